@@ -1,0 +1,674 @@
+"""
+The tree of typed errors.
+
+Every failure that a person may read is a type here, with the facts as fields
+and one sentence or more that says what happened and what to do
+(:attr:`NixeryError.message`).  The types know nothing of HTTP: which status a
+failure is answered with is decided in one place, ``nixery.registry``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import field, frozen
+
+__all__ = [
+    "BlobUnknown",
+    "BuildFailed",
+    "BuildTimedOut",
+    "CommandMissing",
+    "ConfigError",
+    "ConfigProblem",
+    "DemoFailed",
+    "DigestMismatch",
+    "EvaluationFailed",
+    "EvaluationTimedOut",
+    "Evidence",
+    "ImageLimitExceeded",
+    "InvalidDigest",
+    "InvalidName",
+    "InvalidReference",
+    "LayerLimitExceeded",
+    "ListeningFailed",
+    "ManifestUnknown",
+    "MissingDerivations",
+    "MissingPath",
+    "NixUnusable",
+    "NixeryError",
+    "OutputTooLarge",
+    "PackageProblem",
+    "PackagesRefused",
+    "ProblemKind",
+    "ProcessFailed",
+    "ProcessTimedOut",
+    "RangeNotSatisfiable",
+    "RememberedFailure",
+    "ResourceMissing",
+    "ShuttingDown",
+    "SourceMissing",
+    "StorageError",
+    "StorageFull",
+    "UnexpectedOutput",
+    "UnknownRevision",
+    "UnknownSystem",
+    "WrongSystem",
+]
+
+
+class NixeryError(Exception):
+    """The root of the tree: a failure that says what to do about it."""
+
+    @property
+    def message(self) -> str:
+        """What a user reads: complete sentences, without markup."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@frozen(kw_only=True)
+class Evidence:
+    """
+    What a child process left behind when it failed.
+
+    :param argv: the command as it was run.
+    :param status: its exit status, ``None`` when a signal ended it, or when it could
+        not be started.
+    :param signal: the signal that ended it, if one did.
+    :param stderr: the tail of its standard error, bounded, decoded and without
+        terminal escapes.
+    """
+
+    argv: tuple[str, ...]
+    status: int | None = None
+    signal: int | None = None
+    stderr: str = ""
+
+    def describe(self) -> str:
+        """One line: how the command ended."""
+        if self.signal is not None:
+            return f"{self.argv[0]} was ended by signal {self.signal}"
+        if self.status is None:
+            return f"{self.argv[0]} did not start"
+        return f"{self.argv[0]} exited with status {self.status}"
+
+
+# -- configuration ------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class ConfigProblem:
+    """
+    One thing wrong with the configuration.
+
+    :param setting: the setting as its layer spells it.
+    :param value: the value that was given, as text; ``None`` where there is
+        none to show (an unknown setting, a secret).
+    :param layer: where it was given: ``command line``, ``environment``, or the
+        path of a file.
+    :param expected: what would be right.
+    """
+
+    setting: str
+    value: str | None
+    layer: str
+    expected: str
+
+    def describe(self) -> str:
+        shown = "" if self.value is None else f" = {self.value!r}"
+        return f"{self.setting}{shown} ({self.layer}): {self.expected}"
+
+
+@frozen(kw_only=True)
+class ConfigError(NixeryError):
+    """The configuration is unusable; all that is wrong with it, at once."""
+
+    problems: tuple[ConfigProblem, ...]
+
+    @property
+    def message(self) -> str:
+        return "\n".join(problem.describe() for problem in self.problems)
+
+
+@frozen(kw_only=True)
+class ListeningFailed(NixeryError):
+    """An endpoint that cannot be listened on, usually because another program does."""
+
+    endpoint: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"cannot listen on {self.endpoint}: {self.reason};"
+            " end the program that uses it, or choose another port with --port or --listen"
+        )
+
+
+@frozen(kw_only=True)
+class SourceMissing(NixeryError):
+    """The package set is not where the configuration says."""
+
+    path: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the package set at {self.path} cannot be read: {self.reason};"
+            " pkgs_path (NIXERY_PKGS_PATH, --pkgs-path) says where it is"
+        )
+
+
+@frozen(kw_only=True)
+class ResourceMissing(NixeryError):
+    """Files that belong to the program are not where it was installed."""
+
+    name: str
+    places: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the installation is incomplete: its {self.name} files are not in"
+            f" {' or '.join(self.places)}; install the package again"
+        )
+
+
+# -- what a client asked for --------------------------------------------------
+
+
+@frozen(kw_only=True)
+class InvalidName(NixeryError):
+    """A repository name outside the grammar or without meaning."""
+
+    name: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.name!r} is not an image name: {self.reason}"
+
+
+@frozen(kw_only=True)
+class InvalidReference(NixeryError):
+    """A tag outside the grammar of tags."""
+
+    reference: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.reference!r} is not a tag: a tag is a letter, digit or underscore, followed"
+            " by at most 127 letters, digits, underscores, dots and dashes"
+        )
+
+
+@frozen(kw_only=True)
+class InvalidDigest(NixeryError):
+    """A digest that is not ``sha256:`` and 64 lower-case hexadecimal digits."""
+
+    digest: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.digest!r} is not a digest: write sha256: and 64 lower-case hex digits"
+
+
+@frozen(kw_only=True)
+class UnknownRevision(NixeryError):
+    """
+    A tag that names no revision of the package source.
+
+    :param tag: the tag.
+    :param allowed: the tags or patterns of tags that would be served.
+    :param source: what the tag was looked up in, as a person would say it.
+    """
+
+    tag: str
+    allowed: tuple[str, ...]
+    source: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"there is no revision {self.tag!r} of {self.source};"
+            f" this registry serves: {', '.join(self.allowed)}"
+        )
+
+
+@frozen(kw_only=True)
+class ManifestUnknown(NixeryError):
+    """No manifest of this digest is stored."""
+
+    name: str
+    digest: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"no manifest {self.digest} is stored here for {self.name}:"
+            " pull the image by its tag to have it built"
+        )
+
+
+@frozen(kw_only=True)
+class BlobUnknown(NixeryError):
+    """No blob of this digest is stored."""
+
+    digest: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"no blob {self.digest} is stored here:"
+            " pull the image by its tag to have its layers made again"
+        )
+
+
+@frozen(kw_only=True)
+class RangeNotSatisfiable(NixeryError):
+    """A byte range outside the blob.  ``size`` is the blob's size in bytes."""
+
+    digest: str
+    size: int
+
+    @property
+    def message(self) -> str:
+        return f"the range lies outside {self.digest}, which has {self.size} bytes"
+
+
+# -- packages -----------------------------------------------------------------
+
+
+class ProblemKind(Enum):
+    """Why a package cannot be put into an image."""
+
+    NOT_FOUND = "not-found"
+    AMBIGUOUS = "ambiguous"
+    NOT_A_PACKAGE = "not-a-package"
+    NO_SUCH_OUTPUT = "no-such-output"
+    UNFREE = "unfree"
+    BROKEN = "broken"
+    INSECURE = "insecure"
+    UNSUPPORTED = "unsupported"
+    REFUSED = "refused"
+    EVALUATION = "evaluation"
+
+
+@frozen(kw_only=True)
+class PackageProblem:
+    """
+    One package that cannot be put into an image.
+
+    :param name: the name as it was asked for.
+    :param kind: why.
+    :param message: one sentence on this package, complete in itself.
+    :param candidates: names that exist and may have been meant, best first.
+    """
+
+    name: str
+    kind: ProblemKind
+    message: str
+    candidates: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        if not self.candidates:
+            return self.message
+        return f"{self.message} (did you mean {', '.join(self.candidates)}?)"
+
+
+@frozen(kw_only=True)
+class PackagesRefused(NixeryError):
+    """Packages of an image that do not exist or may not be used: all of them."""
+
+    problems: tuple[PackageProblem, ...]
+
+    @property
+    def message(self) -> str:
+        return "; ".join(problem.describe() for problem in self.problems)
+
+    @property
+    def not_found(self) -> bool:
+        """Whether at least one of the packages does not exist."""
+        return any(problem.kind is ProblemKind.NOT_FOUND for problem in self.problems)
+
+
+# -- children -----------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class CommandMissing(NixeryError):
+    """A program is not on PATH."""
+
+    command: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.command} was not found on PATH: install it or extend PATH"
+
+
+@frozen(kw_only=True)
+class ProcessFailed(NixeryError):
+    """A child ended otherwise than with status 0."""
+
+    evidence: Evidence
+
+    @property
+    def message(self) -> str:
+        return f"{self.evidence.describe()}: {self.evidence.stderr.strip() or 'it said nothing'}"
+
+
+@frozen(kw_only=True)
+class ProcessTimedOut(NixeryError):
+    """A child was stopped at its deadline, ``seconds`` after its start."""
+
+    evidence: Evidence
+    seconds: float
+
+    @property
+    def message(self) -> str:
+        return f"{self.evidence.argv[0]} was stopped after {self.seconds:g} s"
+
+
+@frozen(kw_only=True)
+class OutputTooLarge(NixeryError):
+    """A child was stopped because it printed more than ``limit`` bytes."""
+
+    evidence: Evidence
+    limit: int
+
+    @property
+    def message(self) -> str:
+        return f"{self.evidence.argv[0]} was stopped: it printed more than {self.limit} bytes"
+
+
+# -- Nix ----------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class NixUnusable(NixeryError):
+    """Nix is missing, too old, or cannot open its store."""
+
+    reason: str
+    evidence: Evidence | None = None
+
+    @property
+    def message(self) -> str:
+        return f"Nix cannot be used: {self.reason}"
+
+
+@frozen(kw_only=True)
+class EvaluationFailed(NixeryError):
+    """The package set itself does not evaluate, whatever is asked of it."""
+
+    reason: str
+    evidence: Evidence
+
+    @property
+    def message(self) -> str:
+        return f"the package set does not evaluate: {self.reason}"
+
+
+@frozen(kw_only=True)
+class EvaluationTimedOut(NixeryError):
+    """An evaluation was stopped at its deadline.  ``setting`` would raise it."""
+
+    names: tuple[str, ...]
+    seconds: float
+    setting: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"evaluating {', '.join(self.names)} was stopped after {self.seconds:g} s;"
+            f" {self.setting} sets the limit"
+        )
+
+
+@frozen(kw_only=True)
+class BuildFailed(NixeryError):
+    """
+    A derivation did not build.
+
+    :param derivation: its store path (``/nix/store/...drv``), ``""`` when Nix
+        did not say which.
+    :param log: the last lines of its log.
+    """
+
+    derivation: str
+    log: tuple[str, ...]
+    evidence: Evidence
+
+    @property
+    def message(self) -> str:
+        what = self.derivation or "a derivation"
+        tail = "\n".join(self.log)
+        return f"{what} failed to build. The last lines of its log:\n{tail}"
+
+
+@frozen(kw_only=True)
+class BuildTimedOut(NixeryError):
+    """
+    A build was stopped because it took too long or was silent for too long.
+
+    :param derivation: as in :class:`BuildFailed`.
+    :param seconds: the limit that was passed.
+    :param setting: the setting that would raise the limit.
+    :param silent: whether silence, and not duration, ended it.
+    """
+
+    derivation: str
+    seconds: float
+    setting: str
+    log: tuple[str, ...]
+    evidence: Evidence
+    silent: bool = False
+
+    @property
+    def message(self) -> str:
+        what = self.derivation or "a build"
+        how = "printed nothing for" if self.silent else "took longer than"
+        tail = "\n".join(self.log)
+        said = f" The last lines of its log:\n{tail}" if tail else ""
+        return (
+            f"{what} {how} {self.seconds:g} s and was stopped; {self.setting} sets the limit.{said}"
+        )
+
+
+@frozen(kw_only=True)
+class MissingDerivations(NixeryError):
+    """A garbage collection took derivations between evaluation and build."""
+
+    evidence: Evidence
+
+    @property
+    def message(self) -> str:
+        return (
+            "a garbage collection removed derivations while they were needed, again and again:"
+            " try again later"
+        )
+
+
+@frozen(kw_only=True)
+class WrongSystem(NixeryError):
+    """A derivation needs a builder of a system that this machine has none for."""
+
+    derivation: str
+    required: str
+    available: str
+    evidence: Evidence
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.derivation} has to be built on {self.required}, and this machine builds for"
+            f" {self.available} only: name a remote builder in Nix's `builders` setting, or"
+            " register an emulator (binfmt) and list the system in `extra-platforms`"
+        )
+
+
+@frozen(kw_only=True)
+class UnexpectedOutput(NixeryError):
+    """A child succeeded and printed what nobody can make sense of."""
+
+    what: str
+    excerpt: str = field(repr=False)
+
+    @property
+    def message(self) -> str:
+        return f"{self.what} was not understood: {self.excerpt[:200]!r}"
+
+
+# -- images -------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class LayerLimitExceeded(NixeryError):
+    """A layer budget that leaves no room for an image."""
+
+    budget: int
+
+    @property
+    def message(self) -> str:
+        return f"an image cannot be cut into {self.budget} layers: the budget is at least 1"
+
+
+@frozen(kw_only=True)
+class ImageLimitExceeded(NixeryError):
+    """
+    An image that container engines would refuse.
+
+    :param what: what there is too much of, in the plural.
+    :param value: how much of it.
+    :param limit: the most that engines take.
+    """
+
+    what: str
+    value: int
+    limit: int
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the image has {self.value} {self.what}, and engines take at most {self.limit}:"
+            " ask for fewer packages"
+        )
+
+
+@frozen(kw_only=True)
+class UnknownSystem(NixeryError):
+    """A Nix system that container images have no name for."""
+
+    system: str
+    known: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return (
+            f"there are no images for the system {self.system!r};"
+            f" there are for {', '.join(self.known)}"
+        )
+
+
+@frozen(kw_only=True)
+class MissingPath(NixeryError):
+    """A store path vanished, or was unreadable, while it was being packed."""
+
+    path: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.path} could not be packed: {self.reason}"
+
+
+@frozen(kw_only=True)
+class RememberedFailure(NixeryError):
+    """
+    A build that failed a short while ago is not tried again yet.
+
+    :param original: how it failed.
+    :param retry_after: seconds until it will be tried again.
+    """
+
+    original: NixeryError
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.original.message}\n(this is remembered from a moment ago;"
+            f" it will be tried again in {max(1, round(self.retry_after))} s)"
+        )
+
+
+@frozen(kw_only=True)
+class ShuttingDown(NixeryError):
+    """The daemon is stopping and takes no new builds."""
+
+    @property
+    def message(self) -> str:
+        return "the registry is shutting down: try again in a moment"
+
+
+# -- storage ------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class StorageError(NixeryError):
+    """
+    The storage failed.
+
+    :param operation: what was being done, as a verb phrase.
+    :param reason: the operating system's or the service's own words.
+    """
+
+    operation: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"storage failed to {self.operation}: {self.reason}"
+
+
+@frozen(kw_only=True)
+class StorageFull(StorageError):
+    """There is no room left."""
+
+    @property
+    def message(self) -> str:
+        return (
+            f"storage failed to {self.operation}: {self.reason};"
+            " free some space or point the storage at a larger disk"
+        )
+
+
+@frozen(kw_only=True)
+class DigestMismatch(StorageError):
+    """Bytes that do not hash to the digest they were announced with."""
+
+    expected: str
+    actual: str
+
+
+# -- the demo package set -----------------------------------------------------
+
+
+@frozen(kw_only=True)
+class DemoFailed(NixeryError):
+    """
+    The demo package set cannot be made ready.
+
+    :param reason: what is missing or wrong.
+    :param advice: what to do, in the imperative.
+    """
+
+    reason: str
+    advice: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.reason}: {self.advice}"

@@ -1,0 +1,123 @@
+"""
+Tests for ``nixery.errors``.
+"""
+
+from __future__ import annotations
+
+from typing import get_type_hints
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery import errors
+from nixery.errors import (
+    Evidence,
+    NixeryError,
+    PackageProblem,
+    PackagesRefused,
+    ProblemKind,
+    RememberedFailure,
+    ShuttingDown,
+    StorageError,
+    StorageFull,
+)
+
+TYPES = [
+    each
+    for each in vars(errors).values()
+    if isinstance(each, type) and issubclass(each, NixeryError) and each is not NixeryError
+]
+"""Every type of error."""
+
+
+def instances(kind: type[NixeryError]) -> st.SearchStrategy[NixeryError]:
+    """Errors of a type, with any content that its fields may have."""
+    special: dict[object, st.SearchStrategy[object]] = {
+        float: st.floats(0, 1e6),
+        NixeryError: st.builds(ShuttingDown),
+        Evidence: st.builds(Evidence, argv=st.just(("nix-build", "x")), stderr=st.text()),
+    }
+    return st.builds(
+        kind,
+        **{
+            name: special[hint] if hint in special else st.from_type(hint)
+            for name, hint in get_type_hints(kind).items()
+        },
+    )
+
+
+class TreeTests(SynchronousTestCase):
+    """What holds for every type of error."""
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.sampled_from(TYPES).flatmap(instances))
+    def test_any(self, error: NixeryError) -> None:
+        """An error has a message whatever its fields hold, and can be raised and kept."""
+        self.assertTrue(error.message or isinstance(error, errors.ConfigError | PackagesRefused))
+        self.assertEqual(str(error), error.message)
+        try:
+            raise error
+        except NixeryError as caught:
+            failure = Failure()
+            self.assertIs(caught, error)
+        failure.cleanFailure()
+        self.assertIs(failure.check(NixeryError), NixeryError)
+        self.assertRaises(type(error), failure.raiseException)
+
+    def test_public(self) -> None:
+        """Every type has a place in ``__all__`` and a docstring."""
+        for kind in TYPES:
+            self.assertIn(kind.__name__, errors.__all__)
+            self.assertTrue(kind.__doc__)
+        for name in errors.__all__:
+            self.assertTrue(hasattr(errors, name))
+
+
+class MessageTests(SynchronousTestCase):
+    """What some messages say."""
+
+    def test_packages(self) -> None:
+        """All packages that are in the way are named, with those that may be meant."""
+        error = PackagesRefused(
+            problems=(
+                PackageProblem(
+                    name="gti",
+                    kind=ProblemKind.NOT_FOUND,
+                    message="there is no package gti",
+                    candidates=("git", "gitg"),
+                ),
+                PackageProblem(
+                    name="steam", kind=ProblemKind.UNFREE, message="steam has an unfree license"
+                ),
+            )
+        )
+        self.assertEqual(
+            error.message,
+            "there is no package gti (did you mean git, gitg?); steam has an unfree license",
+        )
+        self.assertTrue(error.not_found)
+        self.assertFalse(PackagesRefused(problems=error.problems[1:]).not_found)
+
+    def test_evidence(self) -> None:
+        """Evidence tells a signal from a status."""
+        self.assertEqual(
+            Evidence(argv=("nix-build", "x"), status=100).describe(),
+            "nix-build exited with status 100",
+        )
+        self.assertEqual(
+            Evidence(argv=("nix-build",), signal=9).describe(), "nix-build was ended by signal 9"
+        )
+
+    def test_remembered(self) -> None:
+        """A remembered failure repeats the first one's message and says how long it lasts."""
+        error = RememberedFailure(original=ShuttingDown(), retry_after=12.4)
+        self.assertTrue(error.message.startswith(ShuttingDown().message))
+        self.assertIn("12 s", error.message)
+
+    def test_full(self) -> None:
+        """A full storage is a failed storage that says what to do."""
+        error = StorageFull(operation="write a layer", reason="No space left on device")
+        self.assertIsInstance(error, StorageError)
+        self.assertIn("free some space", error.message)
