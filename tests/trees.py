@@ -1,0 +1,126 @@
+"""
+Stores made of Python values, and what archives hold, as values to compare.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+__all__ = ["File", "Link", "Node", "Seen", "from_disk", "make_tree", "make_removable", "normalised"]
+__all__ += ["read_with_gnu_tar", "read_with_tarfile"]
+
+
+@frozen
+class File:
+    """A file with what is in it."""
+
+    data: bytes = b""
+    executable: bool = False
+
+
+@frozen
+class Link:
+    """A symlink."""
+
+    target: bytes
+
+
+Node = File | Link | Mapping[bytes, "Node"]
+"""A file, a symlink, or a directory by the names in it."""
+
+Seen = dict[bytes, tuple[str, int, bytes]]
+"""By path: the type, the permissions, and what it holds or leads to."""
+
+
+def make_tree(path: bytes, node: Node) -> None:
+    """Put ``node`` on the disk, at a path where nothing is, writable by the owner."""
+    if isinstance(node, File):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with open(descriptor, "wb") as file:
+            file.write(node.data)
+        if node.executable:
+            os.chmod(path, 0o755)
+    elif isinstance(node, Link):
+        os.symlink(node.target, path)
+    else:
+        os.mkdir(path)
+        for name, below in node.items():
+            make_tree(path + b"/" + name, below)
+
+
+def normalised(path: bytes, node: Node) -> Seen:
+    """What an archive should hold of ``node``, at ``path`` in it."""
+    if isinstance(node, File):
+        return {path: ("file", 0o555 if node.executable else 0o444, node.data)}
+    if isinstance(node, Link):
+        return {path: ("symlink", 0o777, node.target)}
+    seen: Seen = {path: ("directory", 0o555, b"")}
+    for name, below in node.items():
+        seen |= normalised(path + b"/" + name, below)
+    return seen
+
+
+def from_disk(top: bytes, path: bytes = b"") -> Seen:
+    """All that is below the directory ``top``."""
+    seen: Seen = {}
+    for name in os.listdir(top):
+        source = top + b"/" + name
+        below = path + b"/" + name if path else name
+        mode = os.lstat(source).st_mode
+        if stat.S_ISDIR(mode):
+            seen[below] = ("directory", stat.S_IMODE(mode), b"")
+            seen |= from_disk(source, below)
+        elif stat.S_ISLNK(mode):
+            seen[below] = ("symlink", 0o777, os.readlink(source))
+        else:
+            seen[below] = ("file", stat.S_IMODE(mode), Path(os.fsdecode(source)).read_bytes())
+    return seen
+
+
+def read_with_gnu_tar(archive: bytes, scratch: str) -> Seen:
+    """Unpack with GNU tar, into a directory that is made, and look at the disk."""
+    os.mkdir(scratch)
+    subprocess.run(
+        ["tar", "--extract", "--gzip", "--preserve-permissions", "--no-same-owner"],
+        input=archive,
+        cwd=scratch,
+        check=True,
+    )
+    return from_disk(os.fsencode(scratch))
+
+
+def read_with_tarfile(archive: bytes) -> Seen:
+    """Read with Python's own module, and without the disk."""
+    seen: Seen = {}
+    with tarfile.open(
+        fileobj=io.BytesIO(archive), mode="r:gz", encoding="utf-8", errors="surrogateescape"
+    ) as entries:
+        for entry in entries:
+            name = entry.name.encode("utf-8", "surrogateescape")
+            if entry.isdir():
+                seen[name] = ("directory", entry.mode, b"")
+            elif entry.issym():
+                target = entry.linkname.encode("utf-8", "surrogateescape")
+                seen[name] = ("symlink", entry.mode, target)
+            else:
+                content = entries.extractfile(entry)
+                data = b"" if content is None else content.read()
+                seen[name] = ("file" if entry.isreg() else "other", entry.mode, data)
+    return seen
+
+
+def make_removable(top: str) -> None:
+    """Give directories without write permission back to whoever has to delete them."""
+    for directory, subdirectories, _ in os.walk(os.fsencode(top)):
+        for name in subdirectories:
+            path = os.path.join(directory, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o755)
