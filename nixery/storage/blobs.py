@@ -1,0 +1,227 @@
+"""
+Blobs in a directory: what touches the disk, and blocks.
+
+Everything here runs on worker threads, several at a time, and in several
+processes at a time that share the directory;
+:mod:`nixery.storage.filesystem` is the shell that the reactor may call.
+
+A blob is two files, its bytes and their description::
+
+    ab/abcd...        the bytes of sha256:abcd...
+    ab/abcd....json   {"mediaType": "...", "size": 1234}
+
+It exists when its description does and agrees with the size of its bytes.  The
+bytes move to their place first, and the description last and only if there is
+none, so that
+
+- a blob becomes visible whole, at one instant, and its media type never changes;
+- bytes without a description, a description without bytes and bytes of a wrong
+  size, which a crash or a disk may leave, are no blob: it is made again, and
+  what is whole is never absent meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+from twisted.logger import Logger
+
+from nixery.errors import BlobUnknown, DigestMismatch
+from nixery.interfaces import BlobInfo, OpenFile
+from nixery.names import Digest, parse_digest
+from nixery.storage import check_small
+from nixery.storage.files import (
+    Draft,
+    failures,
+    make_directory,
+    read_file,
+    small_draft,
+    synchronise_directory,
+)
+
+__all__ = ["Blobs"]
+
+DESCRIPTION = ".json"
+
+
+class Blobs:
+    """
+    The blobs of a directory.
+
+    Without state but for its paths, so that any number of threads and processes
+    may use it.  Methods raise :class:`nixery.errors.StorageError` or, where there
+    is no room left, its :class:`nixery.errors.StorageFull`.
+
+    :param directory: where they are; it exists.
+    :param drafts: where they are written, on the same file system.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: str, drafts: str) -> None:
+        self._directory = directory
+        self._drafts = drafts
+
+    def stat(self, digest: Digest) -> BlobInfo:
+        """:raises BlobUnknown: there is no such blob, or no whole one."""
+        path = self._path(digest)
+        with failures("look a blob up"):
+            try:
+                size = os.stat(path).st_size
+            except FileNotFoundError:
+                raise BlobUnknown(digest=digest) from None
+            return self._whole(digest, path, size)
+
+    def missing(self, digests: Iterable[Digest]) -> frozenset[Digest]:
+        """Those of ``digests`` that are not there, or not whole."""
+        return frozenset(digest for digest in digests if self._find(digest) is None)
+
+    def open(self, digest: Digest) -> OpenFile:
+        """:raises BlobUnknown: there is no such blob, or no whole one."""
+        path = self._path(digest)
+        with failures("open a blob"):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise BlobUnknown(digest=digest) from None
+            try:
+                info = self._whole(digest, path, os.fstat(descriptor).st_size)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return OpenFile(info=info, descriptor=descriptor)
+
+    def read(self, digest: Digest) -> bytes:
+        """
+        A small blob as a whole, its digest verified.
+
+        One that is damaged although its size is right is withdrawn, so that it
+        is made again like any other that is missing.
+
+        :raises BlobUnknown: there is no such blob, or no whole one.
+        """
+        source = self.open(digest)
+        with failures("read a blob"):
+            with os.fdopen(source.descriptor, "rb") as file:
+                check_small(f"read {digest}", source.info.size)
+                data = file.read(source.info.size)
+            actual = _digest(data)
+            if actual != digest:
+                self._log.error(
+                    "{digest} is damaged, its bytes hash to {actual}: it is withdrawn",
+                    digest=digest,
+                    actual=actual,
+                )
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(digest) + DESCRIPTION)
+                raise BlobUnknown(digest=digest)
+        return data
+
+    def create(self) -> Draft:
+        """Begin a blob whose digest is not known yet."""
+        return Draft(self._drafts)
+
+    def commit(self, draft: Draft, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        """
+        Make a draft visible under ``digest``; it ends, whatever happens.
+
+        That the bytes hash to ``digest`` is taken on trust: whoever wrote them
+        hashed them on the way, and reading them again would double the cost.
+
+        :return: the blob as it is stored: one that was there keeps its media type.
+        :raises DigestMismatch: the draft is not ``size`` bytes long.
+        """
+        with draft, failures("store a blob"):
+            if draft.size != size:
+                raise DigestMismatch(
+                    operation=f"store {digest}",
+                    reason=f"{draft.size} bytes were written, and {size} announced",
+                    expected=f"{size} bytes",
+                    actual=f"{draft.size} bytes",
+                )
+            known = self._find(digest)
+            # Equal digests have equal sizes, unless both of its files are damaged.
+            if known is not None and known.size == size:
+                return known
+            path = self._path(digest)
+            draft.synchronise()
+            make_directory(os.path.dirname(path))
+            # Over damaged bytes, or over equal ones of somebody who is as far as
+            # this.  Who has the replaced file open reads it to its end.
+            os.rename(draft.path, path)
+            info = self._describe(path, BlobInfo(digest=digest, size=size, media_type=media_type))
+            synchronise_directory(os.path.dirname(path))
+            return info
+
+    def put(self, data: bytes, media_type: str) -> BlobInfo:
+        """Store a small blob; one that is there already is kept."""
+        check_small("store a blob", len(data))
+        digest = _digest(data)
+        known = self._find(digest)
+        if known is not None and known.size == len(data):
+            return known
+        with self.create() as draft:
+            draft.write(data)
+            return self.commit(draft, digest, len(data), media_type)
+
+    def _path(self, digest: Digest) -> str:
+        """Where its bytes are.  Parsed again: no digest leads out of the directory."""
+        hexadecimal = parse_digest(digest).removeprefix("sha256:")
+        return os.path.join(self._directory, hexadecimal[:2], hexadecimal)
+
+    def _whole(self, digest: Digest, path: str, size: int) -> BlobInfo:
+        """:raises BlobUnknown: ``size`` bytes are not what the description says."""
+        info = self._description(digest, path)
+        if info is None:
+            self._log.info(
+                "{digest} has bytes and no description: it counts as absent", digest=digest
+            )
+            raise BlobUnknown(digest=digest)
+        if info.size != size:
+            self._log.error(
+                "{digest} is damaged, {size} bytes of {expected} are there: it counts as absent",
+                digest=digest,
+                size=size,
+                expected=info.size,
+            )
+            raise BlobUnknown(digest=digest)
+        return info
+
+    def _find(self, digest: Digest) -> BlobInfo | None:
+        """The blob, if it is there and whole."""
+        try:
+            return self.stat(digest)
+        except BlobUnknown:
+            return None
+
+    def _description(self, digest: Digest, path: str) -> BlobInfo | None:
+        """What is noted of a blob; ``None`` where nothing sensible is."""
+        try:
+            noted = json.loads(read_file(path + DESCRIPTION))
+        except (FileNotFoundError, ValueError):
+            return None
+        match noted:
+            case {"size": int(size), "mediaType": str(media_type)}:
+                return BlobInfo(digest=digest, size=size, media_type=media_type)
+        return None
+
+    def _describe(self, path: str, info: BlobInfo) -> BlobInfo:
+        """Note a blob's size and media type, unless they are noted already."""
+        noted = json.dumps({"mediaType": info.media_type, "size": info.size}, sort_keys=True)
+        with small_draft(self._drafts, noted.encode("ascii")) as draft:
+            try:
+                os.link(draft.path, path + DESCRIPTION)
+            except FileExistsError:
+                first = self._description(info.digest, path)
+                if first is not None and first.size == info.size:
+                    return first
+                os.rename(draft.path, path + DESCRIPTION)
+        return info
+
+
+def _digest(data: bytes) -> Digest:
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())

@@ -1,0 +1,232 @@
+"""
+Storage in a directory of this machine: what the reactor may call.
+
+Each method is one call on the storage pool, so one hop to a thread and back;
+what happens there is in :mod:`nixery.storage.blobs` and
+:mod:`nixery.storage.records`.  Several processes may share one directory::
+
+    ROOT/blobs/sha256/   blobs, by their digests
+    ROOT/records/        records, by kind and key
+    ROOT/tmp/            what is being written
+
+Whatever appears in the first two was written and synchronised in ``tmp``, then
+linked or renamed to its place, and is on the disk, name and all, before anybody
+hears that it is stored.  A process holds a lock on each of its files in ``tmp``;
+one whose lock is free was left there by a crash, and is removed at the next
+start.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from nixery.errors import ShuttingDown
+from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, OpenFile, Workers
+from nixery.names import Digest
+from nixery.storage.blobs import Blobs
+from nixery.storage.files import Draft, failures, make_directory, sweep
+from nixery.storage.records import Records
+
+__all__ = ["FilesystemStorage"]
+
+T = TypeVar("T")
+
+
+class FilesystemStorage:
+    """
+    An implementation of :class:`nixery.interfaces.Storage`.
+
+    It holds nothing but paths, so that there is nothing to stop; :meth:`start`
+    is awaited once before anything else.
+
+    :param root: the directory; made, with its parents, if it is missing.
+    :param workers: the pool of threads for storage I/O.
+    """
+
+    _log = Logger()
+
+    def __init__(self, root: Path, workers: Workers) -> None:
+        # A daemon changes its working directory later.
+        self._root = os.path.abspath(root)
+        self._workers = workers
+        drafts = os.path.join(self._root, "tmp")
+        self._blobs = Blobs(os.path.join(self._root, "blobs", "sha256"), drafts)
+        self._records = Records(os.path.join(self._root, "records"), drafts)
+
+    async def start(self) -> None:
+        """
+        Make the directory ready, and sweep what a crash left in it.
+
+        :raises StorageError: it cannot be used: not writable, on several file
+            systems, or on one without hard links or locks.
+        """
+        swept = await self._workers.run(_prepare, self._root)
+        if swept:
+            self._log.info("{swept} files that a crash had left were removed", swept=swept)
+
+    async def stat(self, digest: Digest) -> BlobInfo:
+        """:raises BlobUnknown: there is no such blob."""
+        return await self._workers.run(self._blobs.stat, digest)
+
+    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+        """Those of ``digests`` that are not stored, in one hop for all of them."""
+        return await self._workers.run(self._blobs.missing, tuple(digests))
+
+    async def read(self, digest: Digest) -> bytes:
+        """
+        A small blob as a whole, its digest verified.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        return await self._workers.run(self._blobs.read, digest)
+
+    async def open(
+        self,
+        digest: Digest,
+        part: ByteRange | None = None,  # noqa: ARG002  # a file can be read anywhere
+    ) -> BlobSource:
+        """
+        A blob as an open file, whatever ``part`` of it will be read.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        return await _bring(self._workers, lambda: self._blobs.open(digest), _close)
+
+    async def create(self) -> BlobWriter:
+        """Begin a blob whose digest is not known yet."""
+        draft = await _bring(self._workers, self._blobs.create, Draft.discard)
+        return _Writer(self._blobs, draft, self._workers)
+
+    async def put(self, data: bytes, media_type: str) -> BlobInfo:
+        """Store a small blob as a whole; one that is there already is kept."""
+        return await self._workers.run(self._blobs.put, data, media_type)
+
+    async def get_record(self, kind: str, key: str) -> bytes | None:
+        """The record, ``None`` when there is none."""
+        return await self._workers.run(self._records.get, kind, key)
+
+    async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
+        """:return: the record that was there first, or ``value``, which now is."""
+        return await self._workers.run(self._records.add, kind, key, value)
+
+    async def set_record(self, kind: str, key: str, value: bytes) -> None:
+        """Create or replace the record; readers see the old or the new one."""
+        await self._workers.run(self._records.set, kind, key, value)
+
+    async def delete_record(self, kind: str, key: str) -> None:
+        """Remove the record; one that is absent is no error."""
+        await self._workers.run(self._records.delete, kind, key)
+
+    async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
+        """The keys of a kind that begin with ``prefix``, sorted."""
+        return await self._workers.run(self._records.keys, kind, prefix)
+
+
+class _Writer:
+    """
+    An implementation of :class:`nixery.interfaces.BlobWriter`.
+
+    One that is dropped without an end takes its file with it.
+    """
+
+    def __init__(self, blobs: Blobs, draft: Draft, workers: Workers) -> None:
+        self._blobs = blobs
+        self._draft = draft
+        self._workers = workers
+
+    def write(self, data: bytes, /) -> int:
+        """Append ``data``, on a worker thread; the disk is the back-pressure."""
+        return self._draft.write(data)
+
+    async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        """
+        Make the blob visible; the writer ends, whatever happens.
+
+        A commit that is cancelled while it runs still comes to its end: the blob
+        may be there afterwards, and is whole then.
+
+        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        """
+        return await self._workers.run(self._blobs.commit, self._draft, digest, size, media_type)
+
+    async def abort(self) -> None:
+        """Drop what was written.  Never raises; harmless after an end."""
+        try:
+            await self._workers.run(self._draft.discard)
+        except (ShuttingDown, CancelledError):
+            # The file has to go all the same.
+            self._draft.discard_soon()
+
+
+async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[T], None]) -> T:
+    """
+    Acquire something on a worker thread.
+
+    A waiter that leaves does not stop the thread: what the thread then acquires
+    for nobody is released, and neither descriptors nor files leak.
+    """
+    handover: _Handover[T] = _Handover(release)
+    try:
+        return await workers.run(handover.give, acquire)
+    except BaseException:
+        handover.refuse()
+        raise
+
+
+class _Handover(Generic[T]):
+    """Between the thread that gives and the reactor that takes or refuses."""
+
+    def __init__(self, release: Callable[[T], None]) -> None:
+        self._release = release
+        self._lock = Lock()
+        self._given: list[T] = []
+        self._refused = False
+
+    def give(self, acquire: Callable[[], T]) -> T:
+        thing = acquire()
+        with self._lock:
+            self._given.append(thing)
+            refused = self._refused
+        if refused:
+            self._release(thing)
+        return thing
+
+    def refuse(self) -> None:
+        with self._lock:
+            self._refused = True
+            given = list(self._given)
+        for thing in given:
+            self._release(thing)
+
+
+def _close(source: OpenFile) -> None:
+    os.close(source.descriptor)
+
+
+def _prepare(root: str) -> int:
+    """
+    Make what is missing, try what will be needed, sweep what a crash left.
+
+    :return: how many files were swept.
+    """
+    tmp = os.path.join(root, "tmp")
+    blobs = os.path.join(root, "blobs")
+    places = (os.path.join(blobs, "sha256"), os.path.join(root, "records"), tmp)
+    with failures(f"open the directory {root}"):
+        os.makedirs(os.path.dirname(root), exist_ok=True)
+        for path in (root, blobs, *places):
+            make_directory(path)
+        if len({os.stat(place).st_dev for place in places}) > 1:
+            raise OSError(errno.EXDEV, "its parts lie on different file systems", root)
+        with Draft(tmp) as probe:
+            os.link(probe.path, probe.path + "-link")
+            os.unlink(probe.path + "-link")
+        return sweep(tmp)

@@ -1,0 +1,171 @@
+"""
+Records in a directory: what touches the disk, and blocks.
+
+As :mod:`nixery.storage.blobs`, for worker threads of any number of processes.
+
+A record is one file in the directory of its kind::
+
+    KIND/KEY.json       the record; the key is percent-encoded
+    KIND/SHA256.long    a record whose encoded key is too long for a file name:
+                        a line with the encoded key, then the record
+
+The suffixes keep the two apart, and keep keys such as ``..`` and the empty one
+from being names that the file system understands otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from twisted.logger import Logger
+
+from nixery.storage import check_kind, check_small
+from nixery.storage.files import (
+    Draft,
+    failures,
+    make_directory,
+    read_file,
+    small_draft,
+    synchronise_directory,
+)
+
+__all__ = ["Records"]
+
+SHORT = ".json"
+LONG = ".long"
+
+MAX_NAME = 200
+"""The longest encoded key that becomes a file name, in bytes; file systems take 255."""
+
+ATTEMPTS = 8
+"""How often a record is created that somebody else deletes at once."""
+
+
+class Records:
+    """
+    The records of a directory.
+
+    Without state but for its paths, so that any number of threads and processes
+    may use it.  Methods raise :class:`nixery.errors.StorageError` or, where there
+    is no room left, its :class:`nixery.errors.StorageFull`.
+
+    :param directory: where they are; it exists.
+    :param drafts: where they are written, on the same file system.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: str, drafts: str) -> None:
+        self._directory = directory
+        self._drafts = drafts
+
+    def get(self, kind: str, key: str) -> bytes | None:
+        """The record, ``None`` when there is none."""
+        path = self._path(kind, key)
+        with failures("read a record"):
+            return self._read(path, key)
+
+    def add(self, kind: str, key: str, value: bytes) -> bytes:
+        """:return: the record that was there first, or ``value``, which now is."""
+        path = self._path(kind, key)
+        check_small("store a record", len(value))
+        with failures("store a record"):
+            found = self._read(path, key)
+            if found is None:
+                with self._draft(path, key, value) as draft:
+                    found = self._link(draft, path, key)
+                    synchronise_directory(os.path.dirname(path))
+        return value if found is None else found
+
+    def set(self, kind: str, key: str, value: bytes) -> None:
+        """Create or replace the record."""
+        path = self._path(kind, key)
+        check_small("store a record", len(value))
+        with failures("store a record"), self._draft(path, key, value) as draft:
+            os.rename(draft.path, path)
+            synchronise_directory(os.path.dirname(path))
+
+    def delete(self, kind: str, key: str) -> None:
+        """Remove the record, if there is one."""
+        path = self._path(kind, key)
+        with failures("delete a record"), suppress(FileNotFoundError):
+            os.unlink(path)
+            synchronise_directory(os.path.dirname(path))
+
+    def keys(self, kind: str, prefix: str) -> list[str]:
+        """The keys of a kind that begin with ``prefix``, sorted."""
+        directory = os.path.join(self._directory, check_kind(kind))
+        with failures("list records"):
+            try:
+                names = os.listdir(directory)
+            except FileNotFoundError:
+                return []
+            keys = (self._key(directory, name) for name in names)
+            return sorted(key for key in keys if key is not None and key.startswith(prefix))
+
+    def _path(self, kind: str, key: str) -> str:
+        return os.path.join(self._directory, check_kind(kind), _name(_encode(key)))
+
+    def _read(self, path: str, key: str) -> bytes | None:
+        try:
+            data = read_file(path)
+        except FileNotFoundError:
+            return None
+        if not path.endswith(LONG):
+            return data
+        encoded, _, value = data.partition(b"\n")
+        if encoded != _encode(key):
+            self._log.error("{path} is no record of its key: it counts as absent", path=path)
+            return None
+        return value
+
+    def _draft(self, path: str, key: str, value: bytes) -> Draft:
+        """A record to be published at ``path``, whose directory is there then."""
+        make_directory(os.path.dirname(path))
+        data = _encode(key) + b"\n" + value if path.endswith(LONG) else value
+        return small_draft(self._drafts, data)
+
+    def _link(self, draft: Draft, path: str, key: str) -> bytes | None:
+        """Publish a record if there is none.  :return: the one that was there first."""
+        for _ in range(ATTEMPTS):
+            try:
+                os.link(draft.path, path)
+            except FileExistsError:
+                found = self._read(path, key)
+                if found is not None:
+                    return found
+                # Deleted again already, so that there is none now.
+            else:
+                return None
+        # Whatever is there, it is not the record of this key.
+        os.rename(draft.path, path)
+        return None
+
+    def _key(self, directory: str, name: str) -> str | None:
+        """The key of the record in a file; ``None`` if it is none of ours."""
+        encoded = os.fsencode(name.removesuffix(SHORT))
+        if name.endswith(LONG):
+            try:
+                encoded = read_file(os.path.join(directory, name)).partition(b"\n")[0]
+            except FileNotFoundError:
+                return None
+        try:
+            key = unquote_to_bytes(encoded).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return None
+        return key if _name(_encode(key)) == name else None
+
+
+def _encode(key: str) -> bytes:
+    """``key`` in letters, digits, ``_.-~`` and percent signs."""
+    # Half of a surrogate pair is text too, if not much of one.
+    return quote_from_bytes(key.encode("utf-8", "surrogatepass"), safe="").encode("ascii")
+
+
+def _name(encoded: bytes) -> str:
+    if len(encoded) > MAX_NAME:
+        return hashlib.sha256(encoded).hexdigest() + LONG
+    return encoded.decode("ascii") + SHORT
