@@ -1,0 +1,317 @@
+"""
+The pipeline: from an image name and a tag to an image that is stored.
+
+    name + tag -> revision -> evaluated packages -> (known image? answer)
+      -> realised closure graph -> layer plan -> packed layers in storage
+      -> manifests in storage -> answer
+
+:meth:`Builder.image` and :meth:`Builder._make` read like these lines.  A build is
+a job of the server: keyed, shared by all who ask for the same image, never owned
+by a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from nixery import keys, tarball
+from nixery.cache import FailureCache, ImageCache, LayerRecord
+from nixery.errors import (
+    BuildFailed,
+    BuildTimedOut,
+    EvaluationTimedOut,
+    ImageLimitExceeded,
+    MissingDerivations,
+    NixeryError,
+    ShuttingDown,
+    WrongSystem,
+)
+from nixery.interfaces import Nix, Phase, Progress, Realisation, Storage, Workers
+from nixery.layers import LayerPlan, LayerSettings, Popularity, plan_layers
+from nixery.names import ImageName, Tag
+from nixery.oci import CONFIG_VERSION, OCI_CONFIG, Image, ImageLayer, build_image
+from nixery.packages import Evaluation
+from nixery.packer import Packer
+from nixery.progress import LogProgress
+from nixery.rootfs import ROOT_VERSION, RootTree, plan_root
+from nixery.singleflight import SingleFlight
+from nixery.sources import PathSource, Revision, resolve_path
+from nixery.tarball import STORE, Compression
+from nixery.waiting import gather
+
+__all__ = ["Builder", "ImageSettings"]
+
+REEVALUATIONS = 2
+"""How often a build begins again after a garbage collection took its derivations."""
+
+REMEMBERED = (BuildFailed, BuildTimedOut, EvaluationTimedOut, ImageLimitExceeded, WrongSystem)
+"""Failures that cost much and that the next try would only repeat."""
+
+
+@frozen(kw_only=True)
+class ImageSettings:
+    """
+    What shapes an image besides its packages.
+
+    :param layers: how a closure is cut into layers.  The root of the image takes
+        one more.
+    :param popularity: package-set-wide reference counts; empty if unknown.
+    :param compression: how layers are compressed.
+    """
+
+    layers: LayerSettings
+    popularity: Popularity
+    compression: Compression
+
+    def identity(self) -> dict[str, keys.Json]:
+        """All of it as plain data, for cache keys."""
+        return {
+            "compression": self.compression.label,
+            "config": CONFIG_VERSION,
+            "layers": self.layers.identity(),
+            "popularity": self.popularity.digest,
+            "root": ROOT_VERSION,
+            "tar": tarball.FORMAT,
+        }
+
+
+@define(kw_only=True, eq=False)
+class Builder(Service):
+    """
+    Makes images, each of them once.
+
+    :param source: where packages come from.
+    :param nix: evaluates and builds them.
+    :param storage: keeps what is made.
+    :param files: the pool in which file systems are asked small questions.
+    :param cpu: the pool in which layers are grouped and packed.
+    :param packers: how many layers are packed at once, no more than ``cpu`` has
+        threads.
+    :param settings: what shapes the images.
+    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param failure_ttl: how long a failure is remembered, in seconds.
+    :param store: the directory of this machine that holds the store paths.
+    """
+
+    source: PathSource
+    nix: Nix
+    storage: Storage
+    files: Workers
+    cpu: Workers
+    packers: int
+    settings: ImageSettings
+    seconds: Callable[[], float]
+    failure_ttl: float
+    store: str = STORE
+
+    _images: ImageCache = field(init=False)
+    _packer: Packer = field(init=False)
+    _failures: FailureCache = field(init=False)
+    _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
+    _building: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
+    _stopping: bool = field(default=False, init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._images = ImageCache(storage=self.storage)
+        self._failures = FailureCache(seconds=self.seconds, ttl=self.failure_ttl)
+        self._packer = Packer(
+            storage=self.storage,
+            cpu=self.cpu,
+            slots=self.packers,
+            compression=self.settings.compression,
+            store=self.store,
+        )
+
+    async def image(self, name: ImageName, tag: Tag) -> Image:
+        """
+        The image of a name, at the revision that a tag names; made if need be.
+
+        :raises UnknownRevision: the tag names no revision.
+        :raises PackagesRefused: packages do not exist, or may not be used.
+        :raises RememberedFailure: it has failed a short while ago.
+        :raises NixeryError: whatever else may go wrong on the way.
+        """
+        if self._stopping:
+            raise ShuttingDown
+        revision = await self.files.run(resolve_path, self.source, tag)
+        evaluation = await self._evaluate(name, revision)
+        key = keys.image_key(evaluation, self.settings.identity())
+        known = await self._images.get(key)
+        if known is not None:
+            return known
+        return await self._building.run(key, lambda: self._build(key, name, revision, evaluation))
+
+    async def tags(self, _name: ImageName) -> Sequence[str]:
+        """The tags that an image can be asked for by, sorted: a path has one revision."""
+        return ("latest",)
+
+    def stopService(self) -> Deferred[None]:
+        """Take no more builds, and cancel those that run; fires when all have ended."""
+        self._stopping = True
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        # Outermost first: a build that is cancelled cleans up after itself, and
+        # what it waited for is of no use to anyone then.
+        await self._evaluating.stop()
+        await self._building.stop()
+        await self._packer.stop()
+
+    async def _evaluate(self, name: ImageName, revision: Revision) -> Evaluation:
+        key = keys.request_key(name, revision, {})
+        self._failures.check(key)
+
+        async def work() -> Evaluation:
+            try:
+                return await self.nix.evaluate(revision, name.system, name.requirements)
+            except NixeryError as error:
+                self._log.info("{image}: {error}", image=name.repository, error=error)
+                if isinstance(error, REMEMBERED):
+                    self._failures.add(key, error)
+                raise
+
+        return await self._evaluating.run(key, work)
+
+    async def _build(
+        self, key: str, name: ImageName, revision: Revision, evaluation: Evaluation
+    ) -> Image:
+        """Make an image, tell the log how it went, and remember failures."""
+        # Derivations stand beside the image's own key: the same outputs may be
+        # built in another way now, and that deserves a try.
+        attempt = keys.sha256_hex(
+            {"image": key, "derivations": [package.derivation for package in evaluation.packages]}
+        )
+        self._failures.check(attempt)
+        progress = LogProgress(image=name.repository)
+        for missing in evaluation.left_out:
+            self._log.info(
+                "{image}: the package set has no {missing}, which is left out",
+                image=name.repository,
+                missing=missing,
+            )
+        begun = self.seconds()
+        try:
+            image = await self._make(name, revision, evaluation, progress)
+        except CancelledError as error:
+            raise ShuttingDown from error
+        except Exception as error:
+            self._log.error("{image} was not built: {error}", image=name.repository, error=error)
+            if isinstance(error, REMEMBERED):
+                self._failures.add(attempt, error)
+            raise
+        await self._images.add(key, image)
+        self._log.info(
+            "{image} was built in {seconds:.2f} s as {digest}",
+            image=name.repository,
+            seconds=self.seconds() - begun,
+            digest=image.manifests[0].digest,
+        )
+        return image
+
+    async def _make(
+        self, name: ImageName, revision: Revision, evaluation: Evaluation, progress: Progress
+    ) -> Image:
+        realisation, evaluation = await self._realise(name, revision, evaluation, progress)
+        try:
+            graph = await self.nix.closure(realisation.outputs)
+            progress.phase(Phase.PACKING)
+            plan = await self.cpu.run(
+                plan_layers, graph, self.settings.popularity, self.settings.layers
+            )
+            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
+            layers = await self._pack(evaluation, plan, tree, progress)
+        finally:
+            # Layers are in storage: what a collection takes from here on is not
+            # missed.
+            await self.nix.release(realisation)
+        progress.phase(Phase.STORING)
+        image = build_image(
+            layers=layers,
+            packages=evaluation.packages,
+            system=evaluation.system,
+            has_shell=tree.shell == "/bin/bash",
+            has_ca_bundle=tree.has_ca_bundle,
+        )
+        await self._store(image)
+        return image
+
+    async def _realise(
+        self, name: ImageName, revision: Revision, evaluation: Evaluation, progress: Progress
+    ) -> tuple[Realisation, Evaluation]:
+        """
+        Build the packages, whatever a garbage collector does meanwhile.
+
+        :return: also the evaluation that was built, whose derivations are newer
+            than those of ``evaluation`` if they had to be made again.
+        """
+        for _ in range(REEVALUATIONS):
+            try:
+                return await self.nix.realise(evaluation.packages, progress), evaluation
+            except MissingDerivations:
+                self._log.info(
+                    "{image}: a garbage collection took its derivations; evaluating again",
+                    image=name.repository,
+                )
+                progress.phase(Phase.EVALUATING)
+                evaluation = await self.nix.evaluate(revision, name.system, name.requirements)
+        return await self.nix.realise(evaluation.packages, progress), evaluation
+
+    async def _pack(
+        self, evaluation: Evaluation, plan: LayerPlan, tree: RootTree, progress: Progress
+    ) -> list[ImageLayer]:
+        """The layers of an image, from the bottom to the top, all of them stored."""
+        # The largest first: begun last, it would keep one thread busy while the
+        # others have nothing left to do.
+        order = sorted(
+            range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
+        )
+        jobs = [
+            self._packer.root(evaluation.packages, tree),
+            *(self._packer.store_paths(plan.layers[index].paths) for index in order),
+        ]
+        done = 0
+
+        async def counted(job: Coroutine[Deferred[Any], Any, LayerRecord]) -> LayerRecord:
+            nonlocal done
+            record = await job
+            done += 1
+            progress.count(Phase.PACKING, done, len(jobs), "layers")
+            return record
+
+        packed = await gather(counted(job) for job in jobs)
+        root, records = packed[0], dict(zip(order, packed[1:], strict=True))
+        compression = self.settings.compression.kind
+        return [
+            *(
+                _image_layer(records[index], compression, group.names)
+                for index, group in enumerate(plan)
+            ),
+            _image_layer(root, compression, ["symbolic links to the packages' files"]),
+        ]
+
+    async def _store(self, image: Image) -> None:
+        """Store what names layers, innermost first: nothing dangles at any time."""
+        if image.config is not None:
+            await self.storage.put(image.config, OCI_CONFIG)
+        await gather(
+            self.storage.put(manifest.body, manifest.media_type) for manifest in image.manifests
+        )
+
+
+def _image_layer(record: LayerRecord, compression: str, contents: Sequence[str]) -> ImageLayer:
+    return ImageLayer(
+        digest=record.digest,
+        size=record.size,
+        diff_id=record.diff_id,
+        uncompressed_size=record.uncompressed_size,
+        compression=compression,
+        contents=tuple(contents),
+    )

@@ -1,0 +1,239 @@
+"""
+What has been made before: layers by layer key, images by image key, failures.
+
+Layer and image records live in storage, where other instances and later runs
+find them; what lives in memory is bounded.  A record is a promise that its blobs
+are stored.  Disks are cleaned by hand and buckets by lifecycle rules, so the
+promise is checked before it is relied on, and a broken one is withdrawn: what it
+named is made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+
+from attrs import define, field, frozen
+from twisted.logger import Logger
+
+from nixery.errors import BlobUnknown, NixeryError, RememberedFailure, StorageError
+from nixery.interfaces import Storage
+from nixery.keys import canonical_json
+from nixery.names import Digest, parse_digest
+from nixery.oci import Image, Manifest
+
+__all__ = ["FailureCache", "ImageCache", "LayerCache", "LayerRecord"]
+
+LAYERS = "layer"
+"""The kind of the records of layers."""
+
+IMAGES = "image"
+"""The kind of the records of images."""
+
+
+@frozen(kw_only=True)
+class LayerRecord:
+    """
+    A layer that is stored.
+
+    :param digest: of its compressed bytes, the blob.
+    :param size: of its compressed bytes.
+    :param diff_id: the digest of its uncompressed bytes.
+    :param uncompressed_size: of its uncompressed bytes.
+    """
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+    uncompressed_size: int
+
+    def encode(self) -> bytes:
+        return canonical_json(
+            {
+                "digest": self.digest,
+                "size": self.size,
+                "diff_id": self.diff_id,
+                "uncompressed_size": self.uncompressed_size,
+            }
+        )
+
+    @classmethod
+    def decode(cls, text: bytes) -> LayerRecord:
+        """:raises ValueError: it is no such record."""
+        try:
+            value = json.loads(text)
+            return cls(
+                digest=parse_digest(value["digest"]),
+                size=int(value["size"]),
+                diff_id=parse_digest(value["diff_id"]),
+                uncompressed_size=int(value["uncompressed_size"]),
+            )
+        except (KeyError, TypeError, NixeryError) as error:
+            raise ValueError(f"no layer record: {error}") from error
+
+
+@define(kw_only=True, eq=False)
+class LayerCache:
+    """The layers that are stored, by layer key."""
+
+    storage: Storage
+    _log = Logger()
+
+    async def get(self, key: str) -> LayerRecord | None:
+        """
+        The layer, whose blob is there; ``None`` when it has to be made.
+
+        :raises StorageError: the storage failed.
+        """
+        text = await self.storage.get_record(LAYERS, key)
+        if text is None:
+            return None
+        try:
+            record = LayerRecord.decode(text)
+            await self.storage.stat(record.digest)
+        except (ValueError, BlobUnknown) as error:
+            self._log.warn(
+                "the record of layer {key} is of no use and is withdrawn: {error}",
+                key=key,
+                error=error,
+            )
+            await self.storage.delete_record(LAYERS, key)
+            return None
+        return record
+
+    async def add(self, key: str, record: LayerRecord) -> LayerRecord:
+        """
+        Publish a layer whose blob is stored.
+
+        :return: the layer to name in a manifest: the one that was published first
+            under this key, because other manifests name it already.
+        :raises StorageError: the storage failed.
+        """
+        text = await self.storage.add_record(LAYERS, key, record.encode())
+        return LayerRecord.decode(text)
+
+
+@define(kw_only=True, eq=False)
+class ImageCache:
+    """
+    The images that have been made, by image key.
+
+    :param storage: holds their manifests, and a record for each image key.
+    :param limit: how many images are kept in memory; their manifests have some
+        ten kilobytes each.
+    """
+
+    storage: Storage
+    limit: int = 512
+    _recent: OrderedDict[str, Image] = field(factory=OrderedDict, init=False)
+    _log = Logger()
+
+    async def get(self, key: str) -> Image | None:
+        """
+        The image, all of whose blobs are there; ``None`` when it has to be made.
+
+        :raises StorageError: the storage failed.
+        """
+        image = self._recent.get(key)
+        if image is None:
+            image = await self._load(key)
+            if image is None:
+                return None
+        missing = await self.storage.missing(image.digests)
+        if missing:
+            self._log.warn(
+                "image {key} is made again: {count} of its blobs are gone, {example} for one",
+                key=key,
+                count=len(missing),
+                example=min(missing),
+            )
+            self._recent.pop(key, None)
+            await self.storage.delete_record(IMAGES, key)
+            return None
+        self._remember(key, image)
+        return image
+
+    async def add(self, key: str, image: Image) -> None:
+        """
+        Publish an image whose manifests and blobs are stored.
+
+        :raises StorageError: the storage failed.
+        """
+        record = canonical_json(
+            {
+                "manifests": [
+                    {"digest": manifest.digest, "media_type": manifest.media_type}
+                    for manifest in image.manifests
+                ]
+            }
+        )
+        await self.storage.set_record(IMAGES, key, record)
+        self._remember(key, image)
+
+    async def _load(self, key: str) -> Image | None:
+        text = await self.storage.get_record(IMAGES, key)
+        if text is None:
+            return None
+        try:
+            manifests = tuple(
+                [
+                    Manifest(
+                        media_type=each["media_type"],
+                        digest=parse_digest(each["digest"]),
+                        body=await self.storage.read(parse_digest(each["digest"])),
+                    )
+                    for each in json.loads(text)["manifests"]
+                ]
+            )
+            return Image(manifests=manifests)
+        except StorageError:
+            raise
+        except (KeyError, TypeError, ValueError, NixeryError) as error:
+            self._log.warn("the record of image {key} is of no use: {error}", key=key, error=error)
+            await self.storage.delete_record(IMAGES, key)
+            return None
+
+    def _remember(self, key: str, image: Image) -> None:
+        self._recent[key] = image
+        self._recent.move_to_end(key)
+        while len(self._recent) > self.limit:
+            self._recent.popitem(last=False)
+
+
+@define(kw_only=True, eq=False)
+class FailureCache:
+    """
+    Failures of a short while ago.
+
+    Docker asks HEAD, then GET, and Kubernetes asks for ever: what has just failed
+    is not tried again at once.
+
+    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param ttl: how long a failure is remembered, in seconds.
+    :param limit: how many are kept.
+    """
+
+    seconds: Callable[[], float]
+    ttl: float
+    limit: int = 1024
+    _failures: OrderedDict[str, tuple[float, NixeryError]] = field(factory=OrderedDict, init=False)
+
+    def check(self, key: str) -> None:
+        """:raises RememberedFailure: it failed a short while ago."""
+        found = self._failures.get(key)
+        if found is None:
+            return
+        until, error = found
+        left = until - self.seconds()
+        if left <= 0:
+            del self._failures[key]
+            return
+        raise RememberedFailure(original=error, retry_after=left)
+
+    def add(self, key: str, error: NixeryError) -> None:
+        """Remember that ``key`` failed."""
+        self._failures[key] = (self.seconds() + self.ttl, error)
+        self._failures.move_to_end(key)
+        while len(self._failures) > self.limit:
+            self._failures.popitem(last=False)

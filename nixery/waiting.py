@@ -1,0 +1,67 @@
+"""
+Waiting for several things, and waiting to the end.
+
+Cancelling a Deferred ends the wait, not what is waited for: a function on a
+worker thread goes on.  Whoever owns what such a function uses (an open file)
+must wait for its end before taking that away; these few helpers say so once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
+
+__all__ = ["end_of", "gather", "shielded"]
+
+T = TypeVar("T")
+
+
+async def gather(work: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
+    """
+    Run coroutines side by side and wait until the last of them has ended.
+
+    :return: their results, in order.
+    :raises Exception: the first failure, in order, after all have ended: what
+        they share may then be taken away.
+    """
+    outcomes = await DeferredList(
+        [Deferred.fromCoroutine(each) for each in work], consumeErrors=True
+    )
+    results: list[T] = []
+    for succeeded, result in outcomes:
+        if not succeeded:
+            assert isinstance(result, Failure)
+            result.raiseException()
+        results.append(result)
+    return results
+
+
+def shielded(task: Deferred[T]) -> Deferred[T]:
+    """
+    A Deferred with the outcome of ``task``; cancelling it leaves ``task`` alone.
+
+    ``task`` must not be used otherwise, but through :func:`end_of` beforehand.
+    """
+    waiter: Deferred[T] = Deferred()
+
+    def tell(outcome: T | Failure) -> None:
+        if not waiter.called:
+            waiter.callback(outcome)
+
+    task.addBoth(tell)
+    return waiter
+
+
+def end_of(task: Deferred[T]) -> Deferred[None]:
+    """A Deferred that fires when ``task`` has ended, either way, and never fails."""
+    ended: Deferred[None] = Deferred()
+
+    def tell(outcome: T | Failure) -> T | Failure:
+        ended.callback(None)
+        return outcome
+
+    task.addBoth(tell)
+    return ended

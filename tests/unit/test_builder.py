@@ -1,0 +1,294 @@
+"""Tests for :mod:`nixery.builder`: the pipeline over verified fakes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builder import Builder, ImageSettings
+from nixery.errors import (
+    BlobUnknown,
+    BuildFailed,
+    Evidence,
+    MissingDerivations,
+    PackagesRefused,
+    RememberedFailure,
+    ShuttingDown,
+    StorageError,
+    UnknownRevision,
+)
+from nixery.interfaces import BlobWriter, Nix, Stream, Workers
+from nixery.layers import LayerSettings, Popularity
+from nixery.names import Digest, Tag, parse_image_name
+from nixery.oci import OCI_MANIFEST, Image, parse_manifest
+from nixery.sources import PathSource
+from nixery.storage.memory import MemoryStorage
+from nixery.tarball import Compression
+from nixery.testing import FakeNix, FakePackage, InlineWorkers
+
+T = TypeVar("T")
+
+LATEST = Tag("latest")
+
+FAILURE = BuildFailed(
+    derivation="/nix/store/x.drv", log=("no",), evidence=Evidence(argv=("nix-build",), status=100)
+)
+
+PACKAGES = (
+    FakePackage(attribute="glibc", files={"lib/libc.so": b"c" * 1000}),
+    FakePackage(attribute="bash", files={"bin/bash": b"bash"}, references=("glibc",)),
+    FakePackage(attribute="hello", files={"bin/hello": b"hello"}, references=("glibc",)),
+    FakePackage(attribute="git", files={"bin/git": b"git"}, references=("glibc", "bash")),
+    FakePackage(attribute="broken", failure=FAILURE),
+    FakePackage(attribute="cacert", files={"etc/ssl/certs/ca-bundle.crt": b"certificates"}),
+)
+
+
+class CountingStorage(MemoryStorage):
+    """Counts the blobs that are begun, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.full = False
+
+    async def create(self) -> BlobWriter:
+        self.begun += 1
+        if self.full:
+            raise StorageError(operation="begin a blob", reason="out of order")
+        return await super().create()
+
+
+class BuilderTests(SynchronousTestCase):
+    """From a name to an image."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.storage = CountingStorage()
+        self.directory = Path(self.mktemp())
+        self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES)
+        self.builder = self.make_builder()
+        # mypy holds the fakes against the protocols here.
+        self.checked: tuple[Nix, Workers] = (self.nix, InlineWorkers())
+
+    def make_builder(self) -> Builder:
+        return Builder(
+            source=PathSource(path=self.directory),
+            nix=self.nix,
+            storage=self.storage,
+            files=InlineWorkers(),
+            cpu=InlineWorkers(),
+            packers=2,
+            settings=ImageSettings(
+                layers=LayerSettings(budget=94),
+                popularity=Popularity(counts={"glibc": 1000, "bash": 500}),
+                compression=Compression(),
+            ),
+            seconds=self.clock.seconds,
+            failure_ttl=60,
+            store=str(self.directory / "store"),
+        )
+
+    def ask(self, name: str, tag: Tag = LATEST) -> Deferred[Image]:
+        parsed = parse_image_name(name, "x86_64-linux")
+        return Deferred.fromCoroutine(self.builder.image(parsed, tag))
+
+    def build(self, name: str) -> Image:
+        return self.successResultOf(self.ask(name))
+
+    def now(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def blob(self, digest: Digest) -> bytes:
+        source = self.now(self.storage.open(digest))
+        assert isinstance(source, Stream)
+        chunks = source.chunks
+
+        async def collect() -> bytes:
+            return b"".join([chunk async for chunk in chunks])
+
+        return self.now(collect())
+
+    def files(self, image: Image) -> dict[str, bytes | str]:
+        """All files and symlinks of an image, with their contents and targets."""
+        found: dict[str, bytes | str] = {}
+        _, *layers = parse_manifest(image.manifests[0].body)
+        for layer in layers:
+            data = io.BytesIO(gzip.decompress(self.blob(layer.digest)))
+            with tarfile.open(fileobj=data) as archive:
+                for member in archive:
+                    if member.isfile():
+                        file = archive.extractfile(member)
+                        assert file is not None
+                        found[member.name] = file.read()
+                    elif member.issym():
+                        found[member.name] = member.linkname
+        return found
+
+    def test_an_image_holds_its_packages(self) -> None:
+        """The layers hold the closure, and the root leads to it."""
+        files = self.files(self.build("hello"))
+        glibc, _, hello, *_ = PACKAGES
+        self.assertEqual(files[hello.path.path[1:] + "/bin/hello"], b"hello")
+        self.assertEqual(files[glibc.path.path[1:] + "/lib/libc.so"], b"c" * 1000)
+        self.assertEqual(files["bin/hello"], hello.path.path + "/bin/hello")
+        self.assertNotIn("bin/git", files)
+
+    def test_everything_named_is_stored(self) -> None:
+        """Manifests, config and layers can be read as soon as the image is there."""
+        image = self.build("git/hello")
+        for manifest in image.manifests:
+            self.assertEqual(self.now(self.storage.read(manifest.digest)), manifest.body)
+            info = self.now(self.storage.stat(manifest.digest))
+            self.assertEqual(info.media_type, manifest.media_type)
+        self.assertEqual(self.now(self.storage.missing(image.digests)), frozenset())
+
+    def test_the_config_knows_shell_and_certificates(self) -> None:
+        """Cmd and SSL_CERT_FILE follow what the root holds."""
+
+        def config(name: str) -> dict[str, Any]:
+            [digest, *_] = [
+                blob.digest for blob in parse_manifest(self.build(name).choose([OCI_MANIFEST]).body)
+            ]
+            value: dict[str, Any] = json.loads(self.blob(digest))["config"]
+            return value
+
+        self.assertEqual(config("bash")["Cmd"], ["/bin/bash"])
+        self.assertNotIn("Cmd", config("hello"))
+        self.assertIn("SSL_CERT_FILE=/etc/ssl/certs/ca-bundle.crt", config("hello")["Env"])
+
+    def test_the_order_of_names_does_not_matter(self) -> None:
+        """Names that ask for the same get the same image."""
+        self.assertEqual(self.build("git/hello"), self.build("hello/git/hello"))
+        self.assertEqual(len(self.nix.realisations), 1)
+
+    def test_a_known_image_is_not_built(self) -> None:
+        """The second pull evaluates, because a path may have changed, and no more."""
+        first = self.build("hello")
+        begun = self.storage.begun
+        self.assertEqual(self.build("hello"), first)
+        self.assertEqual(len(self.nix.realisations), 1)
+        self.assertEqual(len(self.nix.evaluations), 2)
+        self.assertEqual(self.storage.begun, begun)
+
+    def test_another_process_knows_it_too(self) -> None:
+        """What one daemon stored, the next one finds."""
+        first = self.build("hello")
+        self.builder = self.make_builder()
+        self.assertEqual(self.build("hello"), first)
+        self.assertEqual(len(self.nix.realisations), 1)
+
+    def test_layers_are_shared(self) -> None:
+        """An image that shares packages packs what is new, and its root."""
+        self.build("hello")
+        begun = self.storage.begun
+        self.build("git/hello")
+        # git, bash, and the root: glibc, hello and the certificates are there.
+        self.assertEqual(self.storage.begun - begun, 3)
+
+    def test_a_blob_that_is_gone_is_made_again(self) -> None:
+        """A manifest never names a blob that somebody removed."""
+        image = self.build("hello")
+        _, layer, *_ = parse_manifest(image.manifests[0].body)
+        del self.storage._blobs[layer.digest]
+        again = self.build("hello")
+        self.assertEqual(again, image)
+        self.assertEqual(self.now(self.storage.missing(image.digests)), frozenset())
+
+    def test_one_build_for_all_who_ask(self) -> None:
+        """Twenty pulls of a cold image are one build, and a client may leave."""
+        gate: Deferred[None] = Deferred()
+        self.nix.gate = lambda: gate
+        waiting = [self.ask("hello") for _ in range(20)]
+        waiting[0].cancel()
+        self.failureResultOf(waiting[0], CancelledError)
+        gate.callback(None)
+        images = {self.successResultOf(each).manifests[0].digest for each in waiting[1:]}
+        self.assertEqual(len(images), 1)
+        self.assertEqual(len(self.nix.realisations), 1)
+
+    def test_a_layer_of_two_images_is_packed_once(self) -> None:
+        """Two images that are built at once pack what they share once."""
+        gates: list[Deferred[None]] = []
+
+        def gate() -> Deferred[None]:
+            gates.append(Deferred())
+            return gates[-1]
+
+        self.nix.gate = gate
+        both = self.ask("hello"), self.ask("bash")
+        for each in gates:
+            each.callback(None)
+        for each in both:
+            self.successResultOf(each)
+        # glibc and the certificates once, hello, bash, and two roots.
+        self.assertEqual(self.storage.begun, 6)
+
+    def test_unknown_packages(self) -> None:
+        """All packages that do not exist are named, and nothing is built."""
+        refused = self.failureResultOf(self.ask("hello/nope/neither"), PackagesRefused).value
+        self.assertEqual([problem.name for problem in refused.problems], ["neither", "nope"])
+        self.assertEqual(self.nix.realisations, [])
+
+    def test_other_tags(self) -> None:
+        """A path has one revision; other tags never reach Nix."""
+        self.failureResultOf(self.ask("hello", Tag("v1")), UnknownRevision)
+        self.assertEqual(self.nix.evaluations, [])
+
+    def test_failures_are_remembered_for_a_while(self) -> None:
+        """A build that failed is not tried again for a minute, and then it is."""
+        self.failureResultOf(self.ask("broken"), BuildFailed)
+        self.clock.advance(59)
+        remembered = self.failureResultOf(self.ask("broken"), RememberedFailure).value
+        self.assertEqual(remembered.original, FAILURE)
+        self.assertEqual(remembered.retry_after, 1)
+        self.assertEqual(len(self.nix.realisations), 1)
+        self.clock.advance(1)
+        self.failureResultOf(self.ask("broken"), BuildFailed)
+        self.assertEqual(len(self.nix.realisations), 2)
+
+    def test_storage_failures_are_not_remembered(self) -> None:
+        """What the next try may mend is tried again at once."""
+        self.storage.full = True
+        self.failureResultOf(self.ask("hello"), StorageError)
+        self.storage.full = False
+        self.build("hello")
+
+    def test_roots_are_released(self) -> None:
+        """Whether a build succeeds or fails, its roots are dropped."""
+        self.build("hello")
+        self.storage.full = True
+        self.failureResultOf(self.ask("git"), StorageError)
+        self.assertEqual(self.nix.roots, set())
+
+    def test_derivations_that_were_collected(self) -> None:
+        """A collection between evaluation and build costs an evaluation, twice at most."""
+        self.nix.collected = 2
+        self.build("hello")
+        self.assertEqual(len(self.nix.evaluations), 3)
+        self.nix.collected = 3
+        self.failureResultOf(self.ask("git"), MissingDerivations)
+
+    def test_stopping(self) -> None:
+        """A daemon that stops takes no new builds and cancels those that run."""
+        self.nix.gate = Deferred
+        waiting = self.ask("hello")
+        self.successResultOf(self.builder.stopService())
+        self.failureResultOf(waiting, ShuttingDown)
+        self.failureResultOf(self.ask("git"), ShuttingDown)
+        self.assertEqual(self.nix.roots, set())
+
+    def test_a_missing_blob_is_unknown(self) -> None:
+        """The storage of these tests tells what is missing."""
+        digest = Digest("sha256:" + "0" * 64)
+        failing = Deferred.fromCoroutine(self.storage.stat(digest))
+        self.failureResultOf(failing, BlobUnknown)

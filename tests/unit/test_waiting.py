@@ -1,0 +1,76 @@
+"""Tests for :mod:`nixery.waiting`."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.waiting import end_of, gather, shielded
+
+
+async def outcome(deferred: Deferred[str]) -> str:
+    """A coroutine with the outcome of a Deferred."""
+    return await deferred
+
+
+class GatherTests(SynchronousTestCase):
+    """Several things at once, to the end."""
+
+    def setUp(self) -> None:
+        self.parts: list[Deferred[str]] = [Deferred() for _ in range(3)]
+        self.all = Deferred.fromCoroutine(gather(outcome(part) for part in self.parts))
+
+    def test_results_in_order(self) -> None:
+        """Results come in the order of the work, whichever ends first."""
+        for index in (2, 0, 1):
+            self.assertNoResult(self.all)
+            self.parts[index].callback(str(index))
+        self.assertEqual(self.successResultOf(self.all), ["0", "1", "2"])
+
+    def test_failure_waits_for_the_others(self) -> None:
+        """A failure is told after the rest has ended, not before."""
+        self.parts[1].errback(ValueError("one"))
+        self.parts[2].errback(KeyError("two"))
+        self.assertNoResult(self.all)
+        self.parts[0].callback("0")
+        self.failureResultOf(self.all, ValueError)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_cancellation_reaches_all(self) -> None:
+        """Cancelling the whole cancels each part and reports it."""
+        self.all.cancel()
+        self.failureResultOf(self.all, CancelledError)
+        for part in self.parts:
+            self.assertTrue(part.called)
+
+    def test_nothing(self) -> None:
+        """No work is done at once."""
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(gather([]))), [])
+
+
+class ShieldedTests(SynchronousTestCase):
+    """Waiting without owning."""
+
+    def test_outcome_passes(self) -> None:
+        """Results and failures arrive."""
+        good: Deferred[str] = Deferred()
+        bad: Deferred[str] = Deferred()
+        waiters = shielded(good), shielded(bad)
+        good.callback("good")
+        bad.errback(ValueError())
+        self.assertEqual(self.successResultOf(waiters[0]), "good")
+        self.failureResultOf(waiters[1], ValueError)
+
+    def test_cancelling_the_wait(self) -> None:
+        """A cancelled wait leaves the task running; its end can still be awaited."""
+        cancelled: list[object] = []
+        task: Deferred[str] = Deferred(cancelled.append)
+        ended = end_of(task)
+        waiter = shielded(task)
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+        self.assertEqual(cancelled, [])
+        self.assertNoResult(ended)
+        task.errback(ValueError("nobody listens"))
+        self.assertIsNone(self.successResultOf(ended))
+        self.assertEqual(self.flushLoggedErrors(), [])
