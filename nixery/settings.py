@@ -1,0 +1,282 @@
+"""
+The settings, declared once.
+
+:data:`SETTINGS` is the one table of what can be configured: how a setting is
+called in the configuration file, which environment variable and which option
+give it, what its value has to be, and one line that says what it does.  The
+command line, the check of the file, the reading of the environment and the
+reference documentation are all made from it; a new setting is one more row, and
+a field of :class:`nixery.config.Config`.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery import kinds
+from nixery.kinds import Kind
+
+__all__ = ["SETTINGS", "SYSTEMS", "Setting"]
+
+
+@frozen(kw_only=True)
+class Setting:
+    """
+    One thing that can be configured.
+
+    :param name: its name in the configuration file.
+    :param kind: what its value has to be.
+    :param help: what it does, in one line without a full stop.
+    :param default: its value where no layer gives one.
+    :param default_text: the default for a reader, where it is found out when the
+        daemon starts.
+    :param variable: the environment variable, where there is one.
+    :param group: settings of one group are alternatives: one layer gives at most
+        one of them, and it replaces those of lower layers.
+    :param requires: a setting, and the value that it must have for this one to
+        mean anything.
+    :param secret: whether its value must never be shown.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    default: object = None
+    default_text: str | None = None
+    variable: str | None = None
+    group: str | None = None
+    requires: tuple[str, object] | None = None
+    secret: bool = False
+
+    @property
+    def option(self) -> str:
+        """The option of the command line, without its dashes."""
+        return self.name.replace("_", "-")
+
+
+SYSTEMS = (
+    "aarch64-linux",
+    "armv6l-linux",
+    "armv7l-linux",
+    "i686-linux",
+    "powerpc64le-linux",
+    "riscv64-linux",
+    "s390x-linux",
+    "x86_64-linux",
+)
+"""The Nix systems that images can be made for."""
+
+SETTINGS: tuple[Setting, ...] = (
+    # Where clients reach the daemon.
+    Setting(
+        name="listen",
+        kind=kinds.ENDPOINTS,
+        help="where to listen: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets)",
+        default=("tcp:8080:interface=127.0.0.1",),
+        default_text="tcp:8080:interface=127.0.0.1",
+        group="listening",
+    ),
+    Setting(
+        name="port",
+        kind=kinds.integer(1, 65535),
+        help="listen on this TCP port of every interface",
+        variable="PORT",
+        group="listening",
+    ),
+    Setting(
+        name="public_url",
+        kind=kinds.BASE_URL,
+        help="how clients reach this registry: the base of links and pull commands",
+        default_text="the address that is listened on",
+    ),
+    # Where packages come from.
+    Setting(
+        name="channel",
+        kind=kinds.CHANNEL,
+        help="take packages from this nixpkgs channel, or this full nixpkgs commit",
+        default="nixos-unstable",
+        variable="NIXERY_CHANNEL",
+        group="source",
+    ),
+    Setting(
+        name="pkgs_repo",
+        kind=kinds.REPOSITORY,
+        help="take packages from the package set in this git repository",
+        variable="NIXERY_PKGS_REPO",
+        group="source",
+    ),
+    Setting(
+        name="pkgs_path",
+        kind=kinds.PATH,
+        help="take packages from the package set at this path",
+        variable="NIXERY_PKGS_PATH",
+        group="source",
+    ),
+    Setting(
+        name="system",
+        kind=kinds.choice(*SYSTEMS),
+        help="the Nix system of images whose name chooses none",
+        default="x86_64-linux",
+    ),
+    Setting(
+        name="nixpkgs_config",
+        kind=kinds.NIXPKGS_CONFIG,
+        help="what the package set gets as its config argument, as {allowUnfree: true}",
+        default={},
+        default_text="{}",
+    ),
+    # Where things are kept.
+    Setting(
+        name="state_directory",
+        kind=kinds.PATH,
+        help="what must survive a restart: garbage collection roots, and stored images by default",
+        default_text="$STATE_DIRECTORY, else $XDG_STATE_HOME/nixery, else ~/.local/state/nixery",
+    ),
+    Setting(
+        name="cache_directory",
+        kind=kinds.PATH,
+        help="what may be lost: the home and the caches of the Nix commands",
+        default_text="$CACHE_DIRECTORY, else $XDG_CACHE_HOME/nixery, else ~/.cache/nixery",
+    ),
+    Setting(
+        name="storage_backend",
+        kind=kinds.choice("filesystem", "gcs"),
+        help="where images are stored: filesystem or gcs (Google Cloud Storage)",
+        default="filesystem",
+        variable="NIXERY_STORAGE_BACKEND",
+    ),
+    Setting(
+        name="storage_path",
+        kind=kinds.PATH,
+        help="the directory of the filesystem storage",
+        default_text="storage in the state directory",
+        variable="STORAGE_PATH",
+        requires=("storage_backend", "filesystem"),
+    ),
+    Setting(
+        name="gcs_bucket",
+        kind=kinds.TEXT,
+        help="the bucket of the Google Cloud Storage",
+        variable="GCS_BUCKET",
+        requires=("storage_backend", "gcs"),
+    ),
+    Setting(
+        name="gcs_signing_key",
+        kind=kinds.TEXT,
+        help="the file of the private key that signs download URLs",
+        variable="GCS_SIGNING_KEY",
+        requires=("storage_backend", "gcs"),
+        secret=True,
+    ),
+    Setting(
+        name="gcs_signing_account",
+        kind=kinds.TEXT,
+        help="the service account that download URLs are signed for",
+        variable="GCS_SIGNING_ACCOUNT",
+        requires=("storage_backend", "gcs"),
+    ),
+    # Other programs on the machine use this variable too: it requires nothing.
+    Setting(
+        name="google_application_credentials",
+        kind=kinds.PATH,
+        help="the file of the credentials for the Google Cloud Storage",
+        variable="GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+    # What Nix may take.
+    Setting(
+        name="nix_timeout",
+        kind=kinds.integer(1, unit="seconds"),
+        help="how long the build of one derivation may take",
+        default=3600,
+        variable="NIX_TIMEOUT",
+    ),
+    Setting(
+        name="nix_max_silent",
+        kind=kinds.integer(1, unit="seconds"),
+        help="how long the build of one derivation may print nothing",
+        default=1800,
+    ),
+    Setting(
+        name="build_deadline",
+        kind=kinds.SECONDS,
+        help="how long Nix may take to build and download one image in all",
+        default=14400.0,
+    ),
+    Setting(
+        name="eval_timeout",
+        kind=kinds.SECONDS,
+        help="how long the evaluation of one image's packages may take",
+        default=120.0,
+    ),
+    Setting(
+        name="eval_memory",
+        kind=kinds.integer(64, unit="MiB"),
+        help="how much memory an evaluation may use",
+        default=4096,
+    ),
+    Setting(
+        name="evaluations",
+        kind=kinds.integer(1, 1024, unit="processes"),
+        help="how many evaluations run at once",
+        default=4,
+    ),
+    Setting(
+        name="allow_import_from_derivation",
+        kind=kinds.BOOLEAN,
+        help="whether an evaluation may build what it reads",
+        default=False,
+        default_text="false",
+    ),
+    Setting(
+        name="substitute_only",
+        kind=kinds.BOOLEAN,
+        help="whether everything has to come from binary caches, and nothing is built here",
+        default=False,
+        default_text="false",
+    ),
+    Setting(
+        name="nix_options",
+        kind=kinds.NIX_OPTIONS,
+        help="further options of nix.conf for every Nix command, as {max-jobs: 4}",
+        default={},
+        default_text="{}",
+    ),
+    # How images are made.
+    Setting(
+        name="layer_budget",
+        kind=kinds.integer(1, 125, unit="layers"),
+        help="how many layers of packages an image may have",
+        default=94,
+    ),
+    Setting(
+        name="compression_level",
+        kind=kinds.integer(0, 3),
+        help="how hard layers are compressed: 0 is fastest, 3 is smallest by some percent",
+        default=1,
+    ),
+    Setting(
+        name="popularity_url",
+        kind=kinds.URL,
+        help="where the reference counts of packages are fetched",
+        variable="NIX_POPULARITY_URL",
+    ),
+    Setting(
+        name="failure_ttl",
+        kind=kinds.SECONDS,
+        help="how long a failed build is remembered before it is tried again",
+        default=60.0,
+    ),
+    Setting(
+        name="cpu_workers",
+        kind=kinds.integer(1, 1024, unit="threads"),
+        help="how many layers are packed at once",
+        default_text="the number of processors",
+    ),
+    Setting(
+        name="storage_workers",
+        kind=kinds.integer(1, 1024, unit="threads"),
+        help="how many storage operations run at once",
+        default=16,
+    ),
+)
+"""Every setting, in the order in which documentation lists them."""

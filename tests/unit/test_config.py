@@ -1,0 +1,518 @@
+"""Tests for :mod:`nixery.config`, and for the settings and layers it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from unittest.mock import patch
+
+import attrs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.config import Config, find_unsupported, load_config
+from nixery.configlayers import suggest
+from nixery.errors import ConfigError, ConfigProblem
+from nixery.kinds import Rejected
+from nixery.settings import SETTINGS
+from nixery.sources import ChannelSource, GitSource, PathSource
+
+HOME = {"HOME": "/home/somebody"}
+
+NAMES = {setting.name for setting in SETTINGS}
+
+COMPOSED = {"listen", "port", "channel", "pkgs_repo", "pkgs_path"}
+"""Settings that are not a field of Config as they are."""
+
+
+class ConfigCase(SynchronousTestCase):
+    """What the tests of the configuration have in common."""
+
+    def load(
+        self,
+        file: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        **command_line: object,
+    ) -> Config:
+        """Load a configuration out of the text of a file and two mappings."""
+        if file is not None:
+            self.path = Path(self.mktemp())
+            self.path.write_text(file, "utf-8")
+            command_line["config"] = str(self.path)
+        return load_config(command_line, {**HOME, **(environ or {})})
+
+    def problems(
+        self,
+        file: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        **command_line: object,
+    ) -> tuple[ConfigProblem, ...]:
+        """What is wrong with a configuration."""
+        try:
+            self.load(file, environ, **command_line)
+        except ConfigError as error:
+            return error.problems
+        raise AssertionError("the configuration was accepted")
+
+    def problem(
+        self,
+        file: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        **command_line: object,
+    ) -> ConfigProblem:
+        """The only thing that is wrong with a configuration."""
+        problems = self.problems(file, environ, **command_line)
+        self.assertEqual(1, len(problems), problems)
+        return problems[0]
+
+
+class DefaultTests(ConfigCase):
+    """What holds without any configuration."""
+
+    def test_defaults(self) -> None:
+        """Loopback, the channel nixos-unstable, and storage in the state directory."""
+        config = self.load()
+        self.assertEqual(("tcp:8080:interface=127.0.0.1",), config.listen)
+        self.assertEqual(ChannelSource(channel="nixos-unstable"), config.source)
+        self.assertEqual("x86_64-linux", config.system)
+        self.assertEqual("filesystem", config.storage_backend)
+        self.assertEqual(Path("/home/somebody/.local/state/nixery"), config.state_directory)
+        self.assertEqual(Path("/home/somebody/.local/state/nixery/storage"), config.storage_path)
+        self.assertEqual(Path("/home/somebody/.cache/nixery"), config.cache_directory)
+        self.assertEqual(94, config.layer_budget)
+        self.assertGreaterEqual(config.cpu_workers, 1)
+
+    def test_xdg_directories(self) -> None:
+        """State and cache follow the XDG variables, where these are absolute."""
+        config = self.load(environ={"XDG_STATE_HOME": "/xdg/state", "XDG_CACHE_HOME": "relative"})
+        self.assertEqual(Path("/xdg/state/nixery"), config.state_directory)
+        self.assertEqual(Path("/home/somebody/.cache/nixery"), config.cache_directory)
+
+    def test_systemd_directories(self) -> None:
+        """systemd's directories come before XDG's; of several, the first is ours."""
+        config = self.load(
+            environ={
+                "STATE_DIRECTORY": "/var/lib/nixery:/var/lib/other",
+                "CACHE_DIRECTORY": "/var/cache/nixery",
+                "XDG_STATE_HOME": "/xdg/state",
+            }
+        )
+        self.assertEqual(Path("/var/lib/nixery"), config.state_directory)
+        self.assertEqual(Path("/var/lib/nixery/storage"), config.storage_path)
+        self.assertEqual(Path("/var/cache/nixery"), config.cache_directory)
+
+    def test_fields_and_table_agree(self) -> None:
+        """Every setting has its field, and every field its setting."""
+        fields = {field.name for field in attrs.fields(Config)}
+        self.assertEqual(NAMES - COMPOSED, fields - {"listen", "source"})
+
+    def test_values_have_the_declared_types(self) -> None:
+        """A value out of the table is what the annotation of its field says."""
+        config = self.load(
+            "{gcs_bucket: b, gcs_signing_key: k, gcs_signing_account: a, storage_backend: gcs,"
+            " google_application_credentials: /c, popularity_url: 'http://h/p', public_url:"
+            " 'http://h', build_deadline: 1}"
+        )
+        text, number = {"str", "str | None", "Literal['filesystem', 'gcs']"}, {"float": float}
+        for field in attrs.fields(Config):
+            value = getattr(config, field.name)
+            annotation = str(field.type)
+            if annotation in text:
+                self.assertIsInstance(value, str, field.name)
+            elif annotation.startswith("Path"):
+                self.assertIsInstance(value, Path, field.name)
+            elif annotation in number:
+                self.assertIsInstance(value, float, field.name)
+            elif annotation == "bool":
+                self.assertIsInstance(value, bool, field.name)
+            elif annotation == "int":
+                self.assertIsInstance(value, int, field.name)
+            elif annotation.startswith("Mapping"):
+                self.assertIsInstance(value, dict, field.name)
+            else:
+                self.assertIn(field.name, {"listen", "source"})
+
+    def test_defaults_parse(self) -> None:
+        """A default is a value that its own setting would accept."""
+        for setting in SETTINGS:
+            if setting.default is not None:
+                self.assertEqual(setting.default, setting.kind.parse(setting.default))
+
+
+class LayerTests(ConfigCase):
+    """How a layer replaces the one below it."""
+
+    def test_variables_of_nixery(self) -> None:
+        """The environment variables that users of Nixery know are the settings' own."""
+        self.assertEqual(
+            {
+                "PORT",
+                "NIXERY_CHANNEL",
+                "NIXERY_PKGS_REPO",
+                "NIXERY_PKGS_PATH",
+                "NIXERY_STORAGE_BACKEND",
+                "STORAGE_PATH",
+                "NIX_TIMEOUT",
+                "NIX_POPULARITY_URL",
+                "GCS_BUCKET",
+                "GCS_SIGNING_KEY",
+                "GCS_SIGNING_ACCOUNT",
+                "GOOGLE_APPLICATION_CREDENTIALS",
+            },
+            {setting.variable for setting in SETTINGS if setting.variable is not None},
+        )
+
+    def test_order(self) -> None:
+        """The command line wins over the environment, and that over the file."""
+        file = "nix_timeout: 1\nstorage_path: /file\nlayer_budget: 7\n"
+        environ = {"NIX_TIMEOUT": "2", "STORAGE_PATH": "/environment"}
+        config = self.load(file, environ, nix_timeout="3")
+        self.assertEqual(3, config.nix_timeout)
+        self.assertEqual(Path("/environment"), config.storage_path)
+        self.assertEqual(7, config.layer_budget)
+
+    def test_file_by_variable(self) -> None:
+        """NIXERY_CONFIG names the file; the option does so with more weight."""
+        one, two = Path(self.mktemp()), Path(self.mktemp())
+        one.write_text("layer_budget: 1")
+        two.write_text("layer_budget: 2")
+        environ = {"NIXERY_CONFIG": str(one)}
+        self.assertEqual(1, self.load(environ=environ).layer_budget)
+        self.assertEqual(2, self.load(environ=environ, config=str(two)).layer_budget)
+
+    def test_empty_variables_are_unset(self) -> None:
+        """An empty variable gives nothing, and contradicts nothing."""
+        config = self.load(environ={"PORT": "", "NIXERY_CHANNEL": "", "NIXERY_PKGS_PATH": "/p"})
+        self.assertEqual(PathSource(path=Path("/p")), config.source)
+
+    def test_unknown_variables(self) -> None:
+        """Kubernetes' variables for a service called nixery are nobody's business."""
+        config = self.load(
+            environ={
+                "NIXERY_PORT": "tcp://10.0.0.1:8080",
+                "NIXERY_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+                "NIXERY_SERVICE_HOST": "10.0.0.1",
+            }
+        )
+        self.assertEqual(self.load(), config)
+
+    def test_empty_file(self) -> None:
+        """A file without settings, or with settings left empty, changes nothing."""
+        self.assertEqual(self.load(), self.load("# nothing\n"))
+        self.assertEqual(self.load(), self.load("storage_path:\nchannel:\n"))
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(["file", "environment", "command line"]), st.integers(1, 10**9)
+        )
+    )
+    @settings(deadline=None, max_examples=30)
+    def test_highest_layer_wins(self, layers: dict[str, int]) -> None:
+        """Whatever layers give a setting, the highest of them decides."""
+        config = self.load(
+            f"nix_timeout: {layers['file']}" if "file" in layers else None,
+            {"NIX_TIMEOUT": str(layers["environment"])} if "environment" in layers else None,
+            nix_timeout=layers.get("command line"),
+        )
+        given = [layers[name] for name in ("command line", "environment", "file") if name in layers]
+        self.assertEqual((given or [3600])[0], config.nix_timeout)
+
+
+class AlternativeTests(ConfigCase):
+    """Settings of which a layer gives one: sources, and where to listen."""
+
+    def test_sources(self) -> None:
+        """Each of the three settings gives a source."""
+        self.assertEqual(
+            GitSource(url="https://example.org/pkgs"),
+            self.load(environ={"NIXERY_PKGS_REPO": "https://example.org/pkgs"}).source,
+        )
+        self.assertEqual(
+            ChannelSource(channel="nixos-26.05"), self.load("channel: nixos-26.05").source
+        )
+        self.assertEqual(PathSource(path=Path("/p")), self.load(pkgs_path="/p").source)
+
+    def test_higher_source_replaces_lower(self) -> None:
+        """A source of a higher layer replaces one of a lower layer, of any kind."""
+        config = self.load("pkgs_path: /p", {"NIXERY_PKGS_REPO": "https://r"}, channel="c")
+        self.assertEqual(ChannelSource(channel="c"), config.source)
+
+    def test_two_sources_in_one_layer(self) -> None:
+        """Two sources in one layer are an error that names both."""
+        problem = self.problem(environ={"NIXERY_CHANNEL": "c", "NIXERY_PKGS_PATH": "/p"})
+        self.assertEqual("NIXERY_CHANNEL", problem.setting)
+        self.assertEqual("c", problem.value)
+        self.assertIn("NIXERY_PKGS_PATH", problem.expected)
+
+    def test_two_sources_in_a_layer_that_is_replaced(self) -> None:
+        """A contradiction is an error also where a higher layer hides it."""
+        problem = self.problem("{channel: c, pkgs_path: /p}", pkgs_repo="https://r")
+        self.assertEqual(str(self.path), problem.layer)
+
+    def test_port_means_all_interfaces(self) -> None:
+        """PORT alone listens on every interface."""
+        self.assertEqual(("tcp:5000",), self.load(environ={"PORT": "5000"}).listen)
+
+    def test_listen_replaces_port(self) -> None:
+        """Endpoints of a higher layer replace a port of a lower one."""
+        config = self.load(environ={"PORT": "5000"}, listen=["unix:/run/nixery.sock"])
+        self.assertEqual(("unix:/run/nixery.sock",), config.listen)
+
+    def test_port_replaces_listen(self) -> None:
+        """A port of a higher layer replaces endpoints of a lower one."""
+        config = self.load("listen: [tcp:1, tcp:2]", {"PORT": "5000"})
+        self.assertEqual(("tcp:5000",), config.listen)
+
+    def test_port_and_listen_in_one_layer(self) -> None:
+        """Both in one layer contradict each other."""
+        problem = self.problem(listen=["tcp:1"], port="2")
+        self.assertEqual("--listen", problem.setting)
+        self.assertIn("--port", problem.expected)
+
+    def test_several_endpoints(self) -> None:
+        """The file gives a list of endpoints, or one."""
+        self.assertEqual(("tcp:1", "tcp:2"), self.load("listen: [tcp:1, tcp:2]").listen)
+        self.assertEqual(("tcp:1",), self.load("listen: tcp:1").listen)
+
+
+class ProblemTests(ConfigCase):
+    """What is wrong, and how it is said."""
+
+    def test_bad_value(self) -> None:
+        """A bad value is named with its setting, its layer, and what would be right."""
+        problem = self.problem(environ={"PORT": "tcp://10.0.0.1:8080"})
+        self.assertEqual(
+            "PORT = 'tcp://10.0.0.1:8080' (environment): give a whole number between 1 and 65535",
+            problem.describe(),
+        )
+
+    def test_all_problems_at_once(self) -> None:
+        """All that is wrong is said at once, whichever layer it is in."""
+        problems = self.problems(
+            "layer_budget: 126\nnix_timout: 3\n", {"PORT": "0"}, system="x86_64-windows"
+        )
+        self.assertEqual(
+            {"layer_budget", "nix_timout", "PORT", "--system"},
+            {problem.setting for problem in problems},
+        )
+
+    def test_unknown_setting(self) -> None:
+        """An unknown setting in the file is an error with the nearest name."""
+        problem = self.problem("storage-paht: /x\n")
+        self.assertEqual("storage-paht", problem.setting)
+        self.assertIn("storage_path", problem.expected)
+
+    def test_unknown_name_that_is_no_text(self) -> None:
+        """YAML has other keys than texts: these are unknown settings too."""
+        self.assertEqual("8080", self.problem("8080: x\n").setting)
+
+    def test_setting_twice(self) -> None:
+        """A name that the file gives twice is an error, not the last one's victory."""
+        problem = self.problem("layer_budget: 1\nlayer_budget: 2\n")
+        self.assertIn("'layer_budget' is given twice", problem.expected)
+        self.assertIn("line 2", problem.expected)
+
+    def test_broken_files(self) -> None:
+        """A file that is missing, no YAML, or no mapping is an error that names it."""
+        self.assertIn("No such file", self.problem(config="/nowhere/nixery.yaml").expected)
+        for text in ("{", "- a\n- b\n", "just text", "a: &a [*b]", "? [1]\n: 2", "a: \x00"):
+            problem = self.problem(text)
+            self.assertEqual("--config", problem.setting)
+            self.assertEqual(str(self.path), problem.value)
+
+    def test_file_that_is_no_text(self) -> None:
+        """Bytes that are no UTF-8 are an error too."""
+        path = Path(self.mktemp())
+        path.write_bytes(b"channel: \xff\xfe")
+        self.assertEqual("--config", self.problem(config=str(path)).setting)
+
+    def test_yaml_cannot_run_code(self) -> None:
+        """Tags that would make Python objects are refused."""
+        self.problem("channel: !!python/object/apply:os.getcwd []\n")
+
+    def test_secrets_are_not_shown(self) -> None:
+        """Neither a message nor the representation shows a secret."""
+        problem = self.problem(environ={"GCS_SIGNING_KEY": "hush"})
+        self.assertNotIn("hush", problem.describe())
+        problem = self.problem("nix_options: {access-tokens: [{github.com: hush}]}")
+        self.assertNotIn("hush", problem.describe())
+        config = self.load("nix_options: {access-tokens: github.com=hush}")
+        self.assertNotIn("hush", repr(config))
+        self.assertEqual({"access-tokens": "github.com=hush"}, config.nix_options)
+
+    def test_gcs_needs_a_bucket(self) -> None:
+        """A bucket storage without a bucket is a contradiction."""
+        problem = self.problem(environ={"NIXERY_STORAGE_BACKEND": "gcs"})
+        self.assertIn("GCS_BUCKET", problem.expected)
+
+    def test_signing_needs_key_and_account(self) -> None:
+        """The key and the account that sign URLs come together."""
+        problem = self.problem("{storage_backend: gcs, gcs_bucket: b, gcs_signing_account: a}")
+        self.assertEqual("gcs_signing_account", problem.setting)
+        self.assertIn("gcs_signing_key", problem.expected)
+
+    def test_bucket_without_gcs(self) -> None:
+        """A bucket for a storage in a directory is a contradiction."""
+        problem = self.problem(environ={"GCS_BUCKET": "b"})
+        self.assertEqual("GCS_BUCKET", problem.setting)
+        self.assertIn("storage_backend is gcs", problem.expected)
+
+    def test_higher_backend_puts_lower_details_out_of_force(self) -> None:
+        """The command line may choose another storage than the file describes."""
+        config = self.load("{storage_backend: gcs, gcs_bucket: b}", storage_backend="filesystem")
+        self.assertEqual("filesystem", config.storage_backend)
+
+    def test_misspelt_backend_is_one_problem(self) -> None:
+        """A backend that is not understood does not make its details wrong."""
+        self.assertEqual(
+            "storage_backend", self.problem("{storage_backend: gsc, gcs_bucket: b}").setting
+        )
+
+    def test_google_credentials_of_others(self) -> None:
+        """Other programs' credentials in the environment contradict nothing."""
+        self.load(environ={"GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json"})
+
+    def test_suggestions(self) -> None:
+        """Near names are suggested; where there are none, the help is."""
+        self.assertEqual("did you mean --port?", suggest("prot", ["port", "listen"], "--"))
+        self.assertIn("--help", suggest("zzz", ["port", "listen"]))
+
+
+class UnsupportedTests(ConfigCase):
+    """What this version refuses for the time being."""
+
+    def test_path_and_directory(self) -> None:
+        """A path and a directory are what it can do."""
+        self.assertEqual((), find_unsupported(self.load(pkgs_path="/p")))
+
+    def test_channel(self) -> None:
+        """Other sources are refused, with what to set instead."""
+        (problem,) = find_unsupported(self.load())
+        self.assertIn("NIXERY_PKGS_PATH", problem.expected)
+        self.assertEqual("the channel nixos-unstable", problem.value)
+
+    def test_gcs(self) -> None:
+        """The bucket is refused, with what to set instead."""
+        config = self.load("{pkgs_path: /p, storage_backend: gcs, gcs_bucket: b}")
+        (problem,) = find_unsupported(config)
+        self.assertEqual("storage_backend", problem.setting)
+
+
+ACCEPTED: dict[str, list[tuple[object, object]]] = {
+    "port": [("8080", 8080), (8080, 8080), (" 80 ", 80)],
+    "nix_timeout": [("60", 60)],
+    "failure_ttl": [("0.5", 0.5), (3, 3.0), ("1e2", 100.0)],
+    "substitute_only": [("true", True), ("No", False), (True, True), (False, False)],
+    "storage_path": [("/a/../b", Path("/a/../b"))],
+    "gcs_bucket": [(2024, "2024"), (" b ", "b")],
+    "channel": [("nixos-26.05-small", "nixos-26.05-small")],
+    "public_url": [("https://r.example:5000/", "https://r.example:5000")],
+    "popularity_url": [("https://h/p?q=1", "https://h/p?q=1")],
+    "nix_options": [
+        ({"cores": 2, "sandbox": False}, {"cores": "2", "sandbox": "false"}),
+        ("{substituters: [a, b]}", {"substituters": "a b"}),
+        ({}, {}),
+    ],
+    "nixpkgs_config": [
+        ("{allowUnfree: true}", {"allowUnfree": True}),
+        ({"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
+    ],
+    "listen": [(["tcp:1", " tcp:2"], ("tcp:1", "tcp:2"))],
+    "system": [("aarch64-linux", "aarch64-linux")],
+}
+
+REJECTED: dict[str, list[object]] = {
+    "port": ["", "0", "65536", "-1", "8o80", 80.0, True, [80], None, "9" * 5000],
+    "nix_timeout": ["60s", 0, -5, "1.5", 1.5, "\u0661"],
+    "failure_ttl": ["", "inf", "nan", "-1", 0, True, [], "10 min", 10**400],
+    "storage_path": ["", "  ", True, [], {}, "/a\nb", "/a\0b", "~nobody-of-this-name/x"],
+    "channel": ["-f", "a/b", "", "../x", True],
+    "pkgs_repo": ["--upload-pack=evil", "", "a b"],
+    "public_url": [
+        "r.example",
+        "ftp://h",
+        "https://",
+        "https://h/path",
+        "https://u:p@h",
+        "http://h:x",
+    ],
+    "popularity_url": ["file:///etc/passwd", "http://h:99999", "http://[::", True],
+    "listen": ["", [], [""], [8080], {}, True],
+    "system": ["x86_64-darwin", "", True, None, []],
+    "nix_options": [
+        "x",
+        [],
+        "{",
+        {"restrict-eval": False},
+        {"timeout": 3},
+        {"cores": {"a": 1}},
+        {"cores": None},
+        {"--store": "x"},
+        {1: 2},
+    ],
+    "nixpkgs_config": ["x", {"a": float("nan")}, {"a": {1, 2}}, {True: 1}, {"a": b"x"}],
+    "substitute_only": ["1", 1, "", None],
+    "layer_budget": [0, 126],
+    "compression_level": [-1, 4],
+    "cpu_workers": [0],
+    "eval_memory": [63],
+}
+
+
+class KindTests(SynchronousTestCase):
+    """What the settings accept."""
+
+    def test_accepted(self) -> None:
+        """Values are accepted as text and as YAML has them."""
+        by_name = {setting.name: setting for setting in SETTINGS}
+        for name, pairs in ACCEPTED.items():
+            for given_value, expected in pairs:
+                with self.subTest(name=name, value=given_value):
+                    self.assertEqual(expected, by_name[name].kind.parse(given_value))
+
+    def test_rejected(self) -> None:
+        """What is no value of its setting is rejected with what would be right."""
+        by_name = {setting.name: setting for setting in SETTINGS}
+        for name, values in REJECTED.items():
+            for value in values:
+                with self.subTest(name=name, value=str(value)[:40]):
+                    rejected = self.assertRaises(Rejected, by_name[name].kind.parse, value)
+                    self.assertTrue(str(rejected))
+
+    def test_recursive_mapping(self) -> None:
+        """A mapping that holds itself, which YAML can express, is rejected."""
+        loop: dict[str, object] = {}
+        loop["loop"] = loop
+        kind = next(item.kind for item in SETTINGS if item.name == "nixpkgs_config")
+        self.assertRaises(Rejected, kind.parse, loop)
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
+            max_leaves=5,
+        )
+    )
+    @settings(deadline=None, max_examples=100)
+    def test_anything(self, value: object) -> None:
+        """Whatever a file holds, it is accepted or rejected, never a crash."""
+        for setting in SETTINGS:
+            try:
+                setting.kind.parse(value)
+            except Rejected as rejected:
+                self.assertTrue(str(rejected))
+
+    def test_help_is_one_line(self) -> None:
+        """Every setting has one line of help, and a name that an option can have."""
+        for setting in SETTINGS:
+            self.assertTrue(setting.help)
+            self.assertNotIn("\n", setting.help)
+            self.assertFalse(setting.help.endswith("."))
+            self.assertRegex(setting.name, r"^[a-z][a-z_]*$")
+
+    def test_paths_are_made_absolute_at_once(self) -> None:
+        """A relative path is one of the directory in which the daemon was started."""
+        kind = next(item.kind for item in SETTINGS if item.name == "pkgs_path")
+        with patch("os.getcwd", return_value="/started/here"):
+            self.assertEqual(Path("/started/here/set"), kind.parse("set"))
