@@ -1,0 +1,51 @@
+"""
+Where the files are that belong to the program and are no Python: the expressions
+for Nix, and what the web pages are made of.
+
+An installation has them as package data under ``nixery``; in a checkout they are
+the top-level folders ``nix`` and ``web``.  (``nixery.nix`` is a module, so the
+installed folders have other names.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nixery.errors import ResourceMissing
+
+__all__ = ["nix_directory", "web_directory"]
+
+
+def nix_directory() -> Path:
+    """
+    The folder of the Nix expressions; no component of it is a symlink, which
+    restricted evaluation would refuse.
+
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    return _find("nix", Path(__file__).resolve().parent)
+
+
+def web_directory() -> Path:
+    """
+    The folder of templates, styles and scripts.
+
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    return _find("web", Path(__file__).resolve().parent)
+
+
+def _find(name: str, package: Path) -> Path:
+    """
+    :param name: ``nix`` or ``web``.
+    :param package: the folder of the Python package.
+    """
+    # Installed files come first: beside an installed package, in site-packages,
+    # a folder `nix` or `web` would be somebody else's.
+    installed = package / f"_{name}"
+    if installed.is_dir():
+        return installed
+    checkout = package.parent / name
+    if (package.parent / "setup.py").is_file() and checkout.is_dir():
+        return checkout
+    raise ResourceMissing(name=name, places=(str(installed), str(checkout)))

@@ -1,0 +1,252 @@
+"""
+The wiring: what ``twistd nixery`` runs, from options to services.
+
+The only module, beside the commands, that knows the global reactor, and the only
+one that knows which parts there are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.application.service import IService
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.web.resource import Resource
+
+from nixery.builder import Builder, ImageSettings
+from nixery.compression import Compression
+from nixery.config import Config, find_unsupported, load_config
+from nixery.configlayers import CONFIG_VARIABLE, suggest
+from nixery.daemon import Daemon, Part, end_as_failed
+from nixery.errors import ConfigError, ConfigProblem, SourceMissing
+from nixery.layers import LayerSettings, Popularity
+from nixery.listening import Listener, registry_host
+from nixery.lock import StateLock
+from nixery.nixsetup import make_nix
+from nixery.registry import Registry
+from nixery.server import make_site
+from nixery.settings import SETTINGS, Setting
+from nixery.site import make_root
+from nixery.sources import PathSource
+from nixery.storage.filesystem import FilesystemStorage
+from nixery.version import VERSION
+from nixery.workers import WorkerPool
+
+__all__ = ["Options", "makeService"]
+
+_log = Logger()
+
+
+def _help(setting: Setting) -> str:
+    default = setting.default_text or setting.default
+    variable = f" [{setting.variable}]" if setting.variable is not None else ""
+    shown = f" (default: {default})" if default is not None else ""
+    unit = f", in {setting.kind.name}" if setting.kind.name in {"seconds", "MiB"} else ""
+    return f"{setting.help}{unit}{variable}{shown}"
+
+
+class Options(usage.Options):
+    """
+    The options of ``twistd nixery``, and the configuration made of them.
+
+    After parsing, :attr:`config` is the configuration and :attr:`endpoints` are
+    the endpoints that it names, by their strings.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "A container registry that builds the images it is asked for, with Nix. An option wins"
+        " over its environment variable [in brackets], and that over the configuration file,"
+        " which has the same settings with underscores."
+    )
+    optParameters = [  # noqa: RUF012  # Twisted's way of declaring them
+        ["config", "c", None, f"the configuration file, in YAML [{CONFIG_VARIABLE}]"],
+        *(
+            [setting.option, None, None, _help(setting)]
+            for setting in SETTINGS
+            if not setting.kind.repeated
+        ),
+    ]
+
+    config: Config
+    endpoints: Mapping[str, IStreamServerEndpoint]
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        super().__init__()
+        self._environ = environ
+        self._listen: list[str] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        self._listen.append(endpoint)
+
+    opt_listen.__doc__ = _help(next(item for item in SETTINGS if item.name == "listen"))
+
+    def opt_version(self) -> None:
+        """Print the version, and end."""
+        sys.stdout.write(f"Nixery in Python, version {VERSION}\n")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """:raises usage.UsageError: an unknown option, or an unusable configuration."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            name = str(error).removeprefix("option --").removesuffix(" not recognized")
+            if name == str(error):
+                raise
+            known = ["config", *(setting.option for setting in SETTINGS)]
+            raise usage.UsageError(
+                f"there is no option --{name}: {suggest(name, known, '--')}"
+            ) from None
+
+    def postOptions(self) -> None:
+        """:raises usage.UsageError: with all that is wrong with the configuration."""
+        from twisted.internet import reactor  # noqa: PLC0415  # twistd's --reactor chooses it
+
+        given = {"config": self["config"]} | {
+            setting.name: self[setting.option] for setting in SETTINGS if setting.option in self
+        }
+        try:
+            self.config = load_config(given | {"listen": self._listen or None}, self._environ)
+            self.endpoints, problems = _parse_endpoints(reactor, self.config.listen)
+            problems += find_unsupported(self.config)
+            if problems:
+                raise ConfigError(problems=problems)
+        except ConfigError as error:
+            lines = error.message.replace("\n", "\n  ")
+            raise usage.UsageError(f"the configuration cannot be used:\n  {lines}") from None
+
+
+def makeService(options: Options) -> IService:
+    """The daemon, ready to be started."""
+    from twisted.internet import reactor  # noqa: PLC0415  # as above
+
+    return make_daemon(options.config, options.endpoints, reactor)
+
+
+def make_daemon(
+    config: Config,
+    endpoints: Mapping[str, IStreamServerEndpoint],
+    # Any: the global reactor has no type, and each part asks for the interface
+    # that it needs.
+    reactor: Any,
+) -> IService:
+    """All parts of the daemon, wired, in the order in which they start."""
+    # What find_unsupported lets through.
+    source = cast(PathSource, config.source)
+
+    cpu = WorkerPool("packing", config.cpu_workers, reactor)
+    files = WorkerPool("storage", config.storage_workers, reactor)
+    storage = FilesystemStorage(config.storage_path, files)
+    lock = StateLock(config.state_directory)
+    nix = make_nix(config, files, reactor, os.environ)
+    builder = Builder(
+        source=source,
+        nix=nix,
+        storage=storage,
+        files=files,
+        cpu=cpu,
+        packers=config.cpu_workers,
+        settings=ImageSettings(
+            layers=LayerSettings(budget=config.layer_budget),
+            popularity=Popularity(),
+            compression=Compression(level=config.compression_level),
+        ),
+        seconds=reactor.seconds,
+        failure_ttl=config.failure_ttl,
+    )
+    registry = Registry(builder, storage, files, config.system, reactor)
+    site = make_site(Resource(), reactor)
+    listener = Listener(endpoints, site)
+
+    async def check_source() -> None:
+        _log.info("Nixery {version} starts.", version=VERSION)
+        await files.run(_check_path, source.path)
+        _log.info(
+            "Packages come from {source}, for {system}.",
+            source=source.describe(),
+            system=config.system,
+        )
+
+    async def start_storage() -> None:
+        await storage.start()
+        _log.info("Images are stored in {path}.", path=config.storage_path)
+
+    async def start_nix() -> None:
+        version = await nix.check()
+        # What an earlier run left protected from garbage collection.
+        await nix.sweep()
+        _log.info("Nix {version} builds them.", version=version)
+
+    async def open_doors() -> None:
+        # The pages tell where the registry is reached, and a socket that was
+        # passed by systemd, or has a free port, is known only when it is open.
+        # Nothing is answered before this function returns to the reactor.
+        host = registry_host(config.public_url, await listener.start())
+        site.resource = make_root(
+            registry.resource(), address=host or "localhost", source=source.describe()
+        )
+        if host is not None:
+            _log.info("Pull with: docker pull {host}/hello", host=host)
+
+    return Daemon(
+        [
+            Part.of_service("pool for packing", cpu),
+            Part.of_service("pool for storage", files),
+            Part(
+                name="state directory",
+                start=lambda: files.run(lock.acquire),
+                stop=lambda: files.run(lock.release),
+            ),
+            Part(name="package set", start=check_source),
+            Part(name="storage", start=start_storage),
+            Part(name="Nix side", start=start_nix),
+            Part.of_service("builder", builder),
+            Part(name="listener", start=open_doors, stop=listener.stop),
+        ],
+        give_up=lambda: end_as_failed(reactor),
+    )
+
+
+def _parse_endpoints(
+    reactor: Any,  # as in make_daemon
+    texts: Sequence[str],
+) -> tuple[dict[str, IStreamServerEndpoint], tuple[ConfigProblem, ...]]:
+    """The endpoints by their strings, and what is wrong with the others."""
+    endpoints: dict[str, IStreamServerEndpoint] = {}
+    problems: list[ConfigProblem] = []
+    for text in texts:
+        try:
+            endpoints[text] = serverFromString(reactor, text)
+        # Each kind of endpoint has a parser of its own, some of them from
+        # plugins, and what they raise is documented nowhere.
+        except Exception as error:  # noqa: BLE001
+            problems.append(
+                ConfigProblem(
+                    setting="listen",
+                    value=text,
+                    layer="configuration",
+                    expected=(
+                        "give Twisted endpoint strings, as tcp:8080:interface=127.0.0.1"
+                        f" ({type(error).__name__}: {error})"
+                    ),
+                )
+            )
+    return endpoints, tuple(problems)
+
+
+def _check_path(path: Path) -> None:
+    """:raises SourceMissing: there is no package set.  Blocks."""
+    try:
+        if path.is_dir():
+            path /= "default.nix"
+        path.stat()
+    except OSError as error:
+        raise SourceMissing(path=str(path), reason=error.strerror or str(error)) from error

@@ -1,0 +1,148 @@
+"""Tests for :mod:`nixery.tap`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from twisted.application.service import IService
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from nixery.errors import SourceMissing
+from nixery.settings import SETTINGS
+from nixery.sources import PathSource
+from nixery.tap import Options, _check_path, make_daemon
+
+
+class OptionsTests(SynchronousTestCase):
+    """The command line of ``twistd nixery``."""
+
+    def parse(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Options:
+        """The options, in an environment of their own."""
+        options = Options({"HOME": "/home/somebody", **(environ or {})})
+        options.parseOptions(arguments)
+        return options
+
+    def refused(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
+        """Why a command line is refused."""
+        try:
+            self.parse(*arguments, environ=environ)
+        except usage.UsageError as error:
+            return str(error)
+        raise AssertionError("the options were accepted")
+
+    def test_options_become_the_configuration(self) -> None:
+        """What the command line says arrives in the configuration."""
+        config = self.parse("--pkgs-path", "/p", "--nix-timeout=5", "--layer-budget", "7").config
+        self.assertEqual(PathSource(path=Path("/p")), config.source)
+        self.assertEqual(5, config.nix_timeout)
+        self.assertEqual(7, config.layer_budget)
+
+    def test_environment(self) -> None:
+        """What the command line leaves open comes from the environment."""
+        options = self.parse("--port", "1", environ={"NIXERY_PKGS_PATH": "/p", "PORT": "2"})
+        self.assertEqual(("tcp:1",), options.config.listen)
+        self.assertEqual(PathSource(path=Path("/p")), options.config.source)
+
+    def test_listen_repeatedly(self) -> None:
+        """--listen may be given several times."""
+        options = self.parse("--pkgs-path=/p", "--listen=tcp:1", "--listen=unix:/run/x")
+        self.assertEqual(["tcp:1", "unix:/run/x"], list(options.endpoints))
+
+    def test_every_setting_has_an_option(self) -> None:
+        """The help lists every setting, with its variable and its default."""
+        text = " ".join(str(Options({})).split())
+        for setting in SETTINGS:
+            self.assertIn(f"--{setting.option}=", text)
+            self.assertIn(setting.help.split(":", maxsplit=1)[0].split(" ")[0], text)
+            if setting.variable is not None:
+                self.assertIn(f"[{setting.variable}]", text)
+        self.assertIn("--config=", text)
+
+    def test_unknown_option(self) -> None:
+        """An unknown option is refused with the nearest one."""
+        self.assertEqual(
+            "there is no option --prot: did you mean --port?", self.refused("--prot", "1")
+        )
+
+    def test_missing_argument(self) -> None:
+        """An option without its value is refused."""
+        self.assertIn("port", self.refused("--port"))
+
+    def test_words(self) -> None:
+        """Words that belong to no option are refused."""
+        self.assertTrue(self.refused("--pkgs-path=/p", "hello"))
+
+    def test_all_problems(self) -> None:
+        """Whatever is wrong is said in one message, a line each."""
+        text = self.refused("--port=x", "--system=y", environ={"NIX_TIMEOUT": "z"})
+        for name in ("--port", "--system", "NIX_TIMEOUT"):
+            self.assertIn(f"\n  {name} = ", text)
+
+    def test_bad_endpoint(self) -> None:
+        """An endpoint that Twisted does not understand is named, and all of them are."""
+        text = self.refused("--pkgs-path=/p", "--listen=tcp:x", "--listen=nothing:1")
+        self.assertIn("'tcp:x'", text)
+        self.assertIn("'nothing:1'", text)
+        self.assertIn("listen", text)
+
+    def test_missing_certificate(self) -> None:
+        """A TLS endpoint whose key does not exist is refused, not a traceback."""
+        self.assertIn("listen", self.refused("--pkgs-path=/p", "--listen=ssl:1:privateKey=/none"))
+
+    def test_unsupported(self) -> None:
+        """What this version cannot do yet is refused with what to set instead."""
+        self.assertIn("NIXERY_PKGS_PATH", self.refused())
+        self.assertIn(
+            "storage_path",
+            self.refused(
+                environ={
+                    "NIXERY_PKGS_PATH": "/p",
+                    "NIXERY_STORAGE_BACKEND": "gcs",
+                    "GCS_BUCKET": "b",
+                }
+            ),
+        )
+
+
+class WiringTests(SynchronousTestCase):
+    """What the parts become together."""
+
+    def test_nothing_happens_before_the_start(self) -> None:
+        """
+        Making the daemon opens no socket, starts no thread and writes nothing:
+        twistd forks, and changes its user, between making and starting.
+        """
+        directory = Path(self.mktemp()).absolute()
+        options = Options({"HOME": str(directory)})
+        options.parseOptions(["--pkgs-path=/p", "--listen=tcp:1"])
+        reactor = MemoryReactorClock()
+        service = make_daemon(options.config, options.endpoints, reactor)
+        verifyObject(IService, service)
+        self.assertEqual([], reactor.tcpServers)
+        self.assertEqual([], reactor.getDelayedCalls())
+        self.assertFalse(directory.exists())
+
+
+class PathTests(SynchronousTestCase):
+    """What is a package set."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+
+    def test_directory(self) -> None:
+        """A directory is one if it has a default.nix."""
+        error = self.assertRaises(SourceMissing, _check_path, self.directory)
+        self.assertTrue(error.path.endswith("default.nix"))
+        (self.directory / "default.nix").touch()
+        _check_path(self.directory)
+
+    def test_file(self) -> None:
+        """A file is one if it is there."""
+        self.assertRaises(SourceMissing, _check_path, self.directory / "set.nix")
+        (self.directory / "set.nix").touch()
+        _check_path(self.directory / "set.nix")
