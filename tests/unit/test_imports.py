@@ -1,0 +1,281 @@
+"""
+The direction of imports.
+
+Each module has its place in one of the layers below, and imports from the layers
+that its own is built on.  Within a layer a module imports the siblings that are
+listed behind it, and no others.  A new module fails these tests until somebody
+has decided where it belongs.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import nixery
+
+PACKAGE = Path(nixery.__file__).parent
+
+BUILT_ON: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    # Values and functions: no Twisted, nothing outside of memory.
+    "pure": ("errors",),
+    "interfaces": ("errors", "pure"),
+    # How coroutines wait for each other.
+    "waiting": (),
+    # Runs on threads of a pool, and knows no Twisted.
+    "blocking": ("errors", "pure", "interfaces"),
+    "adapters": ("errors", "pure", "interfaces", "waiting", "blocking"),
+    # Knows storage, Nix and workers through the interfaces only.
+    "orchestration": ("errors", "pure", "interfaces", "waiting", "blocking"),
+    "configuration": ("errors", "pure"),
+    # Does not know who makes the images, either.
+    "edge": ("errors", "pure", "interfaces", "waiting"),
+    "fakes": ("errors", "pure", "interfaces"),
+    "wiring": (
+        "errors",
+        "pure",
+        "interfaces",
+        "waiting",
+        "blocking",
+        "adapters",
+        "orchestration",
+        "configuration",
+        "edge",
+    ),
+}
+
+LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "errors": {"errors": ()},
+    "pure": {
+        "debian": (),
+        "dominators": ("graph", "layerplan"),
+        "graph": (),
+        "imageconfig": ("keys", "names", "packages"),
+        "keys": ("graph", "names", "packages", "sources"),
+        "layerplan": ("graph", "keys"),
+        "layers": ("dominators", "graph", "layerplan"),
+        "names": (),
+        "nearness": (),
+        "nixargs": ("names", "packages"),
+        "oci": ("imageconfig", "keys", "names", "packages"),
+        "packages": ("names",),
+        "resolution": ("names", "nearness", "packages"),
+        "sources": ("names",),
+        "terminal": (),
+        "version": (),
+    },
+    "interfaces": {"interfaces": ()},
+    "waiting": {"waiting": ()},
+    "blocking": {
+        "apt": (),
+        "compression": (),
+        "lock": (),
+        "overlay": ("tarball",),
+        "rootfs": ("overlay", "tarball"),
+        "tarball": ("compression", "ustar"),
+        "ustar": (),
+    },
+    "adapters": {
+        "child": (),
+        "nix": ("nixeval", "nixfaults", "nixlog", "process"),
+        "nixeval": ("nixfaults", "process"),
+        "nixfaults": ("nixlog",),
+        "nixlog": (),
+        "process": ("child",),
+        "storage": (),
+        "storage.blobs": ("storage", "storage.files"),
+        "storage.files": ("storage",),
+        "storage.filesystem": ("storage.blobs", "storage.files", "storage.records"),
+        "storage.memory": ("storage",),
+        "storage.records": ("storage", "storage.files"),
+        "workers": (),
+    },
+    "orchestration": {
+        "builder": ("cache", "packer", "progress", "singleflight"),
+        "cache": (),
+        "packer": ("cache", "singleflight"),
+        "progress": (),
+        "singleflight": (),
+    },
+    "configuration": {
+        "config": ("configlayers", "settings"),
+        "configlayers": ("kinds", "settings"),
+        "kinds": (),
+        "resources": (),
+        "settings": ("kinds",),
+    },
+    "edge": {
+        "answers": (),
+        "blobs": ("pieces", "responses"),
+        "daemon": (),
+        "headers": (),
+        "listening": (),
+        "pieces": (),
+        "registry": ("answers", "blobs", "headers", "responses", "routes"),
+        "responses": ("answers", "headers"),
+        "routes": (),
+        "server": ("answers",),
+        "site": ("responses",),
+    },
+    "fakes": {"testing": ()},
+    "wiring": {
+        "cli": ("nixsetup",),
+        "demo": (),
+        "nixsetup": (),
+        "tap": ("nixsetup",),
+    },
+}
+
+PLACES = {module: layer for layer, modules in LAYERS.items() for module in modules}
+
+HARMLESS = {
+    "__future__",
+    "collections",
+    "contextlib",
+    "difflib",
+    "enum",
+    "fnmatch",
+    "functools",
+    "graphlib",
+    "hashlib",
+    "heapq",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "pathlib",  # for paths as values; nixery.sources tells the one exception
+    "re",
+    "string",
+    "types",
+    "typing",
+    "urllib",
+    "unicodedata",
+    "uuid",
+}
+"""What the standard library has that reaches nothing outside of memory."""
+
+PURE_PACKAGES = {"attrs", "networkx"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """All modules of the package but itself, parsed, by their names within it."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        name = name.removesuffix("__init__").removesuffix(".")
+        if name:
+            found[name] = ast.parse(path.read_text("utf-8"), path.name)
+    return found
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """
+    The absolute names that a module imports, wherever it does so, each as far as
+    an import statement tells: ``from a import b`` gives ``a.b``.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield f"{'.' * node.level}{node.module or ''}.{alias.name}"
+
+
+def own(name: str) -> str | None:
+    """The module of ours that an absolute name lies in, ``None`` for others'."""
+    parts = name.split(".")
+    if parts[0] != "nixery":
+        return None
+    for length in range(len(parts), 1, -1):
+        module = ".".join(parts[1:length])
+        if module in PLACES:
+            return module
+    return ".".join(parts[1:])
+
+
+class ImportTests(SynchronousTestCase):
+    """Which module imports which."""
+
+    def setUp(self) -> None:
+        self.modules = modules()
+
+    def test_every_module_has_its_place(self) -> None:
+        """A module belongs to exactly one layer."""
+        self.assertEqual(set(), set(self.modules) - set(PLACES), "give these a place in LAYERS")
+        self.assertEqual(sum(map(len, LAYERS.values())), len(PLACES), "one is in two layers")
+
+    def test_no_place_without_module(self) -> None:
+        """The picture shows nothing that is not there."""
+        self.assertEqual(set(), set(PLACES) - set(self.modules), "take these out of LAYERS")
+
+    def test_direction(self) -> None:
+        """A module imports from the layers below its own, and from siblings listed here."""
+        wrong = []
+        for name, tree in sorted(self.modules.items()):
+            if name not in PLACES:
+                continue
+            layer = PLACES[name]
+            for other in sorted({own(item) or "" for item in imported(tree)} - {""}):
+                if other not in PLACES:
+                    wrong.append(f"{name} imports {other}, which is nowhere")
+                elif PLACES[other] == layer:
+                    if other not in LAYERS[layer][name]:
+                        wrong.append(f"{name} imports its sibling {other}")
+                elif PLACES[other] not in BUILT_ON[layer]:
+                    wrong.append(f"{name} ({layer}) imports {other} ({PLACES[other]})")
+        self.assertEqual([], wrong)
+
+    def test_imports_are_absolute(self) -> None:
+        """No import is relative: these tests would not see it."""
+        for name, tree in self.modules.items():
+            for item in imported(tree):
+                self.assertFalse(item.startswith("."), f"{name} imports {item}")
+
+    def test_layers_are_acyclic(self) -> None:
+        """Neither the layers nor the modules of a layer form a circle."""
+        tuple(TopologicalSorter(BUILT_ON).static_order())
+        for siblings in LAYERS.values():
+            tuple(TopologicalSorter(siblings).static_order())
+
+    def test_pure_modules(self) -> None:
+        """What is pure imports nothing that reaches outside of memory."""
+        for layer in ("errors", "pure", "interfaces"):
+            for name in LAYERS[layer]:
+                if name not in self.modules:
+                    continue
+                for item in imported(self.modules[name]):
+                    package = item.split(".")[0]
+                    self.assertTrue(
+                        package in HARMLESS | PURE_PACKAGES | {"nixery"},
+                        f"{name} is pure and imports {item}",
+                    )
+
+    def test_blocking_modules(self) -> None:
+        """What runs on threads of a pool knows no Twisted."""
+        for name in LAYERS["blocking"]:
+            if name in self.modules:
+                packages = {item.split(".")[0] for item in imported(self.modules[name])}
+                self.assertNotIn("twisted", packages, name)
+
+    def test_other_packages(self) -> None:
+        """Nothing is imported that is not installed with the package."""
+        required = {"attrs", "cachetools", "isal", "klein", "networkx", "twisted", "yaml", "zope"}
+        known = required | set(sys.stdlib_module_names) | {"nixery"}
+        for name, tree in self.modules.items():
+            packages = {item.split(".")[0] for item in imported(tree)}
+            self.assertEqual(set(), packages - known, f"{name}: add it to setup.py and here")
+
+    def test_global_reactor(self) -> None:
+        """The global reactor is known to the wiring only."""
+        for name, tree in self.modules.items():
+            if "twisted.internet.reactor" in set(imported(tree)):
+                self.assertIn(name, {"cli", "tap"})
