@@ -1,0 +1,139 @@
+"""
+The HTTP server around the resources: limits, and one line in the log a request.
+
+Twisted's own access log writes lines to a file of its own and none at all for a
+client that leaves before its answer is complete; these lines are events like all
+others.  Nothing that a client sends can begin a line of its own in a log or act
+on the terminal that shows it, and query strings, which may hold secrets, are left
+out.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from nixery.answers import printable
+from nixery.version import VERSION
+
+__all__ = ["IDLE_TIMEOUT", "make_site"]
+
+IDLE_TIMEOUT = 60.0
+"""
+Seconds that a connection may wait for its next request, or a request for its
+next byte.  The time rests while a request is being answered, so that it ends
+neither builds nor downloads.
+"""
+
+_SERVER = b"nixery/" + VERSION.encode("ascii")
+
+_MAX_LOGGED = 512
+"""The longest path or user agent in the log, in characters."""
+
+
+def make_site(root: Resource, clock: IReactorTime) -> Site:
+    """
+    The factory that serves a resource tree.
+
+    :param root: the tree's root.
+    :param clock: for timeouts, and to tell how long requests took.
+    """
+    return _Site(root, clock)
+
+
+class _Site(Site):
+    """A site whose access log consists of events."""
+
+    _log = Logger()
+
+    def __init__(self, root: Resource, clock: IReactorTime) -> None:
+        super().__init__(
+            root,
+            requestFactory=_Request,
+            timeout=IDLE_TIMEOUT,
+            reactor=clock,
+            # Nothing here reads a body, and the form parser reads them into memory.
+            parsePOSTFormSubmission=False,
+        )
+        self.clock = clock
+
+    def startFactory(self) -> None:  # noqa: N802
+        # Twisted's own begins to format the time of day, once a second, for
+        # lines that are never written.
+        pass
+
+    def log(self, request: HTTPRequest) -> None:
+        """Write the line for a request that has ended."""
+        assert isinstance(request, _Request)
+        self._log.info(
+            "{client} {method} {path} {status} {sent} B {seconds:.3f} s {agent}{end}",
+            client=getattr(request.client, "host", "-"),
+            method=_shown(request.method),
+            path=_shown(request.path),
+            status=request.code,
+            sent=request.sentLength,
+            seconds=self.clock.seconds() - request.begun if request.begun else 0.0,
+            agent=_shown(request.getHeader(b"User-Agent") or b"-"),
+            end=" (incomplete)" if request.cut_short else "",
+        )
+
+
+class _Request(Request):
+    """A request that is in the log, however it ends."""
+
+    begun = 0.0
+    """When it was taken up, by the site's clock; 0: not yet."""
+
+    cut_short = False
+    """Whether the connection was lost before its answer was complete."""
+
+    def gotLength(self, _length: int | None) -> None:  # noqa: N802
+        # Twisted keeps a body in memory, or in a temporary file, before anybody
+        # has looked at the request.  No request here has a use for one, and a
+        # push of gigabytes is refused without having been stored.
+        self.content = _Nowhere()
+
+    def process(self) -> None:
+        # Answers name their type themselves.
+        self.defaultContentType = None
+        super().process()
+
+    def render(self, resrc: Resource) -> None:
+        if isinstance(self.site, _Site):
+            self.begun = self.site.clock.seconds()
+        self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
+        super().render(resrc)
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        self.cut_short = True
+        if isinstance(self.site, _Site):  # or else it was never taken up
+            self.site.log(self)
+
+
+class _Nowhere:
+    """A file, as a request wants one for its body, that keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def read(self, _size: int = -1) -> bytes:
+        return b""
+
+    def seek(self, _offset: int, _whence: int = 0) -> int:
+        return 0
+
+    def tell(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def _shown(text: bytes) -> str:
+    """What a client sent, fit for a line in a log."""
+    return printable(text[:_MAX_LOGGED].decode("utf-8", "backslashreplace")).replace("\n", "\\n")
