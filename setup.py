@@ -7,6 +7,7 @@ Twisted, which looks through directories and knows nothing of import hooks.
 """
 
 import runpy
+from pathlib import Path
 
 from setuptools import setup
 
@@ -14,7 +15,7 @@ setup(
     name="nixery",
     version=runpy.run_path("nixery/version.py")["VERSION"],
     description="A container registry that builds the images it is asked for, with Nix",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
@@ -34,6 +35,7 @@ setup(
     install_requires=[
         "Twisted[tls]>=24.7",
         "attrs>=23.1",
+        "cachetools>=5.3",
         "isal>=1.6",
         "klein>=24.8",
         "networkx>=3.1",

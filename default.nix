@@ -1,0 +1,67 @@
+# The package, in the form that nixpkgs has its Python packages in:
+#
+#     nix-build                                     with the channel's nixpkgs
+#     pkgs.callPackage ./default.nix { }            from an overlay
+#
+# It is a Python package rather than an application, because twistd, which belongs
+# to another package, has to find it: see `nix/module.nix`.
+{
+  pkgs ? import <nixpkgs> { },
+  lib ? pkgs.lib,
+  python3Packages ? pkgs.python3Packages,
+  nix ? pkgs.nix,
+  util-linux ? pkgs.util-linux,
+}:
+
+python3Packages.buildPythonPackage {
+  pname = "nixery";
+  version = lib.head (builtins.match ".*VERSION = \"([^\"]+)\".*" (builtins.readFile ./nixery/version.py));
+  pyproject = true;
+
+  src = lib.cleanSource ./.;
+
+  build-system = [ python3Packages.setuptools ];
+
+  dependencies =
+    (with python3Packages; [
+      attrs
+      cachetools
+      isal
+      klein
+      networkx
+      pyyaml
+      twisted
+    ])
+    ++ python3Packages.twisted.optional-dependencies.tls;
+
+  # Twisted would write its cache of plugins beside them, into the store.
+  postInstall = ''
+    rm -f $out/${python3Packages.python.sitePackages}/twisted/plugins/dropin.cache
+  '';
+
+  nativeCheckInputs = with python3Packages; [
+    hypothesis
+    treq
+  ];
+
+  checkPhase = ''
+    runHook preCheck
+    HOME=$TMPDIR python -m twisted.trial tests.unit
+    runHook postCheck
+  '';
+
+  pythonImportsCheck = [ "nixery.tap" ];
+
+  # What the daemon runs, for those who make a service of it.
+  passthru.runtimePrograms = [
+    nix
+    util-linux
+  ];
+
+  meta = {
+    description = "A container registry that builds the images it is asked for, with Nix";
+    license = lib.licenses.mit;
+    platforms = lib.platforms.linux;
+    mainProgram = "nixery-prepare-image";
+  };
+}

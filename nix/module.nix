@@ -1,0 +1,159 @@
+# Nixery as a service of NixOS:
+#
+#     imports = [ /path/to/nixery/nix/module.nix ];
+#     services.nixery.enable = true;
+#     services.nixery.settings.pkgs_path = "/etc/packages";
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+
+let
+  inherit (lib) types;
+
+  cfg = config.services.nixery;
+
+  # A setting that is left alone keeps the daemon's own default.
+  setting =
+    type: description:
+    lib.mkOption {
+      type = types.nullOr type;
+      default = null;
+      inherit description;
+    };
+
+  given = lib.filterAttrs (_: value: value != null) cfg.settings;
+
+  file = (pkgs.formats.yaml { }).generate "nixery.yaml" given;
+
+  # twistd looks for plugins in the environment that it is part of.
+  python = cfg.package.pythonModule.withPackages (_: [ cfg.package ]);
+
+  settings = {
+    listen = setting (types.listOf types.str) "Where to listen: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets).";
+    port = setting types.port "Listen on this TCP port of every interface.";
+    public_url = setting types.str "How clients reach this registry: the base of links and pull commands.";
+    channel = setting types.str "Take packages from this nixpkgs channel, or this full nixpkgs commit.";
+    pkgs_repo = setting types.str "Take packages from the package set in this git repository.";
+    pkgs_path = setting types.path "Take packages from the package set at this path.";
+    system = setting (types.enum [
+          "aarch64-linux"
+          "armv6l-linux"
+          "armv7l-linux"
+          "i686-linux"
+          "powerpc64le-linux"
+          "riscv64-linux"
+          "s390x-linux"
+          "x86_64-linux"
+        ]) "The Nix system of images whose name chooses none.";
+    nixpkgs_config = setting (types.attrsOf types.anything) "What the package set gets as its config argument, as {allowUnfree: true}.";
+    state_directory = setting types.path "What must survive a restart: garbage collection roots, and stored images by default.";
+    cache_directory = setting types.path "What may be lost: the home and the caches of the Nix commands.";
+    storage_backend = setting (types.enum [
+          "filesystem"
+          "gcs"
+        ]) "Where images are stored: filesystem or gcs (Google Cloud Storage).";
+    storage_path = setting types.path "The directory of the filesystem storage.";
+    gcs_bucket = setting types.str "The bucket of the Google Cloud Storage.";
+    gcs_signing_key = setting types.str "The file of the private key that signs download URLs.";
+    gcs_signing_account = setting types.str "The service account that download URLs are signed for.";
+    google_application_credentials = setting types.path "The file of the credentials for the Google Cloud Storage.";
+    nix_timeout = setting types.ints.positive "How long the build of one derivation may take, in seconds.";
+    nix_max_silent = setting types.ints.positive "How long the build of one derivation may print nothing, in seconds.";
+    build_deadline = setting types.numbers.positive "How long Nix may take to build and download one image in all, in seconds.";
+    eval_timeout = setting types.numbers.positive "How long the evaluation of one image's packages may take, in seconds.";
+    eval_memory = setting types.ints.positive "How much memory an evaluation may use, in MiB.";
+    evaluations = setting types.ints.positive "How many evaluations run at once.";
+    allow_import_from_derivation = setting types.bool "Whether an evaluation may build what it reads.";
+    substitute_only = setting types.bool "Whether everything has to come from binary caches, and nothing is built here.";
+    nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
+    layer_budget = setting (types.ints.between 1 125) "How many layers of packages an image may have.";
+    compression_level = setting (types.ints.between 0 3) "How hard layers are compressed: 0 is fastest, 3 is smallest by some percent.";
+    popularity_url = setting types.str "Where the reference counts of packages are fetched.";
+    failure_ttl = setting types.numbers.positive "How long a failed build is remembered before it is tried again, in seconds.";
+    cpu_workers = setting types.ints.positive "How many layers are packed at once.";
+    storage_workers = setting types.ints.positive "How many storage operations run at once.";
+  };
+in
+{
+  options.services.nixery = {
+    enable = lib.mkEnableOption "Nixery, a container registry that builds images with Nix";
+
+    package = lib.mkOption {
+      type = types.package;
+      default = pkgs.callPackage ../default.nix { inherit pkgs; };
+      defaultText = lib.literalMD "the package of this checkout";
+      description = "The package of the daemon.";
+    };
+
+    openFirewall = lib.mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether to let others reach {option}`services.nixery.settings.port`.";
+    };
+
+    environmentFile = lib.mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      description = "A file of environment variables, for settings that do not belong into the store.";
+    };
+
+    settings = lib.mkOption {
+      type = types.submodule { options = settings; };
+      default = { };
+      description = "The configuration file of the daemon, as `twistd nixery --help` explains it.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = cfg.openFirewall -> cfg.settings.port != null;
+        message = "services.nixery.openFirewall needs services.nixery.settings.port";
+      }
+    ];
+
+    users.users.nixery = {
+      isSystemUser = true;
+      group = "nixery";
+      description = "Nixery";
+    };
+    users.groups.nixery = { };
+
+    # Enough to build; a trusted user would be as good as root.
+    nix.settings.extra-allowed-users = [ "nixery" ];
+
+    networking.firewall.allowedTCPPorts = lib.optional cfg.openFirewall cfg.settings.port;
+
+    systemd.services.nixery = {
+      description = "Container registry that builds images with Nix";
+      wantedBy = [ "multi-user.target" ];
+      requires = [ "nix-daemon.socket" ];
+      wants = [ "network-online.target" ];
+      after = [
+        "nix-daemon.socket"
+        "network-online.target"
+      ];
+      path = [ config.nix.package ] ++ cfg.package.runtimePrograms;
+      environment.NIX_REMOTE = "daemon";
+      serviceConfig = {
+        Type = "exec";
+        ExecStart = "${python}/bin/twistd --nodaemon --pidfile= --umask=022 nixery --config ${file}";
+        EnvironmentFile = lib.mkIf (cfg.environmentFile != null) cfg.environmentFile;
+        User = "nixery";
+        Group = "nixery";
+        # Garbage collection roots have to lie where the Nix daemon sees them.
+        StateDirectory = "nixery";
+        CacheDirectory = "nixery";
+        WorkingDirectory = "/var/lib/nixery";
+        Restart = "on-failure";
+        RestartSec = 5;
+        # The daemon stops its children itself; what is left after that is killed.
+        KillMode = "mixed";
+        NoNewPrivileges = true;
+      };
+    };
+  };
+}

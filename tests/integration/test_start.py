@@ -1,0 +1,143 @@
+"""How the daemon starts, and how it ends when it cannot: real processes of twistd."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.request import urlopen
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+class StartTests(SynchronousTestCase):
+    """Faults at the start are said once, and end the process with status 1."""
+
+    def setUp(self) -> None:
+        if shutil.which("nix-build") is None:
+            raise SkipTest("Nix is not installed")
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.set = self.directory / "set"
+        self.set.mkdir()
+        (self.set / "default.nix").write_text("{ }\n")
+        self.pidfile = self.directory / "twistd.pid"
+
+    def start(
+        self, *options: str, environ: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a daemon on the loopback interface, unless options say otherwise."""
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                str(Path(sys.executable).parent / "twistd"),
+                "--nodaemon",
+                f"--pidfile={self.pidfile}",
+                "nixery",
+                *options,
+            ],
+            cwd=self.directory,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(CHECKOUT),
+                "PYTHONUNBUFFERED": "1",
+                "NIX_CONFIG": "build-users-group =\n",
+                "NIXERY_PKGS_PATH": str(self.set),
+                "STATE_DIRECTORY": str(self.directory / "state"),
+                "CACHE_DIRECTORY": str(self.directory / "cache"),
+                **(environ or {}),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def fails(self, *options: str, environ: Mapping[str, str] | None = None) -> str:
+        """Start a daemon that cannot; what it said."""
+        process = self.start(*options, environ=environ)
+        output, _ = process.communicate(timeout=60)
+        self.assertEqual(1, process.returncode, output)
+        self.assertNotIn("Traceback", output)
+        self.assertFalse(self.pidfile.exists())
+        return output
+
+    def ready(self, process: subprocess.Popen[str]) -> str:
+        """Wait until a daemon is ready; the host that it says to pull from."""
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "docker pull" in line:
+                return line.split("docker pull ")[1].split("/")[0]
+        raise AssertionError("".join(said))
+
+    def test_start_and_stop(self) -> None:
+        """It says where to pull from, answers there, and ends in good order on SIGTERM."""
+        process = self.start("--listen", "tcp:0:interface=127.0.0.1")
+        host = self.ready(process)
+        with urlopen(f"http://{host}/v2/", timeout=30) as answer:
+            self.assertEqual(200, answer.status)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        self.assertNotIn("Traceback", output)
+        self.assertNotIn("CRITICAL", output.upper())
+        # Twisted passes the signal on when everything has ended.
+        self.assertEqual(-signal.SIGTERM, process.returncode)
+
+    def test_port_in_use(self) -> None:
+        """A port that another program has."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            output = self.fails("--listen", f"tcp:{port}:interface=127.0.0.1")
+        self.assertIn(f"cannot listen on tcp:{port}", output)
+        self.assertEqual(1, output.count("in use"))
+
+    def test_package_set_missing(self) -> None:
+        """A package set that is not there."""
+        output = self.fails("--pkgs-path", str(self.directory / "none"))
+        self.assertIn(str(self.directory / "none"), output)
+        self.assertIn("NIXERY_PKGS_PATH", output)
+
+    def test_storage_not_writable(self) -> None:
+        """A storage directory that cannot be made."""
+        (self.directory / "file").touch()
+        output = self.fails("--storage-path", str(self.directory / "file" / "storage"))
+        self.assertIn(str(self.directory / "file"), output)
+        self.assertIn("the storage is not usable", output)
+
+    def test_nix_missing(self) -> None:
+        """A machine without Nix."""
+        programs = self.directory / "bin"
+        programs.mkdir()
+        for name in ("setsid", "env"):
+            program = shutil.which(name)
+            assert program is not None
+            (programs / name).symlink_to(program)
+        output = self.fails(environ={"PATH": str(programs)})
+        self.assertIn("Nix cannot be used", output)
+
+    def test_state_in_use(self) -> None:
+        """A second daemon on the same state directory, which the first survives."""
+        first = self.start("--listen", "tcp:0:interface=127.0.0.1")
+        host = self.ready(first)
+        self.pidfile = self.directory / "second.pid"
+        output = self.fails("--listen", "tcp:0:interface=127.0.0.1")
+        self.assertIn("another process uses the state directory", output)
+        with urlopen(f"http://{host}/v2/", timeout=30) as answer:
+            self.assertEqual(200, answer.status)
+
+    def test_configuration(self) -> None:
+        """A configuration with several faults: all of them, without a traceback."""
+        output = self.fails("--layer-budget", "0", environ={"PORT": "tcp://10.0.0.1"})
+        self.assertIn("--layer-budget = '0'", output)
+        self.assertIn("PORT = 'tcp://10.0.0.1'", output)
