@@ -89,6 +89,7 @@ class Builder(Service):
     :param source: where packages come from.
     :param nix: evaluates and builds them.
     :param storage: keeps what is made.
+    :param images: what has been made.
     :param files: the pool in which file systems are asked small questions.
     :param cpu: the pool in which layers are grouped and packed.
     :param packers: how many layers are packed at once, no more than ``cpu`` has
@@ -102,6 +103,7 @@ class Builder(Service):
     source: PathSource
     nix: Nix
     storage: Storage
+    images: ImageCache
     files: Workers
     cpu: Workers
     packers: int
@@ -110,7 +112,6 @@ class Builder(Service):
     failure_ttl: float
     store: str = STORE
 
-    _images: ImageCache = field(init=False)
     _packer: Packer = field(init=False)
     _failures: FailureCache = field(init=False)
     _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
@@ -120,7 +121,6 @@ class Builder(Service):
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._images = ImageCache(storage=self.storage)
         self._failures = FailureCache(seconds=self.seconds, ttl=self.failure_ttl)
         self._packer = Packer(
             storage=self.storage,
@@ -135,16 +135,54 @@ class Builder(Service):
         The image of a name, at the revision that a tag names; made if need be.
 
         :raises UnknownRevision: the tag names no revision.
+        :raises NixeryError: as :meth:`evaluate` and :meth:`build`.
+        """
+        revision = await self.files.run(resolve_path, self.source, tag)
+        request = keys.request_key(name, revision, self.settings.identity())
+        evaluation = await self.evaluate(name, revision, request)
+        return await self.build(name, revision, evaluation)
+
+    async def evaluate(self, name: ImageName, revision: Revision, request: str) -> Evaluation:
+        """
+        The packages of an image; evaluated once for all who ask at the same time.
+
+        :param request: the request key of the name at the revision.
         :raises PackagesRefused: packages do not exist, or may not be used.
         :raises RememberedFailure: it has failed a short while ago.
+        :raises ShuttingDown: the daemon stops.
+        :raises NixeryError: Nix failed.
+        """
+        if self._stopping:
+            raise ShuttingDown
+        self._failures.check(request)
+
+        async def work() -> Evaluation:
+            try:
+                return await self.nix.evaluate(revision, name.system, name.requirements)
+            except CancelledError as error:
+                raise ShuttingDown from error
+            except NixeryError as error:
+                self._log.info("{image}: {error}", image=name.repository, error=error)
+                if isinstance(error, REMEMBERED):
+                    self._failures.add(request, error)
+                raise
+
+        return await self._evaluating.run(request, work)
+
+    async def build(self, name: ImageName, revision: Revision, evaluation: Evaluation) -> Image:
+        """
+        The image of evaluated packages; the known one, or one that is made once for
+        all who ask.
+
+        :raises BuildFailed: a derivation failed.
+        :raises RememberedFailure: it has failed a short while ago.
+        :raises ShuttingDown: the daemon stops.
         :raises NixeryError: whatever else may go wrong on the way.
         """
         if self._stopping:
             raise ShuttingDown
-        revision = await self.files.run(resolve_path, self.source, tag)
-        evaluation = await self._evaluate(name, revision)
         key = keys.image_key(evaluation, self.settings.identity())
-        known = await self._images.get(key)
+        known = await self.images.get(key)
         if known is not None:
             return known
         return await self._building.run(key, lambda: self._build(key, name, revision, evaluation))
@@ -164,21 +202,6 @@ class Builder(Service):
         await self._evaluating.stop()
         await self._building.stop()
         await self._packer.stop()
-
-    async def _evaluate(self, name: ImageName, revision: Revision) -> Evaluation:
-        key = keys.request_key(name, revision, {})
-        self._failures.check(key)
-
-        async def work() -> Evaluation:
-            try:
-                return await self.nix.evaluate(revision, name.system, name.requirements)
-            except NixeryError as error:
-                self._log.info("{image}: {error}", image=name.repository, error=error)
-                if isinstance(error, REMEMBERED):
-                    self._failures.add(key, error)
-                raise
-
-        return await self._evaluating.run(key, work)
 
     async def _build(
         self, key: str, name: ImageName, revision: Revision, evaluation: Evaluation
@@ -207,7 +230,7 @@ class Builder(Service):
             if isinstance(error, REMEMBERED):
                 self._failures.add(attempt, error)
             raise
-        await self._images.add(key, image)
+        await self.images.add(key, image)
         self._log.info(
             "{image} was built in {seconds:.2f} s as {digest}",
             image=name.repository,

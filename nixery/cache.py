@@ -11,10 +11,10 @@ named is made again.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 from attrs import define, field, frozen
+from cachetools import LRUCache, TTLCache
 from twisted.logger import Logger
 
 from nixery.errors import BlobUnknown, NixeryError, RememberedFailure, StorageError
@@ -49,6 +49,7 @@ class LayerRecord:
     uncompressed_size: int
 
     def encode(self) -> bytes:
+        """As it is stored: canonical JSON."""
         return canonical_json(
             {
                 "digest": self.digest,
@@ -75,10 +76,20 @@ class LayerRecord:
 
 @define(kw_only=True, eq=False)
 class LayerCache:
-    """The layers that are stored, by layer key."""
+    """
+    The layers that are stored, by layer key.
+
+    :param storage: keeps the layers, and a record for each.
+    :param limit: how many records are kept in memory as well.
+    """
 
     storage: Storage
+    limit: int = 65536
+    _recent: MutableMapping[str, LayerRecord] = field(init=False)
     _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._recent = LRUCache(self.limit)
 
     async def get(self, key: str) -> LayerRecord | None:
         """
@@ -86,11 +97,12 @@ class LayerCache:
 
         :raises StorageError: the storage failed.
         """
-        text = await self.storage.get_record(LAYERS, key)
-        if text is None:
-            return None
         try:
-            record = LayerRecord.decode(text)
+            record = self._recent.get(key) or await self._load(key)
+            if record is None:
+                return None
+            # Each time: a layer that turns out to be missing is packed while its
+            # store paths are at hand, and not when somebody pulls.
             await self.storage.stat(record.digest)
         except (ValueError, BlobUnknown) as error:
             self._log.warn(
@@ -98,8 +110,10 @@ class LayerCache:
                 key=key,
                 error=error,
             )
+            self._recent.pop(key, None)
             await self.storage.delete_record(LAYERS, key)
             return None
+        self._recent[key] = record
         return record
 
     async def add(self, key: str, record: LayerRecord) -> LayerRecord:
@@ -111,7 +125,34 @@ class LayerCache:
         :raises StorageError: the storage failed.
         """
         text = await self.storage.add_record(LAYERS, key, record.encode())
-        return LayerRecord.decode(text)
+        try:
+            first = LayerRecord.decode(text)
+        except ValueError:
+            await self.storage.set_record(LAYERS, key, record.encode())
+            first = record
+        self._recent[key] = first
+        return first
+
+    async def _load(self, key: str) -> LayerRecord | None:
+        text = await self.storage.get_record(LAYERS, key)
+        return None if text is None else LayerRecord.decode(text)
+
+
+@define(kw_only=True, eq=False)
+class _Known:
+    """An image in memory, and when all of its blobs were last seen."""
+
+    image: Image
+    checked: float
+
+    @property
+    def size(self) -> int:
+        """About how much memory it takes, in bytes."""
+        # Bodies, and a digest of some 120 bytes with its place in a set for each
+        # blob that they name.
+        return sum(manifest.size for manifest in self.image.manifests) + 200 * len(
+            self.image.digests
+        )
 
 
 @define(kw_only=True, eq=False)
@@ -120,14 +161,29 @@ class ImageCache:
     The images that have been made, by image key.
 
     :param storage: holds their manifests, and a record for each image key.
-    :param limit: how many images are kept in memory; their manifests have some
-        ten kilobytes each.
+    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param ttl: how long an image is kept in memory, in seconds.
+    :param limit: how much memory images may take, in bytes.
+    :param recheck: for how many seconds an image's blobs are taken to be there
+        once they were seen.  Looking for 95 blobs costs some milliseconds of a
+        thread, a warm answer fractions of one: done each time it would be nearly
+        all of the work, done once in ten seconds it is none.  What vanishes in
+        between is noticed by the pull itself, see :meth:`distrust`.
     """
 
     storage: Storage
-    limit: int = 512
-    _recent: OrderedDict[str, Image] = field(factory=OrderedDict, init=False)
+    seconds: Callable[[], float]
+    ttl: float = 6 * 3600.0
+    limit: int = 64 * 2**20
+    recheck: float = 10.0
+    _recent: MutableMapping[str, _Known] = field(init=False)
+    _trusted_since: float = field(default=float("-inf"), init=False)
     _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._recent = TTLCache(
+            self.limit, self.ttl, timer=self.seconds, getsizeof=lambda known: known.size
+        )
 
     async def get(self, key: str) -> Image | None:
         """
@@ -135,11 +191,13 @@ class ImageCache:
 
         :raises StorageError: the storage failed.
         """
-        image = self._recent.get(key)
+        known = self._recent.get(key)
+        now = self.seconds()
+        if known is not None and self._trusted_since <= known.checked > now - self.recheck:
+            return known.image
+        image = await self._load(key) if known is None else known.image
         if image is None:
-            image = await self._load(key)
-            if image is None:
-                return None
+            return None
         missing = await self.storage.missing(image.digests)
         if missing:
             self._log.warn(
@@ -151,7 +209,10 @@ class ImageCache:
             self._recent.pop(key, None)
             await self.storage.delete_record(IMAGES, key)
             return None
-        self._remember(key, image)
+        if known is None:
+            self._remember(key, image, now)
+        else:
+            known.checked = now
         return image
 
     async def add(self, key: str, image: Image) -> None:
@@ -169,7 +230,11 @@ class ImageCache:
             }
         )
         await self.storage.set_record(IMAGES, key, record)
-        self._remember(key, image)
+        self._remember(key, image, self.seconds())
+
+    def distrust(self) -> None:
+        """A blob was asked for that is gone: look for all of them before the next answer."""
+        self._trusted_since = self.seconds()
 
     async def _load(self, key: str) -> Image | None:
         text = await self.storage.get_record(IMAGES, key)
@@ -194,11 +259,10 @@ class ImageCache:
             await self.storage.delete_record(IMAGES, key)
             return None
 
-    def _remember(self, key: str, image: Image) -> None:
-        self._recent[key] = image
-        self._recent.move_to_end(key)
-        while len(self._recent) > self.limit:
-            self._recent.popitem(last=False)
+    def _remember(self, key: str, image: Image, checked: float) -> None:
+        known = _Known(image=image, checked=checked)
+        if known.size <= self.limit:
+            self._recent[key] = known
 
 
 @define(kw_only=True, eq=False)
@@ -217,23 +281,18 @@ class FailureCache:
     seconds: Callable[[], float]
     ttl: float
     limit: int = 1024
-    _failures: OrderedDict[str, tuple[float, NixeryError]] = field(factory=OrderedDict, init=False)
+    _failures: MutableMapping[str, tuple[float, NixeryError]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._failures = TTLCache(self.limit, self.ttl, timer=self.seconds)
 
     def check(self, key: str) -> None:
         """:raises RememberedFailure: it failed a short while ago."""
         found = self._failures.get(key)
-        if found is None:
-            return
-        until, error = found
-        left = until - self.seconds()
-        if left <= 0:
-            del self._failures[key]
-            return
-        raise RememberedFailure(original=error, retry_after=left)
+        if found is not None:
+            failed, error = found
+            raise RememberedFailure(original=error, retry_after=failed + self.ttl - self.seconds())
 
     def add(self, key: str, error: NixeryError) -> None:
         """Remember that ``key`` failed."""
-        self._failures[key] = (self.seconds() + self.ttl, error)
-        self._failures.move_to_end(key)
-        while len(self._failures) > self.limit:
-            self._failures.popitem(last=False)
+        self._failures[key] = self.seconds(), error

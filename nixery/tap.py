@@ -22,6 +22,7 @@ from twisted.web.resource import Resource
 
 from nixery.builder import Builder, ImageSettings
 from nixery.compression import Compression
+from nixery.cache import ImageCache
 from nixery.config import Config, find_unsupported, load_config
 from nixery.configlayers import CONFIG_VARIABLE, suggest
 from nixery.daemon import Daemon, Part, end_as_failed
@@ -151,6 +152,7 @@ def make_daemon(
         source=source,
         nix=nix,
         storage=storage,
+        images=ImageCache(storage=storage, seconds=reactor.seconds),
         files=files,
         cpu=cpu,
         packers=config.cpu_workers,

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.builder import Builder, ImageSettings
+from nixery.cache import ImageCache
 from nixery.errors import (
     BlobUnknown,
     BuildFailed,
@@ -85,12 +86,13 @@ class BuilderTests(SynchronousTestCase):
             source=PathSource(path=self.directory),
             nix=self.nix,
             storage=self.storage,
+            images=ImageCache(storage=self.storage, seconds=self.clock.seconds),
             files=InlineWorkers(),
             cpu=InlineWorkers(),
             packers=2,
             settings=ImageSettings(
                 layers=LayerSettings(budget=94),
-                popularity=Popularity(counts={"glibc": 1000, "bash": 500}),
+                popularity=Popularity(direct={"glibc": 1000, "bash": 500}),
                 compression=Compression(),
             ),
             seconds=self.clock.seconds,
@@ -200,6 +202,7 @@ class BuilderTests(SynchronousTestCase):
         image = self.build("hello")
         _, layer, *_ = parse_manifest(image.manifests[0].body)
         del self.storage._blobs[layer.digest]
+        self.clock.advance(10)
         again = self.build("hello")
         self.assertEqual(again, image)
         self.assertEqual(self.now(self.storage.missing(image.digests)), frozenset())
