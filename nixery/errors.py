@@ -26,6 +26,7 @@ __all__ = [
     "EvaluationTimedOut",
     "Evidence",
     "ImageLimitExceeded",
+    "ImageTimedOut",
     "InvalidDigest",
     "InvalidName",
     "InvalidReference",
@@ -42,11 +43,14 @@ __all__ = [
     "ProblemKind",
     "ProcessFailed",
     "ProcessTimedOut",
+    "QueueFull",
     "RangeNotSatisfiable",
     "RememberedFailure",
     "ResourceMissing",
     "ShuttingDown",
     "SourceMissing",
+    "StateInUse",
+    "StillBuilding",
     "StorageError",
     "StorageFull",
     "UnexpectedOutput",
@@ -144,6 +148,20 @@ class ListeningFailed(NixeryError):
         return (
             f"cannot listen on {self.endpoint}: {self.reason};"
             " end the program that uses it, or choose another port with --port or --listen"
+        )
+
+
+@frozen(kw_only=True)
+class StateInUse(NixeryError):
+    """Another daemon has the state directory."""
+
+    directory: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"another process uses the state directory {self.directory}: end it, or give this one"
+            " a directory of its own (state_directory, --state-directory)"
         )
 
 
@@ -602,6 +620,78 @@ class RememberedFailure(NixeryError):
         return (
             f"{self.original.message}\n(this is remembered from a moment ago;"
             f" it will be tried again in {max(1, round(self.retry_after))} s)"
+        )
+
+
+@frozen(kw_only=True)
+class ImageTimedOut(NixeryError):
+    """
+    The making of an image was stopped because all of it together took too long.
+
+    :param image: its name.
+    :param phase: what was being done when it was stopped: ``packing``.
+    :param seconds: the limit that was passed.
+    :param setting: the setting that would raise the limit.
+    """
+
+    image: str
+    phase: str
+    seconds: float
+    setting: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.image} was not ready after {self.seconds:g} s and was stopped while {self.phase};"
+            f" {self.setting} sets the limit"
+        )
+
+
+@frozen(kw_only=True)
+class StillBuilding(NixeryError):
+    """
+    An image that is not ready yet; the build goes on.
+
+    :param image: its name.
+    :param doing: how far it is, as a person would say it: ``packing``.
+    :param seconds: since the build began.
+    :param retry_after: seconds after which asking again is worth while.
+    :param watch: the URL of a page that shows the build; ``None`` where pages are
+        switched off.
+    """
+
+    image: str
+    doing: str
+    seconds: float
+    retry_after: float
+    watch: str | None = None
+
+    @property
+    def message(self) -> str:
+        where = "" if self.watch is None else f"; watch it at {self.watch}"
+        return (
+            f"{self.image} is still being built ({self.doing}, {self.seconds:.0f} s so far):"
+            f" pull it again in a moment{where}"
+        )
+
+
+@frozen(kw_only=True)
+class QueueFull(NixeryError):
+    """
+    Too many images wait to be built already.
+
+    :param waiting: how many.
+    :param retry_after: seconds after which asking again is worth while.
+    """
+
+    waiting: int
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.waiting} images wait to be built already: pull it again in"
+            f" {max(1, round(self.retry_after))} s"
         )
 
 

@@ -106,7 +106,9 @@ def conclude(answers: Iterable[Answer], system: str) -> Evaluation:
     if problems:
         raise PackagesRefused(problems=tuple(problems))
     return Evaluation(
-        packages=tuple(sorted(packages.values(), key=lambda package: package.attribute)),
+        packages=tuple(
+            sorted(packages.values(), key=lambda package: (package.attribute, package.derivation))
+        ),
         left_out=tuple(sorted(left_out)),
         system=system,
     )

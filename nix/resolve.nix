@@ -1,0 +1,221 @@
+# Looks packages up in a package set and instantiates their derivations.
+#
+# Evaluated by the daemon in restricted mode, without import-from-derivation:
+#
+#   nix-instantiate --eval --strict --json --read-write-mode ... resolve.nix
+#
+# All arguments are strings, so that nothing which a client wrote is ever parsed as
+# an expression:
+#
+#   src       the real path of the package set: a directory with a default.nix, or
+#             a file
+#   system    the system that the packages run on
+#   names     JSON: a list of { name, path, exact }; `path` is a list of strings
+#   config    JSON: the `config` argument of the package set
+#   overlays  JSON: a list of paths of overlays
+#   guard     "true": a package that throws becomes an error of its own;
+#             "false": it ends the evaluation, and Nix prints why (`tryEval` tells
+#             that something was thrown, and never what)
+#
+# Prints { answers, levels }.  There is one answer for each name, in their order: a
+# package, or { error, ... }.  `levels` has the attribute names of each set in which
+# a name was not found, by the JSON of the set's attribute path: they are many, and
+# several names may be missing from one set.
+{ src, system, names, config ? "{}", overlays ? "[]", guard ? "true" }:
+
+let
+  inherit (builtins)
+    all any attrNames concatLists deepSeq elem elemAt filter foldl' fromJSON functionArgs genList
+    head intersectAttrs isAttrs isFunction isInt isList isString length listToAttrs match
+    parseDrvName removeAttrs replaceStrings seq substring tail toJSON tryEval typeOf;
+
+  settings = fromJSON config;
+
+  # -- the package set --------------------------------------------------------
+
+  arguments = {
+    inherit system;
+    config = settings;
+    overlays = map (path: import (/. + path)) (fromJSON overlays);
+  };
+
+  # A function is called with those arguments that it names, and with all of them
+  # when it names none (`args: ...`, `{ ... }: ...`).  Whatever is no function is
+  # the set itself.
+  packages =
+    let
+      source = import (/. + src);
+      named = functionArgs source;
+      set =
+        if !isFunction source then source
+        else source (if named == { } then arguments else intersectAttrs named arguments);
+    in
+    if isAttrs set then set
+    else throw "the package set is a ${typeOf set}, and has to be a set or a function that returns one";
+
+  # -- what may throw ---------------------------------------------------------
+
+  attempt = if guard == "true" then tryEval else value: { success = true; inherit value; };
+
+  # `value` if `check` can be evaluated and likes it.  `check` decides how deep it
+  # looks: what lies deeper in a package's `meta` may well throw.
+  get = check: default: value:
+    let liked = tryEval (check value);
+    in if liked.success && liked.value then value else default;
+
+  isDerivation = value: isAttrs value && get isString "" (value.type or "") == "derivation";
+
+  # -- names ------------------------------------------------------------------
+
+  letters = text: map (at: substring at 1 text) (genList (at: at) 26);
+
+  fold = replaceStrings
+    (letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    (letters "abcdefghijklmnopqrstuvwxyz");
+
+  # The attributes of `set` that `part` may mean.  Repository names have no upper
+  # case, and Nix has no identifiers that begin with a digit.
+  pick = exact: part: set:
+    let
+      digit = match "[0-9].*" part != null;
+      wanted = [ (fold part) ] ++ (if digit then [ (fold "_${part}") ] else [ ]);
+    in
+    if set ? ${part} then [ part ]
+    else if exact then [ ]
+    else if digit && set ? "_${part}" then [ "_${part}" ]
+    else filter (name: elem (fold name) wanted) (attrNames set);
+
+  # One step along an attribute path.  A state is { path, value, parent }, where
+  # `path` is spelled as the package set spells it, or it has an `error`.
+  step = exact: state: part:
+    let
+      here = attempt state.value;
+      found = pick exact part here.value;
+      missing = { error = "not-found"; inherit (state) path; };
+    in
+    if state ? error then state
+    else if !here.success then { error = "evaluation"; inherit (state) path; }
+    else if !isAttrs here.value then missing
+    else if found == [ ] then
+      if isDerivation here.value then {
+        error = "no-such-output";
+        inherit (state) path;
+        output = part;
+        outputs = outputsOf here.value;
+      } else missing // { siblings = attrNames here.value; }
+    else if tail found != [ ] then {
+      error = "ambiguous";
+      inherit (state) path;
+      candidates = map (name: state.path ++ [ name ]) found;
+    } else {
+      path = state.path ++ found;
+      parent = here.value;
+      value = here.value.${head found};
+    };
+
+  walk = wanted: foldl' (step wanted.exact) { path = [ ]; value = packages; parent = null; } wanted.path;
+
+  # -- packages ---------------------------------------------------------------
+
+  isStrings = value: isList value && all isString value;
+
+  outputsOf = package: get isStrings [ "out" ] (package.outputs or [ "out" ]);
+
+  # Documentation is of no use in a container.
+  documentation = [ "man" "doc" "devman" "devdoc" "info" ];
+
+  installed = package: meta:
+    let
+      outputs = outputsOf package;
+      marked = get isStrings [ ] (meta.outputsToInstall or [ ]);
+      chosen = filter (output: elem output outputs && !elem output documentation) marked;
+    in
+    if get (value: value == true) false (package.outputSpecified or false) then [ package.outputName ]
+    else if chosen != [ ] then chosen
+    else if elem "out" outputs then [ "out" ]
+    else [ (head outputs) ];
+
+  # Why a package may not be used, or null.  nixpkgs makes such packages throw when
+  # they are built, which says nothing that could be told apart; and `meta` can be
+  # read where the package cannot.  `meta.available` is nixpkgs' own judgement by
+  # the configuration that is in force, and wins.
+  refusal = package: meta:
+    let
+      flag = name: get (value: value == true) false (meta.${name} or false);
+      list = name: get isList [ ] (meta.${name} or [ ]);
+      allowed = name: settings.${name} or false == true;
+      license = get (value: true) null (meta.license or null);
+      licenses = if isList license then license else [ license ];
+      isUnfree = license: license == "unfree" || isAttrs license && license.free or true == false;
+      platforms = list "platforms";
+      unsupported = flag "unsupported"
+        || elem system (list "badPlatforms")
+        || platforms != [ ] && all isString platforms && !elem system platforms;
+      permitted = get isStrings [ ] (settings.permittedInsecurePackages or [ ]);
+      insecure = flag "insecure" || list "knownVulnerabilities" != [ ];
+    in
+    if flag "available" then null
+    else if (flag "unfree" || any isUnfree licenses) && !allowed "allowUnfree" then { error = "unfree"; }
+    else if flag "broken" && !allowed "allowBroken" then { error = "broken"; }
+    else if unsupported && !allowed "allowUnsupportedSystem" then { error = "unsupported"; }
+    else if insecure && !elem (get isString "" package.name) permitted then {
+      error = "insecure";
+      reasons = get isStrings [ ] (meta.knownVulnerabilities or [ ]);
+    } else null;
+
+  describe = package: meta: path: outputs:
+    let
+      inherit (package) name;
+      parsed = parseDrvName name;
+    in
+    {
+      inherit path name;
+      pname = get isString parsed.name (package.pname or parsed.name);
+      version = get isString parsed.version (package.version or parsed.version);
+      description = get isString "" (meta.description or "");
+      # nixpkgs' default; a lower number wins.
+      priority = get isInt 5 (meta.priority or 5);
+      derivation = package.drvPath;
+      outputs = map (output: { name = output; path = (package.${output} or package).outPath; }) outputs;
+    };
+
+  # -- answers ----------------------------------------------------------------
+
+  answer = wanted:
+    let
+      end = walk wanted;
+      tried = attempt end.value;
+      package = tried.value;
+      meta = get isAttrs { } (package.meta or { });
+      refused = get (value: isAttrs value) null (refusal package meta);
+
+      # `curl.dev` is the output "dev" of the package `curl`.
+      output = elemAt end.path (length end.path - 1);
+      explicit = isDerivation end.parent
+        && elem output (outputsOf end.parent)
+        && get isString "" (package.outputName or "") == output;
+      path = if explicit then genList (elemAt end.path) (length end.path - 1) else end.path;
+
+      description = describe package meta path
+        (if explicit then [ output ] else installed package meta);
+      described = attempt (deepSeq description description);
+    in
+    if end ? error then end
+    else if !tried.success then { error = "evaluation"; inherit (end) path; }
+    else if !isDerivation package then {
+      error = "not-a-package";
+      inherit (end) path;
+      type = if isAttrs package && package ? __functor then "lambda" else typeOf package;
+    }
+    else if refused != null then refused // { inherit path; }
+    else if !described.success then { error = "evaluation"; inherit path; }
+    else described.value;
+
+  answers = map answer (fromJSON names);
+in
+seq packages {
+  answers = map (one: removeAttrs one [ "siblings" ]) answers;
+  levels = listToAttrs (concatLists (map
+    (one: if one ? siblings then [ { name = toJSON one.path; value = one.siblings; } ] else [ ])
+    answers));
+}

@@ -1,0 +1,99 @@
+"""
+The real Nix, for tests: how it is reached on this machine, and one to call.
+
+Nothing of the machine's own configuration is changed: what the tests need is in the
+environment of the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from attrs import evolve
+from twisted.internet import reactor
+
+from nixery.nix import NixCommands
+from nixery.nixargs import NixSettings
+from nixery.process import ProcessSpawner
+from nixery.resources import nix_directory
+from nixery.sources import Revision
+from nixery.testing import InlineWorkers
+
+__all__ = [
+    "SINGLE_USER",
+    "daemon_listens",
+    "make_nix",
+    "nix_environment",
+    "nix_missing",
+    "path_revision",
+]
+
+DAEMON_SOCKET = Path("/nix/var/nix/daemon-socket/socket")
+
+SINGLE_USER = "build-users-group =\nsandbox = false\nsubstitute = false"
+"""For root on a machine without a daemon and without build users."""
+
+
+def nix_missing() -> str | None:
+    """Why tests that need Nix have to be skipped, or ``None``."""
+    for program in ("nix-instantiate", "nix-build", "nix-store", "setsid"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
+    if os.getuid() != 0 and not daemon_listens() and not os.access("/nix/var/nix/db", os.W_OK):
+        return "the Nix store belongs to somebody else, and its daemon does not run"
+    return None
+
+
+def nix_environment() -> dict[str, str]:
+    """This process's environment, with which Nix can build here."""
+    environment = dict(os.environ)
+    # Nothing that tests build is in a cache: asking one would cost seconds.
+    config = "substitute = false" if daemon_listens() else SINGLE_USER
+    environment["NIX_CONFIG"] = "\n".join([os.environ.get("NIX_CONFIG", ""), config]).strip()
+    environment.pop("NIX_PATH", None)
+    return environment
+
+
+def make_nix(
+    directory: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    reactor: Any = reactor,  # Any: the global reactor has no type
+    **settings: Any,
+) -> NixCommands:
+    """
+    The Nix side under test.
+
+    :param directory: where it may write.
+    :param settings: fields of :class:`nixery.nixargs.NixSettings`.
+    """
+    directory = directory.absolute()
+    return NixCommands(
+        spawner=ProcessSpawner(cast(Any, reactor), cast(Any, reactor), grace=3.0),
+        clock=cast(Any, reactor),
+        workers=InlineWorkers(),
+        settings=evolve(
+            NixSettings(
+                state_directory=directory / "state", home=directory / "home", eval_timeout=60.0
+            ),
+            **settings,
+        ),
+        resolve=nix_directory() / "resolve.nix",
+        environ=nix_environment() if environ is None else environ,
+    )
+
+
+def path_revision(path: Path) -> Revision:
+    """The revision of a package set at a path."""
+    return Revision(path=path.resolve(), identity={"type": "path", "path": str(path)}, pinned=False)
+
+
+def daemon_listens() -> bool:
+    """Whether this machine's Nix has a daemon, which builds for everybody."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(DAEMON_SOCKET)) == 0

@@ -1,0 +1,127 @@
+"""The command ``nixery-prepare-image``, as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.nixenv import daemon_listens, nix_environment, nix_missing
+from tests.integration.test_process import is_alive
+
+ODD = Path(__file__).resolve().parent / "sets" / "odd"
+COMMAND = (sys.executable, "-c", "from nixery.cli import prepare_image; prepare_image()")
+
+
+class PrepareImageTests(SynchronousTestCase):
+    """Exit status, standard output and standard error."""
+
+    skip = nix_missing()
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        config = {"nixpkgs_config": {"salt": uuid4().hex}}
+        # JSON is YAML.
+        (self.directory / "config.yaml").write_text(json.dumps(config))
+        self.environment = nix_environment() | {
+            "XDG_STATE_HOME": str(self.directory / "state"),
+            "XDG_CACHE_HOME": str(self.directory / "cache"),
+            "TMPDIR": str(self.directory),
+            "NIXERY_CONFIG": str(self.directory / "config.yaml"),
+            "NIXERY_PKGS_PATH": str(ODD),
+        }
+
+    def prepare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+    def prepared(self, *arguments: str) -> Any:
+        result = self.prepare(*arguments)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return json.loads(result.stdout)
+
+    def test_prepared(self) -> None:
+        """The packages, what was left out, and the closure are printed."""
+        image = self.prepared("dependent", "multi.dev/uppercase")
+        self.assertEqual(
+            [(item["attribute"], item["name"], item["version"]) for item in image["packages"]],
+            [
+                ("UpperCase", "upper-case-1", "1"),
+                ("dependent", "dependent-1", "1"),
+                ("multi", "multi-1", "1"),
+            ],
+        )
+        self.assertEqual([item["name"] for item in image["packages"][2]["outputs"]], ["dev"])
+        self.assertEqual(image["left_out"], ["cacert", "iana-etc"])
+        self.assertEqual(image["system"], "x86_64-linux")
+        graph = {item["path"].split("-", 1)[1]: item for item in image["graph"]}
+        self.assertEqual(list(graph), ["dependent-1", "multi-1-dev", "plain-1.2", "upper-case-1"])
+        self.assertEqual(graph["dependent-1"]["references"], [graph["plain-1.2"]["path"]])
+        self.assertGreater(graph["plain-1.2"]["nar_size"], 100)
+
+    def test_options(self) -> None:
+        """Options win over the environment."""
+        (self.directory / "set.nix").write_text(
+            "{ system }: { x = derivation { name = system; inherit system;"
+            " builder = ''/bin/sh''; args = [ ''-c'' ''echo > $out'' ]; }; }"
+        )
+        path = str(self.directory / "set.nix")
+        image = self.prepared("--path", path, "--system", "x86_64-linux", "x")
+        self.assertEqual(image["packages"][0]["name"], "x86_64-linux")
+
+    def test_failures(self) -> None:
+        """What cannot be prepared exits with 1, and says why in one place."""
+        for name, text in {
+            "plian": "there is no package plian (did you mean plain?)",
+            "numbered": "line 30",
+        }.items():
+            result = self.prepare(name)
+            self.assertEqual((result.returncode, result.stdout), (1, ""))
+            self.assertIn(text, result.stderr)
+            self.assertNotIn("Traceback", result.stderr)
+
+    def test_usage(self) -> None:
+        """A wrong call exits with 2."""
+        for arguments, text in (
+            ((), "usage:"),
+            (("--unknown", "plain"), "usage:"),
+            (("Plain",), "not an image name"),
+            (("--system", "pdp11", "plain"), "system"),
+        ):
+            result = self.prepare(*arguments)
+            self.assertEqual((result.returncode, result.stdout), (2, ""), result.stderr)
+            self.assertIn(text, result.stderr)
+
+    def test_interrupted(self) -> None:
+        """An interrupt ends the builds too, and leaves nothing."""
+        with subprocess.Popen(
+            [*COMMAND, "slow"],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "pid " in line)
+            process.send_signal(signal.SIGINT)
+            process.stderr.read()
+            self.assertEqual(process.wait(timeout=60), 130)
+        if not daemon_listens():
+            self.assertFalse(is_alive(int(line.split()[1])))
+        self.assertEqual(
+            [entry for entry in os.listdir(self.directory) if entry.startswith("nixery-")], []
+        )

@@ -1,0 +1,713 @@
+"""Real Nix: every rule of looking packages up, and every way in which they fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, cast
+from uuid import uuid4
+
+from attrs import define, field
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from nixery.errors import (
+    BuildFailed,
+    BuildTimedOut,
+    EvaluationFailed,
+    EvaluationTimedOut,
+    MissingDerivations,
+    NixUnusable,
+    PackageProblem,
+    PackagesRefused,
+    ProblemKind,
+    WrongSystem,
+)
+from nixery.interfaces import Phase
+from nixery.names import Requirement, Tag, parse_image_name
+from nixery.nix import NixCommands
+from nixery.packages import Evaluation, Package
+from nixery.sources import PathSource, resolve_path
+from tests.integration.nixenv import (
+    daemon_listens,
+    make_nix,
+    nix_environment,
+    nix_missing,
+    path_revision,
+)
+
+ODD = Path(__file__).resolve().parent / "sets" / "odd"
+SYSTEM = "x86_64-linux" if os.uname().machine == "x86_64" else f"{os.uname().machine}-linux"
+FOREIGN = "x86_64-linux" if SYSTEM == "aarch64-linux" else "aarch64-linux"
+
+
+@define(kw_only=True, eq=False)
+class Recorder:
+    """Implements :class:`nixery.interfaces.Progress`."""
+
+    phases: list[Phase] = field(factory=list)
+    counts: list[tuple[Phase, int, int, str]] = field(factory=list)
+    derivations: list[str] = field(factory=list)
+    lines: list[str] = field(factory=list)
+    first_line: Deferred[str] = field(factory=Deferred)
+
+    def phase(self, phase: Phase, /) -> None:
+        self.phases.append(phase)
+
+    def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
+        self.counts.append((phase, done, expected, unit))
+
+    def derivation(self, derivation: str, /) -> None:
+        self.derivations.append(derivation)
+
+    def log(self, line: str, /) -> None:
+        self.lines.append(line)
+        if not self.first_line.called:
+            self.first_line.callback(line)
+
+
+@define(eq=False)
+class SpyReactor:
+    """The real reactor, but for remembering which children it has spawned."""
+
+    pids: list[int] = field(factory=list)
+
+    def spawnProcess(self, *args: Any, **kwargs: Any) -> Any:
+        transport = cast(Any, reactor).spawnProcess(*args, **kwargs)
+        self.pids.append(transport.pid)
+        return transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+class NixTestCase(TestCase):
+    """A Nix side on the odd package set, with derivations of this test's own."""
+
+    timeout = 120
+    skip = nix_missing()
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.salt = uuid4().hex
+        self.nix = self.make()
+        self.odd = path_revision(ODD)
+
+    def make(self, **settings: Any) -> NixCommands:
+        settings["config"] = {"salt": self.salt, **settings.get("config", {})}
+        return make_nix(self.directory, **settings)
+
+    async def evaluate(
+        self, *names: str, exact: bool = False, nix: NixCommands | None = None, **other: Any
+    ) -> Evaluation:
+        requirements = [Requirement(name=name, exact=exact) for name in names]
+        return await (nix or self.nix).evaluate(
+            other.get("revision", self.odd), other.get("system", SYSTEM), requirements
+        )
+
+    async def package(self, name: str, *, exact: bool = False) -> Package:
+        evaluation = await self.evaluate(name, exact=exact)
+        self.assertEqual(len(evaluation.packages), 1)
+        return evaluation.packages[0]
+
+    async def problems(self, *names: str, **other: Any) -> Sequence[PackageProblem]:
+        with self.assertRaises(PackagesRefused) as caught:
+            await self.evaluate(*names, **other)
+        refused: PackagesRefused = caught.exception
+        return refused.problems
+
+    async def problem(self, name: str, **other: Any) -> PackageProblem:
+        problems = await self.problems(name, **other)
+        self.assertEqual([problem.name for problem in problems], [name])
+        return problems[0]
+
+    def roots(self) -> list[Path]:
+        return sorted((self.directory / "state" / "gcroots").iterdir())
+
+
+class NameTests(NixTestCase):
+    """Which package a name leads to."""
+
+    async def test_spellings(self) -> None:
+        """Exactly, then with `_` before a digit, then in any case, at every level."""
+        for name, attribute in {
+            "plain": "plain",
+            "uppercase": "UpperCase",
+            "7digits": "_7digits",
+            "9lives": "_9lives",
+            "exactly": "exactly",
+            "nested.inner": "nested.inner",
+            "NESTED.INNER": "nested.inner",
+            "nested.deep.package": "nested.Deep.Package",
+            "nested2.x": "Nested2.x",
+        }.items():
+            package = await self.package(name)
+            self.assertEqual((package.attribute, package.requested), (attribute, (name,)))
+
+    async def test_exact(self) -> None:
+        """An exact name is taken as it stands, whatever characters it has."""
+        for name in ("Exactly", "Twin", "tWIN", "_9Lives", "libodd++", 'quote"${dollar}'):
+            self.assertEqual((await self.package(name, exact=True)).attribute, name)
+        for name in ("uppercase", "7digits", "nested.deep.package"):
+            problem = await self.problem(name, exact=True)
+            self.assertIs(problem.kind, ProblemKind.NOT_FOUND)
+
+    async def test_ambiguous(self) -> None:
+        """Several candidates are an error that lists them as they can be written."""
+        problem = await self.problem("twin")
+        self.assertIs(problem.kind, ProblemKind.AMBIGUOUS)
+        for candidate, attribute in zip(problem.candidates, ("Twin", "tWIN"), strict=True):
+            self.assertIn(f"{attribute} (write {candidate})", problem.message)
+            name = parse_image_name(candidate, SYSTEM)
+            evaluation = await self.nix.evaluate(self.odd, SYSTEM, name.requirements)
+            self.assertEqual([item.attribute for item in evaluation.packages], [attribute])
+
+    async def test_not_found(self) -> None:
+        """All names that are missing are told, each with names of its level near it."""
+        problems = await self.problems(
+            "plian", "nested.iner", "plain", "text.x", "x.y", "uppercsae"
+        )
+        self.assertEqual(
+            [(problem.name, problem.candidates) for problem in problems],
+            [
+                ("plian", ("plain",)),
+                ("nested.iner", ("nested.inner",)),
+                ("text.x", ()),
+                ("x.y", ()),
+                ("uppercsae", ("uppercase",)),
+            ],
+        )
+        self.assertEqual({problem.kind for problem in problems}, {ProblemKind.NOT_FOUND})
+
+    async def test_one_package(self) -> None:
+        """Names of the same derivation are one package."""
+        evaluation = await self.evaluate("PLAIN", "plain", "again", "aardvark")
+        (package,) = evaluation.packages
+        self.assertEqual(package.attribute, "aardvark")
+        self.assertEqual(package.requested, ("PLAIN", "aardvark", "again", "plain"))
+
+    async def test_optional(self) -> None:
+        """Optional packages that are missing, or are no packages, are left out."""
+        requirements = [
+            Requirement(name=name, exact=True, optional=True)
+            for name in ("cacert", "function", "nothing", "plain")
+        ]
+        evaluation = await self.nix.evaluate(self.odd, SYSTEM, requirements)
+        self.assertEqual(evaluation.left_out, ("cacert", "function", "nothing"))
+        self.assertEqual([package.attribute for package in evaluation.packages], ["plain"])
+
+    async def test_nothing(self) -> None:
+        """An image of no packages is one of nothing."""
+        evaluation = await self.evaluate()
+        self.assertEqual(evaluation, Evaluation(packages=(), left_out=(), system=SYSTEM))
+        realisation = await self.nix.realise(evaluation.packages, Recorder())
+        self.assertEqual(realisation.outputs, ())
+        self.assertEqual(dict((await self.nix.closure(())).paths), {})
+        await self.nix.release(realisation)
+
+    async def test_facts(self) -> None:
+        """Name, version, description and priority are read, with their defaults."""
+        plain = await self.package("plain")
+        self.assertEqual(
+            (plain.name, plain.pname, plain.version, plain.description, plain.priority),
+            ("plain-1.2", "plain", "1.2", "An ordinary package.", 7),
+        )
+        named = await self.package("named")
+        self.assertEqual(
+            (named.name, named.pname, named.version), ("whatever", "other", "2024-01-01")
+        )
+        bare = await self.package("versionless")
+        self.assertEqual((bare.pname, bare.version, bare.priority), ("versionless", "", 5))
+        for name in ("metathrows", "metaless"):
+            self.assertEqual((await self.package(name)).description, "")
+
+    async def test_system(self) -> None:
+        """Packages are those of the image's system."""
+        evaluation = await self.evaluate("own", system=FOREIGN)
+        self.assertEqual(evaluation.packages[0].name, f"own-{FOREIGN}")
+        self.assertEqual(evaluation.system, FOREIGN)
+
+    async def test_refused(self) -> None:
+        """Paths through other package sets and tests never reach Nix."""
+        nix = make_nix(self.directory, environ={"PATH": "/nowhere"})
+        problems = await self.problems("pkgscross.riscv64.hello", "hello.TESTS.x", "plain", nix=nix)
+        self.assertEqual({problem.kind for problem in problems}, {ProblemKind.REFUSED})
+        self.assertEqual([p.name for p in problems], ["pkgscross.riscv64.hello", "hello.TESTS.x"])
+
+
+class OutputTests(NixTestCase):
+    """Which outputs of a package an image has."""
+
+    async def test_chosen(self) -> None:
+        """Those to install without documentation, else `out`, else the first; or as asked."""
+        for name, outputs in {
+            "multi": ["bin"],
+            "multi.dev": ["dev"],
+            "multi.man": ["man"],
+            "MULTI.Dev": ["dev"],
+            "multidev": ["dev"],
+            "unmarked": ["out"],
+            "outless": ["lib"],
+        }.items():
+            package = await self.package(name)
+            self.assertEqual([output.name for output in package.outputs], outputs)
+
+    async def test_together(self) -> None:
+        """A package and an output of it are one package with both."""
+        (package,) = (await self.evaluate("multi", "multi.dev")).packages
+        self.assertEqual(package.attribute, "multi")
+        self.assertEqual([output.name for output in package.outputs], ["bin", "dev"])
+
+    async def test_missing(self) -> None:
+        """An output that is not there is an error with those that are."""
+        problem = await self.problem("multi.doc")
+        self.assertIs(problem.kind, ProblemKind.NO_SUCH_OUTPUT)
+        self.assertEqual(problem.candidates, ("multi.bin", "multi.dev", "multi.man", "multi.out"))
+
+
+class UseTests(NixTestCase):
+    """Values that are no packages, and packages that are not to be used."""
+
+    async def test_no_packages(self) -> None:
+        """What is no package is told, with what it is."""
+        for name, what in {
+            "function": "a function",
+            "functor": "a function",
+            "text": "a string",
+            "nothing": "null",
+            "nested": "a set of packages",
+        }.items():
+            problem = await self.problem(name)
+            self.assertIs(problem.kind, ProblemKind.NOT_A_PACKAGE)
+            self.assertIn(what, problem.message)
+
+    async def test_forbidden(self) -> None:
+        """Unfree, broken, insecure and unsupported packages are told apart."""
+        expected = {
+            "unfree": ProblemKind.UNFREE,
+            "unfreeoftwo": ProblemKind.UNFREE,
+            "unfreethrowing": ProblemKind.UNFREE,
+            "broken": ProblemKind.BROKEN,
+            "brokenaborting": ProblemKind.BROKEN,
+            "insecure": ProblemKind.INSECURE,
+            "unsupported": ProblemKind.UNSUPPORTED,
+            "unsupportedhere": ProblemKind.UNSUPPORTED,
+        }
+        problems = await self.problems(*expected, "plain")
+        self.assertEqual({problem.name: problem.kind for problem in problems}, expected)
+        insecure = next(problem for problem in problems if problem.name == "insecure")
+        self.assertIn("CVE-2024-1; CVE-2024-2", insecure.message)
+
+    async def test_allowed(self) -> None:
+        """The package set's configuration allows them, and so does the set itself."""
+        self.assertEqual((await self.package("unfreeandallowed")).name, "unfree-4")
+        for name, config in {
+            "unfree": {"allowUnfree": True},
+            "broken": {"allowBroken": True},
+            "insecure": {"permittedInsecurePackages": ["insecure-1"]},
+            "unsupported": {"allowUnsupportedSystem": True},
+        }.items():
+            await self.evaluate(name, nix=self.make(config=config))
+
+    async def test_thrown(self) -> None:
+        """What a package throws is told in its own words; the others are not hurt."""
+        problems = await self.problems("throwing", "plain", "throwinglater", "asserting")
+        self.assertEqual(
+            [problem.name for problem in problems], ["throwing", "throwinglater", "asserting"]
+        )
+        self.assertEqual({problem.kind for problem in problems}, {ProblemKind.EVALUATION})
+        for problem, text in zip(
+            problems, ("removed in 2024; use plain", "thrown\nin two lines", "assert"), strict=True
+        ):
+            self.assertIn(text, problem.message)
+
+    async def test_fatal(self) -> None:
+        """What ends a whole evaluation is found out by name, all of it, with Nix's text."""
+        expected = {
+            "aborting": "aborted on purpose",
+            "attributemissing": "attribute 'nowhere' missing",
+            "typeerror": "integer",
+            "stackoverflow": "stack overflow",
+            "throwing": "removed in 2024",
+            "nowhere": "there is no package nowhere",
+        }
+        problems = await self.problems("plain", *expected, "multi")
+        self.assertEqual([problem.name for problem in problems], list(expected))
+        for problem in problems:
+            self.assertIn(expected[problem.name], problem.message)
+            # The daemon's own files are nobody's business.
+            self.assertNotIn("resolve.nix", problem.message)
+
+    async def test_restricted(self) -> None:
+        """An evaluation reads nothing of the machine, and builds nothing."""
+        for name, text in {
+            "readshost": "forbidden in restricted mode",
+            "looksup": "nixpkgs",
+            "importsbuilt": "allow-import-from-derivation",
+        }.items():
+            problem = await self.problem(name)
+            self.assertIs(problem.kind, ProblemKind.EVALUATION)
+            self.assertIn(text, problem.message)
+        self.assertEqual((await self.package("environment")).name, "environment-")
+
+    async def test_memory(self) -> None:
+        """An evaluation that needs too much memory is told by name, with the limit."""
+        problem = await self.problem("hungry", nix=self.make(eval_memory=200 * 1024**2))
+        self.assertIn("needs more than 200 MiB", problem.message)
+
+    async def test_time(self) -> None:
+        """An evaluation that takes too long is stopped."""
+        with self.assertRaises(EvaluationTimedOut) as caught:
+            await self.evaluate("hungry", nix=self.make(eval_timeout=0.5, eval_memory=2 * 1024**3))
+        self.assertEqual(caught.exception.names, ("hungry",))
+        self.assertIn("eval_timeout", caught.exception.message)
+
+
+class SetTests(NixTestCase):
+    """What a package set may be."""
+
+    def write(self, text: str, path: str = "set/default.nix") -> Path:
+        file = self.directory / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    async def names(self, path: Path, *names: str, **other: Any) -> list[str]:
+        evaluation = await self.evaluate(*names, revision=path_revision(path), **other)
+        return [package.name for package in evaluation.packages]
+
+    async def test_functions(self) -> None:
+        """A set is called with what it names among our arguments, or with all of them."""
+        called = "{ x = derivation { name = checked; inherit system; builder = ''b''; }; }"
+        for head, condition in {
+            "{ system }:": "true",
+            "{ system, config }:": "config ? salt",
+            "{ system, overlays ? 1, more ? 2 }:": "overlays == [ ] && more == 2",
+            "{ system, ... }@given:": "builtins.attrNames given == [ ''system'' ]",
+            "given: let inherit (given) system; in": "given ? config && given.overlays == [ ]",
+        }.items():
+            text = f"{head} let checked = assert {condition}; ''x''; in {called}"
+            self.assertEqual(await self.names(self.write(text).parent, "x"), ["x"])
+        text = f"let checked = ''plain-set''; system = ''{SYSTEM}''; in {called}"
+        self.assertEqual(await self.names(self.write(text).parent, "x"), ["plain-set"])
+
+    async def test_file(self) -> None:
+        """A set may be a file, and import what lies beside it."""
+        file = self.write("args: import ./other.nix args", "a file/my set.nix")
+        self.write(
+            '{ system, ... }: { x = derivation { name = "x"; inherit system; builder = "b"; }; }',
+            "a file/other.nix",
+        )
+        self.assertEqual(await self.names(file, "x"), ["x"])
+
+    async def test_awkward_path(self) -> None:
+        """Blanks, quotes and equals signs in a path, and symlinks, do no harm."""
+        self.write(
+            '{ system, ... }: { x = derivation { name = "x"; inherit system; builder = "b"; }; }',
+            "a b'=\"${c}/default.nix",
+        )
+        link = self.directory / "link"
+        link.symlink_to("a b'=\"${c}")
+        revision = resolve_path(PathSource(path=link), Tag("latest"))
+        evaluation = await self.evaluate("x", revision=revision)
+        self.assertEqual(evaluation.packages[0].name, "x")
+
+    async def test_overlays(self) -> None:
+        """Overlays are read from their files."""
+        overlay = self.write(
+            'final: previous: { added = previous.plain // { name = "added"; }; }', "an overlay.nix"
+        )
+        nix = self.make(overlays=(overlay.resolve(),))
+        self.assertEqual((await self.evaluate("added", nix=nix)).packages[0].name, "added")
+
+    async def test_unusable(self) -> None:
+        """A set that does not evaluate is told apart from its packages."""
+        for text, reason in {
+            "{ system }: throw ''not here''": "not here",
+            "{ ": "syntax error",
+            "[ 1 ]": "the package set is a list",
+            "{ unknown }: { }": "unknown",
+            "abort ''at once''": "at once",
+        }.items():
+            with self.assertRaises(EvaluationFailed) as caught:
+                await self.names(self.write(text).parent, "x")
+            self.assertIn(reason, caught.exception.message)
+        (self.directory / "empty").mkdir()
+        with self.assertRaises(EvaluationFailed) as caught:
+            await self.names(self.directory / "empty", "x")
+        self.assertIn("default.nix", caught.exception.message)
+
+    async def test_too_old(self) -> None:
+        """nixpkgs that refuses this Nix is a fault of this Nix."""
+        text = """abort ''
+
+          This version of Nixpkgs requires an implementation of Nix with the following features:
+          - `builtins.nixVersion` reports at least 2.18
+        ''"""
+        with self.assertRaises(NixUnusable) as caught:
+            await self.names(self.write(text).parent, "x")
+        self.assertIn("too old", caught.exception.message)
+        self.assertIn("install Nix 2.18", caught.exception.message)
+
+
+class BuildTests(NixTestCase):
+    """Realisation, closure and roots."""
+
+    async def realise_failing(self, error: type[Any], name: str, **settings: Any) -> Any:
+        nix = self.make(**settings)
+        evaluation = await self.evaluate(name, nix=nix)
+        recorder = Recorder()
+        with self.assertRaises(error) as caught:
+            await nix.realise(evaluation.packages, recorder)
+        self.assertEqual(self.roots(), [])
+        return caught.exception
+
+    async def test_build(self) -> None:
+        """Outputs are built, told about, rooted until released, and their closure is known."""
+        evaluation = await self.evaluate("dependent", "multi", "multi.dev")
+        recorder = Recorder()
+        realisation = await self.nix.realise(evaluation.packages, recorder)
+        outputs = sorted(o.path for package in evaluation.packages for o in package.outputs)
+        self.assertEqual(list(realisation.outputs), outputs)
+        self.assertEqual(recorder.phases, [Phase.BUILDING])
+        self.assertEqual(len(recorder.derivations), 3)
+        self.assertEqual(recorder.counts[-1], (Phase.BUILDING, 3, 3, "builds"))
+
+        (root,) = self.roots()
+        self.assertEqual(root.name, realisation.root)
+        self.assertEqual(sorted(str(link.resolve()) for link in root.iterdir()), outputs)
+        for output in outputs:
+            self.assertEqual(self.delete(output), 1, f"{output} is not protected")
+
+        graph = await self.nix.closure(realisation.outputs)
+        names = sorted(path.name for path in graph.paths)
+        self.assertEqual(names, ["dependent-1", "multi-1-bin", "multi-1-dev", "plain-1.2"])
+        dependent = next(info for path, info in graph.paths.items() if path.name == "dependent-1")
+        self.assertEqual([path.name for path in dependent.references], ["plain-1.2"])
+
+        await self.nix.release(realisation)
+        self.assertEqual(self.roots(), [])
+        await self.nix.release(realisation)
+        for output in outputs:
+            self.assertEqual(self.delete(output), 0)
+
+    async def test_built_before(self) -> None:
+        """What is there already is rooted again, by a root of its own."""
+        evaluation = await self.evaluate("plain")
+        first = await self.nix.realise(evaluation.packages, Recorder())
+        recorder = Recorder()
+        second = await self.nix.realise(evaluation.packages, recorder)
+        self.assertEqual((recorder.phases, recorder.derivations), ([], []))
+        self.assertEqual(first.outputs, second.outputs)
+        self.assertEqual(len(self.roots()), 2)
+        await self.nix.release(first)
+        self.assertEqual(self.delete(second.outputs[0]), 1)
+
+    async def test_chatty(self) -> None:
+        """Every line of a build's log arrives."""
+        evaluation = await self.evaluate("chatty")
+        recorder = Recorder()
+        await self.nix.realise(evaluation.packages, recorder)
+        self.assertEqual(recorder.lines, [f"line {number}" for number in range(1, 3001)])
+
+    async def test_failed(self) -> None:
+        """A build that fails is told with its derivation and its last lines."""
+        error = await self.realise_failing(BuildFailed, "numbered")
+        self.assertTrue(error.derivation.endswith("-numbered-1.drv"), error.derivation)
+        self.assertEqual(error.log, tuple(f"line {number}" for number in range(11, 31)))
+        self.assertIn("failed", error.evidence.stderr)
+
+    async def test_dependency_failed(self) -> None:
+        """The derivation that failed is named, and not the one that was asked for."""
+        error = await self.realise_failing(BuildFailed, "dependsonfailing")
+        self.assertTrue(error.derivation.endswith("-numbered-1.drv"), error.derivation)
+        self.assertEqual(error.log[-1], "line 30")
+
+    async def test_several(self) -> None:
+        """Of several derivations one that has failed is named."""
+        evaluation = await self.evaluate("plain", "numbered", "escaping", "multi")
+        with self.assertRaises(BuildFailed) as caught:
+            await self.nix.realise(evaluation.packages, Recorder())
+        self.assertRegex(caught.exception.derivation, "-(numbered|escaping)-1.drv$")
+        self.assertTrue(caught.exception.log)
+
+    async def test_escapes(self) -> None:
+        """Escape sequences in a log reach nobody."""
+        error = await self.realise_failing(BuildFailed, "escaping")
+        self.assertEqual(error.log, ("ared b",))
+
+    async def test_no_output(self) -> None:
+        """A builder that makes nothing has failed."""
+        error = await self.realise_failing(BuildFailed, "outputless")
+        self.assertTrue(error.derivation.endswith("-outputless-1.drv"), error.derivation)
+
+    async def test_mismatch(self) -> None:
+        """A hash that does not match is told with both hashes."""
+        error = await self.realise_failing(BuildFailed, "mismatched")
+        self.assertTrue(error.derivation.endswith("-mismatched-1.drv"), error.derivation)
+        self.assertIn("sha256-AAAA", "\n".join(error.log))
+        self.assertIn("got:", "\n".join(error.log))
+
+    async def test_slow(self) -> None:
+        """A build that takes too long is told with the limit and the setting."""
+        error = await self.realise_failing(BuildTimedOut, "slow", timeout=1)
+        self.assertTrue(error.derivation.endswith("-slow-1.drv"), error.derivation)
+        self.assertEqual((error.seconds, error.setting, error.silent), (1, "NIX_TIMEOUT", False))
+        self.assertRegex(error.log[-1], "^pid ")
+
+    async def test_silent(self) -> None:
+        """A build that prints nothing for too long is told apart."""
+        error = await self.realise_failing(BuildTimedOut, "silent", max_silent=1)
+        self.assertEqual((error.seconds, error.setting, error.silent), (1, "nix_max_silent", True))
+
+    async def test_deadline(self) -> None:
+        """The deadline of all builds together ends them."""
+        error = await self.realise_failing(BuildTimedOut, "slow", build_deadline=1.0)
+        self.assertTrue(error.derivation.endswith("-slow-1.drv"), error.derivation)
+        self.assertEqual((error.seconds, error.setting), (1.0, "build_deadline"))
+
+    async def test_foreign(self) -> None:
+        """A derivation of another system is told with what would help."""
+        error = await self.realise_failing(WrongSystem, "foreign")
+        self.assertTrue(error.derivation.endswith("-foreign-1.drv"), error.derivation)
+        self.assertEqual((error.required, error.available), (FOREIGN, SYSTEM))
+        self.assertIn("binfmt", error.message)
+
+    async def test_feature(self) -> None:
+        """So is one that wants what this machine does not have."""
+        error = await self.realise_failing(WrongSystem, "demanding")
+        self.assertIn("unobtainium", error.required)
+
+    async def test_download(self) -> None:
+        """A download that fails is told with the address and the reason."""
+
+        class NotFound(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_error(404)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), NotFound) as server:
+            thread = Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                url = f"http://127.0.0.1:{server.server_port}/file.deb"
+                error = await self.realise_failing(BuildFailed, "downloaded", config={"url": url})
+            finally:
+                server.shutdown()
+                thread.join()
+        self.assertTrue(error.derivation.endswith("-downloaded-1.drv"), error.derivation)
+        self.assertIn(f"unable to download '{url}': HTTP error 404", error.message)
+
+    async def test_substitute_only(self) -> None:
+        """Where nothing may be built, what no cache has is told."""
+        error = await self.realise_failing(BuildFailed, "plain", substitute_only=True)
+        self.assertIn("unable to start any build", error.message)
+
+    async def test_collected(self) -> None:
+        """Derivations that a garbage collection took can be evaluated again."""
+        evaluation = await self.evaluate("dependent")
+        derivation = evaluation.packages[0].derivation
+        self.assertEqual(self.delete(derivation), 0)
+        with self.assertRaises(MissingDerivations):
+            await self.nix.realise(evaluation.packages, Recorder())
+        self.assertEqual(self.roots(), [])
+        again = await self.evaluate("dependent")
+        self.assertEqual(again, evaluation)
+        await self.nix.realise(again.packages, Recorder())
+
+    async def test_cancelled(self) -> None:
+        """A cancellation leaves neither a process nor a root."""
+        spy = SpyReactor()
+        nix = self.make(reactor=spy)
+        evaluation = await self.evaluate("slow", nix=nix)
+        recorder = Recorder()
+        running = Deferred.fromCoroutine(nix.realise(evaluation.packages, recorder))
+        builder = int((await recorder.first_line).removeprefix("pid "))
+        self.assertEqual(len(self.roots()), 1)
+        running.cancel()
+        with self.assertRaises(CancelledError):
+            await running
+        self.assertEqual(self.roots(), [])
+        for pid in spy.pids:
+            with self.assertRaises(ProcessLookupError):
+                os.killpg(pid, 0)
+        # Under a daemon it has another number here, and stops a moment later.
+        if not daemon_listens():
+            with self.assertRaises(ProcessLookupError):
+                os.kill(builder, 0)
+
+    async def test_cancelled_evaluation(self) -> None:
+        """An evaluation that is cancelled ends."""
+        spy = SpyReactor()
+        nix = self.make(reactor=spy, eval_memory=2 * 1024**3)
+        running = Deferred.fromCoroutine(self.evaluate("hungry", nix=nix))
+        await deferLater(cast(Any, reactor), 0.3)
+        running.cancel()
+        with self.assertRaises(CancelledError):
+            await running
+        for pid in spy.pids:
+            with self.assertRaises(ProcessLookupError):
+                os.killpg(pid, 0)
+
+    async def test_sweep(self) -> None:
+        """What an earlier run left is removed at the start, and only then."""
+        await self.nix.sweep()
+        evaluation = await self.evaluate("plain")
+        await self.nix.realise(evaluation.packages, Recorder())
+        await self.nix.realise(evaluation.packages, Recorder())
+        self.assertEqual(len(self.roots()), 2)
+        await self.make().sweep()
+        self.assertEqual(self.roots(), [])
+
+    def delete(self, path: str) -> int:
+        """The status of an attempt to delete a path from the store."""
+        return subprocess.run(
+            ["nix-store", "--delete", path],
+            env=nix_environment(),
+            capture_output=True,
+            check=False,
+        ).returncode
+
+
+class CheckTests(NixTestCase):
+    """Whether Nix can be used."""
+
+    async def test_usable(self) -> None:
+        """The version is told, and the directories are made."""
+        self.assertRegex(await self.nix.check(), r"^\d+\.\d+")
+        self.assertTrue((self.directory / "home").is_dir())
+        self.assertEqual(self.roots(), [])
+
+    async def test_missing(self) -> None:
+        """Without Nix on PATH it is told what to install."""
+        nix = make_nix(self.directory, environ={**nix_environment(), "PATH": "/nowhere"})
+        with self.assertRaises(NixUnusable) as caught:
+            await nix.check()
+        self.assertIn("install", caught.exception.message)
+
+    async def test_no_daemon(self) -> None:
+        """A store that cannot be opened is told with Nix's text."""
+        environ = {**nix_environment(), "NIX_REMOTE": "unix:///nowhere/socket"}
+        nix = make_nix(self.directory, environ=environ)
+        with self.assertRaises(NixUnusable) as caught:
+            await nix.check()
+        self.assertIn("/nowhere/socket", caught.exception.message)
+        with self.assertRaises(NixUnusable):
+            await self.evaluate("plain", nix=nix)
+
+    async def test_unwritable(self) -> None:
+        """A state directory that cannot be made is told."""
+        (self.directory / "file").write_text("")
+        nix = make_nix(self.directory / "file")
+        with self.assertRaises(NixUnusable) as caught:
+            await nix.check()
+        self.assertIn("gcroots", caught.exception.message)
