@@ -642,8 +642,8 @@ class ImageTimedOut(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"{self.image} was not ready after {self.seconds:g} s and was stopped while {self.phase};"
-            f" {self.setting} sets the limit"
+            f"{self.image} was not ready after {self.seconds:g} s and was stopped while"
+            f" {self.phase}; {self.setting} sets the limit"
         )
 
 
