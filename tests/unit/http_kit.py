@@ -180,7 +180,7 @@ class HeldWorkers:
     """
     Workers that work when they are told to.
 
-    Like the real ones, they go on with what they have begun when nobody waits.
+    Like the real ones, they never begin what nobody waits for any more.
     """
 
     def __init__(self) -> None:
@@ -188,21 +188,23 @@ class HeldWorkers:
         self.names: list[str] = []
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: Deferred[T] = Deferred()
+        result: Deferred[T] = Deferred(lambda _: self._withdraw(perform))
 
         def perform() -> None:
             try:
                 value = function(*args, **kwargs)
             except NixeryError:
-                if not result.called:
-                    result.errback()
+                result.errback()
             else:
-                if not result.called:
-                    result.callback(value)
+                result.callback(value)
 
         self._calls.append(perform)
         self.names.append(function.__name__)
         return await result
+
+    def _withdraw(self, call: Callable[[], None]) -> None:
+        index = self._calls.index(call)
+        del self._calls[index], self.names[index]
 
     def step(self) -> None:
         """Perform the oldest call."""

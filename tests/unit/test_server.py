@@ -1,0 +1,130 @@
+"""The HTTP server around the resources."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from nixery.server import IDLE_TIMEOUT
+from tests.unit.http_kit import Connection
+
+
+class Page(Resource):
+    """Answers at once, never, or with an exception."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.isLeaf = True
+
+    def render(self, request: Request) -> bytes | int:
+        if request.path == b"/never":
+            return NOT_DONE_YET
+        if request.path == b"/broken":
+            raise RuntimeError("the secret")
+        return b"hello"
+
+
+class ServerTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.connection = Connection(Page(), self.clock)
+        self.events: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.observe)  # type: ignore[arg-type]
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)  # type: ignore[arg-type]
+
+    def observe(self, event: LogEvent) -> None:
+        self.events.append(event)
+
+    def lines(self) -> list[str]:
+        """The lines of the access log."""
+        return [
+            formatEvent(event)
+            for event in self.events
+            if event["log_namespace"] == "nixery.server._Site"
+        ]
+
+
+class LogTests(ServerTestCase):
+    def test_a_request(self) -> None:
+        """One line: who, what, how it ended, how much and how long."""
+        self.connection.ask("GET", "/page?token=secret", ("User-Agent", "docker/20.10"))
+        self.assertEqual(["192.0.2.1 GET /page 200 5 B 0.000 s docker/20.10"], self.lines())
+
+    def test_head(self) -> None:
+        """No byte of a body is counted where none is sent."""
+        self.connection.ask("HEAD", "/page")
+        self.assertEqual(["192.0.2.1 HEAD /page 200 0 B 0.000 s -"], self.lines())
+
+    def test_clients_that_leave(self) -> None:
+        """They are in the log too, with the time that they waited."""
+        self.connection.send("GET", "/never")
+        self.clock.advance(1.5)
+        self.assertEqual([], self.lines())
+        self.connection.lose()
+        self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s - (incomplete)"], self.lines())
+
+    def test_no_request_no_line(self) -> None:
+        """A connection that ends between requests, or within a header, is none."""
+        self.connection.lose()
+        half = Connection(Page(), self.clock)
+        half.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: x")
+        half.lose()
+        self.assertEqual([], self.lines())
+
+    def test_forged_lines(self) -> None:
+        """Nothing a client sends ends a line, colours it, or fills the disk."""
+        self.connection.ask(
+            "GET",
+            b"/{log_level}%1b[31m%0a" + b"x" * 5000,
+            ("User-Agent", "a\x1bb\u202ec\x85d"),
+        )
+        [line] = self.lines()
+        self.assertTrue(line.isprintable(), repr(line))
+        self.assertIn("/{log_level}%1b[31m%0axxx", line)
+        self.assertIn("a\\x1bb\\u202ec", line)
+        self.assertLess(len(line), 2000)
+
+
+class LimitTests(ServerTestCase):
+    def test_idle_connections(self) -> None:
+        """They are closed, before the first request and after it."""
+        self.clock.advance(IDLE_TIMEOUT)
+        self.assertTrue(self.connection.transport.disconnecting)
+        second = Connection(Page(), self.clock)
+        second.ask("GET", "/page")
+        self.clock.advance(IDLE_TIMEOUT - 1)
+        self.assertFalse(second.transport.disconnecting)
+        self.clock.advance(1)
+        self.assertTrue(second.transport.disconnecting)
+
+    def test_waiting_is_not_idling(self) -> None:
+        """While a request is being answered, nobody counts."""
+        self.connection.send("GET", "/never")
+        self.clock.advance(100 * IDLE_TIMEOUT)
+        self.assertFalse(self.connection.transport.disconnecting)
+
+    def test_bodies(self) -> None:
+        """They are read and dropped, whether or not their length is announced."""
+        self.connection.send("POST", "/page", ("Transfer-Encoding", "chunked"))
+        for _ in range(100):
+            self.connection.protocol.dataReceived(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
+        self.connection.protocol.dataReceived(b"0\r\n\r\n")
+        self.assertEqual(b"hello", self.connection.answer().body)
+
+    def test_what_is_told(self) -> None:
+        """The server's name, and neither Twisted's nor a traceback."""
+        answer = self.connection.ask("GET", "/broken")
+        self.assertEqual(500, answer.status)
+        self.assertNotIn(b"secret", answer.body)
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        server = answer.header("Server")
+        assert server is not None
+        self.assertTrue(server.startswith("nixery/"))
+
+    def test_no_type_is_made_up(self) -> None:
+        """An answer without a media type is not said to be HTML."""
+        self.assertIsNone(self.connection.ask("GET", "/page").header("Content-Type"))
