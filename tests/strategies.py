@@ -92,12 +92,16 @@ json_values = st.recursive(
 )
 """Whatever canonical JSON can express."""
 
+_counts = st.dictionaries(
+    st.sampled_from(["bash", "curl", "git", "glibc", "gtk+3", "perl5.40"]),
+    st.integers(0, 10**5),
+)
+
 popularities = st.builds(
     Popularity,
-    counts=st.dictionaries(
-        st.sampled_from(["bash", "curl", "git", "glibc", "gtk+3", "perl5.40"]),
-        st.integers(0, 10**5),
-    ),
+    transitive=st.one_of(st.just({}), _counts),
+    direct=_counts,
+    setsize=st.sampled_from([0, 10**5]),
 )
 """Popularity data, often empty."""
 
