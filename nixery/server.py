@@ -13,6 +13,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -30,6 +31,9 @@ neither builds nor downloads.
 """
 
 _SERVER = b"nixery/" + VERSION.encode("ascii")
+
+_TLS_HANDSHAKE = b"\x16"
+"""The type of the record that a TLS client begins with (RFC 8446, section 5.1)."""
 
 _MAX_LOGGED = 512
 """The longest path or user agent in the log, in characters."""
@@ -60,6 +64,12 @@ class _Site(Site):
             parsePOSTFormSubmission=False,
         )
         self.clock = clock
+        # Twisted's types know no other protocol than its own.
+        self.protocol = _Channel  # type: ignore[method-assign,assignment]
+
+    def acceptableProtocols(self) -> list[bytes]:  # noqa: N802
+        """What a TLS endpoint offers: the one version that channels speak."""
+        return [b"http/1.1"]
 
     def startFactory(self) -> None:  # noqa: N802
         # Twisted's own begins to format the time of day, once a second, for
@@ -80,6 +90,27 @@ class _Site(Site):
             agent=_shown(request.getHeader(b"User-Agent") or b"-"),
             end=" (incomplete)" if request.cut_short else "",
         )
+
+
+class _Channel(HTTPChannel):
+    """
+    A connection; one that begins with TLS where none is spoken is ended at once.
+
+    Docker, podman and skopeo try TLS first, with a registry on the loopback
+    interface too.  A channel that waits for the end of a line lets them wait ten
+    seconds, in every pull, until they give up and go on without.
+    """
+
+    _begun = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._begun and data.startswith(_TLS_HANDSHAKE):
+            assert self.transport is not None
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            self.loseConnection()
+            return
+        self._begun = True
+        super().dataReceived(data)
 
 
 class _Request(Request):

@@ -107,6 +107,13 @@ class LimitTests(ServerTestCase):
         self.clock.advance(100 * IDLE_TIMEOUT)
         self.assertFalse(self.connection.transport.disconnecting)
 
+    def test_tls_without_tls(self) -> None:
+        """A client that begins with TLS on a plain port is told at once."""
+        self.connection.protocol.dataReceived(b"\x16\x03\x01\x00\xee\x01\x00\x00\xea\x03\x03")
+        self.assertEqual(400, self.connection.answer().status)
+        self.assertTrue(self.connection.transport.disconnecting)
+        self.assertEqual([], self.lines())
+
     def test_bodies(self) -> None:
         """They are read and dropped, whether or not their length is announced."""
         self.connection.send("POST", "/page", ("Transfer-Encoding", "chunked"))
