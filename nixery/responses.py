@@ -8,6 +8,7 @@ sets the headers of a GET answers all of them alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from twisted.web.server import Request
 
@@ -80,7 +81,9 @@ def identify(request: Request, digest: Digest) -> None:
 
 def refuse(request: Request, problem: Problem) -> bytes:
     """Set status and headers for a problem; :return: the body."""
-    request.setResponseCode(problem.status)
+    # Twisted knows no name for 422, and some clients show nothing else.
+    phrase = HTTPStatus(problem.status).phrase
+    request.setResponseCode(problem.status, phrase.encode("ascii"))
     set_headers(request, problem.headers)
     return answer_with(request, "application/json", problem.body())
 

@@ -1,0 +1,82 @@
+"""
+The package sets that the tests' registries serve.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+from tests.end_to_end.daemon import checkout
+from tests.end_to_end.processes import private_directory, run, wait_until
+
+__all__ = ["DEMO_SET", "WatchedSet", "demo_set"]
+
+DEMO_SET = "NIXERY_TEST_DEMO_SET"
+"""Names a directory in which the demo set is, or will be, ready."""
+
+
+@functools.cache
+def demo_set() -> Path:
+    """
+    The demo package set, made ready by the command that users have for it.
+
+    It stays between runs: its packages are in the Nix store already then.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = Path(os.environ.get(DEMO_SET) or cache / "nixery-tests" / "demo")
+    run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from nixery.demo import main; sys.exit(main())",
+            "lock",
+            str(directory),
+        ],
+        environ={**os.environ, **checkout()},
+        cwd=Path("/"),
+        seconds=600,
+    ).checked()
+    return directory
+
+
+class WatchedSet:
+    """
+    A copy of ``watched.nix`` with packages that were never built before.
+    """
+
+    def __init__(self) -> None:
+        self.directory = private_directory("set")
+        self._journal = self.directory / "journal"
+        self._gates = self.directory / "gates"
+        self._gates.mkdir()
+        self._journal.touch()
+        self.path = self.directory / "set"
+        self.path.mkdir()
+        shutil.copy(Path(__file__).with_name("watched.nix"), self.path / "default.nix")
+        (self.path / "settings.json").write_text(
+            json.dumps(
+                {
+                    "salt": secrets.token_hex(16),
+                    "journal": str(self._journal),
+                    "gates": str(self._gates),
+                }
+            )
+        )
+
+    def builds(self, package: str) -> int:
+        """How often the build of a package has begun."""
+        return self._journal.read_text().split().count(package)
+
+    def wait_for(self, package: str) -> None:
+        """Wait until the build of a package has begun."""
+        wait_until(lambda: self.builds(package) > 0, f"the build of {package} to begin")
+
+    def let(self, package: str) -> None:
+        """Let the build of a package go on."""
+        (self._gates / package).touch()

@@ -1,0 +1,204 @@
+"""
+Builds belong to the registry: each is done once, whoever asks, whoever leaves,
+whatever is restarted meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
+from tests.end_to_end.engines import require
+from tests.end_to_end.images import check_image
+from tests.end_to_end.processes import run, wait_until
+from tests.end_to_end.sets import WatchedSet
+from tests.end_to_end.stage import (
+    EndToEndCase,
+    containerd,
+    docker,
+    podman,
+    skopeo,
+    watched_registry,
+    watched_set,
+)
+from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
+
+SHARED_SIZE = 16_000_000
+"""Bytes of the incompressible package that two others share."""
+
+
+class BuildTests(EndToEndCase):
+    """How often things are built, on a registry that all tests share."""
+
+    def nix(self, *argv: str) -> None:
+        """Run a command of Nix's by hand."""
+        environ = {**private_environment(watched_set().directory), **single_user_nix()}
+        run(argv, environ=environ).checked()
+
+    def test_crowd(self) -> None:
+        """Twenty pulls of one cold image at once, by all clients, build it once."""
+        image = f"{watched_registry().address}/crowded"
+        http = watched_registry().registry
+        engines = (docker(), podman(), containerd())
+        pulls: list[Callable[[], int]] = [
+            *((lambda engine=each: engine.pull(image).status) for each in engines),
+            *((lambda: skopeo().inspect(image).status) for _ in range(3)),
+        ]
+        kinds = [OCI_MANIFEST, DOCKER_MANIFEST] * 7
+        with ThreadPoolExecutor(20) as pool:
+            clients = [pool.submit(pull) for pull in pulls]
+            asked = [pool.submit(http.manifest, "crowded", accept=kind) for kind in kinds]
+            watched_set().wait_for("crowded")
+            wait_until(lambda: http.connections() >= 20, "all clients to ask")
+            watched_set().let("crowded")
+            self.assertEqual([client.result() for client in clients], [0] * 6)
+            answers = [each.result() for each in asked]
+        self.assertEqual({answer.status for answer in answers}, {200})
+        self.assertEqual(len({answer.body for answer in answers}), 2)
+        self.assertEqual(watched_set().builds("crowded"), 1)
+
+    def test_client_leaves(self) -> None:
+        """A client that leaves in the middle of a build does not stop it."""
+        http = watched_registry().registry
+        with socket.create_connection(("127.0.0.1", http.port)) as client:
+            client.sendall(b"GET /v2/left-alone/manifests/latest HTTP/1.1\r\nHost: x\r\n\r\n")
+            watched_set().wait_for("left-alone")
+        watched_set().let("left-alone")
+        self.assertEqual(http.manifest("left-alone").status, 200)
+        self.assertEqual(watched_set().builds("left-alone"), 1)
+
+    def test_shared_layers(self) -> None:
+        """
+        Of two images that share a package, asked for at once, one packs it, and a
+        later one packs only what is new.
+        """
+        daemon = watched_registry()
+        # What the builders write would be counted too.
+        for name in ("first", "second", "third"):
+            self.nix("nix-build", "--no-out-link", str(watched_set().path), "-A", name)
+        before = daemon.written()
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(daemon.registry.manifest, ("first/second", "second/third")))
+        self.assertEqual([answer.status for answer in answers], [200, 200])
+        self.assertLess(daemon.written() - before, 1.5 * SHARED_SIZE)
+        blobs = _blobs(daemon)
+
+        before = daemon.written()
+        later = daemon.registry.manifest("third/first")
+        self.assertLess(daemon.written() - before, SHARED_SIZE / 4)
+        layers = [
+            {layer["digest"]: layer["size"] for layer in answer.json()["layers"]}
+            for answer in (*answers, later)
+        ]
+        (shared,) = set.intersection(*(set(each) for each in layers))
+        self.assertGreaterEqual(layers[0][shared], SHARED_SIZE)
+        # What only it has, its config and its two manifests.
+        new = set(layers[2]) - set(layers[0]) - set(layers[1])
+        self.assertEqual(len(_blobs(daemon) - blobs), len(new) + 3)
+
+    def test_known_image(self) -> None:
+        """An image that was built before is served without the Nix store's help."""
+        http = watched_registry().registry
+        answer = http.manifest("known")
+        image = check_image(answer.body, lambda digest: http.blob("known", digest))
+        output = next(
+            f"/{member.name}" for member, _ in image.members() if member.name.endswith("-known-1.0")
+        )
+        self.nix("nix-store", "--delete", output)
+        again = http.manifest("known")
+        self.assertEqual(again.body, answer.body)
+        check_image(again.body, lambda digest: http.blob("known", digest))
+        self.assertEqual(watched_set().builds("known"), 1)
+
+    def test_failure_is_remembered(self) -> None:
+        """A build that has failed is not tried again by the next request."""
+        http = watched_registry().registry
+        for method in ("HEAD", "GET", "GET"):
+            answer = http.request(method, "/v2/failing-http/manifests/latest")
+            self.assertEqual(answer.status, 422)
+        self.assertEqual(watched_set().builds("failing-http"), 1)
+        self.assertEqual(answer.error["code"], "MANIFEST_INVALID")
+
+
+class RestartTests(EndToEndCase):
+    """What a registry that is started again remembers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.packages = WatchedSet()
+        self.daemon = Daemon(self.packages.path, name="restarted").start()
+        self.addCleanup(self.daemon.kill)
+
+    def _restart_between(self, end: Callable[[], object]) -> None:
+        http = self.daemon.registry
+        before = http.manifest("plain")
+        self.assertEqual(before.status, 200)
+        end()
+        self.daemon.start()
+        digest = before.headers["docker-content-digest"]
+        # Blobs first: nobody has asked this process for the image.
+        check_image(before.body, lambda digest: http.blob("plain", digest))
+        self.assertEqual(http.manifest("plain", digest).body, before.body)
+        self.assertEqual(http.manifest("plain").body, before.body)
+        self.assertEqual(self.packages.builds("plain"), 1)
+
+    def test_restart_between_manifest_and_blobs(self) -> None:
+        """A restart between the manifest and the blobs is not noticed."""
+        self._restart_between(self.daemon.stop)
+        docker().pull(f"{self.daemon.address}/plain").checked()
+        self.assertEqual(self.packages.builds("plain"), 1)
+
+    def test_power_failure_between_manifest_and_blobs(self) -> None:
+        """Neither is a process that was killed."""
+        self._restart_between(self.daemon.kill)
+
+    def test_killed_while_building(self) -> None:
+        """A build that was cut off is done again, and leaves nothing half-made."""
+        http = self.daemon.registry
+        with ThreadPoolExecutor(1) as pool:
+            client = pool.submit(http.manifest, "crowded")
+            self.packages.wait_for("crowded")
+            self.daemon.kill()
+            self.assertIsInstance(client.exception(), OSError)
+        self.packages.let("crowded")
+        self.daemon.start()
+        answer = http.manifest("crowded")
+        self.assertEqual(answer.status, 200)
+        check_image(answer.body, lambda digest: http.blob("crowded", digest))
+
+    def test_stopped_while_building(self) -> None:
+        """Who waits for a build when the registry is stopped is told to come back."""
+        with ThreadPoolExecutor(1) as pool:
+            client = pool.submit(self.daemon.registry.manifest, "crowded")
+            self.packages.wait_for("crowded")
+            self.daemon.stop()
+            self.assertEqual(client.result().status, 503)
+        self.packages.let("crowded")
+        self.daemon.start()
+        self.assertEqual(self.daemon.registry.manifest("crowded").status, 200)
+
+
+class TimeoutTests(EndToEndCase):
+    """Builds that take too long."""
+
+    def test_timeout(self) -> None:
+        """A build that takes too long is stopped, and the setting to change is named."""
+        require("docker")
+        packages = WatchedSet()
+        daemon = Daemon(packages.path, name="timeout", environ={"NIX_TIMEOUT": "2"}).start()
+        self.addCleanup(daemon.kill)
+        pulled = docker().pull(f"{daemon.address}/endless")
+        self.assertNotEqual(pulled.status, 0)
+        self.assertIn("-endless-1.0.drv", pulled.stderr)
+        self.assertIn("nix_timeout", pulled.stderr.lower())
+        self.assertEqual(daemon.registry.manifest("endless").status, 422)
+        self.assertEqual(packages.builds("endless"), 1)
+
+
+def _blobs(daemon: Daemon) -> set[str]:
+    """The names of the files that hold blobs: their digests, without more."""
+    names = (path.name for path in (daemon.storage / "blobs").rglob("*"))
+    return {name for name in names if re.fullmatch(r"[0-9a-f]{64}", name)}

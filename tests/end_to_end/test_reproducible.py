@@ -1,0 +1,122 @@
+"""
+Bit for bit: the same packages give the same image, wherever it is made.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+
+from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
+from tests.end_to_end.engines import require
+from tests.end_to_end.images import CheckedImage, check_image
+from tests.end_to_end.processes import Server, private_directory
+from tests.end_to_end.sets import demo_set
+from tests.end_to_end.stage import EndToEndCase, demo_registry
+from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Registry
+
+IMAGE = "shell/git/htop"
+
+KINDS = (OCI_MANIFEST, DOCKER_MANIFEST)
+
+NOBODY = (
+    "--reuid=nobody",
+    "--regid=nogroup",
+    "--clear-groups",
+    # The code and the package set may lie where only root may look.
+    "--inh-caps=-all,+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+)
+
+ELSEWHERE = {
+    "LANG": "de_DE.UTF-8",
+    "LC_ALL": "tr_TR.UTF-8",
+    "TZ": "Asia/Kathmandu",
+    "PYTHONHASHSEED": "4711",
+}
+
+
+class ReproducibleTests(EndToEndCase):
+    """Two registries that have nothing but the machine in common."""
+
+    def manifests(self, registry: Registry, name: str = IMAGE) -> Mapping[str, str]:
+        """The digests of an image's manifests, by their media types."""
+        answers = {kind: registry.manifest(name, accept=kind) for kind in KINDS}
+        self.assertEqual({answer.status for answer in answers.values()}, {200}, answers)
+        return {kind: answers[kind].headers["docker-content-digest"] for kind in KINDS}
+
+    def image(self, registry: Registry, name: str) -> CheckedImage:
+        answer = registry.manifest(name)
+        self.assertEqual(answer.status, 200, answer.body)
+        return check_image(answer.body, lambda digest: registry.blob(name, digest))
+
+    def test_another_state_umask_and_locale(self) -> None:
+        """State directory, umask, locale, time zone and hash seed change nothing."""
+        other = Daemon(demo_set(), name="elsewhere", umask=0o077, environ=ELSEWHERE).start()
+        self.addCleanup(other.kill)
+        self.assertEqual(self.manifests(other.registry), self.manifests(demo_registry().registry))
+
+    def test_another_user(self) -> None:
+        """Neither does the user, who reaches the store through Nix's daemon."""
+        ours = self.manifests(demo_registry().registry)
+        directory = private_directory("nobody")
+        directory.chmod(0o755)
+        socket = directory / "nix"
+        nix_daemon = Server(
+            ["nix-daemon"],
+            log=directory / "nix-daemon.log",
+            ready=socket.exists,
+            environ={
+                **private_environment(directory),
+                **single_user_nix(),
+                "NIX_DAEMON_SOCKET_PATH": str(socket),
+            },
+        )
+        nix_daemon.start()
+        self.addCleanup(nix_daemon.kill)
+        theirs = directory / "theirs"
+        theirs.mkdir()
+        other = Daemon(
+            demo_set(),
+            directory=theirs,
+            identity=NOBODY,
+            umask=0o027,
+            environ={
+                **ELSEWHERE,
+                "NIX_CONFIG": "",
+                "NIX_REMOTE": "daemon",
+                "NIX_DAEMON_SOCKET_PATH": str(socket),
+            },
+        )
+        for path in (theirs, *theirs.rglob("*")):
+            shutil.chown(path, "nobody", "nogroup")
+        other.start()
+        self.addCleanup(other.kill)
+        self.assertEqual(self.manifests(other.registry), ours)
+        self.assertEqual({path.owner() for path in other.storage.rglob("*")}, {"nobody"})
+
+    def test_another_compression(self) -> None:
+        """Compressed otherwise, layers have the same diff IDs in the same order."""
+        other = Daemon(demo_set(), name="level", options=["--compression-level", "0"]).start()
+        self.addCleanup(other.kill)
+        theirs = self.image(other.registry, "hello")
+        ours = self.image(demo_registry().registry, "hello")
+        self.assertEqual(theirs.config["rootfs"], ours.config["rootfs"])
+        self.assertNotEqual(theirs.manifest["layers"], ours.manifest["layers"])
+
+    def test_another_processor(self) -> None:
+        """On a processor with other features, layers have the same diff IDs."""
+        emulator = "qemu-x86_64"
+        require(emulator)
+        other = Daemon(
+            demo_set(),
+            name="processor",
+            interpreter=[emulator, "-cpu", "qemu64", sys.executable],
+        ).start()
+        self.addCleanup(other.kill)
+        theirs = self.image(other.registry, "hello")
+        ours = self.image(demo_registry().registry, "hello")
+        self.assertEqual(theirs.config["rootfs"], ours.config["rootfs"])
+        # Compressed bytes do depend on it, or else nothing was tried here.
+        self.assertNotEqual(theirs.manifest["layers"], ours.manifest["layers"])

@@ -1,0 +1,220 @@
+"""
+Builds that take longer than clients wait: one command of each client is enough.
+
+The registry's deadline is short here, so that builds which outlast it twice do not
+make the tests long.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.processes import Finished, wait_until
+from tests.end_to_end.sets import WatchedSet
+from tests.end_to_end.stage import (
+    EndToEndCase,
+    Once,
+    containerd,
+    docker,
+    podman,
+    skopeo,
+    watched_set,
+)
+
+DEADLINE = 2
+
+impatient_registry = Once(
+    lambda: Daemon(
+        watched_set().path, name="impatient", options=[f"--request-deadline={DEADLINE}"]
+    ).start()
+)
+"""A registry that sends clients away soon."""
+
+
+class SlowBuildTests(EndToEndCase):
+    """An image that is not ready when the deadline has passed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.daemon = impatient_registry()
+
+    def answers(self, package: str) -> list[str]:
+        """The statuses of the answers about an image so far, from the access log."""
+        marks = (f" /v2/{package}/manifests/latest ", " HEAD ", " GET ")
+        return [
+            line.split(marks[0], 1)[1].split()[0]
+            for line in self.daemon.log().splitlines()
+            if marks[0] in line
+        ]
+
+    def pull(self, package: str, pull: Callable[[str], Finished], sent_away: int) -> Finished:
+        """
+        Pull an image whose build ends when clients have been sent away ``sent_away``
+        times.
+        """
+        image = f"{self.daemon.address}/{package}"
+        with ThreadPoolExecutor(1) as pool:
+            pulled = pool.submit(pull, image)
+            watched_set().wait_for(package)
+            wait_until(
+                lambda: pulled.done() or self.answers(package).count("429") >= sent_away,
+                "the client to be sent away",
+            )
+            watched_set().let(package)
+            finished = pulled.result()
+        self.assertEqual(watched_set().builds(package), 1)
+        return finished
+
+    def test_podman(self) -> None:
+        """podman comes back by itself."""
+        self.pull("slow-podman", podman().pull, 2).checked()
+
+    def test_skopeo(self) -> None:
+        """So does skopeo."""
+        self.pull("slow-skopeo", skopeo().inspect, 2).checked()
+
+    def test_containerd(self) -> None:
+        """So does containerd, without a pause: it is held each time."""
+        self.pull("slow-ctr", containerd().pull, 2).checked()
+
+    def test_docker(self) -> None:
+        """Docker, which would give up, is never sent away, and waits."""
+        engine = docker()
+        http = self.daemon.registry
+        image = f"{self.daemon.address}/slow-docker"
+        with ThreadPoolExecutor(1) as pool:
+            pulled = pool.submit(engine.pull, image)
+            watched_set().wait_for("slow-docker")
+            for _ in range(2):
+                self.assertEqual(http.manifest("slow-docker").status, 429)
+            self.assertFalse(pulled.done())
+            watched_set().let("slow-docker")
+            pulled.result().checked()
+
+    def test_watching(self) -> None:
+        """Who is sent away is told where to watch, and sees the build to its end."""
+        http = self.daemon.registry
+        for method in ("HEAD", "GET"):
+            answer = http.request(method, "/v2/slow-http/manifests/latest")
+            self.assertEqual(answer.status, 429)
+            self.assertGreaterEqual(int(answer.headers["retry-after"]), 1)
+        self.assertEqual(answer.error["code"], "TOOMANYREQUESTS")
+        url = answer.error["detail"]["watch"]
+        self.assertIn(url, answer.message)
+        path = url.removeprefix(f"http://{self.daemon.address}")
+        build = http.get(path).json()
+        self.assertEqual((build["image"], build["state"]), ("slow-http", "running"))
+        self.assertEqual(build["stages"][-1]["phase"], "building")
+        self.assertIn("-slow-http-1.0.drv", build["derivation"])
+        with ThreadPoolExecutor(1) as pool:
+            events = pool.submit(self.listen, f"{path}/events")
+            watched_set().let("slow-http")
+            kind, last = events.result()[-1]
+        self.assertEqual((kind, last["state"]), ("build", "succeeded"))
+        answer = http.manifest("slow-http")
+        self.assertEqual(answer.headers["docker-content-digest"], last["digest"])
+        images = [each["image"] for each in http.get("/builds").json()["builds"]]
+        self.assertIn("slow-http", images)
+
+    def listen(self, path: str) -> list[tuple[str, dict[str, Any]]]:
+        """The events of a stream, to its end."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.daemon.registry.port, timeout=60)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text = response.read().decode("ascii")
+        finally:
+            connection.close()
+        events = []
+        for block in text.split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in block.splitlines())
+            if "data" in fields:
+                events.append((fields["event"], json.loads(fields["data"])))
+        return events
+
+
+class StopTests(EndToEndCase):
+    """What is left of a build when the registry ends."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.packages = WatchedSet()
+
+    def start(self, *options: str) -> Daemon:
+        daemon = Daemon(self.packages.path, name="stopping", options=options).start()
+        self.addCleanup(daemon.kill)
+        return daemon
+
+    def build(self, daemon: Daemon, pool: ThreadPoolExecutor) -> Callable[[], int]:
+        """Begin a build that does not end by itself; its request's status, later."""
+        asked = pool.submit(daemon.registry.manifest, "crowded")
+        self.packages.wait_for("crowded")
+        return lambda: asked.result().status
+
+    def left_over(self, daemon: Daemon) -> list[str]:
+        """Processes, roots and half-written files that belong to a registry."""
+        marks = [str(each).encode() for each in (self.packages.directory, daemon.directory)]
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                text = b"".join((process / name).read_bytes() for name in ("cmdline", "environ"))
+            except OSError:
+                continue
+            if any(mark in text for mark in marks):
+                found.append(f"{process.name}: {text[:200]!r}")
+        state = daemon.directory / "state"
+        for directory in (state / "gcroots", daemon.storage / "tmp"):
+            found += [str(each) for each in directory.iterdir()]
+        return found
+
+    def test_stop(self) -> None:
+        """A build that has not ended after its grace is ended, and nothing is left of it."""
+        daemon = self.start("--stop-grace=0.5")
+        with ThreadPoolExecutor(1) as pool:
+            status = self.build(daemon, pool)
+            self.assertNotEqual(self.left_over(daemon), [])
+            daemon.stop()
+            self.assertEqual(status(), 503)
+        self.assertEqual(self.left_over(daemon), [])
+        self.packages.let("crowded")
+        daemon.start()
+        self.assertEqual(daemon.registry.manifest("crowded").status, 200)
+        self.assertEqual(self.packages.builds("crowded"), 2)
+
+    def test_grace(self) -> None:
+        """A build that ends within its grace is answered, stored, and known later."""
+        daemon = self.start("--stop-grace=25")
+        with ThreadPoolExecutor(2) as pool:
+            status = self.build(daemon, pool)
+            stopped = pool.submit(daemon.stop)
+            wait_until(lambda: "waiting up to" in daemon.log(), "the registry to wait")
+            self.packages.let("crowded")
+            self.assertEqual(status(), 200)
+            stopped.result()
+        self.assertEqual(self.left_over(daemon), [])
+        daemon.start()
+        self.assertEqual(daemon.registry.manifest("crowded").status, 200)
+        self.assertEqual(self.packages.builds("crowded"), 1)
+
+    def test_kill(self) -> None:
+        """
+        What a registry that is killed leaves behind ends by itself, and the next one
+        sweeps the rest.
+        """
+        daemon = self.start()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(daemon.registry.manifest, "crowded")
+            self.packages.wait_for("crowded")
+            daemon.kill()
+            self.assertIsInstance(asked.exception(), OSError)
+        self.packages.let("crowded")
+        daemon.start()
+        self.assertEqual(daemon.registry.manifest("crowded").status, 200)
+        daemon.stop()
+        self.assertEqual(self.left_over(daemon), [])
