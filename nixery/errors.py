@@ -17,6 +17,7 @@ __all__ = [
     "BlobUnknown",
     "BuildFailed",
     "BuildTimedOut",
+    "CacheIncomplete",
     "CommandMissing",
     "ConfigError",
     "ConfigProblem",
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluationFailed",
     "EvaluationTimedOut",
     "Evidence",
+    "FetchFailed",
     "ImageLimitExceeded",
     "ImageTimedOut",
     "InvalidDigest",
@@ -32,6 +34,7 @@ __all__ = [
     "InvalidReference",
     "LayerLimitExceeded",
     "ListeningFailed",
+    "LogInUse",
     "ManifestUnknown",
     "MissingDerivations",
     "MissingPath",
@@ -53,9 +56,12 @@ __all__ = [
     "StillBuilding",
     "StorageError",
     "StorageFull",
+    "StorageRefused",
+    "StorageUnavailable",
     "UnexpectedOutput",
     "UnknownRevision",
     "UnknownSystem",
+    "UploadLost",
     "WrongSystem",
 ]
 
@@ -333,7 +339,8 @@ class PackageProblem:
     candidates: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        if not self.candidates:
+        # What is ambiguous names its candidates itself, with what tells them apart.
+        if not self.candidates or self.kind is ProblemKind.AMBIGUOUS:
             return self.message
         return f"{self.message} (did you mean {', '.join(self.candidates)}?)"
 
@@ -401,6 +408,64 @@ class OutputTooLarge(NixeryError):
     @property
     def message(self) -> str:
         return f"{self.evidence.argv[0]} was stopped: it printed more than {self.limit} bytes"
+
+
+# -- downloads ----------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class FetchFailed(NixeryError):
+    """
+    A URL that could not be fetched.
+
+    :param url: without what it may hold of secrets.
+    :param status: the status that was answered, ``None`` when nothing was.
+    :param retry_after: seconds after which the server wants to be asked again.
+    """
+
+    url: str
+    reason: str
+    status: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def message(self) -> str:
+        return f"{self.url} could not be fetched: {self.reason}"
+
+
+@frozen(kw_only=True)
+class CacheIncomplete(NixeryError):
+    """
+    A binary cache that has so little of a package set that counting it is no use.
+
+    :param found: how many store paths it has.
+    :param missing: how many it does not have.
+    :param unusable: how many it describes in a way that cannot be.
+    """
+
+    cache: str
+    found: int
+    missing: int
+    unusable: int
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.cache} has {self.found} of the store paths, lacks {self.missing}, and what it"
+            f" says of {self.unusable} makes no sense: name the cache that belongs to the channel"
+            " with --cache"
+        )
+
+
+@frozen(kw_only=True)
+class LogInUse(NixeryError):
+    """Another process writes to a log that only one may write to."""
+
+    path: str
+
+    @property
+    def message(self) -> str:
+        return f"another process uses {self.path}: wait until it has ended"
 
 
 # -- Nix ----------------------------------------------------------------------
@@ -734,6 +799,38 @@ class StorageFull(StorageError):
             f"storage failed to {self.operation}: {self.reason};"
             " free some space or point the storage at a larger disk"
         )
+
+
+@frozen(kw_only=True)
+class StorageUnavailable(StorageError):
+    """The storage cannot be reached, or fails, for the moment: another try may succeed."""
+
+    @property
+    def message(self) -> str:
+        return f"storage failed to {self.operation}: {self.reason}; try again in a moment"
+
+
+@frozen(kw_only=True)
+class StorageRefused(StorageError):
+    """
+    The storage service does not let the daemon do what it has to do.
+
+    :param advice: what the operator has to do about it, in the imperative.
+    """
+
+    advice: str
+
+    @property
+    def message(self) -> str:
+        return f"storage failed to {self.operation}: {self.reason}; {self.advice}"
+
+
+@frozen(kw_only=True)
+class UploadLost(StorageError):
+    """
+    What was sent of a blob is lost, and no longer here to be sent again: whoever
+    makes the blob may make it once more.
+    """
 
 
 @frozen(kw_only=True)

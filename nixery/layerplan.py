@@ -190,10 +190,10 @@ class Popularity:
     def most(self) -> int:
         """
         How popular a path is that every image contains: the size of the set, or, where
-        that is not known, more than anything else, but at least 2.
+        that is not known, more than anything else.
         """
-        counts = self.transitive or self.direct
-        return max(self.setsize, 1 + max(counts.values(), default=1))
+        highest = max((self.transitive or self.direct).values(), default=1)
+        return max(self.setsize, highest) if self.setsize else highest + 1
 
     @cached_property
     def digest(self) -> str:

@@ -6,6 +6,8 @@ Examples are small: what goes wrong with a graph goes wrong with ten paths.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from hypothesis import strategies as st
 
 from nixery.graph import PathInfo, RuntimeGraph, StorePath
@@ -17,6 +19,7 @@ __all__ = [
     "attribute_paths",
     "components",
     "evaluations",
+    "graph_of",
     "graphs",
     "hashes",
     "json_values",
@@ -109,6 +112,21 @@ popularities = st.builds(
 def store_path(name: str, digits: str = "0" * 32) -> StorePath:
     """The store path of a name, by default with a hash of zeros."""
     return StorePath(f"/nix/store/{digits}-{name}")
+
+
+def graph_of(sizes: Mapping[str, int], references: Mapping[str, Sequence[str]]) -> RuntimeGraph:
+    """A graph of paths that are called by their names."""
+    return RuntimeGraph(
+        paths={
+            store_path(name): PathInfo(
+                path=store_path(name),
+                nar_hash="0" * 64,
+                nar_size=size,
+                references=[store_path(other) for other in references.get(name, ())],
+            )
+            for name, size in sizes.items()
+        }
+    )
 
 
 store_paths = st.builds(store_path, store_names, hashes)

@@ -13,27 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.graph import PathInfo, RuntimeGraph
+from nixery.graph import RuntimeGraph
 from nixery.layers import LayerPlan, LayerSettings, Popularity, plan_layers
-from tests.strategies import graphs, popularities, store_path
+from tests.strategies import graph_of, graphs, popularities
 
 KB = 1_000
 MB = 1_000_000
-
-
-def graph_of(sizes: Mapping[str, int], references: Mapping[str, Sequence[str]]) -> RuntimeGraph:
-    """A graph of paths that are called by their names."""
-    return RuntimeGraph(
-        paths={
-            store_path(name): PathInfo(
-                path=store_path(name),
-                nar_hash="0" * 64,
-                nar_size=size,
-                references=[store_path(other) for other in references.get(name, ())],
-            )
-            for name, size in sizes.items()
-        }
-    )
 
 
 def names_of(plan: LayerPlan) -> list[list[str]]:
@@ -265,7 +250,7 @@ class SlotsTests(SynchronousTestCase):
         """What every image contains never shares a layer with anything else."""
         chosen = LayerSettings(always=frozenset({"base"}))
         sizes = {"base": MB, "needed": KB, "small": KB, "large": 50 * MB}
-        layers = layers_of(sizes, {"base": ["needed"]}, {}, chosen)
+        layers = layers_of(sizes, {"base": ["needed"]}, {"large": 2}, chosen)
         self.assertEqual(layers, [["base", "needed"], ["large"], ["small"]])
 
     def test_common_share(self) -> None:

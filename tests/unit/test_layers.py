@@ -4,7 +4,7 @@ Tests for ``nixery.layers``, ``nixery.layerplan`` and ``nixery.dominators``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -24,7 +24,7 @@ from nixery.layers import (
     Strategy,
     plan_layers,
 )
-from tests.strategies import BASE32, graphs, popularities, store_path
+from tests.strategies import BASE32, graph_of, graphs, popularities, store_path
 
 MB = 1_000_000
 
@@ -43,21 +43,6 @@ layer_settings = st.builds(
     popularity_threshold=st.integers(1, 1000),
     size_threshold=st.sampled_from([1, 1000, 100 * MB]),
 )
-
-
-def graph_of(sizes: Mapping[str, int], references: Mapping[str, Sequence[str]]) -> RuntimeGraph:
-    """A graph of paths that are called by their names."""
-    return RuntimeGraph(
-        paths={
-            store_path(name): PathInfo(
-                path=store_path(name),
-                nar_hash="0" * 64,
-                nar_size=size,
-                references=[store_path(other) for other in references.get(name, ())],
-            )
-            for name, size in sizes.items()
-        }
-    )
 
 
 def names_of(plan: LayerPlan) -> list[list[str]]:
@@ -435,6 +420,7 @@ class PopularityTests(SynchronousTestCase):
     def test_most(self) -> None:
         """Nothing is more popular than what every image contains."""
         self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=60_000).most, 60_000)
+        self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=9).most, 50_000)
         self.assertEqual(Popularity(direct={"glibc": 50_000}).most, 50_001)
         self.assertEqual(Popularity().most, 2)
 
