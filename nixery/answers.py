@@ -27,6 +27,7 @@ from nixery.errors import (
     EvaluationFailed,
     EvaluationTimedOut,
     ImageLimitExceeded,
+    ImageTimedOut,
     InvalidDigest,
     InvalidName,
     InvalidReference,
@@ -34,10 +35,14 @@ from nixery.errors import (
     MissingDerivations,
     NixeryError,
     PackagesRefused,
+    QueueFull,
     RangeNotSatisfiable,
     RememberedFailure,
     ShuttingDown,
+    StillBuilding,
     StorageError,
+    StorageRefused,
+    StorageUnavailable,
     UnknownRevision,
     WrongSystem,
 )
@@ -149,6 +154,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     BuildTimedOut: (422, "MANIFEST_INVALID"),
     EvaluationTimedOut: (422, "MANIFEST_INVALID"),
     ImageLimitExceeded: (422, "MANIFEST_INVALID"),
+    ImageTimedOut: (422, "MANIFEST_INVALID"),
     # For want of a builder: the operator's to mend, but it is the user who has to
     # know why there is no arm64 image, and no retry will find a builder.
     WrongSystem: (422, "MANIFEST_INVALID"),
@@ -156,16 +162,25 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     # package is: the tag chose its revision, who pulls is often who broke it, and
     # a 500 would keep the reason from them and be retried in vain.
     EvaluationFailed: (422, "MANIFEST_INVALID"),
+    # It will do to ask again: the one status on which podman and skopeo do.
+    StillBuilding: (429, "TOOMANYREQUESTS"),
+    QueueFull: (429, "TOOMANYREQUESTS"),
     # Passing states of what the daemon stands on.
     MissingDerivations: (503, "UNAVAILABLE"),
     ShuttingDown: (503, "UNAVAILABLE"),
     StorageError: (503, "UNAVAILABLE"),
+    # The operator's to mend; no retry changes what a service permits.
+    StorageRefused: (500, "UNKNOWN"),
     # What is stored, or was about to be, is not what it should be.
     DigestMismatch: (500, "UNKNOWN"),
     NixeryError: (500, "UNKNOWN"),
 }
 
-_RETRY_AFTER: Mapping[type[NixeryError], int] = {ShuttingDown: 5, MissingDerivations: 30}
+_RETRY_AFTER: Mapping[type[NixeryError], int] = {
+    ShuttingDown: 5,
+    MissingDerivations: 30,
+    StorageUnavailable: 10,
+}
 """Seconds, for failures that are known to pass by themselves."""
 
 
@@ -180,7 +195,7 @@ def problem_of(error: NixeryError) -> Problem:
     detail = dict(_detail(original))
     headers = {}
     retry_after = _RETRY_AFTER.get(type(original))
-    if isinstance(error, RememberedFailure):
+    if isinstance(error, RememberedFailure | StillBuilding | QueueFull):
         retry_after = max(1, math.ceil(error.retry_after))
         detail["retry_after"] = retry_after
     if retry_after is not None:
@@ -284,5 +299,8 @@ _PLAIN: Mapping[type[NixeryError], Sequence[str]] = {
     BlobUnknown: ("digest",),
     RangeNotSatisfiable: ("digest", "size"),
     ImageLimitExceeded: ("what", "value", "limit"),
+    ImageTimedOut: ("image", "phase", "seconds", "setting"),
+    StillBuilding: ("image", "doing", "seconds", "watch"),
+    QueueFull: ("waiting",),
 }
 """Errors whose detail is some of their fields, as they are."""

@@ -4,7 +4,8 @@ Sending blobs without ever waiting on the reactor thread.
 A layer may be gigabytes long and cold, and a client as slow as it likes.  Files
 are read piece by piece on worker threads, one piece ahead of what is being sent,
 and only while the connection takes it: what is in memory for a client is two
-pieces, and no thread is held between them.
+pieces, and no thread is held between them.  Where the connection is a plain socket,
+all but the first piece goes there without being read (:mod:`nixery.lines`).
 
 What was opened is closed in every case.  A client may leave while its blob is
 being opened, while a thread reads, while it makes us wait, or never; and a
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import Request
@@ -31,6 +32,7 @@ from nixery.interfaces import (
     Stream,
     Workers,
 )
+from nixery.lines import open_line
 from nixery.names import Digest
 from nixery.pieces import FilePieces, Pieces, StreamPieces
 from nixery.responses import describe_blob, has_left, set_headers
@@ -44,6 +46,12 @@ Seconds after which a client that takes nothing at all is given up.  Twisted's
 idle timeout rests while a request is being answered, and a peer that keeps its
 window shut would hold a descriptor for ever.  Engines that unpack while they
 download may well pause for minutes.
+"""
+
+SENDERS = 4
+"""
+How many threads hand files to sockets at once: enough for a disk and some processors.
+More send no faster, get in the reactor's way, and leave none for short questions.
 """
 
 
@@ -62,6 +70,7 @@ class BlobSender:
         self._storage = storage
         self._workers = workers
         self._clock = clock
+        self._senders = DeferredSemaphore(SENDERS)
 
     async def send(self, request: Request, digest: Digest, part: ByteRange | None) -> None:
         """
@@ -113,7 +122,8 @@ class BlobSender:
             while piece and len(piece) <= length:
                 length -= len(piece)
                 request.write(piece)
-                await gate.passage()
+                if await gate.passage() and isinstance(rest, FilePieces):
+                    length -= await self._send(request, rest, length, gate)
                 piece = await anext(rest, b"")
             if piece or length:
                 raise StorageError(
@@ -132,6 +142,42 @@ class BlobSender:
         finally:
             gate.close()
         request.unregisterProducer()
+
+    async def _send(self, request: Request, pieces: FilePieces, length: int, gate: _Gate) -> int:
+        """
+        Send the rest of a file from the page cache to the socket.
+
+        Nothing may wait to be written by the connection itself.
+
+        :param length: how much there is.
+        :return: how much was sent: all or, where that is not possible, nothing.
+        """
+        if not length or pieces.reads_ahead:
+            return 0
+        line = open_line(request, self._clock)
+        if line is None:
+            return 0
+        pieces.use(line)
+        rest = length
+        try:
+            while True:
+                await self._senders.acquire()
+                try:
+                    sent = await pieces.send()
+                finally:
+                    self._senders.release()
+                request.sentLength += sent
+                rest -= sent
+                if not rest:
+                    return length
+                gate.pauseProducing()
+                await line.ready()
+                gate.resumeProducing()
+        except ConnectionError:
+            # No fault of ours.  The reactor notices as well, unless it reads nothing
+            # from this client at the moment; what follows cancels this wait.
+            _abort(request)
+            return await Deferred()
 
 
 class _Opening:
@@ -179,11 +225,18 @@ class _Gate:
         self._waiter: Deferred[None] | None = None
         self._stall: IDelayedCall | None = None
 
-    async def passage(self) -> None:
-        """Wait until the connection takes more."""
-        if self._paused:
-            self._waiter = Deferred()
-            await self._waiter
+    async def passage(self) -> bool:
+        """
+        Wait until the connection takes more.
+
+        :return: whether all that it was given has left it: it had too much, and
+            resumes when it has nothing any more.
+        """
+        if not self._paused:
+            return False
+        self._waiter = Deferred()
+        await self._waiter
+        return True
 
     def close(self) -> None:
         """Expect nobody to pass any more."""

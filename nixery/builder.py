@@ -12,21 +12,25 @@ by a connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery import keys, tarball
+from nixery.buildbook import BuildBook
 from nixery.cache import FailureCache, ImageCache, LayerRecord
 from nixery.errors import (
     BuildFailed,
     BuildTimedOut,
     EvaluationTimedOut,
     ImageLimitExceeded,
+    ImageTimedOut,
     MissingDerivations,
     NixeryError,
     ShuttingDown,
@@ -38,20 +42,56 @@ from nixery.names import ImageName, Tag
 from nixery.oci import CONFIG_VERSION, OCI_CONFIG, Image, ImageLayer, build_image
 from nixery.packages import Evaluation
 from nixery.packer import Packer
-from nixery.progress import LogProgress
+from nixery.progress import Build
+from nixery.queueing import FairQueue
 from nixery.rootfs import ROOT_VERSION, RootTree, plan_root
 from nixery.singleflight import SingleFlight
 from nixery.sources import PathSource, Revision, resolve_path
 from nixery.tarball import STORE, Compression
-from nixery.waiting import gather
+from nixery.waiting import Expired, gather, within
 
-__all__ = ["Builder", "ImageSettings"]
+__all__ = ["BuildLimits", "Builder", "ImageSettings"]
 
 REEVALUATIONS = 2
 """How often a build begins again after a garbage collection took its derivations."""
 
-REMEMBERED = (BuildFailed, BuildTimedOut, EvaluationTimedOut, ImageLimitExceeded, WrongSystem)
+REMEMBERED = (
+    BuildFailed,
+    BuildTimedOut,
+    EvaluationTimedOut,
+    ImageLimitExceeded,
+    ImageTimedOut,
+    WrongSystem,
+)
 """Failures that cost much and that the next try would only repeat."""
+
+
+MARGIN = 30.0
+"""
+Seconds that an image is given beyond its deadline.  Nix has the same deadline and
+begins a little later; its own failure says which derivation it was.
+"""
+
+
+@frozen(kw_only=True)
+class BuildLimits:
+    """
+    What builds may take.
+
+    :param builds: how many images are made at once.
+    :param evaluations: how many images' packages are looked up at once.
+    :param queue: how many images wait for either.
+    :param deadline: seconds that the making of one image may take, from when its
+        turn has come.
+    :param stop_grace: seconds that the builds which run are given to end when the
+        daemon stops.
+    """
+
+    builds: int = 4
+    evaluations: int = 4
+    queue: int = 64
+    deadline: float = 14400.0
+    stop_grace: float = 0.0
 
 
 @frozen(kw_only=True)
@@ -95,7 +135,11 @@ class Builder(Service):
     :param packers: how many layers are packed at once, no more than ``cpu`` has
         threads.
     :param settings: what shapes the images.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param popularity: the popularity data to make an image by, instead of those of
+        ``settings``; they may change while the daemon runs.
+    :param book: where it is told how far builds are.
+    :param clock: measures what builds take.
+    :param limits: what they may take.
     :param failure_ttl: how long a failure is remembered, in seconds.
     :param store: the directory of this machine that holds the store paths.
     """
@@ -108,20 +152,32 @@ class Builder(Service):
     cpu: Workers
     packers: int
     settings: ImageSettings
-    seconds: Callable[[], float]
+    book: BuildBook
+    clock: IReactorTime
     failure_ttl: float
+    limits: BuildLimits = BuildLimits()
     store: str = STORE
+    popularity: Callable[[], Awaitable[Popularity]] | None = None
 
     _packer: Packer = field(init=False)
     _failures: FailureCache = field(init=False)
+    _asked: SingleFlight[tuple[ImageName, Tag], Image] = field(factory=SingleFlight, init=False)
     _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
     _building: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
+    # Who does what others, who ask for the same image by another name, wait for.
+    _makers: dict[str, Build] = field(factory=dict, init=False)
+    _evaluation_queue: FairQueue[ImageName] = field(init=False)
+    _build_queue: FairQueue[ImageName] = field(init=False)
     _stopping: bool = field(default=False, init=False)
 
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._failures = FailureCache(seconds=self.seconds, ttl=self.failure_ttl)
+        self._failures = FailureCache(seconds=self.clock.seconds, ttl=self.failure_ttl)
+        self._evaluation_queue = FairQueue(
+            max_running=self.limits.evaluations, max_waiting=self.limits.queue
+        )
+        self._build_queue = FairQueue(max_running=self.limits.builds, max_waiting=self.limits.queue)
         self._packer = Packer(
             storage=self.storage,
             cpu=self.cpu,
@@ -134,19 +190,44 @@ class Builder(Service):
         """
         The image of a name, at the revision that a tag names; made if need be.
 
+        Cancelling the wait stops nothing: the whole way is a job of the server.
+
         :raises UnknownRevision: the tag names no revision.
         :raises NixeryError: as :meth:`evaluate` and :meth:`build`.
         """
-        revision = await self.files.run(resolve_path, self.source, tag)
-        request = keys.request_key(name, revision, self.settings.identity())
-        evaluation = await self.evaluate(name, revision, request)
-        return await self.build(name, revision, evaluation)
+        if self._stopping:
+            raise ShuttingDown
+        return await self._asked.run((name, tag), lambda: self._answer(name, tag))
 
-    async def evaluate(self, name: ImageName, revision: Revision, request: str) -> Evaluation:
+    async def _answer(self, name: ImageName, tag: Tag) -> Image:
+        progress = self.book.begin(name, tag)
+        try:
+            revision = await self.files.run(resolve_path, self.source, tag)
+            settings = await self.current_settings()
+            request = keys.request_key(name, revision, settings.identity())
+            evaluation = await self.evaluate(name, revision, request, progress)
+            image = await self.build(name, revision, evaluation, progress)
+        except BaseException as error:
+            progress.failed(error)
+            raise
+        progress.succeeded(image.manifests[0].digest)
+        return image
+
+    async def current_settings(self) -> ImageSettings:
+        """What shapes the images that are asked for now; the first ones wait for it."""
+        if self.popularity is None:
+            return self.settings
+        return evolve(self.settings, popularity=await self.popularity())
+
+    async def evaluate(
+        self, name: ImageName, revision: Revision, request: str, progress: Build
+    ) -> Evaluation:
         """
         The packages of an image; evaluated once for all who ask at the same time.
 
         :param request: the request key of the name at the revision.
+        :param progress: told how far it is.
+        :raises QueueFull: too many wait for their evaluation already.
         :raises PackagesRefused: packages do not exist, or may not be used.
         :raises RememberedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.
@@ -156,9 +237,13 @@ class Builder(Service):
             raise ShuttingDown
         self._failures.check(request)
 
+        async def evaluate() -> Evaluation:
+            progress.started()
+            return await self.nix.evaluate(revision, name.system, name.requirements)
+
         async def work() -> Evaluation:
             try:
-                return await self.nix.evaluate(revision, name.system, name.requirements)
+                return await self._evaluation_queue.run(name, evaluate, progress.queued)
             except CancelledError as error:
                 raise ShuttingDown from error
             except NixeryError as error:
@@ -167,88 +252,167 @@ class Builder(Service):
                     self._failures.add(request, error)
                 raise
 
+        progress.phase(Phase.EVALUATING)
         return await self._evaluating.run(request, work)
 
-    async def build(self, name: ImageName, revision: Revision, evaluation: Evaluation) -> Image:
+    async def build(
+        self, name: ImageName, revision: Revision, evaluation: Evaluation, progress: Build
+    ) -> Image:
         """
         The image of evaluated packages; the known one, or one that is made once for
         all who ask.
 
+        :param progress: told how far it is, or who makes the image already.
         :raises BuildFailed: a derivation failed.
+        :raises QueueFull: too many images wait to be built already.
         :raises RememberedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.
         :raises NixeryError: whatever else may go wrong on the way.
         """
         if self._stopping:
             raise ShuttingDown
-        key = keys.image_key(evaluation, self.settings.identity())
+        # The key and the image go by the same settings, whatever comes meanwhile.
+        settings = await self.current_settings()
+        key = keys.image_key(evaluation, settings.identity())
         known = await self.images.get(key)
         if known is not None:
             return known
-        return await self._building.run(key, lambda: self._build(key, name, revision, evaluation))
+        maker = self._makers.get(key)
+        if maker is not None:
+            progress.follow(maker)
+        return await self._building.run(
+            key, lambda: self._build(key, name, revision, evaluation, progress, settings)
+        )
 
     async def tags(self, _name: ImageName) -> Sequence[str]:
         """The tags that an image can be asked for by, sorted: a path has one revision."""
         return ("latest",)
 
     def stopService(self) -> Deferred[None]:
-        """Take no more builds, and cancel those that run; fires when all have ended."""
+        """
+        Take no more builds, give those that run a while, and cancel what is left;
+        fires when all have ended.
+        """
         self._stopping = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        # What has not begun never will, and what is evaluated would not be built.
+        self._evaluation_queue.stop()
+        self._build_queue.stop()
+        evaluating = self._evaluating.stop()
+        await self._settle()
         # Outermost first: a build that is cancelled cleans up after itself, and
         # what it waited for is of no use to anyone then.
-        await self._evaluating.stop()
+        await evaluating
         await self._building.stop()
         await self._packer.stop()
+        await self._asked.stop()
+
+    async def _settle(self) -> None:
+        """Give the builds that run a while to end."""
+        grace = self.limits.stop_grace
+        if len(self._building) == 0 or grace <= 0:
+            return
+        self._log.info(
+            "waiting up to {seconds:g} s for {count} builds",
+            seconds=grace,
+            count=len(self._building),
+        )
+        with suppress(Expired):
+            await within(grace, self.clock, self._building.settled())
 
     async def _build(
-        self, key: str, name: ImageName, revision: Revision, evaluation: Evaluation
+        self,
+        key: str,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Build,
+        settings: ImageSettings,
     ) -> Image:
-        """Make an image, tell the log how it went, and remember failures."""
+        """Make an image when its turn comes, tell how it went, and remember failures."""
         # Derivations stand beside the image's own key: the same outputs may be
         # built in another way now, and that deserves a try.
         attempt = keys.sha256_hex(
             {"image": key, "derivations": [package.derivation for package in evaluation.packages]}
         )
         self._failures.check(attempt)
-        progress = LogProgress(image=name.repository)
         for missing in evaluation.left_out:
             self._log.info(
                 "{image}: the package set has no {missing}, which is left out",
                 image=name.repository,
                 missing=missing,
             )
-        begun = self.seconds()
+        self._makers[key] = progress
         try:
-            image = await self._make(name, revision, evaluation, progress)
+            image = await self._build_queue.run(
+                name,
+                lambda: self._make_in_time(name, revision, evaluation, progress, settings),
+                progress.queued,
+            )
+            await self.images.add(key, image)
         except CancelledError as error:
             raise ShuttingDown from error
-        except Exception as error:
+        except NixeryError as error:
             self._log.error("{image} was not built: {error}", image=name.repository, error=error)
             if isinstance(error, REMEMBERED):
                 self._failures.add(attempt, error)
             raise
-        await self.images.add(key, image)
+        except Exception:
+            # Perhaps nobody waits any more who would be told of it.
+            self._log.failure("{image} was not built", image=name.repository)
+            raise
+        finally:
+            del self._makers[key]
+        return image
+
+    async def _make_in_time(
+        self,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Build,
+        settings: ImageSettings,
+    ) -> Image:
+        """:raises ImageTimedOut: all of it together took too long."""
+        progress.started()
+        begun = self.clock.seconds()
+        limit = self.limits.deadline
+        try:
+            image = await within(
+                limit + MARGIN,
+                self.clock,
+                self._make(name, revision, evaluation, progress, settings),
+            )
+        except Expired:
+            raise ImageTimedOut(
+                image=name.repository,
+                phase=progress.view().doing(),
+                seconds=limit,
+                setting="build_deadline",
+            ) from None
         self._log.info(
             "{image} was built in {seconds:.2f} s as {digest}",
             image=name.repository,
-            seconds=self.seconds() - begun,
+            seconds=self.clock.seconds() - begun,
             digest=image.manifests[0].digest,
         )
         return image
 
     async def _make(
-        self, name: ImageName, revision: Revision, evaluation: Evaluation, progress: Progress
+        self,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Progress,
+        settings: ImageSettings,
     ) -> Image:
         realisation, evaluation = await self._realise(name, revision, evaluation, progress)
         try:
             graph = await self.nix.closure(realisation.outputs)
             progress.phase(Phase.PACKING)
-            plan = await self.cpu.run(
-                plan_layers, graph, self.settings.popularity, self.settings.layers
-            )
+            plan = await self.cpu.run(plan_layers, graph, settings.popularity, settings.layers)
             tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
             layers = await self._pack(evaluation, plan, tree, progress)
         finally:

@@ -47,8 +47,12 @@ class Config:
     storage_backend: Literal["filesystem", "gcs"]
     storage_path: Path
     gcs_bucket: str | None
-    gcs_signing_key: str | None = field(repr=False)
+    gcs_signing_key: Path | None = field(repr=False)
     gcs_signing_account: str | None
+    gcs_proxy: bool
+    gcs_endpoint: str | None
+    gcs_chunk_size: int
+    gcs_workers: int
     google_application_credentials: Path | None
     nix_timeout: int
     nix_max_silent: int
@@ -56,14 +60,28 @@ class Config:
     eval_timeout: float
     eval_memory: int
     evaluations: int
+    max_builds: int
+    max_queue: int
     allow_import_from_derivation: bool
     substitute_only: bool
     # Access tokens are options of Nix.
     nix_options: Mapping[str, str] = field(hash=False, repr=False)
     layer_budget: int
+    layer_strategy: Literal["affinity", "dominators"]
+    layer_affinity: int
+    layer_unit_size: int
+    layer_minimum_size: int
+    layer_classes: int
+    layer_common_share: int
+    layer_popularity_threshold: int
+    layer_size_threshold: int
     compression_level: int
     popularity_url: str | None
+    popularity_refresh: bool
     failure_ttl: float
+    request_deadline: float
+    stop_grace: float
+    show_builds: bool
     cpu_workers: int
     storage_workers: int
 
@@ -123,19 +141,6 @@ def find_unsupported(config: Config) -> tuple[ConfigProblem, ...]:
                 expected=(
                     "this version takes packages from a path only: set NIXERY_PKGS_PATH,"
                     " --pkgs-path, or pkgs_path in the configuration file"
-                ),
-            )
-        )
-    if config.storage_backend != "filesystem":
-        problems.append(
-            ConfigProblem(
-                setting="storage_backend",
-                value=config.storage_backend,
-                layer="not supported yet",
-                expected=(
-                    "this version stores images in a directory only: set NIXERY_STORAGE_BACKEND"
-                    " or storage_backend to filesystem, and STORAGE_PATH or storage_path to the"
-                    " directory"
                 ),
             )
         )

@@ -23,6 +23,8 @@ __all__ = [
     "BASE_URL",
     "BOOLEAN",
     "CHANNEL",
+    "DATA_URL",
+    "DURATION",
     "ENDPOINTS",
     "NIXPKGS_CONFIG",
     "NIX_OPTIONS",
@@ -106,17 +108,28 @@ def _parse_boolean(value: object) -> bool:
     raise Rejected("give true or false")
 
 
-def _parse_seconds(value: object) -> float:
-    expected = "give a number of seconds greater than 0, without a unit"
+def _parse_number(value: object, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Rejected(expected)
     try:
         number = float(value)
     except (ValueError, OverflowError):
         raise Rejected(expected) from None
-    if not (math.isfinite(number) and number > 0):
+    if not (math.isfinite(number) and number >= 0):
         raise Rejected(expected)
     return number
+
+
+def _parse_seconds(value: object) -> float:
+    expected = "give a number of seconds greater than 0, without a unit"
+    number = _parse_number(value, expected)
+    if number == 0:
+        raise Rejected(expected)
+    return number
+
+
+def _parse_duration(value: object) -> float:
+    return _parse_number(value, "give a number of seconds, 0 or more, without a unit")
 
 
 def _parse_path(value: object) -> Path:
@@ -151,6 +164,16 @@ def _parse_url(value: object) -> str:
         usable = False
     if not usable or " " in text:
         raise Rejected("give a URL that begins with http:// or https:// and names a host")
+    return text
+
+
+def _parse_data_url(value: object) -> str:
+    text = _parse_text(value)
+    if not text.startswith("file:"):
+        return _parse_url(text)
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise Rejected("give an absolute path, as file:///srv/popularity.json")
     return text
 
 
@@ -231,9 +254,11 @@ TEXT = Kind(name="text", parse=_parse_text)
 PATH = Kind(name="path", parse=_parse_path)
 BOOLEAN = Kind(name="boolean", parse=_parse_boolean)
 SECONDS = Kind(name="seconds", parse=_parse_seconds)
+DURATION = Kind(name="seconds", parse=_parse_duration)
 CHANNEL = Kind(name="channel", parse=_parse_channel)
 REPOSITORY = Kind(name="URL", parse=_parse_repository)
 URL = Kind(name="URL", parse=_parse_url)
+DATA_URL = Kind(name="URL", parse=_parse_data_url)
 BASE_URL = Kind(name="URL", parse=_parse_base_url)
 ENDPOINTS = Kind(name="endpoint strings", parse=_parse_endpoints, repeated=True)
 NIX_OPTIONS = Kind(name="mapping", parse=_parse_nix_options)

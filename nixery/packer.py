@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from nixery import keys
 from nixery.cache import LayerCache, LayerRecord
+from nixery.errors import UploadLost
 from nixery.graph import StorePath
 from nixery.interfaces import Storage, Workers
 from nixery.oci import layer_media_type
@@ -121,7 +122,11 @@ class Packer:
             return known
         await self._free.acquire()
         try:
-            packed = await self._pack(pack)
+            try:
+                packed = await self._pack(pack)
+            except UploadLost as error:
+                self._log.warn("a layer is packed again: {error}", error=error)
+                packed = await self._pack(pack)
         finally:
             self._free.release()
         return await self._cache.add(

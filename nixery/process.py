@@ -3,7 +3,7 @@ Children, run through Twisted's process protocols into one type of result.
 
 No policy: a command is a value that says what to run, with which environment,
 for how long and how much it may print; a child ends in a :class:`ProcessResult`
-or in a typed error with the evidence.  Three hazards are dealt with here, once:
+or in a typed error with the evidence.  Four hazards are dealt with here, once:
 
 - A child that nobody reads from blocks for ever: both pipes are always drained,
   whatever happens to what is read.
@@ -12,6 +12,9 @@ or in a typed error with the evidence.  Three hazards are dealt with here, once:
   a group is signalled only when it is the child's own.
 - Something that outlives its parent may hold the pipes open: they are closed a
   while after the child has ended.
+- A daemon that is killed cannot stop its children, and what a build makes for a
+  daemon that is gone is never cleaned up: the kernel sends them SIGTERM then
+  (``setpriv``, util-linux too; without it they go on to their end).
 """
 
 from __future__ import annotations
@@ -136,6 +139,8 @@ class ProcessSpawner:
     async def run(self, command: Command) -> ProcessResult:
         """As :meth:`Spawner.run` says."""
         setsid = _find("setsid", command.environment)
+        # Both end in the program itself: there is one process, and it is ours.
+        argv = [setsid, *_until_death(command.environment)]
         program = _find(command.argv[0], command.environment)
         child = Child(command.argv[0], command.stdout_limit, command.on_stderr_line)
         timers: list[IDelayedCall] = []
@@ -154,7 +159,7 @@ class ProcessSpawner:
             self._reactor.spawnProcess(
                 child,
                 setsid,
-                [setsid, program, *command.argv[1:]],
+                [*argv, program, *command.argv[1:]],
                 dict(command.environment),
                 childFDs={0: "w", 1: "r", 2: "r"},
             )
@@ -194,6 +199,14 @@ def _find(program: str, environment: Mapping[str, str]) -> str:
     if path is None:
         raise CommandMissing(command=program)
     return path
+
+
+def _until_death(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What lets a command be stopped when the process dies that started it."""
+    try:
+        return (_find("setpriv", environment), "--pdeathsig", "TERM", "--")
+    except CommandMissing:
+        return ()
 
 
 def _judge(command: Command, child: Child, ended: Exit) -> ProcessResult:

@@ -41,6 +41,7 @@ from nixery.headers import accepted_types, requested_range
 from nixery.interfaces import Storage, Workers
 from nixery.names import Digest, ImageName, Tag, is_referrers_tag
 from nixery.oci import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image, empty_index
+from nixery.patience import Patience
 from nixery.responses import (
     answer_unchanged,
     answer_with,
@@ -101,15 +102,25 @@ class Registry:
     :param workers: threads to read files on.
     :param system: the Nix system of images whose name chooses none.
     :param clock: gives up clients that stall.
+    :param patience: how long requests for images are held; by default, as long as
+        :class:`nixery.patience.Patience` says.
     """
 
     _log = Logger()
     _app = Klein()
 
     def __init__(
-        self, images: Images, storage: Storage, workers: Workers, system: str, clock: IReactorTime
+        self,
+        images: Images,
+        storage: Storage,
+        workers: Workers,
+        system: str,
+        clock: IReactorTime,
+        *,
+        patience: Patience | None = None,
     ) -> None:
         self._images = images
+        self._patience = patience or Patience(clock=clock)
         self._storage = storage
         self._system = system
         self._sender = BlobSender(storage, workers, clock)
@@ -167,7 +178,9 @@ class Registry:
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if is_referrers_tag(tag):
             return refuse(request, NO_REFERRERS)
-        image = await self._images.image(name, tag)
+        image = await self._patience.hold(
+            request.getHeader(b"User-Agent"), name, tag, self._images.image(name, tag)
+        )
         accept = request.requestHeaders.getRawHeaders(b"Accept", [])
         manifest = image.choose(accepted_types(accept))
         set_headers(request, {b"Vary": b"Accept"})

@@ -67,19 +67,27 @@ class SingleFlight(Generic[K, V]):
         """Whether a job of this key is running."""
         return key in self._jobs
 
+    async def settled(self) -> None:
+        """Wait until the jobs that run now have ended; cancelling stops none of them."""
+        for ended in [end_of(task) for task in self._tasks()]:
+            await ended
+
     def stop(self) -> Deferred[None]:
         """
         Cancel every job; fires when the last of them has ended.
 
         Those who wait get what the job makes of its cancellation.
         """
-        tasks = [job.task for job in self._jobs.values() if job.task is not None]
+        tasks = self._tasks()
         # The results were handed to the waiters; what is waited for here is the
         # end itself, on Deferreds that never fail.
         ended = DeferredList([end_of(task) for task in tasks])
         for task in tasks:
             task.cancel()
         return ended.addCallback(lambda _: None)
+
+    def _tasks(self) -> list[Deferred[None]]:
+        return [job.task for job in self._jobs.values() if job.task is not None]
 
     def _wait(self, job: _Job[V]) -> Deferred[V]:
         waiter: Deferred[V] = Deferred(job.waiters.remove)

@@ -2,7 +2,7 @@
 What the daemon shows to people and to monitors, beside the registry API.
 
 One small page that says what this is and how to pull something, and a health
-check.  The page names the address that the configuration gives: the Host header
+check, and one of readiness.  The page names the address that the configuration gives: the Host header
 of a request is trusted for nothing.
 """
 
@@ -39,7 +39,9 @@ def make_root(
     *,
     address: str,
     source: str,
+    builds: Resource | None = None,
     faults: Callable[[], Sequence[str]] = tuple,
+    unready: Callable[[], Sequence[str]] = tuple,
 ) -> Resource:
     """
     The root of the resource tree.
@@ -48,14 +50,23 @@ def make_root(
     :param address: what stands before the name of an image in a pull command,
         ``registry.example:8080``.
     :param source: where packages come from, as a person would say it.
+    :param builds: what answers under ``/builds``, unless that is switched off.
     :param faults: what is wrong at the moment, a sentence each; nothing: the
         daemon is healthy.
+    :param unready: why it cannot do its work yet although it is healthy: what it
+        stands on has not been reached so far.
     """
     root = _Plain()
     index = _INDEX.format(address=escape(address), source=escape(source)).encode("utf-8")
     root.putChild(b"", _Page("text/html; charset=utf-8", lambda: (200, index)))
     root.putChild(b"healthz", _Page("text/plain; charset=utf-8", lambda: _health(faults())))
+    root.putChild(
+        b"readyz",
+        _Page("text/plain; charset=utf-8", lambda: _health([*faults(), *unready()])),
+    )
     root.putChild(b"v2", registry)
+    if builds is not None:
+        root.putChild(b"builds", builds)
     return root
 
 

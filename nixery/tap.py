@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,23 +21,27 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.web.resource import Resource
 
-from nixery.builder import Builder, ImageSettings
-from nixery.compression import Compression
+from nixery.buildbook import BuildBook
+from nixery.builder import Builder, BuildLimits, ImageSettings
+from nixery.buildpages import BuildPages
 from nixery.cache import ImageCache
+from nixery.compression import Compression
 from nixery.config import Config, find_unsupported, load_config
 from nixery.configlayers import CONFIG_VARIABLE, suggest
 from nixery.daemon import Daemon, Part, end_as_failed
 from nixery.errors import ConfigError, ConfigProblem, SourceMissing
-from nixery.layers import LayerSettings, Popularity
+from nixery.layers import Popularity
+from nixery.layersetup import layer_settings, make_popularity
 from nixery.listening import Listener, registry_host
 from nixery.lock import StateLock
 from nixery.nixsetup import make_nix
+from nixery.patience import Patience
 from nixery.registry import Registry
 from nixery.server import make_site
 from nixery.settings import SETTINGS, Setting
 from nixery.site import make_root
 from nixery.sources import PathSource
-from nixery.storage.filesystem import FilesystemStorage
+from nixery.storagesetup import make_storage
 from nixery.version import VERSION
 from nixery.workers import WorkerPool
 
@@ -49,7 +54,7 @@ def _help(setting: Setting) -> str:
     default = setting.default_text or setting.default
     variable = f" [{setting.variable}]" if setting.variable is not None else ""
     shown = f" (default: {default})" if default is not None else ""
-    unit = f", in {setting.kind.name}" if setting.kind.name in {"seconds", "MiB"} else ""
+    unit = f", in {setting.kind.name}" if setting.kind.name in {"bytes", "MiB", "percent", "seconds"} else ""
     return f"{setting.help}{unit}{variable}{shown}"
 
 
@@ -143,11 +148,17 @@ def make_daemon(
     # What find_unsupported lets through.
     source = cast(PathSource, config.source)
 
+    def give_up() -> None:
+        end_as_failed(reactor)
+
     cpu = WorkerPool("packing", config.cpu_workers, reactor)
     files = WorkerPool("storage", config.storage_workers, reactor)
-    storage = FilesystemStorage(config.storage_path, files)
+    stored = make_storage(config, files, reactor, give_up=give_up)
+    storage = stored.storage
     lock = StateLock(config.state_directory)
     nix = make_nix(config, files, reactor, os.environ)
+    popularity = make_popularity(config, files, reactor)
+    book = BuildBook(clock=reactor, time=time.time)
     builder = Builder(
         source=source,
         nix=nix,
@@ -157,14 +168,31 @@ def make_daemon(
         cpu=cpu,
         packers=config.cpu_workers,
         settings=ImageSettings(
-            layers=LayerSettings(budget=config.layer_budget),
+            layers=layer_settings(config),
             popularity=Popularity(),
             compression=Compression(level=config.compression_level),
         ),
-        seconds=reactor.seconds,
+        popularity=popularity.settled,
+        book=book,
+        clock=reactor,
         failure_ttl=config.failure_ttl,
+        limits=BuildLimits(
+            builds=config.max_builds,
+            evaluations=config.evaluations,
+            queue=config.max_queue,
+            deadline=config.build_deadline,
+            stop_grace=config.stop_grace,
+        ),
     )
-    registry = Registry(builder, storage, files, config.system, reactor)
+    # Where pages are: known when the daemon listens, and empty if there are none.
+    pages: list[str] = []
+    patience = Patience(
+        clock=reactor,
+        deadline=config.request_deadline,
+        announce=book.announce,
+        link=lambda build_id: f"{pages[0]}/builds/{build_id}" if pages else None,
+    )
+    registry = Registry(builder, storage, files, config.system, reactor, patience=patience)
     site = make_site(Resource(), reactor)
     listener = Listener(endpoints, site)
 
@@ -177,10 +205,6 @@ def make_daemon(
             system=config.system,
         )
 
-    async def start_storage() -> None:
-        await storage.start()
-        _log.info("Images are stored in {path}.", path=config.storage_path)
-
     async def start_nix() -> None:
         version = await nix.check()
         # What an earlier run left protected from garbage collection.
@@ -192,9 +216,16 @@ def make_daemon(
         # passed by systemd, or has a free port, is known only when it is open.
         # Nothing is answered before this function returns to the reactor.
         host = registry_host(config.public_url, await listener.start())
+        builds = BuildPages(book, reactor) if config.show_builds else None
         site.resource = make_root(
-            registry.resource(), address=host or "localhost", source=source.describe()
+            registry.resource(),
+            address=host or "localhost",
+            source=source.describe(),
+            builds=builds,
+            unready=stored.unready,
         )
+        if builds is not None and host is not None:
+            pages.append(config.public_url or f"http://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
 
@@ -208,12 +239,13 @@ def make_daemon(
                 stop=lambda: files.run(lock.release),
             ),
             Part(name="package set", start=check_source),
-            Part(name="storage", start=start_storage),
+            *stored.parts,
             Part(name="Nix side", start=start_nix),
+            Part(name="popularity data", start=popularity.start, stop=popularity.stop),
             Part.of_service("builder", builder),
             Part(name="listener", start=open_doors, stop=listener.stop),
         ],
-        give_up=lambda: end_as_failed(reactor),
+        give_up=give_up,
     )
 
 

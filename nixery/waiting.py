@@ -11,12 +11,49 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-__all__ = ["end_of", "gather", "shielded"]
+__all__ = ["Expired", "end_of", "gather", "shielded", "within"]
 
 T = TypeVar("T")
+
+
+class Expired(Exception):
+    """The time that something was given is over."""
+
+
+async def within(seconds: float, clock: IReactorTime, work: Coroutine[Deferred[Any], Any, T]) -> T:
+    """
+    Wait for a coroutine for a limited time.
+
+    :param seconds: how long, from now.
+    :return: its result.
+    :raises Expired: the time was over, the coroutine was cancelled, and that ended
+        it.  Where it ends otherwise nevertheless, that counts.
+    """
+    task = Deferred.fromCoroutine(work)
+    if task.called:
+        # A timer for what is over is a waste, and most of what is asked for is known.
+        return await task
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = clock.callLater(seconds, expire)
+    try:
+        return await task
+    except CancelledError:
+        if expired:
+            raise Expired from None
+        raise
+    finally:
+        if timer.active():
+            timer.cancel()
 
 
 async def gather(work: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:

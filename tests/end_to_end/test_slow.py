@@ -159,6 +159,14 @@ class StopTests(EndToEndCase):
 
     def left_over(self, daemon: Daemon) -> list[str]:
         """Processes, roots and half-written files that belong to a registry."""
+        state = daemon.directory / "state"
+        left = self.processes(daemon)
+        for directory in (state / "gcroots", daemon.storage / "tmp"):
+            left += [str(each) for each in directory.iterdir()]
+        return left
+
+    def processes(self, daemon: Daemon) -> list[str]:
+        """Processes that work on a registry's directories, itself among them."""
         marks = [str(each).encode() for each in (self.packages.directory, daemon.directory)]
         found = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -168,9 +176,6 @@ class StopTests(EndToEndCase):
                 continue
             if any(mark in text for mark in marks):
                 found.append(f"{process.name}: {text[:200]!r}")
-        state = daemon.directory / "state"
-        for directory in (state / "gcroots", daemon.storage / "tmp"):
-            found += [str(each) for each in directory.iterdir()]
         return found
 
     def test_stop(self) -> None:
@@ -204,8 +209,8 @@ class StopTests(EndToEndCase):
 
     def test_kill(self) -> None:
         """
-        What a registry that is killed leaves behind ends by itself, and the next one
-        sweeps the rest.
+        The children of a registry that is killed end with it, and the next one sweeps
+        what they leave.
         """
         daemon = self.start()
         with ThreadPoolExecutor(1) as pool:
@@ -213,8 +218,10 @@ class StopTests(EndToEndCase):
             self.packages.wait_for("crowded")
             daemon.kill()
             self.assertIsInstance(asked.exception(), OSError)
-        self.packages.let("crowded")
+        wait_until(lambda: self.processes(daemon) == [], "its children to end")
         daemon.start()
+        self.packages.let("crowded")
         self.assertEqual(daemon.registry.manifest("crowded").status, 200)
+        self.assertEqual(self.packages.builds("crowded"), 2)
         daemon.stop()
         self.assertEqual(self.left_over(daemon), [])

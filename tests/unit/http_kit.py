@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -83,6 +83,9 @@ class _Transport(StringTransport):
         super().write(data)
         if self.slow and self.producer is not None:
             self.producer.pauseProducing()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802
+        self.write(b"".join(data))
 
 
 class Connection:

@@ -69,6 +69,17 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
         "MANIFEST_INVALID",
     ),
     (errors.ImageLimitExceeded(what="layers", value=9, limit=3), 422, "MANIFEST_INVALID"),
+    (
+        errors.ImageTimedOut(image="git", phase="packing", seconds=5, setting="build_deadline"),
+        422,
+        "MANIFEST_INVALID",
+    ),
+    (
+        errors.StillBuilding(image="git", doing="packing", seconds=30, retry_after=5),
+        429,
+        "TOOMANYREQUESTS",
+    ),
+    (errors.QueueFull(waiting=64, retry_after=30), 429, "TOOMANYREQUESTS"),
     (errors.EvaluationFailed(reason="it is broken", evidence=EVIDENCE), 422, "MANIFEST_INVALID"),
     (errors.MissingDerivations(evidence=EVIDENCE), 503, "UNAVAILABLE"),
     (errors.ShuttingDown(), 503, "UNAVAILABLE"),
@@ -127,6 +138,23 @@ class TableTests(SynchronousTestCase):
         self.assertIn("two", read(problem)["message"])
         soon = problem_of(errors.RememberedFailure(original=BUILD_FAILED, retry_after=0.0))
         self.assertEqual(b"1", soon.headers[b"Retry-After"])
+
+    def test_still_building(self) -> None:
+        """A client that is to come back is told when, and where to watch meanwhile."""
+        url = "http://reg/builds/abc"
+        problem = problem_of(
+            errors.StillBuilding(
+                image="git", doing="building", seconds=25, retry_after=12.5, watch=url
+            )
+        )
+        self.assertEqual(b"13", problem.headers[b"Retry-After"])
+        self.assertIn(url, read(problem)["message"])
+        self.assertEqual(
+            {"image": "git", "doing": "building", "seconds": 25, "watch": url, "retry_after": 13},
+            read(problem)["detail"],
+        )
+        full = problem_of(errors.QueueFull(waiting=64, retry_after=30))
+        self.assertEqual(b"30", full.headers[b"Retry-After"])
 
     def test_passing_failures_say_when(self) -> None:
         """A daemon that stops will soon be back."""

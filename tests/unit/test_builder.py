@@ -14,14 +14,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builder import Builder, ImageSettings
+from nixery.buildbook import BuildBook
+from nixery.builder import MARGIN, Builder, BuildLimits, ImageSettings
 from nixery.cache import ImageCache
 from nixery.errors import (
     BlobUnknown,
     BuildFailed,
     Evidence,
+    ImageTimedOut,
     MissingDerivations,
     PackagesRefused,
+    QueueFull,
     RememberedFailure,
     ShuttingDown,
     StorageError,
@@ -29,7 +32,7 @@ from nixery.errors import (
 )
 from nixery.interfaces import BlobWriter, Nix, Stream, Workers
 from nixery.layers import LayerSettings, Popularity
-from nixery.names import Digest, Tag, parse_image_name
+from nixery.names import Digest, Tag, escape_attribute, parse_image_name
 from nixery.oci import OCI_MANIFEST, Image, parse_manifest
 from nixery.sources import PathSource
 from nixery.storage.memory import MemoryStorage
@@ -77,6 +80,8 @@ class BuilderTests(SynchronousTestCase):
         self.storage = CountingStorage()
         self.directory = Path(self.mktemp())
         self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES)
+        self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
+        self.limits = BuildLimits()
         self.builder = self.make_builder()
         # mypy holds the fakes against the protocols here.
         self.checked: tuple[Nix, Workers] = (self.nix, InlineWorkers())
@@ -95,8 +100,10 @@ class BuilderTests(SynchronousTestCase):
                 popularity=Popularity(direct={"glibc": 1000, "bash": 500}),
                 compression=Compression(),
             ),
-            seconds=self.clock.seconds,
+            book=self.book,
+            clock=self.clock,
             failure_ttl=60,
+            limits=self.limits,
             store=str(self.directory / "store"),
         )
 
@@ -231,8 +238,8 @@ class BuilderTests(SynchronousTestCase):
         both = self.ask("hello"), self.ask("bash")
         for each in gates:
             each.callback(None)
-        for each in both:
-            self.successResultOf(each)
+        for asked in both:
+            self.successResultOf(asked)
         # glibc and the certificates once, hello, bash, and two roots.
         self.assertEqual(self.storage.begun, 6)
 
@@ -280,6 +287,164 @@ class BuilderTests(SynchronousTestCase):
         self.assertEqual(len(self.nix.evaluations), 3)
         self.nix.collected = 3
         self.failureResultOf(self.ask("git"), MissingDerivations)
+
+    # -- builds that take long ----------------------------------------------------
+
+    def gates(self) -> list[Deferred[None]]:
+        """Hold builds back: a gate for each that has begun."""
+        gates: list[Deferred[None]] = []
+
+        def gate() -> Deferred[None]:
+            gates.append(Deferred())
+            return gates[-1]
+
+        self.nix.gate = gate
+        return gates
+
+    def limited(self, **fields: Any) -> list[Deferred[None]]:
+        """A builder with limits, and its gates."""
+        self.limits = BuildLimits(**fields)
+        self.builder = self.make_builder()
+        return self.gates()
+
+    def states(self) -> dict[str, str]:
+        return {build.image: build.state.value for build in self.book.overview()}
+
+    def test_bounded_builds(self) -> None:
+        """As many images are made at once as may; others wait, and one too many is refused."""
+        gates = self.limited(builds=1, queue=1)
+        first, second = self.ask("hello"), self.ask("git")
+        self.assertEqual(len(gates), 1)
+        self.assertEqual(self.states(), {"hello": "running", "git": "queued"})
+        self.failureResultOf(self.ask("bash"), QueueFull)
+        # Nobody remembers that against it.
+        gates[0].callback(None)
+        self.successResultOf(first)
+        self.assertEqual(self.states(), {"hello": "succeeded", "git": "running"})
+        third = self.ask("bash")
+        for gate in gates[1:]:
+            gate.callback(None)
+        gates[-1].callback(None)
+        self.successResultOf(second)
+        self.successResultOf(third)
+
+    def test_joining_is_free(self) -> None:
+        """Whoever asks for what is being made, or waits to be, takes no place."""
+        gates = self.limited(builds=1, queue=1)
+        waiting = [self.ask(name) for name in ("hello", "git", "hello", "git", "git/git")]
+        for gate in range(2):
+            gates[gate].callback(None)
+        for each in waiting:
+            self.successResultOf(each)
+
+    def test_an_image_is_made_whoever_waits(self) -> None:
+        """A client that leaves during the evaluation gets its image built all the same."""
+        evaluated: Deferred[None] = Deferred()
+        evaluate = FakeNix.evaluate
+
+        async def slowly(*arguments: Any) -> Any:
+            await evaluated
+            return await evaluate(*arguments)
+
+        self.patch(FakeNix, "evaluate", slowly)
+        asked = self.ask("hello")
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        evaluated.callback(None)
+        self.assertEqual(len(self.nix.realisations), 1)
+        self.build("hello")
+        self.assertEqual(len(self.nix.realisations), 1)
+
+    def test_progress(self) -> None:
+        """The book tells the phases of a build, and what became of it."""
+        image = self.build("hello")
+        [build] = self.book.overview()
+        self.assertEqual(
+            [stage.phase.value for stage in build.stages],
+            ["evaluating", "building", "packing", "storing"],
+        )
+        self.assertEqual((build.state.value, build.image), ("succeeded", "hello"))
+        self.assertEqual(build.digest, image.manifests[0].digest)
+        [count] = build.counts
+        self.assertEqual((count.done, count.unit), (count.expected, "layers"))
+        # Pulls of what is known are no builds.
+        self.build("hello")
+        self.assertEqual(len(self.book.overview()), 1)
+
+    def test_failed_progress(self) -> None:
+        """A build that failed stays in the book, and is there once."""
+        for _ in range(3):
+            self.ask("broken").addErrback(lambda _: None)
+        [build] = self.book.overview()
+        assert build.problem is not None
+        self.assertEqual(build.problem.derivation, FAILURE.derivation)
+
+    def test_one_image_by_two_names(self) -> None:
+        """Who asks for an image that is being made under another name follows that build."""
+        gates = self.gates()
+        first = self.ask("hello")
+        escaped = self.ask(escape_attribute("hello"))
+        second, made = self.book.overview()
+        self.assertEqual((made.follows, second.follows), (None, made.id))
+        gates[0].callback(None)
+        self.assertEqual(self.successResultOf(first), self.successResultOf(escaped))
+        self.assertEqual(self.states(), {"hello": "succeeded"})
+
+    def test_deadline(self) -> None:
+        """An image that takes too long as a whole is given up, and that is remembered."""
+        self.limited(builds=1, deadline=60)
+        waiting = self.ask("hello")
+        self.clock.advance(60 + MARGIN)
+        error = self.failureResultOf(waiting, ImageTimedOut).value
+        self.assertEqual((error.seconds, error.setting), (60, "build_deadline"))
+        self.failureResultOf(self.ask("hello"), RememberedFailure)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_waiting_is_not_building(self) -> None:
+        """The deadline begins when the turn has come."""
+        gates = self.limited(builds=1, deadline=1000)
+        first, second = self.ask("hello"), self.ask("git")
+        self.clock.advance(1000)
+        gates[0].callback(None)
+        self.successResultOf(first)
+        self.clock.advance(1000)
+        gates[1].callback(None)
+        self.successResultOf(second)
+
+    def test_stopping_gives_time(self) -> None:
+        """Builds that run may end while the daemon stops; no others begin."""
+        gates = self.limited(builds=1, stop_grace=10)
+        running, queued = self.ask("hello"), self.ask("git")
+        stopped = self.builder.stopService()
+        self.failureResultOf(queued, ShuttingDown)
+        self.failureResultOf(self.ask("bash"), ShuttingDown)
+        self.clock.advance(9)
+        self.assertNoResult(stopped)
+        gates[0].callback(None)
+        self.successResultOf(running)
+        self.successResultOf(stopped)
+        self.assertEqual((self.nix.roots, len(gates)), (set(), 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stopping_does_not_wait_for_ever(self) -> None:
+        """What has not ended then is cancelled, and the book says so."""
+        self.limited(stop_grace=10)
+        waiting = self.ask("hello")
+        stopped = self.builder.stopService()
+        self.clock.advance(10)
+        self.failureResultOf(waiting, ShuttingDown)
+        self.successResultOf(stopped)
+        self.assertEqual(self.states(), {"hello": "cancelled"})
+        self.assertEqual(self.nix.roots, set())
+
+    def test_unforeseen_failures(self) -> None:
+        """What nobody foresaw is in the log, even if nobody waits any more."""
+        gates = self.gates()
+        asked = self.ask("hello")
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        gates[0].errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_stopping(self) -> None:
         """A daemon that stops takes no new builds and cancels those that run."""

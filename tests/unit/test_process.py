@@ -82,13 +82,30 @@ class SpawnerTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.spawner.run(evolve(self.command, **changes)))
 
     def test_call(self) -> None:
-        """A child runs through setsid, in the given environment and nothing else."""
+        """
+        A child runs in a group of its own and no longer than we do, in the given
+        environment and nothing else.
+        """
         self.run_command()
-        setsid, shell = shutil.which("setsid"), shutil.which("sh")
+        setsid, setpriv, shell = (shutil.which(name) for name in ("setsid", "setpriv", "sh"))
         self.assertEqual(self.reactor.executable, setsid)
-        self.assertEqual(self.reactor.args, [setsid, shell, "-c", "true"])
+        self.assertEqual(
+            self.reactor.args,
+            [setsid, setpriv, "--pdeathsig", "TERM", "--", shell, "-c", "true"],
+        )
         self.assertEqual(self.reactor.env, {"PATH": os.environ["PATH"], "A": "b"})
         self.assertEqual(self.reactor.transport.closed, ["stdin"])
+
+    def test_without_setpriv(self) -> None:
+        """Where there is no setpriv, a child runs without it."""
+        programs = Path(self.mktemp()).absolute()
+        programs.mkdir()
+        for name in ("setsid", "sh"):
+            program = shutil.which(name)
+            assert program is not None
+            (programs / name).symlink_to(program)
+        self.run_command(environment={"PATH": str(programs)})
+        self.assertEqual(self.reactor.args, [f"{programs}/setsid", f"{programs}/sh", "-c", "true"])
 
     def test_success(self) -> None:
         """All of standard output is returned, and no timer stays."""

@@ -26,6 +26,7 @@ from nixery.errors import (
 from nixery.interfaces import BlobInfo
 from nixery.names import Digest
 from nixery.oci import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image
+from nixery.patience import Patience
 from nixery.registry import Registry
 from nixery.site import make_root
 from nixery.storage.memory import MemoryStorage
@@ -285,6 +286,66 @@ class FailureTests(RegistryTestCase):
         self.assertEqual(200, self.get("/v2/").status)
 
 
+class SlowBuildTests(RegistryTestCase):
+    """What clients get while an image is being built."""
+
+    PATH = "/v2/git/manifests/latest"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.registry = Registry(
+            self.images,
+            self.storage,
+            InlineWorkers(),
+            "x86_64-linux",
+            self.clock,
+            patience=Patience(clock=self.clock, deadline=25),
+        )
+        self.connection = Connection(self.registry.resource())
+        self.cancelled: list[Deferred[Image]] = []
+
+    def build(self) -> Deferred[Image]:
+        building: Deferred[Image] = Deferred(self.cancelled.append)
+        self.images.images["git", "latest"] = building
+        return building
+
+    def test_coming_back(self) -> None:
+        """A client that comes back is told to, and gets the image when it is there."""
+        for method in ("HEAD", "GET"):
+            self.build()
+            self.connection.send(method, self.PATH, ("User-Agent", "containerd/1.6.20"))
+            self.clock.advance(24.9)
+            self.assertEqual(b"", self.connection.received())
+            self.clock.advance(0.1)
+            answer = self.connection.answer()
+            self.assertEqual(429, answer.status)
+            self.assertEqual("5", answer.header("Retry-After"))
+            if method == "GET":
+                message = self.refused(answer, 429, "TOOMANYREQUESTS")
+                self.assertIn("git is still being built", message)
+        self.build().callback(IMAGE)
+        self.assertEqual(200, self.connection.ask("GET", self.PATH).status)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_docker(self) -> None:
+        """Docker is kept waiting until the image is there."""
+        building = self.build()
+        self.connection.send("HEAD", self.PATH, ("User-Agent", "docker/20.10.24 go/go1.19"))
+        self.clock.advance(100_000)
+        self.assertEqual(b"", self.connection.received())
+        building.callback(IMAGE)
+        self.assertEqual(200, self.connection.answer().status)
+
+    def test_leaving(self) -> None:
+        """A client that leaves while it is held leaves no timer behind."""
+        building = self.build()
+        self.connection.send("GET", self.PATH)
+        self.connection.lose()
+        self.assertEqual([building], self.cancelled)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+
 class DisconnectTests(RegistryTestCase):
     def test_during_a_build(self) -> None:
         """The wait is cancelled, nothing is logged as failed, nothing is written."""
@@ -319,7 +380,7 @@ class DisconnectTests(RegistryTestCase):
         connection = Connection(self.root, clock)
         building: Deferred[Image] = Deferred()
         self.images.images["git", "latest"] = building
-        connection.send("GET", "/v2/git/manifests/latest")
+        connection.send("GET", "/v2/git/manifests/latest", ("User-Agent", "docker/20.10.24"))
         clock.pump([1.0] * 3600)
         self.assertFalse(connection.transport.disconnecting)
         building.callback(IMAGE)

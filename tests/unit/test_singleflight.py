@@ -101,6 +101,20 @@ class SingleFlightTests(SynchronousTestCase):
         self.successResultOf(first)
         self.failureResultOf(second, CancelledError)
 
+    def test_settled(self) -> None:
+        """Waiting for the end of all jobs waits, cancels nothing, and can be given up."""
+        waiters = [self.flight.run(key, self.work) for key in "ab"]
+        settled = [Deferred.fromCoroutine(self.flight.settled()) for _ in range(2)]
+        self.work.started[0].errback(ValueError())
+        self.failureResultOf(waiters[0], ValueError)
+        settled[1].cancel()
+        self.failureResultOf(settled[1], CancelledError)
+        self.assertNoResult(settled[0])
+        self.work.started[1].callback("done")
+        self.successResultOf(settled[0])
+        self.assertEqual(self.successResultOf(waiters[1]), "done")
+        self.successResultOf(Deferred.fromCoroutine(self.flight.settled()))
+
     def test_stop_cancels_and_waits(self) -> None:
         """Stopping cancels every job and fires when the last has ended."""
         slow: Deferred[None] = Deferred()

@@ -13,10 +13,15 @@ from tests.unit.http_kit import Connection
 class SiteTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.faults: list[str] = []
+        self.unready: list[str] = []
         registry: Resource = Data(b"registry", "text/plain")
         self.connection = Connection(
             make_root(
-                registry, address="reg.example:8080", source="<here>", faults=lambda: self.faults
+                registry,
+                address="reg.example:8080",
+                source="<here>",
+                faults=lambda: self.faults,
+                unready=lambda: self.unready,
             )
         )
 
@@ -38,6 +43,19 @@ class SiteTests(SynchronousTestCase):
         self.faults.append("the bucket is gone")
         answer = self.connection.ask("GET", "/healthz")
         self.assertEqual((503, b"the bucket is gone\n"), (answer.status, answer.body))
+
+    def test_readiness(self) -> None:
+        """It is ready when it is well and what it stands on has been reached."""
+        answer = self.connection.ask("GET", "/readyz")
+        self.assertEqual((200, b"ok\n"), (answer.status, answer.body))
+        self.unready.append("the bucket has not been reached")
+        answer = self.connection.ask("GET", "/readyz")
+        self.assertEqual((503, b"the bucket has not been reached\n"), (answer.status, answer.body))
+        # It is not ill: a restart would not help.
+        self.assertEqual(200, self.connection.ask("GET", "/healthz").status)
+        self.faults.append("it is ill")
+        answer = self.connection.ask("GET", "/readyz")
+        self.assertEqual(b"it is ill\nthe bucket has not been reached\n", answer.body)
 
     def test_registry(self) -> None:
         """It has everything under ``/v2``."""

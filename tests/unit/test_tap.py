@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -96,16 +97,6 @@ class OptionsTests(SynchronousTestCase):
     def test_unsupported(self) -> None:
         """What this version cannot do yet is refused with what to set instead."""
         self.assertIn("NIXERY_PKGS_PATH", self.refused())
-        self.assertIn(
-            "storage_path",
-            self.refused(
-                environ={
-                    "NIXERY_PKGS_PATH": "/p",
-                    "NIXERY_STORAGE_BACKEND": "gcs",
-                    "GCS_BUCKET": "b",
-                }
-            ),
-        )
 
 
 class WiringTests(SynchronousTestCase):
@@ -116,15 +107,18 @@ class WiringTests(SynchronousTestCase):
         Making the daemon opens no socket, starts no thread and writes nothing:
         twistd forks, and changes its user, between making and starting.
         """
-        directory = Path(self.mktemp()).absolute()
-        options = Options({"HOME": str(directory)})
-        options.parseOptions(["--pkgs-path=/p", "--listen=tcp:1"])
-        reactor = MemoryReactorClock()
-        service = make_daemon(options.config, options.endpoints, reactor)
-        verifyObject(IService, service)
-        self.assertEqual([], reactor.tcpServers)
-        self.assertEqual([], reactor.getDelayedCalls())
-        self.assertFalse(directory.exists())
+        for storage in ([], ["--storage-backend=gcs", "--gcs-bucket=b"]):
+            directory = Path(self.mktemp()).absolute()
+            options = Options({"HOME": str(directory)})
+            options.parseOptions(["--pkgs-path=/p", "--listen=tcp:1", *storage])
+            reactor = MemoryReactorClock()
+            threads = threading.active_count()
+            service = make_daemon(options.config, options.endpoints, reactor)
+            verifyObject(IService, service)
+            self.assertEqual([], reactor.tcpServers)
+            self.assertEqual([], reactor.getDelayedCalls())
+            self.assertEqual(threads, threading.active_count())
+            self.assertFalse(directory.exists())
 
 
 class PathTests(SynchronousTestCase):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.waiting import end_of, gather, shielded
+from nixery.waiting import Expired, end_of, gather, shielded, within
 
 
 async def outcome(deferred: Deferred[str]) -> str:
@@ -46,6 +47,59 @@ class GatherTests(SynchronousTestCase):
     def test_nothing(self) -> None:
         """No work is done at once."""
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(gather([]))), [])
+
+
+class WithinTests(SynchronousTestCase):
+    """Waiting for a limited time."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.cancelled: list[Deferred[str]] = []
+        self.task: Deferred[str] = Deferred(self.cancelled.append)
+        self.waiting = Deferred.fromCoroutine(within(5, self.clock, outcome(self.task)))
+
+    def test_in_time(self) -> None:
+        """What ends in time ends as it would without a limit, and no timer is left."""
+        self.clock.advance(4)
+        self.task.callback("done")
+        self.assertEqual(self.successResultOf(self.waiting), "done")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_failure(self) -> None:
+        """Failures pass, those that look like an expiry too."""
+        self.task.errback(TimeoutError())
+        self.failureResultOf(self.waiting, TimeoutError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_too_late(self) -> None:
+        """When the time is over, the work is cancelled."""
+        self.clock.advance(5)
+        self.assertEqual(self.cancelled, [self.task])
+        self.failureResultOf(self.waiting, Expired)
+
+    def test_cancelled(self) -> None:
+        """Cancelling the wait cancels the work, and is no expiry."""
+        self.waiting.cancel()
+        self.assertEqual(self.cancelled, [self.task])
+        self.failureResultOf(self.waiting, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_result_in_the_end(self) -> None:
+        """Work that is cancelled and has a result nevertheless has a result."""
+
+        async def stubborn() -> str:
+            try:
+                await Deferred()
+            except CancelledError:
+                return "done"
+            return "never"
+
+        waiting = Deferred.fromCoroutine(within(5, self.clock, stubborn()))
+        self.clock.advance(5)
+        self.assertEqual(self.successResultOf(waiting), "done")
+
+    def tearDown(self) -> None:
+        self.waiting.addErrback(lambda _: None)
 
 
 class ShieldedTests(SynchronousTestCase):
