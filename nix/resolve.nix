@@ -41,7 +41,8 @@ let
 
   # A function is called with those arguments that it names, and with all of them
   # when it names none (`args: ...`, `{ ... }: ...`).  Whatever is no function is
-  # the set itself.
+  # the set itself.  A set that has not taken the overlays is extended by them
+  # afterwards, as nixpkgs can be: leaving them out would go unnoticed.
   packages =
     let
       source = import (/. + src);
@@ -49,9 +50,13 @@ let
       set =
         if !isFunction source then source
         else source (if named == { } then arguments else intersectAttrs named arguments);
+      taken = isFunction source && (named == { } || named ? overlays);
     in
-    if isAttrs set then set
-    else throw "the package set is a ${typeOf set}, and has to be a set or a function that returns one";
+    if !isAttrs set then
+      throw "the package set is a ${typeOf set}, and has to be a set or a function that returns one"
+    else if taken || arguments.overlays == [ ] then set
+    else if set ? extend then foldl' (previous: overlay: previous.extend overlay) set arguments.overlays
+    else throw "the package set takes no overlays, and there are overlays to be applied to it";
 
   # -- what may throw ---------------------------------------------------------
 

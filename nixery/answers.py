@@ -39,6 +39,8 @@ from nixery.errors import (
     RangeNotSatisfiable,
     RememberedFailure,
     ShuttingDown,
+    SourceMissing,
+    SourceUnavailable,
     StillBuilding,
     StorageError,
     StorageRefused,
@@ -168,6 +170,8 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     # Passing states of what the daemon stands on.
     MissingDerivations: (503, "UNAVAILABLE"),
     ShuttingDown: (503, "UNAVAILABLE"),
+    SourceMissing: (503, "UNAVAILABLE"),
+    SourceUnavailable: (503, "UNAVAILABLE"),
     StorageError: (503, "UNAVAILABLE"),
     # The operator's to mend; no retry changes what a service permits.
     StorageRefused: (500, "UNKNOWN"),
@@ -179,6 +183,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
 _RETRY_AFTER: Mapping[type[NixeryError], int] = {
     ShuttingDown: 5,
     MissingDerivations: 30,
+    SourceUnavailable: 30,
     StorageUnavailable: 10,
 }
 """Seconds, for failures that are known to pass by themselves."""

@@ -15,30 +15,25 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from attrs import asdict
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from nixery.config import Config, find_unsupported, load_config
-from nixery.errors import ConfigError, InvalidName, MissingDerivations, NixeryError
+from nixery.byhand import USAGE, Program, Quiet, realise, say
+from nixery.config import Config, load_config
+from nixery.errors import ConfigError, InvalidName, InvalidReference
 from nixery.graph import RuntimeGraph
-from nixery.interfaces import Nix, Phase, Realisation, Workers
-from nixery.names import ImageName, Tag, parse_image_name
+from nixery.interfaces import Phase, Workers
+from nixery.names import ImageName, Tag, parse_image_name, parse_tag
 from nixery.nixsetup import make_nix
 from nixery.packages import Evaluation
-from nixery.sources import PathSource, Revision, resolve_path
-from nixery.workers import WorkerPool
+from nixery.sourcesetup import fetch_package_set
 
 __all__ = ["prepare_image"]
 
-USAGE = 2
-FAILURE = 1
-INTERRUPTED = 130
-
-REEVALUATIONS = 2
-"""How often derivations that a garbage collection took are made again."""
+_PROGRAM = Program(name="nixery-prepare-image")
 
 
 def prepare_image(arguments: Sequence[str] | None = None) -> None:
@@ -50,16 +45,23 @@ def prepare_image(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parse(arguments)
     try:
-        name, config = _read(options, os.environ)
-    except (ConfigError, InvalidName) as error:
-        _complain(error)
+        name, tag, config = _read(options, os.environ)
+    except (ConfigError, InvalidName, InvalidReference) as error:
+        _PROGRAM.complain(error)
         sys.exit(USAGE)
-    react(_run, (name, config, os.environ))
+
+    # Any: the global reactor has no type.
+    def main(reactor: Any) -> Deferred[None]:
+        return _PROGRAM.run(
+            reactor, lambda workers: _prepare(reactor, workers, name, tag, config, os.environ)
+        )
+
+    react(main)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="nixery-prepare-image",
+        prog=_PROGRAM.name,
         description=(
             "Builds the packages of an image with Nix, and prints as JSON what the registry"
             " makes an image of: the packages, and all store paths that they need."
@@ -74,83 +76,45 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--path", help="the package set: a directory or a file (default: $NIXERY_PKGS_PATH)"
     )
+    parser.add_argument(
+        "--tag", default="latest", help="the revision of the package set (default: latest)"
+    )
     parser.add_argument("--system", help="the Nix system (default: x86_64-linux)")
     parser.add_argument("--config", help="the configuration file (default: $NIXERY_CONFIG)")
     return parser.parse_args(arguments)
 
 
-def _read(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[ImageName, Config]:
+def _read(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[ImageName, Tag, Config]:
     """
     :raises ConfigError: the configuration cannot be used.
     :raises InvalidName: the names do not make an image's name.
+    :raises InvalidReference: the tag is none.
     """
     given = {"pkgs_path": options.path, "system": options.system, "config": options.config}
     config = load_config(given, environ)
-    problems = find_unsupported(config)
-    if problems:
-        raise ConfigError(problems=problems)
-    return parse_image_name("/".join(options.names), config.system), config
-
-
-# Any: the global reactor has no type.
-def _run(
-    reactor: Any, name: ImageName, config: Config, environ: Mapping[str, str]
-) -> Deferred[None]:
-    """Start the work; an interrupt cancels it and waits until its children are gone."""
-    pool = WorkerPool("prepare-image", 4, reactor)
-    ended: Deferred[None] = Deferred()
-
-    async def work() -> None:
-        pool.startService()
-        try:
-            await _prepare(reactor, pool, name, config, environ)
-        except CancelledError:
-            sys.exit(INTERRUPTED)
-        except NixeryError as error:
-            _complain(error)
-            sys.exit(FAILURE)
-        finally:
-            await pool.stopService()
-            ended.callback(None)
-
-    task = Deferred.fromCoroutine(work())
-
-    def stop() -> Deferred[None]:
-        task.cancel()
-        return ended
-
-    reactor.addSystemEventTrigger("before", "shutdown", stop)
-    return task
+    return parse_image_name("/".join(options.names), config.system), parse_tag(options.tag), config
 
 
 async def _prepare(
-    reactor: Any, workers: Workers, name: ImageName, config: Config, environ: Mapping[str, str]
+    reactor: Any,
+    workers: Workers,
+    name: ImageName,
+    tag: Tag,
+    config: Config,
+    environ: Mapping[str, str],
 ) -> None:
-    # What find_unsupported lets through.
-    source = cast(PathSource, config.source)
     # The roots of a daemon on this machine belong to it alone.
     with tempfile.TemporaryDirectory(prefix="nixery-prepare-image-") as directory:
         nix = make_nix(config, workers, reactor, environ, state_directory=Path(directory))
         await nix.check()
-        revision = await workers.run(resolve_path, source, Tag("latest"))
-        evaluation, realisation = await _realise(nix, revision, name)
+        package_set = await fetch_package_set(
+            config, workers, reactor, environ, state_directory=Path(directory), tag=tag
+        )
+        evaluation, realisation = await realise(nix, package_set, name, _Narration())
         graph = await nix.closure(realisation.outputs)
         await nix.release(realisation)
     json.dump(_describe(evaluation, graph), sys.stdout, indent=2)
     sys.stdout.write("\n")
-
-
-async def _realise(nix: Nix, revision: Revision, name: ImageName) -> tuple[Evaluation, Realisation]:
-    """Build the packages, whatever a garbage collector does meanwhile."""
-    attempts = REEVALUATIONS + 1
-    while True:
-        evaluation = await nix.evaluate(revision, name.system, name.requirements)
-        try:
-            return evaluation, await nix.realise(evaluation.packages, _Narration())
-        except MissingDerivations:
-            attempts -= 1
-            if not attempts:
-                raise
 
 
 def _describe(evaluation: Evaluation, graph: RuntimeGraph) -> Mapping[str, object]:
@@ -170,25 +134,14 @@ def _describe(evaluation: Evaluation, graph: RuntimeGraph) -> Mapping[str, objec
     }
 
 
-class _Narration:
-    """Implements :class:`nixery.interfaces.Progress` on standard error."""
+class _Narration(Quiet):
+    """Tells on standard error what is being built."""
 
     def phase(self, phase: Phase, /) -> None:
-        _say(phase.value)
-
-    def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
-        """Numbers that change many times a second are of no use there."""
+        say(phase.value)
 
     def derivation(self, derivation: str, /) -> None:
-        _say(f"building {derivation}")
+        say(f"building {derivation}")
 
     def log(self, line: str, /) -> None:
-        _say(f"  {line}")
-
-
-def _complain(error: NixeryError) -> None:
-    _say(f"nixery-prepare-image: {error.message}")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+        say(f"  {line}")

@@ -18,10 +18,11 @@ from attrs import field, frozen
 
 from nixery.configlayers import Layer, find_contradictions, merge, read_file
 from nixery.errors import ConfigError, ConfigProblem
+from nixery.revisions import RevisionRules
 from nixery.settings import SETTINGS
 from nixery.sources import ChannelSource, GitSource, PathSource, Source
 
-__all__ = ["Config", "find_unsupported", "load_config"]
+__all__ = ["Config", "load_config"]
 
 
 @frozen(kw_only=True)
@@ -30,16 +31,25 @@ class Config:
     The configuration of a daemon, checked.
 
     A field is what the setting of its name in :data:`nixery.settings.SETTINGS`
-    says, but for two that are made of several settings:
+    says, but for some that are made of several settings:
 
     :param listen: endpoint strings, from ``listen`` or from ``port``.
     :param source: where packages come from, from ``channel``, ``pkgs_repo`` or
-        ``pkgs_path``.
+        ``pkgs_path``, and the details of each.
+    :param rules: which tags are served, from ``revisions`` and ``allow_any_commit``.
     """
 
     listen: tuple[str, ...]
     public_url: str | None
     source: Source
+    rules: RevisionRules
+    overlays: tuple[Path, ...]
+    source_ttl: float
+    source_timeout: float
+    fetch_timeout: float
+    source_keep: int
+    channel_url: str
+    nixpkgs_url: str
     system: str
     nixpkgs_config: Mapping[str, object] = field(hash=False)
     state_directory: Path
@@ -79,6 +89,11 @@ class Config:
     popularity_url: str | None
     popularity_refresh: bool
     failure_ttl: float
+    manifest_ttl: float
+    manifest_memory: int
+    blob_recheck: float
+    evaluation_ttl: float
+    serve_stale: float
     request_deadline: float
     stop_grace: float
     show_builds: bool
@@ -124,29 +139,6 @@ def load_config(command_line: Mapping[str, object], environ: Mapping[str, str]) 
     return _assemble(values, environ)
 
 
-def find_unsupported(config: Config) -> tuple[ConfigProblem, ...]:
-    """
-    What is configured rightly and not yet supported by this version.
-
-    This is the only place that refuses it: as soon as the daemon can do one of
-    these, its check goes.
-    """
-    problems: list[ConfigProblem] = []
-    if not isinstance(config.source, PathSource):
-        problems.append(
-            ConfigProblem(
-                setting="source",
-                value=config.source.describe(),
-                layer="not supported yet",
-                expected=(
-                    "this version takes packages from a path only: set NIXERY_PKGS_PATH,"
-                    " --pkgs-path, or pkgs_path in the configuration file"
-                ),
-            )
-        )
-    return tuple(problems)
-
-
 # -- the value --------------------------------------------------------------------
 
 
@@ -165,14 +157,23 @@ def _assemble(given: Mapping[str, object], environ: Mapping[str, str]) -> Config
     if port is not None:
         values["listen"] = (f"tcp:{port}",)
 
-    channel, repository, path = (values.pop(name) for name in ("channel", "pkgs_repo", "pkgs_path"))
-    if path is not None:
-        values["source"] = PathSource(path=path)
-    elif repository is not None:
-        values["source"] = GitSource(url=repository)
-    else:
-        values["source"] = ChannelSource(channel=channel)
+    values["source"] = _source(values)
+    values["rules"] = RevisionRules(
+        patterns=values.pop("revisions"), any_commit=values.pop("allow_any_commit")
+    )
     return Config(**values)
+
+
+def _source(values: dict[str, Any]) -> Source:
+    """Take the settings of the source out of ``values``."""
+    channel, repository, path = (values.pop(name) for name in ("channel", "pkgs_repo", "pkgs_path"))
+    kind, ref, base = (values.pop(name) for name in ("pkgs_repo_kind", "pkgs_ref", "base_channel"))
+    if path is not None:
+        return PathSource(path=path)
+    if repository is not None:
+        below = ChannelSource(channel=base) if kind == "overlay" else None
+        return GitSource(url=repository, ref=ref, base=below)
+    return ChannelSource(channel=channel)
 
 
 def _directory(environ: Mapping[str, str], purpose: str, fallback: str) -> Path:

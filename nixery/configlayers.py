@@ -17,7 +17,7 @@ from attrs import frozen
 
 from nixery.errors import ConfigProblem
 from nixery.kinds import Rejected
-from nixery.settings import SETTINGS, Setting
+from nixery.settings import GIVEN, SETTINGS, Setting
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -172,13 +172,21 @@ def find_contradictions(
         actual = values.get(other, by_name[other].default)
         # A higher layer that chooses something else puts a lower one's details
         # out of force; that is what layers are for.
-        overridden = ranks.get(other, -1) > ranks[setting.name]
-        if actual != needed and not overridden:
-            yield _problem(
-                layers[ranks[setting.name]],
-                setting,
-                f"it means something only where {other} is {needed}, and that is {actual}",
-            )
+        group = by_name[other].group
+        choosing = [
+            ranks[each.name]
+            for each in SETTINGS
+            if each.name in ranks and (each.name == other or (group and each.group == group))
+        ]
+        overridden = max(choosing, default=-1) > ranks[setting.name]
+        if needed is GIVEN and actual is None:
+            only = f"it means something only where {other} is given"
+        elif needed is not GIVEN and actual != needed:
+            only = f"it means something only where {other} is {needed}, and that is {actual}"
+        else:
+            continue
+        if not overridden:
+            yield _problem(layers[ranks[setting.name]], setting, only)
     if values.get("storage_backend") == "gcs" and "storage_backend" in ranks:
         layer = layers[ranks["storage_backend"]]
         if "gcs_bucket" not in ranks:

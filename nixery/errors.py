@@ -19,6 +19,7 @@ __all__ = [
     "BuildTimedOut",
     "CacheIncomplete",
     "CommandMissing",
+    "CommitMissing",
     "ConfigError",
     "ConfigProblem",
     "DemoFailed",
@@ -52,6 +53,7 @@ __all__ = [
     "ResourceMissing",
     "ShuttingDown",
     "SourceMissing",
+    "SourceUnavailable",
     "StateInUse",
     "StillBuilding",
     "StorageError",
@@ -173,17 +175,54 @@ class StateInUse(NixeryError):
 
 @frozen(kw_only=True)
 class SourceMissing(NixeryError):
-    """The package set is not where the configuration says."""
+    """The package set, or an overlay on it, is not where the configuration says."""
 
     path: str
     reason: str
+    what: str = "package set"
+    setting: str = "pkgs_path (NIXERY_PKGS_PATH, --pkgs-path)"
 
     @property
     def message(self) -> str:
         return (
-            f"the package set at {self.path} cannot be read: {self.reason};"
-            " pkgs_path (NIXERY_PKGS_PATH, --pkgs-path) says where it is"
+            f"the {self.what} at {self.path} cannot be read: {self.reason};"
+            f" {self.setting} says where it is"
         )
+
+
+@frozen(kw_only=True)
+class SourceUnavailable(NixeryError):
+    """
+    Where packages come from cannot be asked for them, and what it said before is not
+    known or not enough.
+
+    :param source: what was asked, as a person would say it.
+    :param what: what it was asked for.
+    :param reason: in its own words, or in those of the program that asked it.
+    :param advice: what to do, in the imperative.
+    """
+
+    source: str
+    what: str
+    reason: str
+    advice: str = "try again later; its operator finds more in the registry's log"
+    evidence: Evidence | None = None
+
+    @property
+    def message(self) -> str:
+        return f"{self.source} cannot be asked for {self.what}: {self.reason}; {self.advice}"
+
+
+@frozen(kw_only=True)
+class CommitMissing(NixeryError):
+    """There is no such commit where it was to be fetched from."""
+
+    url: str
+    commit: str
+
+    @property
+    def message(self) -> str:
+        return f"there is no commit {self.commit} at {self.url}"
 
 
 @frozen(kw_only=True)

@@ -12,16 +12,18 @@ another thread says so.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 from attrs import frozen
 
 from nixery.graph import RuntimeGraph
-from nixery.names import Digest, Requirement
+from nixery.names import Digest, Requirement, Tag
 from nixery.packages import Evaluation, Package
-from nixery.sources import Revision
+from nixery.revisions import Reference
+from nixery.sources import Found, PackageSet, Revision, Tree
 
 __all__ = [
     "BlobInfo",
@@ -34,8 +36,11 @@ __all__ = [
     "Progress",
     "Realisation",
     "Redirect",
+    "Sources",
     "Storage",
     "Stream",
+    "TreeFetcher",
+    "Upstream",
     "Workers",
 ]
 
@@ -205,9 +210,7 @@ class Storage(Protocol):
 class Workers(Protocol):
     """A bounded pool of threads."""
 
-    async def run(
-        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """
         Call ``function`` on a thread of the pool and wait for what it returns.
 
@@ -249,6 +252,67 @@ class Progress(Protocol):
         """A line of a build's log, without terminal escapes and line end."""
 
 
+# -- package sources ----------------------------------------------------------
+
+
+class Sources(Protocol):
+    """Where packages come from."""
+
+    async def resolve(self, tag: Tag) -> Revision:
+        """
+        What a tag stands for now, or did a short while ago.
+
+        :raises UnknownRevision: nothing, or nothing that is served.
+        :raises SourceUnavailable: that cannot be found out.
+        :raises SourceMissing: there is no package set at the configured path.
+        """
+
+    async def fetch(self, revision: Revision) -> PackageSet:
+        """
+        Bring a revision to this machine, where garbage collection leaves it alone.
+
+        :raises UnknownRevision: there is no such commit.
+        :raises SourceUnavailable: it cannot be fetched.
+        :raises NixUnusable: Nix itself failed.
+        """
+
+    async def tags(self) -> Sequence[str]:
+        """The tags that the configuration names, sorted: there may be many more."""
+
+
+class Upstream(Protocol):
+    """Whoever knows what the references to a source point to."""
+
+    async def check(self) -> None:
+        """
+        Find out whether it can be asked, without asking it.
+
+        :raises CommandMissing: there is no program to do it with.
+        """
+
+    async def find(self, reference: Reference) -> Found | None:
+        """
+        What a reference points to now, ``None`` if to nothing.
+
+        :raises SourceUnavailable: that cannot be found out, though it was tried
+            repeatedly.
+        """
+
+
+class TreeFetcher(Protocol):
+    """What brings commits into the Nix store."""
+
+    async def fetch(self, tree: Tree) -> Path:
+        """
+        Fetch the files of a commit and root them, where that has not been done yet.
+
+        :return: the store path.
+        :raises UnknownRevision: there is no such commit.
+        :raises SourceUnavailable: it cannot be fetched.
+        :raises NixUnusable: Nix itself failed.
+        """
+
+
 # -- Nix ----------------------------------------------------------------------
 
 
@@ -276,8 +340,11 @@ class Nix(Protocol):
         :raises NixUnusable: it cannot.
         """
 
+    def evaluation_identity(self) -> Mapping[str, str]:
+        """What shapes evaluations besides revisions and names, for cache keys."""
+
     async def evaluate(
-        self, revision: Revision, system: str, requirements: Sequence[Requirement]
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
     ) -> Evaluation:
         """
         Look packages up and instantiate their derivations.
@@ -309,5 +376,3 @@ class Nix(Protocol):
 
     async def release(self, realisation: Realisation) -> None:
         """Drop the garbage collection roots; never raises."""
-
-

@@ -19,9 +19,13 @@ from urllib.parse import urlsplit
 import yaml
 from attrs import frozen
 
+from nixery.giturls import SCHEMES, is_ref_name, is_supported
+from nixery.names import is_commit
+
 __all__ = [
     "BASE_URL",
     "BOOLEAN",
+    "ARCHIVE_URL",
     "CHANNEL",
     "DATA_URL",
     "DURATION",
@@ -29,8 +33,11 @@ __all__ = [
     "NIXPKGS_CONFIG",
     "NIX_OPTIONS",
     "PATH",
+    "PATHS",
+    "REF",
     "REPOSITORY",
     "SECONDS",
+    "TAG_PATTERNS",
     "TEXT",
     "URL",
     "Kind",
@@ -140,19 +147,45 @@ def _parse_path(value: object) -> Path:
         raise Rejected("write the path without ~: that home directory is unknown") from None
 
 
+def _parse_paths(value: object) -> tuple[Path, ...]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple(_parse_path(item) for item in items)
+
+
+def _parse_tag_patterns(value: object) -> tuple[str, ...]:
+    expected = "give tags or patterns of tags, as [nixos-*, v1.?], or latest alone"
+    items = value if isinstance(value, list | tuple) else [value]
+    # No tag has a comma or a space in it.
+    patterns = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    if not patterns or not all(re.fullmatch(r"[\w.*?!\[\]-]+", part, re.A) for part in patterns):
+        raise Rejected(expected)
+    return tuple(patterns)
+
+
 def _parse_channel(value: object) -> str:
     text = _parse_text(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
         raise Rejected("give the name of a channel, as nixos-unstable, or a full commit")
-    return text
+    return text.lower() if is_commit(text.lower()) else text
 
 
 def _parse_repository(value: object) -> str:
     text = _parse_text(value)
-    # It becomes an argument of git: a leading dash would make an option of it.
-    if text.startswith("-") or " " in text:
-        raise Rejected("give the URL of a git repository")
+    # As git does: a colon before any slash tells a host from a path.
+    if ":" not in text.partition("/")[0] and not text.startswith("-"):
+        text = str(_parse_path(text))
+    if not is_supported(text):
+        raise Rejected(
+            f"give the URL of a git repository ({', '.join(SCHEMES)}), host:path, or a path"
+        )
     return text
+
+
+def _parse_ref(value: object) -> str:
+    text = _parse_text(value)
+    if not is_ref_name(text):
+        raise Rejected("give the name of a branch or a tag, or a full commit")
+    return text.lower() if is_commit(text.lower()) else text
 
 
 def _parse_url(value: object) -> str:
@@ -174,6 +207,14 @@ def _parse_data_url(value: object) -> str:
     parts = urlsplit(text)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise Rejected("give an absolute path, as file:///srv/popularity.json")
+    return text
+
+
+def _parse_archive_url(value: object) -> str:
+    text = _parse_text(value)
+    if "{commit}" not in text:
+        raise Rejected("give a URL with {commit} where the commit belongs")
+    _parse_url(text.replace("{commit}", "0" * 40))
     return text
 
 
@@ -252,9 +293,13 @@ def _parse_nixpkgs_config(value: object) -> dict[str, object]:
 
 TEXT = Kind(name="text", parse=_parse_text)
 PATH = Kind(name="path", parse=_parse_path)
+PATHS = Kind(name="paths", parse=_parse_paths)
 BOOLEAN = Kind(name="boolean", parse=_parse_boolean)
 SECONDS = Kind(name="seconds", parse=_parse_seconds)
 DURATION = Kind(name="seconds", parse=_parse_duration)
+TAG_PATTERNS = Kind(name="patterns", parse=_parse_tag_patterns)
+REF = Kind(name="git reference", parse=_parse_ref)
+ARCHIVE_URL = Kind(name="URL", parse=_parse_archive_url)
 CHANNEL = Kind(name="channel", parse=_parse_channel)
 REPOSITORY = Kind(name="URL", parse=_parse_repository)
 URL = Kind(name="URL", parse=_parse_url)

@@ -29,10 +29,12 @@ __all__ = [
     "Requirement",
     "Tag",
     "escape_attribute",
+    "is_commit",
     "is_referrers_tag",
     "parse_digest",
     "parse_image_name",
     "parse_reference",
+    "parse_tag",
 ]
 
 Digest = NewType("Digest", str)
@@ -63,6 +65,7 @@ MAX_NAME = 255
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..*)?")
 
 
@@ -154,8 +157,11 @@ def parse_reference(text: str) -> Tag | Digest:
     :raises InvalidDigest: a colon, and no digest.
     :raises InvalidReference: outside the grammar of tags.
     """
-    if ":" in text:
-        return parse_digest(text)
+    return parse_digest(text) if ":" in text else parse_tag(text)
+
+
+def parse_tag(text: str) -> Tag:
+    """:raises InvalidReference: outside the grammar of tags."""
     if not _TAG.fullmatch(text):
         raise InvalidReference(reference=text)
     return Tag(text)
@@ -174,6 +180,11 @@ def is_referrers_tag(tag: Tag) -> bool:
     (``sha256-<64 hex>``, with or without a suffix): never a revision.
     """
     return _REFERRERS_TAG.fullmatch(tag) is not None
+
+
+def is_commit(text: str) -> bool:
+    """Whether it is the full hash of a git commit."""
+    return _COMMIT.fullmatch(text) is not None
 
 
 def escape_attribute(path: str) -> str:

@@ -44,7 +44,7 @@ from nixery.nixfaults import (
 from nixery.nixlog import BuildLog
 from nixery.packages import Evaluation, Package
 from nixery.process import Command, ProcessResult, Spawner
-from nixery.sources import Revision
+from nixery.sources import PackageSet
 
 __all__ = ["NixCommands"]
 
@@ -114,11 +114,15 @@ class NixCommands:
             self._log.warn("Nix says: {line}", line=line)
         return version[0]
 
+    def evaluation_identity(self) -> Mapping[str, str]:
+        """As :meth:`nixery.interfaces.Nix.evaluation_identity` says."""
+        return self._settings.evaluation_identity()
+
     async def evaluate(
-        self, revision: Revision, system: str, requirements: Sequence[Requirement]
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
     ) -> Evaluation:
         """As :meth:`nixery.interfaces.Nix.evaluate` says."""
-        return await self._evaluator.evaluate(revision, system, requirements)
+        return await self._evaluator.evaluate(package_set, system, requirements)
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
         """As :meth:`nixery.interfaces.Nix.realise` says."""

@@ -20,16 +20,20 @@ from attrs import field, frozen
 
 from nixery.names import Requirement
 from nixery.packages import Package
+from nixery.sources import PackageSet, Tree
 
 __all__ = [
     "REFUSED_ATTRIBUTES",
     "STORE_PROBE",
     "NixSettings",
+    "add_root",
     "build",
     "chunks",
     "dump",
     "environment",
     "evaluate",
+    "fetch",
+    "fetch_environment",
     "probe_store",
     "query_closure",
     "version",
@@ -73,6 +77,9 @@ which start virtual machines.
 STORE_PROBE = "/nix/store/00000000000000000000000000000000-nixery-probe"
 """A store path that exists nowhere."""
 
+LOOKUP_VERSION = "1"
+"""Changes with ``nix/resolve.nix``, whenever it answers a question in another way."""
+
 ARGUMENTS = 100_000
 """How many bytes of arguments one command gets: every system allows 128 KiB."""
 
@@ -95,9 +102,11 @@ class NixSettings:
     :param allow_import_from_derivation: whether an evaluation may build.
     :param options: further options of nix.conf.
     :param config: the ``config`` argument of the package set, as JSON data.
-    :param overlays: files or directories with overlays; no component of them is a
-        symlink.
     :param refused: as :data:`REFUSED_ATTRIBUTES`.
+    :param fetch_timeout: seconds that fetching one commit may take, all attempts
+        together.
+    :param source_keep: seconds after which a fetched commit that was not used is given
+        to the garbage collector.
     :param substitute_only: whether everything has to come from binary caches.
     """
 
@@ -112,14 +121,28 @@ class NixSettings:
     allow_import_from_derivation: bool = False
     options: Mapping[str, str] = field(factory=dict, hash=False, repr=False)
     config: Mapping[str, object] = field(factory=dict, hash=False)
-    overlays: tuple[Path, ...] = ()
     refused: frozenset[str] = REFUSED_ATTRIBUTES
+    fetch_timeout: float = 1800.0
+    source_keep: float = 1209600.0
     substitute_only: bool = False
 
     @property
     def roots(self) -> Path:
         """Where garbage collection roots are made, a directory for each build."""
         return self.state_directory / "gcroots"
+
+    @property
+    def source_roots(self) -> Path:
+        """Where the garbage collection roots of fetched sources are made."""
+        return self.state_directory / "src"
+
+    def evaluation_identity(self) -> dict[str, str]:
+        """What of all this shapes an evaluation, for cache keys."""
+        return {
+            "config": _json(self.config),
+            "import_from_derivation": _json(self.allow_import_from_derivation),
+            "lookup": LOOKUP_VERSION,
+        }
 
 
 def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str, str]:
@@ -146,6 +169,22 @@ def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str
     return result
 
 
+def fetch_environment(
+    inherited: Mapping[str, str], git: Mapping[str, str], settings: NixSettings
+) -> dict[str, str]:
+    """
+    The environment of Nix commands that fetch.
+
+    :param inherited: the environment of this process.
+    :param git: that of git, which Nix runs: credentials are in the home directory that
+        it is told of.
+    """
+    result = dict(git) | environment(git, settings)
+    if inherited.get("HOME"):
+        result["HOME"] = inherited["HOME"]
+    return result
+
+
 def version() -> tuple[str, ...]:
     """Prints the version; opens no store."""
     return ("nix-store", "--version")
@@ -160,7 +199,7 @@ def evaluate(
     settings: NixSettings,
     *,
     resolve: Path,
-    source: Path,
+    package_set: PackageSet,
     system: str,
     requirements: Sequence[Requirement],
     guard: bool = True,
@@ -169,8 +208,8 @@ def evaluate(
     Look packages up and write their derivations to the store.
 
     :param resolve: the path of ``nix/resolve.nix``, without symlinks.
-    :param source: the package set: a directory, or a file, which may read what
-        lies beside it.
+    :param package_set: a file may read what lies beside it; an overlay may not, for
+        that may be the operator's configuration.
     :param guard: whether a package that throws is an error of its own, or ends
         the evaluation with Nix's text.
     """
@@ -178,18 +217,19 @@ def evaluate(
         {"name": item.name, "path": item.name.split("."), "exact": item.exact}
         for item in requirements
     ]
+    source = package_set.path
     # Restricted evaluation reads what is on the search path, and the store.
     readable = {
         "nixery-src": source.parent if source.suffix == ".nix" else source,
         "nixery-resolve": resolve,
-        **{f"nixery-overlay-{i}": path for i, path in enumerate(settings.overlays)},
+        **{f"nixery-overlay-{i}": path for i, path in enumerate(package_set.overlays)},
     }
     arguments = {
         "src": str(source),
         "system": system,
         "names": _json(names),
         "config": _json(settings.config),
-        "overlays": _json([str(path) for path in settings.overlays]),
+        "overlays": _json([str(path) for path in package_set.overlays]),
         "guard": "true" if guard else "false",
     }
     return (
@@ -209,6 +249,36 @@ def evaluate(
         *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
         str(resolve),
     )
+
+
+def fetch(tree: Tree, fetch_nix: Path) -> tuple[str, ...]:
+    """
+    Brings a commit into the store, and prints its store path as JSON.
+
+    :param fetch_nix: the path of ``nix/fetch.nix``.
+    """
+    arguments = {"kind": tree.kind, "url": tree.url}
+    if tree.kind == "git":
+        arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
+    return (
+        "nix-instantiate",
+        *("--eval", "--strict", "--json"),
+        "--read-write-mode",
+        # The machine's own nix.conf may have either.
+        *("--option", "restrict-eval", "false"),
+        *("--option", "pure-eval", "false"),
+        *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
+        str(fetch_nix),
+    )
+
+
+def add_root(link: Path, path: str) -> tuple[str, ...]:
+    """
+    Protects a store path from garbage collection; fails if it is not valid any more.
+
+    :param link: becomes a symlink to it, or is one.
+    """
+    return ("nix-store", "--realise", "--add-root", str(link), "--indirect", path)
 
 
 def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path) -> tuple[str, ...]:
@@ -244,6 +314,41 @@ def dump(paths: Sequence[str]) -> tuple[str, ...]:
     :param paths: at least one; without any, Nix would print the whole database.
     """
     return ("nix-store", "--dump-db", *paths)
+
+
+def check_validity(paths: Sequence[str]) -> tuple[str, ...]:
+    """Prints those of ``paths`` that are not in the store; fails for no other reason."""
+    return ("nix-store", "--check-validity", "--print-invalid", *paths)
+
+
+def attributes(
+    settings: NixSettings,
+    *,
+    expression: Path,
+    package_set: PackageSet,
+    system: str,
+    without: Sequence[str],
+) -> tuple[str, ...]:
+    """
+    Print the attribute paths of all packages of a set, as JSON.
+
+    Evaluates freely: this is for the operator's own package set.
+
+    :param expression: the path of ``nix/attributes.nix``.
+    :param without: top-level names that are left out.
+    """
+    arguments = {
+        "src": str(package_set.path),
+        "system": system,
+        "config": _json(settings.config),
+        "overlays": _json([str(path) for path in package_set.overlays]),
+        "without": _json(list(without)),
+    }
+    return (
+        *("nix-instantiate", "--eval", "--strict", "--json"),
+        *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
+        str(expression),
+    )
 
 
 def chunks(paths: Iterable[str], size: int = ARGUMENTS) -> Iterator[list[str]]:

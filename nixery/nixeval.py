@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 
 from attrs import frozen
 from twisted.internet.defer import DeferredSemaphore
@@ -37,7 +38,7 @@ from nixery.nixfaults import command_missing, error_text, nix_at_fault
 from nixery.packages import Answer, Evaluation, conclude, find_refused
 from nixery.process import Command, Spawner
 from nixery.resolution import parse_answers, thrown, with_reason
-from nixery.sources import Revision
+from nixery.sources import PackageSet
 
 __all__ = ["Evaluator"]
 
@@ -52,7 +53,7 @@ LONGEST_ANSWER = 64 * 1024 * 1024
 class _Question:
     """What an image's packages are evaluated from."""
 
-    source: Path
+    package_set: PackageSet
     system: str
 
 
@@ -88,13 +89,13 @@ class Evaluator:
         self._slots = DeferredSemaphore(settings.evaluations)
 
     async def evaluate(
-        self, revision: Revision, system: str, requirements: Sequence[Requirement]
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
     ) -> Evaluation:
         """As :meth:`nixery.interfaces.Nix.evaluate` says."""
         refused = find_refused(requirements, self._settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
-        question = _Question(source=revision.path, system=system)
+        question = _Question(package_set=package_set, system=system)
         await self._slots.acquire()
         try:
             answers = await self._answer(question, requirements)
@@ -184,7 +185,7 @@ class Evaluator:
             argv=nixargs.evaluate(
                 self._settings,
                 resolve=self._resolve,
-                source=question.source,
+                package_set=question.package_set,
                 system=question.system,
                 requirements=requirements,
                 guard=guard,
@@ -192,6 +193,9 @@ class Evaluator:
             environment=self._environment,
             timeout=max(0.0, remaining),
             stdout_limit=LONGEST_ANSWER,
+            # Deep in a primitive it heeds no other signal.  One that may build has
+            # to end its builders itself.
+            abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
         )
         try:
             result = await self._spawner.run(command)

@@ -13,10 +13,11 @@ from nixery.config import Config
 from nixery.interfaces import Workers
 from nixery.nix import NixCommands
 from nixery.nixargs import NixSettings
+from nixery.nixsurvey import Survey
 from nixery.process import ProcessSpawner
 from nixery.resources import nix_directory
 
-__all__ = ["make_nix"]
+__all__ = ["make_nix", "make_survey", "nix_settings"]
 
 
 def make_nix(
@@ -37,8 +38,39 @@ def make_nix(
         configuration says: those of a daemon belong to it alone.
     :raises ResourceMissing: the installation is incomplete.
     """
-    settings = NixSettings(
-        state_directory=state_directory or config.state_directory,
+    return NixCommands(
+        spawner=ProcessSpawner(reactor, reactor),
+        clock=reactor,
+        workers=workers,
+        settings=nix_settings(config, state_directory or config.state_directory),
+        resolve=nix_directory() / "resolve.nix",
+        environ=environ,
+    )
+
+
+def make_survey(
+    config: Config,
+    workers: Workers,
+    reactor: Any,  # as above
+    environ: Mapping[str, str],
+) -> Survey:
+    """
+    What counts a whole store or package set; the parameters are those of
+    :func:`make_nix`.
+    """
+    return Survey(
+        spawner=ProcessSpawner(reactor, reactor),
+        workers=workers,
+        settings=nix_settings(config, config.state_directory),
+        expression=nix_directory() / "attributes.nix",
+        environ=environ,
+    )
+
+
+def nix_settings(config: Config, state_directory: Path) -> NixSettings:
+    """How Nix is used, as the configuration says."""
+    return NixSettings(
+        state_directory=state_directory,
         home=config.cache_directory,
         timeout=config.nix_timeout,
         max_silent=config.nix_max_silent,
@@ -49,13 +81,7 @@ def make_nix(
         allow_import_from_derivation=config.allow_import_from_derivation,
         options=config.nix_options,
         config=config.nixpkgs_config,
+        fetch_timeout=config.fetch_timeout,
+        source_keep=config.source_keep,
         substitute_only=config.substitute_only,
-    )
-    return NixCommands(
-        spawner=ProcessSpawner(reactor, reactor),
-        clock=reactor,
-        workers=workers,
-        settings=settings,
-        resolve=nix_directory() / "resolve.nix",
-        environ=environ,
     )

@@ -21,7 +21,7 @@ from nixery.nix import NixCommands
 from nixery.nixargs import NixSettings
 from nixery.process import ProcessSpawner
 from nixery.resources import nix_directory
-from nixery.sources import Revision
+from nixery.sources import PackageSet, path_revision
 from nixery.testing import InlineWorkers
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "make_nix",
     "nix_environment",
     "nix_missing",
-    "path_revision",
+    "path_set",
 ]
 
 DAEMON_SOCKET = Path("/nix/var/nix/daemon-socket/socket")
@@ -88,9 +88,10 @@ def make_nix(
     )
 
 
-def path_revision(path: Path) -> Revision:
-    """The revision of a package set at a path."""
-    return Revision(path=path.resolve(), identity={"type": "path", "path": str(path)}, pinned=False)
+def path_set(path: Path, *overlays: Path) -> PackageSet:
+    """A package set at a path."""
+    path = path.resolve()
+    return PackageSet(revision=path_revision(path, overlays), path=path, overlays=overlays)
 
 
 def daemon_listens() -> bool:

@@ -30,16 +30,15 @@ from nixery.errors import (
     WrongSystem,
 )
 from nixery.interfaces import Phase
-from nixery.names import Requirement, Tag, parse_image_name
+from nixery.names import Requirement, parse_image_name
 from nixery.nix import NixCommands
 from nixery.packages import Evaluation, Package
-from nixery.sources import PathSource, resolve_path
 from tests.integration.nixenv import (
     daemon_listens,
     make_nix,
     nix_environment,
     nix_missing,
-    path_revision,
+    path_set,
 )
 
 ODD = Path(__file__).resolve().parent / "sets" / "odd"
@@ -98,7 +97,7 @@ class NixTestCase(TestCase):
         self.directory.mkdir()
         self.salt = uuid4().hex
         self.nix = self.make()
-        self.odd = path_revision(ODD)
+        self.odd = path_set(ODD)
 
     def make(self, **settings: Any) -> NixCommands:
         settings["config"] = {"salt": self.salt, **settings.get("config", {})}
@@ -109,7 +108,7 @@ class NixTestCase(TestCase):
     ) -> Evaluation:
         requirements = [Requirement(name=name, exact=exact) for name in names]
         return await (nix or self.nix).evaluate(
-            other.get("revision", self.odd), other.get("system", SYSTEM), requirements
+            other.get("package_set", self.odd), other.get("system", SYSTEM), requirements
         )
 
     async def package(self, name: str, *, exact: bool = False) -> Package:
@@ -380,7 +379,7 @@ class SetTests(NixTestCase):
         return file
 
     async def names(self, path: Path, *names: str, **other: Any) -> list[str]:
-        evaluation = await self.evaluate(*names, revision=path_revision(path), **other)
+        evaluation = await self.evaluate(*names, package_set=path_set(path), **other)
         return [package.name for package in evaluation.packages]
 
     async def test_functions(self) -> None:
@@ -415,8 +414,7 @@ class SetTests(NixTestCase):
         )
         link = self.directory / "link"
         link.symlink_to("a b'=\"${c}")
-        revision = resolve_path(PathSource(path=link), Tag("latest"))
-        evaluation = await self.evaluate("x", revision=revision)
+        evaluation = await self.evaluate("x", package_set=path_set(link))
         self.assertEqual(evaluation.packages[0].name, "x")
 
     async def test_overlays(self) -> None:
@@ -424,8 +422,27 @@ class SetTests(NixTestCase):
         overlay = self.write(
             'final: previous: { added = previous.plain // { name = "added"; }; }', "an overlay.nix"
         )
-        nix = self.make(overlays=(overlay.resolve(),))
-        self.assertEqual((await self.evaluate("added", nix=nix)).packages[0].name, "added")
+        extended = path_set(ODD, overlay.resolve())
+        evaluation = await self.evaluate("added", package_set=extended)
+        self.assertEqual(evaluation.packages[0].name, "added")
+
+    async def test_overlays_of_a_set_that_takes_none(self) -> None:
+        """A set that is given no overlays is extended by them, or says that it cannot be."""
+        overlay = self.write(
+            'final: previous: { added = previous.plain // { name = "added"; }; }', "overlay.nix"
+        ).resolve()
+        plain = f'plain = derivation {{ name = "p"; system = "{SYSTEM}"; builder = "b"; }}'
+        extensible = self.write(
+            f"let make = self: self // {{ extend = f: make (self // f self self); }};"
+            f" in make {{ {plain}; }}",
+            "extensible/default.nix",
+        ).parent
+        evaluation = await self.evaluate("added", package_set=path_set(extensible, overlay))
+        self.assertEqual(evaluation.packages[0].name, "added")
+        closed = self.write(f"{{ system }}: {{ {plain}; }}").parent
+        with self.assertRaises(EvaluationFailed) as caught:
+            await self.evaluate("plain", package_set=path_set(closed, overlay))
+        self.assertIn("takes no overlays", caught.exception.message)
 
     async def test_unusable(self) -> None:
         """A set that does not evaluate is told apart from its packages."""

@@ -117,7 +117,7 @@ class NixosTests(SynchronousTestCase):
         version = self.evaluate(
             f"""(import {CHECKOUT}/default.nix {{
               inherit lib;
-              pkgs = {{ nix = ""; util-linux = ""; }};
+              pkgs = {{ git = ""; nix = ""; openssh = ""; util-linux = ""; }};
               python3Packages = {{ buildPythonPackage = x: x; }};
             }}).version"""
         )

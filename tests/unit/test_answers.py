@@ -83,6 +83,12 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
     (errors.EvaluationFailed(reason="it is broken", evidence=EVIDENCE), 422, "MANIFEST_INVALID"),
     (errors.MissingDerivations(evidence=EVIDENCE), 503, "UNAVAILABLE"),
     (errors.ShuttingDown(), 503, "UNAVAILABLE"),
+    (errors.SourceMissing(path="/p", reason="r"), 503, "UNAVAILABLE"),
+    (
+        errors.SourceUnavailable(source="s", what="w", reason="r", evidence=EVIDENCE),
+        503,
+        "UNAVAILABLE",
+    ),
     (errors.StorageError(operation="read", reason="EIO"), 503, "UNAVAILABLE"),
     (errors.StorageFull(operation="write", reason="ENOSPC"), 503, "UNAVAILABLE"),
     (

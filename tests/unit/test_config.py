@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config import Config, find_unsupported, load_config
+from nixery.config import Config, load_config
 from nixery.configlayers import suggest
 from nixery.errors import ConfigError, ConfigProblem
 from nixery.kinds import Rejected
+from nixery.revisions import RevisionRules
 from nixery.settings import SETTINGS
 from nixery.sources import ChannelSource, GitSource, PathSource
 
@@ -22,7 +23,18 @@ HOME = {"HOME": "/home/somebody"}
 
 NAMES = {setting.name for setting in SETTINGS}
 
-COMPOSED = {"listen", "port", "channel", "pkgs_repo", "pkgs_path"}
+COMPOSED = {
+    "listen",
+    "port",
+    "channel",
+    "pkgs_repo",
+    "pkgs_path",
+    "pkgs_repo_kind",
+    "pkgs_ref",
+    "base_channel",
+    "revisions",
+    "allow_any_commit",
+}
 """Settings that are not a field of Config as they are."""
 
 
@@ -105,7 +117,7 @@ class DefaultTests(ConfigCase):
     def test_fields_and_table_agree(self) -> None:
         """Every setting has its field, and every field its setting."""
         fields = {field.name for field in attrs.fields(Config)}
-        self.assertEqual(NAMES - COMPOSED, fields - {"listen", "source"})
+        self.assertEqual(NAMES - COMPOSED, fields - {"listen", "source", "rules"})
 
     def test_values_have_the_declared_types(self) -> None:
         """A value out of the table is what the annotation of its field says."""
@@ -132,7 +144,7 @@ class DefaultTests(ConfigCase):
             elif annotation.startswith("Mapping"):
                 self.assertIsInstance(value, dict, field.name)
             else:
-                self.assertIn(field.name, {"listen", "source"})
+                self.assertIn(field.name, {"listen", "source", "rules", "overlays"})
 
     def test_defaults_parse(self) -> None:
         """A default is a value that its own setting would accept."""
@@ -233,6 +245,40 @@ class AlternativeTests(ConfigCase):
             ChannelSource(channel="nixos-26.05"), self.load("channel: nixos-26.05").source
         )
         self.assertEqual(PathSource(path=Path("/p")), self.load(pkgs_path="/p").source)
+
+    def test_details_of_a_repository(self) -> None:
+        """What is in the repository, and where, comes with it."""
+        config = self.load(
+            "{pkgs_repo: 'https://r', pkgs_ref: stable, pkgs_repo_kind: overlay,"
+            " base_channel: nixos-26.05}"
+        )
+        base = ChannelSource(channel="nixos-26.05")
+        self.assertEqual(GitSource(url="https://r", ref="stable", base=base), config.source)
+
+    def test_details_without_a_repository(self) -> None:
+        """Details of a repository that is not there are an error."""
+        self.assertIn("pkgs_repo is given", self.problem("pkgs_ref: stable").expected)
+        self.assertIn("overlay", self.problem("base_channel: c", pkgs_repo="/r").expected)
+
+    def test_details_of_a_repository_that_is_replaced(self) -> None:
+        """A source of a higher layer puts the details of a lower one out of force."""
+        config = self.load("{pkgs_repo: 'https://r', pkgs_ref: stable}", channel="c")
+        self.assertEqual(ChannelSource(channel="c"), config.source)
+
+    def test_details_in_a_higher_layer(self) -> None:
+        """Details may come from a higher layer than the repository."""
+        config = self.load("pkgs_repo: 'https://r'", pkgs_ref="stable")
+        self.assertEqual(GitSource(url="https://r", ref="stable"), config.source)
+
+    def test_rules(self) -> None:
+        """Which tags are served is one value."""
+        self.assertEqual(RevisionRules(), self.load().rules)
+        config = self.load("{revisions: latest, allow_any_commit: true}")
+        self.assertEqual(RevisionRules(patterns=("latest",), any_commit=True), config.rules)
+
+    def test_a_password_is_not_shown(self) -> None:
+        """A configuration that is printed keeps the password of a URL to itself."""
+        self.assertNotIn("secret", repr(self.load(pkgs_repo="https://u:secret@h/p")))
 
     def test_higher_source_replaces_lower(self) -> None:
         """A source of a higher layer replaces one of a lower layer, of any kind."""
@@ -380,25 +426,6 @@ class ProblemTests(ConfigCase):
         self.assertIn("--help", suggest("zzz", ["port", "listen"]))
 
 
-class UnsupportedTests(ConfigCase):
-    """What this version refuses for the time being."""
-
-    def test_path_and_directory(self) -> None:
-        """A path and a directory are what it can do."""
-        self.assertEqual((), find_unsupported(self.load(pkgs_path="/p")))
-
-    def test_channel(self) -> None:
-        """Other sources are refused, with what to set instead."""
-        (problem,) = find_unsupported(self.load())
-        self.assertIn("NIXERY_PKGS_PATH", problem.expected)
-        self.assertEqual("the channel nixos-unstable", problem.value)
-
-    def test_gcs(self) -> None:
-        """A bucket is what it can do."""
-        config = self.load("{pkgs_path: /p, storage_backend: gcs, gcs_bucket: b}")
-        self.assertEqual((), find_unsupported(config))
-
-
 ACCEPTED: dict[str, list[tuple[object, object]]] = {
     "port": [("8080", 8080), (8080, 8080), (" 80 ", 80)],
     "nix_timeout": [("60", 60)],
@@ -428,6 +455,22 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
         ({"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
     ],
     "listen": [(["tcp:1", " tcp:2"], ("tcp:1", "tcp:2"))],
+    "pkgs_repo": [
+        ("https://h/p.git", "https://h/p.git"),
+        ("git@h:a/b", "git@h:a/b"),
+        ("file:///a b/c", "file:///a b/c"),
+        ("/a b/c.git", "/a b/c.git"),
+        ("ssh://u@h:22/p", "ssh://u@h:22/p"),
+    ],
+    "pkgs_ref": [("feature/x", "feature/x"), ("A" * 40, "a" * 40)],
+    "revisions": [
+        ("latest", ("latest",)),
+        ("nixos-*, v1.? [ab]", ("nixos-*", "v1.?", "[ab]")),
+        (["a", "b c"], ("a", "b", "c")),
+    ],
+    "overlays": [("/a", (Path("/a"),)), (["/a", "/b c"], (Path("/a"), Path("/b c")))],
+    "source_ttl": [("0", 0.0), (900, 900.0)],
+    "nixpkgs_url": [("http://h/{commit}.tar", "http://h/{commit}.tar")],
     "system": [("aarch64-linux", "aarch64-linux")],
 }
 
@@ -441,7 +484,25 @@ REJECTED: dict[str, list[object]] = {
     "request_deadline": [0],
     "storage_path": ["", "  ", True, [], {}, "/a\nb", "/a\0b", "~nobody-of-this-name/x"],
     "channel": ["-f", "a/b", "", "../x", True],
-    "pkgs_repo": ["--upload-pack=evil", "", "a b"],
+    "pkgs_repo": [
+        "--upload-pack=evil",
+        "",
+        "ext::sh -c true",
+        "ftp://h/p",
+        "https://",
+        "https://h/p?q",
+        "file://host/p",
+        "ssh://-oProxyCommand=x/p",
+        "-oProxyCommand=x:p",
+        "u@-oProxyCommand=x:p",
+    ],
+    "pkgs_ref": ["", "-f", "a..b", "a b", "/a", "a/", "a.lock", "x~1", "a*", "@{u}", True],
+    "revisions": ["", [], "a/b", [""], "a;b", True],
+    "overlays": ["", [""], True, {}],
+    "source_ttl": ["-1", "inf", True, ""],
+    "source_keep": [3600],
+    "nixpkgs_url": ["http://h/x.tar", "ftp://h/{commit}", "/x/{commit}"],
+    "channel_url": ["channels.nixos.org"],
     "public_url": [
         "r.example",
         "ftp://h",

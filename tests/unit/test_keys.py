@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 from types import MappingProxyType
 
 from attrs import evolve
@@ -148,7 +147,7 @@ class RequestKeyTests(SynchronousTestCase):
     """Tests for :func:`request_key`."""
 
     def key(self, repository: str, system: str = "x86_64-linux", identity: str = "a") -> str:
-        revision = Revision(path=Path("/x"), identity={"path": identity}, pinned=False)
+        revision = Revision(identity={"path": identity}, pinned=False, label="x")
         return request_key(parse_image_name(repository, system), revision, {})
 
     def test_same(self) -> None:

@@ -14,6 +14,7 @@ from nixery import nixargs
 from nixery.names import Requirement
 from nixery.nixargs import NixSettings
 from nixery.packages import Output, Package
+from nixery.sources import PackageSet, path_revision
 
 SETTINGS = NixSettings(state_directory=Path("/state"), home=Path("/home/x"))
 
@@ -22,10 +23,15 @@ def evaluate(settings: NixSettings, source: str, *names: str) -> tuple[str, ...]
     return nixargs.evaluate(
         settings,
         resolve=Path("/share/resolve.nix"),
-        source=Path(source),
+        package_set=package_set(source),
         system="x86_64-linux",
         requirements=[Requirement(name=name, exact=name == "X") for name in names],
     )
+
+
+def package_set(source: str, *overlays: str) -> PackageSet:
+    path = Path(source)
+    return PackageSet(revision=path_revision(path), path=path, overlays=tuple(map(Path, overlays)))
 
 
 def argument(argv: tuple[str, ...], name: str) -> str:
@@ -109,8 +115,13 @@ class EvaluateTests(SynchronousTestCase):
 
     def test_arguments(self) -> None:
         """Exactness, configuration, overlays and the guard are passed on."""
-        changed = evolve(SETTINGS, config={"allowUnfree": True}, overlays=(Path("/o 1"),))
-        argv = evaluate(changed, "/pkgs", "X", "y")
+        argv = nixargs.evaluate(
+            evolve(SETTINGS, config={"allowUnfree": True}),
+            resolve=Path("/share/resolve.nix"),
+            package_set=package_set("/pkgs", "/o 1"),
+            system="x86_64-linux",
+            requirements=[Requirement(name="X", exact=True), Requirement(name="y")],
+        )
         self.assertEqual(
             [item["exact"] for item in json.loads(argument(argv, "names"))], [True, False]
         )

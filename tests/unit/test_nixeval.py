@@ -28,10 +28,10 @@ from nixery.nixargs import NixSettings
 from nixery.nixeval import EXPLAINED, Evaluator
 from nixery.packages import Evaluation
 from nixery.process import Command, ProcessResult
-from nixery.sources import Revision
+from nixery.sources import PackageSet, path_revision
 from nixery.testing import InlineWorkers
 
-REVISION = Revision(path=Path("/pkgs"), identity={}, pinned=False)
+PACKAGE_SET = PackageSet(revision=path_revision(Path("/pkgs")), path=Path("/pkgs"))
 
 
 def evidence(stderr: str = "", signal: int | None = None) -> Evidence:
@@ -123,7 +123,7 @@ class EvaluatorTests(SynchronousTestCase):
     def evaluate(self, names: Sequence[str]) -> Deferred[Evaluation]:
         requirements = [Requirement(name=name) for name in names]
         return Deferred.fromCoroutine(
-            self.evaluator.evaluate(REVISION, "x86_64-linux", requirements)
+            self.evaluator.evaluate(PACKAGE_SET, "x86_64-linux", requirements)
         )
 
     def failing(self, text: str = "", signal: int | None = None) -> ProcessFailed:

@@ -1,0 +1,24 @@
+# Brings the files of one commit into the store.
+#
+#   nix-instantiate --eval --json --read-write-mode fetch.nix ...
+#
+# All arguments are strings:
+#
+#   kind   "git" or "archive"
+#   url    of the repository, or of the archive
+#   rev    the commit, for git
+#   ref    for git, a ref whose history has the commit, as "refs/heads/main";
+#          "" if none is known, and then all refs are fetched
+#
+# Prints the store path.
+{ kind, url, rev ? "", ref ? "" }:
+
+let
+  # Plain names of tags ("v2") are looked up as branches, whatever the version.
+  place = if ref == "" then { allRefs = true; } else { inherit ref; };
+in
+if kind == "git" then
+  # Without `shallow` Nix counts all commits, and refuses repositories without them.
+  (builtins.fetchGit ({ inherit url rev; name = "source"; shallow = true; } // place)).outPath
+else
+  builtins.fetchTarball { inherit url; name = "source"; }
