@@ -38,6 +38,18 @@ let
     channel = setting types.str "Take packages from this nixpkgs channel, or this full nixpkgs commit.";
     pkgs_repo = setting types.str "Take packages from the package set in this git repository.";
     pkgs_path = setting types.path "Take packages from the package set at this path.";
+    pkgs_repo_kind = setting (types.enum [ "package-set" "overlay" ]) "What is in the git repository: a package-set, or an overlay on nixpkgs.";
+    pkgs_ref = setting types.str "The branch, tag or full commit of the git repository that the tag latest means.";
+    base_channel = setting types.str "The nixpkgs channel, or full nixpkgs commit, that an overlay is applied to.";
+    overlays = setting (types.listOf types.path) "Files or directories with overlays, which the package set is extended by.";
+    revisions = setting (types.listOf types.str) "Which tags are served besides latest: patterns as nixos-*, or latest alone.";
+    allow_any_commit = setting types.bool "Whether a tag may be any commit, even one of a fork: code of anybody's is then built.";
+    source_ttl = setting types.numbers.nonnegative "How long a channel, branch or tag is not looked up again, in seconds; 0: look at every pull.";
+    source_timeout = setting types.numbers.positive "How long it may take to look up a channel, branch or tag, all attempts together, in seconds.";
+    fetch_timeout = setting types.numbers.positive "How long it may take to fetch a revision of the package set, in seconds.";
+    source_keep = setting types.ints.positive "How long a fetched revision that is not used is kept from garbage collection, in seconds.";
+    channel_url = setting types.str "The host that says which commit a channel is at.";
+    nixpkgs_url = setting types.str "The archive of a nixpkgs commit.";
     system = setting (types.enum [
           "aarch64-linux"
           "armv6l-linux"
@@ -88,6 +100,11 @@ let
     popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
     popularity_refresh = setting types.bool "Whether to fetch them at this start although a copy is kept: layers change.";
     failure_ttl = setting types.numbers.positive "How long a failed build is remembered before it is tried again, in seconds.";
+    manifest_ttl = setting types.numbers.positive "How long manifests are kept in memory, in seconds.";
+    manifest_memory = setting types.ints.positive "How much memory the manifests that are kept there may take, in MiB.";
+    blob_recheck = setting types.numbers.nonnegative "How long the blobs of an image are taken to be stored once they were seen, in seconds.";
+    evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed that may change at any time, in seconds.";
+    serve_stale = setting types.numbers.nonnegative "How long an old image is served while that of a new revision is being built, in seconds.";
     request_deadline = setting types.numbers.positive "How long a request waits for its image, unless it is Docker's, which waits for ever, in seconds.";
     stop_grace = setting types.numbers.nonnegative "How long the builds that run may go on when the daemon is stopped, in seconds.";
     show_builds = setting types.bool "Whether /builds shows everyone what is being built, with names and logs.";

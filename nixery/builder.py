@@ -5,9 +5,9 @@ The pipeline: from an image name and a tag to an image that is stored.
       -> realised closure graph -> layer plan -> packed layers in storage
       -> manifests in storage -> answer
 
-:meth:`Builder.image` and :meth:`Builder._make` read like these lines.  A build is
-a job of the server: keyed, shared by all who ask for the same image, never owned
-by a connection.
+The first line is :mod:`nixery.images`; the methods of :class:`Builder` read like the
+others.  A build is a job of the server: keyed, shared by all who ask for the same
+image, never owned by a connection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery import keys, tarball
-from nixery.buildbook import BuildBook
 from nixery.cache import FailureCache, ImageCache, LayerRecord
 from nixery.errors import (
     BuildFailed,
@@ -36,9 +35,9 @@ from nixery.errors import (
     ShuttingDown,
     WrongSystem,
 )
-from nixery.interfaces import Nix, Phase, Progress, Realisation, Storage, Workers
+from nixery.interfaces import Nix, Phase, Progress, Realisation, Sources, Storage, Workers
 from nixery.layers import LayerPlan, LayerSettings, Popularity, plan_layers
-from nixery.names import ImageName, Tag
+from nixery.names import ImageName
 from nixery.oci import CONFIG_VERSION, OCI_CONFIG, Image, ImageLayer, build_image
 from nixery.packages import Evaluation
 from nixery.packer import Packer
@@ -46,14 +45,18 @@ from nixery.progress import Build
 from nixery.queueing import FairQueue
 from nixery.rootfs import ROOT_VERSION, RootTree, plan_root
 from nixery.singleflight import SingleFlight
-from nixery.sources import PathSource, Revision, resolve_path
+from nixery.sources import PackageSet, Revision, trees_of
 from nixery.tarball import STORE, Compression
 from nixery.waiting import Expired, gather, within
 
 __all__ = ["BuildLimits", "Builder", "ImageSettings"]
 
-REEVALUATIONS = 2
-"""How often a build begins again after a garbage collection took its derivations."""
+REEVALUATIONS = 10
+"""
+How often a build begins again after a garbage collection took its derivations.  They
+are unprotected between two commands only, for some hundredths of a second; but where
+collections follow each other without a pause, nearly every second one hits.
+"""
 
 REMEMBERED = (
     BuildFailed,
@@ -126,7 +129,7 @@ class Builder(Service):
     """
     Makes images, each of them once.
 
-    :param source: where packages come from.
+    :param sources: where packages come from.
     :param nix: evaluates and builds them.
     :param storage: keeps what is made.
     :param images: what has been made.
@@ -137,14 +140,13 @@ class Builder(Service):
     :param settings: what shapes the images.
     :param popularity: the popularity data to make an image by, instead of those of
         ``settings``; they may change while the daemon runs.
-    :param book: where it is told how far builds are.
     :param clock: measures what builds take.
     :param limits: what they may take.
     :param failure_ttl: how long a failure is remembered, in seconds.
     :param store: the directory of this machine that holds the store paths.
     """
 
-    source: PathSource
+    sources: Sources
     nix: Nix
     storage: Storage
     images: ImageCache
@@ -152,7 +154,6 @@ class Builder(Service):
     cpu: Workers
     packers: int
     settings: ImageSettings
-    book: BuildBook
     clock: IReactorTime
     failure_ttl: float
     limits: BuildLimits = BuildLimits()
@@ -161,7 +162,6 @@ class Builder(Service):
 
     _packer: Packer = field(init=False)
     _failures: FailureCache = field(init=False)
-    _asked: SingleFlight[tuple[ImageName, Tag], Image] = field(factory=SingleFlight, init=False)
     _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
     _building: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
     # Who does what others, who ask for the same image by another name, wait for.
@@ -186,38 +186,25 @@ class Builder(Service):
             store=self.store,
         )
 
-    async def image(self, name: ImageName, tag: Tag) -> Image:
-        """
-        The image of a name, at the revision that a tag names; made if need be.
-
-        Cancelling the wait stops nothing: the whole way is a job of the server.
-
-        :raises UnknownRevision: the tag names no revision.
-        :raises NixeryError: as :meth:`evaluate` and :meth:`build`.
-        """
-        if self._stopping:
-            raise ShuttingDown
-        return await self._asked.run((name, tag), lambda: self._answer(name, tag))
-
-    async def _answer(self, name: ImageName, tag: Tag) -> Image:
-        progress = self.book.begin(name, tag)
-        try:
-            revision = await self.files.run(resolve_path, self.source, tag)
-            settings = await self.current_settings()
-            request = keys.request_key(name, revision, settings.identity())
-            evaluation = await self.evaluate(name, revision, request, progress)
-            image = await self.build(name, revision, evaluation, progress)
-        except BaseException as error:
-            progress.failed(error)
-            raise
-        progress.succeeded(image.manifests[0].digest)
-        return image
+    @property
+    def stopping(self) -> bool:
+        """Whether no builds are taken any more."""
+        return self._stopping
 
     async def current_settings(self) -> ImageSettings:
         """What shapes the images that are asked for now; the first ones wait for it."""
         if self.popularity is None:
             return self.settings
         return evolve(self.settings, popularity=await self.popularity())
+
+    def request_key(self, name: ImageName, revision: Revision, settings: ImageSettings) -> str:
+        """
+        The key of what a name asks for at a revision: of all that its image depends on,
+        as far as that is known without evaluating anything.
+        """
+        return keys.request_key(
+            name, revision, {**settings.identity(), "evaluation": self.nix.evaluation_identity()}
+        )
 
     async def evaluate(
         self, name: ImageName, revision: Revision, request: str, progress: Build
@@ -237,12 +224,15 @@ class Builder(Service):
             raise ShuttingDown
         self._failures.check(request)
 
-        async def evaluate() -> Evaluation:
-            progress.started()
-            return await self.nix.evaluate(revision, name.system, name.requirements)
-
         async def work() -> Evaluation:
             try:
+                # Not while others wait for their turn: it may take minutes.
+                package_set = await self._fetch(revision, progress)
+
+                async def evaluate() -> Evaluation:
+                    progress.started()
+                    return await self.nix.evaluate(package_set, name.system, name.requirements)
+
                 return await self._evaluation_queue.run(name, evaluate, progress.queued)
             except CancelledError as error:
                 raise ShuttingDown from error
@@ -255,14 +245,28 @@ class Builder(Service):
         progress.phase(Phase.EVALUATING)
         return await self._evaluating.run(request, work)
 
+    async def _fetch(self, revision: Revision, progress: Build) -> PackageSet:
+        if not trees_of(revision):
+            return await self.sources.fetch(revision)
+        progress.phase(Phase.FETCHING)
+        package_set = await self.sources.fetch(revision)
+        progress.phase(Phase.EVALUATING)
+        return package_set
+
     async def build(
-        self, name: ImageName, revision: Revision, evaluation: Evaluation, progress: Build
+        self,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Build,
+        settings: ImageSettings,
     ) -> Image:
         """
         The image of evaluated packages; the known one, or one that is made once for
         all who ask.
 
         :param progress: told how far it is, or who makes the image already.
+        :param settings: what shapes it, as :meth:`current_settings` said.
         :raises BuildFailed: a derivation failed.
         :raises QueueFull: too many images wait to be built already.
         :raises RememberedFailure: it has failed a short while ago.
@@ -271,8 +275,6 @@ class Builder(Service):
         """
         if self._stopping:
             raise ShuttingDown
-        # The key and the image go by the same settings, whatever comes meanwhile.
-        settings = await self.current_settings()
         key = keys.image_key(evaluation, settings.identity())
         known = await self.images.get(key)
         if known is not None:
@@ -283,10 +285,6 @@ class Builder(Service):
         return await self._building.run(
             key, lambda: self._build(key, name, revision, evaluation, progress, settings)
         )
-
-    async def tags(self, _name: ImageName) -> Sequence[str]:
-        """The tags that an image can be asked for by, sorted: a path has one revision."""
-        return ("latest",)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -307,7 +305,6 @@ class Builder(Service):
         await evaluating
         await self._building.stop()
         await self._packer.stop()
-        await self._asked.stop()
 
     async def _settle(self) -> None:
         """Give the builds that run a while to end."""
@@ -448,7 +445,8 @@ class Builder(Service):
                     image=name.repository,
                 )
                 progress.phase(Phase.EVALUATING)
-                evaluation = await self.nix.evaluate(revision, name.system, name.requirements)
+                package_set = await self.sources.fetch(revision)
+                evaluation = await self.nix.evaluate(package_set, name.system, name.requirements)
         return await self.nix.realise(evaluation.packages, progress), evaluation
 
     async def _pack(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from nixery.errors import RangeNotSatisfiable
 from nixery.interfaces import ByteRange
@@ -35,6 +36,12 @@ def accepted_types(values: Iterable[bytes]) -> frozenset[str]:
 
     :param values: of all Accept headers of the request.
     """
+    return _accepted_types(tuple(values))
+
+
+# A client sends the same with every request.
+@lru_cache(maxsize=256)
+def _accepted_types(values: tuple[bytes, ...]) -> frozenset[str]:
     types = set()
     for value in values:
         for item in value.split(b","):

@@ -18,8 +18,6 @@ from typing import Protocol
 from urllib.parse import quote
 from uuid import uuid4
 
-from klein import Klein
-from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -36,11 +34,13 @@ from nixery.answers import (
     problem_of,
 )
 from nixery.blobs import BlobSender
-from nixery.errors import BlobUnknown, ManifestUnknown, NixeryError, ShuttingDown
+from nixery.errors import BlobUnknown, NixeryError, ShuttingDown
+from nixery.front import Front
 from nixery.headers import accepted_types, requested_range
 from nixery.interfaces import Storage, Workers
+from nixery.manifests import Manifests
 from nixery.names import Digest, ImageName, Tag, is_referrers_tag
-from nixery.oci import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image, empty_index
+from nixery.oci import OCI_INDEX, Image, Manifest, empty_index
 from nixery.patience import Patience
 from nixery.responses import (
     answer_unchanged,
@@ -66,9 +66,6 @@ from nixery.routes import (
 
 __all__ = ["Images", "Registry"]
 
-MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX})
-"""Media types of what may be fetched as a manifest."""
-
 # More digits than any page has tags, and fewer than Python refuses to read.
 _PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
 
@@ -76,12 +73,13 @@ _PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
 class Images(Protocol):
     """Where images come from, however long that takes."""
 
-    async def image(self, name: ImageName, tag: Tag) -> Image:
+    async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
         """
         The image, built if need be, and stored.
 
         Cancelling the wait does not stop a build.
 
+        :param peek: whether the same client is about to ask again.
         :raises NixeryError: there is none.
         """
 
@@ -91,6 +89,9 @@ class Images(Protocol):
 
         :raises NixeryError: they could not be found out.
         """
+
+    def distrust(self) -> None:
+        """A blob was asked for that is gone: what names it may be an image from here."""
 
 
 class Registry:
@@ -107,7 +108,6 @@ class Registry:
     """
 
     _log = Logger()
-    _app = Klein()
 
     def __init__(
         self,
@@ -124,12 +124,12 @@ class Registry:
         self._storage = storage
         self._system = system
         self._sender = BlobSender(storage, workers, clock)
+        self._manifests = Manifests(storage)
 
     def resource(self) -> Resource:
         """The routes for a site: its child ``v2``, or its root."""
-        return _Front(self._app.resource())
+        return Front(self._answer)
 
-    @_app.route("/")
     async def _answer(self, request: Request) -> bytes | None:
         """The one way in, and the one way out for what goes wrong."""
         # Docker before 1.10 and a few scripts believe in nothing else.
@@ -143,7 +143,7 @@ class Registry:
             return None if has_left(request) else self._fail(request, error)
         except CancelledError:
             if has_left(request):
-                raise  # Klein, which cancelled us, knows what to do.
+                raise  # The front, which cancelled us, knows what to do.
             # Somebody else did: the build is being stopped, and the daemon too.
             return self._fail(request, ShuttingDown())
         except Exception:  # noqa: BLE001  # whatever it is, a client waits for an answer
@@ -161,9 +161,14 @@ class Registry:
             case ManifestByTag(name, tag):
                 return await self._manifest_by_tag(request, name, tag)
             case ManifestByDigest(name, digest):
-                return await self._manifest_by_digest(request, name, digest)
+                return self._manifest(request, await self._manifests.get(name, digest))
             case Blob(_, digest):
-                return await self._blob(request, digest)
+                try:
+                    return await self._blob(request, digest)
+                except BlobUnknown:
+                    self._manifests.distrust()
+                    self._images.distrust()
+                    raise
             case Tags(name):
                 return await self._tags(request, name)
             case Referrers():
@@ -178,30 +183,21 @@ class Registry:
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if is_referrers_tag(tag):
             return refuse(request, NO_REFERRERS)
+        peek = request.method == b"HEAD"
         image = await self._patience.hold(
-            request.getHeader(b"User-Agent"), name, tag, self._images.image(name, tag)
+            request.getHeader(b"User-Agent"), name, tag, self._images.image(name, tag, peek=peek)
         )
         accept = request.requestHeaders.getRawHeaders(b"Accept", [])
         manifest = image.choose(accepted_types(accept))
         set_headers(request, {b"Vary": b"Accept"})
-        return self._manifest(request, manifest.digest, manifest.media_type, manifest.body)
+        self._manifests.keep(manifest)
+        return self._manifest(request, manifest)
 
-    async def _manifest_by_digest(self, request: Request, name: ImageName, digest: Digest) -> bytes:
-        try:
-            info = await self._storage.stat(digest)
-            # A layer is no manifest, even if somebody asks for it as one.
-            if info.media_type not in MANIFEST_TYPES:
-                raise ManifestUnknown(name=name.repository, digest=digest)
-            body = await self._storage.read(digest)
-        except BlobUnknown:
-            raise ManifestUnknown(name=name.repository, digest=digest) from None
-        return self._manifest(request, digest, info.media_type, body)
-
-    def _manifest(self, request: Request, digest: Digest, media_type: str, body: bytes) -> bytes:
-        if answer_unchanged(request, digest):
+    def _manifest(self, request: Request, manifest: Manifest) -> bytes:
+        if answer_unchanged(request, manifest.digest):
             return b""
-        identify(request, digest)
-        return answer_with(request, media_type, body)
+        identify(request, manifest.digest)
+        return answer_with(request, manifest.media_type, manifest.body)
 
     async def _blob(self, request: Request, digest: Digest) -> bytes | None:
         headers = request.requestHeaders
@@ -257,27 +253,6 @@ class Registry:
                 error=error,
             )
         return refuse(request, problem)
-
-
-class _Front(Resource):
-    """
-    Keeps from Klein what it would read into a request.
-
-    Klein decodes paths, and logs one that is no UTF-8 as a failure of ours; it
-    chokes on a Host header that is no host name, and on a UNIX socket's address
-    where there is none.  Paths are read in :mod:`nixery.routes` instead, and the
-    Host header is trusted for nothing.
-    """
-
-    def __init__(self, klein: KleinResource) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._klein = klein
-
-    def render(self, request: Request) -> object:
-        request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])
-        request.postpath = [b""]
-        return self._klein.render(request)
 
 
 def _query(request: Request, name: bytes) -> bytes | None:

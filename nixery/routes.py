@@ -15,6 +15,7 @@ Grammar: the OCI distribution specification, version 1.1, section "Endpoints".
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
@@ -109,17 +110,17 @@ def parse_route(path: bytes, system: str) -> Route:
         case ["", "v2", "_catalog"]:
             return Catalog()
         case ["", "v2", first, *more, "tags", "list"]:
-            return Tags(_name([first, *more], system))
+            return Tags(_name((first, *more), system))
         case ["", "v2", first, *more, "manifests", reference]:
-            name = _name([first, *more], system)
+            name = _name((first, *more), system)
             parsed = parse_reference(reference)
             if ":" in parsed:
                 return ManifestByDigest(name, Digest(parsed))
             return ManifestByTag(name, Tag(parsed))
         case ["", "v2", first, *more, "blobs", digest]:
-            return Blob(_name([first, *more], system), parse_digest(digest))
+            return Blob(_name((first, *more), system), parse_digest(digest))
         case ["", "v2", first, *more, "referrers", digest]:
-            return Referrers(_name([first, *more], system), parse_digest(digest))
+            return Referrers(_name((first, *more), system), parse_digest(digest))
         case _:
             return NoRoute()
 
@@ -137,7 +138,11 @@ def _segments(path: bytes) -> list[str]:
     ]
 
 
-def _name(components: list[str], system: str) -> ImageName:
+# A pull asks under one name for a manifest and then for dozens of blobs, and reading
+# the name would be half of the work of many an answer.  Names are short; those that
+# are none are not kept.
+@lru_cache(maxsize=4096)
+def _name(components: tuple[str, ...], system: str) -> ImageName:
     for component in components:
         if "/" in component:
             raise InvalidName(

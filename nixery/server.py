@@ -79,16 +79,26 @@ class _Site(Site):
     def log(self, request: HTTPRequest) -> None:
         """Write the line for a request that has ended."""
         assert isinstance(request, _Request)
+        client = getattr(request.client, "host", "-")
+        method = _shown(request.method)
+        path = _shown(request.path)
+        seconds = self.clock.seconds() - request.begun if request.begun else 0.0
+        agent = _shown(request.getHeader(b"User-Agent") or b"-")
+        end = " (incomplete)" if request.cut_short else ""
         self._log.info(
-            "{client} {method} {path} {status} {sent} B {seconds:.3f} s {agent}{end}",
-            client=getattr(request.client, "host", "-"),
-            method=_shown(request.method),
-            path=_shown(request.path),
+            # The other fields are for whoever reads events.  Twisted would take as long
+            # to put them into a line as a manifest takes to be found and answered.
+            "{line}",
+            line=f"{client} {method} {path} {request.code} {request.sentLength} B"
+            f" {seconds:.3f} s {agent}{end}",
+            client=client,
+            method=method,
+            path=path,
             status=request.code,
             sent=request.sentLength,
-            seconds=self.clock.seconds() - request.begun if request.begun else 0.0,
-            agent=_shown(request.getHeader(b"User-Agent") or b"-"),
-            end=" (incomplete)" if request.cut_short else "",
+            seconds=seconds,
+            agent=agent,
+            complete=not request.cut_short,
         )
 
 

@@ -15,8 +15,13 @@ from attrs import frozen
 
 from nixery import kinds
 from nixery.kinds import Kind
+from nixery.sources import NIXPKGS_URL
 
-__all__ = ["SETTINGS", "SYSTEMS", "Setting"]
+__all__ = ["GIVEN", "SETTINGS", "SYSTEMS", "Setting"]
+
+
+GIVEN = object()
+"""Of a setting that another one requires: any value, if only it has one."""
 
 
 @frozen(kw_only=True)
@@ -34,7 +39,7 @@ class Setting:
     :param group: settings of one group are alternatives: one layer gives at most
         one of them, and it replaces those of lower layers.
     :param requires: a setting, and the value that it must have for this one to
-        mean anything.
+        mean anything, or :data:`GIVEN`.
     :param secret: whether its value must never be shown.
     """
 
@@ -111,6 +116,84 @@ SETTINGS: tuple[Setting, ...] = (
         help="take packages from the package set at this path",
         variable="NIXERY_PKGS_PATH",
         group="source",
+    ),
+    Setting(
+        name="pkgs_repo_kind",
+        kind=kinds.choice("package-set", "overlay"),
+        help="what is in the git repository: a package-set, or an overlay on nixpkgs",
+        default="package-set",
+        requires=("pkgs_repo", GIVEN),
+    ),
+    Setting(
+        name="pkgs_ref",
+        kind=kinds.REF,
+        help="the branch, tag or full commit of the git repository that the tag latest means",
+        default_text="the repository's default branch",
+        requires=("pkgs_repo", GIVEN),
+    ),
+    Setting(
+        name="base_channel",
+        kind=kinds.CHANNEL,
+        help="the nixpkgs channel, or full nixpkgs commit, that an overlay is applied to",
+        default="nixos-unstable",
+        requires=("pkgs_repo_kind", "overlay"),
+    ),
+    Setting(
+        name="overlays",
+        kind=kinds.PATHS,
+        help="files or directories with overlays, which the package set is extended by",
+        default=(),
+        default_text="none",
+    ),
+    Setting(
+        name="revisions",
+        kind=kinds.TAG_PATTERNS,
+        help="which tags are served besides latest: patterns as nixos-*, or latest alone",
+        default=("*",),
+        default_text="*",
+    ),
+    Setting(
+        name="allow_any_commit",
+        kind=kinds.BOOLEAN,
+        help="whether a tag may be any commit, even one of a fork: code of anybody's is then built",
+        default=False,
+        default_text="false",
+    ),
+    Setting(
+        name="source_ttl",
+        kind=kinds.DURATION,
+        help="how long a channel, branch or tag is not looked up again; 0: look at every pull",
+        default=900.0,
+    ),
+    Setting(
+        name="source_timeout",
+        kind=kinds.SECONDS,
+        help="how long it may take to look up a channel, branch or tag, all attempts together",
+        default=20.0,
+    ),
+    Setting(
+        name="fetch_timeout",
+        kind=kinds.SECONDS,
+        help="how long it may take to fetch a revision of the package set",
+        default=1800.0,
+    ),
+    Setting(
+        name="source_keep",
+        kind=kinds.integer(86400, unit="seconds"),
+        help="how long a fetched revision that is not used is kept from garbage collection",
+        default=1209600,
+    ),
+    Setting(
+        name="channel_url",
+        kind=kinds.URL,
+        help="the host that says which commit a channel is at",
+        default="https://channels.nixos.org",
+    ),
+    Setting(
+        name="nixpkgs_url",
+        kind=kinds.ARCHIVE_URL,
+        help="the archive of a nixpkgs commit",
+        default=NIXPKGS_URL,
     ),
     Setting(
         name="system",
@@ -368,6 +451,36 @@ SETTINGS: tuple[Setting, ...] = (
         kind=kinds.SECONDS,
         help="how long a failed build is remembered before it is tried again",
         default=60.0,
+    ),
+    Setting(
+        name="manifest_ttl",
+        kind=kinds.SECONDS,
+        help="how long manifests are kept in memory",
+        default=21600.0,
+    ),
+    Setting(
+        name="manifest_memory",
+        kind=kinds.integer(1, unit="MiB"),
+        help="how much memory the manifests that are kept there may take",
+        default=64,
+    ),
+    Setting(
+        name="blob_recheck",
+        kind=kinds.DURATION,
+        help="how long the blobs of an image are taken to be stored once they were seen",
+        default=10.0,
+    ),
+    Setting(
+        name="evaluation_ttl",
+        kind=kinds.DURATION,
+        help="how long the evaluation of a package set is believed that may change at any time",
+        default=0.0,
+    ),
+    Setting(
+        name="serve_stale",
+        kind=kinds.DURATION,
+        help="how long an old image is served while that of a new revision is being built",
+        default=0.0,
     ),
     Setting(
         name="request_deadline",

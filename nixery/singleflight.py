@@ -37,7 +37,9 @@ class _Job(Generic[V]):
 class SingleFlight(Generic[K, V]):
     """Runs at most one job for a key at any time."""
 
+    # Those that may be joined, and all that run.
     _jobs: dict[K, _Job[V]] = field(factory=dict, init=False)
+    _running: set[_Job[V]] = field(factory=set, init=False)
 
     def run(self, key: K, work: Callable[[], Coroutine[Deferred[Any], Any, V]]) -> Deferred[V]:
         """
@@ -53,18 +55,26 @@ class SingleFlight(Generic[K, V]):
         if job is not None:
             return self._wait(job)
         job = self._jobs[key] = _Job()
+        self._running.add(job)
         # The first waiter is there before the work begins: work that ends at
         # once must find it.
         waiter = self._wait(job)
         job.task = Deferred.fromCoroutine(work()).addBoth(self._finish, key, job)
         return waiter
 
+    def close(self, key: K) -> None:
+        """
+        Let nobody join the job of ``key`` any more: whoever asks from now on starts
+        another one.  For a job that has looked at something that may have changed.
+        """
+        self._jobs.pop(key, None)
+
     def __len__(self) -> int:
         """How many jobs are running."""
-        return len(self._jobs)
+        return len(self._running)
 
     def __contains__(self, key: object) -> bool:
-        """Whether a job of this key is running."""
+        """Whether there is a job of this key that can be joined."""
         return key in self._jobs
 
     async def settled(self) -> None:
@@ -87,7 +97,7 @@ class SingleFlight(Generic[K, V]):
         return ended.addCallback(lambda _: None)
 
     def _tasks(self) -> list[Deferred[None]]:
-        return [job.task for job in self._jobs.values() if job.task is not None]
+        return [job.task for job in self._running if job.task is not None]
 
     def _wait(self, job: _Job[V]) -> Deferred[V]:
         waiter: Deferred[V] = Deferred(job.waiters.remove)
@@ -97,7 +107,9 @@ class SingleFlight(Generic[K, V]):
     def _finish(self, result: V | Failure, key: K, job: _Job[V]) -> None:
         # Forgotten before anyone is told: a waiter that asks again at once starts
         # a new job instead of joining one that is over.
-        del self._jobs[key]
+        self._running.discard(job)
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
         waiters, job.waiters = job.waiters, []
         for waiter in waiters:
             # A waiter may have been cancelled by what an earlier one did.

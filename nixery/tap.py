@@ -11,8 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
@@ -26,10 +25,12 @@ from nixery.builder import Builder, BuildLimits, ImageSettings
 from nixery.buildpages import BuildPages
 from nixery.cache import ImageCache
 from nixery.compression import Compression
-from nixery.config import Config, find_unsupported, load_config
+from nixery.config import Config, load_config
 from nixery.configlayers import CONFIG_VARIABLE, suggest
 from nixery.daemon import Daemon, Part, end_as_failed
-from nixery.errors import ConfigError, ConfigProblem, SourceMissing
+from nixery.errors import ConfigError, ConfigProblem
+from nixery.giturls import has_secret
+from nixery.images import ImageService
 from nixery.layers import Popularity
 from nixery.layersetup import layer_settings, make_popularity
 from nixery.listening import Listener, registry_host
@@ -40,7 +41,8 @@ from nixery.registry import Registry
 from nixery.server import make_site
 from nixery.settings import SETTINGS, Setting
 from nixery.site import make_root
-from nixery.sources import PathSource
+from nixery.sources import GitSource
+from nixery.sourcesetup import make_sources
 from nixery.storagesetup import make_storage
 from nixery.version import VERSION
 from nixery.workers import WorkerPool
@@ -54,7 +56,11 @@ def _help(setting: Setting) -> str:
     default = setting.default_text or setting.default
     variable = f" [{setting.variable}]" if setting.variable is not None else ""
     shown = f" (default: {default})" if default is not None else ""
-    unit = f", in {setting.kind.name}" if setting.kind.name in {"bytes", "MiB", "percent", "seconds"} else ""
+    unit = (
+        f", in {setting.kind.name}"
+        if setting.kind.name in {"bytes", "MiB", "percent", "seconds"}
+        else ""
+    )
     return f"{setting.help}{unit}{variable}{shown}"
 
 
@@ -122,7 +128,6 @@ class Options(usage.Options):
         try:
             self.config = load_config(given | {"listen": self._listen or None}, self._environ)
             self.endpoints, problems = _parse_endpoints(reactor, self.config.listen)
-            problems += find_unsupported(self.config)
             if problems:
                 raise ConfigError(problems=problems)
         except ConfigError as error:
@@ -145,8 +150,6 @@ def make_daemon(
     reactor: Any,
 ) -> IService:
     """All parts of the daemon, wired, in the order in which they start."""
-    # What find_unsupported lets through.
-    source = cast(PathSource, config.source)
 
     def give_up() -> None:
         end_as_failed(reactor)
@@ -157,13 +160,21 @@ def make_daemon(
     storage = stored.storage
     lock = StateLock(config.state_directory)
     nix = make_nix(config, files, reactor, os.environ)
+    sources = make_sources(config, files, reactor, os.environ)
     popularity = make_popularity(config, files, reactor)
     book = BuildBook(clock=reactor, time=time.time)
+    cache = ImageCache(
+        storage=storage,
+        seconds=reactor.seconds,
+        ttl=config.manifest_ttl,
+        limit=config.manifest_memory * 2**20,
+        recheck=config.blob_recheck,
+    )
     builder = Builder(
-        source=source,
+        sources=sources,
         nix=nix,
         storage=storage,
-        images=ImageCache(storage=storage, seconds=reactor.seconds),
+        images=cache,
         files=files,
         cpu=cpu,
         packers=config.cpu_workers,
@@ -173,7 +184,6 @@ def make_daemon(
             compression=Compression(level=config.compression_level),
         ),
         popularity=popularity.settled,
-        book=book,
         clock=reactor,
         failure_ttl=config.failure_ttl,
         limits=BuildLimits(
@@ -184,6 +194,16 @@ def make_daemon(
             stop_grace=config.stop_grace,
         ),
     )
+    images = ImageService(
+        sources=sources,
+        builder=builder,
+        cache=cache,
+        storage=storage,
+        book=book,
+        seconds=reactor.seconds,
+        evaluation_ttl=config.evaluation_ttl,
+        serve_stale=config.serve_stale,
+    )
     # Where pages are: known when the daemon listens, and empty if there are none.
     pages: list[str] = []
     patience = Patience(
@@ -192,16 +212,21 @@ def make_daemon(
         announce=book.announce,
         link=lambda build_id: f"{pages[0]}/builds/{build_id}" if pages else None,
     )
-    registry = Registry(builder, storage, files, config.system, reactor, patience=patience)
+    registry = Registry(images, storage, files, config.system, reactor, patience=patience)
     site = make_site(Resource(), reactor)
     listener = Listener(endpoints, site)
 
     async def check_source() -> None:
         _log.info("Nixery {version} starts.", version=VERSION)
-        await files.run(_check_path, source.path)
+        await sources.start()
+        if isinstance(config.source, GitSource) and has_secret(config.source.url):
+            _log.warn(
+                "The URL of the git repository holds a password, which others on this machine"
+                " may see while git runs: a credential helper or an SSH key keeps it secret."
+            )
         _log.info(
             "Packages come from {source}, for {system}.",
-            source=source.describe(),
+            source=config.source.describe(),
             system=config.system,
         )
 
@@ -220,7 +245,7 @@ def make_daemon(
         site.resource = make_root(
             registry.resource(),
             address=host or "localhost",
-            source=source.describe(),
+            source=config.source.describe(),
             builds=builds,
             unready=stored.unready,
         )
@@ -238,11 +263,11 @@ def make_daemon(
                 start=lambda: files.run(lock.acquire),
                 stop=lambda: files.run(lock.release),
             ),
-            Part(name="package set", start=check_source),
+            Part(name="package set", start=check_source, stop=sources.stop),
             *stored.parts,
             Part(name="Nix side", start=start_nix),
             Part(name="popularity data", start=popularity.start, stop=popularity.stop),
-            Part.of_service("builder", builder),
+            Part(name="builder", stop=images.stop),
             Part(name="listener", start=open_doors, stop=listener.stop),
         ],
         give_up=give_up,
@@ -274,13 +299,3 @@ def _parse_endpoints(
                 )
             )
     return endpoints, tuple(problems)
-
-
-def _check_path(path: Path) -> None:
-    """:raises SourceMissing: there is no package set.  Blocks."""
-    try:
-        if path.is_dir():
-            path /= "default.nix"
-        path.stat()
-    except OSError as error:
-        raise SourceMissing(path=str(path), reason=error.strerror or str(error)) from error

@@ -22,14 +22,16 @@ from nixery.errors import (
     PackageProblem,
     PackagesRefused,
     ProblemKind,
+    UnknownRevision,
 )
 from nixery.graph import PathInfo, RuntimeGraph, StorePath
 from nixery.interfaces import Phase, Progress, Realisation
-from nixery.names import Requirement
+from nixery.names import Requirement, Tag
 from nixery.packages import Evaluation, Output, Package
-from nixery.sources import Revision
+from nixery.revisions import LATEST
+from nixery.sources import PackageSet, Revision, path_revision
 
-__all__ = ["FakeNix", "FakePackage", "InlineWorkers", "store_path"]
+__all__ = ["FakeNix", "FakePackage", "FakeSources", "InlineWorkers", "store_path"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +52,44 @@ class InlineWorkers:
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return function(*args, **kwargs)
+
+
+@define(kw_only=True, eq=False)
+class FakeSources:
+    """
+    Implements :class:`nixery.interfaces.Sources` on revisions that are given.
+
+    :param revisions: by their tags; they may be changed at any time.
+    :param path: what every revision is fetched to.
+    :param gate: awaited by whoever fetches.
+    """
+
+    revisions: dict[str, Revision]
+    path: Path = Path("/package-set")
+    gate: Callable[[], Deferred[None]] | None = None
+
+    resolved: list[str] = field(factory=list, init=False)
+    fetched: list[Revision] = field(factory=list, init=False)
+
+    @classmethod
+    def at_path(cls, path: Path) -> FakeSources:
+        """As a package set at a path: ``latest`` alone, and not pinned."""
+        return cls(revisions={LATEST: path_revision(path)}, path=path)
+
+    async def resolve(self, tag: Tag) -> Revision:
+        self.resolved.append(tag)
+        if tag not in self.revisions:
+            raise UnknownRevision(tag=tag, allowed=tuple(self.revisions), source="the fake source")
+        return self.revisions[tag]
+
+    async def fetch(self, revision: Revision) -> PackageSet:
+        self.fetched.append(revision)
+        if self.gate is not None:
+            await self.gate()
+        return PackageSet(revision=revision, path=self.path)
+
+    async def tags(self) -> Sequence[str]:
+        return sorted(self.revisions)
 
 
 @frozen(kw_only=True)
@@ -90,6 +130,7 @@ class FakeNix:
     packages: Sequence[FakePackage]
     gate: Callable[[], Deferred[None]] | None = None
 
+    package_sets: list[PackageSet] = field(factory=list, init=False)
     evaluations: list[tuple[str, ...]] = field(factory=list, init=False)
     realisations: list[tuple[str, ...]] = field(factory=list, init=False)
     roots: set[str] = field(factory=set, init=False)
@@ -99,9 +140,13 @@ class FakeNix:
     async def check(self) -> str:
         return "2.8.0"
 
+    def evaluation_identity(self) -> Mapping[str, str]:
+        return {"config": "{}"}
+
     async def evaluate(
-        self, _revision: Revision, system: str, requirements: Sequence[Requirement]
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
     ) -> Evaluation:
+        self.package_sets.append(package_set)
         self.evaluations.append(tuple(item.name for item in requirements))
         known = {package.attribute: package for package in self.packages}
         missing = [item for item in requirements if item.name not in known]

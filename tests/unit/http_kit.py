@@ -156,9 +156,12 @@ class FakeImages:
     def __init__(self) -> None:
         self.images: dict[tuple[str, str], Image | BaseException | Deferred[Image]] = {}
         self.asked: list[tuple[str, str]] = []
+        self.peeked = 0
+        self.distrusted = 0
         self.tag_names: Sequence[str] = ("latest",)
 
-    async def image(self, name: ImageName, tag: Tag) -> Image:
+    async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
+        self.peeked += peek
         self.asked.append((name.repository, tag))
         image = self.images[name.repository, tag]
         if isinstance(image, BaseException):
@@ -170,6 +173,9 @@ class FakeImages:
     async def tags(self, name: ImageName) -> Sequence[str]:
         self.asked.append((name.repository, "tags"))
         return self.tag_names
+
+    def distrust(self) -> None:
+        self.distrusted += 1
 
 
 class InlineWorkers:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import tarfile
-from collections.abc import Coroutine
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.buildbook import BuildBook
-from nixery.builder import MARGIN, Builder, BuildLimits, ImageSettings
-from nixery.cache import ImageCache
+from nixery.builder import MARGIN, REEVALUATIONS, BuildLimits
 from nixery.errors import (
     BlobUnknown,
     BuildFailed,
-    Evidence,
     ImageTimedOut,
     MissingDerivations,
     PackagesRefused,
@@ -30,118 +20,15 @@ from nixery.errors import (
     StorageError,
     UnknownRevision,
 )
-from nixery.interfaces import BlobWriter, Nix, Stream, Workers
-from nixery.layers import LayerSettings, Popularity
-from nixery.names import Digest, Tag, escape_attribute, parse_image_name
-from nixery.oci import OCI_MANIFEST, Image, parse_manifest
-from nixery.sources import PathSource
-from nixery.storage.memory import MemoryStorage
-from nixery.tarball import Compression
-from nixery.testing import FakeNix, FakePackage, InlineWorkers
-
-T = TypeVar("T")
-
-LATEST = Tag("latest")
-
-FAILURE = BuildFailed(
-    derivation="/nix/store/x.drv", log=("no",), evidence=Evidence(argv=("nix-build",), status=100)
-)
-
-PACKAGES = (
-    FakePackage(attribute="glibc", files={"lib/libc.so": b"c" * 1000}),
-    FakePackage(attribute="bash", files={"bin/bash": b"bash"}, references=("glibc",)),
-    FakePackage(attribute="hello", files={"bin/hello": b"hello"}, references=("glibc",)),
-    FakePackage(attribute="git", files={"bin/git": b"git"}, references=("glibc", "bash")),
-    FakePackage(attribute="broken", failure=FAILURE),
-    FakePackage(attribute="cacert", files={"etc/ssl/certs/ca-bundle.crt": b"certificates"}),
-)
+from nixery.layers import Popularity
+from nixery.names import Digest, Tag, escape_attribute
+from nixery.oci import OCI_MANIFEST, parse_manifest
+from nixery.testing import FakeNix
+from tests.unit.builder_kit import FAILURE, PACKAGES, BuilderCase
 
 
-class CountingStorage(MemoryStorage):
-    """Counts the blobs that are begun, and fails when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = 0
-        self.full = False
-
-    async def create(self) -> BlobWriter:
-        self.begun += 1
-        if self.full:
-            raise StorageError(operation="begin a blob", reason="out of order")
-        return await super().create()
-
-
-class BuilderTests(SynchronousTestCase):
+class BuilderTests(BuilderCase):
     """From a name to an image."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.storage = CountingStorage()
-        self.directory = Path(self.mktemp())
-        self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES)
-        self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
-        self.limits = BuildLimits()
-        self.builder = self.make_builder()
-        # mypy holds the fakes against the protocols here.
-        self.checked: tuple[Nix, Workers] = (self.nix, InlineWorkers())
-
-    def make_builder(self) -> Builder:
-        return Builder(
-            source=PathSource(path=self.directory),
-            nix=self.nix,
-            storage=self.storage,
-            images=ImageCache(storage=self.storage, seconds=self.clock.seconds),
-            files=InlineWorkers(),
-            cpu=InlineWorkers(),
-            packers=2,
-            settings=ImageSettings(
-                layers=LayerSettings(budget=94),
-                popularity=Popularity(direct={"glibc": 1000, "bash": 500}),
-                compression=Compression(),
-            ),
-            book=self.book,
-            clock=self.clock,
-            failure_ttl=60,
-            limits=self.limits,
-            store=str(self.directory / "store"),
-        )
-
-    def ask(self, name: str, tag: Tag = LATEST) -> Deferred[Image]:
-        parsed = parse_image_name(name, "x86_64-linux")
-        return Deferred.fromCoroutine(self.builder.image(parsed, tag))
-
-    def build(self, name: str) -> Image:
-        return self.successResultOf(self.ask(name))
-
-    def now(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
-        return self.successResultOf(Deferred.fromCoroutine(coroutine))
-
-    def blob(self, digest: Digest) -> bytes:
-        source = self.now(self.storage.open(digest))
-        assert isinstance(source, Stream)
-        chunks = source.chunks
-
-        async def collect() -> bytes:
-            return b"".join([chunk async for chunk in chunks])
-
-        return self.now(collect())
-
-    def files(self, image: Image) -> dict[str, bytes | str]:
-        """All files and symlinks of an image, with their contents and targets."""
-        found: dict[str, bytes | str] = {}
-        _, *layers = parse_manifest(image.manifests[0].body)
-        for layer in layers:
-            data = io.BytesIO(gzip.decompress(self.blob(layer.digest)))
-            with tarfile.open(fileobj=data) as archive:
-                for member in archive:
-                    if member.isfile():
-                        file = archive.extractfile(member)
-                        assert file is not None
-                        found[member.name] = file.read()
-                    elif member.issym():
-                        found[member.name] = member.linkname
-        return found
 
     def test_an_image_holds_its_packages(self) -> None:
         """The layers hold the closure, and the root leads to it."""
@@ -151,6 +38,30 @@ class BuilderTests(SynchronousTestCase):
         self.assertEqual(files[glibc.path.path[1:] + "/lib/libc.so"], b"c" * 1000)
         self.assertEqual(files["bin/hello"], hello.path.path + "/bin/hello")
         self.assertNotIn("bin/git", files)
+
+    def test_new_popularity_data(self) -> None:
+        """Data that arrive while the daemon runs shape what is asked for from then on."""
+        current = Popularity()
+        waiting: list[Deferred[Popularity]] = [Deferred()]
+
+        async def popularity() -> Popularity:
+            return await waiting[0] if waiting else current
+
+        self.builder.popularity = popularity
+        first = self.ask("hello")
+        self.assertEqual([], self.nix.evaluations)
+        waiting.pop().callback(current)
+        known = self.successResultOf(first)
+        self.assertEqual(known, self.build("hello"))
+        begun = self.storage.begun
+        current = Popularity(transitive={"glibc": 9, "hello": 9}, setsize=9)
+        changed = self.build("hello")
+        # The same layers otherwise grouped: what is grouped as before is not packed again.
+        self.assertNotEqual(known.manifests[0].digest, changed.manifests[0].digest)
+        self.assertLess(self.storage.begun - begun, begun)
+        self.assertEqual(changed, self.build("hello"))
+        current = Popularity()
+        self.assertEqual(known, self.build("hello"))
 
     def test_everything_named_is_stored(self) -> None:
         """Manifests, config and layers can be read as soon as the image is there."""
@@ -192,7 +103,7 @@ class BuilderTests(SynchronousTestCase):
     def test_another_process_knows_it_too(self) -> None:
         """What one daemon stored, the next one finds."""
         first = self.build("hello")
-        self.builder = self.make_builder()
+        self.restart()
         self.assertEqual(self.build("hello"), first)
         self.assertEqual(len(self.nix.realisations), 1)
 
@@ -285,7 +196,7 @@ class BuilderTests(SynchronousTestCase):
         self.nix.collected = 2
         self.build("hello")
         self.assertEqual(len(self.nix.evaluations), 3)
-        self.nix.collected = 3
+        self.nix.collected = REEVALUATIONS + 1
         self.failureResultOf(self.ask("git"), MissingDerivations)
 
     # -- builds that take long ----------------------------------------------------
@@ -304,7 +215,7 @@ class BuilderTests(SynchronousTestCase):
     def limited(self, **fields: Any) -> list[Deferred[None]]:
         """A builder with limits, and its gates."""
         self.limits = BuildLimits(**fields)
-        self.builder = self.make_builder()
+        self.restart()
         return self.gates()
 
     def states(self) -> dict[str, str]:
@@ -415,7 +326,7 @@ class BuilderTests(SynchronousTestCase):
         """Builds that run may end while the daemon stops; no others begin."""
         gates = self.limited(builds=1, stop_grace=10)
         running, queued = self.ask("hello"), self.ask("git")
-        stopped = self.builder.stopService()
+        stopped = Deferred.fromCoroutine(self.service.stop())
         self.failureResultOf(queued, ShuttingDown)
         self.failureResultOf(self.ask("bash"), ShuttingDown)
         self.clock.advance(9)
@@ -430,7 +341,7 @@ class BuilderTests(SynchronousTestCase):
         """What has not ended then is cancelled, and the book says so."""
         self.limited(stop_grace=10)
         waiting = self.ask("hello")
-        stopped = self.builder.stopService()
+        stopped = Deferred.fromCoroutine(self.service.stop())
         self.clock.advance(10)
         self.failureResultOf(waiting, ShuttingDown)
         self.successResultOf(stopped)
@@ -450,7 +361,7 @@ class BuilderTests(SynchronousTestCase):
         """A daemon that stops takes no new builds and cancels those that run."""
         self.nix.gate = Deferred
         waiting = self.ask("hello")
-        self.successResultOf(self.builder.stopService())
+        self.successResultOf(Deferred.fromCoroutine(self.service.stop()))
         self.failureResultOf(waiting, ShuttingDown)
         self.failureResultOf(self.ask("git"), ShuttingDown)
         self.assertEqual(self.nix.roots, set())

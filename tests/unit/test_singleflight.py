@@ -93,6 +93,27 @@ class SingleFlightTests(SynchronousTestCase):
         self.assertEqual(len(self.work.started), 2)
         self.assertNoResult(again[0])
 
+    def test_a_closed_job_is_not_joined(self) -> None:
+        """Whoever asks after a job was closed starts another; both end on their own."""
+        first = self.flight.run("a", self.work)
+        self.flight.close("a")
+        self.assertNotIn("a", self.flight)
+        second = self.flight.run("a", self.work)
+        self.assertEqual((len(self.work.started), len(self.flight)), (2, 2))
+        self.work.started[0].callback("first")
+        self.assertEqual(self.successResultOf(first), "first")
+        self.assertIn("a", self.flight)
+        self.work.started[1].callback("second")
+        self.assertEqual(self.successResultOf(second), "second")
+        self.assertEqual(len(self.flight), 0)
+
+    def test_a_closed_job_is_stopped_too(self) -> None:
+        """Stopping reaches the jobs that nobody can join any more."""
+        waiter = self.flight.run("a", self.work)
+        self.flight.close("a")
+        self.successResultOf(self.flight.stop())
+        self.failureResultOf(waiter, CancelledError)
+
     def test_one_waiter_cancels_another(self) -> None:
         """A waiter that cancels a second one when it is told breaks nothing."""
         first, second = self.flight.run("a", self.work), self.flight.run("a", self.work)

@@ -12,10 +12,9 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from nixery.errors import SourceMissing
 from nixery.settings import SETTINGS
 from nixery.sources import PathSource
-from nixery.tap import Options, _check_path, make_daemon
+from nixery.tap import Options, make_daemon
 
 
 class OptionsTests(SynchronousTestCase):
@@ -94,10 +93,6 @@ class OptionsTests(SynchronousTestCase):
         """A TLS endpoint whose key does not exist is refused, not a traceback."""
         self.assertIn("listen", self.refused("--pkgs-path=/p", "--listen=ssl:1:privateKey=/none"))
 
-    def test_unsupported(self) -> None:
-        """What this version cannot do yet is refused with what to set instead."""
-        self.assertIn("NIXERY_PKGS_PATH", self.refused())
-
 
 class WiringTests(SynchronousTestCase):
     """What the parts become together."""
@@ -119,24 +114,3 @@ class WiringTests(SynchronousTestCase):
             self.assertEqual([], reactor.getDelayedCalls())
             self.assertEqual(threads, threading.active_count())
             self.assertFalse(directory.exists())
-
-
-class PathTests(SynchronousTestCase):
-    """What is a package set."""
-
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp())
-        self.directory.mkdir()
-
-    def test_directory(self) -> None:
-        """A directory is one if it has a default.nix."""
-        error = self.assertRaises(SourceMissing, _check_path, self.directory)
-        self.assertTrue(error.path.endswith("default.nix"))
-        (self.directory / "default.nix").touch()
-        _check_path(self.directory)
-
-    def test_file(self) -> None:
-        """A file is one if it is there."""
-        self.assertRaises(SourceMissing, _check_path, self.directory / "set.nix")
-        (self.directory / "set.nix").touch()
-        _check_path(self.directory / "set.nix")

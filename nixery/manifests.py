@@ -1,0 +1,70 @@
+"""
+Manifests by digest, the recent ones from memory.
+
+A pull asks by tag, and then by digest for what it was told.  The second question would
+cost two looks into the storage, which may be a bucket far away, for what has just been
+in hand.
+"""
+
+from __future__ import annotations
+
+from cachetools import LRUCache
+
+from nixery.errors import BlobUnknown, ManifestUnknown
+from nixery.interfaces import Storage
+from nixery.names import Digest, ImageName
+from nixery.oci import DOCKER_MANIFEST, MAX_MANIFEST_SIZE, OCI_INDEX, OCI_MANIFEST, Manifest
+
+__all__ = ["Manifests"]
+
+MEDIA_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX})
+"""Of what may be fetched as a manifest."""
+
+KEPT = 4 * MAX_MANIFEST_SIZE
+"""How much is kept in memory, in bytes."""
+
+
+class Manifests:
+    """
+    Manifests that are stored.
+
+    :param storage: where they are.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._kept: LRUCache[Digest, Manifest] = LRUCache(
+            KEPT, getsizeof=lambda manifest: manifest.size
+        )
+
+    async def get(self, name: ImageName, digest: Digest) -> Manifest:
+        """
+        A manifest.
+
+        :param name: it was asked for under; it may be that of any image.
+        :raises ManifestUnknown: there is no such manifest.
+        :raises StorageError: the storage failed.
+        """
+        kept = self._kept.get(digest)
+        if kept is not None:
+            return kept
+        try:
+            info = await self._storage.stat(digest)
+            # A layer is no manifest, even if somebody asks for it as one.
+            if info.media_type not in MEDIA_TYPES:
+                raise ManifestUnknown(name=name.repository, digest=digest)
+            body = await self._storage.read(digest)
+        except BlobUnknown:
+            raise ManifestUnknown(name=name.repository, digest=digest) from None
+        manifest = Manifest(media_type=info.media_type, digest=digest, body=body)
+        self.keep(manifest)
+        return manifest
+
+    def keep(self, manifest: Manifest) -> None:
+        """Keep a manifest in memory that is stored and likely to be asked for."""
+        if manifest.digest not in self._kept and manifest.size <= MAX_MANIFEST_SIZE:
+            self._kept[manifest.digest] = manifest
+
+    def distrust(self) -> None:
+        """A blob is gone that was asked for: what names it may have vanished as well."""
+        self._kept.clear()
