@@ -39,7 +39,7 @@ def public_url(url: str) -> str:
     :param url: as :func:`is_supported` likes it; a path is absolute.
     """
     if url.startswith("/"):
-        return Path(url).as_uri()
+        return Path("/", url.lstrip("/")).as_uri()
     scp = _SCP.fullmatch(url)
     if scp:
         return f"ssh://{scp['host']}/{quote(scp['path'].lstrip('/'), safe=_SAFE)}"
@@ -51,6 +51,8 @@ def public_url(url: str) -> str:
     user = user.partition(":")[0]
     # The rest as it is: what is escaped already stays escaped.
     path = quote(parts.path, safe=_SAFE + "%")
+    if parts.scheme == "file":
+        path = "/" + path.lstrip("/")
     return urlunsplit((parts.scheme, f"{user}{at}{host}", path, "", ""))
 
 
@@ -59,10 +61,9 @@ def rewriting(url: str) -> dict[str, str]:
     The configuration of git with which the public form of a URL leads to where
     ``url`` does; empty where it does so by itself.
     """
-    public = public_url(url)
-    if url.startswith("/") or quote(url, safe=_SAFE + "%:@") == public:
-        return {}
-    return {f"url.{url}.insteadOf": public}
+    if _SCP.fullmatch(url) or has_secret(url):
+        return {f"url.{url}.insteadOf": public_url(url)}
+    return {}
 
 
 def has_secret(url: str) -> bool:
@@ -78,7 +79,7 @@ def is_supported(url: str) -> bool:
     if url.startswith("-") or "::" in url.partition("/")[0] or not url.isprintable():
         return False
     if url.startswith("/"):
-        return True
+        return bool(url.strip("/"))
     scp = _SCP.fullmatch(url)
     if scp:
         user, at, host = scp["host"].rpartition("@")
@@ -88,7 +89,7 @@ def is_supported(url: str) -> bool:
         if parts.query or parts.fragment or parts.scheme not in SCHEMES:
             return False
         if parts.scheme == "file":
-            return not parts.netloc and len(parts.path) > 1
+            return not parts.netloc and bool(parts.path.strip("/"))
         host = parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}")
         return bool(_HOST.fullmatch(host)) and parts.port != 0
     except ValueError:
