@@ -1,0 +1,130 @@
+"""
+The storage in a bucket on an emulator that is not ours, from PyPI.
+
+It is lenient: it ignores preconditions and signatures, and has no moves.  That the
+requests are understood by somebody who did not write them is what this proves, and
+that the storage finds its way without moves; all else is for the tests' own service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from urllib.request import urlopen
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from nixery.errors import BlobUnknown
+from nixery.interfaces import ByteRange, Redirect, Stream
+from nixery.storage.gcs import GcsStorage
+from nixery.storage.gcsclient import GcsSettings
+from nixery.storage.gcswire import StoredObject
+from nixery.testing import InlineWorkers
+from tests.gcskit import CHUNK, HASTY, follow
+from tests.unit.test_storage_contract import LAYER, MANIFEST, digest_of, drain, finish
+
+BUCKET = "nixery"
+
+
+class EmulatorTests(SynchronousTestCase):
+    """The whole way, once."""
+
+    def setUp(self) -> None:
+        if find_spec("gcp_storage_emulator") is None:
+            raise SkipTest("gcp-storage-emulator is not installed")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        emulator = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory"),
+                *("--host=127.0.0.1", f"--port={port}", f"--default-bucket={BUCKET}"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.addCleanup(emulator.wait)
+        self.addCleanup(emulator.kill)
+        url = f"http://127.0.0.1:{port}"
+        self.patch(os, "environ", {**os.environ, "STORAGE_EMULATOR_HOST": url})
+        deadline = time.monotonic() + 30
+        while not _answers(f"{url}/storage/v1/b/{BUCKET}"):
+            self.assertLess(time.monotonic(), deadline, "the emulator does not answer")
+            time.sleep(0.05)
+
+    def make(self, *, proxy: bool = False) -> GcsStorage:
+        storage = GcsStorage(
+            settings=GcsSettings(bucket=BUCKET, chunk_size=CHUNK, proxy=proxy),
+            workers=InlineWorkers(),
+            clock=Clock(),
+            give_up=lambda: self.fail("it gave up"),
+            patience=HASTY,
+        )
+        finish(storage.start())
+        self.assertEqual((), storage.faults())
+        return storage
+
+    def test_whole_way(self) -> None:
+        """Blobs of all sizes and records are stored, found by another instance, and read."""
+        first, second = self.make(), self.make(proxy=True)
+        large = random.Random(0).randbytes(3 * CHUNK + 5)
+        for data in (b"", b"small", large):
+            writer = finish(first.create())
+            writer.write(data)
+            info = finish(writer.commit(digest_of(data), len(data), LAYER))
+            self.assertEqual((len(data), LAYER), (info.size, info.media_type))
+            self.assertEqual(info, finish(second.stat(info.digest)))
+            source = finish(first.open(info.digest))
+            assert isinstance(source, Redirect)
+            self.assertEqual(data, follow(source))
+            stream = finish(second.open(info.digest))
+            assert isinstance(stream, Stream)
+            self.assertEqual(data, finish(drain(stream)))
+        part = ByteRange(start=CHUNK - 1, stop=2 * CHUNK)
+        stream = finish(second.open(digest_of(large), part))
+        assert isinstance(stream, Stream)
+        self.assertEqual(large[part.start : part.stop], finish(drain(stream)))
+        writer = finish(first.create())
+        writer.write(large[:-1])
+        finish(writer.abort())
+        unknown = digest_of(large[:-1])
+        self.assertEqual({unknown}, finish(first.missing([unknown, digest_of(large)])))
+        with self.assertRaises(BlobUnknown):
+            finish(first.read(unknown))
+        finish(first.put(b"{}", MANIFEST))
+        self.assertEqual(b"{}", finish(second.read(digest_of(b"{}"))))
+
+        keys = ["key", "with/slash", "with space", "ä%2F", "x" * 2000]
+        for key in keys:
+            self.assertEqual(b"1", finish(first.add_record("layer", key, b"1")))
+            self.assertEqual(b"1", finish(second.add_record("layer", key, b"2")))
+        self.assertEqual(sorted(keys), finish(second.list_records("layer")))
+        self.assertEqual(["with space", "with/slash"], finish(second.list_records("layer", "with")))
+        for key in keys:
+            finish(second.delete_record("layer", key))
+            self.assertIsNone(finish(first.get_record("layer", key)))
+
+        staged = [item.name for item in _all(first, "staging/")]
+        self.assertEqual([], staged)
+        names = {item.name for item in _all(first, "layers/")}
+        hashes = {hashlib.sha256(data).hexdigest() for data in (b"", b"small", large, b"{}")}
+        self.assertEqual({f"layers/{each}" for each in hashes}, names)
+
+
+def _all(storage: GcsStorage, prefix: str) -> list[StoredObject]:
+    bucket = finish(storage._reach.bucket())
+    return [item for page in storage._objects(bucket).list(prefix) for item in page]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
