@@ -9,7 +9,9 @@
   pkgs ? import <nixpkgs> { },
   lib ? pkgs.lib,
   python3Packages ? pkgs.python3Packages,
+  git ? pkgs.git,
   nix ? pkgs.nix,
+  openssh ? pkgs.openssh,
   util-linux ? pkgs.util-linux,
 }:
 
@@ -26,10 +28,13 @@ python3Packages.buildPythonPackage {
     (with python3Packages; [
       attrs
       cachetools
+      google-cloud-storage
       isal
       klein
       networkx
       pyyaml
+      tqdm
+      treq
       twisted
     ])
     ++ python3Packages.twisted.optional-dependencies.tls;
@@ -41,7 +46,6 @@ python3Packages.buildPythonPackage {
 
   nativeCheckInputs = with python3Packages; [
     hypothesis
-    treq
   ];
 
   checkPhase = ''
@@ -54,7 +58,9 @@ python3Packages.buildPythonPackage {
 
   # What the daemon runs, for those who make a service of it.
   passthru.runtimePrograms = [
+    git
     nix
+    openssh
     util-linux
   ];
 

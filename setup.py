@@ -36,10 +36,14 @@ setup(
         "Twisted[tls]>=24.7",
         "attrs>=23.1",
         "cachetools>=5.3",
+        # Brings google-auth, google-crc32c and requests, which are used as well.
+        "google-cloud-storage>=3.1",
         "isal>=1.6",
         "klein>=24.8",
         "networkx>=3.1",
         "PyYAML>=6.0",
+        "tqdm>=4.64",
+        "treq>=24.9",
     ],
     extras_require={
         # The demo package set: its binaries are made to find their libraries in
@@ -49,6 +53,8 @@ setup(
     entry_points={
         "console_scripts": [
             "nixery-demo = nixery.demo:main",
+            "nixery-layers = nixery.layerscli:layers",
+            "nixery-popcount = nixery.popcountcli:popcount",
             "nixery-prepare-image = nixery.cli:prepare_image",
         ],
     },

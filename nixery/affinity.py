@@ -103,7 +103,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-import networkx as nx
 from attrs import frozen
 
 from nixery.graph import RuntimeGraph, StorePath
@@ -251,6 +250,9 @@ def _members(
             for reference in info.references:
                 if graph.paths[reference].nar_size < limit and follows(reference, path):
                     users[reference].append(path)
+    # A fifth of what a daemon would import before it answers, and nobody waits for this.
+    import networkx as nx  # noqa: PLC0415
+
     # Numbers are hashed much faster than store paths.
     number = {path: index for index, path in enumerate(graph.paths)}
     kept: nx.DiGraph[int] = nx.DiGraph()

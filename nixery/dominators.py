@@ -83,7 +83,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-import networkx as nx
 from attrs import frozen
 
 from nixery.graph import RuntimeGraph, StorePath
@@ -194,6 +193,9 @@ def _subtrees(graph: RuntimeGraph, apart: Iterable[StorePath]) -> dict[StorePath
     :param apart: the paths that have an edge from the image; every path is within
         reach of one of them.
     """
+    # A fifth of what a daemon would import before it answers, and nobody waits for this.
+    import networkx as nx  # noqa: PLC0415
+
     # Numbers are hashed much faster than store paths.
     number = {path: index for index, path in enumerate(graph.paths)}
     references: nx.DiGraph[int] = nx.DiGraph()

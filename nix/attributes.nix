@@ -1,0 +1,55 @@
+# Lists what there is in a package set: the attribute paths of its packages, spelled as
+# the set spells them, those in nested sets that ask for it (`recurseForDerivations`)
+# included. For counting a whole set; the daemon never asks this.
+#
+#   nix-instantiate --eval --strict --json ... attributes.nix
+#
+# The arguments are those of resolve.nix. What throws when it is looked at is left out;
+# what aborts ends the evaluation, unless it is named in `without` (JSON: a list of
+# names of the top level).
+{ src, system, config ? "{}", overlays ? "[]", without ? "[]" }:
+
+let
+  inherit (builtins)
+    attrNames concatMap elem fromJSON functionArgs intersectAttrs isAttrs isFunction match
+    tryEval;
+
+  arguments = {
+    inherit system;
+    config = fromJSON config;
+    overlays = map (path: import (/. + path)) (fromJSON overlays);
+  };
+
+  packages =
+    let
+      source = import (/. + src);
+      named = functionArgs source;
+    in
+    if !isFunction source then source
+    else source (if named == { } then arguments else intersectAttrs named arguments);
+
+  skipped = fromJSON without;
+
+  # Deeper sets are the same packages in other clothes.
+  depth = 3;
+
+  attempt = default: value:
+    let tried = tryEval value;
+    in if tried.success then tried.value else default;
+
+  walk = level: prefix: set:
+    concatMap
+      (name:
+        let
+          value = attempt null set.${name};
+          path = prefix + name;
+        in
+        # A dot in a name would be taken for the end of it.
+        if match "[^.]+" name == null || (level == 0 && elem name skipped) || !isAttrs value then [ ]
+        else if attempt false ((value.type or "") == "derivation") then [ path ]
+        else if level < depth && attempt false (value.recurseForDerivations or false == true)
+        then walk (level + 1) (path + ".") value
+        else [ ])
+      (attrNames set);
+in
+walk 0 "" packages

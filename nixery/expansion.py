@@ -1,0 +1,84 @@
+"""
+Unpacking small downloads, however they are compressed.
+
+What a file is, its first bytes tell; names and headers of web servers often do not.
+Compressed data of some kilobytes can stand for gigabytes, so that what comes out has a
+bound too.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from typing import Protocol
+
+from nixery.errors import UnexpectedOutput
+
+__all__ = ["expand"]
+
+_GZIP = b"\x1f\x8b"
+_XZ = b"\xfd7zXZ\x00"
+
+_XZ_MEMORY = 256 * 1024**2
+"""Bytes that the decompressor may take: ``xz -9`` needs 65 MiB."""
+
+_EXPAND_GZIP = 16 + zlib.MAX_WBITS
+
+
+class _Decompressor(Protocol):
+    """What the standard library's decompressors of one stream have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def expand(data: bytes, limit: int) -> bytes:
+    """
+    The contents of data that are compressed with gzip or xz, or not at all.
+
+    Blocks, for as long as unpacking takes.
+
+    :param limit: how many bytes may come out.
+    :raises UnexpectedOutput: there are more, or the data are cut short or damaged.
+    """
+    if data.startswith(_GZIP):
+        kind, make = "gzip", _gzip
+    elif data.startswith(_XZ):
+        kind, make = "xz", _xz
+    elif len(data) > limit:
+        raise _refused(f"more than {limit} bytes", data)
+    else:
+        return data
+    pieces: list[bytes] = []
+    rest = data
+    # Both formats let streams follow one another, and xz pads them with zeros.
+    while rest.rstrip(b"\x00"):
+        stream = make()
+        try:
+            pieces.append(stream.decompress(rest, limit + 1))
+        except (zlib.error, lzma.LZMAError, EOFError) as error:
+            raise _refused(f"not {kind} as it should be: {error}", data) from error
+        limit -= len(pieces[-1])
+        if limit < 0:
+            raise _refused(f"{kind}, too large when unpacked", data)
+        if not stream.eof:
+            raise _refused(f"{kind}, cut short", data)
+        rest = stream.unused_data
+    return b"".join(pieces)
+
+
+def _gzip() -> _Decompressor:
+    return zlib.decompressobj(_EXPAND_GZIP)
+
+
+def _xz() -> _Decompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+def _refused(how: str, data: bytes) -> UnexpectedOutput:
+    return UnexpectedOutput(what=f"the data ({how})", excerpt=repr(data[:20]))
