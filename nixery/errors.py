@@ -41,6 +41,7 @@ __all__ = [
     "MissingPath",
     "NixUnusable",
     "NixeryError",
+    "NotSubstitutable",
     "OutputTooLarge",
     "PackageProblem",
     "PackagesRefused",
@@ -569,6 +570,30 @@ class BuildFailed(NixeryError):
         what = self.derivation or "a derivation"
         tail = "\n".join(self.log)
         return f"{what} failed to build. The last lines of its log:\n{tail}"
+
+
+@frozen(kw_only=True)
+class NotSubstitutable(BuildFailed):
+    """
+    Everything has to come from binary caches, and they do not have all of it.
+
+    :param missing: the names of some derivations that they do not have.
+    :param count: how many there are, 0 when Nix did not say.
+    """
+
+    missing: tuple[str, ...]
+    count: int
+
+    @property
+    def message(self) -> str:
+        names = ", ".join(self.missing) or "a part of the image"
+        more = self.count - len(self.missing)
+        others = f" and {more} more" if more > 0 else ""
+        said = "\n".join(("", *self.log))
+        return (
+            f"no binary cache has {names}{others}, and this registry builds nothing itself"
+            f" (substitute_only){said}"
+        )
 
 
 @frozen(kw_only=True)

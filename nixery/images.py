@@ -31,7 +31,7 @@ from nixery import keys
 from nixery.buildbook import BuildBook
 from nixery.builder import Builder, ImageSettings
 from nixery.cache import ImageCache
-from nixery.errors import NixeryError, ShuttingDown
+from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.interfaces import Sources, Storage
 from nixery.names import ImageName, Tag
 from nixery.oci import Image
@@ -234,7 +234,12 @@ class ImageService:
         """Remember that this is the current image of a name and a tag."""
         place = _place(name, tag)
         if self._current.get(place) != key:
-            await self.storage.set_record(SERVED, place, key.encode("ascii"))
+            try:
+                await self.storage.set_record(SERVED, place, key.encode("ascii"))
+            except StorageError as error:
+                # Such as a full disk, from which images can be served all the same.
+                self._log.warn("what was served is not remembered: {error}", error=error)
+                return
             self._current[place] = key
 
 

@@ -54,6 +54,10 @@ QUERY_TIMEOUT = 300.0
 OLDEST = (2, 3)
 """The oldest version whose commands work as they are called here."""
 
+_IGNORED = re.compile(
+    r"ignoring the (?:client|user)-specified setting '(?P<name>[^']*)', because it is a restricted"
+    r"|ignoring untrusted substituter '(?P<url>[^']*)'"
+)
 _VERSION = re.compile(r"(\d+)\.(\d+)[0-9A-Za-z.+_-]*")
 
 
@@ -108,10 +112,7 @@ class NixCommands:
             )
         if (int(version[1]), int(version[2])) < OLDEST:
             raise NixUnusable(reason=f"version {version[0]} is too old: {INSTALL}")
-        # "ignoring the user-specified setting ..., because it is a restricted
-        # setting and you are not a trusted user", and the like.
-        for line in probed.stderr.splitlines():
-            self._log.warn("Nix says: {line}", line=line)
+        self._tell_ignored(probed.stderr)
         return version[0]
 
     def evaluation_identity(self) -> Mapping[str, str]:
@@ -171,6 +172,19 @@ class NixCommands:
         else:
             if count:
                 self._log.info("removed {count} roots that an earlier run left", count=count)
+
+    def _tell_ignored(self, said: str) -> None:
+        """Warn of what Nix does not do although it is told to."""
+        ignored = [match["name"] or match["url"] for match in _IGNORED.finditer(said)]
+        if ignored:
+            self._log.warn(
+                "Nix's daemon does not trust this user and ignores {names}:"
+                " set that in its own nix.conf, or list the user there in trusted-users",
+                names=", ".join(dict.fromkeys(ignored)),
+            )
+        for line in dict.fromkeys(said.splitlines()):
+            if line.startswith("warning:") and not _IGNORED.search(line):
+                self._log.warn("Nix says: {line}", line=line)
 
     # -- commands ---------------------------------------------------------------
 

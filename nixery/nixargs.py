@@ -191,8 +191,13 @@ def version() -> tuple[str, ...]:
 
 
 def probe_store() -> tuple[str, ...]:
-    """Prints :data:`STORE_PROBE` if the store can be opened and asked."""
-    return ("nix-store", "--check-validity", "--print-invalid", STORE_PROBE)
+    """
+    Prints :data:`STORE_PROBE` if the store can be opened and asked.
+
+    Says also which settings Nix's daemon ignores, as debugging output in versions
+    before 2.19.
+    """
+    return ("nix-store", "-vvv", "--check-validity", "--print-invalid", STORE_PROBE)
 
 
 def evaluate(

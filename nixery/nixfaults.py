@@ -21,6 +21,7 @@ from nixery.errors import (
     MissingDerivations,
     NixeryError,
     NixUnusable,
+    NotSubstitutable,
     ProcessFailed,
     ProcessTimedOut,
     WrongSystem,
@@ -73,6 +74,8 @@ _BUILD_TEXT = re.compile(
     r"unable to start any build|unable to download|some substitutes failed"
     r"|build of '.*' failed|dependenc(?:y|ies) (?:of derivation .*)?failed"
 )
+_NO_BUILDS = re.compile(r"unable to start any build|local builds are disabled", re.IGNORECASE)
+_STORE_NAME = re.compile(r"/nix/store/[^-]+-(?P<name>.+)\.drv")
 _QUOTED_LOG = re.compile(r"^\s*> ?(.*)$", re.MULTILINE)
 
 _TOO_OLD = re.compile(r"This version of Nixpkgs requires[^\n]*")
@@ -166,6 +169,8 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
     timed_out = _TIMED_OUT.search(said)
     if timed_out or evidence.status == 101:
         return _timed_out(log, evidence, settings, silent=bool(timed_out and timed_out["silent"]))
+    if settings.substitute_only and _NO_BUILDS.search(said):
+        return _not_substitutable(log, evidence)
     fault = nix_at_fault(ProcessFailed(evidence=evolve(evidence, stderr=said)))
     failed = _first(_FAILED, said)
     if evidence.status in _BUILD_STATUS or failed or _BUILD_TEXT.search(said):
@@ -192,6 +197,19 @@ def build_deadline_passed(
         setting="build_deadline",
         log=_log_of(derivation, log),
         evidence=evolve(failure.evidence, stderr=log.text()),
+    )
+
+
+def _not_substitutable(log: BuildLog, evidence: Evidence) -> NotSubstitutable:
+    # Dependencies come first, and what was asked for last: that is worth naming.
+    named = [match["name"] for path in log.planned if (match := _STORE_NAME.fullmatch(path))]
+    return NotSubstitutable(
+        derivation=log.planned[-1] if log.planned else "",
+        # Of caches that do not answer: that they have nothing may be just that.
+        log=tuple(_lines(log.warnings))[-3:],
+        evidence=evidence,
+        missing=tuple(reversed(named))[:3],
+        count=log.planned_count,
     )
 
 

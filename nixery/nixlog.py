@@ -11,6 +11,7 @@ most of them are recognised as uninteresting by their bytes, before any decoding
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -43,13 +44,18 @@ LONGEST_LINE = 2000
 MESSAGES = 50
 """How many of Nix's messages are kept."""
 
+PLANNED = 10
+"""How many of the derivations that Nix is about to build are kept."""
+
 _PREFIX = b"@nix "
 
 # Whatever has none of these is of no interest; a line that has one by chance is
 # decoded in vain.
 _STARTS = tuple(b'"type":%d' % kind for kind in (FILE_TRANSFER, COPY_PATHS, BUILDS, BUILD))
 _RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, PROGRESS, SET_EXPECTED))
-_MESSAGES = (b'"level":0', b'"level":1')
+# Errors, warnings, and what will be built.
+_MESSAGES = (b'"level":0', b'"level":1', b'.drv"}')
+_PLANNED = re.compile(r"\s*(/nix/store/\S+\.drv)")
 
 Event = Mapping[str, Any]
 """JSON of an event, whose shape is checked by using it."""
@@ -91,11 +97,15 @@ class BuildLog:
     :param progress: told how far it is.
     :ivar errors: Nix's errors, and whatever is no event, oldest first.
     :ivar warnings: Nix's warnings, oldest first.
+    :ivar planned: derivations that Nix said it would build, the last ones.
+    :ivar planned_count: how many it said it would build.
     """
 
     progress: Progress
     errors: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
     warnings: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
+    planned: deque[str] = field(init=False, factory=lambda: deque(maxlen=PLANNED))
+    planned_count: int = field(init=False, default=0)
     _activities: dict[int, int] = field(init=False, factory=dict)
     _derivations: dict[int, str] = field(init=False, factory=dict)
     _logs: dict[str, deque[str]] = field(init=False, factory=dict)
@@ -149,6 +159,9 @@ class BuildLog:
                 self.errors.append(message)
             elif event["level"] == 1:
                 self.warnings.append(message)
+            elif derivation := _PLANNED.fullmatch(message):
+                self.planned.append(derivation[1])
+                self.planned_count += 1
 
     def _start(self, event: Event) -> None:
         activity, kind = event["id"], event["type"]

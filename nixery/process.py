@@ -13,7 +13,7 @@ or in a typed error with the evidence.  Four hazards are dealt with here, once:
 - Something that outlives its parent may hold the pipes open: they are closed a
   while after the child has ended.
 - A daemon that is killed cannot stop its children, and what a build makes for a
-  daemon that is gone is never cleaned up: the kernel sends them SIGTERM then
+  daemon that is gone is never cleaned up: the kernel sends them a signal then
   (``setpriv``, util-linux too; without it they go on to their end).
 """
 
@@ -55,6 +55,8 @@ class Command:
     :param stdout_limit: the most bytes that it may print.
     :param on_stderr_line: called on the reactor thread with each line of standard
         error, without its end.
+    :param abandoned: the signal that it gets when this process dies before it:
+        SIGTERM lets it end its own children, SIGKILL cannot be ignored.
     """
 
     argv: tuple[str, ...]
@@ -62,6 +64,7 @@ class Command:
     timeout: float | None = None
     stdout_limit: int = 256 * 1024 * 1024
     on_stderr_line: Callable[[bytes], None] | None = None
+    abandoned: signal.Signals = signal.SIGTERM
 
 
 @frozen(kw_only=True)
@@ -140,7 +143,7 @@ class ProcessSpawner:
         """As :meth:`Spawner.run` says."""
         setsid = _find("setsid", command.environment)
         # Both end in the program itself: there is one process, and it is ours.
-        argv = [setsid, *_until_death(command.environment)]
+        argv = [setsid, *_until_death(command)]
         program = _find(command.argv[0], command.environment)
         child = Child(command.argv[0], command.stdout_limit, command.on_stderr_line)
         timers: list[IDelayedCall] = []
@@ -201,10 +204,11 @@ def _find(program: str, environment: Mapping[str, str]) -> str:
     return path
 
 
-def _until_death(environment: Mapping[str, str]) -> tuple[str, ...]:
+def _until_death(command: Command) -> tuple[str, ...]:
     """What lets a command be stopped when the process dies that started it."""
+    name = command.abandoned.name.removeprefix("SIG")
     try:
-        return (_find("setpriv", environment), "--pdeathsig", "TERM", "--")
+        return (_find("setpriv", command.environment), "--pdeathsig", name, "--")
     except CommandMissing:
         return ()
 

@@ -129,7 +129,9 @@ class RestartTests(EndToEndCase):
     def setUp(self) -> None:
         super().setUp()
         self.packages = WatchedSet()
-        self.daemon = Daemon(self.packages.path, name="restarted").start()
+        self.daemon = Daemon(
+            self.packages.path, name="restarted", options=["--stop-grace=1"]
+        ).start()
         self.addCleanup(self.daemon.kill)
 
     def _restart_between(self, end: Callable[[], object]) -> None:

@@ -60,6 +60,9 @@ let
   named = make: names:
     builtins.listToAttrs (map (name: { inherit name; value = make name; }) names);
 
+  # Built in two steps each, with something to collect in between.
+  guests = builtins.genList (number: "guest-${toString number}") 20;
+
   # What a test counts or holds back is its own; the others are for all.
   packages =
     named simple [ "plain" "known" ]
@@ -76,4 +79,10 @@ packages
   second = using "second" packages.shared;
   third = using "third" packages.shared;
   needs-failing = using "needs-failing" packages.failing-skopeo;
+
+  # Does not end, and heeds no signal that it could heed.
+  stubborn =
+    let letters = builtins.concatStringsSep "" (builtins.genList (_: "a") 64);
+    in if builtins.match "(a|a)*b" letters == null then packages.plain else packages.known;
 }
+// named (guest: using guest (simple "host-of-${guest}")) guests

@@ -24,6 +24,7 @@ from nixery.errors import (
     EvaluationTimedOut,
     MissingDerivations,
     NixUnusable,
+    NotSubstitutable,
     PackageProblem,
     PackagesRefused,
     ProblemKind,
@@ -626,8 +627,8 @@ class BuildTests(NixTestCase):
 
     async def test_substitute_only(self) -> None:
         """Where nothing may be built, what no cache has is told."""
-        error = await self.realise_failing(BuildFailed, "plain", substitute_only=True)
-        self.assertIn("unable to start any build", error.message)
+        error = await self.realise_failing(NotSubstitutable, "plain", substitute_only=True)
+        self.assertIn("no binary cache has plain-1.2,", error.message)
 
     async def test_collected(self) -> None:
         """Derivations that a garbage collection took can be evaluated again."""

@@ -14,6 +14,10 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from nixery.counts import encode_popularity
+from nixery.layers import Popularity
+from nixery.popularity import read_pinned
+
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -93,6 +97,41 @@ class StartTests(SynchronousTestCase):
         self.assertNotIn("CRITICAL", output.upper())
         # Twisted passes the signal on when everything has ended.
         self.assertEqual(-signal.SIGTERM, process.returncode)
+
+    def test_popularity_data(self) -> None:
+        """Listening waits for no popularity data; a copy of them outlives their URL."""
+        data = self.directory / "popularity.json"
+        there = encode_popularity(Popularity(transitive={"glibc": 2}, setsize=2))
+
+        def run(url: str, says: str, *options: str) -> None:
+            listen = ("--listen", "tcp:0:interface=127.0.0.1")
+            process = self.start(*listen, *options, environ={"NIX_POPULARITY_URL": url})
+            assert process.stdout is not None
+            expected = {"docker pull", says}
+            for line in process.stdout:
+                expected = {text for text in expected if text not in line}
+                if not expected:
+                    break
+            self.assertEqual(set(), expected)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+            self.assertNotIn("Traceback", output)
+            self.assertEqual(-signal.SIGTERM, process.returncode)
+
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            run(f"http://127.0.0.1:{silent.getsockname()[1]}/", "docker pull")
+        run(f"file://{data}", "There are no new popularity data")
+        kept = self.directory / "state" / "popularity"
+        self.assertFalse(kept.exists())
+        data.write_bytes(there)
+        run(f"file://{data}", "were fetched from")
+        pinned = read_pinned(kept)
+        assert pinned is not None
+        self.assertEqual({"glibc": 2}, pinned.popularity.transitive)
+        data.unlink()
+        run(f"file://{data}", "are used: 1 packages")
+        run(f"file://{data}", "those that were kept are used", "--popularity-refresh", "yes")
+        self.assertEqual(pinned, read_pinned(kept))
 
     def test_port_in_use(self) -> None:
         """A port that another program has."""

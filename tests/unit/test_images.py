@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
-from nixery.errors import BuildFailed, ShuttingDown, UnknownRevision
+from nixery.errors import BuildFailed, ShuttingDown, StorageFull, UnknownRevision
 from nixery.names import Tag, parse_image_name
 from nixery.sources import Revision
 from tests.unit.builder_kit import FAILURE, LATEST, BuilderCase
@@ -91,6 +91,17 @@ class PinnedTests(BuilderCase):
         self.successResultOf(Deferred.fromCoroutine(self.service.stop()))
         self.build("hello")
         self.failureResultOf(self.ask("git"), ShuttingDown)
+
+    def test_a_full_storage(self) -> None:
+        """What is stored is served, although nothing can be noted about it."""
+        image = self.build("hello")
+        self.restart()
+
+        async def refuse(*_: object) -> None:
+            raise StorageFull(operation="write", reason="no space left")
+
+        self.patch(self.storage, "set_record", refuse)
+        self.assertEqual(self.build("hello"), image)
 
     def test_a_blob_that_is_gone(self) -> None:
         """Whoever misses a blob is heard: the next pull makes it again."""

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery import nixargs
@@ -57,12 +58,13 @@ class Script:
 
     play: Callable[[Command], str | Deferred[str]]
     commands: list[Command] = field(factory=list)
+    stderr: str = ""
 
     async def run(self, command: Command) -> ProcessResult:
         self.commands.append(command)
         printed = self.play(command)
         text = await printed if isinstance(printed, Deferred) else printed
-        return ProcessResult(stdout=text.encode(), stderr="")
+        return ProcessResult(stdout=text.encode(), stderr=self.stderr)
 
 
 class NixTests(SynchronousTestCase):
@@ -112,6 +114,26 @@ class NixTests(SynchronousTestCase):
             ("nix-store (Lix, like Nix) 2.91.1\n", "2.91.1"),
         ):
             self.assertEqual(self.successResultOf(self.checked(printed)), version)
+
+    def test_check_ignored_settings(self) -> None:
+        """What Nix's daemon ignores is named, each once, whatever version says it."""
+        self.script.stderr = (
+            "acquiring a lock\n"
+            "ignoring the client-specified setting 'builders', because it is a restricted setting"
+            " and you are not a trusted user\n"
+            "warning: ignoring the user-specified setting 'sandbox', because it is a restricted"
+            " setting and you are not a trusted user\n"
+            "warning: ignoring untrusted substituter 'http://cache', you are not a trusted user.\n"
+            "warning: ignoring untrusted substituter 'http://cache', you are not a trusted user.\n"
+            "warning: unknown setting 'colour'\n"
+        )
+        with capturedLogs() as events:
+            self.successResultOf(self.checked("nix-store (Nix) 2.8.0"))
+        ignored, other = [
+            formatEvent(event) for event in events if event["log_level"] is LogLevel.warn
+        ]
+        self.assertIn("ignores builders, sandbox, http://cache: set that in its", ignored)
+        self.assertEqual(other, "Nix says: warning: unknown setting 'colour'")
 
     def test_check_fails(self) -> None:
         """What is no usable Nix is told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import (
@@ -14,6 +15,7 @@ from nixery.errors import (
     MissingDerivations,
     NixeryError,
     NixUnusable,
+    NotSubstitutable,
     ProcessFailed,
     ProcessTimedOut,
     WrongSystem,
@@ -258,6 +260,17 @@ class BuildFailureTests(SynchronousTestCase):
             f"error: opening file '{A}': No such file or directory",
         ):
             self.assertIsInstance(self.judge(text), MissingDerivations, text)
+
+    def test_not_substitutable(self) -> None:
+        """Where nothing may be built, what is missing is named, and what was asked for first."""
+        text = "error: unable to start any build; either increase '--max-jobs' or ..."
+        self.assertIsInstance(self.judge(text), BuildFailed)
+        for name in ("libc-2", "libz-1", "libx-1", "curl-8.1"):
+            message = f'"level":3,"msg":"  /nix/store/x-{name}.drv"'
+            self.log.line(f'@nix {{"action":"msg",{message}}}'.encode())
+        error = build_failure(failed(text), self.log, evolve(SETTINGS, substitute_only=True))
+        self.assertIsInstance(error, NotSubstitutable)
+        self.assertIn("no binary cache has curl-8.1, libx-1, libz-1 and 1 more", error.message)
 
     def test_wrong_system(self) -> None:
         """What has no builder here, old and new."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.interfaces import Phase
-from nixery.nixlog import BUILDS_KEPT, LOG_LINES, LONGEST_LINE, BuildLog
+from nixery.nixlog import BUILDS_KEPT, LOG_LINES, LONGEST_LINE, PLANNED, BuildLog
 
 
 @define(eq=False)
@@ -51,6 +51,16 @@ class BuildLogTests(SynchronousTestCase):
 
     def stop(self, activity: int) -> None:
         self.tell(action="stop", id=activity)
+
+    def test_plan(self) -> None:
+        """What Nix is about to build is counted, and the last of it kept."""
+        self.tell(action="msg", level=3, msg="these 30 derivations will be built:")
+        for number in range(30):
+            self.tell(action="msg", level=3, msg=f"  /nix/store/{number}.drv")
+        self.tell(action="msg", level=3, msg="  /nix/store/fetched")
+        self.assertEqual(self.log.planned_count, 30)
+        self.assertEqual(self.log.planned[-1], "/nix/store/29.drv")
+        self.assertEqual(len(self.log.planned), PLANNED)
 
     def test_build(self) -> None:
         """Builds are announced and counted, and their logs are passed on and kept."""

@@ -96,6 +96,11 @@ class SpawnerTests(SynchronousTestCase):
         self.assertEqual(self.reactor.env, {"PATH": os.environ["PATH"], "A": "b"})
         self.assertEqual(self.reactor.transport.closed, ["stdin"])
 
+    def test_abandoned(self) -> None:
+        """What might not heed SIGTERM may be killed when we die."""
+        self.run_command(abandoned=signal.SIGKILL)
+        self.assertEqual(self.reactor.args[2:4], ["--pdeathsig", "KILL"])
+
     def test_without_setpriv(self) -> None:
         """Where there is no setpriv, a child runs without it."""
         programs = Path(self.mktemp()).absolute()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from nixery.server import IDLE_TIMEOUT
+from nixery.server import IDLE_TIMEOUT, LAST_WORDS
 from tests.unit.http_kit import Connection
 
 
@@ -18,8 +19,10 @@ class Page(Resource):
     def __init__(self) -> None:
         super().__init__()
         self.isLeaf = True
+        self.asked: list[Request] = []
 
     def render(self, request: Request) -> bytes | int:
+        self.asked.append(request)
         if request.path == b"/never":
             return NOT_DONE_YET
         if request.path == b"/broken":
@@ -135,3 +138,50 @@ class LimitTests(ServerTestCase):
     def test_no_type_is_made_up(self) -> None:
         """An answer without a media type is not said to be HTML."""
         self.assertIsNone(self.connection.ask("GET", "/page").header("Content-Type"))
+
+
+class FinishTests(ServerTestCase):
+    """Connections when the daemon stops."""
+
+    def finish(self) -> Deferred[None]:
+        site = self.connection.protocol.factory
+        return Deferred.fromCoroutine(site.finish())
+
+    def test_answered(self) -> None:
+        """Who has an answer gets all of it, and the connection ends."""
+        self.connection.send("GET", "/page")
+        finished = self.finish()
+        self.assertTrue(self.connection.transport.disconnecting)
+        self.assertIn(b"hello", self.connection.received())
+        self.assertNoResult(finished)
+        self.connection.lose()
+        self.successResultOf(finished)
+
+    def test_waiting(self) -> None:
+        """Who waits for an answer gets it first."""
+        page = Page()
+        self.connection = Connection(page, self.clock)
+        self.connection.send("GET", "/never")
+        finished = self.finish()
+        self.assertFalse(self.connection.transport.disconnecting)
+        page.asked[0].write(b"goodbye")
+        page.asked[0].finish()
+        self.assertIn(b"goodbye", self.connection.received())
+        self.assertTrue(self.connection.transport.disconnecting)
+        self.connection.lose()
+        self.successResultOf(finished)
+
+    def test_deaf(self) -> None:
+        """Who does not take its answer is waited for a while."""
+        self.connection.send("GET", "/never")
+        finished = self.finish()
+        self.clock.advance(LAST_WORDS - 0.1)
+        self.assertNoResult(finished)
+        self.clock.advance(0.2)
+        self.successResultOf(finished)
+        self.connection.lose()
+
+    def test_nobody(self) -> None:
+        """Where nobody is connected, nothing is waited for."""
+        self.connection.lose()
+        self.successResultOf(self.finish())

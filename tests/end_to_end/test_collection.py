@@ -1,0 +1,153 @@
+"""
+Store paths that vanish: what a garbage collection may take costs time, never a build.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+
+from tests.end_to_end.chaos import ChaosCase, HeldCommands, PrivateNix, Saboteur
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.processes import wait_until
+from tests.end_to_end.sets import WatchedSet
+from tests.end_to_end.wire import Answer
+
+BUILD = "nix-build --log-format"
+CLOSURE = "nix-store --query"
+
+GUESTS = [f"guest-{number}" for number in range(20)]
+
+
+class CollectionTests(ChaosCase):
+    """A registry with a Nix store of its own, and Nix commands that can be held."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.nix = PrivateNix()
+        self.commands = HeldCommands()
+        self.packages = WatchedSet()
+        self.daemon = self.start(sys.executable)
+
+    def start(self, *python: str) -> Daemon:
+        daemon = Daemon(
+            self.packages.path,
+            name="collected",
+            interpreter=(*self.nix.enter, *python),
+            environ=self.commands.environ(),
+        ).start()
+        self.addCleanup(daemon.kill)
+        return daemon
+
+    @contextmanager
+    def pulling(self, name: str, held: str) -> Iterator[Future[Answer]]:
+        """Ask for an image, and hold the first command of a kind meanwhile."""
+        self.commands.hold(held)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(self.daemon.registry.manifest, name)
+            try:
+                self.commands.wait_for(held)
+                yield asked
+            finally:
+                self.commands.let(held)
+            asked.result()
+
+    def test_incessant_collections(self) -> None:
+        """While twenty images are built, collections follow each other; none is lost."""
+        built = Event()
+        collections = 0
+        with ThreadPoolExecutor(len(GUESTS)) as pool:
+            answers = [pool.submit(self.check, self.daemon, name) for name in GUESTS]
+            pool.submit(lambda: [each.exception() for each in answers]).add_done_callback(
+                lambda _: built.set()
+            )
+            while not built.is_set():
+                self.nix.collect_garbage()
+                collections += 1
+        for name, image in zip(GUESTS, answers, strict=True):
+            self.assertIn(b"-host-of-" + name.encode(), image.result().read(f"share/{name}"))
+        self.assertGreater(collections, 5)
+        self.assertIn("evaluating again", self.daemon.log())
+        self.check_tidy(self.daemon)
+        self.nix.collect_garbage()
+        self.assertEqual(self.nix.paths(""), [])
+
+    def test_derivation_taken(self) -> None:
+        """Derivations that are collected before their build begins are written again."""
+        with self.pulling("first", BUILD) as asked:
+            self.assertEqual(len(self.nix.paths("first-1.0.drv")), 1)
+            self.nix.collect_garbage()
+            self.assertEqual(self.nix.paths("first-1.0.drv"), [])
+        self.assertEqual(asked.result().status, 200)
+        self.check(self.daemon, "first")
+        self.assertIn("evaluating again", self.daemon.log())
+        self.assertEqual(self.packages.builds("first"), 1)
+
+    def test_derivation_taken_of_what_was_built(self) -> None:
+        """So are those of outputs that are there already, and taken as well."""
+        self.nix.run("nix-build", "--no-out-link", str(self.packages.path), "-A", "plain")
+        with self.pulling("plain", BUILD) as asked:
+            self.nix.collect_garbage()
+            self.assertEqual(self.nix.paths("plain"), [])
+        self.assertEqual(asked.result().status, 200)
+        self.check(self.daemon, "plain")
+
+    def test_derivations_taken_again_and_again(self) -> None:
+        """Who asks is told to come back, in the end, and may."""
+        self.commands.hold(BUILD)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(self.daemon.registry.manifest, "plain")
+            while True:
+                wait_until(lambda: asked.done() or self.commands.waits(BUILD), "a build")
+                if asked.done():
+                    break
+                self.nix.collect_garbage()
+                self.commands.let(BUILD)
+                self.commands.hold(BUILD)
+            self.commands.let(BUILD)
+            answer = asked.result()
+        self.assertEqual((answer.status, answer.error["code"]), (503, "UNAVAILABLE"))
+        self.assertIn("garbage collection", answer.message)
+        self.assertIn("retry-after", answer.headers)
+        self.check_tidy(self.daemon)
+        self.check(self.daemon, "plain")
+
+    def test_outputs_are_safe_once_built(self) -> None:
+        """No collection takes what was built before it is packed."""
+        with self.pulling("first", CLOSURE) as asked:
+            self.nix.collect_garbage()
+        self.assertEqual(asked.result().status, 200)
+        self.check(self.daemon, "first")
+        self.assertEqual(self.packages.builds("shared"), 1)
+
+    def test_output_removed_while_it_is_packed(self) -> None:
+        """Neither does one that vanishes in the middle of a layer."""
+        saboteur = Saboteur(("open", "/nix/store/"))
+        self.daemon.kill()
+        self.daemon = self.start(*saboteur.interpreter)
+        saboteur.order("wait", 1)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(self.daemon.registry.manifest, "plain")
+            saboteur.wait_for(1)
+            self.nix.remove("plain-1.0")
+            saboteur.let()
+            answer = asked.result()
+        self.assertEqual(answer.status, 500)
+        self.assertIn("-plain-1.0", answer.message)
+        self.assertIn("No such file or directory", answer.message)
+        self.check_tidy(self.daemon)
+        self.check(self.daemon, "plain")
+
+    def test_output_removed_by_force(self) -> None:
+        """An output that somebody takes by force costs this try, and not the next."""
+        with self.pulling("plain", CLOSURE) as asked:
+            self.nix.remove("plain-1.0")
+        answer = asked.result()
+        self.assertEqual(answer.status, 500)
+        self.assertIn("-plain-1.0", answer.message)
+        self.check_tidy(self.daemon)
+        self.check(self.daemon, "plain")
+        self.assertEqual(self.packages.builds("plain"), 2)

@@ -1,0 +1,196 @@
+"""
+A registry that ends at the worst moment: nothing is left of it, the next one starts,
+and the same pull succeeds.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.end_to_end.chaos import ChaosCase, HeldCommands, Saboteur
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.processes import private_directory, wait_until
+from tests.end_to_end.sets import WatchedSet
+from tests.end_to_end.wire import Answer
+
+COMMANDS = (
+    "nix-instantiate --eval",
+    "nix-build --log-format",
+    "nix-store --query",
+    "nix-store --dump-db",
+)
+"""What is run for an image, in order."""
+
+SAMPLE = 7
+"""Of the steps in which an image is stored, how many are tried in one run."""
+
+
+class CrashCase(ChaosCase):
+    """A registry that is brought to a moment, and ended then."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.packages = WatchedSet()
+        self.directory = private_directory("crashing")
+        self.storage = self.directory / "state" / "storage"
+
+    def start(
+        self,
+        interpreter: Sequence[str] = (sys.executable,),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.daemon = Daemon(
+            self.packages.path,
+            directory=self.directory,
+            interpreter=interpreter,
+            environ=environ,
+            options=["--stop-grace=0"],
+        ).start()
+        self.addCleanup(self.daemon.kill)
+
+    @contextmanager
+    def asking(self, name: str) -> Iterator[Future[Answer]]:
+        """Ask for an image meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            yield pool.submit(self.daemon.registry.manifest, name)
+
+    def wait_for_evaluation(self) -> None:
+        wait_until(
+            lambda: any("nix-instantiate" in each for each in self.processes()),
+            "an evaluation to begin",
+        )
+
+    def drafts(self) -> list[Path]:
+        return list((self.storage / "tmp").iterdir())
+
+    def processes(self) -> list[str]:
+        """What runs for the registry, itself included, by its environment."""
+        marks = [str(each).encode() for each in (self.packages.directory, self.directory)]
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                environ = (process / "environ").read_bytes()
+                command = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if any(mark in environ for mark in marks):
+                found.append(f"{process.name}: {command!r}")
+        return found
+
+
+class KillTests(CrashCase):
+    """A process that is killed, as by a power failure."""
+
+    def check_recovery(self, name: str) -> None:
+        """Nothing of the one that was killed runs on, and the next one does its work."""
+        wait_until(lambda: self.processes() == [], "what it had started to end", seconds=20)
+        self.daemon.start()
+        self.check_tidy(self.daemon)
+        self.check(self.daemon, name)
+        self.check_tidy(self.daemon)
+
+    def kill_while_asked(self, name: str, ready: Callable[[], object]) -> None:
+        with self.asking(name) as asked:
+            ready()
+            self.daemon.kill()
+            self.assertIsInstance(asked.exception(), OSError)
+
+    def test_between_commands(self) -> None:
+        """Killed before any of Nix's commands."""
+        commands = HeldCommands()
+        self.start(environ=commands.environ())
+        for number, command in enumerate(COMMANDS):
+            commands.hold(command)
+            self.kill_while_asked(f"guest-{number}", lambda: commands.wait_for(command))  # noqa: B023
+            commands.forget(command)
+            self.check_recovery(f"guest-{number}")
+
+    def test_evaluation(self) -> None:
+        """Killed during an evaluation that heeds no signal which it could ignore."""
+        self.start()
+        self.kill_while_asked("stubborn", self.wait_for_evaluation)
+        self.check_recovery("plain")
+
+    def test_packing(self) -> None:
+        """Killed in the middle of a layer."""
+        saboteur = Saboteur(("open", "/nix/store/"))
+        saboteur.order("wait", 1)
+        self.start(saboteur.interpreter)
+        self.kill_while_asked("large", lambda: saboteur.wait_for(1))
+        self.assertNotEqual(self.drafts(), [])
+        saboteur.order("count")
+        self.check_recovery("large")
+
+    def test_storing(self) -> None:
+        """Killed between two of the steps in which an image is stored, any two of them."""
+        changes = ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink")
+        saboteur = Saboteur(*((change, str(self.directory)) for change in changes))
+        self.start(saboteur.interpreter)
+        saboteur.order("count")
+        self.check(self.daemon, "guest-0")
+        steps = saboteur.steps()
+        self.assertGreater(len(steps), 2 * SAMPLE, steps)
+        sample = sorted({1, len(steps), *random.sample(range(2, len(steps)), SAMPLE - 2)})
+        for number, step in enumerate(sample, 1):
+            saboteur.order("kill", step)
+            with self.asking(f"guest-{number}") as asked:
+                error = asked.exception()
+            self.assertIsInstance(error, OSError, f"step {step}, one of {steps}")
+            saboteur.order("count")
+            self.check_recovery(f"guest-{number}")
+
+
+class StopTests(CrashCase):
+    """A process that is told to stop."""
+
+    def check_end(self, answer: Answer) -> None:
+        self.assertEqual(answer.status, 503)
+        self.assertEqual(self.processes(), [])
+        self.check_tidy(self.daemon)
+        self.daemon.start()
+        self.check(self.daemon, "large")
+
+    def test_between_commands(self) -> None:
+        """Stopped before any of Nix's commands."""
+        commands = HeldCommands()
+        self.start(environ=commands.environ())
+        for command in COMMANDS:
+            commands.hold(command)
+            with self.asking("large") as asked:
+                commands.wait_for(command)
+                self.daemon.stop()
+                answer = asked.result()
+            commands.forget(command)
+            self.assertEqual(answer.status, 503, command)
+            self.assertEqual(self.processes(), [])
+            self.check_tidy(self.daemon)
+            self.daemon.start()
+        self.check(self.daemon, "large")
+
+    def test_evaluation(self) -> None:
+        """Stopped during an evaluation that does not heed the first signal."""
+        self.start()
+        with self.asking("stubborn") as asked:
+            self.wait_for_evaluation()
+            self.daemon.stop()
+            self.check_end(asked.result())
+
+    def test_packing(self) -> None:
+        """Stopped in the middle of a layer."""
+        saboteur = Saboteur(("open", "/nix/store/"))
+        saboteur.order("wait", 1)
+        self.start(saboteur.interpreter)
+        with self.asking("large") as asked, ThreadPoolExecutor(1) as pool:
+            saboteur.wait_for(1)
+            self.assertNotEqual(self.drafts(), [])
+            stopped = pool.submit(self.daemon.stop)
+            wait_until(lambda: not self.daemon.registry.answers(), "it to listen no more")
+            saboteur.let()
+            stopped.result()
+            saboteur.order("count")
+            self.check_end(asked.result())

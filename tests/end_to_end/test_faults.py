@@ -1,0 +1,204 @@
+"""
+What the daemon stands on fails: the disk is full, somebody removes files, Nix ignores
+what it is told.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.end_to_end.chaos import ChaosCase
+from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
+from tests.end_to_end.images import digest_of
+from tests.end_to_end.processes import Server, private_directory, run
+from tests.end_to_end.sets import WatchedSet
+from tests.end_to_end.test_reproducible import NOBODY
+
+
+class FullDiskTests(ChaosCase):
+    """A disk without room for what is asked for."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.packages = WatchedSet()
+        self.disk = private_directory("disk")
+        self.mount("size=4m", "-t", "tmpfs", "tmpfs")
+        self.addCleanup(run, ["umount", "--lazy", str(self.disk)])
+        self.daemon = Daemon(
+            self.packages.path, name="full", environ={"STORAGE_PATH": str(self.disk / "storage")}
+        )
+        self.daemon.storage = self.disk / "storage"
+        self.daemon.start()
+        self.addCleanup(self.daemon.kill)
+
+    def mount(self, options: str, *arguments: str) -> None:
+        run(["mount", "-o", options, *arguments, str(self.disk)]).checked()
+
+    def fill(self) -> Path:
+        """Leave no room at all; the file that takes it."""
+        ballast = self.disk / "ballast"
+        try:
+            with ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError as error:
+            self.assertEqual(error.errno, errno.ENOSPC)
+        return ballast
+
+    def check_refused(self, name: str) -> None:
+        """Who asks is told why there is no image, and nothing half-written is left."""
+        answer = self.daemon.registry.manifest(name)
+        self.assertEqual(answer.status, 503, answer.body)
+        self.assertIn("No space left on device", answer.message)
+        self.assertIn("free some space", answer.message)
+        self.check_tidy(self.daemon)
+        for blob in (self.daemon.storage / "blobs").rglob("*"):
+            if blob.is_file() and blob.suffix != ".json":
+                self.assertEqual(digest_of(blob.read_bytes()), f"sha256:{blob.name}")
+
+    def test_too_large(self) -> None:
+        """What does not fit is refused; what fits is served, and all when there is room."""
+        self.check_refused("large")
+        self.check(self.daemon, "plain")
+        self.check_refused("large")
+        self.mount("remount,size=64m")
+        self.check(self.daemon, "large")
+        self.assertEqual(self.packages.builds("large"), 1)
+
+    def test_full(self) -> None:
+        """What is stored is served from a disk that is full, by a new process too."""
+        self.check(self.daemon, "plain")
+        ballast = self.fill()
+        self.check_refused("known")
+        self.check(self.daemon, "plain")
+        self.daemon.stop()
+        self.daemon.start()
+        self.check(self.daemon, "plain")
+        self.check_refused("known")
+        ballast.unlink()
+        self.check(self.daemon, "known")
+
+
+class RemovedFileTests(ChaosCase):
+    """Files of the storage that somebody removes."""
+
+    def start(self, *options: str) -> Daemon:
+        daemon = Daemon(WatchedSet().path, name="removed", options=options).start()
+        self.addCleanup(daemon.kill)
+        return daemon
+
+    def files(self, daemon: Daemon, name: str) -> list[Path]:
+        """The blobs that an image needs, but for its manifest."""
+        manifest = daemon.registry.manifest(name).json()
+        digests = [each["digest"] for each in (manifest["config"], *manifest["layers"])]
+        return [self.file(daemon, digest) for digest in digests]
+
+    def file(self, daemon: Daemon, digest: str) -> Path:
+        name = digest.removeprefix("sha256:")
+        return daemon.storage / "blobs" / "sha256" / name[:2] / name
+
+    def test_any_blob(self) -> None:
+        """Whichever is removed or cut short, the next pull has it again."""
+        daemon = self.start("--blob-recheck=0")
+        manifest = daemon.registry.manifest("plain")
+        files = self.files(daemon, "plain")
+        files.append(self.file(daemon, manifest.headers["docker-content-digest"]))
+        for path in files:
+            path.unlink()
+            self.check(daemon, "plain")
+            path.with_name(f"{path.name}.json").unlink()
+            self.check(daemon, "plain")
+            os.truncate(path, 1)
+            self.check(daemon, "plain")
+
+    def test_noticed_by_a_client(self) -> None:
+        """A client that misses a blob is the last one to do so."""
+        daemon = self.start()
+        *_, layer = self.files(daemon, "plain")
+        layer.unlink()
+        answer = daemon.registry.get(f"/v2/plain/blobs/sha256:{layer.name}")
+        self.assertEqual(answer.status, 404)
+        self.check(daemon, "plain")
+
+    def test_while_stopped(self) -> None:
+        """A process that starts later believes no record without looking."""
+        daemon = self.start()
+        files = self.files(daemon, "plain")
+        daemon.stop()
+        for path in files:
+            path.unlink()
+        daemon.start()
+        self.check(daemon, "plain")
+
+    def test_everything(self) -> None:
+        """A storage that is removed as a whole is begun again."""
+        daemon = self.start()
+        self.check(daemon, "plain")
+        daemon.stop()
+        shutil.rmtree(daemon.storage)
+        daemon.start()
+        self.check(daemon, "plain")
+
+
+class UntrustedTests(ChaosCase):
+    """A registry whose user Nix's own daemon does not trust."""
+
+    def start(self, options: Sequence[str] = (), configuration: str = "") -> Daemon:
+        directory = private_directory("untrusted")
+        directory.chmod(0o755)
+        socket = directory / "nix"
+        nix_daemon = Server(
+            ["nix-daemon"],
+            log=directory / "nix-daemon.log",
+            ready=socket.exists,
+            environ={
+                **private_environment(directory),
+                **single_user_nix(),
+                "NIX_DAEMON_SOCKET_PATH": str(socket),
+            },
+        )
+        nix_daemon.start()
+        self.addCleanup(nix_daemon.kill)
+        theirs = directory / "theirs"
+        theirs.mkdir()
+        (theirs / "nixery.yaml").write_text(configuration)
+        self.packages = WatchedSet()
+        daemon = Daemon(
+            self.packages.path,
+            directory=theirs,
+            identity=NOBODY,
+            options=["--config", str(theirs / "nixery.yaml"), *options],
+            environ={
+                "NIX_CONFIG": "",
+                "NIX_REMOTE": "daemon",
+                "NIX_DAEMON_SOCKET_PATH": str(socket),
+            },
+        )
+        for path in (theirs, *theirs.rglob("*")):
+            shutil.chown(path, "nobody", "nogroup")
+        daemon.start()
+        self.addCleanup(daemon.kill)
+        return daemon
+
+    def test_ignored_settings(self) -> None:
+        """What Nix ignores is said at start-up, by name, and what it heeds is not."""
+        daemon = self.start(
+            configuration="nix_options: {builders: 'ssh://nowhere', cores: '1', sandbox: 'true'}\n"
+        )
+        (warning,) = [line for line in daemon.log().splitlines() if "#warn" in line]
+        self.assertIn("ignores builders, sandbox:", warning)
+        self.assertIn("trusted-users", warning)
+        self.check(daemon, "plain")
+
+    def test_substitutes_only(self) -> None:
+        """What is in no cache is refused by name, if nothing may be built."""
+        daemon = self.start(["--substitute-only=true"], "nix_options: {substitute: 'false'}\n")
+        answer = daemon.registry.manifest("first")
+        self.assertEqual(answer.status, 422)
+        self.assertIn("no binary cache has first-1.0, shared-1.0,", answer.message)
+        self.assertIn("substitute_only", answer.message)
+        self.assertEqual(self.packages.builds("shared"), 0)
