@@ -10,7 +10,12 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -20,8 +25,9 @@ from twisted.web.server import Request, Site
 
 from nixery.answers import printable
 from nixery.version import VERSION
+from nixery.waiting import Expired, within
 
-__all__ = ["IDLE_TIMEOUT", "make_site"]
+__all__ = ["IDLE_TIMEOUT", "LAST_WORDS", "make_site"]
 
 IDLE_TIMEOUT = 60.0
 """
@@ -29,6 +35,9 @@ Seconds that a connection may wait for its next request, or a request for its
 next byte.  The time rests while a request is being answered, so that it ends
 neither builds nor downloads.
 """
+
+LAST_WORDS = 2.0
+"""Seconds that clients are given to take what they were answered, when the daemon stops."""
 
 _SERVER = b"nixery/" + VERSION.encode("ascii")
 
@@ -39,7 +48,7 @@ _MAX_LOGGED = 512
 """The longest path or user agent in the log, in characters."""
 
 
-def make_site(root: Resource, clock: IReactorTime) -> Site:
+def make_site(root: Resource, clock: IReactorTime) -> _Site:
     """
     The factory that serves a resource tree.
 
@@ -64,8 +73,20 @@ class _Site(Site):
             parsePOSTFormSubmission=False,
         )
         self.clock = clock
+        self.channels: set[_Channel] = set()
         # Twisted's types know no other protocol than its own.
         self.protocol = _Channel  # type: ignore[method-assign,assignment]
+
+    async def finish(self) -> None:
+        """
+        End all connections, each when its answer is on its way.
+
+        A reactor that stops drops what is written and not yet sent: who has waited
+        for a build, and is told now that there will be none, would not hear of it.
+        """
+        ends = [channel.finish() for channel in tuple(self.channels)]
+        with suppress(Expired):
+            await within(LAST_WORDS, self.clock, _all(ends))
 
     def acceptableProtocols(self) -> list[bytes]:  # noqa: N802
         """What a TLS endpoint offers: the one version that channels speak."""
@@ -111,7 +132,29 @@ class _Channel(HTTPChannel):
     seconds, in every pull, until they give up and go on without.
     """
 
+    site: _Site  # set by Twisted's own, when it makes one
     _begun = False
+    _gone: Deferred[None] | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.channels.discard(self)
+        super().connectionLost(reason)
+        if self._gone is not None:
+            self._gone.callback(None)
+
+    def finish(self) -> Deferred[None]:
+        """Take no more requests; fires when the connection has ended."""
+        self._gone = Deferred()
+        if self.requests:
+            # The last one ends the connection.
+            self.persistent = False
+        else:
+            self.loseConnection()
+        return self._gone
 
     def dataReceived(self, data: bytes) -> None:
         if not self._begun and data.startswith(_TLS_HANDSHAKE):
@@ -154,6 +197,11 @@ class _Request(Request):
         self.cut_short = True
         if isinstance(self.site, _Site):  # or else it was never taken up
             self.site.log(self)
+
+
+async def _all(ends: Sequence[Deferred[None]]) -> None:
+    for end in ends:
+        await end
 
 
 class _Nowhere:

@@ -267,6 +267,8 @@ def make_daemon(
             *stored.parts,
             Part(name="Nix side", start=start_nix),
             Part(name="popularity data", start=popularity.start, stop=popularity.stop),
+            # When the builder has stopped, everybody has an answer.
+            Part(name="connections", stop=site.finish),
             Part(name="builder", stop=images.stop),
             Part(name="listener", start=open_doors, stop=listener.stop),
         ],

@@ -1,0 +1,41 @@
+"""
+All benchmarks, one after the other.
+
+    python -m tests.benchmarks [--only NAME] [--rounds N] [--quick] [--json]
+
+What they compare with has to be installed: docker-registry, nginx and tar from Debian.
+Each of them runs alone, too, as ``python -m tests.benchmarks.NAME``.  A benchmark that
+cannot run says why, and the others go on.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.benchmarks import (
+    blobs,
+    ceilings,
+    cold,
+    manifests,
+    memory,
+    packing,
+    scale,
+    start,
+)
+from tests.benchmarks.measure import run
+
+if __name__ == "__main__":
+    run(
+        {
+            "ceilings": ceilings.measure,
+            "packing": packing.measure,
+            "scale": scale.measure,
+            "start": start.measure,
+            "manifests": manifests.measure,
+            "blobs": blobs.measure,
+            "cold": cold.measure,
+            "memory": memory.measure,
+        },
+        "tests.benchmarks",
+        sys.argv[1:],
+    )

@@ -1,0 +1,78 @@
+"""
+How long the first pull of an image waits for its manifest, and the next ones.
+
+    python -m tests.benchmarks.cold [--rounds N] [--quick] [--json]
+
+Of the demo package set, as a directory, which may change at any moment and is evaluated
+for each pull.  Everything is built already, so that Nix only has to find that out; the
+storage is emptied before each cold pull.  In the same rounds Nix does its part alone, and
+two threads pack the same store paths and throw the bytes away: a cold manifest should
+take little longer than the longer one of the two.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+
+from tests.benchmarks.client import fetch
+from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
+from tests.benchmarks.parts import Parts, measure_parts
+from tests.benchmarks.peers import Daemon, manifest_request
+from tests.end_to_end.sets import demo_set
+
+__all__ = ["LARGE", "measure"]
+
+LARGE = "ffmpeg"
+NAMES = ("hello", "shell/git/htop", LARGE)
+
+
+def measure(options: Options) -> list[Figure]:
+    figures = []
+    for name in NAMES[:1] if options.quick else NAMES:
+        figures += _image(name, options.rounds)
+    return figures
+
+
+def _image(name: str, rounds: int) -> list[Figure]:
+    package_set = demo_set()
+    daemon = Daemon(package_set, name="cold").start()
+    request = manifest_request(name, "latest")
+    fetch(daemon.registry.port, request)  # Builds what is not built yet.
+    cold, warm, parts = [], [], list[Parts]()
+    for _ in range(rounds):
+        daemon.stop()
+        shutil.rmtree(daemon.storage)
+        daemon.start()
+        cold.append(timed(lambda: fetch(daemon.registry.port, request)))
+        warm.append(timed(lambda: fetch(daemon.registry.port, request)))
+        parts.append(measure_parts(package_set, name))
+    daemon.stop()
+    bounds = [max(part.nix, part.packing) for part in parts]
+    return [
+        Figure(name=f"{name}: to be packed", value=parts[0].size / 1e6, unit="MB"),
+        Figure(name=f"{name}: layers", value=parts[0].layers + 1, unit="layers"),
+        Figure(name=f"{name}: cold manifest", value=statistics.median(cold), unit="s"),
+        Figure(name=f"{name}: warm manifest", value=statistics.median(warm), unit="s"),
+        Figure(
+            name=f"{name}: Nix alone",
+            value=statistics.median(part.nix for part in parts),
+            unit="s",
+        ),
+        Figure(
+            name=f"{name}: packing alone, two threads",
+            value=statistics.median(part.packing for part in parts),
+            unit="s",
+        ),
+        Figure(
+            name=f"{name}: cold manifest / the longer of Nix and packing",
+            value=median_ratio(cold, bounds),
+            unit="times",
+            at_most=1.5,
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run({"cold": measure}, "tests.benchmarks.cold", sys.argv[1:])
