@@ -1,9 +1,9 @@
 """
 What the daemon shows to people and to monitors, beside the registry API.
 
-One small page that says what this is and how to pull something, and a health
-check, and one of readiness.  The page names the address that the configuration gives: the Host header
-of a request is trusted for nothing.
+One small page that says what this is and how to pull something, a check of health
+and one of readiness.  The page names the address that the configuration gives: the
+Host header of a request is trusted for nothing.
 """
 
 from __future__ import annotations
