@@ -195,7 +195,7 @@ def _units(graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings)
     common = _common_paths(graph, settings)
     counts = {path: popularity.most if path in common else own[path] for path in graph.paths}
     closures = graph.closure_sizes()
-    for leader, paths in _members(graph, counts, popularity.kind, settings).items():
+    for leader, paths in _members(graph, counts, popularity.kind, common, settings).items():
         size = graph.paths[leader].nar_size
         closure = closures[leader].paths
         yield _Unit(
@@ -234,11 +234,16 @@ def _members(
     graph: RuntimeGraph,
     counts: Mapping[StorePath, int],
     kind: PopularityKind,
+    common: frozenset[StorePath],
     settings: LayerSettings,
 ) -> dict[StorePath, list[StorePath]]:
     """The units by their leaders, the paths of each in the graph's order."""
 
     def follows(path: StorePath, user: StorePath) -> bool:
+        # However popular the user is, there are images without it, and none without
+        # what every image has.
+        if path in common and user not in common:
+            return False
         return 100 * counts[user] >= settings.affinity * counts[path]
 
     limit = settings.unit_size * FULL_BUDGET // settings.budget
