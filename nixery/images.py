@@ -20,6 +20,7 @@ shared by all who ask, and going on when they leave.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 from attrs import define, field
@@ -39,6 +40,7 @@ from nixery.packages import Evaluation
 from nixery.progress import Build
 from nixery.singleflight import SingleFlight
 from nixery.sources import Revision
+from nixery.waiting import Expired, within
 
 __all__ = ["ImageService"]
 
@@ -47,6 +49,9 @@ SERVED = "served"
 The kind of the records of what was served: for a name and a tag, the key of the
 image that was current last.
 """
+
+LAST_NOTES = 5.0
+"""Seconds in which what was made is noted in storage, when the daemon stops."""
 
 PEEKED = 30.0
 """
@@ -131,8 +136,11 @@ class ImageService:
         self.cache.distrust()
 
     async def stop(self) -> None:
-        """Stop the builder, then cancel what still waits for it."""
+        """Stop the builder, then cancel what has not ended a while later."""
         await self.builder.stopService()
+        # Whoever waited for a build that ended in time has only to write that down.
+        with suppress(Expired):
+            await within(LAST_NOTES, self.builder.clock, self._jobs.settled())
         await self._jobs.stop()
 
     # -- sources that stay as they are ----------------------------------------------

@@ -92,6 +92,25 @@ class PinnedTests(BuilderCase):
         self.build("hello")
         self.failureResultOf(self.ask("git"), ShuttingDown)
 
+    def test_stopping_while_it_is_noted(self) -> None:
+        """An image that was built in time is answered, after the last note of it."""
+        gates: list[Deferred[None]] = []
+        set_record = self.storage.set_record
+
+        async def wait(kind: str, key: str, value: bytes) -> None:
+            if kind == "served":
+                gates.append(Deferred())
+                await gates[-1]
+            await set_record(kind, key, value)
+
+        self.patch(self.storage, "set_record", wait)
+        asked = self.ask("hello")
+        stopped = Deferred.fromCoroutine(self.service.stop())
+        self.assertNoResult(stopped)
+        gates[0].callback(None)
+        self.successResultOf(asked)
+        self.successResultOf(stopped)
+
     def test_a_full_storage(self) -> None:
         """What is stored is served, although nothing can be noted about it."""
         image = self.build("hello")
