@@ -86,7 +86,7 @@ class Requirement:
     optional: bool = False
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, cache_hash=True)
 class ImageName:
     """
     What a repository name asks for.

@@ -20,33 +20,20 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-__all__ = ["FakeBucket", "FakeGcs", "fake_gcs"]
+__all__ = ["FakeBucket", "FakeGcs", "RemoteGcs", "fake_gcs"]
 
 _numbers = count(1)
 
 
-class FakeGcs:
-    """The server."""
+class RemoteGcs:
+    """
+    A server that runs already.
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakegcsserver"],
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        atexit.register(self.close)
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
+    :param url: where.
+    """
 
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     def control(self, what: str, **given: object) -> Any:
         """Tell the server something."""
@@ -73,10 +60,34 @@ class FakeGcs:
         self.control("clock", skew=seconds)
 
 
+class FakeGcs(RemoteGcs):
+    """A server that ends with whoever started it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fakegcsserver"],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self.close)
+        assert self._process.stdout is not None
+        super().__init__(self._process.stdout.readline().strip())
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
 class FakeBucket:
     """A bucket of the server."""
 
-    def __init__(self, server: FakeGcs, name: str) -> None:
+    def __init__(self, server: RemoteGcs, name: str) -> None:
         self.server = server
         self.name = name
 

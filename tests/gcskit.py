@@ -23,7 +23,7 @@ from nixery.storage.gcsreach import Bucket
 from nixery.storage.gcssigning import KeyUrls, Urls
 from nixery.storage.gcstrying import Patience
 from nixery.testing import InlineWorkers
-from tests.fakegcs import FakeBucket, fake_gcs
+from tests.fakegcs import FakeBucket, RemoteGcs
 
 __all__ = [
     "BRIEF",
@@ -51,17 +51,17 @@ def settings_for(bucket: FakeBucket) -> GcsSettings:
     return GcsSettings(
         bucket=bucket.name,
         endpoint=bucket.server.url,
-        credentials=_key_file(),
+        credentials=_key_file(bucket.server),
         chunk_size=CHUNK,
         uploads=16,
     )
 
 
 @cache
-def _key_file() -> Path:
+def _key_file(server: RemoteGcs) -> Path:
     directory = tempfile.TemporaryDirectory(prefix="nixery-gcs-")
     _kept.append(directory)
-    return fake_gcs().key_file(Path(directory.name) / "key.json")
+    return server.key_file(Path(directory.name) / "key.json")
 
 
 # Until the run ends.
@@ -69,14 +69,14 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
-def _connection() -> Connection:
+def _connection(server: RemoteGcs) -> Connection:
     """Made once: parsing a key takes as long as ten tests."""
-    return connect(settings_for(FakeBucket(fake_gcs(), "none")))
+    return connect(settings_for(FakeBucket(server, "none")))
 
 
 def connection_to(bucket: FakeBucket) -> Connection:
     """The way to a bucket, as the account that may use it."""
-    return evolve(_connection(), bucket=bucket.name)
+    return evolve(_connection(bucket.server), bucket=bucket.name)
 
 
 def make_objects(bucket: FakeBucket, patience: Patience = HASTY) -> Objects:

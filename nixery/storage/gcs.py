@@ -73,10 +73,12 @@ it: with it, a pull of ninety layers asks the bucket nothing.  As long as a URL 
 valid that was given to a client.
 """
 
-BELIEVED = 5.0
+BELIEVED = 30.0
 """
 The same for :meth:`GcsStorage.missing`, which is asked in order to notice what has
-vanished: long enough that twenty clients at once cause one look at the bucket.
+vanished, every few seconds for an image that is in demand.  A look takes a millisecond
+and a half of a processor: ninety for each of twenty images, all the time, would keep
+one busy, and the images have most blobs in common.
 """
 
 

@@ -189,8 +189,11 @@ class InstanceTests(GcsCase):
         names = ("first", "second", "third", "first/second", "large/third")
 
         def client(number: int) -> tuple[str, str]:
-            name = names[number % len(names)]
-            return name, self.pull(daemons[number % 2], name).digest
+            name, registry = names[number % len(names)], daemons[number % 2].registry
+            manifest = registry.manifest(name)
+            for item in (*manifest.json()["layers"], manifest.json()["config"]):
+                self.assertEqual(item["size"], len(blob(registry, name, item["digest"])))
+            return name, digest_of(manifest.body)
 
         with ThreadPoolExecutor(CLIENTS) as threads:
             pulled = list(threads.map(client, range(CLIENTS)))
@@ -234,7 +237,7 @@ class InstanceTests(GcsCase):
     def test_stopped_while_uploading(self) -> None:
         """A registry that is stopped in the middle of an upload ends it."""
         self.bucket.fail("chunk", "slow", 1000, times=1000)
-        first = self.registry()
+        first = self.registry("--stop-grace", "0")
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(first.registry.manifest, "large")
             wait_until(lambda: len(self.bucket.log("chunk")) > 1, "the upload to begin")
