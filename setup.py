@@ -23,12 +23,21 @@ setup(
     # Listed, not found: the folders nix and web would not be, and tests would.
     packages=[
         "nixery",
+        "nixery.building",
+        "nixery.configuration",
+        "nixery.counting",
+        "nixery.demoset",
+        "nixery.layering",
+        "nixery.nixside",
+        "nixery.packing",
         "nixery.storage",
+        "nixery.upstream",
+        "nixery.web",
         "nixery._nix",
         "nixery._web",
         "twisted.plugins",
     ],
-    # nixery.nix is a module, so the folder has another name where it is installed.
+    # nixery.nixside.nix is a module, so the folder has another name where it is installed.
     package_dir={"nixery._nix": "nix", "nixery._web": "web"},
     package_data={"nixery": ["py.typed"], "nixery._nix": ["**/*"], "nixery._web": ["**/*"]},
     include_package_data=False,
@@ -52,9 +61,9 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "nixery-demo = nixery.demo:main",
+            "nixery-demo = nixery.demoset.demo:main",
             "nixery-layers = nixery.layerscli:layers",
-            "nixery-popcount = nixery.popcountcli:popcount",
+            "nixery-popcount = nixery.counting.popcountcli:popcount",
             "nixery-prepare-image = nixery.cli:prepare_image",
         ],
     },

@@ -21,15 +21,15 @@ from attrs import asdict
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from nixery.byhand import USAGE, Program, Quiet, realise, say
-from nixery.config import Config, load_config
+from nixery.configuration.config import Config, load_config
+from nixery.counting.byhand import USAGE, Program, Quiet, realise, say
 from nixery.errors import ConfigError, InvalidName, InvalidReference
 from nixery.graph import RuntimeGraph
 from nixery.interfaces import Phase, Workers
 from nixery.names import ImageName, Tag, parse_image_name, parse_tag
-from nixery.nixsetup import make_nix
+from nixery.nixside.nixsetup import make_nix
 from nixery.packages import Evaluation
-from nixery.sourcesetup import fetch_package_set
+from nixery.upstream.sourcesetup import fetch_package_set
 
 __all__ = ["prepare_image"]
 

@@ -4,7 +4,7 @@ The tree of typed errors.
 Every failure that a person may read is a type here, with the facts as fields
 and one sentence or more that says what happened and what to do
 (:attr:`NixeryError.message`).  The types know nothing of HTTP: which status a
-failure is answered with is decided in one place, ``nixery.registry``.
+failure is answered with is decided in one place, ``nixery.web.registry``.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from attrs import frozen
 from nixery.graph import RuntimeGraph
 from nixery.names import Digest, Requirement, Tag
 from nixery.packages import Evaluation, Package
-from nixery.revisions import Reference
 from nixery.sources import Found, PackageSet, Revision, Tree
+from nixery.upstream.revisions import Reference
 
 __all__ = [
     "BlobInfo",

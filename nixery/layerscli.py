@@ -21,16 +21,16 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from nixery.byhand import USAGE, Program, Quiet, realise, say
-from nixery.compression import Compression
-from nixery.config import Config, load_config
-from nixery.counts import parse_popularity
+from nixery.configuration.config import Config, load_config
+from nixery.counting.byhand import USAGE, Program, Quiet, realise, say
+from nixery.counting.expansion import expand
+from nixery.counting.popularity import LARGEST, read_pinned
 from nixery.errors import ConfigError, FetchFailed, InvalidName, StorageError
-from nixery.expansion import expand
 from nixery.graph import StorePath
 from nixery.interfaces import Nix, Workers
-from nixery.layerpicture import DrawnLayer, draw_svg, draw_text
-from nixery.layers import (
+from nixery.layering.counts import parse_popularity
+from nixery.layering.layerpicture import DrawnLayer, draw_svg, draw_text
+from nixery.layering.layers import (
     LayerGroup,
     LayerPlan,
     LayerSettings,
@@ -41,11 +41,11 @@ from nixery.layers import (
 )
 from nixery.layersetup import layer_settings
 from nixery.names import ImageName, parse_image_name
-from nixery.nixsetup import make_nix
-from nixery.popularity import LARGEST, read_pinned
+from nixery.nixside.nixsetup import make_nix
+from nixery.packing.compression import Compression
+from nixery.packing.tarball import pack_store_paths
 from nixery.sources import PackageSet
-from nixery.sourcesetup import fetch_package_set
-from nixery.tarball import pack_store_paths
+from nixery.upstream.sourcesetup import fetch_package_set
 from nixery.waiting import gather
 
 __all__ = ["layers"]

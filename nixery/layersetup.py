@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nixery.config import Config
+from nixery.configuration.config import Config
+from nixery.counting.popularity import PopularityData
 from nixery.interfaces import Workers
-from nixery.layers import LayerSettings, Strategy
-from nixery.popularity import PopularityData
+from nixery.layering.layers import LayerSettings, Strategy
 
 __all__ = ["layer_settings", "make_popularity"]
 
@@ -44,7 +44,7 @@ def make_popularity(
 
     async def fetch(url: str, limit: int) -> bytes:
         # Imported where it is needed: most starts of the daemon fetch nothing.
-        from nixery.fetching import Fetcher, make_client  # noqa: PLC0415
+        from nixery.counting.fetching import Fetcher, make_client  # noqa: PLC0415
 
         client, pool = make_client(reactor, connections=1)
         try:

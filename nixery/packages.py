@@ -2,7 +2,7 @@
 The packages of an image, as the Nix side has found them.
 
 Each requirement has an :class:`Answer`, a package or a problem;
-:mod:`nixery.resolution` reads them from what ``nix/resolve.nix`` prints.
+:mod:`nixery.nixside.resolution` reads them from what ``nix/resolve.nix`` prints.
 :func:`conclude` makes one :class:`Evaluation` of them, or one error that tells
 everything that is wrong.
 """

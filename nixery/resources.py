@@ -3,8 +3,8 @@ Where the files are that belong to the program and are no Python: the expression
 for Nix, and what the web pages are made of.
 
 An installation has them as package data under ``nixery``; in a checkout they are
-the top-level folders ``nix`` and ``web``.  (``nixery.nix`` is a module, so the
-installed folders have other names.)
+the top-level folders ``nix`` and ``web``.  (``nixery.web`` is a package of its own, so
+the installed folders have other names.)
 """
 
 from __future__ import annotations

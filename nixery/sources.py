@@ -3,7 +3,7 @@ Package sources, and what of a source the caches may remember.
 
 A *source* is what the configuration names; a *revision* is what a tag of it has
 been resolved to; a *package set* is a revision on this machine's disk, ready to be
-evaluated.  What a tag means for each source is in :mod:`nixery.revisions`.
+evaluated.  What a tag means for each source is in :mod:`nixery.upstream.revisions`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from nixery.giturls import public_url
 from nixery.names import is_commit
+from nixery.upstream.giturls import public_url
 
 __all__ = [
     "NIXPKGS_URL",

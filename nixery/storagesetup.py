@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 from twisted.logger import Logger
 
-from nixery.config import Config
+from nixery.configuration.config import Config
 from nixery.daemon import Part
 from nixery.interfaces import Storage, Workers
 from nixery.storage.filesystem import FilesystemStorage

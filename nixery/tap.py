@@ -20,31 +20,31 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.web.resource import Resource
 
-from nixery.buildbook import BuildBook
-from nixery.builder import Builder, BuildLimits, ImageSettings
-from nixery.buildpages import BuildPages
-from nixery.cache import ImageCache
-from nixery.compression import Compression
-from nixery.config import Config, load_config
-from nixery.configlayers import CONFIG_VARIABLE, suggest
+from nixery.building.buildbook import BuildBook
+from nixery.building.builder import Builder, BuildLimits, ImageSettings
+from nixery.building.cache import ImageCache
+from nixery.building.images import ImageService
+from nixery.configuration.config import Config, load_config
+from nixery.configuration.configlayers import CONFIG_VARIABLE, suggest
+from nixery.configuration.settings import SETTINGS, Setting
 from nixery.daemon import Daemon, Part, end_as_failed
 from nixery.errors import ConfigError, ConfigProblem
-from nixery.giturls import has_secret
-from nixery.images import ImageService
-from nixery.layers import Popularity
+from nixery.layering.layers import Popularity
 from nixery.layersetup import layer_settings, make_popularity
 from nixery.listening import Listener, registry_host
 from nixery.lock import StateLock
-from nixery.nixsetup import make_nix
-from nixery.patience import Patience
-from nixery.registry import Registry
-from nixery.server import make_site
-from nixery.settings import SETTINGS, Setting
-from nixery.site import make_root
+from nixery.nixside.nixsetup import make_nix
+from nixery.packing.compression import Compression
 from nixery.sources import GitSource
-from nixery.sourcesetup import make_sources
 from nixery.storagesetup import make_storage
+from nixery.upstream.giturls import has_secret
+from nixery.upstream.sourcesetup import make_sources
 from nixery.version import VERSION
+from nixery.web.buildpages import BuildPages
+from nixery.web.patience import Patience
+from nixery.web.registry import Registry
+from nixery.web.server import make_site
+from nixery.web.site import make_root
 from nixery.workers import WorkerPool
 
 __all__ = ["Options", "makeService"]

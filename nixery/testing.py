@@ -28,8 +28,8 @@ from nixery.graph import PathInfo, RuntimeGraph, StorePath
 from nixery.interfaces import Phase, Progress, Realisation
 from nixery.names import Requirement, Tag
 from nixery.packages import Evaluation, Output, Package
-from nixery.revisions import LATEST
 from nixery.sources import PackageSet, Revision, path_revision
+from nixery.upstream.revisions import LATEST
 
 __all__ = ["FakeNix", "FakePackage", "FakeSources", "InlineWorkers", "store_path"]
 

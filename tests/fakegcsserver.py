@@ -196,7 +196,7 @@ class Service(Resource):
     ) -> tuple[str, Bucket, str]:
         if path == "/token":
             return "token", self.general, ""
-        if path.startswith("/computeMetadata/"):
+        if path == "/" or path.startswith("/computeMetadata/"):
             return "metadata", self.general, path
         if path.endswith(":signBlob"):
             return "sign", self.general, path
@@ -406,7 +406,7 @@ class Service(Resource):
         flavor = {"Metadata-Flavor": "Google"}
         if call.name.endswith("/token"):
             return as_json(self.authority.token(), headers=flavor)
-        if call.name.endswith("universe_domain"):
+        if "universe" in call.name:
             return Reply(headers={**flavor, "Content-Type": "text/plain"}, body=b"googleapis.com")
         if "service-accounts" in call.name:
             account = {"email": ACCOUNT, "aliases": ["default"], "scopes": ["cloud-platform"]}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import strategies as st
 
 from nixery.graph import PathInfo, RuntimeGraph, StorePath
-from nixery.layers import Popularity
+from nixery.layering.layers import Popularity
 from nixery.packages import Evaluation, Output, Package
 
 __all__ = [

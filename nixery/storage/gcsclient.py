@@ -117,12 +117,15 @@ def connect(settings: GcsSettings) -> Connection:
     adapter = HTTPAdapter(pool_maxsize=settings.connections, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
-    client = storage.Client(
-        project=None,  # objects belong to buckets, and only buckets to projects
-        credentials=credentials,
-        client_options={"api_endpoint": settings.endpoint} if settings.endpoint else None,
-        _http=session,
-    )
+    try:
+        client = storage.Client(
+            project=None,  # objects belong to buckets, and only buckets to projects
+            credentials=credentials,
+            client_options={"api_endpoint": settings.endpoint} if settings.endpoint else None,
+            _http=session,
+        )
+    except ValueError as error:  # credentials of another universe than the service's
+        raise _useless(settings, error) from error
     return Connection(
         bucket=settings.bucket,
         client=client,
@@ -140,14 +143,18 @@ def _find_credentials(settings: GcsSettings) -> Credentials:
             return _load_credentials(settings.credentials)
         return google.auth.default(scopes=SCOPES)[0]
     except (DefaultCredentialsError, MalformedError, ValueError, OSError) as error:
-        raise StorageRefused(
-            operation=f"find credentials for the bucket {settings.bucket}",
-            reason=str(error.args[0] if len(error.args) == 1 else error),
-            advice=(
-                "let google_application_credentials (GOOGLE_APPLICATION_CREDENTIALS) name the"
-                " key file of a service account, or give this machine an account"
-            ),
-        ) from error
+        raise _useless(settings, error) from error
+
+
+def _useless(settings: GcsSettings, error: Exception) -> StorageRefused:
+    return StorageRefused(
+        operation=f"find credentials for the bucket {settings.bucket}",
+        reason=str(error.args[0] if len(error.args) == 1 else error).rstrip("."),
+        advice=(
+            "let google_application_credentials (GOOGLE_APPLICATION_CREDENTIALS) name the"
+            " key file of a service account, or give this machine an account"
+        ),
+    )
 
 
 def _load_credentials(path: Path) -> Credentials:

@@ -23,7 +23,7 @@ from nixery.waiting import end_of, shielded
 __all__ = ["Chunks", "Download"]
 
 PIECE = 256 * 1024
-"""Bytes read at a time; see :mod:`nixery.pieces`."""
+"""Bytes read at a time; see :mod:`nixery.web.pieces`."""
 
 
 class Download:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from isal import isal_zlib
 
-from nixery.compression import PIECE
+from nixery.packing.compression import PIECE
 from tests.benchmarks.measure import Figure, Options, run, timed
 from tests.end_to_end.processes import private_directory
 

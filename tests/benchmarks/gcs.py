@@ -25,16 +25,16 @@ from threading import Event
 from attrs import evolve
 from twisted.internet.task import Clock
 
-from nixery.compression import Compression
 from nixery.interfaces import BlobWriter, Storage
 from nixery.names import Digest
+from nixery.packing.compression import Compression
+from nixery.packing.tarball import pack_store_paths
 from nixery.storage.filesystem import FilesystemStorage
 from nixery.storage.gcs import GcsStorage
 from nixery.storage.gcsobjects import Objects
 from nixery.storage.gcsreach import Bucket
 from nixery.storage.gcssigning import IamUrls, KeyUrls
 from nixery.storage.gcstrying import Patience
-from nixery.tarball import pack_store_paths
 from nixery.testing import InlineWorkers
 from tests.benchmarks.cold import LARGE
 from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed

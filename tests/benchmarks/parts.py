@@ -23,9 +23,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from nixery.interfaces import Phase
-from nixery.layers import LayerSettings, Popularity, plan_layers
+from nixery.layering.layers import LayerSettings, Popularity, plan_layers
 from nixery.names import parse_image_name
-from nixery.tarball import Compression, pack_store_paths
+from nixery.packing.tarball import Compression, pack_store_paths
 from tests.end_to_end.processes import private_directory
 from tests.integration.nixenv import make_nix, path_set
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
-from nixery.cache import ImageCache
+from nixery.building.cache import ImageCache
 from nixery.graph import parse_dump
-from nixery.layers import LayerSettings, Popularity, plan_layers
+from nixery.layering.layers import LayerSettings, Popularity, plan_layers
 from nixery.names import Digest
 from nixery.oci import Image, ImageLayer, build_image
 from nixery.packages import Output, Package
-from nixery.rootfs import plan_root
+from nixery.packing.rootfs import plan_root
 from nixery.storage.memory import MemoryStorage
 from tests.benchmarks.measure import Figure, Options, run, timed
 from tests.end_to_end.processes import private_directory

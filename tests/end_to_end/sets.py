@@ -34,7 +34,7 @@ def demo_set() -> Path:
         [
             sys.executable,
             "-c",
-            "import sys; from nixery.demo import main; sys.exit(main())",
+            "import sys; from nixery.demoset.demo import main; sys.exit(main())",
             "lock",
             str(directory),
         ],

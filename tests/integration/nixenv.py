@@ -17,8 +17,8 @@ from typing import Any, cast
 from attrs import evolve
 from twisted.internet import reactor
 
-from nixery.nix import NixCommands
-from nixery.nixargs import NixSettings
+from nixery.nixside.nix import NixCommands
+from nixery.nixside.nixargs import NixSettings
 from nixery.process import ProcessSpawner
 from nixery.resources import nix_directory
 from nixery.sources import PackageSet, path_revision
@@ -70,7 +70,7 @@ def make_nix(
     The Nix side under test.
 
     :param directory: where it may write.
-    :param settings: fields of :class:`nixery.nixargs.NixSettings`.
+    :param settings: fields of :class:`nixery.nixside.nixargs.NixSettings`.
     """
     directory = directory.absolute()
     return NixCommands(

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.apt import Apt
-from nixery.demo import prepare
+from nixery.demoset.apt import Apt
+from nixery.demoset.demo import prepare
 from nixery.errors import DemoFailed
 from tests.integration.nixenv import nix_environment, nix_missing
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from urllib.request import urlopen
 
 from twisted.internet.task import Clock
@@ -27,7 +28,8 @@ from nixery.storage.gcs import GcsStorage
 from nixery.storage.gcsclient import GcsSettings
 from nixery.storage.gcswire import StoredObject
 from nixery.testing import InlineWorkers
-from tests.gcskit import CHUNK, HASTY, follow
+from tests.fakegcs import fake_gcs
+from tests.gcskit import CHUNK, HASTY, fetch, follow
 from tests.unit.test_storage_contract import LAYER, MANIFEST, digest_of, drain, finish
 
 BUCKET = "nixery"
@@ -115,6 +117,54 @@ class EmulatorTests(SynchronousTestCase):
         names = {item.name for item in _all(first, "layers/")}
         hashes = {hashlib.sha256(data).hexdigest() for data in (b"", b"small", large, b"{}")}
         self.assertEqual({f"layers/{each}" for each in hashes}, names)
+
+
+MACHINE = """
+import sys
+from threading import Event
+from google.auth.compute_engine import Credentials
+from nixery.storage.gcsclient import GcsSettings, connect
+from nixery.storage.gcssigning import IamUrls, choose_urls
+from nixery.storage.gcstrying import Patience
+
+settings = GcsSettings(bucket=sys.argv[2], endpoint=sys.argv[1])
+connection = connect(settings)
+assert isinstance(connection.credentials, Credentials), connection.credentials
+urls = choose_urls(connection, settings, Patience(), Event(), iam=sys.argv[1])
+assert isinstance(urls, IamUrls), urls
+print(urls.url("layers/x", Event()))
+"""
+
+
+class MachineAccountTests(SynchronousTestCase):
+    """A machine of Google's, as google-auth sees it, played by the tests' own service."""
+
+    def test_no_key(self) -> None:
+        """Its account is found by its metadata server, and signs by the IAM service."""
+        bucket = fake_gcs().make_bucket()
+        bucket.put("layers/x", b"here")
+        host = bucket.server.url.removeprefix("http://")
+        # Where the metadata server is, google-auth asks when it is imported.
+        environ = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "CLOUDSDK_CONFIG": "/nonexistent",
+            "HOME": "/nonexistent",
+            "GCE_METADATA_HOST": host,
+            "GCE_METADATA_ROOT": host,
+            "GCE_METADATA_IP": host,
+        }
+        environ.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
+        machine = subprocess.run(
+            [sys.executable, "-c", MACHINE, bucket.server.url, bucket.name],
+            env=environ,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(0, machine.returncode, machine.stderr)
+        self.assertEqual(b"here", fetch(machine.stdout.strip()))
 
 
 def _all(storage: GcsStorage, prefix: str) -> list[StoredObject]:

@@ -32,7 +32,7 @@ from nixery.errors import (
 )
 from nixery.interfaces import Phase
 from nixery.names import Requirement, parse_image_name
-from nixery.nix import NixCommands
+from nixery.nixside.nix import NixCommands
 from nixery.packages import Evaluation, Package
 from tests.integration.nixenv import (
     daemon_listens,

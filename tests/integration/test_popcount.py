@@ -17,14 +17,14 @@ from uuid import uuid4
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.counts import parse_popularity
-from nixery.layers import Popularity
-from nixery.popcount import count_popularity
+from nixery.counting.popcount import count_popularity
+from nixery.layering.counts import parse_popularity
+from nixery.layering.layers import Popularity
 from nixery.testing import store_path
 from tests.integration.nixenv import nix_environment, nix_missing
 
 ODD = Path(__file__).resolve().parent / "sets" / "odd"
-POPCOUNT = (sys.executable, "-c", "from nixery.popcountcli import popcount; popcount()")
+POPCOUNT = (sys.executable, "-c", "from nixery.counting.popcountcli import popcount; popcount()")
 LAYERS = (sys.executable, "-c", "from nixery.layerscli import layers; layers()")
 
 PATHS = 400

@@ -26,14 +26,14 @@ from twisted.web.server import Request, Site
 from twisted.web.static import File
 from zope.interface import implementer
 
-from nixery.config import load_config
+from nixery.configuration.config import load_config
 from nixery.errors import PackagesRefused, SourceUnavailable, UnknownRevision
 from nixery.names import Requirement, Tag
 from nixery.packages import Package
-from nixery.resolver import Resolver
 from nixery.sources import PackageSet, Revision
-from nixery.sourcesetup import make_sources
 from nixery.testing import InlineWorkers
+from nixery.upstream.resolver import Resolver
+from nixery.upstream.sourcesetup import make_sources
 from nixery.waiting import gather
 from tests.integration.nixenv import make_nix, nix_environment, nix_missing
 

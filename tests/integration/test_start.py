@@ -14,9 +14,9 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.counts import encode_popularity
-from nixery.layers import Popularity
-from nixery.popularity import read_pinned
+from nixery.counting.popularity import read_pinned
+from nixery.layering.counts import encode_popularity
+from nixery.layering.layers import Popularity
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 

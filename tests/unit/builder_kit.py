@@ -13,21 +13,21 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.buildbook import BuildBook
-from nixery.builder import Builder, BuildLimits, ImageSettings
-from nixery.cache import ImageCache
+from nixery.building.buildbook import BuildBook
+from nixery.building.builder import Builder, BuildLimits, ImageSettings
+from nixery.building.cache import ImageCache
+from nixery.building.images import ImageService
 from nixery.errors import (
     BuildFailed,
     Evidence,
     StorageError,
 )
-from nixery.images import ImageService
 from nixery.interfaces import BlobWriter, Nix, Sources, Stream, Workers
-from nixery.layers import LayerSettings, Popularity
+from nixery.layering.layers import LayerSettings, Popularity
 from nixery.names import Digest, Tag, parse_image_name
 from nixery.oci import Image, parse_manifest
+from nixery.packing.tarball import Compression
 from nixery.storage.memory import MemoryStorage
-from nixery.tarball import Compression
 from nixery.testing import FakeNix, FakePackage, FakeSources, InlineWorkers
 
 T = TypeVar("T")

@@ -27,8 +27,8 @@ from nixery.errors import BlobUnknown, NixeryError
 from nixery.interfaces import BlobInfo, BlobSource, ByteRange, OpenFile
 from nixery.names import Digest, ImageName, Tag
 from nixery.oci import Image, ImageLayer, build_image, digest_of
-from nixery.server import make_site
 from nixery.storage.memory import MemoryStorage
+from nixery.web.server import make_site
 
 P = ParamSpec("P")
 T = TypeVar("T")

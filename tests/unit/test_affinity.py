@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.affinity``.
+Tests for ``nixery.layering.affinity``.
 
 What holds for every strategy is tested in ``test_layers``.
 """
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.graph import RuntimeGraph
-from nixery.layers import LayerPlan, LayerSettings, Popularity, plan_layers
+from nixery.layering.layers import LayerPlan, LayerSettings, Popularity, plan_layers
 from tests.strategies import graph_of, graphs, popularities
 
 KB = 1_000

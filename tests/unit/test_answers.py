@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery import errors
-from nixery.answers import (
+from nixery.errors import Evidence, NixeryError, PackageProblem, ProblemKind
+from nixery.web.answers import (
     MAX_LOG_LINES,
     MAX_MESSAGE,
     Problem,
@@ -18,7 +19,6 @@ from nixery.answers import (
     printable,
     problem_of,
 )
-from nixery.errors import Evidence, NixeryError, PackageProblem, ProblemKind
 
 SECRET = "/secret/path"
 EVIDENCE = Evidence(argv=("nix-build", SECRET), status=1, stderr=SECRET)

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.attempts`."""
+"""Tests for :mod:`nixery.upstream.attempts`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.attempts import persist
+from nixery.upstream.attempts import persist
 
 
 class Flaky(Exception):

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.bell`."""
+"""Tests for :mod:`nixery.building.bell`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.bell import Bell
+from nixery.building.bell import Bell
 
 
 class BellTests(SynchronousTestCase):

@@ -17,7 +17,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from nixery.blobs import STALL_LIMIT
 from nixery.errors import BlobUnknown, ShuttingDown, StorageError
 from nixery.interfaces import (
     BlobInfo,
@@ -30,10 +29,11 @@ from nixery.interfaces import (
 )
 from nixery.names import Digest
 from nixery.oci import digest_of
-from nixery.pieces import PIECE_SIZE
-from nixery.registry import Registry
-from nixery.server import make_site
 from nixery.storage.memory import MemoryStorage
+from nixery.web.blobs import STALL_LIMIT
+from nixery.web.pieces import PIECE_SIZE
+from nixery.web.registry import Registry
+from nixery.web.server import make_site
 from nixery.workers import WorkerPool
 from tests.unit.http_kit import Connection, FakeImages, FileStorage, HeldWorkers, InlineWorkers
 

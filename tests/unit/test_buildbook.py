@@ -1,17 +1,17 @@
-"""Tests for :mod:`nixery.buildbook`."""
+"""Tests for :mod:`nixery.building.buildbook`."""
 
 from __future__ import annotations
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import buildbook
-from nixery.buildbook import BuildBook
-from nixery.builds import BuildState
+from nixery.building import buildbook
+from nixery.building.buildbook import BuildBook
+from nixery.building.builds import BuildState
+from nixery.building.progress import Build
 from nixery.errors import PackagesRefused, RememberedFailure, StorageError
 from nixery.interfaces import Phase
 from nixery.names import Digest, ImageName, Tag, parse_image_name
-from nixery.progress import Build
 
 DIGEST = Digest("sha256:" + "0" * 64)
 LATEST = Tag("latest")

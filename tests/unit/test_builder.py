@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.builder`: the pipeline over verified fakes."""
+"""Tests for :mod:`nixery.building.builder`: the pipeline over verified fakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from nixery.builder import MARGIN, REEVALUATIONS, BuildLimits
+from nixery.building.builder import MARGIN, REEVALUATIONS, BuildLimits
 from nixery.errors import (
     BlobUnknown,
     BuildFailed,
@@ -20,7 +20,7 @@ from nixery.errors import (
     StorageError,
     UnknownRevision,
 )
-from nixery.layers import Popularity
+from nixery.layering.layers import Popularity
 from nixery.names import Digest, Tag, escape_attribute
 from nixery.oci import OCI_MANIFEST, parse_manifest
 from nixery.testing import FakeNix

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.buildpages` and :mod:`nixery.eventstream`, over the real server."""
+"""Tests for ``buildpages`` and ``eventstream`` of :mod:`nixery.web`, over the real server."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from nixery import buildpages
-from nixery.buildbook import BuildBook
-from nixery.buildpages import BuildPages, Builds
+from nixery.building.buildbook import BuildBook
+from nixery.building.progress import LOG_LINES, Build
 from nixery.errors import BuildFailed, Evidence
-from nixery.eventstream import KEEP_ALIVE
 from nixery.interfaces import Phase
 from nixery.names import Digest, Tag, parse_image_name
-from nixery.progress import LOG_LINES, Build
-from nixery.server import make_site
-from nixery.site import make_root
+from nixery.web import buildpages
+from nixery.web.buildpages import BuildPages, Builds
+from nixery.web.eventstream import KEEP_ALIVE
+from nixery.web.server import make_site
+from nixery.web.site import make_root
 from tests.unit.http_kit import Connection
 
 DIGEST = Digest("sha256:" + "0" * 64)

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.cache`."""
+"""Tests for :mod:`nixery.building.cache`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.cache import FailureCache, ImageCache, LayerCache, LayerRecord
+from nixery.building.cache import FailureCache, ImageCache, LayerCache, LayerRecord
 from nixery.errors import BuildTimedOut, Evidence, RememberedFailure
 from nixery.names import Digest
 from nixery.oci import OCI_CONFIG, Image, ImageLayer, build_image, digest_of

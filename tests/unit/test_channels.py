@@ -13,11 +13,11 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from nixery.channels import ChannelHost, HttpClient
 from nixery.errors import SourceUnavailable
 from nixery.interfaces import Upstream
-from nixery.revisions import ChannelName, GitRefs, NixpkgsCommit, Reference
 from nixery.sources import Found
+from nixery.upstream.channels import ChannelHost, HttpClient
+from nixery.upstream.revisions import ChannelName, GitRefs, NixpkgsCommit, Reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 UNSTABLE = ChannelName(name="nixos-unstable")

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.compression`."""
+"""Tests for :mod:`nixery.packing.compression`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.compression import PIECE, Compression, LayerStream, PackedLayer
 from nixery.errors import ShuttingDown
+from nixery.packing.compression import PIECE, Compression, LayerStream, PackedLayer
 
 NOISE = random.Random(1).randbytes(3 * PIECE)
 

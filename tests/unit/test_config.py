@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.config`, and for the settings and layers it is made of."""
+"""Tests for :mod:`nixery.configuration.config`, and for the settings and layers it is made of."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config import Config, load_config
-from nixery.configlayers import suggest
+from nixery.configuration.config import Config, load_config
+from nixery.configuration.configlayers import suggest
+from nixery.configuration.kinds import Rejected
+from nixery.configuration.settings import SETTINGS
 from nixery.errors import ConfigError, ConfigProblem
-from nixery.kinds import Rejected
-from nixery.revisions import RevisionRules
-from nixery.settings import SETTINGS
 from nixery.sources import ChannelSource, GitSource, PathSource
+from nixery.upstream.revisions import RevisionRules
 
 HOME = {"HOME": "/home/somebody"}
 

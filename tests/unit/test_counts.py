@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.counts``.
+Tests for ``nixery.layering.counts``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.counts import FORMAT, VERSION, encode_popularity, merge, parse_popularity
 from nixery.errors import UnexpectedOutput
 from nixery.graph import package_name
-from nixery.layers import Popularity, PopularityKind
+from nixery.layering.counts import FORMAT, VERSION, encode_popularity, merge, parse_popularity
+from nixery.layering.layers import Popularity, PopularityKind
 from tests.strategies import popularities, store_names
 
 DOCUMENT: dict[str, Any] = {

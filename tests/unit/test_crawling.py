@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.crawling`."""
+"""Tests for :mod:`nixery.counting.crawling`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import crawling
-from nixery.crawling import ATTEMPTS, BATCH, Crawled, Crawler
+from nixery.counting import crawling
+from nixery.counting.crawling import ATTEMPTS, BATCH, Crawled, Crawler
+from nixery.counting.referencelog import ReferenceLog
 from nixery.errors import CacheIncomplete, FetchFailed, UnexpectedOutput
-from nixery.referencelog import ReferenceLog
 from nixery.testing import InlineWorkers, store_path
 
 CACHE = "https://cache.example.org"

@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.debian``.
+Tests for ``nixery.demoset.debian``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.debian import Record, parse_records, parse_uris, upstream_version
+from nixery.demoset.debian import Record, parse_records, parse_uris, upstream_version
 
 SHOWN = """\
 Package: git

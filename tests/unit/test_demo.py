@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.demo``, and for ``nixery.apt`` as far as it runs nothing.
+Tests for ``nixery.demoset.demo``, and for ``nixery.demoset.apt`` as far as it runs nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import demo
-from nixery.apt import plain_uri
-from nixery.debian import Record
-from nixery.demo import default_directory, is_static, main, prepare, render_lock
+from nixery.demoset import demo
+from nixery.demoset.apt import plain_uri
+from nixery.demoset.debian import Record
+from nixery.demoset.demo import default_directory, is_static, main, prepare, render_lock
+from nixery.demoset.recipes import Unit
 from nixery.errors import DemoFailed
-from nixery.recipes import Unit
 from nixery.resources import nix_directory
 
 HELLO = Record(

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.eventstream`, over real sockets."""
+"""Tests for :mod:`nixery.web.eventstream`, over real sockets."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 
-from nixery.buildbook import BuildBook
-from nixery.buildpages import BuildPages
-from nixery.eventstream import Event
+from nixery.building.buildbook import BuildBook
 from nixery.interfaces import Phase
 from nixery.names import Digest, Tag, parse_image_name
-from nixery.server import make_site
-from nixery.site import make_root
+from nixery.web.buildpages import BuildPages
+from nixery.web.eventstream import Event
+from nixery.web.server import make_site
+from nixery.web.site import make_root
 
 DIGEST = Digest("sha256:" + "0" * 64)
 

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.expansion`."""
+"""Tests for :mod:`nixery.counting.expansion`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.counting.expansion import expand
 from nixery.errors import UnexpectedOutput
-from nixery.expansion import expand
 
 LIMIT = 1_000_000
 TEXT = b"/nix/store/0c16bbd4h8zy0kvkdiy7pxzyqblm6vhg-curl-8.5.0-bin\n" * 100

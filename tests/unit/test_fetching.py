@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.fetching`."""
+"""Tests for :mod:`nixery.counting.fetching`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.iweb import IRequest
 from twisted.web.server import Site
 
+from nixery.counting.fetching import Fetcher, make_client, shown
 from nixery.errors import FetchFailed
-from nixery.fetching import Fetcher, make_client, shown
 from nixery.testing import InlineWorkers
 
 LIMIT = 1000

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import gitargs
 from nixery.sources import Found
+from nixery.upstream import gitargs
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 

@@ -11,12 +11,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import CommandMissing, Evidence, ProcessFailed, SourceUnavailable
-from nixery.gitrefs import GitRepository
 from nixery.interfaces import Upstream
 from nixery.process import Command, ProcessResult
-from nixery.revisions import ChannelName, GitCommit, GitRefs, Reference
 from nixery.sources import Found, GitSource
 from nixery.testing import InlineWorkers
+from nixery.upstream.gitrefs import GitRepository
+from nixery.upstream.revisions import ChannelName, GitCommit, GitRefs, Reference
 
 A, B = "a" * 40, "b" * 40
 MAIN = GitRefs(names=("refs/heads/main", "refs/tags/main"))

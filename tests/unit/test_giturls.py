@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.giturls import has_secret, is_ref_name, is_supported, public_url, rewriting
+from nixery.upstream.giturls import has_secret, is_ref_name, is_supported, public_url, rewriting
 
 FORMS = {
     "https://example.org/a.git": "https://example.org/a.git",

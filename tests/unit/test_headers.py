@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import RangeNotSatisfiable
-from nixery.headers import accepted_types, etag, is_unchanged, requested_range
 from nixery.interfaces import ByteRange
 from nixery.names import Digest
+from nixery.web.headers import accepted_types, etag, is_unchanged, requested_range
 
 DIGEST = Digest("sha256:" + "0123456789abcdef" * 4)
 OTHER = Digest("sha256:" + "f" * 64)

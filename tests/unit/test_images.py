@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.images`: what is answered without Nix, and what is not."""
+"""Tests for :mod:`nixery.building.images`: what is answered without Nix, and what is not."""
 
 from __future__ import annotations
 

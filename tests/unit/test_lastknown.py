@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.lastknown`."""
+"""Tests for :mod:`nixery.upstream.lastknown`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.lastknown import LastKnown
 from nixery.sources import Found
+from nixery.upstream.lastknown import LastKnown
 
 founds = st.builds(
     Found,

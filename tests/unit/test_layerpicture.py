@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.layerpicture``.
+Tests for ``nixery.layering.layerpicture``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.layerpicture import DrawnLayer, draw_svg, draw_text
-from nixery.layers import LayerGroup
+from nixery.layering.layerpicture import DrawnLayer, draw_svg, draw_text
+from nixery.layering.layers import LayerGroup
 from tests.strategies import store_path
 
 SVG = "{http://www.w3.org/2000/svg}"

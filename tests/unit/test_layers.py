@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.layers``, ``nixery.layerplan`` and ``nixery.dominators``.
+Tests for ``layers``, ``layerplan`` and ``dominators`` of :mod:`nixery.layering`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import LayerLimitExceeded
 from nixery.graph import PathInfo, RuntimeGraph, StorePath
-from nixery.layers import (
+from nixery.layering.layers import (
     LayerPlan,
     LayerSettings,
     Popularity,

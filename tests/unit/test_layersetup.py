@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config import load_config
-from nixery.counts import encode_popularity
-from nixery.layers import LayerSettings, Popularity, Strategy
+from nixery.configuration.config import load_config
+from nixery.layering.counts import encode_popularity
+from nixery.layering.layers import LayerSettings, Popularity, Strategy
 from nixery.layersetup import layer_settings, make_popularity
 from nixery.testing import InlineWorkers
 

@@ -12,11 +12,11 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import CommandMissing, ShuttingDown, SourceUnavailable
-from nixery.lastknown import LastKnown
-from nixery.lookups import NEGATIVE_TTL, UPSTREAM_PAUSE, Lookups
-from nixery.revisions import ChannelName, GitCommit, GitRefs, Reference
 from nixery.sources import Found
 from nixery.testing import InlineWorkers
+from nixery.upstream.lastknown import LastKnown
+from nixery.upstream.lookups import NEGATIVE_TTL, UPSTREAM_PAUSE, Lookups
+from nixery.upstream.revisions import ChannelName, GitCommit, GitRefs, Reference
 
 MAIN = GitRefs(names=("refs/heads/main",))
 A, B = Found(commit="a" * 40, ref="refs/heads/main"), Found(commit="b" * 40)

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.meter`."""
+"""Tests for :mod:`nixery.counting.meter`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.meter import PAUSE, Meter
+from nixery.counting.meter import PAUSE, Meter
 
 
 class Terminal(io.StringIO):

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.narinfo`."""
+"""Tests for :mod:`nixery.counting.narinfo`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.counting.narinfo import parse_references, parse_store_paths
 from nixery.errors import UnexpectedOutput
-from nixery.narinfo import parse_references, parse_store_paths
 
 CURL = "0c16bbd4h8zy0kvkdiy7pxzyqblm6vhg-curl-8.5.0-bin"
 GLIBC = "1c16bbd4h8zy0kvkdiy7pxzyqblm6vhg-glibc-2.38"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.nearness import nearest
+from nixery.nixside.nearness import nearest
 
 NAMES = (
     "git",

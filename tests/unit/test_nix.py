@@ -12,7 +12,6 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import nixargs
 from nixery.errors import (
     BuildFailed,
     BuildTimedOut,
@@ -26,8 +25,9 @@ from nixery.errors import (
 )
 from nixery.graph import RuntimeGraph
 from nixery.interfaces import Nix, Realisation
-from nixery.nix import NixCommands
-from nixery.nixargs import NixSettings
+from nixery.nixside import nixargs
+from nixery.nixside.nix import NixCommands
+from nixery.nixside.nixargs import NixSettings
 from nixery.packages import Output, Package
 from nixery.process import Command, ProcessResult
 from nixery.testing import InlineWorkers, store_path

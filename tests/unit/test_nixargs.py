@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import nixargs
 from nixery.names import Requirement
-from nixery.nixargs import NixSettings
+from nixery.nixside import nixargs
+from nixery.nixside.nixargs import NixSettings
 from nixery.packages import Output, Package
 from nixery.sources import PackageSet, path_revision
 

@@ -24,8 +24,8 @@ from nixery.errors import (
     ProcessTimedOut,
 )
 from nixery.names import Requirement
-from nixery.nixargs import NixSettings
-from nixery.nixeval import EXPLAINED, Evaluator
+from nixery.nixside.nixargs import NixSettings
+from nixery.nixside.nixeval import EXPLAINED, Evaluator
 from nixery.packages import Evaluation
 from nixery.process import Command, ProcessResult
 from nixery.sources import PackageSet, path_revision

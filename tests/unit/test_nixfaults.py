@@ -20,15 +20,15 @@ from nixery.errors import (
     ProcessTimedOut,
     WrongSystem,
 )
-from nixery.nixargs import NixSettings
-from nixery.nixfaults import (
+from nixery.nixside.nixargs import NixSettings
+from nixery.nixside.nixfaults import (
     build_deadline_passed,
     build_failure,
     error_text,
     nix_at_fault,
     unusable,
 )
-from nixery.nixlog import BuildLog
+from nixery.nixside.nixlog import BuildLog
 from tests.unit.test_nixlog import Recorder
 
 SETTINGS = NixSettings(

@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import nixfetch
 from nixery.errors import (
     CommandMissing,
     CommitMissing,
@@ -26,8 +25,9 @@ from nixery.errors import (
     UnexpectedOutput,
 )
 from nixery.interfaces import TreeFetcher
-from nixery.nixargs import NixSettings
-from nixery.nixfetch import NixFetcher
+from nixery.nixside import nixfetch
+from nixery.nixside.nixargs import NixSettings
+from nixery.nixside.nixfetch import NixFetcher
 from nixery.process import Command
 from nixery.sources import Tree
 from nixery.testing import InlineWorkers

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.interfaces import Phase
-from nixery.nixlog import BUILDS_KEPT, LOG_LINES, LONGEST_LINE, PLANNED, BuildLog
+from nixery.nixside.nixlog import BUILDS_KEPT, LOG_LINES, LONGEST_LINE, PLANNED, BuildLog
 
 
 @define(eq=False)

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.packer`."""
+"""Tests for :mod:`nixery.building.packer`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from attrs import define
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.compression import Compression
+from nixery.building.packer import Packer
 from nixery.errors import UploadLost
 from nixery.interfaces import BlobInfo, BlobWriter
 from nixery.names import Digest
-from nixery.packer import Packer
+from nixery.packing.compression import Compression
 from nixery.storage.memory import MemoryStorage
 from nixery.testing import InlineWorkers, store_path
 from tests.unit.test_storage_contract import finish

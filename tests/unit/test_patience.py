@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.patience`."""
+"""Tests for :mod:`nixery.web.patience`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.buildbook import BuildBook
+from nixery.building.buildbook import BuildBook
 from nixery.errors import StillBuilding, StorageError
 from nixery.interfaces import Phase
 from nixery.names import Tag, parse_image_name
-from nixery.patience import LONGEST_RETRY, SHORTEST_RETRY, Patience, patience, retry_after
+from nixery.web.patience import LONGEST_RETRY, SHORTEST_RETRY, Patience, patience, retry_after
 
 NAME = parse_image_name("shell/git", "x86_64-linux")
 LATEST = Tag("latest")

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.popcount`."""
+"""Tests for :mod:`nixery.counting.popcount`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.counts import encode_popularity, merge, parse_popularity
+from nixery.counting.popcount import CHUNK, count_popularity, users_in_closure
 from nixery.errors import UnexpectedOutput
-from nixery.popcount import CHUNK, count_popularity, users_in_closure
+from nixery.layering.counts import encode_popularity, merge, parse_popularity
 
 
 def base_name(number: int, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.popularity`."""
+"""Tests for :mod:`nixery.counting.popularity`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.counts import encode_popularity
+from nixery.counting.popularity import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PATIENCE,
+    PopularityData,
+    read_pinned,
+)
 from nixery.errors import FetchFailed, NixeryError, UnexpectedOutput
-from nixery.layerplan import Popularity, PopularityKind
-from nixery.popularity import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, PopularityData, read_pinned
+from nixery.layering.counts import encode_popularity
+from nixery.layering.layerplan import Popularity, PopularityKind
 from nixery.testing import InlineWorkers
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.progress` and the values of :mod:`nixery.builds`."""
+"""Tests for :mod:`nixery.building.progress` and the values of :mod:`nixery.building.builds`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import progress
-from nixery.buildbook import BuildBook
-from nixery.builds import BuildState, Problem
+from nixery.building import progress
+from nixery.building.buildbook import BuildBook
+from nixery.building.builds import BuildState, Problem
+from nixery.building.progress import Build
 from nixery.errors import BuildFailed, Evidence, ShuttingDown, StorageError
 from nixery.interfaces import Phase, Progress
 from nixery.names import Digest, Tag, parse_image_name
-from nixery.progress import Build
 
 DIGEST = Digest("sha256:" + "0" * 64)
 EVIDENCE = Evidence(argv=("nix-build", "--option", "secret"), status=100, stderr="/home/secret")
@@ -37,7 +37,7 @@ class ProgressTestCase(SynchronousTestCase):
         return self.book.begin(parse_image_name("shell/git", "x86_64-linux"), Tag("v1"))
 
     def observe(self, event: LogEvent) -> None:
-        if event["log_namespace"].startswith("nixery.progress"):
+        if event["log_namespace"].startswith("nixery.building.progress"):
             self.events.append(event)
 
 

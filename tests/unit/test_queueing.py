@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.queueing`."""
+"""Tests for :mod:`nixery.building.queueing`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.building.queueing import FairQueue
 from nixery.errors import QueueFull, ShuttingDown
-from nixery.queueing import FairQueue
 
 
 @define(eq=False)

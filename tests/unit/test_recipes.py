@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.recipes``.
+Tests for ``nixery.demoset.recipes``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.debian import Record
+from nixery.demoset.debian import Record
+from nixery.demoset.recipes import Recipe, Recipes, Unit, parse_recipes, resolve
 from nixery.errors import DemoFailed
-from nixery.recipes import Recipe, Recipes, Unit, parse_recipes, resolve
 from nixery.resources import nix_directory
 
 

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.referencelog`."""
+"""Tests for :mod:`nixery.counting.referencelog`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.counting.referencelog import ReferenceLog
 from nixery.errors import LogInUse, StorageError
-from nixery.referencelog import ReferenceLog
 
 CACHE = "https://cache.example.org"
 FOUND = {"a-1": ("b-1", "c-1"), "b-1": (), "c-1": ("b-1",)}

@@ -26,10 +26,10 @@ from nixery.errors import (
 from nixery.interfaces import BlobInfo
 from nixery.names import Digest
 from nixery.oci import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image
-from nixery.patience import Patience
-from nixery.registry import Registry
-from nixery.site import make_root
 from nixery.storage.memory import MemoryStorage
+from nixery.web.patience import Patience
+from nixery.web.registry import Registry
+from nixery.web.site import make_root
 from tests.unit.http_kit import DOCKER, IMAGE, OCI, Answer, Connection, FakeImages, InlineWorkers
 
 LAYER = b"0123456789" * 500

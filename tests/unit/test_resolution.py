@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import PackageProblem, ProblemKind, UnexpectedOutput
 from nixery.names import Requirement, escape_attribute
+from nixery.nixside.resolution import parse_answers, thrown, with_reason
 from nixery.packages import Answer, Output, Package
-from nixery.resolution import parse_answers, thrown, with_reason
 
 RECORD = {
     "path": ["python3", "pkgs", "six"],

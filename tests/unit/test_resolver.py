@@ -18,11 +18,7 @@ from nixery.errors import (
     UnknownRevision,
 )
 from nixery.interfaces import Sources
-from nixery.lastknown import LastKnown
-from nixery.lookups import Lookups
 from nixery.names import Tag
-from nixery.resolver import Resolver, ResolverSettings
-from nixery.revisions import ChannelName, GitCommit, GitRefs, RevisionRules
 from nixery.sources import (
     ChannelSource,
     Found,
@@ -34,6 +30,10 @@ from nixery.sources import (
     Tree,
 )
 from nixery.testing import InlineWorkers
+from nixery.upstream.lastknown import LastKnown
+from nixery.upstream.lookups import Lookups
+from nixery.upstream.resolver import Resolver, ResolverSettings
+from nixery.upstream.revisions import ChannelName, GitCommit, GitRefs, RevisionRules
 from tests.unit.test_lookups import FakeUpstream
 
 A, B, C = (letter * 40 for letter in "abc")

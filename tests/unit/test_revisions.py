@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnknownRevision
-from nixery.giturls import is_ref_name
 from nixery.names import Tag, is_commit
-from nixery.revisions import (
+from nixery.sources import ChannelSource, GitSource, PathSource, Source
+from nixery.upstream.giturls import is_ref_name
+from nixery.upstream.revisions import (
     ChannelName,
     GitCommit,
     GitRefs,
@@ -21,7 +22,6 @@ from nixery.revisions import (
     git_refs,
     references,
 )
-from nixery.sources import ChannelSource, GitSource, PathSource, Source
 from tests.strategies import tags
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

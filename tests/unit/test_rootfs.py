@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.rootfs` and :mod:`nixery.overlay`."""
+"""Tests for :mod:`nixery.packing.rootfs` and :mod:`nixery.packing.overlay`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import MissingPath
 from nixery.packages import Output, Package
-from nixery.rootfs import Conflict, RootTree, plan_root, precedence
-from nixery.tarball import Compression, TreeEntry, pack_tree
+from nixery.packing.rootfs import Conflict, RootTree, plan_root, precedence
+from nixery.packing.tarball import Compression, TreeEntry, pack_tree
 from tests.trees import File, Link, Node, Seen, make_tree, read_with_tarfile
 
 BASICS = {b"etc", b"etc/group", b"etc/nsswitch.conf", b"etc/passwd", b"root", b"tmp"}

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import InvalidDigest, InvalidName, InvalidReference, NixeryError
 from nixery.names import Digest, Tag, parse_image_name
-from nixery.routes import (
+from nixery.web.routes import (
     Blob,
     Catalog,
     ManifestByDigest,

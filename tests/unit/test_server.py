@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from nixery.server import IDLE_TIMEOUT, LAST_WORDS
+from nixery.web.server import IDLE_TIMEOUT, LAST_WORDS
 from tests.unit.http_kit import Connection
 
 
@@ -47,7 +47,7 @@ class ServerTestCase(SynchronousTestCase):
         return [
             formatEvent(event)
             for event in self.events
-            if event["log_namespace"] == "nixery.server._Site"
+            if event["log_namespace"] == "nixery.web.server._Site"
         ]
 
 

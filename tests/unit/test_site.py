@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
-from nixery.site import make_root
+from nixery.web.site import make_root
 from tests.unit.http_kit import Connection
 
 

@@ -12,7 +12,7 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from nixery.settings import SETTINGS
+from nixery.configuration.settings import SETTINGS
 from nixery.sources import PathSource
 from nixery.tap import Options, make_daemon
 

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.tarball`."""
+"""Tests for :mod:`nixery.packing.tarball`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 import nixery
-from nixery.compression import PIECE
 from nixery.errors import MissingPath, ShuttingDown
-from nixery.tarball import Compression, PackedLayer, TreeEntry, pack_store_paths, pack_tree
+from nixery.packing.compression import PIECE
+from nixery.packing.tarball import Compression, PackedLayer, TreeEntry, pack_store_paths, pack_tree
 from tests.trees import (
     File,
     Link,
@@ -254,7 +254,7 @@ class DeterminismTests(PackingTestCase):
         """A process with another locale, where names do not decode, packs the same."""
         store = self.make_store(self.PATHS)
         program = (
-            "import sys; from nixery.tarball import *\n"
+            "import sys; from nixery.packing.tarball import *\n"
             "assert sys.getfilesystemencoding() == 'ascii', sys.getfilesystemencoding()\n"
             "print(pack_store_paths(sys.argv[2:], len, compression=Compression(),"
             " store=sys.argv[1]).digest)"

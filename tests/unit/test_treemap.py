@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.treemap``.
+Tests for ``nixery.layering.treemap``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.treemap import squarify
+from nixery.layering.treemap import squarify
 
 falling_sizes = st.lists(st.integers(0, 10**9), max_size=30).map(
     lambda sizes: sorted(sizes, reverse=True)

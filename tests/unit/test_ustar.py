@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.ustar`."""
+"""Tests for :mod:`nixery.packing.ustar`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.ustar import BLOCK, DIRECTORY, END, FILE, SYMLINK, header, padding
+from nixery.packing.ustar import BLOCK, DIRECTORY, END, FILE, SYMLINK, header, padding
 
 # As ``tarfile`` numbers them.
 USTAR: Literal[0] = 0

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.wholeset`."""
+"""Tests for :mod:`nixery.counting.wholeset`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import wholeset
-from nixery.byhand import Quiet
+from nixery.counting import wholeset
+from nixery.counting.byhand import Quiet
+from nixery.counting.wholeset import evaluate_all, realise_all
 from nixery.errors import BuildFailed, Evidence, NixUnusable
 from nixery.interfaces import Progress
 from nixery.sources import PackageSet, path_revision
 from nixery.testing import FakeNix, FakePackage
-from nixery.wholeset import evaluate_all, realise_all
 
 T = TypeVar("T")
 

@@ -1,0 +1,503 @@
+"""
+The pipeline: from an image name and a tag to an image that is stored.
+
+    name + tag -> revision -> evaluated packages -> (known image? answer)
+      -> realised closure graph -> layer plan -> packed layers in storage
+      -> manifests in storage -> answer
+
+The first line is :mod:`nixery.building.images`; the methods of :class:`Builder` read like the
+others.  A build is a job of the server: keyed, shared by all who ask for the same
+image, never owned by a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery import keys
+from nixery.building.cache import FailureCache, ImageCache, LayerRecord
+from nixery.building.packer import Packer
+from nixery.building.progress import Build
+from nixery.building.queueing import FairQueue
+from nixery.errors import (
+    BuildFailed,
+    BuildTimedOut,
+    EvaluationTimedOut,
+    ImageLimitExceeded,
+    ImageTimedOut,
+    MissingDerivations,
+    NixeryError,
+    ShuttingDown,
+    WrongSystem,
+)
+from nixery.interfaces import Nix, Phase, Progress, Realisation, Sources, Storage, Workers
+from nixery.layering.layers import LayerPlan, LayerSettings, Popularity, plan_layers
+from nixery.names import ImageName
+from nixery.oci import CONFIG_VERSION, OCI_CONFIG, Image, ImageLayer, build_image
+from nixery.packages import Evaluation
+from nixery.packing import tarball
+from nixery.packing.rootfs import ROOT_VERSION, RootTree, plan_root
+from nixery.packing.tarball import STORE, Compression
+from nixery.singleflight import SingleFlight
+from nixery.sources import PackageSet, Revision, trees_of
+from nixery.waiting import Expired, gather, within
+
+__all__ = ["BuildLimits", "Builder", "ImageSettings"]
+
+REEVALUATIONS = 10
+"""
+How often a build begins again after a garbage collection took its derivations.  They
+are unprotected between two commands only, for some hundredths of a second; but where
+collections follow each other without a pause, nearly every second one hits.
+"""
+
+REMEMBERED = (
+    BuildFailed,
+    BuildTimedOut,
+    EvaluationTimedOut,
+    ImageLimitExceeded,
+    ImageTimedOut,
+    WrongSystem,
+)
+"""Failures that cost much and that the next try would only repeat."""
+
+
+MARGIN = 30.0
+"""
+Seconds that an image is given beyond its deadline.  Nix has the same deadline and
+begins a little later; its own failure says which derivation it was.
+"""
+
+
+@frozen(kw_only=True)
+class BuildLimits:
+    """
+    What builds may take.
+
+    :param builds: how many images are made at once.
+    :param evaluations: how many images' packages are looked up at once.
+    :param queue: how many images wait for either.
+    :param deadline: seconds that the making of one image may take, from when its
+        turn has come.
+    :param stop_grace: seconds that the builds which run are given to end when the
+        daemon stops.
+    """
+
+    builds: int = 4
+    evaluations: int = 4
+    queue: int = 64
+    deadline: float = 14400.0
+    stop_grace: float = 0.0
+
+
+@frozen(kw_only=True)
+class ImageSettings:
+    """
+    What shapes an image besides its packages.
+
+    :param layers: how a closure is cut into layers.  The root of the image takes
+        one more.
+    :param popularity: package-set-wide reference counts; empty if unknown.
+    :param compression: how layers are compressed.
+    """
+
+    layers: LayerSettings
+    popularity: Popularity
+    compression: Compression
+
+    def identity(self) -> dict[str, keys.Json]:
+        """All of it as plain data, for cache keys."""
+        return {
+            "compression": self.compression.label,
+            "config": CONFIG_VERSION,
+            "layers": self.layers.identity(),
+            "popularity": self.popularity.digest,
+            "root": ROOT_VERSION,
+            "tar": tarball.FORMAT,
+        }
+
+
+@define(kw_only=True, eq=False)
+class Builder(Service):
+    """
+    Makes images, each of them once.
+
+    :param sources: where packages come from.
+    :param nix: evaluates and builds them.
+    :param storage: keeps what is made.
+    :param images: what has been made.
+    :param files: the pool in which file systems are asked small questions.
+    :param cpu: the pool in which layers are grouped and packed.
+    :param packers: how many layers are packed at once, no more than ``cpu`` has
+        threads.
+    :param settings: what shapes the images.
+    :param popularity: the popularity data to make an image by, instead of those of
+        ``settings``; they may change while the daemon runs.
+    :param clock: measures what builds take.
+    :param limits: what they may take.
+    :param failure_ttl: how long a failure is remembered, in seconds.
+    :param store: the directory of this machine that holds the store paths.
+    """
+
+    sources: Sources
+    nix: Nix
+    storage: Storage
+    images: ImageCache
+    files: Workers
+    cpu: Workers
+    packers: int
+    settings: ImageSettings
+    clock: IReactorTime
+    failure_ttl: float
+    limits: BuildLimits = BuildLimits()
+    store: str = STORE
+    popularity: Callable[[], Awaitable[Popularity]] | None = None
+
+    _packer: Packer = field(init=False)
+    _failures: FailureCache = field(init=False)
+    _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
+    _building: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
+    # Who does what others, who ask for the same image by another name, wait for.
+    _makers: dict[str, Build] = field(factory=dict, init=False)
+    _evaluation_queue: FairQueue[ImageName] = field(init=False)
+    _build_queue: FairQueue[ImageName] = field(init=False)
+    _stopping: bool = field(default=False, init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._failures = FailureCache(seconds=self.clock.seconds, ttl=self.failure_ttl)
+        self._evaluation_queue = FairQueue(
+            max_running=self.limits.evaluations, max_waiting=self.limits.queue
+        )
+        self._build_queue = FairQueue(max_running=self.limits.builds, max_waiting=self.limits.queue)
+        self._packer = Packer(
+            storage=self.storage,
+            cpu=self.cpu,
+            slots=self.packers,
+            compression=self.settings.compression,
+            store=self.store,
+        )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no builds are taken any more."""
+        return self._stopping
+
+    async def current_settings(self) -> ImageSettings:
+        """What shapes the images that are asked for now; the first ones wait for it."""
+        if self.popularity is None:
+            return self.settings
+        return evolve(self.settings, popularity=await self.popularity())
+
+    def request_key(self, name: ImageName, revision: Revision, settings: ImageSettings) -> str:
+        """
+        The key of what a name asks for at a revision: of all that its image depends on,
+        as far as that is known without evaluating anything.
+        """
+        return keys.request_key(
+            name, revision, {**settings.identity(), "evaluation": self.nix.evaluation_identity()}
+        )
+
+    async def evaluate(
+        self, name: ImageName, revision: Revision, request: str, progress: Build
+    ) -> Evaluation:
+        """
+        The packages of an image; evaluated once for all who ask at the same time.
+
+        :param request: the request key of the name at the revision.
+        :param progress: told how far it is.
+        :raises QueueFull: too many wait for their evaluation already.
+        :raises PackagesRefused: packages do not exist, or may not be used.
+        :raises RememberedFailure: it has failed a short while ago.
+        :raises ShuttingDown: the daemon stops.
+        :raises NixeryError: Nix failed.
+        """
+        if self._stopping:
+            raise ShuttingDown
+        self._failures.check(request)
+
+        async def work() -> Evaluation:
+            try:
+                # Not while others wait for their turn: it may take minutes.
+                package_set = await self._fetch(revision, progress)
+
+                async def evaluate() -> Evaluation:
+                    progress.started()
+                    return await self.nix.evaluate(package_set, name.system, name.requirements)
+
+                return await self._evaluation_queue.run(name, evaluate, progress.queued)
+            except CancelledError as error:
+                raise ShuttingDown from error
+            except NixeryError as error:
+                self._log.info("{image}: {error}", image=name.repository, error=error)
+                if isinstance(error, REMEMBERED):
+                    self._failures.add(request, error)
+                raise
+
+        progress.phase(Phase.EVALUATING)
+        return await self._evaluating.run(request, work)
+
+    async def _fetch(self, revision: Revision, progress: Build) -> PackageSet:
+        if not trees_of(revision):
+            return await self.sources.fetch(revision)
+        progress.phase(Phase.FETCHING)
+        package_set = await self.sources.fetch(revision)
+        progress.phase(Phase.EVALUATING)
+        return package_set
+
+    async def build(
+        self,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Build,
+        settings: ImageSettings,
+    ) -> Image:
+        """
+        The image of evaluated packages; the known one, or one that is made once for
+        all who ask.
+
+        :param progress: told how far it is, or who makes the image already.
+        :param settings: what shapes it, as :meth:`current_settings` said.
+        :raises BuildFailed: a derivation failed.
+        :raises QueueFull: too many images wait to be built already.
+        :raises RememberedFailure: it has failed a short while ago.
+        :raises ShuttingDown: the daemon stops.
+        :raises NixeryError: whatever else may go wrong on the way.
+        """
+        if self._stopping:
+            raise ShuttingDown
+        key = keys.image_key(evaluation, settings.identity())
+        known = await self.images.get(key)
+        if known is not None:
+            return known
+        maker = self._makers.get(key)
+        if maker is not None:
+            progress.follow(maker)
+        return await self._building.run(
+            key, lambda: self._build(key, name, revision, evaluation, progress, settings)
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take no more builds, give those that run a while, and cancel what is left;
+        fires when all have ended.
+        """
+        self._stopping = True
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        # What has not begun never will, and what is evaluated would not be built.
+        self._evaluation_queue.stop()
+        self._build_queue.stop()
+        evaluating = self._evaluating.stop()
+        await self._settle()
+        # Outermost first: a build that is cancelled cleans up after itself, and
+        # what it waited for is of no use to anyone then.
+        await evaluating
+        await self._building.stop()
+        await self._packer.stop()
+
+    async def _settle(self) -> None:
+        """Give the builds that run a while to end."""
+        grace = self.limits.stop_grace
+        if len(self._building) == 0 or grace <= 0:
+            return
+        self._log.info(
+            "waiting up to {seconds:g} s for {count} builds",
+            seconds=grace,
+            count=len(self._building),
+        )
+        with suppress(Expired):
+            await within(grace, self.clock, self._building.settled())
+
+    async def _build(
+        self,
+        key: str,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Build,
+        settings: ImageSettings,
+    ) -> Image:
+        """Make an image when its turn comes, tell how it went, and remember failures."""
+        # Derivations stand beside the image's own key: the same outputs may be
+        # built in another way now, and that deserves a try.
+        attempt = keys.sha256_hex(
+            {"image": key, "derivations": [package.derivation for package in evaluation.packages]}
+        )
+        self._failures.check(attempt)
+        for missing in evaluation.left_out:
+            self._log.info(
+                "{image}: the package set has no {missing}, which is left out",
+                image=name.repository,
+                missing=missing,
+            )
+        self._makers[key] = progress
+        try:
+            image = await self._build_queue.run(
+                name,
+                lambda: self._make_in_time(name, revision, evaluation, progress, settings),
+                progress.queued,
+            )
+            await self.images.add(key, image)
+        except CancelledError as error:
+            raise ShuttingDown from error
+        except NixeryError as error:
+            self._log.error("{image} was not built: {error}", image=name.repository, error=error)
+            if isinstance(error, REMEMBERED):
+                self._failures.add(attempt, error)
+            raise
+        except Exception:
+            # Perhaps nobody waits any more who would be told of it.
+            self._log.failure("{image} was not built", image=name.repository)
+            raise
+        finally:
+            del self._makers[key]
+        return image
+
+    async def _make_in_time(
+        self,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Build,
+        settings: ImageSettings,
+    ) -> Image:
+        """:raises ImageTimedOut: all of it together took too long."""
+        progress.started()
+        begun = self.clock.seconds()
+        limit = self.limits.deadline
+        try:
+            image = await within(
+                limit + MARGIN,
+                self.clock,
+                self._make(name, revision, evaluation, progress, settings),
+            )
+        except Expired:
+            raise ImageTimedOut(
+                image=name.repository,
+                phase=progress.view().doing(),
+                seconds=limit,
+                setting="build_deadline",
+            ) from None
+        self._log.info(
+            "{image} was built in {seconds:.2f} s as {digest}",
+            image=name.repository,
+            seconds=self.clock.seconds() - begun,
+            digest=image.manifests[0].digest,
+        )
+        return image
+
+    async def _make(
+        self,
+        name: ImageName,
+        revision: Revision,
+        evaluation: Evaluation,
+        progress: Progress,
+        settings: ImageSettings,
+    ) -> Image:
+        realisation, evaluation = await self._realise(name, revision, evaluation, progress)
+        try:
+            graph = await self.nix.closure(realisation.outputs)
+            progress.phase(Phase.PACKING)
+            plan = await self.cpu.run(plan_layers, graph, settings.popularity, settings.layers)
+            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
+            layers = await self._pack(evaluation, plan, tree, progress)
+        finally:
+            # Layers are in storage: what a collection takes from here on is not
+            # missed.
+            await self.nix.release(realisation)
+        progress.phase(Phase.STORING)
+        image = build_image(
+            layers=layers,
+            packages=evaluation.packages,
+            system=evaluation.system,
+            has_shell=tree.shell == "/bin/bash",
+            has_ca_bundle=tree.has_ca_bundle,
+        )
+        await self._store(image)
+        return image
+
+    async def _realise(
+        self, name: ImageName, revision: Revision, evaluation: Evaluation, progress: Progress
+    ) -> tuple[Realisation, Evaluation]:
+        """
+        Build the packages, whatever a garbage collector does meanwhile.
+
+        :return: also the evaluation that was built, whose derivations are newer
+            than those of ``evaluation`` if they had to be made again.
+        """
+        for _ in range(REEVALUATIONS):
+            try:
+                return await self.nix.realise(evaluation.packages, progress), evaluation
+            except MissingDerivations:
+                self._log.info(
+                    "{image}: a garbage collection took its derivations; evaluating again",
+                    image=name.repository,
+                )
+                progress.phase(Phase.EVALUATING)
+                package_set = await self.sources.fetch(revision)
+                evaluation = await self.nix.evaluate(package_set, name.system, name.requirements)
+        return await self.nix.realise(evaluation.packages, progress), evaluation
+
+    async def _pack(
+        self, evaluation: Evaluation, plan: LayerPlan, tree: RootTree, progress: Progress
+    ) -> list[ImageLayer]:
+        """The layers of an image, from the bottom to the top, all of them stored."""
+        # The largest first: begun last, it would keep one thread busy while the
+        # others have nothing left to do.
+        order = sorted(
+            range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
+        )
+        jobs = [
+            self._packer.root(evaluation.packages, tree),
+            *(self._packer.store_paths(plan.layers[index].paths) for index in order),
+        ]
+        done = 0
+
+        async def counted(job: Coroutine[Deferred[Any], Any, LayerRecord]) -> LayerRecord:
+            nonlocal done
+            record = await job
+            done += 1
+            progress.count(Phase.PACKING, done, len(jobs), "layers")
+            return record
+
+        packed = await gather(counted(job) for job in jobs)
+        root, records = packed[0], dict(zip(order, packed[1:], strict=True))
+        compression = self.settings.compression.kind
+        return [
+            *(
+                _image_layer(records[index], compression, group.names)
+                for index, group in enumerate(plan)
+            ),
+            _image_layer(root, compression, ["symbolic links to the packages' files"]),
+        ]
+
+    async def _store(self, image: Image) -> None:
+        """Store what names layers, innermost first: nothing dangles at any time."""
+        if image.config is not None:
+            await self.storage.put(image.config, OCI_CONFIG)
+        await gather(
+            self.storage.put(manifest.body, manifest.media_type) for manifest in image.manifests
+        )
+
+
+def _image_layer(record: LayerRecord, compression: str, contents: Sequence[str]) -> ImageLayer:
+    return ImageLayer(
+        digest=record.digest,
+        size=record.size,
+        diff_id=record.diff_id,
+        uncompressed_size=record.uncompressed_size,
+        compression=compression,
+        contents=tuple(contents),
+    )

@@ -1,0 +1,165 @@
+"""
+Layers into storage: looked up, or packed once, whoever asks.
+
+The bytes of a layer are made on a worker thread and go straight into the
+storage's writer; nothing of them passes through the reactor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Event
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.logger import Logger
+
+from nixery import keys
+from nixery.building.cache import LayerCache, LayerRecord
+from nixery.errors import UploadLost
+from nixery.graph import StorePath
+from nixery.interfaces import Storage, Workers
+from nixery.oci import layer_media_type
+from nixery.packages import Package
+from nixery.packing.rootfs import ROOT_VERSION, RootTree
+from nixery.packing.tarball import (
+    FORMAT,
+    STORE,
+    Compression,
+    PackedLayer,
+    pack_store_paths,
+    pack_tree,
+)
+from nixery.singleflight import SingleFlight
+from nixery.waiting import end_of, shielded
+
+__all__ = ["Packer"]
+
+Pack = Callable[[Callable[[bytes], int], Callable[[], bool]], PackedLayer]
+"""Packs a layer: takes where to write, and what tells whether to stop early."""
+
+
+@define(kw_only=True, eq=False)
+class Packer:
+    """
+    Makes layers, each of them once.
+
+    :param storage: keeps them.
+    :param cpu: the pool in which they are packed.
+    :param slots: how many are packed at once, no more than the pool has threads:
+        a layer that waited for a thread would hold a file open meanwhile.
+    :param compression: how they are compressed.
+    :param store: the directory of this machine that holds the store paths.
+    """
+
+    storage: Storage
+    cpu: Workers
+    slots: int
+    compression: Compression
+    store: str = STORE
+
+    _cache: LayerCache = field(init=False)
+    _jobs: SingleFlight[str, LayerRecord] = field(factory=SingleFlight, init=False)
+    _free: DeferredSemaphore = field(init=False)
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._cache = LayerCache(storage=self.storage)
+        self._free = DeferredSemaphore(self.slots)
+
+    async def store_paths(self, paths: Sequence[StorePath]) -> LayerRecord:
+        """
+        The layer that holds these store paths, which must be valid if it is not
+        stored yet.
+
+        :raises MissingPath: a store path has vanished, or cannot be read.
+        :raises StorageError: the storage failed; nothing half-written is left.
+        """
+        names = [path.path for path in paths]
+
+        def pack(write: Callable[[bytes], int], should_stop: Callable[[], bool]) -> PackedLayer:
+            return pack_store_paths(
+                names,
+                write,
+                compression=self.compression,
+                store=self.store,
+                should_stop=should_stop,
+            )
+
+        key = keys.layer_key(paths, self.compression.label, FORMAT)
+        return await self._jobs.run(key, lambda: self._layer(key, pack))
+
+    async def root(self, packages: Sequence[Package], tree: RootTree) -> LayerRecord:
+        """
+        The layer that holds the root of an image.
+
+        :param tree: the root of ``packages``.
+        :raises StorageError: as above.
+        """
+
+        def pack(write: Callable[[bytes], int], should_stop: Callable[[], bool]) -> PackedLayer:
+            return pack_tree(
+                tree.entries, write, compression=self.compression, should_stop=should_stop
+            )
+
+        key = keys.sha256_hex(
+            {
+                "compression": self.compression.label,
+                "format": [FORMAT, ROOT_VERSION],
+                "kind": "root",
+                "packages": [
+                    {
+                        "attribute": package.attribute,
+                        "outputs": {output.name: output.path for output in package.outputs},
+                        "priority": package.priority,
+                    }
+                    for package in packages
+                ],
+            }
+        )
+        return await self._jobs.run(key, lambda: self._layer(key, pack))
+
+    def stop(self) -> Deferred[None]:
+        """Cancel what is being packed; fires when the last thread has let go."""
+        return self._jobs.stop()
+
+    async def _layer(self, key: str, pack: Pack) -> LayerRecord:
+        known = await self._cache.get(key)
+        if known is not None:
+            return known
+        await self._free.acquire()
+        try:
+            try:
+                packed = await self._pack(pack)
+            except UploadLost as error:
+                self._log.warn("a layer is packed again: {error}", error=error)
+                packed = await self._pack(pack)
+        finally:
+            self._free.release()
+        return await self._cache.add(
+            key,
+            LayerRecord(
+                digest=packed.digest,
+                size=packed.size,
+                diff_id=packed.diff_id,
+                uncompressed_size=packed.uncompressed_size,
+            ),
+        )
+
+    async def _pack(self, pack: Pack) -> PackedLayer:
+        writer = await self.storage.create()
+        stop = Event()
+        task = Deferred.fromCoroutine(self.cpu.run(pack, writer.write, stop.is_set))
+        ended = end_of(task)
+        try:
+            packed = await shielded(task)
+            await writer.commit(packed.digest, packed.size, layer_media_type(self.compression.kind))
+        except BaseException:
+            # Cancellation ends the wait, not the thread: it is told to stop, and
+            # the file is closed only once it writes no more.  A descriptor that
+            # is closed under a writing thread may already belong to someone else.
+            stop.set()
+            await ended
+            await writer.abort()
+            raise
+        return packed

@@ -1,0 +1,192 @@
+"""
+One frozen :class:`Config` out of all that configures the daemon.
+
+Defaults are overridden by the file, the file by the environment, the environment
+by the command line; what may be set is declared in :mod:`nixery.configuration.settings`.
+Everything is checked here, before anything starts, and everything that is wrong
+is reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from nixery.configuration.configlayers import Layer, find_contradictions, merge, read_file
+from nixery.configuration.settings import SETTINGS
+from nixery.errors import ConfigError, ConfigProblem
+from nixery.sources import ChannelSource, GitSource, PathSource, Source
+from nixery.upstream.revisions import RevisionRules
+
+__all__ = ["Config", "load_config"]
+
+
+@frozen(kw_only=True)
+class Config:
+    """
+    The configuration of a daemon, checked.
+
+    A field is what the setting of its name in :data:`nixery.configuration.settings.SETTINGS`
+    says, but for some that are made of several settings:
+
+    :param listen: endpoint strings, from ``listen`` or from ``port``.
+    :param source: where packages come from, from ``channel``, ``pkgs_repo`` or
+        ``pkgs_path``, and the details of each.
+    :param rules: which tags are served, from ``revisions`` and ``allow_any_commit``.
+    """
+
+    listen: tuple[str, ...]
+    public_url: str | None
+    source: Source
+    rules: RevisionRules
+    overlays: tuple[Path, ...]
+    source_ttl: float
+    source_timeout: float
+    fetch_timeout: float
+    source_keep: int
+    channel_url: str
+    nixpkgs_url: str
+    system: str
+    nixpkgs_config: Mapping[str, object] = field(hash=False)
+    state_directory: Path
+    cache_directory: Path
+    storage_backend: Literal["filesystem", "gcs"]
+    storage_path: Path
+    gcs_bucket: str | None
+    gcs_signing_key: Path | None = field(repr=False)
+    gcs_signing_account: str | None
+    gcs_proxy: bool
+    gcs_endpoint: str | None
+    gcs_chunk_size: int
+    gcs_workers: int
+    google_application_credentials: Path | None
+    nix_timeout: int
+    nix_max_silent: int
+    build_deadline: float
+    eval_timeout: float
+    eval_memory: int
+    evaluations: int
+    max_builds: int
+    max_queue: int
+    allow_import_from_derivation: bool
+    substitute_only: bool
+    # Access tokens are options of Nix.
+    nix_options: Mapping[str, str] = field(hash=False, repr=False)
+    layer_budget: int
+    layer_strategy: Literal["affinity", "dominators"]
+    layer_affinity: int
+    layer_unit_size: int
+    layer_minimum_size: int
+    layer_classes: int
+    layer_common_share: int
+    layer_popularity_threshold: int
+    layer_size_threshold: int
+    compression_level: int
+    popularity_url: str | None
+    popularity_refresh: bool
+    failure_ttl: float
+    manifest_ttl: float
+    manifest_memory: int
+    blob_recheck: float
+    evaluation_ttl: float
+    serve_stale: float
+    request_deadline: float
+    stop_grace: float
+    show_builds: bool
+    cpu_workers: int
+    storage_workers: int
+
+
+def load_config(command_line: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+    """
+    Read and check the configuration.
+
+    :param command_line: texts, and lists of texts for repeated options, by the
+        names of settings; ``config`` names the file.  What is ``None`` was not
+        given.
+    :param environ: the environment; an empty variable counts as unset, and one
+        that is no setting is nobody's business.
+    :raises ConfigError: with all that is wrong.
+    """
+    problems: list[ConfigProblem] = []
+    layers = [
+        read_file(command_line, environ, problems),
+        Layer(
+            name="environment",
+            given={
+                setting.name: environ[setting.variable]
+                for setting in SETTINGS
+                if setting.variable is not None and environ.get(setting.variable)
+            },
+        ),
+        Layer(
+            name="command line",
+            given={
+                setting.name: command_line[setting.name]
+                for setting in SETTINGS
+                if command_line.get(setting.name) is not None
+            },
+        ),
+    ]
+    values, ranks = merge(layers, problems)
+    problems += find_contradictions(values, ranks, layers)
+    if problems:
+        raise ConfigError(problems=tuple(problems))
+    return _assemble(values, environ)
+
+
+# -- the value --------------------------------------------------------------------
+
+
+def _assemble(given: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+    # Any: the table knows the types of its values, the type checker does not.
+    # A test compares the fields of Config with the values of the table.
+    values: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
+    values["cpu_workers"] = len(os.sched_getaffinity(0))
+    values["state_directory"] = _directory(environ, "STATE", ".local/state")
+    values["cache_directory"] = _directory(environ, "CACHE", ".cache")
+    values.update(given)
+    if values["storage_path"] is None:
+        values["storage_path"] = values["state_directory"] / "storage"
+
+    port = values.pop("port")
+    if port is not None:
+        values["listen"] = (f"tcp:{port}",)
+
+    values["source"] = _source(values)
+    values["rules"] = RevisionRules(
+        patterns=values.pop("revisions"), any_commit=values.pop("allow_any_commit")
+    )
+    return Config(**values)
+
+
+def _source(values: dict[str, Any]) -> Source:
+    """Take the settings of the source out of ``values``."""
+    channel, repository, path = (values.pop(name) for name in ("channel", "pkgs_repo", "pkgs_path"))
+    kind, ref, base = (values.pop(name) for name in ("pkgs_repo_kind", "pkgs_ref", "base_channel"))
+    if path is not None:
+        return PathSource(path=path)
+    if repository is not None:
+        below = ChannelSource(channel=base) if kind == "overlay" else None
+        return GitSource(url=repository, ref=ref, base=below)
+    return ChannelSource(channel=channel)
+
+
+def _directory(environ: Mapping[str, str], purpose: str, fallback: str) -> Path:
+    """
+    The directory for state or cache: as systemd says, else as the XDG base
+    directory specification says.
+    """
+    # systemd separates several directories by colons; the first is ours.
+    given = environ.get(f"{purpose}_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given).absolute()
+    base = environ.get(f"XDG_{purpose}_HOME", "")
+    # The specification has relative paths ignored.
+    if Path(base).is_absolute():
+        return Path(base) / "nixery"
+    return Path(environ.get("HOME") or os.path.expanduser("~")) / fallback / "nixery"

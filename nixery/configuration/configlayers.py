@@ -1,0 +1,217 @@
+"""
+The layers of the configuration: the file, the environment, the command line.
+
+What each of them gives, how a higher one replaces a lower one, and which
+combinations make no sense.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from attrs import frozen
+
+from nixery.configuration.kinds import Rejected
+from nixery.configuration.settings import GIVEN, SETTINGS, Setting
+from nixery.errors import ConfigProblem
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "Layer",
+    "find_contradictions",
+    "merge",
+    "read_file",
+    "suggest",
+]
+
+CONFIG_VARIABLE = "NIXERY_CONFIG"
+"""The environment variable that names the configuration file."""
+
+
+@frozen(kw_only=True)
+class Layer:
+    """What one layer gives, unparsed, by the names of settings."""
+
+    name: str
+    given: Mapping[str, object]
+
+    def spell(self, setting: Setting) -> str:
+        """The setting as a reader finds it in this layer."""
+        if self.name == "command line":
+            return f"--{setting.option}"
+        if self.name == "environment":
+            return setting.variable or setting.name
+        return setting.name
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML, safely, and without silently forgetting a name that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_file(
+    command_line: Mapping[str, object],
+    environ: Mapping[str, str],
+    problems: list[ConfigProblem],
+) -> Layer:
+    """The layer of the configuration file; it gives nothing where there is no file."""
+    if command_line.get("config") is not None:
+        setting, layer, path = "--config", "command line", str(command_line["config"])
+    else:
+        setting, layer, path = CONFIG_VARIABLE, "environment", environ.get(CONFIG_VARIABLE, "")
+        if not path:
+            return Layer(name="file", given={})
+    try:
+        # The loader is a SafeLoader.
+        data = yaml.load(Path(path).read_text("utf-8"), _UniqueKeyLoader)  # noqa: S506
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        problems.append(
+            ConfigProblem(
+                setting=setting,
+                value=path,
+                layer=layer,
+                expected=f"name a YAML file that can be read ({reason})",
+            )
+        )
+        return Layer(name=path, given={})
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        problems.append(
+            ConfigProblem(
+                setting=setting,
+                value=path,
+                layer=layer,
+                expected="name a file that holds one YAML mapping of settings",
+            )
+        )
+        return Layer(name=path, given={})
+    known = {setting.name: setting for setting in SETTINGS}
+    for name in data:
+        if name not in known:
+            hint = suggest(str(name).replace("-", "_"), known)
+            problems.append(
+                ConfigProblem(
+                    setting=str(name),
+                    value=None,
+                    layer=path,
+                    expected=f"there is no such setting: {hint}",
+                )
+            )
+    return Layer(
+        name=path,
+        given={name: value for name, value in data.items() if name in known and value is not None},
+    )
+
+
+def merge(
+    layers: Iterable[Layer], problems: list[ConfigProblem]
+) -> tuple[dict[str, object], dict[str, int]]:
+    """
+    The parsed values that count, and the rank of the layer that each came from.
+
+    What does not parse adds to ``problems``, also where a higher layer replaces it.
+    """
+    values: dict[str, object] = {}
+    ranks: dict[str, int] = {}
+    for rank, layer in enumerate(layers):
+        groups: dict[str, list[Setting]] = {}
+        for setting in SETTINGS:
+            if setting.name not in layer.given:
+                continue
+            given = layer.given[setting.name]
+            if setting.group is not None:
+                groups.setdefault(setting.group, []).append(setting)
+            try:
+                values[setting.name] = setting.kind.parse(given)
+            except Rejected as rejected:
+                problems.append(_problem(layer, setting, str(rejected)))
+            ranks[setting.name] = rank
+        for group, members in groups.items():
+            if len(members) > 1:
+                spelled = [layer.spell(member) for member in members]
+                others = " and ".join(spelled[1:])
+                problems.append(
+                    _problem(
+                        layer, members[0], f"it contradicts {others}: give only one of them here"
+                    )
+                )
+            for other in SETTINGS:
+                if other.group == group and other not in members:
+                    values.pop(other.name, None)
+                    ranks.pop(other.name, None)
+    return values, ranks
+
+
+def find_contradictions(
+    values: Mapping[str, object], ranks: Mapping[str, int], layers: list[Layer]
+) -> Iterator[ConfigProblem]:
+    """What each setting allows and all of them together do not."""
+    by_name = {setting.name: setting for setting in SETTINGS}
+    for setting in SETTINGS:
+        if setting.requires is None or setting.name not in ranks:
+            continue
+        other, needed = setting.requires
+        if other in ranks and other not in values:
+            continue  # its value did not parse, and what was meant is unknown
+        actual = values.get(other, by_name[other].default)
+        # A higher layer that chooses something else puts a lower one's details
+        # out of force; that is what layers are for.
+        group = by_name[other].group
+        choosing = [
+            ranks[each.name]
+            for each in SETTINGS
+            if each.name in ranks and (each.name == other or (group and each.group == group))
+        ]
+        overridden = max(choosing, default=-1) > ranks[setting.name]
+        if needed is GIVEN and actual is None:
+            only = f"it means something only where {other} is given"
+        elif needed is not GIVEN and actual != needed:
+            only = f"it means something only where {other} is {needed}, and that is {actual}"
+        else:
+            continue
+        if not overridden:
+            yield _problem(layers[ranks[setting.name]], setting, only)
+    if values.get("storage_backend") == "gcs" and "storage_backend" in ranks:
+        layer = layers[ranks["storage_backend"]]
+        if "gcs_bucket" not in ranks:
+            yield _problem(
+                layer, by_name["storage_backend"], "name the bucket too: GCS_BUCKET or gcs_bucket"
+            )
+        for one, two in (
+            ("gcs_signing_key", "gcs_signing_account"),
+            ("gcs_signing_account", "gcs_signing_key"),
+        ):
+            if one in ranks and two not in ranks:
+                yield _problem(layers[ranks[one]], by_name[one], f"give {two} too, or neither")
+
+
+def _problem(layer: Layer, setting: Setting, expected: str) -> ConfigProblem:
+    given = layer.given[setting.name]
+    shown = None if setting.secret or isinstance(given, dict) else str(given)
+    return ConfigProblem(
+        setting=layer.spell(setting), value=shown, layer=layer.name, expected=expected
+    )
+
+
+def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A question for somebody who mistyped ``name``: which of ``known`` was meant."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=3)
+    if not near:
+        return "twistd nixery --help lists all settings"
+    return f"did you mean {' or '.join(prefix + item for item in near)}?"

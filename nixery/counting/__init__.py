@@ -1,0 +1,1 @@
+"""Popularity data: counted, fetched and kept."""

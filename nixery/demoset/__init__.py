@@ -1,0 +1,1 @@
+"""The demo package set: made of Debian packages."""

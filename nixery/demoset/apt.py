@@ -1,0 +1,241 @@
+"""
+Asking Debian's archive through apt, without touching the machine's own apt.
+
+apt is run on a configuration, state and cache of its own in a temporary
+directory: an empty list of installed packages, the architecture that is asked
+about, and of the machine's settings only the sources, their keys and the network
+(proxies).  Nothing needs root, and nobody else's run of apt is in the way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from nixery.demoset.debian import Record, parse_records, parse_uris
+from nixery.errors import CommandMissing, DemoFailed, Evidence, ProcessFailed
+
+__all__ = ["Apt", "native_architecture", "plain_uri", "run"]
+
+_PREFERENCES = """\
+Explanation: Only Debian itself, so that no third party's package of the same
+Explanation: name is taken, and of Debian only what is installed by default.
+Package: *
+Pin: release a=*-backports
+Pin-Priority: -1
+
+Package: *
+Pin: release a=experimental
+Pin-Priority: -1
+
+Package: *
+Pin: release o=Debian
+Pin-Priority: 500
+
+Package: *
+Pin: release a=*
+Pin-Priority: -1
+"""
+
+_KEPT = re.compile(
+    r"(Acquire|Dir::Etc::(sourcelist|sourceparts|trusted|trustedparts|netrc"
+    r"|netrcparts))\b"
+)
+"""
+The machine's settings that hold for us too.  Hooks are left out: some of them
+clean caches or wake desktop services, and fail for users who are not root.
+"""
+
+_NO_SOURCES = (
+    "add the archive to apt's sources: a file in /etc/apt/sources.list.d with the lines"
+    " `Types: deb`, `URIs:` and a Debian mirror, `Suites:` and the release, `Components: main`"
+)
+
+
+def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None) -> bytes:
+    """
+    Run a command to its end.
+
+    :return: its standard output.
+    :raises CommandMissing: there is no such command.
+    :raises ProcessFailed: it ended otherwise than with status 0.
+    """
+    try:
+        done = subprocess.run(
+            argv, env=dict(environment), cwd=cwd, capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        raise CommandMissing(command=argv[0]) from None
+    if done.returncode != 0:
+        raise ProcessFailed(
+            evidence=Evidence(
+                argv=tuple(argv),
+                status=done.returncode if done.returncode > 0 else None,
+                signal=-done.returncode if done.returncode < 0 else None,
+                stderr=done.stderr.decode("utf-8", "replace")[-4000:],
+            )
+        )
+    return done.stdout
+
+
+def native_architecture() -> str:
+    """
+    Debian's name of this machine's architecture.
+
+    :raises DemoFailed: this machine has no dpkg.
+    """
+    try:
+        return run(["dpkg", "--print-architecture"], os.environ).decode().strip()
+    except CommandMissing:
+        raise DemoFailed(
+            reason="dpkg and apt are missing here, and the demo package set is made of Debian's",
+            advice="use a Debian machine, or another package set",
+        ) from None
+
+
+class Apt:
+    """
+    Debian's archive as one architecture sees it.
+
+    :param home: an empty directory, all to itself; whoever made it removes it.
+    :param architecture: Debian's name of it, ``arm64``.
+    """
+
+    def __init__(self, home: Path, architecture: str) -> None:
+        self.architecture = architecture
+        self._home = home
+        self._environment = {
+            **os.environ,
+            "LC_ALL": "C",
+            "APT_CONFIG": str(home / "apt.conf"),
+        }
+
+    def update(self) -> None:
+        """
+        Fetch the archive's lists.  To be called first.
+
+        :raises DemoFailed: there is no apt, or no Debian archive among its sources.
+        :raises ProcessFailed: the lists could not be fetched.
+        """
+        if shutil.which("apt-get") is None:
+            raise DemoFailed(
+                reason="apt-get was not found, and the demo package set is made of Debian packages",
+                advice="use a Debian machine, or another package set",
+            )
+        self._configure()
+        failure: ProcessFailed | None = None
+        try:
+            self._apt("apt-get", "update")
+        except ProcessFailed as error:
+            # One source of several may be out of order, and not the one that counts.
+            failure = error
+        if not self._has_debian():
+            if failure is not None:
+                raise failure
+            raise DemoFailed(
+                reason=f"apt's sources name no Debian archive for {self.architecture}",
+                advice=_NO_SOURCES,
+            )
+
+    def records(self, names: Collection[str]) -> Mapping[str, Record]:
+        """The records of those of the names that are packages of the archive."""
+        try:
+            output = self._apt("apt-cache", "show", "--no-all-versions", *sorted(names))
+        except ProcessFailed as error:
+            if "No packages found" not in error.evidence.stderr:
+                raise
+            return {}
+        return parse_records(output)
+
+    def uris(self, records: Collection[Record]) -> Mapping[str, str]:
+        """
+        Where the .deb of each record is, by name, as URLs that Nix can fetch.
+
+        :raises DemoFailed: apt would fetch one in a way that Nix cannot.
+        """
+        output = self._apt("apt-get", "download", "--print-uris", *_exact(records))
+        uris = parse_uris(output)
+        return {record.name: plain_uri(uris[record.name]) for record in records}
+
+    def download(self, record: Record) -> Path:
+        """Fetch a .deb, checked against the archive's signed sums; where it is now."""
+        self._apt("apt-get", "download", *_exact([record]))
+        return next(self._home.glob(f"{record.name}_*.deb"))
+
+    def _configure(self) -> None:
+        for directory in ("state/lists/partial", "cache/archives/partial"):
+            (self._home / directory).mkdir(parents=True)
+        (self._home / "state/status").touch()
+        (self._home / "preferences").write_text(_PREFERENCES, encoding="utf-8")
+        machine = run(["apt-config", "dump"], {**os.environ, "LC_ALL": "C"}).decode()
+        settings = [line for line in machine.splitlines() if _KEPT.match(line)]
+        home = self._home
+        own = {
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "APT::Architecture": self.architecture,
+            # The unprivileged user that root's apt downloads as cannot read a
+            # private temporary directory.
+            "APT::Sandbox::User": "root",
+            "Dir::State": home / "state",
+            "Dir::State::status": home / "state/status",
+            "Dir::Cache": home / "cache",
+            "Dir::Cache::pkgcache": "pkgcache.bin",
+            "Dir::Cache::srcpkgcache": "",
+            "Dir::Log": home,
+            "Dir::Etc::preferences": home / "preferences",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            # What follows from the machine's files is in this one already.
+            "Dir::Etc::main": "/dev/null",
+            "Dir::Etc::parts": "/dev/null",
+        }
+        settings += ["#clear Acquire::Languages;"]
+        settings += [f'{key} "{value}";' for key, value in own.items()]
+        settings += [f'APT::Architectures {{ "{self.architecture}"; }};', ""]
+        (home / "apt.conf").write_text("\n".join(settings), encoding="utf-8")
+
+    def _has_debian(self) -> bool:
+        wanted = ["Created-By: Packages", "Origin: Debian", f"Architecture: {self.architecture}"]
+        return bool(
+            self._apt("apt-get", "indextargets", "--format", "$(FILENAME)", *wanted).strip()
+        )
+
+    def _apt(self, *argv: str) -> str:
+        return run(argv, self._environment, cwd=self._home).decode("utf-8", "replace")
+
+
+def _exact(records: Collection[Record]) -> list[str]:
+    return sorted(f"{record.name}={record.version}" for record in records)
+
+
+def plain_uri(uri: str) -> str:
+    """
+    The URL that Nix fetches instead of one of apt's.
+
+    A list of mirrors in a file (``mirror+file:``, which Debian's cloud images are
+    set up with) is replaced by the first of its mirrors.
+
+    :raises DemoFailed: there is no such URL.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme in {"http", "https"}:
+        return uri
+    if scheme in {"file", "copy"}:
+        return "file://" + rest.removeprefix("//")
+    if scheme == "mirror+file":
+        path = Path(rest.removeprefix("//"))
+        for listing in path.parents:
+            if listing.is_file():
+                for line in listing.read_text(encoding="utf-8").splitlines():
+                    mirror = line.partition("#")[0].split()
+                    if mirror:
+                        within = path.relative_to(listing)
+                        return plain_uri(f"{mirror[0].rstrip('/')}/{within}")
+    raise DemoFailed(
+        reason=f"apt would fetch {uri}, and Nix cannot",
+        advice="let apt's sources name a Debian mirror by an http or https URL",
+    )

@@ -1,0 +1,295 @@
+"""
+From Debian packages to the units that the demo package set is built of.
+
+A *unit* becomes one derivation: a Debian package, or several that only work in
+one directory (Python looks for its library beside its program).  Which Debian
+packages make a unit is written in ``nix/demo/packages.json``; the libraries that
+they need are found here, by following ``Depends``, and each becomes a unit of
+its own, so that images share them.
+
+Debian's dependencies say much that an image does not need: documentation,
+configuration tools, the essential packages.  What is followed is decided by the
+archive's own ``Section``: shared libraries (``libs``), and modules of the same
+language (``python3-*``, ``lib*-perl``).  Everything else is listed in
+``packages.json`` by name.  A library that this rule misses is no silent fault:
+the build of a unit refuses programs whose libraries it cannot find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from attrs import evolve, frozen
+
+from nixery.demoset.debian import Record
+from nixery.errors import DemoFailed
+
+__all__ = ["Lookup", "Recipe", "Recipes", "Unit", "parse_recipes", "resolve"]
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """
+    What ``packages.json`` says of one unit.
+
+    :param debs: names of Debian packages, and patterns (``libperl*``) for names
+        that change with Debian's release: those are looked for among the
+        dependencies of the others.
+    :param needs: units, Debian packages, and patterns for names among the
+        dependencies: what the unit needs beside libraries.
+    :param main: the Debian package, or pattern, that the unit's version and
+        description are taken from; by default the first one.
+    :param leaf: whether the unit needs nothing, whatever its dependencies say.
+    """
+
+    debs: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    main: str | None = None
+    leaf: bool = False
+
+
+@frozen(kw_only=True)
+class Recipes:
+    """All of ``packages.json``; ``ignore`` are patterns of names never followed."""
+
+    units: Mapping[str, Recipe]
+    ignore: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Unit:
+    """
+    One derivation of the set.
+
+    :param main: the Debian package that stands for it.
+    :param debs: all of its Debian packages, sorted by name.
+    :param depends: names of units, sorted; free of cycles over all units.
+    """
+
+    name: str
+    main: Record
+    debs: tuple[Record, ...]
+    depends: tuple[str, ...] = ()
+
+
+Lookup = Callable[[Collection[str]], Mapping[str, Record]]
+"""The records of those of some names that the archive has a package for."""
+
+
+def resolve(recipes: Recipes, lookup: Lookup) -> dict[str, Unit]:
+    """
+    The units of all recipes and of the libraries they need.
+
+    :param lookup: called a few times, each time with all the names of a step.
+    :return: by name, in the order of names.
+    :raises DemoFailed: the archive has not got a package that a recipe names.
+    """
+    archive = _Archive(lookup)
+    units = {
+        name: _assemble(name, recipe, archive) for name, recipe in sorted(recipes.units.items())
+    }
+    owners = {deb.name: unit.name for unit in units.values() for deb in unit.debs}
+    fresh = list(units.values())
+    while fresh:
+        archive.load(name for unit in fresh for name in _mentioned(unit, recipes))
+        found: dict[str, Unit] = {}
+        for unit in fresh:
+            wanted = _wanted(unit, recipes, archive, owners)
+            for deb in wanted:
+                if deb.name not in owners:
+                    owners[deb.name] = deb.name
+                    found[deb.name] = Unit(name=deb.name, main=deb, debs=(deb,))
+            names = {owners[deb.name] for deb in wanted} | _needed_units(unit, recipes)
+            units[unit.name] = evolve(unit, depends=tuple(sorted(names - {unit.name})))
+        units |= found
+        fresh = list(found.values())
+    return _without_cycles(units)
+
+
+class _Archive:
+    """Remembers what was looked up."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._known: dict[str, Record | None] = {}
+
+    def load(self, names: Iterable[str]) -> None:
+        missing = sorted(set(names) - self._known.keys())
+        if missing:
+            records = self._lookup(missing)
+            self._known |= {name: records.get(name) for name in missing}
+
+    def get(self, name: str) -> Record | None:
+        self.load([name])
+        return self._known[name]
+
+
+def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
+    """The Debian packages of a recipe, patterns resolved."""
+    exact = [deb for deb in recipe.debs if not _is_pattern(deb)]
+    patterns = [deb for deb in recipe.debs if _is_pattern(deb)]
+    taken: dict[str, Record] = {}
+    queue = list(exact)
+    while queue:
+        archive.load(queue)
+        deb = queue.pop(0)
+        record = archive.get(deb)
+        if record is None and deb in exact:
+            raise DemoFailed(
+                reason=f"Debian's archive has no package {deb}, which {name} is made of",
+                advice="correct packages.json for this release of Debian",
+            )
+        if record is not None and deb not in taken:
+            taken[deb] = record
+            queue += [
+                other
+                for other in _names(record)
+                if other not in taken and _matches(other, patterns)
+            ]
+    wanted = recipe.main or exact[0]
+    # Of several versions in one archive, the one that sorts last.
+    mains = sorted(deb for deb in taken if fnmatchcase(deb, wanted))
+    if not mains:
+        raise DemoFailed(
+            reason=f"no dependency of {', '.join(exact)} is called {wanted}, as {name} needs",
+            advice="correct packages.json for this release of Debian",
+        )
+    debs = tuple(taken[deb] for deb in sorted(taken))
+    return Unit(name=name, main=taken[mains[-1]], debs=debs)
+
+
+def _mentioned(unit: Unit, recipes: Recipes) -> Iterator[str]:
+    """Every name that may become a dependency of the unit."""
+    recipe = recipes.units.get(unit.name)
+    if recipe is None or not recipe.leaf:
+        for deb in unit.debs:
+            yield from _names(deb)
+    if recipe is not None:
+        for need in recipe.needs:
+            if need not in recipes.units and not _is_pattern(need):
+                yield need
+
+
+def _wanted(
+    unit: Unit, recipes: Recipes, archive: _Archive, owners: Mapping[str, str]
+) -> list[Record]:
+    """The Debian packages outside the unit that it needs, sorted by name."""
+    recipe = recipes.units.get(unit.name, Recipe(debs=()))
+    chosen: dict[str, Record] = {}
+    for deb in unit.debs if not recipe.leaf else ():
+        for alternatives in deb.depends:
+            records = [record for name in alternatives if (record := archive.get(name))]
+            follow = [
+                record
+                for record in records
+                if not _matches(record.name, recipes.ignore)
+                and (_followed(record, deb) or _matches(record.name, recipe.needs))
+            ]
+            # One that is there already satisfies the dependency at no cost.
+            follow.sort(key=lambda record: record.name not in owners)
+            chosen |= {record.name: record for record in follow[:1]}
+    for need in recipe.needs:
+        if need not in recipes.units and not _is_pattern(need):
+            record = archive.get(need)
+            if record is None:
+                raise DemoFailed(
+                    reason=f"Debian's archive has no package {need}, which {unit.name} needs",
+                    advice="correct packages.json for this release of Debian",
+                )
+            chosen[need] = record
+    return [chosen[name] for name in sorted(chosen)]
+
+
+def _needed_units(unit: Unit, recipes: Recipes) -> set[str]:
+    recipe = recipes.units.get(unit.name)
+    return set() if recipe is None else {need for need in recipe.needs if need in recipes.units}
+
+
+def _followed(record: Record, dependant: Record) -> bool:
+    if record.section == "libs":
+        return True
+    if record.section != dependant.section:
+        return False
+    return (record.section == "python" and record.name.startswith("python3-")) or (
+        record.section == "perl" and record.name.endswith("-perl")
+    )
+
+
+def _without_cycles(units: Mapping[str, Unit]) -> dict[str, Unit]:
+    """
+    Debian's dependencies may run in circles; derivations cannot.
+
+    The edges that a depth-first walk in the order of names finds closing a
+    circle are left out.  A library that is really needed both ways is noticed
+    when it is built.
+    """
+    done: dict[str, Unit] = {}
+    walking: set[str] = set()
+
+    def visit(name: str) -> None:
+        walking.add(name)
+        kept: list[str] = []
+        for other in units[name].depends:
+            if other in walking:
+                continue
+            if other not in done:
+                visit(other)
+            kept.append(other)
+        walking.discard(name)
+        done[name] = evolve(units[name], depends=tuple(kept))
+
+    for name in sorted(units):
+        if name not in done:
+            visit(name)
+    return {name: done[name] for name in sorted(done)}
+
+
+def _names(record: Record) -> Iterator[str]:
+    for alternatives in record.depends:
+        yield from alternatives
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def parse_recipes(data: Mapping[str, object]) -> Recipes:
+    """
+    ``packages.json``, decoded.
+
+    :raises DemoFailed: it is not what it should be.
+    """
+
+    def strings(value: object, where: str) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise DemoFailed(
+                reason=f"packages.json: {where} is not a list of strings", advice="correct it"
+            )
+        return tuple(value)
+
+    units = data.get("units")
+    if not isinstance(units, Mapping):
+        raise DemoFailed(reason="packages.json has no object 'units'", advice="add it")
+    recipes: dict[str, Recipe] = {}
+    for name, entry in units.items():
+        if not isinstance(entry, Mapping) or not entry.get("debs"):
+            raise DemoFailed(reason=f"packages.json: {name} has no list 'debs'", advice="add it")
+        unknown = sorted(entry.keys() - {"debs", "needs", "main", "leaf"})
+        if unknown:
+            raise DemoFailed(
+                reason=f"packages.json: {name} has an unknown key {unknown[0]!r}",
+                advice="use debs, needs, main and leaf",
+            )
+        main = entry.get("main")
+        recipes[name] = Recipe(
+            debs=strings(entry["debs"], f"debs of {name}"),
+            needs=strings(entry.get("needs", []), f"needs of {name}"),
+            main=None if main is None else str(main),
+            leaf=bool(entry.get("leaf", False)),
+        )
+    return Recipes(units=recipes, ignore=strings(data.get("ignore", []), "ignore"))

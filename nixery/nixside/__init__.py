@@ -1,0 +1,1 @@
+"""Nix: how its commands are called, run and understood."""

@@ -1,0 +1,263 @@
+"""
+The Nix of this machine: the coroutines that run its commands.
+
+    evaluate   nix-instantiate   names -> packages, their derivations written
+    realise    nix-build         derivations -> store paths, rooted
+    closure    nix-store         store paths -> the graph of what they need
+
+How the commands are called is in :mod:`nixery.nixside.nixargs`, what their failures mean in
+:mod:`nixery.nixside.nixfaults`, and how packages are looked up in :mod:`nixery.nixside.nixeval`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.errors import (
+    CommandMissing,
+    NixUnusable,
+    OutputTooLarge,
+    ProcessFailed,
+    ProcessTimedOut,
+    UnexpectedOutput,
+)
+from nixery.graph import RuntimeGraph, parse_dump
+from nixery.interfaces import Progress, Realisation, Workers
+from nixery.names import Requirement
+from nixery.nixside import nixargs
+from nixery.nixside.nixargs import NixSettings
+from nixery.nixside.nixeval import Evaluator
+from nixery.nixside.nixfaults import (
+    INSTALL,
+    build_deadline_passed,
+    build_failure,
+    command_missing,
+    unusable,
+)
+from nixery.nixside.nixlog import BuildLog
+from nixery.packages import Evaluation, Package
+from nixery.process import Command, ProcessResult, Spawner
+from nixery.sources import PackageSet
+
+__all__ = ["NixCommands"]
+
+QUERY_TIMEOUT = 300.0
+"""Seconds for a command that only asks the store: long, for it may wait for a lock."""
+
+OLDEST = (2, 3)
+"""The oldest version whose commands work as they are called here."""
+
+_IGNORED = re.compile(
+    r"ignoring the (?:client|user)-specified setting '(?P<name>[^']*)', because it is a restricted"
+    r"|ignoring untrusted substituter '(?P<url>[^']*)'"
+)
+_VERSION = re.compile(r"(\d+)\.(\d+)[0-9A-Za-z.+_-]*")
+
+
+class NixCommands:
+    """
+    An implementation of :class:`nixery.interfaces.Nix`.
+
+    :param spawner: runs the commands.
+    :param clock: what deadlines of several commands together are measured with.
+    :param workers: for the file system and for reading long answers; not the pool
+        that packs layers, whose threads are busy for long.
+    :param settings: how Nix is to be used.
+    :param resolve: the path of ``nix/resolve.nix``.
+    :param environ: the environment of this process.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        clock: IReactorTime,
+        workers: Workers,
+        settings: NixSettings,
+        resolve: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._spawner = spawner
+        self._workers = workers
+        self._settings = settings
+        self._environment = nixargs.environment(environ, settings)
+        self._evaluator = Evaluator(
+            spawner=spawner,
+            clock=clock,
+            workers=workers,
+            settings=settings,
+            # Restricted evaluation refuses a path that leads through a symlink.
+            resolve=resolve.resolve(),
+            environment=self._environment,
+        )
+
+    async def check(self) -> str:
+        """As :meth:`nixery.interfaces.Nix.check` says."""
+        await self._workers.run(_make_directories, self._settings.roots, self._settings.home)
+        printed = await self._query(nixargs.version())
+        probed = await self._query(nixargs.probe_store())
+        version = _VERSION.search(_text(printed))
+        if version is None or _text(probed).strip() != nixargs.STORE_PROBE:
+            raise NixUnusable(
+                reason=f"nix-store answers {(_text(printed) + _text(probed))[:200]!r}: {INSTALL}"
+            )
+        if (int(version[1]), int(version[2])) < OLDEST:
+            raise NixUnusable(reason=f"version {version[0]} is too old: {INSTALL}")
+        self._tell_ignored(probed.stderr)
+        return version[0]
+
+    def evaluation_identity(self) -> Mapping[str, str]:
+        """As :meth:`nixery.interfaces.Nix.evaluation_identity` says."""
+        return self._settings.evaluation_identity()
+
+    async def evaluate(
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
+    ) -> Evaluation:
+        """As :meth:`nixery.interfaces.Nix.evaluate` says."""
+        return await self._evaluator.evaluate(package_set, system, requirements)
+
+    async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
+        """As :meth:`nixery.interfaces.Nix.realise` says."""
+        root = uuid4().hex
+        wanted = sorted({output.path for package in packages for output in package.outputs})
+        if not wanted:
+            return Realisation(root=root, outputs=())
+        try:
+            built = await self._build(root, packages, progress)
+            # Derivations whose outputs are named by their content could differ.
+            if built != wanted:
+                raise UnexpectedOutput(what="what nix-build built", excerpt=" ".join(built))
+        except BaseException:
+            # A cancellation too: it has waited for the child.
+            await self._remove(root)
+            raise
+        return Realisation(root=root, outputs=tuple(wanted))
+
+    async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
+        """As :meth:`nixery.interfaces.Nix.closure` says."""
+        paths: set[str] = set()
+        for chunk in nixargs.chunks(sorted(outputs)):
+            result = await self._query(nixargs.query_closure(chunk))
+            paths.update(_text(result).split())
+        records = [
+            (await self._query(nixargs.dump(chunk))).stdout
+            for chunk in nixargs.chunks(sorted(paths))
+        ]
+        return await self._workers.run(parse_dump, b"".join(records))
+
+    async def release(self, realisation: Realisation) -> None:
+        """As :meth:`nixery.interfaces.Nix.release` says."""
+        await self._remove(realisation.root)
+
+    async def sweep(self) -> None:
+        """
+        Remove the roots that an earlier run left.
+
+        To be called before anything is built: whatever is there is taken for
+        abandoned.  Never raises.
+        """
+        try:
+            count = await self._workers.run(_remove_all, self._settings.roots)
+        except Exception:  # noqa: BLE001  # what is left costs disk, and no more
+            self._log.failure("roots in {roots} are left", roots=self._settings.roots)
+        else:
+            if count:
+                self._log.info("removed {count} roots that an earlier run left", count=count)
+
+    def _tell_ignored(self, said: str) -> None:
+        """Warn of what Nix does not do although it is told to."""
+        ignored = [match["name"] or match["url"] for match in _IGNORED.finditer(said)]
+        if ignored:
+            self._log.warn(
+                "Nix's daemon does not trust this user and ignores {names}:"
+                " set that in its own nix.conf, or list the user there in trusted-users",
+                names=", ".join(dict.fromkeys(ignored)),
+            )
+        for line in dict.fromkeys(said.splitlines()):
+            if line.startswith("warning:") and not _IGNORED.search(line):
+                self._log.warn("Nix says: {line}", line=line)
+
+    # -- commands ---------------------------------------------------------------
+
+    async def _build(self, root: str, packages: Sequence[Package], progress: Progress) -> list[str]:
+        """:return: the store paths that have been built or were there, sorted."""
+        directory = self._settings.roots / root
+        await self._workers.run(_make_directories, directory)
+        log = BuildLog(progress=progress)
+        command = Command(
+            argv=nixargs.build(self._settings, packages=packages, out_link=directory / "r"),
+            environment=self._environment,
+            timeout=self._settings.build_deadline,
+            on_stderr_line=log.line,
+        )
+        try:
+            result = await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise build_deadline_passed(error, log, self._settings) from error
+        except ProcessFailed as error:
+            raise build_failure(error, log, self._settings) from error
+        return sorted(set(_text(result).split()))
+
+    async def _query(self, argv: tuple[str, ...]) -> ProcessResult:
+        """:raises NixUnusable: a command fails that has no other reason to."""
+        command = Command(argv=argv, environment=self._environment, timeout=QUERY_TIMEOUT)
+        try:
+            return await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise NixUnusable(
+                reason=f"{error.message}: does its daemon run?", evidence=error.evidence
+            ) from error
+        except OutputTooLarge as error:
+            raise NixUnusable(reason=error.message, evidence=error.evidence) from error
+        except ProcessFailed as error:
+            raise unusable(error) from error
+
+    async def _remove(self, root: str) -> None:
+        try:
+            await self._workers.run(_remove_directory, self._settings.roots / root)
+        except Exception:  # noqa: BLE001  # it is swept when the daemon starts again
+            self._log.failure("the root {root} is left", root=root)
+
+
+# -- on worker threads --------------------------------------------------------
+
+
+def _make_directories(*directories: Path) -> None:
+    """:raises NixUnusable: one cannot be made."""
+    for directory in directories:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NixUnusable(reason=f"{directory} cannot be made: {error.strerror}") from error
+
+
+def _remove_directory(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _remove_all(directory: Path) -> int:
+    """:return: how many there were."""
+    if not directory.exists():
+        return 0
+    entries = list(directory.iterdir())
+    for entry in entries:
+        shutil.rmtree(entry)
+    return len(entries)
+
+
+def _text(result: ProcessResult) -> str:
+    return result.stdout.decode("utf-8", "replace")

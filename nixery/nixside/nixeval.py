@@ -1,0 +1,235 @@
+"""
+Evaluation: names become packages, whatever the packages do.
+
+All names of an image are evaluated by one command.  Nix catches `throw` and failed
+assertions of a package, and ``nix/resolve.nix`` makes answers of them; but an
+`abort`, a missing attribute, a type error, a stack overflow or too little memory
+ends the command, and with it the evaluation of all other packages.  Then the names
+are evaluated in halves, and halves of halves, until those that fail stand alone: k
+bad names among n take about 2 k log n commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+
+from attrs import frozen
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+
+from nixery.errors import (
+    CommandMissing,
+    EvaluationFailed,
+    EvaluationTimedOut,
+    OutputTooLarge,
+    PackageProblem,
+    PackagesRefused,
+    ProblemKind,
+    ProcessFailed,
+    ProcessTimedOut,
+)
+from nixery.interfaces import Workers
+from nixery.names import Requirement
+from nixery.nixside import nixargs
+from nixery.nixside.nixargs import NixSettings
+from nixery.nixside.nixfaults import command_missing, error_text, nix_at_fault
+from nixery.nixside.resolution import parse_answers, thrown, with_reason
+from nixery.packages import Answer, Evaluation, conclude, find_refused
+from nixery.process import Command, Spawner
+from nixery.sources import PackageSet
+
+__all__ = ["Evaluator"]
+
+EXPLAINED = 5
+"""For how many packages of an image that throw Nix is asked why."""
+
+LONGEST_ANSWER = 64 * 1024 * 1024
+"""How many bytes an evaluation may print; the names of nixpkgs are 0.5 MB."""
+
+
+@frozen(kw_only=True)
+class _Question:
+    """What an image's packages are evaluated from."""
+
+    package_set: PackageSet
+    system: str
+
+
+class Evaluator:
+    """
+    Looks packages up.
+
+    :param spawner: runs the commands.
+    :param clock: what deadlines of several commands together are measured with.
+    :param workers: for reading long answers.
+    :param settings: how Nix is to be used.
+    :param resolve: the path of ``nix/resolve.nix``, without symlinks.
+    :param environment: that of the commands.
+    """
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        clock: IReactorTime,
+        workers: Workers,
+        settings: NixSettings,
+        resolve: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._spawner = spawner
+        self._clock = clock
+        self._workers = workers
+        self._settings = settings
+        self._resolve = resolve
+        self._environment = environment
+        # Each evaluation may take the memory that one may take.
+        self._slots = DeferredSemaphore(settings.evaluations)
+
+    async def evaluate(
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
+    ) -> Evaluation:
+        """As :meth:`nixery.interfaces.Nix.evaluate` says."""
+        refused = find_refused(requirements, self._settings.refused)
+        if refused:
+            raise PackagesRefused(problems=refused)
+        question = _Question(package_set=package_set, system=system)
+        await self._slots.acquire()
+        try:
+            answers = await self._answer(question, requirements)
+        finally:
+            self._slots.release()
+        return conclude(answers, system)
+
+    async def _answer(
+        self, question: _Question, requirements: Sequence[Requirement]
+    ) -> Sequence[Answer]:
+        try:
+            answers = await self._ask(question, requirements, self._deadline())
+        except ProcessFailed as failure:
+            # What comes now has a deadline of its own: most of the first may be
+            # gone, and the culprit would hide behind a timeout.
+            deadline = self._deadline()
+            await self._check_source(question, deadline)
+            answers = await self._sift(question, requirements, deadline, failure)
+        return await self._explain(question, answers)
+
+    async def _check_source(self, question: _Question, deadline: float) -> None:
+        """:raises EvaluationFailed: the package set fails even if it is asked for nothing."""
+        try:
+            await self._ask(question, (), deadline)
+        except ProcessFailed as failure:
+            raise EvaluationFailed(
+                reason=self._reason(failure), evidence=failure.evidence
+            ) from failure
+
+    async def _sift(
+        self,
+        question: _Question,
+        requirements: Sequence[Requirement],
+        deadline: float,
+        failure: ProcessFailed,
+    ) -> tuple[Answer, ...]:
+        """Answers for names that could not be evaluated together: ``failure`` says why."""
+        if len(requirements) == 1:
+            return (thrown(requirements[0], self._reason(failure)),)
+        middle = len(requirements) // 2
+        answers: tuple[Answer, ...] = ()
+        for part in (requirements[:middle], requirements[middle:]):
+            try:
+                answers += await self._ask(question, part, deadline)
+            except ProcessFailed as error:
+                answers += await self._sift(question, part, deadline, error)
+        return answers
+
+    async def _explain(self, question: _Question, answers: Sequence[Answer]) -> Sequence[Answer]:
+        """
+        Add Nix's text to the answers of packages that throw.
+
+        Nix can catch what they throw and does not tell what it was; so they are
+        evaluated again, one by one, without being caught.
+        """
+        silent = [answer for answer in answers if _throws_silently(answer)][:EXPLAINED]
+        if not silent:
+            return answers
+        deadline = self._deadline()
+        reasons: dict[Requirement, str] = {}
+        for answer in silent:
+            try:
+                await self._ask(question, (answer.requirement,), deadline, guard=False)
+            except ProcessFailed as failure:
+                reasons[answer.requirement] = self._reason(failure)
+            except EvaluationTimedOut:
+                break
+        return [with_reason(answer, reasons.get(answer.requirement, "")) for answer in answers]
+
+    async def _ask(
+        self,
+        question: _Question,
+        requirements: Sequence[Requirement],
+        deadline: float,
+        *,
+        guard: bool = True,
+    ) -> tuple[Answer, ...]:
+        """
+        Run one evaluation.
+
+        :param deadline: on the clock.
+        :raises ProcessFailed: it ended otherwise than well, and not for a fault of
+            Nix itself.
+        """
+        remaining = deadline - self._clock.seconds()
+        command = Command(
+            argv=nixargs.evaluate(
+                self._settings,
+                resolve=self._resolve,
+                package_set=question.package_set,
+                system=question.system,
+                requirements=requirements,
+                guard=guard,
+            ),
+            environment=self._environment,
+            timeout=max(0.0, remaining),
+            stdout_limit=LONGEST_ANSWER,
+            # Deep in a primitive it heeds no other signal.  One that may build has
+            # to end its builders itself.
+            abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
+        )
+        try:
+            result = await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise EvaluationTimedOut(
+                names=tuple(item.name for item in requirements),
+                seconds=self._settings.eval_timeout,
+                setting="eval_timeout",
+            ) from error
+        except OutputTooLarge as error:
+            raise EvaluationFailed(reason=error.message, evidence=error.evidence) from error
+        except ProcessFailed as failure:
+            fault = nix_at_fault(failure)
+            if fault is not None:
+                raise fault from failure
+            raise
+        return await self._workers.run(parse_answers, result.stdout, requirements)
+
+    def _deadline(self) -> float:
+        return self._clock.seconds() + self._settings.eval_timeout
+
+    def _reason(self, failure: ProcessFailed) -> str:
+        if failure.evidence.signal is not None:
+            return failure.evidence.describe()
+        return error_text(failure.evidence.stderr, self._settings)
+
+
+def _throws_silently(answer: Answer) -> bool:
+    """Whether Nix has caught something, and nobody knows what."""
+    problem = answer.result
+    return (
+        isinstance(problem, PackageProblem)
+        and problem.kind is ProblemKind.EVALUATION
+        and problem == thrown(answer.requirement).result
+    )

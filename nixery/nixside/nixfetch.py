@@ -1,0 +1,235 @@
+"""
+Bringing the commits of sources into the Nix store, to stay there while they are used.
+
+Each commit has a garbage collection root in the state directory.  A root whose commit
+nobody has evaluated for long is dropped again: a moving source leaves a package set
+behind with each of its steps, and nixpkgs has hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.errors import (
+    CommandMissing,
+    CommitMissing,
+    OutputTooLarge,
+    ProcessFailed,
+    ProcessTimedOut,
+    SourceUnavailable,
+    UnexpectedOutput,
+)
+from nixery.interfaces import Workers
+from nixery.nixside import nixargs
+from nixery.nixside.nixargs import NixSettings
+from nixery.nixside.nixfaults import command_missing, error_text, nix_at_fault
+from nixery.process import Command, ProcessResult, Spawner
+from nixery.sources import Tree
+from nixery.upstream import gitargs
+from nixery.upstream.attempts import persist
+
+__all__ = ["NixFetcher"]
+
+COLLECTIONS = 2
+"""How often a commit is fetched again that a collection took before it was rooted."""
+
+LONGEST_ANSWER = 64 * 1024
+
+ROOT_TIMEOUT = 300.0
+"""Seconds that it may take to make a root, which waits for a running collection."""
+
+_NOT_THERE = re.compile(r"HTTP error (?:404|410)")
+_STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
+
+
+class NixFetcher:
+    """
+    An implementation of :class:`nixery.interfaces.TreeFetcher`.
+
+    :param spawner: runs the commands.
+    :param clock: tells how long a fetch takes, and how old a root is.
+    :param workers: for the file system.
+    :param settings: how Nix is to be used.
+    :param fetch_nix: the path of ``nix/fetch.nix``.
+    :param repository: the URL of the git repository as it was configured, ``""`` where
+        there is none.
+    :param environ: the environment of this process.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        clock: IReactorTime,
+        workers: Workers,
+        settings: NixSettings,
+        fetch_nix: Path,
+        repository: str,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._spawner = spawner
+        self._clock = clock
+        self._workers = workers
+        self._settings = settings
+        self._roots = settings.source_roots
+        self._fetch_nix = fetch_nix
+        self._environment = nixargs.fetch_environment(
+            environ, gitargs.environment(environ, repository), settings
+        )
+        self._rooted: set[str] = set()
+
+    async def fetch(self, tree: Tree) -> Path:
+        """As :meth:`nixery.interfaces.TreeFetcher.fetch` says."""
+        link = self._roots / tree.name
+        path = await self._workers.run(_use, link, self._clock.seconds())
+        if path is not None and tree.name in self._rooted:
+            return path
+        # Of an earlier run: its root may have been lost, and the path with it.
+        if path is None or not await self._root(link, str(path)):
+            path = await self._fetch_and_root(tree, link)
+            dropped = await self._workers.run(
+                _drop_old, self._roots, self._clock.seconds() - self._settings.source_keep
+            )
+            self._rooted.difference_update(dropped)
+            for name in dropped:
+                self._log.info("the source {name} is not kept any longer", name=name)
+        self._rooted.add(tree.name)
+        return path
+
+    async def _fetch_and_root(self, tree: Tree, link: Path) -> Path:
+        self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
+        began = self._clock.seconds()
+        await self._workers.run(self._roots.mkdir, parents=True, exist_ok=True)
+        for _ in range(COLLECTIONS + 1):
+            path = await self._fetch(tree)
+            if await self._root(link, path):
+                self._log.info(
+                    "{commit} was fetched in {seconds:.1f} s",
+                    commit=tree.commit,
+                    seconds=self._clock.seconds() - began,
+                )
+                return Path(path)
+        raise self._unavailable(
+            tree, "garbage collections took it before it was protected, again and again"
+        )
+
+    async def _fetch(self, tree: Tree) -> str:
+        """:return: the store path, which nothing protects."""
+
+        async def attempt(seconds: float) -> ProcessResult:
+            command = Command(
+                argv=nixargs.fetch(tree, self._fetch_nix),
+                environment=self._environment,
+                timeout=seconds,
+                stdout_limit=LONGEST_ANSWER,
+            )
+            return await self._spawner.run(command)
+
+        try:
+            result = await persist(
+                attempt, clock=self._clock, seconds=self._settings.fetch_timeout, again=_may_pass
+            )
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise self._unavailable(
+                tree, f"{error.message}; fetch_timeout sets the limit", error
+            ) from error
+        except OutputTooLarge as error:
+            raise self._unavailable(tree, error.message, error) from error
+        except ProcessFailed as error:
+            fault = nix_at_fault(error)
+            if fault is not None:
+                raise fault from error
+            if tree.kind == "archive" and _NOT_THERE.search(error.evidence.stderr):
+                raise CommitMissing(url=tree.url, commit=tree.commit) from error
+            reason = error_text(error.evidence.stderr, self._settings)
+            raise self._unavailable(tree, reason, error) from error
+        return _store_path(result.stdout)
+
+    async def _root(self, link: Path, path: str) -> bool:
+        """:return: whether there was anything left to be protected."""
+        command = Command(
+            argv=nixargs.add_root(link, path), environment=self._environment, timeout=ROOT_TIMEOUT
+        )
+        try:
+            await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessFailed as error:
+            fault = nix_at_fault(error)
+            if fault is not None:
+                raise fault from error
+            return False
+        return True
+
+    def _unavailable(
+        self,
+        tree: Tree,
+        reason: str,
+        error: ProcessFailed | ProcessTimedOut | OutputTooLarge | None = None,
+    ) -> SourceUnavailable:
+        return SourceUnavailable(
+            source=tree.url,
+            what=tree.commit,
+            reason=reason,
+            evidence=error.evidence if error is not None else None,
+        )
+
+
+def _may_pass(error: Exception) -> bool:
+    return (
+        isinstance(error, ProcessFailed)
+        and nix_at_fault(error) is None
+        and _NOT_THERE.search(error.evidence.stderr) is None
+    )
+
+
+def _store_path(printed: bytes) -> str:
+    try:
+        path = json.loads(printed)
+    except ValueError:
+        path = None
+    if not isinstance(path, str) or not _STORE_PATH.fullmatch(path):
+        raise UnexpectedOutput(
+            what="what Nix fetched", excerpt=printed[:200].decode("utf-8", "replace")
+        )
+    return path
+
+
+# -- on worker threads --------------------------------------------------------
+
+
+def _use(link: Path, now: float) -> Path | None:
+    """
+    What a root leads to, if it is there; its time of last use is then ``now``.
+    """
+    try:
+        path = link.readlink()
+        if _STORE_PATH.fullmatch(str(path)) and path.exists():
+            os.utime(link, (now, now), follow_symlinks=False)
+            return path
+    except OSError:
+        pass
+    return None
+
+
+def _drop_old(roots: Path, before: float) -> list[str]:
+    """:return: the names of the roots that were last used before a time."""
+    dropped = []
+    for link in roots.iterdir():
+        with suppress(OSError):
+            if link.is_symlink() and link.lstat().st_mtime < before:
+                link.unlink()
+                dropped.append(link.name)
+    return dropped

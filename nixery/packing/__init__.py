@@ -1,0 +1,1 @@
+"""Layers and roots as deterministic, compressed archives."""

@@ -1,0 +1,123 @@
+"""
+Package sources as the configuration describes them: for the daemon, and for the
+commands that do by hand what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.web.client import Agent
+
+from nixery.configuration.config import Config
+from nixery.interfaces import Upstream, Workers
+from nixery.names import Tag
+from nixery.nixside.nixfetch import NixFetcher
+from nixery.nixside.nixsetup import nix_settings
+from nixery.process import ProcessSpawner
+from nixery.resources import nix_directory
+from nixery.sources import GitSource, PackageSet
+from nixery.upstream.channels import ChannelHost
+from nixery.upstream.gitrefs import GitRepository
+from nixery.upstream.lastknown import LastKnown
+from nixery.upstream.lookups import Lookups
+from nixery.upstream.resolver import Resolver, ResolverSettings
+from nixery.upstream.revisions import LATEST
+
+__all__ = ["fetch_package_set", "make_sources"]
+
+
+def make_sources(
+    config: Config,
+    workers: Workers,
+    # Any: the global reactor has no type.
+    reactor: Any,
+    environ: Mapping[str, str],
+    *,
+    state_directory: Path | None = None,
+) -> Resolver:
+    """
+    The package sources of one process, to be started.
+
+    :param workers: for the file system.
+    :param environ: the environment of this process; git finds credentials through it.
+    :param state_directory: as in :func:`nixery.nixside.nixsetup.make_nix`.
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    source = config.source
+    spawner = ProcessSpawner(reactor, reactor)
+    settings = nix_settings(config, state_directory or config.state_directory)
+
+    def lookups(upstream: Upstream, name: str, file: str) -> Lookups:
+        return Lookups(
+            upstream,
+            name=name,
+            ttl=config.source_ttl,
+            known=LastKnown(settings.state_directory / "sources" / file),
+            workers=workers,
+            clock=reactor,
+        )
+
+    git = None
+    if isinstance(source, GitSource):
+        repository = GitRepository(
+            source,
+            spawner=spawner,
+            clock=reactor,
+            workers=workers,
+            mirrors=config.cache_directory / "mirrors",
+            seconds=config.source_timeout,
+            fetch_seconds=config.fetch_timeout,
+            environ=environ,
+        )
+        git = lookups(repository, source.describe(), "git.json")
+    host = config.channel_url.rstrip("/")
+    channels = ChannelHost(
+        HTTPClient(Agent(reactor)), host, clock=reactor, seconds=config.source_timeout
+    )
+    return Resolver(
+        ResolverSettings(
+            source=source,
+            rules=config.rules,
+            overlays=config.overlays,
+            nixpkgs_url=config.nixpkgs_url,
+        ),
+        git=git,
+        channels=lookups(channels, f"the channel host {host}", "channels.json"),
+        fetcher=NixFetcher(
+            spawner=spawner,
+            clock=reactor,
+            workers=workers,
+            settings=settings,
+            fetch_nix=nix_directory() / "fetch.nix",
+            repository=source.url if isinstance(source, GitSource) else "",
+            environ=environ,
+        ),
+        workers=workers,
+    )
+
+
+async def fetch_package_set(
+    config: Config,
+    workers: Workers,
+    reactor: Any,  # as above
+    environ: Mapping[str, str],
+    *,
+    state_directory: Path,
+    tag: Tag = LATEST,
+) -> PackageSet:
+    """
+    The package set that the configuration describes, for a command that uses it once.
+
+    :param state_directory: keeps the set from being collected.
+    :raises NixeryError: it cannot be had.
+    """
+    sources = make_sources(config, workers, reactor, environ, state_directory=state_directory)
+    await sources.start()
+    try:
+        return await sources.fetch(await sources.resolve(tag))
+    finally:
+        await sources.stop()

@@ -1,0 +1,1 @@
+"""What is spoken over HTTP: the registry, the builds, the pages."""

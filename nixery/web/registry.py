@@ -1,0 +1,265 @@
+"""
+The registry API: what clients ask under ``/v2/``, and what they are answered.
+
+Handlers decide little.  Paths have become values in :mod:`nixery.web.routes`, headers
+are read in :mod:`nixery.web.headers`, failures become answers in
+:mod:`nixery.web.answers`, and blobs are sent by :mod:`nixery.web.blobs`.
+
+A HEAD is answered by the code that answers the GET, up to the body, so that the
+two cannot differ: clients believe a HEAD's digest and length.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import quote
+from uuid import uuid4
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.errors import BlobUnknown, NixeryError, ShuttingDown
+from nixery.interfaces import Storage, Workers
+from nixery.names import Digest, ImageName, Tag, is_referrers_tag
+from nixery.oci import OCI_INDEX, Image, Manifest, empty_index
+from nixery.web.answers import (
+    BAD_PAGE_SIZE,
+    NO_CATALOG,
+    NO_REFERRERS,
+    NO_ROUTE,
+    READ_ONLY,
+    internal_problem,
+    problem_of,
+)
+from nixery.web.blobs import BlobSender
+from nixery.web.front import Front
+from nixery.web.headers import accepted_types, requested_range
+from nixery.web.manifests import Manifests
+from nixery.web.patience import Patience
+from nixery.web.responses import (
+    answer_unchanged,
+    answer_with,
+    describe_blob,
+    has_left,
+    identify,
+    refuse,
+    set_headers,
+)
+from nixery.web.routes import (
+    Blob,
+    Catalog,
+    ManifestByDigest,
+    ManifestByTag,
+    NoRoute,
+    Ping,
+    Referrers,
+    Route,
+    Tags,
+    parse_route,
+)
+
+__all__ = ["Images", "Registry"]
+
+# More digits than any page has tags, and fewer than Python refuses to read.
+_PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
+
+
+class Images(Protocol):
+    """Where images come from, however long that takes."""
+
+    async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
+        """
+        The image, built if need be, and stored.
+
+        Cancelling the wait does not stop a build.
+
+        :param peek: whether the same client is about to ask again.
+        :raises NixeryError: there is none.
+        """
+
+    async def tags(self, name: ImageName) -> Sequence[str]:
+        """
+        The tags that the image can be asked for by, sorted.
+
+        :raises NixeryError: they could not be found out.
+        """
+
+    def distrust(self) -> None:
+        """A blob was asked for that is gone: what names it may be an image from here."""
+
+
+class Registry:
+    """
+    The routes under ``/v2/``.
+
+    :param images: makes images.
+    :param storage: holds what it made.
+    :param workers: threads to read files on.
+    :param system: the Nix system of images whose name chooses none.
+    :param clock: gives up clients that stall.
+    :param patience: how long requests for images are held; by default, as long as
+        :class:`nixery.web.patience.Patience` says.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        images: Images,
+        storage: Storage,
+        workers: Workers,
+        system: str,
+        clock: IReactorTime,
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        self._images = images
+        self._patience = patience or Patience(clock=clock)
+        self._storage = storage
+        self._system = system
+        self._sender = BlobSender(storage, workers, clock)
+        self._manifests = Manifests(storage)
+
+    def resource(self) -> Resource:
+        """The routes for a site: its child ``v2``, or its root."""
+        return Front(self._answer)
+
+    async def _answer(self, request: Request) -> bytes | None:
+        """The one way in, and the one way out for what goes wrong."""
+        # Docker before 1.10 and a few scripts believe in nothing else.
+        set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
+        try:
+            if request.method not in (b"GET", b"HEAD"):
+                return refuse(request, READ_ONLY)
+            return await self._dispatch(request, parse_route(request.path, self._system))
+        except NixeryError as error:
+            # Nobody is there to be told of it; the log of whoever failed has it.
+            return None if has_left(request) else self._fail(request, error)
+        except CancelledError:
+            if has_left(request):
+                raise  # The front, which cancelled us, knows what to do.
+            # Somebody else did: the build is being stopped, and the daemon too.
+            return self._fail(request, ShuttingDown())
+        except Exception:  # noqa: BLE001  # whatever it is, a client waits for an answer
+            reference = _new_reference()
+            self._log.failure(
+                "{method} {path} failed (reference {reference})",
+                method=request.method,
+                path=request.path,
+                reference=reference,
+            )
+            return None if has_left(request) else refuse(request, internal_problem(reference))
+
+    async def _dispatch(self, request: Request, route: Route) -> bytes | None:
+        match route:
+            case ManifestByTag(name, tag):
+                return await self._manifest_by_tag(request, name, tag)
+            case ManifestByDigest(name, digest):
+                return self._manifest(request, await self._manifests.get(name, digest))
+            case Blob(_, digest):
+                try:
+                    return await self._blob(request, digest)
+                except BlobUnknown:
+                    self._manifests.distrust()
+                    self._images.distrust()
+                    raise
+            case Tags(name):
+                return await self._tags(request, name)
+            case Referrers():
+                return self._referrers(request)
+            case Ping():
+                return answer_with(request, "application/json", b"{}")
+            case Catalog():
+                return refuse(request, NO_CATALOG)
+            case NoRoute():
+                return refuse(request, NO_ROUTE)
+
+    async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
+        if is_referrers_tag(tag):
+            return refuse(request, NO_REFERRERS)
+        peek = request.method == b"HEAD"
+        image = await self._patience.hold(
+            request.getHeader(b"User-Agent"), name, tag, self._images.image(name, tag, peek=peek)
+        )
+        accept = request.requestHeaders.getRawHeaders(b"Accept", [])
+        manifest = image.choose(accepted_types(accept))
+        set_headers(request, {b"Vary": b"Accept"})
+        self._manifests.keep(manifest)
+        return self._manifest(request, manifest)
+
+    def _manifest(self, request: Request, manifest: Manifest) -> bytes:
+        if answer_unchanged(request, manifest.digest):
+            return b""
+        identify(request, manifest.digest)
+        return answer_with(request, manifest.media_type, manifest.body)
+
+    async def _blob(self, request: Request, digest: Digest) -> bytes | None:
+        headers = request.requestHeaders
+        ranges = headers.getRawHeaders(b"Range")
+        part = None
+        if request.method == b"HEAD" or ranges or headers.hasHeader(b"If-None-Match"):
+            info = await self._storage.stat(digest)
+            if answer_unchanged(request, digest):
+                return b""
+            # HEAD is answered here, without a redirect, since a URL may be signed
+            # for GET alone; and without a range, which RFC 9110 defines for GET
+            # alone.
+            if request.method == b"HEAD":
+                describe_blob(request, info, None)
+                return b""
+            if ranges:
+                part = requested_range(ranges, request.getHeader(b"If-Range"), digest, info.size)
+        await self._sender.send(request, digest, part)
+        return None
+
+    async def _tags(self, request: Request, name: ImageName) -> bytes:
+        size, last = _query(request, b"n"), _query(request, b"last")
+        if size is not None and not _PAGE_SIZE.fullmatch(size):
+            return refuse(request, BAD_PAGE_SIZE)
+        tags = list(await self._images.tags(name))
+        if last is not None:
+            after = last.decode("utf-8", "replace")
+            tags = [tag for tag in tags if tag > after]
+        if size is not None:
+            page = tags[: int(size)]
+            if page and len(page) < len(tags):
+                following = f"/v2/{name.repository}/tags/list?n={len(page)}&last={quote(page[-1])}"
+                set_headers(request, {b"Link": f'<{following}>; rel="next"'.encode("ascii")})
+            tags = page
+        body = json.dumps({"name": name.repository, "tags": tags}).encode("ascii")
+        return answer_with(request, "application/json", body)
+
+    def _referrers(self, request: Request) -> bytes:
+        # Nothing refers to our images so far; the specification wants an empty
+        # index then, and not a 404, which would send clients to look for a tag.
+        if _query(request, b"artifactType") is not None:
+            set_headers(request, {b"OCI-Filters-Applied": b"artifactType"})
+        return answer_with(request, OCI_INDEX, empty_index())
+
+    def _fail(self, request: Request, error: NixeryError) -> bytes:
+        problem = problem_of(error)
+        if problem.status >= 500:
+            self._log.error(
+                "{method} {path} is answered with {status}: {error!r}",
+                method=request.method,
+                path=request.path,
+                status=problem.status,
+                error=error,
+            )
+        return refuse(request, problem)
+
+
+def _query(request: Request, name: bytes) -> bytes | None:
+    """The value of a query parameter, the last one if there are several."""
+    values = request.args.get(name)
+    return values[-1] if values else None
+
+
+def _new_reference() -> str:
+    return uuid4().hex[:12]

@@ -1,0 +1,228 @@
+"""
+The HTTP server around the resources: limits, and one line in the log a request.
+
+Twisted's own access log writes lines to a file of its own and none at all for a
+client that leaves before its answer is complete; these lines are events like all
+others.  Nothing that a client sends can begin a line of its own in a log or act
+on the terminal that shows it, and query strings, which may hold secrets, are left
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from nixery.version import VERSION
+from nixery.waiting import Expired, within
+from nixery.web.answers import printable
+
+__all__ = ["IDLE_TIMEOUT", "LAST_WORDS", "make_site"]
+
+IDLE_TIMEOUT = 60.0
+"""
+Seconds that a connection may wait for its next request, or a request for its
+next byte.  The time rests while a request is being answered, so that it ends
+neither builds nor downloads.
+"""
+
+LAST_WORDS = 2.0
+"""Seconds that clients are given to take what they were answered, when the daemon stops."""
+
+_SERVER = b"nixery/" + VERSION.encode("ascii")
+
+_TLS_HANDSHAKE = b"\x16"
+"""The type of the record that a TLS client begins with (RFC 8446, section 5.1)."""
+
+_MAX_LOGGED = 512
+"""The longest path or user agent in the log, in characters."""
+
+
+def make_site(root: Resource, clock: IReactorTime) -> _Site:
+    """
+    The factory that serves a resource tree.
+
+    :param root: the tree's root.
+    :param clock: for timeouts, and to tell how long requests took.
+    """
+    return _Site(root, clock)
+
+
+class _Site(Site):
+    """A site whose access log consists of events."""
+
+    _log = Logger()
+
+    def __init__(self, root: Resource, clock: IReactorTime) -> None:
+        super().__init__(
+            root,
+            requestFactory=_Request,
+            timeout=IDLE_TIMEOUT,
+            reactor=clock,
+            # Nothing here reads a body, and the form parser reads them into memory.
+            parsePOSTFormSubmission=False,
+        )
+        self.clock = clock
+        self.channels: set[_Channel] = set()
+        # Twisted's types know no other protocol than its own.
+        self.protocol = _Channel  # type: ignore[method-assign,assignment]
+
+    async def finish(self) -> None:
+        """
+        End all connections, each when its answer is on its way.
+
+        A reactor that stops drops what is written and not yet sent: who has waited
+        for a build, and is told now that there will be none, would not hear of it.
+        """
+        ends = [channel.finish() for channel in tuple(self.channels)]
+        with suppress(Expired):
+            await within(LAST_WORDS, self.clock, _all(ends))
+
+    def acceptableProtocols(self) -> list[bytes]:  # noqa: N802
+        """What a TLS endpoint offers: the one version that channels speak."""
+        return [b"http/1.1"]
+
+    def startFactory(self) -> None:  # noqa: N802
+        # Twisted's own begins to format the time of day, once a second, for
+        # lines that are never written.
+        pass
+
+    def log(self, request: HTTPRequest) -> None:
+        """Write the line for a request that has ended."""
+        assert isinstance(request, _Request)
+        client = getattr(request.client, "host", "-")
+        method = _shown(request.method)
+        path = _shown(request.path)
+        seconds = self.clock.seconds() - request.begun if request.begun else 0.0
+        agent = _shown(request.getHeader(b"User-Agent") or b"-")
+        end = " (incomplete)" if request.cut_short else ""
+        self._log.info(
+            # The other fields are for whoever reads events.  Twisted would take as long
+            # to put them into a line as a manifest takes to be found and answered.
+            "{line}",
+            line=f"{client} {method} {path} {request.code} {request.sentLength} B"
+            f" {seconds:.3f} s {agent}{end}",
+            client=client,
+            method=method,
+            path=path,
+            status=request.code,
+            sent=request.sentLength,
+            seconds=seconds,
+            agent=agent,
+            complete=not request.cut_short,
+        )
+
+
+class _Channel(HTTPChannel):
+    """
+    A connection; one that begins with TLS where none is spoken is ended at once.
+
+    Docker, podman and skopeo try TLS first, with a registry on the loopback
+    interface too.  A channel that waits for the end of a line lets them wait ten
+    seconds, in every pull, until they give up and go on without.
+    """
+
+    site: _Site  # set by Twisted's own, when it makes one
+    _begun = False
+    _gone: Deferred[None] | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.channels.discard(self)
+        super().connectionLost(reason)
+        if self._gone is not None:
+            self._gone.callback(None)
+
+    def finish(self) -> Deferred[None]:
+        """Take no more requests; fires when the connection has ended."""
+        self._gone = Deferred()
+        if self.requests:
+            # The last one ends the connection.
+            self.persistent = False
+        else:
+            self.loseConnection()
+        return self._gone
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._begun and data.startswith(_TLS_HANDSHAKE):
+            assert self.transport is not None
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            self.loseConnection()
+            return
+        self._begun = True
+        super().dataReceived(data)
+
+
+class _Request(Request):
+    """A request that is in the log, however it ends."""
+
+    begun = 0.0
+    """When it was taken up, by the site's clock; 0: not yet."""
+
+    cut_short = False
+    """Whether the connection was lost before its answer was complete."""
+
+    def gotLength(self, _length: int | None) -> None:  # noqa: N802
+        # Twisted keeps a body in memory, or in a temporary file, before anybody
+        # has looked at the request.  No request here has a use for one, and a
+        # push of gigabytes is refused without having been stored.
+        self.content = _Nowhere()
+
+    def process(self) -> None:
+        # Answers name their type themselves.
+        self.defaultContentType = None
+        super().process()
+
+    def render(self, resrc: Resource) -> None:
+        if isinstance(self.site, _Site):
+            self.begun = self.site.clock.seconds()
+        self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
+        super().render(resrc)
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        self.cut_short = True
+        if isinstance(self.site, _Site):  # or else it was never taken up
+            self.site.log(self)
+
+
+async def _all(ends: Sequence[Deferred[None]]) -> None:
+    for end in ends:
+        await end
+
+
+class _Nowhere:
+    """A file, as a request wants one for its body, that keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def read(self, _size: int = -1) -> bytes:
+        return b""
+
+    def seek(self, _offset: int, _whence: int = 0) -> int:
+        return 0
+
+    def tell(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def _shown(text: bytes) -> str:
+    """What a client sent, fit for a line in a log."""
+    return printable(text[:_MAX_LOGGED].decode("utf-8", "backslashreplace")).replace("\n", "\\n")
