@@ -37,7 +37,7 @@ setup(
         "nixery._web",
         "twisted.plugins",
     ],
-    # nixery.nixside.nix is a module, so the folder has another name where it is installed.
+    # nixery.web is a package of its own, so the folders have other names once installed.
     package_dir={"nixery._nix": "nix", "nixery._web": "web"},
     package_data={"nixery": ["py.typed"], "nixery._nix": ["**/*"], "nixery._web": ["**/*"]},
     include_package_data=False,

@@ -87,7 +87,7 @@ class NixosTests(SynchronousTestCase):
         """The module has an option for every setting, and no other."""
         options = self.evaluate(
             f"let m = {self.module('{ }')}; in"
-            " builtins.attrNames m.options.services.nixery.configuration.settings.type.options"
+            " builtins.attrNames m.options.services.nixery.settings.type.options"
         )
         self.assertEqual(sorted(setting.name for setting in SETTINGS), options)
 
@@ -95,7 +95,7 @@ class NixosTests(SynchronousTestCase):
         """The module accepts the same systems as the daemon."""
         systems = self.evaluate(
             f"let m = {self.module('{ }')}; in"
-            " m.options.services.nixery.configuration.settings.type.options.system.type.values"
+            " m.options.services.nixery.settings.type.options.system.type.values"
         )
         self.assertEqual(list(SYSTEMS), systems)
 
