@@ -387,7 +387,7 @@ class LoopbackTests(TestCase):
             )
             self.assertEqual(self.SIZE, response.length)
             self.assertEqual(self.digest, digest_of(await response.content()))
-        self.assertEqual([], self.storage.open_descriptors())
+        await closed(self.storage)
 
     async def test_leaving_half_way(self) -> None:
         """A client that stops reading holds the server up; when it goes, all is given back."""

@@ -1,0 +1,76 @@
+"""Manifests by digest, and what is kept of them in memory."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import ManifestUnknown
+from nixery.interfaces import BlobInfo
+from nixery.names import Digest, parse_image_name
+from nixery.oci import OCI_MANIFEST, Manifest, digest_of
+from nixery.storage.memory import MemoryStorage
+from nixery.web.manifests import KEPT, Manifests
+
+NAME = parse_image_name("git", "x86_64-linux")
+BODY = b"{}"
+
+
+class CountingStorage(MemoryStorage):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    async def stat(self, digest: Digest) -> BlobInfo:
+        self.asked += 1
+        return await super().stat(digest)
+
+
+class ManifestsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.storage = CountingStorage()
+        self.manifests = Manifests(self.storage)
+
+    def get(self, digest: Digest) -> Manifest:
+        manifest: Manifest = self.successResultOf(self.manifests.get(NAME, digest))
+        return manifest
+
+    def put(self, body: bytes, media_type: str = OCI_MANIFEST) -> Digest:
+        info: BlobInfo = self.successResultOf(self.storage.put(body, media_type))
+        return info.digest
+
+    def test_read_once(self) -> None:
+        """The storage is asked once."""
+        digest = self.put(BODY)
+        wanted = Manifest(media_type=OCI_MANIFEST, digest=digest, body=BODY)
+        self.assertEqual([wanted, wanted], [self.get(digest), self.get(digest)])
+        self.assertEqual(1, self.storage.asked)
+
+    def test_kept(self) -> None:
+        """The storage is not asked for what was in hand."""
+        manifest = Manifest(media_type=OCI_MANIFEST, digest=digest_of(BODY), body=BODY)
+        self.manifests.keep(manifest)
+        self.assertIs(manifest, self.get(manifest.digest))
+        self.assertEqual(0, self.storage.asked)
+
+    def test_distrust(self) -> None:
+        """After a blob was missed, the storage is asked again."""
+        manifest = Manifest(media_type=OCI_MANIFEST, digest=digest_of(BODY), body=BODY)
+        self.manifests.keep(manifest)
+        self.manifests.distrust()
+        self.failureResultOf(self.manifests.get(NAME, manifest.digest), ManifestUnknown)
+
+    def test_no_manifests(self) -> None:
+        """What is not there is unknown, and so is a blob of another kind; each time."""
+        layer = self.put(b"layer", "application/vnd.oci.image.layer.v1.tar+gzip")
+        for digest in (layer, digest_of(b"nothing")) * 2:
+            error = self.failureResultOf(self.manifests.get(NAME, digest), ManifestUnknown)
+            self.assertEqual(digest, error.value.digest)
+
+    def test_bounded(self) -> None:
+        """Memory has an end: what was asked for longest ago is read again."""
+        bodies = [bytes([number]) * (KEPT // 5) for number in range(6)]
+        digests = [digest_of(body) for body in bodies]
+        for digest, body in zip(digests, bodies, strict=True):
+            self.manifests.keep(Manifest(media_type=OCI_MANIFEST, digest=digest, body=body))
+        self.failureResultOf(self.manifests.get(NAME, digests[0]), ManifestUnknown)
+        self.assertEqual(bodies[-1], self.get(digests[-1]).body)
