@@ -11,9 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
@@ -177,7 +179,8 @@ def make_daemon(
         images=cache,
         files=files,
         cpu=cpu,
-        packers=config.cpu_workers,
+        # While some are packed, others are on their way to the disk.
+        packers=3 * config.cpu_workers,
         settings=ImageSettings(
             layers=layer_settings(config),
             popularity=Popularity(),
@@ -253,6 +256,8 @@ def make_daemon(
             pages.append(config.public_url or f"http://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
+        # What cuts layers takes long to load: it is done while nobody waits for it.
+        Deferred.fromCoroutine(cpu.run(import_module, "networkx")).addErrback(lambda _: None)
 
     return Daemon(
         [

@@ -12,11 +12,12 @@ image, never owned by a connection.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from attrs import define, evolve, field, frozen
+from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -136,8 +137,8 @@ class Builder(Service):
     :param images: what has been made.
     :param files: the pool in which file systems are asked small questions.
     :param cpu: the pool in which layers are grouped and packed.
-    :param packers: how many layers are packed at once, no more than ``cpu`` has
-        threads.
+    :param packers: how many layers are in the making at once: some on the threads of
+        ``cpu``, others on their way to the disk.
     :param settings: what shapes the images.
     :param popularity: the popularity data to make an image by, instead of those of
         ``settings``; they may change while the daemon runs.
@@ -162,6 +163,7 @@ class Builder(Service):
     popularity: Callable[[], Awaitable[Popularity]] | None = None
 
     _packer: Packer = field(init=False)
+    _keys: MutableMapping[tuple[ImageName, Revision, str], str] = field(init=False)
     _failures: FailureCache = field(init=False)
     _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
     _building: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
@@ -174,6 +176,7 @@ class Builder(Service):
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self._keys = LRUCache(4096)
         self._failures = FailureCache(seconds=self.clock.seconds, ttl=self.failure_ttl)
         self._evaluation_queue = FairQueue(
             max_running=self.limits.evaluations, max_waiting=self.limits.queue
@@ -203,9 +206,17 @@ class Builder(Service):
         The key of what a name asks for at a revision: of all that its image depends on,
         as far as that is known without evaluating anything.
         """
-        return keys.request_key(
-            name, revision, {**settings.identity(), "evaluation": self.nix.evaluation_identity()}
-        )
+        # Hashing all of it takes longer than a warm answer does otherwise; only these
+        # three change while the daemon runs.
+        asked = name, revision, settings.popularity.digest
+        key = self._keys.get(asked)
+        if key is None:
+            key = self._keys[asked] = keys.request_key(
+                name,
+                revision,
+                {**settings.identity(), "evaluation": self.nix.evaluation_identity()},
+            )
+        return key
 
     async def evaluate(
         self, name: ImageName, revision: Revision, request: str, progress: Build

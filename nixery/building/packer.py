@@ -46,8 +46,9 @@ class Packer:
 
     :param storage: keeps them.
     :param cpu: the pool in which they are packed.
-    :param slots: how many are packed at once, no more than the pool has threads:
-        a layer that waited for a thread would hold a file open meanwhile.
+    :param slots: how many are in the making at once: some times as many as the pool
+        has threads, for a layer that is being written out needs none; each holds a
+        file open.
     :param compression: how they are compressed.
     :param store: the directory of this machine that holds the store paths.
     """

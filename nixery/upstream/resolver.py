@@ -94,6 +94,7 @@ class Resolver:
         self._fetcher = fetcher
         self._workers = workers
         self._fetching: SingleFlight[Tree, Path] = SingleFlight()
+        self._unchanging: Revision | None = None
         self._stopping = False
 
     async def start(self) -> None:
@@ -129,8 +130,16 @@ class Resolver:
         if isinstance(source, PathSource):
             if tag != LATEST:
                 raise unknown_revision(source, settings.rules, tag)
+            if self._unchanging is not None:
+                return self._unchanging
             path = await self._workers.run(_real_path, source.path, _PACKAGE_SET)
-            return path_revision(path, await self._overlays())
+            overlays = await self._overlays()
+            revision = path_revision(path, overlays)
+            # In the Nix store, and configured without symlinks on the way: nothing there
+            # will ever change, and a warm answer need not wait for a thread.
+            if revision.pinned and (path, overlays) == (source.path, settings.overlays):
+                self._unchanging = revision
+            return revision
         wanted = references(source, settings.rules, tag)
         found, *below = await gather(self._find(each, tag) for each in wanted)
         return revision_of(

@@ -45,7 +45,7 @@ def closure(references: Mapping[str, Sequence[str]], name: str) -> set[str]:
 class CountTests(SynchronousTestCase):
     """Tests for :func:`count_popularity`."""
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=120)
     @given(graphs())
     def test_against_walking(self, references: dict[str, list[str]]) -> None:
         """The counts are those of all closures, walked one by one."""
