@@ -11,6 +11,8 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from twisted.trial.unittest import SkipTest
@@ -93,6 +95,17 @@ class Docker:
     def pull(self, image: str) -> Finished:
         return self._command("pull", image)
 
+    def log_in(self, registry: str, user: str, password: str) -> Finished:
+        """Log in at ``127.0.0.1:port``, to be sent with what is pulled from there."""
+        return self._command("login", "--username", user, "--password", password, registry)
+
+    def log_out(self, registry: str) -> Finished:
+        return self._command("logout", registry)
+
+    def server_version(self) -> str:
+        """That of the daemon."""
+        return self._command("version", "--format", "{{.Server.Version}}").checked().stdout
+
     def run(self, image: str, *command: str) -> Finished:
         return self._command("run", "--rm", "--network=none", image, *command)
 
@@ -129,8 +142,14 @@ class Podman:
         ]
         self._environ = private_environment(directory)
 
-    def pull(self, image: str) -> Finished:
-        return self._command("pull", "--tls-verify=false", image)
+    def pull(self, image: str, *options: str) -> Finished:
+        return self._command("pull", "--tls-verify=false", *options, image)
+
+    def log_in(self, registry: str, user: str, password: str) -> Finished:
+        """Log in at ``127.0.0.1:port``, to be sent with what is pulled from there."""
+        return self._command(
+            "login", "--tls-verify=false", "--username", user, "--password", password, registry
+        )
 
     def run(self, image: str, *command: str) -> Finished:
         return self._command(
@@ -139,6 +158,53 @@ class Podman:
 
     def remove(self, image: str) -> Finished:
         return self._command("rmi", "--force", image)
+
+    def load(self, archive: Path, image: str) -> None:
+        """Make an image of a root file system."""
+        self._command("import", str(archive), image).checked()
+
+    def build(self, context: Path, dockerfile: str, image: str, **arguments: str) -> None:
+        """Make an image of a Dockerfile, on the host's network."""
+        given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        run(
+            [
+                *self._client,
+                *("build", "--isolation=chroot", "--network=host", "--layers=false", *given),
+                *("--tag", image, "--file", str(context / dockerfile), str(context)),
+            ],
+            environ=self._environ,
+            seconds=900,
+        ).checked()
+
+    def start(self, image: str, volumes: Mapping[Path, str], environ: Mapping[str, str]) -> str:
+        """
+        Start a container on the host's network that may do nothing special.
+
+        :return: its id.
+        """
+        return (
+            self._command(
+                *("run", "--detach", "--pull=never", "--network=host", *self._limits),
+                *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+                *(f"--volume={source}:{target}" for source, target in volumes.items()),
+                *(f"--env={name}={value}" for name, value in environ.items()),
+                image,
+            )
+            .checked()
+            .stdout.strip()
+        )
+
+    def logs(self, container: str) -> Finished:
+        """What a container said so far."""
+        return self._command("logs", container)
+
+    def stop(self, container: str) -> Finished:
+        """Ask a container to end, and wait until it has."""
+        return self._command("stop", "--time=30", container)
+
+    def kill(self, container: str) -> None:
+        """End and forget a container, at once."""
+        self._command("rm", "--force", "--volumes", container)
 
     def _command(self, *arguments: str) -> Finished:
         return run([*self._client, *arguments], environ=self._environ)
@@ -172,8 +238,10 @@ class Containerd:
         at_end(self._close)
         self._server.start()
 
-    def pull(self, image: str) -> Finished:
-        return self._command("images", "pull", "--plain-http", self._snapshotter, _with_tag(image))
+    def pull(self, image: str, *options: str) -> Finished:
+        return self._command(
+            "images", "pull", "--plain-http", *options, self._snapshotter, _with_tag(image)
+        )
 
     def run(self, image: str, *command: str) -> Finished:
         self._containers += 1
@@ -203,9 +271,17 @@ class Skopeo:
     def inspect(self, image: str, *options: str) -> Finished:
         return self._command("inspect", "--tls-verify=false", *options, f"docker://{image}")
 
-    def copy(self, image: str, destination: str) -> Finished:
+    def log_in(self, registry: str, user: str, password: str) -> Finished:
+        """Log in at ``127.0.0.1:port``, to be sent with what is copied from there."""
+        return self._command(
+            "login", "--tls-verify=false", "--username", user, "--password", password, registry
+        )
+
+    def copy(self, image: str, destination: str, *options: str) -> Finished:
         """:param destination: with its transport, ``oci:/some/where:tag``."""
-        return self._command("copy", "--src-tls-verify=false", f"docker://{image}", destination)
+        return self._command(
+            "copy", "--src-tls-verify=false", *options, f"docker://{image}", destination
+        )
 
     def _command(self, *arguments: str) -> Finished:
         return run(["skopeo", *arguments], environ=self._environ)

@@ -1,0 +1,98 @@
+"""
+The manifests for Kubernetes, against Kubernetes' own schemas.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import yaml
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.configuration.config import load_config
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MANIFESTS = CHECKOUT / "nix" / "kubernetes"
+DOCKERFILE = CHECKOUT / "nix" / "container" / "Dockerfile"
+
+
+class KubernetesTests(SynchronousTestCase):
+    """What a user applies."""
+
+    def resources(self, name: str) -> dict[str, dict[str, Any]]:
+        """The resources of a file, by kind."""
+        documents = yaml.safe_load_all((MANIFESTS / name).read_text("utf-8"))
+        return {each["kind"]: each for each in documents}
+
+    def test_schemas(self) -> None:
+        """Each resource is one, with no field that Kubernetes does not know."""
+        for path in sorted(MANIFESTS.glob("*.yaml")):
+            for kind, resource in self.resources(path.name).items():
+                with self.subTest(file=path.name, kind=kind):
+                    kubernetes_validate.validate(resource, "1.30", strict=True)
+        with self.assertRaises(kubernetes_validate.ValidationError):
+            broken = self.resources("registry.yaml")["Deployment"]
+            broken["spec"]["replicas"] = "three"
+            kubernetes_validate.validate(broken, "1.30", strict=True)
+
+    def test_names_agree(self) -> None:
+        """Service and disruption budget select the pods, whose probes ask the right port."""
+        found = self.resources("registry.yaml")
+        pod = found["Deployment"]["spec"]["template"]
+        (container,) = pod["spec"]["containers"]
+        labels = pod["metadata"]["labels"]
+        self.assertEqual(found["Service"]["spec"]["selector"], labels)
+        self.assertEqual(found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"], labels)
+        self.assertEqual(found["Deployment"]["spec"]["selector"]["matchLabels"], labels)
+        (port,) = container["ports"]
+        for probe in ("livenessProbe", "readinessProbe"):
+            self.assertEqual(container[probe]["httpGet"]["port"], port["name"])
+        self.assertEqual(found["Service"]["spec"]["ports"][0]["targetPort"], port["name"])
+        volumes = {each["name"] for each in pod["spec"]["volumes"]}
+        self.assertEqual({each["name"] for each in container["volumeMounts"]}, volumes)
+        self.assertEqual(
+            pod["spec"]["serviceAccountName"], found["ServiceAccount"]["metadata"]["name"]
+        )
+
+    def test_fits_the_image(self) -> None:
+        """The pod runs as the user, and has the directories, that the Dockerfile names."""
+        dockerfile = DOCKERFILE.read_text("utf-8")
+        pod = self.resources("registry.yaml")["Deployment"]["spec"]["template"]["spec"]
+        user = pod["securityContext"]["runAsUser"]
+        self.assertIn(f"USER {user}:{pod['securityContext']['fsGroup']}\n", dockerfile)
+        mounts = [each["mountPath"] for each in pod["containers"][0]["volumeMounts"]]
+        for directory in ("/nix", "/var/lib/nixery", "/var/cache/nixery"):
+            self.assertIn(directory, mounts)
+            self.assertIn(f'"{directory}"', dockerfile)
+
+    def test_configuration(self) -> None:
+        """The registry takes the configuration and the options that it is given."""
+        found = self.resources("registry.yaml")
+        (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+        (text,) = found["ConfigMap"]["data"].values()
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "nixery.yaml"
+            file.write_text(text, "utf-8")
+            options = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
+            self.assertEqual(options.keys(), {"--config", "--port"})
+            config = load_config(
+                {"config": str(file), "port": options["--port"]},
+                {"STATE_DIRECTORY": directory, "CACHE_DIRECTORY": directory},
+            )
+        self.assertEqual(config.gcs_bucket, "example-bucket")
+        self.assertEqual(config.listen, (f"tcp:{container['ports'][0]['containerPort']}",))
+
+    def test_log_in(self) -> None:
+        """The secret is a Docker configuration for the registry that the pod pulls from."""
+        found = self.resources("pull.yaml")
+        auths = json.loads(found["Secret"]["stringData"][".dockerconfigjson"])["auths"]
+        ((host, entry),) = auths.items()
+        self.assertEqual(base64.b64decode(entry["auth"]), b"alice:secret")
+        pod = found["Pod"]["spec"]
+        self.assertTrue(pod["containers"][0]["image"].startswith(f"{host}/"))
+        self.assertEqual(pod["imagePullSecrets"], [{"name": found["Secret"]["metadata"]["name"]}])
