@@ -4,7 +4,7 @@ The storage that the configuration asks for, with all that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -12,8 +12,12 @@ from twisted.logger import Logger
 
 from nixery.configuration.config import Config
 from nixery.daemon import Part
+from nixery.diskspace import DiskGuard
 from nixery.interfaces import Storage, Workers
+from nixery.operations.checks import check_directory
 from nixery.storage.filesystem import FilesystemStorage
+from nixery.storage.policy import Policy
+from nixery.storage.retention import Retention
 from nixery.workers import WorkerPool
 
 __all__ = ["StorageParts", "make_storage"]
@@ -29,11 +33,17 @@ class StorageParts:
     :param storage: to be used when all parts have started.
     :param parts: in the order in which they start.
     :param unready: why it cannot be used yet, a sentence each.
+    :param room: to be awaited before something is built; raises
+        :class:`nixery.errors.DiskSpaceLow`.
+    :param check: fails with a :class:`nixery.errors.StorageError` if it cannot be used
+        now, for all that a light question tells.
     """
 
     storage: Storage
     parts: tuple[Part, ...]
+    check: Callable[[], Awaitable[object]]
     unready: Callable[[], Sequence[str]] = tuple
+    room: Callable[[], Awaitable[None]] | None = None
 
 
 def make_storage(
@@ -42,6 +52,8 @@ def make_storage(
     reactor: Any,  # the global reactor, which has no type
     *,
     give_up: Callable[[], None],
+    measured: Callable[[Storage], Storage] = lambda storage: storage,
+    collected: Callable[[], None] = lambda: None,
 ) -> StorageParts:
     """
     The storage that is configured.
@@ -49,19 +61,57 @@ def make_storage(
     :param files: the pool for file systems.
     :param give_up: ends the daemon as failed; for a storage that starts in the
         background.
+    :param measured: wraps the storage.
+    :param collected: called when a collection has removed something.
     """
     if config.storage_backend == "gcs":
-        return _make_gcs(config, reactor, give_up)
+        return _make_gcs(config, reactor, give_up, measured)
     storage = FilesystemStorage(config.storage_path, files)
 
     async def start() -> None:
         await storage.start()
         _log.info("Images are stored in {path}.", path=config.storage_path)
 
-    return StorageParts(storage=storage, parts=(Part(name="storage", start=start),))
+    retention = Retention(
+        root=config.storage_path,
+        policy=Policy(
+            max_bytes=config.max_bytes, max_age=config.max_age, grace=config.retention_grace
+        ),
+        interval=config.retention_interval,
+        workers=files,
+        clock=reactor,
+        removed=collected,
+    )
+    bounded = config.max_bytes is not None or config.max_age is not None
+    guard = DiskGuard(
+        path=config.storage_path,
+        margin=config.min_free,
+        workers=files,
+        clock=reactor,
+        make_room=retention.collect if bounded else None,
+    )
+    path = str(config.storage_path)
+    parts = [
+        Part(name="storage", start=start),
+        Part(name="disk guard", start=guard.start, stop=guard.stop),
+    ]
+    if bounded:
+        parts.append(Part(name="retention", start=retention.start, stop=retention.stop))
+    return StorageParts(
+        storage=measured(storage),
+        parts=tuple(parts),
+        check=lambda: files.run(check_directory, path, str(config.storage_path / "tmp")),
+        unready=guard.faults,
+        room=guard.check,
+    )
 
 
-def _make_gcs(config: Config, reactor: Any, give_up: Callable[[], None]) -> StorageParts:
+def _make_gcs(
+    config: Config,
+    reactor: Any,
+    give_up: Callable[[], None],
+    measured: Callable[[Storage], Storage],
+) -> StorageParts:
     # Imported by whoever has a bucket, and by nobody else: it brings along a hundred
     # modules of Google's.
     from nixery.storage.gcs import GcsStorage  # noqa: PLC0415
@@ -86,8 +136,15 @@ def _make_gcs(config: Config, reactor: Any, give_up: Callable[[], None]) -> Stor
         clock=reactor,
         give_up=give_up,
     )
+
+    async def check() -> None:
+        # A bucket that was never reached is told of by the storage itself.
+        if not storage.faults():
+            await storage.get_record("probe", "ready")
+
     return StorageParts(
-        storage=storage,
+        storage=measured(storage),
+        check=check,
         parts=(
             Part.of_service("pool for the bucket", pool),
             Part(name="storage", start=storage.start, stop=storage.stop),

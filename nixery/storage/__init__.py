@@ -9,10 +9,13 @@ that a record or a blob that one of them takes is taken by the others too.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-from nixery.errors import StorageError
+from nixery.errors import BlobsVanished, StorageError
+from nixery.interfaces import Storage
+from nixery.names import Digest
 
-__all__ = ["MAX_SMALL", "check_kind", "check_small"]
+__all__ = ["MAX_SMALL", "check_kind", "check_small", "publish_in_steps"]
 
 MAX_SMALL = 16 * 1024 * 1024
 """
@@ -45,3 +48,23 @@ def check_small(operation: str, size: int) -> None:
             operation=operation,
             reason=f"it has {size} bytes, and no more than {MAX_SMALL} are held in memory",
         )
+
+
+async def publish_in_steps(
+    storage: Storage,
+    blobs: Collection[tuple[bytes, str]],
+    needs: Collection[Digest],
+    record: tuple[str, str, bytes],
+) -> None:
+    """
+    :meth:`nixery.interfaces.Storage.publish` for a storage from which nothing is removed
+    while it is in use.
+
+    :raises BlobsVanished: some of ``needs`` are not there.
+    """
+    gone = await storage.missing(needs)
+    if gone:
+        raise BlobsVanished(digests=tuple(sorted(gone)))
+    for data, media_type in blobs:
+        await storage.put(data, media_type)
+    await storage.set_record(*record)

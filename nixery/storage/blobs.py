@@ -42,6 +42,7 @@ from nixery.storage.files import (
     small_draft,
     synchronise_directory,
 )
+from nixery.storage.usage import note_use
 
 __all__ = ["Blobs"]
 
@@ -71,10 +72,24 @@ class Blobs:
         path = self._path(digest)
         with failures("look a blob up"):
             try:
-                size = os.stat(path).st_size
+                found = os.stat(path)
+                note_use(path, found)
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
-            return self._whole(digest, path, size)
+            return self._whole(digest, path, found.st_size)
+
+    def claim(self, digest: Digest) -> BlobInfo:
+        """
+        A blob that is about to be named: :mod:`nixery.storage.collecting` finds it in use.
+
+        :raises BlobUnknown: there is no such blob, or no whole one.
+        """
+        with failures("look a blob up"):
+            try:
+                os.utime(self._path(digest))
+            except FileNotFoundError:
+                raise BlobUnknown(digest=digest) from None
+        return self.stat(digest)
 
     def missing(self, digests: Iterable[Digest]) -> frozenset[Digest]:
         """Those of ``digests`` that are not there, or not whole."""
@@ -89,7 +104,9 @@ class Blobs:
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
             try:
-                info = self._whole(digest, path, os.fstat(descriptor).st_size)
+                found = os.fstat(descriptor)
+                note_use(descriptor, found)
+                info = self._whole(digest, path, found.st_size)
             except BaseException:
                 os.close(descriptor)
                 raise

@@ -7,7 +7,9 @@ what happens there is in :mod:`nixery.storage.blobs` and
 
     ROOT/blobs/sha256/   blobs, by their digests
     ROOT/records/        records, by kind and key
-    ROOT/tmp/            what is being written
+    ROOT/tmp/            what is being written, or about to be removed
+    ROOT/damaged/        what a check has moved aside
+    ROOT/*lock           see :mod:`nixery.storage.storelock`
 
 Whatever appears in the first two was written and synchronised in ``tmp``, then
 linked or renamed to its place, and is on the disk, name and all, before anybody
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -28,12 +30,13 @@ from typing import Generic, TypeVar
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from nixery.errors import ShuttingDown
+from nixery.errors import BlobsVanished, BlobUnknown, ShuttingDown, StorageError
 from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, OpenFile, Workers
 from nixery.names import Digest
 from nixery.storage.blobs import Blobs
 from nixery.storage.files import Draft, failures, make_directory, sweep
 from nixery.storage.records import Records
+from nixery.storage.storelock import publishing
 
 __all__ = ["FilesystemStorage"]
 
@@ -102,16 +105,54 @@ class FilesystemStorage:
 
     async def create(self) -> BlobWriter:
         """Begin a blob whose digest is not known yet."""
-        draft = await _bring(self._workers, self._blobs.create, Draft.discard)
-        return _Writer(self._blobs, draft, self._workers)
+        return _Writer(self._blobs, self._records, self._workers)
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob as a whole; one that is there already is kept."""
         return await self._workers.run(self._blobs.put, data, media_type)
 
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store what names other blobs, and a record of it; see the interface.
+
+        :raises BlobsVanished: some of ``needs`` are not there.
+        """
+        await self._workers.run(self._publish, tuple(blobs), tuple(needs), record)
+
+    def _publish(
+        self,
+        blobs: Sequence[tuple[bytes, str]],
+        needs: Sequence[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        # No collection, of whatever process, comes between the look and the naming.
+        with failures("publish an image"), publishing(self._root):
+            gone = [digest for digest in needs if not self._claim(digest)]
+            if gone:
+                raise BlobsVanished(digests=tuple(gone))
+            for data, media_type in blobs:
+                self._blobs.claim(self._blobs.put(data, media_type).digest)
+            self._records.set(*record)
+
+    def _claim(self, digest: Digest) -> bool:
+        try:
+            self._blobs.claim(digest)
+        except BlobUnknown:
+            return False
+        return True
+
     async def get_record(self, kind: str, key: str) -> bytes | None:
         """The record, ``None`` when there is none."""
         return await self._workers.run(self._records.get, kind, key)
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are, in one hop for all of them."""
+        return await self._workers.run(self._records.find, kind, tuple(keys))
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
         """:return: the record that was there first, or ``value``, which now is."""
@@ -134,17 +175,20 @@ class _Writer:
     """
     An implementation of :class:`nixery.interfaces.BlobWriter`.
 
-    One that is dropped without an end takes its file with it.
+    Its file is made by the first write, which is on a worker thread already.  One that
+    is dropped without an end takes its file with it.
     """
 
-    def __init__(self, blobs: Blobs, draft: Draft, workers: Workers) -> None:
+    def __init__(self, blobs: Blobs, records: Records, workers: Workers) -> None:
         self._blobs = blobs
-        self._draft = draft
+        self._records = records
         self._workers = workers
+        self._draft: Draft | None = None
+        self._aborted = False
 
     def write(self, data: bytes, /) -> int:
         """Append ``data``, on a worker thread; the disk is the back-pressure."""
-        return self._draft.write(data)
+        return self._begun().write(data)
 
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         """
@@ -155,15 +199,48 @@ class _Writer:
 
         :raises DigestMismatch: what was written is not ``size`` bytes long.
         """
-        return await self._workers.run(self._blobs.commit, self._draft, digest, size, media_type)
+        return await self._workers.run(self._commit, digest, size, media_type)
+
+    async def commit_as(
+        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
+    ) -> bytes:
+        """
+        As :meth:`commit`, then create a record if there is none, in the same hop.
+
+        :return: the record that was there first, or the one that now is.
+        """
+        return await self._workers.run(self._commit_as, digest, size, media_type, record)
 
     async def abort(self) -> None:
         """Drop what was written.  Never raises; harmless after an end."""
+        self._aborted = True
+        if self._draft is None:
+            return
         try:
             await self._workers.run(self._draft.discard)
         except (ShuttingDown, CancelledError):
             # The file has to go all the same.
             self._draft.discard_soon()
+
+    def _begun(self) -> Draft:
+        if self._draft is None and not self._aborted:
+            self._draft = self._blobs.create()
+        # Looked at once the draft can be seen: an abort that came meanwhile from another
+        # thread has either seen it too, or is seen here.
+        if self._aborted or self._draft is None:
+            if self._draft is not None:
+                self._draft.discard()
+            raise StorageError(operation="write a blob", reason="it was ended before")
+        return self._draft
+
+    def _commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        return self._blobs.commit(self._begun(), digest, size, media_type)
+
+    def _commit_as(
+        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
+    ) -> bytes:
+        self._commit(digest, size, media_type)
+        return self._records.add(*record)
 
 
 async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[T], None]) -> T:

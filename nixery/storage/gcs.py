@@ -25,7 +25,7 @@ request, piece or pause.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Event
@@ -48,7 +48,7 @@ from nixery.interfaces import (
     Workers,
 )
 from nixery.names import Digest, parse_digest
-from nixery.storage import check_small
+from nixery.storage import check_small, publish_in_steps
 from nixery.storage.gcsblobs import blob_info, blob_name, put_blob, read_blob
 from nixery.storage.gcsclient import GcsSettings
 from nixery.storage.gcsdownload import Chunks, Download
@@ -223,11 +223,32 @@ class GcsStorage:
         self._seen.add(digest, stored)
         return blob_info(digest, stored)
 
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store what names other blobs, and a record of it.
+
+        :raises BlobsVanished: some of ``needs`` are not there.
+        """
+        await publish_in_steps(self, blobs, needs, record)
+
     # -- records ----------------------------------------------------------------------
 
     async def get_record(self, kind: str, key: str) -> bytes | None:
         """The record, ``None`` when there is none."""
         return await self._records("read a record", lambda records: records.get(kind, key))
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are: one request each, side by side."""
+        wanted = list(keys)
+        found = await gather(self.get_record(kind, key) for key in wanted)
+        return {
+            key: record for key, record in zip(wanted, found, strict=True) if record is not None
+        }
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
         """:return: the record that was there first, or ``value``, which now is."""

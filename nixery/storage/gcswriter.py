@@ -32,6 +32,7 @@ from nixery.oci import layer_media_type
 from nixery.storage.gcsblobs import blob_info, blob_name
 from nixery.storage.gcsobjects import Objects
 from nixery.storage.gcspublish import discard, promote, publish
+from nixery.storage.gcsrecords import Records
 from nixery.storage.gcstrying import stopped, translated
 from nixery.storage.gcsupload import OPERATION, Upload
 from nixery.storage.gcswire import StoredObject, crc_of, crc_text
@@ -125,6 +126,22 @@ class Writer:
             raise
         self._ended = True
         return blob_info(digest, stored)
+
+    async def commit_as(
+        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
+    ) -> bytes:
+        """
+        As :meth:`commit`, then create a record if there is none.
+
+        :return: the record that was there first, or the one that now is.
+        """
+        await self.commit(digest, size, media_type)
+
+        def add() -> bytes:
+            with translated("store a record"):
+                return Records(objects=self._objects).add(*record)
+
+        return await self._workers.run(add)
 
     async def abort(self) -> None:
         """Drop what was written.  Never raises; harmless after an end."""

@@ -8,10 +8,10 @@ it streams, so that the way of a blob that is no file is tried as well.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from threading import Lock
 
-from nixery.errors import BlobUnknown, DigestMismatch, StorageError
+from nixery.errors import BlobsVanished, BlobUnknown, DigestMismatch, StorageError
 from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, Stream
 from nixery.names import Digest, parse_digest
 from nixery.storage import check_kind, check_small
@@ -66,9 +66,33 @@ class MemoryStorage:
         check_small("store a blob", len(data))
         return self.keep(Digest("sha256:" + hashlib.sha256(data).hexdigest()), data, media_type)
 
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store what names other blobs, and a record of it.
+
+        :raises BlobsVanished: some of ``needs`` are not there.
+        """
+        gone = sorted(digest for digest in needs if digest not in self._blobs)
+        if gone:
+            raise BlobsVanished(digests=tuple(gone))
+        for data, media_type in blobs:
+            await self.put(data, media_type)
+        await self.set_record(*record)
+
     async def get_record(self, kind: str, key: str) -> bytes | None:
         """The record, ``None`` when there is none."""
         return self._records.get((check_kind(kind), key))
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are."""
+        check_kind(kind)
+        with self._lock:
+            return {key: self._records[kind, key] for key in keys if (kind, key) in self._records}
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
         """:return: the record that was there first, or ``value``, which now is."""
@@ -136,6 +160,13 @@ class _Writer:
                 actual=f"{len(data)} bytes",
             )
         return self._storage.keep(digest, data, media_type)
+
+    async def commit_as(
+        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
+    ) -> bytes:
+        """:return: the record that was there first, or the one that now is."""
+        await self.commit(digest, size, media_type)
+        return await self._storage.add_record(*record)
 
     async def abort(self) -> None:
         """Drop what was written."""

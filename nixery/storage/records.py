@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -67,6 +68,11 @@ class Records:
         path = self._path(kind, key)
         with failures("read a record"):
             return self._read(path, key)
+
+    def find(self, kind: str, keys: Iterable[str]) -> dict[str, bytes]:
+        """Those of the records that there are."""
+        found = ((key, self.get(kind, key)) for key in keys)
+        return {key: record for key, record in found if record is not None}
 
     def add(self, kind: str, key: str, value: bytes) -> bytes:
         """:return: the record that was there first, or ``value``, which now is."""

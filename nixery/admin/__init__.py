@@ -1,0 +1,1 @@
+"""The command that takes care of what is stored."""

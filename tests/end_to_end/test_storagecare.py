@@ -1,0 +1,149 @@
+"""
+Taking care of what is stored beside a daemon that serves it: collections while a real
+client pulls, a disk that has no room, images made ahead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from threading import Event, Thread
+
+from tests.end_to_end.daemon import Daemon, checkout, private_environment
+from tests.end_to_end.images import check_image, read_oci_layout
+from tests.end_to_end.sets import demo_set
+from tests.end_to_end.stage import EndToEndCase, Once, skopeo
+
+PULLS = 6
+
+TRIES = 20
+"""
+How often a pull is tried again that a collection without any grace has met: each time
+with a chance of more than a half to miss it.
+"""
+
+
+daemon = Once(
+    lambda: Daemon(demo_set(), name="storage-care", options=["--blob-recheck", "0"]).start()
+)
+"""A registry whose images nobody else wants."""
+
+
+def admin(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """``nixery-admin``, in a process of its own, on the storage of the daemon."""
+    command, *rest = arguments
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from nixery.admin.command import admin; admin()",
+            command,
+            "--storage-path",
+            str(daemon().storage),
+            *rest,
+        ],
+        env={**private_environment(daemon().directory / "home"), **checkout()},
+        cwd=daemon().directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+class CollectionTests(EndToEndCase):
+    """Removing images that are being pulled."""
+
+    def test_pulls_beside_collections(self) -> None:
+        """A client gets whole images while all of them are removed again and again."""
+        name = f"{daemon().address}/hello"
+        with collecting() as ended:
+            for number in range(PULLS):
+                layout = skopeo().directory / f"care-{number}"
+                for _ in range(TRIES):
+                    done = skopeo().copy(name, f"oci:{layout}:latest")
+                    if done.status == 0:
+                        break
+                done.checked()
+                check_image(*read_oci_layout(layout))
+        self.assertTrue(ended)
+        self.assertTrue(all(status == 0 for status in ended), ended)
+        daemon().registry.manifest("hello")
+        verified = admin("verify")
+        self.assertEqual(0, verified.returncode, verified.stdout)
+
+    def test_running_download(self) -> None:
+        """A download that has begun ends well although its layer is removed meanwhile."""
+        registry = daemon().registry
+        layers = registry.manifest("shell/git").json()["layers"]
+        layer = max(layers, key=lambda each: each["size"])
+        host, _, port = daemon().address.partition(":")
+        connection = HTTPConnection(host, int(port), timeout=60)
+        connection.request("GET", f"/v2/shell/git/blobs/{layer['digest']}")
+        answer = connection.getresponse()
+        hashed = hashlib.sha256(answer.read(1))
+        self.assertEqual(0, admin("purge", "shell/git").returncode)
+        name = layer["digest"].removeprefix("sha256:")
+        self.assertFalse((daemon().storage / "blobs" / "sha256" / name[:2] / name).exists())
+        while piece := answer.read(65536):
+            hashed.update(piece)
+        connection.close()
+        self.assertEqual(layer["digest"], f"sha256:{hashed.hexdigest()}")
+        # Known in memory, and made again all the same.
+        made = registry.manifest("shell/git").json()["layers"]
+        self.assertEqual([each["digest"] for each in layers], [each["digest"] for each in made])
+        self.assertEqual(layer["size"], len(registry.blob("shell/git", layer["digest"])))
+
+    def test_warm(self) -> None:
+        """Images are made ahead from a list, and shown with their names."""
+        wanted = daemon().directory / "images"
+        wanted.write_text("htop  # for monitoring\n\nhello\n")
+        base = f"http://{daemon().address}"
+        done = admin("warm", "--from", str(wanted), "--url", base, "--json")
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertEqual(["htop", "hello"], [each["image"] for each in json.loads(done.stdout)])
+        self.assertIn("htop:latest", admin("list").stdout)
+        done = admin("warm", "no-such-package", "htop", "--url", base)
+        self.assertEqual(1, done.returncode)
+        self.assertIn("1 of 2 images are ready", done.stdout)
+        (seen,) = json.loads(admin("inspect", "htop").stdout)
+        self.assertIn("htop=", seen["labels"]["nixery.packages"])
+
+    def test_no_room(self) -> None:
+        """Without room nothing is built, and the answer says why; what is stored is served."""
+        daemon().registry.manifest("hello")
+        full = Daemon(
+            demo_set(),
+            name="full",
+            options=["--storage-path", str(daemon().storage), "--min-free", "99.99%"],
+        ).start()
+        self.assertEqual(200, full.registry.manifest("hello").status)
+        refused = full.registry.get("/v2/hello/htop/git/manifests/latest")
+        self.assertEqual(507, refused.status)
+        self.assertIn("min_free", refused.body.decode())
+        self.assertEqual(503, full.registry.get("/readyz").status)
+        self.assertEqual(200, full.registry.get("/healthz").status)
+        full.stop()
+
+
+@contextmanager
+def collecting() -> Iterator[list[int]]:
+    """Removes everything meanwhile, in another process; yields its exit statuses."""
+    stop, statuses = Event(), []
+
+    def work() -> None:
+        while not stop.is_set():
+            statuses.append(admin("gc", "--max-bytes=0", "--grace=0").returncode)
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        stop.set()
+        thread.join()
