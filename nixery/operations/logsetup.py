@@ -1,0 +1,61 @@
+"""
+How the log is written: for people by default, as twistd does it; as JSON if asked to.
+
+twistd makes its observer when it has made the application, and asks the application
+first whether it has one of its own (``ILogObserver``, a component).  The application is
+seen by a service that is put into it: that is where ours is registered, so that every
+line is JSON, the very first ones too.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from typing import IO, Any, cast
+
+from twisted.application.service import IService, MultiService
+from twisted.logger import FileLogObserver, ILogObserver
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
+
+from nixery.operations.jsonlog import json_line
+
+__all__ = ["LoggedService", "log_file"]
+
+
+class LoggedService(MultiService):
+    """
+    A service whose application logs JSON.
+
+    :param service: what it consists of.
+    :param file: where lines are written.
+    """
+
+    def __init__(self, service: IService, file: IO[Any]) -> None:
+        super().__init__()
+        self._file = file
+        service.setServiceParent(self)
+
+    # Twisted's interfaces have no types.
+    def setServiceParent(self, parent: Any) -> None:  # noqa: N802
+        """Be put into an application, or into another service."""
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, FileLogObserver(self._file, json_line))
+        super().setServiceParent(parent)
+
+
+def log_file(options: Mapping[str, Any], reactor: Any) -> IO[Any]:
+    """
+    Where twistd would log: standard output, or a file that SIGUSR1 rotates.
+
+    :param options: those of twistd.
+    :param reactor: the global reactor, which has no type: rotates on its thread.
+    """
+    name = options.get("logfile")
+    if name == "-" or (not name and options.get("nodaemon")):
+        return sys.stdout
+    file = LogFile.fromFullPath(name or "twistd.log")
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
+    return cast(IO[Any], file)

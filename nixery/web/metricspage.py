@@ -1,0 +1,53 @@
+"""
+``/metrics``: what the daemon has counted, for Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.errors import ShuttingDown
+from nixery.web.front import Front
+from nixery.web.responses import answer_with, has_left, set_headers
+
+__all__ = ["metrics_page"]
+
+
+def metrics_page(expose: Callable[[str], Awaitable[tuple[str, bytes]]]) -> Resource:
+    """
+    The page.
+
+    :param expose: makes it: from the ``Accept`` header, its media type and its bytes.
+    """
+
+    async def answer(request: Request) -> bytes | None:
+        set_headers(
+            request,
+            {
+                b"Cache-Control": b"no-store",
+                b"Vary": b"Accept",
+                b"X-Content-Type-Options": b"nosniff",
+            },
+        )
+        if request.postpath:
+            request.setResponseCode(404)
+            return answer_with(request, _TEXT, b"not found\n")
+        if request.method not in (b"GET", b"HEAD"):
+            request.setResponseCode(405)
+            set_headers(request, {b"Allow": b"GET, HEAD"})
+            return answer_with(request, _TEXT, b"this page can only be read\n")
+        accept = request.requestHeaders.getRawHeaders(b"Accept", [])
+        try:
+            media_type, body = await expose(b",".join(accept).decode("latin-1"))
+        except ShuttingDown:
+            request.setResponseCode(503)
+            media_type, body = _TEXT, b"the daemon stops\n"
+        return None if has_left(request) else answer_with(request, media_type, body)
+
+    return Front(answer)
+
+
+_TEXT = "text/plain; charset=utf-8"
