@@ -20,13 +20,10 @@ from zope.interface import implementer
 
 from nixery.web.responses import set_headers
 
-__all__ = ["KEEP_ALIVE", "Event", "EventStream", "Feed"]
+__all__ = ["KEEP_ALIVE", "Event", "EventStream", "Feed", "Form", "ServerSent"]
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment is sent, for proxies hang up on silence."""
-
-_RETRY = b"retry: 3000\n\n"
-"""After how many milliseconds a client comes back whose stream has broken."""
 
 
 @frozen(kw_only=True)
@@ -44,11 +41,41 @@ class Event:
     type: str
     data: Mapping[str, object]
 
-    def encode(self) -> bytes:
-        """As it is sent; JSON has no line ends of its own."""
-        return f"id: {self.id}\nevent: {self.type}\ndata: {json.dumps(self.data)}\n\n".encode(
+
+class Form(Protocol):
+    """
+    How events are written.  One belongs to one stream: it may remember what it wrote.
+
+    :cvar media_type: of the whole.
+    :cvar opening: what it begins with.
+    """
+
+    media_type: bytes
+    opening: bytes
+
+    def encode(self, event: Event) -> bytes:
+        """An event as it is sent; may be nothing."""
+
+    def idle(self) -> bytes:
+        """What is sent after a silence."""
+
+
+class ServerSent:
+    """Server-sent events, for programs and browsers."""
+
+    media_type = b"text/event-stream"
+    # After how many milliseconds a client comes back whose stream has broken.
+    opening = b"retry: 3000\n\n"
+
+    def encode(self, event: Event) -> bytes:
+        """As :meth:`Form.encode` says; JSON has no line ends of its own."""
+        return f"id: {event.id}\nevent: {event.type}\ndata: {json.dumps(event.data)}\n\n".encode(
             "ascii"
         )
+
+    def idle(self) -> bytes:
+        """As :meth:`Form.idle` says: a comment."""
+        return b": still here\n\n"
 
 
 class Feed(Protocol):
@@ -73,13 +100,20 @@ class EventStream:
     :param feed: what to send.
     :param clock: for the comments that keep the connection alive.
     :param ended: is called once, when nothing is sent any more.
+    :param form: how events are written.
     """
 
     _log = Logger()
 
     def __init__(
-        self, request: Request, feed: Feed, clock: IReactorTime, ended: Callable[[], None]
+        self,
+        request: Request,
+        feed: Feed,
+        clock: IReactorTime,
+        ended: Callable[[], None],
+        form: Form,
     ) -> None:
+        self._form = form
         self._request = request
         self._feed = feed
         self._clock = clock
@@ -94,7 +128,7 @@ class EventStream:
         set_headers(
             self._request,
             {
-                b"Content-Type": b"text/event-stream",
+                b"Content-Type": self._form.media_type,
                 b"Cache-Control": b"no-store",
                 # nginx would collect events until it has a page of them.
                 b"X-Accel-Buffering": b"no",
@@ -103,7 +137,7 @@ class EventStream:
         self._request.notifyFinish().addErrback(lambda _: self._close())
         self._request.registerProducer(self, True)
         self._leave = self._feed.watch(self._pump)
-        self._request.write(_RETRY)
+        self._write(self._form.opening)
         self._timer = self._clock.callLater(KEEP_ALIVE, self._keep_alive)
         self._pump()
 
@@ -113,7 +147,7 @@ class EventStream:
             over = self._feed.over()
             events = self._feed.pull()
             if events:
-                self._request.write(b"".join(event.encode() for event in events))
+                self._write(b"".join(map(self._form.encode, events)))
                 if self._timer is not None:
                     self._timer.reset(KEEP_ALIVE)
             elif over:
@@ -124,7 +158,12 @@ class EventStream:
     def _keep_alive(self) -> None:
         self._timer = self._clock.callLater(KEEP_ALIVE, self._keep_alive)
         if not self._paused:
-            self._request.write(b": still here\n\n")
+            self._write(self._form.idle())
+
+    def _write(self, data: bytes) -> None:
+        # In a chunked answer, an empty piece would be its end.
+        if data:
+            self._request.write(data)
 
     def _finish(self) -> None:
         if self._close():

@@ -14,12 +14,14 @@ from nixery.building.progress import LOG_LINES, Build
 from nixery.errors import BuildFailed, Evidence
 from nixery.interfaces import Phase
 from nixery.names import Digest, Tag, parse_image_name
-from nixery.web import buildpages
-from nixery.web.buildpages import BuildPages, Builds
+from nixery.web import buildfeeds, buildpages
+from nixery.web.buildfeeds import Builds
+from nixery.web.buildpages import BuildPages
 from nixery.web.eventstream import KEEP_ALIVE
 from nixery.web.server import make_site
 from nixery.web.site import make_root
 from tests.unit.http_kit import Connection
+from tests.unit.site_kit import make_pages
 
 DIGEST = Digest("sha256:" + "0" * 64)
 LATEST = Tag("latest")
@@ -75,8 +77,8 @@ class PagesTestCase(SynchronousTestCase):
         self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
         # mypy holds the book against what the pages ask for here.
         checked: Builds = self.book
-        self.pages = BuildPages(checked, self.clock)
-        root = make_root(Resource(), address="reg", source="the tests", builds=self.pages)
+        self.pages = BuildPages(checked, self.clock, make_pages())
+        root = make_root(Resource(), children={"builds": self.pages})
         self.site = make_site(root, self.clock)
 
     def begin(self, repository: str = "shell/git") -> Build:
@@ -89,7 +91,7 @@ class PagesTestCase(SynchronousTestCase):
 
     def listen(self, path: str, *headers: tuple[str, str], slow: bool = False) -> Stream:
         connection = self.connect(slow=slow)
-        connection.send("GET", path, *headers)
+        connection.send("GET", path, ("Accept", "text/event-stream"), *headers)
         return Stream(connection)
 
     def get(self, path: str) -> dict[str, Any]:
@@ -137,6 +139,7 @@ class PageTests(PagesTestCase):
                 "tag": "latest",
                 "system": "x86_64-linux",
                 "state": "running",
+                "doing": "building, 1 of 3 builds",
                 "position": None,
                 "begun": "2027-01-15T08:00:00.000+00:00",
                 "ended": None,
@@ -206,7 +209,7 @@ class PageTests(PagesTestCase):
 
     def test_switched_off(self) -> None:
         """Where pages are switched off, there are none."""
-        root = make_root(Resource(), address="reg", source="the tests")
+        root = make_root(Resource())
         self.assertEqual(Connection(root).ask("GET", "/builds").status, 404)
 
 
@@ -396,7 +399,7 @@ class BuildStreamTests(PagesTestCase):
         events = [data for kind, data in stream.events() if kind == "log"]
         self.assertEqual(events[0]["first"], 100_000 - LOG_LINES)
         self.assertEqual(sum(len(data["lines"]) for data in events), LOG_LINES)
-        self.assertTrue(all(len(data["lines"]) <= buildpages.LINES_AT_ONCE for data in events))
+        self.assertTrue(all(len(data["lines"]) <= buildfeeds.LINES_AT_ONCE for data in events))
         self.assertEqual(events[-1]["lines"][-1], "line 99999")
 
     def test_slow_clients(self) -> None:
@@ -418,7 +421,7 @@ class BuildStreamTests(PagesTestCase):
         self.assertEqual(kinds[0][0], "build")
         self.assertEqual(kinds[0][1]["stages"][-1]["phase"], "packing")
         self.assertEqual(kinds[1][1]["first"], 50_000 - LOG_LINES)
-        self.assertEqual(len(kinds), 1 + LOG_LINES // buildpages.LINES_AT_ONCE)
+        self.assertEqual(len(kinds), 1 + LOG_LINES // buildfeeds.LINES_AT_ONCE)
 
     def test_a_slow_client_sees_the_state(self) -> None:
         """Lines that never cease do not hide the state from it."""

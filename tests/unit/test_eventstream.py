@@ -19,9 +19,10 @@ from nixery.building.buildbook import BuildBook
 from nixery.interfaces import Phase
 from nixery.names import Digest, Tag, parse_image_name
 from nixery.web.buildpages import BuildPages
-from nixery.web.eventstream import Event
+from nixery.web.eventstream import Event, ServerSent
 from nixery.web.server import make_site
 from nixery.web.site import make_root
+from tests.unit.site_kit import make_pages
 
 DIGEST = Digest("sha256:" + "0" * 64)
 
@@ -39,7 +40,8 @@ class Listener(Protocol):
 
     def connectionMade(self) -> None:
         headers = "" if self._last is None else f"Last-Event-ID: {self._last}\r\n"
-        request = f"GET {self._path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
+        headers += "Host: x\r\nConnection: close\r\nAccept: text/event-stream\r\n"
+        request = f"GET {self._path} HTTP/1.1\r\n{headers}\r\n"
         assert self.transport is not None
         self.transport.write(request.encode("ascii"))
 
@@ -78,7 +80,7 @@ class LoopbackTests(TestCase):
 
     def setUp(self) -> None:
         self.book = BuildBook(clock=reactor, time=lambda: 0.0)
-        self.pages = BuildPages(self.book, reactor)
+        self.pages = BuildPages(self.book, reactor, make_pages())
         self.closed: Deferred[None] = Deferred()
         ended = self.pages._stream_ended
 
@@ -87,7 +89,7 @@ class LoopbackTests(TestCase):
             self.closed.callback(None)
 
         self.patch(self.pages, "_stream_ended", stream_ended)
-        root = make_root(Resource(), address="reg", source="the tests", builds=self.pages)
+        root = make_root(Resource(), children={"builds": self.pages})
         site = make_site(root, reactor)
         tcp = IReactorTCP(reactor)
         port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]
@@ -165,7 +167,7 @@ class EventTests(SynchronousTestCase):
     def test_lines(self) -> None:
         """Whatever is in an event, it is three lines of ASCII and an empty one."""
         event = Event(id="1-2", type="log", data={"lines": ["a\nb\r\n\u2028", "\x1b[0m"]})
-        text = event.encode()
+        text = ServerSent().encode(event)
         self.assertEqual(text.count(b"\n"), 4)
         self.assertNotIn(b"\r", text)
         self.assertTrue(text.startswith(b"id: 1-2\nevent: log\ndata: {"))

@@ -1,4 +1,4 @@
-"""The pages beside the registry."""
+"""The root of what is served."""
 
 from __future__ import annotations
 
@@ -8,75 +8,39 @@ from twisted.web.static import Data
 
 from nixery.web.site import make_root
 from tests.unit.http_kit import Connection
+from tests.unit.site_kit import BROWSER, make_pages
 
 
 class SiteTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.faults: list[str] = []
-        self.unready: list[str] = []
-        registry: Resource = Data(b"registry", "text/plain")
-        self.connection = Connection(
-            make_root(
-                registry,
-                address="reg.example:8080",
-                source="<here>",
-                faults=lambda: self.faults,
-                unready=lambda: self.unready,
-            )
-        )
+        self.registry: Resource = Data(b"registry", "text/plain")
+        index: Resource = Data(b"index", "text/plain")
+        leaf: Resource = Data(b"child", "text/plain")
+        self.root = make_root(self.registry, children={"": index, "child": leaf})
 
-    def test_index(self) -> None:
-        """It says how to pull from here, whatever name the client knows us by."""
-        for host in ("reg:1", "evil.example"):
-            answer = self.connection.ask("GET", "/", ("Host", host))
-            self.assertEqual(
-                (200, "text/html; charset=utf-8"), (answer.status, answer.header("Content-Type"))
-            )
-            self.assertIn(b"docker pull reg.example:8080/shell/git/htop", answer.body)
-            self.assertIn(b"&lt;here&gt;", answer.body)
-            self.assertNotIn(b"evil", answer.body)
-
-    def test_health(self) -> None:
-        """It is well, or says what is wrong with it now."""
-        answer = self.connection.ask("GET", "/healthz")
-        self.assertEqual((200, b"ok\n"), (answer.status, answer.body))
-        self.faults.append("the bucket is gone")
-        answer = self.connection.ask("GET", "/healthz")
-        self.assertEqual((503, b"the bucket is gone\n"), (answer.status, answer.body))
-
-    def test_readiness(self) -> None:
-        """It is ready when it is well and what it stands on has been reached."""
-        answer = self.connection.ask("GET", "/readyz")
-        self.assertEqual((200, b"ok\n"), (answer.status, answer.body))
-        self.unready.append("the bucket has not been reached")
-        answer = self.connection.ask("GET", "/readyz")
-        self.assertEqual((503, b"the bucket has not been reached\n"), (answer.status, answer.body))
-        # It is not ill: a restart would not help.
-        self.assertEqual(200, self.connection.ask("GET", "/healthz").status)
-        self.faults.append("it is ill")
-        answer = self.connection.ask("GET", "/readyz")
-        self.assertEqual(b"it is ill\nthe bucket has not been reached\n", answer.body)
-
-    def test_registry(self) -> None:
-        """It has everything under ``/v2``."""
-        self.assertEqual(b"registry", self.connection.ask("GET", "/v2").body)
+    def test_children(self) -> None:
+        """Each part has its place."""
+        for path, body in (("/", b"index"), ("/v2", b"registry"), ("/child", b"child")):
+            self.assertEqual(body, Connection(self.root).ask("GET", path).body)
 
     def test_nothing_else(self) -> None:
         """There is no more, not even for paths that are no text."""
-        for path in (
-            b"/x",
-            b"/healthz/",
-            b"/healthz/x",
-            b"/%ff",
-            b"//",
-            b"/v2%2Fx",
-            b"/index.html",
-        ):
-            answer = self.connection.ask("GET", path)
+        for path in (b"/x", b"/%ff", b"/v2%2Fx", b"/index.html"):
+            answer = Connection(self.root).ask("GET", path)
             self.assertEqual((404, b"not found\n"), (answer.status, answer.body), path)
+        self.assertEqual(b"", Connection(self.root).ask("HEAD", "/x").body)
 
-    def test_reading_only(self) -> None:
-        """Other methods are refused."""
-        for method in ("POST", "PUT", "DELETE"):
-            answer = self.connection.ask(method, "/")
-            self.assertEqual((405, "GET, HEAD"), (answer.status, answer.header("Allow")))
+    def test_without_pages(self) -> None:
+        """Where pages are switched off, there is nothing at the root either."""
+        answer = Connection(make_root(self.registry)).ask("GET", "/", BROWSER)
+        self.assertEqual((404, b"not found\n"), (answer.status, answer.body))
+
+    def test_missing_page(self) -> None:
+        """Where there are pages, browsers get one that says that there is nothing."""
+        root = make_root(self.registry, missing=make_pages().missing())
+        answer = Connection(root).ask("GET", "/x", BROWSER)
+        self.assertEqual(
+            (404, "text/html; charset=utf-8"), (answer.status, answer.header("Content-Type"))
+        )
+        answer = Connection(root).ask("GET", "/x")
+        self.assertEqual((404, b"there is nothing here\n"), (answer.status, answer.body))

@@ -1,0 +1,31 @@
+"""Pages over the real templates, rendered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from nixery.resources import web_directory
+from nixery.web.assets import SiteFiles, read_site_files
+from nixery.web.pages import Pages, Section
+from tests.unit.http_kit import InlineWorkers
+
+BROWSER = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
+
+SECTIONS = (Section("Start", "/"), Section("Builds", "/builds"), Section("Images", "/images"))
+
+
+@cache
+def site_files() -> SiteFiles:
+    """Templates and assets, read once."""
+    return read_site_files(web_directory())
+
+
+def make_pages(
+    *,
+    address: str = "reg.example:8080",
+    source: str = "the tests",
+    sections: Sequence[Section] = SECTIONS,
+) -> Pages:
+    """Pages as the daemon has them."""
+    return Pages(site_files(), InlineWorkers(), address=address, source=source, sections=sections)

@@ -1,0 +1,157 @@
+// One build, live: its state, how far it is, and its log as it comes.
+
+import { duration, element, shown, size } from "./text.js";
+
+const LINES = 5000; // of the log are on the page at most
+
+const page = document.getElementById("build");
+const by = (id) => document.getElementById(id);
+const log = by("log");
+
+let clock = null; // what the elapsed time is counted on from
+
+function show(build) {
+  const ended = build.ended !== null;
+  page.dataset.state = build.state;
+  by("state").replaceChildren(element("span", { class: "badge", "data-state": build.state }, build.state));
+  const doing = ended ? "" : shown(build.doing);
+  if (by("doing").textContent !== doing) by("doing").textContent = doing;
+  clock = ended ? null : { build, at: performance.now() };
+  by("elapsed").textContent = duration(build.elapsed);
+  by("digest").textContent = build.digest ?? (ended ? "none" : "not yet");
+  by("derivation").textContent = shown(build.derivation ?? "–");
+  by("progress").hidden = ended;
+  by("follows").replaceChildren(build.follows
+    ? element("a", { href: `/builds/${encodeURIComponent(build.follows)}` }, "another build, which makes the same image")
+    : "nothing");
+  counts(build.counts);
+  lanes(build);
+  by("result").hidden = build.state !== "succeeded";
+  by("problem").hidden = build.problem === null;
+  if (build.problem) by("problem-text").replaceChildren(...problem(build.problem));
+  if (ended) finish();
+}
+
+function counts(all) {
+  for (const count of all) {
+    if (!count.expected) continue;
+    const id = `live-${count.phase}-${count.unit}`;
+    const bytes = count.unit === "bytes";
+    const text = bytes
+      ? `${count.phase}: ${size(count.done)} of ${size(count.expected)}`
+      : `${count.phase}: ${count.done} of ${count.expected} ${count.unit}`;
+    let made = by(id);
+    if (!made) {
+      // What the server made of it has another id.
+      for (const old of by("counts").children) {
+        if (old.dataset.phase === count.phase && old.dataset.unit === count.unit) old.remove();
+      }
+      made = element("progress", { id });
+      by("counts").append(element("div", { class: "count", "data-phase": count.phase, "data-unit": count.unit },
+        element("label", { for: id }), made));
+    }
+    made.max = count.expected;
+    made.value = Math.min(count.done, count.expected);
+    made.previousElementSibling.textContent = shown(text);
+  }
+}
+
+function lanes(build) {
+  by("timeline").hidden = build.stages.length === 0;
+  if (!build.stages.length) return;
+  const time = (text) => Date.parse(text) / 1000;
+  const first = time(build.stages[0].begun);
+  const last = Math.max(time(build.begun) + build.elapsed, ...build.stages.map((stage) => time(stage.ended ?? stage.begun)));
+  const scale = 1000 / Math.max(last - first, 0.001);
+  by("lanes").replaceChildren(...build.stages.map((stage) => {
+    const begun = time(stage.begun);
+    const seconds = Math.max((stage.ended ? time(stage.ended) : last) - begun, 0);
+    const width = Math.min(Math.max(Math.round(seconds * scale), 3), 1000);
+    const x = Math.min(Math.max(Math.round((begun - first) * scale), 0), 1000 - width);
+    return element("tr", { "data-phase": stage.phase },
+      element("th", { scope: "row" }, stage.phase),
+      element("td", { class: "number" }, duration(seconds)),
+      element("td", { class: "lane" },
+        element("svg:svg", { viewBox: "0 0 1000 20", preserveAspectRatio: "none", "aria-hidden": "true" },
+          element("svg:rect", { class: `phase-${stage.phase}`, x, y: 2, width, height: 16 }))));
+  }));
+}
+
+function problem(found) {
+  // The rest of the message is the log.
+  const message = found.log.length ? found.message.split("\n")[0] : found.message;
+  const parts = [element("p", { class: "error-message" }, message)];
+  if (found.derivation) {
+    parts.push(element("p", { class: "small wrap" }, "Failed: ", element("code", {}, found.derivation)));
+  }
+  if (found.log.length) {
+    parts.push(element("details", { open: true },
+      element("summary", {}, `The last ${found.log.length} lines of its log`),
+      element("pre", { dir: "ltr", tabindex: "0" }, `${found.log.join("\n")}\n`)));
+  }
+  return parts;
+}
+
+// -- the log: one text node for each piece that came, the oldest taken out again
+
+let next = 0; // the number of the line that is expected
+let kept = []; // how many lines each text node has
+let total = 0;
+let begun = false;
+
+function add({ first, lines }) {
+  if (!begun) {
+    // The stream begins with what the page has already.
+    log.replaceChildren();
+    begun = true;
+  }
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  let text = lines.map((line) => `${shown(line)}\n`).join("");
+  if (first > next && next > 0) text = `[${first - next} lines left out]\n${text}`;
+  next = first + lines.length;
+  log.append(document.createTextNode(text));
+  kept.push(lines.length);
+  total += lines.length;
+  while (total > LINES && kept.length > 1) {
+    total -= kept.shift();
+    log.firstChild.remove();
+  }
+  const missing = next - total;
+  by("log-note").hidden = missing === 0;
+  by("log-note").textContent = `The first ${missing} lines are not shown.`;
+  by("log-empty").hidden = true;
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+// -- the stream
+
+const events = new EventSource(`/builds/${encodeURIComponent(page.dataset.build)}/events`);
+const note = by("connection");
+let over = false;
+
+events.addEventListener("build", (event) => show(JSON.parse(event.data)));
+events.addEventListener("log", (event) => add(JSON.parse(event.data)));
+events.addEventListener("open", () => { note.hidden = true; });
+events.addEventListener("error", () => {
+  if (over) return;
+  note.textContent = events.readyState === EventSource.CLOSED
+    ? "This build is not told of any more."
+    : "The connection is lost; trying again …";
+  note.hidden = false;
+});
+
+function finish() {
+  over = true;
+  note.hidden = true;
+  events.close();
+}
+
+addEventListener("pagehide", () => events.close());
+
+setInterval(() => {
+  if (!clock) return;
+  const elapsed = clock.build.elapsed + (performance.now() - clock.at) / 1000;
+  by("elapsed").textContent = duration(elapsed);
+  lanes({ ...clock.build, elapsed });
+}, 1000);
+log.scrollTop = log.scrollHeight;

@@ -1,0 +1,82 @@
+// The list of builds, live.
+
+import { duration, element } from "./text.js";
+
+const body = document.querySelector("#builds tbody");
+const empty = document.getElementById("no-builds");
+const live = document.getElementById("live");
+
+const rows = new Map();
+for (const row of body.rows) rows.set(row.dataset.build, row);
+
+function filled(build) {
+  const running = build.ended === null;
+  const link = element("a", { href: `/builds/${encodeURIComponent(build.id)}` },
+    element("bdi", {}, `${build.image}:${build.tag}`));
+  const begun = build.begun.slice(5, 19).replace("T", " ");
+  const row = element("tr", { "data-build": build.id, "data-state": build.state },
+    element("td", {}, element("span", { class: "badge", "data-state": build.state }, build.state)),
+    element("td", { class: "wrap" }, link),
+    element("td", { class: "quiet" }, running ? build.doing : build.system),
+    element("td", { class: "number" }, duration(build.elapsed)),
+    element("td", { class: "quiet" }, element("time", { datetime: build.begun }, begun)));
+  if (running) row.seen = { elapsed: build.elapsed, at: performance.now() };
+  return row;
+}
+
+// Those that run stand first, the youngest of each kind before the others.
+function put(build) {
+  const old = rows.get(build.id);
+  const row = filled(build);
+  rows.set(build.id, row);
+  if (old && old.dataset.state === build.state) {
+    const focused = old.contains(document.activeElement);
+    old.replaceWith(row);
+    if (focused) row.querySelector("a").focus();
+    return;
+  }
+  old?.remove();
+  const first = build.ended === null
+    ? body.firstElementChild
+    : [...body.rows].find((each) => !["running", "queued"].includes(each.dataset.state));
+  body.insertBefore(row, first ?? null);
+}
+
+const events = new EventSource("/builds/events");
+
+events.addEventListener("builds", (event) => {
+  const { builds } = JSON.parse(event.data);
+  rows.clear();
+  const fresh = builds.map((build) => {
+    const row = filled(build);
+    rows.set(build.id, row);
+    return row;
+  });
+  body.replaceChildren(...fresh);
+  empty.hidden = rows.size > 0;
+});
+
+events.addEventListener("build", (event) => {
+  put(JSON.parse(event.data));
+  empty.hidden = true;
+});
+
+events.addEventListener("removed", (event) => {
+  const { id } = JSON.parse(event.data);
+  rows.get(id)?.remove();
+  rows.delete(id);
+  empty.hidden = rows.size > 0;
+});
+
+events.addEventListener("open", () => { live.textContent = "This list is live."; });
+events.addEventListener("error", () => { live.textContent = "The connection is lost; trying again …"; });
+
+// A page that is left keeps no connection: browsers allow six to a host.
+addEventListener("pagehide", () => events.close());
+
+setInterval(() => {
+  for (const row of body.rows) {
+    if (!row.seen) continue;
+    row.cells[3].textContent = duration(row.seen.elapsed + (performance.now() - row.seen.at) / 1000);
+  }
+}, 1000);

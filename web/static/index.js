@@ -1,0 +1,120 @@
+// The box for packages: asks while somebody types, and shows what each name is.
+
+import { element, shown } from "./text.js";
+
+const QUIET = 400; // milliseconds without a key before the registry is asked
+
+const form = document.getElementById("ask");
+const input = document.getElementById("packages");
+const status = document.getElementById("status");
+const answer = document.getElementById("answer");
+const problem = document.getElementById("answer-error");
+const list = document.getElementById("result-packages");
+const commands = document.getElementById("commands");
+
+let timer = null;
+let asking = null;
+let asked = input.value.trim();
+
+function typed() {
+  return input.value.trim().split(/[\s,;/]+/).filter(Boolean).join(" ");
+}
+
+async function ask() {
+  clearTimeout(timer);
+  const names = typed();
+  if (names === asked) return;
+  asked = names;
+  asking?.abort();
+  if (!names) {
+    answer.hidden = true;
+    status.textContent = "";
+    return;
+  }
+  const mine = (asking = new AbortController());
+  status.textContent = "Looking them up …";
+  answer.setAttribute("aria-busy", "true");
+  try {
+    const response = await fetch(`/api/packages?names=${encodeURIComponent(names)}`, {
+      signal: mine.signal,
+      headers: { Accept: "application/json" },
+    });
+    show(await response.json());
+    // What is in the address can be passed on.
+    history.replaceState(null, "", `/?packages=${encodeURIComponent(names).replaceAll("%20", "+")}`);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    asked = "";
+    status.textContent = "The registry does not answer. Press Check to try again.";
+  } finally {
+    if (asking === mine) answer.removeAttribute("aria-busy");
+  }
+}
+
+function show(data) {
+  const packages = data.packages ?? [];
+  status.textContent = data.error
+    ? ""
+    : data.commands
+      ? "All of them are there."
+      : "Some of them cannot be had.";
+  problem.hidden = !data.error;
+  problem.textContent = shown(data.error ?? "");
+  list.replaceChildren(...packages.map(described));
+  commands.hidden = !data.commands;
+  for (const [key, text] of Object.entries(data.commands ?? {})) {
+    document.getElementById(`command-${key}`).textContent = shown(text);
+  }
+  answer.hidden = false;
+}
+
+function described(each) {
+  const good = each.status === "found" || each.status === "meta";
+  const item = element("li", { "data-status": each.status, "data-name": each.name },
+    element("span", { class: "badge", "data-state": good ? "found" : "problem" }, each.status.replaceAll("-", " ")),
+    " ", element("code", {}, element("bdi", {}, each.name)), " ");
+  if (each.status === "found") {
+    const others = each.outputs.join() === "out" ? "" : `, outputs ${each.outputs.join(", ")}`;
+    item.append(
+      element("strong", {}, element("bdi", {}, `${each.pname} ${each.version}`)), " ",
+      element("bdi", {}, each.description), " ",
+      element("span", { class: "quiet small" }, `(${each.attribute}${others})`));
+    return item;
+  }
+  item.append(element("bdi", {}, each.message));
+  const near = each.candidates ?? [];
+  if (near.length) {
+    const span = element("span", { class: "near" }, " Near: ");
+    near.forEach((name, at) => {
+      if (at) span.append(", ");
+      const words = typed().split(" ").map((word) => (word === each.name ? name : word));
+      span.append(element("a", {
+        href: `/?packages=${words.map(encodeURIComponent).join("+")}`,
+        "data-exchange": each.name,
+        "data-for": name,
+      }, element("bdi", {}, name)));
+    });
+    item.append(span);
+  }
+  return item;
+}
+
+input.addEventListener("input", () => {
+  clearTimeout(timer);
+  timer = setTimeout(ask, QUIET);
+});
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+
+// A near name takes the place of the one that was typed.
+list.addEventListener("click", (event) => {
+  const link = event.target instanceof Element && event.target.closest("a[data-exchange]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  input.value = typed().split(" ").map((word) => (word === link.dataset.exchange ? link.dataset.for : word)).join(" ");
+  input.focus();
+  ask();
+});

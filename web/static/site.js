@@ -1,0 +1,41 @@
+// What every page does: buttons that copy.  `data-copy` names the element whose text is
+// copied, by its id; without this script the buttons stay hidden.
+
+import { announce } from "./text.js";
+
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  button.hidden = false;
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target instanceof Element && event.target.closest("button[data-copy]");
+  if (!button) return;
+  const source = document.getElementById(button.dataset.copy);
+  if (!source) return;
+  const done = await copy(source);
+  const label = button.dataset.label ?? button.textContent;
+  button.dataset.label = label;
+  button.textContent = done ? "Copied" : "Press Ctrl+C";
+  announce(done ? "Copied" : "The text is selected: press Ctrl+C to copy it");
+  setTimeout(() => { button.textContent = label; }, 2000);
+});
+
+// Browsers keep the clipboard for pages that came by HTTPS or from this machine; on others
+// the text is selected for a person to copy.
+async function copy(source) {
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+    return true;
+  } catch {
+    const range = document.createRange();
+    range.selectNodeContents(source);
+    const selection = getSelection();
+    selection.removeAllRanges();
+    selection.addRange(range);
+    try {
+      return document.execCommand("copy");
+    } catch {
+      return false;
+    }
+  }
+}
