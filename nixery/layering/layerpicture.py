@@ -21,7 +21,7 @@ from attrs import field, frozen
 from nixery.layering.layerplan import LayerGroup
 from nixery.layering.treemap import Box, squarify
 
-__all__ = ["DrawnLayer", "draw_svg", "draw_text"]
+__all__ = ["DrawnLayer", "draw_svg", "draw_text", "xml_text"]
 
 WIDTH = 960
 HEIGHT = 540
@@ -70,7 +70,7 @@ class DrawnLayer:
 
     :param title: what it is about, in a few words.
     :param size: compressed, in bytes: what a client downloads.
-    :param nar_size: unpacked, in bytes.
+    :param nar_size: unpacked, in bytes; 0 where that is not known.
     :param reason: why it is a layer.
     :param paths: the names of the store paths in it.
     :param shared_with: the other images that have the same layer.
@@ -109,29 +109,38 @@ class DrawnLayer:
         return "also in " + _some(self.shared_with, 5)
 
 
-def draw_svg(image: str, layers: Sequence[DrawnLayer]) -> str:
+def draw_svg(
+    image: str, layers: Sequence[DrawnLayer], *, anchor: str | None = None, styled: bool = True
+) -> str:
     """
     An image's layers as SVG.
 
     :param image: its name.
     :param layers: from the bottom to the top.
+    :param anchor: makes each rectangle a link to what has this, and the layer's number,
+        as its id: ``layer-`` leads to ``#layer-1``.
+    :param styled: whether the style sheet is in it.  Where pages may hold none, theirs
+        has to know the classes.
     :return: a whole document, which a page can also take in as it is.
     """
     image = _legal(image)
     root = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    # What can be followed is no mere picture.
+    role = 'role="img"' if anchor is None else 'role="group"'
+    label = xml_text(f"The layers of {image}")
     parts = [
-        f'<svg {root} class="layers" role="img">',
-        f"<title>{_xml(f'The layers of {image}')}</title>",
-        f"<style>{_STYLE}</style>",
-        f'<text x="0" y="16" font-weight="bold">{_xml(_fit(image, WIDTH))}</text>',
-        f'<text x="0" y="36">{_xml(_fit(_summary(layers), WIDTH - 280))}</text>',
+        f'<svg {root} class="layers" {role} aria-label="{label}">',
+        f"<title>{label}</title>",
+        *([f"<style>{_STYLE}</style>"] if styled else []),
+        f'<text x="0" y="16" font-weight="bold">{xml_text(_fit(image, WIDTH))}</text>',
+        f'<text x="0" y="36">{xml_text(_fit(_summary(layers), WIDTH - 280))}</text>',
         *_legend(),
     ]
     # The layout wants the largest first; numbers tell where in the image a layer lies.
     numbered = sorted(enumerate(layers, start=1), key=lambda item: (-item[1].size, item[0]))
     boxes = squarify([layer.size for _number, layer in numbered], WIDTH, HEIGHT - _HEADER)
     for (number, layer), box in zip(numbered, boxes, strict=True):
-        parts += _rectangle(number, layer, box)
+        parts += _rectangle(number, layer, box, anchor)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -173,17 +182,26 @@ def draw_text(
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _rectangle(number: int, layer: DrawnLayer, box: Box) -> Iterator[str]:
-    yield f'<g class="{"shared" if layer.shared_with else "own"}">'
+def _rectangle(
+    number: int, layer: DrawnLayer, box: Box, anchor: str | None = None
+) -> Iterator[str]:
+    kind = "shared" if layer.shared_with else "own"
+    if anchor is None:
+        yield f'<g class="{kind}">'
+    else:
+        label = f"Layer {number}: {layer.caption}, {_bytes(layer.size)}, {layer.sharing}"
+        yield (
+            f'<a href="#{xml_text(anchor)}{number}" class="{kind}" aria-label="{xml_text(label)}">'
+        )
     hint = [
         f"Layer {number}: {layer.caption}",
-        f"{_bytes(layer.size)}, {_bytes(layer.nar_size)} unpacked",
+        _bytes(layer.size) + (f", {_bytes(layer.nar_size)} unpacked" if layer.nar_size else ""),
         f"{layer.reason}; {layer.sharing}",
         *layer.paths[:_TITLE_PATHS],
     ]
     if len(layer.paths) > _TITLE_PATHS:
         hint.append(f"and {len(layer.paths) - _TITLE_PATHS} more")
-    yield f"<title>{_xml(chr(10).join(hint))}</title>"
+    yield f"<title>{chr(10).join(map(xml_text, hint))}</title>"
     yield (
         f'<rect x="{box.x:.2f}" y="{box.y + _HEADER:.2f}"'
         f' width="{box.width:.2f}" height="{box.height:.2f}"/>'
@@ -196,9 +214,9 @@ def _rectangle(number: int, layer: DrawnLayer, box: Box) -> Iterator[str]:
             yield (
                 f'<text x="{box.x + _MARGIN:.2f}"'
                 f' y="{box.y + _HEADER + _MARGIN + (line_number + 0.8) * _LINE:.2f}">'
-                f"{_xml(text)}</text>"
+                f"{xml_text(text)}</text>"
             )
-    yield "</g>"
+    yield "</g>" if anchor is None else "</a>"
 
 
 def _legend() -> Iterator[str]:
@@ -246,5 +264,6 @@ def _fit(text: str, width: float) -> str:
     return text[: room - 1] + "…" if room >= 4 else ""
 
 
-def _xml(text: str) -> str:
-    return escape(text, quote=True)
+def xml_text(text: str) -> str:
+    """A text as it stands in SVG, also in an attribute."""
+    return escape(_legal(text), quote=True)

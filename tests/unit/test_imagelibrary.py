@@ -1,0 +1,188 @@
+"""The images that there are to look at: written down beside the answers, and found again."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+
+from nixery.anatomy import library
+from nixery.anatomy.library import LISTED, REPORTS, ImageLibrary
+from nixery.anatomy.listing import decode_listed
+from nixery.anatomy.portrait import Portrait
+from nixery.anatomy.report import Made
+from nixery.building.builder import Builder
+from nixery.building.images import ImageService
+from nixery.errors import StorageError
+from nixery.names import Digest, Tag, parse_image_name
+from nixery.oci import Image
+from nixery.testing import InlineWorkers
+from tests.unit.builder_kit import LATEST, BuilderCase, CountingStorage
+
+SYSTEM = "x86_64-linux"
+
+
+class ForgetfulStorage(CountingStorage):
+    """Fails to write what pages are made of."""
+
+    async def set_record(self, kind: str, key: str, value: bytes) -> None:
+        if kind in (LISTED, REPORTS):
+            raise StorageError(operation="store a record", reason="out of order")
+        await super().set_record(kind, key, value)
+
+
+class LibraryTests(BuilderCase):
+    """The library beside a builder of fakes."""
+
+    library: ImageLibrary
+
+    def make_builder(self) -> Builder:
+        builder = super().make_builder()
+        self.library = ImageLibrary(
+            storage=self.storage,
+            images=builder.images,
+            cpu=InlineWorkers(),
+            clock=self.clock,
+            time=lambda: 1_700_000_000.0,
+        )
+        builder.made = self.library.made
+        return builder
+
+    def make_service(self) -> ImageService:
+        service = super().make_service()
+        service.noted = self.library.served
+        return service
+
+    def portrait(self, name: str) -> Portrait | None:
+        found = self.now(self.library.find(parse_image_name(name, SYSTEM), LATEST))
+        return None if found is None else self.now(self.library.portrait(found))
+
+    def test_report(self) -> None:
+        """How an image was made is written down a while after it was answered."""
+        image = self.build("git")
+        self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
+        self.clock.advance(library.PAUSE)
+        self.assertEqual([image.manifests[0].digest], self.now(self.storage.list_records(REPORTS)))
+        portrait = self.portrait("git")
+        assert portrait is not None
+        self.assertTrue(portrait.known)
+        report = portrait.report
+        self.assertEqual(["cacert", "git"], [each.attribute for each in report.packages])
+        self.assertEqual(
+            [blob.digest for blob in image.manifests[0].blobs()[1:]],
+            [layer.digest for layer in report.layers],
+        )
+        self.assertEqual(
+            {"bash-1.0", "cacert-1.0", "git-1.0", "glibc-1.0"},
+            {path.name for path in report.paths},
+        )
+
+    def test_looked_at_early(self) -> None:
+        """Who looks before the report is there sees the layers, and later all of it."""
+        self.build("git")
+        first = self.portrait("git")
+        assert first is not None
+        self.assertFalse(first.known)
+        self.assertEqual((), first.report.paths)
+        self.clock.advance(library.PAUSE)
+        second = self.portrait("git")
+        assert second is not None
+        self.assertTrue(second.known)
+        self.assertEqual(
+            [(layer.digest, layer.size, layer.diff_id) for layer in first.report.layers],
+            [(layer.digest, layer.size, layer.diff_id) for layer in second.report.layers],
+        )
+
+    def test_damaged_report(self) -> None:
+        """A report that cannot be read is as good as none."""
+        image = self.build("git")
+        self.clock.advance(library.PAUSE)
+        self.now(self.storage.set_record(REPORTS, image.manifests[0].digest, b"rubbish"))
+        portrait = self.portrait("git")
+        assert portrait is not None
+        self.assertFalse(portrait.known)
+
+    def test_not_served(self) -> None:
+        """What was never served is not found, and looking for it builds nothing."""
+        self.build("git")
+        for name in ("hello", "shell/git", "arm64/git"):
+            self.assertIsNone(self.portrait(name))
+        self.assertIsNone(
+            self.now(self.library.find(parse_image_name("git", SYSTEM), Tag("other")))
+        )
+        self.assertEqual(1, len(self.book.overview()))
+
+    def test_blobs_gone(self) -> None:
+        """An image whose layers are gone is none."""
+        self.build("git")
+        self.storage._blobs.clear()  # as a bucket's rules do
+        self.restart()
+        self.assertIsNone(self.portrait("git"))
+
+    def test_listing(self) -> None:
+        """Each image is listed once, under the name that it was first asked for by."""
+        self.build("hello/git")
+        self.build("git/hello")
+        self.build("bash")
+        names = self.now(self.library.names())
+        self.assertEqual(("bash:latest", "hello/git:latest"), tuple(names))
+        bash, hello = self.now(self.library.listed(names))
+        self.assertEqual(
+            ("bash", "latest", SYSTEM, 1_700_000_000.0),
+            (bash.repository, bash.tag, bash.system, bash.served),
+        )
+        self.assertGreater(hello.size, bash.size)
+
+    def test_damaged_listing(self) -> None:
+        """An entry that cannot be read, or whose name is none, is left out."""
+        self.build("bash")
+        record = self.now(self.storage.get_record(LISTED, "bash:latest"))
+        assert record is not None
+        self.now(self.storage.set_record(LISTED, "a:b", b"{}"))
+        self.now(
+            self.storage.set_record(LISTED, "c:d", record.replace(b'"bash"', b'"../<script>"'))
+        )
+        listed = self.now(self.library.listed(["a:b", "bash:latest", "c:d", "gone:latest"]))
+        self.assertEqual([decode_listed(record)], list(listed))
+
+    def test_holders(self) -> None:
+        """Which images have a layer is known for all that are listed."""
+        git, hello = self.build("git"), self.build("hello")
+        holders = self.now(self.library.holders())
+
+        def labels(image: Image) -> set[tuple[str, ...]]:
+            return {
+                tuple(each.label for each in holders[blob.digest])
+                for blob in image.manifests[0].blobs()[1:]
+            }
+
+        self.assertIn(("git:latest", "hello:latest"), labels(git))
+        self.assertIn(("git:latest",), labels(git))
+        self.assertNotIn(("git:latest",), labels(hello))
+
+    def test_failures(self) -> None:
+        """That nothing can be written down costs nobody an image."""
+        self.storage = ForgetfulStorage()
+        self.restart()
+        self.build("git")
+        self.clock.advance(library.PAUSE)
+        self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
+
+    def test_too_many(self) -> None:
+        """What waits to be written down is bounded."""
+        made: list[Made] = []
+        self.builder.made = made.append
+        self.build("git")
+        for number in range(2 * library.MOST_PENDING):
+            digest = Digest(f"sha256:{number:064x}")
+            self.library.made(evolve(made[0], digest=digest))
+        self.clock.advance(library.PAUSE)
+        self.assertEqual(library.MOST_PENDING, len(self.now(self.storage.list_records(REPORTS))))
+
+    def test_stop(self) -> None:
+        """A daemon that stops writes down what it has made."""
+        self.build("git")
+        stopping = Deferred.fromCoroutine(self.library.stop())
+        self.assertNoResult(stopping)
+        self.clock.advance(library.PAUSE)
+        self.successResultOf(stopping)
+        self.assertEqual(1, len(self.now(self.storage.list_records(REPORTS))))
