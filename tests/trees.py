@@ -4,6 +4,7 @@ Stores made of Python values, and what archives hold, as values to compare.
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import stat
@@ -13,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import frozen
+from zstandard import ZstdDecompressor
 
 __all__ = ["File", "Link", "Node", "Seen", "from_disk", "make_tree", "make_removable", "normalised"]
-__all__ += ["read_with_gnu_tar", "read_with_tarfile"]
+__all__ += ["expanded", "read_with_gnu_tar", "read_with_tarfile"]
 
 
 @frozen
@@ -86,10 +88,15 @@ def from_disk(top: bytes, path: bytes = b"") -> Seen:
 
 
 def read_with_gnu_tar(archive: bytes, scratch: str) -> Seen:
-    """Unpack with GNU tar, into a directory that is made, and look at the disk."""
+    """
+    Unpack with GNU tar, into a directory that is made, and look at the disk.
+
+    tar calls gzip and zstd, which know nothing of the libraries that we write with.
+    """
     os.mkdir(scratch)
+    option = _TAR_OPTIONS[_compression(archive)]
     subprocess.run(
-        ["tar", "--extract", "--gzip", "--preserve-permissions", "--no-same-owner"],
+        ["tar", "--extract", *option, "--preserve-permissions", "--no-same-owner"],
         input=archive,
         cwd=scratch,
         check=True,
@@ -101,7 +108,10 @@ def read_with_tarfile(archive: bytes) -> Seen:
     """Read with Python's own module, and without the disk."""
     seen: Seen = {}
     with tarfile.open(
-        fileobj=io.BytesIO(archive), mode="r:gz", encoding="utf-8", errors="surrogateescape"
+        fileobj=io.BytesIO(expanded(archive)),
+        mode="r:",
+        encoding="utf-8",
+        errors="surrogateescape",
     ) as entries:
         for entry in entries:
             name = entry.name.encode("utf-8", "surrogateescape")
@@ -115,6 +125,25 @@ def read_with_tarfile(archive: bytes) -> Seen:
                 data = b"" if content is None else content.read()
                 seen[name] = ("file" if entry.isreg() else "other", entry.mode, data)
     return seen
+
+
+def expanded(archive: bytes) -> bytes:
+    """The archive in what may be compressed with gzip or zstd."""
+    match _compression(archive):
+        case "gzip":
+            return gzip.decompress(archive)
+        case "zstd":
+            return ZstdDecompressor().decompressobj().decompress(archive)
+        case _:
+            return archive
+
+
+_TAR_OPTIONS = {"gzip": ["--gzip"], "zstd": ["--zstd"], "none": []}
+
+
+def _compression(archive: bytes) -> str:
+    magic = {b"\x1f\x8b\x08\x00": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+    return magic.get(archive[:4], "none")
 
 
 def make_removable(top: str) -> None:

@@ -4,8 +4,8 @@ From bytes to a layer: one pass that hashes, compresses, hashes again and hands 
 A layer has two identities, the digest of what is stored and sent and the diff ID
 of what it unpacks to.  Both come out of the same pass over the same bytes, and
 that pass is bound by the hardware: ISA-L deflates at ten times the speed of
-zlib, SHA-256 runs in the processor's own instructions, and all of them let go of
-the interpreter lock, so that several layers are packed at once.
+zlib, zstd is nearly as fast, SHA-256 runs in the processor's own instructions, and
+all of them let go of the interpreter lock, so that several layers are packed at once.
 
 Why the two hashes are not given threads of their own: there are as many packing
 threads as processors already, and a piece that stays on its processor is still
@@ -16,43 +16,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Protocol
 
-from attrs import field, frozen, validators
+from attrs import frozen
 from isal import isal_zlib
+from zstandard import ZstdCompressor
 
 from nixery.errors import ShuttingDown
 from nixery.names import Digest
+from nixery.packing.levels import Compression
 
 __all__ = ["PIECE", "Compression", "LayerStream", "PackedLayer"]
 
 PIECE = 1 << 18
 """
 How many bytes the compressor is fed at a time, but for the last piece of a
-layer.  Always full pieces of one size: what ISA-L writes depends on how its input
-is cut.  This size still fits a processor's own cache, and is large enough for
-the cost of a piece in the interpreter to vanish: 64 KiB and 1 MiB are both some
-percent slower.  Changing it changes the digests of all layers.
+layer.  Always full pieces of one size: what compressors write may depend on how
+their input is cut, and ISA-L's does.  This size still fits a processor's own cache,
+and is large enough for the cost of a piece in the interpreter to vanish: 64 KiB and
+1 MiB are both some percent slower.  Changing it changes the digests of all layers.
 """
 
 _GZIP_WINDOW = 31  # the largest window, with gzip's header and trailer
-
-
-@frozen(kw_only=True)
-class Compression:
-    """
-    How layers are compressed.
-
-    :param kind: ``gzip``.
-    :param level: ISA-L's, 0 to 3: 1 is as good as 2 and 3 within some percent.
-    """
-
-    kind: str = field(default="gzip", validator=validators.in_(("gzip",)))
-    level: int = field(default=1, validator=(validators.ge(0), validators.le(3)))
-
-    @property
-    def label(self) -> str:
-        """What a cache key holds: ``gzip-1``."""
-        return f"{self.kind}-{self.level}"
 
 
 @frozen(kw_only=True)
@@ -94,12 +79,10 @@ class LayerStream:
         self._should_stop = should_stop
         self._piece = memoryview(bytearray(PIECE))
         self._filled = 0
-        # The header that this writes is fixed: no name, no time, system 255.
-        self._compressor = isal_zlib.compressobj(
-            compression.level, isal_zlib.DEFLATED, _GZIP_WINDOW
-        )
+        self._compressor = _compressor(compression)
         self._diff_id = hashlib.sha256()
-        self._digest = hashlib.sha256()
+        # What is not compressed has one identity, and is hashed once.
+        self._digest = self._diff_id if compression.kind == "none" else hashlib.sha256()
         self._size = 0
         self._uncompressed_size = 0
 
@@ -166,6 +149,39 @@ class LayerStream:
 
     def _emit(self, data: bytes) -> None:
         if data:
-            self._digest.update(data)
+            if self._digest is not self._diff_id:
+                self._digest.update(data)
             self._size += len(data)
             self._write(data)
+
+
+class _Compressor(Protocol):
+    """What the compressors have in common."""
+
+    def compress(self, data: memoryview, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Copier:
+    """Compresses nothing."""
+
+    def compress(self, data: memoryview, /) -> bytes:
+        # The memory is written over by the next piece, and a sink may keep what it gets.
+        return bytes(data)
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def _compressor(compression: Compression) -> _Compressor:
+    if compression.kind == "none":
+        return _Copier()
+    if compression.kind == "zstd":
+        # The frame's header is fixed, too: it tells no size, which nobody knows yet.
+        return ZstdCompressor(level=compression.level).compressobj()
+    # The header that this writes is fixed: no name, no time, system 255.
+    deflating: _Compressor = isal_zlib.compressobj(
+        compression.level, isal_zlib.DEFLATED, _GZIP_WINDOW
+    )
+    return deflating

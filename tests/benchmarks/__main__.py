@@ -1,9 +1,10 @@
 """
 All benchmarks, one after the other.
 
-    python -m tests.benchmarks [--only NAME] [--rounds N] [--quick] [--json]
+    python -m tests.benchmarks [--only NAME] [--rounds N] [--images N] [--quick] [--json [FILE]]
 
-What they compare with has to be installed: docker-registry, nginx and tar from Debian.
+What they compare with has to be installed: docker-registry, nginx, pigz, zstd and tar
+from Debian.
 Each of them runs alone, too, as ``python -m tests.benchmarks.NAME``.  A benchmark that
 cannot run says why, and the others go on.
 """
@@ -16,10 +17,13 @@ from tests.benchmarks import (
     blobs,
     ceilings,
     cold,
+    compression,
     manifests,
     memory,
     packing,
+    pages,
     scale,
+    soak,
     start,
 )
 from tests.benchmarks.measure import run
@@ -29,12 +33,15 @@ if __name__ == "__main__":
         {
             "ceilings": ceilings.measure,
             "packing": packing.measure,
+            "compression": compression.measure,
             "scale": scale.measure,
             "start": start.measure,
             "manifests": manifests.measure,
             "blobs": blobs.measure,
             "cold": cold.measure,
             "memory": memory.measure,
+            "pages": pages.measure,
+            "soak": soak.measure,
         },
         "tests.benchmarks",
         sys.argv[1:],

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from attrs import asdict, evolve, frozen
 
@@ -71,10 +72,12 @@ class Options:
     :param rounds: how many times.
     :param quick: whether the smallest amounts will do, because only the benchmark
         itself is being tried.
+    :param images: how many a soak makes.
     """
 
     rounds: int = 3
     quick: bool = False
+    images: int = 1000
 
 
 Measure = Callable[[Options], list[Figure]]
@@ -89,12 +92,22 @@ def run(measures: Mapping[str, Measure], program: str, arguments: Sequence[str])
     parser = argparse.ArgumentParser(prog=f"python -m {program}")
     parser.add_argument("--rounds", type=int, default=3, help="how many times (3)")
     parser.add_argument("--quick", action="store_true", help="just to see whether it runs")
-    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write JSON to a file beside the table; without a file, print it instead",
+    )
+    parser.add_argument("--images", type=int, default=1000, help="of the soak (1000)")
     parser.add_argument(
         "--only", action="append", choices=sorted(measures), help="leave the others out"
     )
     given = parser.parse_args(arguments)
-    options = Options(rounds=1 if given.quick else given.rounds, quick=given.quick)
+    options = Options(
+        rounds=1 if given.quick else given.rounds, quick=given.quick, images=given.images
+    )
+    printed = given.json != "-"
     results = {}
     for title, measure in measures.items():
         if given.only and title not in given.only:
@@ -108,9 +121,12 @@ def run(measures: Mapping[str, Measure], program: str, arguments: Sequence[str])
             # Amounts this small tell nothing.
             figures = [evolve(figure, at_least=None, at_most=None) for figure in figures]
         results[title] = [asdict(figure) | {"met": figure.met} for figure in figures]
-        if not given.json:
+        if printed:
             print(f"{title}\n{as_table(figures)}\n", flush=True)
-    if given.json:
+        if given.json and printed:
+            # After each part: what was measured for an hour is not lost by what follows.
+            Path(given.json).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    if not printed:
         print(json.dumps(results, indent=2))
 
 

@@ -34,6 +34,9 @@ from tests.trees import (
     read_with_tarfile,
 )
 
+GZIP = Compression()
+KINDS = (GZIP, Compression(kind="zstd"), Compression(kind="none"))
+
 ROOTS: Seen = {b"nix": ("directory", 0o755, b""), b"nix/store": ("directory", 0o755, b"")}
 
 PART = st.one_of(
@@ -71,13 +74,14 @@ class PackingTestCase(SynchronousTestCase):
         *names: str,
         store: str | None = None,
         should_stop: Callable[[], bool] | None = None,
+        compression: Compression = GZIP,
     ) -> tuple[bytes, PackedLayer]:
         """The layer of store paths by their names."""
         written: list[bytes] = []
         packed = pack_store_paths(
             [f"/nix/store/{name}" for name in names],
             written.append,
-            compression=Compression(),
+            compression=compression,
             store=self.store if store is None else store,
             should_stop=should_stop,
         )
@@ -95,8 +99,10 @@ class PackingTestCase(SynchronousTestCase):
         expected = dict(ROOTS)
         for name, node in paths.items():
             expected |= normalised(b"nix/store/" + os.fsencode(name), node)
-        archive, _ = self.pack(*paths, store=self.make_store(paths))
-        self.assert_archive(archive, expected)
+        store = self.make_store(paths)
+        for compression in KINDS:
+            archive, _ = self.pack(*paths, store=store, compression=compression)
+            self.assert_archive(archive, expected)
 
 
 class ContentTests(PackingTestCase):

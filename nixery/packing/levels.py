@@ -1,0 +1,61 @@
+"""
+What layers can be compressed with: a value that the configuration, the keys of
+caches and the packing threads share.
+
+The default is gzip, because every engine reads it.  zstd at level 1 packs nearly as
+fast, is a little smaller and much cheaper to unpack: the better choice where Docker is
+version 23 or later on all machines.  ``tests/benchmarks/compression.py`` tells how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import Attribute, Factory, field, frozen, validators
+
+__all__ = ["DEFAULT_KIND", "LEVELS", "Compression", "default_level"]
+
+LEVELS: Mapping[str, range] = {"gzip": range(4), "zstd": range(1, 20), "none": range(1)}
+"""
+The kinds of compression, and the levels that each has.
+
+Those of gzip are ISA-L's, of which 1 is as good as 2 and 3 within some percent.  Those
+of zstd are its own, without the ones that need other memory than engines set aside;
+from 10 on a packing thread takes some ten MB, and hardly keeps up with a network.
+"""
+
+DEFAULT_KIND = "gzip"
+
+_DEFAULT_LEVELS = {"gzip": 1, "zstd": 1}
+
+
+def default_level(kind: str) -> int:
+    """The level where none was chosen: the fastest one that is worth its bytes."""
+    return _DEFAULT_LEVELS.get(kind, 0)
+
+
+def _has_level(instance: Compression, _: Attribute[int], value: int) -> None:
+    if value not in LEVELS[instance.kind]:
+        raise ValueError(f"{instance.kind} has no level {value}")
+
+
+@frozen(kw_only=True)
+class Compression:
+    """
+    How layers are compressed.
+
+    :param kind: ``gzip``, ``zstd`` or ``none``.
+    :param level: one of its :data:`LEVELS`; 0 for ``none``.
+    :raises ValueError: there is no such kind, or it has no such level.
+    """
+
+    kind: str = field(default=DEFAULT_KIND, validator=validators.in_(LEVELS))
+    level: int = field(
+        default=Factory(lambda self: default_level(self.kind), takes_self=True),
+        validator=_has_level,
+    )
+
+    @property
+    def label(self) -> str:
+        """What a cache key holds: ``gzip-1``, ``zstd-3``, ``none``."""
+        return self.kind if self.kind == "none" else f"{self.kind}-{self.level}"
