@@ -22,21 +22,34 @@ python3Packages.buildPythonPackage {
 
   src = lib.cleanSource ./.;
 
-  build-system = [ python3Packages.setuptools ];
+  build-system = with python3Packages; [
+    setuptools
+    # These build the documentation.
+    sphinx
+    myst-parser
+    attrs
+    pyyaml
+  ];
 
   dependencies =
     (with python3Packages; [
       attrs
+      bcrypt
       cachetools
       google-cloud-storage
       isal
+      jinja2
       klein
       networkx
+      prometheus-client
+      pyjwt
       pyyaml
       tqdm
       treq
       twisted
+      zstandard
     ])
+    ++ python3Packages.pyjwt.optional-dependencies.crypto
     ++ python3Packages.twisted.optional-dependencies.tls;
 
   # Twisted would write its cache of plugins beside them, into the store.

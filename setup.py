@@ -1,15 +1,40 @@
 """
 What is installed.
 
-A plain ``pip install .`` brings the plugin of twistd, the expressions for Nix and
-the files of the web pages.  An editable install does not: it hides the plugin from
-Twisted, which looks through directories and knows nothing of import hooks.
+A plain ``pip install .`` brings the plugin of twistd, the expressions for Nix, the
+files of the web pages and the documentation.  An editable install does not: it hides the
+plugin from Twisted, which looks through directories and knows nothing of import hooks.
 """
 
 import runpy
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithDocumentation(build_py):
+    """Builds the documentation as well, into ``nixery/_docs``."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        if not (find_spec("sphinx") and find_spec("myst_parser")):
+            self.warn("without documentation: Sphinx and MyST-Parser are not installed")
+            return
+        target = Path(self.build_lib, "nixery", "_docs").absolute()
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, "-m", "sphinx", "-q", "-b", "dirhtml", "-d", scratch]
+            subprocess.run([*command, "web/docs", str(target)], check=True)
+        # What is for other builds, and for other projects.
+        for leftover in (".buildinfo", "objects.inv"):
+            (target / leftover).unlink(missing_ok=True)
+
 
 setup(
     name="nixery",
@@ -23,12 +48,16 @@ setup(
     # Listed, not found: the folders nix and web would not be, and tests would.
     packages=[
         "nixery",
+        "nixery.access",
+        "nixery.admin",
+        "nixery.anatomy",
         "nixery.building",
         "nixery.configuration",
         "nixery.counting",
         "nixery.demoset",
         "nixery.layering",
         "nixery.nixside",
+        "nixery.operations",
         "nixery.packing",
         "nixery.storage",
         "nixery.upstream",
@@ -40,10 +69,16 @@ setup(
     # nixery.web is a package of its own, so the folders have other names once installed.
     package_dir={"nixery._nix": "nix", "nixery._web": "web"},
     package_data={"nixery": ["py.typed"], "nixery._nix": ["**/*"], "nixery._web": ["**/*"]},
+    # It is installed as it was built, not as it was written.
+    exclude_package_data={"nixery._web": ["docs/*"]},
+    cmdclass={"build_py": BuildWithDocumentation},
     include_package_data=False,
     install_requires=[
+        "Jinja2>=3.1",
+        "PyJWT[crypto]>=2.8",
         "Twisted[tls]>=24.7",
         "attrs>=23.1",
+        "bcrypt>=4.0",
         "cachetools>=5.3",
         # Brings google-auth, google-crc32c and requests, which are used as well.
         "google-cloud-storage>=3.1",
@@ -51,8 +86,10 @@ setup(
         "klein>=24.8",
         "networkx>=3.1",
         "PyYAML>=6.0",
+        "prometheus-client>=0.22",
         "tqdm>=4.64",
         "treq>=24.9",
+        "zstandard>=0.22",
     ],
     extras_require={
         # The demo package set: its binaries are made to find their libraries in
@@ -61,6 +98,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "nixery-admin = nixery.admin.command:admin",
             "nixery-demo = nixery.demoset.demo:main",
             "nixery-layers = nixery.layerscli:layers",
             "nixery-popcount = nixery.counting.popcountcli:popcount",

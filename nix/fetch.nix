@@ -1,6 +1,7 @@
 # Brings the files of one commit into the store.
 #
-#   nix-instantiate --eval --json --read-write-mode fetch.nix ...
+#   nix-instantiate --eval --json --read-write-mode -A path fetch.nix ...
+#   nix-instantiate --add-root LINK --indirect -A holder fetch.nix ...
 #
 # All arguments are strings:
 #
@@ -10,15 +11,22 @@
 #   ref    for git, a ref whose history has the commit, as "refs/heads/main";
 #          "" if none is known, and then all refs are fetched
 #
-# Prints the store path.
+# `path` is the store path.  `holder` is a derivation that refers to it and is never
+# built: one command fetches the path and roots what refers to it.
 { kind, url, rev ? "", ref ? "" }:
 
 let
   # Plain names of tags ("v2") are looked up as branches, whatever the version.
   place = if ref == "" then { allRefs = true; } else { inherit ref; };
+
+  path =
+    if kind == "git" then
+      # Without `shallow` Nix counts all commits, and refuses repositories without them.
+      (builtins.fetchGit ({ inherit url rev; name = "source"; shallow = true; } // place)).outPath
+    else
+      builtins.fetchTarball { inherit url; name = "source"; };
 in
-if kind == "git" then
-  # Without `shallow` Nix counts all commits, and refuses repositories without them.
-  (builtins.fetchGit ({ inherit url rev; name = "source"; shallow = true; } // place)).outPath
-else
-  builtins.fetchTarball { inherit url; name = "source"; }
+{
+  inherit path;
+  holder = derivation { name = "holder"; system = "none"; builder = "none"; inherit path; };
+}

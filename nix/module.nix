@@ -35,6 +35,10 @@ let
     listen = setting (types.listOf types.str) "Where to listen: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets).";
     port = setting types.port "Listen on this TCP port of every interface.";
     public_url = setting types.str "How clients reach this registry: the base of links and pull commands.";
+    auth = setting (types.enum [ "none" "htpasswd" "token" ]) "Who may pull: none (everybody), or users by password: htpasswd, or token, with both.";
+    htpasswd_file = setting types.path "The file of the users and the bcrypt hashes of their passwords, as htpasswd -B writes.";
+    auth_rules = setting (types.attrsOf (types.listOf types.str)) "The packages that a user may have, as {alice: [shell, git]}; others have all.";
+    token_key = setting types.path "The file of the private key that signs tokens; the same for all replicas.";
     channel = setting types.str "Take packages from this nixpkgs channel, or this full nixpkgs commit.";
     pkgs_repo = setting types.str "Take packages from the package set in this git repository.";
     pkgs_path = setting types.path "Take packages from the package set at this path.";
@@ -68,6 +72,11 @@ let
           "gcs"
         ]) "Where images are stored: filesystem or gcs (Google Cloud Storage).";
     storage_path = setting types.path "The directory of the filesystem storage.";
+    max_bytes = setting (types.either types.ints.unsigned types.str) "How much stored images may take, as 200 GiB; those not pulled for longest go first.";
+    max_age = setting types.numbers.positive "How long after its last pull an image is kept, in seconds.";
+    retention_grace = setting types.numbers.nonnegative "How long after its last use nothing is removed, whatever the limits say, in seconds.";
+    retention_interval = setting types.numbers.positive "How long after one collection of the storage the next one begins, in seconds.";
+    min_free = setting (types.either types.ints.unsigned types.str) "Nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off.";
     gcs_bucket = setting types.str "The bucket of the Google Cloud Storage.";
     gcs_signing_key = setting types.path "The file of the private key that signs download URLs.";
     gcs_signing_account = setting types.str "The service account that download URLs are signed for.";
@@ -88,7 +97,8 @@ let
     substitute_only = setting types.bool "Whether everything has to come from binary caches, and nothing is built here.";
     nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
     layer_budget = setting (types.ints.between 1 125) "How many layers of packages an image may have.";
-    compression_level = setting (types.ints.between 0 3) "How hard layers are compressed: 0 is fastest, 3 is smallest by some percent.";
+    compression = setting (types.enum [ "gzip" "zstd" "none" ]) "How layers are compressed: gzip, zstd (Docker reads it from 23 on) or none.";
+    compression_level = setting (types.ints.between 0 19) "How hard they are compressed: 0 to 3 with gzip, 1 to 19 with zstd.";
     layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
     layer_affinity = setting (types.ints.between 1 100) "How many of those who have a package have another one, if they share a layer, in percent.";
     layer_unit_size = setting types.ints.unsigned "Store paths of this size, unpacked, follow no other into its layer, in bytes.";
@@ -107,7 +117,11 @@ let
     serve_stale = setting types.numbers.nonnegative "How long an old image is served while that of a new revision is being built, in seconds.";
     request_deadline = setting types.numbers.positive "How long a request waits for its image, unless it is Docker's, which waits for ever, in seconds.";
     stop_grace = setting types.numbers.nonnegative "How long the builds that run may go on when the daemon is stopped, in seconds.";
+    site = setting types.bool "Whether there are pages for people: what this is, builds, images, documentation.";
     show_builds = setting types.bool "Whether /builds shows everyone what is being built, with names and logs.";
+    show_images = setting types.bool "Whether /images shows everyone which images were pulled, and what is in them.";
+    metrics = setting types.bool "Whether /metrics tells Prometheus what is going on, without names and addresses.";
+    log_format = setting (types.enum [ "text" "json" ]) "How the log is written: text for people, or json, an object a line.";
     cpu_workers = setting types.ints.positive "How many layers are packed at once.";
     storage_workers = setting types.ints.positive "How many storage operations run at once.";
   };

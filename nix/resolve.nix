@@ -1,8 +1,10 @@
 # Looks packages up in a package set and instantiates their derivations.
 #
-# Evaluated by the daemon in restricted mode, without import-from-derivation:
+# Evaluated by the daemon in restricted mode, without import-from-derivation, in one of
+# two ways:
 #
-#   nix-instantiate --eval --strict --json --read-write-mode ... resolve.nix
+#   nix-instantiate --eval --strict --json --read-write-mode -A found ... resolve.nix
+#   nix-build --out-link LINK -A outputs ... resolve.nix
 #
 # All arguments are strings, so that nothing which a client wrote is ever parsed as
 # an expression:
@@ -17,10 +19,12 @@
 #             "false": it ends the evaluation, and Nix prints why (`tryEval` tells
 #             that something was thrown, and never what)
 #
-# Prints { answers, levels }.  There is one answer for each name, in their order: a
+# `found` is { answers, levels }.  There is one answer for each name, in their order: a
 # package, or { error, ... }.  `levels` has the attribute names of each set in which
 # a name was not found, by the JSON of the set's attribute path: they are many, and
 # several names may be missing from one set.
+#
+# `outputs` are the chosen ones of the packages that were found, to be built.
 { src, system, names, config ? "{}", overlays ? "[]", guard ? "true" }:
 
 let
@@ -219,8 +223,24 @@ let
   answers = map answer (fromJSON names);
 in
 seq packages {
-  answers = map (one: removeAttrs one [ "siblings" ]) answers;
-  levels = listToAttrs (concatLists (map
-    (one: if one ? siblings then [ { name = toJSON one.path; value = one.siblings; } ] else [ ])
-    answers));
+  found = {
+    answers = map (one: removeAttrs one [ "siblings" ]) answers;
+    levels = listToAttrs (concatLists (map
+      (one: if one ? siblings then [ { name = toJSON one.path; value = one.siblings; } ] else [ ])
+      answers));
+  };
+
+  # As little of a derivation as Nix takes for one: what else packages say of
+  # themselves may throw.
+  outputs = concatLists (map
+    (one: map
+      (output: {
+        type = "derivation";
+        inherit (one) name;
+        drvPath = one.derivation;
+        outPath = output.path;
+        outputName = output.name;
+      })
+      one.outputs)
+    (filter (one: one ? outputs) answers));
 }

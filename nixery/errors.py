@@ -14,28 +14,38 @@ from enum import Enum
 from attrs import field, frozen
 
 __all__ = [
+    "AccessDenied",
+    "AdminRefused",
     "BlobUnknown",
+    "BlobsVanished",
     "BuildFailed",
     "BuildTimedOut",
+    "BuildsExceeded",
     "CacheIncomplete",
+    "CollectionRunning",
     "CommandMissing",
     "CommitMissing",
     "ConfigError",
     "ConfigProblem",
     "DemoFailed",
     "DigestMismatch",
+    "DiskSpaceLow",
     "EvaluationFailed",
     "EvaluationTimedOut",
     "Evidence",
     "FetchFailed",
     "ImageLimitExceeded",
     "ImageTimedOut",
+    "ImageTooLarge",
     "InvalidDigest",
     "InvalidName",
     "InvalidReference",
     "LayerLimitExceeded",
     "ListeningFailed",
     "LogInUse",
+    "LoginFailed",
+    "LoginRequired",
+    "LoginThrottled",
     "ManifestUnknown",
     "MissingDerivations",
     "MissingPath",
@@ -44,13 +54,16 @@ __all__ = [
     "NotSubstitutable",
     "OutputTooLarge",
     "PackageProblem",
+    "PackagesDenied",
     "PackagesRefused",
+    "PasswordFileUnusable",
     "ProblemKind",
     "ProcessFailed",
     "ProcessTimedOut",
     "QueueFull",
     "RangeNotSatisfiable",
     "RememberedFailure",
+    "RequestsExceeded",
     "ResourceMissing",
     "ShuttingDown",
     "SourceMissing",
@@ -61,9 +74,13 @@ __all__ = [
     "StorageFull",
     "StorageRefused",
     "StorageUnavailable",
+    "TokenInvalid",
+    "TooManyConnections",
+    "TokenKeyUnusable",
     "UnexpectedOutput",
     "UnknownRevision",
     "UnknownSystem",
+    "UnreadableImage",
     "UploadLost",
     "WrongSystem",
 ]
@@ -238,6 +255,113 @@ class ResourceMissing(NixeryError):
         return (
             f"the installation is incomplete: its {self.name} files are not in"
             f" {' or '.join(self.places)}; install the package again"
+        )
+
+
+# -- who may pull -------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class PasswordFileUnusable(NixeryError):
+    """The file of passwords cannot be read, or not be trusted; ``line`` counts from 1."""
+
+    path: str
+    reason: str
+    line: int | None = None
+
+    @property
+    def message(self) -> str:
+        place = self.path if self.line is None else f"{self.path}, line {self.line}"
+        return f"the passwords are not usable ({place}): {self.reason}"
+
+
+@frozen(kw_only=True)
+class TokenKeyUnusable(NixeryError):
+    """The key that tokens are signed with cannot be used."""
+
+    path: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"tokens cannot be signed with the key at {self.path}: {self.reason};"
+            " openssl genpkey -algorithm ed25519 makes one"
+        )
+
+
+@frozen(kw_only=True)
+class LoginRequired(NixeryError):
+    """
+    Nothing is for whoever has not logged in.
+
+    :param challenge: how to log in, as the header ``WWW-Authenticate`` has it.
+    :param reason: why what was sent to that end is worth nothing; empty: nothing was.
+    """
+
+    challenge: str
+    reason: str = ""
+
+    @property
+    def message(self) -> str:
+        return self.reason or "this registry is for those who have logged in: docker login"
+
+
+@frozen(kw_only=True)
+class LoginFailed(NixeryError):
+    """A password that is not the user's, or a user that there is not."""
+
+    @property
+    def message(self) -> str:
+        return "there is no such user, or the password is another one"
+
+
+@frozen(kw_only=True)
+class LoginThrottled(NixeryError):
+    """
+    Nothing is checked now, because too much was wrong before.
+
+    :param retry_after: seconds after which it will be.
+    """
+
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            "too many log-ins have failed or wait: try again in"
+            f" {max(1, round(self.retry_after))} s, with the right password"
+        )
+
+
+@frozen(kw_only=True)
+class TokenInvalid(NixeryError):
+    """A token that proves nothing, or nothing any more."""
+
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"the token is not accepted: {self.reason}"
+
+
+@frozen(kw_only=True)
+class AccessDenied(NixeryError):
+    """
+    An image that is not for the user who asks for it.
+
+    :param user: who has logged in.
+    :param packages: those of the image that are not for them, as they were asked for.
+    """
+
+    user: str
+    packages: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.user} may not pull {', '.join(self.packages)} from here:"
+            " the registry's operator decides who may have what"
         )
 
 
@@ -706,6 +830,44 @@ class ImageLimitExceeded(NixeryError):
 
 
 @frozen(kw_only=True)
+class ImageTooLarge(NixeryError):
+    """
+    An image that takes more than one image may take here.
+
+    :param what: what there is too much of, in the plural.
+    :param value: how much of it.
+    :param limit: the most that is taken.
+    :param setting: what says so.
+    """
+
+    what: str
+    value: int
+    limit: int
+    setting: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the image has {self.value} {self.what}, and this registry makes images of at most"
+            f" {self.limit} ({self.setting}): ask for fewer packages"
+        )
+
+
+@frozen(kw_only=True)
+class PackagesDenied(NixeryError):
+    """Packages that the operator does not want to be served; by the names asked for."""
+
+    packages: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return (
+            f"this registry does not serve {', '.join(self.packages)}: its operator has said so"
+            " (allow_packages, deny_packages)"
+        )
+
+
+@frozen(kw_only=True)
 class UnknownSystem(NixeryError):
     """A Nix system that container images have no name for."""
 
@@ -717,6 +879,20 @@ class UnknownSystem(NixeryError):
         return (
             f"there are no images for the system {self.system!r};"
             f" there are for {', '.join(self.known)}"
+        )
+
+
+@frozen(kw_only=True)
+class UnreadableImage(NixeryError):
+    """An image whose layers the client that asks for it cannot unpack."""
+
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the layers of this image are compressed with zstd: {self.reason}."
+            " Pull with a newer client, or set compression to gzip on the registry"
         )
 
 
@@ -825,6 +1001,70 @@ class QueueFull(NixeryError):
 
 
 @frozen(kw_only=True)
+class RequestsExceeded(NixeryError):
+    """
+    A client sends more requests than one client may.
+
+    :param rate: how many it may send in a second, in the long run.
+    :param burst: how many at once.
+    :param retry_after: seconds after which one more is answered.
+    """
+
+    rate: int
+    burst: int
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"too many requests: this registry answers {self.burst} of one client at once, and"
+            f" {self.rate} a second in the long run; try again in"
+            f" {max(1, round(self.retry_after))} s"
+        )
+
+
+@frozen(kw_only=True)
+class BuildsExceeded(NixeryError):
+    """
+    A client has more built than one client may.
+
+    :param client: what stands for it.
+    :param limit: how many builds it may have.
+    :param period: in which time.
+    :param setting: what says so.
+    :param retry_after: seconds after which asking again is worth while.
+    """
+
+    client: tuple[str, ...]
+    limit: int
+    period: str
+    setting: str
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"too many builds: this registry makes at most {self.limit} images {self.period} for"
+            f" one client ({self.setting}); pull it again in"
+            f" {max(1, round(self.retry_after))} s"
+        )
+
+
+@frozen(kw_only=True)
+class TooManyConnections(NixeryError):
+    """There are as many connections as the daemon can have."""
+
+    limit: int
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the registry has {self.limit} connections, which is all that it takes"
+            " (max_connections): try again"
+        )
+
+
+@frozen(kw_only=True)
 class ShuttingDown(NixeryError):
     """The daemon is stopping and takes no new builds."""
 
@@ -872,6 +1112,69 @@ class StorageUnavailable(StorageError):
     @property
     def message(self) -> str:
         return f"storage failed to {self.operation}: {self.reason}; try again in a moment"
+
+
+@frozen(kw_only=True)
+class BlobsVanished(NixeryError):
+    """
+    Layers were removed from the storage while an image was made of them, again and
+    again: by hand, by a rule of a bucket, or by a collection that keeps too little.
+    """
+
+    digests: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{len(self.digests)} layers of the image were removed from the storage while it was"
+            " being made: try again in a moment, and let collections keep what is recent"
+        )
+
+
+@frozen(kw_only=True)
+class DiskSpaceLow(StorageFull):
+    """
+    So little room is left that no image is made any more; those that are stored are
+    served on.
+
+    :param path: the file system in question, by a directory of it.
+    :param free: how much is left, in bytes.
+    :param needed: how much has to be, in bytes.
+    """
+
+    path: str
+    free: int
+    needed: int
+
+    @property
+    def message(self) -> str:
+        return (
+            f"nothing is built while the disk of {self.path} is nearly full: {self.free >> 20} MiB"
+            f" are free, and min_free asks for {self.needed >> 20} MiB. Images that are stored are"
+            " still served. Free some space, or let nixery-admin gc --max-bytes remove old images"
+        )
+
+
+@frozen(kw_only=True)
+class AdminRefused(NixeryError):
+    """Something that ``nixery-admin`` was asked for and cannot do."""
+
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"nothing was done: {self.reason}"
+
+
+@frozen(kw_only=True)
+class CollectionRunning(NixeryError):
+    """Another collection is removing things from the storage."""
+
+    path: str
+
+    @property
+    def message(self) -> str:
+        return f"a collection of {self.path} is going on already: wait until it has ended"
 
 
 @frozen(kw_only=True)

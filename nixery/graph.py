@@ -197,6 +197,21 @@ class RuntimeGraph:
             waiting.extend(self.paths[path].references)
         return RuntimeGraph(paths={path: self.paths[path] for path in wanted})
 
+    def closure_counts(self) -> Mapping[StorePath, int]:
+        """
+        How many paths the closure of every path has, the path itself included.
+
+        As :meth:`closure_sizes`, at a small part of its cost.
+        """
+        closures: dict[StorePath, int] = {}
+        bits = {path: 1 << index for index, path in enumerate(self.paths)}
+        for path in self.references_first:
+            closure = bits[path]
+            for reference in self.paths[path].references:
+                closure |= closures[reference]
+            closures[path] = closure
+        return {path: closure.bit_count() for path, closure in closures.items()}
+
     def closure_sizes(self) -> Mapping[StorePath, ClosureSize]:
         """
         How large the closure of every path is, the path itself included.

@@ -116,7 +116,7 @@ class BlobWriter(Protocol):
     """
     A blob that is being written and that nobody can see yet.
 
-    Exactly one of :meth:`commit` and :meth:`abort` ends it.
+    Exactly one of :meth:`commit`, :meth:`commit_as` and :meth:`abort` ends it.
     """
 
     def write(self, data: bytes, /) -> int:
@@ -138,6 +138,19 @@ class BlobWriter(Protocol):
 
         :raises DigestMismatch: what was written is not ``size`` bytes long.
         :raises StorageError: the storage failed; nothing has become visible.
+        """
+
+    async def commit_as(
+        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
+    ) -> bytes:
+        """
+        As :meth:`commit`, and then as :meth:`Storage.add_record`, in one go.
+
+        :param record: kind, key and value; it may name the blob.
+        :return: the record as it now is.
+        :raises DigestMismatch: as above.
+        :raises StorageError: the storage failed; if the blob has become visible, it has
+            no record.
         """
 
     async def abort(self) -> None:
@@ -183,8 +196,28 @@ class Storage(Protocol):
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob as a whole; one that is there already is kept."""
 
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store small blobs that name others, and a record that names them: an image.
+        Nothing of it is named before what it names is there, and where something
+        collects unused blobs, that does not come in between.
+
+        :param blobs: bytes and media types, innermost first.
+        :param needs: the blobs that they name besides each other.
+        :param record: kind, key and value; it replaces what was there.
+        :raises BlobsVanished: some of ``needs`` are not there; nothing is stored.
+        """
+
     async def get_record(self, kind: str, key: str) -> bytes | None:
         """The record, ``None`` when there is none."""
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are, by their keys, found out in one go."""
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
         """
@@ -362,9 +395,27 @@ class Nix(Protocol):
         :raises BuildFailed: a derivation failed.
         :raises BuildTimedOut: a derivation took too long or was silent.
         :raises WrongSystem: no builder for the system of a derivation.
-        :raises MissingDerivations: a garbage collection took the derivations;
-            evaluate again.
+        :raises MissingDerivations: a garbage collection took the derivations, which
+            nothing protects between an evaluation and this.
         :raises NixUnusable: Nix itself failed.
+        """
+
+    async def realise_anew(
+        self,
+        package_set: PackageSet,
+        requirements: Sequence[Requirement],
+        evaluation: Evaluation,
+        progress: Progress,
+    ) -> Realisation:
+        """
+        As :meth:`realise`, with derivations that are made again and protected from
+        then on: this takes as long as an evaluation longer.
+
+        :param evaluation: what the other parameters have led to, and what has to be
+            built.
+        :raises MissingDerivations: the package set has been changed since, so that
+            others are built; evaluate again.  It is possible, and unlikely, that a
+            garbage collection is the reason.
         """
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:

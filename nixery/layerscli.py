@@ -42,7 +42,7 @@ from nixery.layering.layers import (
 from nixery.layersetup import layer_settings
 from nixery.names import ImageName, parse_image_name
 from nixery.nixside.nixsetup import make_nix
-from nixery.packing.compression import Compression
+from nixery.packing.levels import Compression
 from nixery.packing.tarball import pack_store_paths
 from nixery.sources import PackageSet
 from nixery.upstream.sourcesetup import fetch_package_set
@@ -178,8 +178,9 @@ async def _show(reactor: Any, workers: Workers, request: _Request) -> None:
         for other in request.others:
             for group in await plan(other):
                 holders[group.paths].append(other.repository)
-        compression = Compression(level=request.config.compression_level)
-        sizes = await gather(workers.run(_packed_size, group, compression) for group in own)
+        sizes = await gather(
+            workers.run(_packed_size, group, request.config.compression) for group in own
+        )
     drawn = [
         DrawnLayer.of(group, size=size, shared_with=holders[group.paths])
         for group, size in zip(own, sizes, strict=True)

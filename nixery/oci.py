@@ -55,17 +55,22 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
-_LAYERS = {
+_LAYERS: Mapping[str, tuple[str, str | None]] = {
     "gzip": (
         "application/vnd.oci.image.layer.v1.tar+gzip",
         "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    ),
+    "zstd": (
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+        # Docker and containerd gave it a name once, which no other engine takes.
+        None,
     ),
     "none": (
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.docker.image.rootfs.diff.tar",
     ),
 }
-"""Media types of layers in OCI's and in Docker's words, by compression."""
+"""Media types of layers in OCI's and in Docker's words, by compression; ``None``: no word."""
 
 MAX_LAYERS = 127
 """More fail in several engines: overlayfs, mount options and old Docker have limits."""
@@ -83,7 +88,7 @@ class ImageLayer:
     :param size: of the blob, in bytes.
     :param diff_id: the digest of the layer's uncompressed archive.
     :param uncompressed_size: the size of that archive, in bytes.
-    :param compression: ``gzip`` or ``none``.
+    :param compression: ``gzip``, ``zstd`` or ``none``.
     :param contents: what the layer holds, for a person: names of store paths
         without their hashes, the most important first.
     """
@@ -137,7 +142,8 @@ class Image:
     """
     An image: manifests for the same config and layers, the preferred one first.
 
-    :param manifests: one for each family of media types.
+    :param manifests: one for each family of media types that has words for all its
+        layers.
     :param config: the config's bytes, where the image has just been made; ``None``
         where only its manifests were read back from storage.
     :raises UnexpectedOutput: a manifest is malformed.
@@ -180,6 +186,8 @@ def build_image(
     """
     Put an image together.
 
+    With layers that are compressed with zstd it has an OCI manifest only.
+
     :param layers: from the bottom to the top.
     :param packages: what the image was made of, for its labels; in any order.
     :param system: the Nix system, ``x86_64-linux``.
@@ -202,9 +210,12 @@ def build_image(
         has_ca_bundle=has_ca_bundle,
     )
     manifests = []
+    kinds = {layer.compression for layer in layers}
     for family, (media_type, config_type) in enumerate(
         ((OCI_MANIFEST, OCI_CONFIG), (DOCKER_MANIFEST, DOCKER_CONFIG))
     ):
+        if any(_LAYERS[kind][family] is None for kind in kinds):
+            continue
         body = canonical_json(
             {
                 "schemaVersion": 2,
@@ -275,7 +286,7 @@ def empty_index() -> bytes:
     return canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
 
 
-def _descriptor(media_type: str, digest: Digest, size: int) -> Json:
+def _descriptor(media_type: str | None, digest: Digest, size: int) -> Json:
     return {"mediaType": media_type, "digest": digest, "size": size}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nixery.errors import ResourceMissing
 
-__all__ = ["nix_directory", "web_directory"]
+__all__ = ["docs_directory", "nix_directory", "web_directory"]
 
 
 def nix_directory() -> Path:
@@ -33,6 +33,19 @@ def web_directory() -> Path:
     :raises ResourceMissing: the installation is incomplete.
     """
     return _find("web", Path(__file__).resolve().parent)
+
+
+def docs_directory() -> Path | None:
+    """
+    The folder of the documentation as it was built; ``None`` where it was not, as in a
+    fresh checkout.
+    """
+    package = Path(__file__).resolve().parent
+    # In a checkout: where ``tox -e docs`` puts it.
+    for directory in (package / "_docs", package.parent / "build" / "docs"):
+        if (directory / "index.html").is_file():
+            return directory
+    return None
 
 
 def _find(name: str, package: Path) -> Path:

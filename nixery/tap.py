@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +22,8 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.web.resource import Resource
 
+from nixery.access.accesssetup import AccessParts
+from nixery.anatomy.library import ImageLibrary
 from nixery.building.buildbook import BuildBook
 from nixery.building.builder import Builder, BuildLimits, ImageSettings
 from nixery.building.cache import ImageCache
@@ -36,13 +38,15 @@ from nixery.layersetup import layer_settings, make_popularity
 from nixery.listening import Listener, registry_host
 from nixery.lock import StateLock
 from nixery.nixside.nixsetup import make_nix
-from nixery.packing.compression import Compression
+from nixery.operations.logsetup import LoggedService, log_file
+from nixery.operations.operationsetup import OperationParts
+from nixery.reload import Reloader
+from nixery.sitesetup import SiteParts
 from nixery.sources import GitSource
 from nixery.storagesetup import make_storage
 from nixery.upstream.giturls import has_secret
 from nixery.upstream.sourcesetup import make_sources
 from nixery.version import VERSION
-from nixery.web.buildpages import BuildPages
 from nixery.web.patience import Patience
 from nixery.web.registry import Registry
 from nixery.web.server import make_site
@@ -71,7 +75,8 @@ class Options(usage.Options):
     The options of ``twistd nixery``, and the configuration made of them.
 
     After parsing, :attr:`config` is the configuration and :attr:`endpoints` are
-    the endpoints that it names, by their strings.
+    the endpoints that it names, by their strings; :attr:`reread` reads the configuration
+    once more.
     """
 
     synopsis = "[options]"
@@ -91,6 +96,7 @@ class Options(usage.Options):
 
     config: Config
     endpoints: Mapping[str, IStreamServerEndpoint]
+    reread: Callable[[], Config]
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         super().__init__()
@@ -127,8 +133,13 @@ class Options(usage.Options):
         given = {"config": self["config"]} | {
             setting.name: self[setting.option] for setting in SETTINGS if setting.option in self
         }
+        given["listen"] = self._listen or None
+        if given["config"] is not None:
+            # twistd changes its directory when it starts.
+            given["config"] = os.path.abspath(given["config"])
+        self.reread = lambda: load_config(given, self._environ)
         try:
-            self.config = load_config(given | {"listen": self._listen or None}, self._environ)
+            self.config = self.reread()
             self.endpoints, problems = _parse_endpoints(reactor, self.config.listen)
             if problems:
                 raise ConfigError(problems=problems)
@@ -141,7 +152,10 @@ def makeService(options: Options) -> IService:
     """The daemon, ready to be started."""
     from twisted.internet import reactor  # noqa: PLC0415  # as above
 
-    return make_daemon(options.config, options.endpoints, reactor)
+    daemon = make_daemon(options.config, options.endpoints, reactor, reread=options.reread)
+    if options.config.log_format == "json":
+        return LoggedService(daemon, log_file(options.parent or {}, reactor))
+    return daemon
 
 
 def make_daemon(
@@ -150,21 +164,37 @@ def make_daemon(
     # Any: the global reactor has no type, and each part asks for the interface
     # that it needs.
     reactor: Any,
+    *,
+    reread: Callable[[], Config] | None = None,
 ) -> IService:
-    """All parts of the daemon, wired, in the order in which they start."""
+    """
+    All parts of the daemon, wired, in the order in which they start.
+
+    :param reread: reads the configuration again, for what a reload changes.
+    """
 
     def give_up() -> None:
         end_as_failed(reactor)
 
     cpu = WorkerPool("packing", config.cpu_workers, reactor)
     files = WorkerPool("storage", config.storage_workers, reactor)
-    stored = make_storage(config, files, reactor, give_up=give_up)
+    operations = OperationParts(
+        config=config, reactor=reactor, pools={"packing": cpu, "storage": files}
+    )
+    stored = make_storage(
+        config,
+        files,
+        reactor,
+        give_up=give_up,
+        collected=lambda: cache.distrust(),
+        measured=operations.storage,
+    )
     storage = stored.storage
     lock = StateLock(config.state_directory)
-    nix = make_nix(config, files, reactor, os.environ)
-    sources = make_sources(config, files, reactor, os.environ)
+    nix = make_nix(config, files, reactor, os.environ, measured=operations.spawner)
+    sources = make_sources(config, files, reactor, os.environ, measured=operations.spawner)
     popularity = make_popularity(config, files, reactor)
-    book = BuildBook(clock=reactor, time=time.time)
+    book = BuildBook(clock=reactor, time=time.time, reported=operations.reporter.ended)
     cache = ImageCache(
         storage=storage,
         seconds=reactor.seconds,
@@ -172,6 +202,7 @@ def make_daemon(
         limit=config.manifest_memory * 2**20,
         recheck=config.blob_recheck,
     )
+    library = ImageLibrary(storage=storage, images=cache, cpu=cpu, clock=reactor, time=time.time)
     builder = Builder(
         sources=sources,
         nix=nix,
@@ -184,9 +215,11 @@ def make_daemon(
         settings=ImageSettings(
             layers=layer_settings(config),
             popularity=Popularity(),
-            compression=Compression(level=config.compression_level),
+            compression=config.compression,
         ),
         popularity=popularity.settled,
+        room=stored.room,
+        made=library.made,
         clock=reactor,
         failure_ttl=config.failure_ttl,
         limits=BuildLimits(
@@ -206,6 +239,7 @@ def make_daemon(
         seconds=reactor.seconds,
         evaluation_ttl=config.evaluation_ttl,
         serve_stale=config.serve_stale,
+        noted=library.served,
     )
     # Where pages are: known when the daemon listens, and empty if there are none.
     pages: list[str] = []
@@ -213,10 +247,30 @@ def make_daemon(
         clock=reactor,
         deadline=config.request_deadline,
         announce=book.announce,
+        failed=book.failed,
         link=lambda build_id: f"{pages[0]}/builds/{build_id}" if pages else None,
     )
-    registry = Registry(images, storage, files, config.system, reactor, patience=patience)
-    site = make_site(Resource(), reactor)
+    reloader = Reloader(reactor)
+    access = AccessParts(
+        config=config, files=files, reactor=reactor, storage=storage, images=cache, reread=reread
+    )
+    access.watch(reloader)
+    registry = Registry(
+        images, storage, files, config.system, reactor, patience=patience, guard=access.guard
+    )
+    people = SiteParts(
+        config=config,
+        cpu=cpu,
+        files=files,
+        reactor=reactor,
+        book=book,
+        library=library,
+        sources=sources,
+        looker=nix,
+        visibility=access.visibility,
+    )
+    site = make_site(Resource(), reactor, ended=operations.ended)
+    operations.watch(builder, images, registry, site)
     listener = Listener(endpoints, site)
 
     async def check_source() -> None:
@@ -244,15 +298,14 @@ def make_daemon(
         # passed by systemd, or has a free port, is known only when it is open.
         # Nothing is answered before this function returns to the reactor.
         host = registry_host(config.public_url, await listener.start())
-        builds = BuildPages(book, reactor) if config.show_builds else None
-        site.resource = make_root(
-            registry.resource(),
-            address=host or "localhost",
-            source=config.source.describe(),
-            builds=builds,
-            unready=stored.unready,
+        children, missing = people.children(host)
+        children = {**children, **access.children()}
+        checks = operations.children(
+            nix, sources, stored.check, stored.unready, [*children], access.tells
         )
-        if builds is not None and host is not None:
+        root = make_root(registry.resource(), children={**children, **checks}, missing=missing)
+        site.resource = access.gated(root, host)
+        if people.shows_builds and host is not None:
             pages.append(config.public_url or f"http://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
@@ -263,14 +316,18 @@ def make_daemon(
         [
             Part.of_service("pool for packing", cpu),
             Part.of_service("pool for storage", files),
+            *operations.parts(),
             Part(
                 name="state directory",
                 start=lambda: files.run(lock.acquire),
                 stop=lambda: files.run(lock.release),
             ),
+            *access.parts(),
+            Part.of_service("reloading", reloader),
             Part(name="package set", start=check_source, stop=sources.stop),
             *stored.parts,
             Part(name="Nix side", start=start_nix),
+            *people.parts(),
             Part(name="popularity data", start=popularity.start, stop=popularity.stop),
             # When the builder has stopped, everybody has an answer.
             Part(name="connections", stop=site.finish),

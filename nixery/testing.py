@@ -187,6 +187,16 @@ class FakeNix:
         outputs = sorted(output.path for package in packages for output in package.outputs)
         return Realisation(root=root, outputs=tuple(outputs))
 
+    async def realise_anew(
+        self,
+        package_set: PackageSet,
+        requirements: Sequence[Requirement],
+        evaluation: Evaluation,
+        progress: Progress,
+    ) -> Realisation:
+        self.package_sets.append(package_set)
+        return await self.realise(evaluation.packages, progress)
+
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
         known = {package.attribute: package for package in self.packages}
         attributes = [each.attribute for each in self.packages if each.path.path in outputs]

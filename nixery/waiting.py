@@ -15,9 +15,10 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-__all__ = ["Expired", "end_of", "gather", "shielded", "within"]
+__all__ = ["Expired", "both", "end_of", "gather", "shielded", "within"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Expired(Exception):
@@ -74,6 +75,15 @@ async def gather(work: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
             result.raiseException()
         results.append(result)
     return results
+
+
+async def both(
+    first: Coroutine[Deferred[Any], Any, T], second: Coroutine[Deferred[Any], Any, U]
+) -> tuple[T, U]:
+    """As :func:`gather`, for two coroutines with results of two types."""
+    # What the types cannot tell: the results are in order.
+    results: list[Any] = await gather([first, second])
+    return results[0], results[1]
 
 
 def shielded(task: Deferred[T]) -> Deferred[T]:

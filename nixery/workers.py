@@ -79,6 +79,16 @@ class WorkerPool(Service):
         finally:
             call.leave()
 
+    @property
+    def size(self) -> int:
+        """The most threads that run at a time."""
+        return self._size
+
+    @property
+    def load(self) -> int:
+        """How many calls run or wait for a thread."""
+        return len(self._calls)
+
     def startService(self) -> None:
         """Let threads begin to work.  A pool that has stopped can start again."""
         super().startService()

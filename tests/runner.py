@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = ("lint", "mypy", "unit", "integration", "end-to-end")
+ENVIRONMENTS = ("lint", "mypy", "unit", "docs", "integration", "end-to-end")
 TOOLS = CHECKOUT / ".tox" / "tools"
 
 PROGRAMS = {
@@ -36,7 +36,9 @@ PROGRAMS = {
     "crun": "crun",
     "qemu-x86_64": "qemu-user",
     "busybox": "busybox-static",
+    "debootstrap": "debootstrap",
     "git": "git",
+    "zstd": "zstd",
     "setsid": "util-linux",
 }
 """Programs that the tests run, and the Debian packages that have them."""

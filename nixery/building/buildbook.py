@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from nixery.building.bell import Bell
 from nixery.building.builds import BuildView, Changes, LogPart
 from nixery.building.progress import Build
+from nixery.errors import NixeryError, RememberedFailure
 from nixery.names import ImageName, Tag
 
 __all__ = ["BuildBook"]
@@ -48,12 +49,15 @@ class BuildBook:
     :param clock: spaces what watchers are told.
     :param time: the time of day, in seconds since 1970.
     :param limit: how many builds that have ended are kept.
+    :param reported: called with each build that has ended, also with those that nobody
+        is told of, in the context of its coroutine.
     :param new_id: makes what cannot be guessed.
     """
 
     clock: IReactorTime
     time: Callable[[], float]
     limit: int = 256
+    reported: Callable[[BuildView], None] = lambda _build: None
     new_id: Callable[[], str] = lambda: secrets.token_hex(8)
 
     _running: dict[str, Build] = field(factory=dict, init=False)
@@ -89,6 +93,19 @@ class BuildBook:
         """
         build = self._requests.get((name, tag))
         return None if build is None else build.announce().view()
+
+    def failed(self, name: ImageName, tag: Tag, error: NixeryError) -> BuildView | None:
+        """
+        The build of an image that failed with an error, or with the one that is
+        remembered; ``None`` if there is none, or none any more.
+        """
+        original = error.original if isinstance(error, RememberedFailure) else error
+        for build in reversed(self._recent.values()):
+            if (build.name, build.tag) == (name, tag):
+                view = build.view()
+                if view.problem is not None and view.problem.message == original.message:
+                    return view
+        return None
 
     # -- what is told ----------------------------------------------------------------
 
@@ -150,6 +167,7 @@ class BuildBook:
         """A build has ended."""
         if self._running.pop(build.id, None) is None:
             return
+        self.reported(build.view())
         if self._requests.get((build.name, build.tag)) is build:
             del self._requests[build.name, build.tag]
         if not build.listed:

@@ -12,7 +12,7 @@ image, never owned by a connection.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,41 +24,40 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery import keys
+from nixery.anatomy.report import Made
 from nixery.building.cache import FailureCache, ImageCache, LayerRecord
 from nixery.building.packer import Packer
 from nixery.building.progress import Build
 from nixery.building.queueing import FairQueue
+from nixery.building.realising import realise
 from nixery.errors import (
+    BlobsVanished,
     BuildFailed,
     BuildTimedOut,
     EvaluationTimedOut,
     ImageLimitExceeded,
     ImageTimedOut,
-    MissingDerivations,
     NixeryError,
     ShuttingDown,
     WrongSystem,
 )
-from nixery.interfaces import Nix, Phase, Progress, Realisation, Sources, Storage, Workers
+from nixery.graph import RuntimeGraph
+from nixery.interfaces import Nix, Phase, Progress, Sources, Storage, Workers
 from nixery.layering.layers import LayerPlan, LayerSettings, Popularity, plan_layers
 from nixery.names import ImageName
-from nixery.oci import CONFIG_VERSION, OCI_CONFIG, Image, ImageLayer, build_image
+from nixery.oci import CONFIG_VERSION, Image, ImageLayer, build_image
 from nixery.packages import Evaluation
 from nixery.packing import tarball
 from nixery.packing.rootfs import ROOT_VERSION, RootTree, plan_root
 from nixery.packing.tarball import STORE, Compression
 from nixery.singleflight import SingleFlight
 from nixery.sources import PackageSet, Revision, trees_of
-from nixery.waiting import Expired, gather, within
+from nixery.waiting import Expired, both, end_of, gather, within
 
 __all__ = ["BuildLimits", "Builder", "ImageSettings"]
 
-REEVALUATIONS = 10
-"""
-How often a build begins again after a garbage collection took its derivations.  They
-are unprotected between two commands only, for some hundredths of a second; but where
-collections follow each other without a pause, nearly every second one hits.
-"""
+REPACKINGS = 2
+"""How often an image is made again whose layers were removed while it was made."""
 
 REMEMBERED = (
     BuildFailed,
@@ -126,6 +125,21 @@ class ImageSettings:
         }
 
 
+@frozen(kw_only=True)
+class _Design:
+    """
+    What is to be packed for an image.
+
+    :param graph: the closure.
+    :param layers: those of the closure.
+    :param root: what the root holds.
+    """
+
+    graph: RuntimeGraph
+    layers: LayerPlan
+    root: RootTree
+
+
 @define(kw_only=True, eq=False)
 class Builder(Service):
     """
@@ -146,6 +160,9 @@ class Builder(Service):
     :param limits: what they may take.
     :param failure_ttl: how long a failure is remembered, in seconds.
     :param store: the directory of this machine that holds the store paths.
+    :param room: awaited before an image is begun, and before each of its layers; raises
+        :class:`nixery.errors.DiskSpaceLow` where there is too little for it.
+    :param made: is told how an image was made; must not take time.
     """
 
     sources: Sources
@@ -161,6 +178,8 @@ class Builder(Service):
     limits: BuildLimits = BuildLimits()
     store: str = STORE
     popularity: Callable[[], Awaitable[Popularity]] | None = None
+    room: Callable[[], Awaitable[None]] | None = None
+    made: Callable[[Made], None] | None = None
 
     _packer: Packer = field(init=False)
     _keys: MutableMapping[tuple[ImageName, Revision, str], str] = field(init=False)
@@ -188,7 +207,13 @@ class Builder(Service):
             slots=self.packers,
             compression=self.settings.compression,
             store=self.store,
+            room=self.room,
         )
+
+    @property
+    def queues(self) -> Mapping[str, FairQueue[ImageName]]:
+        """What images wait in for their turn."""
+        return {"evaluation": self._evaluation_queue, "build": self._build_queue}
 
     @property
     def stopping(self) -> bool:
@@ -357,10 +382,12 @@ class Builder(Service):
         try:
             image = await self._build_queue.run(
                 name,
-                lambda: self._make_in_time(name, revision, evaluation, progress, settings),
+                lambda: self._publish(
+                    key,
+                    lambda: self._make_in_time(name, revision, evaluation, progress, settings),
+                ),
                 progress.queued,
             )
-            await self.images.add(key, image)
         except CancelledError as error:
             raise ShuttingDown from error
         except NixeryError as error:
@@ -374,6 +401,24 @@ class Builder(Service):
             raise
         finally:
             del self._makers[key]
+        return image
+
+    async def _publish(self, key: str, make: Callable[[], Awaitable[Image]]) -> Image:
+        """
+        Make an image and publish it, again where a collection took layers from under it.
+
+        :raises BlobsVanished: it did so each time.
+        """
+        for _ in range(REPACKINGS):
+            image = await make()
+            try:
+                await self.images.add(key, image)
+            except BlobsVanished as error:
+                self._log.warn("an image is made again: {error}", error=error)
+            else:
+                return image
+        image = await make()
+        await self.images.add(key, image)
         return image
 
     async def _make_in_time(
@@ -417,61 +462,98 @@ class Builder(Service):
         progress: Progress,
         settings: ImageSettings,
     ) -> Image:
-        realisation, evaluation = await self._realise(name, revision, evaluation, progress)
+        if self.room is not None:
+            await self.room()
+        evaluated = evaluation
+        early = Deferred.fromCoroutine(self._design_early(evaluation, settings))
+        early_ended = end_of(early)
         try:
-            graph = await self.nix.closure(realisation.outputs)
-            progress.phase(Phase.PACKING)
-            plan = await self.cpu.run(plan_layers, graph, settings.popularity, settings.layers)
-            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
-            layers = await self._pack(evaluation, plan, tree, progress)
+            realisation, evaluation = await realise(
+                self.nix,
+                lambda: self.sources.fetch(revision),
+                name,
+                evaluation,
+                progress,
+            )
+            try:
+                design = await early if evaluation is evaluated else None
+                if design is None:
+                    design = await self._design(evaluation, settings)
+                progress.phase(Phase.PACKING)
+                layers = await self._pack(evaluation, design, progress)
+            finally:
+                # Layers are in storage: what a collection takes from here on is not
+                # missed.
+                await self.nix.release(realisation)
         finally:
-            # Layers are in storage: what a collection takes from here on is not
-            # missed.
-            await self.nix.release(realisation)
+            early.cancel()
+            await early_ended
+            early.addErrback(lambda _: None)
         progress.phase(Phase.STORING)
         image = build_image(
             layers=layers,
             packages=evaluation.packages,
             system=evaluation.system,
-            has_shell=tree.shell == "/bin/bash",
-            has_ca_bundle=tree.has_ca_bundle,
+            has_shell=design.root.shell == "/bin/bash",
+            has_ca_bundle=design.root.has_ca_bundle,
         )
-        await self._store(image)
+        if self.made is not None:
+            self.made(
+                Made(
+                    digest=image.manifests[0].digest,
+                    source=revision.label,
+                    evaluation=evaluation,
+                    graph=design.graph,
+                    plan=design.layers,
+                    layers=layers,
+                    popularity=settings.popularity,
+                )
+            )
         return image
 
-    async def _realise(
-        self, name: ImageName, revision: Revision, evaluation: Evaluation, progress: Progress
-    ) -> tuple[Realisation, Evaluation]:
+    async def _design_early(
+        self, evaluation: Evaluation, settings: ImageSettings
+    ) -> _Design | None:
         """
-        Build the packages, whatever a garbage collector does meanwhile.
+        What is to be packed, where nothing has to be built; ``None`` otherwise.
 
-        :return: also the evaluation that was built, whose derivations are newer
-            than those of ``evaluation`` if they had to be made again.
+        Runs beside the realisation, which takes as long when there is nothing to do.
+        It comes before the paths are protected, but not too early: as long as a path is
+        valid so is all that it refers to, and what that is never changes.
         """
-        for _ in range(REEVALUATIONS):
-            try:
-                return await self.nix.realise(evaluation.packages, progress), evaluation
-            except MissingDerivations:
-                self._log.info(
-                    "{image}: a garbage collection took its derivations; evaluating again",
-                    image=name.repository,
-                )
-                progress.phase(Phase.EVALUATING)
-                package_set = await self.sources.fetch(revision)
-                evaluation = await self.nix.evaluate(package_set, name.system, name.requirements)
-        return await self.nix.realise(evaluation.packages, progress), evaluation
+        try:
+            return await self._design(evaluation, settings)
+        except NixeryError:
+            # Most likely something is not built yet.  What else it is will be said again.
+            return None
+
+    async def _design(self, evaluation: Evaluation, settings: ImageSettings) -> _Design:
+        """What is to be packed for packages whose outputs are valid."""
+        outputs = sorted({output.path for each in evaluation.packages for output in each.outputs})
+
+        async def plan() -> tuple[RuntimeGraph, LayerPlan]:
+            graph = await self.nix.closure(outputs)
+            return graph, await self.cpu.run(
+                plan_layers, graph, settings.popularity, settings.layers
+            )
+
+        (graph, layers), root = await both(
+            plan(), self.cpu.run(plan_root, evaluation.packages, store=self.store)
+        )
+        return _Design(graph=graph, layers=layers, root=root)
 
     async def _pack(
-        self, evaluation: Evaluation, plan: LayerPlan, tree: RootTree, progress: Progress
+        self, evaluation: Evaluation, design: _Design, progress: Progress
     ) -> list[ImageLayer]:
         """The layers of an image, from the bottom to the top, all of them stored."""
+        plan = design.layers
         # The largest first: begun last, it would keep one thread busy while the
         # others have nothing left to do.
         order = sorted(
             range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
         )
         jobs = [
-            self._packer.root(evaluation.packages, tree),
+            self._packer.root(evaluation.packages, design.root),
             *(self._packer.store_paths(plan.layers[index].paths) for index in order),
         ]
         done = 0
@@ -493,14 +575,6 @@ class Builder(Service):
             ),
             _image_layer(root, compression, ["symbolic links to the packages' files"]),
         ]
-
-    async def _store(self, image: Image) -> None:
-        """Store what names layers, innermost first: nothing dangles at any time."""
-        if image.config is not None:
-            await self.storage.put(image.config, OCI_CONFIG)
-        await gather(
-            self.storage.put(manifest.body, manifest.media_type) for manifest in image.manifests
-        )
 
 
 def _image_layer(record: LayerRecord, compression: str, contents: Sequence[str]) -> ImageLayer:

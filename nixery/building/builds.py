@@ -121,7 +121,7 @@ class BuildView:
         """In a few words, what is being done: ``building, 3 of 14 builds``."""
         if self.state is BuildState.QUEUED:
             return "waiting for its turn" + (f", number {self.position}" if self.position else "")
-        if not self.stages:
+        if self.state.ended or not self.stages:
             return str(self.state.value)
         phase = self.stages[-1].phase
         counts = [count for count in self.counts if count.phase is phase and count.expected]

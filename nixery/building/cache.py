@@ -11,22 +11,31 @@ named is made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 
 from attrs import define, field, frozen
 from cachetools import LRUCache, TTLCache
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from nixery.errors import BlobUnknown, NixeryError, RememberedFailure, StorageError
-from nixery.interfaces import Storage
+from nixery.errors import NixeryError, RememberedFailure, StorageError
+from nixery.interfaces import BlobWriter, Storage
 from nixery.keys import canonical_json
 from nixery.names import Digest, parse_digest
-from nixery.oci import Image, Manifest
+from nixery.oci import OCI_CONFIG, Image, Manifest, digest_of
+from nixery.operations.tally import LookupCounts
 
 __all__ = ["FailureCache", "ImageCache", "LayerCache", "LayerRecord"]
 
 LAYERS = "layer"
 """The kind of the records of layers."""
+
+TOGETHER = 32
+"""
+How many layers are looked up together.  An image has up to a hundred: the first of them
+that have to be packed keep the packing threads busy while the others are looked up.
+"""
 
 IMAGES = "image"
 """The kind of the records of images."""
@@ -86,6 +95,8 @@ class LayerCache:
     storage: Storage
     limit: int = 65536
     _recent: MutableMapping[str, LayerRecord] = field(init=False)
+    _waiting: list[tuple[str, Deferred[LayerRecord | None]]] = field(factory=list, init=False)
+    _looking: bool = field(default=False, init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
@@ -95,36 +106,32 @@ class LayerCache:
         """
         The layer, whose blob is there; ``None`` when it has to be made.
 
+        Layers that are asked for while others are being looked up are then looked up
+        together.
+
         :raises StorageError: the storage failed.
         """
-        try:
-            record = self._recent.get(key) or await self._load(key)
-            if record is None:
-                return None
-            # Each time: a layer that turns out to be missing is packed while its
-            # store paths are at hand, and not when somebody pulls.
-            await self.storage.stat(record.digest)
-        except (ValueError, BlobUnknown) as error:
-            self._log.warn(
-                "the record of layer {key} is of no use and is withdrawn: {error}",
-                key=key,
-                error=error,
-            )
-            self._recent.pop(key, None)
-            await self.storage.delete_record(LAYERS, key)
-            return None
-        self._recent[key] = record
-        return record
+        waiter: Deferred[LayerRecord | None] = Deferred()
+        self._waiting.append((key, waiter))
+        if not self._looking:
+            # Nobody's own, so that a waiter who leaves takes nothing from the others.
+            Deferred.fromCoroutine(self._look())
+        return await waiter
 
-    async def add(self, key: str, record: LayerRecord) -> LayerRecord:
+    async def add(
+        self, key: str, record: LayerRecord, writer: BlobWriter, media_type: str
+    ) -> LayerRecord:
         """
-        Publish a layer whose blob is stored.
+        Publish a layer.
 
+        :param writer: has its blob; ends.
         :return: the layer to name in a manifest: the one that was published first
             under this key, because other manifests name it already.
         :raises StorageError: the storage failed.
         """
-        text = await self.storage.add_record(LAYERS, key, record.encode())
+        text = await writer.commit_as(
+            record.digest, record.size, media_type, (LAYERS, key, record.encode())
+        )
         try:
             first = LayerRecord.decode(text)
         except ValueError:
@@ -133,9 +140,51 @@ class LayerCache:
         self._recent[key] = first
         return first
 
-    async def _load(self, key: str) -> LayerRecord | None:
-        text = await self.storage.get_record(LAYERS, key)
-        return None if text is None else LayerRecord.decode(text)
+    async def _look(self) -> None:
+        """Look up what is asked for, until nothing is."""
+        self._looking = True
+        while self._waiting:
+            asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+            found: dict[str, LayerRecord] | Failure
+            try:
+                found = await self._find({key for key, _ in asked})
+            except Exception:  # noqa: BLE001  # they are told
+                found = Failure()
+            for key, waiter in asked:
+                if not waiter.called:
+                    waiter.callback(found if isinstance(found, Failure) else found.get(key))
+        self._looking = False
+
+    async def _find(self, wanted: Collection[str]) -> dict[str, LayerRecord]:
+        """Those of the layers whose blobs are there."""
+        found = {key: self._recent[key] for key in wanted if key in self._recent}
+        unknown = sorted(set(wanted) - found.keys())
+        if unknown:
+            for key, text in (await self.storage.get_records(LAYERS, unknown)).items():
+                try:
+                    found[key] = LayerRecord.decode(text)
+                except ValueError as error:
+                    await self._withdraw(key, str(error))
+        if not found:
+            return found
+        # Each time: a layer that turns out to be missing is packed while its store paths
+        # are at hand, and not when somebody pulls.
+        missing = await self.storage.missing({record.digest for record in found.values()})
+        for key, record in list(found.items()):
+            if record.digest in missing:
+                del found[key]
+                await self._withdraw(key, f"there is no blob {record.digest}")
+        self._recent.update(found)
+        return found
+
+    async def _withdraw(self, key: str, reason: str) -> None:
+        self._log.warn(
+            "the record of layer {key} is of no use and is withdrawn: {reason}",
+            key=key,
+            reason=reason,
+        )
+        self._recent.pop(key, None)
+        await self.storage.delete_record(LAYERS, key)
 
 
 @define(kw_only=True, eq=False)
@@ -176,6 +225,7 @@ class ImageCache:
     ttl: float = 6 * 3600.0
     limit: int = 64 * 2**20
     recheck: float = 10.0
+    counts: LookupCounts = field(factory=LookupCounts, init=False)
     _recent: MutableMapping[str, _Known] = field(init=False)
     _trusted_since: float = field(default=float("-inf"), init=False)
     _log = Logger()
@@ -194,9 +244,11 @@ class ImageCache:
         known = self._recent.get(key)
         now = self.seconds()
         if known is not None and self._trusted_since <= known.checked > now - self.recheck:
+            self.counts.memory += 1
             return known.image
         image = await self._load(key) if known is None else known.image
         if image is None:
+            self.counts.missing += 1
             return None
         missing = await self.storage.missing(image.digests)
         if missing:
@@ -208,17 +260,22 @@ class ImageCache:
             )
             self._recent.pop(key, None)
             await self.storage.delete_record(IMAGES, key)
+            self.counts.missing += 1
             return None
         if known is None:
+            self.counts.storage += 1
             self._remember(key, image, now)
         else:
+            self.counts.memory += 1
             known.checked = now
         return image
 
     async def add(self, key: str, image: Image) -> None:
         """
-        Publish an image whose manifests and blobs are stored.
+        Publish an image whose layers are stored: store its config and its manifests,
+        and a record of them.
 
+        :raises BlobsVanished: layers are gone again.
         :raises StorageError: the storage failed.
         """
         record = canonical_json(
@@ -229,7 +286,12 @@ class ImageCache:
                 ]
             }
         )
-        await self.storage.set_record(IMAGES, key, record)
+        blobs = [(manifest.body, manifest.media_type) for manifest in image.manifests]
+        needs = image.digests - {manifest.digest for manifest in image.manifests}
+        if image.config is not None:
+            blobs.insert(0, (image.config, OCI_CONFIG))
+            needs -= {digest_of(image.config)}
+        await self.storage.publish(blobs, needs, (IMAGES, key, record))
         self._remember(key, image, self.seconds())
 
     def distrust(self) -> None:

@@ -37,18 +37,22 @@ from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.interfaces import Sources, Storage
 from nixery.names import ImageName, Tag
 from nixery.oci import Image
+from nixery.operations.tally import LookupCounts, Tally, current_tally
 from nixery.packages import Evaluation
 from nixery.singleflight import SingleFlight
 from nixery.sources import Revision
 from nixery.waiting import Expired, within
 
-__all__ = ["ImageService"]
+__all__ = ["SERVED", "ImageService", "place_of", "places_of"]
 
 SERVED = "served"
 """
 The kind of the records of what was served: for a name and a tag, the key of the
 image that was current last.
 """
+
+NAMES = "name"
+"""The kind of the records of names: for the key of a name, a spelling of it."""
 
 LAST_NOTES = 5.0
 """Seconds in which what was made is noted in storage, when the daemon stops."""
@@ -75,6 +79,7 @@ class ImageService:
         not pinned is believed; 0: every pull looks again.
     :param serve_stale: for how many seconds, while the image of a new revision is
         being made, the one of the old revision is served; 0: not at all.
+    :param noted: is told what a name and a tag mean from now on; must not take time.
     """
 
     sources: Sources
@@ -85,6 +90,7 @@ class ImageService:
     seconds: Callable[[], float]
     evaluation_ttl: float = 0.0
     serve_stale: float = 0.0
+    noted: Callable[[ImageName, Tag, Image], None] | None = None
 
     _believed: MutableMapping[str, Evaluation] = field(init=False)
     _peeked: MutableMapping[str, Evaluation] = field(init=False)
@@ -92,6 +98,7 @@ class ImageService:
     _overdue: MutableMapping[str, float] = field(init=False)
     # By request and tag: two tags of one revision are two lines in the book.
     _jobs: SingleFlight[tuple[str, Tag], Image] = field(factory=SingleFlight, init=False)
+    evaluations: LookupCounts = field(factory=LookupCounts, init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
@@ -150,18 +157,18 @@ class ImageService:
     ) -> Image:
         known = await self.cache.get(request)
         if known is not None:
-            await self._note(name, tag, request)
+            await self._note(name, tag, request, known)
             return known
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(name, revision, request, build)
             image = await self.builder.build(name, revision, evaluation, build, settings)
             await self.cache.add(request, image)
-            await self._note(name, tag, request)
+            await self._note(name, tag, request, image)
             return image
 
         stale = await self._stale(name, tag, request)
-        made = self._jobs.run((request, tag), lambda: self._told(name, tag, make))
+        made = self._jobs.run((request, tag), lambda: self._told(name, tag, revision, make))
         if stale is None:
             return await made
         made.addErrback(self._failed_behind, name)
@@ -176,7 +183,7 @@ class ImageService:
         # being made or cannot be made: then its failure has to be seen some time.
         if now - self._overdue.setdefault(request, now) >= self.serve_stale:
             return None
-        record = await self.storage.get_record(SERVED, _place(name, tag))
+        record = await self.storage.get_record(SERVED, place_of(name, tag))
         return None if record is None else await self.cache.get(record.decode("ascii", "replace"))
 
     def _failed_behind(self, failure: Failure, name: ImageName) -> None:
@@ -200,10 +207,11 @@ class ImageService:
         if evaluation is None and not peek:
             evaluation = self._peeked.pop(request, None)
         if evaluation is not None:
+            self.evaluations.memory += 1
             key = keys.image_key(evaluation, settings.identity())
             known = await self.cache.get(key)
             if known is not None:
-                await self._note(name, tag, key)
+                await self._note(name, tag, key, known)
                 return known
 
         async def make(build: Build) -> Image:
@@ -216,43 +224,63 @@ class ImageService:
             image = await self.builder.build(name, revision, evaluation, build, settings)
             if peek:
                 self._peeked[request] = evaluation
-            await self._note(name, tag, keys.image_key(evaluation, settings.identity()))
+            key = keys.image_key(evaluation, settings.identity())
+            await self._note(name, tag, key, image)
             return image
 
-        return await self._jobs.run((request, tag), lambda: self._told(name, tag, make))
+        return await self._jobs.run(
+            (request, tag), lambda: self._told(name, tag, revision, make)
+        )
 
     # -- what both share --------------------------------------------------------------
 
     async def _told(
-        self, name: ImageName, tag: Tag, make: Callable[[Build], Awaitable[Image]]
+        self,
+        name: ImageName,
+        tag: Tag,
+        revision: Revision,
+        make: Callable[[Build], Awaitable[Image]],
     ) -> Image:
         """Make an image, and tell the book how that goes."""
         if self.builder.stopping:
             raise ShuttingDown
+        self.evaluations.missing += 1
+        tally = Tally(revision=revision.label)
+        current_tally.set(tally)
         build = self.book.begin(name, tag)
         try:
             image = await make(build)
         except BaseException as error:
+            tally.failure = type(error).__name__
             build.failed(error)
             raise
         build.succeeded(image.manifests[0].digest)
         return image
 
-    async def _note(self, name: ImageName, tag: Tag, key: str) -> None:
+    async def _note(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
         """Remember that this is the current image of a name and a tag."""
-        place = _place(name, tag)
+        place = place_of(name, tag)
         if self._current.get(place) != key:
             try:
+                await self.storage.add_record(NAMES, _name_key(name), name.repository.encode())
                 await self.storage.set_record(SERVED, place, key.encode("ascii"))
             except StorageError as error:
                 # Such as a full disk, from which images can be served all the same.
                 self._log.warn("what was served is not remembered: {error}", error=error)
                 return
             self._current[place] = key
+            if self.noted is not None:
+                self.noted(name, tag, image)
 
 
-def _place(name: ImageName, tag: Tag) -> str:
-    return f"{_name_key(name)}/{tag}"
+def place_of(name: ImageName, tag: Tag) -> str:
+    """The key of the record of what was served last as a name and a tag."""
+    return f"{places_of(name)}{tag}"
+
+
+def places_of(name: ImageName) -> str:
+    """What all keys of the records of what was served last as a name begin with."""
+    return f"{_name_key(name)}/"
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ storage's writer; nothing of them passes through the reactor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from threading import Event
 
 from attrs import define, field
@@ -20,6 +20,7 @@ from nixery.errors import UploadLost
 from nixery.graph import StorePath
 from nixery.interfaces import Storage, Workers
 from nixery.oci import layer_media_type
+from nixery.operations.tally import Tally, current_tally
 from nixery.packages import Package
 from nixery.packing.rootfs import ROOT_VERSION, RootTree
 from nixery.packing.tarball import (
@@ -51,6 +52,7 @@ class Packer:
         file open.
     :param compression: how they are compressed.
     :param store: the directory of this machine that holds the store paths.
+    :param room: awaited before a layer is packed; raises where the disk is too full.
     """
 
     storage: Storage
@@ -58,6 +60,7 @@ class Packer:
     slots: int
     compression: Compression
     store: str = STORE
+    room: Callable[[], Awaitable[None]] | None = None
 
     _cache: LayerCache = field(init=False)
     _jobs: SingleFlight[str, LayerRecord] = field(factory=SingleFlight, init=False)
@@ -126,35 +129,40 @@ class Packer:
 
     async def _layer(self, key: str, pack: Pack) -> LayerRecord:
         known = await self._cache.get(key)
+        tally = current_tally.get(None) or Tally()
         if known is not None:
+            tally.layers_known += 1
             return known
         await self._free.acquire()
         try:
+            if self.room is not None:
+                await self.room()
             try:
-                packed = await self._pack(pack)
+                return await self._make(key, pack, tally)
             except UploadLost as error:
                 self._log.warn("a layer is packed again: {error}", error=error)
-                packed = await self._pack(pack)
+                return await self._make(key, pack, tally)
         finally:
             self._free.release()
-        return await self._cache.add(
-            key,
-            LayerRecord(
-                digest=packed.digest,
-                size=packed.size,
-                diff_id=packed.diff_id,
-                uncompressed_size=packed.uncompressed_size,
-            ),
-        )
 
-    async def _pack(self, pack: Pack) -> PackedLayer:
+    async def _make(self, key: str, pack: Pack, tally: Tally) -> LayerRecord:
         writer = await self.storage.create()
         stop = Event()
         task = Deferred.fromCoroutine(self.cpu.run(pack, writer.write, stop.is_set))
         ended = end_of(task)
         try:
             packed = await shielded(task)
-            await writer.commit(packed.digest, packed.size, layer_media_type(self.compression.kind))
+            record = await self._cache.add(
+                key,
+                LayerRecord(
+                    digest=packed.digest,
+                    size=packed.size,
+                    diff_id=packed.diff_id,
+                    uncompressed_size=packed.uncompressed_size,
+                ),
+                writer,
+                layer_media_type(self.compression.kind),
+            )
         except BaseException:
             # Cancellation ends the wait, not the thread: it is told to stop, and
             # the file is closed only once it writes no more.  A descriptor that
@@ -163,4 +171,5 @@ class Packer:
             await ended
             await writer.abort()
             raise
-        return packed
+        tally.packed(unpacked=packed.uncompressed_size, packed=packed.size)
+        return record

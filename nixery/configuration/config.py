@@ -16,9 +16,12 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
+from nixery.access.patterns import PackagePatterns
 from nixery.configuration.configlayers import Layer, find_contradictions, merge, read_file
 from nixery.configuration.settings import SETTINGS
 from nixery.errors import ConfigError, ConfigProblem
+from nixery.packing.levels import Compression, default_level
+from nixery.sizes import Margin
 from nixery.sources import ChannelSource, GitSource, PathSource, Source
 from nixery.upstream.revisions import RevisionRules
 
@@ -37,10 +40,15 @@ class Config:
     :param source: where packages come from, from ``channel``, ``pkgs_repo`` or
         ``pkgs_path``, and the details of each.
     :param rules: which tags are served, from ``revisions`` and ``allow_any_commit``.
+    :param compression: of layers, from ``compression`` and ``compression_level``.
     """
 
     listen: tuple[str, ...]
     public_url: str | None
+    auth: Literal["none", "htpasswd", "token"]
+    htpasswd_file: Path | None
+    auth_rules: Mapping[str, PackagePatterns] = field(hash=False)
+    token_key: Path
     source: Source
     rules: RevisionRules
     overlays: tuple[Path, ...]
@@ -56,6 +64,11 @@ class Config:
     cache_directory: Path
     storage_backend: Literal["filesystem", "gcs"]
     storage_path: Path
+    max_bytes: int | None
+    max_age: float | None
+    retention_grace: float
+    retention_interval: float
+    min_free: Margin
     gcs_bucket: str | None
     gcs_signing_key: Path | None = field(repr=False)
     gcs_signing_account: str | None
@@ -85,7 +98,7 @@ class Config:
     layer_common_share: int
     layer_popularity_threshold: int
     layer_size_threshold: int
-    compression_level: int
+    compression: Compression
     popularity_url: str | None
     popularity_refresh: bool
     failure_ttl: float
@@ -96,7 +109,11 @@ class Config:
     serve_stale: float
     request_deadline: float
     stop_grace: float
+    site: bool
     show_builds: bool
+    show_images: bool
+    metrics: bool
+    log_format: Literal["text", "json"]
     cpu_workers: int
     storage_workers: int
 
@@ -136,6 +153,9 @@ def load_config(command_line: Mapping[str, object], environ: Mapping[str, str]) 
     problems += find_contradictions(values, ranks, layers)
     if problems:
         raise ConfigError(problems=tuple(problems))
+    if ranks.get("compression", -1) > ranks.get("compression_level", -1):
+        # A level belongs to the kind that its own layer knew of.
+        values.pop("compression_level", None)
     return _assemble(values, environ)
 
 
@@ -153,6 +173,9 @@ def _assemble(given: Mapping[str, object], environ: Mapping[str, str]) -> Config
     if values["storage_path"] is None:
         values["storage_path"] = values["state_directory"] / "storage"
 
+    if values["token_key"] is None:
+        values["token_key"] = values["state_directory"] / "token-key.pem"
+
     port = values.pop("port")
     if port is not None:
         values["listen"] = (f"tcp:{port}",)
@@ -160,6 +183,10 @@ def _assemble(given: Mapping[str, object], environ: Mapping[str, str]) -> Config
     values["source"] = _source(values)
     values["rules"] = RevisionRules(
         patterns=values.pop("revisions"), any_commit=values.pop("allow_any_commit")
+    )
+    kind, level = (values.pop(name) for name in ("compression", "compression_level"))
+    values["compression"] = Compression(
+        kind=kind, level=default_level(kind) if level is None else level
     )
     return Config(**values)
 

@@ -18,6 +18,7 @@ from attrs import frozen
 from nixery.configuration.kinds import Rejected
 from nixery.configuration.settings import GIVEN, SETTINGS, Setting
 from nixery.errors import ConfigProblem
+from nixery.packing.levels import LEVELS
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -187,6 +188,9 @@ def find_contradictions(
             continue
         if not overridden:
             yield _problem(layers[ranks[setting.name]], setting, only)
+    if "compression_level" in values:
+        yield from _check_level(values, ranks, layers, by_name)
+    yield from _check_auth(values, ranks, layers, by_name)
     if values.get("storage_backend") == "gcs" and "storage_backend" in ranks:
         layer = layers[ranks["storage_backend"]]
         if "gcs_bucket" not in ranks:
@@ -199,6 +203,70 @@ def find_contradictions(
         ):
             if one in ranks and two not in ranks:
                 yield _problem(layers[ranks[one]], by_name[one], f"give {two} too, or neither")
+
+
+def _check_auth(
+    values: Mapping[str, object],
+    ranks: Mapping[str, int],
+    layers: list[Layer],
+    by_name: Mapping[str, Setting],
+) -> Iterator[ConfigProblem]:
+    """Users and what is for them go together; and so do those who have not logged in."""
+    if "auth" in ranks and "auth" not in values:
+        return
+    auth = values.get("auth", "none")
+    rules = values.get("auth_rules")
+    if auth == "none":
+        for name in ("htpasswd_file", "auth_rules"):
+            if name in ranks and ranks.get("auth", -1) <= ranks[name]:
+                yield _problem(
+                    layers[ranks[name]],
+                    by_name[name],
+                    "it means something only where auth is htpasswd or token: without that,"
+                    " everybody may pull everything",
+                )
+        return
+    if "htpasswd_file" not in ranks:
+        yield _problem(
+            layers[ranks["auth"]],
+            by_name["auth"],
+            "name the file of the passwords too: htpasswd_file (htpasswd -B -c FILE USER makes"
+            " one)",
+        )
+    if auth != "token" and isinstance(rules, Mapping) and "anonymous" in rules:
+        yield _problem(
+            layers[ranks["auth_rules"]],
+            by_name["auth_rules"],
+            "pulls without logging in (anonymous) need auth: token; with a plain password, clients"
+            " either always send one or never",
+        )
+    if auth == "token" and "port" in ranks and "public_url" not in ranks:
+        yield _problem(
+            layers[ranks["auth"]],
+            by_name["auth"],
+            "give public_url too: it is where clients of other machines fetch their tokens",
+        )
+
+
+def _check_level(
+    values: Mapping[str, object],
+    ranks: Mapping[str, int],
+    layers: list[Layer],
+    by_name: Mapping[str, Setting],
+) -> Iterator[ConfigProblem]:
+    """Each kind of compression has levels of its own."""
+    kind = values.get("compression", by_name["compression"].default)
+    rank = ranks["compression_level"]
+    if "compression" in ranks and ("compression" not in values or ranks["compression"] > rank):
+        return
+    levels = LEVELS[str(kind)]
+    if len(levels) == 1:
+        expected = f"leave it out: with compression {kind} there are no levels"
+    elif values["compression_level"] in levels:
+        return
+    else:
+        expected = f"with compression {kind}, give a level between {levels[0]} and {levels[-1]}"
+    yield _problem(layers[rank], by_name["compression_level"], expected)
 
 
 def _problem(layer: Layer, setting: Setting, expected: str) -> ConfigProblem:

@@ -19,10 +19,13 @@ from urllib.parse import urlsplit
 import yaml
 from attrs import frozen
 
+from nixery.access.patterns import PackagePatterns, parse_patterns
 from nixery.names import is_commit
+from nixery.sizes import Margin, parse_margin, parse_size
 from nixery.upstream.giturls import SCHEMES, is_ref_name, is_supported
 
 __all__ = [
+    "AUTH_RULES",
     "BASE_URL",
     "BOOLEAN",
     "ARCHIVE_URL",
@@ -37,6 +40,8 @@ __all__ = [
     "REF",
     "REPOSITORY",
     "SECONDS",
+    "SIZE",
+    "SPACE",
     "TAG_PATTERNS",
     "TEXT",
     "URL",
@@ -278,6 +283,20 @@ def _parse_nix_options(value: object) -> dict[str, str]:
     return options
 
 
+def _parse_auth_rules(value: object) -> dict[str, PackagePatterns]:
+    rules: dict[str, PackagePatterns] = {}
+    for user, given in _parse_mapping(value).items():
+        items = given if isinstance(given, list) else [given]
+        texts = [item for item in items if isinstance(item, str)]
+        if len(texts) < len(items):
+            raise Rejected(f"give {user!r} a list of patterns, as [shell, git, python3Packages.*]")
+        try:
+            rules[user] = parse_patterns(texts)
+        except ValueError as error:
+            raise Rejected(f"of {user!r}, {error}") from None
+    return rules
+
+
 def _parse_nixpkgs_config(value: object) -> dict[str, object]:
     config: dict[str, object] = {}
     for name, item in _parse_mapping(value).items():
@@ -291,11 +310,31 @@ def _parse_nixpkgs_config(value: object) -> dict[str, object]:
     return config
 
 
+def _parse_bytes(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    try:
+        return parse_size(_parse_text(value))
+    except ValueError:
+        raise Rejected("give a size, as 200 GiB, or a number of bytes") from None
+
+
+def _parse_space(value: object) -> Margin:
+    if isinstance(value, Margin):
+        return value
+    try:
+        return parse_margin(_parse_text(value))
+    except ValueError:
+        raise Rejected("give a size, as 1 GiB, a number of bytes, or a share, as 5%") from None
+
+
 TEXT = Kind(name="text", parse=_parse_text)
 PATH = Kind(name="path", parse=_parse_path)
 PATHS = Kind(name="paths", parse=_parse_paths)
 BOOLEAN = Kind(name="boolean", parse=_parse_boolean)
 SECONDS = Kind(name="seconds", parse=_parse_seconds)
+SIZE = Kind(name="size", parse=_parse_bytes)
+SPACE = Kind(name="size or share", parse=_parse_space)
 DURATION = Kind(name="seconds", parse=_parse_duration)
 TAG_PATTERNS = Kind(name="patterns", parse=_parse_tag_patterns)
 REF = Kind(name="git reference", parse=_parse_ref)
@@ -306,5 +345,6 @@ URL = Kind(name="URL", parse=_parse_url)
 DATA_URL = Kind(name="URL", parse=_parse_data_url)
 BASE_URL = Kind(name="URL", parse=_parse_base_url)
 ENDPOINTS = Kind(name="endpoint strings", parse=_parse_endpoints, repeated=True)
+AUTH_RULES = Kind(name="mapping", parse=_parse_auth_rules)
 NIX_OPTIONS = Kind(name="mapping", parse=_parse_nix_options)
 NIXPKGS_CONFIG = Kind(name="mapping", parse=_parse_nixpkgs_config)

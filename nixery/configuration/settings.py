@@ -15,6 +15,8 @@ from attrs import frozen
 
 from nixery.configuration import kinds
 from nixery.configuration.kinds import Kind
+from nixery.packing.levels import DEFAULT_KIND, LEVELS
+from nixery.sizes import Margin
 from nixery.sources import NIXPKGS_URL
 
 __all__ = ["GIVEN", "SETTINGS", "SYSTEMS", "Setting"]
@@ -93,6 +95,32 @@ SETTINGS: tuple[Setting, ...] = (
         kind=kinds.BASE_URL,
         help="how clients reach this registry: the base of links and pull commands",
         default_text="the address that is listened on",
+    ),
+    # Who may pull.
+    Setting(
+        name="auth",
+        kind=kinds.choice("none", "htpasswd", "token"),
+        help="who may pull: none (everybody), or users by password: htpasswd, or token, with both",
+        default="none",
+    ),
+    Setting(
+        name="htpasswd_file",
+        kind=kinds.PATH,
+        help="the file of the users and the bcrypt hashes of their passwords, as htpasswd -B writes",
+    ),
+    Setting(
+        name="auth_rules",
+        kind=kinds.AUTH_RULES,
+        help="the packages that a user may have, as {alice: [shell, git]}; others have all",
+        default={},
+        default_text="{}",
+    ),
+    Setting(
+        name="token_key",
+        kind=kinds.PATH,
+        help="the file of the private key that signs tokens; the same for all replicas",
+        default_text="token-key.pem in the state directory, made at the first start",
+        requires=("auth", "token"),
     ),
     # Where packages come from.
     Setting(
@@ -234,6 +262,42 @@ SETTINGS: tuple[Setting, ...] = (
         help="the directory of the filesystem storage",
         default_text="storage in the state directory",
         variable="STORAGE_PATH",
+        requires=("storage_backend", "filesystem"),
+    ),
+    Setting(
+        name="max_bytes",
+        kind=kinds.SIZE,
+        help="how much stored images may take, as 200 GiB; those not pulled for longest go first",
+        default_text="any amount",
+        requires=("storage_backend", "filesystem"),
+    ),
+    Setting(
+        name="max_age",
+        kind=kinds.SECONDS,
+        help="how long after its last pull an image is kept",
+        default_text="for ever",
+        requires=("storage_backend", "filesystem"),
+    ),
+    Setting(
+        name="retention_grace",
+        kind=kinds.DURATION,
+        help="how long after its last use nothing is removed, whatever the limits say",
+        default=86400.0,
+        requires=("storage_backend", "filesystem"),
+    ),
+    Setting(
+        name="retention_interval",
+        kind=kinds.SECONDS,
+        help="how long after one collection of the storage the next one begins",
+        default=3600.0,
+        requires=("storage_backend", "filesystem"),
+    ),
+    Setting(
+        name="min_free",
+        kind=kinds.SPACE,
+        help="nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off",
+        default=Margin(amount=2**30),
+        default_text="1 GiB",
         requires=("storage_backend", "filesystem"),
     ),
     Setting(
@@ -428,10 +492,16 @@ SETTINGS: tuple[Setting, ...] = (
         requires=("layer_strategy", "dominators"),
     ),
     Setting(
+        name="compression",
+        kind=kinds.choice(*LEVELS),
+        help="how layers are compressed: gzip, zstd (Docker reads it from 23 on) or none",
+        default=DEFAULT_KIND,
+    ),
+    Setting(
         name="compression_level",
-        kind=kinds.integer(0, 3),
-        help="how hard layers are compressed: 0 is fastest, 3 is smallest by some percent",
-        default=1,
+        kind=kinds.integer(0, max(levels[-1] for levels in LEVELS.values())),
+        help="how hard they are compressed: 0 to 3 with gzip, 1 to 19 with zstd",
+        default_text="1",
     ),
     Setting(
         name="popularity_url",
@@ -495,11 +565,38 @@ SETTINGS: tuple[Setting, ...] = (
         default=10.0,
     ),
     Setting(
+        name="site",
+        kind=kinds.BOOLEAN,
+        help="whether there are pages for people: what this is, builds, images, documentation",
+        default=True,
+        default_text="true",
+    ),
+    Setting(
         name="show_builds",
         kind=kinds.BOOLEAN,
         help="whether /builds shows everyone what is being built, with names and logs",
         default=True,
         default_text="true",
+    ),
+    Setting(
+        name="show_images",
+        kind=kinds.BOOLEAN,
+        help="whether /images shows everyone which images were pulled, and what is in them",
+        default=True,
+        default_text="true",
+    ),
+    Setting(
+        name="metrics",
+        kind=kinds.BOOLEAN,
+        help="whether /metrics tells Prometheus what is going on, without names and addresses",
+        default=True,
+        default_text="true",
+    ),
+    Setting(
+        name="log_format",
+        kind=kinds.choice("text", "json"),
+        help="how the log is written: text for people, or json, an object a line",
+        default="text",
     ),
     Setting(
         name="cpu_workers",

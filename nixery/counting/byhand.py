@@ -12,7 +12,8 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 
-from nixery.errors import MissingDerivations, NixeryError
+from nixery.building import realising
+from nixery.errors import NixeryError
 from nixery.interfaces import Nix, Phase, Progress, Realisation
 from nixery.names import ImageName
 from nixery.packages import Evaluation
@@ -26,9 +27,6 @@ FAILURE = 1
 INTERRUPTED = 130
 
 THREADS = 4
-
-REEVALUATIONS = 2
-"""How often derivations that a garbage collection took are made again."""
 
 
 @frozen(kw_only=True)
@@ -89,15 +87,13 @@ async def realise(
 
     :raises NixeryError: they cannot be had.
     """
-    attempts = REEVALUATIONS + 1
-    while True:
-        evaluation = await nix.evaluate(package_set, name.system, name.requirements)
-        try:
-            return evaluation, await nix.realise(evaluation.packages, progress)
-        except MissingDerivations:
-            attempts -= 1
-            if not attempts:
-                raise
+
+    async def fetch() -> PackageSet:
+        return package_set
+
+    evaluation = await nix.evaluate(package_set, name.system, name.requirements)
+    realisation, evaluation = await realising.realise(nix, fetch, name, evaluation, progress)
+    return evaluation, realisation
 
 
 class Quiet:

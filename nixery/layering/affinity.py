@@ -194,10 +194,10 @@ def _units(graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings)
     own = _raised(graph, {path: popularity.of(path) for path in graph.paths})
     common = _common_paths(graph, settings)
     counts = {path: popularity.most if path in common else own[path] for path in graph.paths}
-    closures = graph.closure_sizes()
+    closures = graph.closure_counts()
     for leader, paths in _members(graph, counts, popularity.kind, common, settings).items():
         size = graph.paths[leader].nar_size
-        closure = closures[leader].paths
+        closure = closures[leader]
         yield _Unit(
             leader=leader,
             paths=tuple(paths),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +22,8 @@ from twisted.logger import Logger
 
 from nixery.errors import (
     CommandMissing,
+    Evidence,
+    MissingDerivations,
     NixUnusable,
     OutputTooLarge,
     ProcessFailed,
@@ -42,7 +44,7 @@ from nixery.nixside.nixfaults import (
     unusable,
 )
 from nixery.nixside.nixlog import BuildLog
-from nixery.packages import Evaluation, Package
+from nixery.packages import Answer, Evaluation, Package
 from nixery.process import Command, ProcessResult, Spawner
 from nixery.sources import PackageSet
 
@@ -90,13 +92,14 @@ class NixCommands:
         self._workers = workers
         self._settings = settings
         self._environment = nixargs.environment(environ, settings)
+        # Restricted evaluation refuses a path that leads through a symlink.
+        self._resolve = resolve.resolve()
         self._evaluator = Evaluator(
             spawner=spawner,
             clock=clock,
             workers=workers,
             settings=settings,
-            # Restricted evaluation refuses a path that leads through a symlink.
-            resolve=resolve.resolve(),
+            resolve=self._resolve,
             environment=self._environment,
         )
 
@@ -115,6 +118,16 @@ class NixCommands:
         self._tell_ignored(probed.stderr)
         return version[0]
 
+    async def probe(self) -> None:
+        """
+        Find out whether the store can still be asked; cheaper than :meth:`check`.
+
+        :raises NixUnusable: it cannot.
+        """
+        printed = _text(await self._query(nixargs.probe_store()))
+        if printed.strip() != nixargs.STORE_PROBE:
+            raise NixUnusable(reason=f"nix-store answers {printed[:200]!r}: {INSTALL}")
+
     def evaluation_identity(self) -> Mapping[str, str]:
         """As :meth:`nixery.interfaces.Nix.evaluation_identity` says."""
         return self._settings.evaluation_identity()
@@ -125,14 +138,66 @@ class NixCommands:
         """As :meth:`nixery.interfaces.Nix.evaluate` says."""
         return await self._evaluator.evaluate(package_set, system, requirements)
 
+    async def look_up(
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
+    ) -> Sequence[Answer]:
+        """As :meth:`nixery.building.lookup.Looker.look_up` says."""
+        return await self._evaluator.look_up(package_set, system, requirements)
+
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
         """As :meth:`nixery.interfaces.Nix.realise` says."""
+        return await self._realise(
+            packages,
+            lambda link: nixargs.build(self._settings, packages=packages, out_link=link),
+            progress,
+        )
+
+    async def realise_anew(
+        self,
+        package_set: PackageSet,
+        requirements: Sequence[Requirement],
+        evaluation: Evaluation,
+        progress: Progress,
+    ) -> Realisation:
+        """As :meth:`nixery.interfaces.Nix.realise_anew` says."""
+        try:
+            return await self._realise(
+                evaluation.packages,
+                lambda link: nixargs.evaluate_and_build(
+                    self._settings,
+                    resolve=self._resolve,
+                    package_set=package_set,
+                    system=evaluation.system,
+                    requirements=requirements,
+                    out_link=link,
+                ),
+                progress,
+            )
+        except UnexpectedOutput as error:
+            # The package set lies at a path, and was changed since.
+            raise MissingDerivations(evidence=Evidence(argv=("nix-build",), status=0)) from error
+        except NixUnusable:
+            # Packages that cannot be evaluated together have been evaluated in parts.
+            return await self.realise(evaluation.packages, progress)
+
+    async def _realise(
+        self,
+        packages: Sequence[Package],
+        command: Callable[[Path], tuple[str, ...]],
+        progress: Progress,
+    ) -> Realisation:
+        """
+        :param command: what builds, given the first root.
+        :raises UnexpectedOutput: it has not built what was wanted.
+        """
         root = uuid4().hex
         wanted = sorted({output.path for package in packages for output in package.outputs})
         if not wanted:
             return Realisation(root=root, outputs=())
         try:
-            built = await self._build(root, packages, progress)
+            directory = self._settings.roots / root
+            await self._workers.run(_make_directories, directory)
+            built = await self._build(command(directory / "r"), progress)
             # Derivations whose outputs are named by their content could differ.
             if built != wanted:
                 raise UnexpectedOutput(what="what nix-build built", excerpt=" ".join(built))
@@ -188,13 +253,11 @@ class NixCommands:
 
     # -- commands ---------------------------------------------------------------
 
-    async def _build(self, root: str, packages: Sequence[Package], progress: Progress) -> list[str]:
+    async def _build(self, argv: tuple[str, ...], progress: Progress) -> list[str]:
         """:return: the store paths that have been built or were there, sorted."""
-        directory = self._settings.roots / root
-        await self._workers.run(_make_directories, directory)
         log = BuildLog(progress=progress)
         command = Command(
-            argv=nixargs.build(self._settings, packages=packages, out_link=directory / "r"),
+            argv=argv,
             environment=self._environment,
             timeout=self._settings.build_deadline,
             on_stderr_line=log.line,

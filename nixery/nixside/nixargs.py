@@ -32,8 +32,10 @@ __all__ = [
     "dump",
     "environment",
     "evaluate",
+    "evaluate_and_build",
     "fetch",
     "fetch_environment",
+    "hold",
     "probe_store",
     "query_closure",
     "version",
@@ -218,6 +220,25 @@ def evaluate(
     :param guard: whether a package that throws is an error of its own, or ends
         the evaluation with Nix's text.
     """
+    return (
+        *("nix-instantiate", "--eval", "--strict", "--json"),
+        # Without it no derivation is written.
+        "--read-write-mode",
+        *("-A", "found"),
+        *_resolution(settings, resolve, package_set, system, requirements, guard=guard),
+    )
+
+
+def _resolution(
+    settings: NixSettings,
+    resolve: Path,
+    package_set: PackageSet,
+    system: str,
+    requirements: Sequence[Requirement],
+    *,
+    guard: bool = True,
+) -> tuple[str, ...]:
+    """``nix/resolve.nix``, with all that it is given and may read."""
     names = [
         {"name": item.name, "path": item.name.split("."), "exact": item.exact}
         for item in requirements
@@ -238,12 +259,6 @@ def evaluate(
         "guard": "true" if guard else "false",
     }
     return (
-        "nix-instantiate",
-        "--eval",
-        "--strict",
-        "--json",
-        # Without it no derivation is written.
-        "--read-write-mode",
         *("--option", "restrict-eval", "true"),
         *(
             "--option",
@@ -262,13 +277,35 @@ def fetch(tree: Tree, fetch_nix: Path) -> tuple[str, ...]:
 
     :param fetch_nix: the path of ``nix/fetch.nix``.
     """
-    arguments = {"kind": tree.kind, "url": tree.url}
-    if tree.kind == "git":
-        arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
     return (
         "nix-instantiate",
         *("--eval", "--strict", "--json"),
         "--read-write-mode",
+        *("-A", "path"),
+        *_fetching(tree, fetch_nix),
+    )
+
+
+def hold(tree: Tree, fetch_nix: Path, link: Path) -> tuple[str, ...]:
+    """
+    Brings a commit into the store, and protects it by a derivation that refers to it.
+
+    :param fetch_nix: the path of ``nix/fetch.nix``.
+    :param link: becomes a symlink to the derivation.
+    """
+    return (
+        "nix-instantiate",
+        *("--add-root", str(link), "--indirect"),
+        *("-A", "holder"),
+        *_fetching(tree, fetch_nix),
+    )
+
+
+def _fetching(tree: Tree, fetch_nix: Path) -> tuple[str, ...]:
+    arguments = {"kind": tree.kind, "url": tree.url}
+    if tree.kind == "git":
+        arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
+    return (
         # The machine's own nix.conf may have either.
         *("--option", "restrict-eval", "false"),
         *("--option", "pure-eval", "false"),
@@ -296,6 +333,31 @@ def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path)
     wanted = {
         f"{package.derivation}!{output.name}" for package in packages for output in package.outputs
     }
+    return (*_building(settings, out_link), *sorted(wanted))
+
+
+def evaluate_and_build(
+    settings: NixSettings,
+    *,
+    resolve: Path,
+    package_set: PackageSet,
+    system: str,
+    requirements: Sequence[Requirement],
+    out_link: Path,
+) -> tuple[str, ...]:
+    """
+    Look packages up, and build or download their outputs, in one process.
+
+    The parameters are those of :func:`evaluate` and :func:`build`.
+    """
+    return (
+        *_building(settings, out_link),
+        *("-A", "outputs"),
+        *_resolution(settings, resolve, package_set, system, requirements),
+    )
+
+
+def _building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:
     return (
         "nix-build",
         *("--log-format", "internal-json"),
@@ -303,7 +365,6 @@ def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path)
         *("--timeout", str(settings.timeout)),
         *("--max-silent-time", str(settings.max_silent)),
         *(("--max-jobs", "0") if settings.substitute_only else ()),
-        *sorted(wanted),
     )
 
 

@@ -95,13 +95,35 @@ class Evaluator:
         refused = find_refused(requirements, self._settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
+        return conclude(await self.look_up(package_set, system, requirements), system)
+
+    async def look_up(
+        self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
+    ) -> Sequence[Answer]:
+        """
+        What became of each requirement, in their order: problems are answers here.
+
+        :raises EvaluationFailed: the package set itself does not evaluate.
+        :raises EvaluationTimedOut: it took too long.
+        :raises NixUnusable: Nix itself failed.
+        """
+        refused = find_refused(requirements, self._settings.refused)
+        if refused:
+            names = {problem.name: problem for problem in refused}
+            rest = [item for item in requirements if item.name not in names]
+            found = iter(await self.look_up(package_set, system, rest) if rest else ())
+            return [
+                Answer(requirement=item, result=names[item.name])
+                if item.name in names
+                else next(found)
+                for item in requirements
+            ]
         question = _Question(package_set=package_set, system=system)
         await self._slots.acquire()
         try:
-            answers = await self._answer(question, requirements)
+            return await self._answer(question, requirements)
         finally:
             self._slots.release()
-        return conclude(answers, system)
 
     async def _answer(
         self, question: _Question, requirements: Sequence[Requirement]

@@ -38,8 +38,11 @@ from nixery.upstream.attempts import persist
 
 __all__ = ["NixFetcher"]
 
-COLLECTIONS = 2
-"""How often a commit is fetched again that a collection took before it was rooted."""
+COLLECTIONS = 10
+"""
+How often a commit is fetched again that a collection took before it was rooted.  Once is
+enough, but for what is said of :data:`nixery.building.realising.REEVALUATIONS`.
+"""
 
 LONGEST_ANSWER = 64 * 1024
 
@@ -110,25 +113,47 @@ class NixFetcher:
         self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
         began = self._clock.seconds()
         await self._workers.run(self._roots.mkdir, parents=True, exist_ok=True)
-        for _ in range(COLLECTIONS + 1):
-            path = await self._fetch(tree)
-            if await self._root(link, path):
-                self._log.info(
-                    "{commit} was fetched in {seconds:.1f} s",
-                    commit=tree.commit,
-                    seconds=self._clock.seconds() - began,
-                )
-                return Path(path)
+        path = await self._fetch(tree)
+        if not await self._root(link, path):
+            path = await self._hold_and_root(tree, link)
+        self._log.info(
+            "{commit} was fetched in {seconds:.1f} s",
+            commit=tree.commit,
+            seconds=self._clock.seconds() - began,
+        )
+        return Path(path)
+
+    async def _hold_and_root(self, tree: Tree, link: Path) -> str:
+        """
+        Fetch and root what is collected between the two, by a root that the command
+        makes which fetches.
+        """
+        held = link.with_name(f"{link.name}.held")
+        try:
+            for _ in range(COLLECTIONS):
+                self._log.info("a garbage collection took {commit}", commit=tree.commit)
+                await self._run(tree, nixargs.hold(tree, self._fetch_nix, held))
+                # It is there, and Nix knows it.
+                path = await self._fetch(tree)
+                if await self._root(link, path):
+                    return path
+        finally:
+            await self._workers.run(held.unlink, missing_ok=True)
         raise self._unavailable(
             tree, "garbage collections took it before it was protected, again and again"
         )
 
     async def _fetch(self, tree: Tree) -> str:
         """:return: the store path, which nothing protects."""
+        result = await self._run(tree, nixargs.fetch(tree, self._fetch_nix))
+        return _store_path(result.stdout)
+
+    async def _run(self, tree: Tree, argv: tuple[str, ...]) -> ProcessResult:
+        """Run a command that fetches."""
 
         async def attempt(seconds: float) -> ProcessResult:
             command = Command(
-                argv=nixargs.fetch(tree, self._fetch_nix),
+                argv=argv,
                 environment=self._environment,
                 timeout=seconds,
                 stdout_limit=LONGEST_ANSWER,
@@ -136,7 +161,7 @@ class NixFetcher:
             return await self._spawner.run(command)
 
         try:
-            result = await persist(
+            return await persist(
                 attempt, clock=self._clock, seconds=self._settings.fetch_timeout, again=_may_pass
             )
         except CommandMissing as error:
@@ -155,7 +180,6 @@ class NixFetcher:
                 raise CommitMissing(url=tree.url, commit=tree.commit) from error
             reason = error_text(error.evidence.stderr, self._settings)
             raise self._unavailable(tree, reason, error) from error
-        return _store_path(result.stdout)
 
     async def _root(self, link: Path, path: str) -> bool:
         """:return: whether there was anything left to be protected."""

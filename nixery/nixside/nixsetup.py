@@ -5,7 +5,7 @@ that do by hand what it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from nixery.interfaces import Workers
 from nixery.nixside.nix import NixCommands
 from nixery.nixside.nixargs import NixSettings
 from nixery.nixside.nixsurvey import Survey
-from nixery.process import ProcessSpawner
+from nixery.process import ProcessSpawner, Spawner
 from nixery.resources import nix_directory
 
 __all__ = ["make_nix", "make_survey", "nix_settings"]
@@ -28,6 +28,7 @@ def make_nix(
     environ: Mapping[str, str],
     *,
     state_directory: Path | None = None,
+    measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
 ) -> NixCommands:
     """
     The Nix side of one process.
@@ -36,10 +37,11 @@ def make_nix(
     :param environ: the environment of this process.
     :param state_directory: where garbage collection roots go, if not where the
         configuration says: those of a daemon belong to it alone.
+    :param measured: wraps what runs the commands.
     :raises ResourceMissing: the installation is incomplete.
     """
     return NixCommands(
-        spawner=ProcessSpawner(reactor, reactor),
+        spawner=measured(ProcessSpawner(reactor, reactor)),
         clock=reactor,
         workers=workers,
         settings=nix_settings(config, state_directory or config.state_directory),

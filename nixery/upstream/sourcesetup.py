@@ -5,7 +5,7 @@ commands that do by hand what it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nixery.interfaces import Upstream, Workers
 from nixery.names import Tag
 from nixery.nixside.nixfetch import NixFetcher
 from nixery.nixside.nixsetup import nix_settings
-from nixery.process import ProcessSpawner
+from nixery.process import ProcessSpawner, Spawner
 from nixery.resources import nix_directory
 from nixery.sources import GitSource, PackageSet
 from nixery.upstream.channels import ChannelHost
@@ -38,6 +38,7 @@ def make_sources(
     environ: Mapping[str, str],
     *,
     state_directory: Path | None = None,
+    measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
 ) -> Resolver:
     """
     The package sources of one process, to be started.
@@ -45,10 +46,11 @@ def make_sources(
     :param workers: for the file system.
     :param environ: the environment of this process; git finds credentials through it.
     :param state_directory: as in :func:`nixery.nixside.nixsetup.make_nix`.
+    :param measured: as there.
     :raises ResourceMissing: the installation is incomplete.
     """
     source = config.source
-    spawner = ProcessSpawner(reactor, reactor)
+    spawner = measured(ProcessSpawner(reactor, reactor))
     settings = nix_settings(config, state_directory or config.state_directory)
 
     def lookups(upstream: Upstream, name: str, file: str) -> Lookups:

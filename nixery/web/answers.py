@@ -20,24 +20,34 @@ from collections.abc import Mapping, Sequence
 from attrs import Factory, frozen
 
 from nixery.errors import (
+    AccessDenied,
+    BlobsVanished,
     BlobUnknown,
     BuildFailed,
+    BuildsExceeded,
     BuildTimedOut,
     DigestMismatch,
+    DiskSpaceLow,
     EvaluationFailed,
     EvaluationTimedOut,
     ImageLimitExceeded,
     ImageTimedOut,
+    ImageTooLarge,
     InvalidDigest,
     InvalidName,
     InvalidReference,
+    LoginFailed,
+    LoginRequired,
+    LoginThrottled,
     ManifestUnknown,
     MissingDerivations,
     NixeryError,
+    PackagesDenied,
     PackagesRefused,
     QueueFull,
     RangeNotSatisfiable,
     RememberedFailure,
+    RequestsExceeded,
     ShuttingDown,
     SourceMissing,
     SourceUnavailable,
@@ -45,7 +55,10 @@ from nixery.errors import (
     StorageError,
     StorageRefused,
     StorageUnavailable,
+    TokenInvalid,
+    TooManyConnections,
     UnknownRevision,
+    UnreadableImage,
     WrongSystem,
 )
 
@@ -93,12 +106,19 @@ class Problem:
     detail: Mapping[str, Detail] = Factory(dict)
     headers: Mapping[bytes, bytes] = Factory(dict)
 
-    def body(self) -> bytes:
-        """The JSON document, with nothing in it that could act on a terminal."""
+    def body(self, request_id: str = "") -> bytes:
+        """
+        The JSON document, with nothing in it that could act on a terminal.
+
+        :param request_id: what the log has about it, if it is to be told.
+        """
+        detail = self.detail
+        if request_id:
+            detail = {**detail, "request_id": request_id}
         error = {
             "code": self.code,
             "message": _shortened(printable(self.message), MAX_MESSAGE),
-            "detail": _cleaned(self.detail),
+            "detail": _cleaned(detail),
         }
         return json.dumps({"errors": [error]}).encode("ascii")
 
@@ -149,6 +169,13 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     BlobUnknown: (404, "BLOB_UNKNOWN"),
     # No code of the list is about ranges; this one is at least about sizes.
     RangeNotSatisfiable: (416, "SIZE_INVALID"),
+    # Who asks is not known, or is known and may not.
+    LoginRequired: (401, "UNAUTHORIZED"),
+    LoginFailed: (401, "UNAUTHORIZED"),
+    TokenInvalid: (401, "UNAUTHORIZED"),
+    LoginThrottled: (429, "TOOMANYREQUESTS"),
+    AccessDenied: (403, "DENIED"),
+    PackagesDenied: (403, "DENIED"),
     # The image cannot be made, and trying again changes nothing.  PackagesRefused
     # is a 404 if any of its packages does not exist, see problem_of().
     PackagesRefused: (422, "MANIFEST_INVALID"),
@@ -156,6 +183,8 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     BuildTimedOut: (422, "MANIFEST_INVALID"),
     EvaluationTimedOut: (422, "MANIFEST_INVALID"),
     ImageLimitExceeded: (422, "MANIFEST_INVALID"),
+    ImageTooLarge: (422, "MANIFEST_INVALID"),
+    UnreadableImage: (422, "MANIFEST_INVALID"),
     ImageTimedOut: (422, "MANIFEST_INVALID"),
     # For want of a builder: the operator's to mend, but it is the user who has to
     # know why there is no arm64 image, and no retry will find a builder.
@@ -167,12 +196,17 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     # It will do to ask again: the one status on which podman and skopeo do.
     StillBuilding: (429, "TOOMANYREQUESTS"),
     QueueFull: (429, "TOOMANYREQUESTS"),
+    RequestsExceeded: (429, "TOOMANYREQUESTS"),
+    BuildsExceeded: (429, "TOOMANYREQUESTS"),
+    TooManyConnections: (503, "UNAVAILABLE"),
     # Passing states of what the daemon stands on.
     MissingDerivations: (503, "UNAVAILABLE"),
     ShuttingDown: (503, "UNAVAILABLE"),
     SourceMissing: (503, "UNAVAILABLE"),
     SourceUnavailable: (503, "UNAVAILABLE"),
     StorageError: (503, "UNAVAILABLE"),
+    DiskSpaceLow: (507, "UNAVAILABLE"),
+    BlobsVanished: (503, "UNAVAILABLE"),
     # The operator's to mend; no retry changes what a service permits.
     StorageRefused: (500, "UNKNOWN"),
     # What is stored, or was about to be, is not what it should be.
@@ -185,12 +219,19 @@ _RETRY_AFTER: Mapping[type[NixeryError], int] = {
     MissingDerivations: 30,
     SourceUnavailable: 30,
     StorageUnavailable: 10,
+    BlobsVanished: 5,
+    DiskSpaceLow: 300,
+    TooManyConnections: 5,
 }
 """Seconds, for failures that are known to pass by themselves."""
 
 
-def problem_of(error: NixeryError) -> Problem:
-    """The answer to a typed failure."""
+def problem_of(error: NixeryError, log: str | None = None) -> Problem:
+    """
+    The answer to a typed failure.
+
+    :param log: the URL of the page of the build that failed, if there is one.
+    """
     # A failure that is remembered is answered as it was when it was new.
     original = error.original if isinstance(error, RememberedFailure) else error
     kind = next(kind for kind in type(original).__mro__ if kind in _STATUS)
@@ -200,14 +241,29 @@ def problem_of(error: NixeryError) -> Problem:
     detail = dict(_detail(original))
     headers = {}
     retry_after = _RETRY_AFTER.get(type(original))
-    if isinstance(error, RememberedFailure | StillBuilding | QueueFull):
+    if isinstance(
+        error,
+        RememberedFailure
+        | StillBuilding
+        | QueueFull
+        | LoginThrottled
+        | RequestsExceeded
+        | BuildsExceeded,
+    ):
         retry_after = max(1, math.ceil(error.retry_after))
         detail["retry_after"] = retry_after
     if retry_after is not None:
         headers[b"Retry-After"] = b"%d" % retry_after
+    if isinstance(original, LoginRequired):
+        headers[b"WWW-Authenticate"] = original.challenge.encode("ascii", "replace")
     if isinstance(original, RangeNotSatisfiable):
         headers[b"Content-Range"] = b"bytes */%d" % original.size
-    return Problem(status=status, code=code, message=error.message, detail=detail, headers=headers)
+    message = error.message
+    if log is not None:
+        detail["watch"] = log
+        # What fits is left for the story itself: an address without its end is none.
+        message = f"{_shortened(message, MAX_MESSAGE - len(log) - 20)}\nall of it: {log}"
+    return Problem(status=status, code=code, message=message, detail=detail, headers=headers)
 
 
 def internal_problem(reference: str) -> Problem:
@@ -297,6 +353,7 @@ def _detail(error: NixeryError) -> Mapping[str, Detail]:
 
 _PLAIN: Mapping[type[NixeryError], Sequence[str]] = {
     InvalidName: ("name", "reason"),
+    AccessDenied: ("packages",),
     InvalidReference: ("reference",),
     InvalidDigest: ("digest",),
     UnknownRevision: ("tag", "allowed"),
@@ -304,6 +361,10 @@ _PLAIN: Mapping[type[NixeryError], Sequence[str]] = {
     BlobUnknown: ("digest",),
     RangeNotSatisfiable: ("digest", "size"),
     ImageLimitExceeded: ("what", "value", "limit"),
+    ImageTooLarge: ("what", "value", "limit", "setting"),
+    PackagesDenied: ("packages",),
+    RequestsExceeded: ("rate", "burst"),
+    BuildsExceeded: ("limit", "period", "setting"),
     ImageTimedOut: ("image", "phase", "seconds", "setting"),
     StillBuilding: ("image", "doing", "seconds", "watch"),
     QueueFull: ("waiting",),

@@ -8,17 +8,26 @@ in hand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cachetools import LRUCache
 
 from nixery.errors import BlobUnknown, ManifestUnknown
 from nixery.interfaces import Storage
 from nixery.names import Digest, ImageName
 from nixery.oci import DOCKER_MANIFEST, MAX_MANIFEST_SIZE, OCI_INDEX, OCI_MANIFEST, Manifest
+from nixery.operations.tally import LookupCounts
 
 __all__ = ["Manifests"]
 
 MEDIA_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX})
 """Of what may be fetched as a manifest."""
+
+RECHECK = 60.0
+"""
+For how many seconds a manifest is answered without a look at the storage: where it may
+have been removed, by another process too, and which notes that it is in use.
+"""
 
 KEPT = 4 * MAX_MANIFEST_SIZE
 """How much is kept in memory, in bytes."""
@@ -29,10 +38,14 @@ class Manifests:
     Manifests that are stored.
 
     :param storage: where they are.
+    :param seconds: tells the time, as a reactor's ``seconds`` does.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, seconds: Callable[[], float] = lambda: 0.0) -> None:
         self._storage = storage
+        self._seconds = seconds
+        self._seen: LRUCache[Digest, float] = LRUCache(KEPT // 4096)
+        self.counts = LookupCounts()
         self._kept: LRUCache[Digest, Manifest] = LRUCache(
             KEPT, getsizeof=lambda manifest: manifest.size
         )
@@ -46,7 +59,8 @@ class Manifests:
         :raises StorageError: the storage failed.
         """
         kept = self._kept.get(digest)
-        if kept is not None:
+        if kept is not None and self._seconds() < self._seen.get(digest, 0.0) + RECHECK:
+            self.counts.memory += 1
             return kept
         try:
             info = await self._storage.stat(digest)
@@ -55,15 +69,22 @@ class Manifests:
                 raise ManifestUnknown(name=name.repository, digest=digest)
             body = await self._storage.read(digest)
         except BlobUnknown:
+            self._kept.pop(digest, None)
+            self.counts.missing += 1
             raise ManifestUnknown(name=name.repository, digest=digest) from None
+        self.counts.storage += 1
         manifest = Manifest(media_type=info.media_type, digest=digest, body=body)
         self.keep(manifest)
+        self._seen[digest] = self._seconds()
         return manifest
 
     def keep(self, manifest: Manifest) -> None:
         """Keep a manifest in memory that is stored and likely to be asked for."""
-        if manifest.digest not in self._kept and manifest.size <= MAX_MANIFEST_SIZE:
-            self._kept[manifest.digest] = manifest
+        if manifest.size <= MAX_MANIFEST_SIZE:
+            if manifest.digest not in self._kept:
+                self._kept[manifest.digest] = manifest
+            # Whoever has it in hand has looked for all that it names.
+            self._seen[manifest.digest] = self._seconds()
 
     def distrust(self) -> None:
         """A blob is gone that was asked for: what names it may have vanished as well."""

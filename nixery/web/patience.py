@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from nixery.building.builds import BuildView
-from nixery.errors import StillBuilding
+from nixery.errors import NixeryError, StillBuilding
 from nixery.names import ImageName, Tag
 from nixery.waiting import Expired, within
 
@@ -70,6 +70,10 @@ def retry_after(elapsed: float) -> float:
     return min(max(elapsed / 2, SHORTEST_RETRY), LONGEST_RETRY)
 
 
+def _no_build(_name: ImageName, _tag: Tag, _error: NixeryError) -> BuildView | None:
+    return None
+
+
 @frozen(kw_only=True)
 class Patience:
     """
@@ -79,6 +83,7 @@ class Patience:
     :param deadline: seconds for clients that come back, and for those nobody knows.
     :param announce: finds the build that a request waits for, which is then kept
         for whoever watches it; ``None`` if there is none.
+    :param failed: finds the build of a request that failed so, if it is still told of.
     :param link: the URL of the page of a build, by its id; ``None`` where there is
         no such page.
     """
@@ -86,6 +91,7 @@ class Patience:
     clock: IReactorTime
     deadline: float = 25.0
     announce: Callable[[ImageName, Tag], BuildView | None] = lambda _name, _tag: None
+    failed: Callable[[ImageName, Tag, NixeryError], BuildView | None] = _no_build
     link: Callable[[str], str | None] = lambda _id: None
 
     async def hold(
@@ -109,6 +115,11 @@ class Patience:
             return await within(seconds, self.clock, work)
         except Expired:
             raise self._still_building(name, tag, seconds) from None
+
+    def page_of(self, name: ImageName, tag: Tag, error: NixeryError) -> str | None:
+        """The URL of the page that shows how an image failed, if there is one."""
+        build = self.failed(name, tag, error)
+        return None if build is None else self.link(build.id)
 
     def _still_building(self, name: ImageName, tag: Tag, seconds: float) -> StillBuilding:
         build = self.announce(name, tag)

@@ -24,10 +24,12 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from nixery.errors import BlobUnknown, NixeryError, ShuttingDown
+from nixery.errors import BlobUnknown, ManifestUnknown, NixeryError, ShuttingDown
 from nixery.interfaces import Storage, Workers
 from nixery.names import Digest, ImageName, Tag, is_referrers_tag
 from nixery.oci import OCI_INDEX, Image, Manifest, empty_index
+from nixery.operations.tally import LookupCounts, current_request
+from nixery.web.abilities import check_readable
 from nixery.web.answers import (
     BAD_PAGE_SIZE,
     NO_CATALOG,
@@ -49,6 +51,7 @@ from nixery.web.responses import (
     has_left,
     identify,
     refuse,
+    request_id,
     set_headers,
 )
 from nixery.web.routes import (
@@ -64,7 +67,7 @@ from nixery.web.routes import (
     parse_route,
 )
 
-__all__ = ["Images", "Registry"]
+__all__ = ["Guard", "Images", "Registry"]
 
 # More digits than any page has tags, and fewer than Python refuses to read.
 _PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
@@ -94,6 +97,28 @@ class Images(Protocol):
         """A blob was asked for that is gone: what names it may be an image from here."""
 
 
+class Guard(Protocol):
+    """Decides who may have what."""
+
+    def admit(self, request: Request, route: Route) -> None:
+        """
+        Let a request pass.
+
+        :raises LoginRequired: nobody has logged in who might.
+        :raises AccessDenied: it is not for whoever has.
+        """
+
+    def served(self, request: Request, name: ImageName, image: Image) -> None:
+        """Whoever sends a request is told of an image."""
+
+    async def may_have(self, request: Request, name: ImageName, digest: Digest) -> bool:
+        """
+        Whether a digest is that of an image that was let pass.
+
+        :raises StorageError: nobody can tell.
+        """
+
+
 class Registry:
     """
     The routes under ``/v2/``.
@@ -105,6 +130,7 @@ class Registry:
     :param clock: gives up clients that stall.
     :param patience: how long requests for images are held; by default, as long as
         :class:`nixery.web.patience.Patience` says.
+    :param guard: decides who may have what; by default, everybody may have everything.
     """
 
     _log = Logger()
@@ -118,13 +144,20 @@ class Registry:
         clock: IReactorTime,
         *,
         patience: Patience | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._images = images
+        self._guard = guard
         self._patience = patience or Patience(clock=clock)
         self._storage = storage
         self._system = system
         self._sender = BlobSender(storage, workers, clock)
-        self._manifests = Manifests(storage)
+        self._manifests = Manifests(storage, clock.seconds)
+
+    @property
+    def manifest_lookups(self) -> LookupCounts:
+        """Where manifests were found that were asked for by digest."""
+        return self._manifests.counts
 
     def resource(self) -> Resource:
         """The routes for a site: its child ``v2``, or its root."""
@@ -134,6 +167,7 @@ class Registry:
         """The one way in, and the one way out for what goes wrong."""
         # Docker before 1.10 and a few scripts believe in nothing else.
         set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
+        current_request.set(request_id(request))
         try:
             if request.method not in (b"GET", b"HEAD"):
                 return refuse(request, READ_ONLY)
@@ -147,7 +181,7 @@ class Registry:
             # Somebody else did: the build is being stopped, and the daemon too.
             return self._fail(request, ShuttingDown())
         except Exception:  # noqa: BLE001  # whatever it is, a client waits for an answer
-            reference = _new_reference()
+            reference = request_id(request) or _new_reference()
             self._log.failure(
                 "{method} {path} failed (reference {reference})",
                 method=request.method,
@@ -157,6 +191,9 @@ class Registry:
             return None if has_left(request) else refuse(request, internal_problem(reference))
 
     async def _dispatch(self, request: Request, route: Route) -> bytes | None:
+        if self._guard is not None:
+            self._guard.admit(request, route)
+            await self._check_digest(self._guard, request, route)
         match route:
             case ManifestByTag(name, tag):
                 return await self._manifest_by_tag(request, name, tag)
@@ -180,15 +217,34 @@ class Registry:
             case NoRoute():
                 return refuse(request, NO_ROUTE)
 
+    async def _check_digest(self, guard: Guard, request: Request, route: Route) -> None:
+        """A digest that somebody may not have is answered as if it was not there."""
+        match route:
+            case ManifestByDigest(name, digest):
+                if not await guard.may_have(request, name, digest):
+                    raise ManifestUnknown(name=name.repository, digest=digest)
+            case Blob(name, digest):
+                if not await guard.may_have(request, name, digest):
+                    raise BlobUnknown(digest=digest)
+
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if is_referrers_tag(tag):
             return refuse(request, NO_REFERRERS)
         peek = request.method == b"HEAD"
-        image = await self._patience.hold(
-            request.getHeader(b"User-Agent"), name, tag, self._images.image(name, tag, peek=peek)
-        )
-        accept = request.requestHeaders.getRawHeaders(b"Accept", [])
-        manifest = image.choose(accepted_types(accept))
+        agent = request.getHeader(b"User-Agent")
+        try:
+            image = await self._patience.hold(
+                agent, name, tag, self._images.image(name, tag, peek=peek)
+            )
+        except NixeryError as error:
+            if has_left(request):
+                raise
+            return self._fail(request, error, self._patience.page_of(name, tag, error))
+        if self._guard is not None:
+            self._guard.served(request, name, image)
+        accepted = accepted_types(request.requestHeaders.getRawHeaders(b"Accept", []))
+        check_readable(image, agent, accepted)
+        manifest = image.choose(accepted)
         set_headers(request, {b"Vary": b"Accept"})
         self._manifests.keep(manifest)
         return self._manifest(request, manifest)
@@ -242,8 +298,8 @@ class Registry:
             set_headers(request, {b"OCI-Filters-Applied": b"artifactType"})
         return answer_with(request, OCI_INDEX, empty_index())
 
-    def _fail(self, request: Request, error: NixeryError) -> bytes:
-        problem = problem_of(error)
+    def _fail(self, request: Request, error: NixeryError, log: str | None = None) -> bytes:
+        problem = problem_of(error, log)
         if problem.status >= 500:
             self._log.error(
                 "{method} {path} is answered with {status}: {error!r}",

@@ -24,6 +24,7 @@ __all__ = [
     "has_left",
     "identify",
     "refuse",
+    "request_id",
     "set_headers",
 ]
 
@@ -85,7 +86,14 @@ def refuse(request: Request, problem: Problem) -> bytes:
     phrase = HTTPStatus(problem.status).phrase
     request.setResponseCode(problem.status, phrase.encode("ascii"))
     set_headers(request, problem.headers)
-    return answer_with(request, "application/json", problem.body())
+    # What is written in the log about it, too, is found by the id.
+    reference = request_id(request) if problem.status >= 422 else ""
+    return answer_with(request, "application/json", problem.body(reference))
+
+
+def request_id(request: Request) -> str:
+    """The id that the log and the client know a request by; empty where it has none."""
+    return getattr(request, "id", "")
 
 
 def set_headers(request: Request, headers: Mapping[bytes, bytes]) -> None:

@@ -1,17 +1,24 @@
 """
-The HTTP server around the resources: limits, and one line in the log a request.
+The HTTP server around the resources: limits, an id and one line in the log for each
+request.
 
 Twisted's own access log writes lines to a file of its own and none at all for a
 client that leaves before its answer is complete; these lines are events like all
 others.  Nothing that a client sends can begin a line of its own in a log or act
 on the terminal that shows it, and query strings, which may hold secrets, are left
 out.
+
+The id is made here, whatever a client sends: it is what a line in the log and an answer
+have in common, and nobody else's word is taken for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import BytesIO
+from itertools import count
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -23,11 +30,12 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from nixery.access.visitor import Visitor
 from nixery.version import VERSION
 from nixery.waiting import Expired, within
 from nixery.web.answers import printable
 
-__all__ = ["IDLE_TIMEOUT", "LAST_WORDS", "make_site"]
+__all__ = ["IDLE_TIMEOUT", "LAST_WORDS", "RegistrySite", "SeenRequest", "make_site"]
 
 IDLE_TIMEOUT = 60.0
 """
@@ -44,38 +52,62 @@ _SERVER = b"nixery/" + VERSION.encode("ascii")
 _TLS_HANDSHAKE = b"\x16"
 """The type of the record that a TLS client begins with (RFC 8446, section 5.1)."""
 
+_MAX_FORM = 16384
+"""The largest body that is kept, in bytes."""
+
 _MAX_LOGGED = 512
 """The longest path or user agent in the log, in characters."""
 
 
-def make_site(root: Resource, clock: IReactorTime) -> _Site:
+Ended = Callable[["SeenRequest", float], None]
+"""Called with a request that has ended, and the seconds it took."""
+
+
+def make_site(
+    root: Resource, clock: IReactorTime, *, ended: Ended = lambda _request, _seconds: None
+) -> RegistrySite:
     """
     The factory that serves a resource tree.
 
     :param root: the tree's root.
     :param clock: for timeouts, and to tell how long requests took.
+    :param ended: told of each request that has ended, however it did; must not fail,
+        and take microseconds.
     """
-    return _Site(root, clock)
+    return RegistrySite(root, clock, ended)
 
 
-class _Site(Site):
-    """A site whose access log consists of events."""
+class RegistrySite(Site):
+    """A site whose access log consists of events; see :func:`make_site`."""
 
     _log = Logger()
 
-    def __init__(self, root: Resource, clock: IReactorTime) -> None:
+    def __init__(self, root: Resource, clock: IReactorTime, ended: Ended) -> None:
         super().__init__(
             root,
-            requestFactory=_Request,
+            requestFactory=SeenRequest,
             timeout=IDLE_TIMEOUT,
             reactor=clock,
-            # Nothing here reads a body, and the form parser reads them into memory.
+            # What reads a form does so itself, and of what size it likes.
             parsePOSTFormSubmission=False,
         )
         self.clock = clock
         self.channels: set[_Channel] = set()
+        self.ended = ended
+        # Ids differ between processes, so that a log of several is searched at once.
+        self._id_prefix = secrets.token_hex(4)
+        self._ids = count(1)
         # Twisted's types know no other protocol than its own.
         self.protocol = _Channel  # type: ignore[method-assign,assignment]
+
+    def new_id(self) -> str:
+        """An id for a request."""
+        return f"{self._id_prefix}-{next(self._ids):x}"
+
+    @property
+    def in_progress(self) -> int:
+        """How many requests are being answered."""
+        return sum(1 for channel in self.channels if channel.requests)
 
     async def finish(self) -> None:
         """
@@ -99,8 +131,10 @@ class _Site(Site):
 
     def log(self, request: HTTPRequest) -> None:
         """Write the line for a request that has ended."""
-        assert isinstance(request, _Request)
+        assert isinstance(request, SeenRequest)
         client = getattr(request.client, "host", "-")
+        user = None if request.visitor is None else request.visitor.user
+        who = client if user is None else f"{user}@{client}"
         method = _shown(request.method)
         path = _shown(request.path)
         seconds = self.clock.seconds() - request.begun if request.begun else 0.0
@@ -110,9 +144,10 @@ class _Site(Site):
             # The other fields are for whoever reads events.  Twisted would take as long
             # to put them into a line as a manifest takes to be found and answered.
             "{line}",
-            line=f"{client} {method} {path} {request.code} {request.sentLength} B"
-            f" {seconds:.3f} s {agent}{end}",
+            line=f"{who} {method} {path} {request.code} {request.sentLength} B"
+            f" {seconds:.3f} s {request.id} {agent}{end}",
             client=client,
+            user=user,
             method=method,
             path=path,
             status=request.code,
@@ -120,7 +155,9 @@ class _Site(Site):
             seconds=seconds,
             agent=agent,
             complete=not request.cut_short,
+            request_id=request.id,
         )
+        self.ended(request, seconds)
 
 
 class _Channel(HTTPChannel):
@@ -132,7 +169,7 @@ class _Channel(HTTPChannel):
     seconds, in every pull, until they give up and go on without.
     """
 
-    site: _Site  # set by Twisted's own, when it makes one
+    site: RegistrySite  # set by Twisted's own, when it makes one
     _begun = False
     _gone: Deferred[None] | None = None
 
@@ -166,20 +203,28 @@ class _Channel(HTTPChannel):
         super().dataReceived(data)
 
 
-class _Request(Request):
+class SeenRequest(Request):
     """A request that is in the log, however it ends."""
+
+    id = ""
+    """What the log and the client know it by; empty: it has not been taken up."""
 
     begun = 0.0
     """When it was taken up, by the site's clock; 0: not yet."""
 
+    visitor: Visitor | None = None
+    """Who sends it, where that matters: see :mod:`nixery.web.gate`."""
+
     cut_short = False
     """Whether the connection was lost before its answer was complete."""
 
-    def gotLength(self, _length: int | None) -> None:  # noqa: N802
+    def gotLength(self, length: int | None) -> None:  # noqa: N802
         # Twisted keeps a body in memory, or in a temporary file, before anybody
-        # has looked at the request.  No request here has a use for one, and a
-        # push of gigabytes is refused without having been stored.
-        self.content = _Nowhere()
+        # has looked at the request.  Hardly any request here has a use for one, and a
+        # push of gigabytes is refused without having been stored.  Only forms that
+        # fetch a token are wanted, and they are small.
+        small = length is not None and 0 < length <= _MAX_FORM
+        self.content = BytesIO() if small else _Nowhere()
 
     def process(self) -> None:
         # Answers name their type themselves.
@@ -187,15 +232,17 @@ class _Request(Request):
         super().process()
 
     def render(self, resrc: Resource) -> None:
-        if isinstance(self.site, _Site):
+        if isinstance(self.site, RegistrySite):
             self.begun = self.site.clock.seconds()
+            self.id = self.site.new_id()
+            self.responseHeaders.setRawHeaders(b"X-Request-Id", [self.id.encode("ascii")])
         self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
         super().render(resrc)
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
         self.cut_short = True
-        if isinstance(self.site, _Site):  # or else it was never taken up
+        if isinstance(self.site, RegistrySite):  # or else it was never taken up
             self.site.log(self)
 
 

@@ -20,14 +20,19 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
-from nixery.building.cache import ImageCache
+from nixery.building.cache import LAYERS, ImageCache, LayerRecord
+from nixery.building.packer import Packer
 from nixery.graph import parse_dump
+from nixery.keys import layer_key
 from nixery.layering.layers import LayerSettings, Popularity, plan_layers
 from nixery.names import Digest
 from nixery.oci import Image, ImageLayer, build_image
 from nixery.packages import Output, Package
 from nixery.packing.rootfs import plan_root
+from nixery.packing.tarball import FORMAT, Compression, pack_store_paths, pack_tree
 from nixery.storage.memory import MemoryStorage
+from nixery.testing import InlineWorkers
+from nixery.waiting import gather
 from tests.benchmarks.measure import Figure, Options, run, timed
 from tests.end_to_end.processes import private_directory
 
@@ -94,19 +99,45 @@ def _stages(size: int) -> dict[str, Callable[[], object]]:
             has_ca_bundle=True,
         )
 
-    cache = ImageCache(storage=MemoryStorage(), seconds=lambda: 0.0)
+    storage = MemoryStorage()
+    compression = Compression()
+    for layer, group in zip(layers, plan, strict=True):
+        storage.keep(layer.digest, bytes(layer.size), "")
+        record = LayerRecord(
+            digest=layer.digest, size=layer.size, diff_id=layer.diff_id, uncompressed_size=3000
+        )
+        key = layer_key(group.paths, compression.label, FORMAT)
+        _finish(storage.set_record(LAYERS, key, record.encode()))
+
+    def look_layers_up() -> None:
+        packer = Packer(storage=storage, cpu=InlineWorkers(), slots=1, compression=compression)
+        _finish(gather(packer.store_paths(group.paths) for group in plan))
+
+    cache = ImageCache(storage=storage, seconds=lambda: 0.0)
     image = build()
-    _finish(cache.add("key", image))
+
+    def publish() -> None:
+        _finish(cache.add("key", image))
+
+    publish()
 
     def look_up() -> None:
         for _ in range(1000):
             _finish(cache.get("key"))
 
+    outputs = [output.path for package in packages for output in package.outputs]
+    root = plan_root(packages, store=str(store))
     return {
         "reading the graph": lambda: parse_dump(dump),
         "planning layers": lambda: plan_layers(graph, Popularity(), settings),
         "planning the root": lambda: plan_root(packages, store=str(store)),
+        "looking layers up": look_layers_up,
+        f"packing a quarter of the paths, {ROOT_FILES} files each": lambda: pack_store_paths(
+            outputs, len, compression=compression, store=str(store)
+        ),
+        "packing the root": lambda: pack_tree(root.entries, len, compression=compression),
         "making config and manifests": build,
+        "publishing": publish,
         "1,000 warm look-ups": look_up,
     }
 

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,21 @@ __all__ = ["CheckedImage", "check_image", "digest_of", "elf_machine", "read_dir"
 ReadBlob = Callable[[str], bytes]
 """The bytes that are stored under a digest."""
 
-LAYER_TYPES = (
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-)
+
+def _unzstd(data: bytes) -> bytes:
+    return subprocess.run(
+        ["zstd", "--decompress", "--stdout"], input=data, check=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+LAYER_TYPES: Mapping[str, Callable[[bytes], bytes]] = {
+    "application/vnd.oci.image.layer.v1.tar+gzip": gzip.decompress,
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": gzip.decompress,
+    "application/vnd.oci.image.layer.v1.tar+zstd": _unzstd,
+    "application/vnd.oci.image.layer.v1.tar": bytes,
+    "application/vnd.docker.image.rootfs.diff.tar": bytes,
+}
+"""How layers are expanded, by their media types."""
 
 
 @frozen(kw_only=True)
@@ -69,7 +81,7 @@ def check_image(manifest: bytes, blob: ReadBlob) -> CheckedImage:
     layers = []
     for descriptor in decoded["layers"]:
         _equal(descriptor["mediaType"] in LAYER_TYPES, True, descriptor["mediaType"])
-        layers.append(gzip.decompress(_checked(descriptor, blob)))
+        layers.append(LAYER_TYPES[descriptor["mediaType"]](_checked(descriptor, blob)))
     _equal([digest_of(layer) for layer in layers], config["rootfs"]["diff_ids"], "the diff IDs")
     _equal(config["rootfs"]["type"], "layers", "the type of the root file system")
     filled = [entry for entry in config.get("history", ()) if not entry.get("empty_layer")]

@@ -55,6 +55,11 @@ class CollectionTests(ChaosCase):
                 self.commands.let(held)
             asked.result()
 
+    def wait_for_roots(self) -> None:
+        """Wait until something is built and protected."""
+        roots = self.daemon.directory / "state" / "gcroots"
+        wait_until(lambda: any(roots.glob("*/r*")), "roots")
+
     def test_incessant_collections(self) -> None:
         """While twenty images are built, collections follow each other; none is lost."""
         built = Event()
@@ -69,8 +74,7 @@ class CollectionTests(ChaosCase):
                 collections += 1
         for name, image in zip(GUESTS, answers, strict=True):
             self.assertIn(b"-host-of-" + name.encode(), image.result().read(f"share/{name}"))
-        self.assertGreater(collections, 5)
-        self.assertIn("evaluating again", self.daemon.log())
+        self.assertGreater(collections, 1)
         self.check_tidy(self.daemon)
         self.nix.collect_garbage()
         self.assertEqual(self.nix.paths(""), [])
@@ -96,7 +100,8 @@ class CollectionTests(ChaosCase):
         self.check(self.daemon, "plain")
 
     def test_derivations_taken_again_and_again(self) -> None:
-        """Who asks is told to come back, in the end, and may."""
+        """Whenever a build is about to begin its derivations are taken, and it is built."""
+        tries = 0
         self.commands.hold(BUILD)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(self.daemon.registry.manifest, "plain")
@@ -104,20 +109,21 @@ class CollectionTests(ChaosCase):
                 wait_until(lambda: asked.done() or self.commands.waits(BUILD), "a build")
                 if asked.done():
                     break
+                tries += 1
                 self.nix.collect_garbage()
+                self.assertEqual(self.nix.paths("plain"), [])
                 self.commands.let(BUILD)
                 self.commands.hold(BUILD)
             self.commands.let(BUILD)
             answer = asked.result()
-        self.assertEqual((answer.status, answer.error["code"]), (503, "UNAVAILABLE"))
-        self.assertIn("garbage collection", answer.message)
-        self.assertIn("retry-after", answer.headers)
+        self.assertEqual((answer.status, tries), (200, 2), answer.body)
         self.check_tidy(self.daemon)
         self.check(self.daemon, "plain")
 
     def test_outputs_are_safe_once_built(self) -> None:
         """No collection takes what was built before it is packed."""
         with self.pulling("first", CLOSURE) as asked:
+            self.wait_for_roots()
             self.nix.collect_garbage()
         self.assertEqual(asked.result().status, 200)
         self.check(self.daemon, "first")
@@ -144,6 +150,7 @@ class CollectionTests(ChaosCase):
     def test_output_removed_by_force(self) -> None:
         """An output that somebody takes by force costs this try, and not the next."""
         with self.pulling("plain", CLOSURE) as asked:
+            self.wait_for_roots()
             self.nix.remove("plain-1.0")
         answer = asked.result()
         self.assertEqual(answer.status, 500)

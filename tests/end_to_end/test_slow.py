@@ -126,7 +126,7 @@ class SlowBuildTests(EndToEndCase):
         """The events of a stream, to its end."""
         connection = http.client.HTTPConnection("127.0.0.1", self.daemon.registry.port, timeout=60)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers={"Accept": "text/event-stream"})
             response = connection.getresponse()
             text = response.read().decode("ascii")
         finally:

@@ -113,7 +113,8 @@ class Registry:
     def answers(self) -> bool:
         """Whether somebody listens and is a registry."""
         try:
-            return self.get("/v2/").status == 200
+            # The second: and wants to know who asks.
+            return self.get("/v2/").status in (200, 401)
         except (OSError, http.client.HTTPException):
             return False
 

@@ -41,8 +41,11 @@ class InstallationTests(SynchronousTestCase):
         installed = Path(self.run_python("-c", script).stdout.strip())
         for source, target in (("nixery", "."), ("nix", "_nix"), ("web", "_web")):
             for path in (CHECKOUT / source).rglob("*"):
+                relative = path.relative_to(CHECKOUT / source)
+                # The documentation is installed as it was built.
+                if source == "web" and relative.parts[0] == "docs":
+                    continue
                 if path.is_file() and path.suffix != ".pyc":
-                    relative = path.relative_to(CHECKOUT / source)
                     self.assertTrue(
                         (installed / target / relative).is_file(), f"{source}/{relative}"
                     )
@@ -55,6 +58,15 @@ class InstallationTests(SynchronousTestCase):
         self.assertEqual(("_nix", "_web"), (nix.name, web.name))
         self.assertTrue((nix / "resolve.nix").is_file())
         self.assertTrue((nix / "demo" / "default.nix").is_file())
+
+    def test_documentation(self) -> None:
+        """The documentation comes along, built, and not its sources."""
+        script = "from nixery.resources import *; print(docs_directory(), web_directory())"
+        done = self.run_python("-c", script)
+        docs, web = map(Path, done.stdout.split())
+        self.assertEqual("_docs", docs.name)
+        self.assertTrue((docs / "tutorial" / "index.html").is_file())
+        self.assertFalse((web / "docs").exists())
 
     def test_plugin(self) -> None:
         """Twisted finds the plugin, and the plugin its options."""

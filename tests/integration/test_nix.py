@@ -642,6 +642,28 @@ class BuildTests(NixTestCase):
         self.assertEqual(again, evaluation)
         await self.nix.realise(again.packages, Recorder())
 
+    async def test_evaluated_and_built(self) -> None:
+        """What evaluates and builds in one needs no derivations, and roots the same."""
+        names = ("dependent", "multi", "multi.dev")
+        evaluation = await self.evaluate(*names)
+        for package in evaluation.packages:
+            self.assertEqual(self.delete(package.derivation), 0)
+        requirements = [Requirement(name=name) for name in names]
+        recorder = Recorder()
+        realisation = await self.nix.realise_anew(self.odd, requirements, evaluation, recorder)
+        self.assertEqual(len(recorder.derivations), 3)
+        [root] = self.roots()
+        self.assertEqual(
+            sorted(str(link.resolve()) for link in root.iterdir()), list(realisation.outputs)
+        )
+        for output in realisation.outputs:
+            self.assertEqual(self.delete(output), 1, f"{output} is not protected")
+        await self.nix.release(realisation)
+        other = await self.evaluate("plain")
+        with self.assertRaises(MissingDerivations):
+            await self.nix.realise_anew(self.odd, requirements, other, recorder)
+        self.assertEqual(self.roots(), [])
+
     async def test_cancelled(self) -> None:
         """A cancellation leaves neither a process nor a root."""
         spy = SpyReactor()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -152,6 +153,24 @@ class SourceCase(TestCase):
             check=False,
         )
         return done.returncode == 0
+
+    def collect_before_rooting(self) -> Path:
+        """
+        From now on, take each path that is about to be rooted, where that is possible.
+
+        :return: where it is told what was taken.
+        """
+        commands, taken = self.directory / "commands", self.directory / "taken"
+        commands.mkdir()
+        script, original = commands / "nix-store", shutil.which("nix-store")
+        script.write_text(
+            "#!/bin/sh\n"
+            f'[ "$2" != --add-root ] || {original} --delete "$5" >> "{taken}" || true\n'
+            f'exec {original} "$@"\n'
+        )
+        script.chmod(0o755)
+        self.environ["PATH"] = f"{commands}:{self.environ['PATH']}"
+        return taken
 
 
 async def _discard(sources: Resolver) -> None:
@@ -454,6 +473,17 @@ class GitTests(SourceCase):
         self.assertEqual((await self.fetched(sources)).path, path)
         self.assertFalse(self.delete(path))
 
+    async def test_collected_before_it_was_rooted(self) -> None:
+        """A collection that comes as soon as a commit is there takes it only once."""
+        commit = self.repository.commit(uuid4().hex)
+        taken = self.collect_before_rooting()
+        path = (await self.fetched(await self.make())).path
+        self.assertTrue(path.is_dir())
+        self.assertIn("1 store paths deleted", taken.read_text())
+        [link] = (self.directory / "state" / "nixery" / "src").iterdir()
+        self.assertIn(commit, link.name)
+        self.assertEqual(len(self.messages("collection took {commit}")), 1)
+
     async def test_a_root_that_lost_its_place(self) -> None:
         """A state directory that was moved protects what it has again."""
         self.repository.commit(uuid4().hex)
@@ -596,6 +626,13 @@ class ChannelTests(ChannelCase):
         self.assertEqual(await self.evaluated(sources, other), "plain-two")
         with self.assertRaises(UnknownRevision):
             await self.fetched(sources, "0" * 40)
+
+    async def test_collected_before_it_was_rooted(self) -> None:
+        """A collection that comes as soon as an archive is there takes it only once."""
+        self.host.publish("nixos-unstable", uuid4().hex)
+        self.collect_before_rooting()
+        self.assertTrue((await self.fetched(await self.make())).path.is_dir())
+        self.assertEqual(len(self.messages("collection took {commit}")), 1)
 
     async def test_a_host_that_is_away(self) -> None:
         """What is known goes on being served, also after a restart."""

@@ -69,6 +69,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
         "MANIFEST_INVALID",
     ),
     (errors.ImageLimitExceeded(what="layers", value=9, limit=3), 422, "MANIFEST_INVALID"),
+    (errors.UnreadableImage(reason="old"), 422, "MANIFEST_INVALID"),
     (
         errors.ImageTimedOut(image="git", phase="packing", seconds=5, setting="build_deadline"),
         422,
@@ -92,6 +93,12 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
     (errors.StorageError(operation="read", reason="EIO"), 503, "UNAVAILABLE"),
     (errors.StorageFull(operation="write", reason="ENOSPC"), 503, "UNAVAILABLE"),
     (
+        errors.DiskSpaceLow(operation="make", reason="full", path="/s", free=1, needed=2),
+        507,
+        "UNAVAILABLE",
+    ),
+    (errors.BlobsVanished(digests=(DIGEST,)), 503, "UNAVAILABLE"),
+    (
         errors.DigestMismatch(operation="o", reason="r", expected=DIGEST, actual=DIGEST),
         500,
         "UNKNOWN",
@@ -109,6 +116,18 @@ def read(problem: Problem) -> dict[str, Any]:
     [error] = json.loads(problem.body())["errors"]
     assert isinstance(error, dict)
     return error
+
+
+class WatchTests(SynchronousTestCase):
+    """Where to read more."""
+
+    def test_link(self) -> None:
+        """The page of the failed build is named, however long the story is."""
+        error = errors.StorageUnavailable(operation="write", reason="x" * 10_000)
+        problem = problem_of(error, "http://reg/builds/1")
+        [answer] = json.loads(problem.body())["errors"]
+        self.assertTrue(answer["message"].endswith("\nall of it: http://reg/builds/1"))
+        self.assertEqual("http://reg/builds/1", answer["detail"]["watch"])
 
 
 class TableTests(SynchronousTestCase):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
 from threading import Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.graph import parse_dump
-from tests.benchmarks import ceilings, scale
+from tests.benchmarks import ceilings, scale, soak
 from tests.benchmarks.client import Unexpected, download, fetch, hammer, request_for
-from tests.benchmarks.measure import Figure, Options, as_table, median_ratio, percentile
+from tests.benchmarks.compression import Costs, pull_seconds
+from tests.benchmarks.measure import Figure, Options, as_table, median_ratio, percentile, run
 
 BODY = b"x" * 100_000
 
@@ -54,6 +59,38 @@ class ArithmeticTests(SynchronousTestCase):
         self.assertEqual(3, median_ratio([6, 9, 1], [2, 3, 1]))
         self.assertEqual(99, percentile(range(1, 101), 0.99))
         self.assertEqual(1, percentile([1], 0.5))
+
+    def test_growth(self) -> None:
+        """Growth is that of a line through all samples."""
+        self.assertAlmostEqual(5, soak.slope([0, 10, 20, 30], [7, 57, 107, 157]))
+        self.assertAlmostEqual(0, soak.slope([0, 10, 20, 30], [7, 8, 8, 7]))
+        self.assertEqual(0, soak.slope([3], [4]))
+
+    def test_pulls(self) -> None:
+        """What is done side by side costs what the longer part costs."""
+        costs = Costs(pack=1, size=100, unpack=3)
+        self.assertEqual([14, 11, 10], list(pull_seconds(costs, 10).values()))
+        self.assertEqual([5, 4, 3], list(pull_seconds(costs, 100).values()))
+
+    def test_json(self) -> None:
+        """JSON goes to a file beside the table, or is all that is printed."""
+        figures = [Figure(name="n", value=2, unit="u", at_least=3)]
+        file = self.mktemp()
+        for arguments in (["--json", file], ["--json"]):
+            printed = StringIO()
+            with redirect_stdout(printed):
+                run(
+                    {"one": lambda _: figures, "two": lambda _: []},
+                    "x",
+                    ["--only", "one", *arguments],
+                )
+            if len(arguments) == 2:
+                self.assertIn("MISSED", printed.getvalue())
+                text = Path(file).read_text()
+            else:
+                text = printed.getvalue()
+            (figure,) = json.loads(text)["one"]
+            self.assertEqual((2, False), (figure["value"], figure["met"]))
 
 
 class ClientTests(SynchronousTestCase):

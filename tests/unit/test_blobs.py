@@ -35,6 +35,7 @@ from nixery.web.pieces import PIECE_SIZE
 from nixery.web.registry import Registry
 from nixery.web.server import make_site
 from nixery.workers import WorkerPool
+from tests.unit.garbage import set_garbage_apart
 from tests.unit.http_kit import Connection, FakeImages, FileStorage, HeldWorkers, InlineWorkers
 
 PIECES = 4
@@ -48,6 +49,7 @@ def serve(storage: Storage, workers: Workers, clock: Clock, *, slow: bool = Fals
 
 class FileTests(SynchronousTestCase):
     def setUp(self) -> None:
+        set_garbage_apart(self)
         directory = self.mktemp()
         os.mkdir(directory)
         self.storage = FileStorage(os.path.abspath(directory))

@@ -132,6 +132,19 @@ class BuildBookTests(BookTestCase):
         assert found is not None
         self.assertEqual(found.follows, maker.id)
 
+    def test_failed(self) -> None:
+        """A failure, new or remembered, is found again; another one of the image is not."""
+        build = self.begin("a")
+        build.failed(FAILURE)
+        remembered = RememberedFailure(original=FAILURE, retry_after=1.0)
+        for error in (FAILURE, remembered):
+            view = self.book.failed(named("a"), LATEST, error)
+            assert view is not None
+            self.assertEqual(view.id, build.id)
+        other = StorageError(operation="write", reason="gone")
+        self.assertIsNone(self.book.failed(named("a"), LATEST, other))
+        self.assertIsNone(self.book.failed(named("b"), LATEST, FAILURE))
+
     def test_old_logs(self) -> None:
         """The logs of builds that have ended take bounded memory: the oldest go first."""
         self.patch(buildbook, "OLD_LOGS_SIZE", 250)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 
-from nixery.building.builder import MARGIN, REEVALUATIONS, BuildLimits
+from nixery.building.builder import MARGIN, BuildLimits
+from nixery.building.realising import REEVALUATIONS
 from nixery.errors import (
     BlobUnknown,
     BuildFailed,
@@ -20,11 +23,37 @@ from nixery.errors import (
     StorageError,
     UnknownRevision,
 )
+from nixery.graph import RuntimeGraph
+from nixery.interfaces import Progress, Realisation
 from nixery.layering.layers import Popularity
 from nixery.names import Digest, Tag, escape_attribute
 from nixery.oci import OCI_MANIFEST, parse_manifest
+from nixery.packages import Package
 from nixery.testing import FakeNix
-from tests.unit.builder_kit import FAILURE, PACKAGES, BuilderCase
+from tests.unit.builder_kit import FAILURE, PACKAGES, BuilderCase, CountingStorage
+
+
+@define(kw_only=True, eq=False)
+class AskedNix(FakeNix):
+    """Notes what it is asked; a silent one never tells the closure."""
+
+    asked: list[str] = field(factory=list, init=False)
+    silent: bool = field(default=False, init=False)
+
+    async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
+        realisation = await super().realise(packages, progress)
+        self.asked.append("realised")
+        return realisation
+
+    async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
+        self.asked.append("closure")
+        if self.silent:
+            try:
+                await Deferred[None]()
+            except CancelledError:
+                self.asked.append("cancelled")
+                raise
+        return await super().closure(outputs)
 
 
 class BuilderTests(BuilderCase):
@@ -192,12 +221,34 @@ class BuilderTests(BuilderCase):
         self.assertEqual(self.nix.roots, set())
 
     def test_derivations_that_were_collected(self) -> None:
-        """A collection between evaluation and build costs an evaluation, twice at most."""
+        """Each collection between evaluation and build costs an evaluation, up to a limit."""
         self.nix.collected = 2
         self.build("hello")
         self.assertEqual(len(self.nix.evaluations), 3)
         self.nix.collected = REEVALUATIONS + 1
         self.failureResultOf(self.ask("git"), MissingDerivations)
+
+    def test_looking_ahead(self) -> None:
+        """Where all is there, the closure is known before Nix has said so; else, after it."""
+        self.nix = AskedNix(store=self.directory / "store", packages=PACKAGES)
+        self.restart()
+        self.build("hello")
+        # In vain at first: the packages were not built.
+        self.assertEqual(["closure", "realised", "closure"], self.nix.asked)
+        self.storage = CountingStorage()
+        self.restart()
+        self.nix.asked.clear()
+        self.build("hello")
+        self.assertEqual(["closure", "realised"], self.nix.asked)
+
+    def test_looking_ahead_ends_with_the_build(self) -> None:
+        """A build that fails leaves no question behind."""
+        self.nix = AskedNix(store=self.directory / "store", packages=PACKAGES)
+        self.nix.silent = True
+        self.restart()
+        self.failureResultOf(self.ask("broken"), BuildFailed)
+        self.assertEqual(["closure", "cancelled"], self.nix.asked)
+        self.assertEqual([], self.flushLoggedErrors())
 
     # -- builds that take long ----------------------------------------------------
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.building.cache import FailureCache, ImageCache, LayerCache, LayerRecord
-from nixery.errors import BuildTimedOut, Evidence, RememberedFailure
+from nixery.errors import BuildTimedOut, Evidence, RememberedFailure, StorageError
 from nixery.names import Digest
 from nixery.oci import OCI_CONFIG, Image, ImageLayer, build_image, digest_of
 from nixery.storage.memory import MemoryStorage
@@ -26,6 +26,7 @@ class CountingStorage(MemoryStorage):
         super().__init__()
         self.checks = 0
         self.reads = 0
+        self.gate: Deferred[None] | None = None
 
     async def missing(self, digests: Any) -> frozenset[Digest]:
         self.checks += 1
@@ -34,6 +35,12 @@ class CountingStorage(MemoryStorage):
     async def get_record(self, kind: str, key: str) -> bytes | None:
         self.reads += 1
         return await super().get_record(kind, key)
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        self.reads += 1
+        if self.gate is not None:
+            await self.gate
+        return await super().get_records(kind, keys)
 
     def lose(self, digest: Digest) -> None:
         del self._blobs[digest]
@@ -89,11 +96,16 @@ class LayerCacheTests(CacheTests):
         super().setUp()
         self.cache = LayerCache(storage=self.storage)
 
+    def add(self, cache: LayerCache, key: str, layer: LayerRecord) -> LayerRecord:
+        writer = self.now(self.storage.create())
+        writer.write(bytes(layer.size))
+        return self.now(cache.add(key, layer, writer, "application/octet-stream"))
+
     def test_a_layer_is_found_again(self) -> None:
         """What one instance published, all find, and the record is read once."""
         layer = self.layer(b"one")
         self.assertIsNone(self.now(self.cache.get("key")))
-        self.assertEqual(self.now(self.cache.add("key", layer)), layer)
+        self.assertEqual(self.add(self.cache, "key", layer), layer)
         other = LayerCache(storage=self.storage)
         self.storage.reads = 0
         self.assertEqual(self.now(other.get("key")), layer)
@@ -103,18 +115,18 @@ class LayerCacheTests(CacheTests):
     def test_the_first_published_wins(self) -> None:
         """Whoever packs the same layer to other bytes adopts those that are named already."""
         first, second = self.layer(b"one"), self.layer(b"two")
-        self.now(self.cache.add("key", first))
+        self.add(self.cache, "key", first)
         other = LayerCache(storage=self.storage)
-        self.assertEqual(self.now(other.add("key", second)), first)
+        self.assertEqual(self.add(other, "key", second), first)
         self.assertEqual(self.now(other.get("key")), first)
 
     def test_a_record_whose_blob_is_gone(self) -> None:
         """It is withdrawn, also where it was in memory, and can be published anew."""
         first, second = self.layer(b"one"), self.layer(b"two")
-        self.now(self.cache.add("key", first))
+        self.add(self.cache, "key", first)
         self.storage.lose(first.digest)
         self.assertIsNone(self.now(self.cache.get("key")))
-        self.assertEqual(self.now(self.cache.add("key", second)), second)
+        self.assertEqual(self.add(self.cache, "key", second), second)
 
     def test_garbage(self) -> None:
         """A record that nobody can read is as good as none."""
@@ -124,14 +136,35 @@ class LayerCacheTests(CacheTests):
             cache = LayerCache(storage=self.storage)
             self.assertIsNone(self.now(cache.get("key")), garbage)
             self.now(self.storage.set_record("layer", "key", garbage))
-            self.assertEqual(self.now(cache.add("key", layer)), layer)
+            self.assertEqual(self.add(cache, "key", layer), layer)
             self.assertEqual(self.now(LayerCache(storage=self.storage).get("key")), layer)
+
+    def test_looked_up_together(self) -> None:
+        """Those who ask while a layer is looked up are answered at once, or fail at once."""
+        layers = [self.layer(str(number).encode()) for number in range(5)]
+        for number, layer in enumerate(layers):
+            self.add(self.cache, str(number), layer)
+        cache = LayerCache(storage=self.storage)
+        self.storage.reads = 0
+        self.storage.gate = Deferred()
+        asked = [Deferred.fromCoroutine(cache.get(str(number))) for number in range(6)]
+        asked[1].cancel()
+        self.failureResultOf(asked[1], CancelledError)
+        gate, self.storage.gate = self.storage.gate, None
+        gate.callback(None)
+        found = [self.successResultOf(asked[number]) for number in (0, 2, 3, 4, 5)]
+        self.assertEqual([layers[0], *layers[2:], None], found)
+        self.assertEqual(2, self.storage.reads)
+        self.storage.gate = fail(StorageError(operation="read", reason="no"))
+        self.failureResultOf(Deferred.fromCoroutine(cache.get("6")), StorageError)
+        self.storage.gate = None
+        self.assertIsNone(self.now(cache.get("6")))
 
     def test_memory_is_bounded(self) -> None:
         """The records that were not used for longest are read from storage again."""
         cache = LayerCache(storage=self.storage, limit=2)
         for number in range(3):
-            self.now(cache.add(str(number), self.layer(str(number).encode())))
+            self.add(cache, str(number), self.layer(str(number).encode()))
         self.storage.reads = 0
         self.now(cache.get("2"))
         self.assertEqual(self.storage.reads, 0)

@@ -16,6 +16,8 @@ from nixery.configuration.configlayers import suggest
 from nixery.configuration.kinds import Rejected
 from nixery.configuration.settings import SETTINGS
 from nixery.errors import ConfigError, ConfigProblem
+from nixery.packing.levels import Compression
+from nixery.sizes import Margin
 from nixery.sources import ChannelSource, GitSource, PathSource
 from nixery.upstream.revisions import RevisionRules
 
@@ -34,6 +36,8 @@ COMPOSED = {
     "base_channel",
     "revisions",
     "allow_any_commit",
+    "compression",
+    "compression_level",
 }
 """Settings that are not a field of Config as they are."""
 
@@ -117,7 +121,7 @@ class DefaultTests(ConfigCase):
     def test_fields_and_table_agree(self) -> None:
         """Every setting has its field, and every field its setting."""
         fields = {field.name for field in attrs.fields(Config)}
-        self.assertEqual(NAMES - COMPOSED, fields - {"listen", "source", "rules"})
+        self.assertEqual(NAMES - COMPOSED, fields - {"listen", "source", "rules", "compression"})
 
     def test_values_have_the_declared_types(self) -> None:
         """A value out of the table is what the annotation of its field says."""
@@ -127,7 +131,8 @@ class DefaultTests(ConfigCase):
             " google_application_credentials: /c, popularity_url: 'http://h/p', public_url:"
             " 'http://h', build_deadline: 1}"
         )
-        text, number = {"str", "str | None"}, {"float": float}
+        text, number = {"str", "str | None"}, {"float"}
+        off = {"max_bytes", "max_age"}
         for field in attrs.fields(Config):
             value = getattr(config, field.name)
             annotation = str(field.type)
@@ -144,7 +149,10 @@ class DefaultTests(ConfigCase):
             elif annotation.startswith("Mapping"):
                 self.assertIsInstance(value, dict, field.name)
             else:
-                self.assertIn(field.name, {"listen", "source", "rules", "overlays"})
+                self.assertIn(
+                    field.name,
+                    {"listen", "source", "rules", "overlays", "compression", "min_free", *off},
+                )
 
     def test_defaults_parse(self) -> None:
         """A default is a value that its own setting would accept."""
@@ -410,6 +418,37 @@ class ProblemTests(ConfigCase):
         config = self.load("{storage_backend: gcs, gcs_bucket: b}", storage_backend="filesystem")
         self.assertEqual("filesystem", config.storage_backend)
 
+    def test_compression(self) -> None:
+        """A kind of compression comes with the level that suits it best, or one of its own."""
+        self.assertEqual("gzip-1", self.load().compression.label)
+        self.assertEqual("gzip-0", self.load("compression_level: 0").compression.label)
+        self.assertEqual("none", self.load("compression: none").compression.label)
+        config = self.load("{compression: zstd, compression_level: 2}")
+        self.assertEqual("zstd-2", config.compression.label)
+        config = self.load("compression: zstd", compression_level="19")
+        self.assertEqual("zstd-19", config.compression.label)
+
+    def test_level_of_another_compression(self) -> None:
+        """Levels are those of the kind, and what does not fit is told with what does."""
+        problem = self.problem("{compression: zstd, compression_level: 0}")
+        self.assertEqual("compression_level", problem.setting)
+        self.assertIn("between 1 and 19", problem.expected)
+        problem = self.problem(compression_level="4")
+        self.assertEqual("--compression-level", problem.setting)
+        self.assertIn("with compression gzip, give a level between 0 and 3", problem.expected)
+        self.assertIn(
+            "leave it out", self.problem("compression: none", compression_level=0).expected
+        )
+        self.assertEqual(
+            "compression", self.problem("{compression: lzma, compression_level: 9}").setting
+        )
+
+    def test_higher_compression_puts_lower_level_out_of_force(self) -> None:
+        """A level counts for the kind that its own layer knew of."""
+        for kind, label in (("none", "none"), ("zstd", Compression(kind="zstd").label)):
+            config = self.load("compression_level: 0", compression=kind)
+            self.assertEqual(label, config.compression.label)
+
     def test_misspelt_backend_is_one_problem(self) -> None:
         """A backend that is not understood does not make its details wrong."""
         self.assertEqual(
@@ -470,6 +509,13 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
     ],
     "overlays": [("/a", (Path("/a"),)), (["/a", "/b c"], (Path("/a"), Path("/b c")))],
     "source_ttl": [("0", 0.0), (900, 900.0)],
+    "max_bytes": [("200 GiB", 200 * 2**30), ("2g", 2**31), ("1.5kB", 1500), (7, 7), ("0", 0)],
+    "max_age": [(3600, 3600.0)],
+    "min_free": [
+        ("1 GiB", Margin(amount=2**30)),
+        (0, Margin(amount=0)),
+        ("5%", Margin(amount=5, percent=True)),
+    ],
     "nixpkgs_url": [("http://h/{commit}.tar", "http://h/{commit}.tar")],
     "system": [("aarch64-linux", "aarch64-linux")],
 }
@@ -501,6 +547,9 @@ REJECTED: dict[str, list[object]] = {
     "overlays": ["", [""], True, {}],
     "source_ttl": ["-1", "inf", True, ""],
     "source_keep": [3600],
+    "max_bytes": ["", "-1", "10 parrots", True, "1e9", [1]],
+    "max_age": [0, "30d"],
+    "min_free": ["", "-1", "101%", "-1%", "x%", True],
     "nixpkgs_url": ["http://h/x.tar", "ftp://h/{commit}", "/x/{commit}"],
     "channel_url": ["channels.nixos.org"],
     "public_url": [
@@ -530,7 +579,8 @@ REJECTED: dict[str, list[object]] = {
     "layer_budget": [0, 126],
     "layer_affinity": [0, 101],
     "layer_strategy": ["", "units", True],
-    "compression_level": [-1, 4],
+    "compression": ["", "lzma", "zstd-3", True, None],
+    "compression_level": [-1, 20, "fast"],
     "cpu_workers": [0],
     "eval_memory": [63],
 }

@@ -252,6 +252,8 @@ class RuntimeGraphTests(SynchronousTestCase):
             closure = graph.closure_of([path])
             expected[path] = ClosureSize(paths=len(closure), nar_size=closure.nar_size)
         self.assertEqual(graph.closure_sizes(), expected)
+        counts = {path: size.paths for path, size in expected.items()}
+        self.assertEqual(graph.closure_counts(), counts)
 
     def test_frozen(self) -> None:
         """A graph does not change with the mapping that it was made from."""

@@ -38,7 +38,10 @@ BUILT_ON: dict[str, tuple[str, ...]] = {
     # Does not know who makes the images, either.
     "edge": ("errors", "pure", "interfaces", "waiting"),
     "fakes": ("errors", "pure", "interfaces"),
+    # Looks on; nothing but the wiring knows it.
+    "operations": ("errors", "pure", "interfaces", "waiting", "adapters", "orchestration"),
     "wiring": (
+        "operations",
         "errors",
         "pure",
         "interfaces",
@@ -54,6 +57,24 @@ BUILT_ON: dict[str, tuple[str, ...]] = {
 LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "errors": {"errors": ()},
     "pure": {
+        "access.patterns": ("names",),
+        "access.visitor": (),
+        "anatomy.closurelayout": ("anatomy.report",),
+        "anatomy.closurepicture": (
+            "anatomy.closurelayout",
+            "anatomy.report",
+            "layering.layerpicture",
+        ),
+        "anatomy.listing": ("names", "oci"),
+        "anatomy.outline": ("anatomy.report", "names", "oci"),
+        "anatomy.portrait": (
+            "anatomy.closurelayout",
+            "anatomy.closurepicture",
+            "anatomy.report",
+            "anatomy.why",
+        ),
+        "anatomy.report": ("graph", "layering.layerplan", "names", "oci", "packages"),
+        "anatomy.why": ("anatomy.report", "graph"),
         "layering.affinity": ("graph", "layering.layerplan"),
         "layering.counts": ("graph", "keys", "layering.layerplan"),
         "demoset.debian": (),
@@ -72,6 +93,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "layering.layerplan",
         ),
         "names": (),
+        "packing.levels": (),
         "counting.narinfo": ("graph",),
         "nixside.nearness": (),
         "nixside.nixargs": ("names", "packages", "sources"),
@@ -84,16 +106,20 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "sources": ("upstream.giturls", "names"),
         "terminal": (),
         "layering.treemap": (),
+        "sizes": (),
         "version": (),
     },
     "interfaces": {"building.builds": ("interfaces",), "interfaces": ()},
-    "waiting": {"upstream.attempts": (), "waiting": ()},
+    "waiting": {"operations.tally": (), "upstream.attempts": (), "waiting": ()},
     "blocking": {
+        "access.passwords": (),
+        "access.tokens": (),
         "demoset.apt": (),
         "packing.compression": (),
         "counting.expansion": (),
         "upstream.lastknown": (),
         "lock": (),
+        "operations.checks": (),
         "packing.overlay": ("packing.tarball",),
         "counting.referencelog": (),
         "packing.rootfs": ("packing.overlay", "packing.tarball"),
@@ -119,10 +145,29 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "nixside.nixsurvey": ("nixside.nixfaults", "process"),
         "counting.popularity": ("storage.files",),
         "process": ("child",),
+        "reload": (),
         "storage": (),
-        "storage.blobs": ("storage", "storage.files"),
+        "diskspace": (),
+        "storage.blobs": ("storage", "storage.files", "storage.usage"),
+        "storage.collecting": (
+            "storage.blobs",
+            "storage.files",
+            "storage.inventory",
+            "storage.policy",
+            "storage.storelock",
+        ),
+        "storage.policy": ("storage.inventory", "storage.usage"),
+        "storage.inventory": ("storage.blobs", "storage.files", "storage.records"),
+        "storage.retention": ("storage.collecting", "storage.policy"),
+        "storage.storelock": ("storage.files",),
+        "storage.usage": (),
         "storage.files": ("storage",),
-        "storage.filesystem": ("storage.blobs", "storage.files", "storage.records"),
+        "storage.filesystem": (
+            "storage.blobs",
+            "storage.files",
+            "storage.records",
+            "storage.storelock",
+        ),
         "storage.gcs": (
             "storage",
             "storage.gcsblobs",
@@ -159,6 +204,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "storage.gcsblobs",
             "storage.gcsobjects",
             "storage.gcspublish",
+            "storage.gcsrecords",
             "storage.gcstrying",
             "storage.gcsupload",
             "storage.gcswire",
@@ -168,6 +214,18 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "workers": (),
     },
     "orchestration": {
+        "access.checker": (),
+        "access.doorkeeper": (
+            "access.checker",
+            "access.holdings",
+            "access.remembered",
+            "access.throttle",
+            "singleflight",
+        ),
+        "access.holdings": ("building.cache", "building.images", "singleflight"),
+        "access.remembered": (),
+        "access.throttle": (),
+        "anatomy.library": ("building.cache", "building.images", "singleflight"),
         "building.bell": (),
         "building.buildbook": ("building.bell", "building.progress"),
         "building.builder": (
@@ -175,9 +233,11 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "building.packer",
             "building.progress",
             "building.queueing",
+            "building.realising",
             "singleflight",
         ),
         "building.cache": (),
+        "building.lookup": ("building.queueing",),
         "building.images": (
             "building.buildbook",
             "building.builder",
@@ -189,9 +249,20 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "building.packer": ("building.cache", "singleflight"),
         "building.progress": ("building.bell",),
         "building.queueing": (),
+        "building.realising": (),
         "upstream.resolver": ("upstream.lookups", "singleflight"),
         "singleflight": (),
         "counting.wholeset": (),
+    },
+    "operations": {
+        "operations.buildreport": ("operations.measures",),
+        "operations.exposition": ("operations.measures",),
+        "operations.jsonlog": (),
+        "operations.logsetup": ("operations.jsonlog",),
+        "operations.measured": ("operations.measures",),
+        "operations.measures": (),
+        "operations.readiness": (),
+        "operations.requests": ("operations.measures",),
     },
     "configuration": {
         "configuration.config": ("configuration.configlayers", "configuration.settings"),
@@ -201,19 +272,57 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "configuration.settings": ("configuration.kinds",),
     },
     "edge": {
+        "web.abilities": (),
         "web.answers": (),
         "web.blobs": ("web.lines", "web.pieces", "web.responses"),
-        "web.buildpages": ("web.eventstream", "web.responses"),
+        "web.assets": ("web.responses",),
+        "web.buildfeeds": ("web.answers", "web.eventstream"),
+        "web.buildpages": (
+            "web.buildfeeds",
+            "web.eventstream",
+            "web.headers",
+            "web.pages",
+            "web.responses",
+            "web.visibility",
+        ),
         "daemon": (),
+        "web.docs": ("web.assets", "web.pages", "web.responses"),
         "web.eventstream": ("web.responses",),
         "web.front": (),
+        "web.indexpage": (
+            "web.answers",
+            "web.buildfeeds",
+            "web.pages",
+            "web.responses",
+            "web.visibility",
+            "web.wishes",
+        ),
+        "web.credentials": (),
+        "web.gate": (
+            "web.answers",
+            "web.credentials",
+            "web.responses",
+            "web.routes",
+            "web.server",
+        ),
         "web.headers": (),
+        "web.health": ("web.answers", "web.front", "web.responses"),
+        "web.metricspage": ("web.front", "web.responses"),
         "listening": (),
         "web.patience": (),
         "web.lines": (),
         "web.manifests": (),
+        "web.imagepages": (
+            "web.imageviews",
+            "web.pages",
+            "web.responses",
+            "web.visibility",
+        ),
+        "web.imageviews": ("web.pages",),
+        "web.pages": ("web.answers", "web.assets", "web.front", "web.headers", "web.responses"),
         "web.pieces": ("web.lines",),
         "web.registry": (
+            "web.abilities",
             "web.answers",
             "web.blobs",
             "web.front",
@@ -227,9 +336,23 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "web.routes": (),
         "web.server": ("web.answers",),
         "web.site": ("web.responses",),
+        "web.tokendesk": (
+            "web.answers",
+            "web.credentials",
+            "web.front",
+            "web.gate",
+            "web.responses",
+        ),
+        "web.visibility": (),
+        "web.wishes": (),
     },
     "fakes": {"testing": ()},
     "wiring": {
+        "access.accesssetup": (),
+        "admin.command": ("admin.showing", "admin.verifying", "admin.warming"),
+        "admin.showing": (),
+        "admin.verifying": (),
+        "admin.warming": (),
         "counting.byhand": (),
         "counting.census": (
             "counting.byhand",
@@ -245,8 +368,18 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "nixside.nixsetup": (),
         "counting.popcountcli": ("counting.byhand", "counting.census"),
         "upstream.sourcesetup": ("nixside.nixsetup",),
+        "sitesetup": (),
         "storagesetup": (),
-        "tap": ("layersetup", "nixside.nixsetup", "upstream.sourcesetup", "storagesetup"),
+        "operations.operationsetup": (),
+        "tap": (
+            "access.accesssetup",
+            "sitesetup",
+            "layersetup",
+            "nixside.nixsetup",
+            "upstream.sourcesetup",
+            "storagesetup",
+            "operations.operationsetup",
+        ),
     },
 }
 
@@ -277,6 +410,7 @@ HARMLESS = {
     "urllib",
     "unicodedata",
     "uuid",
+    "zlib",
 }
 """What the standard library has that reaches nothing outside of memory."""
 
@@ -389,8 +523,20 @@ class ImportTests(SynchronousTestCase):
 
     def test_other_packages(self) -> None:
         """Nothing is imported that is not installed with the package."""
-        required = {"attrs", "cachetools", "isal", "klein", "networkx", "twisted", "yaml", "zope"}
-        required |= {"tqdm", "treq"}
+        required = {
+            "attrs",
+            "cachetools",
+            "jinja2",
+            "markupsafe",
+            "isal",
+            "klein",
+            "networkx",
+            "twisted",
+            "yaml",
+        }
+        required |= {"zope", "zstandard"}
+        required |= {"bcrypt", "cryptography", "jwt"}
+        required |= {"prometheus_client", "tqdm", "treq"}
         required |= {"google", "google_crc32c", "requests", "urllib3"}  # google-cloud-storage
         known = required | set(sys.stdlib_module_names) | {"nixery"}
         for name, tree in self.modules.items():

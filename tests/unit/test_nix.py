@@ -17,6 +17,7 @@ from nixery.errors import (
     BuildTimedOut,
     CommandMissing,
     Evidence,
+    MissingDerivations,
     NixUnusable,
     OutputTooLarge,
     ProcessFailed,
@@ -25,11 +26,13 @@ from nixery.errors import (
 )
 from nixery.graph import RuntimeGraph
 from nixery.interfaces import Nix, Realisation
+from nixery.names import Requirement
 from nixery.nixside import nixargs
 from nixery.nixside.nix import NixCommands
 from nixery.nixside.nixargs import NixSettings
-from nixery.packages import Output, Package
+from nixery.packages import Evaluation, Output, Package
 from nixery.process import Command, ProcessResult
+from nixery.sources import PackageSet, path_revision
 from nixery.testing import InlineWorkers, store_path
 from tests.unit.test_nixlog import Recorder
 
@@ -196,6 +199,43 @@ class NixTests(SynchronousTestCase):
         result = self.run_nix("realise", [PACKAGE], Recorder())
         self.failureResultOf(result, UnexpectedOutput)
         self.assertEqual(self.roots(), [])
+
+    def anew(self) -> Deferred[Any]:
+        evaluation = Evaluation(packages=(PACKAGE,), left_out=(), system="x86_64-linux")
+        path = Path("/set")
+        package_set = PackageSet(revision=path_revision(path, ()), path=path)
+        requirements = [Requirement(name="a")]
+        return self.run_nix("realise_anew", package_set, requirements, evaluation, Recorder())
+
+    def test_realise_anew(self) -> None:
+        """What evaluates is what builds, and roots; nothing is done before."""
+        self.script.play = lambda _: f"{PATHS[1]}\n{PATHS[0]}\n{PATHS[1]}\n"
+        realisation = self.successResultOf(self.anew())
+        self.assertEqual(realisation.outputs, tuple(sorted(PATHS[:2])))
+        [command] = self.script.commands
+        self.assertEqual(command.argv[0], "nix-build")
+        self.assertIn(str(self.settings.roots / realisation.root / "r"), command.argv)
+        self.assertNotIn(f"{PACKAGE.derivation}!out", command.argv)
+        self.assertEqual(command.timeout, self.settings.build_deadline)
+
+    def test_realise_others_anew(self) -> None:
+        """Where the package set was changed meanwhile the evaluation is of no use any more."""
+        self.script.play = lambda _: f"{PATHS[0]}\n{PATHS[2]}\n"
+        self.failureResultOf(self.anew(), MissingDerivations)
+        self.assertEqual(self.roots(), [])
+
+    def test_not_evaluated_together(self) -> None:
+        """Packages that can be evaluated in parts only are built as they were evaluated."""
+
+        def play(command: Command) -> str:
+            if "-A" in command.argv:
+                raise ProcessFailed(evidence=EVIDENCE)
+            return f"{PATHS[0]}\n{PATHS[1]}\n"
+
+        self.script.play = play
+        realisation = self.successResultOf(self.anew())
+        self.assertEqual(self.roots(), [realisation.root])
+        self.assertIn(f"{PACKAGE.derivation}!out", self.script.commands[-1].argv)
 
     def test_cancelled(self) -> None:
         """A build that is cancelled leaves no root."""

@@ -161,6 +161,21 @@ class BuildTests(SynchronousTestCase):
             ),
         )
 
+    def test_evaluate_and_build(self) -> None:
+        """Both at once has the options of either, and asks for what is to be built."""
+        argv = nixargs.evaluate_and_build(
+            SETTINGS,
+            resolve=Path("/share/resolve.nix"),
+            package_set=package_set("/pkgs"),
+            system="x86_64-linux",
+            requirements=[Requirement(name="x")],
+            out_link=Path("/r"),
+        )
+        building = nixargs.build(SETTINGS, packages=[], out_link=Path("/r"))
+        evaluating = evaluate(SETTINGS, "/pkgs", "x")
+        shared = evaluating[evaluating.index("restrict-eval") - 1 :]
+        self.assertEqual(argv, (*building, "-A", "outputs", *shared))
+
     def test_substitute_only(self) -> None:
         """Where nothing may be built, there are no jobs."""
         argv = nixargs.build(

@@ -27,7 +27,7 @@ from nixery.errors import (
 from nixery.interfaces import TreeFetcher
 from nixery.nixside import nixfetch
 from nixery.nixside.nixargs import NixSettings
-from nixery.nixside.nixfetch import NixFetcher
+from nixery.nixside.nixfetch import COLLECTIONS, NixFetcher
 from nixery.process import Command
 from nixery.sources import Tree
 from nixery.testing import InlineWorkers
@@ -78,6 +78,12 @@ class NixFetcherTests(SynchronousTestCase):
     def nix(self, command: Command) -> str:
         """What Nix does: fetching makes the path, rooting makes a link if it is there."""
         path = self.store / NAME
+        if "holder" in command.argv:
+            path.mkdir(exist_ok=True)
+            held = Path(command.argv[command.argv.index("--add-root") + 1])
+            held.unlink(missing_ok=True)
+            held.symlink_to("/holder")
+            return "/holder\n"
         if command.argv[0] == "nix-instantiate":
             if self.fetches:
                 return self.fetches.pop(0)()
@@ -141,15 +147,21 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertEqual(self.programs().count("nix-instantiate"), 4)
 
     def test_collected_before_it_was_rooted(self) -> None:
-        """A collection between fetch and root costs a fetch, twice at most."""
-        self.collections = 2
+        """What a collection takes between fetch and root is held by the next fetch."""
+        self.collections = 1
         self.fetched()
-        self.assertEqual(self.programs().count("nix-instantiate"), 3)
-        self.fetcher = self.make()
-        (self.store / NAME).rmdir()
-        self.collections = 3
+        self.assertEqual(
+            self.programs(), ["nix-instantiate", "nix-store", *["nix-instantiate"] * 2, "nix-store"]
+        )
+        self.assertIn("holder", self.script.commands[2].argv)
+        self.assertEqual(self.roots(), [TREE.name])
+
+    def test_collected_again_and_again(self) -> None:
+        """A source that vanishes all the time is given up, and not held any more."""
+        self.collections = COLLECTIONS + 1
         error = self.failureResultOf(self.fetch(), SourceUnavailable).value
         self.assertIn("collection", error.reason)
+        self.assertEqual((self.collections, self.roots()), (0, []))
 
     def test_environment(self) -> None:
         """Git gets the home directory of ours, and Nix a cache of its own; no password shows."""

@@ -29,6 +29,11 @@ class _LosingWriter:
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         raise UploadLost(operation="upload", reason="it is lost")
 
+    async def commit_as(
+        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
+    ) -> bytes:
+        raise UploadLost(operation="upload", reason="it is lost")
+
     async def abort(self) -> None:
         await self.writer.abort()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
@@ -9,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from nixery.web.server import IDLE_TIMEOUT, LAST_WORDS
+from nixery.web.server import IDLE_TIMEOUT, LAST_WORDS, make_site
 from tests.unit.http_kit import Connection
 
 
@@ -43,11 +45,11 @@ class ServerTestCase(SynchronousTestCase):
         self.events.append(event)
 
     def lines(self) -> list[str]:
-        """The lines of the access log."""
+        """The lines of the access log, with the random part of ids left out."""
         return [
-            formatEvent(event)
+            re.sub("^(.* s) [0-9a-f]{8}-([0-9a-f]+) ", r"\1 #\2 ", formatEvent(event))
             for event in self.events
-            if event["log_namespace"] == "nixery.web.server._Site"
+            if event["log_namespace"] == "nixery.web.server.RegistrySite"
         ]
 
 
@@ -55,12 +57,12 @@ class LogTests(ServerTestCase):
     def test_a_request(self) -> None:
         """One line: who, what, how it ended, how much and how long."""
         self.connection.ask("GET", "/page?token=secret", ("User-Agent", "docker/20.10"))
-        self.assertEqual(["192.0.2.1 GET /page 200 5 B 0.000 s docker/20.10"], self.lines())
+        self.assertEqual(["192.0.2.1 GET /page 200 5 B 0.000 s #1 docker/20.10"], self.lines())
 
     def test_head(self) -> None:
         """No byte of a body is counted where none is sent."""
         self.connection.ask("HEAD", "/page")
-        self.assertEqual(["192.0.2.1 HEAD /page 200 0 B 0.000 s -"], self.lines())
+        self.assertEqual(["192.0.2.1 HEAD /page 200 0 B 0.000 s #1 -"], self.lines())
 
     def test_clients_that_leave(self) -> None:
         """They are in the log too, with the time that they waited."""
@@ -68,7 +70,7 @@ class LogTests(ServerTestCase):
         self.clock.advance(1.5)
         self.assertEqual([], self.lines())
         self.connection.lose()
-        self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s - (incomplete)"], self.lines())
+        self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
 
     def test_no_request_no_line(self) -> None:
         """A connection that ends between requests, or within a header, is none."""
@@ -90,6 +92,42 @@ class LogTests(ServerTestCase):
         self.assertIn("/{log_level}%1b[31m%0axxx", line)
         self.assertIn("a\\x1bb\\u202ec", line)
         self.assertLess(len(line), 2000)
+
+
+class IdTests(ServerTestCase):
+    """What a request is known by."""
+
+    def test_client_and_log(self) -> None:
+        """The client gets the id that the log has, whatever it sent itself."""
+        ids = []
+        for path in ("/page", "/broken"):
+            answer = self.connection.ask("GET", path, ("X-Request-Id", "mine"))
+            ids.append(answer.header("X-Request-Id"))
+        self.flushLoggedErrors(RuntimeError)
+        logged = [event["request_id"] for event in self.events if "request_id" in event]
+        self.assertEqual(ids, logged)
+        self.assertEqual(2, len(set(ids)))
+        self.assertNotIn("mine", ids)
+
+    def test_processes(self) -> None:
+        """Two processes give different ids."""
+        other = Connection(Page(), self.clock)
+        first, second = (each.ask("GET", "/page") for each in (self.connection, other))
+        self.assertNotEqual(first.header("X-Request-Id"), second.header("X-Request-Id"))
+
+    def test_observer(self) -> None:
+        """Whoever wants to is told of each request, and how long it took."""
+        ended: list[tuple[bytes, float]] = []
+        site = make_site(
+            Page(), self.clock, ended=lambda request, took: ended.append((request.path, took))
+        )
+        connection = Connection(site)
+        connection.send("GET", "/never")
+        self.assertEqual(1, site.in_progress)
+        self.clock.advance(2)
+        connection.lose()
+        self.assertEqual([(b"/never", 2.0)], ended)
+        self.assertEqual(0, site.in_progress)
 
 
 class LimitTests(ServerTestCase):

@@ -217,6 +217,30 @@ class StorageContract(Base):
             self.finish(writer.commit(digest_of(b""), 0, LAYER))
         self.assert_absent(storage, digest_of(b""))
 
+    def test_recorded(self) -> None:
+        """A blob is committed with a record of it; the first record of its key wins."""
+        storage = self.storage()
+        for data in (b"one", b"two"):
+            writer = self.finish(storage.create())
+            writer.write(data)
+            record = ("layer", "key", b"1" if data == b"one" else b"2")
+            self.assertEqual(
+                b"1", self.finish(writer.commit_as(digest_of(data), len(data), LAYER, record))
+            )
+            self.finish(writer.abort())
+            self.assert_stored(storage, data)
+        self.assertEqual(b"1", self.finish(storage.get_record("layer", "key")))
+
+    def test_recorded_in_vain(self) -> None:
+        """Where the blob cannot be committed, there is no record either."""
+        storage = self.storage()
+        writer = self.finish(storage.create())
+        writer.write(b"four")
+        with self.assertRaises(DigestMismatch):
+            self.finish(writer.commit_as(digest_of(b"four"), 5, LAYER, ("layer", "key", b"1")))
+        self.finish(writer.abort())
+        self.assertIsNone(self.finish(storage.get_record("layer", "key")))
+
     def test_wrong_size(self) -> None:
         """A commit of another size than was written fails, and nothing appears."""
         storage = self.storage()
@@ -305,6 +329,18 @@ class StorageContract(Base):
         self.finish(storage.delete_record("layer", "key"))
         self.assertIsNone(self.finish(storage.get_record("layer", "key")))
         self.assertEqual(b"2", self.finish(storage.add_record("layer", "key", b"2")))
+
+    def test_get_records(self) -> None:
+        """Of many records, those that there are are told at once."""
+        storage = self.storage()
+        self.assertEqual({}, self.finish(storage.get_records("layer", ["a", "b"])))
+        self.finish(storage.set_record("layer", "a", b"1"))
+        self.finish(storage.set_record("layer", "long" * 100, b"2"))
+        self.finish(storage.set_record("image", "b", b"3"))
+        self.assertEqual(
+            {"a": b"1", "long" * 100: b"2"},
+            self.finish(storage.get_records("layer", ["a", "b", "long" * 100])),
+        )
 
     def test_set_record(self) -> None:
         """A record that is set replaces whatever was there."""

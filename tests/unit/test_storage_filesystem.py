@@ -31,6 +31,7 @@ from nixery.interfaces import BlobInfo, BlobWriter, OpenFile
 from nixery.storage import MAX_SMALL, blobs, files, filesystem, records
 from nixery.storage.filesystem import FilesystemStorage
 from nixery.workers import WorkerPool
+from tests.unit.garbage import set_garbage_apart
 from tests.unit.test_storage_contract import (
     LAYER,
     MANIFEST,
@@ -76,7 +77,7 @@ class DirectoryCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.root = Path(self.mktemp()).absolute()
-        gc.collect()
+        set_garbage_apart(self)
         before = descriptors()
         self.addCleanup(lambda: self.assertEqual(before, descriptors()))
 
@@ -420,6 +421,28 @@ class CrashTests(DirectoryCase):
         self.assertGreater(died, 8)
         self.assertEqual({"stored", "absent"}, seen)
 
+    def test_recorded_blob(self) -> None:
+        """A record that is created with its blob is never there without it."""
+        seen = set()
+
+        def work(storage: FilesystemStorage) -> None:
+            record = ("layer", "key", b"value")
+            self.finish(self.write(storage).commit_as(DIGEST, len(DATA), LAYER, record))
+
+        def check(done: bool) -> None:
+            storage = self.open_storage()
+            self.assertEqual([], self.drafts())
+            stored = not self.finish(storage.missing([DIGEST]))
+            recorded = self.finish(storage.get_record("layer", "key")) == b"value"
+            self.assertTrue(stored or not recorded)
+            self.assertTrue(recorded or not done)
+            seen.add((stored, recorded))
+            work(storage)
+            self.assert_stored(storage)
+
+        self.crash_everywhere(work, check)
+        self.assertEqual({(False, False), (True, False), (True, True)}, seen)
+
     def test_added_record(self) -> None:
         """So is a record that is created."""
 
@@ -636,15 +659,13 @@ class LateTests(DirectoryCase):
     """A waiter that leaves when its result is on the way already."""
 
     def test_nothing_leaks(self) -> None:
-        """What was opened or begun is closed, and its file goes."""
+        """What was opened is closed."""
         self.store(self.open_storage())
         before = descriptors()
         storage = FilesystemStorage(self.root, LateWorkers())
-        for call in (storage.open(DIGEST), storage.create()):
-            with self.assertRaises(CancelledError):
-                self.finish(call)
-            self.assertEqual(before, descriptors())
-            self.assertEqual([], self.drafts())
+        with self.assertRaises(CancelledError):
+            self.finish(storage.open(DIGEST))
+        self.assertEqual(before, descriptors())
 
 
 class ThreadTests(TestCase):
@@ -704,15 +725,26 @@ class ThreadTests(TestCase):
         await self.pool.stopService()
         self.assert_nothing_left()
 
-    async def test_leave_while_creating(self) -> None:
-        """So is a writer, and its file goes."""
+    async def test_abort_while_creating(self) -> None:
+        """A writer that is aborted while its file is being made takes it along."""
         held, release = self.hold("create")
-        creating = Deferred.fromCoroutine(self.storage.create())
+        writer = await self.storage.create()
+        writing = Deferred.fromCoroutine(self.pool.run(writer.write, DATA))
         await held
-        creating.cancel()
-        self.failureResultOf(creating, CancelledError)
+        await writer.abort()
         release.set()
-        await self.pool.stopService()
+        with self.assertRaises(StorageError):
+            await writing
+        self.assert_nothing_left()
+
+    async def test_recorded(self) -> None:
+        """A blob and its record go through a thread together; the first record stays."""
+        for value in (b"1", b"2"):
+            writer = await self.storage.create()
+            await self.pool.run(writer.write, DATA)
+            record = ("layer", "key", value)
+            self.assertEqual(b"1", await writer.commit_as(DIGEST, len(DATA), LAYER, record))
+        self.assertEqual(DATA, await self.storage.read(DIGEST))
         self.assert_nothing_left()
 
     async def test_leave_while_committing(self) -> None:

@@ -34,6 +34,7 @@ from nixery.storage.gcstrying import Patience
 from nixery.storage.gcswire import Body
 from tests.fakegcs import FakeBucket, fake_gcs
 from tests.gcskit import BRIEF, CHUNK, HASTY, follow, make_storage
+from tests.unit.garbage import set_garbage_apart
 from tests.unit.test_storage_contract import PATIENCE, digest_of, finish
 
 LAYER = layer_media_type("gzip")
@@ -486,6 +487,10 @@ class SmallTests(UploadCase):
 
 class EndTests(UploadCase):
     """Uploads that nobody wants to the end."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        set_garbage_apart(self)
 
     def wait_for(self, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE

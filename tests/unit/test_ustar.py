@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
+from pathlib import Path
 from typing import Literal
 
 from hypothesis import example, given, settings
@@ -99,6 +101,28 @@ class HeaderTests(SynchronousTestCase):
                 ["tar", "--list", "--verbose"], input=written, capture_output=True, check=False
             )
             self.assertIn(str(size).encode(), listed.stdout)
+
+    def test_behind_large_file(self) -> None:
+        """What follows 8 GiB and more is found by GNU tar and ``tarfile``."""
+        size = (8 << 30) + 100
+        path = Path(self.mktemp())
+        with path.open("wb") as archive:
+            archive.write(header(b"large", kind=FILE, mode=0o444, size=size))
+            archive.seek(size, os.SEEK_CUR)  # Nothing of it is on the disk.
+            archive.write(padding(size))
+            archive.write(header(b"behind", kind=FILE, mode=0o555, size=5) + b"found")
+            archive.write(padding(5) + END)
+        with tarfile.open(path, "r:") as entries:
+            behind = entries.extractfile("behind")
+            assert behind is not None
+            self.assertEqual(behind.read(), b"found")
+            self.assertEqual(entries.getmember("large").size, size)
+        extracted = subprocess.run(
+            ["tar", "--extract", "--to-stdout", "--file", path, "behind"],
+            capture_output=True,
+            check=True,
+        )
+        self.assertEqual(extracted.stdout, b"found")
 
     def test_name_lengths(self) -> None:
         """Names around every limit, of files and directories, are read back whole."""

@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.waiting import Expired, end_of, gather, shielded, within
+from nixery.waiting import Expired, both, end_of, gather, shielded, within
 
 
 async def outcome(deferred: Deferred[str]) -> str:
@@ -36,6 +36,18 @@ class GatherTests(SynchronousTestCase):
         self.parts[0].callback("0")
         self.failureResultOf(self.all, ValueError)
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_both(self) -> None:
+        """Two things of two types keep their places."""
+
+        async def number() -> int:
+            return 1
+
+        part: Deferred[str] = Deferred()
+        pair = Deferred.fromCoroutine(both(outcome(part), number()))
+        self.assertNoResult(pair)
+        part.callback("0")
+        self.assertEqual(self.successResultOf(pair), ("0", 1))
 
     def test_cancellation_reaches_all(self) -> None:
         """Cancelling the whole cancels each part and reports it."""

@@ -1,0 +1,141 @@
+"""
+The file of passwords: what ``htpasswd -B`` writes.
+
+Only bcrypt is read.  The other forms that Apache knows are broken (MD5 of old, SHA-1
+without a salt) or no protection at all (plain text), and a file that has one of them is
+refused as a whole, with the line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import bcrypt
+from attrs import field, frozen
+
+from nixery.access.visitor import ANONYMOUS, OTHERS
+from nixery.errors import PasswordFileUnusable
+
+__all__ = ["Passwords", "parse_passwords", "read_passwords"]
+
+MAX_FILE = 4 * 2**20
+"""The largest file that is read, in bytes."""
+
+MAX_COST = 16
+"""The highest cost of a hash: a check takes seconds then, and twice as long with each more."""
+
+_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+
+_LONGEST = 72
+"""What bcrypt looks at, in bytes; ``htpasswd`` silently cuts off what is longer, too."""
+
+_ALPHABET = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@frozen(kw_only=True)
+class Passwords:
+    """
+    The users, and the hashes of their passwords.
+
+    :param hashes: by the names of users.
+    """
+
+    hashes: Mapping[str, bytes] = field(repr=False)
+    _nobody: bytes = field(init=False, repr=False)
+
+    @_nobody.default
+    def _make_nobody(self) -> bytes:
+        # As expensive to check as the most expensive one: how long an answer takes does
+        # not tell who is a user.
+        cost = max((int(each[4:6]) for each in self.hashes.values()), default=10)
+        salt = "".join(secrets.choice(_ALPHABET) for _ in range(53))
+        # The last characters of salt and hash encode fewer bits than the others do.
+        return f"$2b${cost:02}${salt[:21]}.{salt[22:52]}.".encode("ascii")
+
+    def __contains__(self, user: object) -> bool:
+        return user in self.hashes
+
+    def verify(self, user: str, password: bytes) -> bool:
+        """
+        Whether it is the user's password.  Takes a good part of a second of a processor:
+        for a thread of a pool.
+        """
+        known = self.hashes.get(user)
+        # bcrypt's own code ends a password at a zero, where any would fit behind it.
+        usable = known is not None and b"\0" not in password
+        expected = known if usable and known is not None else self._nobody
+        tried = password.replace(b"\0", b"?")[:_LONGEST]
+        # Compares in constant time.
+        return bcrypt.checkpw(tried, expected) and usable
+
+    def mark(self, user: str) -> str | None:
+        """
+        What changes with the user's password, and tells nothing about it; ``None`` if
+        there is no such user.
+        """
+        known = self.hashes.get(user)
+        return None if known is None else hashlib.blake2b(known, digest_size=12).hexdigest()
+
+
+def read_passwords(path: Path) -> Passwords:
+    """
+    Read the file.
+
+    :raises PasswordFileUnusable: it cannot be read, or is not to be trusted.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise PasswordFileUnusable(
+            path=str(path), reason=f"it cannot be read: {error.strerror or error}"
+        ) from error
+    if len(data) > MAX_FILE:
+        raise PasswordFileUnusable(path=str(path), reason="it is larger than 4 MiB")
+    return parse_passwords(data, str(path))
+
+
+def parse_passwords(data: bytes, path: str) -> Passwords:
+    """
+    Read the content of a file.
+
+    :param path: for messages.
+    :raises PasswordFileUnusable: a line is wrong, or nobody is in it.
+    """
+    hashes: dict[str, bytes] = {}
+    for number, line in enumerate(data.split(b"\n"), 1):
+
+        def refuse(reason: str, number: int = number) -> PasswordFileUnusable:
+            return PasswordFileUnusable(path=path, line=number, reason=reason)
+
+        try:
+            text = line.decode("utf-8").strip("\r")
+        except UnicodeDecodeError:
+            raise refuse("it is no UTF-8") from None
+        if not text.strip() or text.startswith("#"):
+            continue
+        user, colon, hashed = text.partition(":")
+        if not colon:
+            raise refuse("there is no colon between a user's name and a hash")
+        if not user or not user.isprintable() or " " in user or len(user) > 255:
+            raise refuse("the name of a user has to be printable, without spaces")
+        if user in (ANONYMOUS, OTHERS):
+            raise refuse(f"no user can be called {user}: the rules have a meaning for it")
+        if user in hashes:
+            raise refuse(f"the user {user} has been there before")
+        match = _BCRYPT.fullmatch(hashed)
+        if match is None:
+            raise refuse(
+                f"what follows {user} is no bcrypt hash: write it anew with"
+                f" htpasswd -B {path} {user}"
+            )
+        if not 4 <= int(match[1]) <= MAX_COST:
+            raise refuse(f"the cost {match[1]} is not between 4 and {MAX_COST}")
+        hashes[user] = hashed.encode("ascii")
+    if not hashes:
+        raise PasswordFileUnusable(path=path, reason="there is no user in it")
+    return Passwords(hashes=hashes)

@@ -1,0 +1,213 @@
+"""
+Tokens that the daemon signs itself, and whoever has its key can: JSON Web Tokens.
+
+The key decides the algorithm, once, and the token's own word for it is taken only where it
+says the same: a token that names another one, or none at all, is refused.  Tokens live for
+minutes; they are checked without a look at anything but the key, by every instance that has
+the same one.
+
+Format: RFC 7519; claims: the CNCF Distribution project's "Token Authentication
+Implementation".
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jwt
+from attrs import field, frozen
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from nixery.errors import TokenInvalid, TokenKeyUnusable
+
+__all__ = ["ACCESS", "REFRESH", "Claims", "SigningKey", "Tokens", "load_key", "own_key"]
+
+ACCESS = "access"
+REFRESH = "refresh"
+"""What a token is for: to pull, or to get tokens with."""
+
+MAX_TOKEN = 8192
+"""The longest token that is looked at, in characters."""
+
+SERVICE = "nixery"
+"""Who issues the tokens, and whom they are for."""
+
+_SKEW = 10
+"""Seconds that the clocks of two instances may differ."""
+
+
+@frozen(kw_only=True)
+class SigningKey:
+    """A private key, and the one algorithm that it is for."""
+
+    private: Ed25519PrivateKey | EllipticCurvePrivateKey = field(repr=False)
+
+    @property
+    def algorithm(self) -> str:
+        return "EdDSA" if isinstance(self.private, Ed25519PrivateKey) else "ES256"
+
+
+@frozen(kw_only=True)
+class Claims:
+    """
+    What a token says.
+
+    :param user: whom it was issued to; ``None``: somebody who has not logged in.
+    :param mark: of the password that the user had, see
+        :meth:`nixery.access.passwords.Passwords.mark`.
+    :param repositories: what may be pulled with it.
+    :param expires: in seconds since 1970.
+    """
+
+    user: str | None
+    mark: str | None
+    repositories: frozenset[str]
+    expires: float
+
+
+@frozen(kw_only=True)
+class Tokens:
+    """
+    Makes tokens and reads them.
+
+    :param time: the time of day, in seconds since 1970.
+    """
+
+    key: SigningKey
+    time: Callable[[], float]
+
+    def issue(
+        self,
+        use: str,
+        user: str | None,
+        mark: str | None,
+        repositories: Iterable[str],
+        seconds: int,
+    ) -> str:
+        """
+        A token.
+
+        :param use: :data:`ACCESS` or :data:`REFRESH`.
+        """
+        now = int(self.time())
+        return jwt.encode(
+            {
+                "iss": SERVICE,
+                "aud": SERVICE,
+                "sub": user or "",
+                "iat": now,
+                "nbf": now - _SKEW,
+                "exp": now + seconds,
+                "jti": secrets.token_hex(8),
+                "use": use,
+                "mark": mark or "",
+                "access": [
+                    {"type": "repository", "name": name, "actions": ["pull"]}
+                    for name in sorted(repositories)
+                ],
+            },
+            self.key.private,
+            algorithm=self.key.algorithm,
+        )
+
+    def read(self, token: str, use: str) -> Claims:
+        """
+        What a token says that is ours, in force, and for this use.
+
+        :raises TokenInvalid: it is not.
+        """
+        if len(token) > MAX_TOKEN:
+            raise TokenInvalid(reason="it is too long")
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self.key.private.public_key(),
+                algorithms=[self.key.algorithm],
+                audience=SERVICE,
+                issuer=SERVICE,
+                options={"require": ["iss", "aud", "sub", "iat", "nbf", "exp"]},
+            )
+            if claims["use"] != use:
+                raise TokenInvalid(reason="it is for something else")
+            return Claims(
+                user=claims["sub"] or None,
+                mark=claims["mark"] or None,
+                repositories=frozenset(each["name"] for each in claims["access"]),
+                expires=float(claims["exp"]),
+            )
+        except jwt.ExpiredSignatureError:
+            raise TokenInvalid(reason="it has expired") from None
+        # What PyJWT makes of a token that is no token is of many types.
+        except (jwt.PyJWTError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise TokenInvalid(reason=f"it is none of ours ({type(error).__name__})") from None
+
+
+def load_key(path: Path) -> SigningKey:
+    """
+    Read a key: Ed25519, or ECDSA on P-256, in PEM and without a passphrase.
+
+    :raises TokenKeyUnusable: it is not there, or something else.
+    """
+    try:
+        private = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise TokenKeyUnusable(
+            path=str(path), reason=f"it cannot be read: {error.strerror or error}"
+        ) from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise TokenKeyUnusable(
+            path=str(path), reason="it holds no private key in PEM without a passphrase"
+        ) from None
+    if isinstance(private, Ed25519PrivateKey) or (
+        isinstance(private, EllipticCurvePrivateKey) and isinstance(private.curve, SECP256R1)
+    ):
+        return SigningKey(private=private)
+    raise TokenKeyUnusable(
+        path=str(path), reason="its key is neither Ed25519 nor ECDSA on the curve P-256"
+    )
+
+
+def own_key(path: Path) -> SigningKey:
+    """
+    The key that is kept at ``path``; made, for nobody else to read, if there is none.
+
+    :raises TokenKeyUnusable: it can neither be read nor made.
+    """
+    try:
+        if not path.exists():
+            _make_key(path)
+    except OSError as error:
+        raise TokenKeyUnusable(
+            path=str(path), reason=f"it cannot be made: {error.strerror or error}"
+        ) from error
+    return load_key(path)
+
+
+def _make_key(path: Path) -> None:
+    text = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,133 @@
+"""
+Whose request it is, by its address.
+
+A connection that comes from a proxy carries the requests of others, and the proxy says
+in ``X-Forwarded-For`` for whom.  Each proxy appends whom it has seen to what it was sent,
+and anybody can send anything: so the list is read from its end, for as long as those who
+have written it are trusted, and what stands before that is hearsay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+from attrs import field, frozen
+
+__all__ = ["LOCAL", "TrustedProxies", "origin_of", "parse_proxies"]
+
+LOCAL = "unix"
+"""What stands for all who come through a UNIX socket, which has no addresses."""
+
+MAX_HOPS = 16
+"""How many proxies are believed to stand one behind the other."""
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+@frozen(kw_only=True)
+class TrustedProxies:
+    """
+    The proxies that are believed.
+
+    :param networks: where they are.
+    :param local: whether what comes through a UNIX socket comes from one.
+    """
+
+    networks: tuple[Network, ...] = ()
+    local: bool = False
+    _known: dict[str, bool] = field(factory=dict, init=False, eq=False, repr=False)
+
+    def __bool__(self) -> bool:
+        return self.local or bool(self.networks)
+
+    def trusts(self, host: str) -> bool:
+        """Whether a peer is one of them."""
+        if host == LOCAL:
+            return self.local
+        if not self.networks:
+            return False
+        known = self._known.get(host)
+        if known is None:
+            if len(self._known) >= 4096:
+                self._known.clear()
+            address = _parse(host)
+            known = self._known[host] = address is not None and self._holds(address)
+        return known
+
+    def client(self, peer: str, forwarded: Iterable[bytes]) -> str:
+        """
+        The address of the client behind a peer.
+
+        :param peer: the address of the connection's other end.
+        :param forwarded: the values of ``X-Forwarded-For``, in their order.
+        """
+        client = peer
+        hops = b",".join(forwarded).rsplit(b",", MAX_HOPS)
+        while self.trusts(client) and hops:
+            address = _parse_hop(hops.pop())
+            if address is None:
+                break
+            client = str(address)
+        return client
+
+    def _holds(self, address: Address) -> bool:
+        return any(
+            address.version == network.version and address in network for network in self.networks
+        )
+
+
+def parse_proxies(texts: Sequence[str]) -> TrustedProxies:
+    """
+    Read networks and addresses; ``unix`` stands for UNIX sockets.
+
+    :raises ValueError: one of them is none of these.
+    """
+    return TrustedProxies(
+        networks=tuple(ip_network(text, strict=False) for text in texts if text != LOCAL),
+        local=LOCAL in texts,
+    )
+
+
+@lru_cache(maxsize=8192)
+def origin_of(host: str) -> str:
+    """
+    What stands for a client: whoever has an address of IPv6 has a network of at least
+    2^64 of them, and counts once.
+    """
+    address = _parse(host)
+    if address is None:
+        return host
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address) >> 64 << 64, 64)))
+    return str(address)
+
+
+def _parse(host: str) -> Address | None:
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    # As a socket that takes both has the addresses of version 4.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _parse_hop(text: bytes) -> Address | None:
+    """An address as proxies write it, with a port or without."""
+    if len(text) > 64:
+        return None
+    host = text.decode("latin-1").strip().strip('"')
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    return _parse(host)

@@ -1,0 +1,101 @@
+"""
+SIGHUP: look again at files that may have changed, without a restart.
+
+Each part registers what it looks at.  What cannot be used is told in the log, and what was
+in force before stays so: a daemon that runs is not ended by a slip in an editor.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+
+from nixery.errors import NixeryError
+
+__all__ = ["Reloader"]
+
+
+class Reloader(Service):
+    """
+    Calls what was registered, one after the other, when the process gets the signal.
+
+    Signals that come meanwhile are one more round, and no more.
+
+    :param reactor: where that is done; a signal can come at any moment.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorFromThreads) -> None:
+        self._reactor = reactor
+        self._callbacks: dict[str, Callable[[], Awaitable[object]]] = {}
+        self._running: Deferred[None] | None = None
+        self._again = False
+        # Any: what signal.signal() returns is a handler, or a number that means one.
+        self._before: Any = None
+
+    def register(self, what: str, callback: Callable[[], Awaitable[object]]) -> None:
+        """
+        Have something looked at again.
+
+        :param what: for the log: ``passwords``.
+        :param callback: does it; one that fails leaves in force what was.
+        """
+        self._callbacks[what] = callback
+
+    def startService(self) -> None:
+        """Listen to the signal; for the main thread."""
+        super().startService()
+        self._before = signal.signal(signal.SIGHUP, self._signalled)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Listen no more; fires when nothing is looked at any more."""
+        super().stopService()
+        if self._before is not None:
+            signal.signal(signal.SIGHUP, self._before)
+            self._before = None
+        self._again = False
+        running = self._running
+        if running is not None:
+            running.cancel()
+        return running
+
+    def reload(self) -> None:
+        """Look at everything again; returns at once."""
+        if self._running is not None:
+            self._again = True
+            return
+        running = self._running = Deferred.fromCoroutine(self._reload())
+        running.addBoth(self._ended)
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self.reload)
+
+    async def _reload(self) -> None:
+        self._log.info("Looking again at: {what}.", what=", ".join(self._callbacks) or "nothing")
+        for what, callback in tuple(self._callbacks.items()):
+            try:
+                await callback()
+            except CancelledError:
+                return
+            except NixeryError as error:
+                self._log.error(
+                    "The {what} stay as they were: {reason}", what=what, reason=error.message
+                )
+            except Exception:  # noqa: BLE001  # a part may fail in any way
+                self._log.failure("The {what} stay as they were.", what=what)
+            else:
+                self._log.info("The {what} are in force as they are now.", what=what)
+
+    def _ended(self, _result: object) -> None:
+        self._running = None
+        if self._again and self.running:
+            self._again = False
+            self.reload()
