@@ -1,86 +1,178 @@
-# The package, in the form that nixpkgs has its Python packages in:
+# What there is for Nix to build, by nixpkgs' conventions:
 #
-#     nix-build                                     with the channel's nixpkgs
-#     pkgs.callPackage ./default.nix { }            from an overlay
+#     nix-build -A nixery                                      with the channel's nixpkgs
+#     pkgs.callPackage ./default.nix { inherit pkgs; }         from an overlay
 #
-# It is a Python package rather than an application, because twistd, which belongs
-# to another package, has to find it: see `nix/module.nix`.
+# As services of NixOS are made of it: `nix/module.nix`.
 {
   pkgs ? import <nixpkgs> { },
   lib ? pkgs.lib,
   python3Packages ? pkgs.python3Packages,
-  git ? pkgs.git,
   nix ? pkgs.nix,
-  openssh ? pkgs.openssh,
-  util-linux ? pkgs.util-linux,
+  # Of the image: what else is in it, and how many layers it may have.
+  extraContents ? [ ],
+  maxLayers ? 100,
 }:
 
-python3Packages.buildPythonPackage {
-  pname = "nixery";
-  version = lib.head (builtins.match ".*VERSION = \"([^\"]+)\".*" (builtins.readFile ./nixery/version.py));
-  pyproject = true;
+let
+  version = lib.head (
+    builtins.match ".*VERSION = \"([^\"]+)\".*" (builtins.readFile ./nixery/version.py)
+  );
 
-  src = lib.cleanSource ./.;
-
-  build-system = with python3Packages; [
-    setuptools
-    # These build the documentation.
-    sphinx
-    myst-parser
-    attrs
-    pyyaml
-  ];
-
-  dependencies =
-    (with python3Packages; [
-      attrs
-      bcrypt
-      cachetools
-      google-cloud-storage
-      isal
-      jinja2
-      klein
-      networkx
-      prometheus-client
-      pyjwt
-      pyyaml
-      tqdm
-      treq
-      twisted
-      zstandard
-    ])
-    ++ python3Packages.pyjwt.optional-dependencies.crypto
-    ++ python3Packages.twisted.optional-dependencies.tls;
-
-  # Twisted would write its cache of plugins beside them, into the store.
-  postInstall = ''
-    rm -f $out/${python3Packages.python.sitePackages}/twisted/plugins/dropin.cache
-  '';
-
-  nativeCheckInputs = with python3Packages; [
-    hypothesis
-  ];
-
-  checkPhase = ''
-    runHook preCheck
-    HOME=$TMPDIR python -m twisted.trial tests.unit
-    runHook postCheck
-  '';
-
-  pythonImportsCheck = [ "nixery.tap" ];
-
-  # What the daemon runs, for those who make a service of it.
-  passthru.runtimePrograms = [
-    git
+  # What the daemon runs.
+  runtimePrograms = [
     nix
-    openssh
-    util-linux
+    pkgs.git
+    pkgs.openssh
+    pkgs.util-linux
   ];
 
-  meta = {
-    description = "A container registry that builds the images it is asked for, with Nix";
-    license = lib.licenses.mit;
-    platforms = lib.platforms.linux;
-    mainProgram = "nixery-prepare-image";
+  nixery = python3Packages.buildPythonApplication {
+    pname = "nixery";
+    inherit version;
+    pyproject = true;
+
+    src = lib.fileset.toSource {
+      root = ./.;
+      fileset = lib.fileset.unions (
+        # What running the tests in a checkout leaves behind does not change the package.
+        map (lib.fileset.fileFilter (file: !file.hasExt "pyc")) [
+          ./nix
+          ./nixery
+          ./tests
+          ./twisted
+          ./web
+        ]
+        ++ [
+          ./LICENSE
+          ./MANIFEST.in
+          ./README.md
+          ./default.nix
+          ./nixery.service
+          ./pyproject.toml
+          ./setup.py
+          ./tox.ini
+        ]
+      );
+    };
+
+    build-system = with python3Packages; [
+      setuptools
+      # These build the documentation.
+      sphinx
+      myst-parser
+      attrs
+      pyyaml
+    ];
+
+    dependencies =
+      (with python3Packages; [
+        attrs
+        bcrypt
+        cachetools
+        google-cloud-storage
+        isal
+        jinja2
+        klein
+        networkx
+        prometheus-client
+        pyjwt
+        pyyaml
+        tqdm
+        treq
+        twisted
+        zstandard
+      ])
+      ++ python3Packages.pyjwt.optional-dependencies.crypto
+      ++ python3Packages.twisted.optional-dependencies.tls;
+
+    # The machine's own Nix comes first, if there is one: it knows its daemon.
+    makeWrapperArgs = [
+      "--suffix"
+      "PATH"
+      ":"
+      (lib.makeBinPath runtimePrograms)
+    ];
+
+    # twistd belongs to another package, whose own would not look for plugins here.
+    # This becomes one that does, as all scripts of a Python application are wrapped.
+    postInstall = ''
+      cat >$out/bin/nixery <<'END'
+      #!/usr/bin/env python3
+      import sys
+      from twisted.scripts.twistd import run
+      sys.argv[1:1] = ["--nodaemon", "--pidfile=", "--umask=022", "nixery"]
+      sys.exit(run())
+      END
+      chmod 755 $out/bin/nixery
+      # Twisted would write its cache of plugins beside them, into the store.
+      rm -f $out/${python3Packages.python.sitePackages}/twisted/plugins/dropin.cache
+    '';
+
+    nativeCheckInputs = [ python3Packages.hypothesis ];
+
+    checkPhase = ''
+      runHook preCheck
+      HOME=$TMPDIR python -m twisted.trial --temp-directory=$TMPDIR/trial tests.unit
+      runHook postCheck
+    '';
+
+    pythonImportsCheck = [
+      "nixery.tap"
+      "twisted.plugins.nixery_plugin"
+    ];
+
+    passthru = {
+      inherit runtimePrograms;
+    };
+
+    meta = {
+      description = "A container registry that builds the images it is asked for, with Nix";
+      license = lib.licenses.mit;
+      platforms = lib.platforms.linux;
+      mainProgram = "nixery";
+    };
+  };
+
+  modules = "${nixery}/${python3Packages.python.sitePackages}/nixery";
+
+  # Does by hand what the daemon does with Nix, and shows the expressions for it.
+  nixery-prepare = pkgs.runCommand "nixery-prepare-${version}" { } ''
+    mkdir -p $out/bin $out/share/nixery
+    ln -s ${nixery}/bin/nixery-prepare-image $out/bin/
+    ln -s ${modules}/_nix/attributes.nix ${modules}/_nix/fetch.nix ${modules}/_nix/resolve.nix \
+      $out/share/nixery/
+  '';
+
+  # Counts how many packages refer to each store path.
+  nixery-popcount = pkgs.runCommand "nixery-popcount-${version}" { } ''
+    mkdir -p $out/bin
+    ln -s ${nixery}/bin/nixery-popcount $out/bin/
+  '';
+
+  # The pages that the daemon serves under /docs.
+  nixery-docs = pkgs.runCommand "nixery-docs-${version}" { } ''
+    mkdir -p $out/share/doc
+    cp -r ${modules}/_docs $out/share/doc/nixery
+  '';
+in
+{
+  inherit
+    nixery
+    nixery-prepare
+    nixery-popcount
+    nixery-docs
+    ;
+
+  nixery-image = import ./nix/image.nix {
+    inherit
+      pkgs
+      lib
+      nix
+      nixery
+      nixery-prepare
+      extraContents
+      maxLayers
+      ;
   };
 }

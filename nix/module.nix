@@ -28,17 +28,102 @@ let
 
   file = (pkgs.formats.yaml { }).generate "nixery.yaml" given;
 
-  # twistd looks for plugins in the environment that it is part of.
-  python = cfg.package.pythonModule.withPackages (_: [ cfg.package ]);
+  # The directives of the unit for other systems, by their sections: what is decided
+  # there, hardening above all, holds here as well.
+  directives =
+    section:
+    let
+      lines = lib.splitString "\n" (builtins.readFile ../nixery.service);
+      read =
+        state: line:
+        let
+          title = builtins.match "\\[([A-Za-z]+)]" line;
+          pair = builtins.match "([A-Za-z]+)=(.*)" line;
+          name = lib.head pair;
+        in
+        if title != null then
+          state // { inside = lib.head title == section; }
+        else if !state.inside || pair == null then
+          state
+        else if lib.hasSuffix "\\" line then
+          throw "nixery.service: a directive goes on in the next line, which nix/module.nix cannot read"
+        else
+          state
+          // {
+            found = state.found // {
+              ${name} = (state.found.${name} or [ ]) ++ [ (lib.elemAt pair 1) ];
+            };
+          };
+      found =
+        (lib.foldl' read {
+          inside = false;
+          found = { };
+        } lines).found;
+    in
+    lib.mapAttrs (_: values: if lib.length values == 1 then lib.head values else values) found;
+
+  # What is another way on NixOS: the user is a static one, whom nix.settings names, and
+  # programs are in the store.
+  shared = lib.filterAttrs (
+    name: _:
+    !(lib.hasPrefix "Exec" name)
+    && !(lib.elem name [
+      "DynamicUser"
+      "EnvironmentFile"
+      "LoadCredential"
+    ])
+  ) (directives "Service");
+
+  credentialsDirectory = "/run/credentials/nixery.service";
+
+  # Directories that systemd does not make, and would let nobody write to.
+  ownDirectories = lib.filter (path: path != null) [
+    cfg.settings.state_directory
+    cfg.settings.cache_directory
+    cfg.settings.storage_path
+  ];
+
+  privileged = !cfg.socket.enable && cfg.settings.port != null && cfg.settings.port < 1024;
+
+  # How Twisted takes over a socket that systemd has opened.
+  inherited =
+    index: address:
+    let
+      domain =
+        if lib.hasPrefix "/" address then
+          "UNIX"
+        else if builtins.match "[0-9]+|\\[.*" address != null then
+          "INET6"
+        else
+          "INET";
+    in
+    "systemd:domain=${domain}:index=${toString index}";
 
   settings = {
     listen = setting (types.listOf types.str) "Where to listen: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets).";
     port = setting types.port "Listen on this TCP port of every interface.";
+    tls_certificate = setting types.path "The file of the certificate, then its authorities: ports then speak TLS.";
+    tls_key = setting types.path "The file of the certificate's private key.";
     public_url = setting types.str "How clients reach this registry: the base of links and pull commands.";
     auth = setting (types.enum [ "none" "htpasswd" "token" ]) "Who may pull: none (everybody), or users by password: htpasswd, or token, with both.";
     htpasswd_file = setting types.path "The file of the users and the bcrypt hashes of their passwords, as htpasswd -B writes.";
     auth_rules = setting (types.attrsOf (types.listOf types.str)) "The packages that a user may have, as {alice: [shell, git]}; others have all.";
     token_key = setting types.path "The file of the private key that signs tokens; the same for all replicas.";
+    trusted_proxies = setting (types.listOf types.str) "Whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets.";
+    client_rate = setting types.ints.unsigned "How many requests one client may send in the long run, in requests a second; 0: any number.";
+    client_burst = setting types.ints.positive "How many requests one client may send at once.";
+    client_builds = setting types.ints.unsigned "How many images are made at once, or wait for it, for one client; 0: any number.";
+    client_builds_hourly = setting types.ints.unsigned "How many images are made in an hour for one client; 0: any number.";
+    client_connections = setting types.ints.unsigned "How many connections one client may have; 0: any number.";
+    max_connections = setting types.ints.unsigned "How many connections there may be, if there may be files for them; 0: any number.";
+    head_timeout = setting types.numbers.positive "How long a request may take to arrive, from its first byte to its last, in seconds.";
+    idle_timeout = setting types.numbers.positive "How long a connection may wait for its next request, in seconds.";
+    stall_timeout = setting types.numbers.positive "How long a client may take nothing of what it downloads, in seconds.";
+    min_send_rate = setting types.ints.unsigned "What a client must take of a download in the long run, in bytes a second; 0: nothing.";
+    max_packages = setting (types.ints.between 1 1000) "How many packages an image may be asked for.";
+    max_closure = setting (types.either types.ints.unsigned types.str) "How large an image may be, unpacked, with all that its packages need, as 32 GiB.";
+    allow_packages = setting (types.listOf types.str) "Which packages are served, as [shell, git, python3Packages.*], and no others.";
+    deny_packages = setting (types.listOf types.str) "Which packages are not served, wherever they are found.";
     channel = setting types.str "Take packages from this nixpkgs channel, or this full nixpkgs commit.";
     pkgs_repo = setting types.str "Take packages from the package set in this git repository.";
     pkgs_path = setting types.path "Take packages from the package set at this path.";
@@ -132,7 +217,7 @@ in
 
     package = lib.mkOption {
       type = types.package;
-      default = pkgs.callPackage ../default.nix { inherit pkgs; };
+      default = (import ../default.nix { inherit pkgs; }).nixery;
       defaultText = lib.literalMD "the package of this checkout";
       description = "The package of the daemon.";
     };
@@ -149,10 +234,38 @@ in
       description = "A file of environment variables, for settings that do not belong into the store.";
     };
 
+    credentials = lib.mkOption {
+      type = types.attrsOf types.path;
+      default = { };
+      example = {
+        gcs_signing_key = "/run/secrets/nixery-gcs.json";
+        "tls.pem" = "/var/lib/secrets/registry.pem";
+      };
+      description = ''
+        Files that systemd reads as root when the service starts, and that only the service
+        can read, as `${credentialsDirectory}/NAME`. One that is called as a setting
+        becomes its value.
+      '';
+    };
+
+    socket = {
+      enable = lib.mkEnableOption "socket activation: systemd listens, and starts Nixery for the first client";
+
+      addresses = lib.mkOption {
+        type = types.listOf types.str;
+        default = [ "127.0.0.1:8080" ];
+        example = [
+          "80"
+          "/run/nixery/http.sock"
+        ];
+        description = "What systemd listens on: addresses, ports, and paths of UNIX sockets.";
+      };
+    };
+
     settings = lib.mkOption {
       type = types.submodule { options = settings; };
       default = { };
-      description = "The configuration file of the daemon, as `twistd nixery --help` explains it.";
+      description = "The configuration file of the daemon, as `nixery --help` explains it.";
     };
   };
 
@@ -162,6 +275,19 @@ in
         assertion = cfg.openFirewall -> cfg.settings.port != null;
         message = "services.nixery.openFirewall needs services.nixery.settings.port";
       }
+      {
+        assertion = cfg.socket.enable -> cfg.settings.port == null;
+        message = "services.nixery.settings.port and services.nixery.socket.enable exclude each other";
+      }
+    ];
+
+    services.nixery.settings = lib.mkMerge [
+      (lib.mapAttrs (name: _: lib.mkDefault "${credentialsDirectory}/${name}") (
+        builtins.intersectAttrs settings cfg.credentials
+      ))
+      (lib.mkIf cfg.socket.enable {
+        listen = lib.mkDefault (lib.imap0 inherited cfg.socket.addresses);
+      })
     ];
 
     users.users.nixery = {
@@ -176,9 +302,15 @@ in
 
     networking.firewall.allowedTCPPorts = lib.optional cfg.openFirewall cfg.settings.port;
 
+    systemd.sockets.nixery = lib.mkIf cfg.socket.enable {
+      description = "Container registry that builds images with Nix";
+      wantedBy = [ "sockets.target" ];
+      listenStreams = cfg.socket.addresses;
+    };
+
     systemd.services.nixery = {
       description = "Container registry that builds images with Nix";
-      wantedBy = [ "multi-user.target" ];
+      wantedBy = lib.optional (!cfg.socket.enable) "multi-user.target";
       requires = [ "nix-daemon.socket" ];
       wants = [ "network-online.target" ];
       after = [
@@ -186,23 +318,25 @@ in
         "network-online.target"
       ];
       path = [ config.nix.package ] ++ cfg.package.runtimePrograms;
-      environment.NIX_REMOTE = "daemon";
-      serviceConfig = {
-        Type = "exec";
-        ExecStart = "${python}/bin/twistd --nodaemon --pidfile= --umask=022 nixery --config ${file}";
-        EnvironmentFile = lib.mkIf (cfg.environmentFile != null) cfg.environmentFile;
-        User = "nixery";
-        Group = "nixery";
-        # Garbage collection roots have to lie where the Nix daemon sees them.
-        StateDirectory = "nixery";
-        CacheDirectory = "nixery";
-        WorkingDirectory = "/var/lib/nixery";
-        Restart = "on-failure";
-        RestartSec = 5;
-        # The daemon stops its children itself; what is left after that is killed.
-        KillMode = "mixed";
-        NoNewPrivileges = true;
-      };
+      serviceConfig =
+        shared
+        // {
+          ExecStart = "${cfg.package}/bin/nixery --config ${file}";
+          ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
+          User = "nixery";
+          Group = "nixery";
+          ReadWritePaths = ownDirectories;
+          LoadCredential = lib.mapAttrsToList (name: path: "${name}:${path}") cfg.credentials;
+        }
+        // lib.optionalAttrs (cfg.environmentFile != null) {
+          EnvironmentFile = cfg.environmentFile;
+        }
+        // lib.optionalAttrs privileged {
+          AmbientCapabilities = "CAP_NET_BIND_SERVICE";
+          CapabilityBoundingSet = "CAP_NET_BIND_SERVICE";
+          # Capabilities in a user namespace are none over the machine's ports.
+          PrivateUsers = false;
+        };
     };
   };
 }

@@ -22,6 +22,7 @@ __all__ = [
     "BuildTimedOut",
     "BuildsExceeded",
     "CacheIncomplete",
+    "CertificateUnusable",
     "CollectionRunning",
     "CommandMissing",
     "CommitMissing",
@@ -174,6 +175,21 @@ class ListeningFailed(NixeryError):
         return (
             f"cannot listen on {self.endpoint}: {self.reason};"
             " end the program that uses it, or choose another port with --port or --listen"
+        )
+
+
+@frozen(kw_only=True)
+class CertificateUnusable(NixeryError):
+    """The TLS certificate, or its key, cannot be shown to clients."""
+
+    path: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"TLS cannot be spoken with {self.path}: {self.reason};"
+            " tls_certificate and tls_key name the files"
         )
 
 

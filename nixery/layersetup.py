@@ -5,6 +5,7 @@ for the commands that do by hand what it does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nixery.configuration.config import Config
@@ -35,18 +36,20 @@ def make_popularity(
     workers: Workers,
     # Any: the global reactor has no type.
     reactor: Any,
+    environ: Mapping[str, str],
 ) -> PopularityData:
     """
     The popularity data of one process.
 
     :param workers: for the file system, and for reading what was fetched.
+    :param environ: the environment of this process, which may name proxies.
     """
 
     async def fetch(url: str, limit: int) -> bytes:
         # Imported where it is needed: most starts of the daemon fetch nothing.
         from nixery.counting.fetching import Fetcher, make_client  # noqa: PLC0415
 
-        client, pool = make_client(reactor, connections=1)
+        client, pool = make_client(reactor, 1, environ)
         try:
             fetcher = Fetcher(client=client, workers=workers, clock=reactor)
             return await fetcher.fetch(url, limit)

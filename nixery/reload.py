@@ -36,6 +36,7 @@ class Reloader(Service):
     def __init__(self, reactor: IReactorFromThreads) -> None:
         self._reactor = reactor
         self._callbacks: dict[str, Callable[[], Awaitable[object]]] = {}
+        self.told: Callable[[bool], None] = lambda _begun: None
         self._running: Deferred[None] | None = None
         self._again = False
         # Any: what signal.signal() returns is a handler, or a number that means one.
@@ -72,6 +73,7 @@ class Reloader(Service):
         if self._running is not None:
             self._again = True
             return
+        self.told(True)
         running = self._running = Deferred.fromCoroutine(self._reload())
         running.addBoth(self._ended)
 
@@ -96,6 +98,7 @@ class Reloader(Service):
 
     def _ended(self, _result: object) -> None:
         self._running = None
+        self.told(False)
         if self._again and self.running:
             self._again = False
             self.reload()

@@ -19,6 +19,7 @@ from nixery.interfaces import Sources, Workers
 from nixery.resources import docs_directory, web_directory
 from nixery.web.assets import STATIC, AssetResource, AssetsResource, SiteFiles, read_site_files
 from nixery.web.buildpages import BuildPages
+from nixery.web.description import DESCRIPTION
 from nixery.web.docs import Documentation
 from nixery.web.imagepages import ImagePages
 from nixery.web.indexpage import IndexPage
@@ -102,7 +103,8 @@ class SiteParts:
         )
         children[""] = index.index()
         children["api"] = index.api()
-        children["favicon.ico"] = AssetResource(self._read.assets, "favicon.svg")
+        children["favicon.ico"] = AssetResource(self._read.assets, "favicon.svg", missing)
+        children[DESCRIPTION] = AssetResource(self._read.assets, DESCRIPTION, missing)
         if self.config.show_builds:
             children["builds"] = BuildPages(
                 self.book, self.reactor, pages, visibility=self.visibility

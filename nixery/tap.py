@@ -35,6 +35,7 @@ from nixery.daemon import Daemon, Part, end_as_failed
 from nixery.errors import ConfigError, ConfigProblem
 from nixery.layering.layers import Popularity
 from nixery.layersetup import layer_settings, make_popularity
+from nixery.limits.limitsetup import LimitParts
 from nixery.listening import Listener, registry_host
 from nixery.lock import StateLock
 from nixery.nixside.nixsetup import make_nix
@@ -44,6 +45,11 @@ from nixery.reload import Reloader
 from nixery.sitesetup import SiteParts
 from nixery.sources import GitSource
 from nixery.storagesetup import make_storage
+from nixery.systemd.journal import journal_line, to_journal
+from nixery.systemd.passing import passed_endpoints
+from nixery.systemd.systemdsetup import SystemdParts
+from nixery.tls.texts import PLAIN
+from nixery.tls.tlssetup import TLSParts
 from nixery.upstream.giturls import has_secret
 from nixery.upstream.sourcesetup import make_sources
 from nixery.version import VERSION
@@ -137,7 +143,8 @@ class Options(usage.Options):
         if given["config"] is not None:
             # twistd changes its directory when it starts.
             given["config"] = os.path.abspath(given["config"])
-        self.reread = lambda: load_config(given, self._environ)
+        passed = passed_endpoints(self._environ)
+        self.reread = lambda: load_config(given, self._environ, passed)
         try:
             self.config = self.reread()
             self.endpoints, problems = _parse_endpoints(reactor, self.config.listen)
@@ -155,6 +162,8 @@ def makeService(options: Options) -> IService:
     daemon = make_daemon(options.config, options.endpoints, reactor, reread=options.reread)
     if options.config.log_format == "json":
         return LoggedService(daemon, log_file(options.parent or {}, reactor))
+    if to_journal(os.environ) and not (options.parent or {}).get("logfile"):
+        return LoggedService(daemon, sys.stdout, journal_line)
     return daemon
 
 
@@ -191,9 +200,10 @@ def make_daemon(
     )
     storage = stored.storage
     lock = StateLock(config.state_directory)
+    limits = LimitParts(config=config, reactor=reactor)
     nix = make_nix(config, files, reactor, os.environ, measured=operations.spawner)
     sources = make_sources(config, files, reactor, os.environ, measured=operations.spawner)
-    popularity = make_popularity(config, files, reactor)
+    popularity = make_popularity(config, files, reactor, os.environ)
     book = BuildBook(clock=reactor, time=time.time, reported=operations.reporter.ended)
     cache = ImageCache(
         storage=storage,
@@ -228,7 +238,10 @@ def make_daemon(
             queue=config.max_queue,
             deadline=config.build_deadline,
             stop_grace=config.stop_grace,
+            closure=config.max_closure,
         ),
+        rules=limits.rules,
+        allowance=limits.allowance,
     )
     images = ImageService(
         sources=sources,
@@ -256,7 +269,14 @@ def make_daemon(
     )
     access.watch(reloader)
     registry = Registry(
-        images, storage, files, config.system, reactor, patience=patience, guard=access.guard
+        images,
+        storage,
+        files,
+        config.system,
+        reactor,
+        patience=patience,
+        guard=access.guard,
+        limits=limits.registry,
     )
     people = SiteParts(
         config=config,
@@ -266,12 +286,18 @@ def make_daemon(
         book=book,
         library=library,
         sources=sources,
-        looker=nix,
+        looker=limits.looker(nix),
         visibility=access.visibility,
     )
-    site = make_site(Resource(), reactor, ended=operations.ended)
+    site = make_site(Resource(), reactor, ended=operations.ended, door=limits.door)
     operations.watch(builder, images, registry, site)
-    listener = Listener(endpoints, site)
+    tls = TLSParts(config=config, files=files, reactor=reactor)
+    tls.watch(reloader, operations.measures)
+    manager = SystemdParts(
+        config=config, files=files, reactor=reactor, environ=os.environ, book=book, builder=builder
+    )
+    reloader.told = manager.reloading
+    listener = Listener(tls.dressed(endpoints), site)
 
     async def check_source() -> None:
         _log.info("Nixery {version} starts.", version=VERSION)
@@ -306,7 +332,7 @@ def make_daemon(
         root = make_root(registry.resource(), children={**children, **checks}, missing=missing)
         site.resource = access.gated(root, host)
         if people.shows_builds and host is not None:
-            pages.append(config.public_url or f"http://{host}")
+            pages.append(config.public_url or f"{tls.scheme}://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
         # What cuts layers takes long to load: it is done while nobody waits for it.
@@ -314,15 +340,18 @@ def make_daemon(
 
     return Daemon(
         [
+            manager.heart(),
             Part.of_service("pool for packing", cpu),
             Part.of_service("pool for storage", files),
             *operations.parts(),
+            Part(name="room for connections", start=limits.make_room),
             Part(
                 name="state directory",
                 start=lambda: files.run(lock.acquire),
                 stop=lambda: files.run(lock.release),
             ),
             *access.parts(),
+            *tls.parts(),
             Part.of_service("reloading", reloader),
             Part(name="package set", start=check_source, stop=sources.stop),
             *stored.parts,
@@ -333,6 +362,7 @@ def make_daemon(
             Part(name="connections", stop=site.finish),
             Part(name="builder", stop=images.stop),
             Part(name="listener", start=open_doors, stop=listener.stop),
+            manager.readiness(),
         ],
         give_up=give_up,
     )
@@ -347,7 +377,7 @@ def _parse_endpoints(
     problems: list[ConfigProblem] = []
     for text in texts:
         try:
-            endpoints[text] = serverFromString(reactor, text)
+            endpoints[text] = serverFromString(reactor, text.removeprefix(PLAIN))
         # Each kind of endpoint has a parser of its own, some of them from
         # plugins, and what they raise is documented nowhere.
         except Exception as error:  # noqa: BLE001

@@ -132,6 +132,7 @@ class FakeNix:
 
     package_sets: list[PackageSet] = field(factory=list, init=False)
     evaluations: list[tuple[str, ...]] = field(factory=list, init=False)
+    evaluated_to_build: list[tuple[str, ...]] = field(factory=list, init=False)
     realisations: list[tuple[str, ...]] = field(factory=list, init=False)
     roots: set[str] = field(factory=set, init=False)
     collected: int = field(default=0, init=False)
@@ -195,6 +196,7 @@ class FakeNix:
         progress: Progress,
     ) -> Realisation:
         self.package_sets.append(package_set)
+        self.evaluated_to_build.append(tuple(item.name for item in requirements))
         return await self.realise(evaluation.packages, progress)
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:

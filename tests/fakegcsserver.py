@@ -543,7 +543,7 @@ def _reset(request: Request) -> None:
 class _InMemory(Request):
     """A request whose body never touches the disk."""
 
-    def gotLength(self, _length: int | None) -> None:  # noqa: N802
+    def gotLength(self, _length: int | None) -> None:  # noqa: N802  # the interface's name
         self.content = BytesIO()
 
 

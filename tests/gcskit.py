@@ -96,7 +96,7 @@ def make_storage(
     connection = connection_to(bucket)
     reached = Bucket(
         connection=connection,
-        urls=urls or KeyUrls(connection, connection.credentials),  # type: ignore[arg-type]
+        urls=urls or KeyUrls(connection, connection.credentials),  # type: ignore[arg-type]  # these credentials sign
     )
     return GcsStorage(
         settings=evolve(settings_for(bucket), proxy=proxy),

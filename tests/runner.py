@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = ("lint", "mypy", "unit", "docs", "integration", "end-to-end")
+ENVIRONMENTS = ("lint", "mypy", "unit", "fuzz", "docs", "integration", "end-to-end")
 TOOLS = CHECKOUT / ".tox" / "tools"
 
 PROGRAMS = {
@@ -40,6 +40,8 @@ PROGRAMS = {
     "git": "git",
     "zstd": "zstd",
     "setsid": "util-linux",
+    "systemd-analyze": "systemd",
+    "openssl": "openssl",
 }
 """Programs that the tests run, and the Debian packages that have them."""
 

@@ -101,8 +101,9 @@ class AccessParts:
             return root
         host = host or "localhost"
         self.guard.service = host
-        self.guard.realm = f"{self.config.public_url or f'http://{host}'}/token"
-        if in_the_clear(self.config.listen, self.config.public_url):
+        scheme = "http" if self.config.tls_certificate is None else "https"
+        self.guard.realm = f"{self.config.public_url or f'{scheme}://{host}'}/token"
+        if scheme == "http" and in_the_clear(self.config.listen, self.config.public_url):
             self._log.warn(
                 "Passwords are asked for without TLS, and can be read on the network: serve TLS,"
                 " or stand behind a proxy that does and is named in public_url."

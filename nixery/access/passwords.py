@@ -28,7 +28,8 @@ MAX_FILE = 4 * 2**20
 MAX_COST = 16
 """The highest cost of a hash: a check takes seconds then, and twice as long with each more."""
 
-_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+# The last character of a salt has four bits only, and bcrypt refuses to check any other.
+_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 
 _LONGEST = 72
 """What bcrypt looks at, in bytes; ``htpasswd`` silently cuts off what is longer, too."""

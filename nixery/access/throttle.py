@@ -11,10 +11,11 @@ name that is made up would be a guess for free, and a check of a quarter of a se
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 
 from attrs import define, field
 from cachetools import TTLCache
+
+from nixery.limits.addresses import origin_of
 
 __all__ = ["Throttle"]
 
@@ -75,23 +76,10 @@ class Throttle:
 
     def succeeded(self, address: str, user: str) -> None:
         """Somebody has logged in."""
-        self._failures.pop((_origin(address), user), None)
+        self._failures.pop((origin_of(address), user), None)
 
 
 def _keys(address: str, user: str) -> tuple[tuple[tuple[str, str], int], ...]:
-    origin = _origin(address)
+    origin = origin_of(address)
     # No user's name is empty.
     return ((origin, user[:255] or "-"), FREE), ((origin, ""), FREE_OF_ADDRESS)
-
-
-def _origin(address: str) -> str:
-    """Whoever has an address of IPv6 has all of its network, and counts once."""
-    try:
-        parsed = ip_address(address.split("%", maxsplit=1)[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return (parsed.packed[:8]).hex()
-    return address

@@ -34,6 +34,7 @@ from nixery.sizes import parse_size
 from nixery.storage.collecting import collect, drive, purge, survey
 from nixery.storage.inventory import FRESH, Inventory, Unit
 from nixery.storage.policy import Policy
+from nixery.tls.texts import PLAIN
 
 __all__ = ["admin"]
 
@@ -220,7 +221,13 @@ def _choose(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[
 
 def _warm(config: Config, options: argparse.Namespace) -> int:
     images = [*options.images, *_listed(options.file)]
-    base = options.url or address_of(config.listen, config.public_url)
+    listen = [
+        text.removeprefix(PLAIN)
+        for text in config.listen
+        # A certificate is for the name in the public URL.
+        if config.tls_certificate is None or text.startswith(PLAIN)
+    ]
+    base = options.url or address_of(listen, config.public_url)
     if not images:
         raise AdminRefused(reason="there is nothing to make: name images, or give --from FILE")
     if base is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define, field
 from cachetools import LRUCache, TTLCache
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -110,7 +110,7 @@ class ImageLibrary:
             await deferLater(self.clock, PAUSE)
             data = await self.cpu.run(lambda: encode_report(make_report(made)))
             await self.storage.set_record(REPORTS, made.digest, data)
-            # Who looked a moment ago may have seen the image without its report.
+            # An image that is made again may have been seen without.
             self._portraits.pop(made.digest, None)
 
         self._write(f"{REPORTS} {made.digest}", write)
@@ -140,6 +140,12 @@ class ImageLibrary:
             self._log.warn("{what} is not written down: too much waits for that", what=what)
             return
         self._writing.run(what, write).addErrback(self._not_written, what)
+
+    async def _noted(self, what: str) -> None:
+        """Wait for what is being written down; that it fails is told in the log."""
+        if what in self._writing:
+            note = self._writing.run(what, _nothing)
+            await note.addErrback(lambda why: why if why.check(CancelledError) else None)
 
     def _not_written(self, failure: Failure, what: str) -> None:
         if failure.check(NixeryError):
@@ -185,11 +191,13 @@ class ImageLibrary:
 
     async def portrait(self, manifest: Manifest) -> Portrait:
         """
-        All there is to show of an image.
+        All there is to show of an image.  One that has just been made is shown when its
+        report is there.
 
         :raises StorageError: the storage failed.
         :raises NixeryError: the image itself is damaged.
         """
+        await self._noted(f"{REPORTS} {manifest.digest}")
         known = self._portraits.get(manifest.digest)
         if known is None:
             known = await self._drawing.run(manifest.digest, lambda: self._portrait(manifest))
@@ -236,6 +244,10 @@ class ImageLibrary:
         listed = await self.listed((await self.names())[:MOST_COMPARED])
         holders = self._holders[None] = await self.cpu.run(_holders_of, listed)
         return holders
+
+
+async def _nothing() -> None:
+    """What runs in the place of a note that is being written already: never."""
 
 
 def _decode_all(records: Sequence[bytes | None]) -> Sequence[ListedImage]:

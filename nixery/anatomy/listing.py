@@ -99,5 +99,13 @@ def decode_listed(data: bytes) -> ListedImage:
             layers=tuple(parse_digest(each) for each in value["layers"]),
             served=float(value["served"]),
         )
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, NixeryError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        NixeryError,
+    ) as error:
         raise ValueError(f"no listed image: {error}") from error

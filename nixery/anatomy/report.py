@@ -282,7 +282,15 @@ def decode_report(data: bytes) -> ImageReport:
             left_out=int(value["left_out"]),
         )
         _check_numbers(report)
-    except (KeyError, TypeError, ValueError, RecursionError, zlib.error, NixeryError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        zlib.error,
+        NixeryError,
+    ) as error:
         raise ValueError(f"no report of an image: {error}") from error
     return report
 

@@ -113,6 +113,10 @@ class BuildBook:
         """The builds that run, then those that have ended, the youngest first."""
         return tuple(build.view() for build in self._listed())
 
+    def in_work(self) -> tuple[str, ...]:
+        """The names of the images that are being built, as clients wrote them, oldest first."""
+        return tuple(build.name.repository for build in self._running.values())
+
     def find(self, build_id: str) -> BuildView | None:
         """A build by its id; ``None`` if it is not, or no more, in the book."""
         build = self._get(build_id)

@@ -12,8 +12,16 @@ image, never owned by a connection.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -37,6 +45,7 @@ from nixery.errors import (
     EvaluationTimedOut,
     ImageLimitExceeded,
     ImageTimedOut,
+    ImageTooLarge,
     NixeryError,
     ShuttingDown,
     WrongSystem,
@@ -44,6 +53,8 @@ from nixery.errors import (
 from nixery.graph import RuntimeGraph
 from nixery.interfaces import Nix, Phase, Progress, Sources, Storage, Workers
 from nixery.layering.layers import LayerPlan, LayerSettings, Popularity, plan_layers
+from nixery.limits.allowance import BuildAllowance
+from nixery.limits.packages import PackageRules
 from nixery.names import ImageName
 from nixery.oci import CONFIG_VERSION, Image, ImageLayer, build_image
 from nixery.packages import Evaluation
@@ -65,6 +76,7 @@ REMEMBERED = (
     EvaluationTimedOut,
     ImageLimitExceeded,
     ImageTimedOut,
+    ImageTooLarge,
     WrongSystem,
 )
 """Failures that cost much and that the next try would only repeat."""
@@ -89,6 +101,7 @@ class BuildLimits:
         turn has come.
     :param stop_grace: seconds that the builds which run are given to end when the
         daemon stops.
+    :param closure: bytes that an image may have, unpacked; ``None``: any number.
     """
 
     builds: int = 4
@@ -96,6 +109,7 @@ class BuildLimits:
     queue: int = 64
     deadline: float = 14400.0
     stop_grace: float = 0.0
+    closure: int | None = None
 
 
 @frozen(kw_only=True)
@@ -163,6 +177,8 @@ class Builder(Service):
     :param room: awaited before an image is begun, and before each of its layers; raises
         :class:`nixery.errors.DiskSpaceLow` where there is too little for it.
     :param made: is told how an image was made; must not take time.
+    :param rules: which packages are served.
+    :param allowance: how many images are made for a client.
     """
 
     sources: Sources
@@ -180,6 +196,8 @@ class Builder(Service):
     popularity: Callable[[], Awaitable[Popularity]] | None = None
     room: Callable[[], Awaitable[None]] | None = None
     made: Callable[[Made], None] | None = None
+    rules: PackageRules = PackageRules()
+    allowance: BuildAllowance = field(factory=BuildAllowance)
 
     _packer: Packer = field(init=False)
     _keys: MutableMapping[tuple[ImageName, Revision, str], str] = field(init=False)
@@ -252,6 +270,7 @@ class Builder(Service):
         :param request: the request key of the name at the revision.
         :param progress: told how far it is.
         :raises QueueFull: too many wait for their evaluation already.
+        :raises PackagesDenied: packages are not served.
         :raises PackagesRefused: packages do not exist, or may not be used.
         :raises RememberedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.
@@ -259,10 +278,12 @@ class Builder(Service):
         """
         if self._stopping:
             raise ShuttingDown
+        self.rules.check(name)
         self._failures.check(request)
 
         async def work() -> Evaluation:
-            try:
+            # What users have misspelt is no fault of anybody here.
+            with self._noting(name, "evaluated", request, self._log.info):
                 # Not while others wait for their turn: it may take minutes.
                 package_set = await self._fetch(revision, progress)
 
@@ -270,14 +291,9 @@ class Builder(Service):
                     progress.started()
                     return await self.nix.evaluate(package_set, name.system, name.requirements)
 
-                return await self._evaluation_queue.run(name, evaluate, progress.queued)
-            except CancelledError as error:
-                raise ShuttingDown from error
-            except NixeryError as error:
-                self._log.info("{image}: {error}", image=name.repository, error=error)
-                if isinstance(error, REMEMBERED):
-                    self._failures.add(request, error)
-                raise
+                evaluation = await self._evaluation_queue.run(name, evaluate, progress.queued)
+                self.rules.check_found(evaluation)
+                return evaluation
 
         progress.phase(Phase.EVALUATING)
         return await self._evaluating.run(request, work)
@@ -305,6 +321,8 @@ class Builder(Service):
         :param progress: told how far it is, or who makes the image already.
         :param settings: what shapes it, as :meth:`current_settings` said.
         :raises BuildFailed: a derivation failed.
+        :raises BuildsExceeded: the client has had too many images built.
+        :raises ImageTooLarge: it is larger than images may be.
         :raises QueueFull: too many images wait to be built already.
         :raises RememberedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.
@@ -372,6 +390,7 @@ class Builder(Service):
             {"image": key, "derivations": [package.derivation for package in evaluation.packages]}
         )
         self._failures.check(attempt)
+        self.allowance.begin()
         for missing in evaluation.left_out:
             self._log.info(
                 "{image}: the package set has no {missing}, which is left out",
@@ -380,28 +399,42 @@ class Builder(Service):
             )
         self._makers[key] = progress
         try:
-            image = await self._build_queue.run(
-                name,
-                lambda: self._publish(
-                    key,
-                    lambda: self._make_in_time(name, revision, evaluation, progress, settings),
-                ),
-                progress.queued,
-            )
+            with self._noting(name, "built", attempt, self._log.error):
+                return await self._build_queue.run(
+                    name,
+                    lambda: self._publish(
+                        key,
+                        lambda: self._make_in_time(name, revision, evaluation, progress, settings),
+                    ),
+                    progress.queued,
+                )
+        finally:
+            del self._makers[key]
+
+    @contextmanager
+    def _noting(
+        self, name: ImageName, done: str, key: str, tell: Callable[..., None]
+    ) -> Iterator[None]:
+        """
+        Tell what fails, and remember it where that is worth it.
+
+        :param done: what is being done to the image.
+        :param key: what a failure is remembered by.
+        :param tell: writes a line to the log, as grave as the failure is.
+        """
+        try:
+            yield
         except CancelledError as error:
             raise ShuttingDown from error
         except NixeryError as error:
-            self._log.error("{image} was not built: {error}", image=name.repository, error=error)
+            tell("{image} was not {done}: {error}", image=name.repository, done=done, error=error)
             if isinstance(error, REMEMBERED):
-                self._failures.add(attempt, error)
+                self._failures.add(key, error)
             raise
         except Exception:
             # Perhaps nobody waits any more who would be told of it.
-            self._log.failure("{image} was not built", image=name.repository)
+            self._log.failure("{image} was not {done}", image=name.repository, done=done)
             raise
-        finally:
-            del self._makers[key]
-        return image
 
     async def _publish(self, key: str, make: Callable[[], Awaitable[Image]]) -> Image:
         """
@@ -533,6 +566,7 @@ class Builder(Service):
 
         async def plan() -> tuple[RuntimeGraph, LayerPlan]:
             graph = await self.nix.closure(outputs)
+            self._check_size(graph)
             return graph, await self.cpu.run(
                 plan_layers, graph, settings.popularity, settings.layers
             )
@@ -541,6 +575,16 @@ class Builder(Service):
             plan(), self.cpu.run(plan_root, evaluation.packages, store=self.store)
         )
         return _Design(graph=graph, layers=layers, root=root)
+
+    def _check_size(self, graph: RuntimeGraph) -> None:
+        limit = self.limits.closure
+        if limit is not None and (size := graph.nar_size) > limit:
+            raise ImageTooLarge(
+                what="MiB of unpacked files",
+                value=size >> 20,
+                limit=limit >> 20,
+                setting="max_closure",
+            )
 
     async def _pack(
         self, evaluation: Evaluation, design: _Design, progress: Progress

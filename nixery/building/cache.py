@@ -79,7 +79,7 @@ class LayerRecord:
                 diff_id=parse_digest(value["diff_id"]),
                 uncompressed_size=int(value["uncompressed_size"]),
             )
-        except (KeyError, TypeError, NixeryError) as error:
+        except (KeyError, TypeError, OverflowError, RecursionError, NixeryError) as error:
             raise ValueError(f"no layer record: {error}") from error
 
 

@@ -25,6 +25,7 @@ from functools import lru_cache
 
 from attrs import define, field
 from cachetools import LRUCache, TTLCache
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -33,8 +34,9 @@ from nixery.building.buildbook import BuildBook
 from nixery.building.builder import Builder, ImageSettings
 from nixery.building.cache import ImageCache
 from nixery.building.progress import Build
-from nixery.errors import NixeryError, ShuttingDown, StorageError
+from nixery.errors import BuildsExceeded, NixeryError, ShuttingDown, StorageError
 from nixery.interfaces import Sources, Storage
+from nixery.limits.allowance import current_client
 from nixery.names import ImageName, Tag
 from nixery.oci import Image
 from nixery.operations.tally import LookupCounts, Tally, current_tally
@@ -168,7 +170,7 @@ class ImageService:
             return image
 
         stale = await self._stale(name, tag, request)
-        made = self._jobs.run((request, tag), lambda: self._told(name, tag, revision, make))
+        made = Deferred.fromCoroutine(self._job(name, tag, revision, request, make))
         if stale is None:
             return await made
         made.addErrback(self._failed_behind, name)
@@ -228,11 +230,32 @@ class ImageService:
             await self._note(name, tag, key, image)
             return image
 
-        return await self._jobs.run(
-            (request, tag), lambda: self._told(name, tag, revision, make)
-        )
+        return await self._job(name, tag, revision, request, make)
 
     # -- what both share --------------------------------------------------------------
+
+    async def _job(
+        self,
+        name: ImageName,
+        tag: Tag,
+        revision: Revision,
+        request: str,
+        make: Callable[[Build], Awaitable[Image]],
+    ) -> Image:
+        """
+        What a job makes, of this client's or of another's who has asked before.
+
+        :raises BuildsExceeded: the client has had too much made.
+        """
+        while True:
+            try:
+                return await self._jobs.run(
+                    (request, tag), lambda: self._told(name, tag, revision, make)
+                )
+            except BuildsExceeded as error:
+                # Whoever began the job may not have more made.  We may, perhaps.
+                if error.client == current_client.get():
+                    raise
 
     async def _told(
         self,
@@ -244,6 +267,16 @@ class ImageService:
         """Make an image, and tell the book how that goes."""
         if self.builder.stopping:
             raise ShuttingDown
+        with self.builder.allowance.place():
+            return await self._made(name, tag, revision, make)
+
+    async def _made(
+        self,
+        name: ImageName,
+        tag: Tag,
+        revision: Revision,
+        make: Callable[[Build], Awaitable[Image]],
+    ) -> Image:
         self.evaluations.missing += 1
         tally = Tally(revision=revision.label)
         current_tally.set(tally)

@@ -148,7 +148,13 @@ class Packer:
     async def _make(self, key: str, pack: Pack, tally: Tally) -> LayerRecord:
         writer = await self.storage.create()
         stop = Event()
-        task = Deferred.fromCoroutine(self.cpu.run(pack, writer.write, stop.is_set))
+
+        def work() -> PackedLayer:
+            # Where nothing can be written, nothing needs to be packed.
+            writer.write(b"")
+            return pack(writer.write, stop.is_set)
+
+        task = Deferred.fromCoroutine(self.cpu.run(work))
         ended = end_of(task)
         try:
             packed = await shielded(task)

@@ -10,16 +10,23 @@ is reported at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from attrs import field, frozen
 
 from nixery.access.patterns import PackagePatterns
-from nixery.configuration.configlayers import Layer, find_contradictions, merge, read_file
+from nixery.configuration.configlayers import (
+    Layer,
+    find_contradictions,
+    merge,
+    read_file,
+    with_credentials,
+)
 from nixery.configuration.settings import SETTINGS
 from nixery.errors import ConfigError, ConfigProblem
+from nixery.limits.addresses import TrustedProxies
 from nixery.packing.levels import Compression, default_level
 from nixery.sizes import Margin
 from nixery.sources import ChannelSource, GitSource, PathSource, Source
@@ -44,11 +51,28 @@ class Config:
     """
 
     listen: tuple[str, ...]
+    tls_certificate: Path | None
+    tls_key: Path | None
     public_url: str | None
     auth: Literal["none", "htpasswd", "token"]
     htpasswd_file: Path | None
     auth_rules: Mapping[str, PackagePatterns] = field(hash=False)
     token_key: Path
+    trusted_proxies: TrustedProxies
+    client_rate: int
+    client_burst: int
+    client_builds: int
+    client_builds_hourly: int
+    client_connections: int
+    max_connections: int
+    head_timeout: float
+    idle_timeout: float
+    stall_timeout: float
+    min_send_rate: int
+    max_packages: int
+    max_closure: int
+    allow_packages: PackagePatterns | None
+    deny_packages: PackagePatterns | None
     source: Source
     rules: RevisionRules
     overlays: tuple[Path, ...]
@@ -118,7 +142,11 @@ class Config:
     storage_workers: int
 
 
-def load_config(command_line: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+def load_config(
+    command_line: Mapping[str, object],
+    environ: Mapping[str, str],
+    passed: Sequence[str] = (),
+) -> Config:
     """
     Read and check the configuration.
 
@@ -127,6 +155,8 @@ def load_config(command_line: Mapping[str, object], environ: Mapping[str, str]) 
         given.
     :param environ: the environment; an empty variable counts as unset, and one
         that is no setting is nobody's business.
+    :param passed: endpoint strings of sockets that the service manager opened, which are
+        listened on where nothing else is configured.
     :raises ConfigError: with all that is wrong.
     """
     problems: list[ConfigProblem] = []
@@ -149,6 +179,7 @@ def load_config(command_line: Mapping[str, object], environ: Mapping[str, str]) 
             },
         ),
     ]
+    layers = [with_credentials(layer, environ, problems) for layer in layers]
     values, ranks = merge(layers, problems)
     problems += find_contradictions(values, ranks, layers)
     if problems:
@@ -156,19 +187,23 @@ def load_config(command_line: Mapping[str, object], environ: Mapping[str, str]) 
     if ranks.get("compression", -1) > ranks.get("compression_level", -1):
         # A level belongs to the kind that its own layer knew of.
         values.pop("compression_level", None)
-    return _assemble(values, environ)
+    return _assemble(values, environ, passed)
 
 
 # -- the value --------------------------------------------------------------------
 
 
-def _assemble(given: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+def _assemble(
+    given: Mapping[str, object], environ: Mapping[str, str], passed: Sequence[str]
+) -> Config:
     # Any: the table knows the types of its values, the type checker does not.
     # A test compares the fields of Config with the values of the table.
     values: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
     values["cpu_workers"] = len(os.sched_getaffinity(0))
     values["state_directory"] = _directory(environ, "STATE", ".local/state")
     values["cache_directory"] = _directory(environ, "CACHE", ".cache")
+    if passed:
+        values["listen"] = tuple(passed)
     values.update(given)
     if values["storage_path"] is None:
         values["storage_path"] = values["state_directory"] / "storage"

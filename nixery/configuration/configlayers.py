@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 from attrs import frozen
 
-from nixery.configuration.kinds import Rejected
+from nixery.configuration.kinds import PATH, Rejected
 from nixery.configuration.settings import GIVEN, SETTINGS, Setting
 from nixery.errors import ConfigProblem
 from nixery.packing.levels import LEVELS
+from nixery.systemd.credentials import PREFIX, find_credential
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -27,6 +28,7 @@ __all__ = [
     "merge",
     "read_file",
     "suggest",
+    "with_credentials",
 ]
 
 CONFIG_VARIABLE = "NIXERY_CONFIG"
@@ -50,7 +52,21 @@ class Layer:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML, safely, and without silently forgetting a name that is given twice."""
+    """
+    YAML, safely, and without silently forgetting a name that is given twice.
+
+    What looks like a date or a number and is none is an error of YAML's, at its place.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        # PyYAML lets through whatever the types' own constructors raise.
+        except (ValueError, AttributeError, LookupError, OverflowError) as error:
+            raise yaml.MarkedYAMLError(
+                problem=f"{node.tag.rpartition(':')[2]} cannot be read: {error}",
+                problem_mark=node.start_mark,
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -118,6 +134,21 @@ def read_file(
         name=path,
         given={name: value for name, value in data.items() if name in known and value is not None},
     )
+
+
+def with_credentials(
+    layer: Layer, environ: Mapping[str, str], problems: list[ConfigProblem]
+) -> Layer:
+    """A layer whose paths that name credentials are those of their files."""
+    given = dict(layer.given)
+    for setting in SETTINGS:
+        value = given.get(setting.name)
+        if setting.kind is PATH and isinstance(value, str) and value.startswith(PREFIX):
+            try:
+                given[setting.name] = find_credential(value, environ)
+            except ValueError as error:
+                problems.append(_problem(layer, setting, str(error)))
+    return Layer(name=layer.name, given=given)
 
 
 def merge(

@@ -20,6 +20,7 @@ import yaml
 from attrs import frozen
 
 from nixery.access.patterns import PackagePatterns, parse_patterns
+from nixery.limits.addresses import TrustedProxies, parse_proxies
 from nixery.names import is_commit
 from nixery.sizes import Margin, parse_margin, parse_size
 from nixery.upstream.giturls import SCHEMES, is_ref_name, is_supported
@@ -35,8 +36,10 @@ __all__ = [
     "ENDPOINTS",
     "NIXPKGS_CONFIG",
     "NIX_OPTIONS",
+    "PACKAGES",
     "PATH",
     "PATHS",
+    "PROXIES",
     "REF",
     "REPOSITORY",
     "SECONDS",
@@ -319,6 +322,26 @@ def _parse_bytes(value: object) -> int:
         raise Rejected("give a size, as 200 GiB, or a number of bytes") from None
 
 
+def _parse_proxies(value: object) -> TrustedProxies:
+    if isinstance(value, TrustedProxies):
+        return value
+    items = value if isinstance(value, list | tuple) else [value]
+    texts = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    try:
+        return parse_proxies(texts)
+    except ValueError:
+        raise Rejected("give addresses and networks, as [10.0.0.0/8, ::1], or unix") from None
+
+
+def _parse_packages(value: object) -> PackagePatterns:
+    items = value if isinstance(value, list | tuple) else [value]
+    texts = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    try:
+        return parse_patterns(texts)
+    except ValueError as error:
+        raise Rejected(str(error)) from None
+
+
 def _parse_space(value: object) -> Margin:
     if isinstance(value, Margin):
         return value
@@ -333,6 +356,8 @@ PATH = Kind(name="path", parse=_parse_path)
 PATHS = Kind(name="paths", parse=_parse_paths)
 BOOLEAN = Kind(name="boolean", parse=_parse_boolean)
 SECONDS = Kind(name="seconds", parse=_parse_seconds)
+PROXIES = Kind(name="networks", parse=_parse_proxies)
+PACKAGES = Kind(name="patterns", parse=_parse_packages)
 SIZE = Kind(name="size", parse=_parse_bytes)
 SPACE = Kind(name="size or share", parse=_parse_space)
 DURATION = Kind(name="seconds", parse=_parse_duration)

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from nixery.configuration import kinds
 from nixery.configuration.kinds import Kind
+from nixery.limits.addresses import TrustedProxies
 from nixery.packing.levels import DEFAULT_KIND, LEVELS
 from nixery.sizes import Margin
 from nixery.sources import NIXPKGS_URL
@@ -91,6 +92,20 @@ SETTINGS: tuple[Setting, ...] = (
         group="listening",
     ),
     Setting(
+        name="tls_certificate",
+        kind=kinds.PATH,
+        help="the file of the certificate, then its authorities: ports then speak TLS",
+        variable="NIXERY_TLS_CERTIFICATE",
+        requires=("tls_key", GIVEN),
+    ),
+    Setting(
+        name="tls_key",
+        kind=kinds.PATH,
+        help="the file of the certificate's private key",
+        variable="NIXERY_TLS_KEY",
+        requires=("tls_certificate", GIVEN),
+    ),
+    Setting(
         name="public_url",
         kind=kinds.BASE_URL,
         help="how clients reach this registry: the base of links and pull commands",
@@ -121,6 +136,99 @@ SETTINGS: tuple[Setting, ...] = (
         help="the file of the private key that signs tokens; the same for all replicas",
         default_text="token-key.pem in the state directory, made at the first start",
         requires=("auth", "token"),
+    ),
+    # How much a client may take.
+    Setting(
+        name="trusted_proxies",
+        kind=kinds.PROXIES,
+        help="whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets",
+        default=TrustedProxies(),
+        default_text="nobody's",
+    ),
+    Setting(
+        name="client_rate",
+        kind=kinds.integer(0, 1_000_000, unit="requests a second"),
+        help="how many requests one client may send in the long run; 0: any number",
+        default=1000,
+    ),
+    Setting(
+        name="client_burst",
+        kind=kinds.integer(1, 10_000_000, unit="requests"),
+        help="how many requests one client may send at once",
+        default=20_000,
+    ),
+    Setting(
+        name="client_builds",
+        kind=kinds.integer(0, 100_000, unit="images"),
+        help="how many images are made at once, or wait for it, for one client; 0: any number",
+        default=50,
+    ),
+    Setting(
+        name="client_builds_hourly",
+        kind=kinds.integer(0, 1_000_000, unit="images"),
+        help="how many images are made in an hour for one client; 0: any number",
+        default=1000,
+    ),
+    Setting(
+        name="client_connections",
+        kind=kinds.integer(0, 1_000_000, unit="connections"),
+        help="how many connections one client may have; 0: any number",
+        default=5000,
+    ),
+    Setting(
+        name="max_connections",
+        kind=kinds.integer(0, 1_000_000, unit="connections"),
+        help="how many connections there may be, if there may be files for them; 0: any number",
+        default=10_000,
+    ),
+    Setting(
+        name="head_timeout",
+        kind=kinds.SECONDS,
+        help="how long a request may take to arrive, from its first byte to its last",
+        default=30.0,
+    ),
+    Setting(
+        name="idle_timeout",
+        kind=kinds.SECONDS,
+        help="how long a connection may wait for its next request",
+        default=60.0,
+    ),
+    Setting(
+        name="stall_timeout",
+        kind=kinds.SECONDS,
+        help="how long a client may take nothing of what it downloads",
+        default=600.0,
+    ),
+    Setting(
+        name="min_send_rate",
+        kind=kinds.integer(0, unit="bytes a second"),
+        help="what a client must take of a download in the long run; 0: nothing",
+        default=1024,
+    ),
+    Setting(
+        name="max_packages",
+        kind=kinds.integer(1, 1000, unit="packages"),
+        help="how many packages an image may be asked for",
+        default=100,
+    ),
+    Setting(
+        name="max_closure",
+        kind=kinds.SIZE,
+        help="how large an image may be, unpacked, with all that its packages need, as 32 GiB",
+        default=32 * 2**30,
+        default_text="32 GiB",
+    ),
+    Setting(
+        name="allow_packages",
+        kind=kinds.PACKAGES,
+        help="which packages are served, as [shell, git, python3Packages.*], and no others",
+        default_text="all",
+    ),
+    Setting(
+        name="deny_packages",
+        kind=kinds.PACKAGES,
+        help="which packages are not served, wherever they are found",
+        default_text="none",
     ),
     # Where packages come from.
     Setting(

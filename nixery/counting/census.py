@@ -182,7 +182,7 @@ class Census:
 
     @contextmanager
     def _fetcher(self, timeout: float) -> Iterator[Fetcher]:
-        client, pool = make_client(self.reactor, self.connections)
+        client, pool = make_client(self.reactor, self.connections, self.environ)
         try:
             yield Fetcher(client=client, workers=self.workers, clock=self.reactor, timeout=timeout)
         finally:

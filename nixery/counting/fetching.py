@@ -8,6 +8,7 @@ bound and in time, or one type of error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -19,13 +20,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as ByteProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.client import HTTPConnectionPool, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from nixery.errors import FetchFailed
 from nixery.interfaces import Workers
+from nixery.proxies import Agent, read_proxies
 from nixery.version import VERSION
 from nixery.waiting import Expired, shielded, within
 
@@ -34,8 +36,6 @@ __all__ = ["Fetcher", "make_client", "shown"]
 TIMEOUT = 120.0
 """Seconds that one file may take."""
 
-CONNECT_TIMEOUT = 30.0
-
 _USER_AGENT = f"nixery/{VERSION}"
 
 
@@ -43,15 +43,17 @@ def make_client(
     # Any: the global reactor has no type.
     reactor: Any,
     connections: int,
+    environ: Mapping[str, str],
 ) -> tuple[HTTPClient, HTTPConnectionPool]:
     """
     An HTTP client that keeps its connections, and the pool of them, to be closed.
 
     :param connections: how many it keeps to one host.
+    :param environ: the environment, which may name proxies.
     """
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = connections
-    return HTTPClient(Agent(reactor, connectTimeout=CONNECT_TIMEOUT, pool=pool)), pool
+    return HTTPClient(Agent(reactor, read_proxies(environ), pool=pool)), pool
 
 
 @frozen(kw_only=True)

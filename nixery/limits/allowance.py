@@ -9,7 +9,7 @@ turned away by nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,7 +20,7 @@ from nixery.limits.buckets import Buckets
 
 __all__ = ["BuildAllowance", "current_client"]
 
-current_client: ContextVar[Sequence[str]] = ContextVar("current_client", default=())
+current_client: ContextVar[tuple[str, ...]] = ContextVar("current_client", default=())
 """
 All that stands for the client that is being worked for, its address and its user; empty:
 the daemon works for itself.
@@ -41,9 +41,9 @@ class BuildAllowance:
     :param refused: told of each build that is refused, by a word for the reason.
     """
 
-    at_once: int
-    hourly: int
-    seconds: Callable[[], float]
+    at_once: int = 0
+    hourly: int = 0
+    seconds: Callable[[], float] = lambda: 0.0
     refused: Callable[[str], None] = lambda _reason: None
 
     _running: dict[str, int] = field(factory=dict, init=False)
@@ -67,7 +67,7 @@ class BuildAllowance:
         if self.at_once and any(self._running.get(key, 0) >= self.at_once for key in client):
             self.refused("builds")
             raise BuildsExceeded(
-                client=tuple(client),
+                client=client,
                 limit=self.at_once,
                 period="at once",
                 setting="client_builds",
@@ -96,7 +96,7 @@ class BuildAllowance:
         if wait > 0:
             self.refused("hourly_builds")
             raise BuildsExceeded(
-                client=tuple(client),
+                client=client,
                 limit=self.hourly,
                 period="in an hour",
                 setting="client_builds_hourly",

@@ -46,8 +46,7 @@ class Buckets:
         """
         now = self._seconds()
         full = self._full.pop(client, now)
-        if full < now:
-            full = now
+        full = max(full, now)
         wait = full - now - self._depth
         if wait <= 0.0:
             wait = 0.0

@@ -111,7 +111,7 @@ class Door:
             return TooManyConnections(limit=self.limits.connections)
         if self._requests is None:
             return None
-        taken = []
+        taken: list[str] = []
         for key in client:
             wait = self._requests.take(key)
             if wait:

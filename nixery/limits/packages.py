@@ -20,7 +20,7 @@ from attrs import frozen
 
 from nixery.access.patterns import PackagePatterns, fold
 from nixery.errors import ImageTooLarge, PackagesDenied
-from nixery.names import ALWAYS, ImageName
+from nixery.names import ALWAYS, ImageName, Requirement
 from nixery.packages import Evaluation, Package
 
 __all__ = ["PackageRules"]
@@ -63,15 +63,21 @@ class PackageRules:
 
         :raises PackagesDenied: some of it is not served.
         """
-        denied = [package for package in evaluation.packages if self._denies(package)]
+        denied = [package for package in evaluation.packages if self._denies_found(package)]
         if denied:
             raise PackagesDenied(
-                packages=tuple(
-                    sorted({name for package in denied for name in package.requested})
-                )
+                packages=tuple(sorted({name for package in denied for name in package.requested}))
             )
 
-    def _denies(self, package: Package) -> bool:
+    def denies(self, item: Requirement) -> bool:
+        """Whether something is not served that is asked for."""
+        if item.name in ALWAYS:
+            return False
+        return (self.allowed is not None and not self.allowed.matches(item.name)) or (
+            self.denied is not None and self.denied.touches(item.name)
+        )
+
+    def _denies_found(self, package: Package) -> bool:
         if all(name in ALWAYS for name in package.requested):
             return False
         if self.denied is not None and (
@@ -93,15 +99,7 @@ class PackageRules:
 
 @lru_cache(maxsize=4096)
 def _denied(rules: PackageRules, name: ImageName) -> tuple[str, ...]:
-    return tuple(
-        item.name
-        for item in name.requirements
-        if item.name not in ALWAYS
-        and (
-            (rules.allowed is not None and not rules.allowed.matches(item.name))
-            or (rules.denied is not None and rules.denied.touches(item.name))
-        )
-    )
+    return tuple(item.name for item in name.requirements if rules.denies(item))
 
 
 def _as_one_part(pname: str) -> str:

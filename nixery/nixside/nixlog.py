@@ -127,7 +127,7 @@ class BuildLog:
             return
         try:
             self._event(json.loads(line[len(_PREFIX) :]))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             # Another version's idea of an event: progress is not worth a failure.
             return
 
@@ -191,7 +191,8 @@ class BuildLog:
 
     def _result(self, activity: int, kind: int, fields: list[Any]) -> None:
         if kind == LOG_LINE:
-            line = plain_text(str(fields[0])[:LONGEST_LINE]).rstrip()
+            # One line to Nix is one to us, whatever it holds.
+            line = " ".join(plain_text(str(fields[0])[:LONGEST_LINE]).rstrip().split("\n"))
             derivation = self._derivations.get(activity)
             if derivation in self._logs:
                 self._logs[derivation].append(line)

@@ -44,7 +44,14 @@ def parse_answers(text: bytes, requirements: Sequence[Requirement]) -> tuple[Ans
             Answer(requirement=requirement, result=_result(requirement, record, levels))
             for requirement, record in zip(requirements, data["answers"], strict=True)
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UnexpectedOutput(
             what="the output of resolve.nix", excerpt=text[:400].decode("utf-8", "replace")
         ) from error

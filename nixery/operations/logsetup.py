@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
 from twisted.application.service import IService, MultiService
-from twisted.logger import FileLogObserver, ILogObserver
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
@@ -26,22 +26,29 @@ __all__ = ["LoggedService", "log_file"]
 
 class LoggedService(MultiService):
     """
-    A service whose application logs JSON.
+    A service whose application logs JSON, or what else it is told.
 
     :param service: what it consists of.
     :param file: where lines are written.
+    :param line: makes the text of an event.
     """
 
-    def __init__(self, service: IService, file: IO[Any]) -> None:
+    def __init__(
+        self,
+        service: IService,
+        file: IO[Any],
+        line: Callable[[LogEvent], str] = json_line,
+    ) -> None:
         super().__init__()
         self._file = file
+        self._line = line
         service.setServiceParent(self)
 
     # Twisted's interfaces have no types.
     def setServiceParent(self, parent: Any) -> None:  # noqa: N802
         """Be put into an application, or into another service."""
         if isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, FileLogObserver(self._file, json_line))
+            parent.setComponent(ILogObserver, FileLogObserver(self._file, self._line))
         super().setServiceParent(parent)
 
 

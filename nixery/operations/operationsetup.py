@@ -130,6 +130,12 @@ class OperationParts:
                 ],
             ),
             _sampled(
+                "nixery_refused_total",
+                "What was refused because it was too much, by the reason.",
+                ("reason",),
+                lambda: [((reason,), count) for reason, count in site.door.refusals.items()],
+            ),
+            _sampled(
                 "nixery_http_connections",
                 "Connections that are open.",
                 (),

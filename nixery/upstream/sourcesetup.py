@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from treq.client import HTTPClient
-from twisted.web.client import Agent
 
 from nixery.configuration.config import Config
 from nixery.interfaces import Upstream, Workers
@@ -18,6 +17,7 @@ from nixery.names import Tag
 from nixery.nixside.nixfetch import NixFetcher
 from nixery.nixside.nixsetup import nix_settings
 from nixery.process import ProcessSpawner, Spawner
+from nixery.proxies import Agent, read_proxies
 from nixery.resources import nix_directory
 from nixery.sources import GitSource, PackageSet
 from nixery.upstream.channels import ChannelHost
@@ -44,7 +44,8 @@ def make_sources(
     The package sources of one process, to be started.
 
     :param workers: for the file system.
-    :param environ: the environment of this process; git finds credentials through it.
+    :param environ: the environment of this process; git finds credentials
+        through it, and it may name proxies.
     :param state_directory: as in :func:`nixery.nixside.nixsetup.make_nix`.
     :param measured: as there.
     :raises ResourceMissing: the installation is incomplete.
@@ -78,7 +79,10 @@ def make_sources(
         git = lookups(repository, source.describe(), "git.json")
     host = config.channel_url.rstrip("/")
     channels = ChannelHost(
-        HTTPClient(Agent(reactor)), host, clock=reactor, seconds=config.source_timeout
+        HTTPClient(Agent(reactor, read_proxies(environ))),
+        host,
+        clock=reactor,
+        seconds=config.source_timeout,
     )
     return Resolver(
         ResolverSettings(

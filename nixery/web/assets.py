@@ -19,6 +19,7 @@ from attrs import field, frozen
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from nixery.web.description import DESCRIPTION, read_description
 from nixery.web.responses import answer_with, set_headers
 
 __all__ = [
@@ -129,18 +130,23 @@ class AssetResource(Resource):
     One asset under a path of its own, as browsers ask for an icon that no page has named.
 
     :param name: of the asset.
+    :param missing: answers what is not there.
     """
 
-    def __init__(self, assets: Assets, name: str) -> None:
+    def __init__(self, assets: Assets, name: str, missing: Resource) -> None:
         super().__init__()
         self.isLeaf = True
+        self._missing = missing
         asset = assets.get(name)
         if asset is None:
             raise KeyError(name)
         self._asset = asset
 
-    def render(self, request: Request) -> bytes:
+    def render(self, request: Request) -> bytes | int:
         """Answer a request."""
+        if request.postpath or request.method not in (b"GET", b"HEAD"):
+            answer: bytes | int = self._missing.render(request)
+            return answer
         return send(request, self._asset, b"max-age=86400")
 
 
@@ -190,7 +196,10 @@ def read_site_files(directory: Path) -> SiteFiles:
     templates, static = directory / "templates", directory / STATIC
     return SiteFiles(
         templates={name: path.read_text("utf-8") for name, path in _files(templates)},
-        assets=Assets({name: path.read_bytes() for name, path in _files(static)}),
+        assets=Assets(
+            {name: path.read_bytes() for name, path in _files(static)}
+            | {DESCRIPTION: read_description(directory)}
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
@@ -38,7 +39,7 @@ from nixery.web.lines import open_line
 from nixery.web.pieces import FilePieces, Pieces, StreamPieces
 from nixery.web.responses import describe_blob, has_left, set_headers
 
-__all__ = ["STALL_LIMIT", "BlobSender"]
+__all__ = ["STALL_LIMIT", "BlobSender", "SendLimits"]
 
 STALL_LIMIT = 600.0
 """
@@ -48,11 +49,44 @@ window shut would hold a descriptor for ever.  Engines that unpack while they
 download may well pause for minutes.
 """
 
+SEND_RATE = 1024.0
+"""
+Bytes a second that a client must have taken in the long run, beyond the pauses that it may
+make: less than any line gives that something was ever pulled over.  Who takes a byte now
+and then would keep a connection for years.
+"""
+
 SENDERS = 4
 """
 How many threads hand files to sockets at once: enough for a disk and some processors.
 More send no faster, get in the reactor's way, and leave none for short questions.
 """
+
+
+@frozen(kw_only=True)
+class SendLimits:
+    """
+    How slow a client may be.
+
+    :param stall: seconds for which it may take nothing at all.
+    :param rate: bytes a second that it must have taken besides; 0: none.
+    :param given_up: told of each client that was slower.
+    """
+
+    stall: float = STALL_LIMIT
+    rate: float = SEND_RATE
+    given_up: Callable[[], None] = lambda: None
+
+    def left(self, sent: int, seconds: float) -> float:
+        """
+        How much longer a client may take nothing.
+
+        :param sent: bytes that it was sent.
+        :param seconds: since when.
+        """
+        if not self.rate:
+            return self.stall
+        return max(0.0, min(self.stall, self.stall + sent / self.rate - seconds))
 
 
 class BlobSender:
@@ -61,12 +95,20 @@ class BlobSender:
 
     :param storage: where they are.
     :param workers: read files, and close them.
-    :param clock: for :data:`STALL_LIMIT`.
+    :param clock: for the limits.
+    :param limits: how slow clients may be.
     """
 
     _log = Logger()
 
-    def __init__(self, storage: Storage, workers: Workers, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        workers: Workers,
+        clock: IReactorTime,
+        limits: SendLimits | None = None,
+    ) -> None:
+        self._limits = limits or SendLimits()
         self._storage = storage
         self._workers = workers
         self._clock = clock
@@ -115,7 +157,7 @@ class BlobSender:
 
     async def _pour(self, request: Request, first: bytes, rest: Pieces, length: int) -> None:
         """Write exactly ``length`` bytes, as fast as the client takes them."""
-        gate = _Gate(request, self._clock)
+        gate = _Gate(request, self._clock, self._limits)
         request.registerProducer(gate, True)
         piece = first
         try:
@@ -218,9 +260,11 @@ class _Opening:
 class _Gate:
     """Holds a coroutine up while the connection has enough to send."""
 
-    def __init__(self, request: Request, clock: IReactorTime) -> None:
+    def __init__(self, request: Request, clock: IReactorTime, limits: SendLimits) -> None:
         self._request = request
         self._clock = clock
+        self._limits = limits
+        self._begun = clock.seconds()
         self._paused = False
         self._waiter: Deferred[None] | None = None
         self._stall: IDelayedCall | None = None
@@ -246,7 +290,8 @@ class _Gate:
     def pauseProducing(self) -> None:
         self._paused = True
         if self._stall is None:
-            self._stall = self._clock.callLater(STALL_LIMIT, lambda: _abort(self._request))
+            left = self._limits.left(self._request.sentLength, self._clock.seconds() - self._begun)
+            self._stall = self._clock.callLater(left, self._give_up)
 
     def resumeProducing(self) -> None:
         self._resumed()
@@ -258,6 +303,10 @@ class _Gate:
         # The connection is lost.  The request hears of it too, and Klein then
         # cancels the coroutine, whatever it is waiting for.
         self._resumed()
+
+    def _give_up(self) -> None:
+        self._limits.given_up()
+        _abort(self._request)
 
     def _resumed(self) -> None:
         self._paused = False

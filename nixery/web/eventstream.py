@@ -137,7 +137,9 @@ class EventStream:
         self._request.notifyFinish().addErrback(lambda _: self._close())
         self._request.registerProducer(self, True)
         self._leave = self._feed.watch(self._pump)
-        self._write(self._form.opening)
+        # With nothing to begin with, the headers go alone: until they come, a client takes
+        # the server for stuck.
+        self._request.write(self._form.opening)
         self._timer = self._clock.callLater(KEEP_ALIVE, self._keep_alive)
         self._pump()
 

@@ -36,6 +36,7 @@ from nixery.web.credentials import BASIC, Basic, bearer_challenge, parse_authori
 from nixery.web.responses import answer_with, has_left, refuse, request_id, set_headers
 from nixery.web.routes import Route
 from nixery.web.server import SeenRequest
+from nixery.web.visitor import visitor_address
 
 __all__ = ["Authority", "Gate", "PagesGuard", "RegistryGuard", "visitor_of"]
 
@@ -300,8 +301,3 @@ class _Refusal(Resource):
             text = f"{problem.message}\n".encode("utf-8", "replace")
             body = answer_with(request, "text/plain; charset=utf-8", text)
         return b"" if request.method == b"HEAD" else body
-
-
-def visitor_address(request: Request) -> str:
-    """The client's address; the same for all of a UNIX socket."""
-    return getattr(request.client, "host", None) or "local"

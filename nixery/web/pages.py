@@ -121,6 +121,7 @@ class Pages:
             "clock": clock,
             "duration": duration,
             "exchanged": exchanged,
+            "moment": moment,
             "shown": shown,
             "size": size,
             "when": when,
@@ -323,8 +324,13 @@ def when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+def moment(seconds: float) -> str:
+    """The same for a person: ``2026-11-23 21:05:07``."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def clock(seconds: float) -> str:
-    """The same for a person, in short: ``11-23 21:05:07``."""
+    """The same in short: ``11-23 21:05:07``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%m-%d %H:%M:%S")
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from urllib.parse import quote
 from uuid import uuid4
 
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -26,6 +27,8 @@ from twisted.web.server import Request
 
 from nixery.errors import BlobUnknown, ManifestUnknown, NixeryError, ShuttingDown
 from nixery.interfaces import Storage, Workers
+from nixery.limits.allowance import current_client
+from nixery.limits.packages import PackageRules
 from nixery.names import Digest, ImageName, Tag, is_referrers_tag
 from nixery.oci import OCI_INDEX, Image, Manifest, empty_index
 from nixery.operations.tally import LookupCounts, current_request
@@ -39,7 +42,7 @@ from nixery.web.answers import (
     internal_problem,
     problem_of,
 )
-from nixery.web.blobs import BlobSender
+from nixery.web.blobs import BlobSender, SendLimits
 from nixery.web.front import Front
 from nixery.web.headers import accepted_types, requested_range
 from nixery.web.manifests import Manifests
@@ -66,8 +69,9 @@ from nixery.web.routes import (
     Tags,
     parse_route,
 )
+from nixery.web.visitor import visitor_keys
 
-__all__ = ["Guard", "Images", "Registry"]
+__all__ = ["Guard", "Images", "Registry", "RegistryLimits"]
 
 # More digits than any page has tags, and fewer than Python refuses to read.
 _PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
@@ -119,6 +123,19 @@ class Guard(Protocol):
         """
 
 
+@frozen(kw_only=True)
+class RegistryLimits:
+    """
+    What the registry keeps to.
+
+    :param rules: which packages are served to anybody.
+    :param sending: how slow clients may be.
+    """
+
+    rules: PackageRules = field(factory=PackageRules)
+    sending: SendLimits = field(factory=SendLimits)
+
+
 class Registry:
     """
     The routes under ``/v2/``.
@@ -131,11 +148,12 @@ class Registry:
     :param patience: how long requests for images are held; by default, as long as
         :class:`nixery.web.patience.Patience` says.
     :param guard: decides who may have what; by default, everybody may have everything.
+    :param limits: what is served to anybody, and how slowly.
     """
 
     _log = Logger()
 
-    def __init__(
+    def __init__(  # all that answers are made with
         self,
         images: Images,
         storage: Storage,
@@ -145,13 +163,16 @@ class Registry:
         *,
         patience: Patience | None = None,
         guard: Guard | None = None,
+        limits: RegistryLimits | None = None,
     ) -> None:
         self._images = images
         self._guard = guard
         self._patience = patience or Patience(clock=clock)
         self._storage = storage
         self._system = system
-        self._sender = BlobSender(storage, workers, clock)
+        limits = limits or RegistryLimits()
+        self._sender = BlobSender(storage, workers, clock, limits.sending)
+        self._rules = limits.rules
         self._manifests = Manifests(storage, clock.seconds)
 
     @property
@@ -168,6 +189,7 @@ class Registry:
         # Docker before 1.10 and a few scripts believe in nothing else.
         set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
         current_request.set(request_id(request))
+        current_client.set(visitor_keys(request))
         try:
             if request.method not in (b"GET", b"HEAD"):
                 return refuse(request, READ_ONLY)
@@ -194,6 +216,9 @@ class Registry:
         if self._guard is not None:
             self._guard.admit(request, route)
             await self._check_digest(self._guard, request, route)
+        asked: ImageName | None = getattr(route, "name", None)
+        if asked is not None:
+            self._rules.check(asked)
         match route:
             case ManifestByTag(name, tag):
                 return await self._manifest_by_tag(request, name, tag)

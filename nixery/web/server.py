@@ -22,35 +22,28 @@ from itertools import count
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from nixery.access.visitor import Visitor
+from nixery.errors import NixeryError
+from nixery.limits.addresses import LOCAL, origin_of
+from nixery.limits.door import Door
 from nixery.version import VERSION
 from nixery.waiting import Expired, within
-from nixery.web.answers import printable
+from nixery.web.answers import printable, problem_of
+from nixery.web.channel import RegistryChannel
+from nixery.web.responses import refuse
 
-__all__ = ["IDLE_TIMEOUT", "LAST_WORDS", "RegistrySite", "SeenRequest", "make_site"]
-
-IDLE_TIMEOUT = 60.0
-"""
-Seconds that a connection may wait for its next request, or a request for its
-next byte.  The time rests while a request is being answered, so that it ends
-neither builds nor downloads.
-"""
+__all__ = ["LAST_WORDS", "RegistrySite", "SeenRequest", "make_site"]
 
 LAST_WORDS = 2.0
 """Seconds that clients are given to take what they were answered, when the daemon stops."""
 
 _SERVER = b"nixery/" + VERSION.encode("ascii")
-
-_TLS_HANDSHAKE = b"\x16"
-"""The type of the record that a TLS client begins with (RFC 8446, section 5.1)."""
 
 _MAX_FORM = 16384
 """The largest body that is kept, in bytes."""
@@ -64,7 +57,11 @@ Ended = Callable[["SeenRequest", float], None]
 
 
 def make_site(
-    root: Resource, clock: IReactorTime, *, ended: Ended = lambda _request, _seconds: None
+    root: Resource,
+    clock: IReactorTime,
+    *,
+    ended: Ended = lambda _request, _seconds: None,
+    door: Door | None = None,
 ) -> RegistrySite:
     """
     The factory that serves a resource tree.
@@ -73,8 +70,10 @@ def make_site(
     :param clock: for timeouts, and to tell how long requests took.
     :param ended: told of each request that has ended, however it did; must not fail,
         and take microseconds.
+    :param door: what clients may take; by default, as many requests and connections as
+        they like.
     """
-    return RegistrySite(root, clock, ended)
+    return RegistrySite(root, clock, ended, door or Door(seconds=clock.seconds))
 
 
 class RegistrySite(Site):
@@ -82,23 +81,24 @@ class RegistrySite(Site):
 
     _log = Logger()
 
-    def __init__(self, root: Resource, clock: IReactorTime, ended: Ended) -> None:
+    def __init__(self, root: Resource, clock: IReactorTime, ended: Ended, door: Door) -> None:
         super().__init__(
             root,
             requestFactory=SeenRequest,
-            timeout=IDLE_TIMEOUT,
+            timeout=door.limits.idle_timeout,
             reactor=clock,
             # What reads a form does so itself, and of what size it likes.
             parsePOSTFormSubmission=False,
         )
         self.clock = clock
-        self.channels: set[_Channel] = set()
+        self.door = door
+        self.channels: set[RegistryChannel] = set()
         self.ended = ended
         # Ids differ between processes, so that a log of several is searched at once.
         self._id_prefix = secrets.token_hex(4)
         self._ids = count(1)
         # Twisted's types know no other protocol than its own.
-        self.protocol = _Channel  # type: ignore[method-assign,assignment]
+        self.protocol = RegistryChannel  # type: ignore[method-assign,assignment]
 
     def new_id(self) -> str:
         """An id for a request."""
@@ -132,7 +132,7 @@ class RegistrySite(Site):
     def log(self, request: HTTPRequest) -> None:
         """Write the line for a request that has ended."""
         assert isinstance(request, SeenRequest)
-        client = getattr(request.client, "host", "-")
+        client = request.visitor_address
         user = None if request.visitor is None else request.visitor.user
         who = client if user is None else f"{user}@{client}"
         method = _shown(request.method)
@@ -160,49 +160,6 @@ class RegistrySite(Site):
         self.ended(request, seconds)
 
 
-class _Channel(HTTPChannel):
-    """
-    A connection; one that begins with TLS where none is spoken is ended at once.
-
-    Docker, podman and skopeo try TLS first, with a registry on the loopback
-    interface too.  A channel that waits for the end of a line lets them wait ten
-    seconds, in every pull, until they give up and go on without.
-    """
-
-    site: RegistrySite  # set by Twisted's own, when it makes one
-    _begun = False
-    _gone: Deferred[None] | None = None
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.site.channels.add(self)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.site.channels.discard(self)
-        super().connectionLost(reason)
-        if self._gone is not None:
-            self._gone.callback(None)
-
-    def finish(self) -> Deferred[None]:
-        """Take no more requests; fires when the connection has ended."""
-        self._gone = Deferred()
-        if self.requests:
-            # The last one ends the connection.
-            self.persistent = False
-        else:
-            self.loseConnection()
-        return self._gone
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self._begun and data.startswith(_TLS_HANDSHAKE):
-            assert self.transport is not None
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-            self.loseConnection()
-            return
-        self._begun = True
-        super().dataReceived(data)
-
-
 class SeenRequest(Request):
     """A request that is in the log, however it ends."""
 
@@ -214,6 +171,8 @@ class SeenRequest(Request):
 
     visitor: Visitor | None = None
     """Who sends it, where that matters: see :mod:`nixery.web.gate`."""
+
+    _address: str | None = None
 
     cut_short = False
     """Whether the connection was lost before its answer was complete."""
@@ -236,8 +195,40 @@ class SeenRequest(Request):
             self.begun = self.site.clock.seconds()
             self.id = self.site.new_id()
             self.responseHeaders.setRawHeaders(b"X-Request-Id", [self.id.encode("ascii")])
+            refusal = self.site.door.admit(
+                self.path, self.visitor_keys, crowded=getattr(self.channel, "crowded", False)
+            )
+            if refusal is not None:
+                self._refuse(refusal)
+                return
         self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
         super().render(resrc)
+
+    @property
+    def visitor_address(self) -> str:
+        """The address of the client; of the one behind a proxy that is trusted."""
+        if self._address is None:
+            peer: str | None = getattr(self.client, "host", None)
+            self._address = peer or LOCAL
+            if isinstance(self.site, RegistrySite) and self.site.door.limits.proxies:
+                forwarded = self.requestHeaders.getRawHeaders(b"X-Forwarded-For")
+                self._address = self.site.door.client(peer, forwarded)
+        return self._address
+
+    @property
+    def visitor_keys(self) -> tuple[str, ...]:
+        """All that the client is counted by: its address, and its user if there is one."""
+        origin = origin_of(self.visitor_address)
+        user = None if self.visitor is None else self.visitor.user
+        # No address has a space in it.
+        return (origin,) if user is None else (origin, f"user {user}")
+
+    def _refuse(self, error: NixeryError) -> None:
+        self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
+        body = refuse(self, problem_of(error))
+        if self.method != b"HEAD":
+            self.write(body)
+        self.finish()
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)

@@ -160,7 +160,7 @@ def _signatures(options: Options) -> list[Figure]:
     bucket = fake_gcs().make_bucket()
     connection = connection_to(bucket)
     names = [f"layers/{number:064x}" for number in range(count)]
-    keys = KeyUrls(connection, connection.credentials)  # type: ignore[arg-type]
+    keys = KeyUrls(connection, connection.credentials)  # type: ignore[arg-type]  # these credentials sign
     iam = IamUrls(connection, ACCOUNT, Patience(), bucket.server.url)
     by_key = timed(lambda: [keys.known(name) for name in names])
     asked = names[: count // 10]
@@ -251,7 +251,7 @@ def _storage(bucket: FakeBucket) -> GcsStorage:
     connection = connection_to(bucket)
     reached = Bucket(
         connection=connection,
-        urls=KeyUrls(connection, connection.credentials),  # type: ignore[arg-type]
+        urls=KeyUrls(connection, connection.credentials),  # type: ignore[arg-type]  # these credentials sign
     )
     storage = GcsStorage(
         settings=evolve(settings_for(bucket), chunk_size=16 << 20, uploads=UPLOADS),

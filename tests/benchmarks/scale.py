@@ -216,7 +216,7 @@ def _hash32(text: str) -> str:
 def _finish(coroutine: object) -> None:
     """Run a coroutine that waits for nothing."""
     failures: list[object] = []
-    Deferred.fromCoroutine(coroutine).addErrback(failures.append)  # type: ignore[arg-type]
+    Deferred.fromCoroutine(coroutine).addErrback(failures.append)  # type: ignore[arg-type]  # any callable is one
     if failures:
         raise AssertionError(failures)
 

@@ -70,8 +70,10 @@ class Guarded:
         begun = self.daemon.log_size()
         os.kill(self.daemon.pid, signal.SIGHUP)
         wait_until(
-            lambda: "users and their rules are" in self.daemon.log(begun)
-            or "users and their rules stay" in self.daemon.log(begun),
+            lambda: (
+                "users and their rules are" in self.daemon.log(begun)
+                or "users and their rules stay" in self.daemon.log(begun)
+            ),
             "the daemon to have looked at its files",
         )
         return self.daemon.log(begun)

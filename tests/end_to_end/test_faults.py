@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.end_to_end.chaos import ChaosCase
-from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
+from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.images import digest_of
-from tests.end_to_end.processes import Server, private_directory, run
+from tests.end_to_end.processes import private_directory, run
 from tests.end_to_end.sets import WatchedSet
-from tests.end_to_end.test_reproducible import NOBODY
+from tests.end_to_end.strangers import start_stranger
 
 
 class FullDiskTests(ChaosCase):
@@ -29,7 +29,11 @@ class FullDiskTests(ChaosCase):
         self.mount("size=4m", "-t", "tmpfs", "tmpfs")
         self.addCleanup(run, ["umount", "--lazy", str(self.disk)])
         self.daemon = Daemon(
-            self.packages.path, name="full", environ={"STORAGE_PATH": str(self.disk / "storage")}
+            self.packages.path,
+            name="full",
+            environ={"STORAGE_PATH": str(self.disk / "storage")},
+            # A disk of this size would be taken for full.
+            options=["--min-free=0"],
         )
         self.daemon.storage = self.disk / "storage"
         self.daemon.start()
@@ -148,48 +152,17 @@ class UntrustedTests(ChaosCase):
     """A registry whose user Nix's own daemon does not trust."""
 
     def start(self, options: Sequence[str] = (), configuration: str = "") -> Daemon:
-        directory = private_directory("untrusted")
-        directory.chmod(0o755)
-        socket = directory / "nix"
-        nix_daemon = Server(
-            ["nix-daemon"],
-            log=directory / "nix-daemon.log",
-            ready=socket.exists,
-            environ={
-                **private_environment(directory),
-                **single_user_nix(),
-                "NIX_DAEMON_SOCKET_PATH": str(socket),
-            },
-        )
-        nix_daemon.start()
-        self.addCleanup(nix_daemon.kill)
-        theirs = directory / "theirs"
-        theirs.mkdir()
-        (theirs / "nixery.yaml").write_text(configuration)
         self.packages = WatchedSet()
-        daemon = Daemon(
-            self.packages.path,
-            directory=theirs,
-            identity=NOBODY,
-            options=["--config", str(theirs / "nixery.yaml"), *options],
-            environ={
-                "NIX_CONFIG": "",
-                "NIX_REMOTE": "daemon",
-                "NIX_DAEMON_SOCKET_PATH": str(socket),
-            },
+        return start_stranger(
+            self, self.packages.path, configuration=configuration, options=options
         )
-        for path in (theirs, *theirs.rglob("*")):
-            shutil.chown(path, "nobody", "nogroup")
-        daemon.start()
-        self.addCleanup(daemon.kill)
-        return daemon
 
     def test_ignored_settings(self) -> None:
         """What Nix ignores is said at start-up, by name, and what it heeds is not."""
         daemon = self.start(
             configuration="nix_options: {builders: 'ssh://nowhere', cores: '1', sandbox: 'true'}\n"
         )
-        (warning,) = [line for line in daemon.log().splitlines() if "#warn" in line]
+        (warning,) = [line for line in daemon.log().splitlines() if "NixCommands#warn" in line]
         self.assertIn("ignores builders, sandbox:", warning)
         self.assertIn("trusted-users", warning)
         self.check(daemon, "plain")

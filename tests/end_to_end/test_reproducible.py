@@ -4,30 +4,20 @@ Bit for bit: the same packages give the same image, wherever it is made.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping
 
-from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
+from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.engines import require
 from tests.end_to_end.images import CheckedImage, check_image
-from tests.end_to_end.processes import Server, private_directory
 from tests.end_to_end.sets import demo_set
 from tests.end_to_end.stage import EndToEndCase, demo_registry
+from tests.end_to_end.strangers import start_stranger
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Registry
 
 IMAGE = "shell/git/htop"
 
 KINDS = (OCI_MANIFEST, DOCKER_MANIFEST)
-
-NOBODY = (
-    "--reuid=nobody",
-    "--regid=nogroup",
-    "--clear-groups",
-    # The code and the package set may lie where only root may look.
-    "--inh-caps=-all,+dac_read_search",
-    "--ambient-caps=+dac_read_search",
-)
 
 ELSEWHERE = {
     "LANG": "de_DE.UTF-8",
@@ -60,39 +50,7 @@ class ReproducibleTests(EndToEndCase):
     def test_another_user(self) -> None:
         """Neither does the user, who reaches the store through Nix's daemon."""
         ours = self.manifests(demo_registry().registry)
-        directory = private_directory("nobody")
-        directory.chmod(0o755)
-        socket = directory / "nix"
-        nix_daemon = Server(
-            ["nix-daemon"],
-            log=directory / "nix-daemon.log",
-            ready=socket.exists,
-            environ={
-                **private_environment(directory),
-                **single_user_nix(),
-                "NIX_DAEMON_SOCKET_PATH": str(socket),
-            },
-        )
-        nix_daemon.start()
-        self.addCleanup(nix_daemon.kill)
-        theirs = directory / "theirs"
-        theirs.mkdir()
-        other = Daemon(
-            demo_set(),
-            directory=theirs,
-            identity=NOBODY,
-            umask=0o027,
-            environ={
-                **ELSEWHERE,
-                "NIX_CONFIG": "",
-                "NIX_REMOTE": "daemon",
-                "NIX_DAEMON_SOCKET_PATH": str(socket),
-            },
-        )
-        for path in (theirs, *theirs.rglob("*")):
-            shutil.chown(path, "nobody", "nogroup")
-        other.start()
-        self.addCleanup(other.kill)
+        other = start_stranger(self, demo_set(), umask=0o027, environ=ELSEWHERE)
         self.assertEqual(self.manifests(other.registry), ours)
         self.assertEqual({path.owner() for path in other.storage.rglob("*")}, {"nobody"})
 

@@ -51,11 +51,49 @@ let
     head -c 16000000 /dev/urandom > "$out/share/${name}"
   '' { };
 
-  failing = name: package name ''
+  failing = failingAfter (name: "");
+  heldFailing = failingAfter wait;
+  failingAfter = before: name: package name ''
+    ${before name}
     for number in 1 2 3; do echo "line $number of the log"; done
     echo "this is why it failed" >&2
     exit 3
   '' { };
+
+  # Tells what it does in two steps, and waits after the first.
+  stepwise = name: package name (''
+    echo "the first line of ${name}"
+    ${wait name}
+    echo "the last line of ${name}"
+  '' + file name "This is ${name}.") { };
+
+  # What a page must never take for anything but text.
+  markup = "<img src=x onerror=alert(1)>";
+  script = "\"><script>alert(2)</script>'";
+  hostile = name: end: package name (''
+    printf '%s\n' '${markup}' '</pre><script>alert(3)</script>' '&lt;b&gt; {{ 7 * 7 }}'
+    printf '\033[31mred\033[0m \033]8;;javascript:alert(4)\007link \342\200\256desrever \000\n'
+    ${end}
+  '') { } // {
+    pname = markup;
+    version = script;
+    meta.description = "${markup} ${script} javascript:alert(5)";
+  };
+
+  # Hundreds of store paths of one build: a tree, and one that all others need.
+  parts = builtins.genList (number: "part${toString number}") 300;
+  estate = package "estate" ''
+    for number in $(seq 0 299); do
+      eval "here=\$part$number"
+      mkdir "$here"
+      for needed in $((2 * number + 1)) $((2 * number + 2)) 299; do
+        [ "$needed" -gt 299 ] || [ "$needed" -le "$number" ] || eval "echo \$part$needed"
+      done > "$here/needs"
+      head -c $((number * number * 10)) /dev/zero > "$here/data"
+    done
+    mkdir "$out"
+    echo "$part0" > "$out/needs"
+  '' { outputs = [ "out" ] ++ parts; };
 
   named = make: names:
     builtins.listToAttrs (map (name: { inherit name; value = make name; }) names);
@@ -68,8 +106,10 @@ let
     named simple [ "plain" "known" ]
     // named held [ "crowded" "left-alone" "endless" "queued" ]
     // named held [ "slow-docker" "slow-podman" "slow-skopeo" "slow-ctr" "slow-http" ]
+    // named stepwise [ "seen-live" "seen-plain" "seen-listed" "seen-running" ]
     // named large [ "large" "shared" ]
-    // named failing [ "failing-docker" "failing-podman" "failing-ctr" "failing-skopeo" "failing-http" ];
+    // named failing [ "failing-docker" "failing-podman" "failing-ctr" "failing-skopeo" "failing-http" ]
+    // named heldFailing [ "failing-live" "failing-plain" ];
 
   using = name: used: package name (file name "$used") { inherit used; };
 in
@@ -79,6 +119,13 @@ packages
   second = using "second" packages.shared;
   third = using "third" packages.shared;
   needs-failing = using "needs-failing" packages.failing-skopeo;
+
+  inherit estate;
+  hostile = hostile "hostile" (file "hostile" "This is hostile.");
+  hostile-failing = hostile "hostile-failing" "exit 1";
+  # Nobody can ask for these, but they are near to what somebody may type.
+  "hostile${markup}" = packages.plain;
+  "hostile${script}" = packages.plain;
 
   # Does not end, and heeds no signal that it could heed.
   stubborn =

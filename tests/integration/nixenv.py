@@ -7,12 +7,14 @@ environment of the commands.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 from attrs import evolve
 from twisted.internet import reactor
@@ -25,13 +27,18 @@ from nixery.sources import PackageSet, path_revision
 from nixery.testing import InlineWorkers
 
 __all__ = [
+    "ODD",
     "SINGLE_USER",
+    "command_environment",
     "daemon_listens",
     "make_nix",
     "nix_environment",
     "nix_missing",
     "path_set",
 ]
+
+ODD = Path(__file__).resolve().parent / "sets" / "odd"
+"""A package set with all that package sets may have."""
 
 DAEMON_SOCKET = Path("/nix/var/nix/daemon-socket/socket")
 
@@ -57,6 +64,25 @@ def nix_environment() -> dict[str, str]:
     environment["NIX_CONFIG"] = "\n".join([os.environ.get("NIX_CONFIG", ""), config]).strip()
     environment.pop("NIX_PATH", None)
     return environment
+
+
+def command_environment(directory: Path) -> dict[str, str]:
+    """
+    The environment of a command that has all that it needs in a directory, and makes
+    packages of the odd set that nobody else has made.
+
+    :param directory: has to exist.
+    """
+    file = directory / "config.yaml"
+    # JSON is YAML.
+    file.write_text(json.dumps({"nixpkgs_config": {"salt": uuid4().hex}}))
+    return nix_environment() | {
+        "XDG_STATE_HOME": str(directory / "state"),
+        "XDG_CACHE_HOME": str(directory / "cache"),
+        "TMPDIR": str(directory),
+        "NIXERY_CONFIG": str(file),
+        "NIXERY_PKGS_PATH": str(ODD),
+    }
 
 
 def make_nix(

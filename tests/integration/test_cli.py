@@ -9,14 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.nixenv import daemon_listens, nix_environment, nix_missing
+from tests.integration.nixenv import command_environment, daemon_listens, nix_missing
 from tests.integration.test_process import is_alive
 
-ODD = Path(__file__).resolve().parent / "sets" / "odd"
 COMMAND = (sys.executable, "-c", "from nixery.cli import prepare_image; prepare_image()")
 
 
@@ -28,16 +26,7 @@ class PrepareImageTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
-        config = {"nixpkgs_config": {"salt": uuid4().hex}}
-        # JSON is YAML.
-        (self.directory / "config.yaml").write_text(json.dumps(config))
-        self.environment = nix_environment() | {
-            "XDG_STATE_HOME": str(self.directory / "state"),
-            "XDG_CACHE_HOME": str(self.directory / "cache"),
-            "TMPDIR": str(self.directory),
-            "NIXERY_CONFIG": str(self.directory / "config.yaml"),
-            "NIXERY_PKGS_PATH": str(ODD),
-        }
+        self.environment = command_environment(self.directory)
 
     def prepare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -35,6 +35,7 @@ from nixery.names import Requirement, parse_image_name
 from nixery.nixside.nix import NixCommands
 from nixery.packages import Evaluation, Package
 from tests.integration.nixenv import (
+    ODD,
     daemon_listens,
     make_nix,
     nix_environment,
@@ -42,7 +43,6 @@ from tests.integration.nixenv import (
     path_set,
 )
 
-ODD = Path(__file__).resolve().parent / "sets" / "odd"
 SYSTEM = "x86_64-linux" if os.uname().machine == "x86_64" else f"{os.uname().machine}-linux"
 FOREIGN = "x86_64-linux" if SYSTEM == "aarch64-linux" else "aarch64-linux"
 

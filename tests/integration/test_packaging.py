@@ -2,126 +2,436 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
 import json
+import os
+import re
 import shutil
+import sqlite3
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from nixery.configuration.config import load_config
 from nixery.configuration.settings import SETTINGS, SYSTEMS
 from nixery.version import VERSION
+from tests.integration.test_install import installation, run
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
-STUBS = """
-let
-  # As much of nixpkgs' library as the module needs to be evaluated.
-  fake = name: { inherit name; __functor = self: _: self; };
-  lib = {
-    types = {
-      nullOr = t: t; listOf = t: t; attrsOf = t: t; submodule = m: m;
-      str = fake "str"; int = fake "int"; path = fake "path"; port = fake "port";
-      bool = fake "bool"; anything = fake "anything"; package = fake "package";
-      enum = values: { inherit values; };
-      ints = { positive = fake "positive"; between = _: _: fake "between"; };
-      numbers = { positive = fake "positive"; };
-    };
-    mkOption = x: x;
-    mkEnableOption = x: { description = x; };
-    mkIf = condition: x: { inherit condition x; };
-    literalMD = x: x;
-    filterAttrs = p: set: builtins.listToAttrs (builtins.filter (x: p x.name x.value)
-      (map (name: { inherit name; value = set.${name}; }) (builtins.attrNames set)));
-    optional = condition: x: if condition then [ x ] else [ ];
-    licenses.mit = "MIT";
-    platforms.linux = [ ];
-    head = builtins.head;
-    cleanSource = x: x;
-  };
-"""
+STUB = CHECKOUT / "tests" / "integration" / "nixpkgs_stub"
 
 
-class NixosTests(SynchronousTestCase):
-    """The package and the module for NixOS, evaluated with a stand-in for nixpkgs."""
+class NixTests(SynchronousTestCase):
+    """Expressions, evaluated with a stand-in for nixpkgs that checks what it is given."""
 
     def setUp(self) -> None:
         if shutil.which("nix-instantiate") is None:
             raise SkipTest("Nix is not installed")
 
-    def evaluate(self, expression: str) -> object:
-        """The value of an expression that may use ``lib``."""
+    def nix(self, expression: str) -> subprocess.CompletedProcess[str]:
+        """Evaluate an expression that may use ``pkgs``, ``parts`` and ``system``."""
+        text = f"""
+          let
+            pkgs = import {STUB} {{ }};
+            parts = import {CHECKOUT}/default.nix {{ inherit pkgs; }};
+            system = module: (pkgs.lib.evalModules {{
+              specialArgs = {{ inherit pkgs; }};
+              modules = [ {STUB}/nixos.nix module ];
+            }}).config;
+          in {expression}"""
+        return subprocess.run(
+            ["nix-instantiate", "--eval", "--strict", "--json", "-E", text],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression."""
+        done = self.nix(expression)
+        self.assertEqual(0, done.returncode, done.stderr)
+        return json.loads(done.stdout)
+
+    def refuse(self, expression: str, reason: str) -> None:
+        """See that an expression cannot be evaluated, for that reason."""
+        done = self.nix(expression)
+        self.assertNotEqual(0, done.returncode, done.stdout)
+        self.assertIn(reason, done.stderr)
+
+
+class PackageTests(NixTests):
+    """``default.nix``: the package and what else is made of it."""
+
+    def test_components(self) -> None:
+        """All components can be evaluated, down to the scripts that make them."""
+        found = self.evaluate("builtins.mapAttrs (_: part: part.script or part.name) parts")
+        self.assertEqual(
+            {"nixery", "nixery-prepare", "nixery-popcount", "nixery-docs", "nixery-image"},
+            set(found),
+        )
+        self.assertIn("bin/nixery-popcount", found["nixery-popcount"])
+        for file in re.findall(r"_nix/([a-z]+\.nix)", found["nixery-prepare"]):
+            self.assertTrue((CHECKOUT / "nix" / file).is_file(), file)
+
+    def test_version(self) -> None:
+        """The package has the version of the checkout."""
+        self.assertEqual(VERSION, self.evaluate("parts.nixery.arguments.version"))
+
+    def test_dependencies(self) -> None:
+        """It has the dependencies of setup.py, the extras of those included."""
+        extras = {"pyjwt": {"cryptography"}, "twisted": {"pyopenssl", "service-identity", "idna"}}
+        expected = set()
+        for requirement in _setup_requires():
+            name = re.match(r"[A-Za-z0-9_.-]+", requirement)
+            assert name is not None
+            plain = re.sub(r"[-_.]+", "-", name[0]).lower()
+            expected.add(plain)
+            if "[" in requirement:
+                expected |= extras[plain]
+        found = self.evaluate("map (item: item.name) parts.nixery.arguments.dependencies")
+        self.assertEqual(sorted(expected), sorted(found))
+
+    def test_build_system(self) -> None:
+        """It is built with what pyproject.toml asks for."""
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
+        names = [re.split("[>=]", item)[0].lower() for item in project["build-system"]["requires"]]
+        found = self.evaluate("map (item: item.name) parts.nixery.arguments.build-system")
+        self.assertEqual(sorted(names), sorted(found))
+
+    def test_source(self) -> None:
+        """Its source has all that a source distribution has, and no more."""
+        found = {
+            Path(path).name
+            for path in self.evaluate("parts.nixery.arguments.src.fileset")
+            if Path(path).parent == CHECKOUT
+        }
+        manifest = (CHECKOUT / "MANIFEST.in").read_text("utf-8")
+        listed = set()
+        for line in manifest.splitlines():
+            command, *names = line.split()
+            if command in {"include", "graft"}:
+                listed |= set(names)
+        self.assertEqual(listed | {"MANIFEST.in", "setup.py", "nixery", "twisted"}, found)
+
+    def test_command(self) -> None:
+        """The command ``nixery`` that is made after the installation starts twistd's plugin."""
+        directory, python = installation()
+        environment = python.parent.parent
+        script = self.evaluate("parts.nixery.arguments.postInstall")
         done = subprocess.run(
-            ["nix-instantiate", "--eval", "--strict", "--json", "-E", f"{STUBS} in {expression}"],
+            ["bash", "-e", "-c", script],
+            env={"PATH": os.environ["PATH"], "out": str(environment)},
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
         )
         self.assertEqual(0, done.returncode, done.stderr)
-        value: object = json.loads(done.stdout)
-        return value
+        command = environment / "bin" / "nixery"
+        self.assertTrue(os.access(command, os.X_OK))
+        done = run(directory, str(python), str(command), "--version")
+        self.assertEqual((0, True), (done.returncode, VERSION in done.stdout), done.stderr)
 
-    def module(self, settings: str) -> str:
-        """The module, applied to a configuration."""
-        return f"""
-          import {CHECKOUT}/nix/module.nix {{
-            inherit lib;
-            config = {{
-              nix.package = "/nix";
-              services.nixery = {{
-                enable = true;
-                openFirewall = true;
-                environmentFile = null;
-                package = {{
-                  pythonModule.withPackages = _: "/python";
-                  runtimePrograms = [ ];
-                }};
-                settings = {settings};
+    def test_flake(self) -> None:
+        """The flake has the components as packages, and the module."""
+        names = self.evaluate(
+            f"""let
+              flake = import {CHECKOUT}/nix/flake.nix;
+              outputs = flake.outputs {{
+                self = {{ }};
+                nixpkgs = {{ inherit (pkgs) lib; legacyPackages.x86_64-linux = pkgs; }};
               }};
-            }};
-            pkgs.formats.yaml = _: {{ generate = name: builtins.toJSON; }};
-          }}"""
+            in {{
+              packages = builtins.attrNames outputs.packages.x86_64-linux;
+              modules = builtins.attrNames outputs.nixosModules;
+            }}"""
+        )
+        self.assertIn("default", names["packages"])
+        self.assertIn("nixery-image", names["packages"])
+        self.assertEqual(["default"], names["modules"])
+
+
+class ImageTests(NixTests):
+    """``nix/image.nix``: the container image that Nix makes."""
+
+    def test_configuration(self) -> None:
+        """It starts the daemon under an init, knows its CA certificates, and listens."""
+        image = self.evaluate("{ inherit (parts.nixery-image) name tag config; }")
+        self.assertEqual(("nixery", VERSION), (image["name"], image["tag"]))
+        config = image["config"]
+        self.assertTrue(config["Entrypoint"][0].endswith("/bin/tini"))
+        self.assertTrue(config["Entrypoint"][-1].endswith("/bin/nixery"))
+        environ = dict(item.split("=", 1) for item in config["Env"])
+        self.assertEqual("8080", environ["PORT"])
+        self.assertTrue(environ["NIX_SSL_CERT_FILE"].endswith("/etc/ssl/certs/ca-bundle.crt"))
+        self.assertEqual(
+            {environ["STATE_DIRECTORY"], environ["CACHE_DIRECTORY"]}, set(config["Volumes"])
+        )
+
+    def test_named_paths_are_contained(self) -> None:
+        """Each store path that its configuration names is among its contents: registered."""
+        image = self.evaluate("{ inherit (parts.nixery-image) contents config; }")
+        named = set(re.findall(r"/nix/store/[^/\"]+", json.dumps(image["config"])))
+        self.assertTrue(named)
+        self.assertEqual(set(), named - set(image["contents"]))
+
+    def test_build_users(self) -> None:
+        """Nix finds its build users: they are members of the group that nix.conf names."""
+        files = self.evaluate(
+            """builtins.listToAttrs (map (item: { name = item.path; value = item.text; })
+              (builtins.filter (item: item ? path) parts.nixery-image.contents))"""
+        )
+        users = [line.split(":") for line in files["etc/passwd"].splitlines()]
+        self.assertEqual({7}, {len(fields) for fields in users})
+        groups = {line.split(":")[0]: line.split(":") for line in files["etc/group"].splitlines()}
+        members = groups["nixbld"][3].split(",")
+        builders = [fields for fields in users if fields[3] == groups["nixbld"][2]]
+        self.assertEqual([fields[0] for fields in builders], members)
+        self.assertEqual(32, len({fields[2] for fields in builders}))
+        self.assertIn("build-users-group = nixbld\n", files["etc/nix/nix.conf"])
+        self.assertIn("sandbox = false\n", files["etc/nix/nix.conf"])
+
+    def test_database(self) -> None:
+        """Its commands register the store paths in a Nix database, and root its contents."""
+        work = Path(self.mktemp()).absolute()
+        tools, closure, root = work / "tools", work / "closure", work / "root"
+        for directory in (tools / "bin", closure, root):
+            directory.mkdir(parents=True)
+        program = shutil.which("nix-store")
+        assert program is not None
+        (tools / "bin" / "nix-store").symlink_to(program)
+        sqlite = tools / "bin" / "sqlite3"
+        sqlite.write_text(
+            f"#!{sys.executable}\nimport sqlite3, sys\n"
+            "with sqlite3.connect(sys.argv[1]) as db: db.execute(sys.argv[2])\n"
+        )
+        sqlite.chmod(0o755)
+        path = f"/nix/store/{'0' * 32}-thing"
+        (closure / "registration").write_text(f"{path}\n{'0' * 64}\n120\n\n1\n{path}\n")
+        script = self.evaluate(
+            f"""(import {CHECKOUT}/default.nix {{
+              pkgs = import {STUB} {{ tools = "{tools}"; closure = "{closure}"; }};
+            }}).nixery-image.extraCommands"""
+        )
+        done = subprocess.run(
+            ["bash", "-e", "-c", script],
+            cwd=root,
+            env={**os.environ, "NIX_CONFIG": "build-users-group =", "HOME": str(work)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        self.assertEqual(0, done.returncode, done.stderr)
+        database = sqlite3.connect(root / "nix" / "var" / "nix" / "db" / "db.sqlite")
+        self.addCleanup(database.close)
+        rows = database.execute("SELECT path, registrationTime FROM ValidPaths").fetchall()
+        self.assertEqual([(path, 1)], rows)
+        self.assertEqual(0o1777, (root / "tmp").stat().st_mode & 0o7777)
+        self.assertTrue((root / "var" / "lib" / "nixery").is_dir())
+        roots = {str(link.readlink()) for link in (root / "nix/var/nix/gcroots/image").iterdir()}
+        self.assertEqual(set(self.evaluate("parts.nixery-image.contents")), roots)
+
+
+class ModuleTests(NixTests):
+    """``nix/module.nix``: the service of NixOS."""
+
+    def nixery(self, options: str, then: str) -> Any:
+        """What a machine with these options of the registry has."""
+        return self.evaluate(f"(system {self.machine(options)}).{then}")
+
+    def machine(self, options: str) -> str:
+        """A module with these options of the registry."""
+        return (
+            f"{{ imports = [ {CHECKOUT}/nix/module.nix ];"
+            f" services.nixery = {{ enable = true; }} // {{ {options} }}; }}"
+        )
+
+    def service(self, options: str) -> Any:
+        """The directives of the service."""
+        return self.nixery(options, "systemd.services.nixery.serviceConfig")
+
+    def written(self, options: str) -> dict[str, object]:
+        """What is in the configuration file that the service is given."""
+        _, _, settings = self.service(options)["ExecStart"].partition("nixery.yaml-")
+        value: dict[str, object] = json.loads(settings)
+        return value
 
     def test_options(self) -> None:
         """The module has an option for every setting, and no other."""
-        options = self.evaluate(
-            f"let m = {self.module('{ }')}; in"
-            " builtins.attrNames m.options.services.nixery.settings.type.options"
-        )
-        self.assertEqual(sorted(setting.name for setting in SETTINGS), options)
+        options = self.nixery("", "services.nixery.settings")
+        self.assertEqual({setting.name: None for setting in SETTINGS}, options)
 
     def test_systems(self) -> None:
         """The module accepts the same systems as the daemon."""
-        systems = self.evaluate(
-            f"let m = {self.module('{ }')}; in"
-            " m.options.services.nixery.settings.type.options.system.type.values"
+        text = (CHECKOUT / "nix" / "module.nix").read_text("utf-8")
+        listed = re.search(r"    system = setting \(types.enum \[(.*?)]\)", text, re.DOTALL)
+        assert listed is not None
+        self.assertEqual(list(SYSTEMS), re.findall(r'"([^"]+)"', listed[1]))
+
+    def test_defaults(self) -> None:
+        """Each setting may be given its own default, and the daemon understands the file."""
+        values = {
+            setting.name: setting.default
+            for setting in SETTINGS
+            if isinstance(setting.default, bool | int | float | str)
+            and setting.requires is None
+            and setting.name != "port"
+        }
+        self.assertGreater(len(values), 30)
+        text = json.dumps(json.dumps(values)).replace("$", "\\$")
+        written = self.written(f"settings = builtins.fromJSON {text};")
+        self.assertEqual(values, written)
+        file = Path(self.mktemp()).absolute()
+        file.write_text(json.dumps(written))
+        load_config({"config": str(file)}, {})
+
+    def test_wrong_values(self) -> None:
+        """What the daemon would refuse is refused by the module, and named."""
+        for setting in ('port = "80"', 'system = "vax"', "max_builds = 0", 'prot = "x"'):
+            name = setting.split(" ", maxsplit=1)[0]
+            expression = f"(system {self.machine(f'settings.{setting};')}).services.nixery.settings"
+            self.refuse(expression, f"services.nixery.settings.{name}'")
+
+    def test_disabled(self) -> None:
+        """A machine that imports the module and does not enable it has none of it."""
+        found = self.evaluate(
+            f"(system {{ imports = [ {CHECKOUT}/nix/module.nix ]; }}).systemd.services"
         )
-        self.assertEqual(list(SYSTEMS), systems)
+        self.assertEqual({}, found)
 
     def test_service(self) -> None:
-        """The service runs twistd with the settings that were given, and only those."""
-        module = self.module('{ port = 80; channel = null; system = "i686-linux"; }')
-        command = self.evaluate(
-            f"({module}).config.x.systemd.services.nixery.serviceConfig.ExecStart"
-        )
-        assert isinstance(command, str)
-        program, settings = command.split(" --config ")
-        self.assertTrue(program.startswith("/python/bin/twistd --nodaemon"))
-        self.assertEqual({"port": 80, "system": "i686-linux"}, json.loads(settings))
-        ports = self.evaluate(f"({module}).config.x.networking.firewall.allowedTCPPorts")
-        self.assertEqual([80], ports)
+        """The service runs the daemon with the settings that were given, and only those."""
+        options = 'settings = { port = 8080; channel = null; system = "i686-linux"; };'
+        self.assertEqual({"port": 8080, "system": "i686-linux"}, self.written(options))
+        self.assertRegex(self.service(options)["ExecStart"], r"^\S+/bin/nixery --config /")
 
-    def test_package(self) -> None:
-        """The package has the version of the checkout."""
-        version = self.evaluate(
-            f"""(import {CHECKOUT}/default.nix {{
-              inherit lib;
-              pkgs = {{ git = ""; nix = ""; openssh = ""; util-linux = ""; }};
-              python3Packages = {{ buildPythonPackage = x: x; }};
-            }}).version"""
+    def test_user(self) -> None:
+        """It has a user of its own, who may use the Nix daemon."""
+        self.assertEqual(["nixery"], self.nixery("", "nix.settings.extra-allowed-users"))
+        service = self.service("")
+        self.assertEqual(("nixery", "nixery"), (service["User"], service["Group"]))
+        self.assertTrue(self.nixery("", "users.users.nixery")["isSystemUser"])
+
+    def test_firewall(self) -> None:
+        """The firewall is opened when that is asked for, for a port that is given."""
+        self.assertEqual(
+            [8080],
+            self.nixery(
+                "openFirewall = true; settings.port = 8080;", "networking.firewall.allowedTCPPorts"
+            ),
         )
-        self.assertEqual(VERSION, version)
+        self.assertEqual(
+            [], self.nixery("settings.port = 8080;", "networking.firewall.allowedTCPPorts")
+        )
+        failed = self.nixery("openFirewall = true; socket.enable = true;", "assertions")
+        self.assertEqual([False, True], [item["assertion"] for item in failed])
+
+    def test_low_port(self) -> None:
+        """Only for a port below 1024 the service gets a capability."""
+        self.assertEqual(
+            "CAP_NET_BIND_SERVICE", self.service("settings.port = 80;")["AmbientCapabilities"]
+        )
+        self.assertNotEqual(
+            "CAP_NET_BIND_SERVICE",
+            self.service("settings.port = 8080;").get("AmbientCapabilities"),
+        )
+
+    def test_credentials(self) -> None:
+        """A credential is loaded by systemd, and one called as a setting becomes its value."""
+        options = 'credentials = { gcs_signing_key = "/secret/key"; "tls.pem" = "/secret/pem"; };'
+        self.assertEqual(
+            {"gcs_signing_key": "/run/credentials/nixery.service/gcs_signing_key"},
+            self.written(options),
+        )
+        self.assertEqual(
+            ["gcs_signing_key:/secret/key", "tls.pem:/secret/pem"],
+            self.service(options)["LoadCredential"],
+        )
+        self.assertEqual(
+            {"gcs_signing_key": "/else"},
+            self.written(options + ' settings.gcs_signing_key = "/else";'),
+        )
+
+    def test_socket(self) -> None:
+        """With socket activation systemd listens, and the daemon takes its sockets over."""
+        options = (
+            'socket = { enable = true; addresses = [ "127.0.0.1:80" "443" "/run/x" "[::1]:81" ]; };'
+        )
+        self.assertEqual(
+            [
+                "systemd:domain=INET:index=0",
+                "systemd:domain=INET6:index=1",
+                "systemd:domain=UNIX:index=2",
+                "systemd:domain=INET6:index=3",
+            ],
+            self.written(options)["listen"],
+        )
+        self.assertEqual(
+            ["127.0.0.1:80", "443", "/run/x", "[::1]:81"],
+            self.nixery(options, "systemd.sockets.nixery.listenStreams"),
+        )
+        self.assertEqual([], self.nixery(options, "systemd.services.nixery.wantedBy"))
+
+    def test_directories(self) -> None:
+        """Directories of the operator's own can be written to."""
+        self.assertEqual(
+            ["/big/images"],
+            self.service('settings.storage_path = "/big/images";')["ReadWritePaths"],
+        )
+
+    def test_same_as_the_unit(self) -> None:
+        """What the unit for other systems says of the service holds here as well."""
+        unit = configparser.RawConfigParser(strict=False, interpolation=None)
+        unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have case
+        unit.read_string((CHECKOUT / "nixery.service").read_text("utf-8"))
+        service = self.service("")
+        other = {"DynamicUser", "EnvironmentFile", "LoadCredential"}
+        compared = 0
+        for name, value in unit["Service"].items():
+            if name not in other and not name.startswith("Exec"):
+                found = service[name]
+                self.assertEqual(value, found[-1] if isinstance(found, list) else found, name)
+                compared += 1
+        self.assertGreater(compared, 5)
+
+    def test_nginx(self) -> None:
+        """The example has a proxy that does not collect, and whose word the daemon takes."""
+        found = self.evaluate(
+            f"""let machine = system {CHECKOUT}/nix/nginx.nix; in {{
+              inherit (machine.services.nixery) settings;
+              inherit (machine.services.nginx) virtualHosts;
+              ports = machine.networking.firewall.allowedTCPPorts;
+            }}"""
+        )
+        ((name, host),) = found["virtualHosts"].items()
+        location = host["locations"]["/"]
+        for line in ("proxy_buffering off;", "proxy_request_buffering off;", "X-Forwarded-For"):
+            self.assertIn(line, location["extraConfig"])
+        settings = found["settings"]
+        self.assertEqual(f"https://{name}", settings["public_url"])
+        (endpoint,) = settings["listen"]
+        port, address = re.fullmatch(r"tcp:(\d+):interface=(.+)", endpoint).groups()  # type: ignore[union-attr]  # it matches
+        self.assertEqual(f"http://{address}:{port}", location["proxyPass"])
+        self.assertEqual([address], settings["trusted_proxies"])
+        self.assertEqual([80, 443], found["ports"])
+
+
+def _setup_requires() -> list[str]:
+    """What setup.py wants installed."""
+    tree = ast.parse((CHECKOUT / "setup.py").read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "install_requires":
+            required: list[str] = ast.literal_eval(node.value)
+            return required
+    raise AssertionError("setup.py has no install_requires")
 
 
 class SystemdTests(SynchronousTestCase):

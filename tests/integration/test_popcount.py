@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from uuid import uuid4
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,9 +20,8 @@ from nixery.counting.popcount import count_popularity
 from nixery.layering.counts import parse_popularity
 from nixery.layering.layers import Popularity
 from nixery.testing import store_path
-from tests.integration.nixenv import nix_environment, nix_missing
+from tests.integration.nixenv import ODD, command_environment, nix_missing
 
-ODD = Path(__file__).resolve().parent / "sets" / "odd"
 POPCOUNT = (sys.executable, "-c", "from nixery.counting.popcountcli import popcount; popcount()")
 LAYERS = (sys.executable, "-c", "from nixery.layerscli import layers; layers()")
 
@@ -101,16 +99,7 @@ class CommandTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
-        config = {"nixpkgs_config": {"salt": uuid4().hex}}
-        # JSON is YAML.
-        (self.directory / "config.yaml").write_text(json.dumps(config))
-        self.environment = nix_environment() | {
-            "XDG_STATE_HOME": str(self.directory / "state"),
-            "XDG_CACHE_HOME": str(self.directory / "cache"),
-            "TMPDIR": str(self.directory),
-            "NIXERY_CONFIG": str(self.directory / "config.yaml"),
-            "NIXERY_PKGS_PATH": str(ODD),
-        }
+        self.environment = command_environment(self.directory)
 
     def run_command(self, *argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

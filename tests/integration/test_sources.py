@@ -521,7 +521,7 @@ class _Realm:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def requestAvatar(self, _id: object, _mind: object, *interfaces: object) -> Any:  # noqa: N802
+    def requestAvatar(self, _id: object, _mind: object, *interfaces: object) -> Any:  # noqa: N802  # the interface's name
         return IResource, File(str(self._path)), lambda: None
 
 

@@ -84,7 +84,7 @@ class _Transport(StringTransport):
         if self.slow and self.producer is not None:
             self.producer.pauseProducing()
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802
+    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  # the interface's name
         self.write(b"".join(data))
 
 

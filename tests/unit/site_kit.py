@@ -21,11 +21,12 @@ def site_files() -> SiteFiles:
     return read_site_files(web_directory())
 
 
+@cache
 def make_pages(
     *,
     address: str = "reg.example:8080",
     source: str = "the tests",
     sections: Sequence[Section] = SECTIONS,
 ) -> Pages:
-    """Pages as the daemon has them."""
+    """Pages as the daemon has them; their templates are compiled once."""
     return Pages(site_files(), InlineWorkers(), address=address, source=source, sections=sections)

@@ -111,7 +111,7 @@ class StoreCase(SynchronousTestCase):
         time.sleep(1.05)
 
     def collect(self, **policy: float | bool | None) -> Collected:
-        return drive(collect(str(self.root), Policy(**policy)))  # type: ignore[arg-type]
+        return drive(collect(str(self.root), Policy(**policy)))  # type: ignore[arg-type]  # fields by their names
 
     def inventory(self) -> Inventory:
         inventory = Inventory(root=str(self.root))

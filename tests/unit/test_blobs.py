@@ -30,9 +30,9 @@ from nixery.interfaces import (
 from nixery.names import Digest
 from nixery.oci import digest_of
 from nixery.storage.memory import MemoryStorage
-from nixery.web.blobs import STALL_LIMIT
+from nixery.web.blobs import STALL_LIMIT, SendLimits
 from nixery.web.pieces import PIECE_SIZE
-from nixery.web.registry import Registry
+from nixery.web.registry import Registry, RegistryLimits
 from nixery.web.server import make_site
 from nixery.workers import WorkerPool
 from tests.unit.garbage import set_garbage_apart
@@ -42,8 +42,16 @@ PIECES = 4
 DATA = bytes(os.urandom(PIECE_SIZE // 4) * 4 * PIECES)[: PIECES * PIECE_SIZE - 100]
 
 
-def serve(storage: Storage, workers: Workers, clock: Clock, *, slow: bool = False) -> Connection:
-    registry = Registry(FakeImages(), storage, workers, "x86_64-linux", clock)
+def serve(
+    storage: Storage,
+    workers: Workers,
+    clock: Clock,
+    *,
+    slow: bool = False,
+    sending: SendLimits | None = None,
+) -> Connection:
+    limits = RegistryLimits(sending=sending or SendLimits())
+    registry = Registry(FakeImages(), storage, workers, "x86_64-linux", clock, limits=limits)
     return Connection(registry.resource(), clock, slow=slow)
 
 
@@ -102,7 +110,8 @@ class FileTests(SynchronousTestCase):
 
     def test_stalls(self) -> None:
         """A client that takes nothing for very long is given up, one that is slow is not."""
-        connection = serve(self.storage, self.workers, self.clock, slow=True)
+        limits = SendLimits(rate=0)
+        connection = serve(self.storage, self.workers, self.clock, slow=True, sending=limits)
         connection.send("GET", self.path)
         for _ in range(2):
             self.workers.finish()
@@ -111,6 +120,27 @@ class FileTests(SynchronousTestCase):
             connection.resume()
         self.clock.advance(STALL_LIMIT)
         self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.workers.finish()
+
+    def test_trickles(self) -> None:
+        """Who takes a little again and again, and too little in all, is given up as well."""
+        told: list[str] = []
+        limits = SendLimits(stall=100, rate=PIECE_SIZE / 50, given_up=lambda: told.append("slow"))
+        connection = serve(self.storage, self.workers, self.clock, slow=True, sending=limits)
+        connection.send("GET", self.path)
+        for _ in range(2):
+            self.workers.finish()
+            self.clock.advance(90)
+            self.assertFalse(connection.transport.disconnecting)
+            connection.resume()
+        # Two pieces and the pause that it may make are used up but for some seconds.
+        self.workers.finish()
+        self.clock.advance(69)
+        self.assertFalse(connection.transport.disconnecting)
+        self.clock.advance(2)
+        self.assertTrue(connection.transport.disconnecting)
+        self.assertEqual(["slow"], told)
         connection.lose()
         self.workers.finish()
 
@@ -203,7 +233,7 @@ class FileTests(SynchronousTestCase):
             async def run(self, *args: object) -> object:
                 raise ShuttingDown
 
-        connection = serve(self.storage, Stopped(), self.clock)  # type: ignore[arg-type]
+        connection = serve(self.storage, Stopped(), self.clock)  # type: ignore[arg-type]  # as much of it as is needed
         connection.send("GET", self.path)
         self.assertEqual(503, connection.answer().status)
         connection.lose()
@@ -361,7 +391,7 @@ class LoopbackTests(TestCase):
         self.storage = FileStorage(os.path.abspath(directory))
         self.data = os.urandom(1024 * 1024) * (self.SIZE // 1024 // 1024)
         self.digest = self.storage.add(self.data)
-        self.workers = WorkerPool("test", 2, reactor)  # type: ignore[arg-type]
+        self.workers = WorkerPool("test", 2, reactor)  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.workers.startService()
         self.addCleanup(self.workers.stopService)
         registry = Registry(
@@ -373,9 +403,9 @@ class LoopbackTests(TestCase):
         )
         site = make_site(registry.resource(), reactor)
         tcp = IReactorTCP(reactor)
-        port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]
+        port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.addCleanup(port.stopListening)
-        self.port = port.getHost().port  # type: ignore[attr-defined]
+        self.port = port.getHost().port  # type: ignore[attr-defined]  # IAddress has none
         self.path = f"/v2/git/blobs/{self.digest}"
 
     async def test_a_large_file(self) -> None:
@@ -417,12 +447,12 @@ class Sipping(Protocol):
         self.transport.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
     def dataReceived(self, data: bytes) -> None:
-        self.transport.pauseProducing()  # type: ignore[union-attr]
+        self.transport.pauseProducing()  # type: ignore[union-attr]  # that of TCP has it
         if not self.sipped.called:
             self.sipped.callback(None)
 
     def leave(self) -> None:
-        self.transport.abortConnection()  # type: ignore[union-attr]
+        self.transport.abortConnection()  # type: ignore[union-attr]  # that of TCP has it
 
 
 async def closed(storage: FileStorage) -> None:

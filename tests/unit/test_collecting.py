@@ -220,7 +220,7 @@ class RaceTests(StoreCase):
     """A collection step by step, and others in between."""
 
     def work(self, **policy: float) -> Work:
-        return collect(str(self.root), Policy(grace=0.0, **policy))  # type: ignore[arg-type]
+        return collect(str(self.root), Policy(grace=0.0, **policy))  # type: ignore[arg-type]  # fields by their names
 
     def at_every_step(
         self, between: Callable[[], object], *, age: float = OLD, **policy: float
@@ -428,7 +428,7 @@ class CrashTests(Unhurried):
 
 def _at_once(steps: Callable[..., object]) -> Callable[..., object]:
     def all_of_them(found: object) -> list[None]:
-        for _ in steps(found):  # type: ignore[attr-defined]
+        for _ in steps(found):  # type: ignore[attr-defined]  # a generator function
             pass
         return [None]
 

@@ -127,12 +127,12 @@ class DefaultTests(ConfigCase):
         """A value out of the table is what the annotation of its field says."""
         config = self.load(
             "{gcs_bucket: b, gcs_signing_key: k, gcs_signing_account: a, storage_backend: gcs,"
-            " gcs_endpoint: 'http://h',"
+            " gcs_endpoint: 'http://h', auth: htpasswd, htpasswd_file: /h,"
             " google_application_credentials: /c, popularity_url: 'http://h/p', public_url:"
             " 'http://h', build_deadline: 1}"
         )
         text, number = {"str", "str | None"}, {"float"}
-        off = {"max_bytes", "max_age"}
+        off = {"max_bytes", "max_age", "trusted_proxies", "allow_packages", "deny_packages"}
         for field in attrs.fields(Config):
             value = getattr(config, field.name)
             annotation = str(field.type)
@@ -642,3 +642,37 @@ class KindTests(SynchronousTestCase):
         kind = next(item.kind for item in SETTINGS if item.name == "pkgs_path")
         with patch("os.getcwd", return_value="/started/here"):
             self.assertEqual(Path("/started/here/set"), kind.parse("set"))
+
+
+class AuthTests(ConfigCase):
+    """Users, and what is for them."""
+
+    def test_rules(self) -> None:
+        """Rules are patterns by the names of users; one pattern needs no list."""
+        config = self.load(
+            "{auth: htpasswd, htpasswd_file: /h, auth_rules: {a: [git, shell], b: x}}"
+        )
+        self.assertEqual({*config.auth_rules}, {"a", "b"})
+        self.assertEqual(config.token_key, config.state_directory / "token-key.pem")
+
+    def test_contradictions(self) -> None:
+        """What makes no sense is refused, with what to do."""
+        for text, words in (
+            ("{auth: htpasswd}", "htpasswd_file"),
+            ("{auth: token}", "htpasswd_file"),
+            ("{htpasswd_file: /h}", "only where auth is"),
+            ("{auth_rules: {a: [git]}}", "only where auth is"),
+            ("{auth: htpasswd, htpasswd_file: /h, token_key: /k}", "only where auth is token"),
+            (
+                "{auth: htpasswd, htpasswd_file: /h, auth_rules: {anonymous: [git]}}",
+                "need auth: token",
+            ),
+            ("{auth: token, htpasswd_file: /h, port: 80}", "public_url"),
+            ("{auth: basic, htpasswd_file: /h}", "htpasswd, token"),
+            ("{auth: token, htpasswd_file: /h, auth_rules: {a: [shell/*]}}", "write shell, git"),
+            ("{auth: token, htpasswd_file: /h, auth_rules: {a: [1]}}", "list of patterns"),
+            ("{auth: token, htpasswd_file: /h, auth_rules: [a]}", "mapping"),
+        ):
+            with self.assertRaises(ConfigError) as raised:
+                self.load(text)
+            self.assertIn(words, raised.exception.message, text)

@@ -53,7 +53,7 @@ class Listener(Protocol):
                 self._waiting.remove((wanted, waiting))
                 waiting.callback(None)
 
-    def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008
+    def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008  # never changed
         self.gone.callback(None)
 
     def events(self) -> list[tuple[str, str, Any]]:
@@ -70,7 +70,7 @@ class Listener(Protocol):
 
     def leave(self) -> None:
         assert self.transport is not None
-        self.transport.abortConnection()  # type: ignore[attr-defined]
+        self.transport.abortConnection()  # type: ignore[attr-defined]  # that of TCP has it
 
 
 class LoopbackTests(TestCase):
@@ -92,9 +92,9 @@ class LoopbackTests(TestCase):
         root = make_root(Resource(), children={"builds": self.pages})
         site = make_site(root, reactor)
         tcp = IReactorTCP(reactor)
-        port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]
+        port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.addCleanup(port.stopListening)
-        self.port = port.getHost().port  # type: ignore[attr-defined]
+        self.port = port.getHost().port  # type: ignore[attr-defined]  # IAddress has none
         self.build = self.book.begin(parse_image_name("git", "x86_64-linux"), Tag("latest"))
         self.build.phase(Phase.BUILDING)
         self.path = f"/builds/{self.build.id}/events"
@@ -142,7 +142,7 @@ class LoopbackTests(TestCase):
         client = await self.connect()
         await client.wait_for(1)
         assert client.transport is not None
-        client.transport.pauseProducing()  # type: ignore[attr-defined]
+        client.transport.pauseProducing()  # type: ignore[attr-defined]  # that of TCP has it
         line = "x" * 200
         for _ in range(200):
             for _ in range(500):
@@ -150,7 +150,7 @@ class LoopbackTests(TestCase):
             turn: Deferred[None] = Deferred()
             reactor.callLater(0, turn.callback, None)
             await turn
-        client.transport.resumeProducing()  # type: ignore[attr-defined]
+        client.transport.resumeProducing()  # type: ignore[attr-defined]  # that of TCP has it
         self.build.succeeded(DIGEST)
         await client.gone
         *logs, (_, _, last) = client.events()

@@ -115,7 +115,7 @@ class FetchTests(TestCase):
         # Waiting clients are dropped, not waited for.
         site = Site(Server().app.resource())
         self.address = self.listen(site)
-        self.client, self.pool = make_client(reactor, 2)
+        self.client, self.pool = make_client(reactor, 2, {})
         self.addCleanup(self.pool.closeCachedConnections)
         self.fetcher = Fetcher(client=self.client, workers=InlineWorkers(), clock=_reactor)
 

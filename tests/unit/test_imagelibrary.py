@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.anatomy import library
 from nixery.anatomy.library import LISTED, REPORTS, ImageLibrary
@@ -77,20 +77,28 @@ class LibraryTests(BuilderCase):
         )
 
     def test_looked_at_early(self) -> None:
-        """Who looks before the report is there sees the layers, and later all of it."""
+        """Who looks before the report is there waits for it, and it is written once."""
         self.build("git")
-        first = self.portrait("git")
-        assert first is not None
-        self.assertFalse(first.known)
-        self.assertEqual((), first.report.paths)
+        found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
+        assert found is not None
+        looks = [Deferred.fromCoroutine(self.library.portrait(found)) for _ in range(2)]
+        for each in looks:
+            self.assertNoResult(each)
+        looks[0].cancel()
+        self.failureResultOf(looks[0], CancelledError)
         self.clock.advance(library.PAUSE)
-        second = self.portrait("git")
-        assert second is not None
-        self.assertTrue(second.known)
-        self.assertEqual(
-            [(layer.digest, layer.size, layer.diff_id) for layer in first.report.layers],
-            [(layer.digest, layer.size, layer.diff_id) for layer in second.report.layers],
-        )
+        self.assertTrue(self.successResultOf(looks[1]).known)
+
+    def test_looked_at_in_vain(self) -> None:
+        """Where the report cannot be written, its image is shown without."""
+        self.storage = ForgetfulStorage()
+        self.restart()
+        self.build("git")
+        found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
+        assert found is not None
+        look = Deferred.fromCoroutine(self.library.portrait(found))
+        self.clock.advance(library.PAUSE)
+        self.assertFalse(self.successResultOf(look).known)
 
     def test_damaged_report(self) -> None:
         """A report that cannot be read is as good as none."""

@@ -58,6 +58,13 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "errors": {"errors": ()},
     "pure": {
         "access.patterns": ("names",),
+        "systemd.credentials": (),
+        "tls.texts": (),
+        "limits.addresses": (),
+        "limits.allowance": ("limits.buckets",),
+        "limits.buckets": (),
+        "limits.door": ("limits.addresses", "limits.buckets"),
+        "limits.packages": ("access.patterns", "names", "packages"),
         "access.visitor": (),
         "anatomy.closurelayout": ("anatomy.report",),
         "anatomy.closurepicture": (
@@ -114,6 +121,8 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "blocking": {
         "access.passwords": (),
         "access.tokens": (),
+        "systemd.passing": (),
+        "tls.certificates": (),
         "demoset.apt": (),
         "packing.compression": (),
         "counting.expansion": (),
@@ -130,7 +139,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "upstream.channels": (),
         "child": (),
         "counting.crawling": (),
-        "counting.fetching": (),
+        "counting.fetching": ("proxies",),
         "upstream.gitrefs": ("process",),
         "nixside.nix": (
             "nixside.nixeval",
@@ -146,6 +155,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "counting.popularity": ("storage.files",),
         "process": ("child",),
         "reload": (),
+        "systemd.notices": (),
         "storage": (),
         "diskspace": (),
         "storage.blobs": ("storage", "storage.files", "storage.usage"),
@@ -211,6 +221,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "storage.memory": ("storage",),
         "storage.records": ("storage", "storage.files"),
+        "proxies": (),
         "workers": (),
     },
     "orchestration": {
@@ -255,6 +266,8 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "counting.wholeset": (),
     },
     "operations": {
+        "systemd.heart": (),
+        "systemd.journal": (),
         "operations.buildreport": ("operations.measures",),
         "operations.exposition": ("operations.measures",),
         "operations.jsonlog": (),
@@ -275,7 +288,8 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "web.abilities": (),
         "web.answers": (),
         "web.blobs": ("web.lines", "web.pieces", "web.responses"),
-        "web.assets": ("web.responses",),
+        "web.assets": ("web.description", "web.responses"),
+        "web.description": (),
         "web.buildfeeds": ("web.answers", "web.eventstream"),
         "web.buildpages": (
             "web.buildfeeds",
@@ -288,6 +302,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "daemon": (),
         "web.docs": ("web.assets", "web.pages", "web.responses"),
         "web.eventstream": ("web.responses",),
+        "web.channel": ("web.answers",),
         "web.front": (),
         "web.indexpage": (
             "web.answers",
@@ -304,6 +319,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "web.responses",
             "web.routes",
             "web.server",
+            "web.visitor",
         ),
         "web.headers": (),
         "web.health": ("web.answers", "web.front", "web.responses"),
@@ -331,11 +347,13 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "web.patience",
             "web.responses",
             "web.routes",
+            "web.visitor",
         ),
         "web.responses": ("web.answers", "web.headers"),
         "web.routes": (),
-        "web.server": ("web.answers",),
+        "web.server": ("web.answers", "web.channel", "web.responses"),
         "web.site": ("web.responses",),
+        "tls.doors": (),
         "web.tokendesk": (
             "web.answers",
             "web.credentials",
@@ -344,11 +362,15 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "web.responses",
         ),
         "web.visibility": (),
+        "web.visitor": ("web.server",),
         "web.wishes": (),
     },
     "fakes": {"testing": ()},
     "wiring": {
         "access.accesssetup": (),
+        "systemd.systemdsetup": (),
+        "tls.tlssetup": (),
+        "limits.limitsetup": (),
         "admin.command": ("admin.showing", "admin.verifying", "admin.warming"),
         "admin.showing": (),
         "admin.verifying": (),
@@ -373,6 +395,9 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "operations.operationsetup": (),
         "tap": (
             "access.accesssetup",
+            "systemd.systemdsetup",
+            "tls.tlssetup",
+            "limits.limitsetup",
             "sitesetup",
             "layersetup",
             "nixside.nixsetup",
@@ -394,7 +419,9 @@ HARMLESS = {
     "fnmatch",
     "functools",
     "graphlib",
+    "contextvars",
     "hashlib",
+    "ipaddress",
     "heapq",
     "html",
     "itertools",
@@ -535,7 +562,7 @@ class ImportTests(SynchronousTestCase):
             "yaml",
         }
         required |= {"zope", "zstandard"}
-        required |= {"bcrypt", "cryptography", "jwt"}
+        required |= {"bcrypt", "cryptography", "jwt", "OpenSSL"}
         required |= {"prometheus_client", "tqdm", "treq"}
         required |= {"google", "google_crc32c", "requests", "urllib3"}  # google-cloud-storage
         known = required | set(sys.stdlib_module_names) | {"nixery"}

@@ -307,7 +307,7 @@ class LookupTests(SynchronousTestCase):
         self.clock = Clock()
         self.pinned = True
         self.asked: list[list[str]] = []
-        self.lookup = Lookup(sources=self, looker=self, seconds=self.clock.seconds)  # type: ignore[arg-type]
+        self.lookup = Lookup(sources=self, looker=self, seconds=self.clock.seconds)  # type: ignore[arg-type]  # this test plays both
 
     async def resolve(self, tag: Tag) -> Revision:
         return Revision(identity={"kind": "test"}, pinned=self.pinned, label="x")

@@ -21,7 +21,7 @@ from nixery.operations.tally import current_request
 class JsonLineTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.events: list[LogEvent] = []
-        self.log = Logger(namespace="here", observer=self.events.append)  # type: ignore[arg-type]
+        self.log = Logger(namespace="here", observer=self.events.append)  # type: ignore[arg-type]  # any callable is one
 
     def read(self) -> dict[str, Any]:
         """The only event, as it was written."""

@@ -72,7 +72,7 @@ class PopularityTests(SynchronousTestCase):
             {},
         )
         for _ in range(2):
-            data = make_popularity(config, InlineWorkers(), Clock())
+            data = make_popularity(config, InlineWorkers(), Clock(), {})
             self.successResultOf(Deferred.fromCoroutine(data.start()))
             self.assertEqual(popularity, data.current)
             (directory / "some data").unlink(missing_ok=True)

@@ -39,10 +39,10 @@ class FakeReactor:
     def __init__(self) -> None:
         self.writers: list[IWriteDescriptor] = []
 
-    def addWriter(self, writer: IWriteDescriptor) -> None:  # noqa: N802
+    def addWriter(self, writer: IWriteDescriptor) -> None:  # noqa: N802  # the interface's name
         self.writers.append(writer)
 
-    def removeWriter(self, writer: IWriteDescriptor) -> None:  # noqa: N802
+    def removeWriter(self, writer: IWriteDescriptor) -> None:  # noqa: N802  # the interface's name
         if writer in self.writers:
             self.writers.remove(writer)
 
@@ -182,15 +182,15 @@ class ServingTests(TestCase):
     async def test_sent(self) -> None:
         """A large blob is sent and not read, whole or in part, and arrives as it is."""
         digest = self.storage.add(DATA)
-        pool = WorkerPool("test", 2, reactor)  # type: ignore[arg-type]
+        pool = WorkerPool("test", 2, reactor)  # type: ignore[arg-type]  # the reactor is a module to mypy
         pool.startService()
         self.addCleanup(pool.stopService)
         workers = NotingWorkers(pool)
         registry = Registry(FakeImages(), self.storage, workers, "x86_64-linux", reactor)
         site = make_site(registry.resource(), reactor)
-        port = IReactorTCP(reactor).listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]
+        port = IReactorTCP(reactor).listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.addCleanup(port.stopListening)
-        url = f"http://127.0.0.1:{port.getHost().port}/v2/git/blobs/{digest}"  # type: ignore[attr-defined]
+        url = f"http://127.0.0.1:{port.getHost().port}/v2/git/blobs/{digest}"  # type: ignore[attr-defined]  # IAddress has none
         for part, wanted in (("0-", DATA), ("10-2000000", DATA[10:2000001])):
             workers.names.clear()
             headers = Headers({"Range": [f"bytes={part}"]})

@@ -252,7 +252,7 @@ class BuildTests(MeasuresCase):
             "log_lines": 0,
             "version": 1,
         }
-        return BuildView(state=state, **(fields | changes))  # type: ignore[arg-type]
+        return BuildView(state=state, **(fields | changes))  # type: ignore[arg-type]  # fields by their names
 
     def test_outcomes(self) -> None:
         """Each build counts once, with its stages, layers and bytes."""

@@ -178,7 +178,7 @@ class SpawnerTests(SynchronousTestCase):
         for _ in range(3):
             self.reactor.child.childDataReceived(1, b"x")
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
-        self.assertEqual(self.reactor.child.stdout, [])  # type: ignore[attr-defined]
+        self.assertEqual(self.reactor.child.stdout, [])  # type: ignore[attr-defined]  # the fake's own
         self.reactor.end(status=None, signal=15)
         self.assertEqual(self.failureResultOf(result, OutputTooLarge).value.limit, 10)
 

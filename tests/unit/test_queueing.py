@@ -174,7 +174,7 @@ class FairQueueTests(QueueTestCase):
 
         results = [
             Deferred.fromCoroutine(self.queue.run(f"{number % 7}", nothing))
-            for number in range(2000)
+            for number in range(1200)
         ]
         gate.gate.callback(None)
         for result in results:

@@ -73,6 +73,7 @@ class RealiseTests(SynchronousTestCase):
         self.assertEqual(evaluation, self.evaluation)
         self.assertEqual(realisation.outputs, (evaluation.packages[0].outputs[0].path,))
         self.assertEqual(self.nix.package_sets, self.sets.taken * 2)
+        self.assertEqual(self.nix.evaluated_to_build, self.nix.evaluations[1:])
         self.assertEqual(self.recorder.calls.count((Phase.EVALUATING,)), 1)
 
     def test_changing(self) -> None:

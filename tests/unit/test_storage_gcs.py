@@ -276,7 +276,7 @@ class StreamTests(GcsCase):
             if replace:
                 self.put()
             with self.assertRaises(StorageError):
-                finish(anext(chunks))  # type: ignore[arg-type]
+                finish(anext(chunks))  # type: ignore[arg-type]  # it is a coroutine
             self.clock.advance(REMEMBERED + 1)
 
     def test_closed(self) -> None:

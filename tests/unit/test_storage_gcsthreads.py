@@ -29,7 +29,7 @@ class ThreadTests(TestCase):
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial takes both
         self.bucket = fake_gcs().make_bucket()
-        self.pool = WorkerPool("bucket", 4, reactor)  # type: ignore[arg-type]
+        self.pool = WorkerPool("bucket", 4, reactor)  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.pool.startService()
         self.storage = await self.make()
         self.bucket.heal()
@@ -41,7 +41,7 @@ class ThreadTests(TestCase):
         await self.until(lambda: not storage.faults() and bool(self.bucket.log("list")))
         return storage
 
-    async def tearDown(self) -> None:  # type: ignore[override]
+    async def tearDown(self) -> None:  # type: ignore[override]  # trial waits for it
         await self.storage.stop()
         if self.pool.running:
             await self.pool.stopService()
@@ -105,12 +105,12 @@ class ThreadTests(TestCase):
         reading = [Deferred.fromCoroutine(drain(stream)) for stream in streams[:-1]]
         self.bucket.fail("media", "stall")
         last = streams[-1].chunks
-        waiting: Deferred[bytes] = Deferred.fromCoroutine(anext(last))  # type: ignore[arg-type]
+        waiting: Deferred[bytes] = Deferred.fromCoroutine(anext(last))  # type: ignore[arg-type]  # it is a coroutine
         waiting.addErrback(lambda failure: failure.trap(CancelledError) and None)
         waiting.cancel()
         for each in reading:
             self.assertEqual(BLOB, await each)
-        await last.aclose()  # type: ignore[attr-defined]
+        await last.aclose()  # type: ignore[attr-defined]  # it is a generator
         await storage.stop()
 
     async def test_missing_at_once(self) -> None:

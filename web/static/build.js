@@ -21,9 +21,10 @@ function show(build) {
   by("digest").textContent = build.digest ?? (ended ? "none" : "not yet");
   by("derivation").textContent = shown(build.derivation ?? "–");
   by("progress").hidden = ended;
-  by("follows").replaceChildren(build.follows
-    ? element("a", { href: `/builds/${encodeURIComponent(build.follows)}` }, "another build, which makes the same image")
-    : "nothing");
+  for (const id of ["follows-title", "follows"]) by(id).hidden = !build.follows;
+  by("follows").replaceChildren(...(build.follows
+    ? [element("a", { href: `/builds/${encodeURIComponent(build.follows)}` }, "another build, which makes the same image")]
+    : []));
   counts(build.counts);
   lanes(build);
   by("result").hidden = build.state !== "succeeded";

@@ -17,9 +17,9 @@ function filled(build) {
   const row = element("tr", { "data-build": build.id, "data-state": build.state },
     element("td", {}, element("span", { class: "badge", "data-state": build.state }, build.state)),
     element("td", { class: "wrap" }, link),
-    element("td", { class: "quiet" }, running ? build.doing : build.system),
+    element("td", { class: "quiet roomy" }, running ? build.doing : build.system),
     element("td", { class: "number" }, duration(build.elapsed)),
-    element("td", { class: "quiet" }, element("time", { datetime: build.begun }, begun)));
+    element("td", { class: "quiet roomy" }, element("time", { datetime: build.begun }, begun)));
   if (running) row.seen = { elapsed: build.elapsed, at: performance.now() };
   return row;
 }

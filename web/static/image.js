@@ -122,7 +122,7 @@ function paint() {
     }
   }
   pen.globalAlpha = 1;
-  labels(pen, c, new Set([...chain, hovered, focused]));
+  labels(pen, c, new Set([...chain, focused, hovered]));
 }
 
 function lines(pen, c, strength) {
@@ -154,11 +154,18 @@ function labels(pen, c, always) {
   pen.lineWidth = 3 / place.scale;
   pen.strokeStyle = c.ground;
   pen.fillStyle = c.text;
-  let written = 0;
-  for (let n = 0; n < names.length; n += 1) {
-    if (!always.has(n) && (data.radius[n] * place.scale < 16 || written >= MOST_LABELS)) continue;
-    written += 1;
+  // One that would lie over another is left out; what is looked at comes first, then what is large.
+  const large = [...names.keys()].filter((n) => !always.has(n) && data.radius[n] * place.scale >= 16);
+  large.sort((a, b) => data.radius[b] - data.radius[a]);
+  const written = [];
+  for (const n of [...always].reverse().concat(large)) {
+    if (n < 0) continue;
+    if (written.length >= MOST_LABELS) break;
     const y = data.y[n] + data.radius[n] + font;
+    const half = pen.measureText(shown(names[n])).width / 2 + font / 2;
+    const free = written.every(([at, middle, reach]) => Math.abs(at - y) > font || Math.abs(middle - data.x[n]) > half + reach);
+    if (!free) continue;
+    written.push([y, data.x[n], half]);
     pen.strokeText(shown(names[n]), data.x[n], y);
     pen.fillText(shown(names[n]), data.x[n], y);
   }

@@ -1,0 +1,1 @@
+"""What the daemon and systemd tell each other."""

@@ -1,0 +1,46 @@
+"""
+The log as the journal of systemd takes it from standard output.
+
+A line begins with how grave it is (``<3>``, see sd-daemon(3)), so that ``journalctl -p
+err`` finds it, and without the time of day, which the journal knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from twisted.logger import LogEvent, LogLevel, eventAsText
+
+__all__ = ["journal_line", "to_journal"]
+
+_PRIORITIES = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+
+
+def to_journal(environ: Mapping[str, str], descriptor: int = 1) -> bool:
+    """
+    Whether what is written to a descriptor ends in the journal: ``JOURNAL_STREAM`` is
+    inherited by children whose output goes elsewhere.
+    """
+    stream = environ.get("JOURNAL_STREAM")
+    if not stream:
+        return False
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return stream == f"{status.st_dev}:{status.st_ino}"
+
+
+def journal_line(event: LogEvent) -> str:
+    """An event as lines, each with its priority: the journal takes each for an entry."""
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    level = event.get("log_level")
+    prefix = f"<{_PRIORITIES.get(level, 6) if isinstance(level, LogLevel) else 6}>"  # type: ignore[misc]
+    return "".join(f"{prefix}{line}\n" for line in text.splitlines() if line)

@@ -1,0 +1,59 @@
+"""
+What makes a port speak TLS: connections are made with the certificate of the moment.
+
+A connection keeps the context that it began with.  So a renewed certificate is shown to
+whoever comes next, and a download that runs goes on.
+"""
+
+from __future__ import annotations
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+__all__ = ["Contexts", "TLSEndpoint"]
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Contexts:
+    """Makes connections; :attr:`current` is exchanged when the certificate is."""
+
+    current: SSL.Context | None = None
+
+    def serverConnectionForTLS(self, _protocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802
+        """The state of one connection."""
+        # The certificate is read before anything is listened on.
+        assert self.current is not None
+        return SSL.Connection(self.current, None)
+
+
+@implementer(IStreamServerEndpoint)
+class TLSEndpoint:
+    """
+    An endpoint whose connections are encrypted.
+
+    :param endpoint: where.
+    :param contexts: with what.
+    :param clock: for handshakes.
+    """
+
+    def __init__(
+        self, endpoint: IStreamServerEndpoint, contexts: Contexts, clock: IReactorTime
+    ) -> None:
+        self._endpoint = endpoint
+        self._contexts = contexts
+        self._clock = clock
+
+    def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Begin to accept connections."""
+        return self._endpoint.listen(
+            TLSMemoryBIOFactory(self._contexts, False, factory, clock=self._clock)
+        )

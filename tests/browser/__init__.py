@@ -1,0 +1,1 @@
+"""Pages as people have them: a real browser, a real registry."""

@@ -1,0 +1,67 @@
+"""
+Whether everybody can use the pages: judged by axe, in light and dark, on a desk and on
+a phone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.browser.browser import DESKTOP, PHONE
+from tests.browser.stage import BrowserCase
+from tests.end_to_end.stage import watched_registry, watched_set
+
+
+class AccessTests(BrowserCase):
+    def judge(self, paths: Sequence[str]) -> None:
+        """Look at pages on both screens."""
+        for screen in (DESKTOP, PHONE):
+            self.browser.screen(screen)
+            for path in paths:
+                self.visit(watched_registry(), path)
+                if self.browser.find_all("#graph"):
+                    self.browser.wait("#graph[data-ready]")
+                faults = self.browser.faults()
+                self.assertEqual([], faults, f"{path}, {screen}:\n" + "\n".join(faults))
+
+    def test_first_page(self) -> None:
+        """The first page, by itself and with the answer to what was typed."""
+        self.judge(["/", "/?packages=plain+hostile", "/?packages=plian+estate", "/?packages=%3C"])
+
+    def test_builds(self) -> None:
+        """The list of builds, and one that runs, one that failed and one that succeeded."""
+        registry = watched_registry().registry
+        self.assertEqual(422, registry.manifest("hostile-failing").status)
+        self.assertEqual(200, registry.manifest("plain").status)
+        with ThreadPoolExecutor(1) as pool:
+            pull = pool.submit(registry.manifest, "seen-running")
+            try:
+                watched_set().wait_for("seen-running")
+                listed = json.loads(registry.get("/builds", accept="application/json").body)
+                builds = {each["state"]: each["id"] for each in listed["builds"]}
+                self.assertLessEqual({"running", "failed", "succeeded"}, set(builds))
+                self.judge(["/builds", *(f"/builds/{build_id}" for build_id in builds.values())])
+            finally:
+                watched_set().let("seen-running")
+                pull.result()
+
+    def test_images(self) -> None:
+        """The list of images, a large one with an answer, its paths, and one that is not."""
+        self.assertEqual(200, watched_registry().registry.manifest("estate").status)
+        self.allow("/images/nobody/has:latest", 404)
+        self.allow("/nowhere", 404)
+        self.judge(
+            [
+                "/images",
+                "/images/estate:latest?why=part27",
+                "/images/estate:latest/paths?q=part2",
+                "/images/nobody/has:latest",
+                "/nowhere",
+            ]
+        )
+
+    def test_documentation(self) -> None:
+        """Pages of the documentation, with code, tables and definitions, and its search."""
+        self.judge(["/docs/", "/docs/tutorial/", "/docs/api/", "/docs/search/?q=layer"])

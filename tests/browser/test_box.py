@@ -1,0 +1,103 @@
+"""The box on the first page, and the commands that come out of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from urllib.parse import quote
+
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.stage import BrowserCase
+from tests.end_to_end.stage import demo_registry, podman, watched_registry
+
+
+class BoxTests(BrowserCase):
+    def test_a_command_that_pulls(self) -> None:
+        """
+        A name that nobody has is corrected by a click; the command that then stands on
+        the page pulls an image, which runs by the next one.
+        """
+        page = self.browser
+        self.visit(demo_registry(), "/")
+        self.assertIn(demo_registry().address, page.text("#example"))
+        page.type("#packages", "shell helo")
+        page.wait("#result-packages [data-name=helo][data-status=not-found]")
+        self.assertFalse(page.find("#commands").is_displayed())
+        page.click("a[data-exchange=helo][data-for=hello]")
+        page.wait("#result-packages [data-name=hello][data-status=found]", "2.1")
+        self.assertEqual("shell hello", page.find("#packages").get_attribute("value"))
+        self.assertIn("packages=shell+hello", page.driver.current_url)
+
+        pull = shlex.split(page.wait("#command-pull").text)
+        self.assertEqual(["docker", "pull", f"{demo_registry().address}/shell/hello"], pull)
+        podman().pull(pull[-1]).checked()
+        run = shlex.split(page.text("#command-run"))
+        self.assertEqual(["docker", "run", "--rm", "-it", pull[-1]], run[:5])
+        ended = podman().run(pull[-1], *run[5:], "-c", "hello").checked()
+        self.assertEqual("Hello, world!\n", ended.stdout)
+        self.assertIn(json.dumps(pull[-1]), page.text("#command-kubernetes"))
+
+        self.visit(demo_registry(), "/images/shell/hello:latest")
+        page.wait("#packages-table [data-package=hello]")
+
+    def test_copy(self) -> None:
+        """A command is copied by a button that the keyboard reaches, and that says so."""
+        page = self.browser
+        self.visit(watched_registry(), "/")
+        button = page.wait("button[data-copy=example]")
+        for _ in range(20):
+            page.press(Keys.TAB)
+            if page.driver.switch_to.active_element == button:
+                break
+        outline = "return getComputedStyle(arguments[0]).outlineStyle"
+        self.assertEqual("solid", page.run(outline, button))
+        page.press(Keys.ENTER)
+        page.wait("button[data-copy=example]", "Copied")
+        page.click("#packages")
+        page.paste()
+        pasted = page.find("#packages").get_attribute("value")
+        self.assertEqual(page.text("#example"), pasted)
+
+    def test_tab_order(self) -> None:
+        """The keyboard comes to the box soon: past the way to the content and the sections."""
+        page = self.browser
+        self.visit(watched_registry(), "/")
+        seen = []
+        while "packages" not in seen and len(seen) < 20:
+            page.press(Keys.TAB)
+            focus = page.driver.switch_to.active_element
+            seen.append(focus.get_attribute("id") or focus.text)
+        self.assertEqual("Skip to the content", seen[0])
+        self.assertEqual(["Nixery", "Start", "Builds", "Images", "Documentation"], seen[1:6])
+        self.assertIn("packages", seen)
+
+    def test_without_scripts(self) -> None:
+        """The box works without JavaScript, corrections included."""
+        page = self.browser
+        with page.without_scripts():
+            self.visit(watched_registry(), "/")
+            page.type("#packages", "plian estate")
+            page.click("#ask button")
+            page.wait("[data-name=plian][data-status=not-found]")
+            page.click("a[data-exchange=plian]")
+            pull = page.wait("#command-pull", "plain").text
+        self.assertEqual(f"docker pull {watched_registry().address}/plain/estate", pull)
+
+    def test_nonsense(self) -> None:
+        """What can be no name is said to be none, and stays the text that it is."""
+        page = self.browser
+        markup = "<img src=x onerror=alert(1)>"
+        for typed, name in (
+            (markup, "onerror=alert(1)>"),
+            ("\"'><script>alert(1)</script>", "script>"),
+            ("\u202egit", "\\u202egit"),
+        ):
+            self.visit(watched_registry(), "/")
+            page.type("#packages", typed)
+            page.press(Keys.ENTER)
+            page.wait("#result-packages [data-status=not-found]", name)
+            self.visit(watched_registry(), f"/?packages={quote(typed)}")
+            page.wait("#result-packages [data-status=not-found]", name)
+            self.assertEqual(typed, page.find("#packages").get_attribute("value"))
+            self.assertEqual([], page.find_all("main img, main script"))

@@ -1,0 +1,124 @@
+"""Builds, watched as they go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from tests.browser.stage import BrowserCase
+from tests.end_to_end.stage import watched_registry, watched_set
+
+
+class BuildTests(BrowserCase):
+    @contextmanager
+    def building(self, name: str) -> Iterator[str]:
+        """
+        Have an image built, which comes to its gate.
+
+        :return: the path of the page to watch it on; the build has ended after that.
+        """
+        registry = watched_registry().registry
+        with ThreadPoolExecutor(1) as pool:
+            pull = pool.submit(registry.manifest, name)
+            watched_set().wait_for(name)
+            try:
+                builds = json.loads(registry.get("/builds", accept="application/json").body)
+                (build_id,) = (each["id"] for each in builds["builds"] if each["image"] == name)
+                yield f"/builds/{build_id}"
+            finally:
+                watched_set().let(name)
+                pull.result()
+
+    def test_watched_to_the_end(self) -> None:
+        """
+        While an image is built its page tells the phase, how far it is and what the log
+        says; then what came of it, and the stages, without being loaded again.
+        """
+        page = self.browser
+        with self.building("seen-live") as path:
+            self.visit(watched_registry(), path)
+            page.run("window.untouched = true")
+            page.wait("#build[data-state=running] #state", "running")
+            page.wait("#log", "the first line of seen-live")
+            page.wait("#doing", "building")
+            page.wait(".count[data-phase=building] label", "0 of 1")
+            page.wait("#derivation", "-seen-live-1.0.drv")
+            page.wait("#lanes [data-phase=building]")
+            self.assertNotIn("last line", page.text("#log"))
+            self.assertFalse(page.find("#result").is_displayed())
+        page.wait("#build[data-state=succeeded] #state", "succeeded")
+        page.wait("#log", "the last line of seen-live")
+        self.assertEqual(1, page.text("#log").count("the first line"))
+        page.wait("#lanes [data-phase=packing] rect")
+        page.wait("#digest", "sha256:")
+        self.assertFalse(page.find("#progress").is_displayed())
+        self.assertFalse(page.find("#connection").is_displayed())
+        self.assertTrue(page.run("return window.untouched"))
+        pull = page.wait("#pull").text
+        self.assertEqual(f"docker pull {watched_registry().address}/seen-live", pull)
+        page.click("#image-link")
+        page.wait("#packages-table [data-package=seen-live]")
+
+    def test_list(self) -> None:
+        """The list of builds tells of one that begins, and of its end, by itself."""
+        page = self.browser
+        self.visit(watched_registry(), "/builds")
+        page.wait("#live", "live")
+        page.run("window.untouched = true")
+        with self.building("seen-listed") as path:
+            build_id = path.rpartition("/")[2]
+            row = f"#builds [data-build='{build_id}']"
+            page.wait(f"{row}[data-state=running]", "building")
+            first = page.find("#builds tbody tr").get_attribute("data-build")
+            self.assertEqual(build_id, first)
+        page.wait(f"{row}[data-state=succeeded]")
+        self.assertTrue(page.run("return window.untouched"))
+
+    def test_failure(self) -> None:
+        """A build that fails while it is watched shows its error and the end of its log."""
+        page = self.browser
+        with self.building("failing-live") as path:
+            self.visit(watched_registry(), path)
+            page.wait("#build[data-state=running]")
+        page.wait("#build[data-state=failed] #state", "failed")
+        page.wait("#problem .error-message", "-failing-live-1.0.drv failed to build")
+        page.wait("#problem pre", "this is why it failed")
+        page.wait("#log", "line 3 of the log")
+        self.assertFalse(page.find("#result").is_displayed())
+        self.visit(watched_registry(), "/")
+        page.wait("#failures", "failing-live:latest")
+
+    def test_without_scripts(self) -> None:
+        """Without JavaScript the page of a build loads itself again, until the build ends."""
+        page = self.browser
+        with page.without_scripts():
+            with self.building("seen-plain") as path:
+                self.visit(watched_registry(), path)
+                page.wait("#build[data-state=running] #log", "the first line of seen-plain")
+                page.wait("#build", "loads itself again every three seconds")
+            page.wait("#build[data-state=succeeded] #log", "the last line of seen-plain")
+            page.wait("#lanes [data-phase=packing]")
+            self.assertEqual([], page.find_all("meta[http-equiv=refresh]"))
+            with self.building("failing-plain") as path:
+                self.visit(watched_registry(), path)
+            page.wait("#build[data-state=failed] #problem pre", "this is why it failed")
+            self.visit(watched_registry(), "/builds")
+            page.wait("#builds [data-state=failed]")
+
+    def test_hostile(self) -> None:
+        """What a build prints is shown as text, whatever it is made of."""
+        page = self.browser
+        self.assertEqual(422, watched_registry().registry.manifest("hostile-failing").status)
+        self.visit(watched_registry(), "/")
+        page.click("#failures summary")
+        self.assertIn("<img src=x onerror=alert(1)>", page.text("#failures"))
+        page.driver.find_element("link text", "hostile-failing:latest").click()
+        for place in ("#log", "#problem pre"):
+            text = page.text(place)
+            self.assertIn("<img src=x onerror=alert(1)>\n</pre><script>alert(3)</script>", text)
+            self.assertIn("&lt;b&gt; {{ 7 * 7 }}", text)
+            self.assertIn("\\u202edesrever", text)
+            self.assertNotIn("\x1b", text)
+        self.assertEqual([], page.find_all("main img, main script, main b"))

@@ -1,0 +1,177 @@
+"""What is inside an image, and why."""
+
+from __future__ import annotations
+
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.stage import BrowserCase
+from tests.end_to_end.stage import watched_registry
+
+COLOURS = """
+const canvas = document.getElementById("graph-canvas");
+const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+const seen = new Set();
+for (let at = 0; at < pixels.length; at += 4)
+  if (pixels[at + 3] === 255) seen.add(pixels.slice(at, at + 3).join());
+return [...seen];
+"""
+"""The colours of the graph that let nothing through."""
+
+PLACE = """
+const [name, done] = arguments;
+const view = document.getElementById("graph-view");
+const source = document.getElementById("graph").dataset.source;
+fetch(source).then((answer) => answer.json()).then((data) => {
+  const scale = Math.min(view.clientWidth / data.width, view.clientHeight / data.height);
+  const path = data.path.findIndex((each) => each.endsWith(`-${name}`));
+  done([(data.x[path] - data.width / 2) * scale, (data.y[path] - data.height / 2) * scale]);
+});
+"""
+"""Where a path is when all is shown, from the middle of the graph."""
+
+
+class ImageTests(BrowserCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.assertEqual(200, watched_registry().registry.manifest("estate").status)
+
+    def open_image(self, question: str = "") -> None:
+        self.visit(watched_registry(), f"/images/estate:latest{question}")
+        self.browser.wait("#graph[data-ready]")
+
+    def test_graph(self) -> None:
+        """
+        The closure of an image of hundreds of paths is drawn; a search marks what it
+        finds, and choosing tells the chain from what was asked for.
+        """
+        page = self.browser
+        self.open_image()
+        graph = page.find("#graph")
+        self.assertEqual("301", graph.get_attribute("data-paths"))
+        page.until(lambda: len(page.run(COLOURS)) > 1, "picture")
+        page.type("#graph-q", "part27")
+        page.until(lambda: graph.get_attribute("data-marked") == "11", "marks")
+        page.type("#graph-q", "part270")
+        page.press(Keys.ENTER)
+        page.wait("#graph-chosen", "estate-1.0-part270")
+        chain = page.text("#graph-chain")
+        for name in ("part0", "part66", "part134", "part270"):
+            self.assertIn(f"estate-1.0-{name}", chain)
+        chosen = page.find("#graph-view").get_attribute("data-chosen")
+        self.assertTrue(str(chosen).endswith("-estate-1.0-part270"), chosen)
+
+    def test_keyboard(self) -> None:
+        """The graph is walked through with the arrows, from what was asked for."""
+        page = self.browser
+        self.open_image()
+        page.run("document.getElementById('graph-view').focus()")
+        names = []
+        for key in (Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP):
+            page.press(key)
+            names.append(page.wait("#graph-chosen").text)
+        self.assertEqual("estate-1.0-part0", names[0])
+        self.assertNotEqual(names[0], names[1])
+        self.assertEqual(names[0], names[2])
+        page.press(Keys.ENTER)
+        page.wait("#graph-view[data-chosen$='-estate-1.0-part0']")
+        page.press(Keys.ESCAPE)
+        page.until(lambda: not page.find_all("#graph-view[data-chosen]"), "letting go")
+
+    def test_pointer(self) -> None:
+        """A click on a path in the graph chooses it."""
+        page = self.browser
+        self.open_image()
+        x, y = page.driver.execute_async_script(PLACE, "part299")
+        view = page.find("#graph-view")
+        page.run("arguments[0].scrollIntoView({ block: 'center' })", view)
+        ActionChains(page.driver).move_to_element_with_offset(view, x, y).click().perform()
+        page.wait("#graph-view[data-chosen$='-estate-1.0-part299']")
+        page.wait("#graph-chain", "part0")
+
+    def test_layers(self) -> None:
+        """Layers are drawn, and each is a link to what is in it and why."""
+        page = self.browser
+        self.open_image()
+        link = page.wait("#layers-picture svg a[href$='#layer-1']")
+        page.driver.execute_script("arguments[0].scrollIntoView()", link)
+        link.click()
+        layer = page.wait("#layer-1[open]")
+        self.assertRegex(str(layer.get_attribute("data-digest")), "^sha256:[0-9a-f]{64}$")
+        page.wait("#layer-1 .facts", "Why it is a layer")
+        page.wait("#layer-1 .paths a").click()
+        page.wait("#why-answer[data-found='1'] .chain [aria-current]", "part299")
+        page.wait("#why-answer .chain", "asked for")
+
+    def test_why(self) -> None:
+        """Why a path is there is answered without JavaScript, and the closure is a picture."""
+        page = self.browser
+        with page.without_scripts():
+            self.visit(watched_registry(), "/images/estate:latest")
+            page.type("#why-q", "part134")
+            page.click("#why-form button")
+            page.wait("#why-answer[data-found='1'] .chain", "estate-1.0-part66")
+            image = page.wait("img.graph-still")
+            self.assertGreater(int(str(image.get_property("naturalWidth"))), 100)
+        self.visit(watched_registry(), "/images/estate:latest?why=nowhere")
+        page.wait("#why-answer", "Nothing in this image has")
+
+    def test_paths(self) -> None:
+        """All paths are listed, found by a name, and lead to the image again."""
+        page = self.browser
+        self.visit(watched_registry(), "/images/estate:latest/paths")
+        page.type("#paths-q", "part13")
+        page.click("#paths-form button")
+        page.wait("#paths[data-total='11']", "estate-1.0-part134")
+        page.click("#paths tbody a[href*='#layer-']")
+        page.wait("#layers-list details[open]")
+
+    def test_by_digest(self) -> None:
+        """The command that pulls by digest names what is served."""
+        registry = watched_registry().registry
+        digest = registry.manifest("estate").headers["docker-content-digest"]
+        self.open_image()
+        command = self.browser.wait("#pull-by-digest").text
+        self.assertEqual(f"docker pull {watched_registry().address}/estate@{digest}", command)
+
+    def test_just_made(self) -> None:
+        """The page of an image that has been made this moment is whole."""
+        page = self.browser
+        watched_registry().registry.manifest("plain/estate")
+        self.visit(watched_registry(), "/images/plain/estate:latest")
+        page.wait("#graph[data-ready][data-paths='302']")
+        self.assertEqual([], page.find_all("#no-report"))
+
+    def test_hostile_search(self) -> None:
+        """What is looked for is shown as text."""
+        for path in ("/images?q=", "/images/estate:latest?why=", "/images/estate:latest/paths?q="):
+            self.visit(watched_registry(), f"{path}%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E")
+            field = self.browser.wait("main input[type=search]")
+            self.assertEqual('"><img src=x onerror=alert(1)>', field.get_attribute("value"))
+            self.assertEqual([], self.browser.find_all("main img[src=x]"))
+
+    def test_hostile(self) -> None:
+        """What a package says of itself is shown as text, and so are names in an address."""
+        page = self.browser
+        self.assertEqual(200, watched_registry().registry.manifest("hostile").status)
+        self.visit(watched_registry(), "/images/hostile:latest")
+        page.wait("#graph[data-ready]")
+        row = page.wait("[data-package=hostile]").text
+        self.assertIn("<img src=x onerror=alert(1)>", row)
+        self.assertIn("\"><script>alert(2)</script>'", row)
+        self.visit(watched_registry(), "/images/hostile:latest/paths")
+        page.wait("#paths")
+        self.visit(watched_registry(), "/?packages=hostile+hostil")
+        page.wait("[data-name=hostile]", "<img src=x onerror=alert(1)>")
+        page.wait("[data-name=hostil] .near")
+        page.type("#packages", "hostil hostile plain")
+        page.wait("[data-name=plain]")
+        page.wait("[data-name=hostile]", "<img src=x onerror=alert(1)>")
+        page.wait("[data-name=hostil] .near a")
+        self.assertEqual([], page.find_all("main img, main script"))
+        bad = "/images/%3Cimg%20src=x%20onerror=alert(1)%3E%E2%80%AE%22'%3E:latest"
+        for path, status in ((bad, 400), (f"{bad}/paths", 400), (f"/builds{bad}", 404)):
+            self.allow(path, status)
+            self.visit(watched_registry(), path)
+            page.wait("main h1")
+            self.assertEqual([], page.find_all("main img, main script"))

@@ -1,0 +1,80 @@
+"""
+Fuzzing, guided by what the code does with its input.
+
+    python -m tests.fuzz                        each target, for a few seconds
+    python -m tests.fuzz requests -runs=1000000
+    python -m tests.fuzz config -max_total_time=3600 DIRECTORY
+
+What follows a target are options of libFuzzer, and directories of inputs to go on from.  An
+input that fails is written to the current directory; the name of its file, given as an
+argument, runs it again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+RUNS = 5_000
+"""Inputs of each target, when all are run."""
+
+LONGEST = 20
+"""Seconds after which an input counts as one that has no end."""
+
+SECONDS = 3
+"""For all inputs of a target, when all are run."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one target, or all; the exit status."""
+    if arguments and not arguments[0].startswith("-"):
+        _fuzz(arguments[0], arguments[1:])
+        return 0
+    # Not instrumented here: the children are.
+    from tests.fuzz.targets import TARGETS  # noqa: PLC0415
+
+    failed = []
+    for name in TARGETS:
+        command = [sys.executable, "-m", "tests.fuzz", name, f"-runs={RUNS}", "-seed=1"]
+        command += [f"-max_total_time={SECONDS}", "-verbosity=0", *arguments]
+        with tempfile.TemporaryFile("w+") as output:
+            status = subprocess.run(
+                command, check=False, stdout=output, stderr=subprocess.STDOUT
+            ).returncode
+            output.seek(0)
+            said = output.read()
+        print(f"{name}: {'failed' if status else 'well'}", flush=True)
+        if status:
+            print(said[-6000:], flush=True)
+            failed.append(name)
+    return 1 if failed else 0
+
+
+def _fuzz(name: str, options: list[str]) -> None:
+    """Does not return: libFuzzer ends the process."""
+    # Whatever is imported here reports which way the code goes.
+    with atheris.instrument_imports(include=["nixery"]):
+        from tests.fuzz.targets import TARGETS  # noqa: PLC0415
+
+    if name not in TARGETS:
+        sys.exit(f"there is no target {name}; there are {', '.join(TARGETS)}")
+    target = TARGETS[name]
+    with tempfile.TemporaryDirectory(prefix="nixery-seeds-") as directory:
+        for index, seed in enumerate(target.seeds):
+            Path(directory, f"seed-{index:03}").write_bytes(seed)
+
+        def run(data: bytes) -> None:
+            target.run(data)
+
+        atheris.Setup(
+            ["tests.fuzz", f"-timeout={LONGEST}", "-max_len=4096", *options, directory], run
+        )
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""
+The routes as their description says they are: schemathesis makes requests of it.
+
+What is asked is the same in each run, and served from memory over a real socket; Nix is
+played.  Streams are left out: they do not end.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.core.result import Ok
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.resources import web_directory
+from nixery.web.description import read_description
+from tests.fuzz.world import PASSWORD, USER
+
+EXAMPLES = 12
+"""Requests of each operation."""
+
+NAMES = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+SERVER = """
+import sys
+from pathlib import Path
+from twisted.internet import reactor
+from tests.fuzz.world import World
+world = World(Path(sys.argv[1]), gated=sys.argv[2] == "gated")
+port = reactor.listenTCP(0, world.site, interface="127.0.0.1")
+print(port.getHost().port, flush=True)
+reactor.run()
+"""
+
+
+class Server:
+    """A site on a port of its own, as long as it is entered."""
+
+    def __init__(self, *, gated: bool) -> None:
+        self._mode = "gated" if gated else "open"
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="nixery-openapi-")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, self._directory.name, self._mode],
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._directory.cleanup()
+
+
+class DescriptionTests(SynchronousTestCase):
+    """Whatever is asked is answered as described, and never with a failure of ours."""
+
+    def check_all(self, *, gated: bool) -> None:
+        document = json.loads(read_description(web_directory()))
+        auth = (USER, PASSWORD) if gated else None
+        load_all_checks()
+        checks = [CHECKS.get_one(name) for name in NAMES]
+        with Server(gated=gated) as server:
+            schema = schemathesis.openapi.from_dict(document)
+            schema.config.update(base_url=server.url)
+            for result in schema.get_all_operations():
+                assert isinstance(result, Ok), result
+                operation = result.ok()
+                if operation.path.endswith("/events") or (operation.path == "/token") > gated:
+                    continue
+                with self.subTest(operation=operation.label):
+
+                    def ask(case: Any) -> None:
+                        case.call_and_validate(auth=auth, checks=checks, timeout=20)
+
+                    self.run_examples(operation, ask)
+
+    def run_examples(self, operation: Any, ask: Callable[[Any], None]) -> None:
+
+        settings(
+            deadline=None,
+            derandomize=True,
+            database=None,
+            max_examples=EXAMPLES,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )(given(operation.as_strategy())(ask))()
+
+    def test_open(self) -> None:
+        """Where everybody may have everything."""
+        self.check_all(gated=False)
+
+    def test_with_users(self) -> None:
+        """Where clients have to log in."""
+        self.check_all(gated=True)

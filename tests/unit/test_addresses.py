@@ -1,0 +1,88 @@
+"""Whose request it is."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.limits.addresses import LOCAL, TrustedProxies, origin_of, parse_proxies
+
+
+class ForwardedTests(SynchronousTestCase):
+    """``X-Forwarded-For``, as far as it is believed."""
+
+    proxies = parse_proxies(["10.0.0.0/8", "fd00::1"])
+
+    def client(self, peer: str, *values: bytes) -> str:
+        return self.proxies.client(peer, values)
+
+    def test_strangers(self) -> None:
+        """What somebody else says of itself is nothing."""
+        self.assertEqual("192.0.2.1", self.client("192.0.2.1", b"198.51.100.7"))
+        self.assertEqual("10.0.0.1", TrustedProxies().client("10.0.0.1", [b"198.51.100.7"]))
+
+    def test_proxy(self) -> None:
+        """A proxy tells whom it has seen, and what the client wrote there is not reached."""
+        self.assertEqual("192.0.2.1", self.client("10.0.0.1", b"192.0.2.1"))
+        self.assertEqual("192.0.2.1", self.client("10.0.0.1", b"6.6.6.6, 192.0.2.1"))
+        self.assertEqual("192.0.2.1", self.client("10.0.0.1", b"6.6.6.6", b"192.0.2.1"))
+
+    def test_several_proxies(self) -> None:
+        """Through trusted ones it goes on to the first that is not."""
+        self.assertEqual(
+            "192.0.2.1", self.client("fd00::1", b"6.6.6.6, 192.0.2.1, 10.1.1.1, 10.2.2.2")
+        )
+        self.assertEqual("10.1.1.1", self.client("10.0.0.1", b"10.1.1.1"))
+
+    def test_spellings(self) -> None:
+        """With ports, in brackets, and in the spelling of the other version."""
+        for text in (b"192.0.2.1:4711", b" 192.0.2.1 ", b"::ffff:192.0.2.1", b'"192.0.2.1"'):
+            self.assertEqual("192.0.2.1", self.client("10.0.0.1", text), text)
+        self.assertEqual("2001:db8::1", self.client("10.0.0.1", b"[2001:db8::1]:4711"))
+        self.assertEqual("192.0.2.1", self.client("::ffff:10.0.0.1", b"192.0.2.1"))
+
+    def test_nonsense(self) -> None:
+        """What is no address counts for the one who passed it on."""
+        for text in (b"", b"unknown", b"x" * 10_000, b"\xff", b"192.0.2.1, -", b",,,"):
+            self.assertEqual("10.0.0.1", self.client("10.0.0.1", text), text)
+
+    def test_unix(self) -> None:
+        """A UNIX socket is that of a proxy if that is said."""
+        self.assertEqual(LOCAL, self.client(LOCAL, b"192.0.2.1"))
+        self.assertEqual("192.0.2.1", parse_proxies(["unix"]).client(LOCAL, [b"192.0.2.1"]))
+
+    def test_many_hops(self) -> None:
+        """A header of any length is read for a few steps."""
+        self.assertEqual(
+            "10.1.1.1", self.client("10.0.0.1", b"6.6.6.6," + b"10.1.1.1," * 99 + b"10.2.2.2")
+        )
+
+    @given(st.lists(st.binary(max_size=80), max_size=4))
+    @settings(deadline=None, max_examples=100)
+    def test_anything(self, values: list[bytes]) -> None:
+        """Nothing that is sent fails, and an untrusted peer stays who it is."""
+        self.assertTrue(self.proxies.client("10.0.0.1", values).isprintable())
+        self.assertEqual("192.0.2.1", self.proxies.client("192.0.2.1", values))
+
+
+class OriginTests(SynchronousTestCase):
+    """What stands for a client."""
+
+    def test_origins(self) -> None:
+        """An address of version 4, a network of version 6, and what has none."""
+        for host, origin in (
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            (LOCAL, LOCAL),
+        ):
+            self.assertEqual(origin, origin_of(host))
+
+    def test_settings(self) -> None:
+        """What is no network is refused."""
+        self.assertRaises(ValueError, parse_proxies, ["proxy.example.org"])
+        self.assertFalse(parse_proxies([]))
+        self.assertTrue(parse_proxies(["unix"]))
