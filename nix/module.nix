@@ -106,7 +106,7 @@ let
     tls_key = setting types.path "The file of the certificate's private key.";
     public_url = setting types.str "How clients reach this registry: the base of links and pull commands.";
     auth = setting (types.enum [ "none" "htpasswd" "token" ]) "Who may pull: none (everybody), or users by password: htpasswd, or token, with both.";
-    htpasswd_file = setting types.path "The file of the users and the bcrypt hashes of their passwords, as htpasswd -B writes.";
+    htpasswd_file = setting types.path "The file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it.";
     auth_rules = setting (types.attrsOf (types.listOf types.str)) "The packages that a user may have, as {alice: [shell, git]}; others have all.";
     token_key = setting types.path "The file of the private key that signs tokens; the same for all replicas.";
     trusted_proxies = setting (types.listOf types.str) "Whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets.";

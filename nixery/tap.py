@@ -143,7 +143,7 @@ class Options(usage.Options):
         if given["config"] is not None:
             # twistd changes its directory when it starts.
             given["config"] = os.path.abspath(given["config"])
-        passed = passed_endpoints(self._environ)
+        passed = passed_endpoints()
         self.reread = lambda: load_config(given, self._environ, passed)
         try:
             self.config = self.reread()
@@ -162,12 +162,13 @@ def makeService(options: Options) -> IService:
     daemon = make_daemon(options.config, options.endpoints, reactor, reread=options.reread)
     if options.config.log_format == "json":
         return LoggedService(daemon, log_file(options.parent or {}, reactor))
-    if to_journal(os.environ) and not (options.parent or {}).get("logfile"):
-        return LoggedService(daemon, sys.stdout, journal_line)
+    log = log_file(options.parent or {}, reactor) if to_journal(os.environ) else None
+    if log is sys.stdout:
+        return LoggedService(daemon, log, journal_line)
     return daemon
 
 
-def make_daemon(
+def make_daemon(  # noqa: PLR0915  # one statement a part
     config: Config,
     endpoints: Mapping[str, IStreamServerEndpoint],
     # Any: the global reactor has no type, and each part asks for the interface
@@ -195,7 +196,7 @@ def make_daemon(
         files,
         reactor,
         give_up=give_up,
-        collected=lambda: cache.distrust(),
+        collected=lambda: cache.distrust(),  # noqa: PLW0108  # it is made below
         measured=operations.storage,
     )
     storage = stored.storage

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = ("lint", "mypy", "unit", "fuzz", "docs", "integration", "end-to-end")
+ENVIRONMENTS = ("lint", "mypy", "unit", "fuzz", "docs", "integration", "end-to-end", "browser")
 TOOLS = CHECKOUT / ".tox" / "tools"
 
 PROGRAMS = {
@@ -40,6 +40,8 @@ PROGRAMS = {
     "git": "git",
     "zstd": "zstd",
     "setsid": "util-linux",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
     "systemd-analyze": "systemd",
     "openssl": "openssl",
 }
@@ -75,7 +77,7 @@ def main(arguments: list[str]) -> int:
         print(f"no such environment: {', '.join(unknown)}; there are {', '.join(ENVIRONMENTS)}")
         return 2
     chosen = [name for name in ENVIRONMENTS if name in arguments or not arguments]
-    if {"integration", "end-to-end"} & set(chosen):
+    if {"integration", "end-to-end", "browser"} & set(chosen):
         _install_debian_packages()
     tox = _install_tox()
     # A package that is built again would keep modules that no longer exist.

@@ -28,7 +28,8 @@ from nixery.anatomy.listing import (
 )
 from nixery.anatomy.outline import outline_of
 from nixery.anatomy.portrait import Portrait, make_portrait, outline_portrait
-from nixery.anatomy.report import Made, encode_report, make_report
+from nixery.anatomy.report import Made, make_report
+from nixery.anatomy.reportfile import encode_report
 from nixery.building.cache import ImageCache
 from nixery.building.images import SERVED, place_of
 from nixery.errors import BlobUnknown, NixeryError

@@ -14,7 +14,8 @@ from attrs import field, frozen
 
 from nixery.anatomy.closurelayout import lay_out
 from nixery.anatomy.closurepicture import closure_data, closure_svg, layer_of_paths
-from nixery.anatomy.report import ImageReport, decode_report
+from nixery.anatomy.report import ImageReport
+from nixery.anatomy.reportfile import decode_report
 from nixery.anatomy.why import shortest_ways
 
 __all__ = ["Portrait", "make_portrait", "outline_portrait"]

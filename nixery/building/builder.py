@@ -196,7 +196,7 @@ class Builder(Service):
     popularity: Callable[[], Awaitable[Popularity]] | None = None
     room: Callable[[], Awaitable[None]] | None = None
     made: Callable[[Made], None] | None = None
-    rules: PackageRules = PackageRules()
+    rules: PackageRules = field(factory=PackageRules)
     allowance: BuildAllowance = field(factory=BuildAllowance)
 
     _packer: Packer = field(init=False)

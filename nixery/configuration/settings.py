@@ -95,14 +95,12 @@ SETTINGS: tuple[Setting, ...] = (
         name="tls_certificate",
         kind=kinds.PATH,
         help="the file of the certificate, then its authorities: ports then speak TLS",
-        variable="NIXERY_TLS_CERTIFICATE",
         requires=("tls_key", GIVEN),
     ),
     Setting(
         name="tls_key",
         kind=kinds.PATH,
         help="the file of the certificate's private key",
-        variable="NIXERY_TLS_KEY",
         requires=("tls_certificate", GIVEN),
     ),
     Setting(
@@ -121,7 +119,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="htpasswd_file",
         kind=kinds.PATH,
-        help="the file of the users and the bcrypt hashes of their passwords, as htpasswd -B writes",
+        help="the file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it",
     ),
     Setting(
         name="auth_rules",

@@ -96,16 +96,32 @@ def _package(requirement: Requirement, record: Record) -> Package:
     return Package(
         requested=(requirement.name,),
         attribute=".".join(record["path"]),
-        name=record["name"],
-        pname=record["pname"],
-        version=record["version"],
+        name=_text(record["name"]),
+        pname=_text(record["pname"]),
+        version=_text(record["version"]),
         description=" ".join(record["description"].split()),
-        priority=record["priority"],
-        derivation=record["derivation"],
+        priority=_integer(record["priority"]),
+        derivation=_text(record["derivation"]),
         outputs=tuple(
-            sorted(Output(name=item["name"], path=item["path"]) for item in record["outputs"])
+            sorted(
+                Output(name=_text(item["name"]), path=_text(item["path"]))
+                for item in record["outputs"]
+            )
         ),
     )
+
+
+# What is said of a package comes from its own code, which may say anything.
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"no text: {value!r:.40}")
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"no integer: {value!r:.40}")
+    return value
 
 
 def _spell(path: Sequence[str]) -> str:

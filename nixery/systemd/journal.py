@@ -41,6 +41,6 @@ def to_journal(environ: Mapping[str, str], descriptor: int = 1) -> bool:
 def journal_line(event: LogEvent) -> str:
     """An event as lines, each with its priority: the journal takes each for an entry."""
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-    level = event.get("log_level")
-    prefix = f"<{_PRIORITIES.get(level, 6) if isinstance(level, LogLevel) else 6}>"  # type: ignore[misc]
+    # What comes without a level is from programs older than levels.
+    prefix = f"<{_PRIORITIES.get(event.get('log_level', LogLevel.info), 6)}>"
     return "".join(f"{prefix}{line}\n" for line in text.splitlines() if line)

@@ -3,18 +3,21 @@ Sockets that were opened before the daemon was started, and passed to it.
 
 systemd does so for a socket unit: ports below 1024 need no privilege then, and clients
 that connect while the daemon is restarted wait instead of being refused.
+
+Twisted looks for them when it is imported, and takes what says how many they are out of
+the environment: so it is asked for one after the other, until there is none.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from itertools import count
+
+from twisted.internet.endpoints import serverFromString
 
 __all__ = ["passed_endpoints"]
-
-_FIRST = 3
-"""The descriptor of the first of them; see sd_listen_fds(3)."""
 
 _DOMAINS = {
     socket.AF_INET: "INET",
@@ -28,30 +31,37 @@ def _family(descriptor: int) -> int:
         return passed.family
 
 
+def _descriptor(index: int) -> int | None:
+    """The descriptor of a socket that was passed; ``None`` if there are not so many."""
+    try:
+        # It is made for no reactor, and only looked at.
+        endpoint = serverFromString(None, f"systemd:domain=INET:index={index}")
+    except LookupError:
+        return None
+    descriptor: int = endpoint.fileno
+    return descriptor
+
+
 def passed_endpoints(
-    environ: Mapping[str, str],
     *,
-    pid: int | None = None,
+    descriptor: Callable[[int], int | None] = _descriptor,
     family: Callable[[int], int] = _family,
 ) -> tuple[str, ...]:
     """
     Endpoint strings for the sockets that were passed to this process.
 
-    :param pid: of this process: what was passed to another one, and inherited from that,
-        is not for us.
+    :param descriptor: the number of the socket with an index.
     :param family: the address family of a descriptor.  Raises :class:`OSError`.
     """
-    if environ.get("LISTEN_PID") != str(os.getpid() if pid is None else pid):
-        return ()
-    count = environ.get("LISTEN_FDS", "")
-    if not (count.isascii() and count.isdigit()):
-        return ()
-    found = []
-    for index in range(int(count)):
+    found: list[str] = []
+    for index in count():
+        number = descriptor(index)
+        if number is None:
+            return tuple(found)
         try:
-            domain = _DOMAINS.get(socket.AddressFamily(family(_FIRST + index)))
+            domain = _DOMAINS.get(socket.AddressFamily(family(number)))
         except (OSError, ValueError):
             continue
         if domain is not None:
             found.append(f"systemd:domain={domain}:index={index}")
-    return tuple(found)
+    raise AssertionError("unreachable")

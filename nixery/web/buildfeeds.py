@@ -7,6 +7,7 @@ then (:mod:`nixery.building.buildbook`), however slowly its client reads.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,6 +17,9 @@ from nixery.web.answers import printable
 from nixery.web.eventstream import Event
 
 __all__ = ["BuildFeed", "BuildLines", "Builds", "OverviewFeed", "described"]
+
+BUILDS_AT_ONCE = 50
+"""How many builds are in one event: what it takes to write it is the reactor's time."""
 
 LINES_AT_ONCE = 250
 """How many lines of a log are in one event."""
@@ -42,9 +46,9 @@ class Builds(Protocol):
 
 class OverviewFeed:
     """
-    The events of all builds: ``builds`` is all of them, to begin with or to begin
-    anew; ``build`` is one that is new or has changed; ``removed`` is one that is
-    gone.
+    The events of all builds: ``builds`` is the first of them, to begin with or to begin
+    anew, and ``more`` are those that follow in the list; ``build`` is one that is new or
+    has changed; ``removed`` is one that is gone.
 
     :param may_see: whether the client may see an image, by its name.
     """
@@ -57,18 +61,22 @@ class OverviewFeed:
         self._epoch = epoch
         self._version = version
         self._begun = False
+        self._rest: deque[BuildView] = deque()
 
     def pull(self) -> Sequence[Event]:
+        if self._rest:
+            return self._part("more")
         changes = self._builds.changes(self._version)
         if self._begun and changes.version == self._version:
             return ()
         self._begun = True
         self._version = changes.version
-        seen = [described(build) for build in changes.builds if self._may_see(build.image)]
+        seen = [build for build in changes.builds if self._may_see(build.image)]
         if changes.removed is None:
-            return [self._event("builds", {"builds": seen})]
+            self._rest = deque(seen)
+            return self._part("builds")
         return [
-            *(self._event("build", build) for build in seen),
+            *(self._event("build", described(build)) for build in seen),
             *(self._event("removed", {"id": build_id}) for build_id in changes.removed),
         ]
 
@@ -78,8 +86,15 @@ class OverviewFeed:
     def watch(self, tell: Callable[[], None]) -> Callable[[], None]:
         return self._builds.watch(tell)
 
+    def _part(self, kind: str) -> Sequence[Event]:
+        count = min(BUILDS_AT_ONCE, len(self._rest))
+        part = [described(self._rest.popleft()) for _ in range(count)]
+        return [self._event(kind, {"builds": part})]
+
     def _event(self, kind: str, data: Mapping[str, object]) -> Event:
-        return Event(id=f"{self._epoch}-{self._version}", type=kind, data=data)
+        # Who comes back with a part of the list begins anew.
+        version = 0 if self._rest else self._version
+        return Event(id=f"{self._epoch}-{version}", type=kind, data=data)
 
 
 class BuildFeed:
@@ -192,7 +207,7 @@ class BuildLines:
                 lines = [printable(str(line)) for line in _list(event.data["lines"])]
             case "build":
                 lines = self._build(event.data)
-            case "builds":
+            case "builds" | "more":
                 lines = [line for each in _list(event.data["builds"]) for line in self._build(each)]
             case _:
                 self._said.pop(str(event.data.get("id")), None)

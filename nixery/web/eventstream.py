@@ -20,10 +20,13 @@ from zope.interface import implementer
 
 from nixery.web.responses import set_headers
 
-__all__ = ["KEEP_ALIVE", "Event", "EventStream", "Feed", "Form", "ServerSent"]
+__all__ = ["AT_ONCE", "KEEP_ALIVE", "Event", "EventStream", "Feed", "Form", "ServerSent"]
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment is sent, for proxies hang up on silence."""
+
+AT_ONCE = 4
+"""How often a feed is asked before others have their turn."""
 
 
 @frozen(kw_only=True)
@@ -122,6 +125,7 @@ class EventStream:
         self._open = True
         self._leave: Callable[[], None] = lambda: None
         self._timer: IDelayedCall | None = None
+        self._next: IDelayedCall | None = None
 
     def start(self) -> None:
         """Send headers and what there is; the rest goes on by itself."""
@@ -144,8 +148,12 @@ class EventStream:
         self._pump()
 
     def _pump(self) -> None:
-        """Send what is new, for as long as the client takes it."""
-        while self._open and not self._paused:
+        """Send what is new, for as long as the client takes it and others do not wait."""
+        if self._next is not None and self._next.active():
+            return
+        for _ in range(AT_ONCE):
+            if not self._open or self._paused:
+                return
             over = self._feed.over()
             events = self._feed.pull()
             if events:
@@ -156,6 +164,7 @@ class EventStream:
                 self._finish()
             else:
                 return
+        self._next = self._clock.callLater(0, self._pump)
 
     def _keep_alive(self) -> None:
         self._timer = self._clock.callLater(KEEP_ALIVE, self._keep_alive)
@@ -181,6 +190,8 @@ class EventStream:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._next is not None and self._next.active():
+            self._next.cancel()
         self._ended()
         return True
 

@@ -18,7 +18,7 @@ from nixery.anatomy.report import ImageReport, ReportedLayer
 from nixery.anatomy.why import chain_to, find_chains, find_paths
 from nixery.layering.layerpicture import DrawnLayer, draw_svg
 from nixery.names import Digest
-from nixery.web.pages import shown
+from nixery.web.wording import shown
 
 __all__ = ["SORTS", "ImageView", "PathQuery", "image_data", "image_view", "paths_view"]
 

@@ -12,13 +12,9 @@ Small pages are rendered at once.  Those whose size depends on what there is to 
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import quote
 from uuid import uuid4
 
 from attrs import frozen
@@ -36,9 +32,10 @@ from nixery.web.answers import internal_problem, problem_of
 from nixery.web.assets import SiteFiles
 from nixery.web.front import Front
 from nixery.web.headers import accepted_types
-from nixery.web.responses import answer_with, has_left, set_headers
+from nixery.web.responses import answer_with, has_left, request_id, set_headers
+from nixery.web.wording import clock, duration, exchanged, moment, shown, size, when
 
-__all__ = ["PAGE_HEADERS", "Answerer", "Pages", "Section", "shown", "wants_html"]
+__all__ = ["PAGE_HEADERS", "Answerer", "Pages", "Section", "wants_html"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -208,7 +205,8 @@ class Pages:
                     raise  # The front, which cancelled us, knows what to do.
                 return self._fail(request, ShuttingDown())
             except Exception:  # noqa: BLE001  # whatever it is, somebody waits for an answer
-                reference = uuid4().hex[:12]
+                # The request's id, where it has one, leads to its line in the log as well.
+                reference = request_id(request) or uuid4().hex[:12]
                 self._log.failure(
                     "the page {path} failed (reference {reference})",
                     path=request.path,
@@ -259,79 +257,9 @@ def add_vary(request: Request) -> None:
     set_headers(request, {b"Vary": b"Accept"})
 
 
-# -- what templates show ----------------------------------------------------------------
-
-
 def _finalized(value: object) -> object:
     # Markup is what a template has made itself.
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def shown(text: object) -> str:
-    """
-    A text that somebody else has written, fit to be looked at: what cannot be seen, or
-    turns the direction of what follows, is written as an escape.
-    """
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character in "\n\t" or character.isprintable() else _escaped(character)
-        for character in text
-    )
-
-
-def _escaped(character: str) -> str:
-    # Emoji and some scripts are written with these two; they hide nothing.
-    if unicodedata.category(character) == "Cf" and character in "\u200c\u200d":
-        return character
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def exchanged(typed: str, name: str, other: str) -> str:
-    """A query with ``other`` in the place of ``name`` in what was typed."""
-    words = re.split(r"[\s,;/]+", typed.strip())
-    return "+".join(quote(other if word == name else word, safe="") for word in words)
-
-
-def size(count: float) -> str:
-    """A number of bytes, in decimal units with three digits: ``1.23 MB``."""
-    units = ["B", "kB", "MB", "GB", "TB", "PB"]
-    value = float(count)
-    while value >= 999.5 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    if units[0] == "B":
-        return f"{value:.0f} B"
-    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{digits}f} {units[0]}"
-
-
-def duration(seconds: float) -> str:
-    """A time span: ``0.42 s``, ``12 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    if seconds < 10:
-        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def when(seconds: float) -> str:
-    """A time since 1970, as RFC 3339 writes it, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def moment(seconds: float) -> str:
-    """The same for a person: ``2026-11-23 21:05:07``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def clock(seconds: float) -> str:
-    """The same in short: ``11-23 21:05:07``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%m-%d %H:%M:%S")
 
 
 def _set_status(request: Request, status: int) -> None:

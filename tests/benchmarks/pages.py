@@ -19,7 +19,8 @@ from functools import partial
 from attrs import evolve
 
 from nixery.anatomy.library import REPORTS
-from nixery.anatomy.report import ImageReport, Made, encode_report, make_report
+from nixery.anatomy.report import ImageReport, Made, make_report
+from nixery.anatomy.reportfile import encode_report
 from nixery.graph import parse_dump
 from nixery.layering.layers import LayerSettings, Popularity, plan_layers
 from nixery.names import Digest

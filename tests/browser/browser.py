@@ -232,13 +232,13 @@ class Browser:
         :param allowed: the failed requests that are right: statuses by paths.
         """
         found = []
-        for entry in self.driver.get_log("browser"):  # type: ignore[no-untyped-call]
+        for entry in self.driver.get_log("browser"):
             message = entry["message"]
             path = urlsplit(message.split(" ", 1)[0]).path
             if path in allowed and f"a status of {allowed[path]} " in message:
                 continue
             found.append(f"{entry['level']}: {message}")
-        for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
+        for entry in self.driver.get_log("performance"):
             event = json.loads(entry["message"])["message"]
             if event["method"] == "Network.requestWillBeSent":
                 url = event["params"]["request"]["url"]

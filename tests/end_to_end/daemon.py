@@ -33,6 +33,7 @@ class Daemon:
     :param identity: options of ``setpriv``: as whom it runs.
     :param interpreter: the command that is Python; the tests' own by default.
     :param umask: of the process.
+    :param plain: whether this port speaks no TLS, where the options ask for it.
     :param directory: where its state, its home and its log are; a directory of
         its own by default.
     """
@@ -47,6 +48,7 @@ class Daemon:
         identity: Sequence[str] = (),
         interpreter: Sequence[str] = (sys.executable,),
         umask: int = 0o022,
+        plain: bool = False,
         directory: Path | None = None,
     ) -> None:
         self.directory = directory or private_directory(name)
@@ -66,7 +68,7 @@ class Daemon:
                 "--pidfile=",
                 "nixery",
                 "--listen",
-                f"tcp:{port}:interface=127.0.0.1",
+                f"{'plain:' if plain else ''}tcp:{port}:interface=127.0.0.1",
                 *options,
             ],
             log=self.directory / "log",

@@ -145,6 +145,10 @@ class Podman:
     def pull(self, image: str, *options: str) -> Finished:
         return self._command("pull", "--tls-verify=false", *options, image)
 
+    def pull_verified(self, image: str, *options: str) -> Finished:
+        """Pull over TLS, from somebody whose certificate is believed."""
+        return self._command("pull", *options, image)
+
     def log_in(self, registry: str, user: str, password: str) -> Finished:
         """Log in at ``127.0.0.1:port``, to be sent with what is pulled from there."""
         return self._command(
@@ -243,6 +247,10 @@ class Containerd:
             "images", "pull", "--plain-http", *options, self._snapshotter, _with_tag(image)
         )
 
+    def pull_verified(self, image: str, *options: str) -> Finished:
+        """Pull over TLS, from somebody whose certificate is believed."""
+        return self._command("images", "pull", *options, self._snapshotter, _with_tag(image))
+
     def run(self, image: str, *command: str) -> Finished:
         self._containers += 1
         return self._command(
@@ -267,6 +275,10 @@ class Skopeo:
         require("skopeo")
         self.directory = private_directory("skopeo")
         self._environ = private_environment(self.directory)
+
+    def inspect_verified(self, image: str, *options: str) -> Finished:
+        """Inspect over TLS, at somebody whose certificate is believed."""
+        return self._command("inspect", *options, f"docker://{image}")
 
     def inspect(self, image: str, *options: str) -> Finished:
         return self._command("inspect", "--tls-verify=false", *options, f"docker://{image}")

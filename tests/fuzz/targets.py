@@ -12,7 +12,7 @@ from attrs import frozen
 from tests.fuzz.texts import TEXTS
 from tests.fuzz.world import PASSWORD, USER, World, basic
 
-__all__ = ["REQUESTS", "TARGETS", "Target"]
+__all__ = ["REQUESTS", "TARGETS", "Target", "world"]
 
 _DIGEST = b"sha256:" + b"0" * 64
 
@@ -61,8 +61,8 @@ REQUESTS: tuple[bytes, ...] = (
     b"HEAD /v2/hello/manifests/latest HTTP/1.0\r\n\r\n",
     b"GET /%c0%ae%c0%ae/%00%0d%0aX:%20y HTTP/1.1\r\nHost: \xff\r\nUser-Agent: a\nb\r\n\r\n",
     (
-        b"OPTIONS * HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
-        b"hello"
+        b"OPTIONS * HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n"
+        b"Connection: close\r\n\r\nhello"
     ),
 )
 """Requests that there are, one for each kind."""
@@ -82,7 +82,8 @@ class Target:
 
 
 @cache
-def _world(gated: bool) -> World:
+def world(*, gated: bool) -> World:
+    """The one of this process."""
     # The interpreter's own end takes it away.
     directory = tempfile.TemporaryDirectory(prefix="nixery-fuzz-")
     _KEPT.append(directory)
@@ -92,8 +93,8 @@ def _world(gated: bool) -> World:
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 TARGETS: Mapping[str, Target] = {
-    "requests": Target(run=lambda data: _world(False).check(data), seeds=REQUESTS),
-    "requests-with-users": Target(run=lambda data: _world(True).check(data), seeds=REQUESTS),
+    "requests": Target(run=lambda data: world(gated=False).check(data), seeds=REQUESTS),
+    "requests-with-users": Target(run=lambda data: world(gated=True).check(data), seeds=REQUESTS),
     **{name: Target(run=text.read, seeds=text.seeds) for name, text in TEXTS.items()},
 }
 """All of them, by their names."""

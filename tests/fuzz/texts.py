@@ -14,7 +14,7 @@ from attrs import frozen
 
 from nixery.access.passwords import parse_passwords
 from nixery.anatomy.listing import decode_listed
-from nixery.anatomy.report import decode_report
+from nixery.anatomy.reportfile import decode_report
 from nixery.building.cache import LayerRecord
 from nixery.configuration.config import Config, load_config
 from nixery.counting.expansion import expand
@@ -209,6 +209,15 @@ TEXTS: Mapping[str, Text] = {
                 b'{"error":"ambiguous","candidates":[["git"],["Git"]]}]}'
             ),
             b"[" * 100_000,
+            *(
+                b'{"levels":{},"answers":[' + spoilt + b"," + spoilt + b"]}"
+                for spoilt in (
+                    _PACKAGE.replace(b'"git-1"', b"5"),
+                    _PACKAGE.replace(b'"pname":"git"', b'"pname":{}'),
+                    _PACKAGE.replace(b"5,", b'"5",'),
+                    _PACKAGE.replace(b'"/nix"', b"[]"),
+                )
+            ),
         ),
     ),
     "authorization": Text(

@@ -196,6 +196,7 @@ class World:
 
     def __init__(self, directory: Path, *, gated: bool = False, clock: Clock | None = None) -> None:
         self.directory = directory
+        directory.mkdir(exist_ok=True)
         self.gated = gated
         self.clock = clock or Clock()
         self.clock.advance(1_800_000_000)

@@ -15,7 +15,7 @@ from nixery.errors import BuildFailed, Evidence
 from nixery.interfaces import Phase
 from nixery.names import Digest, Tag, parse_image_name
 from nixery.web import buildfeeds, buildpages
-from nixery.web.buildfeeds import Builds
+from nixery.web.buildfeeds import BUILDS_AT_ONCE, Builds
 from nixery.web.buildpages import BuildPages
 from nixery.web.eventstream import KEEP_ALIVE
 from nixery.web.server import make_site
@@ -242,6 +242,32 @@ class OverviewStreamTests(PagesTestCase):
         """Nothing is an overview too."""
         stream = self.listen("/builds/events")
         self.assertEqual(stream.events(), [("builds", {"builds": []})])
+
+    def test_long_list(self) -> None:
+        """
+        A long list comes in parts, between which others have their turn; who leaves with
+        a part of it begins anew, and whoever has all of it goes on.
+        """
+        images = [f"image-{number}" for number in range(12 * BUILDS_AT_ONCE)]
+        for image in images:
+            self.begin(image)
+        stream = self.listen("/builds/events")
+        self.assertLess(len(parts := stream.events()), 12)
+        self.assertEqual("builds", self.back(stream).types()[0])
+        for _ in range(3):
+            self.clock.advance(0)
+            parts += stream.events()
+        self.assertEqual(["builds", *["more"] * 11], [kind for kind, _ in parts])
+        seen = [each["image"] for _, data in parts for each in data["builds"]]
+        self.assertEqual(images[::-1], seen)
+        self.clock.advance(1)
+        self.assertEqual([], stream.events())
+        self.assertEqual([], self.back(stream).types())
+
+    def back(self, stream: Stream) -> Stream:
+        """The client of a stream comes back."""
+        assert stream.last_id is not None
+        return self.listen("/builds/events", ("Last-Event-ID", stream.last_id))
 
     def test_removed(self) -> None:
         """A build that is told of no more is gone."""

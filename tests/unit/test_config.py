@@ -129,7 +129,7 @@ class DefaultTests(ConfigCase):
             "{gcs_bucket: b, gcs_signing_key: k, gcs_signing_account: a, storage_backend: gcs,"
             " gcs_endpoint: 'http://h', auth: htpasswd, htpasswd_file: /h,"
             " google_application_credentials: /c, popularity_url: 'http://h/p', public_url:"
-            " 'http://h', build_deadline: 1}"
+            " 'http://h', build_deadline: 1, tls_certificate: /t, tls_key: /k}"
         )
         text, number = {"str", "str | None"}, {"float"}
         off = {"max_bytes", "max_age", "trusted_proxies", "allow_packages", "deny_packages"}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fuzz.targets import REQUESTS
+from tests.fuzz.targets import REQUESTS, world
 from tests.fuzz.world import PASSWORD, USER, World, audited, basic
 from tests.unit.garbage import set_garbage_apart
 
@@ -218,22 +218,19 @@ class RequestTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         set_garbage_apart(self)
-        self.worlds = []
-        for gated in (False, True):
-            directory = Path(self.mktemp()).absolute()
-            directory.mkdir()
-            self.worlds.append(World(directory, gated=gated))
+        # What one test leaves behind may be what trips the next one.
+        self.worlds = [world(gated=False), world(gated=True)]
 
     def check(self, data: bytes) -> None:
-        for world in self.worlds:
-            world.check(data)
+        for each in self.worlds:
+            each.check(data)
 
     def test_seeds(self) -> None:
         """What the fuzzers begin from is answered."""
         for data in REQUESTS:
             with self.subTest(data=data):
-                for world in self.worlds:
-                    self.assertTrue(world.check(data))
+                for each in self.worlds:
+                    self.assertTrue(each.check(data))
 
     def test_requests(self) -> None:
         """Requests of any path, with any headers and credentials."""
@@ -245,30 +242,30 @@ class RequestTests(SynchronousTestCase):
 
     def test_images_are_made(self) -> None:
         """The world does make images: it is not all refusals that are looked at."""
-        for world, headers in zip(
+        for each, given_headers in zip(
             self.worlds, ([], [(b"Authorization", basic(USER, PASSWORD))]), strict=True
         ):
-            data = request("GET", "/v2/shell/hello/manifests/latest", headers)
-            with self.subTest(gated=world.gated):
-                self.assertEqual([404], world.check(data))
-                data = request("GET", "/v2/hello/manifests/latest", headers)
-                self.assertEqual([200], world.check(data))
+            data = request("GET", "/v2/shell/hello/manifests/latest", given_headers)
+            with self.subTest(gated=each.gated):
+                self.assertEqual([404], each.check(data))
+                data = request("GET", "/v2/hello/manifests/latest", given_headers)
+                self.assertEqual([200], each.check(data))
 
     def test_oracle(self) -> None:
         """A file elsewhere, and a failure of ours, are noticed."""
-        [world, _] = self.worlds
-        with self.assertRaises(AssertionError), audited([world.directory]):
+        [each, _] = self.worlds
+        with self.assertRaises(AssertionError), audited([each.directory]):
             Path("/dev/null").read_bytes()
-        self.patch(world.children["builds"], "render", _fail)
+        self.patch(each.children["builds"], "render", _fail)
         with self.assertRaises(AssertionError):
-            world.check(request("GET", "/builds", []))
+            each.check(request("GET", "/builds", []))
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
 
 class WorkTests(SynchronousTestCase):
     """What is sent costs no more than its length."""
 
-    def calls(self, world: World, data: bytes) -> int:
+    def calls(self, one: World, data: bytes) -> int:
         """How many calls of functions an exchange takes."""
         count = 0
 
@@ -278,16 +275,14 @@ class WorkTests(SynchronousTestCase):
 
         sys.setprofile(called)
         try:
-            world.check(data)
+            one.check(data)
         finally:
             sys.setprofile(None)
         return count
 
     def test_work(self) -> None:
         """Twice as much of anything is at most about twice the work."""
-        directory = Path(self.mktemp()).absolute()
-        directory.mkdir()
-        world = World(directory)
+        one = world(gated=False)
         for make in (
             lambda n: request("GET", "/v2/" + "a/" * n + "manifests/latest", []),
             lambda n: request("GET", "/v2/" + "%2e" * n + "/manifests/latest", []),
@@ -298,7 +293,7 @@ class WorkTests(SynchronousTestCase):
             lambda n: request("GET", "/v2/hello/manifests/latest", [(b"If-None-Match", b"a," * n)]),
             lambda n: request("GET", "/v2/", [(b"Cookie", b"a=b;" * n)]),
         ):
-            world.check(make(100))
-            small, large = self.calls(world, make(500)), self.calls(world, make(1000))
+            one.check(make(100))
+            small, large = self.calls(one, make(500)), self.calls(one, make(1000))
             with self.subTest(data=make(3)):
                 self.assertLess(large, 2.5 * small + 2000)

@@ -16,7 +16,8 @@ from twisted.web.server import Request
 
 from nixery.anatomy.listing import ListedImage
 from nixery.anatomy.portrait import Portrait, make_portrait, outline_portrait
-from nixery.anatomy.report import ImageReport, encode_report
+from nixery.anatomy.report import ImageReport
+from nixery.anatomy.reportfile import encode_report
 from nixery.names import Digest, ImageName, Tag
 from nixery.oci import Manifest
 from nixery.web.imagepages import IMAGES_AT_ONCE, ImagePages

@@ -123,12 +123,15 @@ class AllowanceTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """So many, and others when they have ended, however they did."""
+        first, second, third = (self.allowance.place() for _ in range(3))
+        first.__enter__()
+        second.__enter__()
+        self.assertRaises(BuildsExceeded, third.__enter__)
+        error = KeyError()
+        self.assertFalse(second.__exit__(KeyError, error, None))
         with self.allowance.place():
-            with self.assertRaises(KeyError), self.allowance.place():
-                self.assertRaises(BuildsExceeded, self.allowance.place().__enter__)
-                raise KeyError
-            with self.allowance.place():
-                pass
+            pass
+        first.__exit__(None, None, None)
         self.assertEqual(["builds"], self.refused)
 
     def test_user_elsewhere(self) -> None:

@@ -12,7 +12,7 @@ from twisted.web.server import Request
 
 from nixery.errors import QueueFull
 from nixery.web.assets import Assets, AssetsResource
-from nixery.web.pages import Pages, duration, exchanged, shown, size
+from nixery.web.pages import Pages
 from nixery.web.site import make_root
 from nixery.web.visibility import Everything, Visibility
 from tests.unit.http_kit import Connection
@@ -114,6 +114,9 @@ class PagesTests(SynchronousTestCase):
         self.assertEqual(500, answer.status)
         self.assertNotIn(b"secret", answer.body)
         self.assertIn(b"reference", answer.body)
+        reference = answer.header("X-Request-Id")
+        assert reference is not None
+        self.assertIn(reference.encode("ascii"), answer.body)
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
 
     def test_methods(self) -> None:
@@ -142,42 +145,6 @@ class PagesTests(SynchronousTestCase):
         seen: Visibility = Everything()
         request: Request = object()  # type: ignore[assignment]  # nobody looks at it
         self.assertTrue(seen.may_see(request, "shell"))
-
-
-class FilterTests(SynchronousTestCase):
-    """How texts and numbers are written."""
-
-    def test_shown(self) -> None:
-        """What can be seen stays as it is."""
-        self.assertEqual("naïve\n\tאבג 👩\u200d💻", shown("naïve\n\tאבג 👩\u200d💻"))
-        self.assertEqual("a\\u202eb\\x1b\\x85", shown("a\u202eb\x1b\x85"))
-
-    def test_size(self) -> None:
-        """Three digits, whatever the unit."""
-        for count, text in (
-            (0, "0 B"),
-            (999, "999 B"),
-            (999_500, "1.00 MB"),
-            (12_345, "12.3 kB"),
-            (123_456_789, "123 MB"),
-            (9_996, "10.0 kB"),
-        ):
-            self.assertEqual(text, size(count))
-
-    def test_duration(self) -> None:
-        """As people say it."""
-        for seconds, text in (
-            (0.421, "0.42 s"),
-            (3.21, "3.2 s"),
-            (59.7, "1 min 00 s"),
-            (185, "3 min 05 s"),
-            (7500, "2 h 05 min"),
-        ):
-            self.assertEqual(text, duration(seconds))
-
-    def test_exchanged(self) -> None:
-        """One name takes another's place in the query."""
-        self.assertEqual("git+htop+a%26b", exchanged("git/htp a&b", "htp", "htop"))
 
 
 class AssetsTests(SynchronousTestCase):

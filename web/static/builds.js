@@ -56,6 +56,15 @@ events.addEventListener("builds", (event) => {
   empty.hidden = rows.size > 0;
 });
 
+// A long list comes in parts.
+events.addEventListener("more", (event) => {
+  for (const build of JSON.parse(event.data).builds) {
+    const row = filled(build);
+    rows.set(build.id, row);
+    body.append(row);
+  }
+});
+
 events.addEventListener("build", (event) => {
   put(JSON.parse(event.data));
   empty.hidden = true;
