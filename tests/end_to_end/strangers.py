@@ -5,6 +5,7 @@ A registry that runs as somebody else, who reaches the store through Nix's own d
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
 from tests.end_to_end.processes import Server, private_directory
 from tests.end_to_end.stage import EndToEndCase
 
-__all__ = ["start_stranger"]
+__all__ = ["NOBODY", "start_stranger"]
 
 NOBODY = (
     "--reuid=nobody",
@@ -32,12 +33,14 @@ def start_stranger(
     options: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     umask: int = 0o022,
+    interpreter: Sequence[str] | None = None,
 ) -> Daemon:
     """
     Start it, with a Nix daemon that does not trust it; both end with the test.
 
     :param packages: the package set that it serves.
     :param configuration: YAML.
+    :param interpreter: the command that becomes the somebody else, and then is Python.
     """
     directory = private_directory("stranger")
     directory.chmod(0o755)
@@ -57,7 +60,8 @@ def start_stranger(
     daemon = Daemon(
         packages,
         directory=theirs,
-        identity=NOBODY,
+        identity=NOBODY if interpreter is None else (),
+        interpreter=(sys.executable,) if interpreter is None else interpreter,
         options=["--config", str(theirs / "nixery.yaml"), *options],
         umask=umask,
         environ={**(environ or {}), "NIX_CONFIG": "", "NIX_REMOTE": "daemon", **reached},
