@@ -20,9 +20,10 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
-from threading import Condition
+from threading import Condition, Event
 from uuid import uuid4
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from nixery.errors import DigestMismatch, ShuttingDown, StorageError
@@ -165,7 +166,10 @@ class Writer:
         self._buffer.clear()
         self._crc = crc_of(chunk, self._crc)
         if self._transfer is None:
-            self._transfer = _Transfer(self._objects, self._threads)
+            # Stopped alone when the blob turns out to be there: its record is still to come.
+            self._transfer = _Transfer(evolve(self._objects, stop=Event()), self._threads)
+            if self._objects.stop.is_set():
+                self._transfer.stop()
         self._transfer.put(chunk, last=last)
 
     def _publish(self, name: str, media_type: str) -> StoredObject:
