@@ -33,7 +33,7 @@ from nixery.names import Digest, ImageName, parse_image_name
 from nixery.oci import Image
 from nixery.web.answers import internal_problem, problem_of
 from nixery.web.credentials import BASIC, Basic, bearer_challenge, parse_authorization
-from nixery.web.responses import answer_with, has_left, refuse, request_id, set_headers
+from nixery.web.responses import PLAIN_TEXT, answer_with, has_left, refuse, request_id, set_headers
 from nixery.web.routes import Route
 from nixery.web.server import SeenRequest
 from nixery.web.visitor import visitor_address
@@ -299,5 +299,5 @@ class _Refusal(Resource):
         body = refuse(request, problem)
         if self._path not in (b"v2", b"token"):
             text = f"{problem.message}\n".encode("utf-8", "replace")
-            body = answer_with(request, "text/plain; charset=utf-8", text)
+            body = answer_with(request, PLAIN_TEXT, text)
         return b"" if request.method == b"HEAD" else body

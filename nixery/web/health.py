@@ -16,7 +16,7 @@ from twisted.web.server import Request
 
 from nixery.web.answers import printable
 from nixery.web.front import Front
-from nixery.web.responses import answer_with, has_left, set_headers
+from nixery.web.responses import PLAIN_TEXT, answer_with, has_left, refuse_misuse, set_headers
 
 __all__ = ["health_page"]
 
@@ -41,13 +41,9 @@ def health_page(
                 b"X-Content-Type-Options": b"nosniff",
             },
         )
-        if request.postpath:
-            request.setResponseCode(404)
-            return answer_with(request, _TEXT, b"not found\n")
-        if request.method not in (b"GET", b"HEAD"):
-            request.setResponseCode(405)
-            set_headers(request, {b"Allow": b"GET, HEAD"})
-            return answer_with(request, _TEXT, b"this page can only be read\n")
+        misuse = refuse_misuse(request)
+        if misuse is not None:
+            return misuse
         try:
             faults = await find_faults()
         except CancelledError:
@@ -55,14 +51,11 @@ def health_page(
                 raise
             faults = ["the daemon stops"]
         if not faults:
-            return answer_with(request, _TEXT, b"ok\n")
+            return answer_with(request, PLAIN_TEXT, b"ok\n")
         request.setResponseCode(503)
         if not tells(request):
-            return answer_with(request, _TEXT, b"not ready\n")
+            return answer_with(request, PLAIN_TEXT, b"not ready\n")
         lines = (printable(fault).replace("\n", "\n  ") + "\n" for fault in faults)
-        return answer_with(request, _TEXT, "".join(lines).encode("utf-8", "replace"))
+        return answer_with(request, PLAIN_TEXT, "".join(lines).encode("utf-8", "replace"))
 
     return Front(answer)
-
-
-_TEXT = "text/plain; charset=utf-8"

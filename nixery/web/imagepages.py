@@ -31,7 +31,7 @@ from nixery.names import Digest, ImageName, Tag, parse_image_name, parse_tag
 from nixery.oci import Manifest
 from nixery.web.imageviews import SORTS, PathQuery, image_data, image_view, paths_view
 from nixery.web.pages import PAGE_HEADERS, Pages, add_vary, wants_html
-from nixery.web.responses import answer_with, has_left, set_headers
+from nixery.web.responses import PLAIN_TEXT, answer_with, has_left, set_headers
 from nixery.web.visibility import Visibility
 
 __all__ = ["ImagePages", "Library"]
@@ -108,7 +108,7 @@ class ImagePages:
         request.setResponseCode(302)
         location = _place(f"{name.repository}:latest")
         set_headers(request, {**PAGE_HEADERS, b"Location": location.encode("ascii")})
-        return answer_with(request, "text/plain; charset=utf-8", f"{location}\n".encode())
+        return answer_with(request, PLAIN_TEXT, f"{location}\n".encode())
 
     # -- the list ---------------------------------------------------------------------------
 

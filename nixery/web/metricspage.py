@@ -11,7 +11,7 @@ from twisted.web.server import Request
 
 from nixery.errors import ShuttingDown
 from nixery.web.front import Front
-from nixery.web.responses import answer_with, has_left, set_headers
+from nixery.web.responses import PLAIN_TEXT, answer_with, has_left, refuse_misuse, set_headers
 
 __all__ = ["metrics_page"]
 
@@ -32,22 +32,15 @@ def metrics_page(expose: Callable[[str], Awaitable[tuple[str, bytes]]]) -> Resou
                 b"X-Content-Type-Options": b"nosniff",
             },
         )
-        if request.postpath:
-            request.setResponseCode(404)
-            return answer_with(request, _TEXT, b"not found\n")
-        if request.method not in (b"GET", b"HEAD"):
-            request.setResponseCode(405)
-            set_headers(request, {b"Allow": b"GET, HEAD"})
-            return answer_with(request, _TEXT, b"this page can only be read\n")
+        misuse = refuse_misuse(request)
+        if misuse is not None:
+            return misuse
         accept = request.requestHeaders.getRawHeaders(b"Accept", [])
         try:
             media_type, body = await expose(b",".join(accept).decode("latin-1"))
         except ShuttingDown:
             request.setResponseCode(503)
-            media_type, body = _TEXT, b"the daemon stops\n"
+            media_type, body = PLAIN_TEXT, b"the daemon stops\n"
         return None if has_left(request) else answer_with(request, media_type, body)
 
     return Front(answer)
-
-
-_TEXT = "text/plain; charset=utf-8"

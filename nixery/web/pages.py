@@ -32,7 +32,7 @@ from nixery.web.answers import internal_problem, problem_of
 from nixery.web.assets import SiteFiles
 from nixery.web.front import Front
 from nixery.web.headers import accepted_types
-from nixery.web.responses import answer_with, has_left, request_id, set_headers
+from nixery.web.responses import PLAIN_TEXT, answer_with, has_left, request_id, set_headers
 from nixery.web.wording import clock, duration, exchanged, moment, shown, size, when
 
 __all__ = ["PAGE_HEADERS", "Answerer", "Pages", "Section", "wants_html"]
@@ -179,9 +179,7 @@ class Pages:
         _set_status(request, status)
         set_headers(request, PAGE_HEADERS)
         add_vary(request)
-        return answer_with(
-            request, "text/plain; charset=utf-8", f"{shown(message)}\n".encode("utf-8", "replace")
-        )
+        return answer_with(request, PLAIN_TEXT, f"{shown(message)}\n".encode("utf-8", "replace"))
 
     def resource(self, answer: Answerer) -> Resource:
         """

@@ -18,15 +18,19 @@ from nixery.web.answers import Problem
 from nixery.web.headers import etag, is_unchanged
 
 __all__ = [
+    "PLAIN_TEXT",
     "answer_unchanged",
     "answer_with",
     "describe_blob",
     "has_left",
     "identify",
     "refuse",
+    "refuse_misuse",
     "request_id",
     "set_headers",
 ]
+
+PLAIN_TEXT = "text/plain; charset=utf-8"
 
 
 def answer_with(request: Request, media_type: str, body: bytes) -> bytes:
@@ -89,6 +93,23 @@ def refuse(request: Request, problem: Problem) -> bytes:
     # What is written in the log about it, too, is found by the id.
     reference = request_id(request) if problem.status >= 422 else ""
     return answer_with(request, "application/json", problem.body(reference))
+
+
+def refuse_misuse(request: Request) -> bytes | None:
+    """
+    For a page that stands alone and can only be read.
+
+    :return: the body of the 404 for a path below it, or of the 405 for another method,
+        with status and headers set; None where the request is neither.
+    """
+    if request.postpath:
+        request.setResponseCode(404)
+        return answer_with(request, PLAIN_TEXT, b"not found\n")
+    if request.method not in (b"GET", b"HEAD"):
+        request.setResponseCode(405)
+        set_headers(request, {b"Allow": b"GET, HEAD"})
+        return answer_with(request, PLAIN_TEXT, b"this page can only be read\n")
+    return None
 
 
 def request_id(request: Request) -> str:

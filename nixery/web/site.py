@@ -11,7 +11,7 @@ from types import MappingProxyType
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from nixery.web.responses import answer_with, set_headers
+from nixery.web.responses import PLAIN_TEXT, answer_with, set_headers
 
 __all__ = ["make_root"]
 
@@ -58,6 +58,6 @@ class _Missing(Resource):
     def render(self, request: Request) -> bytes:
         request.setResponseCode(404)
         set_headers(request, {b"X-Content-Type-Options": b"nosniff"})
-        body = answer_with(request, "text/plain; charset=utf-8", b"not found\n")
+        body = answer_with(request, PLAIN_TEXT, b"not found\n")
         # Twisted makes a note in the log of a body that it has to drop.
         return b"" if request.method == b"HEAD" else body
