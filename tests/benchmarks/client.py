@@ -8,6 +8,7 @@ same client.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import select
 import socket
@@ -25,6 +26,9 @@ from tests.benchmarks.measure import percentile
 __all__ = ["Load", "Unexpected", "download", "fetch", "hammer", "probing", "request_for"]
 
 BUFFER = 1 << 20
+_sources = (f"127.0.1.{host}" for host in itertools.cycle(range(1, 255)))
+"""Each load comes from another address, since a daemon limits what one client may ask for."""
+
 CLOSED = "the connection was closed within an answer"
 
 
@@ -79,14 +83,18 @@ def fetch(port: int, request: bytes) -> tuple[bytes, bytes]:
     """
     with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
         connection.sendall(request)
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            answer += _received(connection.recv(BUFFER))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        pieces, missing = [body], _body_length(request, head) - len(body)
-        while missing > 0:
-            pieces.append(_received(connection.recv(BUFFER)))
-            missing -= len(pieces[-1])
+        return _answered(connection, request)
+
+
+def _answered(connection: socket.socket, request: bytes) -> tuple[bytes, bytes]:
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += _received(connection.recv(BUFFER))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    pieces, missing = [body], _body_length(request, head) - len(body)
+    while missing > 0:
+        pieces.append(_received(connection.recv(BUFFER)))
+        missing -= len(pieces[-1])
     return head + b"\r\n\r\n", b"".join(pieces)
 
 
@@ -96,17 +104,25 @@ def hammer(port: int, request: bytes, *, count: int, connections: int) -> Load:
 
     :raises Unexpected: an answer is not like the first one.
     """
-    # All answers have the length of this one, so that none has to be parsed.
-    length = sum(map(len, fetch(port, request)))
+    # All bodies have the length of this one, so that no head has to be parsed.  Heads
+    # differ: an id in them may gain a digit.
+    length = len(fetch(port, request)[1])
     latencies: list[float] = []
-    with _Connections(port, connections) as open_connections:
+    with _Connections(port, connections, source=next(_sources)) as open_connections:
         begun = time.perf_counter()
         for each in open_connections.all[:count]:
             each.ask(request, length)
         remaining = count - min(count, connections)
         while len(latencies) < count:
             for each in open_connections.readable():
-                each.missing -= len(_received(each.socket.recv(BUFFER)))
+                data = _received(each.socket.recv(BUFFER))
+                if not each.begun:
+                    end = data.find(b"\r\n\r\n")
+                    if not data.startswith(b"HTTP/1.1 200 ") or end < 0:
+                        raise Unexpected(f"{data[:200]!r} is no head of a 200")
+                    each.begun = True
+                    each.missing += end + 4
+                each.missing -= len(data)
                 if each.missing < 0:
                     raise Unexpected(f"an answer is longer than {length} bytes")
                 if each.missing == 0:
@@ -175,7 +191,6 @@ def probing(port: int, path: str) -> Iterator[list[float]]:
 
 def _probe(port: int, path: str, control: Connection) -> None:
     request = request_for(path)
-    length = sum(map(len, fetch(port, request)))
     latencies = []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -183,9 +198,7 @@ def _probe(port: int, path: str, control: Connection) -> None:
         while not control.poll(0.002):
             begun = time.perf_counter()
             connection.sendall(request)
-            missing = length
-            while missing > 0:
-                missing -= len(_received(connection.recv(BUFFER)))
+            _answered(connection, request)
             latencies.append(time.perf_counter() - begun)
     control.send(latencies)
 
@@ -197,9 +210,11 @@ class _Connection:
     socket: socket.socket
     missing: int = 0
     asked: float = 0.0
+    begun: bool = False
 
     def ask(self, request: bytes, length: int) -> None:
         self.missing = length
+        self.begun = False
         self.asked = time.perf_counter()
         # Small enough for the socket's buffer, which is empty.
         self.socket.sendall(request)
@@ -208,10 +223,11 @@ class _Connection:
 class _Connections:
     """Open connections, and which of them has something to read."""
 
-    def __init__(self, port: int, count: int) -> None:
+    def __init__(self, port: int, count: int, *, source: str = "127.0.0.1") -> None:
         self._poll = select.epoll()
         self.all = [
-            _Connection(socket.create_connection(("127.0.0.1", port))) for _ in range(count)
+            _Connection(socket.create_connection(("127.0.0.1", port), source_address=(source, 0)))
+            for _ in range(count)
         ]
         self._by_descriptor = {each.socket.fileno(): each for each in self.all}
         for each in self.all:
