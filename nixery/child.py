@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 if TYPE_CHECKING:
     from twisted.internet.process import Process
 
-__all__ = ["Child", "Exit"]
+__all__ = ["Child", "Dialogue", "Exit", "Stdin"]
 
 STDERR_TAIL = 16 * 1024
 """How many bytes of a child's standard error are kept as evidence."""
@@ -45,6 +45,26 @@ class Exit:
     signal: int | None = None
 
 
+class Stdin(Protocol):
+    """The standard input of a child; what is written to one that has ended is dropped."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send ``data``, in order, as soon as the child reads it."""
+
+    def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
+        """End it, behind what was written."""
+
+
+class Dialogue(Protocol):
+    """Whoever speaks with a child while it runs.  Called on the reactor thread."""
+
+    def begun(self, stdin: Stdin, /) -> None:
+        """The child has been started."""
+
+    def heard(self, data: bytes, /) -> None:
+        """The next bytes of its standard output, wherever they are cut."""
+
+
 class Child(ProcessProtocol):
     """
     The events of one child, kept for whoever waits for its end.
@@ -53,16 +73,23 @@ class Child(ProcessProtocol):
     :param stdout_limit: how many bytes of standard output are kept; if there are
         more, none are.
     :param on_stderr_line: called with each line of standard error.
+    :param dialogue: gets the standard input, which is closed otherwise, and the
+        standard output, which is kept otherwise.
     """
 
     _log = Logger()
 
     def __init__(
-        self, name: str, stdout_limit: int, on_stderr_line: Callable[[bytes], None] | None
+        self,
+        name: str,
+        stdout_limit: int,
+        on_stderr_line: Callable[[bytes], None] | None,
+        dialogue: Dialogue | None = None,
     ) -> None:
         self._name = name
         self._stdout_limit = stdout_limit
         self._on_stderr_line = on_stderr_line
+        self._dialogue = dialogue
         self._pid: int | None = None
         self._exit: Exit | None = None
         self._waiting: list[Deferred[Exit]] = []
@@ -109,13 +136,16 @@ class Child(ProcessProtocol):
 
     def connectionMade(self) -> None:
         self._pid = self._process().pid
-        self._process().closeStdin()
+        if self._dialogue is None:
+            self._process().closeStdin()
+        else:
+            self._dialogue.begun(self._process())
 
     def outReceived(self, data: bytes) -> None:
         within = not self.overflowed
         self._printed += len(data)
         if not self.overflowed:
-            self.stdout.append(data)
+            self._keep(data)
         elif within:
             self.stdout.clear()
             self.on_overflow()
@@ -158,6 +188,15 @@ class Child(ProcessProtocol):
 
     def _process(self) -> Process:
         return cast("Process", self.transport)
+
+    def _keep(self, data: bytes) -> None:
+        if self._dialogue is None:
+            self.stdout.append(data)
+            return
+        try:
+            self._dialogue.heard(data)
+        except Exception:  # noqa: BLE001  # as for lines
+            self._log.failure("a dialogue with {program} failed", program=self._name)
 
     def _end_line(self) -> None:
         line, self._line = bytes(self._line), bytearray()

@@ -16,7 +16,7 @@ while everything else stays as it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
 from types import MappingProxyType
@@ -29,8 +29,10 @@ __all__ = [
     "STORE",
     "ClosureSize",
     "PathInfo",
+    "PathRecord",
     "RuntimeGraph",
     "StorePath",
+    "graph_of",
     "package_name",
     "parse_dump",
 ]
@@ -274,21 +276,35 @@ def parse_dump(dump: str | bytes) -> RuntimeGraph:
     if dump and not dump.endswith("\n"):
         raise _malformed("cut short at its end", dump[-200:])
     lines = iter(dump.split("\n")[:-1])
+    return graph_of(_record(line, lines) for line in lines)
+
+
+@frozen
+class PathRecord:
+    """
+    A store path as Nix tells of it, in its words: nothing of it has been looked at.
+
+    :param path: the path.
+    :param nar_hash: SHA-256 of its archive, in hexadecimal.
+    :param nar_size: the size of its archive in bytes.
+    :param references: the store paths it refers to, perhaps itself among them.
+    """
+
+    path: str
+    nar_hash: str
+    nar_size: int
+    references: Sequence[str]
+
+
+def graph_of(records: Iterable[PathRecord]) -> RuntimeGraph:
+    """
+    A graph of what Nix tells of its paths.
+
+    :raises UnexpectedOutput: a record is malformed, two records of a path differ, or
+        the graph is not closed.
+    """
     known: dict[str, StorePath] = {}
     paths: dict[StorePath, PathInfo] = {}
-    for line in lines:
-        info = _record(line, lines, known)
-        if paths.setdefault(info.path, info) != info:
-            raise _malformed("two records of one path", line)
-    return RuntimeGraph(paths=paths)
-
-
-def _record(first: str, lines: Iterator[str], known: dict[str, StorePath]) -> PathInfo:
-    def following() -> str:
-        try:
-            return next(lines)
-        except StopIteration:
-            raise _malformed("cut short", first) from None
 
     def store_path(text: str) -> StorePath:
         # A path is named by many references: it is checked once.
@@ -296,19 +312,32 @@ def _record(first: str, lines: Iterator[str], known: dict[str, StorePath]) -> Pa
             known[text] = StorePath(text)
         return known[text]
 
-    path = store_path(first)
+    for record in records:
+        path = store_path(record.path)
+        if not _NAR_HASH.fullmatch(record.nar_hash):
+            raise _malformed("not a hash", record.nar_hash)
+        info = PathInfo(
+            path=path,
+            nar_hash=record.nar_hash.removeprefix("sha256:"),
+            nar_size=record.nar_size,
+            references=tuple({store_path(text) for text in record.references} - {path}),
+        )
+        if paths.setdefault(path, info) != info:
+            raise _malformed("two records of one path", record.path)
+    return RuntimeGraph(paths=paths)
+
+
+def _record(first: str, lines: Iterator[str]) -> PathRecord:
+    def following() -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise _malformed("cut short", first) from None
+
     nar_hash = following()
-    if not _NAR_HASH.fullmatch(nar_hash):
-        raise _malformed("not a hash", nar_hash)
     nar_size = _number(following())
     following()  # The derivation; paths that were added by hand have none.
-    references = {store_path(following()) for _ in range(_number(following()))}
-    return PathInfo(
-        path=path,
-        nar_hash=nar_hash.removeprefix("sha256:"),
-        nar_size=nar_size,
-        references=tuple(references - {path}),
-    )
+    return PathRecord(first, nar_hash, nar_size, [following() for _ in range(_number(following()))])
 
 
 def _number(text: str) -> int:
@@ -318,4 +347,4 @@ def _number(text: str) -> int:
 
 
 def _malformed(how: str, excerpt: str) -> UnexpectedOutput:
-    return UnexpectedOutput(what=f"the output of nix-store --dump-db ({how})", excerpt=excerpt)
+    return UnexpectedOutput(what=f"what Nix tells of its store paths ({how})", excerpt=excerpt)

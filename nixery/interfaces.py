@@ -30,6 +30,7 @@ __all__ = [
     "BlobSource",
     "BlobWriter",
     "ByteRange",
+    "Held",
     "Nix",
     "OpenFile",
     "Phase",
@@ -362,6 +363,19 @@ class Realisation:
     outputs: tuple[str, ...]
 
 
+@frozen(kw_only=True)
+class Held:
+    """
+    Outputs that were valid in the store already.
+
+    :param realisation: they are protected from garbage collection.
+    :param graph: their runtime closure.
+    """
+
+    realisation: Realisation
+    graph: RuntimeGraph
+
+
 class Nix(Protocol):
     """The Nix of this machine."""
 
@@ -386,6 +400,18 @@ class Nix(Protocol):
         :raises EvaluationFailed: the package set itself does not evaluate.
         :raises EvaluationTimedOut: it took too long.
         :raises NixUnusable: Nix itself failed, or refuses the package set as too old.
+        """
+
+    def prepare(self) -> None:
+        """There may soon be a use for :meth:`hold`."""
+
+    async def hold(self, outputs: Sequence[str]) -> Held | None:
+        """
+        Protect outputs that are valid in the store already, and tell their closure.
+
+        :param outputs: store paths.
+        :return: ``None`` where something has to be built first, or where that cannot be
+            told in this way: the other methods then say what is wrong.
         """
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
@@ -426,4 +452,4 @@ class Nix(Protocol):
         """
 
     async def release(self, realisation: Realisation) -> None:
-        """Drop the garbage collection roots; never raises."""
+        """Give outputs free for garbage collection; never raises."""

@@ -30,7 +30,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 
-from nixery.child import Child, Exit
+from nixery.child import Child, Dialogue, Exit
 from nixery.errors import (
     CommandMissing,
     Evidence,
@@ -57,6 +57,8 @@ class Command:
         error, without its end.
     :param abandoned: the signal that it gets when this process dies before it:
         SIGTERM lets it end its own children, SIGKILL cannot be ignored.
+    :param dialogue: speaks with the child while it runs; without one, its standard
+        input is empty.  What it prints is then not part of the result.
     """
 
     argv: tuple[str, ...]
@@ -65,6 +67,7 @@ class Command:
     stdout_limit: int = 256 * 1024 * 1024
     on_stderr_line: Callable[[bytes], None] | None = None
     abandoned: signal.Signals = signal.SIGTERM
+    dialogue: Dialogue | None = field(default=None, repr=False)
 
 
 @frozen(kw_only=True)
@@ -145,7 +148,9 @@ class ProcessSpawner:
         # Both end in the program itself: there is one process, and it is ours.
         argv = [setsid, *_until_death(command)]
         program = _find(command.argv[0], command.environment)
-        child = Child(command.argv[0], command.stdout_limit, command.on_stderr_line)
+        child = Child(
+            command.argv[0], command.stdout_limit, command.on_stderr_line, command.dialogue
+        )
         timers: list[IDelayedCall] = []
 
         def stop() -> None:

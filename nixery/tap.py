@@ -356,7 +356,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
             Part.of_service("reloading", reloader),
             Part(name="package set", start=check_source, stop=sources.stop),
             *stored.parts,
-            Part(name="Nix side", start=start_nix),
+            Part(name="Nix side", start=start_nix, stop=nix.stop),
             *people.parts(),
             Part(name="popularity data", start=popularity.start, stop=popularity.stop),
             # When the builder has stopped, everybody has an answer.

@@ -25,7 +25,7 @@ from nixery.errors import (
     UnknownRevision,
 )
 from nixery.graph import PathInfo, RuntimeGraph, StorePath
-from nixery.interfaces import Phase, Progress, Realisation
+from nixery.interfaces import Held, Phase, Progress, Realisation
 from nixery.names import Requirement, Tag
 from nixery.packages import Evaluation, Output, Package
 from nixery.sources import PackageSet, Revision, path_revision
@@ -124,17 +124,20 @@ class FakeNix:
     :param store: the directory that plays ``/nix/store``.
     :param packages: what there is.
     :param gate: called before each realisation; what it returns is waited for.
+    :param holds: whether what is there already can be held.
     """
 
     store: Path
     packages: Sequence[FakePackage]
     gate: Callable[[], Deferred[None]] | None = None
+    holds: bool = False
 
     package_sets: list[PackageSet] = field(factory=list, init=False)
     evaluations: list[tuple[str, ...]] = field(factory=list, init=False)
     evaluated_to_build: list[tuple[str, ...]] = field(factory=list, init=False)
     realisations: list[tuple[str, ...]] = field(factory=list, init=False)
     roots: set[str] = field(factory=set, init=False)
+    holdings: list[tuple[str, ...]] = field(factory=list, init=False)
     collected: int = field(default=0, init=False)
     """How many of the next realisations find their derivations collected."""
 
@@ -168,6 +171,24 @@ class FakeNix:
             packages=tuple(_evaluated(known[name]) for name in found),
             left_out=tuple(item.name for item in missing),
             system=system,
+        )
+
+    def prepare(self) -> None: ...
+
+    async def hold(self, outputs: Sequence[str]) -> Held | None:
+        wanted = self._closure(
+            [each.attribute for each in self.packages if each.path.path in outputs]
+        )
+        if not self.holds or any(
+            not (self.store / Path(package.path.path).name).exists() for package in wanted
+        ):
+            return None
+        self.holdings.append(tuple(sorted(outputs)))
+        root = f"held-{len(self.holdings)}"
+        self.roots.add(root)
+        return Held(
+            realisation=Realisation(root=root, outputs=tuple(sorted(outputs))),
+            graph=await self.closure(outputs),
         )
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:

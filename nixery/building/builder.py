@@ -63,7 +63,7 @@ from nixery.packing.rootfs import ROOT_VERSION, RootTree, plan_root
 from nixery.packing.tarball import STORE, Compression
 from nixery.singleflight import SingleFlight
 from nixery.sources import PackageSet, Revision, trees_of
-from nixery.waiting import Expired, both, end_of, gather, within
+from nixery.waiting import Expired, both, gather, within
 
 __all__ = ["BuildLimits", "Builder", "ImageSettings"]
 
@@ -289,6 +289,7 @@ class Builder(Service):
 
                 async def evaluate() -> Evaluation:
                     progress.started()
+                    self.nix.prepare()
                     return await self.nix.evaluate(package_set, name.system, name.requirements)
 
                 evaluation = await self._evaluation_queue.run(name, evaluate, progress.queued)
@@ -497,10 +498,11 @@ class Builder(Service):
     ) -> Image:
         if self.room is not None:
             await self.room()
-        evaluated = evaluation
-        early = Deferred.fromCoroutine(self._design_early(evaluation, settings))
-        early_ended = end_of(early)
-        try:
+        outputs = _outputs(evaluation)
+        held = await self.nix.hold(outputs)
+        if held is not None:
+            realisation = held.realisation
+        else:
             realisation, evaluation = await realise(
                 self.nix,
                 lambda: self.sources.fetch(revision),
@@ -508,20 +510,15 @@ class Builder(Service):
                 evaluation,
                 progress,
             )
-            try:
-                design = await early if evaluation is evaluated else None
-                if design is None:
-                    design = await self._design(evaluation, settings)
-                progress.phase(Phase.PACKING)
-                layers = await self._pack(evaluation, design, progress)
-            finally:
-                # Layers are in storage: what a collection takes from here on is not
-                # missed.
-                await self.nix.release(realisation)
+        try:
+            graph = held.graph if held is not None else await self.nix.closure(_outputs(evaluation))
+            design = await self._design(evaluation, graph, settings)
+            progress.phase(Phase.PACKING)
+            layers = await self._pack(evaluation, design, progress)
         finally:
-            early.cancel()
-            await early_ended
-            early.addErrback(lambda _: None)
+            # Layers are in storage: what a collection takes from here on is not
+            # missed.
+            await self.nix.release(realisation)
         progress.phase(Phase.STORING)
         image = build_image(
             layers=layers,
@@ -544,35 +541,14 @@ class Builder(Service):
             )
         return image
 
-    async def _design_early(
-        self, evaluation: Evaluation, settings: ImageSettings
-    ) -> _Design | None:
-        """
-        What is to be packed, where nothing has to be built; ``None`` otherwise.
-
-        Runs beside the realisation, which takes as long when there is nothing to do.
-        It comes before the paths are protected, but not too early: as long as a path is
-        valid so is all that it refers to, and what that is never changes.
-        """
-        try:
-            return await self._design(evaluation, settings)
-        except NixeryError:
-            # Most likely something is not built yet.  What else it is will be said again.
-            return None
-
-    async def _design(self, evaluation: Evaluation, settings: ImageSettings) -> _Design:
-        """What is to be packed for packages whose outputs are valid."""
-        outputs = sorted({output.path for each in evaluation.packages for output in each.outputs})
-
-        async def plan() -> tuple[RuntimeGraph, LayerPlan]:
-            graph = await self.nix.closure(outputs)
-            self._check_size(graph)
-            return graph, await self.cpu.run(
-                plan_layers, graph, settings.popularity, settings.layers
-            )
-
-        (graph, layers), root = await both(
-            plan(), self.cpu.run(plan_root, evaluation.packages, store=self.store)
+    async def _design(
+        self, evaluation: Evaluation, graph: RuntimeGraph, settings: ImageSettings
+    ) -> _Design:
+        """What is to be packed for packages whose outputs are valid, and protected."""
+        self._check_size(graph)
+        layers, root = await both(
+            self.cpu.run(plan_layers, graph, settings.popularity, settings.layers),
+            self.cpu.run(plan_root, evaluation.packages, store=self.store),
         )
         return _Design(graph=graph, layers=layers, root=root)
 
@@ -619,6 +595,11 @@ class Builder(Service):
             ),
             _image_layer(root, compression, ["symbolic links to the packages' files"]),
         ]
+
+
+def _outputs(evaluation: Evaluation) -> list[str]:
+    """The store paths of an image's packages, sorted."""
+    return sorted({output.path for each in evaluation.packages for output in each.outputs})
 
 
 def _image_layer(record: LayerRecord, compression: str, contents: Sequence[str]) -> ImageLayer:

@@ -2,6 +2,7 @@
 The Nix of this machine: the coroutines that run its commands.
 
     evaluate   nix-instantiate   names -> packages, their derivations written
+    hold       nix-store         valid store paths -> rooted, the graph of what they need
     realise    nix-build         derivations -> store paths, rooted
     closure    nix-store         store paths -> the graph of what they need
 
@@ -31,7 +32,7 @@ from nixery.errors import (
     UnexpectedOutput,
 )
 from nixery.graph import RuntimeGraph, parse_dump
-from nixery.interfaces import Progress, Realisation, Workers
+from nixery.interfaces import Held, Progress, Realisation, Workers
 from nixery.names import Requirement
 from nixery.nixside import nixargs
 from nixery.nixside.nixargs import NixSettings
@@ -43,6 +44,7 @@ from nixery.nixside.nixfaults import (
     command_missing,
     unusable,
 )
+from nixery.nixside.nixhold import Holder
 from nixery.nixside.nixlog import BuildLog
 from nixery.packages import Answer, Evaluation, Package
 from nixery.process import Command, ProcessResult, Spawner
@@ -102,6 +104,9 @@ class NixCommands:
             resolve=self._resolve,
             environment=self._environment,
         )
+        self._holder = Holder(
+            spawner=spawner, clock=clock, workers=workers, environment=self._environment
+        )
 
     async def check(self) -> str:
         """As :meth:`nixery.interfaces.Nix.check` says."""
@@ -143,6 +148,18 @@ class NixCommands:
     ) -> Sequence[Answer]:
         """As :meth:`nixery.building.lookup.Looker.look_up` says."""
         return await self._evaluator.look_up(package_set, system, requirements)
+
+    def prepare(self) -> None:
+        """As :meth:`nixery.interfaces.Nix.prepare` says."""
+        self._holder.prepare()
+
+    async def hold(self, outputs: Sequence[str]) -> Held | None:
+        """As :meth:`nixery.interfaces.Nix.hold` says."""
+        return await self._holder.hold(outputs) if outputs else None
+
+    async def stop(self) -> None:
+        """Let go of all that is held."""
+        await self._holder.stop()
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
         """As :meth:`nixery.interfaces.Nix.realise` says."""
@@ -221,7 +238,8 @@ class NixCommands:
 
     async def release(self, realisation: Realisation) -> None:
         """As :meth:`nixery.interfaces.Nix.release` says."""
-        await self._remove(realisation.root)
+        if not self._holder.release(realisation):
+            await self._remove(realisation.root)
 
     async def sweep(self) -> None:
         """

@@ -38,6 +38,7 @@ __all__ = [
     "hold",
     "probe_store",
     "query_closure",
+    "serve",
     "version",
 ]
 
@@ -371,6 +372,14 @@ def _building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:
 def query_closure(paths: Sequence[str]) -> tuple[str, ...]:
     """Prints the runtime closure of ``paths``."""
     return ("nix-store", "--query", "--requisites", *paths)
+
+
+def serve() -> tuple[str, ...]:
+    """
+    Answers questions about the store on its standard input, see
+    :mod:`nixery.nixside.nixserve`, and keeps paths from garbage collection while it runs.
+    """
+    return ("nix-store", "--serve", "--write")
 
 
 def dump(paths: Sequence[str]) -> tuple[str, ...]:

@@ -182,7 +182,9 @@ class MeasuredSpawner:
             raise
         finally:
             self._measures.commands.labels(program, outcome).inc()
-            self._measures.command_seconds.labels(program).observe(self._seconds() - begun)
+            # A dialogue lasts as long as it is wanted: that says nothing of the command.
+            if command.dialogue is None:
+                self._measures.command_seconds.labels(program).observe(self._seconds() - begun)
         return result
 
 
