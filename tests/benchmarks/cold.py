@@ -4,8 +4,9 @@ How long the first pull of an image waits for its manifest, and the next ones.
     python -m tests.benchmarks.cold [--rounds N] [--quick] [--json]
 
 Of the demo package set, as a directory, which may change at any moment and is evaluated
-for each pull.  Everything is built already, so that Nix only has to find that out; the
-storage is emptied before each cold pull.  In the same rounds Nix does its part alone, and
+for each pull.  Everything is built already, so that Nix only has to find that out; each
+cold pull is the first one of a daemon that has been started, and come to rest, on an empty
+storage.  In the same rounds Nix does its part alone, one command after the other, and
 two threads pack the same store paths and throw the bytes away: a cold manifest should
 take little longer than the longer one of the two.  A manifest that is known should take
 little longer than the evaluation that recognises it, which the same command line does
@@ -14,14 +15,13 @@ alone in the same rounds.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import sys
 
 from tests.benchmarks.client import fetch
 from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
 from tests.benchmarks.parts import EVALUATIONS, Parts, measure_parts
-from tests.benchmarks.peers import Daemon, manifest_request
+from tests.benchmarks.peers import Daemon, manifest_request, settle
 from tests.end_to_end.sets import demo_set
 
 __all__ = ["LARGE", "measure"]
@@ -43,10 +43,13 @@ def _image(name: str, rounds: int) -> list[Figure]:
     request = manifest_request(name, "latest")
     fetch(daemon.registry.port, request)  # Builds what is not built yet.
     cold, warm, beyond, parts = [], [], [], list[Parts]()
-    for _ in range(rounds):
+    for number in range(rounds):
         daemon.stop()
-        shutil.rmtree(daemon.storage)
+        # Moved, and not removed: some file systems are slow to give out again what was
+        # freed a moment ago.
+        daemon.storage.rename(daemon.directory / f"storage-{number}")
         daemon.start()
+        settle(daemon.pid)
         cold.append(timed(lambda: fetch(daemon.registry.port, request)))
         warm_ones = [
             timed(lambda: fetch(daemon.registry.port, request)) for _ in range(EVALUATIONS)

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ __all__ = [
     "peak_memory",
     "pinned_set",
     "processor_seconds",
+    "settle",
 ]
 
 ACCEPT = (
@@ -192,6 +194,13 @@ def processor_seconds(pid: int) -> float:
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def settle(pid: int) -> None:
+    """Wait until a process has come to rest: daemons load what they will need when they start."""
+    busy = -1.0
+    while busy != (busy := processor_seconds(pid)):
+        time.sleep(0.3)
 
 
 def peak_memory(pid: int) -> int:
