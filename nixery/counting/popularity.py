@@ -41,7 +41,8 @@ from nixery.errors import NixeryError, StorageError, UnexpectedOutput
 from nixery.interfaces import Workers
 from nixery.layering.counts import parse_popularity
 from nixery.layering.layerplan import Popularity, PopularityKind
-from nixery.storage.files import failures, small_draft
+from nixery.storage.drafts import small_draft
+from nixery.storage.files import failures
 from nixery.waiting import Expired, end_of, within
 
 __all__ = ["LARGEST", "PopularityData", "Snapshot", "read_pinned"]

@@ -25,8 +25,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 
 from twisted.logger import Logger
 
@@ -34,17 +34,12 @@ from nixery.errors import BlobUnknown, DigestMismatch
 from nixery.interfaces import BlobInfo, OpenFile
 from nixery.names import Digest, parse_digest
 from nixery.storage import check_small
-from nixery.storage.files import (
-    Draft,
-    failures,
-    make_directory,
-    read_file,
-    small_draft,
-    synchronise_directory,
-)
+from nixery.storage.drafts import Draft, SmallDraft
+from nixery.storage.files import failures, read_file
+from nixery.storage.placing import place
 from nixery.storage.usage import note_use
 
-__all__ = ["Blobs"]
+__all__ = ["BlobPlacement", "Blobs"]
 
 DESCRIPTION = ".json"
 
@@ -84,12 +79,14 @@ class Blobs:
 
         :raises BlobUnknown: there is no such blob, or no whole one.
         """
+        path = self._path(digest)
         with failures("look a blob up"):
             try:
-                os.utime(self._path(digest))
+                os.utime(path)
+                size = os.stat(path).st_size
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
-        return self.stat(digest)
+            return self._whole(digest, path, size)
 
     def missing(self, digests: Iterable[Digest]) -> frozenset[Digest]:
         """Those of ``digests`` that are not there, or not whole."""
@@ -152,38 +149,53 @@ class Blobs:
         :return: the blob as it is stored: one that was there keeps its media type.
         :raises DigestMismatch: the draft is not ``size`` bytes long.
         """
-        with draft, failures("store a blob"):
-            if draft.size != size:
-                raise DigestMismatch(
-                    operation=f"store {digest}",
-                    reason=f"{draft.size} bytes were written, and {size} announced",
-                    expected=f"{size} bytes",
-                    actual=f"{draft.size} bytes",
-                )
-            known = self._find(digest)
-            # Equal digests have equal sizes, unless both of its files are damaged.
-            if known is not None and known.size == size:
-                return known
-            path = self._path(digest)
-            draft.synchronise()
-            make_directory(os.path.dirname(path))
-            # Over damaged bytes, or over equal ones of somebody who is as far as
-            # this.  Who has the replaced file open reads it to its end.
-            os.rename(draft.path, path)
-            info = self._describe(path, BlobInfo(digest=digest, size=size, media_type=media_type))
-            synchronise_directory(os.path.dirname(path))
-            return info
+        with ExitStack() as ends, failures("store a blob"):
+            blob = self.prepare(ends, draft, digest, size, media_type)
+            place([blob])
+        return blob.info
+
+    def prepare(
+        self, ends: ExitStack, draft: Draft, digest: Digest, size: int, media_type: str
+    ) -> BlobPlacement:
+        """
+        As :meth:`commit`, to become visible in one go with others.
+
+        :param ends: where the draft, and whatever else is made, ends.
+        """
+        ends.enter_context(draft)
+        if draft.size != size:
+            raise DigestMismatch(
+                operation=f"store {digest}",
+                reason=f"{draft.size} bytes were written, and {size} announced",
+                expected=f"{size} bytes",
+                actual=f"{draft.size} bytes",
+            )
+        info = BlobInfo(digest=digest, size=size, media_type=media_type)
+        known = self._find(digest)
+        # Equal digests have equal sizes, unless both of its files are damaged.
+        if known is not None and known.size == size:
+            return BlobPlacement(known, self._path(digest))
+        return self._placed(ends, draft, info)
+
+    def prepare_small(self, ends: ExitStack, data: bytes, media_type: str) -> BlobPlacement:
+        """
+        As :meth:`put`, to become visible in one go with others.  A blob that is there
+        is claimed, and a collection sees anyway that one is new.
+        """
+        check_small("store a blob", len(data))
+        info = BlobInfo(digest=_digest(data), size=len(data), media_type=media_type)
+        with suppress(BlobUnknown):
+            known = self.claim(info.digest)
+            if known.size == info.size:
+                return BlobPlacement(known, self._path(info.digest))
+        return self._placed(ends, ends.enter_context(SmallDraft(self._drafts, data)), info)
 
     def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob; one that is there already is kept."""
-        check_small("store a blob", len(data))
-        digest = _digest(data)
-        known = self._find(digest)
-        if known is not None and known.size == len(data):
-            return known
-        with self.create() as draft:
-            draft.write(data)
-            return self.commit(draft, digest, len(data), media_type)
+        with ExitStack() as ends, failures("store a blob"):
+            blob = self.prepare_small(ends, data, media_type)
+            place([blob])
+        return blob.info
 
     def _path(self, digest: Digest) -> str:
         """Where its bytes are.  Parsed again: no digest leads out of the directory."""
@@ -192,7 +204,7 @@ class Blobs:
 
     def _whole(self, digest: Digest, path: str, size: int) -> BlobInfo:
         """:raises BlobUnknown: ``size`` bytes are not what the description says."""
-        info = self._description(digest, path)
+        info = _description(digest, path)
         if info is None:
             self._log.info(
                 "{digest} has bytes and no description: it counts as absent", digest=digest
@@ -215,29 +227,67 @@ class Blobs:
         except BlobUnknown:
             return None
 
-    def _description(self, digest: Digest, path: str) -> BlobInfo | None:
-        """What is noted of a blob; ``None`` where nothing sensible is."""
-        try:
-            noted = json.loads(read_file(path + DESCRIPTION))
-        except (FileNotFoundError, ValueError):
-            return None
-        match noted:
-            case {"size": int(size), "mediaType": str(media_type)}:
-                return BlobInfo(digest=digest, size=size, media_type=media_type)
-        return None
-
-    def _describe(self, path: str, info: BlobInfo) -> BlobInfo:
-        """Note a blob's size and media type, unless they are noted already."""
+    def _placed(self, ends: ExitStack, draft: Draft | SmallDraft, info: BlobInfo) -> BlobPlacement:
         noted = json.dumps({"mediaType": info.media_type, "size": info.size}, sort_keys=True)
-        with small_draft(self._drafts, noted.encode("ascii")) as draft:
-            try:
-                os.link(draft.path, path + DESCRIPTION)
-            except FileExistsError:
-                first = self._description(info.digest, path)
-                if first is not None and first.size == info.size:
-                    return first
-                os.rename(draft.path, path + DESCRIPTION)
-        return info
+        note = ends.enter_context(SmallDraft(self._drafts, noted.encode("ascii")))
+        return BlobPlacement(info, self._path(info.digest), draft, note)
+
+
+class BlobPlacement:
+    """
+    A :class:`nixery.storage.placing.Placement` of a blob.
+
+    :ivar info: once it is placed, the blob as it is stored: one that was there keeps
+        its media type.
+    """
+
+    def __init__(
+        self,
+        info: BlobInfo,
+        path: str,
+        draft: Draft | SmallDraft | None = None,
+        note: SmallDraft | None = None,
+    ) -> None:
+        self.info = info
+        self._path = path
+        self._draft = draft
+        self._note = note
+
+    @property
+    def drafts(self) -> Sequence[Draft | SmallDraft]:
+        return [draft for draft in (self._draft, self._note) if draft is not None]
+
+    def place(self) -> str:
+        if self._draft is not None and self._note is not None:
+            # Over damaged bytes, or over equal ones of somebody who is as far as
+            # this.  Who has the replaced file open reads it to its end.
+            self._draft.rename(self._path)
+            self._describe(self._note)
+        # Whoever stored what is there already need not have synchronised it yet.
+        return os.path.dirname(self._path)
+
+    def _describe(self, note: SmallDraft) -> None:
+        """Note a blob's size and media type, unless they are noted already."""
+        try:
+            note.link(self._path + DESCRIPTION)
+        except FileExistsError:
+            first = _description(self.info.digest, self._path)
+            if first is not None and first.size == self.info.size:
+                self.info = first
+            else:
+                note.rename(self._path + DESCRIPTION)
+
+
+def _description(digest: Digest, path: str) -> BlobInfo | None:
+    """What is noted of a blob; ``None`` where nothing sensible is."""
+    try:
+        noted = json.loads(read_file(path + DESCRIPTION))
+    except (FileNotFoundError, ValueError):
+        return None
+    match noted:
+        case {"size": int(size), "mediaType": str(media_type)}:
+            return BlobInfo(digest=digest, size=size, media_type=media_type)
+    return None
 
 
 def _digest(data: bytes) -> Digest:

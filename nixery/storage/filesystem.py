@@ -13,9 +13,10 @@ what happens there is in :mod:`nixery.storage.blobs` and
 
 Whatever appears in the first two was written and synchronised in ``tmp``, then
 linked or renamed to its place, and is on the disk, name and all, before anybody
-hears that it is stored.  A process holds a lock on each of its files in ``tmp``;
-one whose lock is free was left there by a crash, and is removed at the next
-start.
+hears that it is stored.  A process holds a lock on each blob that it writes in
+``tmp``; a file whose lock is free was left there by a crash, and is removed at the
+next start.  Small files are there for a moment only and bear none: one that is
+removed so is written again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -34,7 +36,9 @@ from nixery.errors import BlobsVanished, BlobUnknown, ShuttingDown, StorageError
 from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, OpenFile, Workers
 from nixery.names import Digest
 from nixery.storage.blobs import Blobs
-from nixery.storage.files import Draft, failures, make_directory, sweep
+from nixery.storage.drafts import Draft, sweep
+from nixery.storage.files import failures, make_directories, make_directory
+from nixery.storage.placing import Placement, place, place_in_turn
 from nixery.storage.records import Records
 from nixery.storage.storelock import publishing
 
@@ -135,9 +139,13 @@ class FilesystemStorage:
             gone = [digest for digest in needs if not self._claim(digest)]
             if gone:
                 raise BlobsVanished(digests=tuple(gone))
-            for data, media_type in blobs:
-                self._blobs.claim(self._blobs.put(data, media_type).digest)
-            self._records.set(*record)
+            with ExitStack() as ends:
+                placements: list[Placement] = [
+                    self._blobs.prepare_small(ends, data, media_type) for data, media_type in blobs
+                ]
+                placements.append(self._records.prepare(ends, *record, replace=True))
+                # Each names the ones before, even after a power failure.
+                place_in_turn(placements)
 
     def _claim(self, digest: Digest) -> bool:
         try:
@@ -239,8 +247,13 @@ class _Writer:
     def _commit_as(
         self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
     ) -> bytes:
-        self._commit(digest, size, media_type)
-        return self._records.add(*record)
+        with ExitStack() as ends, failures("store a blob"):
+            blob = self._blobs.prepare(ends, self._begun(), digest, size, media_type)
+            noted = self._records.prepare(ends, *record)
+            # Whoever relies upon a record of a blob looks for the blob as well, so that a
+            # power failure may leave it without one.
+            place([blob, noted])
+        return noted.value
 
 
 async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[T], None]) -> T:
@@ -301,6 +314,10 @@ def _prepare(root: str) -> int:
         os.makedirs(os.path.dirname(root), exist_ok=True)
         for path in (root, blobs, *places):
             make_directory(path)
+        # All that blobs will ever need: a commit finds its directory there.
+        present = os.listdir(places[0])
+        names = (f"{number:02x}" for number in range(256))
+        make_directories(places[0], [name for name in names if name not in present])
         if len({os.stat(place).st_dev for place in places}) > 1:
             raise OSError(errno.EXDEV, "its parts lie on different file systems", root)
         with Draft(tmp) as probe:

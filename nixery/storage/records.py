@@ -17,23 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from twisted.logger import Logger
 
 from nixery.storage import check_kind, check_small
-from nixery.storage.files import (
-    Draft,
-    failures,
-    make_directory,
-    read_file,
-    small_draft,
-    synchronise_directory,
-)
+from nixery.storage.drafts import SmallDraft
+from nixery.storage.files import failures, read_file, synchronise_directory
+from nixery.storage.placing import place
 
-__all__ = ["Records"]
+__all__ = ["RecordPlacement", "Records"]
 
 SHORT = ".json"
 LONG = ".long"
@@ -76,23 +72,33 @@ class Records:
 
     def add(self, kind: str, key: str, value: bytes) -> bytes:
         """:return: the record that was there first, or ``value``, which now is."""
-        path = self._path(kind, key)
-        check_small("store a record", len(value))
-        with failures("store a record"):
-            found = self._read(path, key)
-            if found is None:
-                with self._draft(path, key, value) as draft:
-                    found = self._link(draft, path, key)
-                    synchronise_directory(os.path.dirname(path))
-        return value if found is None else found
+        found = self.get(kind, key)
+        if found is not None:
+            return found
+        with ExitStack() as ends, failures("store a record"):
+            record = self.prepare(ends, kind, key, value)
+            place([record])
+        return record.value
 
     def set(self, kind: str, key: str, value: bytes) -> None:
         """Create or replace the record."""
+        with ExitStack() as ends, failures("store a record"):
+            place([self.prepare(ends, kind, key, value, replace=True)])
+
+    def prepare(
+        self, ends: ExitStack, kind: str, key: str, value: bytes, *, replace: bool = False
+    ) -> RecordPlacement:
+        """
+        As :meth:`add` or :meth:`set`, to become visible in one go with others.
+
+        :param ends: where whatever is made ends.
+        """
         path = self._path(kind, key)
         check_small("store a record", len(value))
-        with failures("store a record"), self._draft(path, key, value) as draft:
-            os.rename(draft.path, path)
-            synchronise_directory(os.path.dirname(path))
+        data = _encode(key) + b"\n" + value if path.endswith(LONG) else value
+        draft = ends.enter_context(SmallDraft(self._drafts, data))
+        first = None if replace else partial(self._read, path, key)
+        return RecordPlacement(path, value, draft, first)
 
     def delete(self, kind: str, key: str) -> None:
         """Remove the record, if there is one."""
@@ -128,28 +134,6 @@ class Records:
             return None
         return value
 
-    def _draft(self, path: str, key: str, value: bytes) -> Draft:
-        """A record to be published at ``path``, whose directory is there then."""
-        make_directory(os.path.dirname(path))
-        data = _encode(key) + b"\n" + value if path.endswith(LONG) else value
-        return small_draft(self._drafts, data)
-
-    def _link(self, draft: Draft, path: str, key: str) -> bytes | None:
-        """Publish a record if there is none.  :return: the one that was there first."""
-        for _ in range(ATTEMPTS):
-            try:
-                os.link(draft.path, path)
-            except FileExistsError:
-                found = self._read(path, key)
-                if found is not None:
-                    return found
-                # Deleted again already, so that there is none now.
-            else:
-                return None
-        # Whatever is there, it is not the record of this key.
-        os.rename(draft.path, path)
-        return None
-
     def _key(self, directory: str, name: str) -> str | None:
         """The key of the record in a file; ``None`` if it is none of ours."""
         encoded = os.fsencode(name.removesuffix(SHORT))
@@ -163,6 +147,51 @@ class Records:
         except UnicodeDecodeError:
             return None
         return key if _name(_encode(key)) == name else None
+
+
+class RecordPlacement:
+    """
+    A :class:`nixery.storage.placing.Placement` of a record.
+
+    :param first: reads what is there already and is kept; ``None`` if it is replaced.
+    :ivar value: once it is placed, the record that is there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        value: bytes,
+        draft: SmallDraft,
+        first: Callable[[], bytes | None] | None,
+    ) -> None:
+        self.value = value
+        self._path = path
+        self._draft = draft
+        self._first = first
+
+    @property
+    def drafts(self) -> Sequence[SmallDraft]:
+        return [self._draft]
+
+    def place(self) -> str:
+        if self._first is None:
+            self._draft.rename(self._path)
+        else:
+            self._link(self._first)
+        return os.path.dirname(self._path)
+
+    def _link(self, first: Callable[[], bytes | None]) -> None:
+        for _ in range(ATTEMPTS):
+            try:
+                return self._draft.link(self._path)
+            except FileExistsError:
+                found = first()
+                if found is not None:
+                    self.value = found
+                    return None
+                # Deleted again already, so that there is none now.
+        # Whatever is there, it is not the record of this key.
+        return self._draft.rename(self._path)
 
 
 def _encode(key: str) -> bytes:

@@ -21,6 +21,7 @@ from nixery.oci import digest_of
 from nixery.storage import (
     blobs,
     collecting,
+    drafts,
     files,
     filesystem,
     inventory,
@@ -391,7 +392,7 @@ class CrashTests(Unhurried):
 
     def test_crash(self) -> None:
         """Nothing dangles then, the next one finishes the work, and nothing is left over."""
-        modules = (files, blobs, records, filesystem, collecting, inventory, storelock)
+        modules = (files, drafts, blobs, records, filesystem, collecting, inventory, storelock)
         for changes in range(1000):
             self.root = self.root.with_name(f"crash-{changes}")
             self.storage = self.open_storage()

@@ -11,6 +11,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nixery.errors import BlobUnknown, ShuttingDown, StorageError, StorageFull
 from nixery.interfaces import BlobInfo, BlobWriter, OpenFile
-from nixery.storage import MAX_SMALL, blobs, files, filesystem, records
+from nixery.storage import MAX_SMALL, blobs, drafts, files, filesystem, records
 from nixery.storage.filesystem import FilesystemStorage
 from nixery.workers import WorkerPool
 from tests.unit.garbage import set_garbage_apart
@@ -221,6 +222,51 @@ class RestartTests(DirectoryCase):
         self.assert_stored(other)
         self.assertEqual([], self.drafts())
 
+    def test_small_drafts_are_swept(self) -> None:
+        """A small file that is swept just before it is published is written again."""
+        storage = self.open_storage()
+        published: set[str] = set()
+
+        def sweep_before(target: str) -> None:
+            if target not in published:
+                published.add(target)
+                drafts.sweep(str(self.root / "tmp"))
+
+        class SweptOs(ModuleType):
+            def __getattr__(self, wanted: str) -> Any:
+                return getattr(os, wanted)
+
+            def link(self, source: str, target: str) -> None:
+                sweep_before(target)
+                os.link(source, target)
+
+            def rename(self, source: str, target: str) -> None:
+                sweep_before(target)
+                os.rename(source, target)
+
+        self.patch(drafts, "os", SweptOs("os"))
+        self.store(storage)
+        self.finish(storage.put(b"small", MANIFEST))
+        self.finish(storage.add_record("layer", "key", b"1"))
+        self.finish(storage.set_record("image", "key", b"2"))
+        self.assert_stored(storage)
+        self.assertEqual(b"small", self.finish(storage.read(digest_of(b"small"))))
+        self.assertEqual(b"1", self.finish(storage.get_record("layer", "key")))
+        self.assertEqual(b"2", self.finish(storage.get_record("image", "key")))
+        self.assertEqual(6, len(published))
+        self.assertEqual([], self.drafts())
+
+    def test_directories_are_gone(self) -> None:
+        """Directories that somebody has removed are made again by what goes there."""
+        storage = self.open_storage()
+        self.finish(storage.set_record("layer", "key", b"1"))
+        for directory in (self.blob().parent, self.root / "records" / "layer"):
+            shutil.rmtree(directory)
+        self.store(storage)
+        self.assert_stored(storage)
+        self.finish(storage.set_record("layer", "key", b"2"))
+        self.assertEqual(b"2", self.finish(storage.get_record("layer", "key")))
+
     def damaged(self, damage: Callable[[], object]) -> None:
         """After ``damage``, the blob is absent, and can be made again."""
         storage = self.open_storage()
@@ -387,7 +433,7 @@ class CrashTests(DirectoryCase):
             self.root = self.root.with_name(f"crash-{changes}")
             storage = self.open_storage()
             mortal = MortalOs(changes)
-            modules = (files, blobs, records, filesystem)
+            modules = (files, drafts, blobs, records, filesystem)
             patches = [self.patch(module, "os", mortal) for module in modules]
             try:
                 work(storage)
@@ -525,7 +571,8 @@ class FailureTests(DirectoryCase):
 
                 return fail
 
-        patches = [self.patch(module, "os", FailingOs("os")) for module in (files, blobs, records)]
+        modules = (files, drafts, blobs, records)
+        patches = [self.patch(module, "os", FailingOs("os")) for module in modules]
         try:
             yield
         finally:
@@ -535,8 +582,9 @@ class FailureTests(DirectoryCase):
     def test_every_failure_is_typed(self) -> None:
         """Whatever fails, and however, is an error of the storage, and leaves no draft."""
         storage = self.open_storage()
-        common = ("open", "write", "fsync", "fchmod")
+        common = ("open", "write", "fsync")
         works: dict[Callable[[], object], tuple[str, ...]] = {
+            lambda: self.store(storage): ("fstat",),
             lambda: self.finish(storage.put(DATA, LAYER)): (*common, "rename", "link"),
             lambda: self.finish(storage.set_record("image", "key", b"1")): (*common, "rename"),
             lambda: self.finish(storage.add_record("layer", "key", b"1")): (*common, "link"),
@@ -592,7 +640,7 @@ class FailureTests(DirectoryCase):
                 while directory in synchronised:
                     synchronised.remove(directory)
 
-        for module in (files, blobs, records):
+        for module in (files, drafts, blobs, records):
             self.patch(module, "os", WatchedOs("os"))
         self.store(storage)
         self.finish(storage.add_record("layer", "key", b"1"))
@@ -611,7 +659,7 @@ class FailureTests(DirectoryCase):
                     return lambda descriptor, data: os.write(descriptor, data[:3])
                 return getattr(os, wanted)
 
-        self.patch(files, "os", ReluctantOs("os"))
+        self.patch(drafts, "os", ReluctantOs("os"))
         self.store(storage)
         self.assert_stored(storage)
 
