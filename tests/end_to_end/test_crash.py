@@ -20,11 +20,12 @@ from tests.end_to_end.wire import Answer
 
 COMMANDS = (
     "nix-instantiate --eval",
+    "nix-store --serve",
     "nix-build --log-format",
     "nix-store --query",
     "nix-store --dump-db",
 )
-"""What is run for an image, in order."""
+"""What is run for an image that has to be built."""
 
 SAMPLE = 7
 """Of the steps in which an image is stored, how many are tried in one run."""
@@ -166,9 +167,9 @@ class StopTests(CrashCase):
         """Stopped before any of Nix's commands."""
         commands = HeldCommands()
         self.start(environ=commands.environ())
-        for command in COMMANDS:
+        for number, command in enumerate(COMMANDS):
             commands.hold(command)
-            with self.asking("large") as asked:
+            with self.asking(f"guest-{number}") as asked:
                 commands.wait_for(command)
                 self.daemon.stop()
                 answer = asked.result()
