@@ -63,7 +63,7 @@ from nixery.packing.rootfs import ROOT_VERSION, RootTree, plan_root
 from nixery.packing.tarball import STORE, Compression
 from nixery.singleflight import SingleFlight
 from nixery.sources import PackageSet, Revision, trees_of
-from nixery.waiting import Expired, both, gather, within
+from nixery.waiting import Expired, gather, within
 
 __all__ = ["BuildLimits", "Builder", "ImageSettings"]
 
@@ -140,17 +140,15 @@ class ImageSettings:
 
 
 @frozen(kw_only=True)
-class _Design:
+class _Packed:
     """
-    What is to be packed for an image.
+    What an image consists of, stored.
 
-    :param graph: the closure.
-    :param layers: those of the closure.
-    :param root: what the root holds.
+    :param layers: from the bottom to the top.
+    :param root: what the top one holds.
     """
 
-    graph: RuntimeGraph
-    layers: LayerPlan
+    layers: list[ImageLayer]
     root: RootTree
 
 
@@ -512,20 +510,21 @@ class Builder(Service):
             )
         try:
             graph = held.graph if held is not None else await self.nix.closure(_outputs(evaluation))
-            design = await self._design(evaluation, graph, settings)
+            self._check_size(graph)
+            plan = await self.cpu.run(plan_layers, graph, settings.popularity, settings.layers)
             progress.phase(Phase.PACKING)
-            layers = await self._pack(evaluation, design, progress)
+            packed = await self._pack(evaluation, plan, progress)
         finally:
             # Layers are in storage: what a collection takes from here on is not
             # missed.
             await self.nix.release(realisation)
         progress.phase(Phase.STORING)
         image = build_image(
-            layers=layers,
+            layers=packed.layers,
             packages=evaluation.packages,
             system=evaluation.system,
-            has_shell=design.root.shell == "/bin/bash",
-            has_ca_bundle=design.root.has_ca_bundle,
+            has_shell=packed.root.shell == "/bin/bash",
+            has_ca_bundle=packed.root.has_ca_bundle,
         )
         if self.made is not None:
             self.made(
@@ -533,24 +532,13 @@ class Builder(Service):
                     digest=image.manifests[0].digest,
                     source=revision.label,
                     evaluation=evaluation,
-                    graph=design.graph,
-                    plan=design.layers,
-                    layers=layers,
+                    graph=graph,
+                    plan=plan,
+                    layers=packed.layers,
                     popularity=settings.popularity,
                 )
             )
         return image
-
-    async def _design(
-        self, evaluation: Evaluation, graph: RuntimeGraph, settings: ImageSettings
-    ) -> _Design:
-        """What is to be packed for packages whose outputs are valid, and protected."""
-        self._check_size(graph)
-        layers, root = await both(
-            self.cpu.run(plan_layers, graph, settings.popularity, settings.layers),
-            self.cpu.run(plan_root, evaluation.packages, store=self.store),
-        )
-        return _Design(graph=graph, layers=layers, root=root)
 
     def _check_size(self, graph: RuntimeGraph) -> None:
         limit = self.limits.closure
@@ -562,18 +550,23 @@ class Builder(Service):
                 setting="max_closure",
             )
 
-    async def _pack(
-        self, evaluation: Evaluation, design: _Design, progress: Progress
-    ) -> list[ImageLayer]:
-        """The layers of an image, from the bottom to the top, all of them stored."""
-        plan = design.layers
+    async def _pack(self, evaluation: Evaluation, plan: LayerPlan, progress: Progress) -> _Packed:
+        """Pack the layers of a closure and the root, and store them."""
+        trees: list[RootTree] = []
+
+        async def root() -> LayerRecord:
+            # Beside the layers, which do not depend on it.
+            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
+            trees.append(tree)
+            return await self._packer.root(evaluation.packages, tree)
+
         # The largest first: begun last, it would keep one thread busy while the
         # others have nothing left to do.
         order = sorted(
             range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
         )
         jobs = [
-            self._packer.root(evaluation.packages, design.root),
+            root(),
             *(self._packer.store_paths(plan.layers[index].paths) for index in order),
         ]
         done = 0
@@ -585,16 +578,17 @@ class Builder(Service):
             progress.count(Phase.PACKING, done, len(jobs), "layers")
             return record
 
-        packed = await gather(counted(job) for job in jobs)
-        root, records = packed[0], dict(zip(order, packed[1:], strict=True))
+        top, *others = await gather(counted(job) for job in jobs)
+        records = dict(zip(order, others, strict=True))
         compression = self.settings.compression.kind
-        return [
+        layers = [
             *(
                 _image_layer(records[index], compression, group.names)
                 for index, group in enumerate(plan)
             ),
-            _image_layer(root, compression, ["symbolic links to the packages' files"]),
+            _image_layer(top, compression, ["symbolic links to the packages' files"]),
         ]
+        return _Packed(layers=layers, root=trees[0])
 
 
 def _outputs(evaluation: Evaluation) -> list[str]:

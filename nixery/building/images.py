@@ -43,7 +43,7 @@ from nixery.operations.tally import LookupCounts, Tally, current_tally
 from nixery.packages import Evaluation
 from nixery.singleflight import SingleFlight
 from nixery.sources import Revision
-from nixery.waiting import Expired, within
+from nixery.waiting import Expired, both, within
 
 __all__ = ["SERVED", "ImageService", "place_of", "places_of"]
 
@@ -295,8 +295,10 @@ class ImageService:
         place = place_of(name, tag)
         if self._current.get(place) != key:
             try:
-                await self.storage.add_record(NAMES, _name_key(name), name.repository.encode())
-                await self.storage.set_record(SERVED, place, key.encode("ascii"))
+                await both(
+                    self.storage.add_record(NAMES, _name_key(name), name.repository.encode()),
+                    self.storage.set_record(SERVED, place, key.encode("ascii")),
+                )
             except StorageError as error:
                 # Such as a full disk, from which images can be served all the same.
                 self._log.warn("what was served is not remembered: {error}", error=error)
