@@ -451,5 +451,11 @@ class Nix(Protocol):
         :raises NixUnusable: Nix itself failed.
         """
 
+    def lost(self, realisation: Realisation) -> bool:
+        """
+        Whether what protects the outputs has ended before it should.  What was read of
+        them since may have been on its way into the bin.
+        """
+
     async def release(self, realisation: Realisation) -> None:
         """Give outputs free for garbage collection; never raises."""

@@ -234,6 +234,9 @@ class FakeNix:
         }
         return RuntimeGraph(paths=paths)
 
+    def lost(self, realisation: Realisation) -> bool:
+        return realisation.root not in self.roots
+
     async def release(self, realisation: Realisation) -> None:
         self.roots.discard(realisation.root)
 

@@ -47,6 +47,7 @@ from nixery.errors import (
     ImageTimedOut,
     ImageTooLarge,
     NixeryError,
+    NixUnusable,
     ShuttingDown,
     WrongSystem,
 )
@@ -514,6 +515,8 @@ class Builder(Service):
             plan = await self.cpu.run(plan_layers, graph, settings.popularity, settings.layers)
             progress.phase(Phase.PACKING)
             packed = await self._pack(evaluation, plan, progress)
+            if self.nix.lost(realisation):
+                await self._mistrust(plan)
         finally:
             # Layers are in storage: what a collection takes from here on is not
             # missed.
@@ -539,6 +542,18 @@ class Builder(Service):
                 )
             )
         return image
+
+    async def _mistrust(self, plan: LayerPlan) -> None:
+        """
+        Forget layers whose store paths a collection may have been removing meanwhile.
+
+        :raises NixUnusable: always.
+        """
+        # A directory that is being removed looks like one that holds less.
+        reason = "the process that kept its store paths from garbage collection has ended"
+        for group in plan:
+            await self._packer.forget(group.paths, reason)
+        raise NixUnusable(reason=f"{reason} while they were packed: try again")
 
     def _check_size(self, graph: RuntimeGraph) -> None:
         limit = self.limits.closure

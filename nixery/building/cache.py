@@ -140,6 +140,14 @@ class LayerCache:
         self._recent[key] = first
         return first
 
+    async def remove(self, key: str, reason: str) -> None:
+        """
+        Forget a layer, which is made again when it is needed next.
+
+        :raises StorageError: the storage failed.
+        """
+        await self._withdraw(key, reason)
+
     async def _look(self) -> None:
         """Look up what is asked for, until nothing is."""
         self._looking = True

@@ -90,8 +90,19 @@ class Packer:
                 should_stop=should_stop,
             )
 
-        key = keys.layer_key(paths, self.compression.label, FORMAT)
+        key = self._key(paths)
         return await self._jobs.run(key, lambda: self._layer(key, pack))
+
+    async def forget(self, paths: Sequence[StorePath], reason: str) -> None:
+        """
+        Do not rely on the layer that holds these store paths.
+
+        :raises StorageError: the storage failed.
+        """
+        await self._cache.remove(self._key(paths), reason)
+
+    def _key(self, paths: Sequence[StorePath]) -> str:
+        return keys.layer_key(paths, self.compression.label, FORMAT)
 
     async def root(self, packages: Sequence[Package], tree: RootTree) -> LayerRecord:
         """

@@ -157,6 +157,10 @@ class NixCommands:
         """As :meth:`nixery.interfaces.Nix.hold` says."""
         return await self._holder.hold(outputs) if outputs else None
 
+    def lost(self, realisation: Realisation) -> bool:
+        """As :meth:`nixery.interfaces.Nix.lost` says."""
+        return self._holder.lost(realisation)
+
     async def stop(self) -> None:
         """Let go of all that is held."""
         await self._holder.stop()

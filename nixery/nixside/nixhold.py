@@ -113,6 +113,11 @@ class Holder:
             realisation=Realisation(root=root, outputs=tuple(sorted(outputs))), graph=described
         )
 
+    def lost(self, realisation: Realisation) -> bool:
+        """Whether what was held here is not protected any more."""
+        server = self._held.get(realisation.root)
+        return server is not None and server.over
+
     def release(self, realisation: Realisation) -> bool:
         """:return: whether it was held here, and is not any more."""
         server = self._held.pop(realisation.root, None)
@@ -131,10 +136,8 @@ class Holder:
 
     def _take(self) -> _Server:
         spare = self._spare
-        if spare is None or spare.broken:
-            return self._start()
         self._forget_spare()
-        return spare
+        return spare if spare is not None and not spare.over else self._start()
 
     def _drop_spare(self) -> None:
         if self._spare is not None:
@@ -155,12 +158,15 @@ class Holder:
 
 async def _ask(server: _Server, outputs: Sequence[str]) -> list[PathRecord] | None:
     """:return: what is known of a closure; ``None`` where an output is not valid."""
-    await server.ask(nixserve.greeting(), nixserve.welcome())
-    valid = await server.ask(nixserve.hold(outputs), nixserve.paths())
+    server.send(nixserve.hold(outputs))
+    await server.read(nixserve.welcome())
+    valid = await server.read(nixserve.paths())
     if set(valid) != set(outputs):
         return None
-    closure = await server.ask(nixserve.needs(outputs), nixserve.paths())
-    records = await server.ask(nixserve.infos(closure), nixserve.path_infos())
+    server.send(nixserve.needs(outputs))
+    closure = await server.read(nixserve.paths())
+    server.send(nixserve.infos(closure))
+    records = await server.read(nixserve.path_infos())
     if len(records) != len(closure):
         raise UnexpectedOutput(
             what="a closure", excerpt=f"{len(records)} of {len(closure)} paths are described"
@@ -181,8 +187,8 @@ class _Server:
         self._over: BaseException | None = None
 
     @property
-    def broken(self) -> bool:
-        """Whether it has ended, and answers nothing any more."""
+    def over(self) -> bool:
+        """Whether it has ended: it answers nothing and protects nothing any more."""
         return self._over is not None
 
     def start(self, on_end: Callable[[], None]) -> None:
@@ -194,19 +200,23 @@ class _Server:
         self._task = Deferred.fromCoroutine(self._spawner.run(self._command))
         self._task.addBoth(self._ended, on_end)
 
-    async def ask(self, request: bytes, parse: Parse[T]) -> T:
-        """
-        Ask, and read the answer.
+    def send(self, request: bytes) -> None:
+        """Ask, unless it has ended: then there will be no answer."""
+        if self._stdin is not None and self._over is None:
+            self._stdin.write(request)
 
-        :raises UnexpectedOutput: the answer is none.
-        :raises NixeryError: it ended before it had answered.
+    async def read(self, parse: Parse[T]) -> T:
         """
-        if self._over is not None or self._stdin is None:
-            raise self._over or _gone()
+        Read the next answer.
+
+        :raises UnexpectedOutput: it is none.
+        :raises NixeryError: the server has ended before it had answered.
+        """
         answer: _Answer[T] = _Answer(parse)
+        answer.read(self._buffer)
+        if self._over is not None:
+            answer.fail(self._over)
         self._answer = answer
-        self._stdin.write(request)
-        self._read()
         try:
             return await answer.result
         finally:
@@ -231,12 +241,10 @@ class _Server:
 
     def begun(self, stdin: Stdin) -> None:
         self._stdin = stdin
+        self.send(nixserve.greeting())
 
     def heard(self, data: bytes) -> None:
         self._buffer += data
-        self._read()
-
-    def _read(self) -> None:
         if self._answer is not None:
             self._answer.read(self._buffer)
 

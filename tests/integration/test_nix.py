@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -515,6 +516,43 @@ class BuildTests(NixTestCase):
         await self.nix.release(realisation)
         for output in outputs:
             self.assertEqual(self.delete(output), 0)
+
+    async def test_held(self) -> None:
+        """What is there already is protected and described without a build."""
+        spy = SpyReactor()
+        nix = self.nix = make_nix(self.directory, reactor=spy, config={"salt": self.salt})
+        evaluation = await self.evaluate("dependent", "multi", "multi.dev")
+        outputs = sorted(o.path for package in evaluation.packages for o in package.outputs)
+        self.assertIsNone(await nix.hold(outputs))
+        realisation = await nix.realise(evaluation.packages, Recorder())
+        graph = await nix.closure(realisation.outputs)
+
+        for prepared in (False, True):
+            if prepared:
+                nix.prepare()
+            held = await nix.hold(outputs)
+            assert held is not None
+            self.assertEqual(held.realisation.outputs, tuple(outputs))
+            # Hash for hash.
+            self.assertEqual(held.graph, graph)
+            await nix.release(realisation)
+            self.assertEqual(self.roots(), [])
+            self.assertFalse(nix.lost(held.realisation))
+            for output in outputs:
+                self.assertEqual(self.delete(output), 1, f"{output} is not protected")
+            realisation = held.realisation
+
+        os.kill(spy.pids[-1], signal.SIGKILL)
+        while not nix.lost(realisation):
+            await deferLater(cast(Any, reactor), 0.01)
+        await nix.release(realisation)
+        await nix.stop()
+        for pid in spy.pids:
+            self.assertRaises(ProcessLookupError, os.kill, pid, 0)
+        for output in outputs:
+            self.assertEqual(self.delete(output), 0)
+        self.assertIsNone(await nix.hold(outputs))
+        await nix.stop()
 
     async def test_built_before(self) -> None:
         """What is there already is rooted again, by a root of its own."""

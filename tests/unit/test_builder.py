@@ -9,13 +9,14 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 
-from nixery.building.builder import MARGIN, BuildLimits
+from nixery.building.builder import MARGIN, Builder, BuildLimits
 from nixery.building.realising import REEVALUATIONS
 from nixery.errors import (
     BlobUnknown,
     BuildFailed,
     ImageTimedOut,
     MissingDerivations,
+    NixUnusable,
     PackagesRefused,
     QueueFull,
     RememberedFailure,
@@ -247,6 +248,30 @@ class BuilderTests(BuilderCase):
         self.failureResultOf(self.ask("hello"), StorageError)
         self.assertEqual(1, len(self.nix.holdings))
         self.assertEqual(set(), self.nix.roots)
+
+    def test_what_is_lost_is_not_trusted(self) -> None:
+        """Layers that were packed without protection are forgotten, and made again."""
+        self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES, holds=True)
+        self.restart()
+        built = self.build("hello")
+        self.storage = CountingStorage()
+        self.restart()
+        packing = Builder._pack
+
+        async def pack(*arguments: Any) -> Any:
+            packed = await packing(*arguments)
+            self.nix.roots.clear()
+            return packed
+
+        patched = self.patch(Builder, "_pack", pack)
+        error = self.failureResultOf(self.ask("hello"), NixUnusable).value
+        self.assertIn("try again", error.message)
+        # That of the root, which holds nothing of the store.
+        self.assertEqual(1, len(self.now(self.storage.list_records("layer"))))
+        begun = self.storage.begun
+        patched.restore()
+        self.assertEqual(built, self.build("hello"))
+        self.assertGreater(self.storage.begun, begun)
 
     # -- builds that take long ----------------------------------------------------
 

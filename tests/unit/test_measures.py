@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from nixery.building.builds import BuildState, BuildView, Stage
+from nixery.child import Stdin
 from nixery.errors import (
     BlobUnknown,
     CommandMissing,
@@ -227,6 +228,26 @@ class CommandTests(MeasuresCase):
             self.successResultOf(ended)
             labels = {"command": "nix-build", "outcome": outcome}
             self.assertEqual(1, self.value("nixery_commands_total", **labels), outcome)
+
+    def test_dialogues(self) -> None:
+        """A command that runs for as long as somebody speaks with it counts, untimed."""
+
+        class Spawner:
+            async def run(self, command: Command) -> ProcessResult:
+                assert command.dialogue is not None
+                return ProcessResult(stdout=b"", stderr="")
+
+        class Dialogue:
+            def begun(self, stdin: Stdin, /) -> None: ...
+
+            def heard(self, data: bytes, /) -> None: ...
+
+        spawner = MeasuredSpawner(Spawner(), self.measures, self.clock.seconds)
+        run = spawner.run(Command(argv=("nix-store",), environment={}, dialogue=Dialogue()))
+        self.successResultOf(Deferred.fromCoroutine(run))
+        labels = {"command": "nix-store"}
+        self.assertEqual(1, self.value("nixery_commands_total", **labels, outcome="succeeded"))
+        self.assertFalse(self.value("nixery_command_duration_seconds_count", **labels))
 
 
 class BuildTests(MeasuresCase):

@@ -125,6 +125,31 @@ class SpawnerTests(SynchronousTestCase):
         )
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_dialogue(self) -> None:
+        """Whoever speaks with a child has its standard input and output, and a bound."""
+        told: list[object] = []
+
+        class Dialogue:
+            def begun(self, stdin: object, /) -> None:
+                told.append(stdin)
+
+            def heard(self, data: bytes, /) -> None:
+                told.append(data)
+                if data == b"odd":
+                    raise ValueError(data)
+
+        result = self.run_command(dialogue=Dialogue(), stdout_limit=6)
+        self.assertEqual([self.reactor.transport], told)
+        self.assertEqual([], self.reactor.transport.closed)
+        for data in (b"one", b"odd"):
+            self.reactor.child.childDataReceived(1, data)
+        self.assertEqual([b"one", b"odd"], told[1:])
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+        self.reactor.child.childDataReceived(1, b"!")
+        self.assertEqual(3, len(told))
+        self.reactor.end(status=None, signal=signal.SIGTERM)
+        self.failureResultOf(result, OutputTooLarge)
+
     def test_failure(self) -> None:
         """Another status is a failure, with the command and the tail of its errors."""
         result = self.run_command()
