@@ -39,8 +39,9 @@ from nixery.limits.limitsetup import LimitParts
 from nixery.listening import Listener, registry_host
 from nixery.lock import StateLock
 from nixery.nixside.nixsetup import make_nix
-from nixery.operations.logsetup import LoggedService, log_file
+from nixery.operations.logsetup import LoggedService, in_foreground, log_file
 from nixery.operations.operationsetup import OperationParts
+from nixery.operations.textlog import text_line
 from nixery.reload import Reloader
 from nixery.sitesetup import SiteParts
 from nixery.sources import GitSource
@@ -165,6 +166,8 @@ def makeService(options: Options) -> IService:
     log = log_file(options.parent or {}, reactor) if to_journal(os.environ) else None
     if log is sys.stdout:
         return LoggedService(daemon, log, journal_line)
+    if in_foreground(options.parent or {}):
+        return LoggedService(daemon, log_file(options.parent or {}, reactor), text_line)
     return daemon
 
 

@@ -241,7 +241,10 @@ class Builder(Service):
         """What shapes the images that are asked for now; the first ones wait for it."""
         if self.popularity is None:
             return self.settings
-        return evolve(self.settings, popularity=await self.popularity())
+        popularity = await self.popularity()
+        if popularity is not self.settings.popularity:
+            self.settings = evolve(self.settings, popularity=popularity)
+        return self.settings
 
     def request_key(self, name: ImageName, revision: Revision, settings: ImageSettings) -> str:
         """

@@ -21,7 +21,7 @@ from twisted.python.logfile import LogFile
 
 from nixery.operations.jsonlog import json_line
 
-__all__ = ["LoggedService", "log_file"]
+__all__ = ["LoggedService", "in_foreground", "log_file"]
 
 
 class LoggedService(MultiService):
@@ -50,6 +50,16 @@ class LoggedService(MultiService):
         if isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, FileLogObserver(self._file, self._line))
         super().setServiceParent(parent)
+
+
+def in_foreground(options: Mapping[str, Any]) -> bool:
+    """
+    Whether twistd writes its log as text to where :func:`log_file` says, and stays where
+    it was started.  A daemon of its own making, and syslog, are left to it.
+
+    :param options: those of twistd.
+    """
+    return bool(options.get("nodaemon")) and not options.get("syslog")
 
 
 def log_file(options: Mapping[str, Any], reactor: Any) -> IO[Any]:

@@ -17,6 +17,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
+from twisted.web.http_headers import Headers
 
 from nixery.limits.door import Door
 from nixery.web.answers import Problem
@@ -204,6 +205,19 @@ class RegistryChannel(HTTPChannel):
         self.site.door.refused(reason)
         self.transport.write(words)
         self.loseConnection()
+
+    # -- what is answered ---------------------------------------------------------------
+
+    def writeHeaders(  # noqa: N802
+        self, version: bytes, code: bytes, reason: bytes, headers: Headers
+    ) -> None:
+        """The head of an answer."""
+        # In one piece.  Twisted's own hands over each word by itself, and each is looked
+        # at three times on its way.
+        lines = [b"%b %b %b" % (version, code, reason)]
+        for name, values in headers.getAllRawHeaders():
+            lines += [b"%b: %b" % (name, value) for value in values]
+        self.transport.write(b"\r\n".join([*lines, b"", b""]))
 
     # -- what arrives -------------------------------------------------------------------
 

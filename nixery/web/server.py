@@ -17,6 +17,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from io import BytesIO
 from itertools import count
 
@@ -261,6 +262,8 @@ class _Nowhere:
         pass
 
 
+# Clients are few, and ask the same again and again.
+@lru_cache(maxsize=1024)
 def _shown(text: bytes) -> str:
     """What a client sent, fit for a line in a log."""
     return printable(text[:_MAX_LOGGED].decode("utf-8", "backslashreplace")).replace("\n", "\\n")

@@ -287,6 +287,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "operations.exposition": ("operations.measures",),
         "operations.jsonlog": (),
         "operations.logsetup": ("operations.jsonlog",),
+        "operations.textlog": (),
         "operations.measured": ("operations.measures",),
         "operations.measures": (),
         "operations.readiness": (),
