@@ -17,6 +17,7 @@ wants next, is sent just as many, and returns what the answer was.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from typing import TypeAlias, TypeVar
 
@@ -46,9 +47,10 @@ LONGEST_STRING = 64 * 1024
 MOST = 1_000_000
 """How long a list may be: longer ones than any store's are no lists."""
 
-_BASE_32 = {character: value for value, character in enumerate("0123456789abcdfghijklmnpqrsvwxyz")}
 _HASH_BYTES = 32
-_NIX_32_LENGTH = 52
+_NIX_32 = re.compile(r"[0-9a-df-np-sv-z]{52}")
+# Nix's digits, which leave out e, o, t and u, as Python's.
+_DIGITS = str.maketrans("abcdfghijklmnpqrsvwxyz", "abcdefghijklmnopqrstuv")
 
 
 # -- requests -----------------------------------------------------------------
@@ -154,14 +156,13 @@ def _hexadecimal(nar_hash: str) -> str:
         of the hash from the last to the first, five by five.
     """
     digits = nar_hash.removeprefix("sha256:")
-    if len(digits) != _NIX_32_LENGTH:
+    if len(digits) == 2 * _HASH_BYTES:
         return digits
+    if not _NIX_32.fullmatch(digits):
+        raise _odd("a hash", nar_hash)
     try:
-        value = 0
-        for character in digits:
-            value = value << 5 | _BASE_32[character]
-        return value.to_bytes(_HASH_BYTES, "little").hex()
-    except (KeyError, OverflowError) as error:
+        return int(digits.translate(_DIGITS), 32).to_bytes(_HASH_BYTES, "little").hex()
+    except OverflowError as error:
         raise _odd("a hash", nar_hash) from error
 
 
