@@ -126,6 +126,15 @@ class HeldCommands:
         (self._held / command).unlink()
         wait_until(lambda: not self.waits(command), f"{command} to go on")
 
+    def evaluated(self) -> bool:
+        """Whether an evaluation has begun, and none goes on."""
+        said = self._journal.read_text().splitlines()
+        return "nix-instantiate --eval goes on" in said and not any(
+            b"nix-instantiate" in _read(process / "cmdline")
+            and self.path.encode() in _read(process / "environ")
+            for process in Path("/proc").glob("[0-9]*")
+        )
+
     def forget(self, command: str) -> None:
         """Hold a command no longer, whose waiting processes are dead."""
         (self._held / command).unlink()
@@ -178,3 +187,11 @@ class Saboteur:
     def let(self) -> None:
         """Let a registry that waits go on."""
         self._gate.touch()
+
+
+def _read(path: Path) -> bytes:
+    """A file of a process; nothing, when that has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

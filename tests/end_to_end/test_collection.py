@@ -16,6 +16,7 @@ from tests.end_to_end.processes import wait_until
 from tests.end_to_end.sets import WatchedSet
 from tests.end_to_end.wire import Answer
 
+SERVE = "nix-store --serve"
 BUILD = "nix-build --log-format"
 CLOSURE = "nix-store --query"
 
@@ -55,6 +56,10 @@ class CollectionTests(ChaosCase):
                 self.commands.let(held)
             asked.result()
 
+    def build(self, name: str) -> None:
+        """Build a package by hand, and protect nothing of it."""
+        self.nix.run("nix-build", "--no-out-link", str(self.packages.path), "-A", name)
+
     def wait_for_roots(self) -> None:
         """Wait until something is built and protected."""
         roots = self.daemon.directory / "state" / "gcroots"
@@ -92,11 +97,13 @@ class CollectionTests(ChaosCase):
 
     def test_derivation_taken_of_what_was_built(self) -> None:
         """So are those of outputs that are there already, and taken as well."""
-        self.nix.run("nix-build", "--no-out-link", str(self.packages.path), "-A", "plain")
-        with self.pulling("plain", BUILD) as asked:
+        self.build("plain")
+        with self.pulling("plain", SERVE) as asked:
+            wait_until(self.commands.evaluated, "the evaluation to end")
             self.nix.collect_garbage()
             self.assertEqual(self.nix.paths("plain"), [])
         self.assertEqual(asked.result().status, 200)
+        self.assertIn("evaluating again", self.daemon.log())
         self.check(self.daemon, "plain")
 
     def test_derivations_taken_again_and_again(self) -> None:
@@ -119,6 +126,26 @@ class CollectionTests(ChaosCase):
         self.assertEqual((answer.status, tries), (200, 2), answer.body)
         self.check_tidy(self.daemon)
         self.check(self.daemon, "plain")
+
+    def test_what_was_built_before_is_safe(self) -> None:
+        """No collection takes what is there already while it is packed; a later one does."""
+        self.build("plain")
+        saboteur = Saboteur(("open", "/nix/store/"))
+        self.daemon.kill()
+        self.daemon = self.start(*saboteur.interpreter)
+        saboteur.order("wait", 1)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(self.daemon.registry.manifest, "plain")
+            saboteur.wait_for(1)
+            self.nix.collect_garbage()
+            self.assertNotEqual(self.nix.paths("plain-1.0"), [])
+            saboteur.let()
+            self.assertEqual(asked.result().status, 200)
+        self.check(self.daemon, "plain")
+        self.assertNotIn("plain: building", self.daemon.log())
+        self.daemon.stop()
+        self.nix.collect_garbage()
+        self.assertEqual(self.nix.paths("plain-1.0"), [])
 
     def test_outputs_are_safe_once_built(self) -> None:
         """No collection takes what was built before it is packed."""
