@@ -161,14 +161,17 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415  # as above
 
     daemon = make_daemon(options.config, options.endpoints, reactor, reread=options.reread)
+    twistd: Mapping[str, Any] = options.parent or {}
     if options.config.log_format == "json":
-        return LoggedService(daemon, log_file(options.parent or {}, reactor))
-    log = log_file(options.parent or {}, reactor) if to_journal(os.environ) else None
-    if log is sys.stdout:
+        return LoggedService(daemon, log_file(twistd, reactor))
+    journal, foreground = to_journal(os.environ), in_foreground(twistd)
+    if not journal and not foreground:
+        return daemon
+    # Once: each call opens the file, and the first has it rotated.
+    log = log_file(twistd, reactor)
+    if journal and log is sys.stdout:
         return LoggedService(daemon, log, journal_line)
-    if in_foreground(options.parent or {}):
-        return LoggedService(daemon, log_file(options.parent or {}, reactor), text_line)
-    return daemon
+    return LoggedService(daemon, log, text_line) if foreground else daemon
 
 
 def make_daemon(  # noqa: PLR0915  # one statement a part

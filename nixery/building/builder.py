@@ -500,8 +500,7 @@ class Builder(Service):
     ) -> Image:
         if self.room is not None:
             await self.room()
-        outputs = _outputs(evaluation)
-        held = await self.nix.hold(outputs)
+        held = await self.nix.hold(_outputs(evaluation))
         if held is not None:
             realisation = held.realisation
         else:

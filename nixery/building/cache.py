@@ -140,14 +140,6 @@ class LayerCache:
         self._recent[key] = first
         return first
 
-    async def remove(self, key: str, reason: str) -> None:
-        """
-        Forget a layer, which is made again when it is needed next.
-
-        :raises StorageError: the storage failed.
-        """
-        await self._withdraw(key, reason)
-
     async def _look(self) -> None:
         """Look up what is asked for, until nothing is."""
         self._looking = True
@@ -172,7 +164,7 @@ class LayerCache:
                 try:
                     found[key] = LayerRecord.decode(text)
                 except ValueError as error:
-                    await self._withdraw(key, str(error))
+                    await self.withdraw(key, str(error))
         if not found:
             return found
         # Each time: a layer that turns out to be missing is packed while its store paths
@@ -181,11 +173,16 @@ class LayerCache:
         for key, record in list(found.items()):
             if record.digest in missing:
                 del found[key]
-                await self._withdraw(key, f"there is no blob {record.digest}")
+                await self.withdraw(key, f"there is no blob {record.digest}")
         self._recent.update(found)
         return found
 
-    async def _withdraw(self, key: str, reason: str) -> None:
+    async def withdraw(self, key: str, reason: str) -> None:
+        """
+        Forget a layer, which is made again when it is needed next.
+
+        :raises StorageError: the storage failed.
+        """
         self._log.warn(
             "the record of layer {key} is of no use and is withdrawn: {reason}",
             key=key,

@@ -99,7 +99,7 @@ class Packer:
 
         :raises StorageError: the storage failed.
         """
-        await self._cache.remove(self._key(paths), reason)
+        await self._cache.withdraw(self._key(paths), reason)
 
     def _key(self, paths: Sequence[StorePath]) -> str:
         return keys.layer_key(paths, self.compression.label, FORMAT)

@@ -56,6 +56,22 @@ class CollectionTests(ChaosCase):
                 self.commands.let(held)
             asked.result()
 
+    @contextmanager
+    def packing(self, name: str) -> Iterator[Future[Answer]]:
+        """Ask another daemon for an image, and stop it meanwhile in the middle of a layer."""
+        saboteur = Saboteur(("open", "/nix/store/"))
+        self.daemon.kill()
+        self.daemon = self.start(*saboteur.interpreter)
+        saboteur.order("wait", 1)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(self.daemon.registry.manifest, name)
+            saboteur.wait_for(1)
+            try:
+                yield asked
+            finally:
+                saboteur.let()
+            asked.result()
+
     def build(self, name: str) -> None:
         """Build a package by hand, and protect nothing of it."""
         self.nix.run("nix-build", "--no-out-link", str(self.packages.path), "-A", name)
@@ -130,17 +146,10 @@ class CollectionTests(ChaosCase):
     def test_what_was_built_before_is_safe(self) -> None:
         """No collection takes what is there already while it is packed; a later one does."""
         self.build("plain")
-        saboteur = Saboteur(("open", "/nix/store/"))
-        self.daemon.kill()
-        self.daemon = self.start(*saboteur.interpreter)
-        saboteur.order("wait", 1)
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(self.daemon.registry.manifest, "plain")
-            saboteur.wait_for(1)
+        with self.packing("plain") as asked:
             self.nix.collect_garbage()
             self.assertNotEqual(self.nix.paths("plain-1.0"), [])
-            saboteur.let()
-            self.assertEqual(asked.result().status, 200)
+        self.assertEqual(asked.result().status, 200)
         self.check(self.daemon, "plain")
         self.assertNotIn("plain: building", self.daemon.log())
         self.daemon.stop()
@@ -158,16 +167,9 @@ class CollectionTests(ChaosCase):
 
     def test_output_removed_while_it_is_packed(self) -> None:
         """Neither does one that vanishes in the middle of a layer."""
-        saboteur = Saboteur(("open", "/nix/store/"))
-        self.daemon.kill()
-        self.daemon = self.start(*saboteur.interpreter)
-        saboteur.order("wait", 1)
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(self.daemon.registry.manifest, "plain")
-            saboteur.wait_for(1)
+        with self.packing("plain") as asked:
             self.nix.remove("plain-1.0")
-            saboteur.let()
-            answer = asked.result()
+        answer = asked.result()
         self.assertEqual(answer.status, 500)
         self.assertIn("-plain-1.0", answer.message)
         self.assertIn("No such file or directory", answer.message)
