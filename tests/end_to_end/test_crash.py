@@ -150,7 +150,7 @@ class KillTests(CrashCase):
             with self.asking(f"guest-{number}") as asked:
                 if asked.exception() is not None:
                     self.assertIsInstance(asked.exception(), OSError, f"step {step}: {steps}")
-            wait_until(lambda: self.processes() == [], f"step {step}, one of {steps}")  # noqa: B023  # called before the loop goes on
+            wait_until(lambda: self.processes() == [], f"step {step}, one of {steps}")
             saboteur.order("count")
             self.check_recovery(f"guest-{number}")
 
