@@ -29,6 +29,7 @@ __all__ = [
     "BlobInfo",
     "BlobSource",
     "BlobWriter",
+    "Commit",
     "ByteRange",
     "Held",
     "Nix",
@@ -117,7 +118,7 @@ class BlobWriter(Protocol):
     """
     A blob that is being written and that nobody can see yet.
 
-    Exactly one of :meth:`commit`, :meth:`commit_as` and :meth:`abort` ends it.
+    Exactly one of :meth:`commit`, :meth:`Storage.commit_all` and :meth:`abort` ends it.
     """
 
     def write(self, data: bytes, /) -> int:
@@ -141,21 +142,27 @@ class BlobWriter(Protocol):
         :raises StorageError: the storage failed; nothing has become visible.
         """
 
-    async def commit_as(
-        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
-    ) -> bytes:
-        """
-        As :meth:`commit`, and then as :meth:`Storage.add_record`, in one go.
-
-        :param record: kind, key and value; it may name the blob.
-        :return: the record as it now is.
-        :raises DigestMismatch: as above.
-        :raises StorageError: the storage failed; if the blob has become visible, it has
-            no record.
-        """
-
     async def abort(self) -> None:
         """Drop what was written.  Never raises; harmless after an end."""
+
+
+@frozen(kw_only=True)
+class Commit:
+    """
+    A blob that is to become visible, and with it a record that may name it.
+
+    :param writer: of the storage that it is committed to; has all of the blob.
+    :param digest: of the blob.
+    :param size: its number of bytes.
+    :param media_type: what it is.
+    :param record: kind, key and value.
+    """
+
+    writer: BlobWriter
+    digest: Digest
+    size: int
+    media_type: str
+    record: tuple[str, str, bytes]
 
 
 class Storage(Protocol):
@@ -193,6 +200,17 @@ class Storage(Protocol):
 
     async def create(self) -> BlobWriter:
         """Begin a blob whose digest is not known yet."""
+
+    async def commit_all(self, commits: Sequence[Commit]) -> list[bytes]:
+        """
+        As :meth:`BlobWriter.commit` and then :meth:`add_record` for each of several blobs,
+        in one go.
+
+        :return: the records as they now are, in order.
+        :raises DigestMismatch: of one was written another number of bytes than announced.
+        :raises StorageError: the storage failed.  Any of the blobs may have become visible,
+            with or without its record; no record is there without its blob.
+        """
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob as a whole; one that is there already is kept."""

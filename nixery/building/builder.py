@@ -291,8 +291,12 @@ class Builder(Service):
 
                 async def evaluate() -> Evaluation:
                     progress.started()
+                    evaluating = Deferred.fromCoroutine(
+                        self.nix.evaluate(package_set, name.system, name.requirements)
+                    )
+                    # Second, because starting a process takes a while.
                     self.nix.prepare()
-                    return await self.nix.evaluate(package_set, name.system, name.requirements)
+                    return await evaluating
 
                 evaluation = await self._evaluation_queue.run(name, evaluate, progress.queued)
                 self.rules.check_found(evaluation)
@@ -584,7 +588,10 @@ class Builder(Service):
         )
         jobs = [
             root(),
-            *(self._packer.store_paths(plan.layers[index].paths) for index in order),
+            *(
+                self._packer.store_paths(plan.layers[index].paths, plan.layers[index].nar_size)
+                for index in order
+            ),
         ]
         done = 0
 

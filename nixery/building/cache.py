@@ -11,7 +11,7 @@ named is made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 
 from attrs import define, field, frozen
 from cachetools import LRUCache, TTLCache
@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nixery.errors import NixeryError, RememberedFailure, StorageError
-from nixery.interfaces import BlobWriter, Storage
+from nixery.interfaces import BlobWriter, Commit, Storage
 from nixery.keys import canonical_json
 from nixery.names import Digest, parse_digest
 from nixery.oci import OCI_CONFIG, Image, Manifest, digest_of
@@ -119,26 +119,38 @@ class LayerCache:
         return await waiter
 
     async def add(
-        self, key: str, record: LayerRecord, writer: BlobWriter, media_type: str
-    ) -> LayerRecord:
+        self, layers: Mapping[str, tuple[LayerRecord, BlobWriter]], media_type: str
+    ) -> list[LayerRecord]:
         """
-        Publish a layer.
+        Publish layers.
 
-        :param writer: has its blob; ends.
-        :return: the layer to name in a manifest: the one that was published first
-            under this key, because other manifests name it already.
+        :param layers: by layer key; each with what has its blob, which ends.
+        :return: the layers to name in a manifest, in order: those that were published first
+            under these keys, because other manifests name them already.
         :raises StorageError: the storage failed.
         """
-        text = await writer.commit_as(
-            record.digest, record.size, media_type, (LAYERS, key, record.encode())
+        texts = await self.storage.commit_all(
+            [
+                Commit(
+                    writer=writer,
+                    digest=record.digest,
+                    size=record.size,
+                    media_type=media_type,
+                    record=(LAYERS, key, record.encode()),
+                )
+                for key, (record, writer) in layers.items()
+            ]
         )
-        try:
-            first = LayerRecord.decode(text)
-        except ValueError:
-            await self.storage.set_record(LAYERS, key, record.encode())
-            first = record
-        self._recent[key] = first
-        return first
+        firsts = []
+        for (key, (record, _)), text in zip(layers.items(), texts, strict=True):
+            try:
+                first = LayerRecord.decode(text)
+            except ValueError:
+                await self.storage.set_record(LAYERS, key, record.encode())
+                first = record
+            self._recent[key] = first
+            firsts.append(first)
+        return firsts
 
     async def _look(self) -> None:
         """Look up what is asked for, until nothing is."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from threading import Event
 
-from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from nixery import keys
 from nixery.building.cache import LayerCache, LayerRecord
+from nixery.building.parcels import Parcels
 from nixery.errors import UploadLost
 from nixery.graph import StorePath
 from nixery.interfaces import Storage, Workers
@@ -32,9 +33,11 @@ from nixery.packing.tarball import (
     pack_tree,
 )
 from nixery.singleflight import SingleFlight
-from nixery.waiting import end_of, shielded
 
 __all__ = ["Packer"]
+
+BLOCK = 512
+"""The bytes of a header in an archive."""
 
 Pack = Callable[[Callable[[bytes], int], Callable[[], bool]], PackedLayer]
 """Packs a layer: takes where to write, and what tells whether to stop early."""
@@ -47,9 +50,8 @@ class Packer:
 
     :param storage: keeps them.
     :param cpu: the pool in which they are packed.
-    :param slots: how many are in the making at once: some times as many as the pool
-        has threads, for a layer that is being written out needs none; each holds a
-        file open.
+    :param slots: how many parcels of them are in the making at once: some times as many
+        as the pool has threads, for what is being written out needs none.
     :param compression: how they are compressed.
     :param store: the directory of this machine that holds the store paths.
     :param room: awaited before a layer is packed; raises where the disk is too full.
@@ -64,18 +66,19 @@ class Packer:
 
     _cache: LayerCache = field(init=False)
     _jobs: SingleFlight[str, LayerRecord] = field(factory=SingleFlight, init=False)
-    _free: DeferredSemaphore = field(init=False)
+    _parcels: Parcels[_Job, LayerRecord] = field(init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
         self._cache = LayerCache(storage=self.storage)
-        self._free = DeferredSemaphore(self.slots)
+        self._parcels = Parcels(make=self._make, slots=self.slots)
 
-    async def store_paths(self, paths: Sequence[StorePath]) -> LayerRecord:
+    async def store_paths(self, paths: Sequence[StorePath], size: int) -> LayerRecord:
         """
         The layer that holds these store paths, which must be valid if it is not
         stored yet.
 
+        :param size: theirs together, in bytes.
         :raises MissingPath: a store path has vanished, or cannot be read.
         :raises StorageError: the storage failed; nothing half-written is left.
         """
@@ -91,7 +94,7 @@ class Packer:
             )
 
         key = self._key(paths)
-        return await self._jobs.run(key, lambda: self._layer(key, pack))
+        return await self._jobs.run(key, lambda: self._layer(key, pack, size))
 
     async def forget(self, paths: Sequence[StorePath], reason: str) -> None:
         """
@@ -132,61 +135,76 @@ class Packer:
                 ],
             }
         )
-        return await self._jobs.run(key, lambda: self._layer(key, pack))
+        size = BLOCK * len(tree.entries)
+        return await self._jobs.run(key, lambda: self._layer(key, pack, size))
 
     def stop(self) -> Deferred[None]:
         """Cancel what is being packed; fires when the last thread has let go."""
         return self._jobs.stop()
 
-    async def _layer(self, key: str, pack: Pack) -> LayerRecord:
+    async def _layer(self, key: str, pack: Pack, size: int) -> LayerRecord:
         known = await self._cache.get(key)
         tally = current_tally.get(None) or Tally()
         if known is not None:
             tally.layers_known += 1
             return known
-        await self._free.acquire()
+        return await self._parcels.run(_Job(key=key, pack=pack, tally=tally), size)
+
+    async def _make(self, jobs: Sequence[_Job], stop: Event) -> Sequence[LayerRecord]:
+        if self.room is not None:
+            await self.room()
         try:
-            if self.room is not None:
-                await self.room()
-            try:
-                return await self._make(key, pack, tally)
-            except UploadLost as error:
-                self._log.warn("a layer is packed again: {error}", error=error)
-                return await self._make(key, pack, tally)
-        finally:
-            self._free.release()
+            return await self._pack(jobs, stop)
+        except UploadLost as error:
+            # Of several each is made again by itself, and once more if that is lost, too.
+            if len(jobs) > 1:
+                raise
+            self._log.warn("a layer is packed again: {error}", error=error)
+            return await self._pack(jobs, stop)
 
-    async def _make(self, key: str, pack: Pack, tally: Tally) -> LayerRecord:
-        writer = await self.storage.create()
-        stop = Event()
+    async def _pack(self, jobs: Sequence[_Job], stop: Event) -> Sequence[LayerRecord]:
+        writers = [await self.storage.create() for _ in jobs]
 
-        def work() -> PackedLayer:
-            # Where nothing can be written, nothing needs to be packed.
-            writer.write(b"")
-            return pack(writer.write, stop.is_set)
+        def work() -> list[PackedLayer]:
+            packed = []
+            for job, writer in zip(jobs, writers, strict=True):
+                # Where nothing can be written, nothing needs to be packed.
+                writer.write(b"")
+                packed.append(job.pack(writer.write, stop.is_set))
+            return packed
 
-        task = Deferred.fromCoroutine(self.cpu.run(work))
-        ended = end_of(task)
         try:
-            packed = await shielded(task)
-            record = await self._cache.add(
-                key,
-                LayerRecord(
-                    digest=packed.digest,
-                    size=packed.size,
-                    diff_id=packed.diff_id,
-                    uncompressed_size=packed.uncompressed_size,
-                ),
-                writer,
-                layer_media_type(self.compression.kind),
-            )
+            packed = await self.cpu.run(work)
+            layers = {
+                job.key: (
+                    LayerRecord(
+                        digest=each.digest,
+                        size=each.size,
+                        diff_id=each.diff_id,
+                        uncompressed_size=each.uncompressed_size,
+                    ),
+                    writer,
+                )
+                for job, each, writer in zip(jobs, packed, writers, strict=True)
+            }
+            records = await self._cache.add(layers, layer_media_type(self.compression.kind))
         except BaseException:
-            # Cancellation ends the wait, not the thread: it is told to stop, and
-            # the file is closed only once it writes no more.  A descriptor that
-            # is closed under a writing thread may already belong to someone else.
-            stop.set()
-            await ended
-            await writer.abort()
+            for writer in writers:
+                await writer.abort()
             raise
-        tally.packed(unpacked=packed.uncompressed_size, packed=packed.size)
-        return record
+        for job, each in zip(jobs, packed, strict=True):
+            job.tally.packed(unpacked=each.uncompressed_size, packed=each.size)
+        return records
+
+
+@frozen(kw_only=True, eq=False)
+class _Job:
+    """
+    A layer to be made.
+
+    :param tally: of the build that wants it first.
+    """
+
+    key: str
+    pack: Pack
+    tally: Tally

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from nixery.errors import (
@@ -18,7 +19,7 @@ from nixery.errors import (
     ProcessTimedOut,
     ShuttingDown,
 )
-from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, Storage
+from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, Commit, Storage
 from nixery.names import Digest
 from nixery.operations.measures import Measures
 from nixery.process import Command, ProcessResult, Spawner
@@ -98,6 +99,15 @@ class MeasuredStorage:
         writer = await self._meter.measure("create", self._storage.create())
         return _MeasuredWriter(writer, self._meter)
 
+    async def commit_all(self, commits: Sequence[Commit]) -> list[bytes]:
+        bare = [
+            evolve(each, writer=each.writer.writer)
+            if isinstance(each.writer, _MeasuredWriter)
+            else each
+            for each in commits
+        ]
+        return await self._meter.measure("commit", self._storage.commit_all(bare))
+
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
         return await self._meter.measure("put", self._storage.put(data, media_type))
 
@@ -129,27 +139,24 @@ class MeasuredStorage:
 
 
 class _MeasuredWriter:
-    """A writer whose commit is measured; its writes are the packing's own time."""
+    """
+    A writer whose commit is measured; its writes are the packing's own time.
+
+    :ivar writer: the storage's own.
+    """
 
     def __init__(self, writer: BlobWriter, meter: _Meter) -> None:
-        self._writer = writer
+        self.writer = writer
         self._meter = meter
 
     def write(self, data: bytes, /) -> int:
-        return self._writer.write(data)
+        return self.writer.write(data)
 
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
-        return await self._meter.measure("commit", self._writer.commit(digest, size, media_type))
-
-    async def commit_as(
-        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
-    ) -> bytes:
-        return await self._meter.measure(
-            "commit", self._writer.commit_as(digest, size, media_type, record)
-        )
+        return await self._meter.measure("commit", self.writer.commit(digest, size, media_type))
 
     async def abort(self) -> None:
-        await self._writer.abort()
+        await self.writer.abort()
 
 
 class MeasuredSpawner:

@@ -5,12 +5,14 @@ Everything here runs on worker threads, several at a time, and in several
 processes at a time that share the directory;
 :mod:`nixery.storage.filesystem` is the shell that the reactor may call.
 
-A blob is two files, its bytes and their description::
+A blob is a file, its bytes, and a symbolic link, whose target is their description::
 
-    ab/abcd...        the bytes of sha256:abcd...
-    ab/abcd....json   {"mediaType": "...", "size": 1234}
+    ab/abcd...                the bytes of sha256:abcd...
+    ab/abcd....json -> {"mediaType": "...", "size": 1234}
 
-It exists when its description does and agrees with the size of its bytes.  The
+Descriptions were files once, and are read as such too.
+
+A blob exists when its description does and agrees with the size of its bytes.  The
 bytes move to their place first, and the description last and only if there is
 none, so that
 
@@ -34,14 +36,15 @@ from nixery.errors import BlobUnknown, DigestMismatch
 from nixery.interfaces import BlobInfo, OpenFile
 from nixery.names import Digest, parse_digest
 from nixery.storage import check_small
-from nixery.storage.drafts import Draft, SmallDraft
-from nixery.storage.files import failures, read_file
+from nixery.storage.drafts import Draft, Note, SmallDraft, write_note
+from nixery.storage.files import failures, read_note
 from nixery.storage.placing import place
 from nixery.storage.usage import note_use
 
-__all__ = ["BlobPlacement", "Blobs"]
+__all__ = ["DESCRIPTION", "BlobPlacement", "Blobs", "read_description"]
 
 DESCRIPTION = ".json"
+"""What follows a blob's name in that of its description."""
 
 
 class Blobs:
@@ -229,7 +232,8 @@ class Blobs:
 
     def _placed(self, ends: ExitStack, draft: Draft | SmallDraft, info: BlobInfo) -> BlobPlacement:
         noted = json.dumps({"mediaType": info.media_type, "size": info.size}, sort_keys=True)
-        note = ends.enter_context(SmallDraft(self._drafts, noted.encode("ascii")))
+        note = write_note(self._drafts, noted.encode("ascii"))
+        ends.enter_context(note)
         return BlobPlacement(info, self._path(info.digest), draft, note)
 
 
@@ -246,7 +250,7 @@ class BlobPlacement:
         info: BlobInfo,
         path: str,
         draft: Draft | SmallDraft | None = None,
-        note: SmallDraft | None = None,
+        note: Note | SmallDraft | None = None,
     ) -> None:
         self.info = info
         self._path = path
@@ -254,7 +258,7 @@ class BlobPlacement:
         self._note = note
 
     @property
-    def drafts(self) -> Sequence[Draft | SmallDraft]:
+    def drafts(self) -> Sequence[Draft | Note | SmallDraft]:
         return [draft for draft in (self._draft, self._note) if draft is not None]
 
     def place(self) -> str:
@@ -266,7 +270,7 @@ class BlobPlacement:
         # Whoever stored what is there already need not have synchronised it yet.
         return os.path.dirname(self._path)
 
-    def _describe(self, note: SmallDraft) -> None:
+    def _describe(self, note: Note | SmallDraft) -> None:
         """Note a blob's size and media type, unless they are noted already."""
         try:
             note.link(self._path + DESCRIPTION)
@@ -278,16 +282,28 @@ class BlobPlacement:
                 note.rename(self._path + DESCRIPTION)
 
 
-def _description(digest: Digest, path: str) -> BlobInfo | None:
-    """What is noted of a blob; ``None`` where nothing sensible is."""
+def read_description(path: str) -> tuple[str, int] | None:
+    """
+    What is noted of a blob.
+
+    :param path: of its description.
+    :return: its media type, and its size in bytes; ``None`` where nothing sensible is noted.
+    :raises OSError: it cannot be read.
+    :raises StorageError: it is too large to be one.
+    """
     try:
-        noted = json.loads(read_file(path + DESCRIPTION))
+        noted = json.loads(read_note(path))
     except (FileNotFoundError, ValueError):
         return None
     match noted:
         case {"size": int(size), "mediaType": str(media_type)}:
-            return BlobInfo(digest=digest, size=size, media_type=media_type)
+            return media_type, size
     return None
+
+
+def _description(digest: Digest, path: str) -> BlobInfo | None:
+    noted = read_description(path + DESCRIPTION)
+    return noted and BlobInfo(digest=digest, media_type=noted[0], size=noted[1])
 
 
 def _digest(data: bytes) -> Digest:

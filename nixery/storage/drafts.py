@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from errno import ENOENT
 from itertools import count
 from secrets import token_hex
 from stat import S_IMODE
@@ -23,10 +24,13 @@ from typing import Self
 from nixery.errors import StorageError
 from nixery.storage.files import FILE_MODE, failures, into_directory
 
-__all__ = ["Draft", "SmallDraft", "small_draft", "sweep"]
+__all__ = ["LONGEST_LINK", "Draft", "Note", "SmallDraft", "small_draft", "sweep", "write_note"]
 
 ATTEMPTS = 8
 """How often a file is published whose draft or directory somebody else removes at once."""
+
+LONGEST_LINK = 1000
+"""The longest target of a symbolic link, in bytes; XFS takes 1,023."""
 
 _names = count()
 _process = token_hex(12)
@@ -143,8 +147,7 @@ class SmallDraft:
     A small file that is written at once and published in a moment, by one thread.
 
     It bears no lock: a process that starts just now may sweep it away, which shows
-    when it is published, and it is written again then.  There are two of them to each
-    layer, and what they cost is felt.
+    when it is published, and it is written again then.
 
     It ends with its ``with`` block, as a :class:`Draft` does.
 
@@ -222,6 +225,69 @@ class SmallDraft:
             raise
 
 
+class Note:
+    """
+    A short text that is published as the target of a symbolic link, which leads nowhere.
+
+    As :class:`SmallDraft` otherwise, and cheaper: one call makes the link, whole and only
+    where there is nothing, and one reads it; a file takes five and three.  There are two
+    of them to each layer, and what they cost is felt.  It is on the disk when its
+    directory is.
+    """
+
+    def __init__(self, directory: str, text: str) -> None:
+        self._directory = directory
+        self._text = text
+
+    def synchronise(self) -> None:
+        """Nothing is written yet."""
+
+    def link(self, target: str) -> None:
+        """
+        Publish it if nothing is there.
+
+        :raises FileExistsError: something is.
+        """
+        into_directory(os.symlink, self._text, target)
+
+    def rename(self, target: str) -> None:
+        """Publish it over whatever is there."""
+        for _ in range(ATTEMPTS):
+            path = _new_path(self._directory)
+            os.symlink(self._text, path)
+            try:
+                return into_directory(os.rename, path, target)
+            except BaseException as error:
+                with suppress(OSError):
+                    os.unlink(path)
+                if not isinstance(error, FileNotFoundError):
+                    raise
+                # It was swept.
+        raise FileNotFoundError(ENOENT, "it is removed each time", target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing is left of it."""
+
+
+def write_note(directory: str, data: bytes) -> Note | SmallDraft:
+    """
+    The cheapest draft of ``data``; :func:`nixery.storage.files.read_note` reads either.
+
+    :param directory: where drafts are made.
+    """
+    if 0 < len(data) <= LONGEST_LINK and b"\0" not in data:
+        return Note(directory, os.fsdecode(data))
+    return SmallDraft(directory, data)
+
+
 def small_draft(directory: str, data: bytes) -> SmallDraft:
     """A draft of ``data``, on the disk and ready to be published."""
     draft = SmallDraft(directory, data)
@@ -243,6 +309,10 @@ def sweep(directory: str) -> int:
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
         with suppress(OSError):  # ended meanwhile, locked, or no draft at all
+            if os.path.islink(path):
+                os.unlink(path)
+                swept += 1
+                continue
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -255,12 +325,16 @@ def sweep(directory: str) -> int:
 
 def _create(directory: str) -> tuple[int, str]:
     while True:
-        # Of this process alone, whether it was forked or lives in another namespace of
-        # process numbers; and no random bytes are asked of the system each time.
-        path = os.path.join(directory, f"{_process}-{os.getpid()}-{next(_names)}")
+        path = _new_path(directory)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(FileExistsError):
             return os.open(path, flags, FILE_MODE), path
+
+
+def _new_path(directory: str) -> str:
+    # Of this process alone, whether it was forked or lives in another namespace of
+    # process numbers; and no random bytes are asked of the system each time.
+    return os.path.join(directory, f"{_process}-{os.getpid()}-{next(_names)}")
 
 
 def _create_locked(directory: str) -> tuple[int, str]:

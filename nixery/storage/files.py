@@ -21,6 +21,7 @@ __all__ = [
     "make_directories",
     "make_directory",
     "read_file",
+    "read_note",
     "synchronise_directory",
 ]
 
@@ -45,10 +46,15 @@ def failures(operation: str) -> Iterator[None]:
         ) from error
 
 
-def read_file(path: str) -> bytes:
-    """:raises StorageError: it is too large to be held in memory."""
+def read_file(path: str, flags: int = 0) -> bytes:
+    """
+    What is in a small file.
+
+    :param flags: more of them, to open it with.
+    :raises StorageError: it is too large to be held in memory.
+    """
     # A file object would ask for the size twice more, and read the end by itself.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         size = os.fstat(descriptor).st_size
         check_small(f"read {path}", size)
@@ -58,6 +64,28 @@ def read_file(path: str) -> bytes:
         return data
     finally:
         os.close(descriptor)
+
+
+def read_note(path: str) -> bytes:
+    """
+    What :func:`nixery.storage.drafts.write_note` has written: the target of a symbolic
+    link, or what is in a file, as all of it was in stores of older versions.
+
+    :raises FileNotFoundError: nothing is there.
+    :raises StorageError: it is too large to be held in memory.
+    """
+    while True:
+        try:
+            return os.fsencode(os.readlink(path))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        try:
+            return read_file(path, os.O_NOFOLLOW)
+        except OSError as error:
+            # A link has replaced the file since.
+            if error.errno != errno.ELOOP:
+                raise
 
 
 def into_directory(step: Callable[[str, str], None], path: str, target: str) -> None:

@@ -11,7 +11,7 @@ what happens there is in :mod:`nixery.storage.blobs` and
     ROOT/damaged/        what a check has moved aside
     ROOT/*lock           see :mod:`nixery.storage.storelock`
 
-Whatever appears in the first two was written and synchronised in ``tmp``, then
+Whatever file appears in the first two was written and synchronised in ``tmp``, then
 linked or renamed to its place, and is on the disk, name and all, before anybody
 hears that it is stored.  A process holds a lock on each blob that it writes in
 ``tmp``; a file whose lock is free was left there by a crash, and is removed at the
@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -33,10 +33,18 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from nixery.errors import BlobsVanished, BlobUnknown, ShuttingDown, StorageError
-from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, OpenFile, Workers
+from nixery.interfaces import (
+    BlobInfo,
+    BlobSource,
+    BlobWriter,
+    ByteRange,
+    Commit,
+    OpenFile,
+    Workers,
+)
 from nixery.names import Digest
-from nixery.storage.blobs import Blobs
-from nixery.storage.drafts import Draft, sweep
+from nixery.storage.blobs import BlobPlacement, Blobs
+from nixery.storage.drafts import LONGEST_LINK, Draft, sweep
 from nixery.storage.files import failures, make_directories, make_directory
 from nixery.storage.placing import Placement, place, place_in_turn
 from nixery.storage.records import Records
@@ -73,7 +81,7 @@ class FilesystemStorage:
         Make the directory ready, and sweep what a crash left in it.
 
         :raises StorageError: it cannot be used: not writable, on several file
-            systems, or on one without hard links or locks.
+            systems, or on one without links or locks.
         """
         swept = await self._workers.run(_prepare, self._root)
         if swept:
@@ -109,7 +117,30 @@ class FilesystemStorage:
 
     async def create(self) -> BlobWriter:
         """Begin a blob whose digest is not known yet."""
-        return _Writer(self._blobs, self._records, self._workers)
+        return _Writer(self._blobs, self._workers)
+
+    async def commit_all(self, commits: Sequence[Commit]) -> list[bytes]:
+        """
+        Make blobs visible, and create those of their records that are absent, in one hop.
+
+        :return: the records that were there first, or that now are.
+        """
+        return await self._workers.run(self._commit_all, tuple(commits))
+
+    def _commit_all(self, commits: Sequence[Commit]) -> list[bytes]:
+        with ExitStack() as ends, failures("store blobs"):
+            placements: list[Placement] = []
+            records = []
+            for each in commits:
+                assert isinstance(each.writer, _Writer)
+                blob = each.writer.prepare(ends, each.digest, each.size, each.media_type)
+                record = self._records.prepare(ends, *each.record)
+                placements += [blob, record]
+                records.append(record)
+            # Whoever relies upon a record of a blob looks for the blob as well, so that a
+            # power failure may leave it without one.
+            place(placements)
+        return [record.value for record in records]
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob as a whole; one that is there already is kept."""
@@ -187,9 +218,8 @@ class _Writer:
     is dropped without an end takes its file with it.
     """
 
-    def __init__(self, blobs: Blobs, records: Records, workers: Workers) -> None:
+    def __init__(self, blobs: Blobs, workers: Workers) -> None:
         self._blobs = blobs
-        self._records = records
         self._workers = workers
         self._draft: Draft | None = None
         self._aborted = False
@@ -208,16 +238,6 @@ class _Writer:
         :raises DigestMismatch: what was written is not ``size`` bytes long.
         """
         return await self._workers.run(self._commit, digest, size, media_type)
-
-    async def commit_as(
-        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
-    ) -> bytes:
-        """
-        As :meth:`commit`, then create a record if there is none, in the same hop.
-
-        :return: the record that was there first, or the one that now is.
-        """
-        return await self._workers.run(self._commit_as, digest, size, media_type, record)
 
     async def abort(self) -> None:
         """Drop what was written.  Never raises; harmless after an end."""
@@ -241,19 +261,12 @@ class _Writer:
             raise StorageError(operation="write a blob", reason="it was ended before")
         return self._draft
 
+    def prepare(self, ends: ExitStack, digest: Digest, size: int, media_type: str) -> BlobPlacement:
+        """As :meth:`nixery.storage.blobs.Blobs.prepare` says, on a worker thread."""
+        return self._blobs.prepare(ends, self._begun(), digest, size, media_type)
+
     def _commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         return self._blobs.commit(self._begun(), digest, size, media_type)
-
-    def _commit_as(
-        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
-    ) -> bytes:
-        with ExitStack() as ends, failures("store a blob"):
-            blob = self._blobs.prepare(ends, self._begun(), digest, size, media_type)
-            noted = self._records.prepare(ends, *record)
-            # Whoever relies upon a record of a blob looks for the blob as well, so that a
-            # power failure may leave it without one.
-            place([blob, noted])
-        return noted.value
 
 
 async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[T], None]) -> T:
@@ -323,4 +336,7 @@ def _prepare(root: str) -> int:
         with Draft(tmp) as probe:
             os.link(probe.path, probe.path + "-link")
             os.unlink(probe.path + "-link")
+            os.symlink("-" * LONGEST_LINK, probe.path + "-note")
+            with suppress(FileNotFoundError):  # swept by another process that starts
+                os.unlink(probe.path + "-note")
         return sweep(tmp)

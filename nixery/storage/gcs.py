@@ -43,6 +43,7 @@ from nixery.interfaces import (
     BlobSource,
     BlobWriter,
     ByteRange,
+    Commit,
     Redirect,
     Stream,
     Workers,
@@ -213,6 +214,19 @@ class GcsStorage:
         writer = Writer(objects, self.workers, self._threads, self.settings.chunk_size)
         self._writers.add(writer)
         return writer
+
+    async def commit_all(self, commits: Sequence[Commit]) -> list[bytes]:
+        """
+        Make blobs visible, each of them and then its record, side by side.
+
+        :return: the records that were there first, or that now are.
+        """
+
+        async def commit(each: Commit) -> bytes:
+            await each.writer.commit(each.digest, each.size, each.media_type)
+            return await self.add_record(*each.record)
+
+        return await gather(commit(each) for each in commits)
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob as a whole; one that is there already is kept."""

@@ -20,10 +20,9 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
-from threading import Condition, Event
+from threading import Condition
 from uuid import uuid4
 
-from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from nixery.errors import DigestMismatch, ShuttingDown, StorageError
@@ -33,7 +32,6 @@ from nixery.oci import layer_media_type
 from nixery.storage.gcsblobs import blob_info, blob_name
 from nixery.storage.gcsobjects import Objects
 from nixery.storage.gcspublish import discard, promote, publish
-from nixery.storage.gcsrecords import Records
 from nixery.storage.gcstrying import stopped, translated
 from nixery.storage.gcsupload import OPERATION, Upload
 from nixery.storage.gcswire import StoredObject, crc_of, crc_text
@@ -128,22 +126,6 @@ class Writer:
         self._ended = True
         return blob_info(digest, stored)
 
-    async def commit_as(
-        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
-    ) -> bytes:
-        """
-        As :meth:`commit`, then create a record if there is none.
-
-        :return: the record that was there first, or the one that now is.
-        """
-        await self.commit(digest, size, media_type)
-
-        def add() -> bytes:
-            with translated("store a record"):
-                return Records(objects=self._objects).add(*record)
-
-        return await self._workers.run(add)
-
     async def abort(self) -> None:
         """Drop what was written.  Never raises; harmless after an end."""
         if self._ended:
@@ -166,10 +148,7 @@ class Writer:
         self._buffer.clear()
         self._crc = crc_of(chunk, self._crc)
         if self._transfer is None:
-            # Stopped alone when the blob turns out to be there: its record is still to come.
-            self._transfer = _Transfer(evolve(self._objects, stop=Event()), self._threads)
-            if self._objects.stop.is_set():
-                self._transfer.stop()
+            self._transfer = _Transfer(self._objects, self._threads)
         self._transfer.put(chunk, last=last)
 
     def _publish(self, name: str, media_type: str) -> StoredObject:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 
 from attrs import define, field, frozen
@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from nixery.errors import NixeryError, StorageError
 from nixery.names import Digest, parse_digest
 from nixery.oci import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
-from nixery.storage.blobs import DESCRIPTION, Blobs
+from nixery.storage.blobs import DESCRIPTION, Blobs, read_description
 from nixery.storage.files import failures, read_file
 from nixery.storage.records import Records
 
@@ -275,13 +275,9 @@ def _digest_in(text: str) -> Digest | None:
 
 def _description(path: str) -> tuple[str, int] | None:
     try:
-        noted: Mapping[str, object] = json.loads(read_file(path))
-    except (FileNotFoundError, StorageError, ValueError):
+        return read_description(path)
+    except StorageError:
         return None
-    match noted:
-        case {"size": int(size), "mediaType": str(media_type)}:
-            return media_type, size
-    return None
 
 
 def _manifest(path: str) -> frozenset[Digest] | None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from threading import Lock
 
 from nixery.errors import BlobsVanished, BlobUnknown, DigestMismatch, StorageError
-from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, Stream
+from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, Commit, Stream
 from nixery.names import Digest, parse_digest
 from nixery.storage import check_kind, check_small
 
@@ -60,6 +60,14 @@ class MemoryStorage:
     async def create(self) -> BlobWriter:
         """Begin a blob whose digest is not known yet."""
         return _Writer(self)
+
+    async def commit_all(self, commits: Sequence[Commit]) -> list[bytes]:
+        """:return: the records that were there first, or that now are."""
+        records = []
+        for each in commits:
+            await each.writer.commit(each.digest, each.size, each.media_type)
+            records.append(await self.add_record(*each.record))
+        return records
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob as a whole; one that is there already is kept."""
@@ -160,13 +168,6 @@ class _Writer:
                 actual=f"{len(data)} bytes",
             )
         return self._storage.keep(digest, data, media_type)
-
-    async def commit_as(
-        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
-    ) -> bytes:
-        """:return: the record that was there first, or the one that now is."""
-        await self.commit(digest, size, media_type)
-        return await self._storage.add_record(*record)
 
     async def abort(self) -> None:
         """Drop what was written."""

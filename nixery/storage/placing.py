@@ -1,11 +1,11 @@
 """
 What is stored in one go: first all bytes, then all names.
 
-A layer is three files, its bytes, their description and its record; an image is some
-more.  The files are written first and then brought to the disk one after the other,
-so that the file system has less to do for each; then they become visible in their
-order, and then the directories are synchronised, each once.  All of it runs beside
-threads that pack, which it must not slow down.
+A layer is its bytes, their description and its record; an image is some more.  The
+files are written first and then brought to the disk one after the other, so that the
+file system has less to do for each; then they become visible in their order, and then
+the directories are synchronised, each once.  All of it runs beside threads that pack,
+which it must not slow down.
 """
 
 from __future__ import annotations

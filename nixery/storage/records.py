@@ -3,7 +3,8 @@ Records in a directory: what touches the disk, and blocks.
 
 As :mod:`nixery.storage.blobs`, for worker threads of any number of processes.
 
-A record is one file in the directory of its kind::
+A record is one entry in the directory of its kind, a symbolic link that has the record
+for its target, or a file::
 
     KIND/KEY.json       the record; the key is percent-encoded
     KIND/SHA256.long    a record whose encoded key is too long for a file name:
@@ -25,8 +26,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from twisted.logger import Logger
 
 from nixery.storage import check_kind, check_small
-from nixery.storage.drafts import SmallDraft
-from nixery.storage.files import failures, read_file, synchronise_directory
+from nixery.storage.drafts import Note, SmallDraft, write_note
+from nixery.storage.files import failures, read_note, synchronise_directory
 from nixery.storage.placing import place
 
 __all__ = ["RecordPlacement", "Records"]
@@ -96,7 +97,8 @@ class Records:
         path = self._path(kind, key)
         check_small("store a record", len(value))
         data = _encode(key) + b"\n" + value if path.endswith(LONG) else value
-        draft = ends.enter_context(SmallDraft(self._drafts, data))
+        draft = write_note(self._drafts, data)
+        ends.enter_context(draft)
         first = None if replace else partial(self._read, path, key)
         return RecordPlacement(path, value, draft, first)
 
@@ -123,7 +125,7 @@ class Records:
 
     def _read(self, path: str, key: str) -> bytes | None:
         try:
-            data = read_file(path)
+            data = read_note(path)
         except FileNotFoundError:
             return None
         if not path.endswith(LONG):
@@ -139,7 +141,7 @@ class Records:
         encoded = os.fsencode(name.removesuffix(SHORT))
         if name.endswith(LONG):
             try:
-                encoded = read_file(os.path.join(directory, name)).partition(b"\n")[0]
+                encoded = read_note(os.path.join(directory, name)).partition(b"\n")[0]
             except FileNotFoundError:
                 return None
         try:
@@ -161,7 +163,7 @@ class RecordPlacement:
         self,
         path: str,
         value: bytes,
-        draft: SmallDraft,
+        draft: Note | SmallDraft,
         first: Callable[[], bytes | None] | None,
     ) -> None:
         self.value = value
@@ -170,7 +172,7 @@ class RecordPlacement:
         self._first = first
 
     @property
-    def drafts(self) -> Sequence[SmallDraft]:
+    def drafts(self) -> Sequence[Note | SmallDraft]:
         return [self._draft]
 
     def place(self) -> str:

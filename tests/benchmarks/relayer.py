@@ -23,6 +23,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from attrs import asdict, frozen
@@ -144,7 +145,11 @@ def pull_all(
         # Configs are blobs too.
         downloaded=sum(digest in known for digest, _ in blobs),
         bytes=sum(size for _, size in blobs),
-        stored=sum(file.stat().st_size for file in daemon.storage.rglob("*") if file.is_file()),
+        stored=sum(
+            status.st_size
+            for status in (path.lstat() for path in daemon.storage.rglob("*"))
+            if not S_ISDIR(status.st_mode)
+        ),
     )
 
 

@@ -111,7 +111,7 @@ def _stages(size: int) -> dict[str, Callable[[], object]]:
 
     def look_layers_up() -> None:
         packer = Packer(storage=storage, cpu=InlineWorkers(), slots=1, compression=compression)
-        _finish(gather(packer.store_paths(group.paths) for group in plan))
+        _finish(gather(packer.store_paths(group.paths, group.nar_size) for group in plan))
 
     cache = ImageCache(storage=storage, seconds=lambda: 0.0)
     image = build()

@@ -31,7 +31,8 @@ class Hook:
         # For every event of the interpreter: most are none of these.
         for name, place in self._steps:
             if event == name:
-                target = arguments[0]
+                # What a link says is no place, only where it is made.
+                target = arguments[event == "os.symlink"]
                 text = os.fsdecode(target) if isinstance(target, bytes) else str(target)
                 if text.startswith(place):
                     self._step(f"{event} {text}")

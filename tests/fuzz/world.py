@@ -102,7 +102,10 @@ _TOUCHES = {
     "os.truncate",
     "shutil.rmtree",
 }
-"""Events of what touches files; their first arguments are paths, and those of some the second."""
+"""Events of what touches files; their arguments that are paths are the first, but for:"""
+
+_PATHS = {"os.link": slice(2), "os.rename": slice(2), "os.symlink": slice(1, 2)}
+"""Which arguments of an event are paths that are touched: what a link says is none."""
 
 _CODE = (".py", ".pyc", ".so", ".typed")
 """What Python itself reads: modules that are imported when they are first needed."""
@@ -149,8 +152,7 @@ def audited(allowed: Sequence[Path]) -> Iterator[None]:
         _auditor.end()
     for event, arguments in events:
         assert event not in _STARTS, (event, arguments)
-        paths = arguments[:2] if event in {"os.link", "os.rename", "os.symlink"} else arguments[:1]
-        for path in paths:
+        for path in arguments[_PATHS.get(event, slice(1))]:
             if not isinstance(path, str | bytes):
                 continue  # a descriptor, of something that is open
             place = Path(path.decode() if isinstance(path, bytes) else path)

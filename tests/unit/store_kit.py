@@ -103,7 +103,7 @@ class StoreCase(SynchronousTestCase):
         then = time.time() - seconds
         for path in (self.root / "blobs").rglob("*"):
             wanted = not digests or f"sha256:{path.name}" in digests
-            if path.is_file() and not path.suffix and wanted:
+            if not path.suffix and wanted and path.is_file():
                 os.utime(path, (then, then))
 
     def settle(self) -> None:

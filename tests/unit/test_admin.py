@@ -147,7 +147,10 @@ class StoredTests(AdminCase):
         self.assertEqual({"four:latest"}, self.images())
         self.assert_sound()
         self.run_admin("verify")  # what is left is well
-        self.assertIn(b"DAMAGED", [path.read_bytes() for path in self.root.glob("damaged/*")])
+        aside = [path for path in self.root.glob("damaged/*") if path.suffix != ".json"]
+        self.assertEqual({b"DAMAGED", b"sh"}, {path.read_bytes() for path in aside})
+        for path in aside:
+            self.assertIn('"size": ', os.readlink(f"{path}.json"))
         self.serve("one", "latest", b"damaged", b"fine")
         self.assert_sound()
 

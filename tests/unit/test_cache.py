@@ -97,9 +97,16 @@ class LayerCacheTests(CacheTests):
         self.cache = LayerCache(storage=self.storage)
 
     def add(self, cache: LayerCache, key: str, layer: LayerRecord) -> LayerRecord:
-        writer = self.now(self.storage.create())
-        writer.write(bytes(layer.size))
-        return self.now(cache.add(key, layer, writer, "application/octet-stream"))
+        [first] = self.add_all(cache, {key: layer})
+        return first
+
+    def add_all(self, cache: LayerCache, layers: Mapping[str, LayerRecord]) -> list[LayerRecord]:
+        written = {}
+        for key, layer in layers.items():
+            writer = self.now(self.storage.create())
+            writer.write(bytes(layer.size))
+            written[key] = layer, writer
+        return self.now(cache.add(written, "application/octet-stream"))
 
     def test_a_layer_is_found_again(self) -> None:
         """What one instance published, all find, and the record is read once."""
@@ -119,6 +126,16 @@ class LayerCacheTests(CacheTests):
         other = LayerCache(storage=self.storage)
         self.assertEqual(self.add(other, "key", second), first)
         self.assertEqual(self.now(other.get("key")), first)
+
+    def test_published_together(self) -> None:
+        """Of several layers each is the first one, whether it was there before or not."""
+        first, second, third = (self.layer(name) for name in (b"one", b"two", b"three"))
+        self.add(self.cache, "1", first)
+        other = LayerCache(storage=self.storage)
+        told = self.add_all(other, {"2": second, "1": third, "3": third})
+        self.assertEqual([second, first, third], told)
+        for cache in (other, LayerCache(storage=self.storage)):
+            self.assertEqual([first, second, third], [self.now(cache.get(key)) for key in "123"])
 
     def test_a_record_whose_blob_is_gone(self) -> None:
         """It is withdrawn, also where it was in memory, and can be published anew."""

@@ -33,7 +33,7 @@ from nixery.storage.policy import Policy
 from nixery.storage.storelock import attempt_collection, attempt_removal, publishing
 from tests.unit.store_kit import OLD, StoreCase
 from tests.unit.test_storage_contract import finish
-from tests.unit.test_storage_filesystem import Died, MortalOs
+from tests.unit.test_storage_filesystem import Died, MortalOs, as_files
 
 DAY = 86400.0
 
@@ -141,8 +141,24 @@ class PolicyTests(Unhurried):
         os.unlink(two + ".json")
         self.age()
         self.collect()
-        self.assertFalse(os.path.exists(one + ".json"))
-        self.assertFalse(os.path.exists(two))
+        self.assertFalse(os.path.lexists(one + ".json"))
+        self.assertFalse(os.path.lexists(two))
+
+    def test_old_store(self) -> None:
+        """Descriptions and records that are files, as they once were, count and go alike."""
+        self.image("old", b"own", b"shared")
+        new = self.image("new", b"shared", b"other")
+        self.layer(b"stray")
+        as_files(self.root)
+        self.assertEqual([], [path for path in self.root.rglob("*") if path.is_symlink()])
+        self.age(10 * DAY)
+        self.age(3 * DAY, *new)
+        done = self.collect(max_age=5 * DAY)
+        self.assertEqual({"new"}, self.images())
+        self.assertEqual((1, 5), (done.images, done.blobs))
+        self.assertEqual(5, len(self.stored()))
+        self.assertEqual([], os.listdir(self.root / "tmp"))
+        self.assert_sound()
 
     def test_purge(self) -> None:
         """What is purged goes although it was just pulled; what others name stays."""

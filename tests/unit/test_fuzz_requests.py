@@ -256,6 +256,13 @@ class RequestTests(SynchronousTestCase):
         [each, _] = self.worlds
         with self.assertRaises(AssertionError), audited([each.directory]):
             Path("/dev/null").read_bytes()
+        beside = each.directory.with_name("beside")
+        with self.assertRaises(AssertionError), audited([each.directory]):
+            beside.symlink_to(each.directory)
+        beside.unlink()
+        with audited([each.directory]):
+            (each.directory / "within").symlink_to("/dev/null")  # which touches nothing there
+        (each.directory / "within").unlink()
         self.patch(each.children["builds"], "render", _fail)
         with self.assertRaises(AssertionError):
             each.check(request("GET", "/builds", []))

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from attrs import define
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.building.cache import LayerRecord
 from nixery.building.packer import Packer
-from nixery.errors import UploadLost
+from nixery.errors import MissingPath, UploadLost
 from nixery.interfaces import BlobInfo, BlobWriter
 from nixery.names import Digest
+from nixery.operations.tally import Tally, current_tally
 from nixery.packing.compression import Compression
 from nixery.storage.memory import MemoryStorage
 from nixery.testing import InlineWorkers, store_path
 from tests.unit.test_storage_contract import finish
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @define(kw_only=True, eq=False)
@@ -29,27 +37,26 @@ class _LosingWriter:
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         raise UploadLost(operation="upload", reason="it is lost")
 
-    async def commit_as(
-        self, digest: Digest, size: int, media_type: str, record: tuple[str, str, bytes]
-    ) -> bytes:
-        raise UploadLost(operation="upload", reason="it is lost")
-
     async def abort(self) -> None:
         await self.writer.abort()
 
 
 class _LosingStorage(MemoryStorage):
-    """A storage whose first uploads are lost."""
+    """
+    A storage that loses uploads.
 
-    def __init__(self, losses: int) -> None:
+    :param lost: which of them, counted from 1.
+    """
+
+    def __init__(self, *lost: int) -> None:
         super().__init__()
-        self.losses = losses
+        self.lost = lost
         self.created = 0
 
     async def create(self) -> BlobWriter:
         self.created += 1
         writer = await super().create()
-        return _LosingWriter(writer=writer) if self.created <= self.losses else writer
+        return _LosingWriter(writer=writer) if self.created in self.lost else writer
 
 
 class LossTests(SynchronousTestCase):
@@ -71,14 +78,94 @@ class LossTests(SynchronousTestCase):
 
     def test_once(self) -> None:
         """A layer whose upload is lost is packed again."""
-        storage = _LosingStorage(losses=1)
-        record = finish(self.packer(storage).store_paths([self.path]))
+        storage = _LosingStorage(1)
+        record = finish(self.packer(storage).store_paths([self.path], 1))
         self.assertEqual(record.size, finish(storage.stat(record.digest)).size)
         self.assertEqual(2, storage.created)
 
     def test_twice(self) -> None:
         """A layer whose upload is lost twice is given up."""
-        storage = _LosingStorage(losses=2)
+        storage = _LosingStorage(1, 2)
         with self.assertRaises(UploadLost):
-            finish(self.packer(storage).store_paths([self.path]))
+            finish(self.packer(storage).store_paths([self.path], 1))
         self.assertEqual(2, storage.created)
+
+
+class _GatedWorkers(InlineWorkers):
+    """Calls that begin when the test lets them."""
+
+    def __init__(self) -> None:
+        self.gate: Deferred[None] = Deferred()
+        self.calls = 0
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.calls += 1
+        if not self.gate.called:
+            await self.gate
+        return await super().run(function, *args, **kwargs)
+
+
+class TogetherTests(SynchronousTestCase):
+    """Several small layers."""
+
+    def setUp(self) -> None:
+        self.store = Path(self.mktemp())
+        self.store.mkdir()
+        self.workers = _GatedWorkers()
+        self.tally = Tally()
+        self.addCleanup(current_tally.reset, current_tally.set(self.tally))
+
+    def pack(self, storage: MemoryStorage, names: Sequence[str]) -> list[Deferred[LayerRecord]]:
+        """Layers of a store path each; all but the first have to wait for their turn."""
+        packer = Packer(
+            storage=storage,
+            cpu=self.workers,
+            slots=1,
+            compression=Compression(),
+            store=str(self.store),
+        )
+        layers = [
+            Deferred.fromCoroutine(packer.store_paths([store_path(name)], 1)) for name in names
+        ]
+        self.assertEqual(1, self.workers.calls)
+        self.workers.gate.callback(None)
+        return layers
+
+    def make(self, *names: str) -> None:
+        for name in names:
+            (self.store / Path(store_path(name).path).name).mkdir()
+
+    def test_together(self) -> None:
+        """Those that wait are packed by one call, and stored each under its own digest."""
+        names = ["a-1", "b-1", "c-1", "d-1"]
+        self.make(*names)
+        storage = MemoryStorage()
+        records = [self.successResultOf(layer) for layer in self.pack(storage, names)]
+        self.assertEqual(2, self.workers.calls)
+        self.assertEqual(4, len({record.digest for record in records}))
+        for record in records:
+            self.assertEqual(record.size, finish(storage.stat(record.digest)).size)
+        self.assertEqual(4, len(finish(storage.list_records("layer"))))
+        self.assertEqual(4, self.tally.layers_packed)
+        self.assertEqual(sum(record.size for record in records), self.tally.packed_bytes)
+
+    def test_missing(self) -> None:
+        """One whose store path has vanished takes none of the others with it."""
+        names = ["a-1", "b-1", "c-1", "d-1"]
+        self.make("a-1", "b-1", "d-1")
+        storage = MemoryStorage()
+        layers = self.pack(storage, names)
+        self.assertIn("c-1", self.failureResultOf(layers.pop(2), MissingPath).value.path)
+        for layer in layers:
+            finish(storage.stat(self.successResultOf(layer).digest))
+
+    def test_lost(self) -> None:
+        """Those of which an upload is lost are packed again, each by itself."""
+        names = ["a-1", "b-1", "c-1"]
+        self.make(*names)
+        storage = _LosingStorage(1, 3)
+        layers = self.pack(storage, names)
+        for layer in layers:
+            finish(storage.stat(self.successResultOf(layer).digest))
+        # The first one twice, and the others together and then alone.
+        self.assertEqual(2 + 2 + 2, storage.created)

@@ -22,7 +22,15 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import BlobUnknown, DigestMismatch, InvalidDigest, StorageError
-from nixery.interfaces import BlobInfo, BlobSource, ByteRange, OpenFile, Storage, Stream
+from nixery.interfaces import (
+    BlobInfo,
+    BlobSource,
+    ByteRange,
+    Commit,
+    OpenFile,
+    Storage,
+    Stream,
+)
 from nixery.names import Digest
 from nixery.storage import MAX_SMALL
 from nixery.storage.filesystem import FilesystemStorage
@@ -217,29 +225,50 @@ class StorageContract(Base):
             self.finish(writer.commit(digest_of(b""), 0, LAYER))
         self.assert_absent(storage, digest_of(b""))
 
-    def test_recorded(self) -> None:
-        """A blob is committed with a record of it; the first record of its key wins."""
-        storage = self.storage()
-        for data in (b"one", b"two"):
+    def commit_all(self, storage: Storage, *blobs: tuple[bytes, int, str, bytes]) -> list[bytes]:
+        """Commit blobs, each of a size that is announced, with records of a key and a value."""
+        commits = []
+        for data, size, key, value in blobs:
             writer = self.finish(storage.create())
             writer.write(data)
-            record = ("layer", "key", b"1" if data == b"one" else b"2")
-            self.assertEqual(
-                b"1", self.finish(writer.commit_as(digest_of(data), len(data), LAYER, record))
+            commits.append(
+                Commit(
+                    writer=writer,
+                    digest=digest_of(data),
+                    size=size,
+                    media_type=LAYER,
+                    record=("layer", key, value),
+                )
             )
-            self.finish(writer.abort())
+        try:
+            return self.finish(storage.commit_all(commits))
+        finally:
+            for each in commits:
+                self.finish(each.writer.abort())
+
+    def test_recorded(self) -> None:
+        """Blobs are committed with records of them; the first record of a key wins."""
+        storage = self.storage()
+        self.assertEqual([], self.commit_all(storage))
+        told = self.commit_all(storage, (b"one", 3, "key", b"1"), (b"three", 5, "other", b"3"))
+        self.assertEqual([b"1", b"3"], told)
+        told = self.commit_all(
+            storage, (b"two", 3, "key", b"2"), (b"one", 3, "k" * 300, b"4"), (b"", 0, "0", b"0")
+        )
+        self.assertEqual([b"1", b"4", b"0"], told)
+        for data in (b"one", b"two", b"three", b""):
             self.assert_stored(storage, data)
         self.assertEqual(b"1", self.finish(storage.get_record("layer", "key")))
 
     def test_recorded_in_vain(self) -> None:
-        """Where the blob cannot be committed, there is no record either."""
+        """Where a blob cannot be committed, there is no record of it either."""
         storage = self.storage()
-        writer = self.finish(storage.create())
-        writer.write(b"four")
         with self.assertRaises(DigestMismatch):
-            self.finish(writer.commit_as(digest_of(b"four"), 5, LAYER, ("layer", "key", b"1")))
-        self.finish(writer.abort())
+            self.commit_all(storage, (b"three", 5, "other", b"3"), (b"four", 5, "key", b"1"))
         self.assertIsNone(self.finish(storage.get_record("layer", "key")))
+        self.assert_absent(storage, digest_of(b"four"))
+        if self.finish(storage.get_record("layer", "other")) is not None:
+            self.assert_stored(storage, b"three")
 
     def test_wrong_size(self) -> None:
         """A commit of another size than was written fails, and nothing appears."""

@@ -17,10 +17,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from stat import S_IMODE
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IMODE
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -28,8 +30,9 @@ from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nixery.errors import BlobUnknown, ShuttingDown, StorageError, StorageFull
-from nixery.interfaces import BlobInfo, BlobWriter, OpenFile
+from nixery.interfaces import BlobInfo, BlobWriter, Commit, OpenFile
 from nixery.storage import MAX_SMALL, blobs, drafts, files, filesystem, records
+from nixery.storage.drafts import LONGEST_LINK
 from nixery.storage.filesystem import FilesystemStorage
 from nixery.workers import WorkerPool
 from tests.unit.garbage import set_garbage_apart
@@ -49,6 +52,9 @@ reactor = cast(IReactorFromThreads, global_reactor)
 DATA = b"the bytes of a layer"
 DIGEST = digest_of(DATA)
 
+LONG = b"x" * (LONGEST_LINK + 1)
+"""A record that is a file, where shorter ones are links."""
+
 
 def descriptors() -> set[str]:
     """The open descriptors of this process, with what they are open on."""
@@ -66,8 +72,22 @@ def descriptor_within(directory: Path) -> int:
 
 
 def tree(root: Path) -> set[str]:
-    """The files below ``root``."""
-    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    """The files and links below ``root``."""
+    return {str(path.relative_to(root)) for path in root.rglob("*") if kind(path) != S_IFDIR}
+
+
+def kind(path: Path) -> int:
+    """What is there; a link leads nowhere, and is not followed."""
+    return S_IFMT(path.lstat().st_mode)
+
+
+def as_files(root: Path) -> None:
+    """Make a storage one of an old version, whose descriptions and records were files."""
+    for path in root.rglob("*"):
+        if path.is_symlink():
+            text = os.readlink(os.fsencode(path))
+            path.unlink()
+            path.write_bytes(text)
 
 
 class DirectoryCase(SynchronousTestCase):
@@ -100,6 +120,14 @@ class DirectoryCase(SynchronousTestCase):
         name = DIGEST.removeprefix("sha256:")
         return self.root / "blobs" / "sha256" / name[:2] / (name + suffix)
 
+    def damage_description(self, garbage: bytes) -> None:
+        self.blob(".json").unlink()
+        self.blob(".json").write_bytes(garbage)
+
+    def link_description(self, text: str) -> None:
+        self.blob(".json").unlink()
+        self.blob(".json").symlink_to(text)
+
     def drafts(self) -> list[str]:
         return os.listdir(self.root / "tmp")
 
@@ -129,8 +157,9 @@ class LayoutTests(DirectoryCase):
         self.assertEqual(4, len(found))
         self.assertEqual(DATA, self.blob().read_bytes())
         self.assertEqual(
-            {"size": len(DATA), "mediaType": LAYER}, json.loads(self.blob(".json").read_bytes())
+            {"size": len(DATA), "mediaType": LAYER}, json.loads(os.readlink(self.blob(".json")))
         )
+        self.assertEqual("{}", os.readlink(self.root / "records" / "layer" / "a%2F..%2Fb.json"))
 
     def test_modes(self) -> None:
         """Owner and group may read, others may not, whatever the umask."""
@@ -141,11 +170,16 @@ class LayoutTests(DirectoryCase):
                 storage = self.open_storage()
                 self.store(storage)
                 self.finish(storage.add_record("layer", "key", b"{}"))
+                self.finish(storage.add_record("layer", "long", LONG))
             finally:
                 os.umask(before)
+            found = set()
             for path in (self.root, *self.root.rglob("*")):
-                expected = 0o750 if path.is_dir() else 0o640
-                self.assertEqual(expected, S_IMODE(path.stat().st_mode), path)
+                found.add(kind(path))
+                # A link has no mode of its own: who may read its directory may read it.
+                expected = {S_IFDIR: 0o750, S_IFREG: 0o640, S_IFLNK: 0o777}[kind(path)]
+                self.assertEqual(expected, S_IMODE(path.lstat().st_mode), path)
+            self.assertEqual({S_IFDIR, S_IFREG, S_IFLNK}, found)
 
     def test_existing_directory(self) -> None:
         """A directory that is there already keeps its mode."""
@@ -207,10 +241,11 @@ class RestartTests(DirectoryCase):
         """What a dead process was writing is removed at the next start."""
         self.open_storage()
         (self.root / "tmp" / "0123").write_bytes(b"half a layer")
+        (self.root / "tmp" / "4567").symlink_to("a description")
         with logged() as events:
             self.open_storage()
         self.assertEqual([], self.drafts())
-        self.assertEqual([1], [event["swept"] for event in events if "swept" in event])
+        self.assertEqual([2], [event["swept"] for event in events if "swept" in event])
 
     def test_spares_living_drafts(self) -> None:
         """What a living process is writing is spared, and can be committed."""
@@ -223,14 +258,16 @@ class RestartTests(DirectoryCase):
         self.assertEqual([], self.drafts())
 
     def test_small_drafts_are_swept(self) -> None:
-        """A small file that is swept just before it is published is written again."""
+        """A small file or a link that is swept just before it is published is made again."""
         storage = self.open_storage()
         published: set[str] = set()
+        tmp, swept = str(self.root / "tmp"), 0
 
         def sweep_before(target: str) -> None:
+            nonlocal swept
             if target not in published:
                 published.add(target)
-                drafts.sweep(str(self.root / "tmp"))
+                swept += drafts.sweep(tmp)
 
         class SweptOs(ModuleType):
             def __getattr__(self, wanted: str) -> Any:
@@ -244,16 +281,27 @@ class RestartTests(DirectoryCase):
                 sweep_before(target)
                 os.rename(source, target)
 
+            def symlink(self, text: str, target: str) -> None:
+                if not target.startswith(f"{tmp}/"):
+                    sweep_before(target)
+                os.symlink(text, target)
+
         self.patch(drafts, "os", SweptOs("os"))
         self.store(storage)
         self.finish(storage.put(b"small", MANIFEST))
         self.finish(storage.add_record("layer", "key", b"1"))
         self.finish(storage.set_record("image", "key", b"2"))
+        self.finish(storage.add_record("layer", "long", LONG))
+        self.finish(storage.set_record("image", "long", LONG))
         self.assert_stored(storage)
         self.assertEqual(b"small", self.finish(storage.read(digest_of(b"small"))))
         self.assertEqual(b"1", self.finish(storage.get_record("layer", "key")))
         self.assertEqual(b"2", self.finish(storage.get_record("image", "key")))
-        self.assertEqual(6, len(published))
+        self.assertEqual(LONG, self.finish(storage.get_record("layer", "long")))
+        self.assertEqual(LONG, self.finish(storage.get_record("image", "long")))
+        self.assertEqual(8, len(published))
+        # The small blob, the two long records, and the link that replaces a record.
+        self.assertEqual(4, swept)
         self.assertEqual([], self.drafts())
 
     def test_directories_are_gone(self) -> None:
@@ -298,19 +346,86 @@ class RestartTests(DirectoryCase):
 
     def test_garbled_description(self) -> None:
         """A description that says nothing sensible describes no blob."""
-        for garbage in (b"", b"\0" * 40, b"{", b"[]", b"{}", b'{"size": "1", "mediaType": 1}'):
-            self.root = self.root.with_name(f"garbled-{len(garbage)}")
+        garbled = (b"", b"\0" * 40, b"{", b"[]", b"{}", b'{"size": "1", "mediaType": 1}')
+        for number, garbage in enumerate(garbled):
+            self.root = self.root.with_name(f"garbled-{number}")
             self.damaged(partial(self.damage_description, garbage))
 
-    def damage_description(self, garbage: bytes) -> None:
-        self.blob(".json").write_bytes(garbage)
+    def test_garbled_link(self) -> None:
+        """Nor does one that is a link."""
+        for number, garbage in enumerate(("{", "[]", "../../tmp", '{"size": "1"}')):
+            self.root = self.root.with_name(f"garbled-{number}")
+            self.damaged(partial(self.link_description, garbage))
+            self.assertTrue(self.blob(".json").is_symlink())
+            self.assertNotEqual(garbage, os.readlink(self.blob(".json")))
+
+    def test_old_store(self) -> None:
+        """A store whose descriptions and records are files, as they were, keeps them."""
+        storage = self.open_storage()
+        self.store(storage)
+        keys = ["key", "k" * 300]
+        for key in keys:
+            self.finish(storage.set_record("layer", key, b"1"))
+        as_files(self.root)
+        before = {path: (self.root / path).read_bytes() for path in tree(self.root)}
+        self.assertEqual(4, len(before))
+        storage = self.open_storage()
+        self.assert_stored(storage)
+        self.assertEqual(LAYER, self.store(storage, MANIFEST).media_type)
+        self.assertEqual(LAYER, self.finish(storage.put(DATA, MANIFEST)).media_type)
+        self.assertEqual(sorted(keys), list(self.finish(storage.list_records("layer"))))
+        for key in keys:
+            self.assertEqual(b"1", self.finish(storage.get_record("layer", key)))
+            self.assertEqual(b"1", self.finish(storage.add_record("layer", key, b"2")))
+        after = {path: (self.root / path).read_bytes() for path in tree(self.root)}
+        self.assertEqual(before, after)
+        for key in keys:
+            self.finish(storage.set_record("layer", key, b"3"))
+            self.assertEqual(b"3", self.finish(storage.get_record("layer", key)))
+            self.finish(storage.delete_record("layer", key))
+        self.assertEqual([], list(self.finish(storage.list_records("layer"))))
+
+    def test_keys_of_links_and_files(self) -> None:
+        """Keys are listed whatever their records are kept in."""
+        storage = self.open_storage()
+        records = {"a": b"1", "b": LONG, "c" * 300: b"2", "d" * 300: LONG, "e": b"", "f": b"\0"}
+        for key, value in records.items():
+            self.finish(storage.set_record("layer", key, value))
+        directory = self.root / "records" / "layer"
+        links = [path for path in directory.iterdir() if path.is_symlink()]
+        self.assertEqual((2, 6), (len(links), len(tree(directory))))
+        self.assertEqual(list(records), list(self.finish(storage.list_records("layer"))))
+        found = self.finish(storage.get_records("layer", list(records)))
+        self.assertEqual(records, dict(found))
+
+    def test_link_while_read(self) -> None:
+        """Who meets a file that a link replaces at this moment reads the link."""
+        storage = self.open_storage()
+        overtaking: list[bytes] = []
+
+        class OvertakenOs(ModuleType):
+            def __getattr__(self, wanted: str) -> Any:
+                return getattr(os, wanted)
+
+            def open(self, path: str, flags: int) -> int:
+                while overtaking:
+                    finish(storage.set_record("image", "key", overtaking.pop()))
+                return os.open(path, flags)
+
+        self.patch(files, "os", OvertakenOs("os"))
+        (self.root / "blobs" / "passwords").write_bytes(b"secret")
+        for value in (b"2", b"../../blobs/passwords", b"../../tmp", b"y" * 300):
+            self.finish(storage.set_record("image", "key", LONG))
+            overtaking.append(value)
+            self.assertEqual(value, self.finish(storage.get_record("image", "key")))
+            self.assertEqual([], overtaking)
 
     def test_described_otherwise(self) -> None:
         """A blob whose two files agree on a wrong size is replaced when it is stored again."""
         storage = self.open_storage()
         self.store(storage)
         os.truncate(self.blob(), 3)
-        self.blob(".json").write_bytes(b'{"size": 3, "mediaType": "a/b"}')
+        self.link_description('{"size": 3, "mediaType": "a/b"}')
         self.store(storage, MANIFEST)
         self.assert_stored(storage, MANIFEST)
 
@@ -343,6 +458,7 @@ class RestartTests(DirectoryCase):
         for repair in (storage.add_record, storage.set_record):
             self.finish(storage.set_record("layer", key, b"1"))
             (path,) = (self.root / "records" / "layer").iterdir()
+            path.unlink()
             path.write_bytes(b"other\n2")
             self.assertIsNone(self.finish(storage.get_record("layer", key)))
             self.assertEqual([], list(self.finish(storage.list_records("layer"))))
@@ -353,9 +469,61 @@ class RestartTests(DirectoryCase):
         """Files too large for memory are refused where small ones are expected."""
         storage = self.open_storage()
         self.store(storage)
+        self.damage_description(b"")
         os.truncate(self.blob(".json"), MAX_SMALL + 1)
         with self.assertRaises(StorageError):
             self.finish(storage.stat(DIGEST))
+
+
+values = st.one_of(
+    st.binary(max_size=3000),
+    st.integers(0, 3000).map(lambda size: b"x" * size),
+    st.integers(LONGEST_LINK - 2, LONGEST_LINK + 2).map(lambda size: b"\xff" * size),
+    st.binary(max_size=20).map(lambda data: data + b"\0"),
+)
+"""Records on both sides of every bound between links and files."""
+
+
+class RepresentationTests(DirectoryCase):
+    """A record is a link where that can be, and else a file, and nobody can tell."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Nobody cuts the power here, and a disk takes its time.
+        self.patch(os, "fsync", lambda _: None)
+        self.storage = self.open_storage()
+
+    def check(self, key: str, value: bytes, noted: bytes) -> None:
+        """The record of a key is ``value``, and what is on the disk is ``noted``."""
+        self.assertEqual(value, self.finish(self.storage.get_record("layer", key)))
+        self.assertEqual([key], list(self.finish(self.storage.list_records("layer"))))
+        (path,) = (self.root / "records" / "layer").iterdir()
+        linked = 0 < len(noted) <= LONGEST_LINK and b"\0" not in noted
+        self.assertEqual(S_IFLNK if linked else S_IFREG, kind(path))
+        found = os.readlink(os.fsencode(path)) if linked else path.read_bytes()
+        self.assertEqual(noted, found)
+        self.assertEqual([], self.drafts())
+
+    @settings(deadline=None)
+    @given(st.sampled_from(["key", "k" * 300]), values, values)
+    @example("key", b"", b"1")
+    @example("key", b"x" * LONGEST_LINK, b"x" * (LONGEST_LINK + 1))
+    @example("key", b"x" * (LONGEST_LINK + 1), b"x" * LONGEST_LINK)
+    @example("k" * 300, b"x" * (LONGEST_LINK - 301), b"x" * (LONGEST_LINK - 300))
+    @example("key", b"a\0b", b"../../tmp")
+    def test_round_trip(self, key: str, first: bytes, second: bytes) -> None:
+        """Whatever bytes are stored, and whatever they replace, are read again."""
+        head = key.encode() + b"\n" if len(key) > 200 else b""
+        self.finish(self.storage.delete_record("layer", key))
+        self.assertIsNone(self.finish(self.storage.get_record("layer", key)))
+        self.assertEqual(first, self.finish(self.storage.add_record("layer", key, first)))
+        self.check(key, first, head + first)
+        self.assertEqual(first, self.finish(self.storage.add_record("layer", key, second)))
+        self.check(key, first, head + first)
+        for value in (second, first):
+            self.finish(self.storage.set_record("layer", key, value))
+            self.check(key, value, head + value)
+        self.finish(self.storage.delete_record("layer", key))
 
 
 class Died(BaseException):
@@ -370,7 +538,10 @@ class MortalOs(ModuleType):
     :param changes: how many changes are made before.
     """
 
-    CHANGES = ("chmod", "fchmod", "fsync", "link", "makedirs", "mkdir", "rename", "unlink", "write")
+    CHANGES = (
+        *("chmod", "fchmod", "fsync", "link", "makedirs", "mkdir", "rename", "symlink"),
+        *("unlink", "write"),
+    )
 
     def __init__(self, changes: int) -> None:
         super().__init__("os")
@@ -421,17 +592,22 @@ class CrashTests(DirectoryCase):
         self.patch(os, "fsync", lambda _: None)
 
     def crash_everywhere(
-        self, work: Callable[[FilesystemStorage], object], check: Callable[[bool], None]
+        self,
+        work: Callable[[FilesystemStorage], object],
+        check: Callable[[bool], None],
+        prepare: Callable[[FilesystemStorage], object] = lambda _: None,
     ) -> int:
         """
         Run ``work`` again and again, each time dying one change later.
 
         :param check: called after each, with whether the work came to its end.
+        :param prepare: called before each.
         :return: how often it died.
         """
         for changes in range(1000):
             self.root = self.root.with_name(f"crash-{changes}")
             storage = self.open_storage()
+            prepare(storage)
             mortal = MortalOs(changes)
             modules = (files, drafts, blobs, records, filesystem)
             patches = [self.patch(module, "os", mortal) for module in modules]
@@ -451,9 +627,8 @@ class CrashTests(DirectoryCase):
                 return changes
         raise AssertionError("the work never ends")
 
-    def test_blob(self) -> None:
-        """A blob is there whole or not at all; the next start sweeps, and it can be made again."""
-        seen = set()
+    def check_blob(self, seen: set[str]) -> Callable[[bool], None]:
+        """Sees that the blob is whole or absent, notes which, and makes it again."""
 
         def check(done: bool) -> None:
             storage = self.open_storage()
@@ -468,61 +643,112 @@ class CrashTests(DirectoryCase):
             self.store(storage)
             self.assert_stored(storage)
 
-        died = self.crash_everywhere(self.store, check)
-        self.assertGreater(died, 8)
+        return check
+
+    def test_blob(self) -> None:
+        """A blob is there whole or not at all; the next start sweeps, and it can be made again."""
+        seen: set[str] = set()
+        died = self.crash_everywhere(self.store, self.check_blob(seen))
+        self.assertGreater(died, 5)
         self.assertEqual({"stored", "absent"}, seen)
 
-    def test_recorded_blob(self) -> None:
-        """A record that is created with its blob is never there without it."""
+    def test_repaired_description(self) -> None:
+        """A description that says nothing is replaced as a whole."""
+        garbled = {
+            "file": lambda: self.damage_description(b"{"),
+            "link": lambda: self.link_description("{"),
+        }
+        top = self.root
+        for name, damage in garbled.items():
+            seen: set[str] = set()
+
+            def prepare(storage: FilesystemStorage) -> None:
+                self.store(storage)
+                damage()  # noqa: B023  # called before the loop goes on
+
+            self.root = top / name / "crash"
+            died = self.crash_everywhere(self.store, self.check_blob(seen), prepare)
+            self.assertGreater(died, 7)
+            self.assertEqual({"stored", "absent"}, seen)
+
+    def test_recorded_blobs(self) -> None:
+        """Of blobs that are committed with records, none has a record and is not there."""
+        layers = {"one": DATA, "two": b"the bytes of another one"}
         seen = set()
 
         def work(storage: FilesystemStorage) -> None:
-            record = ("layer", "key", b"value")
-            self.finish(self.write(storage).commit_as(DIGEST, len(DATA), LAYER, record))
+            commits = [
+                Commit(
+                    writer=self.write(storage, data),
+                    digest=digest_of(data),
+                    size=len(data),
+                    media_type=LAYER,
+                    record=("layer", key, key.encode()),
+                )
+                for key, data in layers.items()
+            ]
+            self.assertEqual([b"one", b"two"], self.finish(storage.commit_all(commits)))
 
         def check(done: bool) -> None:
             storage = self.open_storage()
             self.assertEqual([], self.drafts())
-            stored = not self.finish(storage.missing([DIGEST]))
-            recorded = self.finish(storage.get_record("layer", "key")) == b"value"
-            self.assertTrue(stored or not recorded)
-            self.assertTrue(recorded or not done)
-            seen.add((stored, recorded))
+            state = []
+            for key, data in layers.items():
+                stored = not self.finish(storage.missing([digest_of(data)]))
+                recorded = self.finish(storage.get_record("layer", key)) == key.encode()
+                self.assertTrue(stored or not recorded)
+                self.assertTrue(recorded or not done)
+                state += [stored, recorded]
+            seen.add("".join("01"[each] for each in state))
             work(storage)
             self.assert_stored(storage)
 
         self.crash_everywhere(work, check)
-        self.assertEqual({(False, False), (True, False), (True, True)}, seen)
+        self.assertEqual({"0000", "1000", "1100", "1110", "1111"}, seen)
 
     def test_added_record(self) -> None:
-        """So is a record that is created."""
+        """So is a record that is created, be it a link or a file."""
+        top = self.root
+        for name, value, least in (("link", b"value", 5), ("file", LONG, 6)):
+            self.root = top / name / "crash"
+            died = self.crash_everywhere(
+                lambda storage: self.finish(storage.add_record("layer", "key", value)),  # noqa: B023  # called before the loop goes on
+                partial(self.check_added, value),
+            )
+            self.assertGreater(died, least)
 
-        def check(done: bool) -> None:
-            storage = self.open_storage()
-            self.assertEqual([], self.drafts())
-            found = self.finish(storage.get_record("layer", "key"))
-            self.assertIn(found, [b"value"] if done else [b"value", None])
-            adopted = self.finish(storage.add_record("layer", "key", b"other"))
-            self.assertEqual(b"other" if found is None else found, adopted)
-
-        died = self.crash_everywhere(
-            lambda storage: self.finish(storage.add_record("layer", "key", b"value")), check
-        )
-        self.assertGreater(died, 6)
+    def check_added(self, value: bytes, done: bool) -> None:
+        storage = self.open_storage()
+        self.assertEqual([], self.drafts())
+        found = self.finish(storage.get_record("layer", "key"))
+        self.assertIn(found, [value] if done else [value, None])
+        adopted = self.finish(storage.add_record("layer", "key", b"other"))
+        self.assertEqual(b"other" if found is None else found, adopted)
 
     def test_replaced_record(self) -> None:
         """A record that is being replaced is the old one or the new one."""
+        top = self.root
+        new = b"y" * len(LONG)
+        for name, values, least in (
+            ("links", (b"old", b"new"), 9),
+            ("files", (LONG, new), 10),
+            ("link-by-file", (b"old", LONG), 10),
+            ("file-by-link", (LONG, b"new"), 10),
+        ):
+            self.root = top / name / "crash"
+            died = self.crash_everywhere(
+                partial(self.replace_record, values), partial(self.check_replaced, values)
+            )
+            self.assertGreater(died, least)
 
-        def work(storage: FilesystemStorage) -> None:
-            self.finish(storage.set_record("image", "key", b"old"))
-            self.finish(storage.set_record("image", "key", b"new"))
+    def replace_record(self, values: tuple[bytes, bytes], storage: FilesystemStorage) -> None:
+        for value in values:
+            self.finish(storage.set_record("image", "key", value))
 
-        def check(done: bool) -> None:
-            found = self.finish(self.open_storage().get_record("image", "key"))
-            self.assertIn(found, [b"new"] if done else [None, b"old", b"new"])
-
-        died = self.crash_everywhere(work, check)
-        self.assertGreater(died, 10)
+    def check_replaced(self, values: tuple[bytes, bytes], done: bool) -> None:
+        found = self.finish(self.open_storage().get_record("image", "key"))
+        self.assertIn(found, values[1:] if done else [None, *values])
+        self.assertEqual([], self.drafts())
 
 
 class FailureTests(DirectoryCase):
@@ -585,9 +811,11 @@ class FailureTests(DirectoryCase):
         common = ("open", "write", "fsync")
         works: dict[Callable[[], object], tuple[str, ...]] = {
             lambda: self.store(storage): ("fstat",),
-            lambda: self.finish(storage.put(DATA, LAYER)): (*common, "rename", "link"),
-            lambda: self.finish(storage.set_record("image", "key", b"1")): (*common, "rename"),
-            lambda: self.finish(storage.add_record("layer", "key", b"1")): (*common, "link"),
+            lambda: self.finish(storage.put(DATA, LAYER)): (*common, "rename", "symlink"),
+            lambda: self.finish(storage.set_record("image", "key", LONG)): (*common, "rename"),
+            lambda: self.finish(storage.add_record("layer", "key", LONG)): (*common, "link"),
+            lambda: self.finish(storage.set_record("image", "key", b"1")): ("symlink", "rename"),
+            lambda: self.finish(storage.add_record("layer", "key", b"1")): ("readlink", "symlink"),
         }
         errors = {
             errno.ENOSPC: StorageFull,
@@ -609,8 +837,40 @@ class FailureTests(DirectoryCase):
                     self.assertIsNone(self.finish(storage.get_record("layer", "key")))
                     self.assertIsNone(self.finish(storage.get_record("image", "key")))
 
+    def test_directory_not_synchronised(self) -> None:
+        """Nor does a record count as stored whose directory cannot be brought to the disk."""
+        storage = self.open_storage()
+        for value in (b"1", LONG):
+            for number, store in enumerate((storage.add_record, storage.set_record)):
+                for name in ("open", "fsync") if value == b"1" else ("fsync",):
+                    key = f"{number}-{name}-{len(value)}"
+                    error = OSError(errno.EIO, os.strerror(errno.EIO), "/the/path")
+                    with self.failing(name, error), self.assertRaises(StorageError) as caught:
+                        self.finish(store("layer", key, value))
+                    self.assertIn("/the/path", caught.exception.reason)
+                    self.assertEqual([], self.drafts())
+                    self.assertIn(self.finish(storage.get_record("layer", key)), (None, value))
+
+    def test_no_directory(self) -> None:
+        """What cannot be made nor read for want of its directory leaves no draft either."""
+        storage = self.open_storage()
+        shutil.rmtree(self.root / "records")
+        for value in (b"1", LONG):
+            for store in (storage.add_record, storage.set_record):
+                with self.assertRaises(StorageError):
+                    self.finish(store("layer", "key", value))
+                self.assertEqual([], self.drafts())
+        (self.root / "records").write_bytes(b"a file")
+        with self.assertRaises(StorageError) as caught:
+            self.finish(storage.get_record("layer", "key"))
+        self.assertIn(f"({self.root}/records/layer/key.json)", caught.exception.reason)
+
     def test_on_the_disk_first(self) -> None:
-        """Whatever is published was brought to the disk before, and its name afterwards."""
+        """
+        Whatever is published was brought to the disk before, and its name afterwards.
+
+        A link is no more than its name.
+        """
         storage = self.open_storage()
         synchronised: list[str] = []
         published: list[str] = []
@@ -630,9 +890,15 @@ class FailureTests(DirectoryCase):
                 self.publish(target)
 
             def rename(self, source: str, target: str) -> None:
-                case.assertIn(source, synchronised)
+                if kind(Path(source)) != S_IFLNK:
+                    case.assertIn(source, synchronised)
                 os.rename(source, target)
                 self.publish(target)
+
+            def symlink(self, text: str, target: str) -> None:
+                os.symlink(text, target)
+                if os.path.dirname(target) != str(case.root / "tmp"):
+                    self.publish(target)
 
             def publish(self, target: str) -> None:
                 directory = os.path.dirname(target)
@@ -646,6 +912,9 @@ class FailureTests(DirectoryCase):
         self.finish(storage.add_record("layer", "key", b"1"))
         self.finish(storage.set_record("image", "key", b"1"))
         self.assertEqual(4, len(published))
+        self.finish(storage.add_record("layer", "long", LONG))
+        self.finish(storage.set_record("image", "long", LONG))
+        self.assertEqual(6, len(published))
         for directory in published:
             self.assertIn(directory, synchronised)
 
@@ -661,7 +930,9 @@ class FailureTests(DirectoryCase):
 
         self.patch(drafts, "os", ReluctantOs("os"))
         self.store(storage)
+        self.finish(storage.add_record("layer", "key", LONG))
         self.assert_stored(storage)
+        self.assertEqual(LONG, self.finish(storage.get_record("layer", "key")))
 
 
 class WriterTests(DirectoryCase):
@@ -795,8 +1066,14 @@ class ThreadTests(TestCase):
         for value in (b"1", b"2"):
             writer = await self.storage.create()
             await self.pool.run(writer.write, DATA)
-            record = ("layer", "key", value)
-            self.assertEqual(b"1", await writer.commit_as(DIGEST, len(DATA), LAYER, record))
+            commit = Commit(
+                writer=writer,
+                digest=DIGEST,
+                size=len(DATA),
+                media_type=LAYER,
+                record=("layer", "key", value),
+            )
+            self.assertEqual([b"1"], await self.storage.commit_all([commit]))
         self.assertEqual(DATA, await self.storage.read(DIGEST))
         self.assert_nothing_left()
 

@@ -289,15 +289,6 @@ class LargeTests(UploadCase):
         self.assertEqual([], self.bucket.log("move"))
         self.assert_published()
 
-    def test_record_of_what_is_there_already(self) -> None:
-        """A blob that is there already gets its record, or the one that was first, all the same."""
-        self.upload()
-        for value in (b"first", b"second"):
-            writer = self.begin()
-            record = ("layer", "a" * 64, value)
-            told = finish(writer.commit_as(digest_of(DATA), len(DATA), LAYER, record))
-            self.assertEqual(b"first", told)
-
     def test_damaged(self) -> None:
         """What is there under the name of a digest, and is something else, is replaced."""
         self.bucket.put("layers/" + hashlib.sha256(DATA).hexdigest(), b"something else")
