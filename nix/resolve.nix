@@ -1,13 +1,15 @@
 # Looks packages up in a package set and instantiates their derivations.
 #
 # Evaluated by the daemon in restricted mode, without import-from-derivation, in one of
-# two ways:
+# three ways:
 #
 #   nix-instantiate --eval --strict --json --read-write-mode -A found ... resolve.nix
+#   nix-instantiate --eval --strict --json --read-write-mode -A found ... -
 #   nix-build --out-link LINK -A outputs ... resolve.nix
 #
-# All arguments are strings, so that nothing which a client wrote is ever parsed as
-# an expression:
+# The second one stands by, and imports this file when it is told the arguments.  All
+# arguments are strings, so that nothing which a client wrote is ever parsed as an
+# expression:
 #
 #   src       the real path of the package set: a directory with a default.nix, or
 #             a file

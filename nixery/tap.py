@@ -44,7 +44,7 @@ from nixery.operations.operationsetup import OperationParts
 from nixery.operations.textlog import text_line
 from nixery.reload import Reloader
 from nixery.sitesetup import SiteParts
-from nixery.sources import GitSource
+from nixery.sources import GitSource, PathSource
 from nixery.storagesetup import make_storage
 from nixery.systemd.journal import journal_line, to_journal
 from nixery.systemd.passing import passed_endpoints
@@ -52,6 +52,7 @@ from nixery.systemd.systemdsetup import SystemdParts
 from nixery.tls.texts import PLAIN
 from nixery.tls.tlssetup import TLSParts
 from nixery.upstream.giturls import has_secret
+from nixery.upstream.revisions import LATEST
 from nixery.upstream.sourcesetup import make_sources
 from nixery.version import VERSION
 from nixery.web.patience import Patience
@@ -325,6 +326,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         # What an earlier run left protected from garbage collection.
         await nix.sweep()
         _log.info("Nix {version} builds them.", version=version)
+        nix.stand_by()
 
     async def open_doors() -> None:
         # The pages tell where the registry is reached, and a socket that was
@@ -342,8 +344,15 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
             pages.append(config.public_url or f"{tls.scheme}://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
-        # What cuts layers takes long to load: it is done while nobody waits for it.
-        Deferred.fromCoroutine(cpu.run(import_module, "networkx")).addErrback(lambda _: None)
+        # What takes long is done while nobody waits for it.  What cuts layers is loaded:
+        for readying in (cpu.run(import_module, "networkx"), expect_evaluation()):
+            Deferred.fromCoroutine(readying).addErrback(lambda _: None)
+
+    async def expect_evaluation() -> None:
+        # Of other sources it is not known without asking anybody.
+        if isinstance(config.source, PathSource):
+            package_set = await sources.fetch(await sources.resolve(LATEST))
+            nix.expect(package_set, config.system)
 
     return Daemon(
         [

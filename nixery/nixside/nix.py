@@ -34,7 +34,7 @@ from nixery.errors import (
 from nixery.graph import RuntimeGraph, parse_dump
 from nixery.interfaces import Held, Progress, Realisation, Workers
 from nixery.names import Requirement
-from nixery.nixside import nixargs
+from nixery.nixside import nixargs, resolveargs
 from nixery.nixside.nixargs import NixSettings
 from nixery.nixside.nixeval import Evaluator
 from nixery.nixside.nixfaults import (
@@ -49,6 +49,7 @@ from nixery.nixside.nixlog import BuildLog
 from nixery.packages import Answer, Evaluation, Package
 from nixery.process import Command, ProcessResult, Spawner
 from nixery.sources import PackageSet
+from nixery.waiting import gather
 
 __all__ = ["NixCommands"]
 
@@ -94,14 +95,13 @@ class NixCommands:
         self._workers = workers
         self._settings = settings
         self._environment = nixargs.environment(environ, settings)
-        # Restricted evaluation refuses a path that leads through a symlink.
-        self._resolve = resolve.resolve()
         self._evaluator = Evaluator(
             spawner=spawner,
             clock=clock,
             workers=workers,
             settings=settings,
-            resolve=self._resolve,
+            # Restricted evaluation refuses a path that leads through a symlink.
+            resolve=resolve.resolve(),
             environment=self._environment,
         )
         self._holder = Holder(
@@ -149,6 +149,14 @@ class NixCommands:
         """As :meth:`nixery.building.lookup.Looker.look_up` says."""
         return await self._evaluator.look_up(package_set, system, requirements)
 
+    def stand_by(self) -> None:
+        """Have a process ready for each next evaluation from now on, until :meth:`stop`."""
+        self._evaluator.stand_by()
+
+    def expect(self, package_set: PackageSet, system: str) -> None:
+        """The first evaluation is likely to be of this package set; see :meth:`stand_by`."""
+        self._evaluator.expect(package_set, system)
+
     def prepare(self) -> None:
         """As :meth:`nixery.interfaces.Nix.prepare` says."""
         self._holder.prepare()
@@ -162,8 +170,8 @@ class NixCommands:
         return self._holder.lost(realisation)
 
     async def stop(self) -> None:
-        """Let go of all that is held."""
-        await self._holder.stop()
+        """Let go of all that is held, and of what stands by."""
+        await gather([self._holder.stop(), self._evaluator.stop()])
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
         """As :meth:`nixery.interfaces.Nix.realise` says."""
@@ -181,17 +189,11 @@ class NixCommands:
         progress: Progress,
     ) -> Realisation:
         """As :meth:`nixery.interfaces.Nix.realise_anew` says."""
+        lookup = self._evaluator.lookup(package_set, evaluation.system)
         try:
             return await self._realise(
                 evaluation.packages,
-                lambda link: nixargs.evaluate_and_build(
-                    self._settings,
-                    resolve=self._resolve,
-                    package_set=package_set,
-                    system=evaluation.system,
-                    requirements=requirements,
-                    out_link=link,
-                ),
+                lambda link: resolveargs.evaluate_and_build(lookup, requirements, link),
                 progress,
             )
         except UnexpectedOutput as error:

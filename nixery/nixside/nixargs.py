@@ -1,12 +1,12 @@
 """
 The arguments and the environment of every Nix command, as pure functions.
 
-This is the only place that knows how Nix is called.  What the commands print is
+Nowhere else is known how Nix is called.  What the commands print is
 read in :mod:`nixery.packages`, :mod:`nixery.nixside.nixlog` and :mod:`nixery.graph`; when
 they are run is decided in :mod:`nixery.nixside.nix`.
 
-Whatever a client wrote travels as JSON in one argument, and is never part of an
-expression.  Options of the operator's travel in the environment: they may hold
+How packages are looked up and evaluated is in :mod:`nixery.nixside.resolveargs`.
+Options of the operator's travel in the environment: they may hold
 access tokens, which every user of the machine could read from an argument list.
 """
 
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from nixery.names import Requirement
 from nixery.packages import Package
 from nixery.sources import PackageSet, Tree
 
@@ -28,11 +27,10 @@ __all__ = [
     "NixSettings",
     "add_root",
     "build",
+    "building",
     "chunks",
     "dump",
     "environment",
-    "evaluate",
-    "evaluate_and_build",
     "fetch",
     "fetch_environment",
     "hold",
@@ -203,75 +201,6 @@ def probe_store() -> tuple[str, ...]:
     return ("nix-store", "-vvv", "--check-validity", "--print-invalid", STORE_PROBE)
 
 
-def evaluate(
-    settings: NixSettings,
-    *,
-    resolve: Path,
-    package_set: PackageSet,
-    system: str,
-    requirements: Sequence[Requirement],
-    guard: bool = True,
-) -> tuple[str, ...]:
-    """
-    Look packages up and write their derivations to the store.
-
-    :param resolve: the path of ``nix/resolve.nix``, without symlinks.
-    :param package_set: a file may read what lies beside it; an overlay may not, for
-        that may be the operator's configuration.
-    :param guard: whether a package that throws is an error of its own, or ends
-        the evaluation with Nix's text.
-    """
-    return (
-        *("nix-instantiate", "--eval", "--strict", "--json"),
-        # Without it no derivation is written.
-        "--read-write-mode",
-        *("-A", "found"),
-        *_resolution(settings, resolve, package_set, system, requirements, guard=guard),
-    )
-
-
-def _resolution(
-    settings: NixSettings,
-    resolve: Path,
-    package_set: PackageSet,
-    system: str,
-    requirements: Sequence[Requirement],
-    *,
-    guard: bool = True,
-) -> tuple[str, ...]:
-    """``nix/resolve.nix``, with all that it is given and may read."""
-    names = [
-        {"name": item.name, "path": item.name.split("."), "exact": item.exact}
-        for item in requirements
-    ]
-    source = package_set.path
-    # Restricted evaluation reads what is on the search path, and the store.
-    readable = {
-        "nixery-src": source.parent if source.suffix == ".nix" else source,
-        "nixery-resolve": resolve,
-        **{f"nixery-overlay-{i}": path for i, path in enumerate(package_set.overlays)},
-    }
-    arguments = {
-        "src": str(source),
-        "system": system,
-        "names": _json(names),
-        "config": _json(settings.config),
-        "overlays": _json([str(path) for path in package_set.overlays]),
-        "guard": "true" if guard else "false",
-    }
-    return (
-        *("--option", "restrict-eval", "true"),
-        *(
-            "--option",
-            "allow-import-from-derivation",
-            "true" if settings.allow_import_from_derivation else "false",
-        ),
-        *(part for name, path in readable.items() for part in ("-I", f"{name}={path}")),
-        *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
-        str(resolve),
-    )
-
-
 def fetch(tree: Tree, fetch_nix: Path) -> tuple[str, ...]:
     """
     Brings a commit into the store, and prints its store path as JSON.
@@ -334,31 +263,11 @@ def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path)
     wanted = {
         f"{package.derivation}!{output.name}" for package in packages for output in package.outputs
     }
-    return (*_building(settings, out_link), *sorted(wanted))
+    return (*building(settings, out_link), *sorted(wanted))
 
 
-def evaluate_and_build(
-    settings: NixSettings,
-    *,
-    resolve: Path,
-    package_set: PackageSet,
-    system: str,
-    requirements: Sequence[Requirement],
-    out_link: Path,
-) -> tuple[str, ...]:
-    """
-    Look packages up, and build or download their outputs, in one process.
-
-    The parameters are those of :func:`evaluate` and :func:`build`.
-    """
-    return (
-        *_building(settings, out_link),
-        *("-A", "outputs"),
-        *_resolution(settings, resolve, package_set, system, requirements),
-    )
-
-
-def _building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:
+def building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:
+    """The first arguments of what builds; the parameters are those of :func:`build`."""
     return (
         "nix-build",
         *("--log-format", "internal-json"),

@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
-from attrs import frozen
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from nixery.errors import (
     CommandMissing,
     EvaluationFailed,
     EvaluationTimedOut,
+    NixeryError,
     OutputTooLarge,
     PackageProblem,
     PackagesRefused,
@@ -32,13 +33,16 @@ from nixery.errors import (
 )
 from nixery.interfaces import Workers
 from nixery.names import Requirement
-from nixery.nixside import nixargs
+from nixery.nixside import resolveargs
 from nixery.nixside.nixargs import NixSettings
 from nixery.nixside.nixfaults import command_missing, error_text, nix_at_fault
 from nixery.nixside.resolution import parse_answers, thrown, with_reason
+from nixery.nixside.resolveargs import Lookup
+from nixery.nixside.standby import Standby
 from nixery.packages import Answer, Evaluation, conclude, find_refused
 from nixery.process import Command, Spawner
 from nixery.sources import PackageSet
+from nixery.waiting import Expired, within
 
 __all__ = ["Evaluator"]
 
@@ -47,14 +51,6 @@ EXPLAINED = 5
 
 LONGEST_ANSWER = 64 * 1024 * 1024
 """How many bytes an evaluation may print; the names of nixpkgs are 0.5 MB."""
-
-
-@frozen(kw_only=True)
-class _Question:
-    """What an image's packages are evaluated from."""
-
-    package_set: PackageSet
-    system: str
 
 
 class Evaluator:
@@ -68,6 +64,8 @@ class Evaluator:
     :param resolve: the path of ``nix/resolve.nix``, without symlinks.
     :param environment: that of the commands.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -87,6 +85,28 @@ class Evaluator:
         self._environment = environment
         # Each evaluation may take the memory that one may take.
         self._slots = DeferredSemaphore(settings.evaluations)
+        self._standby: Standby | None = None
+
+    def stand_by(self) -> None:
+        """As :meth:`nixery.nixside.nix.NixCommands.stand_by` says."""
+        self._standby = Standby(spawner=self._spawner, clock=self._clock)
+
+    def expect(self, package_set: PackageSet, system: str) -> None:
+        """As :meth:`nixery.nixside.nix.NixCommands.expect` says."""
+        if self._standby is not None:
+            self._standby.expect(self._waiting(self.lookup(package_set, system)), 0)
+
+    async def stop(self) -> None:
+        """Let nothing stand by any more."""
+        if self._standby is not None:
+            standby, self._standby = self._standby, None
+            await standby.stop()
+
+    def lookup(self, package_set: PackageSet, system: str) -> Lookup:
+        """Where packages are looked up."""
+        return Lookup(
+            settings=self._settings, resolve=self._resolve, package_set=package_set, system=system
+        )
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requirements: Sequence[Requirement]
@@ -118,30 +138,35 @@ class Evaluator:
                 else next(found)
                 for item in requirements
             ]
-        question = _Question(package_set=package_set, system=system)
+        lookup = self.lookup(package_set, system)
         await self._slots.acquire()
         try:
-            return await self._answer(question, requirements)
+            return await self._answer(lookup, requirements)
         finally:
             self._slots.release()
+            if self._standby is not None:
+                self._standby.expect(self._waiting(lookup))
 
     async def _answer(
-        self, question: _Question, requirements: Sequence[Requirement]
+        self, lookup: Lookup, requirements: Sequence[Requirement]
     ) -> Sequence[Answer]:
         try:
-            answers = await self._ask(question, requirements, self._deadline())
+            answers = await self._ask_ahead(lookup, requirements)
+            if answers is None:
+                # With a deadline of its own, that it tells what is wrong in any case.
+                answers = await self._ask(lookup, requirements, self._deadline())
         except ProcessFailed as failure:
             # What comes now has a deadline of its own: most of the first may be
             # gone, and the culprit would hide behind a timeout.
             deadline = self._deadline()
-            await self._check_source(question, deadline)
-            answers = await self._sift(question, requirements, deadline, failure)
-        return await self._explain(question, answers)
+            await self._check_source(lookup, deadline)
+            answers = await self._sift(lookup, requirements, deadline, failure)
+        return await self._explain(lookup, answers)
 
-    async def _check_source(self, question: _Question, deadline: float) -> None:
+    async def _check_source(self, lookup: Lookup, deadline: float) -> None:
         """:raises EvaluationFailed: the package set fails even if it is asked for nothing."""
         try:
-            await self._ask(question, (), deadline)
+            await self._ask(lookup, (), deadline)
         except ProcessFailed as failure:
             raise EvaluationFailed(
                 reason=self._reason(failure), evidence=failure.evidence
@@ -149,7 +174,7 @@ class Evaluator:
 
     async def _sift(
         self,
-        question: _Question,
+        lookup: Lookup,
         requirements: Sequence[Requirement],
         deadline: float,
         failure: ProcessFailed,
@@ -161,12 +186,12 @@ class Evaluator:
         answers: tuple[Answer, ...] = ()
         for part in (requirements[:middle], requirements[middle:]):
             try:
-                answers += await self._ask(question, part, deadline)
+                answers += await self._ask(lookup, part, deadline)
             except ProcessFailed as error:
-                answers += await self._sift(question, part, deadline, error)
+                answers += await self._sift(lookup, part, deadline, error)
         return answers
 
-    async def _explain(self, question: _Question, answers: Sequence[Answer]) -> Sequence[Answer]:
+    async def _explain(self, lookup: Lookup, answers: Sequence[Answer]) -> Sequence[Answer]:
         """
         Add Nix's text to the answers of packages that throw.
 
@@ -180,16 +205,39 @@ class Evaluator:
         reasons: dict[Requirement, str] = {}
         for answer in silent:
             try:
-                await self._ask(question, (answer.requirement,), deadline, guard=False)
+                await self._ask(lookup, (answer.requirement,), deadline, guard=False)
             except ProcessFailed as failure:
                 reasons[answer.requirement] = self._reason(failure)
             except EvaluationTimedOut:
                 break
         return [with_reason(answer, reasons.get(answer.requirement, "")) for answer in answers]
 
+    async def _ask_ahead(
+        self, lookup: Lookup, requirements: Sequence[Requirement]
+    ) -> Sequence[Answer] | None:
+        """
+        Ask the process that stands by.
+
+        :return: ``None`` where there is none, or it has not answered.
+        """
+        if self._standby is None:
+            return None
+        waiting = self._standby.take(self._waiting(lookup))
+        if waiting is None:
+            return None
+        question = resolveargs.question(lookup, requirements)
+        try:
+            printed = await within(self._settings.eval_timeout, self._clock, waiting.ask(question))
+        except Expired as error:
+            raise self._timed_out(requirements) from error
+        except NixeryError as error:
+            self._log.debug("an evaluation is repeated: {error}", error=error)
+            return None
+        return await self._workers.run(parse_answers, printed, requirements)
+
     async def _ask(
         self,
-        question: _Question,
+        lookup: Lookup,
         requirements: Sequence[Requirement],
         deadline: float,
         *,
@@ -202,33 +250,16 @@ class Evaluator:
         :raises ProcessFailed: it ended otherwise than well, and not for a fault of
             Nix itself.
         """
-        remaining = deadline - self._clock.seconds()
-        command = Command(
-            argv=nixargs.evaluate(
-                self._settings,
-                resolve=self._resolve,
-                package_set=question.package_set,
-                system=question.system,
-                requirements=requirements,
-                guard=guard,
-            ),
-            environment=self._environment,
-            timeout=max(0.0, remaining),
-            stdout_limit=LONGEST_ANSWER,
-            # Deep in a primitive it heeds no other signal.  One that may build has
-            # to end its builders itself.
-            abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
+        command = self._command(
+            resolveargs.evaluate(lookup, requirements, guard=guard),
+            max(0.0, deadline - self._clock.seconds()),
         )
         try:
             result = await self._spawner.run(command)
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
-            raise EvaluationTimedOut(
-                names=tuple(item.name for item in requirements),
-                seconds=self._settings.eval_timeout,
-                setting="eval_timeout",
-            ) from error
+            raise self._timed_out(requirements) from error
         except OutputTooLarge as error:
             raise EvaluationFailed(reason=error.message, evidence=error.evidence) from error
         except ProcessFailed as failure:
@@ -237,6 +268,27 @@ class Evaluator:
                 raise fault from failure
             raise
         return await self._workers.run(parse_answers, result.stdout, requirements)
+
+    def _waiting(self, lookup: Lookup) -> Command:
+        return self._command(resolveargs.stand_by(lookup))
+
+    def _command(self, argv: tuple[str, ...], timeout: float | None = None) -> Command:
+        return Command(
+            argv=argv,
+            environment=self._environment,
+            timeout=timeout,
+            stdout_limit=LONGEST_ANSWER,
+            # Deep in a primitive it heeds no other signal.  One that may build has
+            # to end its builders itself.
+            abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
+        )
+
+    def _timed_out(self, requirements: Sequence[Requirement]) -> EvaluationTimedOut:
+        return EvaluationTimedOut(
+            names=tuple(item.name for item in requirements),
+            seconds=self._settings.eval_timeout,
+            setting="eval_timeout",
+        )
 
     def _deadline(self) -> float:
         return self._clock.seconds() + self._settings.eval_timeout

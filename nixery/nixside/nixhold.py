@@ -1,10 +1,10 @@
 """
 Store paths that are valid already: kept from garbage collection, and described.
 
-When nothing has to be built, three commands are two too many: each takes 20 ms before
-it does anything.  One ``nix-store --serve`` roots the outputs for as long as it runs,
-says whether all of them are valid, and tells their closure.  That it runs is what
-protects them: no file is left behind, whichever of the two processes dies.
+When nothing has to be built, three commands are two too many.  One ``nix-store --serve``
+roots the outputs for as long as it runs, says whether all of them are valid, and tells
+their closure.  That it runs is what protects them: no file is left behind, whichever of
+the two processes dies.
 
 A server may be started ahead of its use, while packages are evaluated.  It has not been
 asked anything then: Nix remembers what it was asked, and would not notice that a
@@ -16,7 +16,7 @@ had by the other commands, a little later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -30,9 +30,10 @@ from nixery.errors import NixeryError, UnexpectedOutput
 from nixery.graph import PathRecord, graph_of
 from nixery.interfaces import Held, Realisation, Workers
 from nixery.nixside import nixargs, nixserve
+from nixery.nixside.attendant import Attendant
 from nixery.nixside.nixserve import Parse
 from nixery.process import Command, Spawner
-from nixery.waiting import Expired, end_of, gather, within
+from nixery.waiting import Expired, gather, within
 
 __all__ = ["Holder"]
 
@@ -174,36 +175,14 @@ async def _ask(server: _Server, outputs: Sequence[str]) -> list[PathRecord] | No
     return records
 
 
-class _Server:
-    """One ``nix-store --serve``: an implementation of :class:`nixery.child.Dialogue`."""
+class _Server(Attendant):
+    """One ``nix-store --serve``."""
 
     def __init__(self, spawner: Spawner, environment: Mapping[str, str]) -> None:
-        self._spawner = spawner
-        self._command = Command(argv=nixargs.serve(), environment=environment, dialogue=self)
-        self._stdin: Stdin | None = None
+        super().__init__(spawner, Command(argv=nixargs.serve(), environment=environment))
         self._buffer = bytearray()
         self._answer: _Answer[Any] | None = None
-        self._task: Deferred[object] | None = None
-        self._over: BaseException | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended: it answers nothing and protects nothing any more."""
-        return self._over is not None
-
-    def start(self, on_end: Callable[[], None]) -> None:
-        """
-        Start it.
-
-        :param on_end: called when it has ended.
-        """
-        self._task = Deferred.fromCoroutine(self._spawner.run(self._command))
-        self._task.addBoth(self._ended, on_end)
-
-    def send(self, request: bytes) -> None:
-        """Ask, unless it has ended: then there will be no answer."""
-        if self._stdin is not None and self._over is None:
-            self._stdin.write(request)
+        self._fault: NixeryError = _gone()
 
     async def read(self, parse: Parse[T]) -> T:
         """
@@ -214,33 +193,16 @@ class _Server:
         """
         answer: _Answer[T] = _Answer(parse)
         answer.read(self._buffer)
-        if self._over is not None:
-            answer.fail(self._over)
+        if self.over:
+            answer.fail(self._fault)
         self._answer = answer
         try:
             return await answer.result
         finally:
             self._answer = None
 
-    def end(self) -> None:
-        """Let it end by itself, soon."""
-        if self._stdin is not None and self._over is None:
-            self._stdin.closeStdin()
-
-    def kill(self) -> None:
-        """Stop it."""
-        if self._task is not None:
-            self._task.cancel()
-
-    async def ended(self) -> None:
-        """Wait until it has ended."""
-        if self._task is not None:
-            await end_of(self._task)
-
-    # -- what the child does ------------------------------------------------------
-
     def begun(self, stdin: Stdin) -> None:
-        self._stdin = stdin
+        super().begun(stdin)
         self.send(nixserve.greeting())
 
     def heard(self, data: bytes) -> None:
@@ -248,13 +210,12 @@ class _Server:
         if self._answer is not None:
             self._answer.read(self._buffer)
 
-    def _ended(self, outcome: object, on_end: Callable[[], None]) -> None:
-        error = outcome.value if isinstance(outcome, Failure) else None
+    def left(self, outcome: object) -> None:
         # Cancelled, it has ended because nobody wants it: who asks it then is told as much.
-        self._over = error if isinstance(error, NixeryError) else _gone()
+        if isinstance(outcome, Failure) and isinstance(outcome.value, NixeryError):
+            self._fault = outcome.value
         if self._answer is not None:
-            self._answer.fail(self._over)
-        on_end()
+            self._answer.fail(self._fault)
 
 
 class _Answer(Generic[T]):

@@ -9,6 +9,7 @@ registry that stops, or waits, at a given step of its own.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -86,7 +87,8 @@ class PrivateNix:
 class HeldCommands:
     """
     Commands that stand before Nix's own on a registry's path, and wait when they
-    are told to.  A command is called by its name and its first argument.
+    are told to.  A command is called by its name and its first argument, and one that
+    stands by when it is asked.
     """
 
     def __init__(self) -> None:
@@ -102,6 +104,12 @@ class HeldCommands:
             script = commands / name
             script.write_text(
                 "#!/bin/sh\n"
+                "for last; do :; done\n"
+                'if [ "$last" = - ]; then\n'
+                f"    question=$(mktemp {directory}/question-XXXXXX)\n"
+                '    cat > "$question"\n'
+                '    exec < "$question"\n'
+                "fi\n"
                 f'echo "{name} $1" >> {self._journal}\n'
                 f'while [ -e "{self._held}/{name} $1" ]; do sleep 0.02; done\n'
                 f'echo "{name} $1 goes on" >> {self._journal}\n'
@@ -131,6 +139,7 @@ class HeldCommands:
         said = self._journal.read_text().splitlines()
         return "nix-instantiate --eval goes on" in said and not any(
             b"nix-instantiate" in _read(process / "cmdline")
+            and not _stands_by(process)
             and self.path.encode() in _read(process / "environ")
             for process in Path("/proc").glob("[0-9]*")
         )
@@ -146,12 +155,21 @@ class HeldCommands:
         return said.count(command) > said.count(f"{command} goes on")
 
 
+def _stands_by(process: Path) -> bool:
+    """Whether one of the commands above has not been asked yet."""
+    try:
+        asked = not os.readlink(process / "fd" / "0").startswith("pipe:")
+    except OSError:
+        return False
+    return _read(process / "cmdline").endswith(b"\0-\0") and not asked
+
+
 class Saboteur:
     """
     A registry's Python that counts its own steps, and ends or waits before one.
 
-    :param steps: names of audit events, each with the beginning of its first
-        argument's text: ``("os.rename", "/some/where/")``.
+    :param steps: names of audit events, each with the beginning of the path that it
+        is about, the first one if there are two: ``("os.rename", "/some/where/")``.
     """
 
     def __init__(self, *steps: tuple[str, str]) -> None:

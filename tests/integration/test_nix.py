@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from nixery.child import Child, Exit
 from nixery.errors import (
     BuildFailed,
     BuildTimedOut,
@@ -34,7 +36,8 @@ from nixery.errors import (
 from nixery.interfaces import Phase
 from nixery.names import Requirement, parse_image_name
 from nixery.nixside.nix import NixCommands
-from nixery.packages import Evaluation, Package
+from nixery.packages import Answer, Evaluation, Package
+from nixery.sources import PackageSet
 from tests.integration.nixenv import (
     ODD,
     daemon_listens,
@@ -78,10 +81,12 @@ class SpyReactor:
     """The real reactor, but for remembering which children it has spawned."""
 
     pids: list[int] = field(factory=list)
+    children: list[Child] = field(factory=list)
 
-    def spawnProcess(self, *args: Any, **kwargs: Any) -> Any:
-        transport = cast(Any, reactor).spawnProcess(*args, **kwargs)
+    def spawnProcess(self, child: Child, *args: Any, **kwargs: Any) -> Any:
+        transport = cast(Any, reactor).spawnProcess(child, *args, **kwargs)
         self.pids.append(transport.pid)
+        self.children.append(child)
         return transport
 
     def __getattr__(self, name: str) -> Any:
@@ -474,6 +479,162 @@ class SetTests(NixTestCase):
             await self.names(self.write(text).parent, "x")
         self.assertIn("too old", caught.exception.message)
         self.assertIn("install Nix 2.18", caught.exception.message)
+
+
+class StandbyTests(NixTestCase):
+    """Evaluations by a process that was started before anybody asked."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.spy = SpyReactor()
+        # As awkward as what the sets are asked for.
+        self.salt = "s\"a'l${t}\\\r\n" + uuid4().hex
+        self.nix = self.make()
+        self.ahead = self.make(reactor=self.spy)
+        self.ahead.stand_by()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.ahead.stop()))
+
+    async def expect(self, package_set: PackageSet) -> Child:
+        """Have a process wait for a package set."""
+        count = len(self.spy.children)
+        self.ahead.expect(package_set, SYSTEM)
+        while len(self.spy.children) == count:
+            await deferLater(cast(Any, reactor), 0)
+        return self.spy.children[-1]
+
+    async def answers(
+        self, package_set: PackageSet, requirements: Sequence[Requirement], system: str = SYSTEM
+    ) -> Sequence[Answer]:
+        """What the process answers that waits, and nobody else."""
+        [child] = self.spy.children
+        answers = await self.ahead.look_up(package_set, system, requirements)
+        self.assertEqual(self.spy.children, [child])
+        self.assertEqual(await child.end(), Exit(status=0))
+        return answers
+
+    def odd_set(self) -> tuple[PackageSet, list[str]]:
+        """A package set, and an overlay, with all that may be misread in names and paths."""
+        names = ["a\"b'c", "${abort 1}", "$${x}", "a\\", '\\"', "\\${x}", "''${x}", "a\r\nb\rc\n\t"]
+        directory = self.directory / "a b'=\"$${c}\\${d}\\"
+        directory.mkdir()
+        (directory / "names.json").write_text(json.dumps(names))
+        (directory / "default.nix").write_text(
+            """
+            { system, config, overlays }:
+            let
+              package = at: derivation {
+                name = "p${toString at}";
+                inherit system;
+                inherit (config) salt;
+                builder = "b";
+              };
+              names = builtins.fromJSON (builtins.readFile ./names.json);
+              set = builtins.listToAttrs (
+                builtins.genList
+                  (at: { name = builtins.elemAt names at; value = package at; })
+                  (builtins.length names)
+              );
+            in
+            builtins.foldl' (before: overlay: before // overlay before before) set overlays
+            """
+        )
+        overlay = self.directory / 'o"$v${er}\\lay.nix'
+        overlay.write_text("""final: before: { added = before."a\\"b'c"; }""")
+        return path_set(directory, overlay.resolve()), [*names, "added", 'no"${ne}\\']
+
+    async def test_same(self) -> None:
+        """It answers what an evaluation of its own does, of every kind."""
+        requirements = [
+            Requirement(name="plain"),
+            Requirement(name="PLAIN"),
+            Requirement(name='quote"${dollar}', exact=True),
+            Requirement(name='quote"${dollar}\\', exact=True),
+            Requirement(name="multi.doc"),
+            Requirement(name="nested.iner"),
+            Requirement(name="throwing"),
+            Requirement(name="unfree"),
+        ]
+        child = await self.expect(self.odd)
+        answers = await self.ahead.look_up(self.odd, SYSTEM, requirements)
+        self.assertEqual(answers, await self.nix.look_up(self.odd, SYSTEM, requirements))
+        self.assertEqual(await child.end(), Exit(status=0))
+        # What was thrown is found out by one more.
+        self.assertEqual(len(self.spy.children), 2)
+
+    async def test_awkward(self) -> None:
+        """Quotes, backslashes, dollars and ends of lines are themselves, in names and paths."""
+        package_set, names = self.odd_set()
+        requirements = [Requirement(name=name, exact=True) for name in names]
+        await self.expect(package_set)
+        answers = await self.answers(package_set, requirements)
+        self.assertEqual(answers, await self.nix.look_up(package_set, SYSTEM, requirements))
+        *found, missing = [answer.result for answer in answers]
+        self.assertEqual(
+            [(item.attribute, item.name) for item in found if isinstance(item, Package)],
+            [(name, f"p{names.index(name) if name != 'added' else 0}") for name in names[:-1]],
+        )
+        assert isinstance(missing, PackageProblem)
+        self.assertIs(missing.kind, ProblemKind.NOT_FOUND)
+
+    async def test_system(self) -> None:
+        """It is asked for any system."""
+        await self.expect(self.odd)
+        [answer] = await self.answers(self.odd, [Requirement(name="own")], FOREIGN)
+        assert isinstance(answer.result, Package)
+        self.assertEqual(answer.result.name, f"own-{FOREIGN}")
+
+    async def test_restricted(self) -> None:
+        """It reads nothing of the machine, and builds nothing."""
+        names = ("readshost", "looksup", "importsbuilt")
+        await self.expect(self.odd)
+        problems = await self.problems(*names, nix=self.ahead)
+        self.assertEqual(problems, await self.problems(*names))
+        self.assertEqual({problem.kind for problem in problems}, {ProblemKind.EVALUATION})
+
+    async def test_changed(self) -> None:
+        """It has read nothing before it is asked: what was changed meanwhile is seen."""
+        directory = self.directory / "set"
+        directory.mkdir()
+        text = '{ system }: { x = derivation { name = "NAME"; inherit system; builder = "b"; }; }'
+        (directory / "default.nix").write_text(text.replace("NAME", "before"))
+        await self.expect(path_set(directory))
+        # For what it might do by now.
+        await deferLater(cast(Any, reactor), 0.3)
+        (directory / "default.nix").write_text(text.replace("NAME", "after"))
+        [answer] = await self.answers(path_set(directory), [Requirement(name="x")])
+        assert isinstance(answer.result, Package)
+        self.assertEqual(answer.result.name, "after")
+
+    async def test_dismissed(self) -> None:
+        """One that is not needed any more ends by itself, and well."""
+        first = await self.expect(self.odd)
+        (self.directory / "other").mkdir()
+        second = await self.expect(path_set(self.directory / "other"))
+        self.assertEqual(await first.end(), Exit(status=0))
+        await self.ahead.stop()
+        await second.end()
+        for pid in self.spy.pids:
+            self.assertRaises(ProcessLookupError, os.kill, pid, 0)
+
+    async def test_broken(self) -> None:
+        """A set that does not evaluate is told as ever, though a process waited for it."""
+        directory = self.directory / "set"
+        directory.mkdir()
+        (directory / "default.nix").write_text("{ ")
+        await self.expect(path_set(directory))
+        with self.assertRaises(EvaluationFailed) as caught:
+            await self.evaluate("x", nix=self.ahead, package_set=path_set(directory))
+        self.assertIn("syntax error", caught.exception.message)
+
+    async def test_time(self) -> None:
+        """One that takes too long is stopped."""
+        self.ahead = self.make(reactor=self.spy, eval_timeout=0.5, eval_memory=2 * 1024**3)
+        self.ahead.stand_by()
+        child = await self.expect(self.odd)
+        with self.assertRaises(EvaluationTimedOut):
+            await self.evaluate("hungry", nix=self.ahead)
+        self.assertNotEqual((await child.end()).status, 0)
+        self.assertEqual(len(self.spy.children), 1)
 
 
 class BuildTests(NixTestCase):

@@ -75,11 +75,12 @@ class NixTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
+        self.clock = Clock()
         self.script = Script(lambda _: "")
         self.settings = NixSettings(state_directory=self.directory, home=self.directory / "home")
         self.nix = NixCommands(
             spawner=self.script,
-            clock=Clock(),
+            clock=self.clock,
             workers=InlineWorkers(),
             settings=self.settings,
             resolve=Path("/resolve.nix"),
@@ -286,6 +287,26 @@ class NixTests(SynchronousTestCase):
         """A query that fails is a fault of Nix."""
         self.script.play = self.raising(ProcessFailed(evidence=EVIDENCE))
         self.failureResultOf(self.run_nix("closure", PATHS[:2]), NixUnusable)
+
+    # -- what stands by ---------------------------------------------------------
+
+    def test_stand_by(self) -> None:
+        """A process waits for what is expected, if that is wanted, until the end."""
+        path = Path("/set")
+        package_set = PackageSet(revision=path_revision(path, ()), path=path)
+        self.nix.expect(package_set, "x86_64-linux")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        waiting: Deferred[str] = Deferred()
+        self.script.play = lambda _: waiting
+        self.nix.stand_by()
+        self.nix.expect(package_set, "x86_64-linux")
+        self.clock.advance(0)
+        [command] = self.script.commands
+        self.assertEqual(command.argv[-1], "-")
+        self.assertEqual(command.environment["HOME"], str(self.settings.home))
+        self.successResultOf(self.run_nix("stop"))
+        self.assertTrue(waiting.called)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     # -- roots ------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from attrs import evolve
@@ -10,36 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.names import Requirement
 from nixery.nixside import nixargs
 from nixery.nixside.nixargs import NixSettings
 from nixery.packages import Output, Package
-from nixery.sources import PackageSet, path_revision
 
 SETTINGS = NixSettings(state_directory=Path("/state"), home=Path("/home/x"))
-
-
-def evaluate(settings: NixSettings, source: str, *names: str) -> tuple[str, ...]:
-    return nixargs.evaluate(
-        settings,
-        resolve=Path("/share/resolve.nix"),
-        package_set=package_set(source),
-        system="x86_64-linux",
-        requirements=[Requirement(name=name, exact=name == "X") for name in names],
-    )
-
-
-def package_set(source: str, *overlays: str) -> PackageSet:
-    path = Path(source)
-    return PackageSet(revision=path_revision(path), path=path, overlays=tuple(map(Path, overlays)))
-
-
-def argument(argv: tuple[str, ...], name: str) -> str:
-    return argv[argv.index(name, argv.index("--argstr")) + 1]
-
-
-def search_path(argv: tuple[str, ...]) -> list[str]:
-    return [argv[at + 1] for at, part in enumerate(argv) if part == "-I"]
 
 
 class EnvironmentTests(SynchronousTestCase):
@@ -76,61 +50,6 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertNotIn("a=b", repr(changed))
 
 
-class EvaluateTests(SynchronousTestCase):
-    """The command that evaluates."""
-
-    def test_restricted(self) -> None:
-        """Evaluation is restricted to the package set and our expression."""
-        argv = evaluate(SETTINGS, "/pkgs")
-        joined = " ".join(argv)
-        self.assertIn("--option restrict-eval true", joined)
-        self.assertIn("--option allow-import-from-derivation false", joined)
-        self.assertIn("--read-write-mode", argv)
-        self.assertEqual(
-            search_path(argv), ["nixery-src=/pkgs", "nixery-resolve=/share/resolve.nix"]
-        )
-        self.assertEqual(argv[-1], "/share/resolve.nix")
-
-    def test_import_from_derivation(self) -> None:
-        """An operator may allow import from derivation."""
-        argv = evaluate(evolve(SETTINGS, allow_import_from_derivation=True), "/pkgs")
-        self.assertIn("--option allow-import-from-derivation true", " ".join(argv))
-
-    def test_file(self) -> None:
-        """A set that is a file may read its neighbours."""
-        argv = evaluate(SETTINGS, "/a b/set.nix")
-        self.assertEqual(search_path(argv)[0], "nixery-src=/a b")
-        self.assertEqual(argument(argv, "src"), "/a b/set.nix")
-
-    @settings(deadline=None, max_examples=50)
-    @given(st.lists(st.text(min_size=1, max_size=10), max_size=4))
-    def test_names(self, names: list[str]) -> None:
-        """Names travel as JSON in one argument, whatever is in them."""
-        argv = evaluate(SETTINGS, "/pkgs", *names)
-        self.assertEqual(len(argv), len(evaluate(SETTINGS, "/pkgs")))
-        self.assertEqual(
-            [(item["name"], item["path"]) for item in json.loads(argument(argv, "names"))],
-            [(name, name.split(".")) for name in names],
-        )
-
-    def test_arguments(self) -> None:
-        """Exactness, configuration, overlays and the guard are passed on."""
-        argv = nixargs.evaluate(
-            evolve(SETTINGS, config={"allowUnfree": True}),
-            resolve=Path("/share/resolve.nix"),
-            package_set=package_set("/pkgs", "/o 1"),
-            system="x86_64-linux",
-            requirements=[Requirement(name="X", exact=True), Requirement(name="y")],
-        )
-        self.assertEqual(
-            [item["exact"] for item in json.loads(argument(argv, "names"))], [True, False]
-        )
-        self.assertEqual(json.loads(argument(argv, "config")), {"allowUnfree": True})
-        self.assertEqual(json.loads(argument(argv, "overlays")), ["/o 1"])
-        self.assertIn("nixery-overlay-0=/o 1", search_path(argv))
-        self.assertEqual(argument(argv, "guard"), "true")
-
-
 class BuildTests(SynchronousTestCase):
     """The command that builds."""
 
@@ -160,21 +79,6 @@ class BuildTests(SynchronousTestCase):
                 *("/a.drv!out", "/b.drv!dev", "/b.drv!out"),
             ),
         )
-
-    def test_evaluate_and_build(self) -> None:
-        """Both at once has the options of either, and asks for what is to be built."""
-        argv = nixargs.evaluate_and_build(
-            SETTINGS,
-            resolve=Path("/share/resolve.nix"),
-            package_set=package_set("/pkgs"),
-            system="x86_64-linux",
-            requirements=[Requirement(name="x")],
-            out_link=Path("/r"),
-        )
-        building = nixargs.build(SETTINGS, packages=[], out_link=Path("/r"))
-        evaluating = evaluate(SETTINGS, "/pkgs", "x")
-        shared = evaluating[evaluating.index("restrict-eval") - 1 :]
-        self.assertEqual(argv, (*building, "-A", "outputs", *shared))
 
     def test_substitute_only(self) -> None:
         """Where nothing may be built, there are no jobs."""

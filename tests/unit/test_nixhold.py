@@ -4,68 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.errors import CommandMissing, Evidence, ProcessFailed
+from nixery.errors import Evidence, ProcessFailed
 from nixery.interfaces import Held
 from nixery.nixside.nixhold import PATIENCE, SPARE, Holder
-from nixery.process import Command, ProcessResult
 from nixery.testing import InlineWorkers
+from tests.unit.nix_kit import Children
 from tests.unit.test_nixserve import GLIBC, HELLO, HEXADECIMAL, info, number, string, strings
 
 WELCOME = number(0x5452EECB) + number(0x205)
-
-
-@define(eq=False)
-class Child:
-    """A ``nix-store --serve`` that says what the test says."""
-
-    command: Command
-    sent: bytes = b""
-    closed: bool = False
-    stopped: bool = False
-    lingers: Deferred[None] | None = None
-    end: Deferred[ProcessResult] = field(factory=Deferred)
-
-    def write(self, data: bytes, /) -> None:
-        self.sent += data
-
-    def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
-        self.closed = True
-
-    def says(self, *data: bytes) -> None:
-        assert self.command.dialogue is not None
-        for each in data:
-            self.command.dialogue.heard(each)
-
-    def exits(self) -> None:
-        self.end.callback(ProcessResult(stdout=b"", stderr=""))
-
-
-@define(eq=False)
-class Children:
-    """Implements :class:`nixery.process.Spawner`."""
-
-    all: list[Child] = field(factory=list)
-    missing: bool = False
-
-    async def run(self, command: Command) -> ProcessResult:
-        if self.missing:
-            raise CommandMissing(command=command.argv[0])
-        child = Child(command)
-        self.all.append(child)
-        assert command.dialogue is not None
-        command.dialogue.begun(child)
-        try:
-            return await child.end
-        except CancelledError:
-            child.stopped = True
-            if child.lingers is not None:
-                await child.lingers
-            raise
 
 
 class HolderTests(SynchronousTestCase):
