@@ -344,8 +344,10 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
             pages.append(config.public_url or f"{tls.scheme}://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
-        # What takes long is done while nobody waits for it.  What cuts layers is loaded:
-        for readying in (cpu.run(import_module, "networkx"), expect_evaluation()):
+        # What takes long is done while nobody waits for it: to load what cuts layers, and
+        # what the first request's host name is read with, and to start Nix.
+        modules = ("networkx", "encodings.idna")
+        for readying in (*(cpu.run(import_module, name) for name in modules), expect_evaluation()):
             Deferred.fromCoroutine(readying).addErrback(lambda _: None)
 
     async def expect_evaluation() -> None:
