@@ -27,7 +27,11 @@ def text_line(event: LogEvent) -> str:
         if isinstance(line, str) and line and level is not None and isinstance(when, float):
             system = f"{event.get('log_namespace', '-')}#{level.name}"
             shown = line.replace("\n", "\n\t") if "\n" in line else line
-            return f"{_time(int(when))} [{system}] {shown}\n"
+            seconds = int(when)
+            # Twisted rounds to microseconds, and the last half one belongs to what follows.
+            if round((when - seconds) * 1e6) >= 1_000_000:
+                seconds += 1
+            return f"{_time(seconds)} [{system}] {shown}\n"
     return formatEventAsClassicLogText(event) or ""
 
 

@@ -35,7 +35,9 @@ class TextLineTests(SynchronousTestCase):
         """A line that is finished is written with its time and where it is from."""
         line = self.check(EVENT)
         self.assertTrue(line.endswith(f"[nixery.web.server.RegistrySite#info] {EVENT['line']}\n"))
-        for when in (1764000000.0, 1764000000.999, 1764000001.0, 1764000000.5, 0.5):
+        instants = (1764000000.0, 1764000000.999, 1764000001.0, 1764000000.5, 0.5)
+        rounded = (1764000000.9999998, 1.9999994, 1.9999995, 1.9999999, 0.9999995, 2.9999995)
+        for when in (*instants, *rounded):
             self.check(EVENT | {"log_time": when})
 
     def test_other_events(self) -> None:
