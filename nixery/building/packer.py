@@ -19,7 +19,7 @@ from nixery.building.cache import LayerCache, LayerRecord
 from nixery.building.parcels import Parcels
 from nixery.errors import UploadLost
 from nixery.graph import StorePath
-from nixery.interfaces import Storage, Workers
+from nixery.interfaces import BlobWriter, Storage, Workers
 from nixery.oci import layer_media_type
 from nixery.operations.tally import Tally, current_tally
 from nixery.packages import Package
@@ -163,7 +163,7 @@ class Packer:
             return await self._pack(jobs, stop)
 
     async def _pack(self, jobs: Sequence[_Job], stop: Event) -> Sequence[LayerRecord]:
-        writers = [await self.storage.create() for _ in jobs]
+        writers: list[BlobWriter] = []
 
         def work() -> list[PackedLayer]:
             packed = []
@@ -174,6 +174,8 @@ class Packer:
             return packed
 
         try:
+            for _ in jobs:
+                writers.append(await self.storage.create())  # noqa: PERF401  # one may fail
             packed = await self.cpu.run(work)
             layers = {
                 job.key: (

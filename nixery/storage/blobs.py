@@ -232,8 +232,7 @@ class Blobs:
 
     def _placed(self, ends: ExitStack, draft: Draft | SmallDraft, info: BlobInfo) -> BlobPlacement:
         noted = json.dumps({"mediaType": info.media_type, "size": info.size}, sort_keys=True)
-        note = write_note(self._drafts, noted.encode("ascii"))
-        ends.enter_context(note)
+        note = write_note(ends, self._drafts, noted.encode("ascii"))
         return BlobPlacement(info, self._path(info.digest), draft, note)
 
 

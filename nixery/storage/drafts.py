@@ -12,7 +12,7 @@ import fcntl
 import os
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from errno import ENOENT
 from itertools import count
 from secrets import token_hex
@@ -265,27 +265,17 @@ class Note:
                 # It was swept.
         raise FileNotFoundError(ENOENT, "it is removed each time", target)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Nothing is left of it."""
-
-
-def write_note(directory: str, data: bytes) -> Note | SmallDraft:
+def write_note(ends: ExitStack, directory: str, data: bytes) -> Note | SmallDraft:
     """
     The cheapest draft of ``data``; :func:`nixery.storage.files.read_note` reads either.
 
+    :param ends: where it ends.
     :param directory: where drafts are made.
     """
     if 0 < len(data) <= LONGEST_LINK and b"\0" not in data:
         return Note(directory, os.fsdecode(data))
-    return SmallDraft(directory, data)
+    return ends.enter_context(SmallDraft(directory, data))
 
 
 def small_draft(directory: str, data: bytes) -> SmallDraft:

@@ -97,8 +97,7 @@ class Records:
         path = self._path(kind, key)
         check_small("store a record", len(value))
         data = _encode(key) + b"\n" + value if path.endswith(LONG) else value
-        draft = write_note(self._drafts, data)
-        ends.enter_context(draft)
+        draft = write_note(ends, self._drafts, data)
         first = None if replace else partial(self._read, path, key)
         return RecordPlacement(path, value, draft, first)
 
