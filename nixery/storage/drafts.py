@@ -273,8 +273,8 @@ def write_note(ends: ExitStack, directory: str, data: bytes) -> Note | SmallDraf
     :param ends: where it ends.
     :param directory: where drafts are made.
     """
-    if 0 < len(data) <= LONGEST_LINK and b"\0" not in data:
-        return Note(directory, os.fsdecode(data))
+    if 0 < len(data) <= LONGEST_LINK and data.isascii() and b"\0" not in data:
+        return Note(directory, data.decode("ascii"))
     return ends.enter_context(SmallDraft(directory, data))
 
 

@@ -5,6 +5,7 @@ and the same pull succeeds.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ COMMANDS = (
     "nix-store --dump-db",
 )
 """What is run for an image that has to be built."""
+
+EVALUATING = 0.3
+"""Seconds of processor time that starting a process does not take."""
 
 SAMPLE = 7
 """Of the steps in which an image is stored, how many are tried in one run."""
@@ -62,8 +66,12 @@ class CrashCase(ChaosCase):
             yield pool.submit(self.daemon.registry.manifest, name)
 
     def wait_for_evaluation(self) -> None:
+        """Wait until one has been at it for a while: one that stands by has done nothing."""
         wait_until(
-            lambda: any("nix-instantiate" in each for each in self.processes()),
+            lambda: any(
+                "nix-instantiate" in each and _seconds(each.partition(":")[0]) > EVALUATING
+                for each in self.processes()
+            ),
             "an evaluation to begin",
         )
 
@@ -83,6 +91,15 @@ class CrashCase(ChaosCase):
             if any(mark in environ for mark in marks):
                 found.append(f"{process.name}: {command!r}")
         return found
+
+
+def _seconds(process: str) -> float:
+    """The processor time that a process has used; none when it has ended."""
+    try:
+        fields = (Path("/proc") / process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class KillTests(CrashCase):

@@ -478,14 +478,15 @@ class RestartTests(DirectoryCase):
 values = st.one_of(
     st.binary(max_size=3000),
     st.integers(0, 3000).map(lambda size: b"x" * size),
-    st.integers(LONGEST_LINK - 2, LONGEST_LINK + 2).map(lambda size: b"\xff" * size),
+    st.integers(LONGEST_LINK - 2, LONGEST_LINK + 2).map(lambda size: b"\x7f" * size),
+    st.text(st.characters(max_codepoint=127), max_size=20).map(str.encode),
     st.binary(max_size=20).map(lambda data: data + b"\0"),
 )
 """Records on both sides of every bound between links and files."""
 
 
 class RepresentationTests(DirectoryCase):
-    """A record is a link where that can be, and else a file, and nobody can tell."""
+    """A record is a link if it is a short text, and else a file, and nobody can tell."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -498,7 +499,7 @@ class RepresentationTests(DirectoryCase):
         self.assertEqual(value, self.finish(self.storage.get_record("layer", key)))
         self.assertEqual([key], list(self.finish(self.storage.list_records("layer"))))
         (path,) = (self.root / "records" / "layer").iterdir()
-        linked = 0 < len(noted) <= LONGEST_LINK and b"\0" not in noted
+        linked = 0 < len(noted) <= LONGEST_LINK and noted.isascii() and b"\0" not in noted
         self.assertEqual(S_IFLNK if linked else S_IFREG, kind(path))
         found = os.readlink(os.fsencode(path)) if linked else path.read_bytes()
         self.assertEqual(noted, found)
@@ -797,13 +798,26 @@ class FailureTests(DirectoryCase):
 
                 return fail
 
-        modules = (files, drafts, blobs, records)
+        modules = (files, drafts, blobs, records, filesystem)
         patches = [self.patch(module, "os", FailingOs("os")) for module in modules]
         try:
             yield
         finally:
             for patch in patches:
                 patch.restore()
+
+    def test_start_on_a_full_disk(self) -> None:
+        """Without room for a link what is there can be served, without links nothing can."""
+        self.store(self.open_storage())
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            with self.failing("symlink", OSError(number, os.strerror(number))):
+                self.assert_stored(self.open_storage())
+        with (
+            self.failing("symlink", OSError(errno.EPERM, "not permitted")),
+            self.assertRaises(StorageError),
+        ):
+            self.open_storage()
+        self.assertEqual([], self.drafts())
 
     def test_every_failure_is_typed(self) -> None:
         """Whatever fails, and however, is an error of the storage, and leaves no draft."""
