@@ -33,7 +33,7 @@ from nixery.packing.tarball import FORMAT, Compression, pack_store_paths, pack_t
 from nixery.storage.memory import MemoryStorage
 from nixery.testing import InlineWorkers
 from nixery.waiting import gather
-from tests.benchmarks.measure import Figure, Options, run, timed
+from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
 from tests.end_to_end.processes import private_directory
 
 __all__ = ["generate_dump", "measure"]
@@ -46,11 +46,12 @@ ROOT_FILES = 20
 
 def measure(options: Options) -> list[Figure]:
     sizes = QUICK_SIZES if options.quick else SIZES
+    stages = {size: _stages(size) for size in sizes}
     seconds: dict[tuple[str, int], list[float]] = {}
-    for size in sizes:
-        stages = _stages(size)
-        for _ in range(options.rounds):
-            for name, stage in stages.items():
+    # Size by size within a round: the machine's speed changes from one to the next.
+    for _ in range(options.rounds):
+        for size in sizes:
+            for name, stage in stages[size].items():
                 seconds.setdefault((name, size), []).append(timed(stage))
     medians = {key: statistics.median(times) for key, times in seconds.items()}
     figures = [
@@ -62,7 +63,7 @@ def measure(options: Options) -> list[Figure]:
     return figures + [
         Figure(
             name=f"{name}, {small:,} to {large:,} paths, against n log n",
-            value=medians[name, large] / medians[name, small] / expected,
+            value=median_ratio(seconds[name, large], seconds[name, small]) / expected,
             unit="times",
             # Of which a part is noise and what larger data do to a processor's caches.
             at_most=1.5,
