@@ -33,7 +33,8 @@ from twisted.logger import Logger
 
 from nixery import keys
 from nixery.anatomy.report import Made
-from nixery.building.cache import FailureCache, ImageCache, LayerRecord
+from nixery.building.cache import FailureCache, ImageCache
+from nixery.building.layercache import LayerRecord
 from nixery.building.packer import Packer
 from nixery.building.progress import Build
 from nixery.building.queueing import FairQueue

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from nixery import keys
-from nixery.building.cache import LayerCache, LayerRecord
+from nixery.building.layercache import LayerCache, LayerRecord
 from nixery.building.parcels import Parcels
 from nixery.errors import UploadLost
 from nixery.graph import StorePath

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
-from nixery.building.cache import LAYERS, ImageCache, LayerRecord
+from nixery.building.cache import ImageCache
+from nixery.building.layercache import LAYERS, LayerRecord
 from nixery.building.packer import Packer
 from nixery.graph import parse_dump
 from nixery.keys import layer_key

@@ -15,7 +15,7 @@ from attrs import frozen
 from nixery.access.passwords import parse_passwords
 from nixery.anatomy.listing import decode_listed
 from nixery.anatomy.reportfile import decode_report
-from nixery.building.cache import LayerRecord
+from nixery.building.layercache import LayerRecord
 from nixery.configuration.config import Config, load_config
 from nixery.counting.expansion import expand
 from nixery.counting.narinfo import parse_references, parse_store_paths

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.building.cache import IMAGES, LAYERS, LayerRecord
+from nixery.building.cache import IMAGES
+from nixery.building.layercache import LAYERS, LayerRecord
 from nixery.errors import BlobsVanished
 from nixery.keys import canonical_json
 from nixery.names import Digest

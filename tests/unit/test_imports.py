@@ -259,6 +259,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "building.buildbook": ("building.bell", "building.progress"),
         "building.builder": (
             "building.cache",
+            "building.layercache",
             "building.packer",
             "building.progress",
             "building.queueing",
@@ -275,7 +276,8 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "singleflight",
         ),
         "upstream.lookups": ("singleflight",),
-        "building.packer": ("building.cache", "building.parcels", "singleflight"),
+        "building.layercache": (),
+        "building.packer": ("building.layercache", "building.parcels", "singleflight"),
         "building.parcels": (),
         "building.progress": ("building.bell",),
         "building.queueing": (),

@@ -10,7 +10,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.building.cache import LayerRecord
+from nixery.building.layercache import LayerRecord
 from nixery.building.packer import Packer
 from nixery.errors import MissingPath, UploadLost
 from nixery.interfaces import BlobInfo, BlobWriter
