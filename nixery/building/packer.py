@@ -23,6 +23,7 @@ from nixery.interfaces import BlobWriter, Storage, Workers
 from nixery.oci import layer_media_type
 from nixery.operations.tally import Tally, current_tally
 from nixery.packages import Package
+from nixery.packing import ustar
 from nixery.packing.rootfs import ROOT_VERSION, RootTree
 from nixery.packing.tarball import (
     FORMAT,
@@ -35,9 +36,6 @@ from nixery.packing.tarball import (
 from nixery.singleflight import SingleFlight
 
 __all__ = ["Packer"]
-
-BLOCK = 512
-"""The bytes of a header in an archive."""
 
 Pack = Callable[[Callable[[bytes], int], Callable[[], bool]], PackedLayer]
 """Packs a layer: takes where to write, and what tells whether to stop early."""
@@ -135,7 +133,7 @@ class Packer:
                 ],
             }
         )
-        size = BLOCK * len(tree.entries)
+        size = ustar.BLOCK * len(tree.entries)
         return await self._jobs.run(key, lambda: self._layer(key, pack, size))
 
     def stop(self) -> Deferred[None]:
@@ -191,6 +189,8 @@ class Packer:
             }
             records = await self._cache.add(layers, layer_media_type(self.compression.kind))
         except BaseException:
+            # The thread has let go of them, for nobody cancels this: a descriptor that is
+            # closed under a writing thread may already belong to someone else.
             for writer in writers:
                 await writer.abort()
             raise

@@ -1,13 +1,13 @@
 """
-The arguments and the environment of every Nix command, as pure functions.
+The arguments and the environment of Nix commands, as pure functions.
 
-Nowhere else is known how Nix is called.  What the commands print is
-read in :mod:`nixery.packages`, :mod:`nixery.nixside.nixlog` and :mod:`nixery.graph`; when
-they are run is decided in :mod:`nixery.nixside.nix`.
+Those that look packages up are in :mod:`nixery.nixside.resolveargs`, and nowhere else is
+known how Nix is called.  What the commands print is read in :mod:`nixery.packages`,
+:mod:`nixery.nixside.nixlog` and :mod:`nixery.graph`; when they are run is decided in
+:mod:`nixery.nixside.nix`.
 
-How packages are looked up and evaluated is in :mod:`nixery.nixside.resolveargs`.
-Options of the operator's travel in the environment: they may hold
-access tokens, which every user of the machine could read from an argument list.
+Options of the operator's travel in the environment: they may hold access tokens, which
+every user of the machine could read from an argument list.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = [
     "fetch",
     "fetch_environment",
     "hold",
+    "json_text",
     "probe_store",
     "query_closure",
     "serve",
@@ -140,8 +141,8 @@ class NixSettings:
     def evaluation_identity(self) -> dict[str, str]:
         """What of all this shapes an evaluation, for cache keys."""
         return {
-            "config": _json(self.config),
-            "import_from_derivation": _json(self.allow_import_from_derivation),
+            "config": json_text(self.config),
+            "import_from_derivation": json_text(self.allow_import_from_derivation),
             "lookup": LOOKUP_VERSION,
         }
 
@@ -324,9 +325,9 @@ def attributes(
     arguments = {
         "src": str(package_set.path),
         "system": system,
-        "config": _json(settings.config),
-        "overlays": _json([str(path) for path in package_set.overlays]),
-        "without": _json(list(without)),
+        "config": json_text(settings.config),
+        "overlays": json_text([str(path) for path in package_set.overlays]),
+        "without": json_text(list(without)),
     }
     return (
         *("nix-instantiate", "--eval", "--strict", "--json"),
@@ -350,5 +351,6 @@ def chunks(paths: Iterable[str], size: int = ARGUMENTS) -> Iterator[list[str]]:
         yield chunk
 
 
-def _json(value: object) -> str:
+def json_text(value: object) -> str:
+    """Data as an argument of an expression."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -8,14 +8,13 @@ expression, and is never parsed as an expression itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import frozen
 
 from nixery.names import Requirement
-from nixery.nixside.nixargs import NixSettings, building
+from nixery.nixside.nixargs import NixSettings, building, json_text
 from nixery.sources import PackageSet
 
 __all__ = ["Lookup", "evaluate", "evaluate_and_build", "question", "stand_by"]
@@ -139,9 +138,9 @@ def _values(
     return {
         "src": str(lookup.package_set.path),
         "system": lookup.system,
-        "names": _json(names),
-        "config": _json(lookup.settings.config),
-        "overlays": _json([str(path) for path in lookup.package_set.overlays]),
+        "names": json_text(names),
+        "config": json_text(lookup.settings.config),
+        "overlays": json_text([str(path) for path in lookup.package_set.overlays]),
         "guard": "true" if guard else "false",
     }
 
@@ -149,7 +148,3 @@ def _values(
 def _string(text: str) -> str:
     """A string of the Nix language."""
     return f'"{text.translate(_ESCAPES)}"'
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
