@@ -317,11 +317,15 @@ class Service(Resource):
         mark = b"--" + boundary.encode("ascii")
         begin = call.body.index(mark, len(mark))
         description = json.loads(call.body[len(mark) : begin].partition(b"\r\n\r\n")[2])
-        data = call.body[begin:].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n" + mark + b"--\r\n")
+        part, _, rest = call.body[begin + len(mark) :].lstrip(b"\r\n").partition(b"\r\n\r\n")
+        data = rest[: rest.rindex(b"\r\n" + mark + b"--")]
+        media_type = message_from_bytes(part + b"\r\n\r\n")["Content-Type"]
+        if media_type != description.get("contentType", media_type):
+            raise Refusal(412, "Content-Type validation failed")
         thing = Thing(
             name=description["name"],
             data=_flipped(data) if call.meets("flip") else data,
-            content_type=description.get("contentType", "application/octet-stream"),
+            content_type=media_type,
             cache_control=description.get("cacheControl", ""),
         )
         call.bucket.store(thing, call.number("ifGenerationMatch"), description.get("crc32c"))

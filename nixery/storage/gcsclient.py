@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import json
 import os
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import google.auth
@@ -34,7 +35,7 @@ from requests.adapters import HTTPAdapter
 from nixery.errors import StorageRefused
 
 if TYPE_CHECKING:
-    from requests import Session
+    from requests import PreparedRequest, Response, Session
 
 __all__ = ["Connection", "GcsSettings", "connect"]
 
@@ -102,6 +103,21 @@ class Connection:
         self.session.close()
 
 
+class _InPieces(HTTPAdapter):
+    """
+    Sends bytes in pieces.
+
+    A socket's time-out is the time in which ``sendall`` has to send all it was given.
+    What is read from a file is sent piece by piece, and each piece has that time.
+    """
+
+    def send(self, request: PreparedRequest, *args: Any, **given: Any) -> Response:
+        if isinstance(request.body, bytes):
+            # The type that requests declares is narrower than what it takes.
+            request.body = cast("bytes", BytesIO(request.body))
+        return super().send(request, *args, **given)
+
+
 def connect(settings: GcsSettings) -> Connection:
     """
     Find credentials and make a client.  Blocks; asks nothing of the bucket.
@@ -114,7 +130,7 @@ def connect(settings: GcsSettings) -> Connection:
     session = AuthorizedSession(credentials)
     # Ten connections are kept by default; whatever else a thread opens is dropped
     # after one request.
-    adapter = HTTPAdapter(pool_maxsize=settings.connections, max_retries=0)
+    adapter = _InPieces(pool_maxsize=settings.connections, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     try:

@@ -2,10 +2,11 @@
 The objects of a bucket: one request each, tried again until it succeeds or is
 known to fail.
 
-Everything here blocks, on worker threads.  The client library does metadata; what
-is sent and received as bytes goes over its session, because the library's own
-ways have traps: its uploads of more than 8 MiB become sessions that fail in ways
-of their own, and its downloads do not say which object they are of.
+Everything here blocks, on worker threads.  The client library does metadata and
+uploads of one request; what else is sent and received as bytes goes over its session,
+because the library's own ways have traps: its uploads of more than 8 MiB become
+sessions that fail in ways of their own, and its downloads do not say which object
+they are of.
 
 ``NotFound``, ``PreconditionFailed`` and their kin are raised as the library
 raises them, for whoever knows what they mean there.
@@ -13,8 +14,6 @@ raises them, for whoever knows what they mean there.
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import Event
@@ -28,19 +27,21 @@ from nixery.storage.gcsclient import Connection
 from nixery.storage.gcstrying import Garbled, Patience, attempt
 from nixery.storage.gcswire import (
     IMMUTABLE,
-    Body,
     StoredObject,
     announced_crc,
     crc_of,
     crc_text,
+    errors_of_uploads,
     from_blob,
-    from_json,
     request,
 )
 
-__all__ = ["Objects"]
+__all__ = ["MAX_UPLOAD", "Objects"]
 
 T = TypeVar("T")
+
+MAX_UPLOAD = 8 * 2**20
+"""Bytes that the library sends in one request; of more it makes a session of its own."""
 
 CLEANING = Patience(connect=5.0, read=10.0, total=10.0)
 """For requests that nobody waits for, and that a sweep will make up for."""
@@ -80,44 +81,30 @@ class Objects:
         self, name: str, data: bytes, media_type: str, *, cache_control: str, replacing: int = 0
     ) -> StoredObject:
         """
-        Store a small object in one request.
+        Store an object of at most :data:`MAX_UPLOAD` bytes in one request.
 
         :param replacing: the generation that it replaces; 0: there must be none.
         :raises PreconditionFailed: there is another one.  After an answer that got
             lost, that may be this very object.
         """
-        boundary = uuid.uuid4().hex
         crc32c = crc_text(crc_of(data))
-        description = {
-            "name": name,
-            "contentType": media_type,
-            "cacheControl": cache_control,
-            # What arrives otherwise is refused.
-            "crc32c": crc32c,
-        }
-        body = Body(
-            b"--%b\r\nContent-Type: application/json\r\n\r\n%b\r\n"
-            b"--%b\r\nContent-Type: application/octet-stream\r\n\r\n"
-            % (boundary.encode(), json.dumps(description).encode(), boundary.encode()),
-            data,
-            b"\r\n--%b--\r\n" % boundary.encode(),
-            stop=self.stop,
-        )
-
         refusals = 0
 
         def send() -> StoredObject:
             nonlocal refusals
+            blob = self._bucket().blob(name)
+            blob.cache_control = cache_control
             try:
-                answer = request(
-                    self.connection,
-                    self.patience,
-                    "POST",
-                    self.connection.url(part="/upload"),
-                    params={"uploadType": "multipart", "ifGenerationMatch": str(replacing)},
-                    headers={"Content-Type": f"multipart/related; boundary={boundary}"},
-                    data=body,
-                )
+                with errors_of_uploads():
+                    blob.upload_from_string(
+                        data,
+                        content_type=media_type,
+                        if_generation_match=replacing,
+                        # What arrives otherwise is refused.
+                        checksum="crc32c",
+                        retry=None,
+                        timeout=self.patience.timeouts,
+                    )
             except api.BadRequest:
                 # What a checksum gets that does not match: the bytes are still here,
                 # and change on the way once, not twice.
@@ -125,12 +112,37 @@ class Objects:
                 if refusals > 1:
                     raise
                 raise Garbled("the service received something else than it was sent") from None
-            stored = from_json(answer)
+            stored = from_blob(blob)
             if not stored.holds(len(data), crc32c):
                 raise Garbled("the service tells of another object than it was sent")
             return stored
 
         return self._attempt("store an object", send)
+
+    def start_session(self, name: str, media_type: str) -> str:
+        """
+        Begin a resumable upload of an object that must not exist yet.
+
+        :return: the URL of the session.
+        """
+
+        def start() -> str:
+            blob = self._bucket().blob(name)
+            blob.content_type = media_type
+            blob.cache_control = IMMUTABLE
+            with errors_of_uploads():
+                return str(
+                    blob.create_resumable_upload_session(
+                        content_type=media_type,
+                        if_generation_match=0,
+                        # That of the whole is sent with the last chunk.
+                        checksum=None,
+                        retry=None,
+                        timeout=self.patience.timeouts,
+                    )
+                )
+
+        return self._attempt("upload a blob", start)
 
     def get(self, name: str) -> bytes | None:
         """A small object as a whole, its checksum verified; ``None`` where there is none."""

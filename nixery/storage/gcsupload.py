@@ -14,7 +14,6 @@ service is asked how much it has, and sent what it has not.
 
 from __future__ import annotations
 
-import json
 import re
 
 from google.api_core import exceptions as api
@@ -23,9 +22,8 @@ from twisted.logger import Logger
 
 from nixery.errors import NixeryError, UploadLost
 from nixery.storage.gcsobjects import Objects
-from nixery.storage.gcstrying import Attempts, Garbled, attempt, translated
+from nixery.storage.gcstrying import Attempts, Garbled, translated
 from nixery.storage.gcswire import (
-    IMMUTABLE,
     Body,
     StoredObject,
     crc_of,
@@ -77,27 +75,8 @@ class Upload:
 
         :raises StorageError: it cannot be begun.
         """
-        description = {"contentType": self._media_type, "cacheControl": IMMUTABLE}
-
-        def begin() -> str:
-            answer = request(
-                self._objects.connection,
-                self._objects.patience,
-                "POST",
-                self._objects.connection.url(part="/upload"),
-                params={"uploadType": "resumable", "name": self._name, "ifGenerationMatch": "0"},
-                headers={
-                    "Content-Type": "application/json",
-                    "X-Upload-Content-Type": self._media_type,
-                },
-                data=json.dumps(description).encode(),
-            )
-            if "Location" not in answer.headers:
-                raise Garbled("the answer is not the service's: no session")
-            return answer.headers["Location"]
-
         with translated(OPERATION):
-            self._session = attempt(OPERATION, self._objects.patience, self._objects.stop, begin)
+            self._session = self._objects.start_session(self._name, self._media_type)
 
     def send(self, chunk: bytes, *, last: bool) -> StoredObject | None:
         """

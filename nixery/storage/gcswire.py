@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from threading import Event
-from typing import cast
+from typing import Any, cast
 
 import google_crc32c
-from attrs import frozen
+from attrs import evolve, frozen
 from google.api_core import exceptions as api
 from google.cloud.storage import Blob
 from requests import Response
@@ -28,6 +29,7 @@ __all__ = [
     "announced_crc",
     "crc_of",
     "crc_text",
+    "errors_of_uploads",
     "from_blob",
     "from_json",
     "request",
@@ -115,20 +117,36 @@ class Body:
     token, and would send nothing of a file that was read already.
     """
 
-    def __init__(self, *parts: bytes | memoryview, stop: Event) -> None:
-        self._parts = parts
+    def __init__(self, data: bytes | memoryview, *, stop: Event) -> None:
+        self._data = memoryview(data)
         self._stop = stop
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return len(self._data)
 
     def __iter__(self) -> Iterator[memoryview]:
-        for part in self._parts:
-            view = memoryview(part)
-            for start in range(0, len(view), PIECE):
-                if self._stop.is_set():
-                    raise stopped("send an object")
-                yield view[start : start + PIECE]
+        for start in range(0, len(self._data), PIECE):
+            if self._stop.is_set():
+                raise stopped("send an object")
+            yield self._data[start : start + PIECE]
+
+
+@contextmanager
+def errors_of_uploads() -> Iterator[None]:
+    """
+    Raise what the service said of the library's uploads.
+
+    The library raises errors that name the URL and not the reason, and one of status
+    200 where the answer is not the service's.
+    """
+    try:
+        yield
+    except api.GoogleAPICallError as error:
+        if error.response is None:
+            raise
+        if error.response.status_code < 400:
+            raise Garbled("the answer is not the service's: nothing is stored") from error
+        raise api.from_http_response(error.response) from None
 
 
 def crc_of(data: bytes, crc: int = 0) -> int:
@@ -159,26 +177,43 @@ def from_json(answer: Response) -> StoredObject:
     """:raises Garbled: it is no description of an object."""
     try:
         value = answer.json()
-        return StoredObject(
-            name=str(value["name"]),
-            size=int(value["size"]),
-            crc32c=str(value["crc32c"]),
-            generation=int(value["generation"]),
-            media_type=str(value.get("contentType") or "application/octet-stream"),
+        return _described(
+            value["name"],
+            value.get("size"),
+            value["crc32c"],
+            value["generation"],
+            value.get("contentType"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Garbled("the answer is not the service's: no object is described") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _not_described() from error
 
 
 def from_blob(blob: Blob) -> StoredObject:
+    """:raises Garbled: the answer that the library read describes no object."""
     try:
-        return StoredObject(
-            name=str(blob.name),
-            size=int(blob.size),
-            crc32c=str(blob.crc32c),
-            generation=int(blob.generation),
-            media_type=str(blob.content_type or "application/octet-stream"),
+        return evolve(
+            _described(blob.name, blob.size, blob.crc32c, blob.generation, blob.content_type),
             created=blob.time_created,
         )
     except (TypeError, ValueError) as error:
-        raise Garbled("the answer is not the service's: no object is described") from error
+        raise _not_described() from error
+
+
+def _described(
+    name: object, size: Any, crc32c: str | None, generation: Any, media_type: object
+) -> StoredObject:
+    """:raises TypeError: something is missing."""
+    if crc32c is None:
+        raise TypeError("no checksum")
+    return StoredObject(
+        name=str(name),
+        # A service may leave out what is zero.
+        size=int(size or 0),
+        crc32c=str(crc32c),
+        generation=int(generation),
+        media_type=str(media_type or "application/octet-stream"),
+    )
+
+
+def _not_described() -> Garbled:
+    return Garbled("the answer is not the service's: no object is described")

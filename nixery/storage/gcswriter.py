@@ -5,9 +5,9 @@ A blob that is being packed and uploaded at the same time.
 
 The packing thread fills a chunk while an upload thread sends an earlier one.  When
 the queue is full, write() waits: what a blob takes in memory is bounded, whatever
-its size and however slow the network is.  A blob that fits into one chunk never
-sees the queue: when it is committed its checksum is known, and it is sent in one
-request, or not at all if it is there already.
+its size and however slow the network is.  A blob that fits into one chunk and into
+one request of the library's never sees the queue: when it is committed its checksum
+is known, and it is sent at once, or not at all if it is there already.
 
 Threads for uploads are this module's own, as many as blobs are packed at a time.
 In the pool for short requests they would wait for the packing threads that wait
@@ -30,7 +30,7 @@ from nixery.interfaces import BlobInfo, Workers
 from nixery.names import Digest
 from nixery.oci import layer_media_type
 from nixery.storage.gcsblobs import blob_info, blob_name
-from nixery.storage.gcsobjects import Objects
+from nixery.storage.gcsobjects import MAX_UPLOAD, Objects
 from nixery.storage.gcspublish import discard, promote, publish
 from nixery.storage.gcstrying import stopped, translated
 from nixery.storage.gcsupload import OPERATION, Upload
@@ -143,30 +143,33 @@ class Writer:
         if self._ended:
             raise StorageError(operation="write a blob", reason="it was ended before")
 
-    def _ship(self, *, last: bool) -> None:
+    def _ship(self, *, last: bool) -> _Transfer:
         chunk = bytes(self._buffer)
         self._buffer.clear()
         self._crc = crc_of(chunk, self._crc)
         if self._transfer is None:
             self._transfer = _Transfer(self._objects, self._threads)
         self._transfer.put(chunk, last=last)
+        return self._transfer
 
     def _publish(self, name: str, media_type: str) -> StoredObject:
         """On a worker thread."""
         with translated("store a blob"):
-            if self._transfer is None:
+            if self._transfer is None and self._size <= MAX_UPLOAD:
                 data = bytes(self._buffer)
                 if len(data) != self._size:
                     raise stopped("store a blob")
                 return publish(self._objects, name, data, media_type)
-            self._ship(last=True)
+            if self._objects.stop.is_set():
+                raise stopped("store a blob")
+            transfer = self._ship(last=True)
             # While the last chunks are on their way.
             found = self._objects.stat(name)
             if found is not None and found.holds(self._size, crc_text(self._crc)):
-                self._transfer.stop()
-                self._transfer.drop()
+                transfer.stop()
+                transfer.drop()
                 return found
-            return promote(self._objects, self._transfer.result(), name, media_type)
+            return promote(self._objects, transfer.result(), name, media_type)
 
 
 class _Transfer:

@@ -16,7 +16,6 @@ from threading import Barrier, Event
 from typing import Any
 
 from attrs import evolve
-from requests import Session
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import (
@@ -30,10 +29,11 @@ from nixery.interfaces import BlobInfo, BlobWriter
 from nixery.names import Digest
 from nixery.oci import layer_media_type
 from nixery.storage.gcs import GcsStorage
+from nixery.storage.gcsobjects import MAX_UPLOAD
 from nixery.storage.gcstrying import Patience
 from nixery.storage.gcswire import Body
 from tests.fakegcs import FakeBucket, fake_gcs
-from tests.gcskit import BRIEF, CHUNK, HASTY, follow, make_storage
+from tests.gcskit import BRIEF, CHUNK, HASTY, connection_to, follow, make_storage
 from tests.unit.garbage import set_garbage_apart
 from tests.unit.test_storage_contract import PATIENCE, digest_of, finish
 
@@ -378,12 +378,12 @@ class BodyTests(SynchronousTestCase):
 
     def test_pieces(self) -> None:
         """A body comes in pieces, and as often as it is asked for."""
-        body = Body(b"head", DATA, b"", stop=Event())
+        body = Body(DATA, stop=Event())
         for _ in range(2):
             pieces = list(body)
-            self.assertEqual(b"head" + DATA, b"".join(pieces))
+            self.assertEqual(DATA, b"".join(pieces))
             self.assertLessEqual(max(map(len, pieces)), CHUNK)
-        self.assertEqual(4 + len(DATA), len(body))
+        self.assertEqual(len(DATA), len(body))
 
     def test_stopped(self) -> None:
         """It ends when nobody wants it any more."""
@@ -397,8 +397,12 @@ class BodyTests(SynchronousTestCase):
     def test_slow_line(self) -> None:
         """
         A chunk may take longer than the time-out of its connection, as long as each
-        piece does not.
+        piece does not; and so may an object that the library sends.
         """
+        for make in (lambda data: Body(data, stop=Event()), bytes):
+            self._send_slowly(make(DATA * 8))
+
+    def _send_slowly(self, body: Any) -> None:
         with socket.socket() as server, ThreadPoolExecutor(1) as threads:
             # What the kernel keeps must be little beside what is sent.
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -406,9 +410,9 @@ class BodyTests(SynchronousTestCase):
             server.listen()
             received = threads.submit(_receive_slowly, server, 8 * len(DATA))
             url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-            body: Any = Body(*[DATA] * 8, stop=Event())
-            with Session() as session:
-                self.assertEqual(200, session.put(url, data=body, timeout=(0.4, 10)).status_code)
+            session = connection_to(fake_gcs().make_bucket()).session
+            answer = session.put(url, data=body, timeout=(0.4, 10))
+            self.assertEqual(200, answer.status_code)
             self.assertGreater(received.result(), 0.4)
 
 
@@ -442,6 +446,32 @@ class SmallTests(UploadCase):
                     self.bucket.fail(where, action, value)
                     self.upload(SMALL)
                     self.assert_published(SMALL)
+
+    def test_empty(self) -> None:
+        """A blob without bytes is a blob."""
+        info = self.upload(b"")
+        self.assertEqual(0, info.size)
+        self.assert_published(b"")
+        self.storage = make_storage(self.bucket)
+        finish(self.storage.start())
+        self.assertEqual(info, finish(self.storage.stat(info.digest)))
+        self.assertEqual(b"", finish(self.storage.read(info.digest)))
+
+    def test_not_so_small(self) -> None:
+        """A blob of one chunk that is too large for one request becomes a session."""
+        data = DATA * (MAX_UPLOAD // len(DATA) + 1)
+        for size, expected in ((MAX_UPLOAD, "multipart"), (MAX_UPLOAD + 1, "final")):
+            with self.subTest(size=size):
+                self.storage = self.make(chunk=2 * MAX_UPLOAD)
+                self.upload(data[:size])
+                self.assertEqual([(expected, 200)], self.bucket.log(expected))
+                self.assertEqual([], self.bucket.log("chunk"))
+                self.assert_published(data[:size])
+
+    def test_reason(self) -> None:
+        """The service's own words are passed on."""
+        self.bucket.fail("multipart", "status", 409)
+        self.assertIn("a fault of status 409", self.fails(StorageError, SMALL).reason)
 
     def test_there_already(self) -> None:
         """A blob that is there already is not sent."""
