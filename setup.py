@@ -51,6 +51,7 @@ setup(
         "nixery.access",
         "nixery.admin",
         "nixery.anatomy",
+        "nixery.bootstrap",
         "nixery.building",
         "nixery.configuration",
         "nixery.counting",

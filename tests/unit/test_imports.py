@@ -24,6 +24,8 @@ PACKAGE = Path(nixery.__file__).parent
 
 BUILT_ON: dict[str, tuple[str, ...]] = {
     "errors": (),
+    # Runs before anything is installed, and knows nothing of the rest.
+    "bootstrap": (),
     # Values and functions: no Twisted, nothing outside of memory.
     "pure": ("errors",),
     "interfaces": ("errors", "pure"),
@@ -56,6 +58,26 @@ BUILT_ON: dict[str, tuple[str, ...]] = {
 
 LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "errors": {"errors": ()},
+    "bootstrap": {
+        "bootstrap.addresses": (),
+        "bootstrap.arguments": ("bootstrap.addresses",),
+        "bootstrap.children": ("bootstrap.console",),
+        "bootstrap.console": (),
+        "bootstrap.environment": (
+            "bootstrap.children",
+            "bootstrap.console",
+            "bootstrap.packages",
+        ),
+        "bootstrap.packages": ("bootstrap.children", "bootstrap.console"),
+        "bootstrap.start": (
+            "bootstrap.addresses",
+            "bootstrap.arguments",
+            "bootstrap.children",
+            "bootstrap.console",
+            "bootstrap.environment",
+            "bootstrap.packages",
+        ),
+    },
     "pure": {
         "access.patterns": ("names",),
         "systemd.credentials": (),
@@ -414,6 +436,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "cli": ("counting.byhand", "nixside.nixsetup", "upstream.sourcesetup"),
         "demoset.demo": (),
+        "demoset.listening": ("tap",),
         "layerscli": ("counting.byhand", "layersetup", "nixside.nixsetup", "upstream.sourcesetup"),
         "layersetup": (),
         "counting.meter": (),
@@ -577,6 +600,12 @@ class ImportTests(SynchronousTestCase):
             if name in self.modules:
                 packages = {item.split(".")[0] for item in imported(self.modules[name])}
                 self.assertNotIn("twisted", packages, name)
+
+    def test_bootstrap_modules(self) -> None:
+        """What runs before anything is installed imports the standard library alone."""
+        for name in LAYERS["bootstrap"]:
+            packages = {item.split(".")[0] for item in imported(self.modules[name])}
+            self.assertEqual(set(), packages - set(sys.stdlib_module_names) - {"nixery"}, name)
 
     def test_other_packages(self) -> None:
         """Nothing is imported that is not installed with the package."""

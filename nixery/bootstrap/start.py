@@ -1,0 +1,251 @@
+"""
+``nix/demo/start``: from a Debian machine with Python to a registry on the demo package set.
+
+The steps are in the order of what they cost: what can be refused at once is refused first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nixery.bootstrap.addresses import Address, parse_endpoint
+from nixery.bootstrap.arguments import HELP, Arguments, UsageError, parse_arguments
+from nixery.bootstrap.children import Children, Interrupted
+from nixery.bootstrap.console import Console
+from nixery.bootstrap.environment import Environments, has_venv
+from nixery.bootstrap.packages import InstallationFailed, install_command, install_packages
+
+__all__ = ["main"]
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+_NIX_BY_ITSELF = """\
+build-users-group =
+sandbox = false
+substitute = false"""
+"""
+Root without a Nix daemon builds by itself: there need be no users for the builds.  And the
+demo set comes from Debian: no cache of Nix packages has any of it.
+"""
+
+_DAEMON_SOCKET = Path("/nix/var/nix/daemon-socket/socket")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; its exit status, unless the process has become the registry."""
+    console = Console("start")
+    try:
+        arguments = parse_arguments(argv, os.environ)
+    except UsageError as error:
+        console.say(str(error))
+        return 2
+    if arguments.help:
+        sys.stdout.write(HELP)
+        return 0
+    if arguments.version:
+        version = runpy.run_path(str(CHECKOUT / "nixery/version.py"))["VERSION"]
+        sys.stdout.write(f"Nixery in Python, version {version}\n")
+        return 0
+    try:
+        with Children(console) as children:
+            return _Start(arguments, children, console).run()
+    except InstallationFailed as error:
+        console.quote(error.output)
+        console.say(error.message)
+        return 1
+    except Interrupted as interruption:
+        console.say("interrupted; what was begun and not finished is removed")
+        # Whoever waits for this process is told of the signal, as by any other program.
+        signal.signal(interruption.number, signal.SIG_DFL)
+        os.kill(os.getpid(), interruption.number)
+        return 128 + interruption.number
+
+
+class _Start:
+    """
+    The steps.
+
+    :param arguments: what was asked for.
+    :param children: runs other programs.
+    :param console: where progress is shown.
+    """
+
+    def __init__(self, arguments: Arguments, children: Children, console: Console) -> None:
+        self._arguments = arguments
+        self._children = children
+        self._console = console
+        # Children and the registry are to know it as well.
+        os.environ.setdefault("HOME", str(Path.home()))
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
+        self._environments = Environments(base / "nixery", children, console)
+
+    def run(self) -> int:
+        """Take all steps; returns only if the registry is not to be started."""
+        endpoints = self._arguments.endpoints
+        if endpoints is not None:
+            self._check_ports(endpoints)
+        with self._environments.locked():
+            self._install_packages()
+            self._use_nix()
+            environment = self._environment()
+            # As long as this process, the registry that it becomes included, has it.
+            self._environments.use(environment)
+            endpoints, public_url = self._listening(environment)
+            self._check_ports(endpoints)
+            package_set = self._package_set(environment)
+            self._check_ports(endpoints)
+            self._children.check()
+        if self._arguments.prepare_only:
+            sys.stdout.write(f"{package_set}\n")
+            return 0
+        self._announce(endpoints, public_url)
+        os.environ["NIXERY_PKGS_PATH"] = str(package_set)
+        os.environ.setdefault("NIX_POPULARITY_URL", f"file://{package_set}/popularity.json")
+        # twistd imports from its directory, and a checkout is not what was installed.
+        os.chdir(environment)
+        twistd = str(environment / "bin/twistd")
+        argv = [twistd, "--nodaemon", "--pidfile=", "nixery", *self._arguments.registry]
+        sys.stderr.flush()
+        return os.execv(twistd, argv)  # noqa: S606  # it is what this process is for
+
+    # -- Debian packages ------------------------------------------------------------
+
+    def _install_packages(self) -> None:
+        reasons = {}
+        if shutil.which("nix-build") is None:
+            reasons["nix-bin"] = "Nix is missing"
+        if _find_python() is None:
+            reasons["python3-venv"] = "Python cannot make virtual environments"
+        if not reasons:
+            return
+        packages = sorted(reasons)
+        why = " and ".join(reasons.values())
+        if os.geteuid() != 0:
+            raise InstallationFailed(
+                f"{why}: run this as root, or have root install it first:"
+                f"\n    {install_command(packages)}"
+            )
+        self._console.say(why)
+        install_packages(packages, children=self._children, console=self._console)
+
+    def _use_nix(self) -> None:
+        if os.geteuid() == 0 and "NIX_CONFIG" not in os.environ and not _is_socket(_DAEMON_SOCKET):
+            os.environ["NIX_CONFIG"] = _NIX_BY_ITSELF
+        try:
+            done = self._children.run(["nix-instantiate", "--eval", "-E", "1"])
+        except OSError as error:
+            raise InstallationFailed(f"nix-instantiate cannot be run: {error.strerror}") from error
+        if done.status != 0:
+            raise InstallationFailed(
+                "Nix is installed, but cannot be used; what it says is above. Run this as root,"
+                " or join the group of Nix's users.",
+                done.tail(),
+            )
+
+    # -- what is installed for Python -----------------------------------------------
+
+    def _environment(self) -> Path:
+        python = _find_python()
+        if python is None:
+            raise InstallationFailed(
+                "Python 3.11 or later is needed, with its modules venv and ensurepip"
+            )
+        found = self._environments.find(CHECKOUT, python)
+        return found or self._environments.make(CHECKOUT, python)
+
+    def _listening(self, environment: Path) -> tuple[tuple[str, ...], str | None]:
+        """The endpoint strings, and the URL that clients use, if one is configured."""
+        known = self._arguments.endpoints
+        settings = [
+            name for name, value in os.environ.items() if name.startswith("NIXERY_") and value
+        ]
+        if known is not None and not settings and len(self._arguments.registry) <= 2 * len(known):
+            return known, None
+        done = self._children.run(
+            [
+                *(environment / "bin/python", "-m", "nixery.demoset.listening"),
+                *self._arguments.registry,
+            ],
+            cwd=environment,
+        )
+        if done.status != 0:
+            raise InstallationFailed(done.tail())
+        answer = json.loads(done.output.splitlines()[-1])
+        return tuple(answer["listen"]), answer["public_url"]
+
+    def _package_set(self, environment: Path) -> Path:
+        self._console.begin("making the demo package set ready")
+        done = self._children.run(
+            [environment / "bin/nixery-demo", "lock"],
+            environ={**os.environ, "TMPDIR": str(self._environments.scratch)},
+            detail=_lock_progress,
+        )
+        if done.status != 0:
+            raise InstallationFailed(done.tail())
+        *notes, directory = done.output.splitlines()
+        for note in notes:
+            self._console.say(note.removeprefix("nixery-demo: "))
+        return Path(directory)
+
+    # -- where it listens -----------------------------------------------------------
+
+    def _check_ports(self, endpoints: Sequence[str]) -> None:
+        if self._arguments.prepare_only:
+            return
+        for address in _addresses(endpoints):
+            problem = address.problem()
+            if problem is not None:
+                raise InstallationFailed(f"{problem}: end that, or choose another port with --port")
+
+    def _announce(self, endpoints: Sequence[str], public_url: str | None) -> None:
+        addresses = _addresses(endpoints)
+        places = [address.describe() for address in addresses]
+        places += [text for text in endpoints if parse_endpoint(text) is None]
+        lines = ["", f"The registry is about to listen on {' and '.join(places)}."]
+        registry = public_url.split("://", 1)[1] if public_url else None
+        if registry is None and addresses:
+            registry = addresses[0].registry
+        if registry is not None:
+            lines += [
+                "In another terminal, for example:",
+                "",
+                f"    docker run --rm {registry}/hello hello",
+                f"    docker run --rm -it {registry}/shell/git/htop",
+                "",
+                "Each name after the address is a package, and `shell` stands for bash and what",
+                "goes with it. The first pull of an image builds it, and takes a little longer.",
+            ]
+        self._console.quote("\n".join([*lines, "", ""]))
+
+
+def _addresses(endpoints: Sequence[str]) -> list[Address]:
+    return [address for address in map(parse_endpoint, endpoints) if address is not None]
+
+
+def _find_python() -> Path | None:
+    """The first interpreter that can make an environment for the registry."""
+    for python in (Path(sys.executable), Path("/usr/bin/python3")):
+        if has_venv(python):
+            return python
+    return None
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _lock_progress(line: str) -> str | None:
+    asked = line.removeprefix("nixery-demo: ")
+    return asked if asked.startswith("asking apt") else None
