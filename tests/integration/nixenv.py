@@ -27,6 +27,7 @@ from nixery.sources import PackageSet, path_revision
 from nixery.testing import InlineWorkers
 
 __all__ = [
+    "INTERRUPTIBLE",
     "ODD",
     "SINGLE_USER",
     "command_environment",
@@ -39,6 +40,14 @@ __all__ = [
 
 ODD = Path(__file__).resolve().parent / "sets" / "odd"
 """A package set with all that package sets may have."""
+
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+"""
+Begins a command that ends at SIGINT wherever the tests are started.
+
+A shell without job control starts what is followed by ``&`` with SIGINT ignored, and every
+descendant inherits that.
+"""
 
 DAEMON_SOCKET = Path("/nix/var/nix/daemon-socket/socket")
 

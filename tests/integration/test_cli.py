@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.nixenv import command_environment, daemon_listens, nix_missing
+from tests.integration.nixenv import INTERRUPTIBLE, command_environment, daemon_listens, nix_missing
 from tests.integration.test_process import is_alive
 
 COMMAND = (sys.executable, "-c", "from nixery.cli import prepare_image; prepare_image()")
@@ -98,7 +98,7 @@ class PrepareImageTests(SynchronousTestCase):
     def test_interrupted(self) -> None:
         """An interrupt ends the builds too, and leaves nothing."""
         with subprocess.Popen(
-            [*COMMAND, "slow"],
+            [*INTERRUPTIBLE, *COMMAND, "slow"],
             env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

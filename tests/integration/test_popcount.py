@@ -20,7 +20,7 @@ from nixery.counting.popcount import count_popularity
 from nixery.layering.counts import parse_popularity
 from nixery.layering.layers import Popularity
 from nixery.testing import store_path
-from tests.integration.nixenv import ODD, command_environment, nix_missing
+from tests.integration.nixenv import INTERRUPTIBLE, ODD, command_environment, nix_missing
 
 POPCOUNT = (sys.executable, "-c", "from nixery.counting.popcountcli import popcount; popcount()")
 LAYERS = (sys.executable, "-c", "from nixery.layerscli import layers; layers()")
@@ -157,7 +157,7 @@ class ChannelTests(CommandTests):
             self.cache.go_on.clear()
             self.cache.stopped_at = (number + 1) * PATHS // 3
             with subprocess.Popen(
-                [*POPCOUNT, *self.call, "--connections", "8"],
+                [*INTERRUPTIBLE, *POPCOUNT, *self.call, "--connections", "8"],
                 env=self.environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
