@@ -1,12 +1,17 @@
 """
-SIGHUP: look again at files that may have changed, without a restart.
+SIGHUP: look again at files that may have changed, without a restart; or end.
 
 Each part registers what it looks at.  What cannot be used is told in the log, and what was
 in force before stays so: a daemon that runs is not ended by a slip in an editor.
+
+The signal has two meanings: a daemon is asked to reload by it, and a program in a terminal
+is told by it that the terminal was closed.  :func:`hangup_ends` tells them apart.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -14,27 +19,52 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 
 from nixery.errors import NixeryError
 
-__all__ = ["Reloader"]
+__all__ = ["Reloader", "hangup_ends"]
+
+_STDIN = 0
+
+
+def hangup_ends() -> bool:
+    """
+    Whether SIGHUP means that this process has lost its terminal, and is to end.
+
+    It means that only if standard input is the process's controlling terminal, the process
+    is in that terminal's foreground group, it is not process 1 (a container's, which has
+    the terminal of ``docker run -it``), and the signal is not ignored, as by ``nohup``.
+    To be asked before a handler is set.
+    """
+    if os.getpid() == 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return False
+    try:
+        # Fails for what is no terminal, and for a terminal that is not the controlling one.
+        return os.tcgetpgrp(_STDIN) == os.getpgrp()
+    except OSError:
+        return False
 
 
 class Reloader(Service):
     """
     Calls what was registered, one after the other, when the process gets the signal.
 
-    Signals that come meanwhile are one more round, and no more.
+    Signals that come meanwhile are one more round, and no more.  In the foreground of a
+    terminal the signal ends the process instead.
 
     :param reactor: where that is done; a signal can come at any moment.
+    :param end: begins to end the process in good order.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorFromThreads) -> None:
+    def __init__(self, reactor: IReactorFromThreads, end: Callable[[], None]) -> None:
         self._reactor = reactor
+        self._end = end
+        self._hung_up = False
         self._callbacks: dict[str, Callable[[], Awaitable[object]]] = {}
         self.told: Callable[[bool], None] = lambda _begun: None
         self._running: Deferred[None] | None = None
@@ -54,13 +84,24 @@ class Reloader(Service):
     def startService(self) -> None:
         """Listen to the signal; for the main thread."""
         super().startService()
-        self._before = signal.signal(signal.SIGHUP, self._signalled)
+        if hangup_ends():
+            self._before = signal.signal(signal.SIGHUP, self._hangup_signalled)
+            self._log.info(
+                "SIGHUP ends this process, as closing the terminal does: it is in the foreground."
+            )
+        else:
+            self._before = signal.signal(signal.SIGHUP, self._signalled)
+            self._log.info(
+                "SIGHUP reloads: {what}.", what=", ".join(self._callbacks) or "nothing here"
+            )
 
     def stopService(self) -> Deferred[None] | None:
         """Listen no more; fires when nothing is looked at any more."""
         super().stopService()
         if self._before is not None:
-            signal.signal(signal.SIGHUP, self._before)
+            # The kernel and the shell both send it when a terminal is closed: the second one
+            # must not cut short what the first one began.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if self._hung_up else self._before)
             self._before = None
         self._again = False
         running = self._running
@@ -79,6 +120,17 @@ class Reloader(Service):
 
     def _signalled(self, _number: int, _frame: FrameType | None) -> None:
         self._reactor.callFromThread(self.reload)
+
+    def _hangup_signalled(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._hung_up:
+            self._hung_up = True
+            self._reactor.callFromThread(self._end_process)
+
+    def _end_process(self) -> None:
+        self._log.info("The terminal was closed, or SIGHUP was sent: shutting down.")
+        # It may be ending already, for another reason.
+        with contextlib.suppress(ReactorNotRunning):
+            self._end()
 
     async def _reload(self) -> None:
         self._log.info("Looking again at: {what}.", what=", ".join(self._callbacks) or "nothing")

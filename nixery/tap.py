@@ -271,7 +271,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         failed=book.failed,
         link=lambda build_id: f"{pages[0]}/builds/{build_id}" if pages else None,
     )
-    reloader = Reloader(reactor)
+    reloader = Reloader(reactor, reactor.stop)
     access = AccessParts(
         config=config, files=files, reactor=reactor, storage=storage, images=cache, reread=reread
     )

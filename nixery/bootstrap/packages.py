@@ -60,7 +60,8 @@ class InstallationFailed(Exception):
 
 def install_command(packages: Sequence[str]) -> str:
     """The command line that does what :func:`install_packages` does, for people."""
-    return shlex.join(["apt-get", "install", "--no-install-recommends", *packages])
+    names = shlex.join(packages)
+    return f"apt-get update && apt-get install --no-install-recommends {names}"
 
 
 def install_packages(

@@ -197,7 +197,8 @@ class ProgramTests(SynchronousTestCase):
         self.patch(os, "geteuid", lambda: 1000)
         self.assertEqual(start.main(["--prepare-only"]), 1)
         self.assertIn(
-            "    apt-get install --no-install-recommends nix-bin python3-venv\n", err.getvalue()
+            "    apt-get update && apt-get install --no-install-recommends nix-bin python3-venv\n",
+            err.getvalue(),
         )
 
 

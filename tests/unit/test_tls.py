@@ -278,7 +278,7 @@ class PartsTests(CertificateCase):
     def test_reloaded(self) -> None:
         """A new pair is in force at once, if the daemon is told to look."""
         self.start()
-        reloader = Reloader(cast(IReactorFromThreads, MemoryReactorClock()))
+        reloader = Reloader(cast(IReactorFromThreads, MemoryReactorClock()), lambda: None)
         self.parts.watch(reloader, None)
         new = AUTHORITY.issue(self.directory)
         reloader.reload()
@@ -320,7 +320,9 @@ class PartsTests(CertificateCase):
     def test_metric(self) -> None:
         """Prometheus is told when it ends."""
         measures = Measures()
-        self.parts.watch(Reloader(cast(IReactorFromThreads, MemoryReactorClock())), measures)
+        self.parts.watch(
+            Reloader(cast(IReactorFromThreads, MemoryReactorClock()), lambda: None), measures
+        )
         self.start()
         measures.take_samples()
         assert self.parts.identity is not None
