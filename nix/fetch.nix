@@ -10,10 +10,11 @@
 #   rev    the commit, for git
 #   ref    for git, a ref whose history has the commit, as "refs/heads/main";
 #          "" if none is known, and then all refs are fetched
+#   depth  for git, "shallow" or "whole"
 #
 # `path` is the store path.  `holder` is a derivation that refers to it and is never
 # built: one command fetches the path and roots what refers to it.
-{ kind, url, rev ? "", ref ? "" }:
+{ kind, url, rev ? "", ref ? "", depth ? "shallow" }:
 
 let
   # Plain names of tags ("v2") are looked up as branches, whatever the version.
@@ -21,8 +22,11 @@ let
 
   path =
     if kind == "git" then
-      # Without `shallow` Nix counts all commits, and refuses repositories without them.
-      (builtins.fetchGit ({ inherit url rev; name = "source"; shallow = true; } // place)).outPath
+      # Without `shallow` Nix counts all commits, and refuses repositories without them;
+      # with it, Nix 2.26 asks for less than a server of static files can give.
+      (builtins.fetchGit (
+        { inherit url rev; name = "source"; shallow = depth == "shallow"; } // place
+      )).outPath
     else
       builtins.fetchTarball { inherit url; name = "source"; };
 in

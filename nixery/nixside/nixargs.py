@@ -202,40 +202,44 @@ def probe_store() -> tuple[str, ...]:
     return ("nix-store", "-vvv", "--check-validity", "--print-invalid", STORE_PROBE)
 
 
-def fetch(tree: Tree, fetch_nix: Path) -> tuple[str, ...]:
+def fetch(tree: Tree, fetch_nix: Path, *, shallow: bool = True) -> tuple[str, ...]:
     """
     Brings a commit into the store, and prints its store path as JSON.
 
     :param fetch_nix: the path of ``nix/fetch.nix``.
+    :param shallow: whether to fetch the commit of a git repository without its history.
     """
     return (
         "nix-instantiate",
         *("--eval", "--strict", "--json"),
         "--read-write-mode",
         *("-A", "path"),
-        *_fetching(tree, fetch_nix),
+        *_fetching(tree, fetch_nix, shallow),
     )
 
 
-def hold(tree: Tree, fetch_nix: Path, link: Path) -> tuple[str, ...]:
+def hold(tree: Tree, fetch_nix: Path, link: Path, *, shallow: bool = True) -> tuple[str, ...]:
     """
     Brings a commit into the store, and protects it by a derivation that refers to it.
 
     :param fetch_nix: the path of ``nix/fetch.nix``.
     :param link: becomes a symlink to the derivation.
+    :param shallow: whether to fetch the commit of a git repository without its history.
     """
     return (
         "nix-instantiate",
         *("--add-root", str(link), "--indirect"),
         *("-A", "holder"),
-        *_fetching(tree, fetch_nix),
+        *_fetching(tree, fetch_nix, shallow),
     )
 
 
-def _fetching(tree: Tree, fetch_nix: Path) -> tuple[str, ...]:
+def _fetching(tree: Tree, fetch_nix: Path, shallow: bool) -> tuple[str, ...]:
     arguments = {"kind": tree.kind, "url": tree.url}
     if tree.kind == "git":
         arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
+        if not shallow:
+            arguments["depth"] = "whole"
     return (
         # The machine's own nix.conf may have either.
         *("--option", "restrict-eval", "false"),

@@ -13,7 +13,9 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -49,8 +51,21 @@ LONGEST_ANSWER = 64 * 1024
 ROOT_TIMEOUT = 300.0
 """Seconds that it may take to make a root, which waits for a running collection."""
 
+_NO_SHALLOW = re.compile(r"does not support shallow (?:capabilities|clients|requests)")
+"""
+git's words for a server that hands out a history as a whole only: a static web server,
+or one that has been told so.
+"""
+
 _NOT_THERE = re.compile(r"HTTP error (?:404|410)")
 _STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
+
+
+class _Arguments(Protocol):
+    """A command that fetches."""
+
+    def __call__(self, *, shallow: bool) -> tuple[str, ...]:
+        """:param shallow: whether to leave the history out."""
 
 
 class NixFetcher:
@@ -90,6 +105,8 @@ class NixFetcher:
             environ, gitargs.environment(environ, repository), settings
         )
         self._rooted: set[str] = set()
+        # The URLs of servers that cannot leave the history out.
+        self._whole: set[str] = set()
 
     async def fetch(self, tree: Tree) -> Path:
         """As :meth:`nixery.interfaces.TreeFetcher.fetch` says."""
@@ -132,7 +149,7 @@ class NixFetcher:
         try:
             for _ in range(COLLECTIONS):
                 self._log.info("a garbage collection took {commit}", commit=tree.commit)
-                await self._run(tree, nixargs.hold(tree, self._fetch_nix, held))
+                await self._run(tree, partial(nixargs.hold, tree, self._fetch_nix, held))
                 # It is there, and Nix knows it.
                 path = await self._fetch(tree)
                 if await self._root(link, path):
@@ -145,11 +162,31 @@ class NixFetcher:
 
     async def _fetch(self, tree: Tree) -> str:
         """:return: the store path, which nothing protects."""
-        result = await self._run(tree, nixargs.fetch(tree, self._fetch_nix))
+        result = await self._run(tree, partial(nixargs.fetch, tree, self._fetch_nix))
         return _store_path(result.stdout)
 
-    async def _run(self, tree: Tree, argv: tuple[str, ...]) -> ProcessResult:
-        """Run a command that fetches."""
+    async def _run(self, tree: Tree, arguments: _Arguments) -> ProcessResult:
+        """
+        Run a command that fetches: without the history, where the server can leave it
+        out.  Versions of Nix from about 2.20 on ask for that.
+
+        :param arguments: the command.
+        """
+        if tree.url not in self._whole:
+            try:
+                return await self._persist(tree, arguments(shallow=True))
+            except SourceUnavailable as error:
+                if error.evidence is None or not _NO_SHALLOW.search(error.evidence.stderr):
+                    raise
+            self._log.info(
+                "{url} cannot be fetched without its history, and is fetched with it",
+                url=tree.url,
+            )
+            self._whole.add(tree.url)
+        return await self._persist(tree, arguments(shallow=False))
+
+    async def _persist(self, tree: Tree, argv: tuple[str, ...]) -> ProcessResult:
+        """Run a command that fetches, again if what it fails of may pass."""
 
         async def attempt(seconds: float) -> ProcessResult:
             command = Command(
@@ -216,6 +253,7 @@ def _may_pass(error: Exception) -> bool:
         isinstance(error, ProcessFailed)
         and nix_at_fault(error) is None
         and _NOT_THERE.search(error.evidence.stderr) is None
+        and _NO_SHALLOW.search(error.evidence.stderr) is None
     )
 
 

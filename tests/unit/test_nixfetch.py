@@ -190,6 +190,31 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertEqual(error.reason, "cannot find git revision")
         self.assertEqual(error.what, TREE.commit)
 
+    def test_history(self) -> None:
+        """
+        Of a server that cannot leave the history out, it is fetched too, at once and
+        from then on; of others, and in other failures, it is not.
+        """
+        plain = failed("fatal: dumb http transport does not support shallow capabilities")
+        self.fetches = [self.raising(plain)]
+        self.fetched()
+        other = evolve(TREE, commit="b" * 40)
+        self.collections = 1
+        self.fetched(other)
+        fetches = [each.argv for each in self.script.commands if each.argv[0] != "nix-store"]
+        self.assertEqual(
+            ["whole" in argv for argv in fetches], [False, True, True, True, True], fetches
+        )
+        self.assertIn("holder", fetches[-2])
+        elsewhere = evolve(TREE, url="https://h/q")
+        self.fetches = [self.raising(failed("error: cannot find git revision"))] * 3
+        asked = self.fetch(elsewhere)
+        self.clock.pump([0.5, 2])
+        self.failureResultOf(asked, SourceUnavailable)
+        self.assertNotIn(
+            "whole", [word for each in self.script.commands[-3:] for word in each.argv]
+        )
+
     def test_failures(self) -> None:
         """Each failure is told apart, and tried once."""
         for tree, raised, expected in (
