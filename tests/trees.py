@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -91,9 +92,12 @@ def read_with_gnu_tar(archive: bytes, scratch: str) -> Seen:
     """
     Unpack with GNU tar, into a directory that is made, and look at the disk.
 
-    tar calls gzip and zstd, which know nothing of the libraries that we write with.
+    tar calls gzip and zstd, which know nothing of the libraries that we write with; a
+    system without the program zstd leaves expanding to the library.
     """
     os.mkdir(scratch)
+    if _compression(archive) == "zstd" and shutil.which("zstd") is None:
+        archive = expanded(archive)
     option = _TAR_OPTIONS[_compression(archive)]
     subprocess.run(
         ["tar", "--extract", *option, "--preserve-permissions", "--no-same-owner"],

@@ -12,11 +12,14 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -354,8 +357,8 @@ class ProgramTests(SetTestCase):
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
-        server = http.server.HTTPServer(("127.0.0.1", 0), _Greeting)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server = _TLSServer(("127.0.0.1", 0), _Greeting)
+        server.context = context
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         self.addCleanup(thread.join)
@@ -372,7 +375,30 @@ class ProgramTests(SetTestCase):
         self.assertIn("certificate", refused.stderr)
 
 
+class _TLSServer(http.server.HTTPServer):
+    """A server that ends connections as TLS wants it: one that is cut off is an error."""
+
+    context: ssl.SSLContext
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        plain, address = super().get_request()
+        return self.context.wrap_socket(
+            plain, server_side=True, do_handshake_on_connect=False
+        ), address
+
+    def shutdown_request(self, request: Any) -> None:
+        # A client that trusts nobody here has not even begun.
+        with suppress(OSError):
+            request.unwrap()
+        super().shutdown_request(request)
+
+
 class _Greeting(http.server.BaseHTTPRequestHandler):
+    # Neither may a handshake that fails be an error of the tests.
+    def handle(self) -> None:
+        with suppress(ssl.SSLError):
+            super().handle()
+
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()

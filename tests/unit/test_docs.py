@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import quote
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -146,7 +147,7 @@ class ServingTests(SynchronousTestCase):
             "/docs/../secret.html",
             "/docs/%2e%2e/secret.html",
             "/docs/..%2fsecret.html",
-            f"/docs/{self.directory}/index.html",
+            f"/docs/{quote(str(self.directory))}/index.html",
             "/docs/%ff",
             "/docs/%00",
         ):

@@ -286,9 +286,10 @@ class SymlinkTests(RootTestCase):
         self.assertEqual(list(seen), [entry.path for entry in root.entries])
         dropped = [os.fsencode(item.dropped) for item in root.conflicts]
         targets = {entry.target for entry in root.entries}
-        for directory, _, names in os.walk(os.fsencode(store)):
+        top = os.fsencode(store)
+        for directory, _, names in os.walk(top):
             for name in names:
-                path = b"/nix/store" + (directory + b"/" + name)[len(store) :]
+                path = b"/nix/store" + (directory + b"/" + name)[len(top) :]
                 if not os.path.islink(os.path.join(directory, name)):
                     below_dropped = any(
                         path == lost or path.startswith(lost + b"/") for lost in dropped

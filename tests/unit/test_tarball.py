@@ -6,9 +6,11 @@ import gzip
 import io
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,12 +267,20 @@ class DeterminismTests(PackingTestCase):
             "print(pack_store_paths(sys.argv[2:], len, compression=Compression(),"
             " store=sys.argv[1]).digest)"
         )
+        # An extension module cannot be imported of a path that such a process cannot
+        # decode, as that of a checkout may be: this one can.
+        links = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, links)
+        places: list[Path] = []
+        for place in (str(Path(nixery.__file__).parent.parent), *sys.path):
+            places.append(links / str(len(places)))
+            places[-1].symlink_to(Path(place).absolute())
         environment = {
             **os.environ,
             "LC_ALL": "C",
             "PYTHONCOERCECLOCALE": "0",
             "PYTHONUTF8": "0",
-            "PYTHONPATH": os.pathsep.join([str(Path(nixery.__file__).parent.parent), *sys.path]),
+            "PYTHONPATH": os.pathsep.join(map(str, places)),
         }
         printed = subprocess.run(
             [sys.executable, "-c", program, store, "/nix/store/a-hello", "/nix/store/b-git"],
