@@ -4,6 +4,7 @@ The demo package set: what apt answers becomes packages, and those truly run.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -17,9 +18,9 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -110,7 +111,8 @@ class AptTests(SynchronousTestCase):
             f" {hashlib.sha256(listing).hexdigest()} {len(listing)} main/binary-amd64/Packages\n"
         )
         with self.sources.open("a") as file:
-            file.write(f"deb [trusted=yes] file:{root} stable main\n")
+            # A blank would end the address.
+            file.write(f"deb [trusted=yes] file:{quote(str(root))} stable main\n")
         return root
 
     def make(self, architecture: str = "amd64") -> Apt:
@@ -127,7 +129,7 @@ class AptTests(SynchronousTestCase):
         self.assertEqual(sorted(records), ["hello", "libfoo"])
         self.assertEqual(records["hello"].version, "1:2.10-3")
         urls = apt.uris(records.values())
-        self.assertEqual(urls["libfoo"], f"file://{root}/pool/libfoo_1.0_amd64.deb")
+        self.assertEqual(unquote(urls["libfoo"]), f"file://{root}/pool/libfoo_1.0_amd64.deb")
         content = apt.download(records["libfoo"]).read_bytes()
         self.assertEqual(hashlib.sha256(content).hexdigest(), records["libfoo"].sha256)
 
@@ -388,7 +390,7 @@ class _TLSServer(http.server.HTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         # A client that trusts nobody here has not even begun.
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             request.unwrap()
         super().shutdown_request(request)
 
@@ -396,7 +398,7 @@ class _TLSServer(http.server.HTTPServer):
 class _Greeting(http.server.BaseHTTPRequestHandler):
     # Neither may a handshake that fails be an error of the tests.
     def handle(self) -> None:
-        with suppress(ssl.SSLError):
+        with contextlib.suppress(ssl.SSLError):
             super().handle()
 
     def do_GET(self) -> None:
