@@ -3,6 +3,10 @@
 #     imports = [ /path/to/nixery/nix/module.nix ];
 #     services.nixery.enable = true;
 #     services.nixery.settings.pkgs_path = "/etc/packages";
+#
+# and several of them, which have nothing in common:
+#
+#     services.nixery.instances.blue.settings.port = 8081;
 {
   config,
   lib,
@@ -15,6 +19,14 @@ let
 
   cfg = config.services.nixery;
 
+  # The registries of this machine, by the names of their services, users and directories.
+  registries = lib.filterAttrs (_: registry: registry.enable) (
+    lib.mapAttrs' (name: lib.nameValuePair "nixery-${name}") cfg.instances // { nixery = cfg; }
+  );
+
+  each = function: lib.mapAttrs function registries;
+  eachOf = function: lib.concatLists (lib.mapAttrsToList function registries);
+
   # A setting that is left alone keeps the daemon's own default.
   setting =
     type: description:
@@ -24,9 +36,17 @@ let
       inherit description;
     };
 
-  given = lib.filterAttrs (_: value: value != null) cfg.settings;
+  given =
+    unit: registry:
+    lib.mapAttrs (name: _: "${credentialsDirectory unit}/${name}") (
+      builtins.intersectAttrs settings registry.credentials
+    )
+    // lib.optionalAttrs registry.socket.enable {
+      listen = lib.imap0 inherited registry.socket.addresses;
+    }
+    // lib.filterAttrs (_: value: value != null) registry.settings;
 
-  file = (pkgs.formats.yaml { }).generate "nixery.yaml" given;
+  file = unit: registry: (pkgs.formats.yaml { }).generate "${unit}.yaml" (given unit registry);
 
   # The directives of the unit for other systems, by their sections: what is decided
   # there, hardening above all, holds here as well.
@@ -62,28 +82,58 @@ let
     in
     lib.mapAttrs (_: values: if lib.length values == 1 then lib.head values else values) found;
 
-  # What is another way on NixOS: the user is a static one, whom nix.settings names, and
-  # programs are in the store.
+  # What is another way on NixOS: programs are in the store, and instances have services of
+  # their own.
   shared = lib.filterAttrs (
     name: _:
     !(lib.hasPrefix "Exec" name)
     && !(lib.elem name [
-      "DynamicUser"
       "EnvironmentFile"
       "LoadCredential"
     ])
   ) (directives "Service");
 
-  credentialsDirectory = "/run/credentials/nixery.service";
+  limits = lib.filterAttrs (name: _: lib.hasPrefix "StartLimit" name) (directives "Unit");
+
+  # What belongs to one registry alone, as nix/systemd/nixery@.service.d has it.
+  own = unit: {
+    User = unit;
+    Group = unit;
+    StateDirectory = unit;
+    CacheDirectory = unit;
+    RuntimeDirectory = unit;
+    WorkingDirectory = "/var/lib/${unit}";
+  };
+
+  credentialsDirectory = unit: "/run/credentials/${unit}.service";
 
   # Directories that systemd does not make, and would let nobody write to.
-  ownDirectories = lib.filter (path: path != null) [
-    cfg.settings.state_directory
-    cfg.settings.cache_directory
-    cfg.settings.storage_path
-  ];
+  ownDirectories =
+    registry:
+    lib.filter (path: path != null) [
+      registry.settings.state_directory
+      registry.settings.cache_directory
+      registry.settings.storage_path
+    ];
 
-  privileged = !cfg.socket.enable && cfg.settings.port != null && cfg.settings.port < 1024;
+  # What a registry listens on, as far as that is known here.
+  addresses =
+    registry:
+    if registry.socket.enable then
+      registry.socket.addresses
+    else if registry.settings.port != null then
+      [ (toString registry.settings.port) ]
+    else if registry.settings.listen != null then
+      registry.settings.listen
+    else
+      [ "127.0.0.1:8080" ];
+
+  addressesOfOthers =
+    unit: lib.concatMap addresses (lib.attrValues (removeAttrs registries [ unit ]));
+
+  privileged =
+    registry:
+    !registry.socket.enable && registry.settings.port != null && registry.settings.port < 1024;
 
   # How Twisted takes over a socket that systemd has opened.
   inherited =
@@ -210,133 +260,179 @@ let
     cpu_workers = setting types.ints.positive "How many layers are packed at once.";
     storage_workers = setting types.ints.positive "How many storage operations run at once.";
   };
+
+  # What there is to say of each registry.
+  registryOptions =
+    { default, defaultText }:
+    {
+      package = lib.mkOption {
+        type = types.package;
+        inherit default defaultText;
+        description = "The package of the daemon.";
+      };
+
+      openFirewall = lib.mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether to let others reach {option}`settings.port`.";
+      };
+
+      environmentFile = lib.mkOption {
+        type = types.nullOr types.path;
+        default = null;
+        description = "A file of environment variables, for settings that do not belong into the store.";
+      };
+
+      credentials = lib.mkOption {
+        type = types.attrsOf types.path;
+        default = { };
+        example = {
+          gcs_signing_key = "/run/secrets/nixery-gcs.json";
+          "tls.pem" = "/var/lib/secrets/registry.pem";
+        };
+        description = ''
+          Files that systemd reads as root when the service starts, and that only the service
+          can read, as `/run/credentials/UNIT.service/NAME`. One that is called as a setting
+          becomes its value.
+        '';
+      };
+
+      socket = {
+        enable = lib.mkEnableOption "socket activation: systemd listens, and starts Nixery for the first client";
+
+        addresses = lib.mkOption {
+          type = types.listOf types.str;
+          default = [ "127.0.0.1:8080" ];
+          example = [
+            "80"
+            "/run/nixery.sock"
+          ];
+          description = "What systemd listens on: addresses, ports, and paths of UNIX sockets.";
+        };
+      };
+
+      settings = lib.mkOption {
+        type = types.submodule { options = settings; };
+        default = { };
+        description = "The configuration file of the daemon, as `nixery --help` explains it.";
+      };
+    };
 in
 {
-  options.services.nixery = {
-    enable = lib.mkEnableOption "Nixery, a container registry that builds images with Nix";
-
-    package = lib.mkOption {
-      type = types.package;
+  options.services.nixery =
+    registryOptions {
       default = (import ../default.nix { inherit pkgs; }).nixery;
       defaultText = lib.literalMD "the package of this checkout";
-      description = "The package of the daemon.";
-    };
+    }
+    // {
+      enable = lib.mkEnableOption "Nixery, a container registry that builds images with Nix";
 
-    openFirewall = lib.mkOption {
-      type = types.bool;
-      default = false;
-      description = "Whether to let others reach {option}`services.nixery.settings.port`.";
-    };
-
-    environmentFile = lib.mkOption {
-      type = types.nullOr types.path;
-      default = null;
-      description = "A file of environment variables, for settings that do not belong into the store.";
-    };
-
-    credentials = lib.mkOption {
-      type = types.attrsOf types.path;
-      default = { };
-      example = {
-        gcs_signing_key = "/run/secrets/nixery-gcs.json";
-        "tls.pem" = "/var/lib/secrets/registry.pem";
-      };
-      description = ''
-        Files that systemd reads as root when the service starts, and that only the service
-        can read, as `${credentialsDirectory}/NAME`. One that is called as a setting
-        becomes its value.
-      '';
-    };
-
-    socket = {
-      enable = lib.mkEnableOption "socket activation: systemd listens, and starts Nixery for the first client";
-
-      addresses = lib.mkOption {
-        type = types.listOf types.str;
-        default = [ "127.0.0.1:8080" ];
-        example = [
-          "80"
-          "/run/nixery/http.sock"
-        ];
-        description = "What systemd listens on: addresses, ports, and paths of UNIX sockets.";
+      instances = lib.mkOption {
+        type = types.attrsOf (
+          types.submodule {
+            options =
+              registryOptions {
+                default = cfg.package;
+                defaultText = lib.literalMD "{option}`services.nixery.package`";
+              }
+              // {
+                enable = lib.mkOption {
+                  type = types.bool;
+                  default = true;
+                  description = "Whether to run this registry.";
+                };
+              };
+          }
+        );
+        default = { };
+        example = {
+          blue.settings.port = 8081;
+          green.settings.port = 8082;
+        };
+        description = ''
+          Further registries on this machine, by their names: each is a service
+          `nixery-NAME` with a user, directories and settings of its own.
+        '';
       };
     };
 
-    settings = lib.mkOption {
-      type = types.submodule { options = settings; };
-      default = { };
-      description = "The configuration file of the daemon, as `nixery --help` explains it.";
-    };
-  };
+  config = lib.mkIf (registries != { }) {
+    assertions = eachOf (
+      unit: registry: [
+        {
+          assertion = registry.openFirewall -> registry.settings.port != null;
+          message = "${unit}: openFirewall needs settings.port";
+        }
+        {
+          assertion = registry.socket.enable -> registry.settings.port == null;
+          message = "${unit}: settings.port and socket.enable exclude each other";
+        }
+        {
+          assertion = lib.intersectLists (addresses registry) (addressesOfOthers unit) == [ ];
+          message = "${unit}: another registry of services.nixery listens on the same address";
+        }
+      ]
+    );
 
-  config = lib.mkIf cfg.enable {
-    assertions = [
-      {
-        assertion = cfg.openFirewall -> cfg.settings.port != null;
-        message = "services.nixery.openFirewall needs services.nixery.settings.port";
+    users.users = each (
+      unit: _: {
+        isSystemUser = true;
+        group = unit;
+        description = "Nixery";
       }
-      {
-        assertion = cfg.socket.enable -> cfg.settings.port == null;
-        message = "services.nixery.settings.port and services.nixery.socket.enable exclude each other";
-      }
-    ];
-
-    services.nixery.settings = lib.mkMerge [
-      (lib.mapAttrs (name: _: lib.mkDefault "${credentialsDirectory}/${name}") (
-        builtins.intersectAttrs settings cfg.credentials
-      ))
-      (lib.mkIf cfg.socket.enable {
-        listen = lib.mkDefault (lib.imap0 inherited cfg.socket.addresses);
-      })
-    ];
-
-    users.users.nixery = {
-      isSystemUser = true;
-      group = "nixery";
-      description = "Nixery";
-    };
-    users.groups.nixery = { };
+    );
+    users.groups = each (_: _: { });
 
     # Enough to build; a trusted user would be as good as root.
-    nix.settings.extra-allowed-users = [ "nixery" ];
+    nix.settings.extra-allowed-users = lib.attrNames registries;
 
-    networking.firewall.allowedTCPPorts = lib.optional cfg.openFirewall cfg.settings.port;
+    # nixery-admin, above all.
+    environment.systemPackages = lib.unique (
+      map (registry: registry.package) (lib.attrValues registries)
+    );
 
-    systemd.sockets.nixery = lib.mkIf cfg.socket.enable {
+    networking.firewall.allowedTCPPorts = eachOf (
+      _: registry: lib.optional registry.openFirewall registry.settings.port
+    );
+
+    systemd.sockets = lib.mapAttrs (_: registry: {
       description = "Container registry that builds images with Nix";
       wantedBy = [ "sockets.target" ];
-      listenStreams = cfg.socket.addresses;
-    };
+      listenStreams = registry.socket.addresses;
+    }) (lib.filterAttrs (_: registry: registry.socket.enable) registries);
 
-    systemd.services.nixery = {
-      description = "Container registry that builds images with Nix";
-      wantedBy = lib.optional (!cfg.socket.enable) "multi-user.target";
-      requires = [ "nix-daemon.socket" ];
-      wants = [ "network-online.target" ];
-      after = [
-        "nix-daemon.socket"
-        "network-online.target"
-      ];
-      path = [ config.nix.package ] ++ cfg.package.runtimePrograms;
-      serviceConfig =
-        shared
-        // {
-          ExecStart = "${cfg.package}/bin/nixery --config ${file}";
-          ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
-          User = "nixery";
-          Group = "nixery";
-          ReadWritePaths = ownDirectories;
-          LoadCredential = lib.mapAttrsToList (name: path: "${name}:${path}") cfg.credentials;
-        }
-        // lib.optionalAttrs (cfg.environmentFile != null) {
-          EnvironmentFile = cfg.environmentFile;
-        }
-        // lib.optionalAttrs privileged {
-          AmbientCapabilities = "CAP_NET_BIND_SERVICE";
-          CapabilityBoundingSet = "CAP_NET_BIND_SERVICE";
-          # Capabilities in a user namespace are none over the machine's ports.
-          PrivateUsers = false;
-        };
-    };
+    systemd.services = each (
+      unit: registry: {
+        description = "Container registry that builds images with Nix";
+        wantedBy = lib.optional (!registry.socket.enable) "multi-user.target";
+        requires = [ "nix-daemon.socket" ];
+        wants = [ "network-online.target" ];
+        after = [
+          "nix-daemon.socket"
+          "network-online.target"
+          "time-sync.target"
+        ];
+        path = [ config.nix.package ] ++ registry.package.runtimePrograms;
+        unitConfig = limits;
+        serviceConfig =
+          shared
+          // own unit
+          // {
+            ExecStart = "${registry.package}/bin/nixery --config ${file unit registry}";
+            ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
+            ReadWritePaths = ownDirectories registry;
+            LoadCredential = lib.mapAttrsToList (name: path: "${name}:${path}") registry.credentials;
+          }
+          // lib.optionalAttrs (registry.environmentFile != null) {
+            EnvironmentFile = registry.environmentFile;
+          }
+          // lib.optionalAttrs (privileged registry) {
+            AmbientCapabilities = "CAP_NET_BIND_SERVICE";
+            CapabilityBoundingSet = "CAP_NET_BIND_SERVICE";
+            # Capabilities in a user namespace are none over the machine's ports.
+            PrivateUsers = false;
+          };
+      }
+    );
   };
 }

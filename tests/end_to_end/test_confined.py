@@ -17,7 +17,7 @@ from tests.end_to_end.strangers import NOBODY, start_stranger
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
-# What the unit does by ProtectSystem=strict, DynamicUser=, CapabilityBoundingSet= and
+# What the unit does by ProtectSystem=strict, User=, CapabilityBoundingSet= and
 # NoNewPrivileges=; then come the filters. What must stay writable is bound to itself first,
 # and so has a mount of its own.
 CONFINE = """

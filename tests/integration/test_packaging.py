@@ -244,8 +244,10 @@ class ModuleTests(NixTests):
     """``nix/module.nix``: the service of NixOS."""
 
     def nixery(self, options: str, then: str) -> Any:
-        """What a machine with these options of the registry has."""
-        return self.evaluate(f"(system {self.machine(options)}).{then}")
+        """What a machine with these options has: an attribute, or an expression of ``found``."""
+        if not then.startswith("{"):
+            then = f"found.{then}"
+        return self.evaluate(f"let found = system {self.machine(options)}; in {then}")
 
     def machine(self, options: str) -> str:
         """A module with these options of the registry."""
@@ -332,7 +334,10 @@ class ModuleTests(NixTests):
             [], self.nixery("settings.port = 8080;", "networking.firewall.allowedTCPPorts")
         )
         failed = self.nixery("openFirewall = true; socket.enable = true;", "assertions")
-        self.assertEqual([False, True], [item["assertion"] for item in failed])
+        self.assertEqual(
+            ["nixery: openFirewall needs settings.port"],
+            [item["message"] for item in failed if not item["assertion"]],
+        )
 
     def test_low_port(self) -> None:
         """Only for a port below 1024 the service gets a capability."""
@@ -393,7 +398,7 @@ class ModuleTests(NixTests):
         unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have case
         unit.read_string((CHECKOUT / "nixery.service").read_text("utf-8"))
         service = self.service("")
-        other = {"DynamicUser", "EnvironmentFile", "LoadCredential"}
+        other = {"EnvironmentFile", "LoadCredential"}
         compared = 0
         for name, value in unit["Service"].items():
             if name not in other and not name.startswith("Exec"):
@@ -401,6 +406,78 @@ class ModuleTests(NixTests):
                 self.assertEqual(value, found[-1] if isinstance(found, list) else found, name)
                 compared += 1
         self.assertGreater(compared, 5)
+        limits = self.nixery("", "systemd.services.nixery.unitConfig")
+        self.assertIn("StartLimitBurst", limits)
+        for name, text in limits.items():
+            self.assertEqual(text, unit["Unit"][name])
+
+    def test_order(self) -> None:
+        """It is started when the clock is set, and the network and the Nix daemon are there."""
+        self.assertEqual(
+            ["network-online.target", "nix-daemon.socket", "time-sync.target"],
+            sorted(self.nixery("", "systemd.services.nixery.after")),
+        )
+
+    def test_commands(self) -> None:
+        """The commands of the registry are on the path of the machine."""
+        (found,) = self.nixery("", "environment.systemPackages")
+        self.assertTrue(found.endswith(f"-nixery-{VERSION}"), found)
+
+    def test_instances(self) -> None:
+        """Instances have services, users, directories and settings of their own."""
+        options = (
+            "instances = { blue = { settings.port = 8081;"
+            ' credentials.token_key = "/secret/blue"; };'
+            ' green = { socket = { enable = true; addresses = [ "443" ]; };'
+            ' settings.storage_path = "/big/green"; }; off.enable = false; };'
+        )
+        names = ["nixery", "nixery-blue", "nixery-green"]
+        machine = self.nixery(
+            options,
+            "{ services = found.systemd.services; sockets = found.systemd.sockets;"
+            " users = found.users; allowed = found.nix.settings.extra-allowed-users;"
+            " wrong = builtins.filter (item: !item.assertion) found.assertions; }",
+        )
+        self.assertEqual([], machine["wrong"])
+        self.assertEqual(names, sorted(machine["services"]))
+        self.assertEqual(names, sorted(machine["allowed"]))
+        self.assertEqual(names, sorted(machine["users"]["users"]))
+        self.assertEqual(names, sorted(machine["users"]["groups"]))
+        self.assertEqual(["443"], machine["sockets"]["nixery-green"]["listenStreams"])
+        self.assertEqual(["nixery-green"], sorted(machine["sockets"]))
+        blue, green = (
+            machine["services"][name]["serviceConfig"] for name in ("nixery-blue", "nixery-green")
+        )
+        self.assertEqual(
+            {"port": 8081, "token_key": "/run/credentials/nixery-blue.service/token_key"},
+            json.loads(blue["ExecStart"].partition("nixery-blue.yaml-")[2]),
+        )
+        self.assertEqual(["token_key:/secret/blue"], blue["LoadCredential"])
+        self.assertEqual(["/big/green"], green["ReadWritePaths"])
+        alone = self.service("")
+        for name, value in alone.items():
+            if "nixery" in str(value) and name not in {"ExecStart", "LoadCredential"}:
+                self.assertEqual(value.replace("nixery", "nixery-blue"), blue[name], name)
+            elif not name.startswith("Exec") and name != "LoadCredential":
+                self.assertEqual(value, blue[name], name)
+
+    def test_instances_alone(self) -> None:
+        """Instances need no registry beside them, and may not be where another one is."""
+        machine = f"(system {{ imports = [ {CHECKOUT}/nix/module.nix ]; services.nixery"
+        self.assertEqual(
+            ["nixery-blue"],
+            self.evaluate(
+                f"builtins.attrNames {machine}.instances.blue = {{ }}; }}).systemd.services"
+            ),
+        )
+        found = self.evaluate(f"{machine}.instances = {{ a = {{ }}; b = {{ }}; }}; }}).assertions")
+        self.assertEqual(
+            [
+                f"nixery-{name}: another registry of services.nixery listens on the same address"
+                for name in "ab"
+            ],
+            [item["message"] for item in found if not item["assertion"]],
+        )
 
     def test_nginx(self) -> None:
         """The example has a proxy that does not collect, and whose word the daemon takes."""
@@ -432,25 +509,3 @@ def _setup_requires() -> list[str]:
             required: list[str] = ast.literal_eval(node.value)
             return required
     raise AssertionError("setup.py has no install_requires")
-
-
-class SystemdTests(SynchronousTestCase):
-    """The unit for other systems."""
-
-    def test_unit(self) -> None:
-        """systemd finds nothing wrong with it."""
-        if shutil.which("systemd-analyze") is None:
-            raise SkipTest("systemd is not installed")
-        unit = Path(self.mktemp()).absolute()
-        unit.mkdir()
-        text = (CHECKOUT / "nixery.service").read_text()
-        # It wants to see the program, which is installed by whoever uses the unit.
-        (unit / "nixery.service").write_text(text.replace("/opt/nixery/bin/twistd", "/bin/true"))
-        done = subprocess.run(
-            ["systemd-analyze", "verify", str(unit / "nixery.service")],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        self.assertEqual((0, ""), (done.returncode, done.stderr))

@@ -123,40 +123,127 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual([], [line for line in lines if not re.match(r"<[2-7]>\S", line)])
 
 
+UNITS = CHECKOUT / "nix" / "systemd"
+
+SINGLE = ("Description", "Group", "User", "WorkingDirectory")
+"""Directives that have one value."""
+
+
+def directives(*paths: Path) -> dict[str, list[str]]:
+    """
+    The directives of units, as systemd reads them.
+
+    :param paths: a unit, then its drop-ins.
+    """
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        for line in path.read_text("utf-8").splitlines():
+            name, equals, value = line.partition("=")
+            if equals and not name.startswith("#"):
+                # An empty value takes back what was said before, as any does of these.
+                before = [] if name in SINGLE else found.get(name, [])
+                found[name] = [*before, value] if value else []
+    return found
+
+
 class UnitTests(SynchronousTestCase):
     """The units, as systemd sees them."""
 
     def setUp(self) -> None:
         if shutil.which("systemd-analyze") is None:
             raise SkipTest("systemd is not installed")
-        directory = Path(self.mktemp()).absolute()
-        directory.mkdir()
-        text = (CHECKOUT / "nixery.service").read_text("utf-8")
-        # It wants to see the program, which is installed by whoever uses the unit.
-        self.service = directory / "nixery.service"
-        self.service.write_text(text.replace("/opt/nixery/bin/twistd", "/bin/true"))
-        self.socket = directory / "nixery.socket"
-        shutil.copy(CHECKOUT / "nix" / "systemd" / "nixery.socket", self.socket)
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        shutil.copy(CHECKOUT / "nixery.service", self.directory)
+        shutil.copytree(UNITS, self.directory, dirs_exist_ok=True)
+        for service in self.directory.glob("*.service"):
+            # It wants to see the program, which is installed by whoever uses the unit.
+            text = service.read_text("utf-8").replace("/opt/nixery/bin/twistd", "/bin/true")
+            service.write_text(text)
 
-    def analyze(self, *arguments: str) -> str:
+    def run_tool(self, *command: str) -> str:
+        """What a program of systemd says, which must find nothing wrong."""
         done = subprocess.run(
-            ["systemd-analyze", *arguments],
+            command,
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
-            env={**os.environ, "LANG": "C.UTF-8"},
+            # The units that others are made of are here, the machine's own in their places.
+            env={**os.environ, "LANG": "C.UTF-8", "SYSTEMD_UNIT_PATH": f"{self.directory}:"},
         )
         self.assertEqual((0, ""), (done.returncode, done.stderr))
         return done.stdout
 
     def test_correct(self) -> None:
-        """systemd finds nothing wrong with them."""
-        self.analyze("verify", str(self.service), str(self.socket))
+        """systemd finds nothing wrong with them, and nothing with instances."""
+        units = ("nixery.service", "nixery.socket", "nixery@blue.service", "nixery@blue.socket")
+        self.run_tool("systemd-analyze", "verify", *(str(self.directory / unit) for unit in units))
 
     def test_exposure(self) -> None:
-        """Of the harm that a broken service can do, a fifth is left at most."""
-        said = self.analyze("security", "--offline=true", "--no-pager", str(self.service))
-        found = re.search(r"Overall exposure level for nixery.service: ([0-9.]+)", said)
-        assert found is not None, said
-        self.assertLessEqual(float(found[1]), 2.0)
+        """Of the harm that a broken service can do, a sixth is left at most."""
+        for unit in ("nixery.service", "nixery@blue.service"):
+            said = self.run_tool(
+                *("systemd-analyze", "security", "--offline=true", "--no-pager"),
+                str(self.directory / unit),
+            )
+            found = re.search(rf"Overall exposure level for {unit}: ([0-9.]+)", said)
+            assert found is not None, said
+            self.assertLessEqual(float(found[1]), 1.5)
+
+    def test_users(self) -> None:
+        """The users that they name are made, and stay."""
+        if shutil.which("systemd-sysusers") is None:
+            raise SkipTest("systemd-sysusers is not installed")
+        root = self.directory / "root"
+        (root / "etc").mkdir(parents=True)
+        file = self.directory / "nixery.conf"
+        # Instances have the same with other names, as the file says.
+        file.write_text(file.read_text("utf-8").replace("#u ", "u "))
+        subprocess.run(
+            ["systemd-sysusers", f"--root={root}", str(file)],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        users, groups = (
+            [line.split(":") for line in (root / "etc" / name).read_text().splitlines()]
+            for name in ("passwd", "group")
+        )
+        names = {"nixery", "nixery-blue"}
+        self.assertEqual({name: f"/var/lib/{name}" for name in names}, {u[0]: u[5] for u in users})
+        self.assertEqual(names, {fields[0] for fields in groups})
+        service = directives(CHECKOUT / "nixery.service")
+        self.assertEqual((["nixery"], ["nixery"]), (service["User"], service["Group"]))
+
+    def test_instances(self) -> None:
+        """Instances have nothing in common but the program and its confinement."""
+        self.assertTrue((UNITS / "nixery@.service").samefile(CHECKOUT / "nixery.service"))
+        one = directives(CHECKOUT / "nixery.service")
+        many = directives(UNITS / "nixery@.service", UNITS / "nixery@.service.d" / "instance.conf")
+        compared = 0
+        for name, values in one.items():
+            own = [value for value in values if "nixery" in value and not name.startswith("Exec")]
+            if own:
+                self.assertNotEqual([], many[name], name)
+                for value in many[name]:
+                    self.assertRegex(value, r"nixery[-/]%i(/|$)", name)
+                compared += 1
+            elif name not in {"Description", "Environment"}:
+                self.assertEqual(values, many[name], name)
+        self.assertEqual(7, compared)
+        self.assertEqual(
+            ["NIX_REMOTE=daemon", "NIXERY_CONFIG=/etc/nixery/%i/nixery.yaml"], many["Environment"]
+        )
+
+    def test_permanent_faults(self) -> None:
+        """What only the operator can mend is not tried again and again; all else is, for ever."""
+        found = directives(CHECKOUT / "nixery.service")
+        [statuses] = found["RestartPreventExitStatus"]
+        self.assertIn(str(os.EX_CONFIG), statuses.split())
+        self.assertEqual(["on-failure"], found["Restart"])
+        [interval], [burst], [pause] = (
+            found[name] for name in ("StartLimitIntervalSec", "StartLimitBurst", "RestartSec")
+        )
+        starts = int(interval.removesuffix("s")) / int(pause.removesuffix("s"))
+        self.assertLess(starts, int(burst))

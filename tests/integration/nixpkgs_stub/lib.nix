@@ -276,6 +276,8 @@ let
   lib = {
     inherit
       all
+      attrNames
+      concatMap
       elem
       elemAt
       evalModules
@@ -290,7 +292,8 @@ let
       mkOverride
       types
       ;
-    inherit (builtins) concatStringsSep;
+    inherit unique;
+    inherit (builtins) attrValues concatLists concatStringsSep;
 
     mkOption =
       {
@@ -338,6 +341,10 @@ let
       && substring (stringLength text - stringLength suffix) (-1) text == suffix;
     imap0 = function: list: genList (at: function at (elemAt list at)) (length list);
     mapAttrsToList = function: set: map (name: function name set.${name}) (attrNames set);
+    mapAttrs' =
+      function: set: listToAttrs (map (name: function name set.${name}) (attrNames set));
+    nameValuePair = name: value: { inherit name value; };
+    intersectLists = one: filter (item: elem item one);
     optional = condition: value: if condition then [ value ] else [ ];
     optionalAttrs = condition: set: if condition then set else { };
     splitString =
