@@ -78,6 +78,7 @@ let
         prometheus-client
         pyjwt
         pyyaml
+        rapidfuzz
         tqdm
         treq
         twisted

@@ -93,6 +93,7 @@ setup(
         "networkx>=3.1",
         "PyYAML>=6.0",
         "prometheus-client>=0.22",
+        "rapidfuzz>=3.0",
         "tqdm>=4.64",
         "treq>=24.9",
         "zstandard>=0.22",

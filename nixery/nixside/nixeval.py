@@ -233,7 +233,7 @@ class Evaluator:
         except NixeryError as error:
             self._log.debug("an evaluation is repeated: {error}", error=error)
             return None
-        return await self._workers.run(parse_answers, printed, requirements)
+        return await self._workers.run(parse_answers, printed, requirements, self._clock.seconds)
 
     async def _ask(
         self,
@@ -267,7 +267,9 @@ class Evaluator:
             if fault is not None:
                 raise fault from failure
             raise
-        return await self._workers.run(parse_answers, result.stdout, requirements)
+        return await self._workers.run(
+            parse_answers, result.stdout, requirements, self._clock.seconds
+        )
 
     def _waiting(self, lookup: Lookup) -> Command:
         return self._command(resolveargs.stand_by(lookup))

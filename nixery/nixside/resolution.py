@@ -8,14 +8,14 @@ that may have been meant, spelled so that they can be typed into an image name.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
 
 from nixery.errors import InvalidName, PackageProblem, ProblemKind, UnexpectedOutput
 from nixery.names import Requirement, escape_attribute, parse_image_name
-from nixery.nixside.nearness import nearest
+from nixery.nixside.nearness import NameIndex
 from nixery.packages import Answer, Output, Package
 
 __all__ = ["parse_answers", "thrown", "with_reason"]
@@ -23,23 +23,32 @@ __all__ = ["parse_answers", "thrown", "with_reason"]
 Record = Mapping[str, Any]
 """JSON of an answer.  Its shape is checked by using it: see :func:`parse_answers`."""
 
-Levels = Mapping[str, Sequence[str]]
-"""The names in a set, by the JSON of the set's attribute path."""
+SUGGESTIONS_BUDGET = 0.3
+"""
+Seconds for the suggestions of one evaluation.  A name that is missing from 100,000
+takes 35 ms of a processor, and an image may name a hundred of them.
+"""
 
 
-def parse_answers(text: bytes, requirements: Sequence[Requirement]) -> tuple[Answer, ...]:
+def parse_answers(
+    text: bytes,
+    requirements: Sequence[Requirement],
+    seconds: Callable[[], float],
+) -> tuple[Answer, ...]:
     """
     Read what ``nix/resolve.nix`` prints.
 
     Takes some ten milliseconds for each name that is missing from a large package
-    set: call it on a worker thread.
+    set, and no more than :data:`SUGGESTIONS_BUDGET` for all of them: call it on a
+    worker thread.
 
     :param requirements: those that it was given, in the same order.
+    :param seconds: a clock that may be read on any thread.
     :raises UnexpectedOutput: it is something else.
     """
     try:
         data = json.loads(text)
-        levels: Levels = data["levels"]
+        levels = _Levels(data["levels"], seconds)
         return tuple(
             Answer(requirement=requirement, result=_result(requirement, record, levels))
             for requirement, record in zip(requirements, data["answers"], strict=True)
@@ -82,7 +91,7 @@ def with_reason(answer: Answer, reason: str) -> Answer:
 # -- reading ------------------------------------------------------------------
 
 
-def _result(requirement: Requirement, record: Record, levels: Levels) -> Package | PackageProblem:
+def _result(requirement: Requirement, record: Record, levels: _Levels) -> Package | PackageProblem:
     if "error" not in record:
         return _package(requirement, record)
     kind = ProblemKind(record["error"])
@@ -151,7 +160,7 @@ Sentence = tuple[str, Sequence[str]]
 
 
 def _explain(
-    kind: ProblemKind, requirement: Requirement, record: Record, levels: Levels
+    kind: ProblemKind, requirement: Requirement, record: Record, levels: _Levels
 ) -> Sentence:
     path: list[str] = record["path"]
     package = f"the package {'.'.join(path)}"
@@ -178,16 +187,41 @@ def _explain(
             return f"the package {requirement.name} does not evaluate", ()
 
 
-def _not_found(requirement: Requirement, level: list[str], levels: Levels) -> Sentence:
+def _not_found(requirement: Requirement, level: list[str], levels: _Levels) -> Sentence:
     missing = requirement.name.split(".")[len(level)]
-    siblings = levels.get(json.dumps(level, separators=(",", ":"), ensure_ascii=False), ())
     message = f"there is no package {requirement.name}"
     if level:
         message += f": {'.'.join(level)} has no {missing}"
-    names = {_plain(name): name for name in siblings}
-    # Names that differ in case only are spelled alike.
-    near = dict.fromkeys(_spell([*level, names[name]]) for name in nearest(missing, names))
-    return message, tuple(near)
+    return message, levels.suggest(level, missing)
+
+
+class _Levels:
+    """
+    The names in each set that a package was looked for in.
+
+    :param names: by the JSON of the set's attribute path.
+    :param seconds: the clock of the budget, which begins now.
+    """
+
+    def __init__(self, names: Mapping[str, Sequence[str]], seconds: Callable[[], float]) -> None:
+        self._names = names
+        self._seconds = seconds
+        self._deadline = seconds() + SUGGESTIONS_BUDGET
+        self._indexes: dict[str, tuple[dict[str, str], NameIndex]] = {}
+
+    def suggest(self, level: Sequence[str], missing: str) -> Sequence[str]:
+        """Suggest names for one that a set does not have; none when the budget is spent."""
+        if self._seconds() >= self._deadline:
+            return ()
+        key = json.dumps(level, separators=(",", ":"), ensure_ascii=False)
+        if key not in self._indexes:
+            names = {_plain(name): name for name in self._names.get(key, ())}
+            self._indexes[key] = names, NameIndex(names)
+        names, index = self._indexes[key]
+        # Names that differ in case only are spelled alike.
+        return tuple(
+            dict.fromkeys(_spell([*level, names[name]]) for name in index.nearest(missing))
+        )
 
 
 def _ambiguous(requirement: Requirement, candidates: Sequence[Sequence[str]]) -> Sentence:

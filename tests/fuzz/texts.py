@@ -94,7 +94,7 @@ def _config(data: bytes) -> None:
 def _answers(data: bytes) -> None:
     requirements = [Requirement(name="git"), Requirement(name="curl.dev")]
     with suppress(UnexpectedOutput):
-        for answer in parse_answers(data, requirements):
+        for answer in parse_answers(data, requirements, lambda: 0.0):
             package = answer.result
             if isinstance(package, Package):
                 texts = [package.attribute, package.name, package.pname, package.version]

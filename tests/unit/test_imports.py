@@ -465,6 +465,7 @@ PLACES = {module: layer for layer, modules in LAYERS.items() for module in modul
 
 HARMLESS = {
     "__future__",
+    "bisect",
     "collections",
     "contextlib",
     "difflib",
@@ -494,7 +495,7 @@ HARMLESS = {
 }
 """What the standard library has that reaches nothing outside of memory."""
 
-PURE_PACKAGES = {"attrs", "networkx"}
+PURE_PACKAGES = {"attrs", "networkx", "rapidfuzz"}
 
 
 @cache
@@ -622,7 +623,7 @@ class ImportTests(SynchronousTestCase):
         }
         required |= {"zope", "zstandard"}
         required |= {"bcrypt", "cryptography", "jwt", "OpenSSL"}
-        required |= {"prometheus_client", "tqdm", "treq"}
+        required |= {"prometheus_client", "rapidfuzz", "tqdm", "treq"}
         required |= {"google", "google_crc32c", "requests", "urllib3"}  # google-cloud-storage
         known = required | set(sys.stdlib_module_names) | {"nixery"}
         for name, tree in self.modules.items():

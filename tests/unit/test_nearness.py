@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.nixside.nearness import nearest
+from nixery.nixside.nearness import NameIndex
 
 NAMES = (
     "git",
@@ -20,6 +22,10 @@ NAMES = (
     "Python3Full",
     "7zz",
 )
+
+
+def nearest(wanted: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
+    return NameIndex(names).nearest(wanted, limit)
 
 
 class NearestTests(SynchronousTestCase):
@@ -40,6 +46,15 @@ class NearestTests(SynchronousTestCase):
     def test_two_slips(self) -> None:
         """Longer names are found with two slips."""
         self.assertEqual(nearest("hrllp", NAMES), ("hello",))
+
+    def test_order(self) -> None:
+        """Swapped letters come first, then missing and excess, wrong, and more slips."""
+        names = ("hlelo", "hell", "helloo", "hexlo", "hello-world", "hexlp", "jelxo")
+        self.assertEqual(
+            nearest("hello", names, 10),
+            ("hlelo", "hell", "helloo", "hexlo", "hello-world", "hexlp"),
+        )
+        self.assertEqual(nearest("HELLO", ("Hello", "hlelo")), ("Hello", "hlelo"))
 
     def test_nothing_near(self) -> None:
         """Nothing is guessed where nothing is near, or the name is no word."""

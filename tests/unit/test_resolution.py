@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import PackageProblem, ProblemKind, UnexpectedOutput
 from nixery.names import Requirement, escape_attribute
-from nixery.nixside.resolution import parse_answers, thrown, with_reason
+from nixery.nixside.resolution import SUGGESTIONS_BUDGET, parse_answers, thrown, with_reason
 from nixery.packages import Answer, Output, Package
 
 RECORD = {
@@ -28,7 +28,7 @@ RECORD = {
 
 def parse(name: str, record: dict[str, Any], levels: dict[str, list[str]] | None = None) -> Answer:
     printed = json.dumps({"answers": [record], "levels": levels or {}}).encode()
-    (answer,) = parse_answers(printed, [Requirement(name=name)])
+    (answer,) = parse_answers(printed, [Requirement(name=name)], lambda: 0.0)
     return answer
 
 
@@ -42,6 +42,18 @@ class AnswerTests(SynchronousTestCase):
         assert isinstance(result, PackageProblem)
         self.assertEqual((result.name, result.kind.value), (name, record["error"]))
         return result
+
+    def test_budget(self) -> None:
+        """When the budget is spent, names that are missing get no more suggestions."""
+        record = {"error": "not-found", "path": []}
+        printed = json.dumps({"answers": [record] * 3, "levels": {"[]": ["git"]}}).encode()
+        clock = iter([0.0, 0.0, SUGGESTIONS_BUDGET / 2, SUGGESTIONS_BUDGET])
+        answers = parse_answers(printed, [Requirement(name="gti")] * 3, lambda: next(clock))
+        found = [answer.result for answer in answers]
+        self.assertEqual(
+            [("git",), ("git",), ()],
+            [each.candidates for each in found if isinstance(each, PackageProblem)],
+        )
 
     def test_package(self) -> None:
         """A package is read, its description in one line, its outputs sorted."""
@@ -141,7 +153,7 @@ class AnswerTests(SynchronousTestCase):
             b'{"answers":["x"],"levels":[]}',
         ):
             with self.assertRaises(UnexpectedOutput):
-                parse_answers(printed, [Requirement(name="x")])
+                parse_answers(printed, [Requirement(name="x")], lambda: 0.0)
 
     def test_reason(self) -> None:
         """Nix's text is added to a problem, and to nothing else."""

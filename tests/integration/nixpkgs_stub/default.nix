@@ -44,6 +44,7 @@ let
       "networkx"
       "prometheus-client"
       "pyyaml"
+      "rapidfuzz"
       "setuptools"
       "sphinx"
       "tqdm"
