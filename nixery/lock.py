@@ -8,11 +8,11 @@ them from under the builds of another one.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 from nixery.errors import StateInUse, StorageError
+from nixery.filelock import open_locked
 
 __all__ = ["StateLock"]
 
@@ -38,18 +38,14 @@ class StateLock:
         """
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = open_locked(self._directory / "lock")
+        except BlockingIOError as error:
+            raise StateInUse(directory=str(self._directory)) from error
         except OSError as error:
             raise StorageError(
                 operation=f"use the state directory {self._directory}",
                 reason=error.strerror or str(error),
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise StateInUse(directory=str(self._directory)) from error
-        self._descriptor = descriptor
 
     def release(self) -> None:
         """Give it back; harmless if it was never taken."""

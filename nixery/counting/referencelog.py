@@ -13,7 +13,6 @@ are only ever appended.  One that was cut short by a crash is taken off before t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from nixery.errors import LogInUse, StorageError
+from nixery.filelock import open_locked
 
 __all__ = ["ReferenceLog"]
 
@@ -48,13 +48,10 @@ class ReferenceLog:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._descriptor = open_locked(self.path)
         except BlockingIOError:
-            self._close()
             raise LogInUse(path=str(self.path)) from None
         except OSError as error:
-            self._close()
             raise self._failed("open", error) from error
         return self
 

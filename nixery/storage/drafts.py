@@ -8,7 +8,6 @@ processes.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import weakref
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from nixery.errors import StorageError
+from nixery.filelock import open_locked
 from nixery.storage.files import FILE_MODE, failures, into_directory
 
 __all__ = ["LONGEST_LINK", "Draft", "Note", "SmallDraft", "small_draft", "sweep", "write_note"]
@@ -303,9 +303,8 @@ def sweep(directory: str) -> int:
                 os.unlink(path)
                 swept += 1
                 continue
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_locked(path, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
                 swept += 1
             finally:
@@ -330,13 +329,14 @@ def _new_path(directory: str) -> str:
 def _create_locked(directory: str) -> tuple[int, str]:
     with failures("create a file"):
         while True:
-            descriptor, path = _create(directory)
+            path = _new_path(directory)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                descriptor = open_locked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE)
+            except (FileExistsError, BlockingIOError):
+                continue
+            try:
                 if _correct_mode(descriptor, directory).st_nlink:
                     return descriptor, path
-            except BlockingIOError:
-                pass
             except BaseException:
                 _remove(descriptor, path)
                 raise

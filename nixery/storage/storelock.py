@@ -12,22 +12,24 @@ a thread of a pool that waits might be the one that a publisher needs.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nixery.filelock import open_locked
 from nixery.storage.files import FILE_MODE, failures
 
 __all__ = ["attempt_collection", "attempt_removal", "publishing"]
+
+OPERATION = "lock the storage"
 
 
 @contextmanager
 def publishing(root: str) -> Iterator[None]:
     """While this is held, nothing is removed.  Blocks for as long as somebody does."""
-    descriptor = _open(root, "lock")
+    with failures(OPERATION):
+        descriptor = open_locked(os.path.join(root, "lock"), mode=FILE_MODE, shared=True)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
         os.close(descriptor)
@@ -49,20 +51,13 @@ def attempt_collection(root: str) -> Iterator[bool]:
 
 @contextmanager
 def _attempt(root: str, name: str) -> Iterator[bool]:
-    descriptor = _open(root, name)
-    try:
+    with failures(OPERATION):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = open_locked(os.path.join(root, name), mode=FILE_MODE)
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            descriptor = None
+    try:
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
-
-
-def _open(root: str, name: str) -> int:
-    # Descriptors of their own, so that threads of one process exclude each other too.
-    with failures("lock the storage"):
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        return os.open(os.path.join(root, name), flags, FILE_MODE)
+        if descriptor is not None:
+            os.close(descriptor)

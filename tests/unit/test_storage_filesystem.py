@@ -29,6 +29,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from nixery import filelock
 from nixery.errors import BlobUnknown, ShuttingDown, StorageError, StorageFull
 from nixery.interfaces import BlobInfo, BlobWriter, Commit, OpenFile
 from nixery.storage import MAX_SMALL, blobs, drafts, files, filesystem, records
@@ -610,7 +611,7 @@ class CrashTests(DirectoryCase):
             storage = self.open_storage()
             prepare(storage)
             mortal = MortalOs(changes)
-            modules = (files, drafts, blobs, records, filesystem)
+            modules = (filelock, files, drafts, blobs, records, filesystem)
             patches = [self.patch(module, "os", mortal) for module in modules]
             try:
                 work(storage)
@@ -798,7 +799,7 @@ class FailureTests(DirectoryCase):
 
                 return fail
 
-        modules = (files, drafts, blobs, records, filesystem)
+        modules = (filelock, files, drafts, blobs, records, filesystem)
         patches = [self.patch(module, "os", FailingOs("os")) for module in modules]
         try:
             yield
