@@ -10,15 +10,14 @@ runs already and for nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
-from typing import Any, Generic, ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from nixery.errors import ShuttingDown
 
@@ -35,7 +34,7 @@ class WorkerPool(Service):
     Calls wait in a queue until a thread is free.  The queue has no bound of its
     own: each call belongs to a coroutine, and their number is bounded by whoever
     admits work.  Threads are made when they are first needed, never before
-    :meth:`startService`; calls made earlier wait for it.
+    :meth:`startService`, since twistd forks before it; calls made earlier wait for it.
 
     All methods belong to the reactor thread.
 
@@ -51,9 +50,12 @@ class WorkerPool(Service):
         self._size = size
         self._reactor = reactor
         self._stopping = False
-        self._calls: set[_Call[Any]] = set()  # whatever each of them returns
+        self._executor: ThreadPoolExecutor | None = None
+        # Calls that were made before there were threads.
+        self._early: list[Deferred[ThreadPoolExecutor]] = []
+        # Those after that, and who waits for each: ``None`` once nobody does.
+        self._calls: dict[Future[Any], Deferred[Any] | None] = {}
         self._waiting_for_end: list[Deferred[None]] = []
-        self._pool = self._make_pool()
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """
@@ -68,16 +70,17 @@ class WorkerPool(Service):
         """
         if self._stopping:
             raise ShuttingDown
-        call: _Call[T] = _Call(lambda: function(*args, **kwargs))
-        self._calls.add(call)
-        self._pool.callInThreadWithCallback(
-            lambda ok, result: self._reactor.callFromThread(self._finished, call, ok, result),
-            call.perform,
-        )
+        executor = self._executor or await self._start()
+        future = executor.submit(function, *args, **kwargs)
+        result: Deferred[T] = Deferred()
+        self._calls[future] = result
+        future.add_done_callback(self._done)
         try:
-            return await call.result
+            return await result
         finally:
-            call.leave()
+            if future in self._calls:
+                self._calls[future] = None
+                future.cancel()
 
     @property
     def size(self) -> int:
@@ -87,15 +90,17 @@ class WorkerPool(Service):
     @property
     def load(self) -> int:
         """How many calls run or wait for a thread."""
-        return len(self._calls)
+        return len(self._early) + len(self._calls)
 
     def startService(self) -> None:
         """Let threads begin to work.  A pool that has stopped can start again."""
         super().startService()
-        if self._pool.joined:
-            self._pool = self._make_pool()
+        if self._executor is None or self._stopping:
+            # A name as Twisted's pools have them, and the number behind it.
+            self._executor = ThreadPoolExecutor(self._size, f"PoolThread-{self.name}-")
         self._stopping = False
-        self._pool.start()
+        for waiting in self._take_early():
+            waiting.callback(self._executor)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -106,27 +111,48 @@ class WorkerPool(Service):
         """
         super().stopService()
         self._stopping = True
-        for call in tuple(self._calls):
-            if call.withdraw():
-                call.result.errback(ShuttingDown())
+        for waiting in self._take_early():
+            waiting.errback(ShuttingDown())
+        # By hand: shutdown(cancel_futures=True) calls back while it holds a lock, which
+        # a second stop would wait for.
+        for future in tuple(self._calls):
+            future.cancel()
         ended: Deferred[None] = Deferred()
         self._waiting_for_end.append(ended)
-        if not self._pool.started:
-            # Nothing has ever begun, and the queue is never looked at again.
-            self._calls.clear()
         self._end_when_drained()
         return ended
 
-    def _make_pool(self) -> ThreadPool:
-        return ThreadPool(minthreads=0, maxthreads=self._size, name=self.name)
+    async def _start(self) -> ThreadPoolExecutor:
+        """Wait for the start of the pool."""
+        waiting: Deferred[ThreadPoolExecutor] = Deferred()
+        self._early.append(waiting)
+        try:
+            return await waiting
+        finally:
+            if waiting in self._early:
+                self._early.remove(waiting)
 
-    def _finished(self, call: _Call[T], ok: bool, result: T | Failure) -> None:
-        self._calls.discard(call)
-        if call.awaited:
-            call.result.callback(result)  # a Failure goes to the errbacks
-        elif not ok:
+    def _take_early(self) -> list[Deferred[ThreadPoolExecutor]]:
+        early, self._early = self._early, []
+        return early
+
+    def _done(self, future: Future[Any]) -> None:
+        """On a worker thread; on the reactor's if the call was cancelled, which only that does."""
+        if future.cancelled():
+            self._finished(future)
+        else:
+            self._reactor.callFromThread(self._finished, future)
+
+    def _finished(self, future: Future[Any]) -> None:
+        result = self._calls.pop(future)
+        error = ShuttingDown() if future.cancelled() else future.exception()
+        if result is not None:
+            result.callback(future.result() if error is None else Failure(error))
+        elif error is not None and not future.cancelled():
             self._log.debug(
-                "{pool}: a call that nobody waits for failed: {error}", pool=self.name, error=result
+                "{pool}: a call that nobody waits for failed: {error}",
+                pool=self.name,
+                error=Failure(error),
             )
         if self._stopping:
             self._end_when_drained()
@@ -134,44 +160,11 @@ class WorkerPool(Service):
     def _end_when_drained(self) -> None:
         if self._calls or not self._waiting_for_end:
             return
-        if not self._pool.joined:
+        if self._executor is not None:
             # Joins the threads.  They have delivered their last results and are
             # on their way out, so that this takes microseconds on the reactor.
-            self._pool.stop()
+            self._executor.shutdown()
+            self._executor = None
         waiting, self._waiting_for_end = self._waiting_for_end, []
         for ended in waiting:
             ended.callback(None)
-
-
-class _Call(Generic[T]):
-    """
-    A call on its way through the pool.
-
-    Whether it has begun is decided once, under a lock, between the thread that
-    would perform it and the reactor, which may withdraw it.
-    """
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._lock = Lock()
-        self._function: Callable[[], T] | None = function
-        self.awaited = True
-        self.result: Deferred[T] = Deferred()
-
-    def perform(self) -> T | None:
-        """On a worker thread: call the function, unless it has been withdrawn."""
-        with self._lock:
-            function, self._function = self._function, None
-        return function() if function is not None else None
-
-    def withdraw(self) -> bool:
-        """:return: whether the function had not begun; it never will."""
-        with self._lock:
-            function, self._function = self._function, None
-        if function is not None:
-            self.awaited = False
-        return function is not None
-
-    def leave(self) -> None:
-        """The waiter has its result, or has gone."""
-        self.awaited = False
-        self.withdraw()

@@ -216,6 +216,39 @@ class WorkerPoolTests(TestCase):
         await stopped
         self.assertEqual([], calls)
 
+    async def test_stop_again_on_failure(self) -> None:
+        """A call that fails because the pool stops may stop the pool, too."""
+        pool = self.pool()
+        gate, stops = Gate(), list[Deferred[None]]()
+        running = begin(pool.run(gate))
+        await gate.entered
+        queued = begin(pool.run(int))
+        queued.addErrback(lambda _: stops.append(pool.stopService()))
+        stops.append(pool.stopService())
+        self.assertEqual(2, len(stops))
+        gate.open()
+        await running
+        await gatherResults(stops)
+
+    async def test_load(self) -> None:
+        """What waits or runs counts as load, whether or not somebody waits for it."""
+        pool = self.pool(start=False)
+        gate = Gate()
+        running, early = begin(pool.run(gate)), begin(pool.run(int))
+        self.assertEqual(2, pool.load)
+        early.cancel()
+        self.failureResultOf(early, CancelledError)
+        self.assertEqual(1, pool.load)
+        pool.startService()
+        await gate.entered
+        queued = begin(pool.run(int))
+        running.cancel()
+        self.failureResultOf(running, CancelledError)
+        self.assertEqual(2, pool.load)
+        gate.open()
+        await queued
+        self.assertEqual(0, pool.load)
+
     async def test_stop_twice(self) -> None:
         """Two stops of a busy pool both wait; a third finds nothing to do."""
         pool = self.pool()
