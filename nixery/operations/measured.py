@@ -4,8 +4,10 @@ Storage and commands that are measured, for whoever uses them none the wiser.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from inspect import iscoroutinefunction
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError
@@ -19,31 +21,19 @@ from nixery.errors import (
     ProcessTimedOut,
     ShuttingDown,
 )
-from nixery.interfaces import BlobInfo, BlobSource, BlobWriter, ByteRange, Commit, Storage
+from nixery.interfaces import BlobInfo, BlobWriter, Commit, Storage
 from nixery.names import Digest
 from nixery.operations.measures import Measures
 from nixery.process import Command, ProcessResult, Spawner
 
-__all__ = ["MeasuredSpawner", "MeasuredStorage"]
+__all__ = ["MeasuredSpawner", "measured_storage"]
 
 T = TypeVar("T")
 
-_OPERATIONS = (
-    "stat",
-    "missing",
-    "read",
-    "open",
-    "create",
-    "commit",
-    "put",
-    "publish",
-    "get_record",
-    "get_records",
-    "add_record",
-    "set_record",
-    "delete_record",
-    "list_records",
-)
+_METHODS = tuple(name for name in vars(Storage) if iscoroutinefunction(getattr(Storage, name)))
+
+_LABELS = {name: name for name in _METHODS} | {"commit_all": "commit"}
+"""The names of operations in metrics, by those of the methods."""
 
 Seconds = Callable[[], float]
 
@@ -53,8 +43,18 @@ class _Meter:
 
     def __init__(self, measures: Measures, seconds: Seconds) -> None:
         self._seconds = seconds
-        self._durations = {name: measures.storage_seconds.labels(name) for name in _OPERATIONS}
-        self._errors = {name: measures.storage_errors.labels(name) for name in _OPERATIONS}
+        self._durations = {name: measures.storage_seconds.labels(name) for name in _LABELS.values()}
+        self._errors = {name: measures.storage_errors.labels(name) for name in _LABELS.values()}
+
+    def measured(
+        self, name: str, method: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
+        """The method, whose calls are measured."""
+
+        async def call(*args: object, **kwargs: object) -> Any:
+            return await self.measure(name, method(*args, **kwargs))
+
+        return call
 
     async def measure(self, name: str, operation: Awaitable[T]) -> T:
         begun = self._seconds()
@@ -70,72 +70,34 @@ class _Meter:
             self._durations[name].observe(self._seconds() - begun)
 
 
-class MeasuredStorage:
+def measured_storage(storage: Storage, measures: Measures, seconds: Seconds) -> Storage:
     """
-    An implementation of :class:`nixery.interfaces.Storage` by another one.
+    Wrap a storage, so that each of its methods is measured.
 
     :param storage: does the work.
     :param measures: are told how long it took, and whether it failed.
     :param seconds: tells the time, as a reactor's ``seconds`` does.
     """
+    meter = _Meter(measures, seconds)
+    measured = {name: meter.measured(_LABELS[name], getattr(storage, name)) for name in _METHODS}
 
-    def __init__(self, storage: Storage, measures: Measures, seconds: Seconds) -> None:
-        self._storage = storage
-        self._meter = _Meter(measures, seconds)
+    async def create() -> BlobWriter:
+        return _MeasuredWriter(await measured["create"](), meter)
 
-    async def stat(self, digest: Digest) -> BlobInfo:
-        return await self._meter.measure("stat", self._storage.stat(digest))
+    async def commit_all(commits: Sequence[Commit]) -> Sequence[bytes]:
+        # A storage knows its own writers only.
+        bare = [_bare(each) for each in commits]
+        return cast("Sequence[bytes]", await measured["commit_all"](bare))
 
-    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        return await self._meter.measure("missing", self._storage.missing(digests))
+    return cast(
+        "Storage", SimpleNamespace(**measured | {"create": create, "commit_all": commit_all})
+    )
 
-    async def read(self, digest: Digest) -> bytes:
-        return await self._meter.measure("read", self._storage.read(digest))
 
-    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
-        return await self._meter.measure("open", self._storage.open(digest, part))
-
-    async def create(self) -> BlobWriter:
-        writer = await self._meter.measure("create", self._storage.create())
-        return _MeasuredWriter(writer, self._meter)
-
-    async def commit_all(self, commits: Sequence[Commit]) -> list[bytes]:
-        bare = [
-            evolve(each, writer=each.writer.writer)
-            if isinstance(each.writer, _MeasuredWriter)
-            else each
-            for each in commits
-        ]
-        return await self._meter.measure("commit", self._storage.commit_all(bare))
-
-    async def put(self, data: bytes, media_type: str) -> BlobInfo:
-        return await self._meter.measure("put", self._storage.put(data, media_type))
-
-    async def publish(
-        self,
-        blobs: Collection[tuple[bytes, str]],
-        needs: Collection[Digest],
-        record: tuple[str, str, bytes],
-    ) -> None:
-        await self._meter.measure("publish", self._storage.publish(blobs, needs, record))
-
-    async def get_record(self, kind: str, key: str) -> bytes | None:
-        return await self._meter.measure("get_record", self._storage.get_record(kind, key))
-
-    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
-        return await self._meter.measure("get_records", self._storage.get_records(kind, keys))
-
-    async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
-        return await self._meter.measure("add_record", self._storage.add_record(kind, key, value))
-
-    async def set_record(self, kind: str, key: str, value: bytes) -> None:
-        await self._meter.measure("set_record", self._storage.set_record(kind, key, value))
-
-    async def delete_record(self, kind: str, key: str) -> None:
-        await self._meter.measure("delete_record", self._storage.delete_record(kind, key))
-
-    async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
-        return await self._meter.measure("list_records", self._storage.list_records(kind, prefix))
+def _bare(commit: Commit) -> Commit:
+    if isinstance(commit.writer, _MeasuredWriter):
+        return evolve(commit, writer=commit.writer.writer)
+    return commit
 
 
 class _MeasuredWriter:
@@ -164,8 +126,8 @@ class MeasuredSpawner:
     An implementation of :class:`nixery.process.Spawner` by another one.
 
     :param spawner: runs the commands.
-    :param measures: as above.
-    :param seconds: as above.
+    :param measures: are told how long it took, and how it ended.
+    :param seconds: tells the time, as a reactor's ``seconds`` does.
     """
 
     def __init__(self, spawner: Spawner, measures: Measures, seconds: Seconds) -> None:

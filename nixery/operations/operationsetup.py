@@ -20,7 +20,7 @@ from nixery.interfaces import Sources, Storage
 from nixery.nixside.nix import NixCommands
 from nixery.operations.buildreport import BuildReporter
 from nixery.operations.exposition import Exposition
-from nixery.operations.measured import MeasuredSpawner, MeasuredStorage
+from nixery.operations.measured import MeasuredSpawner, measured_storage
 from nixery.operations.measures import Measures, Sample, Sampled
 from nixery.operations.readiness import Check, Readiness
 from nixery.operations.requests import RequestMeter
@@ -83,7 +83,7 @@ class OperationParts:
         """A storage whose operations are measured."""
         if self._measures is None:
             return storage
-        return MeasuredStorage(storage, self._measures, self.reactor.seconds)
+        return measured_storage(storage, self._measures, self.reactor.seconds)
 
     def spawner(self, spawner: Spawner) -> Spawner:
         """What runs commands, measured."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import (
@@ -28,11 +29,11 @@ from nixery.errors import (
     ProcessTimedOut,
     StorageError,
 )
-from nixery.interfaces import Phase
+from nixery.interfaces import Phase, Storage
 from nixery.oci import digest_of
 from nixery.operations.buildreport import BuildReporter
 from nixery.operations.exposition import Exposition
-from nixery.operations.measured import MeasuredSpawner, MeasuredStorage
+from nixery.operations.measured import MeasuredSpawner, measured_storage
 from nixery.operations.measures import Measures, Sampled
 from nixery.operations.operationsetup import OperationParts
 from nixery.operations.requests import RequestMeter, route_of
@@ -43,6 +44,7 @@ from nixery.storage.memory import MemoryStorage
 from nixery.tap import Options, make_daemon
 from nixery.web.metricspage import metrics_page
 from tests.unit.http_kit import Connection, InlineWorkers
+from tests.unit.test_storage_contract import StorageContract
 
 UNITS = ("_seconds", "_bytes", "_info", "_total", "_ratio")
 
@@ -172,7 +174,7 @@ class RequestTests(MeasuresCase):
 class StorageTests(MeasuresCase):
     def test_operations(self) -> None:
         """They are counted with what they take; what is not there is no error."""
-        storage = MeasuredStorage(MemoryStorage(), self.measures, self.clock.seconds)
+        storage = measured_storage(MemoryStorage(), self.measures, self.clock.seconds)
         data = b"layer"
 
         async def use() -> None:
@@ -196,9 +198,46 @@ class StorageTests(MeasuresCase):
             async def get_record(self, kind: str, key: str) -> bytes | None:
                 raise StorageError(operation=f"get {kind} {key}", reason="broken")
 
-        storage = MeasuredStorage(Broken(), self.measures, self.clock.seconds)
+        storage = measured_storage(Broken(), self.measures, self.clock.seconds)
         self.failureResultOf(Deferred.fromCoroutine(storage.get_record("a", "b")), StorageError)
         self.assertEqual(1, self.value("nixery_storage_errors_total", operation="get_record"))
+
+
+class MeasuredContractTests(StorageContract, SynchronousTestCase):
+    """The contract of storage, which holds for one that is measured."""
+
+    def storage(self) -> Storage:
+        self.measures = Measures()
+        return measured_storage(MemoryStorage(), self.measures, Clock().seconds)
+
+    def test_every_method(self) -> None:
+        """Each method of the interface is measured, and its arguments are passed on."""
+        calls: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
+
+        class Noting:
+            """Notes what it is asked for."""
+
+            def __getattr__(self, name: str) -> Any:
+                async def note(*args: object, **kwargs: object) -> None:
+                    calls.append((name, args, kwargs))
+
+                return note
+
+        measures = Measures()
+        storage = measured_storage(cast("Storage", Noting()), measures, Clock().seconds)
+        methods = [name for name in dir(Storage) if not name.startswith("_")]
+        self.assertGreaterEqual(len(methods), 14)
+        for name in methods:
+            signature = inspect.signature(getattr(Storage, name))
+            given: dict[str, Any] = {key: [] for key in signature.parameters if key != "self"}
+            self.successResultOf(Deferred.fromCoroutine(getattr(storage, name)(**given)))
+            self.assertEqual(name, calls[-1][0])
+            label = {"commit_all": "commit"}.get(name, name)
+            count = "nixery_storage_operation_duration_seconds_count"
+            self.assertEqual(
+                1, measures.registry.get_sample_value(count, {"operation": label}), name
+            )
+        self.assertEqual(methods, [name for name, _, _ in calls])
 
 
 class CommandTests(MeasuresCase):
