@@ -12,10 +12,12 @@ argument, runs it again.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import atheris
 
@@ -29,22 +31,25 @@ SECONDS = 2
 """For all inputs of a target, when all are run."""
 
 
+CHILD = "NIXERY_FUZZ_CHILD"
+"""Set in the processes that fuzz."""
+
+
 def main(arguments: list[str]) -> int:
     """Run one target, or all; the exit status."""
-    if arguments and not arguments[0].startswith("-"):
+    if CHILD in os.environ:
         _fuzz(arguments[0], arguments[1:])
         return 0
+    if arguments and not arguments[0].startswith("-"):
+        return _start(arguments)
     # Not instrumented here: the children are.
     from tests.fuzz.targets import TARGETS  # noqa: PLC0415
 
     failed = []
     for name in TARGETS:
-        command = [sys.executable, "-m", "tests.fuzz", name, f"-runs={RUNS}", "-seed=1"]
-        command += [f"-max_total_time={SECONDS}", "-verbosity=0", *arguments]
+        options = [f"-runs={RUNS}", "-seed=1", f"-max_total_time={SECONDS}", "-verbosity=0"]
         with tempfile.TemporaryFile("w+") as output:
-            status = subprocess.run(
-                command, check=False, stdout=output, stderr=subprocess.STDOUT
-            ).returncode
+            status = _start([name, *options, *arguments], output)
             output.seek(0)
             said = output.read()
         print(f"{name}: {'failed' if status else 'well'}", flush=True)
@@ -52,6 +57,25 @@ def main(arguments: list[str]) -> int:
             print(said[-6000:], flush=True)
             failed.append(name)
     return 1 if failed else 0
+
+
+def _start(arguments: list[str], output: IO[str] | None = None) -> int:
+    """
+    Run a target in a process of its own; its exit status.
+
+    libFuzzer ends the process that it runs in without letting it clean up: this one
+    removes the child's temporary files.
+
+    :param output: gets what it prints; by default, that is shown.
+    """
+    with tempfile.TemporaryDirectory(prefix="nixery-fuzzing-") as directory:
+        return subprocess.run(
+            [sys.executable, "-m", "tests.fuzz", *arguments],
+            env={**os.environ, CHILD: "1", "TMPDIR": directory},
+            check=False,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+        ).returncode
 
 
 def _fuzz(name: str, options: list[str]) -> None:
