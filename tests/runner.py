@@ -1,8 +1,5 @@
 """
-Installs what the tests need on a Debian machine, and runs all of them.
-
-    tests/run                   everything
-    tests/run unit mypy         some environments of tox.ini
+Installs what the tests need on a Debian machine, and runs them: see :data:`USAGE`.
 
 It needs nothing but Python's standard library, because it is what installs the
 rest.  The last line it prints is counted from the lines that trial ended with; a
@@ -14,40 +11,51 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nixery.bootstrap.children import Interrupted
+from nixery.bootstrap.packages import InstallationFailed, install_command, install_packages
+from tests.environments import ENVIRONMENTS, shortages
+from tests.nixstore import store_fault
+from tests.programs import missing, packages
+from tests.scratch import Scratch
+
 CHECKOUT = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = ("lint", "mypy", "unit", "fuzz", "docs", "integration", "end-to-end", "browser")
 TOOLS = CHECKOUT / ".tox" / "tools"
 
-PROGRAMS = {
-    "nix-build": "nix-bin",
-    "skopeo": "skopeo",
-    "podman": "podman",
-    "dockerd": "docker.io",
-    "containerd": "containerd",
-    "ctr": "containerd",
-    "runc": "runc",
-    "crun": "crun",
-    "qemu-x86_64": "qemu-user",
-    "busybox": "busybox-static",
-    "debootstrap": "debootstrap",
-    "git": "git",
-    "zstd": "zstd",
-    "setsid": "util-linux",
-    "chromium": "chromium",
-    "chromedriver": "chromium-driver",
-    "systemd-analyze": "systemd",
-    "openssl": "openssl",
-}
-"""Programs that the tests run, and the Debian packages that have them."""
+FULL = "full"
+"""Asks for the heavy tests, too."""
+
+USAGE = f"""\
+usage: tests/run [--help] [{FULL}] [ENVIRONMENT...]
+
+Runs the tests: all, or some environments of tox.ini. {FULL} adds the heavy ones.
+
+    {" ".join(ENVIRONMENTS)}
+
+As root, this first installs the Debian packages that are missing, and all is run. Another
+user is told the command that installs them; what needs root is then left out:
+{", ".join(name for name, each in ENVIRONMENTS.items() if each.root)}.
+
+All environments need 5 GB of disk: half of it stays in .tox, half is for temporary files.
+Python packages come from the index that pip is configured for.
+
+The last line is "N passed, N failed", with ", N skipped" if tests were skipped. The exit
+status is 0 if nothing failed, 1 if something did, and 2 if nothing was run.
+"""
 
 _RESULT = re.compile(r"^(?:PASSED|FAILED)(?: \((?P<counts>[a-zA-Z0-9=, ]*)\))?\s*$")
+
+
+class CannotRunError(Exception):
+    """The tests cannot be run; the message is for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,39 +78,129 @@ class Tally:
         return f"{self.passed} passed, {self.failed} failed{skipped}"
 
 
-def main(arguments: list[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """
+    How an environment ended.
+
+    :param tests: its tests, if it ran any.
+    :param succeeded: whether all is well.
+    """
+
+    tests: Tally | None = None
+    succeeded: bool
+
+    @property
+    def tally(self) -> Tally:
+        """What it adds to the last line: a failure that is no test's counts as one."""
+        tally = self.tests or Tally()
+        if not self.succeeded and not tally.failed:
+            tally += Tally(failed=1)
+        return tally
+
+    def __str__(self) -> str:
+        if self.tests is None:
+            return "ok" if self.succeeded else "failed"
+        return str(self.tally)
+
+
+def main(arguments: Sequence[str]) -> int:
     """Run the environments that were asked for, or all; the exit status."""
-    unknown = sorted(set(arguments) - set(ENVIRONMENTS))
-    if unknown:
-        print(f"no such environment: {', '.join(unknown)}; there are {', '.join(ENVIRONMENTS)}")
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE, end="")
+        return 0
+    try:
+        chosen = choose(arguments)
+        check_disk(chosen)
+        prepare(chosen)
+        tox = _install_tox()
+    except CannotRunError as error:
+        print(f"tests/run: {error}", file=sys.stderr)
         return 2
-    chosen = [name for name in ENVIRONMENTS if name in arguments or not arguments]
-    if {"integration", "end-to-end", "browser"} & set(chosen):
-        _install_debian_packages()
-    tox = _install_tox()
+    except InstallationFailed as error:
+        print(f"{error.output}\ntests/run: {error.message}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        return 128 + error.number
     # A package that is built again would keep modules that no longer exist.
     shutil.rmtree(CHECKOUT / "build", ignore_errors=True)
-
-    total = Tally()
-    lines = []
-    for name in chosen:
-        begun = time.monotonic()
-        tally = _run(tox, name)
-        total += tally
-        lines.append(f"{name}: {tally} ({time.monotonic() - begun:.0f} s)")
-    print("\n" + "\n".join(lines))
-    print(total, flush=True)
-    return 1 if total.failed else 0
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGHUP, _exit)
+    return _run_all(tox, chosen, full=FULL in arguments)
 
 
-def count(lines: Iterable[str], status: int) -> Tally:
+def choose(arguments: Sequence[str], *, root: bool | None = None) -> list[str]:
+    """
+    The environments to run.
+
+    :param root: whether this is root; the process's own identity by default.
+    :raises CannotRunError: there is no such environment, or it is for root alone.
+    """
+    root = os.geteuid() == 0 if root is None else root
+    named = [argument for argument in arguments if argument != FULL]
+    unknown = sorted(set(named) - set(ENVIRONMENTS))
+    if unknown:
+        raise CannotRunError(
+            f"no such environment: {', '.join(unknown)}. There are {', '.join(ENVIRONMENTS)}."
+        )
+    chosen = []
+    for name, environment in ENVIRONMENTS.items():
+        if named and name not in named:
+            continue
+        if environment.root and not root:
+            if named:
+                raise CannotRunError(f"run {name} as root: {environment.root}.")
+            print(f"{name} is left out: {environment.root}", flush=True)
+            continue
+        chosen.append(name)
+    return chosen
+
+
+def check_disk(chosen: Iterable[str]) -> None:
+    """:raises CannotRunError: there is too little room for some environments."""
+    full = shortages(chosen, CHECKOUT, Path(tempfile.gettempdir()))
+    if full:
+        raise CannotRunError("\n".join(["there is not enough room.", *full]))
+
+
+def prepare(chosen: Iterable[str]) -> None:
+    """
+    See to what some environments need of the machine.
+
+    :raises CannotRunError: something is missing, and this is not root or it cannot be
+        installed.
+    :raises InstallationFailed: the same, and apt-get has said why.
+    """
+    needed = {"venv", *(program for name in chosen for program in ENVIRONMENTS[name].programs)}
+    lacking = missing(needed)
+    tried: list[str] = []
+    while lacking:
+        print(f"missing: {', '.join(lacking)}", flush=True)
+        wanted = packages(lacking)
+        if os.geteuid() != 0:
+            raise CannotRunError(
+                "run this as root, or have root install them first:\n\n"
+                f"    {install_command(wanted)}\n"
+            )
+        if wanted == tried:
+            raise CannotRunError(f"still missing, though these are installed: {' '.join(wanted)}")
+        # Where apt had no lists before, it may know better packages now.
+        install_packages(wanted)
+        lacking, tried = missing(lacking), wanted
+    if "nix-build" in needed:
+        fault = store_fault()
+        if fault:
+            raise CannotRunError(fault)
+
+
+def count(lines: Iterable[str], status: int) -> Outcome:
     """
     What an environment's output says.
 
     :param lines: all of its lines.
     :param status: its exit status.
     """
-    tally = Tally()
+    tests = None
     for line in lines:
         result = _RESULT.match(line)
         if result:
@@ -110,28 +208,49 @@ def count(lines: Iterable[str], status: int) -> Tally:
                 item.split("=", 1) for item in (result["counts"] or "").split(", ") if "=" in item
             )
             # Only the last such line is trial's own: a test may print one as well.
-            tally = Tally(
+            tests = Tally(
                 passed=int(counts.get("successes", 0)) + int(counts.get("expectedFailures", 0)),
                 failed=int(counts.get("failures", 0))
                 + int(counts.get("errors", 0))
                 + int(counts.get("unexpectedSuccesses", 0)),
                 skipped=int(counts.get("skips", 0)),
             )
-    if status != 0 and tally.failed == 0:
-        tally += Tally(failed=1)
-    return tally
+    return Outcome(tests=tests, succeeded=status == 0 and not (tests and tests.failed))
 
 
-def _run(tox: Path, name: str) -> Tally:
+def _run_all(tox: Sequence[str], chosen: Iterable[str], *, full: bool) -> int:
+    total = Tally()
+    lines = []
+    with Scratch(Path(tempfile.gettempdir())) as scratch:
+        for name in chosen:
+            begun = time.monotonic()
+            outcome = _run(tox, name, scratch, full=full)
+            total += outcome.tally
+            lines.append(f"{name}: {outcome} ({time.monotonic() - begun:.0f} s)")
+            left = scratch.left()
+            if left:
+                lines.append(f"{name} left in the temporary directory: {', '.join(left)}")
+            if outcome.succeeded:
+                # Hundreds of MB; after a failure they may tell why.
+                shutil.rmtree(CHECKOUT / ".tox" / name / "tmp", ignore_errors=True)
+    print("\n" + "\n".join(lines))
+    print(total, flush=True)
+    return 1 if total.failed else 0
+
+
+def _run(tox: Sequence[str], name: str, scratch: Scratch, *, full: bool) -> Outcome:
     print(f"\n== {name}", flush=True)
     environ = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(scratch.path),
         # All clients are installed: one that is missing must not skip its tests.
         "NIXERY_REQUIRE_ENGINES": "1",
     }
+    if full:
+        environ["NIXERY_TEST_FULL"] = "1"
     with subprocess.Popen(
-        [str(tox), "run", "-e", name],
+        [*tox, "run", "-e", name],
         cwd=CHECKOUT,
         env=environ,
         stdin=subprocess.DEVNULL,
@@ -139,64 +258,64 @@ def _run(tox: Path, name: str) -> Tally:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        pass_fds=(scratch.lock,),
+        # Ctrl-C is for this process, which asks tox to end, once.
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         lines = []
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            lines.append(line)
+        try:
+            for line in process.stdout:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+                lines.append(line)
+        except BaseException:
+            # tox ends the tests, and they what they started.
+            process.send_signal(signal.SIGINT)
+            for line in process.stdout:
+                sys.stdout.write(line)
+            raise
     return count(lines, process.returncode)
 
 
-def _install_debian_packages() -> None:
-    path = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
-    missing = {
-        package for program, package in PROGRAMS.items() if not shutil.which(program, path=path)
-    }
-    if missing:
-        _apt_get(sorted(missing))
+def _exit(number: int, _: object) -> None:
+    """Handle a signal: end, and clean up on the way."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
-def _install_tox() -> Path:
-    """The tox of a virtual environment of its own, made if it is not there."""
-    tox = TOOLS / "bin" / "tox"
-    if not tox.exists():
-        try:
-            import ensurepip  # noqa: F401, PLC0415  # Debian has it in a package of its own
-        except ImportError:
-            _apt_get(["python3-venv"])
+def _install_tox() -> list[str]:
+    """The tox of a virtual environment of its own, which is made unless one there works."""
+    python = str(TOOLS / "bin" / "python")
+    tox = [python, "-m", "tox"]
+    try:
+        works = not subprocess.run([*tox, "--version"], capture_output=True, check=False).returncode
+    except OSError:
+        works = False
+    if not works:
         _call([sys.executable, "-m", "venv", "--clear", str(TOOLS)])
-        pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        pip = [python, "-m", "pip", "--disable-pip-version-check"]
         _call([*pip, "install", "--quiet", "tox>=4.20"])
     return tox
 
 
-def _apt_get(packages: list[str]) -> None:
-    if os.geteuid() != 0:
-        sys.exit(f"run this as root, or install first: apt-get install {' '.join(packages)}")
-    # Another apt may be running, on a new machine the one that updates it.
-    wait = ["-o", "DPkg::Lock::Timeout=300"]
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _call(["apt-get", *wait, "--quiet", "update"], environ)
-    _call(
-        ["apt-get", *wait, "--quiet", "--yes", "install", "--no-install-recommends", *packages],
-        environ,
-    )
+def _call(command: Sequence[str], tries: int = 3) -> None:
+    """
+    Run a command that needs a network, more than once if it fails.
 
-
-def _call(command: list[str], environ: Mapping[str, str] | None = None, tries: int = 3) -> None:
-    """Run a command that needs a network, more than once if it fails."""
+    :raises CannotRunError: it failed each time.
+    """
     for attempt in range(1, tries + 1):
         print("+", " ".join(command), flush=True)
-        if not subprocess.run(
-            command, env=environ, stdin=subprocess.DEVNULL, check=False
-        ).returncode:
+        if not subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode:
             return
         if attempt < tries:
             time.sleep(5 * attempt)
-    sys.exit(f"failed {tries} times: {' '.join(command)}")
+    raise CannotRunError(f"failed {tries} times: {' '.join(command)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

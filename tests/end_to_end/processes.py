@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +21,8 @@ from typing import TypeVar
 
 from attrs import frozen
 
+from tests.scratch import remove_tree
+
 __all__ = [
     "Finished",
     "Server",
@@ -29,7 +30,6 @@ __all__ = [
     "free_port",
     "private_directory",
     "run",
-    "unmount_below",
     "wait_until",
 ]
 
@@ -232,21 +232,5 @@ def private_directory(name: str) -> Path:
     """
     directory = Path(tempfile.mkdtemp(prefix=f"nixery-{name}-"))
 
-    def remove() -> None:
-        unmount_below(directory)
-        shutil.rmtree(directory, ignore_errors=True)
-
-    at_end(remove)
+    at_end(lambda: remove_tree(directory))
     return directory
-
-
-def unmount_below(directory: Path) -> None:
-    """Unmount all that container engines left mounted, innermost first."""
-    mounts = [
-        # Blanks in the path are written in octal.
-        line.split(" ")[4].encode().decode("unicode_escape")
-        for line in Path("/proc/self/mountinfo").read_text().splitlines()
-    ]
-    for mount in reversed(mounts):
-        if Path(mount).is_relative_to(directory):
-            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from nixery.process import ProcessSpawner
 from nixery.resources import nix_directory
 from nixery.sources import PackageSet, path_revision
 from nixery.testing import InlineWorkers
+from tests.nixstore import daemon_listens, store_fault
 
 __all__ = [
     "INTERRUPTIBLE",
@@ -49,8 +49,6 @@ A shell without job control starts what is followed by ``&`` with SIGINT ignored
 descendant inherits that.
 """
 
-DAEMON_SOCKET = Path("/nix/var/nix/daemon-socket/socket")
-
 SINGLE_USER = "build-users-group =\nsandbox = false\nsubstitute = false"
 """For root on a machine without a daemon and without build users."""
 
@@ -60,9 +58,7 @@ def nix_missing() -> str | None:
     for program in ("nix-instantiate", "nix-build", "nix-store", "setsid"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
-    if os.getuid() != 0 and not daemon_listens() and not os.access("/nix/var/nix/db", os.W_OK):
-        return "the Nix store belongs to somebody else, and its daemon does not run"
-    return None
+    return store_fault()
 
 
 def nix_environment() -> dict[str, str]:
@@ -127,9 +123,3 @@ def path_set(path: Path, *overlays: Path) -> PackageSet:
     """A package set at a path."""
     path = path.resolve()
     return PackageSet(revision=path_revision(path, overlays), path=path, overlays=overlays)
-
-
-def daemon_listens() -> bool:
-    """Whether this machine's Nix has a daemon, which builds for everybody."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(DAEMON_SOCKET)) == 0

@@ -1,10 +1,26 @@
-"""Tests for the counting of :mod:`tests.runner`."""
+"""Tests for :mod:`tests.runner`."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.runner import Tally, count
+from tests import runner
+from tests.environments import ENVIRONMENTS
+from tests.runner import CannotRunError, Tally, choose
+
+
+def count(lines: list[str], status: int) -> Tally:
+    """What an environment adds to the last line."""
+    return runner.count(lines, status).tally
 
 
 class CountTests(SynchronousTestCase):
@@ -48,3 +64,216 @@ class CountTests(SynchronousTestCase):
         total = Tally(passed=1, failed=2) + Tally(passed=3)
         self.assertEqual("4 passed, 2 failed", str(total))
         self.assertEqual("0 passed, 0 failed, 1 skipped", str(Tally(skipped=1)))
+
+
+class LineTests(SynchronousTestCase):
+    """The line of each environment."""
+
+    def line(self, lines: list[str], status: int) -> str:
+        return str(runner.count(lines, status))
+
+    def test_linter(self) -> None:
+        """What runs no tests counts none: it is well or not."""
+        self.assertEqual("ok", self.line(["All checks passed!\n"], 0))
+        self.assertEqual("failed", self.line(["Found 3 errors.\n"], 1))
+
+    def test_suite(self) -> None:
+        """A suite tells how its tests ended, and one that ended badly after them failed."""
+        passed = "PASSED (successes=4, skips=1)\n"
+        self.assertEqual("4 passed, 0 failed, 1 skipped", self.line([passed], 0))
+        self.assertEqual("4 passed, 1 failed, 1 skipped", self.line([passed], 1))
+
+
+class ChoiceTests(SynchronousTestCase):
+    """What the arguments ask for."""
+
+    def choose(self, *arguments: str, root: bool = True) -> list[str]:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            chosen = choose(arguments, root=root)
+        self.output = output.getvalue()
+        return chosen
+
+    def test_all(self) -> None:
+        """All are run, in their order, if none is named."""
+        self.assertEqual(list(ENVIRONMENTS), self.choose())
+        self.assertEqual(list(ENVIRONMENTS), self.choose("full"))
+        self.assertEqual(["lint", "unit"], self.choose("unit", "lint"))
+        self.assertEqual(["unit"], self.choose("full", "unit"))
+
+    def test_unknown(self) -> None:
+        """A name that is none is refused with those there are."""
+        error = self.assertRaises(CannotRunError, self.choose, "units")
+        self.assertIn("units", str(error))
+        self.assertIn("integration", str(error))
+
+    def test_user(self) -> None:
+        """What is for root is left out, and said so; asked for, it is refused."""
+        self.assertEqual(
+            ["lint", "mypy", "unit", "fuzz", "docs", "integration"], self.choose(root=False)
+        )
+        self.assertIn("end-to-end is left out: container engines", self.output)
+        error = self.assertRaises(CannotRunError, self.choose, "end-to-end", root=False)
+        self.assertIn("as root", str(error))
+
+
+class PreparationTests(SynchronousTestCase):
+    """What comes before the first test."""
+
+    def setUp(self) -> None:
+        self.installed: list[str] = []
+        self.there = {"docker": "docker-cli"}
+        self.patch(runner, "install_packages", self.installed.extend)
+        self.patch(runner, "packages", lambda names: [self.there.get(name, name) for name in names])
+        self.lacking = [["docker", "skopeo"], []]
+        self.patch(runner, "missing", lambda names: self.lacking.pop(0))
+        self.patch(runner, "store_fault", lambda: None)
+
+    def main(self, *arguments: str) -> tuple[int, str]:
+        """The status of the command, and all that it prints."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            status = runner.main(arguments)
+        return status, said.getvalue()
+
+    def test_help(self) -> None:
+        """Help is shown, and nothing else is done."""
+        status, said = self.main("unit", "--help")
+        self.assertEqual(0, status)
+        self.assertTrue(said.startswith("usage: tests/run"), said)
+        for name in (*ENVIRONMENTS, "full", "5 GB"):
+            self.assertIn(name, said)
+        self.assertEqual(2, len(self.lacking))
+
+    def test_disk(self) -> None:
+        """Too small a disk is told before anything is installed."""
+        self.patch(runner, "shortages", lambda *_: ["/tmp: 5.0 GB are needed, and 1.2 GB are free"])
+        status, said = self.main("lint")
+        self.assertEqual(2, status)
+        self.assertIn("5.0 GB are needed, and 1.2 GB are free", said)
+        self.assertEqual(2, len(self.lacking))
+
+    def test_user(self) -> None:
+        """A user is told the command that root has to type, on a line of its own."""
+        self.patch(os, "geteuid", lambda: 1000)
+        self.patch(runner, "shortages", lambda *_: [])
+        status, said = self.main("lint")
+        self.assertEqual(2, status)
+        self.assertIn(
+            "\n    apt-get update && apt-get install --no-install-recommends docker-cli skopeo\n",
+            said,
+        )
+        self.assertEqual([], self.installed)
+
+    def test_root(self) -> None:
+        """Root gets what is missing installed."""
+        self.patch(os, "geteuid", lambda: 0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            runner.prepare(["lint"])
+        self.assertEqual(["docker-cli", "skopeo"], self.installed)
+
+    def test_installed_in_vain(self) -> None:
+        """What cannot be run after it was installed is no failure of its tests."""
+        self.patch(os, "geteuid", lambda: 0)
+        self.lacking = [["docker"], ["docker"]]
+        with contextlib.redirect_stdout(io.StringIO()):
+            error = self.assertRaises(CannotRunError, runner.prepare, ["lint"])
+        self.assertIn("docker-cli", str(error))
+        self.assertEqual(["docker-cli"], self.installed)
+
+    def test_without_lists(self) -> None:
+        """Where apt had read no lists, what it knows after it did is installed."""
+        self.patch(os, "geteuid", lambda: 0)
+        self.lacking = [["docker"], ["docker"], []]
+        self.there = {"docker": "docker.io"}
+
+        def install(packages: list[str]) -> None:
+            self.installed += packages
+            self.there = {"docker": "docker-cli"}
+
+        self.patch(runner, "install_packages", install)
+        with contextlib.redirect_stdout(io.StringIO()):
+            runner.prepare(["lint"])
+        self.assertEqual(["docker.io", "docker-cli"], self.installed)
+
+    def test_store(self) -> None:
+        """A store that a user cannot build into is told, too."""
+        self.lacking[0] = []
+        self.patch(runner, "store_fault", lambda: "no store")
+        runner.prepare(["unit"])
+        self.lacking.append([])
+        error = self.assertRaises(CannotRunError, runner.prepare, ["integration"])
+        self.assertEqual("no store", str(error))
+
+
+TOX = """\
+import os, sys
+open(os.path.join(os.environ["TMPDIR"], "forgotten"), "w").close()
+print(os.environ.get("NIXERY_TEST_FULL", "not full"))
+"""
+
+
+class RunTests(SynchronousTestCase):
+    """A run, with a tox that only says how its tests ended."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+        self.patch(tempfile, "tempdir", directory.name)
+
+    def run_all(self, tox: str, *, full: bool = False) -> tuple[int, list[str]]:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            # Not `unit`: a run removes the temporary files of what succeeded, as these are.
+            status = runner._run_all([sys.executable, "-c", TOX + tox], ["lint"], full=full)
+        return status, output.getvalue().splitlines()
+
+    def test_left_over(self) -> None:
+        """What tests leave in the temporary directory is told, and removed."""
+        status, lines = self.run_all("")
+        self.assertEqual(0, status)
+        self.assertIn("lint left in the temporary directory: forgotten", lines)
+        self.assertEqual("0 passed, 0 failed", lines[-1])
+        self.assertEqual([], os.listdir(self.directory))
+
+    def test_failed(self) -> None:
+        """A failure is the command's."""
+        status, lines = self.run_all("print('FAILED (failures=1, successes=2)'); sys.exit(1)")
+        self.assertEqual(1, status)
+        self.assertEqual("2 passed, 1 failed", lines[-1])
+
+    def test_full(self) -> None:
+        """The tests are told whether the heavy ones are wanted."""
+        self.assertIn("not full", self.run_all("")[1])
+        self.assertIn("1", self.run_all("", full=True)[1])
+
+    def test_ended(self) -> None:
+        """A run that is asked to end asks tox, and leaves no temporary files behind."""
+        tox = TOX + (
+            "import signal\n"
+            "signal.signal(signal.SIGINT, lambda *_: sys.exit('interrupted'))\n"
+            "print('waiting', flush=True)\n"
+            "signal.pause()\n"
+        )
+        program = (
+            "import signal, sys\n"
+            "from tests import runner\n"
+            "signal.signal(signal.SIGTERM, runner._exit)\n"
+            f"runner._run_all([sys.executable, '-c', {tox!r}], ['lint'], full=False)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=runner.CHECKOUT,
+            env={**os.environ, "TMPDIR": str(self.directory)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            while "waiting" not in process.stdout.readline():
+                pass
+            self.assertEqual(1, len(os.listdir(self.directory)))
+            process.terminate()
+            said = process.stdout.read()
+        self.assertEqual(128 + signal.SIGTERM, process.returncode, said)
+        self.assertIn("interrupted", said)
+        self.assertEqual([], os.listdir(self.directory))

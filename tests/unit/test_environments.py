@@ -1,0 +1,166 @@
+"""Tests for :mod:`tests.environments` and :mod:`tests.programs`."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests import programs
+from tests.environments import ENVIRONMENTS, shortages
+from tests.programs import PROGRAMS, Program, missing, packages
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+ESSENTIAL = {
+    # No Debian is without them.
+    *("apt-config", "apt-get", "bash", "cat", "chroot", "cp", "cut", "dpkg-deb", "env", "ls"),
+    *("mkdir", "mount", "sh", "sleep", "tar", "test", "timeout", "true", "umount"),
+}
+
+
+class ProgramTests(SynchronousTestCase):
+    """Programs that work, and packages that have them."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+        self.patch(programs, "PATH", directory.name)
+
+    def make(self, name: str, status: int) -> None:
+        file = self.directory / name
+        file.write_text(f"#!/bin/sh\nexit {status}\n")
+        file.chmod(0o755)
+
+    def test_missing(self) -> None:
+        """A program counts if it can be run, not if there is such a file."""
+        self.patch(
+            programs,
+            "PROGRAMS",
+            {name: Program((name, "--version"), (name,)) for name in ("good", "broken", "none")},
+        )
+        self.make("good", 0)
+        self.make("broken", 1)
+        self.assertEqual(["broken", "none"], missing(["none", "good", "broken"]))
+
+    def test_release(self) -> None:
+        """The package is that of the release: Debian 13 has Docker's client apart."""
+
+        def choose(*there: str) -> list[str]:
+            return packages(["docker", "dockerd"], lambda names: set(names) & set(there))
+
+        self.assertEqual(["docker-cli", "docker.io"], choose("docker-cli", "docker.io"))
+        self.assertEqual(["docker.io"], choose("docker.io"))
+
+    def test_unknown(self) -> None:
+        """Before apt has read its lists, a package stands that each release has."""
+        self.assertEqual(["docker.io"], packages(["docker"], lambda names: set()))
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """What the environments need."""
+
+    def test_listed(self) -> None:
+        """They are those that tox runs by default."""
+        tox = configparser.ConfigParser(interpolation=None)
+        tox.read(CHECKOUT / "tox.ini")
+        self.assertEqual(list(ENVIRONMENTS), tox["tox"]["env_list"].split(", "))
+
+    def test_known(self) -> None:
+        """Each program has a check and a package."""
+        for name, environment in ENVIRONMENTS.items():
+            self.assertEqual(set(), set(environment.programs) - set(PROGRAMS), name)
+
+    def test_unit(self) -> None:
+        """The fast tests need no Nix and no engine."""
+        self.assertEqual(("zstd",), ENVIRONMENTS["unit"].programs)
+
+    def test_complete(self) -> None:
+        """What the tests run is installed for their environment."""
+        for name, environment in ENVIRONMENTS.items():
+            folder = CHECKOUT / "tests" / name.replace("-", "_")
+            wanted = {
+                program
+                for path in folder.glob("*.py")
+                for program in _programs(ast.parse(path.read_text("utf-8")))
+            }
+            lacking = wanted - set(environment.programs) - ESSENTIAL
+            self.assertEqual(set(), lacking, f"{name} needs them")
+
+
+class DiskTests(SynchronousTestCase):
+    """Room on disks."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.checkout = Path(directory.name) / "checkout"
+        self.temporary = Path(directory.name) / "temporary"
+        self.checkout.mkdir()
+        self.temporary.mkdir()
+
+    def shortages(self, *names: str, free: int) -> list[str]:
+        return shortages(names, self.checkout, self.temporary, lambda path: free)
+
+    def test_all(self) -> None:
+        """What all environments need is what the help says."""
+        self.assertEqual([], self.shortages(*ENVIRONMENTS, free=5_000_000_000))
+        [said] = self.shortages(*ENVIRONMENTS, free=4_500_000_000)
+        self.assertRegex(
+            said, r"checkout and .*temporary: \d\.\d GB are needed, and 4.5 GB are free"
+        )
+
+    def test_some(self) -> None:
+        """Few environments need little."""
+        self.assertEqual([], self.shortages("lint", free=200_000_000))
+
+    def test_again(self) -> None:
+        """What is installed already needs no room."""
+        for name in ENVIRONMENTS:
+            (self.checkout / ".tox" / name).mkdir(parents=True)
+        self.assertEqual([], self.shortages(*ENVIRONMENTS, free=3_000_000_000))
+
+    def test_devices(self) -> None:
+        """Each file system needs room for what goes there."""
+        devices = {self.checkout: 1, self.temporary: 2}
+        real = os.stat
+
+        class Stat:
+            def __init__(self, path: Path) -> None:
+                self.st_dev = devices[path]
+
+        self.patch(os, "stat", lambda path, **_: Stat(path) if path in devices else real(path))
+        room = {self.checkout: 10_000_000_000, self.temporary: 0}
+        [said] = shortages(["unit"], self.checkout, self.temporary, room.__getitem__)
+        self.assertTrue(said.startswith(f"{self.temporary}: 0.7 GB"), said)
+
+
+def _programs(tree: ast.Module) -> Iterator[str]:
+    """Programs that a module requires, or runs by a list that begins with a name."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func).removeprefix("subprocess.")
+        given: list[ast.expr] = []
+        if called == "require":
+            given = node.args
+        elif called in {"run", "Popen", "check_output", "check_call", "Server"} and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.List | ast.Tuple) and first.elts:
+                head = first.elts[0]
+                while isinstance(head, ast.Starred):
+                    inner = head.value
+                    if not (isinstance(inner, ast.Tuple | ast.List) and inner.elts):
+                        break
+                    head = inner.elts[0]
+                given = [head]
+        for each in given:
+            if isinstance(each, ast.Constant) and re.fullmatch(r"[a-z][\w-]*", str(each.value)):
+                yield str(each.value)

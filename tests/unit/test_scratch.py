@@ -1,0 +1,71 @@
+"""Tests for :mod:`tests.scratch`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.scratch import PREFIX, Scratch
+
+
+class ScratchTests(SynchronousTestCase):
+    """The temporary directory of a run."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.parent = Path(directory.name)
+
+    def there(self) -> list[str]:
+        return sorted(os.listdir(self.parent))
+
+    def test_removed(self) -> None:
+        """It goes with all that is in it, though it may be protected, as Nix does."""
+        with Scratch(self.parent) as scratch:
+            store = scratch.path / "store" / "item"
+            store.mkdir(parents=True)
+            (store / "file").touch(0o444)
+            (store / "link").symlink_to(self.parent)
+            store.chmod(0o555)
+            store.parent.chmod(0o555)
+            self.assertEqual([scratch.path.name], self.there())
+        self.assertEqual([], self.there())
+
+    def test_failure(self) -> None:
+        """It goes after a failure, too."""
+
+        def fail() -> None:
+            with Scratch(self.parent):
+                raise RuntimeError
+
+        self.assertRaises(RuntimeError, fail)
+        self.assertEqual([], self.there())
+
+    def test_for_all(self) -> None:
+        """Everybody may have files in it, and nobody removes others'."""
+        with Scratch(self.parent) as scratch:
+            self.assertEqual(0o1777, scratch.path.stat().st_mode & 0o7777)
+
+    def test_left(self) -> None:
+        """Each call tells what is new."""
+        with Scratch(self.parent) as scratch:
+            self.assertEqual([], scratch.left())
+            for name in ("b", "a"):
+                (scratch.path / name).touch()
+            self.assertEqual(["a", "b"], scratch.left())
+            (scratch.path / "a").unlink()
+            (scratch.path / "c").touch()
+            self.assertEqual(["c"], scratch.left())
+
+    def test_abandoned(self) -> None:
+        """That of a run that was killed goes with the next run; others stay."""
+        (self.parent / f"{PREFIX}dead" / "below").mkdir(parents=True)
+        (self.parent / "other").mkdir()
+        (self.parent / f"{PREFIX}link").symlink_to(self.parent / "other")
+        with Scratch(self.parent) as first, Scratch(self.parent) as second:
+            self.assertEqual(
+                sorted(["other", f"{PREFIX}link", first.path.name, second.path.name]), self.there()
+            )
