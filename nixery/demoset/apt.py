@@ -50,6 +50,11 @@ The machine's settings that hold for us too.  Hooks are left out: some of them
 clean caches or wake desktop services, and fail for users who are not root.
 """
 
+_OFFLINE = re.compile(
+    r"Could not resolve|Temporary failure|Could not connect|Unable to connect|Cannot initiate"
+    r"|Connection failed|Connection timed out|Network is unreachable|No route to host"
+)
+
 _NO_SOURCES = (
     "add the archive to apt's sources: a file in /etc/apt/sources.list.d with the lines"
     " `Types: deb`, `URIs:` and a Debian mirror, `Suites:` and the release, `Components: main`"
@@ -118,7 +123,8 @@ class Apt:
         """
         Fetch the archive's lists.  To be called first.
 
-        :raises DemoFailed: there is no apt, or no Debian archive among its sources.
+        :raises DemoFailed: there is no apt, no Debian archive among its sources, or the
+            archive cannot be reached.
         :raises ProcessFailed: the lists could not be fetched.
         """
         if shutil.which("apt-get") is None:
@@ -135,7 +141,7 @@ class Apt:
             failure = error
         if not self._has_debian():
             if failure is not None:
-                raise failure
+                raise _unreachable(failure) or failure
             raise DemoFailed(
                 reason=f"apt's sources name no Debian archive for {self.architecture}",
                 advice=_NO_SOURCES,
@@ -177,6 +183,8 @@ class Apt:
         own = {
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
+            # Otherwise a run that could fetch nothing at all has succeeded.
+            "APT::Update::Error-Mode": "any",
             "APT::Architecture": self.architecture,
             # The unprivileged user that root's apt downloads as cannot read a
             # private temporary directory.
@@ -206,6 +214,17 @@ class Apt:
 
     def _apt(self, *argv: str) -> str:
         return run(argv, self._environment, cwd=self._home).decode("utf-8", "replace")
+
+
+def _unreachable(failure: ProcessFailed) -> DemoFailed | None:
+    """The failure as one of the network, if apt says that it is."""
+    for line in failure.evidence.stderr.splitlines():
+        if _OFFLINE.search(line):
+            return DemoFailed(
+                reason=f"Debian's archive cannot be reached ({line.removeprefix('E: ').strip()})",
+                advice="connect this machine to a network, or tell apt its proxy",
+            )
+    return None
 
 
 def _exact(records: Collection[Record]) -> list[str]:

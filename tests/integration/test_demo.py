@@ -140,6 +140,22 @@ class AptTests(SynchronousTestCase):
         apt.update()
         self.assertEqual(apt.records(["nothing"]), {})
 
+    def test_offline(self) -> None:
+        """Without a network it is that which is told, and not that apt has no sources."""
+        with socket.socket() as unused:
+            # Bound and not listening: a connection is refused.
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+            self.sources.write_text(f"deb [trusted=yes] http://127.0.0.1:{port} stable main\n")
+            failure = self.assertRaises(DemoFailed, self.make().update)
+        self.assertIn("cannot be reached", failure.reason)
+        self.assertIn(f"127.0.0.1:{port}", failure.reason)
+
+    def test_no_sources(self) -> None:
+        """With a network and no Debian archive, it is the sources that have to be changed."""
+        failure = self.assertRaises(DemoFailed, self.make().update)
+        self.assertIn("name no Debian archive", failure.reason)
+
     def test_third_parties(self) -> None:
         """A newer package of the same name in another archive is not taken."""
         self.add_archive("Debian", {"hello": "1.0"})
