@@ -160,7 +160,7 @@ class Children:
             with selectors.DefaultSelector() as selector:
                 selector.register(pipe, selectors.EVENT_READ)
                 selector.register(ended, selectors.EVENT_READ)
-                running, closed = True, False
+                running, closed, told = True, False, False
                 while running:
                     ready = {key.fd for key, _ in selector.select(_TICK_SECONDS)}
                     running = ended not in ready
@@ -176,6 +176,13 @@ class Children:
                                 kept.append(text)
                             else:
                                 shown = progress
+                    if self._received and not told:
+                        told = True
+                        self._console.say(
+                            "interrupted: removing what was begun"
+                            if self._interruptible
+                            else "interrupted: this ends when what runs now has ended"
+                        )
                     self._console.progress(shown)
         finally:
             os.close(ended)
@@ -184,19 +191,12 @@ class Children:
         return "\n".join(kept)
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
-        again = bool(self._received)
+        # Nothing is written here: a write may be what the signal has interrupted.
+        self._end_child(signal.SIGKILL if self._received else signal.SIGTERM)
         self._received.append(number)
-        if self._child is None or again:
-            if self._child is not None and self._interruptible:
-                self._end_child(signal.SIGKILL)
-            return
-        self._end_child(signal.SIGTERM)
 
     def _end_child(self, number: signal.Signals) -> None:
-        if self._child is None:
-            return
-        if not self._interruptible:
-            self._console.say("interrupted: this ends when what runs now has ended")
+        if self._child is None or not self._interruptible:
             return
         # Its session's group has its number, which is its own as long as it is not waited for.
         with contextlib.suppress(ProcessLookupError):

@@ -99,7 +99,7 @@ def install_packages(
     if done.status == 0:
         done = apt.run(install, interruptible=False)
     if done.status != 0:
-        raise InstallationFailed(_reason(packages, update, done), done.tail())
+        raise _failure(packages, update, done)
 
 
 def unreachable(output: str) -> str | None:
@@ -163,13 +163,13 @@ def _progress(line: str) -> str | None:
     return None
 
 
-def _reason(packages: Sequence[str], update: Finished, install: Finished) -> str:
+def _failure(packages: Sequence[str], update: Finished, install: Finished) -> InstallationFailed:
     names = " ".join(packages)
     cause = unreachable(install.output)
     if cause is None and update.status != 0:
         cause = unreachable(update.output)
     if cause is not None:
-        return (
+        return InstallationFailed(
             f"{names} could not be installed, because Debian's archive cannot be reached"
             f" ({cause}): connect this machine to a network, or tell apt its proxy"
         )
@@ -180,8 +180,10 @@ def _reason(packages: Sequence[str], update: Finished, install: Finished) -> str
             (line for line in update.output.splitlines() if line.startswith("E:")),
             "no source of apt's has them",
         )
-        return (
+        return InstallationFailed(
             f"{names} could not be installed ({failed}): let apt's sources name a Debian"
             " archive with the component main"
         )
-    return f"{names} could not be installed; what apt-get said is above"
+    return InstallationFailed(
+        f"{names} could not be installed; what apt-get said is above", install.tail()
+    )

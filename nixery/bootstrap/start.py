@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         console.say(error.message)
         return 1
     except Interrupted as interruption:
-        console.say("interrupted; what was begun and not finished is removed")
+        console.say("interrupted: nothing that was begun is left half made")
         # Whoever waits for this process is told of the signal, as by any other program.
         signal.signal(interruption.number, signal.SIG_DFL)
         os.kill(os.getpid(), interruption.number)

@@ -21,7 +21,7 @@ from nixery.bootstrap.arguments import UsageError, parse_arguments
 from nixery.bootstrap.children import Children, Finished, Interrupted
 from nixery.bootstrap.console import Console
 from nixery.bootstrap.environment import Environments
-from nixery.bootstrap.packages import InstallationFailed, _Apt, _reason
+from nixery.bootstrap.packages import InstallationFailed, _Apt, _failure
 
 CHECKOUT = Path(start.__file__).parent.parent.parent
 START = CHECKOUT / "nix/demo/start"
@@ -435,11 +435,11 @@ class ReasonTests(SynchronousTestCase):
         """Without a network, apt's update says why, although it is the installation that fails."""
         update = Finished(100, "Err:1 http://m x\n  Could not resolve 'm'\nE: Failed to fetch")
         install = Finished(100, "E: Unable to locate package nix-bin")
-        self.assertIn("(Could not resolve 'm')", _reason(["nix-bin"], update, install))
+        self.assertIn("(Could not resolve 'm')", _failure(["nix-bin"], update, install).message)
 
     def test_no_package(self) -> None:
         """With a network, it is apt's sources that lack the package."""
         install = Finished(100, "E: Unable to locate package nix-bin")
-        reason = _reason(["nix-bin"], Finished(0, ""), install)
+        reason = _failure(["nix-bin"], Finished(0, ""), install).message
         self.assertIn("no source of apt's has them", reason)
         self.assertNotIn("network", reason)
