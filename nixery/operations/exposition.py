@@ -4,6 +4,11 @@ Metrics as text, made where nobody waits for it.
 Gathering reads files of ``/proc`` and formats some hundred lines: milliseconds, which
 the reactor does not have.  It gets a thread of its own: metrics are wanted most when
 the other pools are busy or stuck.
+
+``prometheus_client.twisted.MetricsResource`` is not used.  It shares the reactor's own
+pool of threads with the resolution of host names, so that it waits where DNS does; it
+collects on a thread, while samples are the reactor thread's; HEAD is 405, and an Accept
+header whose version is no number is an error 500 with a traceback.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@ What is streamed of builds: as events for programs and browsers, as lines for te
 
 A feed has no memory of its own but how far it has come: it asks for what is new since
 then (:mod:`nixery.building.buildbook`), however slowly its client reads.
+
+The list of all builds is sent in parts, and only when a client begins: 300 builds are
+0.5 MB of JSON and 45 ms of a processor, and something changes twice a second.
 """
 
 from __future__ import annotations

@@ -4,6 +4,10 @@ What the headers of a request say: media types, conditions, ranges.
 Pure functions from raw header values to decisions.  Whatever a client sends that
 makes no sense is read as if it had sent nothing, as RFC 9110 asks for: none of
 these headers can make a request fail, save a range outside the blob.
+
+Werkzeug's parsers are not used.  Its Accept drops a type whose weight is no number or
+more than 1, and takes one of ``q = 0``; its Range answers a suffix longer than the blob,
+and several ranges, with 416.
 """
 
 from __future__ import annotations

@@ -143,6 +143,14 @@ class AcceptTests(SynchronousTestCase):
             accepted_types([b"application/A;q=0.5, Application/b ; x=y", b"", b" */*;q=0.1"]),
         )
 
+    def test_weights_that_are_none(self) -> None:
+        """A weight that makes no sense does not refuse a type."""
+        self.assertEqual(
+            {"a/b", "c/d", "e/f", "g/h"},
+            accepted_types([b"a/b;q=x, c/d;q=2, e/f;q=1e-3, g/h;q="]),
+        )
+        self.assertEqual(frozenset(), accepted_types([b"a/b; q = 0"]))
+
     def test_zero_refuses(self) -> None:
         """A type with the weight 0 is not accepted; any other weight accepts."""
         self.assertEqual(
