@@ -14,7 +14,7 @@ from pathlib import Path
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.demoset import demo
+from nixery.demoset import demo, listening
 from nixery.demoset.apt import plain_uri
 from nixery.demoset.debian import Record
 from nixery.demoset.demo import default_directory, is_static, main, prepare, render_lock
@@ -246,3 +246,27 @@ class UriTests(SynchronousTestCase):
             error = self.assertRaises(DemoFailed, plain_uri, uri)
             self.assertIn(uri, error.message)
             self.assertIn("http", error.advice)
+
+
+class ListeningTests(SynchronousTestCase):
+    """Where the registry would listen, for ``nix/demo/start``."""
+
+    def setUp(self) -> None:
+        self.out, self.err = StringIO(), StringIO()
+        self.patch(sys, "stdout", self.out)
+        self.patch(sys, "stderr", self.err)
+
+    def test_configured(self) -> None:
+        """The configuration file is asked as well."""
+        path = Path(self.mktemp())
+        path.write_text("port: 8123\npublic_url: https://registry.example.org\n")
+        self.assertEqual(listening.main(["--config", str(path)]), 0)
+        self.assertEqual(
+            json.loads(self.out.getvalue()),
+            {"listen": ["tcp:8123"], "public_url": "https://registry.example.org"},
+        )
+
+    def test_unusable(self) -> None:
+        """An option that there is none of is said, as the registry says it."""
+        self.assertEqual(listening.main(["--prot", "8123"]), 1)
+        self.assertIn("there is no option --prot", self.err.getvalue())
