@@ -8,7 +8,7 @@ distance of a name to all of them is :mod:`rapidfuzz`'s work: 35 ms for 100,000 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain, takewhile
 
 from rapidfuzz.distance import OSA
@@ -27,10 +27,14 @@ class NameIndex:
     :param names: those that exist.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._spellings: dict[str, list[str]] = {}
-        for name in sorted(names):
-            self._spellings.setdefault(name.lower(), []).append(name)
+    def __init__(self, names: Collection[str]) -> None:
+        # Few names differ in case only: a list for each name would cost more than
+        # all else.
+        self._spellings = {name.lower(): name for name in names}
+        self._others: dict[str, list[str]] = {}
+        for name in names:
+            if self._spellings[name.lower()] != name:
+                self._others.setdefault(name.lower(), []).append(name)
         self._folded = sorted(self._spellings)
 
     def nearest(self, wanted: str, limit: int = 5) -> tuple[str, ...]:
@@ -61,8 +65,11 @@ class NameIndex:
         )
         close = [name for rank, name in slips if rank < TWO_SLIPS]
         found = dict.fromkeys(chain(close, self._alike(word), (name for _, name in slips)))
-        spelled = chain.from_iterable(self._spellings[name] for name in found)
+        spelled = chain.from_iterable(map(self._spelled, found))
         return tuple(spelled)[:limit]
+
+    def _spelled(self, folded: str) -> Iterable[str]:
+        return sorted([self._spellings[folded], *self._others.get(folded, ())])
 
     def _alike(self, word: str) -> Iterable[str]:
         """Names that continue ``word``, then those that it continues."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ NAMES = (
 )
 
 
-def nearest(wanted: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
+def nearest(wanted: str, names: Collection[str], limit: int = 5) -> tuple[str, ...]:
     return NameIndex(names).nearest(wanted, limit)
 
 
