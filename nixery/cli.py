@@ -19,7 +19,6 @@ from typing import Any
 
 from attrs import asdict
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
 from nixery.configuration.config import Config, load_config
 from nixery.counting.byhand import USAGE, Program, Quiet, realise, say
@@ -29,6 +28,7 @@ from nixery.interfaces import Phase, Workers
 from nixery.names import ImageName, Tag, parse_image_name, parse_tag
 from nixery.nixside.nixsetup import make_nix
 from nixery.packages import Evaluation
+from nixery.reactortime import run_reactor
 from nixery.upstream.sourcesetup import fetch_package_set
 
 __all__ = ["prepare_image"]
@@ -56,7 +56,7 @@ def prepare_image(arguments: Sequence[str] | None = None) -> None:
             reactor, lambda workers: _prepare(reactor, workers, name, tag, config, os.environ)
         )
 
-    react(main)
+    run_reactor(main)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

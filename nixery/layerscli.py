@@ -19,7 +19,6 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
 from nixery.configuration.config import Config, load_config
 from nixery.counting.byhand import USAGE, Program, Quiet, realise, say
@@ -44,6 +43,7 @@ from nixery.names import ImageName, parse_image_name
 from nixery.nixside.nixsetup import make_nix
 from nixery.packing.levels import Compression
 from nixery.packing.tarball import pack_store_paths
+from nixery.reactortime import run_reactor
 from nixery.sources import PackageSet
 from nixery.upstream.sourcesetup import fetch_package_set
 from nixery.waiting import gather
@@ -91,7 +91,7 @@ def layers(arguments: Sequence[str] | None = None) -> None:
     def main(reactor: Any) -> Deferred[None]:
         return _PROGRAM.run(reactor, lambda workers: _show(reactor, workers, request))
 
-    react(main)
+    run_reactor(main)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

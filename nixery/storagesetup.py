@@ -10,6 +10,7 @@ from typing import Any
 from attrs import frozen
 from twisted.logger import Logger
 
+from nixery.clocks import SystemWallClock, WallClock
 from nixery.configuration.config import Config
 from nixery.daemon import Part
 from nixery.diskspace import DiskGuard
@@ -54,6 +55,7 @@ def make_storage(
     give_up: Callable[[], None],
     measured: Callable[[Storage], Storage] = lambda storage: storage,
     collected: Callable[[], None] = lambda: None,
+    wall_clock: WallClock | None = None,
 ) -> StorageParts:
     """
     The storage that is configured.
@@ -63,6 +65,7 @@ def make_storage(
         background.
     :param measured: wraps the storage.
     :param collected: called when a collection has removed something.
+    :param wall_clock: for the ages of files; by default, this machine's.
     """
     if config.storage_backend == "gcs":
         return _make_gcs(config, reactor, give_up, measured)
@@ -80,6 +83,7 @@ def make_storage(
         interval=config.retention_interval,
         workers=files,
         clock=reactor,
+        wall_clock=wall_clock or SystemWallClock(),
         removed=collected,
     )
     bounded = config.max_bytes is not None or config.max_age is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -28,6 +27,7 @@ from nixery.building.buildbook import BuildBook
 from nixery.building.builder import Builder, BuildLimits, ImageSettings
 from nixery.building.cache import ImageCache
 from nixery.building.images import ImageService
+from nixery.clocks import SystemWallClock, WallClock
 from nixery.configuration.config import Config, load_config
 from nixery.configuration.configlayers import CONFIG_VARIABLE, suggest
 from nixery.configuration.settings import SETTINGS, Setting
@@ -42,6 +42,7 @@ from nixery.nixside.nixsetup import make_nix
 from nixery.operations.logsetup import LoggedService, in_foreground, log_file
 from nixery.operations.operationsetup import OperationParts
 from nixery.operations.textlog import text_line
+from nixery.reactortime import use_monotonic_time
 from nixery.reload import Reloader
 from nixery.sitesetup import SiteParts
 from nixery.sources import GitSource, PathSource
@@ -138,6 +139,8 @@ class Options(usage.Options):
         """:raises usage.UsageError: with all that is wrong with the configuration."""
         from twisted.internet import reactor  # noqa: PLC0415  # twistd's --reactor chooses it
 
+        # Before anything is made of it.
+        use_monotonic_time(reactor)
         given = {"config": self["config"]} | {
             setting.name: self[setting.option] for setting in SETTINGS if setting.option in self
         }
@@ -183,16 +186,20 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
     reactor: Any,
     *,
     reread: Callable[[], Config] | None = None,
+    wall_clock: WallClock | None = None,
 ) -> IService:
     """
     All parts of the daemon, wired, in the order in which they start.
 
+    :param reactor: its time is monotonic, see :mod:`nixery.reactortime`.
     :param reread: reads the configuration again, for what a reload changes.
+    :param wall_clock: the time of day; by default, this machine's.
     """
 
     def give_up() -> None:
         end_as_failed(reactor)
 
+    wall_clock = wall_clock or SystemWallClock()
     cpu = WorkerPool("packing", config.cpu_workers, reactor)
     files = WorkerPool("storage", config.storage_workers, reactor)
     operations = OperationParts(
@@ -205,14 +212,22 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         give_up=give_up,
         collected=lambda: cache.distrust(),  # noqa: PLW0108  # it is made below
         measured=operations.storage,
+        wall_clock=wall_clock,
     )
     storage = stored.storage
     lock = StateLock(config.state_directory)
     limits = LimitParts(config=config, reactor=reactor)
     nix = make_nix(config, files, reactor, os.environ, measured=operations.spawner)
-    sources = make_sources(config, files, reactor, os.environ, measured=operations.spawner)
+    sources = make_sources(
+        config,
+        files,
+        reactor,
+        os.environ,
+        measured=operations.spawner,
+        wall_clock=wall_clock,
+    )
     popularity = make_popularity(config, files, reactor, os.environ)
-    book = BuildBook(clock=reactor, time=time.time, reported=operations.reporter.ended)
+    book = BuildBook(clock=reactor, wall_clock=wall_clock, reported=operations.reporter.ended)
     cache = ImageCache(
         storage=storage,
         seconds=reactor.seconds,
@@ -220,7 +235,9 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         limit=config.manifest_memory * 2**20,
         recheck=config.blob_recheck,
     )
-    library = ImageLibrary(storage=storage, images=cache, cpu=cpu, clock=reactor, time=time.time)
+    library = ImageLibrary(
+        storage=storage, images=cache, cpu=cpu, clock=reactor, wall_clock=wall_clock
+    )
     builder = Builder(
         sources=sources,
         nix=nix,
@@ -273,7 +290,13 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
     )
     reloader = Reloader(reactor, reactor.stop)
     access = AccessParts(
-        config=config, files=files, reactor=reactor, storage=storage, images=cache, reread=reread
+        config=config,
+        files=files,
+        reactor=reactor,
+        storage=storage,
+        images=cache,
+        reread=reread,
+        wall_clock=wall_clock,
     )
     access.watch(reloader)
     registry = Registry(
@@ -299,7 +322,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
     )
     site = make_site(Resource(), reactor, ended=operations.ended, door=limits.door)
     operations.watch(builder, images, registry, site)
-    tls = TLSParts(config=config, files=files, reactor=reactor)
+    tls = TLSParts(config=config, files=files, reactor=reactor, wall_clock=wall_clock)
     tls.watch(reloader, operations.measures)
     manager = SystemdParts(
         config=config, files=files, reactor=reactor, environ=os.environ, book=book, builder=builder

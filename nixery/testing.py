@@ -14,7 +14,9 @@ from typing import ParamSpec, TypeVar
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
+from nixery.clocks import WallTime
 from nixery.errors import (
     Evidence,
     MissingDerivations,
@@ -31,7 +33,14 @@ from nixery.packages import Evaluation, Output, Package
 from nixery.sources import PackageSet, Revision, path_revision
 from nixery.upstream.revisions import LATEST
 
-__all__ = ["FakeNix", "FakePackage", "FakeSources", "InlineWorkers", "store_path"]
+__all__ = [
+    "FakeNix",
+    "FakePackage",
+    "FakeSources",
+    "FakeWallClock",
+    "InlineWorkers",
+    "store_path",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,6 +53,26 @@ def store_path(name: str, salt: str = "") -> StorePath:
     number = int.from_bytes(hashlib.sha256(f"{name}\0{salt}".encode()).digest()[:20], "big")
     digits = "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in range(32))
     return StorePath(f"/nix/store/{digits}-{name}")
+
+
+@define(eq=False)
+class FakeWallClock:
+    """
+    Implements :class:`nixery.clocks.WallClock`: it goes with a monotonic clock, and is set.
+
+    :param clock: the monotonic clock.
+    :param ahead: by how many seconds the wall clock is ahead of it.
+    """
+
+    clock: IReactorTime
+    ahead: float = 1_800_000_000.0
+
+    def now(self) -> WallTime:
+        return WallTime(self.clock.seconds() + self.ahead)
+
+    def step(self, seconds: float) -> None:
+        """Set the clock forward, or back by a negative number of seconds."""
+        self.ahead += seconds
 
 
 @define(kw_only=True, eq=False)

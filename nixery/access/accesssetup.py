@@ -4,7 +4,6 @@ The gate, as the configuration asks for it, and what of it a reload looks at aga
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from nixery.access.patterns import PackagePatterns
 from nixery.access.tokens import Tokens, load_key, own_key
 from nixery.access.visitor import ANONYMOUS, OTHERS
 from nixery.building.cache import ImageCache
+from nixery.clocks import SystemWallClock, WallClock
 from nixery.configuration.config import Config
 from nixery.daemon import Part
 from nixery.interfaces import Storage, Workers
@@ -43,6 +43,7 @@ class AccessParts:
     :param files: the pool for file systems.
     :param images: the images that were made.
     :param reread: reads the configuration again, for a reload; ``None``: it stays as it is.
+    :param wall_clock: for tokens.
     """
 
     config: Config
@@ -51,6 +52,7 @@ class AccessParts:
     storage: Storage
     images: ImageCache
     reread: Callable[[], Config] | None = None
+    wall_clock: WallClock = field(factory=SystemWallClock)
     guard: RegistryGuard | None = field(default=None, init=False)
     visibility: Visibility = field(factory=Everything, init=False)
     _doorkeeper: Doorkeeper | None = field(default=None, init=False)
@@ -65,7 +67,7 @@ class AccessParts:
             holdings=Holdings(self.storage, self.images),
             workers=self._pool,
             seconds=self.reactor.seconds,
-            time=time.time,
+            wall_clock=self.wall_clock,
             system=self.config.system,
         )
         self.guard = RegistryGuard(self._doorkeeper)
@@ -127,7 +129,7 @@ class AccessParts:
             # One that was named is not made: a mistyped path would be a key of its own.
             own = path == self.config.state_directory / "token-key.pem"
             key = await self.files.run(own_key if own else load_key, path)
-            self._doorkeeper.sign(Tokens(key=key, time=time.time))
+            self._doorkeeper.sign(Tokens(key=key, wall_clock=self.wall_clock))
         self._log.info("{count} users may log in.", count=len(passwords.hashes))
 
     async def _reload(self) -> None:

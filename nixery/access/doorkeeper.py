@@ -21,6 +21,7 @@ from nixery.access.remembered import Remembered
 from nixery.access.throttle import Throttle
 from nixery.access.tokens import ACCESS, REFRESH, Tokens
 from nixery.access.visitor import ANONYMOUS, OTHERS, Identity, Issued
+from nixery.clocks import WallClock
 from nixery.errors import InvalidName, LoginFailed, LoginThrottled, TokenInvalid
 from nixery.interfaces import Workers
 from nixery.names import Digest, ImageName, parse_image_name
@@ -52,8 +53,8 @@ class Doorkeeper:
 
     :param holdings: which blobs belong to what.
     :param workers: the pool in which passwords are checked.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
-    :param time: the time of day, in seconds since 1970.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
+    :param wall_clock: tells when tokens are issued.
     :param system: the Nix system of images whose name chooses none.
     """
 
@@ -65,17 +66,18 @@ class Doorkeeper:
         holdings: Holdings,
         workers: Workers,
         seconds: Callable[[], float],
-        time: Callable[[], float],
+        wall_clock: WallClock,
         system: str,
     ) -> None:
         self._checker = HtpasswdChecker(Passwords(hashes={}), workers)
         self._rules: Mapping[str, PackagePatterns] = {}
         self._tokens: Tokens | None = None
         self._holdings = holdings
-        self._time = time
+        self._seconds = seconds
+        self._wall_clock = wall_clock
         self._system = system
         self._throttle = Throttle(seconds)
-        self._remembered = Remembered(time)
+        self._remembered = Remembered(seconds)
         # What began before the users were replaced proves nothing afterwards.
         self._generation = 0
         self._checking: SingleFlight[tuple[int, bytes], None] = SingleFlight()
@@ -133,7 +135,7 @@ class Doorkeeper:
         await self._checking.run((generation, mark), lambda: self._check(user, password, address))
         identity = Identity(user=user)
         if generation == self._generation:
-            until = self._time() + REMEMBERED
+            until = self._seconds() + REMEMBERED
             self._remembered.keep(mark, identity, until)
             if credentials is not None:
                 self._remembered.keep(self._remembered.mark(credentials), identity, until)
@@ -151,7 +153,9 @@ class Doorkeeper:
         claims = self._tokens.read(token, ACCESS)
         self._check_mark(claims.user, claims.mark)
         identity = Identity(user=claims.user, scopes=claims.repositories)
-        until = min(claims.expires, self._time() + REMEMBERED)
+        # Its end is a time of day.  The clock may be set while somebody pulls with it.
+        left = min(claims.expires - self._wall_clock.now(), REMEMBERED)
+        until = self._seconds() + left
         self._remembered.keep(self._remembered.mark(credentials), identity, until)
         return identity
 
@@ -185,7 +189,7 @@ class Doorkeeper:
         return Issued(
             token=self._tokens.issue(ACCESS, user, mark, repositories, TOKEN_LIFE),
             seconds=TOKEN_LIFE,
-            time=int(self._time()),
+            time=int(self._wall_clock.now()),
             refresh=self._tokens.issue(REFRESH, user, mark, (), REFRESH_LIFE)
             if refresh and user is not None
             else None,

@@ -26,11 +26,11 @@ class Remembered:
     """
     Credentials, and what they have proved.
 
-    :param time: the time, in seconds; tokens end by the time of day.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
-    def __init__(self, time: Callable[[], float]) -> None:
-        self._time = time
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
         self._key = secrets.token_bytes(32)
         self._kept: LRUCache[bytes, tuple[Identity, float]] = LRUCache(KEPT)
 
@@ -40,7 +40,7 @@ class Remembered:
         if kept is None:
             return None
         identity, until = kept
-        if self._time() < until:
+        if self._seconds() < until:
             return identity
         del self._kept[mark]
         return None
@@ -50,7 +50,7 @@ class Remembered:
         return blake2b(credentials, key=self._key, digest_size=32).digest()
 
     def keep(self, mark: bytes, identity: Identity, until: float) -> None:
-        """Remember credentials for a while."""
+        """Remember credentials until a monotonic time."""
         self._kept[mark] = identity, until
 
     def clear(self) -> None:

@@ -38,7 +38,7 @@ REMEMBERED = 16384
 @define(eq=False)
 class _Failures:
     count: int = 0
-    until: float = 0.0
+    until: float = float("-inf")
 
 
 @define(eq=False)
@@ -46,7 +46,7 @@ class Throttle:
     """
     Counts failures.
 
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
     seconds: Callable[[], float]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from nixery.clocks import WallClock, WallTime
 from nixery.errors import TokenInvalid, TokenKeyUnusable
 
 __all__ = ["ACCESS", "REFRESH", "Claims", "SigningKey", "Tokens", "load_key", "own_key"]
@@ -68,13 +69,13 @@ class Claims:
     :param mark: of the password that the user had, see
         :meth:`nixery.access.passwords.Passwords.mark`.
     :param repositories: what may be pulled with it.
-    :param expires: in seconds since 1970.
+    :param expires: when it ends.
     """
 
     user: str | None
     mark: str | None
     repositories: frozenset[str]
-    expires: float
+    expires: WallTime
 
 
 @frozen(kw_only=True)
@@ -82,11 +83,11 @@ class Tokens:
     """
     Makes tokens and reads them.
 
-    :param time: the time of day, in seconds since 1970.
+    :param wall_clock: tells when a token was issued, and whether it is in force.
     """
 
     key: SigningKey
-    time: Callable[[], float]
+    wall_clock: WallClock
 
     def issue(
         self,
@@ -101,7 +102,7 @@ class Tokens:
 
         :param use: :data:`ACCESS` or :data:`REFRESH`.
         """
-        now = int(self.time())
+        now = int(self.wall_clock.now())
         return jwt.encode(
             {
                 "iss": SERVICE,
@@ -137,21 +138,45 @@ class Tokens:
                 algorithms=[self.key.algorithm],
                 audience=SERVICE,
                 issuer=SERVICE,
-                options={"require": ["iss", "aud", "sub", "iat", "nbf", "exp"]},
+                options={
+                    "require": ["iss", "aud", "sub", "iat", "nbf", "exp"],
+                    # By our own clock, below.  PyJWT would also refuse what another instance,
+                    # whose clock is a second ahead, has just issued.
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                    "verify_exp": False,
+                },
             )
+            self._check_times(float(claims["nbf"]), float(claims["exp"]))
             if claims["use"] != use:
                 raise TokenInvalid(reason="it is for something else")
             return Claims(
                 user=claims["sub"] or None,
                 mark=claims["mark"] or None,
                 repositories=frozenset(each["name"] for each in claims["access"]),
-                expires=float(claims["exp"]),
+                expires=WallTime(float(claims["exp"])),
             )
-        except jwt.ExpiredSignatureError:
-            raise TokenInvalid(reason="it has expired") from None
         # What PyJWT makes of a token that is no token is of many types.
-        except (jwt.PyJWTError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (
+            jwt.PyJWTError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise TokenInvalid(reason=f"it is none of ours ({type(error).__name__})") from None
+
+    def _check_times(self, begins: float, expires: float) -> None:
+        """:raises TokenInvalid: it is not in force."""
+        now = self.wall_clock.now()
+        # Neither is true of what is no number.
+        if not now < expires:
+            raise TokenInvalid(reason="it has expired")
+        if not begins <= now:
+            raise TokenInvalid(
+                reason="it is from the future: the clock of the registry was set back, log in again"
+            )
 
 
 def load_key(path: Path) -> SigningKey:

@@ -21,7 +21,6 @@ from typing import Any
 from attrs import asdict
 from tqdm import tqdm
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
 from nixery.admin.showing import as_data, details, table
 from nixery.admin.verifying import verify
@@ -30,6 +29,7 @@ from nixery.building.images import place_of
 from nixery.configuration.config import Config, load_config
 from nixery.errors import AdminRefused, ConfigError, NixeryError
 from nixery.names import Tag, parse_digest, parse_image_name, parse_tag
+from nixery.reactortime import run_reactor
 from nixery.sizes import parse_size
 from nixery.storage.collecting import collect, drive, purge, survey
 from nixery.storage.inventory import FRESH, Inventory, Unit
@@ -266,9 +266,9 @@ def _warm(config: Config, options: argparse.Namespace) -> int:
             )
 
     try:
-        react(main)
+        run_reactor(main)
     except SystemExit as end:
-        # How react ends; what it could not do, it has said.
+        # How it ends; what it could not do, it has said.
         if end.code:
             raise
     failed = [each for each in results if each.error]

@@ -32,6 +32,7 @@ from nixery.anatomy.report import Made, make_report
 from nixery.anatomy.reportfile import encode_report
 from nixery.building.cache import ImageCache
 from nixery.building.images import SERVED, place_of
+from nixery.clocks import WallClock
 from nixery.errors import BlobUnknown, NixeryError
 from nixery.interfaces import Storage, Workers
 from nixery.names import Digest, ImageName, Tag
@@ -78,14 +79,14 @@ class ImageLibrary:
     :param images: the manifests of images that were made.
     :param cpu: the pool in which reports and pictures are made.
     :param clock: for what is believed for a while.
-    :param time: the time of day, in seconds since 1970.
+    :param wall_clock: tells when an image was served first.
     """
 
     storage: Storage
     images: ImageCache
     cpu: Workers
     clock: IReactorTime
-    time: Callable[[], float]
+    wall_clock: WallClock
     _writing: SingleFlight[str, None] = field(factory=SingleFlight, init=False)
     _drawing: SingleFlight[Digest, Portrait] = field(factory=SingleFlight, init=False)
     _comparing: SingleFlight[None, Mapping[Digest, tuple[ListedImage, ...]]] = field(
@@ -120,7 +121,7 @@ class ImageLibrary:
         """Write down that an image is what a name and a tag mean now; returns at once."""
 
         async def write() -> None:
-            listed = list_image(name, tag, image, self.time())
+            listed = list_image(name, tag, image, self.wall_clock.now())
             await self.storage.set_record(LISTED, listed.label, encode_listed(listed))
             self._keys.clear()
 

@@ -13,6 +13,7 @@ import json
 
 from attrs import frozen
 
+from nixery.clocks import WallTime
 from nixery.errors import NixeryError
 from nixery.names import Digest, ImageName, Tag, parse_digest, parse_image_name, parse_tag
 from nixery.oci import Image
@@ -30,7 +31,7 @@ class ListedImage:
     :param digest: of its OCI manifest.
     :param size: what a client downloads that has no layer yet, in bytes.
     :param layers: their digests, from the bottom to the top.
-    :param served: when it was first served as what the tag means, in seconds since 1970.
+    :param served: when it was first served as what the tag means.
     """
 
     repository: str
@@ -39,7 +40,7 @@ class ListedImage:
     digest: Digest
     size: int
     layers: tuple[Digest, ...]
-    served: float
+    served: WallTime
 
     @property
     def label(self) -> str:
@@ -52,7 +53,7 @@ def listing_key(repository: str, tag: str) -> str:
     return f"{repository}:{tag}"
 
 
-def list_image(name: ImageName, tag: Tag, image: Image, served: float) -> ListedImage:
+def list_image(name: ImageName, tag: Tag, image: Image, served: WallTime) -> ListedImage:
     """The entry of an image that is being served."""
     manifest = image.manifests[0]
     _, *layers = manifest.blobs()
@@ -97,7 +98,7 @@ def decode_listed(data: bytes) -> ListedImage:
             digest=parse_digest(value["digest"]),
             size=int(value["size"]),
             layers=tuple(parse_digest(each) for each in value["layers"]),
-            served=float(value["served"]),
+            served=WallTime(float(value["served"])),
         )
     except (
         AttributeError,

@@ -41,9 +41,7 @@ class Bell:
             return
         delay = 0.0
         if self._last is not None:
-            # A clock that is set back must not silence the bell.
-            passed = max(0.0, self.clock.seconds() - self._last)
-            delay = max(0.0, self.interval - passed)
+            delay = max(0.0, self._last + self.interval - self.clock.seconds())
         self._pending = self.clock.callLater(delay, self._sound)
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:

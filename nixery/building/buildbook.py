@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from nixery.building.bell import Bell
 from nixery.building.builds import BuildView, Changes, LogPart
 from nixery.building.progress import Build
+from nixery.clocks import WallClock
 from nixery.errors import NixeryError, RememberedFailure
 from nixery.names import ImageName, Tag
 
@@ -46,8 +47,8 @@ class BuildBook:
     """
     The builds that run, and those that have ended lately.
 
-    :param clock: spaces what watchers are told.
-    :param time: the time of day, in seconds since 1970.
+    :param clock: spaces what watchers are told, and measures builds.
+    :param wall_clock: tells when a build began.
     :param limit: how many builds that have ended are kept.
     :param reported: called with each build that has ended, also with those that nobody
         is told of, in the context of its coroutine.
@@ -55,7 +56,7 @@ class BuildBook:
     """
 
     clock: IReactorTime
-    time: Callable[[], float]
+    wall_clock: WallClock
     limit: int = 256
     reported: Callable[[BuildView], None] = lambda _build: None
     new_id: Callable[[], str] = lambda: secrets.token_hex(8)
@@ -78,7 +79,7 @@ class BuildBook:
             id=self.new_id(),
             name=name,
             tag=tag,
-            begun=self.time(),
+            begun=self.wall_clock.now(),
             bell=Bell(clock=self.clock, interval=BUILD_INTERVAL),
             book=self,
         )
@@ -157,9 +158,9 @@ class BuildBook:
 
     # -- what builds tell, as nixery.building.progress.Keeper says -------------------------------
 
-    def now(self) -> float:
-        """The time of day, in seconds since 1970."""
-        return self.time()
+    def seconds(self) -> float:
+        """The monotonic time."""
+        return self.clock.seconds()
 
     def changed(self) -> int:
         """A build has changed; :return: the new version."""

@@ -6,7 +6,9 @@ as a client wrote it, the tag, how far it is, and what a failure says to whoever
 pulls the image.  Nothing of the machine is in here: no command line, no path but
 those of the Nix store, no client's address.
 
-Times are seconds since 1970, by the clock of the wall.
+Times are seconds since 1970: the wall clock's when the build began, and that and what has
+passed since for all that came later.  Differences of two times of one build are durations
+therefore, even if the clock was set meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from enum import Enum
 
 from attrs import frozen
 
+from nixery.clocks import WallTime
 from nixery.interfaces import Phase
 
 __all__ = [
@@ -48,8 +51,8 @@ class Stage:
     """A phase that a build went through; ``ended`` is ``None`` while it lasts."""
 
     phase: Phase
-    begun: float
-    ended: float | None = None
+    begun: WallTime
+    ended: WallTime | None = None
 
 
 @frozen(kw_only=True)
@@ -105,8 +108,8 @@ class BuildView:
     system: str
     state: BuildState
     position: int | None
-    begun: float
-    ended: float | None
+    begun: WallTime
+    ended: WallTime | None
     elapsed: float
     stages: tuple[Stage, ...]
     counts: tuple[Count, ...]

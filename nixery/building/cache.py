@@ -52,7 +52,7 @@ class ImageCache:
     The images that have been made, by image key.
 
     :param storage: holds their manifests, and a record for each image key.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param ttl: how long an image is kept in memory, in seconds.
     :param limit: how much memory images may take, in bytes.
     :param recheck: for how many seconds an image's blobs are taken to be there
@@ -177,7 +177,7 @@ class FailureCache:
     Docker asks HEAD, then GET, and Kubernetes asks for ever: what has just failed
     is not tried again at once.
 
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param ttl: how long a failure is remembered, in seconds.
     :param limit: how many are kept.
     """

@@ -76,7 +76,7 @@ class ImageService:
     :param cache: what is known.
     :param storage: remembers what was served.
     :param book: is told of what is made.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param evaluation_ttl: for how many seconds the evaluation of a source that is
         not pinned is believed; 0: every pull looks again.
     :param serve_stale: for how many seconds, while the image of a new revision is

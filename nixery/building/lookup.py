@@ -69,7 +69,7 @@ class Lookup:
 
     :param sources: where packages come from.
     :param looker: evaluates.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param running: how many evaluations run at once, beside those of images.
     :param waiting: how many may wait for their turn.
     """

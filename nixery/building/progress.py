@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from nixery.building.bell import Bell
 from nixery.building.builds import BuildState, BuildView, Count, LogPart, Problem, Stage
+from nixery.clocks import WallTime
 from nixery.errors import (
     BuildFailed,
     BuildTimedOut,
@@ -52,8 +53,8 @@ _MAKING = {Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STORING}
 class Keeper(Protocol):
     """The book that a build is in."""
 
-    def now(self) -> float:
-        """The time of day, in seconds since 1970."""
+    def seconds(self) -> float:
+        """The monotonic time."""
 
     def changed(self) -> int:
         """The build has changed; :return: the new version of the book."""
@@ -75,11 +76,12 @@ class Build:
     id: str
     name: ImageName
     tag: Tag
-    begun: float
+    begun: WallTime
     bell: Bell
     _book: Keeper
+    _since: float = field(init=False)
     _state: BuildState = BuildState.RUNNING
-    _ended: float | None = None
+    _ended: WallTime | None = None
     _position: int | None = None
     _stages: deque[Stage] = field(factory=lambda: deque(maxlen=STAGES))
     _counts: dict[tuple[Phase, str], Count] = field(factory=dict)
@@ -97,6 +99,9 @@ class Build:
 
     _log = Logger()
 
+    def __attrs_post_init__(self) -> None:
+        self._since = self._book.seconds()
+
     # -- what the build tells --------------------------------------------------------
 
     def phase(self, phase: Phase, /) -> None:
@@ -105,7 +110,7 @@ class Build:
             self._seen.add(phase)
             self._log.info("{image}: {phase}", image=self.name.repository, phase=phase.value)
         self._end_stage()
-        self._stages.append(Stage(phase=phase, begun=self._book.now()))
+        self._stages.append(Stage(phase=phase, begun=self._now()))
         if phase is not Phase.BUILDING:
             self._derivation = None
         self._listed = True
@@ -170,7 +175,7 @@ class Build:
         self._end_stage()
         self._state = state
         self._position = self._derivation = None
-        self._ended = self._book.now()
+        self._ended = self._now()
         self._listed = worth or self._announced
         self._changed()
         self.bell.ring()  # Whoever watches is told, even if it is forgotten now.
@@ -195,7 +200,7 @@ class Build:
 
     def view(self) -> BuildView:
         """What there is to tell now."""
-        until = self._book.now() if self._ended is None else self._ended
+        until = self._now() if self._ended is None else self._ended
         return BuildView(
             id=self.id,
             image=self.name.repository,
@@ -205,7 +210,7 @@ class Build:
             position=self._position,
             begun=self.begun,
             ended=self._ended,
-            elapsed=max(0.0, until - self.begun),
+            elapsed=until - self.begun,
             stages=tuple(self._stages),
             counts=tuple(self._counts.values()),
             derivation=self._derivation,
@@ -235,9 +240,14 @@ class Build:
         self._lines.clear()
         self._size = 0
 
+    def _now(self) -> WallTime:
+        # The wall clock is read once a build: what it shows of its own course stays right
+        # when the clock is set meanwhile.
+        return WallTime(self.begun + self._book.seconds() - self._since)
+
     def _end_stage(self) -> None:
         if self._stages and self._stages[-1].ended is None:
-            self._stages[-1] = evolve(self._stages[-1], ended=self._book.now())
+            self._stages[-1] = evolve(self._stages[-1], ended=self._now())
 
     def _changed(self) -> None:
         if self._listed:

@@ -44,7 +44,7 @@ class Program:
         self, reactor: Any, work: Callable[[WorkerPool], Coroutine[Deferred[Any], Any, None]]
     ) -> Deferred[None]:
         """
-        Do the work, with a pool of threads; for :func:`twisted.internet.task.react`.
+        Do the work, with a pool of threads; for :func:`nixery.reactortime.run_reactor`.
 
         An interrupt cancels the work, and the process waits until its children are
         gone.  What fails is told on standard error, and in the exit status.

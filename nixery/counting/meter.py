@@ -21,7 +21,7 @@ class Meter:
 
     :param label: what it is.
     :param stream: where it is shown.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
     def __init__(self, label: str, stream: TextIO, seconds: Callable[[], float]) -> None:

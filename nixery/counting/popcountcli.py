@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
 from nixery.configuration.config import Config, load_config
 from nixery.counting.byhand import USAGE, Program, say
@@ -37,6 +36,7 @@ from nixery.counting.popcount import count_popularity
 from nixery.errors import ConfigError, StorageError
 from nixery.interfaces import Workers
 from nixery.layering.counts import encode_popularity
+from nixery.reactortime import run_reactor
 
 __all__ = ["popcount"]
 
@@ -71,7 +71,7 @@ def popcount(arguments: Sequence[str] | None = None) -> None:
 
         return _PROGRAM.run(reactor, work)
 
-    react(main)
+    run_reactor(main)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

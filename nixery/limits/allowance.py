@@ -37,7 +37,7 @@ class BuildAllowance:
 
     :param at_once: how many a client may have; 0: any number.
     :param hourly: how many it may begin in an hour; 0: any number.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param refused: told of each build that is refused, by a word for the reason.
     """
 

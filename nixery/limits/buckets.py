@@ -23,7 +23,7 @@ class Buckets:
 
     :param rate: tokens that come back in a second.
     :param burst: the most that a bucket holds.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param kept: how many buckets are kept that are not full; then the one that was used
         least lately is taken for full.
     """
@@ -58,7 +58,8 @@ class Buckets:
 
     def wait(self, client: Hashable) -> float:
         """In how many seconds there will be a token; 0: there is one."""
-        return max(0.0, self._full.get(client, 0.0) - self._seconds() - self._depth)
+        full = self._full.get(client)
+        return 0.0 if full is None else max(0.0, full - self._seconds() - self._depth)
 
     def give_back(self, client: Hashable) -> None:
         """Put a token back that was taken and not used."""

@@ -57,7 +57,7 @@ class Door:
     """
     Lets in.
 
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
     limits: DoorLimits = field(factory=DoorLimits)

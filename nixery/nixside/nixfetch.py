@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from nixery.clocks import WallClock, WallTime
 from nixery.errors import (
     CommandMissing,
     CommitMissing,
@@ -73,7 +74,8 @@ class NixFetcher:
     An implementation of :class:`nixery.interfaces.TreeFetcher`.
 
     :param spawner: runs the commands.
-    :param clock: tells how long a fetch takes, and how old a root is.
+    :param clock: measures how long a fetch takes, and for how long nothing was used.
+    :param wall_clock: for the times of the roots' files.
     :param workers: for the file system.
     :param settings: how Nix is to be used.
     :param fetch_nix: the path of ``nix/fetch.nix``.
@@ -89,6 +91,7 @@ class NixFetcher:
         *,
         spawner: Spawner,
         clock: IReactorTime,
+        wall_clock: WallClock,
         workers: Workers,
         settings: NixSettings,
         fetch_nix: Path,
@@ -97,6 +100,7 @@ class NixFetcher:
     ) -> None:
         self._spawner = spawner
         self._clock = clock
+        self._wall_clock = wall_clock
         self._workers = workers
         self._settings = settings
         self._roots = settings.source_roots
@@ -104,26 +108,32 @@ class NixFetcher:
         self._environment = nixargs.fetch_environment(
             environ, gitargs.environment(environ, repository), settings
         )
-        self._rooted: set[str] = set()
+        # What this process has used, and when by the monotonic clock: it stays for as long as
+        # it should, whatever becomes of the wall clock.
+        self._rooted: dict[str, float] = {}
         # The URLs of servers that cannot leave the history out.
         self._whole: set[str] = set()
 
     async def fetch(self, tree: Tree) -> Path:
         """As :meth:`nixery.interfaces.TreeFetcher.fetch` says."""
         link = self._roots / tree.name
-        path = await self._workers.run(_use, link, self._clock.seconds())
+        path = await self._workers.run(_use, link, self._wall_clock.now())
         if path is not None and tree.name in self._rooted:
+            self._rooted[tree.name] = self._clock.seconds()
             return path
         # Of an earlier run: its root may have been lost, and the path with it.
         if path is None or not await self._root(link, str(path)):
             path = await self._fetch_and_root(tree, link)
+            keep = self._settings.source_keep
+            old = self._clock.seconds() - keep
+            mine = frozenset(name for name, used in self._rooted.items() if used >= old)
             dropped = await self._workers.run(
-                _drop_old, self._roots, self._clock.seconds() - self._settings.source_keep
+                _drop_old, self._roots, mine, keep, self._wall_clock.now()
             )
-            self._rooted.difference_update(dropped)
             for name in dropped:
+                self._rooted.pop(name, None)
                 self._log.info("the source {name} is not kept any longer", name=name)
-        self._rooted.add(tree.name)
+        self._rooted[tree.name] = self._clock.seconds()
         return path
 
     async def _fetch_and_root(self, tree: Tree, link: Path) -> Path:
@@ -272,7 +282,7 @@ def _store_path(printed: bytes) -> str:
 # -- on worker threads --------------------------------------------------------
 
 
-def _use(link: Path, now: float) -> Path | None:
+def _use(link: Path, now: WallTime) -> Path | None:
     """
     What a root leads to, if it is there; its time of last use is then ``now``.
     """
@@ -286,12 +296,24 @@ def _use(link: Path, now: float) -> Path | None:
     return None
 
 
-def _drop_old(roots: Path, before: float) -> list[str]:
-    """:return: the names of the roots that were last used before a time."""
+def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) -> list[str]:
+    """
+    Remove the roots that were not used for long.
+
+    :param mine: the names of those that this process has used lately.
+    :param keep: how long ago the others may have been used, in seconds.
+    :return: the names of the roots that were removed.
+    """
     dropped = []
     for link in roots.iterdir():
         with suppress(OSError):
-            if link.is_symlink() and link.lstat().st_mtime < before:
+            if link.name in mine or not link.is_symlink():
+                continue
+            age = now - link.lstat().st_mtime
+            if age > keep:
                 link.unlink()
                 dropped.append(link.name)
+            elif age < 0:
+                # The clock was wrong when it was used.
+                os.utime(link, (now, now), follow_symlinks=False)
     return dropped

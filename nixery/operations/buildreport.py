@@ -87,9 +87,7 @@ def _stages(build: BuildView) -> dict[str, float]:
     for stage in build.stages:
         if stage.ended is not None:
             name = stage.phase.value
-            # By the clock of the wall, which may be set back.
-            seconds = max(0.0, stage.ended - stage.begun)
-            stages[name] = round(stages.get(name, 0.0) + seconds, 3)
+            stages[name] = round(stages.get(name, 0.0) + stage.ended - stage.begun, 3)
     return stages
 
 

@@ -76,7 +76,7 @@ def measured_storage(storage: Storage, measures: Measures, seconds: Seconds) -> 
 
     :param storage: does the work.
     :param measures: are told how long it took, and whether it failed.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
     meter = _Meter(measures, seconds)
     measured = {name: meter.measured(_LABELS[name], getattr(storage, name)) for name in _METHODS}

@@ -47,6 +47,7 @@ from functools import partial
 from secrets import token_hex
 from typing import TypeVar
 
+from nixery.clocks import SystemWallClock, WallClock, WallTime
 from nixery.errors import CollectionRunning, StorageUnavailable
 from nixery.names import Digest
 from nixery.storage.blobs import DESCRIPTION
@@ -61,6 +62,7 @@ from nixery.storage.inventory import (
 )
 from nixery.storage.policy import Collected, Policy, choose
 from nixery.storage.storelock import attempt_collection, attempt_removal
+from nixery.storage.usage import RESOLUTION
 
 __all__ = [
     "Pace",
@@ -74,6 +76,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_clock = SystemWallClock()
 
 BATCH = 64
 """How many blobs are removed under one lock."""
@@ -104,14 +108,16 @@ def drive(work: Generator[Pace, None, T]) -> T:
             return result
 
 
-def collect(root: str, policy: Policy) -> Work:
+def collect(root: str, policy: Policy, ages: WallClock | None = None) -> Work:
     """
     Remove what the policy does not keep.
 
     :param root: the directory of the storage.
+    :param ages: ages are counted by it; by default, the wall clock of this machine.
     :raises CollectionRunning: another one is going on.
     :raises StorageError: the disk failed; what was removed so far is.
     """
+    ages = ages or _clock
     with attempt_collection(root) as alone:
         if not alone:
             raise CollectionRunning(path=root)
@@ -119,10 +125,11 @@ def collect(root: str, policy: Policy) -> Work:
         yield from survey(inventory)
         done = Collected(dry_run=policy.dry_run)
         units = inventory.units()
-        victims = choose(inventory, units, policy, time.time())
+        victims = choose(inventory, units, policy, ages.now())
         kept = yield from _take_off(inventory, units, victims, policy, done)
-        yield from _remove(inventory, kept, policy, done)
+        yield from _remove(inventory, kept, policy, done, ages.now())
         yield from _tidy(inventory, policy, done)
+        yield from _correct_times(inventory, policy)
         if policy.max_bytes is not None:
             done.over = max(0, done.total - policy.max_bytes)
         return done
@@ -142,7 +149,7 @@ def purge(root: str, chosen: Sequence[Unit], inventory: Inventory, *, dry_run: b
         done = Collected(dry_run=dry_run)
         kept = yield from _take_off(inventory, inventory.units(), chosen, policy, done)
         mine = frozenset(digest for unit in chosen for digest in unit.needs)
-        yield from _remove(inventory, kept, policy, done, only=mine)
+        yield from _remove(inventory, kept, policy, done, _clock.now(), only=mine)
         return done
 
 
@@ -267,10 +274,10 @@ def _remove(
     kept: frozenset[Digest],
     policy: Policy,
     done: Collected,
+    now: WallTime,
     only: frozenset[Digest] | None = None,
 ) -> Generator[Pace, None, None]:
     """Remove the blobs that nothing names."""
-    now = time.time()
     everything = inventory.files.keys() | inventory.described.keys()
     garbage = []
     for digest in sorted(everything if only is None else everything & only):
@@ -327,6 +334,25 @@ def _tidy(inventory: Inventory, policy: Policy, done: Collected) -> Generator[Pa
         yield Pace.GO
 
 
+def _correct_times(inventory: Inventory, policy: Policy) -> Generator[Pace, None, None]:
+    """
+    Bring times that lie in the future back to now.
+
+    A clock that was wrong once leaves them, and they would protect what nobody uses until
+    they have come.
+    """
+    if policy.dry_run:
+        return
+    latest = _clock.now() + RESOLUTION
+    for digest, file in inventory.files.items():
+        _, modified, changed = file.signature
+        if max(modified, changed) / 1e9 > latest:
+            # To now, and not to what was listed: somebody may use it at this moment.
+            with failures("correct a time"), suppress(FileNotFoundError, PermissionError):
+                os.utime(inventory.path(digest))
+            yield Pace.GO
+
+
 def _untouched(inventory: Inventory, digest: Digest) -> bool:
     """Whether a blob's file is as it was listed; one that is not there is."""
     listed = inventory.files.get(digest)
@@ -336,7 +362,7 @@ def _untouched(inventory: Inventory, digest: Digest) -> bool:
         return True
     if listed is None or listed.fresh:
         return False
-    return BlobFile.of(found, 0.0).signature == listed.signature
+    return BlobFile.of(found, WallTime(0.0)).signature == listed.signature
 
 
 def _discard(inventory: Inventory, digests: Sequence[Digest]) -> list[str]:

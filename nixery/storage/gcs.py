@@ -37,6 +37,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from nixery.clocks import SystemWallClock
 from nixery.errors import BlobUnknown, NixeryError
 from nixery.interfaces import (
     BlobInfo,
@@ -342,8 +343,9 @@ class GcsStorage:
 
     async def _sweep(self) -> None:
         """Remove what crashes have left; nobody depends on it."""
+        now = datetime.fromtimestamp(SystemWallClock().now(), UTC)
         try:
-            swept = await self._task("sweep", lambda objects: sweep(objects, datetime.now(UTC)))
+            swept = await self._task("sweep", lambda objects: sweep(objects, now))
         except (NixeryError, CancelledError) as error:
             _log.warn("abandoned uploads were not swept away: {error}", error=error)
         else:

@@ -19,7 +19,7 @@ class Seen(Generic[T]):
     """
     A bounded memory, for all threads; what was seen longest ago is forgotten first.
 
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param limit: how many things are kept.
     """
 

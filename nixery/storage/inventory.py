@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 from attrs import define, field, frozen
 
+from nixery.clocks import SystemWallClock, WallTime
 from nixery.errors import NixeryError, StorageError
 from nixery.names import Digest, parse_digest
 from nixery.oci import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
@@ -23,6 +23,9 @@ from nixery.storage.files import failures, read_file
 from nixery.storage.records import Records
 
 __all__ = ["BlobFile", "Inventory", "Unit", "image_manifests", "read_files", "read_names"]
+
+# That of the files' times.
+_clock = SystemWallClock()
 
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 
@@ -38,6 +41,9 @@ Seconds within which two changes of a file may bear the same time: file systems 
 from a clock that ticks some hundred times a second.
 """
 
+_NEVER = WallTime(0.0)
+"""The last use of an image that has no files: before there was any."""
+
 
 @frozen(kw_only=True)
 class BlobFile:
@@ -45,21 +51,21 @@ class BlobFile:
     The file with the bytes of a blob.
 
     :param size: in bytes.
-    :param used: when it was used last, in seconds since the epoch.
+    :param used: when it was used last.
     :param signature: what changes whenever it is used or replaced.
     :param fresh: whether the next change might not be seen in the signature.
     """
 
     size: int
-    used: float
+    used: WallTime
     signature: tuple[int, int, int]
     fresh: bool
 
     @classmethod
-    def of(cls, found: os.stat_result, now: float) -> BlobFile:
+    def of(cls, found: os.stat_result, now: WallTime) -> BlobFile:
         return cls(
             size=found.st_size,
-            used=found.st_mtime,
+            used=WallTime(found.st_mtime),
             signature=(found.st_ino, found.st_mtime_ns, found.st_ctime_ns),
             fresh=max(found.st_mtime, found.st_ctime) > now - FRESH,
         )
@@ -72,14 +78,14 @@ class Unit:
 
     :param manifests: their digests, the preferred one first.
     :param keys: the keys of its image records.
-    :param used: when it was pulled last, in seconds since the epoch.
+    :param used: when it was pulled last.
     :param needs: all blobs that its manifests name, and its manifests.
     :param broken: the digests among ``needs`` that are not there.
     """
 
     manifests: tuple[Digest, ...]
     keys: list[str] = field(factory=list)
-    used: float = 0.0
+    used: WallTime = _NEVER
     needs: frozenset[Digest] = frozenset()
     broken: tuple[Digest, ...] = ()
 
@@ -158,7 +164,7 @@ class Inventory:
             unit.broken = tuple(sorted(digest for digest in parts if not self.whole(digest)))
             unit.used = max(
                 (self.files[each].used for each in unit.manifests if each in self.files),
-                default=0.0,
+                default=_NEVER,
             )
         return sorted(found.values(), key=lambda unit: (unit.used, unit.manifests))
 
@@ -173,7 +179,7 @@ def read_files(inventory: Inventory) -> Iterator[None]:
     """Find the bytes of all blobs."""
     with failures("look through the blobs"):
         for number, directory in enumerate(_directories(inventory)):
-            now = time.time()
+            now = _clock.now()
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if not entry.name.endswith(DESCRIPTION):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from attrs import define, field, frozen
 
+from nixery.clocks import WallTime
 from nixery.names import Digest
 from nixery.storage.inventory import Inventory, Unit
 from nixery.storage.usage import RESOLUTION
@@ -80,7 +81,7 @@ class Collected:
 
 
 def choose(
-    inventory: Inventory, units: Sequence[Unit], policy: Policy, now: float
+    inventory: Inventory, units: Sequence[Unit], policy: Policy, now: WallTime
 ) -> tuple[Unit, ...]:
     """
     The images that have to go, the one first that was not pulled for the longest time.

@@ -16,8 +16,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from nixery.clocks import WallClock
 from nixery.errors import CollectionRunning, NixeryError
 from nixery.interfaces import Workers
+from nixery.storage.ages import Ages
 from nixery.storage.collecting import Pace, Work, collect
 from nixery.storage.policy import Collected, Policy
 
@@ -37,6 +39,7 @@ class Retention:
     :param interval: seconds between the end of a collection and the next.
     :param workers: the pool for storage.
     :param clock: for the interval.
+    :param wall_clock: for the ages of files.
     :param removed: called after a collection that has removed something: what is in
         memory may be gone.
     """
@@ -46,13 +49,18 @@ class Retention:
     interval: float
     workers: Workers
     clock: IReactorTime
+    wall_clock: WallClock
     removed: Callable[[], None] = lambda: None
 
     last: Collected | None = field(default=None, init=False)
     _loop: LoopingCall | None = field(default=None, init=False)
     _running: Deferred[None] | None = field(default=None, init=False)
     _stopping: bool = field(default=False, init=False)
+    _ages: Ages = field(init=False)
     _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._ages = Ages(self.wall_clock, self.clock.seconds, grace=self.policy.protection)
 
     async def start(self) -> None:
         """Begin to collect, for the first time after one interval; waits for nothing."""
@@ -77,7 +85,7 @@ class Retention:
             on, something failed, or the daemon stops.  The log says which.
         """
         try:
-            done = await self._drive(collect(str(self.root), self.policy))
+            done = await self._drive(collect(str(self.root), self.policy, self._ages))
         except CollectionRunning:
             self._log.info("No collection of the storage: another one is going on.")
             return None

@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from contextlib import suppress
 
+from nixery.clocks import SystemWallClock
+
 __all__ = ["RESOLUTION", "note_use"]
+
+_clock = SystemWallClock()
 
 RESOLUTION = 600.0
 """How much older than the last use a blob's time may be, in seconds."""
@@ -36,7 +39,7 @@ def note_use(target: int | str, seen: os.stat_result) -> None:
     :raises FileNotFoundError: it has been removed since.
     """
     # A clock that was wrong once leaves times in the future: those are put right too.
-    if abs(time.time() - seen.st_mtime) > RESOLUTION:
+    if abs(_clock.now() - seen.st_mtime) > RESOLUTION:
         # A disk that is mounted read-only, or files of somebody else, can be served from
         # all the same, and nothing is collected there.
         with suppress(PermissionError):

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from OpenSSL import SSL
 
+from nixery.clocks import WallTime
 from nixery.errors import CertificateUnusable
 
 __all__ = ["CIPHERS", "Identity", "fingerprint", "load_identity"]
@@ -47,23 +48,23 @@ class Identity:
     A certificate that can be shown, with its key.
 
     :param context: makes connections with it; must not be changed.
-    :param expires: when it ends, in seconds since 1970.
+    :param expires: when it ends.
     :param names: the hosts that it is for.
     """
 
     context: SSL.Context = field(eq=False, repr=False)
-    expires: float
+    expires: WallTime
     names: tuple[str, ...]
 
 
-def load_identity(certificate: Path, key: Path, now: float) -> Identity:
+def load_identity(certificate: Path, key: Path, now: WallTime) -> Identity:
     """
     Read and check a pair.
 
     :param certificate: a PEM file: the server's certificate, then those of the authorities
         between it and the one that clients trust.
     :param key: a PEM file, without a password.
-    :param now: in seconds since 1970.
+    :param now: the time of day.
     :raises CertificateUnusable: with what is wrong with it.
     """
     chain = _read_chain(certificate)
@@ -99,7 +100,7 @@ def load_identity(certificate: Path, key: Path, now: float) -> Identity:
         ) from error
     return Identity(
         context=context,
-        expires=min(each.not_valid_after_utc for each in chain).timestamp(),
+        expires=WallTime(min(each.not_valid_after_utc for each in chain).timestamp()),
         names=_names(chain[0]),
     )
 

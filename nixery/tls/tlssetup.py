@@ -5,7 +5,6 @@ on a reload and every half minute, and told of before it ends.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from nixery.clocks import SystemWallClock, WallClock, WallTime
 from nixery.configuration.config import Config
 from nixery.daemon import Part
 from nixery.errors import CertificateUnusable, NixeryError
@@ -44,13 +44,13 @@ class TLSParts:
     What one daemon needs to speak TLS; nothing, if there is no certificate.
 
     :param files: the pool for file systems.
-    :param now: the time of day, in seconds since 1970.
+    :param wall_clock: certificates end by it.
     """
 
     config: Config
     files: Workers
     reactor: Any  # the global reactor, which has no type
-    now: Any = time.time
+    wall_clock: WallClock = field(factory=SystemWallClock)
     identity: Identity | None = field(default=None, init=False)
     _contexts: Contexts = field(factory=Contexts, init=False)
     _seen: tuple[object, ...] = field(default=(), init=False)
@@ -118,7 +118,7 @@ class TLSParts:
         assert key is not None  # the configuration sees to it
         # Before they are read: what changes meanwhile is read again.
         self._seen = await self.files.run(fingerprint, certificate, key)
-        identity = await self.files.run(load_identity, certificate, key, self.now())
+        identity = await self.files.run(load_identity, certificate, key, self.wall_clock.now())
         self.identity = identity
         self._contexts.current = identity.context
         self._reminded = None
@@ -152,8 +152,8 @@ class TLSParts:
 
     def _remind(self) -> None:
         assert self.identity is not None
-        now = self.now()
-        left = self.identity.expires - now
+        left = self.identity.expires - self.wall_clock.now()
+        now: float = self.reactor.seconds()
         if left > SOON or (self._reminded is not None and now - self._reminded < REMINDED):
             return
         self._reminded = now
@@ -166,5 +166,5 @@ class TLSParts:
         )
 
 
-def _date(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+def _date(time: WallTime) -> str:
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"

@@ -11,6 +11,7 @@ from typing import Any
 
 from treq.client import HTTPClient
 
+from nixery.clocks import SystemWallClock, WallClock
 from nixery.configuration.config import Config
 from nixery.interfaces import Upstream, Workers
 from nixery.names import Tag
@@ -39,6 +40,7 @@ def make_sources(
     *,
     state_directory: Path | None = None,
     measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
+    wall_clock: WallClock | None = None,
 ) -> Resolver:
     """
     The package sources of one process, to be started.
@@ -48,6 +50,7 @@ def make_sources(
         through it, and it may name proxies.
     :param state_directory: as in :func:`nixery.nixside.nixsetup.make_nix`.
     :param measured: as there.
+    :param wall_clock: for the times of files; by default, this machine's.
     :raises ResourceMissing: the installation is incomplete.
     """
     source = config.source
@@ -96,6 +99,7 @@ def make_sources(
         fetcher=NixFetcher(
             spawner=spawner,
             clock=reactor,
+            wall_clock=wall_clock or SystemWallClock(),
             workers=workers,
             settings=settings,
             fetch_nix=nix_directory() / "fetch.nix",

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from nixery.building.builds import BuildView, Changes, LogPart
+from nixery.clocks import WallTime
 from nixery.web.answers import printable
 from nixery.web.eventstream import Event
 
@@ -183,9 +184,9 @@ def described(build: BuildView) -> dict[str, object]:
     }
 
 
-def rfc3339(seconds: float) -> str:
+def rfc3339(time: WallTime) -> str:
     """As RFC 3339 writes it, in UTC and to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
 
 
 class BuildLines:

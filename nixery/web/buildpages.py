@@ -189,11 +189,11 @@ def timeline(build: BuildView) -> tuple[Lane, ...]:
         return ()
     now = build.begun + build.elapsed
     first = build.stages[0].begun
-    last = max([now, *(stage.ended or stage.begun for stage in build.stages)])
+    last = max(now, build.stages[-1].begun)
     scale = 1000 / max(last - first, 0.001)
     lanes = []
     for stage in build.stages:
-        seconds = max((stage.ended or last) - stage.begun, 0.0)
+        seconds = (last if stage.ended is None else stage.ended) - stage.begun
         width = max(round(seconds * scale), 3)
         begin = min(max(round((stage.begun - first) * scale), 0), 1000 - min(width, 1000))
         lanes.append(

@@ -38,10 +38,10 @@ class Manifests:
     Manifests that are stored.
 
     :param storage: where they are.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
-    def __init__(self, storage: Storage, seconds: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, storage: Storage, seconds: Callable[[], float]) -> None:
         self._storage = storage
         self._seconds = seconds
         self._seen: LRUCache[Digest, float] = LRUCache(KEPT // 4096)
@@ -58,8 +58,8 @@ class Manifests:
         :raises ManifestUnknown: there is no such manifest.
         :raises StorageError: the storage failed.
         """
-        kept = self._kept.get(digest)
-        if kept is not None and self._seconds() < self._seen.get(digest, 0.0) + RECHECK:
+        kept, seen = self._kept.get(digest), self._seen.get(digest)
+        if kept is not None and seen is not None and self._seconds() < seen + RECHECK:
             self.counts.memory += 1
             return kept
         try:

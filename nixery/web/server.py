@@ -126,8 +126,8 @@ class RegistrySite(Site):
         return [b"http/1.1"]
 
     def startFactory(self) -> None:  # noqa: N802
-        # Twisted's own begins to format the time of day, once a second, for
-        # lines that are never written.
+        # Twisted's own begins to format the reactor's time as the time of day, once a
+        # second, for lines that are never written.
         pass
 
     def log(self, request: HTTPRequest) -> None:
@@ -138,7 +138,7 @@ class RegistrySite(Site):
         who = client if user is None else f"{user}@{client}"
         method = _shown(request.method)
         path = _shown(request.path)
-        seconds = self.clock.seconds() - request.begun if request.begun else 0.0
+        seconds = 0.0 if request.begun is None else self.clock.seconds() - request.begun
         agent = _shown(request.getHeader(b"User-Agent") or b"-")
         end = " (incomplete)" if request.cut_short else ""
         self._log.info(
@@ -167,8 +167,8 @@ class SeenRequest(Request):
     id = ""
     """What the log and the client know it by; empty: it has not been taken up."""
 
-    begun = 0.0
-    """When it was taken up, by the site's clock; 0: not yet."""
+    begun: float | None = None
+    """When it was taken up, by the site's monotonic clock; ``None``: not yet."""
 
     visitor: Visitor | None = None
     """Who sends it, where that matters: see :mod:`nixery.web.gate`."""

@@ -12,6 +12,8 @@ import unicodedata
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from nixery.clocks import WallTime
+
 __all__ = ["clock", "duration", "exchanged", "moment", "shown", "size", "when"]
 
 
@@ -67,16 +69,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def when(seconds: float) -> str:
-    """A time since 1970, as RFC 3339 writes it, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def when(time: WallTime) -> str:
+    """A time of day, as RFC 3339 writes it, in UTC."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
 
 
-def moment(seconds: float) -> str:
+def moment(time: WallTime) -> str:
     """The same for a person: ``2026-11-23 21:05:07``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def clock(seconds: float) -> str:
+def clock(time: WallTime) -> str:
     """The same in short: ``11-23 21:05:07``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(time, UTC).strftime("%m-%d %H:%M:%S")

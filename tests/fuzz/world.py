@@ -52,7 +52,7 @@ from nixery.packing.tarball import Compression
 from nixery.resources import web_directory
 from nixery.sources import PackageSet
 from nixery.storage.filesystem import FilesystemStorage
-from nixery.testing import FakeNix, FakePackage, FakeSources, InlineWorkers
+from nixery.testing import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
 from nixery.web.assets import STATIC, AssetResource, AssetsResource, read_site_files
 from nixery.web.buildpages import BuildPages
 from nixery.web.description import DESCRIPTION
@@ -201,12 +201,12 @@ class World:
         directory.mkdir(exist_ok=True)
         self.gated = gated
         self.clock = clock or Clock()
-        self.clock.advance(1_800_000_000)
+        self.wall_clock = FakeWallClock(self.clock)
         self.workers = InlineWorkers()
         self.storage = FilesystemStorage(directory / "storage", self.workers)
         Deferred.fromCoroutine(self.storage.start())
         self.nix = FakeNix(store=directory / "store", packages=_PACKAGES)
-        self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
+        self.book = BuildBook(clock=self.clock, wall_clock=self.wall_clock)
         self.children: Mapping[str, Resource] = {}
         self.site = make_site(self._root(), self.clock)
 
@@ -215,7 +215,11 @@ class World:
         sources = FakeSources.at_path(self.directory)
         cache = ImageCache(storage=storage, seconds=clock.seconds)
         library = ImageLibrary(
-            storage=storage, images=cache, cpu=workers, clock=clock, time=clock.seconds
+            storage=storage,
+            images=cache,
+            cpu=workers,
+            clock=clock,
+            wall_clock=self.wall_clock,
         )
         builder = Builder(
             sources=sources,
@@ -300,7 +304,7 @@ class World:
             holdings=Holdings(self.storage, cache),
             workers=self.workers,
             seconds=self.clock.seconds,
-            time=self.clock.seconds,
+            wall_clock=self.wall_clock,
             system=SYSTEM,
         )
         hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4))
@@ -308,7 +312,7 @@ class World:
             Passwords(hashes={USER: hashed}), {ANONYMOUS: parse_patterns(["hello", "cacert"])}
         )
         key = SigningKey(private=Ed25519PrivateKey.generate())
-        door.sign(Tokens(key=key, time=self.clock.seconds))
+        door.sign(Tokens(key=key, wall_clock=self.wall_clock))
         return door
 
     def exchange(self, data: bytes) -> bytes:

@@ -28,7 +28,7 @@ from nixery.names import Digest, Tag, parse_image_name
 from nixery.oci import Image, parse_manifest
 from nixery.packing.tarball import Compression
 from nixery.storage.memory import MemoryStorage
-from nixery.testing import FakeNix, FakePackage, FakeSources, InlineWorkers
+from nixery.testing import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class BuilderCase(SynchronousTestCase):
         self.directory = Path(self.mktemp())
         self.sources = FakeSources.at_path(self.directory)
         self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES)
-        self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
+        self.book = BuildBook(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         self.limits = BuildLimits()
         self.evaluation_ttl = 0.0
         self.serve_stale = 0.0

@@ -79,13 +79,3 @@ class BellTests(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(len(self.told), 1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-
-    def test_a_clock_that_is_set_back(self) -> None:
-        """It delays the next telling by no more than the interval."""
-        self.listen()
-        self.bell.ring()
-        self.clock.advance(0)
-        self.clock.rightNow -= 500
-        self.bell.ring()
-        self.clock.advance(0.5)
-        self.assertEqual(len(self.told), 2)

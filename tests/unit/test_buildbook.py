@@ -12,6 +12,7 @@ from nixery.building.progress import Build
 from nixery.errors import PackagesRefused, RememberedFailure, StorageError
 from nixery.interfaces import Phase
 from nixery.names import Digest, ImageName, Tag, parse_image_name
+from nixery.testing import FakeWallClock
 
 DIGEST = Digest("sha256:" + "0" * 64)
 LATEST = Tag("latest")
@@ -29,7 +30,7 @@ class BookTestCase(SynchronousTestCase):
         self.numbers = iter(range(1000))
         self.book = BuildBook(
             clock=self.clock,
-            time=self.clock.seconds,
+            wall_clock=FakeWallClock(self.clock),
             limit=3,
             new_id=lambda: f"id{next(self.numbers)}",
         )
@@ -70,7 +71,7 @@ class BuildBookTests(BookTestCase):
 
     def test_ids(self) -> None:
         """By itself, the book makes ids that nobody guesses."""
-        book = BuildBook(clock=self.clock, time=self.clock.seconds)
+        book = BuildBook(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         ids = {book.begin(named("a"), LATEST).id for _ in range(100)}
         self.assertEqual(len(ids), 100)
         for each in ids:

@@ -14,6 +14,7 @@ from nixery.building.progress import LOG_LINES, Build
 from nixery.errors import BuildFailed, Evidence
 from nixery.interfaces import Phase
 from nixery.names import Digest, Tag, parse_image_name
+from nixery.testing import FakeWallClock
 from nixery.web import buildfeeds, buildpages
 from nixery.web.buildfeeds import BUILDS_AT_ONCE, Builds
 from nixery.web.buildpages import BuildPages
@@ -73,8 +74,7 @@ class Stream:
 class PagesTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.clock.advance(1_800_000_000)
-        self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
+        self.book = BuildBook(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         # mypy holds the book against what the pages ask for here.
         checked: Builds = self.book
         self.pages = BuildPages(checked, self.clock, make_pages())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import bcrypt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.cred.checkers import ICredentialsChecker
@@ -27,6 +25,7 @@ from nixery.errors import LoginFailed, LoginThrottled, TokenInvalid
 from nixery.interfaces import Workers
 from nixery.names import Digest, Tag, parse_image_name
 from nixery.storage.memory import MemoryStorage
+from nixery.testing import FakeWallClock
 from tests.unit.http_kit import IMAGE, OCI, HeldWorkers, InlineWorkers
 
 SYSTEM = "x86_64-linux"
@@ -50,7 +49,7 @@ RULES = {"alice": parse_patterns(["shell", "git"])}
 class DoorkeeperTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.now = time.time()
+        self.wall_clock = FakeWallClock(self.clock)
         self.storage = MemoryStorage()
         self.images = ImageCache(storage=self.storage, seconds=self.clock.seconds)
         self.doorkeeper = self.make(InlineWorkers())
@@ -68,11 +67,11 @@ class DoorkeeperTestCase(SynchronousTestCase):
             holdings=Holdings(self.storage, self.images),
             workers=workers,
             seconds=self.clock.seconds,
-            time=lambda: self.now,
+            wall_clock=self.wall_clock,
             system=SYSTEM,
         )
         doorkeeper.replace(USERS, RULES)
-        doorkeeper.sign(Tokens(key=KEY, time=lambda: self.now))
+        doorkeeper.sign(Tokens(key=KEY, wall_clock=self.wall_clock))
         return doorkeeper
 
     def log_in(
@@ -116,7 +115,7 @@ class PasswordTests(DoorkeeperTestCase):
         self.assertEqual(self.doorkeeper.recall(b"Basic x"), Identity(user="alice"))
         self.successResultOf(self.log_in("alice", "secret"))
         self.assertIsNone(self.doorkeeper.recall(b"Basic y"))
-        self.now += REMEMBERED + 1
+        self.clock.advance(REMEMBERED + 1)
         self.assertIsNone(self.doorkeeper.recall(b"Basic x"))
         self.assertNoResult(self.log_in("alice", "secret"))
 
@@ -159,7 +158,6 @@ class PasswordTests(DoorkeeperTestCase):
         self.assertEqual(error.retry_after, 1)
         self.successResultOf(self.log_in("alice", "secret", address="192.0.2.2"))
         self.clock.advance(1.1)
-        self.now += REMEMBERED + 1
         self.successResultOf(self.log_in("alice", "secret"))
 
     def test_replaced(self) -> None:
@@ -272,7 +270,7 @@ class TokenTests(DoorkeeperTestCase):
         token = self.doorkeeper.issue("alice", ["repository:git:pull"]).token
         identity = self.doorkeeper.read_token(token, b"Bearer x")
         self.assertEqual(self.doorkeeper.recall(b"Bearer x"), identity)
-        self.now += 301
+        self.clock.advance(301)
         self.assertIsNone(self.doorkeeper.recall(b"Bearer x"))
 
     def test_changes(self) -> None:
@@ -294,7 +292,7 @@ class TokenTests(DoorkeeperTestCase):
         self.assertRaises(TokenInvalid, self.doorkeeper.read_token, issued.token, b"x")
         self.doorkeeper.replace(USERS, {"anonymous": parse_patterns(["git"])})
         self.assertEqual(self.scopes(None, "repository:git:pull", "repository:htop:pull"), {"git"})
-        empty = Tokens(key=KEY, time=lambda: self.now).issue(ACCESS, "", "", [], 60)
+        empty = Tokens(key=KEY, wall_clock=self.wall_clock).issue(ACCESS, "", "", [], 60)
         self.assertIsNone(self.doorkeeper.read_token(empty, b"x").user)
 
     def test_none(self) -> None:

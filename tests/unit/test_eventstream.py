@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 
 from nixery.building.buildbook import BuildBook
+from nixery.clocks import SystemWallClock
 from nixery.interfaces import Phase
 from nixery.names import Digest, Tag, parse_image_name
 from nixery.web.buildpages import BuildPages
@@ -79,7 +80,7 @@ class LoopbackTests(TestCase):
     timeout = 60
 
     def setUp(self) -> None:
-        self.book = BuildBook(clock=reactor, time=lambda: 0.0)
+        self.book = BuildBook(clock=reactor, wall_clock=SystemWallClock())
         self.pages = BuildPages(self.book, reactor, make_pages())
         self.closed: Deferred[None] = Deferred()
         ended = self.pages._stream_ended

@@ -15,7 +15,7 @@ from nixery.building.images import ImageService
 from nixery.errors import StorageError
 from nixery.names import Digest, Tag, parse_image_name
 from nixery.oci import Image
-from nixery.testing import InlineWorkers
+from nixery.testing import FakeWallClock, InlineWorkers
 from tests.unit.builder_kit import LATEST, BuilderCase, CountingStorage
 
 SYSTEM = "x86_64-linux"
@@ -42,7 +42,7 @@ class LibraryTests(BuilderCase):
             images=builder.images,
             cpu=InlineWorkers(),
             clock=self.clock,
-            time=lambda: 1_700_000_000.0,
+            wall_clock=FakeWallClock(self.clock),
         )
         builder.made = self.library.made
         return builder
@@ -135,7 +135,7 @@ class LibraryTests(BuilderCase):
         self.assertEqual(("bash:latest", "hello/git:latest"), tuple(names))
         bash, hello = self.now(self.library.listed(names))
         self.assertEqual(
-            ("bash", "latest", SYSTEM, 1_700_000_000.0),
+            ("bash", "latest", SYSTEM, FakeWallClock(self.clock).now()),
             (bash.repository, bash.tag, bash.system, bash.served),
         )
         self.assertGreater(hello.size, bash.size)

@@ -18,6 +18,7 @@ from nixery.anatomy.listing import ListedImage
 from nixery.anatomy.portrait import Portrait, make_portrait, outline_portrait
 from nixery.anatomy.report import ImageReport
 from nixery.anatomy.reportfile import encode_report
+from nixery.clocks import WallTime
 from nixery.names import Digest, ImageName, Tag
 from nixery.oci import Manifest
 from nixery.web.imagepages import IMAGES_AT_ONCE, ImagePages
@@ -93,7 +94,7 @@ def listed(repository: str, report: ImageReport, *, tag: str = "latest") -> List
         digest=report.digest,
         size=report.size,
         layers=tuple(layer.digest for layer in report.layers),
-        served=1_700_000_000.0,
+        served=WallTime(1_700_000_000.0),
     )
 
 

@@ -20,6 +20,7 @@ from nixery.interfaces import Phase
 from nixery.names import Digest, Requirement, Tag, parse_image_name
 from nixery.packages import Answer
 from nixery.sources import PackageSet, Revision
+from nixery.testing import FakeWallClock
 from nixery.web.buildpages import BuildPages, timeline
 from nixery.web.indexpage import IndexPage
 from nixery.web.site import make_root
@@ -64,8 +65,7 @@ class Hidden:
 class PeopleTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.clock.advance(1_800_000_000)
-        self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
+        self.book = BuildBook(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         self.desk = Desk()
         self.pages = make_pages()
         self.root = self.make_root()

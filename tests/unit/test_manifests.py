@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import ManifestUnknown
@@ -27,8 +28,9 @@ class CountingStorage(MemoryStorage):
 
 class ManifestsTests(SynchronousTestCase):
     def setUp(self) -> None:
+        self.clock = Clock()
         self.storage = CountingStorage()
-        self.manifests = Manifests(self.storage)
+        self.manifests = Manifests(self.storage, self.clock.seconds)
 
     def get(self, digest: Digest) -> Manifest:
         manifest: Manifest = self.successResultOf(self.manifests.get(NAME, digest))

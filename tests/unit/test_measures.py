@@ -21,6 +21,7 @@ from twisted.web.resource import Resource
 
 from nixery.building.builds import BuildState, BuildView, Stage
 from nixery.child import Stdin
+from nixery.clocks import WallTime
 from nixery.errors import (
     BlobUnknown,
     CommandMissing,
@@ -301,8 +302,8 @@ class BuildTests(MeasuresCase):
             "ended": 110.0,
             "elapsed": 10.0,
             "stages": (
-                Stage(phase=Phase.EVALUATING, begun=100, ended=101),
-                Stage(phase=Phase.BUILDING, begun=101, ended=109),
+                Stage(phase=Phase.EVALUATING, begun=WallTime(100), ended=WallTime(101)),
+                Stage(phase=Phase.BUILDING, begun=WallTime(101), ended=WallTime(109)),
             ),
             "counts": (),
             "derivation": None,
@@ -323,7 +324,7 @@ class BuildTests(MeasuresCase):
         self.addCleanup(current_tally.reset, token)
         reporter.ended(self.view(BuildState.SUCCEEDED))
         reporter.ended(self.view(BuildState.FAILED))
-        looked = (Stage(phase=Phase.EVALUATING, begun=100, ended=99),)
+        looked = (Stage(phase=Phase.EVALUATING, begun=WallTime(100), ended=WallTime(100)),)
         reporter.ended(self.view(BuildState.SUCCEEDED, stages=looked))
         reporter.ended(self.view(BuildState.SUCCEEDED, stages=looked, follows="b2"))
         reporter.ended(self.view(BuildState.CANCELLED))

@@ -30,7 +30,7 @@ from nixery.nixside.nixargs import NixSettings
 from nixery.nixside.nixfetch import COLLECTIONS, NixFetcher
 from nixery.process import Command
 from nixery.sources import Tree
-from nixery.testing import InlineWorkers
+from nixery.testing import FakeWallClock, InlineWorkers
 from tests.unit.test_nix import Script
 
 TREE = Tree(kind="git", url="https://h/p", commit="a" * 40, ref="refs/heads/main")
@@ -45,7 +45,7 @@ def failed(stderr: str) -> ProcessFailed:
 class NixFetcherTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.clock.advance(10**9)
+        self.wall_clock = FakeWallClock(self.clock)
         self.directory = Path(self.mktemp()).absolute()
         # The store of these tests is a directory of theirs.
         self.store = self.directory / "store"
@@ -66,6 +66,7 @@ class NixFetcherTests(SynchronousTestCase):
         fetcher = NixFetcher(
             spawner=self.script,
             clock=self.clock,
+            wall_clock=self.wall_clock,
             workers=InlineWorkers(),
             settings=self.settings,
             fetch_nix=Path("/fetch.nix"),
@@ -97,7 +98,7 @@ class NixFetcherTests(SynchronousTestCase):
             raise failed(f"error: path '{path}' is not valid")
         link.unlink(missing_ok=True)
         link.symlink_to(path)
-        os.utime(link, (self.clock.seconds(),) * 2, follow_symlinks=False)
+        os.utime(link, (self.wall_clock.now(),) * 2, follow_symlinks=False)
         return f"{link}\n"
 
     def fetch(self, tree: Tree = TREE) -> Deferred[Path]:

@@ -11,6 +11,7 @@ from nixery.building.buildbook import BuildBook
 from nixery.errors import StillBuilding, StorageError
 from nixery.interfaces import Phase
 from nixery.names import Tag, parse_image_name
+from nixery.testing import FakeWallClock
 from nixery.web.patience import LONGEST_RETRY, SHORTEST_RETRY, Patience, patience, retry_after
 
 NAME = parse_image_name("shell/git", "x86_64-linux")
@@ -78,7 +79,9 @@ class HoldTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.book = BuildBook(clock=self.clock, time=self.clock.seconds, new_id=lambda: "id")
+        self.book = BuildBook(
+            clock=self.clock, wall_clock=FakeWallClock(self.clock), new_id=lambda: "id"
+        )
         self.image: Deferred[str] = Deferred()
         self.links = True
 

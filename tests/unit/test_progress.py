@@ -18,16 +18,21 @@ from nixery.building.progress import Build
 from nixery.errors import BuildFailed, Evidence, ShuttingDown, StorageError
 from nixery.interfaces import Phase, Progress
 from nixery.names import Digest, Tag, parse_image_name
+from nixery.testing import FakeWallClock
 
 DIGEST = Digest("sha256:" + "0" * 64)
 EVIDENCE = Evidence(argv=("nix-build", "--option", "secret"), status=100, stderr="/home/secret")
+
+BEGUN = 1_800_001_000
 
 
 class ProgressTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
-        self.book = BuildBook(clock=self.clock, time=self.clock.seconds)
+        self.wall_clock = FakeWallClock(self.clock)
+        self.assertEqual(BEGUN, self.wall_clock.now())
+        self.book = BuildBook(clock=self.clock, wall_clock=self.wall_clock)
         self.build = self.begin()
         self.events: list[LogEvent] = []
         globalLogPublisher.addObserver(self.observe)  # type: ignore[arg-type]  # any callable is one
@@ -58,13 +63,18 @@ class BuildTests(ProgressTestCase):
         view = self.build.view()
         self.assertEqual(
             [(stage.phase, stage.begun, stage.ended) for stage in view.stages],
-            [(Phase.EVALUATING, 1000, 1002), (Phase.BUILDING, 1002, None)],
+            [
+                (Phase.EVALUATING, BEGUN, BEGUN + 2),
+                (Phase.BUILDING, BEGUN + 2, None),
+            ],
         )
-        self.assertEqual((view.begun, view.ended, view.elapsed), (1000, None, 5))
+        self.assertEqual((view.begun, view.ended, view.elapsed), (BEGUN, None, 5))
         self.build.succeeded(DIGEST)
         self.clock.advance(100)
         view = self.build.view()
-        self.assertEqual((view.stages[-1].ended, view.ended, view.elapsed), (1005, 1005, 5))
+        self.assertEqual(
+            (view.stages[-1].ended, view.ended, view.elapsed), (BEGUN + 5, BEGUN + 5, 5)
+        )
 
     def test_identity(self) -> None:
         """The name is the client's own spelling."""

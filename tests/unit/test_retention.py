@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -14,6 +15,7 @@ from nixery.storage import inventory
 from nixery.storage.policy import Policy
 from nixery.storage.retention import Retention
 from nixery.storage.storelock import attempt_collection, publishing
+from nixery.testing import FakeWallClock
 from tests.unit.store_kit import StoreCase
 from tests.unit.test_storage_contract import InlineWorkers
 
@@ -39,6 +41,8 @@ class RetentionTests(StoreCase):
         super().setUp()
         self.patch(inventory, "FRESH", float("-inf"))
         self.clock = Clock()
+        # The files bear the times of this machine.
+        self.wall_clock = FakeWallClock(self.clock, time.time())
         self.workers = CountingWorkers()
         self.told = 0
         self.retention = self.make(self.root)
@@ -55,6 +59,7 @@ class RetentionTests(StoreCase):
             interval=60.0,
             workers=self.workers,
             clock=self.clock,
+            wall_clock=self.wall_clock,
             removed=removed,
         )
 

@@ -27,18 +27,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from zope.interface.verify import verifyObject
 
+from nixery.clocks import SystemWallClock
 from nixery.configuration.config import Config, load_config
 from nixery.daemon import Part
 from nixery.errors import CertificateUnusable, ConfigError
 from nixery.operations.measures import Measures
 from nixery.reload import Reloader
-from nixery.testing import InlineWorkers
+from nixery.testing import FakeWallClock, InlineWorkers
 from nixery.tls.certificates import Identity, fingerprint, load_identity
 from nixery.tls.doors import Contexts, TLSEndpoint
 from nixery.tls.texts import speaks_tls
-from nixery.tls.tlssetup import LOOKED_AT, SOON, TLSParts
+from nixery.tls.tlssetup import LOOKED_AT, TLSParts
 from nixery.web.server import make_site
 from tests.certificates import Authority, pem_key
+
+DAY = 86400.0
 
 AUTHORITY = Authority()
 
@@ -54,7 +57,7 @@ class CertificateCase(SynchronousTestCase):
         AUTHORITY.issue(self.directory)
 
     def load(self) -> Identity:
-        return load_identity(self.certificate, self.key, time.time())
+        return load_identity(self.certificate, self.key, SystemWallClock().now())
 
     def refused(self) -> CertificateUnusable:
         with self.assertRaises(CertificateUnusable) as caught:
@@ -217,7 +220,7 @@ class PartsTests(CertificateCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
-        self.now = time.time()
+        self.wall_clock = FakeWallClock(self.clock, time.time())
         self.config: Config = load_config(
             {"tls_certificate": str(self.certificate), "tls_key": str(self.key)}, {"HOME": "/h"}
         )
@@ -225,7 +228,7 @@ class PartsTests(CertificateCase):
             config=self.config,
             files=InlineWorkers(),
             reactor=self.clock,
-            now=lambda: self.now,
+            wall_clock=self.wall_clock,
         )
 
     def start(self) -> Part:
@@ -308,12 +311,14 @@ class PartsTests(CertificateCase):
             self.clock.advance(LOOKED_AT)
         self.assertEqual([], [event for event in logs if event["log_level"] is LogLevel.warn])
         assert self.parts.identity is not None
-        self.now = self.parts.identity.expires - SOON
+        self.wall_clock.step(self.parts.identity.expires - DAY - self.wall_clock.now())
         with capturedLogs() as logs:
             self.clock.pump([LOOKED_AT] * 3)
         self.assertEqual(1, len([each for each in logs if each["log_level"] is LogLevel.warn]))
-        self.now += 86400
+        # A day by the monotonic clock, whatever the other one says.
+        self.wall_clock.step(-10 * DAY)
         with capturedLogs() as logs:
+            self.clock.advance(DAY)
             self.clock.pump([LOOKED_AT] * 3)
         self.assertEqual(1, len([each for each in logs if each["log_level"] is LogLevel.warn]))
 

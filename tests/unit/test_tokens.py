@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from functools import partial
 from pathlib import Path
 
 import jwt
@@ -18,13 +16,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.access.tokens import ACCESS, REFRESH, SigningKey, Tokens, load_key, own_key
 from nixery.errors import TokenInvalid, TokenKeyUnusable
+from nixery.testing import FakeWallClock
 
 KEY = ed25519.Ed25519PrivateKey.generate()
-TOKENS = Tokens(key=SigningKey(private=KEY), time=time.time)
+TIME = Clock()
+CLOCK = FakeWallClock(TIME)
+TOKENS = Tokens(key=SigningKey(private=KEY), wall_clock=CLOCK)
 
 
 def part(value: object) -> str:
@@ -43,7 +45,7 @@ class TokenTests(SynchronousTestCase):
     def test_round_trip(self) -> None:
         """What a token says is what it was issued with."""
         for key in (KEY, ec.generate_private_key(ec.SECP256R1())):
-            tokens = Tokens(key=SigningKey(private=key), time=time.time)
+            tokens = Tokens(key=SigningKey(private=key), wall_clock=CLOCK)
             claims = tokens.read(tokens.issue(ACCESS, "alice", "mark", ["b", "a"], 300), ACCESS)
             self.assertEqual(claims.user, "alice")
             self.assertEqual(claims.mark, "mark")
@@ -53,8 +55,9 @@ class TokenTests(SynchronousTestCase):
 
     def test_expiry(self) -> None:
         """A token whose time is over is none, nor is one of tomorrow."""
-        for now in (time.time() - 301, time.time() + 86400):
-            tokens = Tokens(key=TOKENS.key, time=partial(float, now))
+        for ahead in (-301, 86400):
+            clock = FakeWallClock(TIME, CLOCK.ahead + ahead)
+            tokens = Tokens(key=TOKENS.key, wall_clock=clock)
             self.refused(tokens.issue(ACCESS, "alice", "m", [], 300))
 
     def test_use(self) -> None:
@@ -65,7 +68,9 @@ class TokenTests(SynchronousTestCase):
 
     def test_other_key(self) -> None:
         """What somebody else has signed is none of ours."""
-        other = Tokens(key=SigningKey(private=ed25519.Ed25519PrivateKey.generate()), time=time.time)
+        other = Tokens(
+            key=SigningKey(private=ed25519.Ed25519PrivateKey.generate()), wall_clock=CLOCK
+        )
         self.refused(other.issue(ACCESS, "alice", "mark", [], 300))
 
     def test_other_algorithms(self) -> None:
@@ -131,8 +136,8 @@ class KeyTests(SynchronousTestCase):
         first = own_key(path)
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.assertEqual([each.name for each in path.parent.iterdir()], [path.name])
-        token = Tokens(key=first, time=time.time).issue(ACCESS, "a", "m", [], 300)
-        Tokens(key=own_key(path), time=time.time).read(token, ACCESS)
+        token = Tokens(key=first, wall_clock=CLOCK).issue(ACCESS, "a", "m", [], 300)
+        Tokens(key=own_key(path), wall_clock=CLOCK).read(token, ACCESS)
 
     def test_given(self) -> None:
         """Keys of two kinds can be used, and no others."""

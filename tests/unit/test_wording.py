@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.clocks import WallTime
 from nixery.web.wording import duration, exchanged, moment, shown, size
 
 
@@ -44,4 +45,4 @@ class FilterTests(SynchronousTestCase):
 
     def test_moment(self) -> None:
         """A time is written for people, in UTC."""
-        self.assertEqual("2023-11-14 22:13:20", moment(1_700_000_000.9))
+        self.assertEqual("2023-11-14 22:13:20", moment(WallTime(1_700_000_000.9)))
