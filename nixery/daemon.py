@@ -63,13 +63,13 @@ class Daemon(Service):
     All parts of the daemon, as one service.
 
     :param parts: in the order in which they start.
-    :param give_up: ends the process as failed; called, once, if a part cannot
-        start.
+    :param give_up: ends the process as failed; called, once, with the reason, if a part
+        cannot start.
     """
 
     _log = Logger()
 
-    def __init__(self, parts: Sequence[Part], give_up: Callable[[], None]) -> None:
+    def __init__(self, parts: Sequence[Part], give_up: Callable[[BaseException], None]) -> None:
         self._parts = tuple(parts)
         self._give_up = give_up
         self._started: list[Part] = []
@@ -91,26 +91,28 @@ class Daemon(Service):
     async def _start(self) -> None:
         for part in self._parts:
             self._started.append(part)
-            reason: str | None = None
+            failed: Exception | None = None
+            reason = ""
             try:
                 await part.start()
             except CancelledError:
                 return
             except NixeryError as error:
-                reason = error.message
-            except Exception:  # noqa: BLE001  # a part may fail in any way
+                failed, reason = error, error.message
+            except Exception as error:  # noqa: BLE001  # a part may fail in any way
+                failed = error
                 self._log.failure("The {part} failed to start.", part=part.name)
                 reason = "an unexpected error, which is logged above"
             # What a part says when it is stopped while it starts is no fault.
             if self._stopping:
                 return
-            if reason is not None:
+            if failed is not None:
                 self._log.critical(
                     "Nixery ends, because the {part} is not usable: {reason}",
                     part=part.name,
                     reason=reason,
                 )
-                self._give_up()
+                self._give_up(failed)
                 return
 
     async def _stop(self) -> None:
@@ -126,9 +128,9 @@ class Daemon(Service):
                 self._log.failure("The {part} did not stop as it should.", part=part.name)
 
 
-def end_as_failed(reactor: IReactorCore) -> None:
+def end_as_failed(reactor: IReactorCore, status: int) -> None:
     """
-    Stop the reactor in good order, and end the process with status 1.
+    Stop the reactor in good order, and end the process with a status that is not 0.
 
     twistd ends with status 0 after ``reactor.stop()``, whatever the reason was, and
     catches what is raised inside the reactor; a service manager would take a
@@ -136,13 +138,13 @@ def end_as_failed(reactor: IReactorCore) -> None:
     set when the interpreter ends: by then twistd has stopped the services,
     removed its PID file and closed its log.
     """
-    atexit.register(_exit_as_failed)
+    atexit.register(_exit, status)
     # Services are started before the reactor runs, and it cannot be stopped yet.
     reactor.callWhenRunning(reactor.stop)
 
 
-def _exit_as_failed() -> None:
+def _exit(status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    os._exit(1)
+    os._exit(status)

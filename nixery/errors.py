@@ -50,6 +50,8 @@ __all__ = [
     "ManifestUnknown",
     "MissingDerivations",
     "MissingPath",
+    "NixDiskFull",
+    "NixMisconfigured",
     "NixUnusable",
     "NixeryError",
     "NotSubstitutable",
@@ -661,6 +663,23 @@ class NixUnusable(NixeryError):
     @property
     def message(self) -> str:
         return f"Nix cannot be used: {self.reason}"
+
+
+@frozen(kw_only=True)
+class NixDiskFull(NixUnusable):
+    """There is no room for what Nix makes, or for its garbage collection roots."""
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the disk is full, and Nix cannot write: {self.reason}. Free some space;"
+            " nix-store --gc removes packages that are not in use"
+        )
+
+
+@frozen(kw_only=True)
+class NixMisconfigured(NixUnusable):
+    """Nix stays unusable until somebody changes how it is installed or configured."""
 
 
 @frozen(kw_only=True)

@@ -52,7 +52,7 @@ def make_storage(
     files: Workers,
     reactor: Any,  # the global reactor, which has no type
     *,
-    give_up: Callable[[], None],
+    give_up: Callable[[BaseException], None],
     measured: Callable[[Storage], Storage] = lambda storage: storage,
     collected: Callable[[], None] = lambda: None,
     wall_clock: WallClock | None = None,
@@ -61,7 +61,7 @@ def make_storage(
     The storage that is configured.
 
     :param files: the pool for file systems.
-    :param give_up: ends the daemon as failed; for a storage that starts in the
+    :param give_up: ends the daemon as failed, given the reason; for a storage that starts in the
         background.
     :param measured: wraps the storage.
     :param collected: called when a collection has removed something.
@@ -113,7 +113,7 @@ def make_storage(
 def _make_gcs(
     config: Config,
     reactor: Any,
-    give_up: Callable[[], None],
+    give_up: Callable[[BaseException], None],
     measured: Callable[[Storage], Storage],
 ) -> StorageParts:
     # Imported by whoever has a bucket, and by nobody else: it brings along a hundred

@@ -32,7 +32,8 @@ from nixery.configuration.config import Config, load_config
 from nixery.configuration.configlayers import CONFIG_VARIABLE, suggest
 from nixery.configuration.settings import SETTINGS, Setting
 from nixery.daemon import Daemon, Part, end_as_failed
-from nixery.errors import ConfigError, ConfigProblem
+from nixery.errors import ConfigError, ConfigProblem, NixeryError
+from nixery.exitstatus import PERMANENT, exit_status
 from nixery.layering.layers import Popularity
 from nixery.layersetup import layer_settings, make_popularity
 from nixery.limits.limitsetup import LimitParts
@@ -123,7 +124,22 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """:raises usage.UsageError: an unknown option, or an unusable configuration."""
+        """
+        Read the options, and the configuration.
+
+        :raises usage.UsageError: an unknown option, or an unusable configuration.
+        :raises SystemExit: the same, below twistd's own options: twistd would print pages of
+            help before the reason, and end with the status of a fault that may pass.
+        """
+        try:
+            self._parse(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            sys.stderr.write(f"twistd nixery: {error}\n")
+            raise SystemExit(PERMANENT) from None
+
+    def _parse(self, options: Sequence[str] | None) -> None:
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -164,7 +180,12 @@ def makeService(options: Options) -> IService:
     """The daemon, ready to be started."""
     from twisted.internet import reactor  # noqa: PLC0415  # as above
 
-    daemon = make_daemon(options.config, options.endpoints, reactor, reread=options.reread)
+    try:
+        daemon = make_daemon(options.config, options.endpoints, reactor, reread=options.reread)
+    except NixeryError as error:
+        # There is no log yet.
+        sys.stderr.write(f"twistd nixery: {error.message}\n")
+        raise SystemExit(exit_status(error)) from None
     twistd: Mapping[str, Any] = options.parent or {}
     if options.config.log_format == "json":
         return LoggedService(daemon, log_file(twistd, reactor))
@@ -196,8 +217,8 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
     :param wall_clock: the time of day; by default, this machine's.
     """
 
-    def give_up() -> None:
-        end_as_failed(reactor)
+    def give_up(reason: BaseException) -> None:
+        end_as_failed(reactor, exit_status(reason))
 
     wall_clock = wall_clock or SystemWallClock()
     cpu = WorkerPool("packing", config.cpu_workers, reactor)

@@ -121,5 +121,5 @@ def fetch(url: str, part: ByteRange | None = None) -> bytes:
         return body
 
 
-def _never() -> None:
-    raise AssertionError("the storage gave up")
+def _never(reason: BaseException) -> None:
+    raise AssertionError("the storage gave up") from reason

@@ -12,12 +12,13 @@ How the commands are called is in :mod:`nixery.nixside.nixargs`, what their fail
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -25,6 +26,7 @@ from nixery.errors import (
     CommandMissing,
     Evidence,
     MissingDerivations,
+    NixMisconfigured,
     NixUnusable,
     OutputTooLarge,
     ProcessFailed,
@@ -34,7 +36,7 @@ from nixery.errors import (
 from nixery.graph import RuntimeGraph, parse_dump
 from nixery.interfaces import Held, Progress, Realisation, Workers
 from nixery.names import Requirement
-from nixery.nixside import nixargs, resolveargs
+from nixery.nixside import nixargs, nixplace, resolveargs
 from nixery.nixside.nixargs import NixSettings
 from nixery.nixside.nixeval import Evaluator
 from nixery.nixside.nixfaults import (
@@ -46,6 +48,7 @@ from nixery.nixside.nixfaults import (
 )
 from nixery.nixside.nixhold import Holder
 from nixery.nixside.nixlog import BuildLog
+from nixery.nixside.nixroots import make_directories, remove_all, remove_directory
 from nixery.packages import Answer, Evaluation, Package
 from nixery.process import Command, ProcessResult, Spawner
 from nixery.sources import PackageSet
@@ -58,6 +61,9 @@ QUERY_TIMEOUT = 300.0
 
 OLDEST = (2, 3)
 """The oldest version whose commands work as they are called here."""
+
+PROBES = 3
+"""How many files are stored before their absence counts, while a collection removes them."""
 
 _IGNORED = re.compile(
     r"ignoring the (?:client|user)-specified setting '(?P<name>[^']*)', because it is a restricted"
@@ -77,6 +83,7 @@ class NixCommands:
     :param settings: how Nix is to be used.
     :param resolve: the path of ``nix/resolve.nix``.
     :param environ: the environment of this process.
+    :param holds: as :func:`nixery.nixside.nixplace.holds`.
     """
 
     _log = Logger()
@@ -90,7 +97,9 @@ class NixCommands:
         settings: NixSettings,
         resolve: Path,
         environ: Mapping[str, str],
+        holds: Callable[[str, bytes], bool] = nixplace.holds,
     ) -> None:
+        self._holds = holds
         self._spawner = spawner
         self._workers = workers
         self._settings = settings
@@ -110,18 +119,34 @@ class NixCommands:
 
     async def check(self) -> str:
         """As :meth:`nixery.interfaces.Nix.check` says."""
-        await self._workers.run(_make_directories, self._settings.roots, self._settings.home)
-        printed = await self._query(nixargs.version())
-        probed = await self._query(nixargs.probe_store())
-        version = _VERSION.search(_text(printed))
-        if version is None or _text(probed).strip() != nixargs.STORE_PROBE:
-            raise NixUnusable(
-                reason=f"nix-store answers {(_text(printed) + _text(probed))[:200]!r}: {INSTALL}"
-            )
+        await self._workers.run(make_directories, self._settings.roots, self._settings.home)
+        printed = _text(await self._query(nixargs.version()))
+        version = _VERSION.search(printed)
+        if version is None:
+            raise _no_nix(printed)
         if (int(version[1]), int(version[2])) < OLDEST:
-            raise NixUnusable(reason=f"version {version[0]} is too old: {INSTALL}")
+            raise NixMisconfigured(reason=f"version {version[0]} is too old: {INSTALL}")
+        await self._check_place()
+        probed = await self._query(nixargs.probe_store())
+        if _text(probed).strip() != nixargs.STORE_PROBE:
+            raise _no_nix(_text(probed))
         self._tell_ignored(probed.stderr)
         return version[0]
+
+    async def _check_place(self) -> None:
+        """:raises NixMisconfigured: the files of the store are not where their paths say."""
+        for _ in range(PROBES):
+            content = uuid4().hex
+            stored = await self._query(nixargs.store_text(content))
+            path = _stored_path(stored)
+            ours = path.startswith(f"{nixargs.STORE}/")
+            if ours and await self._workers.run(self._holds, path, content.encode("ascii")):
+                return
+            # A collection that runs may have taken it; Nix would know.
+            if ours and _text(await self._query(nixargs.check_validity([path]))):
+                continue
+            raise nixplace.explain_misplacement(path, stored.stderr, self._environment)
+        raise NixUnusable(reason="a collection of its store removes what was just stored")
 
     async def probe(self) -> None:
         """
@@ -131,7 +156,7 @@ class NixCommands:
         """
         printed = _text(await self._query(nixargs.probe_store()))
         if printed.strip() != nixargs.STORE_PROBE:
-            raise NixUnusable(reason=f"nix-store answers {printed[:200]!r}: {INSTALL}")
+            raise _no_nix(printed)
 
     def evaluation_identity(self) -> Mapping[str, str]:
         """As :meth:`nixery.interfaces.Nix.evaluation_identity` says."""
@@ -219,7 +244,7 @@ class NixCommands:
             return Realisation(root=root, outputs=())
         try:
             directory = self._settings.roots / root
-            await self._workers.run(_make_directories, directory)
+            await self._workers.run(make_directories, directory)
             built = await self._build(command(directory / "r"), progress)
             # Derivations whose outputs are named by their content could differ.
             if built != wanted:
@@ -255,7 +280,7 @@ class NixCommands:
         abandoned.  Never raises.
         """
         try:
-            count = await self._workers.run(_remove_all, self._settings.roots)
+            count = await self._workers.run(remove_all, self._settings.roots)
         except Exception:  # noqa: BLE001  # what is left costs disk, and no more
             self._log.failure("roots in {roots} are left", roots=self._settings.roots)
         else:
@@ -310,40 +335,35 @@ class NixCommands:
         except OutputTooLarge as error:
             raise NixUnusable(reason=error.message, evidence=error.evidence) from error
         except ProcessFailed as error:
+            said = error.evidence.stderr
+            denial = await self._workers.run(nixplace.explain_denial, said)
+            if denial is not None:
+                raise evolve(denial, evidence=error.evidence) from error
             raise unusable(error) from error
 
     async def _remove(self, root: str) -> None:
         try:
-            await self._workers.run(_remove_directory, self._settings.roots / root)
+            await self._workers.run(remove_directory, self._settings.roots / root)
         except Exception:  # noqa: BLE001  # it is swept when the daemon starts again
             self._log.failure("the root {root} is left", root=root)
 
 
-# -- on worker threads --------------------------------------------------------
+# -- what is printed ---------------------------------------------------------
 
 
-def _make_directories(*directories: Path) -> None:
-    """:raises NixUnusable: one cannot be made."""
-    for directory in directories:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NixUnusable(reason=f"{directory} cannot be made: {error.strerror}") from error
+def _no_nix(printed: str) -> NixMisconfigured:
+    return NixMisconfigured(reason=f"nix-store answers {printed[:200]!r}: {INSTALL}")
 
 
-def _remove_directory(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
-def _remove_all(directory: Path) -> int:
-    """:return: how many there were."""
-    if not directory.exists():
-        return 0
-    entries = list(directory.iterdir())
-    for entry in entries:
-        shutil.rmtree(entry)
-    return len(entries)
+def _stored_path(result: ProcessResult) -> str:
+    """:raises UnexpectedOutput: it is none."""
+    try:
+        path = json.loads(result.stdout)
+    except ValueError:
+        path = None
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise UnexpectedOutput(what="the path of a stored file", excerpt=_text(result))
+    return path
 
 
 def _text(result: ProcessResult) -> str:

@@ -23,6 +23,7 @@ from nixery.sources import PackageSet, Tree
 
 __all__ = [
     "REFUSED_ATTRIBUTES",
+    "STORE",
     "STORE_PROBE",
     "NixSettings",
     "add_root",
@@ -38,6 +39,7 @@ __all__ = [
     "probe_store",
     "query_closure",
     "serve",
+    "store_text",
     "version",
 ]
 
@@ -76,7 +78,10 @@ package sets, each of which rebuilds everything from the compiler up, and its te
 which start virtual machines.
 """
 
-STORE_PROBE = "/nix/store/00000000000000000000000000000000-nixery-probe"
+STORE = "/nix/store"
+"""The only store that images are made of: the packages name it."""
+
+STORE_PROBE = f"{STORE}/00000000000000000000000000000000-nixery-probe"
 """A store path that exists nowhere."""
 
 LOOKUP_VERSION = "1"
@@ -200,6 +205,20 @@ def probe_store() -> tuple[str, ...]:
     before 2.19.
     """
     return ("nix-store", "-vvv", "--check-validity", "--print-invalid", STORE_PROBE)
+
+
+def store_text(text: str) -> tuple[str, ...]:
+    """
+    Stores a file, and prints its store path as JSON.
+
+    Says also where the store lies, as debugging output.
+
+    :param text: letters and digits.
+    """
+    return (
+        *("nix-instantiate", "-vvv", "--eval", "--json", "--read-write-mode"),
+        *("--expr", f'builtins.toFile "nixery-probe" "{text}"'),
+    )
 
 
 def fetch(tree: Tree, fetch_nix: Path, *, shallow: bool = True) -> tuple[str, ...]:

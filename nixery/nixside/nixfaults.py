@@ -19,7 +19,9 @@ from nixery.errors import (
     CommandMissing,
     Evidence,
     MissingDerivations,
+    NixDiskFull,
     NixeryError,
+    NixMisconfigured,
     NixUnusable,
     NotSubstitutable,
     ProcessFailed,
@@ -81,11 +83,21 @@ _QUOTED_LOG = re.compile(r"^\s*> ?(.*)$", re.MULTILINE)
 _TOO_OLD = re.compile(r"This version of Nixpkgs requires[^\n]*")
 _NIX_AT_FAULT = re.compile(
     r"cannot connect to (?:socket|daemon)|cannot open connection to remote store"
-    r"|opening lock file|creating (?:directory|file) '/nix/|database disk image is malformed"
+    r"|opening lock file|creating (?:directory|file) '/nix[/']|database disk image is malformed"
     r"|attempt to write a readonly database|executing SQLite|opening database|SQLite database"
-    r"|No space left on device|Disk quota exceeded|Too many open files|Read-only file system"
+    r"|No space left on device|Disk quota exceeded|database or disk is full"
+    r"|Too many open files|Read-only file system"
     r"|cannot allocate memory|group '[^']*' specified in 'build-users-group'"
-    r"|unrecognised (?:option|flag)",
+    r"|unrecognised (?:option|flag)|is not allowed to connect to the Nix daemon",
+    re.IGNORECASE,
+)
+_DISK_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|database or disk is full", re.IGNORECASE
+)
+_MISCONFIGURED = re.compile(
+    r"creating (?:directory|file) '/nix(?:/[^']*)?': Permission denied|Read-only file system"
+    r"|attempt to write a readonly database|group '[^']*' specified in 'build-users-group'"
+    r"|unrecognised (?:option|flag)|is not allowed to connect to the Nix daemon",
     re.IGNORECASE,
 )
 _OUT_OF_MEMORY = re.compile(r"out of memory|std::bad_alloc", re.IGNORECASE)
@@ -129,7 +141,7 @@ def nix_at_fault(failure: ProcessFailed) -> NixUnusable | None:
     stderr = failure.evidence.stderr
     too_old = _TOO_OLD.search(stderr)
     if too_old:
-        return NixUnusable(
+        return NixMisconfigured(
             reason=f"the package set refuses it as too old ({too_old[0].strip()}): {INSTALL}",
             evidence=failure.evidence,
         )
@@ -137,8 +149,16 @@ def nix_at_fault(failure: ProcessFailed) -> NixUnusable | None:
     if fault:
         start = stderr.rfind("\n", 0, fault.start()) + 1
         line = stderr[start:].split("\n", 1)[0].strip()
-        return NixUnusable(reason=line.removeprefix("error:").strip(), evidence=failure.evidence)
+        return _fault_of(line)(
+            reason=line.removeprefix("error:").strip(), evidence=failure.evidence
+        )
     return None
+
+
+def _fault_of(line: str) -> type[NixUnusable]:
+    if _DISK_FULL.search(line):
+        return NixDiskFull
+    return NixMisconfigured if _MISCONFIGURED.search(line) else NixUnusable
 
 
 def unusable(failure: ProcessFailed) -> NixUnusable:

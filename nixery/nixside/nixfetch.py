@@ -34,6 +34,7 @@ from nixery.interfaces import Workers
 from nixery.nixside import nixargs
 from nixery.nixside.nixargs import NixSettings
 from nixery.nixside.nixfaults import command_missing, error_text, nix_at_fault
+from nixery.nixside.nixroots import make_directories
 from nixery.process import Command, ProcessResult, Spawner
 from nixery.sources import Tree
 from nixery.upstream import gitargs
@@ -139,7 +140,7 @@ class NixFetcher:
     async def _fetch_and_root(self, tree: Tree, link: Path) -> Path:
         self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
         began = self._clock.seconds()
-        await self._workers.run(self._roots.mkdir, parents=True, exist_ok=True)
+        await self._workers.run(make_directories, self._roots)
         path = await self._fetch(tree)
         if not await self._root(link, path):
             path = await self._hold_and_root(tree, link)

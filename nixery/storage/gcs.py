@@ -108,7 +108,7 @@ class GcsStorage:
     settings: GcsSettings
     workers: Workers
     clock: IReactorTime
-    give_up: Callable[[], None]
+    give_up: Callable[[BaseException], None]
     patience: Patience = field(factory=Patience)
     open_bucket: Callable[[Event], Bucket] | None = None
 

@@ -112,7 +112,7 @@ class Reach:
     :param workers: for that.
     :param clock: for the pauses between tries.
     :param reached: called, once, when it is reached.
-    :param give_up: called, once, if it can never be reached.
+    :param give_up: called, once, with the reason, if it can never be reached.
     """
 
     _log = Logger()
@@ -125,7 +125,7 @@ class Reach:
         workers: Workers,
         clock: IReactorTime,
         reached: Callable[[], None],
-        give_up: Callable[[], None],
+        give_up: Callable[[BaseException], None],
     ) -> None:
         self._name = name
         self._open = open_
@@ -199,12 +199,12 @@ class Reach:
                 self._log.critical(
                     "Nixery ends, because the storage is not usable: {reason}", reason=error.message
                 )
-                self._give_up()
+                self._give_up(error)
                 return
-            except Exception:  # noqa: BLE001  # three libraries of Google's are at work
+            except Exception as error:  # noqa: BLE001  # three libraries of Google's are at work
                 self._settle(StorageUnavailable(operation="start", reason="the log has the reason"))
                 self._log.failure("The bucket {bucket} cannot be used.", bucket=self._name)
-                self._give_up()
+                self._give_up(error)
                 return
             else:
                 self._settle(None)

@@ -31,6 +31,7 @@ from nixery.errors import (
 from nixery.interfaces import Workers
 from nixery.process import Command, Spawner
 from nixery.sources import Found, GitSource
+from nixery.storage.files import failures
 from nixery.upstream import gitargs
 from nixery.upstream.attempts import persist
 from nixery.upstream.gitargs import RefList, parse_refs
@@ -151,7 +152,7 @@ class GitRepository:
             self._slots.release()
 
     async def _fetch_history(self) -> None:
-        await self._workers.run(self._mirror.parent.mkdir, parents=True, exist_ok=True)
+        await self._workers.run(_make_parent, self._mirror)
         try:
             await self._fetch_once()
         except ProcessFailed as error:
@@ -234,3 +235,13 @@ def _last_words(error: ProcessFailed | ProcessTimedOut | OutputTooLarge) -> str:
     # What comes after the reason is advice for people at a terminal.
     reasons = [line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))] or lines
     return " ".join(reasons[:2])[:300] or error.evidence.describe()
+
+
+def _make_parent(path: Path) -> None:
+    """
+    Make the directory that a file will lie in.
+
+    :raises StorageError: it cannot be made.
+    """
+    with failures("keep a copy of the repository"):
+        path.parent.mkdir(parents=True, exist_ok=True)

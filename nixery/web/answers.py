@@ -41,6 +41,7 @@ from nixery.errors import (
     LoginThrottled,
     ManifestUnknown,
     MissingDerivations,
+    NixDiskFull,
     NixeryError,
     PackagesDenied,
     PackagesRefused,
@@ -206,6 +207,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     SourceUnavailable: (503, "UNAVAILABLE"),
     StorageError: (503, "UNAVAILABLE"),
     DiskSpaceLow: (507, "UNAVAILABLE"),
+    NixDiskFull: (507, "UNAVAILABLE"),
     BlobsVanished: (503, "UNAVAILABLE"),
     # The operator's to mend; no retry changes what a service permits.
     StorageRefused: (500, "UNKNOWN"),
@@ -221,6 +223,7 @@ _RETRY_AFTER: Mapping[type[NixeryError], int] = {
     StorageUnavailable: 10,
     BlobsVanished: 5,
     DiskSpaceLow: 300,
+    NixDiskFull: 300,
     TooManyConnections: 5,
 }
 """Seconds, for failures that are known to pass by themselves."""

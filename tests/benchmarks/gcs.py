@@ -257,7 +257,7 @@ def _storage(bucket: FakeBucket) -> GcsStorage:
         settings=evolve(settings_for(bucket), chunk_size=16 << 20, uploads=UPLOADS),
         workers=InlineWorkers(),
         clock=Clock(),
-        give_up=lambda: None,
+        give_up=lambda _: None,
         open_bucket=lambda _: reached,
     )
     finish(storage.start())

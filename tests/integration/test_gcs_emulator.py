@@ -65,7 +65,7 @@ class EmulatorTests(SynchronousTestCase):
             settings=GcsSettings(bucket=BUCKET, chunk_size=CHUNK, proxy=proxy),
             workers=InlineWorkers(),
             clock=Clock(),
-            give_up=lambda: self.fail("it gave up"),
+            give_up=lambda reason: self.fail(f"it gave up: {reason}"),
             patience=HASTY,
         )
         finish(storage.start())

@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 class GcsStartTests(SynchronousTestCase):
-    """Permanent faults end the daemon with status 1, passing ones do not."""
+    """Permanent faults end the daemon with status 78, passing ones do not."""
 
     def setUp(self) -> None:
         if shutil.which("nix-build") is None:
@@ -70,7 +70,7 @@ class GcsStartTests(SynchronousTestCase):
     def fails(self, *words: str, options: tuple[str, ...] = (), **environ: str) -> None:
         process = self.start("--gcs-endpoint", fake_gcs().url, *options, **environ)
         output, _ = process.communicate(timeout=60)
-        self.assertEqual(1, process.returncode, output)
+        self.assertEqual(78, process.returncode, output)
         self.assertNotIn("Traceback", output)
         for word in ("the storage is not usable", *words):
             self.assertIn(word, output)

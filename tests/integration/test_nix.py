@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,7 +19,7 @@ from attrs import define, field
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from nixery.child import Child, Exit
 from nixery.errors import (
@@ -26,6 +28,8 @@ from nixery.errors import (
     EvaluationFailed,
     EvaluationTimedOut,
     MissingDerivations,
+    NixDiskFull,
+    NixMisconfigured,
     NixUnusable,
     NotSubstitutable,
     PackageProblem,
@@ -917,6 +921,55 @@ class BuildTests(NixTestCase):
         ).returncode
 
 
+class FullDiskTests(NixTestCase):
+    """A disk without room for the roots of a build: a file system of so many files."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        if os.geteuid() != 0:
+            raise SkipTest("only root can mount a file system")
+        self.disk = Path(tempfile.mkdtemp(prefix="nixery-"))
+        self.addCleanup(self.disk.rmdir)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=64", "tmpfs", str(self.disk)]
+        subprocess.run(mount, check=True)
+        self.addCleanup(subprocess.run, ["umount", str(self.disk)], check=True)
+        state = self.disk / "state"
+        (state / "gcroots").mkdir(parents=True)
+        self.nix = self.make(state_directory=state)
+
+    def fill(self) -> list[Path]:
+        made: list[Path] = []
+        try:
+            while True:
+                path = self.disk / f"{len(made)}"
+                path.touch(exist_ok=False)
+                made.append(path)
+        except OSError as error:
+            self.assertEqual(errno.ENOSPC, error.errno)
+        return made
+
+    async def full(self, evaluation: Evaluation) -> str:
+        with self.assertRaises(NixDiskFull) as caught:
+            await self.nix.realise(evaluation.packages, Recorder())
+        return str(caught.exception)
+
+    async def test_told(self) -> None:
+        """That the disk is full is said, whoever finds no room: this daemon or Nix."""
+        evaluation = await self.evaluate("plain")
+        ballast = self.fill()
+        message = await self.full(evaluation)
+        self.assertIn("the disk is full", message)
+        self.assertIn(f"{self.disk}/state/gcroots/", message)
+        # Now there is room for a directory, and for no link in it.
+        ballast.pop().unlink()
+        message = await self.full(evaluation)
+        self.assertIn("the disk is full", message)
+        self.assertIn("No space left on device", message)
+        for path in ballast:
+            path.unlink()
+        await self.nix.release(await self.nix.realise(evaluation.packages, Recorder()))
+
+
 class CheckTests(NixTestCase):
     """Whether Nix can be used."""
 
@@ -942,6 +995,22 @@ class CheckTests(NixTestCase):
         self.assertIn("/nowhere/socket", caught.exception.message)
         with self.assertRaises(NixUnusable):
             await self.evaluate("plain", nix=nix)
+
+    async def test_elsewhere(self) -> None:
+        """A store that is not where its paths say is refused, however Nix was told of it."""
+        place = str(self.directory / "elsewhere")
+        config = nix_environment()["NIX_CONFIG"]
+        for environ, words in (
+            ({"NIX_REMOTE": f"local?root={place}"}, f"is in {place}/nix/store: NIX_REMOTE is "),
+            ({"NIX_REMOTE": place}, f"is in {place}/nix/store: NIX_REMOTE is "),
+            ({"NIX_CONFIG": f"{config}\nstore = {place}"}, "remove the setting 'store'"),
+            ({"NIX_STORE_DIR": place}, f"is in {place}: unset NIX_STORE_DIR"),
+        ):
+            nix = make_nix(self.directory, environ={**nix_environment(), **environ})
+            with self.assertRaises(NixMisconfigured) as caught:
+                await nix.check()
+            self.assertIn("its store has to be in /nix/store", caught.exception.message)
+            self.assertIn(words, caught.exception.message)
 
     async def test_unwritable(self) -> None:
         """A state directory that cannot be made is told."""

@@ -22,7 +22,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 class StartTests(SynchronousTestCase):
-    """Faults at the start are said once, and end the process with status 1."""
+    """
+    Faults at the start are said once, and end the process: permanent ones with status 78,
+    after which a service manager leaves it be, passing ones with status 1.
+    """
 
     def setUp(self) -> None:
         if shutil.which("nix-build") is None:
@@ -66,11 +69,13 @@ class StartTests(SynchronousTestCase):
         self.addCleanup(process.kill)
         return process
 
-    def fails(self, *options: str, environ: Mapping[str, str] | None = None) -> str:
+    def fails(
+        self, *options: str, environ: Mapping[str, str] | None = None, status: int = 78
+    ) -> str:
         """Start a daemon that cannot; what it said."""
         process = self.start(*options, environ=environ)
         output, _ = process.communicate(timeout=60)
-        self.assertEqual(1, process.returncode, output)
+        self.assertEqual(status, process.returncode, output)
         self.assertNotIn("Traceback", output)
         self.assertFalse(self.pidfile.exists())
         return output
@@ -137,7 +142,7 @@ class StartTests(SynchronousTestCase):
         """A port that another program has."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            output = self.fails("--listen", f"tcp:{port}:interface=127.0.0.1")
+            output = self.fails("--listen", f"tcp:{port}:interface=127.0.0.1", status=1)
         self.assertIn(f"cannot listen on tcp:{port}", output)
         self.assertEqual(1, output.count("in use"))
 
@@ -165,12 +170,37 @@ class StartTests(SynchronousTestCase):
         output = self.fails(environ={"PATH": str(programs)})
         self.assertIn("Nix cannot be used", output)
 
+    def test_nix_not_up(self) -> None:
+        """A daemon of Nix's that does not answer yet."""
+        socket_path = self.directory / "none"
+        output = self.fails(environ={"NIX_REMOTE": f"unix://{socket_path}"}, status=1)
+        self.assertIn(f"'{socket_path}': No such file or directory", output)
+
+    def test_store_elsewhere(self) -> None:
+        """A store that is not where its paths say: no image could be packed."""
+        place = self.directory / "elsewhere"
+        output = self.fails(environ={"NIX_REMOTE": f"local?root={place}"})
+        self.assertIn(f"is in {place}/nix/store: NIX_REMOTE is", output)
+
+    def test_certificate_missing(self) -> None:
+        """A certificate that is not there."""
+        none = str(self.directory / "none.pem")
+        output = self.fails("--tls-certificate", none, "--tls-key", none)
+        self.assertIn(f"{none}: it cannot be read", output)
+
+    def test_option(self) -> None:
+        """An option that there is not is said without pages of help around it."""
+        self.assertEqual(
+            "twistd nixery: there is no option --prot: did you mean --port?\n",
+            self.fails("--prot", "1"),
+        )
+
     def test_state_in_use(self) -> None:
         """A second daemon on the same state directory, which the first survives."""
         first = self.start("--listen", "tcp:0:interface=127.0.0.1")
         host = self.ready(first)
         self.pidfile = self.directory / "second.pid"
-        output = self.fails("--listen", "tcp:0:interface=127.0.0.1")
+        output = self.fails("--listen", "tcp:0:interface=127.0.0.1", status=1)
         self.assertIn("another process uses the state directory", output)
         with urlopen(f"http://{host}/v2/", timeout=30) as answer:
             self.assertEqual(200, answer.status)

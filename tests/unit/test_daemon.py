@@ -19,7 +19,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.waiting: dict[str, Deferred[None]] = {}
-        self.given_up = 0
+        self.given_up: list[BaseException] = []
 
     def part(self, name: str) -> Part:
         """A part that starts and stops at once."""
@@ -55,10 +55,7 @@ class Recorder:
     def daemon(self, parts: Sequence[Part]) -> Daemon:
         """A daemon of these parts."""
 
-        def give_up() -> None:
-            self.given_up += 1
-
-        return Daemon(parts, give_up)
+        return Daemon(parts, self.given_up.append)
 
 
 class DaemonTests(SynchronousTestCase):
@@ -74,7 +71,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(["start a", "start b", "start c"], self.recorder.events)
         self.successResultOf(daemon.stopService())
         self.assertEqual(["stop c", "stop b", "stop a"], self.recorder.events[3:])
-        self.assertEqual(0, self.recorder.given_up)
+        self.assertEqual([], self.recorder.given_up)
 
     def test_each_waits_for_the_one_before(self) -> None:
         """A part starts when the one before it is ready, and stops when the one after it has."""
@@ -95,16 +92,17 @@ class DaemonTests(SynchronousTestCase):
     def test_fault(self) -> None:
         """A part that cannot start is said once, and ends the daemon; later parts do not start."""
         recorder = self.recorder
+        error = NixUnusable(reason="gone")
         daemon = recorder.daemon(
             [
                 recorder.part("a"),
-                recorder.failing("Nix side", NixUnusable(reason="gone")),
+                recorder.failing("Nix side", error),
                 recorder.part("c"),
             ]
         )
         with capturedLogs() as logs:
             daemon.startService()
-        self.assertEqual(1, recorder.given_up)
+        self.assertEqual([error], recorder.given_up)
         (event,) = logs
         self.assertEqual("critical", event["log_level"].name)
         self.assertEqual("Nix side", event["part"])
@@ -117,7 +115,7 @@ class DaemonTests(SynchronousTestCase):
         daemon = self.recorder.daemon([self.recorder.failing("a", ZeroDivisionError())])
         daemon.startService()
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
-        self.assertEqual(1, self.recorder.given_up)
+        self.assertEqual(1, len(self.recorder.given_up))
 
     def test_stopped_while_starting(self) -> None:
         """A daemon that is stopped while it starts cancels the start, and gives up nothing."""
@@ -130,7 +128,7 @@ class DaemonTests(SynchronousTestCase):
         self.successResultOf(stopping)
         self.assertEqual("stop a", recorder.events[-1])
         self.assertNotIn("start c", recorder.events)
-        self.assertEqual(0, recorder.given_up)
+        self.assertEqual([], recorder.given_up)
 
     def test_fault_because_of_stopping(self) -> None:
         """What a part says when it is interrupted is no fault."""
@@ -144,7 +142,7 @@ class DaemonTests(SynchronousTestCase):
         daemon = self.recorder.daemon([Part(name="a", start=start)])
         daemon.startService()
         self.successResultOf(daemon.stopService())
-        self.assertEqual(0, self.recorder.given_up)
+        self.assertEqual([], self.recorder.given_up)
 
     def test_part_that_does_not_stop_as_it_should(self) -> None:
         """A part that fails to stop is logged, and the parts below it stop all the same."""

@@ -300,6 +300,7 @@ class SourceTests(SynchronousTestCase):
             "NIX_CONFIG",
             "NIX_PATH",
             "NIX_REMOTE",
+            "NIX_STORE_DIR",
         }
         for name, text in pages():
             variables = set(re.findall(r"\b(?:NIX|NIXERY|GCS)_[A-Z_]*[A-Z]\b", text))

@@ -18,6 +18,7 @@ from nixery.errors import (
     CommandMissing,
     Evidence,
     MissingDerivations,
+    NixMisconfigured,
     NixUnusable,
     OutputTooLarge,
     ProcessFailed,
@@ -48,6 +49,7 @@ PACKAGE = Package(
     derivation="/nix/store/a.drv",
     outputs=(Output(name="out", path=PATHS[0]), Output(name="dev", path=PATHS[1])),
 )
+PROBED = store_path("nixery-probe").path
 EVIDENCE = Evidence(argv=("nix-x",), status=1, stderr="error: surprise")
 
 
@@ -85,7 +87,9 @@ class NixTests(SynchronousTestCase):
             settings=self.settings,
             resolve=Path("/resolve.nix"),
             environ={"PATH": "/bin"},
+            holds=lambda path, content: self.holds(path, content),  # noqa: PLW0108  # set below
         )
+        self.holds: Callable[[str, bytes], bool] = lambda path, content: True
 
     def run_nix(self, method: str, *arguments: Any) -> Deferred[Any]:
         return Deferred.fromCoroutine(getattr(self.nix, method)(*arguments))
@@ -106,8 +110,19 @@ class NixTests(SynchronousTestCase):
 
     # -- check ------------------------------------------------------------------
 
-    def checked(self, version: str, probe: str = nixargs.STORE_PROBE) -> Deferred[Any]:
-        self.script.play = lambda command: version if "--version" in command.argv else probe
+    def checked(
+        self, version: str, probe: str = nixargs.STORE_PROBE, invalid: str = ""
+    ) -> Deferred[Any]:
+        """:param invalid: what Nix says when it is asked about the file that it has stored."""
+
+        def play(command: Command) -> str:
+            if "--version" in command.argv:
+                return version
+            if command.argv == nixargs.probe_store():
+                return probe
+            return f'"{PROBED}"' if "nix-instantiate" in command.argv else invalid
+
+        self.script.play = play
         return self.run_nix("check")
 
     def test_check(self) -> None:
@@ -118,6 +133,28 @@ class NixTests(SynchronousTestCase):
             ("nix-store (Lix, like Nix) 2.91.1\n", "2.91.1"),
         ):
             self.assertEqual(self.successResultOf(self.checked(printed)), version)
+
+    def test_check_misplaced(self) -> None:
+        """A store whose files are not where its paths say is refused, and said where it is."""
+        self.holds = lambda path, content: False
+        self.script.stderr = f"locking path '/x/root{PROBED}'\nlock acquired"
+        error = self.failureResultOf(self.checked("nix-store (Nix) 2.8.0"), NixMisconfigured).value
+        self.assertIn("in /x/root/nix/store", error.message)
+
+    def test_check_collected(self) -> None:
+        """A file that a collection has removed says nothing about where the store is."""
+        answers = iter((False, True))
+        looked: list[bytes] = []
+
+        def holds(path: str, content: bytes) -> bool:
+            self.assertEqual(PROBED, path)
+            looked.append(content)
+            return next(answers)
+
+        self.holds = holds
+        self.successResultOf(self.checked("nix-store (Nix) 2.8.0", invalid=PROBED))
+        # Nothing that was ever stored is looked for: it may be in another store, too.
+        self.assertEqual(2, len(set(looked)))
 
     def test_check_ignored_settings(self) -> None:
         """What Nix's daemon ignores is named, each once, whatever version says it."""

@@ -13,7 +13,9 @@ from nixery.errors import (
     BuildTimedOut,
     Evidence,
     MissingDerivations,
+    NixDiskFull,
     NixeryError,
+    NixMisconfigured,
     NixUnusable,
     NotSubstitutable,
     ProcessFailed,
@@ -109,6 +111,23 @@ class FaultTests(SynchronousTestCase):
             assert fault is not None
             self.assertEqual(fault.reason, text)
             self.assertEqual(unusable(failed(f"error: {text}")).reason, text)
+
+    def test_kinds(self) -> None:
+        """A full disk is one, and what only a person mends is told from what may pass."""
+        for text, kind in (
+            ("creating symlink '/x/gcroots/1/r': No space left on device", NixDiskFull),
+            ("writing to file: Disk quota exceeded", NixDiskFull),
+            ("executing SQLite query: database or disk is full", NixDiskFull),
+            ("creating directory '/nix': Permission denied", NixMisconfigured),
+            (
+                "the group 'nixbld' specified in 'build-users-group' does not exist",
+                NixMisconfigured,
+            ),
+            ("executing SQLite statement: attempt to write a readonly database", NixMisconfigured),
+            ("cannot connect to socket at '/nix/s': Connection refused", NixUnusable),
+            ("opening lock file '/nix/var/nix/db/big-lock': Permission denied", NixUnusable),
+        ):
+            self.assertIs(kind, type(nix_at_fault(failed(f"error: {text}"))), text)
 
     def test_too_old(self) -> None:
         """nixpkgs may refuse a Nix as too old."""

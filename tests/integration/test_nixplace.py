@@ -1,0 +1,118 @@
+"""Tests for :mod:`nixery.nixside.nixplace`, of what the real Nix says to a user it keeps out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from nixery.errors import NixUnusable
+from nixery.exitstatus import PASSING, PERMANENT, exit_status
+from nixery.nixside import nixargs
+from nixery.nixside.nixplace import explain_denial
+from tests.integration.nixenv import daemon_listens, nix_missing
+
+NOBODY = 65534
+
+
+class DenialTests(SynchronousTestCase):
+    """What is told to a user who may not use Nix."""
+
+    def setUp(self) -> None:
+        if reason := nix_missing():
+            raise SkipTest(reason)
+        if os.geteuid() != 0:
+            raise SkipTest("only root can be another user")
+        directory = tempfile.TemporaryDirectory(prefix="nixery-")
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+        self.directory.chmod(0o755)
+        self.place = self.directory / "daemon-socket"
+        self.place.mkdir()
+        self.socket = self.place / "socket"
+        daemon = socket.socket(socket.AF_UNIX)
+        self.addCleanup(daemon.close)
+        daemon.bind(str(self.socket))
+        daemon.listen()
+
+    def explained(self, remote: str) -> NixUnusable:
+        done = subprocess.run(
+            nixargs.probe_store(),
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "NIX_REMOTE": remote},
+            cwd="/",
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        self.assertNotEqual(0, done.returncode)
+        # As the daemon has it: privileges that are only of this moment.
+        groups, group = os.getgroups(), os.getegid()
+        os.setgroups([])
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            error = explain_denial(done.stderr)
+        finally:
+            os.seteuid(0)
+            os.setegid(group)
+            os.setgroups(groups)
+        if error is None:
+            raise AssertionError(done.stderr)
+        return error
+
+    def test_directory(self) -> None:
+        """A directory that only a group may enter, as on Debian: the group is named."""
+        os.chown(self.place, 0, 1)
+        self.place.chmod(0o770)
+        self.socket.chmod(0o777)
+        error = self.explained(f"unix://{self.socket}")
+        self.assertIn(f"({self.place} has mode 0770 and group daemon)", error.message)
+        self.assertIn("SupplementaryGroups=daemon under [Service]", error.message)
+        self.assertEqual(PERMANENT, exit_status(error))
+
+    def test_socket(self) -> None:
+        """A socket that only a group may use."""
+        os.chown(self.socket, 0, 1)
+        self.socket.chmod(0o770)
+        error = self.explained(f"unix://{self.socket}")
+        self.assertIn(f"({self.socket} has mode 0770 and group daemon)", error.message)
+        self.assertIn("SupplementaryGroups=daemon", error.message)
+
+    def test_nobody_else(self) -> None:
+        """No group is advised that would not help."""
+        self.place.chmod(0o700)
+        error = self.explained(f"unix://{self.socket}")
+        self.assertIn("mode 0700 and group root", error.message)
+        self.assertNotIn("SupplementaryGroups", error.message)
+
+    def test_store(self) -> None:
+        """A store of somebody else's, whose daemon may not be up yet."""
+        if daemon_listens():
+            raise SkipTest("Nix's daemon runs")
+        error = self.explained("local")
+        self.assertIn("NIX_REMOTE=daemon", error.message)
+        self.assertEqual(PASSING, exit_status(error))
+
+    def test_other(self) -> None:
+        """What Nix says about anything else is left as it is."""
+        for said in (
+            "",
+            f"error: cannot connect to socket at '{self.socket}': Connection refused",
+            "error: opening file '/etc/secret': Permission denied",
+        ):
+            self.assertIsNone(explain_denial(said))
+
+    def test_no_store(self) -> None:
+        """Where there is no store, and Nix may not make one, the command is told."""
+        error = explain_denial("error: creating directory '/nix': Permission denied")
+        assert error is not None
+        self.assertIn("install -d -o root /nix /nix/var /nix/var/nix", error.message)
+        self.assertEqual(PERMANENT, exit_status(error))
