@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -17,6 +19,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 
 from nixery.errors import ListeningFailed
+from nixery.tls.texts import PLAIN, speaks_tls
 
 __all__ = ["Listener", "registry_host"]
 
@@ -24,6 +27,9 @@ __all__ = ["Listener", "registry_host"]
 class Listener:
     """
     Listens on all endpoints, or on none.
+
+    Sockets that were passed to this process come first.  They may have the address of another
+    endpoint, which is then reached through them.
 
     :param endpoints: where, by the strings that describe them.
     :param factory: what answers.
@@ -45,15 +51,27 @@ class Listener:
         :return: the addresses that clients can connect to.
         :raises ListeningFailed: one of the endpoints cannot be listened on.
         """
-        for text, endpoint in self._endpoints.items():
+        passed: dict[str, IAddress] = {}
+        for text, endpoint in sorted(
+            self._endpoints.items(), key=lambda item: not _passed(item[0])
+        ):
             try:
                 port = await endpoint.listen(self._factory)
             except CannotListenError as error:
+                if _reached_through(passed, text, error):
+                    self._log.info(
+                        "{endpoint} is the address of a socket that was passed to this process,"
+                        " and is reached through that.",
+                        endpoint=text,
+                    )
+                    continue
                 reason = getattr(error.socketError, "strerror", None) or str(error)
                 raise ListeningFailed(endpoint=text, reason=reason) from error
             except OSError as error:
                 raise ListeningFailed(endpoint=text, reason=str(error)) from error
             self._ports.append(port)
+            if _passed(text):
+                passed[text] = port.getHost()
         addresses = [port.getHost() for port in self._ports]
         for address in addresses:
             self._log.info(
@@ -84,6 +102,35 @@ def registry_host(public_url: str | None, addresses: Sequence[IAddress]) -> str 
             # Docker trusts a loopback address without TLS.
             return f"127.0.0.1:{address.port}" if _is_wildcard(address) else _describe(address)
     return None
+
+
+def _passed(text: str) -> bool:
+    """Whether an endpoint is a socket that was passed, by its string."""
+    return text.removeprefix(PLAIN).startswith("systemd:")
+
+
+def _reached_through(passed: Mapping[str, IAddress], text: str, error: CannotListenError) -> bool:
+    """
+    Whether who connects to an endpoint connects to a socket that was passed.
+
+    :param passed: the addresses of those, by their strings.
+    :param text: the endpoint's string.
+    :param error: why it cannot be listened on.
+    """
+    if getattr(error.socketError, "errno", None) != errno.EADDRINUSE:
+        return False
+    for other, address in passed.items():
+        if isinstance(address, UNIXAddress):
+            if address.name is not None and os.fsdecode(address.name) == error.port:
+                return True
+        elif (
+            isinstance(address, IPv4Address | IPv6Address)
+            and address.port == error.port
+            and (_is_wildcard(address) or address.host == error.interface)
+            and speaks_tls(other) == speaks_tls(text)
+        ):
+            return True
+    return False
 
 
 def _is_wildcard(address: IAddress) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python import usage
@@ -40,6 +40,7 @@ from nixery.limits.limitsetup import LimitParts
 from nixery.listening import Listener, registry_host
 from nixery.lock import StateLock
 from nixery.nixside.nixsetup import make_nix
+from nixery.operations.jsonlog import json_line
 from nixery.operations.logsetup import LoggedService, in_foreground, log_file
 from nixery.operations.operationsetup import OperationParts
 from nixery.operations.textlog import text_line
@@ -48,7 +49,7 @@ from nixery.reload import Reloader
 from nixery.sitesetup import SiteParts
 from nixery.sources import GitSource, PathSource
 from nixery.storagesetup import make_storage
-from nixery.systemd.journal import journal_line, to_journal
+from nixery.systemd.journal import journal_line, to_journal, with_priority
 from nixery.systemd.passing import passed_endpoints
 from nixery.systemd.systemdsetup import SystemdParts
 from nixery.tls.texts import PLAIN
@@ -187,9 +188,11 @@ def makeService(options: Options) -> IService:
         sys.stderr.write(f"twistd nixery: {error.message}\n")
         raise SystemExit(exit_status(error)) from None
     twistd: Mapping[str, Any] = options.parent or {}
-    if options.config.log_format == "json":
-        return LoggedService(daemon, log_file(twistd, reactor))
     journal, foreground = to_journal(os.environ), in_foreground(twistd)
+    if options.config.log_format == "json":
+        log = log_file(twistd, reactor)
+        line = with_priority(json_line) if journal and log is sys.stdout else json_line
+        return LoggedService(daemon, log, line)
     if not journal and not foreground:
         return daemon
     # Once: each call opens the file, and the first has it rotated.
@@ -437,9 +440,10 @@ def _parse_endpoints(
     """The endpoints by their strings, and what is wrong with the others."""
     endpoints: dict[str, IStreamServerEndpoint] = {}
     problems: list[ConfigProblem] = []
+    adopted: dict[int, str] = {}
     for text in texts:
         try:
-            endpoints[text] = serverFromString(reactor, text.removeprefix(PLAIN))
+            endpoint = endpoints[text] = serverFromString(reactor, text.removeprefix(PLAIN))
         # Each kind of endpoint has a parser of its own, some of them from
         # plugins, and what they raise is documented nowhere.
         except Exception as error:  # noqa: BLE001
@@ -454,4 +458,10 @@ def _parse_endpoints(
                     ),
                 )
             )
+        else:
+            if isinstance(endpoint, AdoptedStreamServerEndpoint):
+                # A socket that was passed may be configured by its name as well, and counts as
+                # it is configured, which is what comes last.
+                endpoints.pop(adopted.get(endpoint.fileno, ""), None)
+                adopted[endpoint.fileno] = text
     return endpoints, tuple(problems)

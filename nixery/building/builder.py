@@ -434,6 +434,8 @@ class Builder(Service):
             yield
         except CancelledError as error:
             raise ShuttingDown from error
+        except ShuttingDown:
+            raise
         except NixeryError as error:
             tell("{image} was not {done}: {error}", image=name.repository, done=done, error=error)
             if isinstance(error, REMEMBERED):

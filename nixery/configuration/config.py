@@ -156,7 +156,7 @@ def load_config(
     :param environ: the environment; an empty variable counts as unset, and one
         that is no setting is nobody's business.
     :param passed: endpoint strings of sockets that the service manager opened, which are
-        listened on where nothing else is configured.
+        listened on beside what is configured, and in place of the default.
     :raises ConfigError: with all that is wrong.
     """
     problems: list[ConfigProblem] = []
@@ -202,8 +202,6 @@ def _assemble(
     values["cpu_workers"] = len(os.sched_getaffinity(0))
     values["state_directory"] = _directory(environ, "STATE", ".local/state")
     values["cache_directory"] = _directory(environ, "CACHE", ".cache")
-    if passed:
-        values["listen"] = tuple(passed)
     values.update(given)
     if values["storage_path"] is None:
         values["storage_path"] = values["state_directory"] / "storage"
@@ -214,6 +212,11 @@ def _assemble(
     port = values.pop("port")
     if port is not None:
         values["listen"] = (f"tcp:{port}",)
+    if passed:
+        # Somebody has opened them for us, and clients that connect to them must get an answer.
+        # What is configured is meant as well; the default is not.
+        configured = values["listen"] if {"listen", "port"} & given.keys() else ()
+        values["listen"] = tuple(dict.fromkeys((*passed, *configured)))
 
     values["source"] = _source(values)
     values["rules"] = RevisionRules(

@@ -9,6 +9,7 @@ line is JSON, the very first ones too.
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -48,8 +49,23 @@ class LoggedService(MultiService):
     def setServiceParent(self, parent: Any) -> None:  # noqa: N802
         """Be put into an application, or into another service."""
         if isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, FileLogObserver(self._file, self._line))
+            parent.setComponent(ILogObserver, FileLogObserver(self._file, self._text))
         super().setServiceParent(parent)
+
+    def _text(self, event: LogEvent) -> str:
+        return "" if _of_read_only_cache(event) else self._line(event)
+
+
+def _of_read_only_cache(event: LogEvent) -> bool:
+    """
+    Whether an event says that Twisted's list of plugins could not be saved beside them.
+
+    It says so at each start of a program that was installed by somebody else, as root or Nix, and
+    is harmless then: the plugins are looked at again.  On a disk that is full or broken it is said.
+    """
+    return str(event.get("format", "")).startswith("Unable to write to plugin cache") and event.get(
+        "errno"
+    ) in {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def in_foreground(options: Mapping[str, Any]) -> bool:

@@ -2,17 +2,18 @@
 The log as the journal of systemd takes it from standard output.
 
 A line begins with how grave it is (``<3>``, see sd-daemon(3)), so that ``journalctl -p
-err`` finds it, and without the time of day, which the journal knows.
+err`` finds it, and without the time of day, which the journal knows.  The journal takes that
+off, so that a line of JSON is stored as it was.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from twisted.logger import LogEvent, LogLevel, eventAsText
 
-__all__ = ["journal_line", "to_journal"]
+__all__ = ["journal_line", "to_journal", "with_priority"]
 
 _PRIORITIES = {
     LogLevel.debug: 7,
@@ -41,6 +42,19 @@ def to_journal(environ: Mapping[str, str], descriptor: int = 1) -> bool:
 def journal_line(event: LogEvent) -> str:
     """An event as lines, each with its priority: the journal takes each for an entry."""
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-    # What comes without a level is from programs older than levels.
-    prefix = f"<{_PRIORITIES.get(event.get('log_level', LogLevel.info), 6)}>"
+    prefix = _prefix(event)
     return "".join(f"{prefix}{line}\n" for line in text.splitlines() if line)
+
+
+def with_priority(line: Callable[[LogEvent], str]) -> Callable[[LogEvent], str]:
+    """
+    Put the priority of an event before its line.
+
+    :param line: makes one line of an event.
+    """
+    return lambda event: f"{_prefix(event)}{line(event)}"
+
+
+def _prefix(event: LogEvent) -> str:
+    # What comes without a level is from programs older than levels.
+    return f"<{_PRIORITIES.get(event.get('log_level', LogLevel.info), 6)}>"

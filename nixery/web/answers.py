@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from attrs import Factory, frozen
 
@@ -73,6 +74,7 @@ __all__ = [
     "READ_ONLY",
     "Problem",
     "internal_problem",
+    "log_text",
     "printable",
     "problem_of",
 ]
@@ -85,6 +87,9 @@ MAX_LOG_LINES = 30
 
 _MAX_TEXT = 512
 """The longest other text in an answer, in characters."""
+
+_MAX_LOGGED = 512
+"""The longest path or user agent in the log, in characters."""
 
 Detail = str | int | float | bool | None | Sequence["Detail"] | Mapping[str, "Detail"]
 
@@ -296,6 +301,13 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+# Clients are few, and ask the same again and again.
+@lru_cache(maxsize=1024)
+def log_text(data: bytes) -> str:
+    """Make text of what a client has sent, fit for a line in a log."""
+    return printable(data[:_MAX_LOGGED].decode("utf-8", "backslashreplace")).replace("\n", "\\n")
 
 
 def _shortened(text: str, limit: int) -> str:

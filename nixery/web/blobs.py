@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from nixery.errors import StorageError
+from nixery.errors import ShuttingDown, StorageError
 from nixery.interfaces import (
     BlobSource,
     ByteRange,
@@ -35,6 +35,7 @@ from nixery.interfaces import (
 )
 from nixery.names import Digest
 from nixery.waiting import shielded
+from nixery.web.answers import log_text
 from nixery.web.lines import open_line
 from nixery.web.pieces import FilePieces, Pieces, StreamPieces
 from nixery.web.responses import describe_blob, has_left, set_headers
@@ -169,14 +170,19 @@ class BlobSender:
                 piece = await anext(rest, b"")
             if piece or length:
                 raise StorageError(
-                    operation=f"read {request.path!r}", reason="its size is not what was recorded"
+                    operation=f"read {log_text(request.path)}",
+                    reason="its size is not what was recorded",
                 )
         except Exception as error:
             if has_left(request):
                 raise
             # The status is with the client already.  All that is left to say is
             # said by a connection that ends before the announced length.
-            self._log.failure("{path} was cut short: {error}", path=request.path, error=error)
+            path = log_text(request.path)
+            if isinstance(error, ShuttingDown):
+                self._log.info("{path} was cut short: {error}", path=path, error=error)
+            else:
+                self._log.failure("{path} was cut short: {error}", path=path, error=error)
             _abort(request)
             # The request must not be finished as if it were whole.  The loss of
             # the connection, which follows at once, cancels this wait.

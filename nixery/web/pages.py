@@ -28,7 +28,7 @@ from twisted.web.server import Request
 from nixery.errors import NixeryError, ShuttingDown
 from nixery.interfaces import Workers
 from nixery.version import VERSION
-from nixery.web.answers import internal_problem, problem_of
+from nixery.web.answers import internal_problem, log_text, problem_of
 from nixery.web.assets import SiteFiles
 from nixery.web.front import Front
 from nixery.web.headers import accepted_types
@@ -207,7 +207,7 @@ class Pages:
                 reference = request_id(request) or uuid4().hex[:12]
                 self._log.failure(
                     "the page {path} failed (reference {reference})",
-                    path=request.path,
+                    path=log_text(request.path),
                     reference=reference,
                 )
                 if has_left(request):

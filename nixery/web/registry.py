@@ -21,7 +21,7 @@ from uuid import uuid4
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
@@ -40,6 +40,7 @@ from nixery.web.answers import (
     NO_ROUTE,
     READ_ONLY,
     internal_problem,
+    log_text,
     problem_of,
 )
 from nixery.web.blobs import BlobSender, SendLimits
@@ -206,8 +207,8 @@ class Registry:
             reference = request_id(request) or _new_reference()
             self._log.failure(
                 "{method} {path} failed (reference {reference})",
-                method=request.method,
-                path=request.path,
+                method=log_text(request.method),
+                path=log_text(request.path),
                 reference=reference,
             )
             return None if has_left(request) else refuse(request, internal_problem(reference))
@@ -326,10 +327,13 @@ class Registry:
     def _fail(self, request: Request, error: NixeryError, log: str | None = None) -> bytes:
         problem = problem_of(error, log)
         if problem.status >= 500:
-            self._log.error(
+            # That the daemon stops is no fault, and its log says so already.
+            level = LogLevel.info if isinstance(error, ShuttingDown) else LogLevel.error
+            self._log.emit(
+                level,
                 "{method} {path} is answered with {status}: {error!r}",
-                method=request.method,
-                path=request.path,
+                method=log_text(request.method),
+                path=log_text(request.path),
                 status=problem.status,
                 error=error,
             )

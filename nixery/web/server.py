@@ -17,7 +17,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from io import BytesIO
 from itertools import count
 
@@ -35,7 +34,7 @@ from nixery.limits.addresses import LOCAL, origin_of
 from nixery.limits.door import Door
 from nixery.version import VERSION
 from nixery.waiting import Expired, within
-from nixery.web.answers import printable, problem_of
+from nixery.web.answers import log_text, problem_of
 from nixery.web.channel import RegistryChannel
 from nixery.web.responses import refuse
 
@@ -48,9 +47,6 @@ _SERVER = b"nixery/" + VERSION.encode("ascii")
 
 _MAX_FORM = 16384
 """The largest body that is kept, in bytes."""
-
-_MAX_LOGGED = 512
-"""The longest path or user agent in the log, in characters."""
 
 
 Ended = Callable[["SeenRequest", float], None]
@@ -136,10 +132,10 @@ class RegistrySite(Site):
         client = request.visitor_address
         user = None if request.visitor is None else request.visitor.user
         who = client if user is None else f"{user}@{client}"
-        method = _shown(request.method)
-        path = _shown(request.path)
+        method = log_text(request.method)
+        path = log_text(request.path)
         seconds = 0.0 if request.begun is None else self.clock.seconds() - request.begun
-        agent = _shown(request.getHeader(b"User-Agent") or b"-")
+        agent = log_text(request.getHeader(b"User-Agent") or b"-")
         end = " (incomplete)" if request.cut_short else ""
         self._log.info(
             # The other fields are for whoever reads events.  Twisted would take as long
@@ -260,10 +256,3 @@ class _Nowhere:
 
     def close(self) -> None:
         pass
-
-
-# Clients are few, and ask the same again and again.
-@lru_cache(maxsize=1024)
-def _shown(text: bytes) -> str:
-    """What a client sent, fit for a line in a log."""
-    return printable(text[:_MAX_LOGGED].decode("utf-8", "backslashreplace")).replace("\n", "\\n")

@@ -5,6 +5,7 @@ and what systemd itself says of the units.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -53,6 +54,9 @@ class ServiceTests(SynchronousTestCase):
         self.manager.settimeout(60)
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(self.listening.close)
+
+    def start(self, *options: str) -> None:
+        """Start the daemon, as systemd does."""
         log = (self.directory / "log").open("wb")
         self.addCleanup(log.close)
         status = os.fstat(log.fileno())
@@ -60,7 +64,7 @@ class ServiceTests(SynchronousTestCase):
             [
                 *(sys.executable, "-c", PARENT, str(self.listening.fileno())),
                 *(sys.executable, str(Path(sys.executable).parent / "twistd")),
-                *("--nodaemon", "--pidfile=", "nixery", "--stop-grace=1"),
+                *("--nodaemon", "--pidfile=", "nixery", "--stop-grace=1", *options),
             ],
             cwd=self.directory,
             env={
@@ -101,6 +105,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_life(self) -> None:
         """It is ready, lives, reloads and stops, and is reached where systemd listens."""
+        self.start()
         self.assertIn("STATUS", self.hears(lambda notice: "STATUS" in notice))
         self.assertIn("Serving", self.hears(lambda notice: "READY" in notice)["STATUS"])
         host, port = self.listening.getsockname()
@@ -121,6 +126,27 @@ class ServiceTests(SynchronousTestCase):
         lines = self.log().splitlines()
         self.assertTrue(any(line.startswith("<6>Pull with: docker pull") for line in lines), lines)
         self.assertEqual([], [line for line in lines if not re.match(r"<[2-7]>\S", line)])
+
+    def test_configured_too(self) -> None:
+        """A socket that is passed is answered beside what is configured, and in its place."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            other = free.getsockname()[1]
+        passed = self.listening.getsockname()[1]
+        self.start(
+            *(f"--listen=tcp:{port}:interface=127.0.0.1" for port in (passed, other)),
+            "--log-format=json",
+        )
+        self.hears(lambda notice: "READY" in notice)
+        for port in (passed, other):
+            with urlopen(f"http://127.0.0.1:{port}/v2/", timeout=30) as answer:
+                self.assertEqual(200, answer.status)
+        self.child.send_signal(signal.SIGTERM)
+        self.assertEqual(-signal.SIGTERM, self.child.wait(60))
+        lines = self.log().splitlines()
+        # The journal takes the priority off, and what it keeps is JSON.
+        self.assertEqual([], [line for line in lines if not re.match(r"<[2-7]>\{", line)])
+        messages = [json.loads(line[3:])["message"] for line in lines]
+        self.assertTrue(any("is reached through that" in line for line in messages), messages)
 
 
 UNITS = CHECKOUT / "nix" / "systemd"

@@ -14,6 +14,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IReactorTCP
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
@@ -328,6 +329,18 @@ class StreamTests(SynchronousTestCase):
             connection.lose()
             self.assertEqual(1, chunks.closed)
             self.assertEqual(1, len(self.flushLoggedErrors(type(failure))))
+
+    def test_stopping_under_way(self) -> None:
+        """A daemon that stops cuts a stream short, and that is no fault in its log."""
+        chunks = Chunks(b"ab", ShuttingDown())
+        connection = self.connect(chunks, 3)
+        with capturedLogs() as logs:
+            connection.send("GET", self.path)
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        [event] = [event for event in logs if "error" in event]
+        self.assertIs(LogLevel.info, event["log_level"])
+        self.assertTrue(formatEvent(event).startswith(f"{self.path} was cut short"))
 
     def test_leaving(self) -> None:
         """A stream is closed when its reader leaves."""

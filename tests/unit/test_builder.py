@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from nixery.building.builder import MARGIN, Builder, BuildLimits
 from nixery.building.realising import REEVALUATIONS
@@ -400,9 +401,12 @@ class BuilderTests(BuilderCase):
         """Builds that run may end while the daemon stops; no others begin."""
         gates = self.limited(builds=1, stop_grace=10)
         running, queued = self.ask("hello"), self.ask("git")
-        stopped = Deferred.fromCoroutine(self.service.stop())
-        self.failureResultOf(queued, ShuttingDown)
-        self.failureResultOf(self.ask("bash"), ShuttingDown)
+        with capturedLogs() as logs:
+            stopped = Deferred.fromCoroutine(self.service.stop())
+            self.failureResultOf(queued, ShuttingDown)
+            self.failureResultOf(self.ask("bash"), ShuttingDown)
+        # That the daemon stops is no fault of an image.
+        self.assertEqual([], [each for each in logs if each["log_level"] > LogLevel.info])
         self.clock.advance(9)
         self.assertNoResult(stopped)
         gates[0].callback(None)

@@ -349,7 +349,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "edge": {
         "web.abilities": (),
         "web.answers": (),
-        "web.blobs": ("web.lines", "web.pieces", "web.responses"),
+        "web.blobs": ("web.answers", "web.lines", "web.pieces", "web.responses"),
         "web.assets": ("web.description", "web.responses"),
         "web.description": (),
         "web.buildfeeds": ("web.answers", "web.eventstream"),

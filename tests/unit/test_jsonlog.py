@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
+import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.application.service import Application, IService, MultiService
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, Logger, capturedLogs
+from twisted.plugin import IPlugin, getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.operations.jsonlog import json_line
@@ -123,6 +129,47 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual("hello", json.loads(file.getvalue())["message"])
         assert inner.parent is not None
         self.assertIs(IService(application), inner.parent.parent)
+
+    def test_read_only_installation(self) -> None:
+        """That Twisted cannot save its list of plugins is said only where that is a fault."""
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        directory = Path(made.name)
+        # Another user has to see it.
+        directory.chmod(0o755)
+        package = directory / f"plugins_{uuid4().hex}"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "useless.py").write_text("")
+        sys.path.insert(0, str(directory))
+        self.addCleanup(sys.path.remove, str(directory))
+        module = import_module(package.name)
+
+        def written() -> str:
+            file = io.StringIO()
+            with capturedLogs() as events:
+                list(getPlugins(IPlugin, module))
+            application = Application("x")
+            LoggedService(MultiService(), file).setServiceParent(application)
+            for event in events:
+                application.getComponent(ILogObserver)(event)
+            self.assertEqual(1, len([event for event in events if "errno" in event]))
+            return file.getvalue()
+
+        package.chmod(0o555)
+        self.addCleanup(package.chmod, 0o755)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            self.assertEqual("", written())
+        finally:
+            if root:
+                os.seteuid(0)
+        package.chmod(0o755)
+        # What cannot be saved for another reason is said.
+        (package / "dropin.cache").mkdir()
+        self.assertIn("Unable to write to plugin cache", written())
 
     def test_files(self) -> None:
         """Lines go where twistd would write its own."""

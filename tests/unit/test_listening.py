@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactor, RaisingMemoryReactor
 from twisted.logger import capturedLogs
@@ -55,6 +58,58 @@ class ListenerTests(SynchronousTestCase):
         failure = self.failureResultOf(Deferred.fromCoroutine(listener.start()), ListeningFailed)
         self.assertEqual("tcp:1", failure.value.endpoint)
         self.assertEqual("Address in use", failure.value.reason)
+
+
+class PassedTests(SynchronousTestCase):
+    """Endpoints beside sockets that were passed."""
+
+    def start(
+        self, text: str, error: CannotListenError, passed: IPv4Address | IPv6Address | UNIXAddress
+    ) -> Deferred[Sequence[IAddress]]:
+        """Listen where that fails, and on a passed socket."""
+
+        class Port:
+            def getHost(self) -> IAddress:  # Twisted's name
+                return passed
+
+        class Adopted:
+            def listen(self, _factory: object) -> Deferred[Port]:
+                return succeed(Port())
+
+        class Taken:
+            def listen(self, _factory: object) -> Deferred[Port]:
+                return fail(error)
+
+        endpoints: Any = {text: Taken(), "systemd:domain=INET:index=0": Adopted()}
+        return Deferred.fromCoroutine(Listener(endpoints, Factory()).start())
+
+    def taken(self, interface: str | None, port: Any, number: int = errno.EADDRINUSE) -> Any:
+        return CannotListenError(interface, port, OSError(number, "no"))
+
+    def test_same_address(self) -> None:
+        """An endpoint whose address a passed socket has is reached through that."""
+        for text, interface, port, passed in (
+            ("tcp:80", "", 80, tcp("0.0.0.0", 80)),
+            ("tcp:80", "", 80, tcp("::", 80)),
+            ("tcp:80:interface=127.0.0.1", "127.0.0.1", 80, tcp("::", 80)),
+            ("tcp:80:interface=127.0.0.1", "127.0.0.1", 80, tcp("127.0.0.1", 80)),
+        ):
+            started = self.start(text, self.taken(interface, port), passed)
+            self.assertEqual([passed], self.successResultOf(started))
+        socket = UNIXAddress(b"/run/s")
+        started = self.start("unix:/run/s", self.taken(None, "/run/s"), socket)
+        self.assertEqual([socket], self.successResultOf(started))
+
+    def test_other_address(self) -> None:
+        """An endpoint is refused whose address others have, or a passed socket has in part."""
+        for text, error, passed in (
+            ("tcp:80", self.taken("", 80), tcp("127.0.0.1", 80)),
+            ("tcp:80", self.taken("", 80), tcp("::", 443)),
+            ("tcp:80", self.taken("", 80, errno.EACCES), tcp("::", 80)),
+            ("plain:tcp:80", self.taken("", 80), tcp("::", 80)),
+            ("unix:/run/s", self.taken(None, "/run/s"), UNIXAddress(b"/run/other")),
+        ):
+            self.failureResultOf(self.start(text, error, passed), ListeningFailed)
 
 
 class HostTests(SynchronousTestCase):

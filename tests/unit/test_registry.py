@@ -11,6 +11,7 @@ from treq.client import HTTPClient
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
@@ -21,6 +22,7 @@ from nixery.errors import (
     PackageProblem,
     PackagesRefused,
     ProblemKind,
+    ShuttingDown,
     StorageError,
 )
 from nixery.interfaces import BlobInfo
@@ -262,6 +264,19 @@ class FailureTests(RegistryTestCase):
         """It is said, and is in the log."""
         self.fail_with(StorageError(operation="write", reason="EIO"))
         self.assertIn("EIO", self.refused(self.get(self.PATH), 503, "UNAVAILABLE"))
+
+    def test_stopping(self) -> None:
+        """That the daemon stops is no fault; lines name the request in plain text."""
+        for error, level in (
+            (ShuttingDown(), LogLevel.info),
+            (StorageError(operation="write", reason="EIO"), LogLevel.error),
+        ):
+            self.fail_with(error)
+            with capturedLogs() as logs:
+                self.refused(self.get(self.PATH), 503, "UNAVAILABLE")
+            [event] = [event for event in logs if "error" in event]
+            self.assertIs(level, event["log_level"])
+            self.assertTrue(formatEvent(event).startswith(f"GET {self.PATH} is answered with 503"))
 
     def test_surprises(self) -> None:
         """What nobody foresaw is logged under a reference, and not told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tempfile
@@ -16,9 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.configuration.config import load_config
 from nixery.errors import ConfigError, ShuttingDown
 from nixery.interfaces import Workers
+from nixery.operations.jsonlog import json_line
 from nixery.systemd.credentials import find_credential
 from nixery.systemd.heart import BEAT, Heart, watchdog_interval
-from nixery.systemd.journal import journal_line, to_journal
+from nixery.systemd.journal import journal_line, to_journal, with_priority
 from nixery.systemd.notices import Notices
 from nixery.systemd.passing import passed_endpoints
 from nixery.testing import InlineWorkers
@@ -214,13 +216,15 @@ class PassingTests(SynchronousTestCase):
             (), passed_endpoints(descriptor=lambda index: 3 if index == 0 else None, family=closed)
         )
 
-    def test_default(self) -> None:
-        """They are listened on where nothing else is configured."""
+    def test_listened_on(self) -> None:
+        """They are always listened on, and replace the default only."""
         environ = {"HOME": "/h"}
         passed = ["systemd:domain=INET:index=0"]
         self.assertEqual(tuple(passed), load_config({}, environ, passed).listen)
-        self.assertEqual(("tcp:80",), load_config({"port": "80"}, environ, passed).listen)
-        self.assertEqual(("tcp:1",), load_config({"listen": ["tcp:1"]}, environ, passed).listen)
+        self.assertEqual((*passed, "tcp:80"), load_config({"port": "80"}, environ, passed).listen)
+        self.assertEqual(
+            (*passed, "tcp:1"), load_config({"listen": [*passed, "tcp:1"]}, environ, passed).listen
+        )
 
 
 class CredentialTests(SynchronousTestCase):
@@ -274,6 +278,13 @@ class JournalTests(SynchronousTestCase):
         self.assertIn("<2>builtins.RuntimeError: broken\n", text)
         self.assertTrue(all(line.startswith("<2>") for line in text.splitlines()))
         self.assertEqual("<6>plain\n", journal_line({"log_format": "plain"}))
+
+    def test_json(self) -> None:
+        """A line of JSON has its priority, which the journal takes off."""
+        line = with_priority(json_line)
+        text = line({"log_format": "oh", "log_level": LogLevel.error, "log_time": 0.0})
+        self.assertEqual("<3>", text[:3])
+        self.assertEqual("oh", json.loads(text[3:])["message"])
 
     def test_stream(self) -> None:
         """Only what goes to the journal itself is written for it."""
