@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nixery.access.passwords import read_passwords
 from nixery.access.tokens import load_key
+from nixery.clocks import WallTime
 from nixery.errors import (
     CommandMissing,
     ConfigError,
@@ -97,7 +98,7 @@ class FileTests(SynchronousTestCase):
         """A certificate, passwords or a key that are not there."""
         none = self.directory / "none"
         for act in (
-            lambda: load_identity(none, none, 0.0),
+            lambda: load_identity(none, none, WallTime(0.0)),
             lambda: read_passwords(none),
             lambda: load_key(none),
         ):
