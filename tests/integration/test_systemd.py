@@ -151,7 +151,10 @@ class ServiceTests(SynchronousTestCase):
 
 UNITS = CHECKOUT / "nix" / "systemd"
 
-SINGLE = ("Description", "Group", "User", "WorkingDirectory")
+SINGLE = (
+    *("CacheDirectoryMode", "Description", "Group", "StateDirectoryMode", "User"),
+    "WorkingDirectory",
+)
 """Directives that have one value."""
 
 
@@ -169,6 +172,9 @@ def directives(*paths: Path) -> dict[str, list[str]]:
                 # An empty value takes back what was said before, as any does of these.
                 before = [] if name in SINGLE else found.get(name, [])
                 found[name] = [*before, value] if value else []
+                if not value and name.endswith("Directory"):
+                    # Its mode is the default one again.
+                    found[f"{name}Mode"] = []
     return found
 
 
