@@ -11,6 +11,10 @@ static busybox and a static patchelf.
 
 The lock is made on each machine because a mirror keeps no old versions: a lock
 that was published with the source would be stale at Debian's next update.
+
+Popularity data are published with the source, for each release of Debian: names of
+libraries change from one release to the next.  Those of the release that the lock was
+made on go beside the lock.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -45,6 +50,8 @@ FORMAT = 1
 
 _LOCK = "lock.json"
 _RECIPES = "packages.json"
+_POPULARITY = "popularity.json"
+_POPULARITY_OF_RELEASE = re.compile(r"popularity-(?P<release>\d+)\.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,34 +118,41 @@ def prepare(directory: Path, *, refresh: bool = False) -> None:
             }
             systems = _ask(apts, native, recipes)
             host = next(apt for apt in apts.values() if apt.architecture == native)
+            release = _ask_release(host)
             busybox = _fetch_busybox(host)
         seeds.mkdir(parents=True, exist_ok=True)
         _write(seeds / "busybox", busybox, executable=True)
-        lock = render_lock(systems, fingerprint)
+        lock = render_lock(systems, fingerprint, release)
     else:
         lock = (directory / _LOCK).read_bytes()
+        release = json.loads(lock)["release"]
     _write(seeds / "patchelf", patchelf.read_bytes(), executable=True)
     for path in sorted(source.iterdir()):
-        if path.suffix in {".nix", ".sh", ".json"}:
+        if path.suffix in {".nix", ".sh"} or path.name == _RECIPES:
             _write(directory / path.name, path.read_bytes())
+    _write(directory / _POPULARITY, find_popularity(source, release).read_bytes())
     # Last: its presence says that all the rest is there.
     _write(directory / _LOCK, lock)
 
 
 def render_lock(
-    systems: Mapping[str, tuple[Mapping[str, Unit], Mapping[str, str]]], fingerprint: str
+    systems: Mapping[str, tuple[Mapping[str, Unit], Mapping[str, str]]],
+    fingerprint: str,
+    release: int,
 ) -> bytes:
     """
     The lock as JSON, the same for the same state of the archive.
 
     :param systems: for each Nix system the units and the URLs of their .debs.
     :param fingerprint: of the recipes that it was made by.
+    :param release: of Debian, that the packages are from.
     """
     return (
         json.dumps(
             {
                 "format": FORMAT,
                 "recipes": fingerprint,
+                "release": release,
                 "systems": {
                     system: {name: _render_unit(unit, urls) for name, unit in units.items()}
                     for system, (units, urls) in systems.items()
@@ -149,6 +163,23 @@ def render_lock(
         )
         + "\n"
     ).encode()
+
+
+def find_popularity(source: Path, release: int) -> Path:
+    """
+    The popularity data that fit a release of Debian best.
+
+    :param source: the directory of the set's expressions.
+    :return: the release's own; of a release without, the newest of an older one, whose
+        libraries have more names in common than those of releases far away.
+    """
+    found = {
+        int(match["release"]): path
+        for path in source.iterdir()
+        if (match := _POPULARITY_OF_RELEASE.fullmatch(path.name))
+    }
+    older = [each for each in found if each <= release]
+    return found[max(older) if older else min(found)]
 
 
 def find_patchelf() -> Path:
@@ -198,6 +229,7 @@ def _is_current(directory: Path, fingerprint: str) -> bool:
         isinstance(lock, dict)
         and lock.get("format") == FORMAT
         and lock.get("recipes") == fingerprint
+        and isinstance(lock.get("release"), int)
         and (directory / "seeds/bin/busybox").is_file()
     )
 
@@ -233,6 +265,22 @@ def _ask(
     with ThreadPoolExecutor(len(apts)) as pool:
         answers = dict(zip(apts, pool.map(ask, apts.values()), strict=True))
     return {system: answer for system, answer in answers.items() if answer is not None}
+
+
+def _ask_release(apt: Apt) -> int:
+    """
+    The number of Debian's release that apt installs from.
+
+    The version of ``base-files`` begins with it, in testing and unstable as well.
+    """
+    record = apt.records(["base-files"]).get("base-files")
+    number = None if record is None else re.match(r"\d+", upstream_version(record.version))
+    if number is None:
+        raise DemoFailed(
+            reason="Debian's archive has no package base-files that tells its release",
+            advice="add the component main to apt's sources",
+        )
+    return int(number.group())
 
 
 def _fetch_busybox(apt: Apt) -> bytes:

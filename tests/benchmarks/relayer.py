@@ -43,7 +43,7 @@ IMAGES = (
 )
 LEAF, LIBRARY = "jq", "zlib1g"
 
-POPULARITY = Path(__file__).resolve().parents[2] / "nix" / "demo" / "popularity.json"
+POPULARITY = Path(__file__).resolve().parents[2] / "nix" / "demo" / "popularity-12.json"
 
 STRATEGIES: Mapping[str, Sequence[str]] = {
     "affinity": (),

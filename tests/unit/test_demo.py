@@ -15,7 +15,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.demoset import demo, listening
-from nixery.demoset.apt import plain_uri
+from nixery.demoset.apt import Apt, plain_uri
 from nixery.demoset.debian import Record
 from nixery.demoset.demo import default_directory, is_static, main, prepare, render_lock
 from nixery.demoset.recipes import Unit
@@ -47,12 +47,15 @@ class LockTests(SynchronousTestCase):
     def test_says_what_to_fetch(self) -> None:
         """The lock names each .deb with its version, URL, size and sum."""
         unit = Unit(name="hello", main=HELLO, debs=(HELLO,), depends=("glibc",))
-        text = render_lock({"x86_64-linux": ({"hello": unit}, {"hello": "http://m/h.deb"})}, "f")
+        text = render_lock(
+            {"x86_64-linux": ({"hello": unit}, {"hello": "http://m/h.deb"})}, "f", 13
+        )
         self.assertEqual(
             json.loads(text),
             {
                 "format": 1,
                 "recipes": "f",
+                "release": 13,
                 "systems": {
                     "x86_64-linux": {
                         "hello": {
@@ -85,8 +88,8 @@ class LockTests(SynchronousTestCase):
         turned = dict(reversed(units.items()))
         urls = {"hello": "http://m/h.deb", "tree": "http://m/t.deb"}
         self.assertEqual(
-            render_lock({"a": (units, urls), "b": (turned, urls)}, ""),
-            render_lock({"b": (units, urls), "a": (turned, urls)}, ""),
+            render_lock({"a": (units, urls), "b": (turned, urls)}, "", 12),
+            render_lock({"b": (units, urls), "a": (turned, urls)}, "", 12),
         )
 
 
@@ -122,6 +125,13 @@ class PrepareTests(SynchronousTestCase):
 
         self.patch(demo, "_ask", ask)
         self.patch(demo, "_fetch_busybox", lambda _: b"busybox")
+        self.release = "13.8+deb13u2"
+        base_files = evolve(HELLO, name="base-files")
+        self.patch(
+            Apt,
+            "records",
+            lambda _, names: {names[0]: evolve(base_files, version=self.release)},
+        )
         self.patch(demo, "native_architecture", lambda: "amd64")
 
     def test_complete(self) -> None:
@@ -131,9 +141,11 @@ class PrepareTests(SynchronousTestCase):
         expressions = {
             path.name
             for path in (nix_directory() / "demo").iterdir()
-            if path.suffix in {".nix", ".sh", ".json"}
+            if path.suffix in {".nix", ".sh"}
         }
-        self.assertEqual(names, expressions | {"lock.json", "seeds"})
+        self.assertEqual(
+            names, expressions | {"packages.json", "popularity.json", "lock.json", "seeds"}
+        )
         for seed in ("busybox", "patchelf"):
             self.assertTrue(os.access(self.directory / "seeds/bin" / seed, os.X_OK))
 
@@ -150,6 +162,47 @@ class PrepareTests(SynchronousTestCase):
         prepare(self.directory)
         prepare(self.directory, refresh=True)
         self.assertEqual(self.asked, 2)
+
+    def popularity(self) -> str:
+        """The release whose popularity data are beside the lock."""
+        data = (self.directory / "popularity.json").read_bytes()
+        [release] = [
+            path.stem.rpartition("-")[2]
+            for path in (nix_directory() / "demo").glob("popularity-*.json")
+            if path.read_bytes() == data
+        ]
+        return release
+
+    def test_popularity(self) -> None:
+        """The popularity data are those of the release that the lock was made on."""
+        for version, release in (
+            ("12.4+deb12u11", "12"),
+            ("13.8", "13"),
+            # A release that there are no data for has those of one before, or the oldest.
+            ("14", "13"),
+            ("11.1", "12"),
+        ):
+            self.release = version
+            prepare(self.directory, refresh=True)
+            self.assertEqual(self.popularity(), release)
+        # The machine has been upgraded, and the lock was kept.
+        self.release = "13.8"
+        prepare(self.directory)
+        self.assertEqual(self.popularity(), "12")
+
+    def test_lock_without_a_release(self) -> None:
+        """A lock of an earlier version, which does not say its release, is made anew."""
+        prepare(self.directory)
+        lock = self.directory / "lock.json"
+        lock.write_text(lock.read_text().replace('"release"', '"other"'))
+        prepare(self.directory)
+        self.assertEqual((self.asked, self.popularity()), (2, "13"))
+
+    def test_no_release(self) -> None:
+        """An archive that does not tell its release is refused, with what to do."""
+        self.patch(Apt, "records", lambda *_: {})
+        error = self.assertRaises(DemoFailed, prepare, self.directory)
+        self.assertIn("base-files", error.message)
 
     def test_other_recipes(self) -> None:
         """A lock that was made for other packages is made anew."""
