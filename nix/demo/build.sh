@@ -45,9 +45,13 @@ merge() {
 # two layouts are merged package by package.
 tree=$top/tree
 mkdir "$tree"
+: >"$top/postinst"
 for deb in $debs; do
-    mkdir "$top/deb"
+    mkdir "$top/deb" "$top/control"
     dpkg-deb -x "$deb" "$top/deb"
+    dpkg-deb -e "$deb" "$top/control"
+    if [ -f "$top/control/postinst" ]; then cat "$top/control/postinst" >>"$top/postinst"; fi
+    rm -r "$top/control"
     for directory in usr sbin usr/sbin games; do
         if [ -d "$top/deb/$directory" ]; then
             case $directory in
@@ -69,6 +73,28 @@ rm -rf share/lintian share/bug share/menu share/doc-base share/info share/locale
     share/binfmts lib/binfmt.d lib/sysctl.d lib/systemd lib/tmpfiles.d lib/udev lib/valgrind \
     lib/debug lib64 var run etc/init.d etc/cron.daily etc/apt etc/dpkg etc/sysctl.d
 has_output man || rm -rf share/man
+
+# -- alternatives -----------------------------------------------------------------
+
+# Some names of programs are links that Debian makes when it installs a package, with
+# update-alternatives. They are read from the script that does so, which is not run;
+# names that it computes are left to fixups.
+sed -e ':a' -e '/\\$/{' -e 'N' -e 's/\\\n/ /' -e 'ta' -e '}' "$top/postinst" | awk '
+    function literal(path) { return path ~ /^\/[A-Za-z0-9._+\/-]+$/ }
+    /update-alternatives/ {
+        for (i = 1; i <= NF; i++)
+            if (($i == "--install" || $i == "--slave") && literal($(i + 1)) && literal($(i + 3)))
+                print $(i + 1), $(i + 3)
+    }' >"$top/alternatives"
+while read -r link path; do
+    case $link in
+    /bin/* | /sbin/* | /usr/bin/* | /usr/sbin/* | /usr/games/*) ;;
+    *) continue ;;
+    esac
+    if [ -e "bin/${path##*/}" ] && [ ! -e "bin/${link##*/}" ] && [ ! -L "bin/${link##*/}" ]; then
+        ln -s "${path##*/}" "bin/${link##*/}"
+    fi
+done <"$top/alternatives"
 
 # -- outputs --------------------------------------------------------------------
 
@@ -177,19 +203,40 @@ find_interpreter() {
     case $1 in sh | dash) interpreter=$shell ;; esac
 }
 
+# Scripts start programs, and read files, of their own package by paths below /usr.
+patch_paths() {
+    local file=$1 path base
+    for path in $(grep -o '/usr/[A-Za-z0-9._+/-]*' "$file" | sort -u); do
+        for base in $all_outputs $deps; do
+            if [ -f "$base/${path#/usr/}" ]; then
+                path=$(echo "$path" | sed 's/[.+]/\\&/g')
+                sed -i -E -e ':a' -e \
+                    "s,(^|[^A-Za-z0-9._+}/-])/usr(${path#/usr})(\$|[^A-Za-z0-9._+/-]),\1$base\2\3," \
+                    -e 'ta' "$file"
+                break
+            fi
+        done
+    done
+}
+
 patch_script() {
-    local file=$1 line rest name base libraries=
+    local file=$1 line rest name base env= libraries=
+    patch_paths "$file"
     read -r line <"$file" || true
     rest=${line#\#!}
     set -f
     set -- $rest
     set +f
     [ $# -gt 0 ] || return 0
-    case $1 in */env) [ $# -gt 1 ] || return 0; shift ;; esac
+    case $1 in */env) [ $# -gt 1 ] || return 0; env=yes; shift ;; esac
     name=${1##*/}
     shift
     find_interpreter "$name"
-    [ -n "$interpreter" ] || return 0
+    if [ -z "$interpreter" ]; then
+        [ -z "$env" ] || return 0
+        # Of another package, which the image may have too: in its root that is in /bin.
+        interpreter=/bin/$name
+    fi
     sed -i "1s|.*|#!$interpreter${*:+ $*}|" "$file"
     case $name in
     perl*)
@@ -239,7 +286,7 @@ fix_link() {
         ;;
     esac
     target=$(echo "$target" | sed -e 's,/\./,/,g' -e ':a' -e 's,/[^/]*[^/.][^/]*/\.\./,/,' -e 'ta' \
-        -e 's,^/usr/,/,' -e 's,^/sbin/,/bin/,')
+        -e 's,^/usr/,/,' -e 's,^/sbin/,/bin/,' -e "s,^/lib64/,/lib/$triplet/,")
     for base in $all_outputs $deps; do
         if [ -e "$base$target" ] && [ "$base$target" != "$link" ]; then
             ln -sfn "$base$target" "$link"
@@ -247,8 +294,10 @@ fix_link() {
         fi
     done
     echo "$unit: removed ${link#"$output/"}, a link to ${target#/} of another package"
+    case $link in "$output"/bin/*) echo "${link#"$output/"}, a link to $target" >>"$top/lost" ;; esac
     rm "$link"
 }
+: >"$top/lost"
 for output in $all_outputs; do
     find "$output" -type l >"$top/links"
     while IFS= read -r link; do fix_link "$output" "$link"; done <"$top/links"
@@ -295,6 +344,15 @@ replace_in() {
     done <"$top/offsets"
 }
 
+# Whether an output has a program, bin/NAME.
+has_program() {
+    local base
+    for base in $all_outputs; do
+        if [ -e "$base/$1" ]; then return; fi
+    done
+    return 1
+}
+
 # wrap PROGRAM REAL [COMMAND...]: makes PROGRAM a script that runs COMMANDs and
 # then REAL.
 wrap() {
@@ -310,3 +368,18 @@ wrap() {
 }
 
 eval "$fixup"
+
+# -- what leads nowhere ------------------------------------------------------------
+
+while IFS= read -r line; do
+    if ! has_program "${line%%,*}"; then echo "$line"; fi
+done <"$top/lost" >"$top/missing"
+find $all_outputs -type l | while IFS= read -r link; do
+    if [ ! -e "$link" ]; then echo "$link, a link to $(readlink "$link")"; fi
+done >>"$top/missing"
+if [ -s "$top/missing" ]; then
+    echo "$unit: links that lead nowhere (add the packages that they lead to to \"needs\" of $unit"
+    echo "in packages.json, or mend them in fixups.nix):"
+    cat "$top/missing"
+    exit 1
+fi

@@ -29,10 +29,6 @@
     done
   '';
 
-  "7zz".fixup = _: ''
-    if [ ! -e $out/bin/7zz ]; then ln -s $out/lib/7zip/7zz $out/bin/7zz; fi
-  '';
-
   bash.fixup = units: ''
     ln -s bash $out/bin/sh
     mkdir -p $out/lib/locale
@@ -52,10 +48,6 @@
     "out"
     "man"
   ];
-
-  gawk.fixup = _: ''
-    ln -s gawk $out/bin/awk
-  '';
 
   # git looks for its commands and templates in /usr, and its shell scripts use a
   # few commands that an image may not have otherwise.
@@ -98,7 +90,7 @@
     done
     wrap $out/bin/perl $out/libexec/perl \
       "export PERL5LIB=\"\''${PERL5LIB:+\$PERL5LIB:}$libraries\""
-    rm -f $out/bin/perl5.*
+    rm -f $out/bin/perl5.* $out/bin/cpan5.*
     rm -rf $out/etc
   '';
 
@@ -122,15 +114,18 @@
 
   vim.fixup = _: ''
     mkdir -p $out/libexec
-    mv $out/bin/vim.basic $out/libexec/vim
+    mv $out/bin/vim.basic $out/libexec/vim.basic
     environment="export VIMRUNTIME=\"\''${VIMRUNTIME:-$(echo $out/share/vim/vim[0-9]*)}\""
-    for program in vim vi; do wrap $out/bin/$program $out/libexec/vim "$environment"; done
-    wrap $out/bin/vimdiff "$out/libexec/vim -d" "$environment"
-    wrap $out/bin/view "$out/libexec/vim -R" "$environment"
+    # It is started by many names, and does by them what it does.
+    for program in $out/bin/*; do
+      case $(readlink $program) in *vim.basic)
+        ln -s vim.basic $out/libexec/''${program##*/}
+        wrap $program $out/libexec/''${program##*/} "$environment" ;;
+      esac
+    done
   '';
 
   which.fixup = _: ''
-    if [ -e $out/bin/which.debianutils ]; then ln -s which.debianutils $out/bin/which; fi
     rm -f $out/bin/add-shell $out/bin/remove-shell $out/bin/update-shells $out/bin/installkernel
   '';
 }

@@ -21,6 +21,7 @@ class Record:
 
     :param depends: ``Pre-Depends`` and ``Depends``: every one a list of
         alternatives, names only.
+    :param recommends: ``Recommends``, in the same form.
     :param size: of the .deb, in bytes.
     :param sha256: of the .deb, in hexadecimal.
     """
@@ -33,6 +34,7 @@ class Record:
     homepage: str
     size: int
     sha256: str
+    recommends: tuple[tuple[str, ...], ...] = ()
 
 
 def parse_records(text: str) -> dict[str, Record]:
@@ -53,12 +55,8 @@ def parse_records(text: str) -> dict[str, Record]:
             version=fields["version"],
             # A section may be qualified: "non-free/libs".
             section=fields.get("section", "").rpartition("/")[2],
-            depends=tuple(
-                alternatives
-                for key in ("pre-depends", "depends")
-                for dependency in fields.get(key, "").split(",")
-                if (alternatives := _alternatives(dependency))
-            ),
+            depends=_dependencies(fields.get("pre-depends", ""), fields.get("depends", "")),
+            recommends=_dependencies(fields.get("recommends", "")),
             description=fields.get("description-en", fields.get("description", "")),
             homepage=fields.get("homepage", ""),
             size=int(fields["size"]),
@@ -66,6 +64,16 @@ def parse_records(text: str) -> dict[str, Record]:
         )
         records.setdefault(record.name, record)
     return records
+
+
+def _dependencies(*values: str) -> tuple[tuple[str, ...], ...]:
+    """The dependencies that some fields list."""
+    return tuple(
+        alternatives
+        for value in values
+        for dependency in value.split(",")
+        if (alternatives := _alternatives(dependency))
+    )
 
 
 def _alternatives(dependency: str) -> tuple[str, ...]:

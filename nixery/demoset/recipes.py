@@ -13,10 +13,16 @@ archive's own ``Section``: shared libraries (``libs``), and modules of the same
 language (``python3-*``, ``lib*-perl``).  Everything else is listed in
 ``packages.json`` by name.  A library that this rule misses is no silent fault:
 the build of a unit refuses programs whose libraries it cannot find.
+
+A program may load a library only when somebody uses what it is for (the fonts of
+a Java runtime); some packages name such libraries under ``Recommends``.  Recommended
+shared libraries are followed too: a unit's build takes those that its files link to,
+and the image never sees the others.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -27,15 +33,23 @@ from nixery.errors import DemoFailed
 
 __all__ = ["Lookup", "Recipe", "Recipes", "Unit", "parse_recipes", "resolve"]
 
+_SHARED_LIBRARY = re.compile(r"lib.*\d[a-z]?(t64)?")
+"""
+Names of packages of shared libraries: by Debian's policy (8.1) they end in the
+version of the library's soname, ``libcups2t64``.  Plugins, data and tools of a library
+are in the section ``libs`` as well, and are called otherwise: ``libglib2.0-data``.
+"""
+
 
 @frozen(kw_only=True)
 class Recipe:
     """
     What ``packages.json`` says of one unit.
 
-    :param debs: names of Debian packages, and patterns (``libperl*``) for names
-        that change with Debian's release: those are looked for among the
-        dependencies of the others.
+    :param debs: names of Debian packages; alternatives (``7zip-standalone | 7zip``),
+        of which the first one that the archive has is taken; and patterns
+        (``libperl*``) for names that change with Debian's release: those are looked
+        for among the dependencies of the others.
     :param needs: units, Debian packages, and patterns for names among the
         dependencies: what the unit needs beside libraries.
     :param main: the Debian package, or pattern, that the unit's version and
@@ -86,25 +100,35 @@ def resolve(recipes: Recipes, lookup: Lookup) -> dict[str, Unit]:
     :raises DemoFailed: the archive has not got a package that a recipe names.
     """
     archive = _Archive(lookup)
+    archive.load(
+        name
+        for recipe in recipes.units.values()
+        for deb in recipe.debs
+        if not _is_pattern(deb)
+        for name in _alternatives(deb)
+    )
     units = {
         name: _assemble(name, recipe, archive) for name, recipe in sorted(recipes.units.items())
     }
     owners = {deb.name: unit.name for unit in units.values() for deb in unit.debs}
+    recommended: dict[str, set[str]] = {}
     fresh = list(units.values())
     while fresh:
         archive.load(name for unit in fresh for name in _mentioned(unit, recipes))
         found: dict[str, Unit] = {}
         for unit in fresh:
             wanted = _wanted(unit, recipes, archive, owners)
-            for deb in wanted:
+            libraries = _recommended(unit, recipes, archive, owners)
+            for deb in (*wanted, *libraries):
                 if deb.name not in owners:
                     owners[deb.name] = deb.name
                     found[deb.name] = Unit(name=deb.name, main=deb, debs=(deb,))
             names = {owners[deb.name] for deb in wanted} | _needed_units(unit, recipes)
             units[unit.name] = evolve(unit, depends=tuple(sorted(names - {unit.name})))
+            recommended[unit.name] = {owners[deb.name] for deb in libraries}
         units |= found
         fresh = list(found.values())
-    return _without_cycles(units)
+    return _with_recommended(_without_cycles(units), recommended)
 
 
 class _Archive:
@@ -127,7 +151,7 @@ class _Archive:
 
 def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
     """The Debian packages of a recipe, patterns resolved."""
-    exact = [deb for deb in recipe.debs if not _is_pattern(deb)]
+    exact = [_available(name, deb, archive) for deb in recipe.debs if not _is_pattern(deb)]
     patterns = [deb for deb in recipe.debs if _is_pattern(deb)]
     taken: dict[str, Record] = {}
     queue = list(exact)
@@ -135,11 +159,6 @@ def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
         archive.load(queue)
         deb = queue.pop(0)
         record = archive.get(deb)
-        if record is None and deb in exact:
-            raise DemoFailed(
-                reason=f"Debian's archive has no package {deb}, which {name} is made of",
-                advice="correct packages.json for this release of Debian",
-            )
         if record is not None and deb not in taken:
             taken[deb] = record
             queue += [
@@ -159,12 +178,30 @@ def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
     return Unit(name=name, main=taken[mains[-1]], debs=debs)
 
 
+def _available(unit: str, deb: str, archive: _Archive) -> str:
+    """
+    The first of the alternatives that the archive has.
+
+    :raises DemoFailed: it has none.
+    """
+    for alternative in _alternatives(deb):
+        if archive.get(alternative) is not None:
+            return alternative
+    raise DemoFailed(
+        reason=f"Debian's archive has no package {' or '.join(_alternatives(deb))},"
+        f" which {unit} is made of",
+        advice="correct packages.json for this release of Debian",
+    )
+
+
 def _mentioned(unit: Unit, recipes: Recipes) -> Iterator[str]:
     """Every name that may become a dependency of the unit."""
     recipe = recipes.units.get(unit.name)
     if recipe is None or not recipe.leaf:
         for deb in unit.debs:
             yield from _names(deb)
+            for alternatives in deb.recommends:
+                yield from filter(_SHARED_LIBRARY.fullmatch, alternatives)
     if recipe is not None:
         for need in recipe.needs:
             if need not in recipes.units and not _is_pattern(need):
@@ -198,6 +235,26 @@ def _wanted(
                     advice="correct packages.json for this release of Debian",
                 )
             chosen[need] = record
+    return [chosen[name] for name in sorted(chosen)]
+
+
+def _recommended(
+    unit: Unit, recipes: Recipes, archive: _Archive, owners: Mapping[str, str]
+) -> list[Record]:
+    """The shared libraries outside the unit that it recommends."""
+    recipe = recipes.units.get(unit.name, Recipe(debs=()))
+    chosen: dict[str, Record] = {}
+    for deb in unit.debs if not recipe.leaf else ():
+        for alternatives in deb.recommends:
+            records = [
+                record
+                for name in filter(_SHARED_LIBRARY.fullmatch, alternatives)
+                if (record := archive.get(name)) is not None
+                and record.section == "libs"
+                and not _matches(name, recipes.ignore)
+            ]
+            records.sort(key=lambda record: record.name not in owners)
+            chosen |= {record.name: record for record in records[:1]}
     return [chosen[name] for name in sorted(chosen)]
 
 
@@ -245,9 +302,45 @@ def _without_cycles(units: Mapping[str, Unit]) -> dict[str, Unit]:
     return {name: done[name] for name in sorted(done)}
 
 
+def _with_recommended(
+    units: Mapping[str, Unit], recommended: Mapping[str, Collection[str]]
+) -> dict[str, Unit]:
+    """
+    Units that depend on what they recommend as well.
+
+    Libraries recommend packages that depend on them.  What closes a circle is left
+    out: a recommendation never takes the place of a dependency.
+    """
+    depends = {name: set(unit.depends) for name, unit in units.items()}
+
+    def needs(name: str, other: str) -> bool:
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            current = waiting.pop()
+            if current == other:
+                return True
+            if current not in seen:
+                seen.add(current)
+                waiting += depends[current]
+        return False
+
+    for name in sorted(recommended):
+        for library in sorted(recommended[name]):
+            if not needs(library, name):
+                depends[name].add(library)
+    return {
+        name: evolve(unit, depends=tuple(sorted(depends[name]))) for name, unit in units.items()
+    }
+
+
 def _names(record: Record) -> Iterator[str]:
     for alternatives in record.depends:
         yield from alternatives
+
+
+def _alternatives(deb: str) -> list[str]:
+    return [alternative.strip() for alternative in deb.split("|")]
 
 
 def _is_pattern(text: str) -> bool:

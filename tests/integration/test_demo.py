@@ -5,7 +5,6 @@ The demo package set: what apt answers becomes packages, and those truly run.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import http.server
 import json
@@ -17,7 +16,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -25,38 +24,17 @@ from urllib.parse import quote, unquote
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from nixery.demoset.apt import Apt
-from nixery.demoset.demo import prepare
 from nixery.errors import DemoFailed
-from tests.integration.nixenv import nix_environment, nix_missing
-
-
-def run(
-    argv: Sequence[str | Path],
-    *,
-    environ: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Run a command with this environment and no other; it may fail."""
-    return subprocess.run(
-        [str(item) for item in argv],
-        env=dict(environ or {}),
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=300,
-        check=False,
-    )
-
-
-def checked(*argv: str | Path, environ: Mapping[str, str] | None = None) -> str:
-    """The standard output of a command that must not fail."""
-    done = run(argv, environ=environ)
-    if done.returncode != 0:
-        raise AssertionError(f"{argv} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
+from tests.integration.demokit import (
+    SetTestCase,
+    build,
+    checked,
+    closure,
+    demo_set,
+    evaluate,
+    run,
+)
+from tests.integration.nixenv import nix_environment
 
 # -- apt ------------------------------------------------------------------------
 
@@ -190,108 +168,11 @@ class AptTests(SynchronousTestCase):
 # -- the set ----------------------------------------------------------------------
 
 
-@functools.cache
-def demo_set() -> Path:
-    """The demo set, made ready; it stays between runs, as its packages in the store do."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = Path(os.environ.get("NIXERY_TEST_DEMO_SET") or cache / "nixery-tests/demo")
-    prepare(directory)
-    return directory
-
-
-@functools.cache
-def build(attribute: str, system: str = "x86_64-linux") -> Path:
-    """The store path of a package, or of one of its outputs (``curl.dev``)."""
-    name, _, output = attribute.partition("!")
-    derivation = checked(
-        "nix-instantiate",
-        demo_set(),
-        "--argstr",
-        "system",
-        system,
-        "--attr",
-        name,
-        environ=nix_environment(),
-    ).strip()
-    # `nix-instantiate` may add the output that the attribute stands for.
-    derivation = derivation.partition("!")[0]
-    printed = checked(
-        "nix-build",
-        "--no-out-link",
-        f"{derivation}!{output or 'out'}",
-        environ=nix_environment(),
-    )
-    return Path(printed.strip())
-
-
-def evaluate(expression: str) -> object:
-    """What an expression about the set, which it knows as ``set``, evaluates to."""
-    bound = f"let set = system: import {demo_set()} {{ inherit system; }}; in {expression}"
-    return json.loads(
-        checked(
-            "nix-instantiate",
-            *("--eval", "--strict", "--json"),
-            *("--option", "restrict-eval", "true", "-I", demo_set()),
-            *("-E", bound),
-            environ=nix_environment(),
-        )
-    )
-
-
-def closure(path: Path) -> set[str]:
-    """The names of all store paths that one needs, without their hashes."""
-    printed = checked("nix-store", "--query", "--requisites", path, environ=nix_environment())
-    return {line.partition("-")[2] for line in printed.split()}
-
-
-class SetTestCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        reason = nix_missing()
-        if reason is not None:
-            raise SkipTest(reason)
-        if shutil.which("apt-get") is None:
-            raise SkipTest("apt-get is not installed: the set is made of Debian packages")
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-
-
 class ProgramTests(SetTestCase):
     """Programs run from their store paths, with no environment at all."""
 
     def output(self, package: str, *argv: str, **environ: str) -> str:
         return checked(build(package) / argv[0], *argv[1:], environ=environ)
-
-    def test_versions(self) -> None:
-        """The programs that people pull first start and tell their versions."""
-        for package, argv, expected in (
-            ("hello", ["bin/hello"], "Hello, world!"),
-            ("coreutils", ["bin/ls", "--version"], "GNU coreutils"),
-            ("htop", ["bin/htop", "--version"], "htop "),
-            ("nano", ["bin/nano", "--version"], "GNU nano"),
-            ("vim", ["bin/vim", "--version"], "Vi IMproved"),
-            ("jq", ["bin/jq", "-n", "[1, 2] | add"], "3"),
-            ("sqlite", ["bin/sqlite3", ":memory:", "select 6 * 7"], "42"),
-            ("openssl", ["bin/openssl", "version"], "OpenSSL "),
-            ("_7zz", ["bin/7zz", "i"], "7-Zip"),
-        ):
-            with self.subTest(package):
-                self.assertIn(expected, self.output(package, *argv))
-
-    def test_libraries(self) -> None:
-        """Every library comes from the store, on a machine that has others too."""
-        for package, program in (
-            ("bash", "bin/bash"),
-            ("git", "lib/git-core/git-remote-http"),
-            ("htop", "bin/htop"),
-            ("python3", "bin/python3"),
-            ("vim", "libexec/vim"),
-        ):
-            with self.subTest(package):
-                loaded = self.output(package, program, LD_TRACE_LOADED_OBJECTS="1")
-                libraries = re.findall(r"=> (\S+)", loaded)
-                self.assertTrue(libraries)
-                for library in libraries:
-                    self.assertTrue(library.startswith("/nix/store/"), loaded)
 
     def test_shell(self) -> None:
         """Bash is there by both of its names, and as sh."""

@@ -17,6 +17,7 @@ Package: git
 Version: 1:2.39.5-0+deb12u3
 Pre-Depends: libfirst (>= 1)
 Depends: libc6 (>= 2.34), perl:any, media-types | mime-support, zlib1g (>= 1:1.2.2)
+Recommends: ca-certificates, patch, less | pager
 Description: fast, scalable, distributed revision control system
  Depends: not, a, field
 Homepage: https://example.org/git
@@ -61,6 +62,7 @@ class RecordTests(SynchronousTestCase):
                     ("media-types", "mime-support"),
                     ("zlib1g",),
                 ),
+                recommends=(("ca-certificates",), ("patch",), ("less", "pager")),
                 description="fast, scalable, distributed revision control system",
                 homepage="https://example.org/git",
                 size=7264380,

@@ -17,7 +17,9 @@ from nixery.errors import DemoFailed
 from nixery.resources import nix_directory
 
 
-def record(name: str, *depends: str, section: str = "libs") -> Record:
+def record(
+    name: str, *depends: str, section: str = "libs", recommends: Sequence[str] = ()
+) -> Record:
     """A package that depends on these; alternatives are written ``a|b``."""
     return Record(
         name=name,
@@ -28,6 +30,7 @@ def record(name: str, *depends: str, section: str = "libs") -> Record:
         homepage="",
         size=1,
         sha256="00",
+        recommends=tuple(tuple(item.split("|")) for item in recommends),
     )
 
 
@@ -163,6 +166,54 @@ class ResolveTests(SynchronousTestCase):
         units = self.resolve(archive, b=Recipe(debs=("b",)), two=Recipe(debs=("libtwo",)))
         self.assertEqual(units["b"].depends, ("two",))
 
+    def test_recommended(self) -> None:
+        """Recommended shared libraries are there for the build, with what they need."""
+        recommends = ["libcups2t64", "libx11-6|libx11-7", "libglib2.0-data", "libz1", "less2"]
+        archive = Archive(
+            record("jdk", "libc6", section="java", recommends=recommends),
+            record("libc6"),
+            record("libcups2t64", "libgnutls30"),
+            record("libgnutls30", recommends=["liball1"]),
+            record("liball1"),
+            record("libx11-6"),
+            record("libx11-7"),
+            # Data of a library, another section, and a program: none of them is followed.
+            record("libglib2.0-data"),
+            record("libz1", section="utils"),
+            record("less2", section="libs"),
+        )
+        units = self.resolve(archive, jdk=Recipe(debs=("jdk",)))
+        self.assertEqual(units["jdk"].depends, ("libc6", "libcups2t64", "libx11-6"))
+        self.assertEqual(units["libgnutls30"].depends, ("liball1",))
+        leaf = self.resolve(archive, jdk=Recipe(debs=("jdk",), leaf=True))
+        self.assertEqual(depends(leaf), {"jdk": ()})
+        units = self.resolve(archive, ["libcups*"], jdk=Recipe(debs=("jdk",)))
+        self.assertEqual(units["jdk"].depends, ("libc6", "libx11-6"))
+
+    def test_recommended_in_a_circle(self) -> None:
+        """A recommendation never takes the place of a dependency."""
+        archive = Archive(
+            record("a", "liba1", section="x"),
+            record("liba1", recommends=["libb1"]),
+            record("libb1", "liba1", recommends=["libc1"]),
+            record("libc1", recommends=["libb1"]),
+        )
+        units = self.resolve(archive, a=Recipe(debs=("a",)))
+        self.assertEqual(
+            depends(units),
+            {"a": ("liba1",), "liba1": (), "libb1": ("liba1", "libc1"), "libc1": ()},
+        )
+
+    def test_alternative_packages(self) -> None:
+        """Of the packages that a unit may be made of, the first that there is is taken."""
+        recipe = Recipe(debs=("7zip-standalone | 7zip",))
+        both = Archive(record("7zip", section="utils"), record("7zip-standalone", section="utils"))
+        self.assertEqual(self.resolve(both, zz=recipe)["zz"].main.name, "7zip-standalone")
+        old = Archive(record("7zip", section="utils"))
+        self.assertEqual(self.resolve(old, zz=recipe)["zz"].main.name, "7zip")
+        error = self.assertRaises(DemoFailed, self.resolve, Archive(), zz=recipe)
+        self.assertIn("no package 7zip-standalone or 7zip, which zz is made of", error.message)
+
     def test_missing(self) -> None:
         """A package that the archive has not got is an error that names it and its unit."""
         archive = Archive(record("hello", section="devel"))
@@ -190,11 +241,18 @@ class ResolveTests(SynchronousTestCase):
         st.dictionaries(
             st.integers(0, 9), st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=10
         ),
+        st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=4)),
     )
-    def test_no_circles(self, edges: dict[int, list[int]]) -> None:
+    def test_no_circles(
+        self, edges: dict[int, list[int]], recommended: dict[int, list[int]]
+    ) -> None:
         """Whatever depends on whatever: units never depend on themselves through others."""
         records = [
-            record(f"lib{name}", *(f"lib{other}" for other in others))
+            record(
+                f"lib{name}",
+                *(f"lib{other}" for other in others),
+                recommends=[f"lib{other}" for other in recommended.get(name, [])],
+            )
             for name, others in edges.items()
         ]
         root = record("root", *(f"lib{name}" for name in edges), section="x")
