@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
 from tests.end_to_end.processes import Server, private_directory
 from tests.end_to_end.stage import EndToEndCase
+from tests.trees import below
 
 __all__ = ["NOBODY", "start_stranger"]
 
@@ -66,7 +67,7 @@ def start_stranger(
         umask=umask,
         environ={**(environ or {}), "NIX_CONFIG": "", "NIX_REMOTE": "daemon", **reached},
     )
-    for path in (theirs, *theirs.rglob("*")):
+    for path in (theirs, *below(theirs)):
         shutil.chown(path, "nobody", "nogroup")
     daemon.start()
     case.addCleanup(daemon.kill)

@@ -15,6 +15,7 @@ from tests.end_to_end.sets import demo_set
 from tests.end_to_end.stage import EndToEndCase, demo_registry
 from tests.end_to_end.strangers import start_stranger
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Registry
+from tests.trees import below
 
 IMAGE = "shell/git/htop"
 
@@ -53,7 +54,7 @@ class ReproducibleTests(EndToEndCase):
         ours = self.manifests(demo_registry().registry)
         other = start_stranger(self, demo_set(), umask=0o027, environ=ELSEWHERE)
         self.assertEqual(self.manifests(other.registry), ours)
-        owners = {path.lstat().st_uid for path in other.storage.rglob("*")}
+        owners = {path.lstat().st_uid for path in below(other.storage)}
         self.assertEqual({pwd.getpwuid(owner).pw_name for owner in owners}, {"nobody"})
 
     def test_another_compression(self) -> None:

@@ -19,6 +19,7 @@ from nixery.storage.collecting import collect, drive, survey
 from nixery.storage.filesystem import FilesystemStorage
 from nixery.storage.inventory import Inventory
 from nixery.storage.policy import Collected, Policy
+from tests.trees import below
 from tests.unit.garbage import set_garbage_apart
 from tests.unit.test_storage_contract import LAYER, InlineWorkers, finish
 
@@ -102,7 +103,7 @@ class StoreCase(SynchronousTestCase):
     def age(self, seconds: float = OLD, *digests: Digest) -> None:
         """Let time pass since blobs were used last: all, or some."""
         then = time.time() - seconds
-        for path in (self.root / "blobs").rglob("*"):
+        for path in below(self.root / "blobs"):
             wanted = not digests or f"sha256:{path.name}" in digests
             if not path.suffix and wanted and path.is_file():
                 os.utime(path, (then, then))

@@ -36,6 +36,7 @@ from nixery.storage import MAX_SMALL, blobs, drafts, files, filesystem, records
 from nixery.storage.drafts import LONGEST_LINK
 from nixery.storage.filesystem import FilesystemStorage
 from nixery.workers import WorkerPool
+from tests.trees import below
 from tests.unit.garbage import set_garbage_apart
 from tests.unit.test_storage_contract import (
     LAYER,
@@ -74,7 +75,7 @@ def descriptor_within(directory: Path) -> int:
 
 def tree(root: Path) -> set[str]:
     """The files and links below ``root``."""
-    return {str(path.relative_to(root)) for path in root.rglob("*") if kind(path) != S_IFDIR}
+    return {str(path.relative_to(root)) for path in below(root) if kind(path) != S_IFDIR}
 
 
 def kind(path: Path) -> int:
@@ -84,7 +85,7 @@ def kind(path: Path) -> int:
 
 def as_files(root: Path) -> None:
     """Make a storage one of an old version, whose descriptions and records were files."""
-    for path in root.rglob("*"):
+    for path in below(root):
         if path.is_symlink():
             text = os.readlink(os.fsencode(path))
             path.unlink()
@@ -175,7 +176,7 @@ class LayoutTests(DirectoryCase):
             finally:
                 os.umask(before)
             found = set()
-            for path in (self.root, *self.root.rglob("*")):
+            for path in (self.root, *below(self.root)):
                 found.add(kind(path))
                 # A link has no mode of its own: who may read its directory may read it.
                 expected = {S_IFDIR: 0o750, S_IFREG: 0o640, S_IFLNK: 0o777}[kind(path)]
