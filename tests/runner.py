@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nixery.bootstrap.children import Interrupted
+from nixery.bootstrap.nixstore import store_fault
 from nixery.bootstrap.packages import InstallationFailed, install_command, install_packages
 from tests.environments import ENVIRONMENTS, shortages
-from tests.nixstore import store_fault
 from tests.programs import missing, packages
 from tests.scratch import Scratch
 
@@ -36,7 +36,9 @@ FULL = "full"
 USAGE = f"""\
 usage: tests/run [--help] [{FULL}] [ENVIRONMENT...]
 
-Runs the tests: all, or some environments of tox.ini. {FULL} adds the heavy ones.
+Runs the tests: all, or some environments of tox.ini. {FULL} adds the heavy ones: both
+commands of the README in clean roots of Debian 12 and 13, and each package of the demo
+set.
 
     {" ".join(ENVIRONMENTS)}
 

@@ -21,6 +21,7 @@ from nixery.bootstrap.arguments import HELP, Arguments, UsageError, parse_argume
 from nixery.bootstrap.children import Children, Interrupted
 from nixery.bootstrap.console import Console
 from nixery.bootstrap.environment import Environments, has_venv
+from nixery.bootstrap.nixstore import store_fault
 from nixery.bootstrap.packages import InstallationFailed, install_command, install_packages
 
 __all__ = ["main"]
@@ -140,6 +141,9 @@ class _Start:
     def _use_nix(self) -> None:
         if os.geteuid() == 0 and "NIX_CONFIG" not in os.environ and not _is_socket(_DAEMON_SOCKET):
             os.environ["NIX_CONFIG"] = _NIX_BY_ITSELF
+        fault = store_fault()
+        if fault is not None:
+            raise InstallationFailed(fault)
         try:
             done = self._children.run(["nix-instantiate", "--eval", "-E", "1"])
         except OSError as error:

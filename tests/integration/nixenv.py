@@ -18,13 +18,13 @@ from uuid import uuid4
 from attrs import evolve
 from twisted.internet import reactor
 
+from nixery.bootstrap.nixstore import daemon_listens, store_fault
 from nixery.nixside.nix import NixCommands
 from nixery.nixside.nixargs import NixSettings
 from nixery.process import ProcessSpawner
 from nixery.resources import nix_directory
 from nixery.sources import PackageSet, path_revision
 from nixery.testing import InlineWorkers
-from tests.nixstore import daemon_listens, store_fault
 
 __all__ = [
     "INTERRUPTIBLE",

@@ -78,6 +78,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "bootstrap.console",
             "bootstrap.packages",
         ),
+        "bootstrap.nixstore": (),
         "bootstrap.packages": ("bootstrap.children", "bootstrap.console"),
         "bootstrap.start": (
             "bootstrap.addresses",
@@ -85,6 +86,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
             "bootstrap.children",
             "bootstrap.console",
             "bootstrap.environment",
+            "bootstrap.nixstore",
             "bootstrap.packages",
         ),
     },
