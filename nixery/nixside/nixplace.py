@@ -22,6 +22,9 @@ __all__ = ["explain_denial", "explain_misplacement", "holds"]
 
 _LOCKED = re.compile(r"locking path '(?P<path>/[^']+)'")
 _CHOSEN = re.compile(r"will use '(?P<root>[^']+)' as a chroot store")
+# What the kernel shows, in a user namespace as of PrivateUsers=, for groups that are not mapped.
+_UNSEEN = 65534
+
 _DENIED = re.compile(
     r"(?:cannot connect to socket at|getting status of) '(?P<socket>/[^']+)': Permission denied"
 )
@@ -121,13 +124,19 @@ def _closed(socket: str) -> NixMisconfigured:
     except OSError:
         owner = ""
     else:
-        group = _group(status.st_gid)
-        owner = f" ({denying} has mode {status.st_mode & 0o7777:04o} and group {group})"
+        mode, group = f"{status.st_mode & 0o7777:04o}", _group(status.st_gid)
+        named = group if status.st_gid != _UNSEEN else None
+        owner = f" ({denying} has mode {mode}{f' and group {named}' if named else ''})"
         if status.st_mode & 0o010 and status.st_gid != 0:
             advice = (
-                f"put the user {user} into the group {group}, or the line"
-                f" SupplementaryGroups={group} under [Service] into the unit"
-                " (systemctl edit nixery)"
+                (
+                    f"put the user {user} into the group {named}"
+                    if named
+                    else f"put the user {user} into its group, which ls -ld {denying} shows"
+                    " (nix-users on Debian)"
+                )
+                + f", or the line SupplementaryGroups={named or 'GROUP'} under [Service] into"
+                " the unit (systemctl edit nixery)"
             )
     return NixMisconfigured(
         reason=f"its daemon's socket {socket} is closed to the user {user}{owner}: {advice}"

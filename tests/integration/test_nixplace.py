@@ -34,6 +34,7 @@ class DenialTests(SynchronousTestCase):
         self.place = self.directory / "daemon-socket"
         self.place.mkdir()
         self.socket = self.place / "socket"
+        self.group = NOBODY
         daemon = socket.socket(socket.AF_UNIX)
         self.addCleanup(daemon.close)
         daemon.bind(str(self.socket))
@@ -45,7 +46,7 @@ class DenialTests(SynchronousTestCase):
             env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "NIX_REMOTE": remote},
             cwd="/",
             user=NOBODY,
-            group=NOBODY,
+            group=self.group,
             extra_groups=(),
             capture_output=True,
             text=True,
@@ -56,7 +57,7 @@ class DenialTests(SynchronousTestCase):
         # As the daemon has it: privileges that are only of this moment.
         groups, group = os.getgroups(), os.getegid()
         os.setgroups([])
-        os.setegid(NOBODY)
+        os.setegid(self.group)
         os.seteuid(NOBODY)
         try:
             error = explain_denial(done.stderr)
@@ -77,6 +78,17 @@ class DenialTests(SynchronousTestCase):
         self.assertIn(f"({self.place} has mode 0770 and group daemon)", error.message)
         self.assertIn("SupplementaryGroups=daemon under [Service]", error.message)
         self.assertEqual(PERMANENT, exit_status(error))
+
+    def test_unseen_group(self) -> None:
+        """In the unit's user namespace the group is not seen: it is not made one that is wrong."""
+        self.group = 1
+        os.chown(self.place, 0, NOBODY)
+        self.place.chmod(0o770)
+        error = self.explained(f"unix://{self.socket}")
+        self.assertIn(f"({self.place} has mode 0770)", error.message)
+        self.assertIn(f"which ls -ld {self.place} shows (nix-users on Debian)", error.message)
+        self.assertIn("SupplementaryGroups=GROUP under [Service]", error.message)
+        self.assertNotIn("nogroup", error.message)
 
     def test_socket(self) -> None:
         """A socket that only a group may use."""
