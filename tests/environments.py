@@ -59,6 +59,12 @@ ENVIRONMENTS = {
         temporary=500,
         root="its registry is that of the end-to-end tests, which needs root",
     ),
+    "clean-roots": Environment(
+        programs=("debootstrap", "skopeo", "unshare", "setpriv"),
+        installed=250,
+        temporary=2500,
+        root="installing a Debian into a directory needs root",
+    ),
 }
 """By name, in the order in which they run: what fails fastest first."""
 
