@@ -305,9 +305,9 @@ let
           default = [ "127.0.0.1:8080" ];
           example = [
             "80"
-            "/run/nixery.sock"
+            "[::1]:8080"
           ];
-          description = "What systemd listens on: addresses, ports, and paths of UNIX sockets.";
+          description = "What systemd listens on: addresses and ports.";
         };
       };
 
@@ -399,6 +399,11 @@ in
       description = "Container registry that builds images with Nix";
       wantedBy = [ "sockets.target" ];
       listenStreams = registry.socket.addresses;
+      # As in nix/systemd/nixery.socket.
+      socketConfig = {
+        TriggerLimitIntervalSec = "10min";
+        TriggerLimitBurst = 20;
+      };
     }) (lib.filterAttrs (_: registry: registry.socket.enable) registries);
 
     systemd.services = each (

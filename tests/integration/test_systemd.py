@@ -188,6 +188,9 @@ class UnitTests(SynchronousTestCase):
         self.directory.mkdir()
         shutil.copy(CHECKOUT / "nixery.service", self.directory)
         shutil.copytree(UNITS, self.directory, dirs_exist_ok=True)
+        address = self.directory / "nixery@blue.socket.d" / "address.conf"
+        address.parent.mkdir()
+        address.write_text("[Socket]\nListenStream=8443\n")
         for service in self.directory.glob("*.service"):
             # It wants to see the program, which is installed by whoever uses the unit.
             text = service.read_text("utf-8").replace("/opt/nixery/bin/twistd", "/bin/true")

@@ -1,0 +1,1 @@
+"""The units on a Debian whose process 1 is systemd."""

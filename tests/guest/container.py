@@ -1,0 +1,113 @@
+"""
+systemd as process 1 of a container, with nothing of the host but its kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.end_to_end.processes import Finished, at_end, run, wait_until
+
+__all__ = ["Booted"]
+
+GROUPS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+"""Where the hierarchy of control groups is that systemd uses, on hosts with two and with one."""
+
+BOOT = """
+set -eu
+echo $$ >"$GROUP/cgroup.procs"
+exec unshare --pid --fork --kill-child --mount --uts --ipc --net --cgroup sh -euc '
+mount --make-rprivate /
+mount -t overlay -o "lowerdir=$BELOW,upperdir=$ABOVE/files,workdir=$ABOVE/work" root "$ABOVE/root"
+cd "$ABOVE/root"
+mount -t proc proc proc
+mount -t sysfs -o ro sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs dev
+for name in null zero full random urandom tty; do
+    touch "dev/$name"
+    mount --bind "/dev/$name" "dev/$name"
+done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+mount -t tmpfs tmpfs dev/shm
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+mount -t tmpfs tmpfs run
+mount -t tmpfs tmpfs tmp
+ip link set lo up
+pivot_root . mnt
+umount -l /mnt
+exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
+'
+"""
+
+
+class Booted:
+    """
+    A system that runs until the tests end.
+
+    :param below: its root directory, which stays as it is.
+    :param directory: where it puts its files; those in ``files`` are there from the start.
+    :raises AssertionError: it does not come up.
+    """
+
+    def __init__(self, below: Path, directory: Path) -> None:
+        for name in ("files", "work", "root"):
+            (directory / name).mkdir(exist_ok=True)
+        [group, *_] = [Path(path) for path in GROUPS if (Path(path) / "cgroup.procs").exists()]
+        self._group = group / directory.name
+        self._group.mkdir()
+        log = (directory / "log").open("wb")
+        self._log = directory / "log"
+        self._child = subprocess.Popen(
+            ["sh", "-c", BOOT],
+            env={
+                **os.environ,
+                "GROUP": str(self._group),
+                "BELOW": str(below),
+                "ABOVE": str(directory),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        at_end(self._end)
+        wait_until(self._up, "systemd to be up", seconds=600)
+
+    def run(self, argv: Sequence[str], *, seconds: float) -> Finished:
+        """Run a command in it, as root."""
+        return run(["nsenter", "--target", str(self._first()), "--all", *argv], seconds=seconds)
+
+    def _first(self) -> int:
+        """Its process 1, as the host knows it."""
+        children = Path(f"/proc/{self._child.pid}/task/{self._child.pid}/children").read_text()
+        return int(children.split()[0])
+
+    def _up(self) -> bool:
+        if self._child.poll() is not None:
+            raise AssertionError(self._log.read_text(errors="replace"))
+        try:
+            said = self.run(["systemctl", "is-system-running"], seconds=60).stdout
+        except IndexError:
+            return False
+        return said.strip() in {"running", "degraded"}
+
+    def _end(self) -> None:
+        # What process 1 of a container has started ends with it.
+        os.kill(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        groups = sorted(self._group.rglob("*/"), reverse=True)
+        wait_until(lambda: not _populated(self._group), "the container to end")
+        for each in (*groups, self._group):
+            each.rmdir()
+
+
+def _populated(group: Path) -> bool:
+    return "populated 1" in (group / "cgroup.events").read_text()
