@@ -23,7 +23,7 @@ from tests.guest.image import debian
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
-PROGRAMS = ("busybox", "debootstrap", "ip", "nsenter", "unshare")
+PROGRAMS = ("busybox", "debootstrap", "ip", "nsenter", "setpriv", "unshare")
 
 SECONDS = 3600
 
