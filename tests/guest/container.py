@@ -21,8 +21,8 @@ BOOT = """
 set -eu
 echo $$ >"$GROUP/cgroup.procs"
 # It ends with the tests, however these end.
-exec setpriv --pdeathsig KILL unshare --pid --fork --kill-child --mount --uts --ipc --net --cgroup \\
-    sh -euc '
+exec setpriv --pdeathsig KILL unshare --pid --fork --kill-child --mount --uts --ipc --net \\
+    --cgroup sh -euc '
 mount --make-rprivate /
 mount -t overlay -o "lowerdir=$BELOW,upperdir=$ABOVE/files,workdir=$ABOVE/work" root "$ABOVE/root"
 cd "$ABOVE/root"
