@@ -10,7 +10,7 @@ from nixery.interfaces import BlobInfo
 from nixery.names import Digest, parse_image_name
 from nixery.oci import OCI_MANIFEST, Manifest, digest_of
 from nixery.storage.memory import MemoryStorage
-from nixery.web.manifests import KEPT, Manifests
+from nixery.web.manifests import KEPT, RECHECK, Manifests
 
 NAME = parse_image_name("git", "x86_64-linux")
 BODY = b"{}"
@@ -46,6 +46,15 @@ class ManifestsTests(SynchronousTestCase):
         wanted = Manifest(media_type=OCI_MANIFEST, digest=digest, body=BODY)
         self.assertEqual([wanted, wanted], [self.get(digest), self.get(digest)])
         self.assertEqual(1, self.storage.asked)
+
+    def test_first_second(self) -> None:
+        """What was read when the monotonic time began is kept as long as anything else."""
+        self.assertEqual(0, self.clock.seconds())
+        digest = self.put(BODY)
+        for seconds, asked in ((0, 1), (RECHECK - 1, 1), (1, 2), (RECHECK - 1, 2), (1, 3)):
+            self.clock.advance(seconds)
+            self.get(digest)
+            self.assertEqual(asked, self.storage.asked)
 
     def test_kept(self) -> None:
         """The storage is not asked for what was in hand."""

@@ -81,6 +81,17 @@ class RetentionTests(StoreCase):
         self.successResultOf(Deferred.fromCoroutine(self.retention.stop()))
         self.assertEqual([], self.clock.getDelayedCalls())
 
+    def test_clock_that_is_set(self) -> None:
+        """A clock that is set forward makes nothing old that was used just before."""
+        self.image("new", b"2")
+        self.wall_clock.step(30 * 86400)
+        self.successResultOf(Deferred.fromCoroutine(self.retention.collect()))
+        self.assertEqual({"new"}, self.images())
+        # The step counts now: nobody has used the image for a month.
+        self.clock.advance(Policy().protection + 60)
+        self.successResultOf(Deferred.fromCoroutine(self.retention.collect()))
+        self.assertEqual(set(), self.images())
+
     def test_waits_without_a_thread(self) -> None:
         """While somebody publishes, it asks again by the clock."""
         with publishing(str(self.root)):

@@ -74,6 +74,15 @@ class LogTests(ServerTestCase):
         self.connection.lose()
         self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
 
+    def test_first_second(self) -> None:
+        """A request that came when the monotonic time began took as long as any other."""
+        clock = Clock()
+        connection = Connection(Page(), clock)
+        connection.send("GET", "/never")
+        clock.advance(1.5)
+        connection.lose()
+        self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
+
     def test_no_request_no_line(self) -> None:
         """A connection that ends between requests, or within a header, is none."""
         self.connection.lose()
