@@ -173,7 +173,8 @@ class Podman:
         run(
             [
                 *self._client,
-                *("build", "--isolation=chroot", "--network=host", "--layers=false", *given),
+                *("build", "--isolation=chroot", "--network=host", "--layers=false"),
+                *(*self._limits, *given),
                 *("--tag", image, "--file", str(context / dockerfile), str(context)),
             ],
             environ=self._environ,
