@@ -21,48 +21,49 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.web.resource import Resource
 
-from nixery.access.accesssetup import AccessParts
-from nixery.anatomy.library import ImageLibrary
-from nixery.building.buildbook import BuildBook
-from nixery.building.builder import Builder, BuildLimits, ImageSettings
-from nixery.building.cache import ImageCache
-from nixery.building.images import ImageService
-from nixery.clocks import SystemWallClock, WallClock
-from nixery.configuration.config import Config, load_config
-from nixery.configuration.configlayers import CONFIG_VARIABLE, suggest
-from nixery.configuration.settings import SETTINGS, Setting
-from nixery.daemon import Daemon, Part, end_as_failed
-from nixery.errors import ConfigError, ConfigProblem, NixeryError
-from nixery.exitstatus import PERMANENT, exit_status
-from nixery.layering.layers import Popularity
-from nixery.layersetup import layer_settings, make_popularity
-from nixery.limits.limitsetup import LimitParts
-from nixery.listening import Listener, registry_host
-from nixery.lock import StateLock
-from nixery.nixside.nixsetup import make_nix
-from nixery.operations.jsonlog import json_line
-from nixery.operations.logsetup import LoggedService, in_foreground, log_file
-from nixery.operations.operationsetup import OperationParts
-from nixery.operations.textlog import text_line
-from nixery.reactortime import use_monotonic_time
-from nixery.reload import Reloader
-from nixery.sitesetup import SiteParts
-from nixery.sources import GitSource, PathSource
-from nixery.storagesetup import make_storage
-from nixery.systemd.journal import journal_line, to_journal, with_priority
-from nixery.systemd.passing import passed_endpoints
-from nixery.systemd.systemdsetup import SystemdParts
-from nixery.tls.texts import PLAIN
-from nixery.tls.tlssetup import TLSParts
-from nixery.upstream.giturls import has_secret
-from nixery.upstream.revisions import LATEST
-from nixery.upstream.sourcesetup import make_sources
+from nixery.builds.builder import Builder, BuildLimits, ImageSettings
+from nixery.builds.image_cache import ImageCache
+from nixery.builds.tracker import BuildTracker
+from nixery.config.config import Config, load_config
+from nixery.config.errors import ConfigError, ConfigProblem
+from nixery.config.layers import CONFIG_VARIABLE, suggest
+from nixery.config.settings import SETTINGS, Setting
+from nixery.errors import NixeryError
+from nixery.http.registry.api import Registry
+from nixery.http.registry.pull_wait import PullWaiter
+from nixery.http.root import make_root
+from nixery.http.server import make_site
+from nixery.inspection.catalog import ImageCatalog
+from nixery.layers.grouping import Popularity
+from nixery.observability.json_log import json_line
+from nixery.observability.log_service import LoggedService, in_foreground, log_file
+from nixery.observability.text_log import text_line
+from nixery.pulls.images import ImageService
+from nixery.runtime.clocks import SystemWallClock, WallClock
+from nixery.runtime.listener import Listener, registry_host
+from nixery.runtime.reactor_time import use_monotonic_time
+from nixery.runtime.reloader import Reloader
+from nixery.runtime.startup import Component, OrderedService, exit_with_failure
+from nixery.runtime.state_lock import StateLock
+from nixery.runtime.systemd.journal import journal_line, to_journal, with_priority
+from nixery.runtime.systemd.socket_activation import passed_endpoints
+from nixery.runtime.tls.endpoint_strings import PLAIN
+from nixery.runtime.workers import WorkerPool
+from nixery.sources.git_urls import has_secret
+from nixery.sources.source import GitSource, PathSource
+from nixery.sources.tag_policy import LATEST
 from nixery.version import VERSION
-from nixery.web.patience import Patience
-from nixery.web.registry import Registry
-from nixery.web.server import make_site
-from nixery.web.site import make_root
-from nixery.workers import WorkerPool
+from nixery.wiring.access import AccessParts
+from nixery.wiring.exit_status import PERMANENT, exit_status
+from nixery.wiring.layers import layer_settings, make_popularity
+from nixery.wiring.limits import LimitParts
+from nixery.wiring.nix import make_nix
+from nixery.wiring.observability import OperationParts
+from nixery.wiring.sources import make_sources
+from nixery.wiring.storage import make_storage
+from nixery.wiring.systemd import SystemdParts
+from nixery.wiring.tls import TLSParts
+from nixery.wiring.web_ui import SiteParts
 
 __all__ = ["Options", "makeService"]
 
@@ -215,13 +216,13 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
     """
     All parts of the daemon, wired, in the order in which they start.
 
-    :param reactor: its time is monotonic, see :mod:`nixery.reactortime`.
+    :param reactor: its time is monotonic, see :mod:`nixery.runtime.reactor_time`.
     :param reread: reads the configuration again, for what a reload changes.
     :param wall_clock: the time of day; by default, this machine's.
     """
 
     def give_up(reason: BaseException) -> None:
-        end_as_failed(reactor, exit_status(reason))
+        exit_with_failure(reactor, exit_status(reason))
 
     wall_clock = wall_clock or SystemWallClock()
     cpu = WorkerPool("packing", config.cpu_workers, reactor)
@@ -234,7 +235,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         files,
         reactor,
         give_up=give_up,
-        collected=lambda: cache.distrust(),  # noqa: PLW0108  # it is made below
+        collected=lambda: cache.invalidate_checks(),  # noqa: PLW0108  # it is made below
         measured=operations.storage,
         wall_clock=wall_clock,
     )
@@ -251,7 +252,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         wall_clock=wall_clock,
     )
     popularity = make_popularity(config, files, reactor, os.environ)
-    book = BuildBook(clock=reactor, wall_clock=wall_clock, reported=operations.reporter.ended)
+    book = BuildTracker(clock=reactor, wall_clock=wall_clock, reported=operations.reporter.ended)
     cache = ImageCache(
         storage=storage,
         seconds=reactor.seconds,
@@ -259,7 +260,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         limit=config.manifest_memory * 2**20,
         recheck=config.blob_recheck,
     )
-    library = ImageLibrary(
+    library = ImageCatalog(
         storage=storage, images=cache, cpu=cpu, clock=reactor, wall_clock=wall_clock
     )
     builder = Builder(
@@ -305,7 +306,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
     )
     # Where pages are: known when the daemon listens, and empty if there are none.
     pages: list[str] = []
-    patience = Patience(
+    patience = PullWaiter(
         clock=reactor,
         deadline=config.request_deadline,
         announce=book.announce,
@@ -352,7 +353,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         config=config, files=files, reactor=reactor, environ=os.environ, book=book, builder=builder
     )
     reloader.told = manager.reloading
-    listener = Listener(tls.dressed(endpoints), site)
+    listener = Listener(tls.wrap_endpoints(endpoints), site)
 
     async def check_source() -> None:
         _log.info("Nixery {version} starts.", version=VERSION)
@@ -403,30 +404,30 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
             package_set = await sources.fetch(await sources.resolve(LATEST))
             nix.expect(package_set, config.system)
 
-    return Daemon(
+    return OrderedService(
         [
             manager.heart(),
-            Part.of_service("pool for packing", cpu),
-            Part.of_service("pool for storage", files),
+            Component.of_service("pool for packing", cpu),
+            Component.of_service("pool for storage", files),
             *operations.parts(),
-            Part(name="room for connections", start=limits.make_room),
-            Part(
+            Component(name="room for connections", start=limits.make_room),
+            Component(
                 name="state directory",
                 start=lambda: files.run(lock.acquire),
                 stop=lambda: files.run(lock.release),
             ),
             *access.parts(),
             *tls.parts(),
-            Part.of_service("reloading", reloader),
-            Part(name="package set", start=check_source, stop=sources.stop),
+            Component.of_service("reloading", reloader),
+            Component(name="package set", start=check_source, stop=sources.stop),
             *stored.parts,
-            Part(name="Nix side", start=start_nix, stop=nix.stop),
+            Component(name="Nix side", start=start_nix, stop=nix.stop),
             *people.parts(),
-            Part(name="popularity data", start=popularity.start, stop=popularity.stop),
+            Component(name="popularity data", start=popularity.start, stop=popularity.stop),
             # When the builder has stopped, everybody has an answer.
-            Part(name="connections", stop=site.finish),
-            Part(name="builder", stop=images.stop),
-            Part(name="listener", start=open_doors, stop=listener.stop),
+            Component(name="connections", stop=site.finish),
+            Component(name="builder", stop=images.stop),
+            Component(name="listener", start=open_doors, stop=listener.stop),
             manager.readiness(),
         ],
         give_up=give_up,

@@ -1,1 +1,1 @@
-"""Who may pull: users and their passwords, tokens, and which packages are for whom."""
+"""Users, passwords, tokens and the rules of what a user may pull."""

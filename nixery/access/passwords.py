@@ -17,8 +17,8 @@ from pathlib import Path
 import bcrypt
 from attrs import field, frozen
 
-from nixery.access.visitor import ANONYMOUS, OTHERS
-from nixery.errors import PasswordFileUnusable
+from nixery.access.errors import PasswordFileUnusable
+from nixery.access.identity import ANONYMOUS, ANY_USER
 
 __all__ = ["Passwords", "parse_passwords", "read_passwords"]
 
@@ -124,7 +124,7 @@ def parse_passwords(data: bytes, path: str) -> Passwords:
             raise refuse("there is no colon between a user's name and a hash")
         if not user or not user.isprintable() or " " in user or len(user) > 255:
             raise refuse("the name of a user has to be printable, without spaces")
-        if user in (ANONYMOUS, OTHERS):
+        if user in (ANONYMOUS, ANY_USER):
             raise refuse(f"no user can be called {user}: the rules have a meaning for it")
         if user in hashes:
             raise refuse(f"the user {user} has been there before")

@@ -30,10 +30,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from nixery.clocks import WallClock, WallTime
-from nixery.errors import TokenInvalid, TokenKeyUnusable
+from nixery.access.errors import TokenInvalid, TokenKeyUnusable
+from nixery.runtime.clocks import WallClock, WallTime
 
-__all__ = ["ACCESS", "REFRESH", "Claims", "SigningKey", "Tokens", "load_key", "own_key"]
+__all__ = ["ACCESS", "REFRESH", "Claims", "SigningKey", "Tokens", "load_key", "load_or_create_key"]
 
 ACCESS = "access"
 REFRESH = "refresh"
@@ -204,7 +204,7 @@ def load_key(path: Path) -> SigningKey:
     )
 
 
-def own_key(path: Path) -> SigningKey:
+def load_or_create_key(path: Path) -> SigningKey:
     """
     The key that is kept at ``path``; made, for nobody else to read, if there is none.
 

@@ -17,7 +17,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from nixery.demoset.debian import Record, parse_records, parse_uris
-from nixery.errors import CommandMissing, DemoFailed, Evidence, ProcessFailed
+from nixery.demoset.errors import DemoFailed
+from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
 
 __all__ = ["Apt", "native_architecture", "plain_uri", "run"]
 
@@ -77,7 +78,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None = 
         raise CommandMissing(command=argv[0]) from None
     if done.returncode != 0:
         raise ProcessFailed(
-            evidence=Evidence(
+            evidence=CommandOutput(
                 argv=tuple(argv),
                 status=done.returncode if done.returncode > 0 else None,
                 signal=-done.returncode if done.returncode < 0 else None,

@@ -36,9 +36,10 @@ from pathlib import Path
 
 from nixery.demoset.apt import Apt, native_architecture, run
 from nixery.demoset.debian import upstream_version
+from nixery.demoset.errors import DemoFailed
 from nixery.demoset.recipes import Recipes, Unit, parse_recipes, resolve
-from nixery.errors import DemoFailed, NixeryError
-from nixery.resources import nix_directory
+from nixery.errors import NixeryError
+from nixery.runtime.data_files import nix_directory
 
 __all__ = ["default_directory", "main", "prepare", "render_lock"]
 

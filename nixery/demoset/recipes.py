@@ -29,7 +29,7 @@ from fnmatch import fnmatchcase
 from attrs import evolve, frozen
 
 from nixery.demoset.debian import Record
-from nixery.errors import DemoFailed
+from nixery.demoset.errors import DemoFailed
 
 __all__ = ["Lookup", "Recipe", "Recipes", "Unit", "parse_recipes", "resolve"]
 

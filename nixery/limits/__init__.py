@@ -1,1 +1,1 @@
-"""How much a client may take: requests, connections, builds, and which packages."""
+"""Quotas, admission control and package rules."""

@@ -15,9 +15,9 @@ import sys
 
 from tests.benchmarks import (
     blobs,
-    ceilings,
     cold,
     compression,
+    hardware_limits,
     manifests,
     memory,
     packing,
@@ -31,7 +31,7 @@ from tests.benchmarks.measure import run
 if __name__ == "__main__":
     run(
         {
-            "ceilings": ceilings.measure,
+            "hardware_limits": hardware_limits.measure,
             "packing": packing.measure,
             "compression": compression.measure,
             "scale": scale.measure,

@@ -16,8 +16,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from nixery.names import Digest
-from nixery.storage.blobs import Blobs
+from nixery.image.names import Digest
+from nixery.storage.filesystem.blobs import Blobs
 from tests.benchmarks.client import download, probing
 from tests.benchmarks.measure import Figure, Options, median_ratio, percentile, run
 from tests.benchmarks.peers import Daemon, Nginx, processor_seconds

@@ -22,7 +22,7 @@ from tests.benchmarks.client import fetch
 from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
 from tests.benchmarks.parts import EVALUATIONS, Parts, measure_parts
 from tests.benchmarks.peers import Daemon, manifest_request, settle
-from tests.end_to_end.sets import demo_set
+from tests.end_to_end.package_sets import demo_set
 
 __all__ = ["LARGE", "measure"]
 

@@ -37,15 +37,15 @@ from pathlib import Path
 
 from attrs import frozen
 
-from nixery.graph import parse_dump
-from nixery.layering.layers import LayerSettings, Popularity, plan_layers
-from nixery.packing.levels import Compression
-from nixery.packing.tarball import PackedLayer, pack_store_paths
+from nixery.image.closure import parse_dump
+from nixery.layers.compression_levels import Compression
+from nixery.layers.grouping import LayerSettings, Popularity, plan_layers
+from nixery.layers.tarball import PackedLayer, pack_store_paths
 from tests.benchmarks.measure import Figure, Options, Unavailable, run, timed
 from tests.end_to_end.daemon import single_user_nix
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import private_directory
 from tests.end_to_end.processes import run as run_program
-from tests.end_to_end.sets import demo_set
 
 __all__ = ["Costs", "measure", "pull_seconds"]
 

@@ -25,28 +25,28 @@ from threading import Event
 from attrs import evolve
 from twisted.internet.task import Clock
 
-from nixery.interfaces import BlobWriter, Storage
-from nixery.names import Digest
-from nixery.packing.compression import Compression
-from nixery.packing.tarball import pack_store_paths
-from nixery.storage.filesystem import FilesystemStorage
-from nixery.storage.gcs import GcsStorage
-from nixery.storage.gcsobjects import Objects
-from nixery.storage.gcsreach import Bucket
-from nixery.storage.gcssigning import IamUrls, KeyUrls
-from nixery.storage.gcstrying import Patience
-from nixery.testing import InlineWorkers
+from nixery.image.names import Digest
+from nixery.layers.compression import Compression
+from nixery.layers.tarball import pack_store_paths
+from nixery.storage.filesystem.backend import FilesystemStorage
+from nixery.storage.gcs.backend import GcsStorage
+from nixery.storage.gcs.connector import Bucket
+from nixery.storage.gcs.objects import Objects
+from nixery.storage.gcs.retry import RetryPolicy
+from nixery.storage.gcs.signing import IamUrls, KeyUrls
+from nixery.storage.interface import BlobWriter, Storage
+from nixery.testing.fakes import InlineWorkers
 from tests.benchmarks.cold import LARGE
 from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
 from tests.benchmarks.packing import SOURCES, make_store, store_paths
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import private_directory
-from tests.end_to_end.sets import demo_set
 from tests.end_to_end.test_gcs import registry_on
 from tests.end_to_end.wire import Registry
-from tests.fakegcs import FakeBucket, RemoteGcs, fake_gcs
-from tests.fakegcsauth import ACCOUNT
-from tests.gcskit import connection_to, settings_for
-from tests.unit.test_storage_contract import LAYER, digest_of, finish
+from tests.support.fake_gcs.auth import ACCOUNT
+from tests.support.fake_gcs.process import FakeBucket, RemoteGcs, fake_gcs
+from tests.support.gcs import connection_to, settings_for
+from tests.unit.storage.test_contract import LAYER, digest_of, finish
 
 __all__ = ["measure"]
 
@@ -161,7 +161,7 @@ def _signatures(options: Options) -> list[Figure]:
     connection = connection_to(bucket)
     names = [f"layers/{number:064x}" for number in range(count)]
     keys = KeyUrls(connection, connection.credentials)  # type: ignore[arg-type]  # these credentials sign
-    iam = IamUrls(connection, ACCOUNT, Patience(), bucket.server.url)
+    iam = IamUrls(connection, ACCOUNT, RetryPolicy(), bucket.server.url)
     by_key = timed(lambda: [keys.known(name) for name in names])
     asked = names[: count // 10]
     by_iam = timed(lambda: [iam.url(name, Event()) for name in asked])
@@ -184,7 +184,7 @@ def _looking(options: Options) -> list[Figure]:
             bucket.put("layers/" + digests[number].removeprefix("sha256:"), b"%d" % number)
         for threads in (16, 32):
             connection = connection_to(bucket)
-            objects = Objects(connection=connection, patience=Patience(), stop=Event())
+            objects = Objects(connection=connection, patience=RetryPolicy(), stop=Event())
 
             def look(
                 digests: list[Digest] = digests, threads: int = threads, objects: Objects = objects

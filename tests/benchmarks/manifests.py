@@ -22,7 +22,7 @@ from tests.benchmarks.peers import (
     pinned_set,
     processor_seconds,
 )
-from tests.end_to_end.sets import demo_set
+from tests.end_to_end.package_sets import demo_set
 
 __all__ = ["measure"]
 

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from isal import isal_zlib
 
-from nixery.packing.compression import PIECE
-from nixery.packing.tarball import Compression, pack_store_paths
+from nixery.layers.compression import PIECE
+from nixery.layers.tarball import Compression, pack_store_paths
 from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
 from tests.end_to_end.processes import private_directory
 

@@ -18,20 +18,21 @@ from functools import partial
 
 from attrs import evolve
 
-from nixery.anatomy.library import REPORTS
-from nixery.anatomy.report import ImageReport, Made, make_report
-from nixery.anatomy.reportfile import encode_report
-from nixery.graph import parse_dump
-from nixery.layering.layers import LayerSettings, Popularity, plan_layers
-from nixery.names import Digest
-from nixery.oci import ImageLayer, digest_of
-from nixery.packages import Evaluation, Output, Package
-from nixery.storage.records import Records
+from nixery.builds.build_record import BuildRecord
+from nixery.image.closure import parse_dump
+from nixery.image.manifests import ImageLayer, digest_of
+from nixery.image.names import Digest
+from nixery.image.packages import Evaluation, Output, Package
+from nixery.inspection.catalog import REPORTS
+from nixery.inspection.report import ImageReport, make_report
+from nixery.inspection.report_file import encode_report
+from nixery.layers.grouping import LayerSettings, Popularity, plan_layers
+from nixery.storage.filesystem.records import Records
 from tests.benchmarks.client import fetch, probing, request_for
 from tests.benchmarks.measure import Figure, Options, percentile, run, timed
 from tests.benchmarks.peers import Daemon, manifest_request, pinned_set
 from tests.benchmarks.scale import generate_dump
-from tests.end_to_end.sets import demo_set
+from tests.end_to_end.package_sets import demo_set
 
 __all__ = ["measure"]
 
@@ -98,7 +99,7 @@ def _large_report(size: int) -> ImageReport:
     graph = parse_dump(generate_dump(size))
     plan = plan_layers(graph, Popularity(), LayerSettings())
     return make_report(
-        Made(
+        BuildRecord(
             digest=digest_of(b""),
             source="a generated closure",
             evaluation=Evaluation(

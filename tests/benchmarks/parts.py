@@ -22,10 +22,10 @@ from attrs import asdict, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from nixery.interfaces import Phase
-from nixery.layering.layers import LayerSettings, Popularity, plan_layers
-from nixery.names import parse_image_name
-from nixery.packing.tarball import Compression, pack_store_paths
+from nixery.image.names import parse_image_name
+from nixery.layers.grouping import LayerSettings, Popularity, plan_layers
+from nixery.layers.tarball import Compression, pack_store_paths
+from nixery.nix.progress import Phase
 from tests.end_to_end.processes import private_directory
 from tests.integration.nixenv import make_nix, path_set
 

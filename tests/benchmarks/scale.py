@@ -20,20 +20,20 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
-from nixery.building.cache import ImageCache
-from nixery.building.layercache import LAYERS, LayerRecord
-from nixery.building.packer import Packer
-from nixery.graph import parse_dump
-from nixery.keys import layer_key
-from nixery.layering.layers import LayerSettings, Popularity, plan_layers
-from nixery.names import Digest
-from nixery.oci import Image, ImageLayer, build_image
-from nixery.packages import Output, Package
-from nixery.packing.rootfs import plan_root
-from nixery.packing.tarball import FORMAT, Compression, pack_store_paths, pack_tree
-from nixery.storage.memory import MemoryStorage
-from nixery.testing import InlineWorkers
-from nixery.waiting import gather
+from nixery.builds.cache_keys import layer_key
+from nixery.builds.image_cache import ImageCache
+from nixery.builds.layer_cache import LAYERS, LayerRecord
+from nixery.builds.packer import Packer
+from nixery.image.closure import parse_dump
+from nixery.image.manifests import Image, ImageLayer, build_image
+from nixery.image.names import Digest
+from nixery.image.packages import Output, Package
+from nixery.layers.grouping import LayerSettings, Popularity, plan_layers
+from nixery.layers.rootfs import plan_root
+from nixery.layers.tarball import FORMAT, Compression, pack_store_paths, pack_tree
+from nixery.runtime.deferreds import gather
+from nixery.testing.fakes import InlineWorkers
+from nixery.testing.memory_storage import MemoryStorage
 from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
 from tests.end_to_end.processes import private_directory
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.browser.browser import DESKTOP, PHONE
-from tests.browser.stage import BrowserCase
-from tests.end_to_end.stage import watched_registry, watched_set
+from tests.browser.case import BrowserCase
+from tests.end_to_end.case import watched_registry, watched_set
 
 
 class AccessTests(BrowserCase):

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.stage import BrowserCase
-from tests.end_to_end.stage import demo_registry, podman, watched_registry
+from tests.browser.case import BrowserCase
+from tests.end_to_end.case import demo_registry, podman, watched_registry
 
 
 class BoxTests(BrowserCase):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tests.browser.stage import BrowserCase
-from tests.end_to_end.stage import watched_registry, watched_set
+from tests.browser.case import BrowserCase
+from tests.end_to_end.case import watched_registry, watched_set
 
 
 class BuildTests(BrowserCase):

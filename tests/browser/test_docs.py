@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.browser.stage import BrowserCase
-from tests.end_to_end.stage import watched_registry
+from tests.browser.case import BrowserCase
+from tests.end_to_end.case import watched_registry
 
 
 class DocumentationTests(BrowserCase):

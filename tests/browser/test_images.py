@@ -5,8 +5,8 @@ from __future__ import annotations
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.stage import BrowserCase
-from tests.end_to_end.stage import watched_registry
+from tests.browser.case import BrowserCase
+from tests.end_to_end.case import watched_registry
 
 COLOURS = """
 const canvas = document.getElementById("graph-canvas");

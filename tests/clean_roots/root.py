@@ -14,8 +14,8 @@ from attrs import frozen
 from twisted.trial.unittest import SkipTest
 
 from tests.clean_roots.machine import Machine, read_machine
+from tests.end_to_end.case import Once
 from tests.end_to_end.processes import private_directory, run
-from tests.end_to_end.stage import Once
 from tests.programs import PATH
 from tests.scratch import remove_tree
 

@@ -17,8 +17,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.clean_roots.root import RELEASES, USER, CleanRoot, Run
 from tests.clean_roots.terminal import Terminal
+from tests.end_to_end.case import skopeo
 from tests.end_to_end.processes import free_port, private_directory
-from tests.end_to_end.stage import skopeo
 
 FULL = "NIXERY_TEST_FULL"
 """Set where the heavy tests are wanted."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import bcrypt
 
+from tests.end_to_end.case import EndToEndCase, Once, containerd, docker, podman, skopeo
 from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import private_directory, wait_until
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import EndToEndCase, Once, containerd, docker, podman, skopeo
 from tests.end_to_end.wire import Answer
 
 if TYPE_CHECKING:

@@ -10,12 +10,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
-from tests.end_to_end.engines import require
-from tests.end_to_end.images import check_image
-from tests.end_to_end.processes import run, wait_until
-from tests.end_to_end.sets import WatchedSet
-from tests.end_to_end.stage import (
+from tests.end_to_end.case import (
     EndToEndCase,
     containerd,
     docker,
@@ -24,8 +19,13 @@ from tests.end_to_end.stage import (
     watched_registry,
     watched_set,
 )
+from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
+from tests.end_to_end.engines import require
+from tests.end_to_end.images import check_image
+from tests.end_to_end.package_sets import WatchedSet
+from tests.end_to_end.processes import run, wait_until
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
-from tests.trees import below
+from tests.support.trees import below
 
 SHARED_SIZE = 16_000_000
 """Bytes of the incompressible package that two others share."""

@@ -14,10 +14,10 @@ import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from tests.end_to_end.case import EndToEndCase, watched_set
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.images import digest_of
 from tests.end_to_end.processes import private_directory, wait_until
-from tests.end_to_end.stage import EndToEndCase, watched_set
 
 HOUR = 3600.0
 MONTH = 30 * 24 * HOUR

@@ -10,10 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 
-from tests.end_to_end.chaos import ChaosCase, HeldCommands, PrivateNix, Saboteur
 from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.fault_injection import ChaosCase, HeldCommands, PrivateNix, Saboteur
+from tests.end_to_end.package_sets import WatchedSet
 from tests.end_to_end.processes import wait_until
-from tests.end_to_end.sets import WatchedSet
 from tests.end_to_end.wire import Answer
 
 SERVE = "nix-store --serve"

@@ -6,10 +6,7 @@ from __future__ import annotations
 
 import re
 
-from tests.end_to_end.daemon import Daemon
-from tests.end_to_end.images import check_image
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import (
+from tests.end_to_end.case import (
     EndToEndCase,
     Once,
     containerd,
@@ -18,6 +15,9 @@ from tests.end_to_end.stage import (
     podman,
     skopeo,
 )
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.images import check_image
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
 
 zstd_registry = Once(

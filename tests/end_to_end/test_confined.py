@@ -9,11 +9,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
+from tests.end_to_end.case import EndToEndCase, demo_registry
 from tests.end_to_end.engines import require
+from tests.end_to_end.multiuser_nix import NOBODY, start_stranger
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import run
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import EndToEndCase, demo_registry
-from tests.end_to_end.strangers import NOBODY, start_stranger
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 

@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 from urllib.request import urlopen
 
+from tests.end_to_end.case import EndToEndCase, podman
 from tests.end_to_end.engines import Podman, require
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import at_end, free_port, private_directory, run, wait_until
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import EndToEndCase, podman
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

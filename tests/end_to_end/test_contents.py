@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from tests.end_to_end.stage import EndToEndCase, demo_registry, docker
+from tests.end_to_end.case import EndToEndCase, demo_registry, docker
 
 COMMIT = """
 set -e

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 
-from tests.end_to_end.chaos import ChaosCase, HeldCommands, Saboteur
 from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.fault_injection import ChaosCase, HeldCommands, Saboteur
+from tests.end_to_end.package_sets import WatchedSet
 from tests.end_to_end.processes import private_directory, wait_until
-from tests.end_to_end.sets import WatchedSet
 from tests.end_to_end.wire import Answer
 
 COMMANDS = (

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from tests.end_to_end.engines import Engine
-from tests.end_to_end.stage import (
+from tests.end_to_end.case import (
     EndToEndCase,
     containerd,
     demo_registry,
@@ -18,6 +17,7 @@ from tests.end_to_end.stage import (
     watched_registry,
     watched_set,
 )
+from tests.end_to_end.engines import Engine
 
 if TYPE_CHECKING:
     Mixin = EndToEndCase

@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.end_to_end.chaos import ChaosCase
 from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.fault_injection import ChaosCase
 from tests.end_to_end.images import digest_of
+from tests.end_to_end.multiuser_nix import start_stranger
+from tests.end_to_end.package_sets import WatchedSet
 from tests.end_to_end.processes import private_directory, run
-from tests.end_to_end.sets import WatchedSet
-from tests.end_to_end.strangers import start_stranger
-from tests.trees import below
+from tests.support.trees import below
 
 
 class FullDiskTests(ChaosCase):

@@ -12,12 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.end_to_end.daemon import Daemon
-from tests.end_to_end.engines import Engine
-from tests.end_to_end.images import CheckedImage, check_image, digest_of
-from tests.end_to_end.processes import private_directory, wait_until
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import (
+from tests.end_to_end.case import (
     EndToEndCase,
     containerd,
     docker,
@@ -25,8 +20,13 @@ from tests.end_to_end.stage import (
     skopeo,
     watched_set,
 )
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.engines import Engine
+from tests.end_to_end.images import CheckedImage, check_image, digest_of
+from tests.end_to_end.package_sets import demo_set
+from tests.end_to_end.processes import private_directory, wait_until
 from tests.end_to_end.wire import Registry
-from tests.fakegcs import FakeBucket, fake_gcs
+from tests.support.fake_gcs.process import FakeBucket, fake_gcs
 
 CLIENTS = 20
 

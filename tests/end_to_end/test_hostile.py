@@ -16,9 +16,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.end_to_end.case import EndToEndCase, Once, watched_set
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.processes import wait_until
-from tests.end_to_end.stage import EndToEndCase, Once, watched_set
 
 besieged_registry = Once(
     lambda: Daemon(

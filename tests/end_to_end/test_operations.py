@@ -10,10 +10,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.end_to_end.case import EndToEndCase, skopeo
 from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import at_end, wait_until
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import EndToEndCase, skopeo
 
 
 class OperationsTests(EndToEndCase):

@@ -8,14 +8,14 @@ import pwd
 import sys
 from collections.abc import Mapping
 
+from tests.end_to_end.case import EndToEndCase, demo_registry
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.engines import require
 from tests.end_to_end.images import CheckedImage, check_image
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import EndToEndCase, demo_registry
-from tests.end_to_end.strangers import start_stranger
+from tests.end_to_end.multiuser_nix import start_stranger
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Registry
-from tests.trees import below
+from tests.support.trees import below
 
 IMAGE = "shell/git/htop"
 

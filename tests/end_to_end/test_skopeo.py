@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
+from tests.end_to_end.case import EndToEndCase, demo_registry, skopeo, watched_registry
 from tests.end_to_end.images import check_image, digest_of, elf_machine, read_dir, read_oci_layout
-from tests.end_to_end.stage import EndToEndCase, demo_registry, skopeo, watched_registry
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
 
 X86_64 = 62

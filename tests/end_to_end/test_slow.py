@@ -14,10 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.daemon import Daemon
-from tests.end_to_end.processes import Finished, wait_until
-from tests.end_to_end.sets import WatchedSet
-from tests.end_to_end.stage import (
+from tests.end_to_end.case import (
     EndToEndCase,
     Once,
     containerd,
@@ -26,6 +23,9 @@ from tests.end_to_end.stage import (
     skopeo,
     watched_set,
 )
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.package_sets import WatchedSet
+from tests.end_to_end.processes import Finished, wait_until
 
 DEADLINE = 2
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from threading import Event, Thread
 
+from tests.end_to_end.case import EndToEndCase, Once, skopeo
 from tests.end_to_end.daemon import Daemon, checkout, private_environment
 from tests.end_to_end.images import check_image, read_oci_layout
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import EndToEndCase, Once, skopeo
+from tests.end_to_end.package_sets import demo_set
 
 PULLS = 6
 
@@ -41,7 +41,7 @@ def admin(*arguments: str) -> subprocess.CompletedProcess[str]:
         [
             sys.executable,
             "-c",
-            "from nixery.admin.command import admin; admin()",
+            "from nixery.cli.admin.command import admin; admin()",
             command,
             "--storage-path",
             str(daemon().storage),
@@ -112,7 +112,7 @@ class CollectionTests(EndToEndCase):
         self.assertEqual(1, done.returncode)
         self.assertIn("1 of 2 images are ready", done.stdout)
         (seen,) = json.loads(admin("inspect", "htop").stdout)
-        self.assertIn("htop=", seen["labels"]["nixery.packages"])
+        self.assertIn("htop=", seen["labels"]["nixery.image.packages"])
 
     def test_no_room(self) -> None:
         """Without room nothing is built, and the answer says why; what is stored is served."""

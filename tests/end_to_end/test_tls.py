@@ -14,10 +14,11 @@ from pathlib import Path
 
 from cryptography import x509
 
-from tests.certificates import Authority
+from tests.end_to_end.case import EndToEndCase, Once, containerd, docker, podman, skopeo
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.engines import require
 from tests.end_to_end.images import digest_of
+from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import (
     Finished,
     free_port,
@@ -25,8 +26,7 @@ from tests.end_to_end.processes import (
     run,
     wait_until,
 )
-from tests.end_to_end.sets import demo_set
-from tests.end_to_end.stage import EndToEndCase, Once, containerd, docker, podman, skopeo
+from tests.support.certificates import Authority
 
 HOST = "127.0.0.1"
 

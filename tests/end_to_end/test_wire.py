@@ -8,8 +8,8 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from tests.end_to_end.case import EndToEndCase, demo_registry, watched_registry
 from tests.end_to_end.images import digest_of
-from tests.end_to_end.stage import EndToEndCase, demo_registry, watched_registry
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Answer
 
 UNKNOWN = "sha256:" + "0" * 64

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.fuzz.texts import TEXTS
-from tests.fuzz.world import PASSWORD, USER, World, basic
+from tests.fuzz.fuzz_app import PASSWORD, USER, World, basic
+from tests.fuzz.parser_targets import TEXTS
 
 __all__ = ["REQUESTS", "TARGETS", "Target", "world"]
 

@@ -19,12 +19,12 @@ from attrs import evolve
 from twisted.internet import reactor
 
 from nixery.bootstrap.nixstore import daemon_listens, store_fault
-from nixery.nixside.nix import NixCommands
-from nixery.nixside.nixargs import NixSettings
-from nixery.process import ProcessSpawner
-from nixery.resources import nix_directory
-from nixery.sources import PackageSet, path_revision
-from nixery.testing import InlineWorkers
+from nixery.nix.arguments import NixSettings
+from nixery.nix.commands import NixCommands
+from nixery.process.spawner import ProcessSpawner
+from nixery.runtime.data_files import nix_directory
+from nixery.sources.source import PackageSet, path_revision
+from nixery.testing.fakes import InlineWorkers
 
 __all__ = [
     "INTERRUPTIBLE",
@@ -101,7 +101,7 @@ def make_nix(
     The Nix side under test.
 
     :param directory: where it may write.
-    :param settings: fields of :class:`nixery.nixside.nixargs.NixSettings`.
+    :param settings: fields of :class:`nixery.nix.arguments.NixSettings`.
     """
     directory = directory.absolute()
     return NixCommands(

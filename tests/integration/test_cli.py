@@ -15,7 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.integration.nixenv import INTERRUPTIBLE, command_environment, daemon_listens, nix_missing
 from tests.integration.test_process import is_alive
 
-COMMAND = (sys.executable, "-c", "from nixery.cli import prepare_image; prepare_image()")
+COMMAND = (
+    sys.executable,
+    "-c",
+    "from nixery.cli.prepare_image import prepare_image; prepare_image()",
+)
 
 
 class PrepareImageTests(SynchronousTestCase):

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from nixery.demoset.apt import Apt
-from nixery.errors import DemoFailed
+from nixery.demoset.errors import DemoFailed
 from tests.integration.demokit import (
     SetTestCase,
     build,

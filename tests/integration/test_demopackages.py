@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nixery.graph import package_name
-from nixery.layering.counts import parse_popularity
+from nixery.image.closure import package_name
+from nixery.layers.popularity_file import parse_popularity
 from tests.integration.demokit import (
     SetTestCase,
     build,

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.resources import docs_directory
+from nixery.runtime.data_files import docs_directory
 
 SITE = {"/"}
 """Pages that are no documentation, and that it leads to."""

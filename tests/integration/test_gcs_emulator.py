@@ -22,15 +22,15 @@ from urllib.request import urlopen
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.errors import BlobUnknown
-from nixery.interfaces import ByteRange, Redirect, Stream
-from nixery.storage.gcs import GcsStorage
-from nixery.storage.gcsclient import GcsSettings
-from nixery.storage.gcswire import StoredObject
-from nixery.testing import InlineWorkers
-from tests.fakegcs import fake_gcs
-from tests.gcskit import CHUNK, HASTY, fetch, follow
-from tests.unit.test_storage_contract import LAYER, MANIFEST, digest_of, drain, finish
+from nixery.storage.errors import BlobUnknown
+from nixery.storage.gcs.backend import GcsStorage
+from nixery.storage.gcs.client import GcsSettings
+from nixery.storage.gcs.http import StoredObject
+from nixery.storage.interface import ByteRange, Redirect, Stream
+from nixery.testing.fakes import InlineWorkers
+from tests.support.fake_gcs.process import fake_gcs
+from tests.support.gcs import CHUNK, HASTY, fetch, follow
+from tests.unit.storage.test_contract import LAYER, MANIFEST, digest_of, drain, finish
 
 BUCKET = "nixery"
 
@@ -123,9 +123,9 @@ MACHINE = """
 import sys
 from threading import Event
 from google.auth.compute_engine import Credentials
-from nixery.storage.gcsclient import GcsSettings, connect
-from nixery.storage.gcssigning import IamUrls, choose_urls
-from nixery.storage.gcstrying import Patience
+from nixery.storage.gcs.client import GcsSettings, connect
+from nixery.storage.gcs.signing import IamUrls, choose_urls
+from nixery.storage.gcs.retry import Patience
 
 settings = GcsSettings(bucket=sys.argv[2], endpoint=sys.argv[1])
 connection = connect(settings)

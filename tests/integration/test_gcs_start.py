@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.fakegcs import fake_gcs
+from tests.support.fake_gcs.process import fake_gcs
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 

@@ -52,7 +52,7 @@ class InstallationTests(SynchronousTestCase):
 
     def test_resources(self) -> None:
         """The installed package finds its own files."""
-        script = "from nixery.resources import *; print(nix_directory(), web_directory())"
+        script = "from nixery.runtime.data_files import *; print(nix_directory(), web_directory())"
         done = self.run_python("-c", script)
         nix, web = map(Path, done.stdout.split())
         self.assertEqual(("_nix", "_web"), (nix.name, web.name))
@@ -61,7 +61,7 @@ class InstallationTests(SynchronousTestCase):
 
     def test_documentation(self) -> None:
         """The documentation comes along, built, and not its sources."""
-        script = "from nixery.resources import *; print(docs_directory(), web_directory())"
+        script = "from nixery.runtime.data_files import *; print(docs_directory(), web_directory())"
         done = self.run_python("-c", script)
         docs, web = map(Path, done.stdout.split())
         self.assertEqual("_docs", docs.name)

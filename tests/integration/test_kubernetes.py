@@ -14,7 +14,7 @@ import kubernetes_validate
 import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.configuration.config import load_config
+from nixery.config.config import load_config
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANIFESTS = CHECKOUT / "nix" / "kubernetes"

@@ -21,8 +21,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 
-from nixery.child import Child, Exit
-from nixery.errors import (
+from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
+from nixery.image.names import PackageRequest, parse_image_name
+from nixery.image.packages import Evaluation, LookupResult, Package
+from nixery.nix.commands import NixCommands
+from nixery.nix.errors import (
     BuildFailed,
     BuildTimedOut,
     EvaluationFailed,
@@ -32,16 +35,11 @@ from nixery.errors import (
     NixMisconfigured,
     NixUnusable,
     NotSubstitutable,
-    PackageProblem,
-    PackagesRefused,
-    ProblemKind,
     WrongSystem,
 )
-from nixery.interfaces import Phase
-from nixery.names import Requirement, parse_image_name
-from nixery.nixside.nix import NixCommands
-from nixery.packages import Answer, Evaluation, Package
-from nixery.sources import PackageSet
+from nixery.nix.progress import Phase
+from nixery.process.protocol import ChildProtocol, Exit
+from nixery.sources.source import PackageSet
 from tests.integration.nixenv import (
     ODD,
     daemon_listens,
@@ -57,7 +55,7 @@ FOREIGN = "x86_64-linux" if SYSTEM == "aarch64-linux" else "aarch64-linux"
 
 @define(kw_only=True, eq=False)
 class Recorder:
-    """Implements :class:`nixery.interfaces.Progress`."""
+    """Implements :class:`nixery.nix.progress.Progress`."""
 
     phases: list[Phase] = field(factory=list)
     counts: list[tuple[Phase, int, int, str]] = field(factory=list)
@@ -85,9 +83,9 @@ class SpyReactor:
     """The real reactor, but for remembering which children it has spawned."""
 
     pids: list[int] = field(factory=list)
-    children: list[Child] = field(factory=list)
+    children: list[ChildProtocol] = field(factory=list)
 
-    def spawnProcess(self, child: Child, *args: Any, **kwargs: Any) -> Any:
+    def spawnProcess(self, child: ChildProtocol, *args: Any, **kwargs: Any) -> Any:
         transport = cast(Any, reactor).spawnProcess(child, *args, **kwargs)
         self.pids.append(transport.pid)
         self.children.append(child)
@@ -117,7 +115,7 @@ class NixTestCase(TestCase):
     async def evaluate(
         self, *names: str, exact: bool = False, nix: NixCommands | None = None, **other: Any
     ) -> Evaluation:
-        requirements = [Requirement(name=name, exact=exact) for name in names]
+        requirements = [PackageRequest(name=name, exact=exact) for name in names]
         return await (nix or self.nix).evaluate(
             other.get("package_set", self.odd), other.get("system", SYSTEM), requirements
         )
@@ -206,7 +204,7 @@ class NameTests(NixTestCase):
     async def test_optional(self) -> None:
         """Optional packages that are missing, or are no packages, are left out."""
         requirements = [
-            Requirement(name=name, exact=True, optional=True)
+            PackageRequest(name=name, exact=True, optional=True)
             for name in ("cacert", "function", "nothing", "plain")
         ]
         evaluation = await self.nix.evaluate(self.odd, SYSTEM, requirements)
@@ -498,7 +496,7 @@ class StandbyTests(NixTestCase):
         self.ahead.stand_by()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.ahead.stop()))
 
-    async def expect(self, package_set: PackageSet) -> Child:
+    async def expect(self, package_set: PackageSet) -> ChildProtocol:
         """Have a process wait for a package set."""
         count = len(self.spy.children)
         self.ahead.expect(package_set, SYSTEM)
@@ -507,8 +505,8 @@ class StandbyTests(NixTestCase):
         return self.spy.children[-1]
 
     async def answers(
-        self, package_set: PackageSet, requirements: Sequence[Requirement], system: str = SYSTEM
-    ) -> Sequence[Answer]:
+        self, package_set: PackageSet, requirements: Sequence[PackageRequest], system: str = SYSTEM
+    ) -> Sequence[LookupResult]:
         """What the process answers that waits, and nobody else."""
         [child] = self.spy.children
         answers = await self.ahead.look_up(package_set, system, requirements)
@@ -549,14 +547,14 @@ class StandbyTests(NixTestCase):
     async def test_same(self) -> None:
         """It answers what an evaluation of its own does, of every kind."""
         requirements = [
-            Requirement(name="plain"),
-            Requirement(name="PLAIN"),
-            Requirement(name='quote"${dollar}', exact=True),
-            Requirement(name='quote"${dollar}\\', exact=True),
-            Requirement(name="multi.doc"),
-            Requirement(name="nested.iner"),
-            Requirement(name="throwing"),
-            Requirement(name="unfree"),
+            PackageRequest(name="plain"),
+            PackageRequest(name="PLAIN"),
+            PackageRequest(name='quote"${dollar}', exact=True),
+            PackageRequest(name='quote"${dollar}\\', exact=True),
+            PackageRequest(name="multi.doc"),
+            PackageRequest(name="nested.iner"),
+            PackageRequest(name="throwing"),
+            PackageRequest(name="unfree"),
         ]
         child = await self.expect(self.odd)
         answers = await self.ahead.look_up(self.odd, SYSTEM, requirements)
@@ -568,7 +566,7 @@ class StandbyTests(NixTestCase):
     async def test_awkward(self) -> None:
         """Quotes, backslashes, dollars and ends of lines are themselves, in names and paths."""
         package_set, names = self.odd_set()
-        requirements = [Requirement(name=name, exact=True) for name in names]
+        requirements = [PackageRequest(name=name, exact=True) for name in names]
         await self.expect(package_set)
         answers = await self.answers(package_set, requirements)
         self.assertEqual(answers, await self.nix.look_up(package_set, SYSTEM, requirements))
@@ -583,7 +581,7 @@ class StandbyTests(NixTestCase):
     async def test_system(self) -> None:
         """It is asked for any system."""
         await self.expect(self.odd)
-        [answer] = await self.answers(self.odd, [Requirement(name="own")], FOREIGN)
+        [answer] = await self.answers(self.odd, [PackageRequest(name="own")], FOREIGN)
         assert isinstance(answer.result, Package)
         self.assertEqual(answer.result.name, f"own-{FOREIGN}")
 
@@ -605,7 +603,7 @@ class StandbyTests(NixTestCase):
         # For what it might do by now.
         await deferLater(cast(Any, reactor), 0.3)
         (directory / "default.nix").write_text(text.replace("NAME", "after"))
-        [answer] = await self.answers(path_set(directory), [Requirement(name="x")])
+        [answer] = await self.answers(path_set(directory), [PackageRequest(name="x")])
         assert isinstance(answer.result, Package)
         self.assertEqual(answer.result.name, "after")
 
@@ -851,9 +849,11 @@ class BuildTests(NixTestCase):
         evaluation = await self.evaluate(*names)
         for package in evaluation.packages:
             self.assertEqual(self.delete(package.derivation), 0)
-        requirements = [Requirement(name=name) for name in names]
+        requirements = [PackageRequest(name=name) for name in names]
         recorder = Recorder()
-        realisation = await self.nix.realise_anew(self.odd, requirements, evaluation, recorder)
+        realisation = await self.nix.reevaluate_and_realise(
+            self.odd, requirements, evaluation, recorder
+        )
         self.assertEqual(len(recorder.derivations), 3)
         [root] = self.roots()
         self.assertEqual(
@@ -864,7 +864,7 @@ class BuildTests(NixTestCase):
         await self.nix.release(realisation)
         other = await self.evaluate("plain")
         with self.assertRaises(MissingDerivations):
-            await self.nix.realise_anew(self.odd, requirements, other, recorder)
+            await self.nix.reevaluate_and_realise(self.odd, requirements, other, recorder)
         self.assertEqual(self.roots(), [])
 
     async def test_cancelled(self) -> None:

@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.nixside.nixplace`, of what the real Nix says to a user it keeps out."""
+"""Tests for :mod:`nixery.nix.store_location`, of what the real Nix says to a user it keeps out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.errors import NixUnusable
-from nixery.exitstatus import PASSING, PERMANENT, exit_status
-from nixery.nixside import nixargs
-from nixery.nixside.nixplace import explain_denial
+from nixery.nix import arguments
+from nixery.nix.errors import NixUnusable
+from nixery.nix.store_location import explain_denial
+from nixery.wiring.exit_status import PASSING, PERMANENT, exit_status
 from tests.integration.nixenv import daemon_listens, nix_missing
 
 NOBODY = 65534
@@ -42,7 +42,7 @@ class DenialTests(SynchronousTestCase):
 
     def explained(self, remote: str) -> NixUnusable:
         done = subprocess.run(
-            nixargs.probe_store(),
+            arguments.probe_store(),
             env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "NIX_REMOTE": remote},
             cwd="/",
             user=NOBODY,

@@ -21,9 +21,9 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.resources import web_directory
-from nixery.web.description import read_description
-from tests.fuzz.world import PASSWORD, USER
+from nixery.http.openapi import read_description
+from nixery.runtime.data_files import web_directory
+from tests.fuzz.fuzz_app import PASSWORD, USER
 
 EXAMPLES = 12
 """Requests of each operation."""
@@ -42,7 +42,7 @@ SERVER = """
 import sys
 from pathlib import Path
 from twisted.internet import reactor
-from tests.fuzz.world import World
+from tests.fuzz.fuzz_app import World
 world = World(Path(sys.argv[1]), gated=sys.argv[2] == "gated")
 port = reactor.listenTCP(0, world.site, interface="127.0.0.1")
 print(port.getHost().port, flush=True)

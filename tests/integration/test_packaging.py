@@ -17,8 +17,8 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.configuration.config import load_config
-from nixery.configuration.settings import SETTINGS, SYSTEMS
+from nixery.config.config import load_config
+from nixery.config.settings import SETTINGS, SYSTEMS
 from nixery.version import VERSION
 from tests.integration.test_install import installation, run
 

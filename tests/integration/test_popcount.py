@@ -16,14 +16,14 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.counting.popcount import count_popularity
-from nixery.layering.counts import parse_popularity
-from nixery.layering.layers import Popularity
-from nixery.testing import store_path
+from nixery.layers.grouping import Popularity
+from nixery.layers.popularity_file import parse_popularity
+from nixery.popularity.count import count_popularity
+from nixery.testing.fakes import store_path
 from tests.integration.nixenv import INTERRUPTIBLE, ODD, command_environment, nix_missing
 
-POPCOUNT = (sys.executable, "-c", "from nixery.counting.popcountcli import popcount; popcount()")
-LAYERS = (sys.executable, "-c", "from nixery.layerscli import layers; layers()")
+POPCOUNT = (sys.executable, "-c", "from nixery.cli.popcount import popcount; popcount()")
+LAYERS = (sys.executable, "-c", "from nixery.cli.layers import layers; layers()")
 
 PATHS = 400
 
@@ -241,7 +241,11 @@ class SetTests(CommandTests):
 
     def test_store(self) -> None:
         """The closures of some paths, or all that there is."""
-        prepare = (sys.executable, "-c", "from nixery.cli import prepare_image; prepare_image()")
+        prepare = (
+            sys.executable,
+            "-c",
+            "from nixery.cli.prepare_image import prepare_image; prepare_image()",
+        )
         image = json.loads(self.succeed(*prepare, "dependent").stdout)
         [dependent] = [
             output["path"] for package in image["packages"] for output in package["outputs"]

@@ -13,8 +13,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
-from nixery.errors import ProcessFailed, ProcessTimedOut
-from nixery.process import Command, ProcessResult, ProcessSpawner
+from nixery.process.errors import ProcessFailed, ProcessTimedOut
+from nixery.process.spawner import Command, ProcessResult, ProcessSpawner
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 

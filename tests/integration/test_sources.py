@@ -27,15 +27,16 @@ from twisted.web.server import Request, Site
 from twisted.web.static import File
 from zope.interface import implementer
 
-from nixery.configuration.config import load_config
-from nixery.errors import PackagesRefused, SourceUnavailable, UnknownRevision
-from nixery.names import Requirement, Tag
-from nixery.packages import Package
-from nixery.sources import PackageSet, Revision
-from nixery.testing import InlineWorkers
-from nixery.upstream.resolver import Resolver
-from nixery.upstream.sourcesetup import make_sources
-from nixery.waiting import gather
+from nixery.config.config import load_config
+from nixery.image.errors import PackagesRefused
+from nixery.image.names import PackageRequest, Tag
+from nixery.image.packages import Package
+from nixery.runtime.deferreds import gather
+from nixery.sources.errors import SourceUnavailable, UnknownRevision
+from nixery.sources.resolver import Resolver
+from nixery.sources.source import PackageSet, Revision
+from nixery.testing.fakes import InlineWorkers
+from nixery.wiring.sources import make_sources
 from tests.integration.nixenv import make_nix, nix_environment, nix_missing
 
 SYSTEM = f"{os.uname().machine}-linux"
@@ -127,7 +128,7 @@ class SourceCase(TestCase):
 
     async def package(self, package_set: PackageSet, name: str = "plain") -> Package:
         nix = make_nix(self.directory, config=self.config.nixpkgs_config)
-        evaluation = await nix.evaluate(package_set, SYSTEM, [Requirement(name=name)])
+        evaluation = await nix.evaluate(package_set, SYSTEM, [PackageRequest(name=name)])
         return evaluation.packages[0]
 
     async def evaluated(self, sources: Resolver, tag: str = "latest", name: str = "plain") -> str:

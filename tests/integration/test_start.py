@@ -14,9 +14,9 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.counting.popularity import read_pinned
-from nixery.layering.counts import encode_popularity
-from nixery.layering.layers import Popularity
+from nixery.layers.grouping import Popularity
+from nixery.layers.popularity_file import encode_popularity
+from nixery.popularity.data import read_pinned
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 

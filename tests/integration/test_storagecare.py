@@ -7,14 +7,14 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from random import Random
 
-from nixery.errors import CollectionRunning
-from nixery.oci import digest_of
-from nixery.storage.collecting import collect, drive
-from nixery.storage.inventory import Inventory, read_files, read_names
-from nixery.storage.policy import Policy
-from nixery.storage.storelock import publishing
-from tests.unit.store_kit import StoreCase
-from tests.unit.test_storage_contract import finish
+from nixery.image.manifests import digest_of
+from nixery.storage.errors import CollectionRunning
+from nixery.storage.filesystem.garbage_collector import collect, run_blocking
+from nixery.storage.filesystem.gc_policy import Policy
+from nixery.storage.filesystem.publish_lock import publishing
+from nixery.storage.filesystem.scan import Inventory, read_files, read_names
+from tests.support.stores import StoreCase
+from tests.unit.storage.test_contract import finish
 
 IMAGES = 60
 PATIENCE = 120.0
@@ -79,6 +79,6 @@ def collect_until(root: Path, done: Event) -> None:
     """Collect again and again."""
     while not done.is_set():
         try:
-            drive(collect(str(root), Policy(max_bytes=2000, grace=0.0)))
+            run_blocking(collect(str(root), Policy(max_bytes=2000, grace=0.0)))
         except CollectionRunning:
             done.wait(0.01)

@@ -11,8 +11,8 @@ from threading import Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.graph import parse_dump
-from tests.benchmarks import ceilings, scale, soak
+from nixery.image.closure import parse_dump
+from tests.benchmarks import hardware_limits, scale, soak
 from tests.benchmarks.client import Unexpected, download, fetch, hammer, request_for
 from tests.benchmarks.compression import Costs, pull_seconds
 from tests.benchmarks.measure import Figure, Options, as_table, median_ratio, percentile, run
@@ -130,6 +130,6 @@ class SmokeTests(SynchronousTestCase):
 
     def test_run(self) -> None:
         """What needs no peers comes to figures."""
-        for benchmark in (scale, ceilings):
+        for benchmark in (scale, hardware_limits):
             for figure in benchmark.measure(Options(rounds=1, quick=True)):
                 self.assertGreater(figure.value, 0, figure.name)

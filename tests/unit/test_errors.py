@@ -4,6 +4,7 @@ Tests for ``nixery.errors``.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import get_type_hints
 
 from hypothesis import given, settings
@@ -11,24 +12,15 @@ from hypothesis import strategies as st
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery import errors
-from nixery.errors import (
-    Evidence,
-    NixeryError,
-    PackageProblem,
-    PackagesRefused,
-    ProblemKind,
-    RememberedFailure,
-    ShuttingDown,
-    StorageError,
-    StorageFull,
-)
+from nixery.builds.errors import CachedFailure
+from nixery.config.errors import ConfigError
+from nixery.errors import NixeryError, ShuttingDown, StorageError
+from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
+from nixery.process.errors import CommandOutput
+from nixery.storage.errors import StorageFull
+from nixery.testing.error_types import error_types
 
-TYPES = [
-    each
-    for each in vars(errors).values()
-    if isinstance(each, type) and issubclass(each, NixeryError) and each is not NixeryError
-]
+TYPES = list(error_types().values())
 """Every type of error."""
 
 
@@ -37,7 +29,7 @@ def instances(kind: type[NixeryError]) -> st.SearchStrategy[NixeryError]:
     special: dict[object, st.SearchStrategy[object]] = {
         float: st.floats(0, 1e6),
         NixeryError: st.builds(ShuttingDown),
-        Evidence: st.builds(Evidence, argv=st.just(("nix-build", "x")), stderr=st.text()),
+        CommandOutput: st.builds(CommandOutput, argv=st.just(("nix-build", "x")), stderr=st.text()),
     }
     return st.builds(
         kind,
@@ -55,7 +47,7 @@ class TreeTests(SynchronousTestCase):
     @given(st.sampled_from(TYPES).flatmap(instances))
     def test_any(self, error: NixeryError) -> None:
         """An error has a message whatever its fields hold, and can be raised and kept."""
-        self.assertTrue(error.message or isinstance(error, errors.ConfigError | PackagesRefused))
+        self.assertTrue(error.message or isinstance(error, ConfigError | PackagesRefused))
         self.assertEqual(str(error), error.message)
         try:
             raise error
@@ -69,10 +61,8 @@ class TreeTests(SynchronousTestCase):
     def test_public(self) -> None:
         """Every type has a place in ``__all__`` and a docstring."""
         for kind in TYPES:
-            self.assertIn(kind.__name__, errors.__all__)
+            self.assertIn(kind.__name__, import_module(kind.__module__).__all__)
             self.assertTrue(kind.__doc__)
-        for name in errors.__all__:
-            self.assertTrue(hasattr(errors, name))
 
 
 class MessageTests(SynchronousTestCase):
@@ -103,16 +93,17 @@ class MessageTests(SynchronousTestCase):
     def test_evidence(self) -> None:
         """Evidence tells a signal from a status."""
         self.assertEqual(
-            Evidence(argv=("nix-build", "x"), status=100).describe(),
+            CommandOutput(argv=("nix-build", "x"), status=100).describe(),
             "nix-build exited with status 100",
         )
         self.assertEqual(
-            Evidence(argv=("nix-build",), signal=9).describe(), "nix-build was ended by signal 9"
+            CommandOutput(argv=("nix-build",), signal=9).describe(),
+            "nix-build was ended by signal 9",
         )
 
     def test_remembered(self) -> None:
         """A remembered failure repeats the first one's message and says how long it lasts."""
-        error = RememberedFailure(original=ShuttingDown(), retry_after=12.4)
+        error = CachedFailure(original=ShuttingDown(), retry_after=12.4)
         self.assertTrue(error.message.startswith(ShuttingDown().message))
         self.assertIn("12 s", error.message)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.fuzz.fuzz_app import PASSWORD, USER, World, audited, basic
 from tests.fuzz.targets import REQUESTS, world
-from tests.fuzz.world import PASSWORD, USER, World, audited, basic
-from tests.unit.garbage import set_garbage_apart
+from tests.support.garbage import set_garbage_apart
 
 PROFILE = settings(deadline=None, derandomize=True, database=None)
 
@@ -214,7 +214,7 @@ def _fail(_request: object) -> bytes:
 
 
 class RequestTests(SynchronousTestCase):
-    """Each is judged by what :meth:`tests.fuzz.world.World.check` looks at."""
+    """Each is judged by what :meth:`tests.fuzz.fuzz_app.World.check` looks at."""
 
     def setUp(self) -> None:
         set_garbage_apart(self)

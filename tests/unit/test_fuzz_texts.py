@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fuzz.texts import TEXTS, Text
+from tests.fuzz.parser_targets import TEXTS, Text
 
 EXAMPLES = 12
 

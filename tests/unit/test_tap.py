@@ -12,8 +12,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from nixery.configuration.settings import SETTINGS
-from nixery.sources import PathSource
+from nixery.config.settings import SETTINGS
+from nixery.sources.source import PathSource
 from nixery.tap import Options, make_daemon
 
 

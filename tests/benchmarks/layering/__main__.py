@@ -14,7 +14,7 @@ from statistics import mean
 
 from attrs import AttrsInstance, asdict, frozen
 
-from nixery.layering.layers import Strategy as Layering
+from nixery.layers.grouping import Strategy as Layering
 from tests.benchmarks.layering import fresh, peers, study, workload
 from tests.benchmarks.layering.measures import LEAF_PATHS, Costs, Leaf, Strategy, costs, leaf
 from tests.benchmarks.layering.ours import Ours, seconds_for

@@ -13,8 +13,8 @@ from statistics import median
 
 from attrs import frozen
 
-from nixery.graph import PathInfo, RuntimeGraph, StorePath, package_name
-from nixery.layering.layers import LayerSettings, Popularity, Strategy, plan_layers
+from nixery.image.closure import PathInfo, RuntimeGraph, StorePath, package_name
+from nixery.layers.grouping import LayerSettings, Popularity, Strategy, plan_layers
 from tests.benchmarks.layering.workload import Closure, PackageSet, Paths, indices
 
 __all__ = ["Ours", "seconds_for"]

@@ -20,11 +20,11 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from nixery import errors
-from nixery.configuration.kinds import Kind, Rejected
-from nixery.configuration.settings import GIVEN, SETTINGS, Setting
+from nixery.config.settings import ANY_VALUE, SETTINGS, Setting
+from nixery.config.types import InvalidValue, Kind
 from nixery.errors import NixeryError
-from nixery.web.answers import problem_of
+from nixery.http.error_responses import error_response
+from nixery.testing.error_types import error_types
 
 __all__ = ["setup"]
 
@@ -80,7 +80,7 @@ def _facts(setting: Setting) -> Sequence[tuple[str, nodes.paragraph]]:
     facts.append(("Default", nodes.paragraph("", default or "none")))
     if setting.requires is not None:
         other, value = setting.requires
-        with_value = "" if value is GIVEN else f": {value}"
+        with_value = "" if value is ANY_VALUE else f": {value}"
         facts.append(("Only with", nodes.paragraph("", "", _code(f"{other}{with_value}"))))
     return facts
 
@@ -109,7 +109,7 @@ def _expected(kind: Kind) -> str:
         return _WORDS[kind.name]
     try:
         kind.parse(object())
-    except Rejected as rejected:
+    except InvalidValue as rejected:
         words = str(rejected).removeprefix("give ")
     else:
         raise ValueError(f"{kind.name}: everything is a value of this kind")
@@ -134,7 +134,7 @@ class Says(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        kind = getattr(errors, name, None)
+        kind = error_types().get(name)
         if not (isinstance(kind, type) and issubclass(kind, NixeryError)):
             raise self.error(f"there is no error {name!r}")
         try:
@@ -153,7 +153,7 @@ class Says(SphinxDirective):
     def _where(self, example: NixeryError) -> list[nodes.Node]:
         if "at" in self.options:
             return [_text(_PLACES[self.options["at"]])]
-        problem = problem_of(example)
+        problem = error_response(example)
         words: list[nodes.Node] = [
             _text(f"HTTP status {problem.status}, code "),
             _code(problem.code),
@@ -198,7 +198,7 @@ def _value(hint: Any, given: Any) -> Any:
         return tuple(_value(get_args(hint)[0], item) for item in given)
     if hint is NixeryError:
         fields = dict(given)
-        return _make(getattr(errors, fields.pop("type")), fields)
+        return _make(error_types()[fields.pop("type")], fields)
     if attrs.has(hint):
         return _make(hint, given)
     if isinstance(hint, type) and issubclass(hint, Enum):

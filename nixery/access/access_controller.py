@@ -1,0 +1,304 @@
+"""
+Who is at the door, and what they may have: credentials, rules, tokens, all in one place.
+
+What was checked a short while ago is known at once
+(:meth:`AccessController.cached_identity`); a password that is not is checked on a thread, once
+for all requests that bring it at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from twisted.cred.credentials import UsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.logger import Logger
+
+from nixery.access.credential_cache import CredentialCache
+from nixery.access.errors import LoginFailed, LoginThrottled, TokenInvalid
+from nixery.access.identity import ANONYMOUS, ANY_USER, Identity, IssuedToken
+from nixery.access.password_checker import HtpasswdChecker
+from nixery.access.passwords import Passwords
+from nixery.access.throttle import Throttle
+from nixery.access.tokens import ACCESS, REFRESH, Tokens
+from nixery.image.errors import InvalidName
+from nixery.image.manifests import Image
+from nixery.image.names import Digest, ImageName, parse_image_name
+from nixery.image.patterns import PackagePatterns
+from nixery.runtime.clocks import WallClock
+from nixery.runtime.single_flight import SingleFlight
+from nixery.runtime.workers import Workers
+
+__all__ = ["AccessController"]
+
+REMEMBERED = 300.0
+"""Seconds for which a password that was right is not checked again."""
+
+TOKEN_LIFE = 300
+"""Seconds that a token is good for: clients fetch another one by themselves."""
+
+REFRESH_LIFE = 30 * 86400
+"""The same for one that stands for a password in a client's file."""
+
+MAX_SCOPES = 16
+"""How many repositories a token is for at most."""
+
+MAX_CHECKS = 64
+MAX_CHECKS_OF_ADDRESS = 4
+"""How many passwords are checked or wait for that, in all and for one address."""
+
+
+class RepositoryBlobs(Protocol):
+    """Tells which blobs belong to the images of a name."""
+
+    def served(self, name: ImageName, image: Image) -> None:
+        """Record that an image was served as ``name``."""
+
+    async def hold(self, name: ImageName, digest: Digest) -> bool:
+        """
+        Tell whether a blob or manifest belongs to an image of ``name``.
+
+        :raises StorageError: the storage failed.
+        """
+
+
+class AccessController:
+    """
+    Tells who somebody is, and what is for them: nobody, and nothing, until it is told.
+
+    :param holdings: which blobs belong to what.
+    :param workers: the pool in which passwords are checked.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
+    :param wall_clock: tells when tokens are issued.
+    :param system: the Nix system of images whose name chooses none.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        holdings: RepositoryBlobs,
+        workers: Workers,
+        seconds: Callable[[], float],
+        wall_clock: WallClock,
+        system: str,
+    ) -> None:
+        self._checker = HtpasswdChecker(Passwords(hashes={}), workers)
+        self._rules: Mapping[str, PackagePatterns] = {}
+        self._tokens: Tokens | None = None
+        self._holdings = holdings
+        self._seconds = seconds
+        self._wall_clock = wall_clock
+        self._system = system
+        self._throttle = Throttle(seconds)
+        self._remembered = CredentialCache(seconds)
+        # What began before the users were replaced proves nothing afterwards.
+        self._generation = 0
+        self._checking: SingleFlight[tuple[int, bytes], None] = SingleFlight()
+        self._waiting: dict[str, int] = {}
+
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether clients of the registry API are to fetch tokens."""
+        return self._tokens is not None
+
+    def replace(self, passwords: Passwords, rules: Mapping[str, PackagePatterns]) -> None:
+        """
+        Let these count from now on; nobody is remembered.
+
+        :param passwords: the users.
+        :param rules: what users may have, by their names; :data:`ANONYMOUS` is whoever has
+            not logged in, and :data:`ANY_USER` every user who is not in it; without that,
+            these may have everything.
+        """
+        self._checker.passwords = passwords
+        self._rules = rules
+        self._generation += 1
+        self._remembered.clear()
+
+    def sign(self, tokens: Tokens) -> None:
+        """Give tokens to clients."""
+        self._tokens = tokens
+
+    # -- who it is ------------------------------------------------------------------------
+
+    def cached_identity(self, credentials: bytes) -> Identity | None:
+        """What credentials have proved a short while ago; ``None``: they are to be checked."""
+        return self._remembered.get(self._remembered.mark(credentials))
+
+    async def log_in(
+        self, user: str, password: str, address: str, credentials: bytes | None = None
+    ) -> Identity:
+        """
+        Check a password.
+
+        :param address: where it comes from.
+        :param credentials: what else it is known again by, see :meth:`cached_identity`.
+        :raises LoginFailed: it is not the user's, or there is no such user.
+        :raises LoginThrottled: too many were wrong, or too many are being checked.
+        """
+        # No name has a zero in it: the parts cannot be shifted.
+        mark = self._remembered.mark(f"{user}\0{password}".encode("utf-8", "replace"))
+        known = self._remembered.get(mark)
+        if known is not None:
+            return known
+        wait = self._throttle.wait(address, user)
+        if wait > 0:
+            raise LoginThrottled(retry_after=wait)
+        generation = self._generation
+        await self._checking.run((generation, mark), lambda: self._check(user, password, address))
+        identity = Identity(user=user)
+        if generation == self._generation:
+            until = self._seconds() + REMEMBERED
+            self._remembered.keep(mark, identity, until)
+            if credentials is not None:
+                self._remembered.keep(self._remembered.mark(credentials), identity, until)
+        return identity
+
+    def read_token(self, token: str, credentials: bytes) -> Identity:
+        """
+        What a token proves.
+
+        :param credentials: what it is known again by.
+        :raises TokenInvalid: it proves nothing.
+        """
+        if self._tokens is None:
+            raise TokenInvalid(reason="this registry takes passwords, and no tokens")
+        claims = self._tokens.read(token, ACCESS)
+        self._check_mark(claims.user, claims.mark)
+        identity = Identity(user=claims.user, scopes=claims.repositories)
+        # Its end is a time of day.  The clock may be set while somebody pulls with it.
+        left = min(claims.expires - self._wall_clock.now(), REMEMBERED)
+        until = self._seconds() + left
+        self._remembered.keep(self._remembered.mark(credentials), identity, until)
+        return identity
+
+    def verify_refresh_token(self, token: str) -> Identity:
+        """
+        Whose refresh token it is.
+
+        :raises TokenInvalid: it is none.
+        """
+        if self._tokens is None:
+            raise TokenInvalid(reason="this registry takes passwords, and no tokens")
+        claims = self._tokens.read(token, REFRESH)
+        if claims.user is None:
+            raise TokenInvalid(reason="it is nobody's")
+        self._check_mark(claims.user, claims.mark)
+        return Identity(user=claims.user)
+
+    def issue(
+        self, user: str | None, scopes: Sequence[str], *, refresh: bool = False
+    ) -> IssuedToken:
+        """
+        A token for those of the repositories that a user may pull from.
+
+        :param user: ``None``: whoever has not logged in.
+        :param scopes: as the Docker token protocol writes them.
+        :param refresh: whether another one is wanted to get tokens with, later.
+        :raises TokenInvalid: there are no tokens here.
+        """
+        if self._tokens is None:
+            raise TokenInvalid(reason="this registry takes passwords, and no tokens")
+        mark = None if user is None else self._checker.passwords.mark(user)
+        repositories = [name for name in _repositories(scopes) if self._may_pull_from(user, name)]
+        return IssuedToken(
+            token=self._tokens.issue(ACCESS, user, mark, repositories, TOKEN_LIFE),
+            seconds=TOKEN_LIFE,
+            time=int(self._wall_clock.now()),
+            refresh=self._tokens.issue(REFRESH, user, mark, (), REFRESH_LIFE)
+            if refresh and user is not None
+            else None,
+        )
+
+    # -- what is for them -----------------------------------------------------------------
+
+    @property
+    def allows_anonymous(self) -> bool:
+        """Whether there is anything for those who have not logged in."""
+        return ANONYMOUS in self._rules
+
+    def refused(self, user: str | None, name: ImageName) -> tuple[str, ...]:
+        """The packages of an image that are not for a user; nothing: all are."""
+        patterns = self._patterns(user)
+        return () if patterns is None else patterns.refused(name)
+
+    def served(self, user: str | None, name: ImageName, image: Image) -> None:
+        """A user was told of an image: what belongs to it is for them."""
+        if self._patterns(user) is not None:
+            self._holdings.served(name, image)
+
+    async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
+        """
+        Whether a blob or a manifest belongs to an image that a user may have.
+
+        :param name: an image's that is for the user.
+        :raises StorageError: the storage failed.
+        """
+        return self._patterns(user) is None or await self._holdings.hold(name, digest)
+
+    def _patterns(self, user: str | None) -> PackagePatterns | None:
+        """What a user may have; ``None``: everything."""
+        if user is None:
+            return self._rules.get(ANONYMOUS, _NOTHING)
+        # Streams outlast the users who opened them.
+        if user not in self._checker.passwords:
+            return _NOTHING
+        return self._rules.get(user, self._rules.get(ANY_USER))
+
+    def _may_pull_from(self, user: str | None, repository: str) -> bool:
+        try:
+            name = parse_image_name(repository, self._system)
+        except InvalidName:
+            return False
+        return not self.refused(user, name)
+
+    def _check_mark(self, user: str | None, mark: str | None) -> None:
+        """:raises TokenInvalid: the user is gone, or has another password."""
+        if user is None:
+            if not self.allows_anonymous:
+                raise TokenInvalid(reason="nobody may pull without logging in any more")
+        elif mark is None or mark != self._checker.passwords.mark(user):
+            raise TokenInvalid(reason="its user has another password now, or is gone")
+
+    async def _check(self, user: str, password: str, address: str) -> None:
+        waiting = self._waiting.get(address, 0)
+        if waiting >= MAX_CHECKS_OF_ADDRESS or sum(self._waiting.values()) >= MAX_CHECKS:
+            raise LoginThrottled(retry_after=2.0)
+        self._waiting[address] = waiting + 1
+        credentials = UsernamePassword(
+            user.encode("utf-8", "replace"), password.encode("utf-8", "replace")
+        )
+        try:
+            await self._checker.requestAvatarId(credentials)
+        except UnauthorizedLogin:
+            wait = self._throttle.failed(address, user)
+            self._log.warn(
+                "{user!r} from {address} failed to log in{wait}",
+                user=user[:64],
+                address=address,
+                wait=f", and may try again in {wait:.0f} s" if wait else "",
+            )
+            raise LoginFailed from None
+        finally:
+            left = self._waiting.pop(address) - 1
+            if left:
+                self._waiting[address] = left
+        self._throttle.succeeded(address, user)
+        self._log.info("{user} from {address} logged in", user=user, address=address)
+
+
+_NOTHING = PackagePatterns(patterns=())
+
+
+def _repositories(scopes: Sequence[str]) -> Sequence[str]:
+    """The names in ``repository:NAME:pull,push``; a name may have colons before it only."""
+    names: dict[str, None] = {}
+    for scope in " ".join(scopes).split()[:MAX_SCOPES]:
+        kind, _, rest = scope.partition(":")
+        name, colon, actions = rest.rpartition(":")
+        if kind.partition("(")[0] == "repository" and colon and "pull" in actions.split(","):
+            names[name] = None
+    return tuple(names)

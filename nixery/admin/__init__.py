@@ -1,1 +1,0 @@
-"""The command that takes care of what is stored."""

@@ -1,1 +1,0 @@
-"""From an image name to an image that is stored."""

@@ -1,0 +1,1 @@
+"""The build pipeline: evaluation, realisation, packing and publication of an image."""

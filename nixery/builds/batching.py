@@ -1,0 +1,169 @@
+"""
+Small jobs, made several at a time.
+
+A layer of some kilobytes is packed in less time than it takes to hand it from thread to
+thread, and half of the layers of most images are as small as that.  So whoever packs takes
+a *parcel*: some layers that are packed without a pause and stored in one go.  Large ones
+are a parcel each.
+
+How much is a parcel?  Its share of what is left to do, so that parcels get smaller towards
+the end and all threads end at about the same time: *guided self-scheduling*, Polychronopoulos
+and Kuck, IEEE Transactions on Computers C-36 (1987), 1425-1439.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from threading import Event
+from typing import Generic, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from nixery.runtime.deferreds import shield, when_finished
+
+__all__ = ["BatchQueue"]
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+QUEUE_SHARE = 2.0
+"""How many slots' share of what is left a parcel takes: some of them wait for the disk."""
+
+LARGEST = 16 * 2**20
+"""What a parcel of more than one job may take, in bytes: more would be lost in a crash."""
+
+SMALLEST = 2 * 2**20
+"""What it takes in any case, if there is as much: some milliseconds' work."""
+
+MOST = 32
+"""How many jobs it may have; each holds a file open."""
+
+PER_JOB_COST = 256 * 2**10
+"""What a job costs besides the bytes that it takes, in bytes."""
+
+
+@define(kw_only=True, eq=False)
+class BatchQueue(Generic[J, R]):
+    """
+    Makes what is wanted, first come, first served.
+
+    :param make: makes some jobs, given what tells to stop because nobody wants any of them;
+        returns their results in order.
+    :param slots: how many parcels are in the making at once.
+    """
+
+    make: Callable[[Sequence[J], Event], Awaitable[Sequence[R]]]
+    slots: int
+
+    _waiting: deque[_Item[J, R]] = field(factory=deque, init=False)
+    _running: int = field(default=0, init=False)
+    _beginning: bool = field(default=False, init=False)
+
+    async def run(self, job: J, size: int) -> R:
+        """
+        Make a job, when its turn comes.
+
+        Cancelling drops one that has not begun.  Otherwise it takes effect when its parcel
+        has ended, which is told to stop if nobody wants any of it.
+
+        :param size: of what it takes, in bytes.
+        :raises Exception: what ``make`` has raised for this job alone: the jobs of a parcel
+            that fails are made again one by one.
+        """
+        item: _Item[J, R] = _Item(job=job, cost=size + PER_JOB_COST)
+        self._waiting.append(item)
+        self._begin()
+        try:
+            return await shield(item.done)
+        except CancelledError:
+            if item.parcel is None:
+                self._waiting.remove(item)
+            else:
+                await item.parcel.leave()
+            raise
+
+    def _begin(self) -> None:
+        # What ends at once comes back here, and must not pile up.
+        if self._beginning:
+            return
+        self._beginning = True
+        try:
+            while self._waiting and self._running < self.slots:
+                self._running += 1
+                parcel = self._next()
+                parcel.task = Deferred.fromCoroutine(self._work(parcel))
+        finally:
+            self._beginning = False
+
+    def _next(self) -> _Parcel[J, R]:
+        share = QUEUE_SHARE / self.slots * sum(item.cost for item in self._waiting)
+        room = max(SMALLEST, min(LARGEST, share))
+        items: list[_Item[J, R]] = []
+        while self._waiting and len(items) < MOST:
+            if items and self._waiting[0].cost > room:
+                break
+            items.append(self._waiting.popleft())
+            room -= items[-1].cost
+        parcel = _Parcel(items=items, wanted=len(items))
+        for item in items:
+            item.parcel = parcel
+        return parcel
+
+    async def _work(self, parcel: _Parcel[J, R]) -> None:
+        try:
+            await self._make(parcel, parcel.items)
+        finally:
+            self._running -= 1
+            self._begin()
+
+    async def _make(self, parcel: _Parcel[J, R], items: Sequence[_Item[J, R]]) -> None:
+        try:
+            results = await self.make([item.job for item in items], parcel.stop)
+        except Exception:  # noqa: BLE001  # it is for whoever waits
+            failure = Failure()
+        else:
+            for item, result in zip(items, results, strict=True):
+                item.done.callback(result)
+            return
+        if len(items) > 1 and not parcel.stop.is_set():
+            # None may fail for what another one cannot have.
+            for item in items:
+                await self._make(parcel, [item])
+        else:
+            for item in items:
+                item.done.errback(failure)
+
+
+@define(kw_only=True, eq=False)
+class _Item(Generic[J, R]):
+    """A job, and who waits for it."""
+
+    job: J
+    cost: float
+    done: Deferred[R] = field(factory=Deferred)
+    parcel: _Parcel[J, R] | None = None
+
+
+@define(kw_only=True, eq=False)
+class _Parcel(Generic[J, R]):
+    """
+    What is made in one go.
+
+    :param wanted: how many of its jobs somebody waits for.
+    """
+
+    items: Sequence[_Item[J, R]]
+    wanted: int
+    stop: Event = field(factory=Event)
+    task: Deferred[None] | None = None
+
+    async def leave(self) -> None:
+        """One of its jobs is not wanted any more; returns when it has ended."""
+        self.wanted -= 1
+        if self.wanted == 0:
+            self.stop.set()
+        if self.task is not None:
+            await when_finished(self.task)

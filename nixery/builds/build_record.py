@@ -1,0 +1,36 @@
+"""
+Describes an image that has just been made, with what it was made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from nixery.image.closure import RuntimeGraph
+from nixery.image.manifests import ImageLayer
+from nixery.image.names import Digest
+from nixery.image.packages import Evaluation
+from nixery.layers.plan import LayerPlan, Popularity
+
+__all__ = ["BuildRecord"]
+
+
+@frozen(kw_only=True, eq=False)
+class BuildRecord:
+    """
+    An image that has just been made, with what it was made of.
+
+    :param digest: of its OCI manifest.
+    :param source: the package set's revision, for people.
+    :param layers: those of the plan, in its order, and whatever lies on top of them.
+    """
+
+    digest: Digest
+    source: str
+    evaluation: Evaluation
+    graph: RuntimeGraph
+    plan: LayerPlan
+    layers: Sequence[ImageLayer]
+    popularity: Popularity

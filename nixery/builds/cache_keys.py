@@ -1,0 +1,97 @@
+"""
+The keys that caches look things up by.
+
+A key is the SHA-256 of canonical JSON: the same value has one spelling, and two
+different values never share one, as they can once strings are joined
+(``["a", "b c"]`` and ``["a b", "c"]``).  Each kind of key says what kind it is
+inside, so that none is mistaken for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nixery.image.canonical_json import Json, sha256_hex
+from nixery.image.closure import StorePath
+from nixery.image.names import ImageName
+from nixery.image.packages import Evaluation, Package
+from nixery.sources.source import Revision
+
+__all__ = ["image_key", "layer_key", "request_key"]
+
+
+def image_key(evaluation: Evaluation, options: Mapping[str, Json]) -> str:
+    """
+    The key of an image whose packages have been evaluated.
+
+    It covers all that an image's bytes depend on and nothing else: neither how
+    the packages were spelled, nor which revision of which source they come from,
+    nor their derivations, which change more often than their outputs.
+
+    :param evaluation: the packages.
+    :param options: whatever else shapes an image: the layering, the popularity
+        data, the compression, the versions of the code that makes each.
+    """
+    return sha256_hex(
+        {
+            "kind": "image",
+            "options": options,
+            "packages": [
+                _package(package)
+                for package in sorted(evaluation.packages, key=lambda package: package.attribute)
+            ],
+            "system": evaluation.system,
+        }
+    )
+
+
+def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]) -> str:
+    """
+    The key of an image that was asked for and has not been evaluated yet.
+
+    For a revision that is not pinned it identifies the job, but not its result.
+
+    :param options: as for :func:`image_key`, and what shapes the evaluation.
+    """
+    return sha256_hex(
+        {
+            "kind": "request",
+            "options": options,
+            "requirements": [
+                {"exact": item.exact, "name": item.name, "optional": item.optional}
+                for item in name.requirements
+            ],
+            "revision": revision.identity,
+            "system": name.system,
+        }
+    )
+
+
+def layer_key(paths: Iterable[StorePath | str], compression: str, format_version: int) -> str:
+    """
+    The key of a layer that holds the given store paths.
+
+    :param paths: in any order; duplicates collapse.
+    :param compression: the label of the compression, with its level.
+    :param format_version: the version of the code that writes the archive.
+    """
+    return sha256_hex(
+        {
+            "compression": compression,
+            "format": format_version,
+            "kind": "layer",
+            "paths": sorted({str(path) for path in paths}),
+        }
+    )
+
+
+def _package(package: Package) -> Json:
+    return {
+        "attribute": package.attribute,
+        "description": package.description,
+        "name": package.name,
+        "outputs": {output.name: output.path for output in package.outputs},
+        "pname": package.pname,
+        "priority": package.priority,
+        "version": package.version,
+    }

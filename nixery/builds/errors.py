@@ -1,0 +1,75 @@
+"""
+Errors of builds.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = ["ImageTimedOut", "QueueFull", "CachedFailure"]
+
+
+@frozen(kw_only=True)
+class CachedFailure(NixeryError):
+    """
+    A build that failed a short while ago is not tried again yet.
+
+    :param original: how it failed.
+    :param retry_after: seconds until it will be tried again.
+    """
+
+    original: NixeryError
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.original.message}\n(this is remembered from a moment ago;"
+            f" it will be tried again in {max(1, round(self.retry_after))} s)"
+        )
+
+
+@frozen(kw_only=True)
+class ImageTimedOut(NixeryError):
+    """
+    The making of an image was stopped because all of it together took too long.
+
+    :param image: its name.
+    :param phase: what was being done when it was stopped: ``packing``.
+    :param seconds: the limit that was passed.
+    :param setting: the setting that would raise the limit.
+    """
+
+    image: str
+    phase: str
+    seconds: float
+    setting: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.image} was not ready after {self.seconds:g} s and was stopped while"
+            f" {self.phase}; {self.setting} sets the limit"
+        )
+
+
+@frozen(kw_only=True)
+class QueueFull(NixeryError):
+    """
+    Too many images wait to be built already.
+
+    :param waiting: how many.
+    :param retry_after: seconds after which asking again is worth while.
+    """
+
+    waiting: int
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.waiting} images wait to be built already: pull it again in"
+            f" {max(1, round(self.retry_after))} s"
+        )

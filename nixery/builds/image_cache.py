@@ -1,0 +1,203 @@
+"""
+What has been made before: images by image key, and failures.
+
+Image records live in storage, where other instances and later runs find them; what
+lives in memory is bounded.  A record is a promise that its blobs are stored.  Disks are
+cleaned by hand and buckets by lifecycle rules, so the promise is checked before it is
+relied on, and a broken one is withdrawn: what it named is made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, MutableMapping
+
+from attrs import define, field
+from cachetools import TTLCache
+from twisted.logger import Logger
+
+from nixery.builds.errors import CachedFailure
+from nixery.errors import NixeryError, StorageError
+from nixery.image.canonical_json import canonical_json
+from nixery.image.manifests import OCI_CONFIG, Image, Manifest, digest_of
+from nixery.image.names import parse_digest
+from nixery.observability.context import LookupCounts
+from nixery.storage.interface import Storage
+
+__all__ = ["IMAGES", "FailureCache", "ImageCache"]
+
+IMAGES = "image"
+"""The kind of the records of images."""
+
+
+@define(kw_only=True, eq=False)
+class _Known:
+    """An image in memory, and when all of its blobs were last seen."""
+
+    image: Image
+    checked: float
+
+    @property
+    def size(self) -> int:
+        """About how much memory it takes, in bytes."""
+        # Bodies, and a digest of some 120 bytes with its place in a set for each
+        # blob that they name.
+        return sum(manifest.size for manifest in self.image.manifests) + 200 * len(
+            self.image.digests
+        )
+
+
+@define(kw_only=True, eq=False)
+class ImageCache:
+    """
+    The images that have been made, by image key.
+
+    :param storage: holds their manifests, and a record for each image key.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
+    :param ttl: how long an image is kept in memory, in seconds.
+    :param limit: how much memory images may take, in bytes.
+    :param recheck: for how many seconds an image's blobs are taken to be there
+        once they were seen.  Looking for 95 blobs costs some milliseconds of a
+        thread, a warm answer fractions of one: done each time it would be nearly
+        all of the work, done once in ten seconds it is none.  What vanishes in
+        between is noticed by the pull itself, see :meth:`invalidate_checks`.
+    """
+
+    storage: Storage
+    seconds: Callable[[], float]
+    ttl: float = 6 * 3600.0
+    limit: int = 64 * 2**20
+    recheck: float = 10.0
+    counts: LookupCounts = field(factory=LookupCounts, init=False)
+    _recent: MutableMapping[str, _Known] = field(init=False)
+    _trusted_since: float = field(default=float("-inf"), init=False)
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._recent = TTLCache(
+            self.limit, self.ttl, timer=self.seconds, getsizeof=lambda known: known.size
+        )
+
+    async def get(self, key: str) -> Image | None:
+        """
+        The image, all of whose blobs are there; ``None`` when it has to be made.
+
+        :raises StorageError: the storage failed.
+        """
+        known = self._recent.get(key)
+        now = self.seconds()
+        if known is not None and self._trusted_since <= known.checked > now - self.recheck:
+            self.counts.memory += 1
+            return known.image
+        image = await self._load(key) if known is None else known.image
+        if image is None:
+            self.counts.missing += 1
+            return None
+        missing = await self.storage.missing(image.digests)
+        if missing:
+            self._log.warn(
+                "image {key} is made again: {count} of its blobs are gone, {example} for one",
+                key=key,
+                count=len(missing),
+                example=min(missing),
+            )
+            self._recent.pop(key, None)
+            await self.storage.delete_record(IMAGES, key)
+            self.counts.missing += 1
+            return None
+        if known is None:
+            self.counts.storage += 1
+            self._remember(key, image, now)
+        else:
+            self.counts.memory += 1
+            known.checked = now
+        return image
+
+    async def add(self, key: str, image: Image) -> None:
+        """
+        Publish an image whose layers are stored: store its config and its manifests,
+        and a record of them.
+
+        :raises BlobsVanished: layers are gone again.
+        :raises StorageError: the storage failed.
+        """
+        record = canonical_json(
+            {
+                "manifests": [
+                    {"digest": manifest.digest, "media_type": manifest.media_type}
+                    for manifest in image.manifests
+                ]
+            }
+        )
+        blobs = [(manifest.body, manifest.media_type) for manifest in image.manifests]
+        needs = image.digests - {manifest.digest for manifest in image.manifests}
+        if image.config is not None:
+            blobs.insert(0, (image.config, OCI_CONFIG))
+            needs -= {digest_of(image.config)}
+        await self.storage.publish(blobs, needs, (IMAGES, key, record))
+        self._remember(key, image, self.seconds())
+
+    def invalidate_checks(self) -> None:
+        """A blob was asked for that is gone: look for all of them before the next answer."""
+        self._trusted_since = self.seconds()
+
+    async def _load(self, key: str) -> Image | None:
+        text = await self.storage.get_record(IMAGES, key)
+        if text is None:
+            return None
+        try:
+            manifests = tuple(
+                [
+                    Manifest(
+                        media_type=each["media_type"],
+                        digest=parse_digest(each["digest"]),
+                        body=await self.storage.read(parse_digest(each["digest"])),
+                    )
+                    for each in json.loads(text)["manifests"]
+                ]
+            )
+            return Image(manifests=manifests)
+        except StorageError:
+            raise
+        except (KeyError, TypeError, ValueError, NixeryError) as error:
+            self._log.warn("the record of image {key} is of no use: {error}", key=key, error=error)
+            await self.storage.delete_record(IMAGES, key)
+            return None
+
+    def _remember(self, key: str, image: Image, checked: float) -> None:
+        known = _Known(image=image, checked=checked)
+        if known.size <= self.limit:
+            self._recent[key] = known
+
+
+@define(kw_only=True, eq=False)
+class FailureCache:
+    """
+    Failures of a short while ago.
+
+    Docker asks HEAD, then GET, and Kubernetes asks for ever: what has just failed
+    is not tried again at once.
+
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
+    :param ttl: how long a failure is remembered, in seconds.
+    :param limit: how many are kept.
+    """
+
+    seconds: Callable[[], float]
+    ttl: float
+    limit: int = 1024
+    _failures: MutableMapping[str, tuple[float, NixeryError]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._failures = TTLCache(self.limit, self.ttl, timer=self.seconds)
+
+    def check(self, key: str) -> None:
+        """:raises RememberedFailure: it failed a short while ago."""
+        found = self._failures.get(key)
+        if found is not None:
+            failed, error = found
+            raise CachedFailure(original=error, retry_after=failed + self.ttl - self.seconds())
+
+    def add(self, key: str, error: NixeryError) -> None:
+        """Remember that ``key`` failed."""
+        self._failures[key] = self.seconds(), error

@@ -1,0 +1,197 @@
+"""
+Layers that have been made before, by layer key.
+
+Their records live in storage, where other instances and later runs find them; what lives
+in memory is bounded.  As in :mod:`nixery.builds.image_cache`, a record is a promise that is
+checked before it is relied on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, MutableMapping
+
+from attrs import define, field, frozen
+from cachetools import LRUCache
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from nixery.errors import NixeryError
+from nixery.image.canonical_json import canonical_json
+from nixery.image.names import Digest, parse_digest
+from nixery.storage.interface import BlobWriter, PendingBlob, Storage
+
+__all__ = ["LAYERS", "LayerCache", "LayerRecord"]
+
+LAYERS = "layer"
+"""The kind of the records of layers."""
+
+TOGETHER = 32
+"""
+How many layers are looked up together.  An image has up to a hundred: the first of them
+that have to be packed keep the packing threads busy while the others are looked up.
+"""
+
+
+@frozen(kw_only=True)
+class LayerRecord:
+    """
+    A layer that is stored.
+
+    :param digest: of its compressed bytes, the blob.
+    :param size: of its compressed bytes.
+    :param diff_id: the digest of its uncompressed bytes.
+    :param uncompressed_size: of its uncompressed bytes.
+    """
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+    uncompressed_size: int
+
+    def encode(self) -> bytes:
+        """As it is stored: canonical JSON."""
+        return canonical_json(
+            {
+                "digest": self.digest,
+                "size": self.size,
+                "diff_id": self.diff_id,
+                "uncompressed_size": self.uncompressed_size,
+            }
+        )
+
+    @classmethod
+    def decode(cls, text: bytes) -> LayerRecord:
+        """:raises ValueError: it is no such record."""
+        try:
+            value = json.loads(text)
+            return cls(
+                digest=parse_digest(value["digest"]),
+                size=int(value["size"]),
+                diff_id=parse_digest(value["diff_id"]),
+                uncompressed_size=int(value["uncompressed_size"]),
+            )
+        except (KeyError, TypeError, OverflowError, RecursionError, NixeryError) as error:
+            raise ValueError(f"no layer record: {error}") from error
+
+
+@define(kw_only=True, eq=False)
+class LayerCache:
+    """
+    The layers that are stored, by layer key.
+
+    :param storage: keeps the layers, and a record for each.
+    :param limit: how many records are kept in memory as well.
+    """
+
+    storage: Storage
+    limit: int = 65536
+    _recent: MutableMapping[str, LayerRecord] = field(init=False)
+    _waiting: list[tuple[str, Deferred[LayerRecord | None]]] = field(factory=list, init=False)
+    _looking: bool = field(default=False, init=False)
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._recent = LRUCache(self.limit)
+
+    async def get(self, key: str) -> LayerRecord | None:
+        """
+        The layer, whose blob is there; ``None`` when it has to be made.
+
+        Layers that are asked for while others are being looked up are then looked up
+        together.
+
+        :raises StorageError: the storage failed.
+        """
+        waiter: Deferred[LayerRecord | None] = Deferred()
+        self._waiting.append((key, waiter))
+        if not self._looking:
+            # Nobody's own, so that a waiter who leaves takes nothing from the others.
+            Deferred.fromCoroutine(self._look())
+        return await waiter
+
+    async def add(
+        self, layers: Mapping[str, tuple[LayerRecord, BlobWriter]], media_type: str
+    ) -> list[LayerRecord]:
+        """
+        Publish layers.
+
+        :param layers: by layer key; each with what has its blob, which ends.
+        :return: the layers to name in a manifest, in order: those that were published first
+            under these keys, because other manifests name them already.
+        :raises StorageError: the storage failed.
+        """
+        texts = await self.storage.commit_all(
+            [
+                PendingBlob(
+                    writer=writer,
+                    digest=record.digest,
+                    size=record.size,
+                    media_type=media_type,
+                    record=(LAYERS, key, record.encode()),
+                )
+                for key, (record, writer) in layers.items()
+            ]
+        )
+        firsts = []
+        for (key, (record, _)), text in zip(layers.items(), texts, strict=True):
+            try:
+                first = LayerRecord.decode(text)
+            except ValueError:
+                await self.storage.set_record(LAYERS, key, record.encode())
+                first = record
+            self._recent[key] = first
+            firsts.append(first)
+        return firsts
+
+    async def _look(self) -> None:
+        """Look up what is asked for, until nothing is."""
+        self._looking = True
+        while self._waiting:
+            asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+            found: dict[str, LayerRecord] | Failure
+            try:
+                found = await self._find({key for key, _ in asked})
+            except Exception:  # noqa: BLE001  # they are told
+                found = Failure()
+            for key, waiter in asked:
+                if not waiter.called:
+                    waiter.callback(found if isinstance(found, Failure) else found.get(key))
+        self._looking = False
+
+    async def _find(self, wanted: Collection[str]) -> dict[str, LayerRecord]:
+        """Those of the layers whose blobs are there."""
+        found = {key: self._recent[key] for key in wanted if key in self._recent}
+        unknown = sorted(set(wanted) - found.keys())
+        if unknown:
+            for key, text in (await self.storage.get_records(LAYERS, unknown)).items():
+                try:
+                    found[key] = LayerRecord.decode(text)
+                except ValueError as error:
+                    await self.withdraw(key, str(error))
+        if not found:
+            return found
+        # Each time: a layer that turns out to be missing is packed while its store paths
+        # are at hand, and not when somebody pulls.
+        missing = await self.storage.missing({record.digest for record in found.values()})
+        for key, record in list(found.items()):
+            if record.digest in missing:
+                del found[key]
+                await self.withdraw(key, f"there is no blob {record.digest}")
+        self._recent.update(found)
+        return found
+
+    async def withdraw(self, key: str, reason: str) -> None:
+        """
+        Forget a layer, which is made again when it is needed next.
+
+        :raises StorageError: the storage failed.
+        """
+        self._log.warn(
+            "the record of layer {key} is of no use and is withdrawn: {reason}",
+            key=key,
+            reason=reason,
+        )
+        self._recent.pop(key, None)
+        await self.storage.delete_record(LAYERS, key)

@@ -1,0 +1,73 @@
+"""
+Building what was evaluated, whatever a garbage collector does meanwhile.
+
+Nothing protects derivations between the command that writes them and the one that
+builds them: Nix's temporary roots end with a process.  A collection hits that gap
+rarely, and where one follows the other it hits each time.  So the second try is one
+process, which evaluates as well as builds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.logger import Logger
+
+from nixery.image.names import ImageName
+from nixery.image.packages import Evaluation
+from nixery.nix.errors import MissingDerivations
+from nixery.nix.interface import Nix, Realisation
+from nixery.nix.progress import Phase, Progress
+from nixery.sources.source import PackageSet
+
+__all__ = ["MAX_REEVALUATIONS", "realise"]
+
+MAX_REEVALUATIONS = 10
+"""
+How often packages are evaluated again whose derivations were taken.  One is enough,
+unless the package set is being changed, or a collector removes a path that was given
+its root in just that moment, which Nix 2.8 was seen to do.
+"""
+
+_log = Logger()
+
+
+async def realise(
+    nix: Nix,
+    fetch: Callable[[], Awaitable[PackageSet]],
+    name: ImageName,
+    evaluation: Evaluation,
+    progress: Progress,
+) -> tuple[Realisation, Evaluation]:
+    """
+    Build the packages of an image.
+
+    :param fetch: where they come from.
+    :param evaluation: of the image, as it is now known.
+    :return: also the evaluation that was built: another one, if it had to be made
+        again.
+    :raises MissingDerivations: the package set is never twice the same.
+    :raises NixeryError: they cannot be built, or not be evaluated any more.
+    """
+    try:
+        return await nix.realise(evaluation.packages, progress), evaluation
+    except MissingDerivations as error:
+        missing = error
+    for _ in range(MAX_REEVALUATIONS):
+        _log.info(
+            "{image}: a garbage collection took its derivations; evaluating again",
+            image=name.repository,
+        )
+        progress.phase(Phase.EVALUATING)
+        package_set = await fetch()
+        evaluation = await nix.evaluate(package_set, name.system, name.requirements)
+        try:
+            return (
+                await nix.reevaluate_and_realise(
+                    package_set, name.requirements, evaluation, progress
+                ),
+                evaluation,
+            )
+        except MissingDerivations as error:
+            missing = error
+    raise missing

@@ -1,0 +1,208 @@
+"""
+The book of builds: those that run, and those that have ended lately.
+
+Whoever watches is not sent events, of which a chatty build has a million, but is
+told that *something* is new, a few times a second at most (:mod:`nixery.builds.notifier`), and
+then asks for what has changed since it last asked.  So a watcher that is slow, or
+comes back after a while, costs no memory: it gets the newest state, and those
+lines of the log that are still kept.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+
+from nixery.builds.errors import CachedFailure
+from nixery.builds.notifier import ThrottledNotifier
+from nixery.builds.progress import Build
+from nixery.builds.views import BuildView, Changes, LogPart
+from nixery.errors import NixeryError
+from nixery.image.names import ImageName, Tag
+from nixery.runtime.clocks import WallClock
+
+__all__ = ["BuildTracker"]
+
+OLD_LOGS_SIZE = 8 * 1024 * 1024
+"""How many characters of the logs of all builds that have ended are kept."""
+
+REMOVED = 1024
+"""How many builds that are told of no more are remembered as such."""
+
+BUILD_INTERVAL = 0.1
+"""Seconds between two tellings that a build has changed."""
+
+OVERVIEW_INTERVAL = 0.5
+"""Seconds between two tellings that some build has changed."""
+
+_Request: TypeAlias = tuple[ImageName, Tag]
+
+
+@define(kw_only=True, eq=False)
+class BuildTracker:
+    """
+    The builds that run, and those that have ended lately.
+
+    :param clock: spaces what watchers are told, and measures builds.
+    :param wall_clock: tells when a build began.
+    :param limit: how many builds that have ended are kept.
+    :param reported: called with each build that has ended, also with those that nobody
+        is told of, in the context of its coroutine.
+    :param new_id: makes what cannot be guessed.
+    """
+
+    clock: IReactorTime
+    wall_clock: WallClock
+    limit: int = 256
+    reported: Callable[[BuildView], None] = lambda _build: None
+    new_id: Callable[[], str] = lambda: secrets.token_hex(8)
+
+    _running: dict[str, Build] = field(factory=dict, init=False)
+    _recent: OrderedDict[str, Build] = field(factory=OrderedDict, init=False)
+    _requests: dict[_Request, Build] = field(factory=dict, init=False)
+    _removed: deque[tuple[int, str]] = field(factory=lambda: deque(maxlen=REMOVED), init=False)
+    _removals_known_since: int = field(default=0, init=False)
+    _old_logs: int = field(default=0, init=False)
+    _version: int = field(default=1, init=False)
+    _bell: ThrottledNotifier = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._bell = ThrottledNotifier(clock=self.clock, interval=OVERVIEW_INTERVAL)
+
+    def begin(self, name: ImageName, tag: Tag) -> Build:
+        """A build begins; it has to be told its end."""
+        build = Build(
+            id=self.new_id(),
+            name=name,
+            tag=tag,
+            begun=self.wall_clock.now(),
+            bell=ThrottledNotifier(clock=self.clock, interval=BUILD_INTERVAL),
+            book=self,
+        )
+        self._running[build.id] = self._requests[name, tag] = build
+        return build
+
+    def announce(self, name: ImageName, tag: Tag) -> BuildView | None:
+        """
+        The build that makes an image, for somebody who is told to watch it.
+
+        :return: ``None`` if there is none.
+        """
+        build = self._requests.get((name, tag))
+        return None if build is None else build.announce().view()
+
+    def failed(self, name: ImageName, tag: Tag, error: NixeryError) -> BuildView | None:
+        """
+        The build of an image that failed with an error, or with the one that is
+        remembered; ``None`` if there is none, or none any more.
+        """
+        original = error.original if isinstance(error, CachedFailure) else error
+        for build in reversed(self._recent.values()):
+            if (build.name, build.tag) == (name, tag):
+                view = build.view()
+                if view.problem is not None and view.problem.message == original.message:
+                    return view
+        return None
+
+    # -- what is told ----------------------------------------------------------------
+
+    def overview(self) -> tuple[BuildView, ...]:
+        """The builds that run, then those that have ended, the youngest first."""
+        return tuple(build.view() for build in self._listed())
+
+    def active_names(self) -> tuple[str, ...]:
+        """The names of the images that are being built, as clients wrote them, oldest first."""
+        return tuple(build.name.repository for build in self._running.values())
+
+    def find(self, build_id: str) -> BuildView | None:
+        """A build by its id; ``None`` if it is not, or no more, in the book."""
+        build = self._get(build_id)
+        return None if build is None else build.view()
+
+    def log(self, build_id: str, after: int, limit: int) -> LogPart:
+        """
+        Lines of a build's log, oldest first.
+
+        :param after: the number of the first line that is wanted.
+        :param limit: the most lines.
+        """
+        build = self._get(build_id)
+        return LogPart(first=after, lines=()) if build is None else build.log_part(after, limit)
+
+    def changes(self, since: int) -> Changes:
+        """What has happened after a version; after 0 is everything."""
+        if since < self._removals_known_since or not 0 < since <= self._version:
+            return Changes(version=self._version, builds=self.overview(), removed=None)
+        return Changes(
+            version=self._version,
+            builds=tuple(build.view() for build in self._listed() if build.version > since),
+            removed=tuple(build_id for version, build_id in self._removed if version > since),
+        )
+
+    def watch(self, tell: Callable[[], None], build_id: str | None = None) -> Callable[[], None]:
+        """
+        Call ``tell`` soon after each change, changes in quick succession once.
+
+        :param build_id: the build whose changes and log lines count; by default,
+            the changes of all, without their logs.
+        :return: ends it, and may be called again.
+        """
+        build = None if build_id is None else self._get(build_id)
+        if build_id is not None and build is None:
+            return lambda: None
+        return (self._bell if build is None else build.bell).listen(tell)
+
+    # -- what builds tell, as nixery.builds.progress.Keeper says -------------------------------
+
+    def seconds(self) -> float:
+        """The monotonic time."""
+        return self.clock.seconds()
+
+    def changed(self) -> int:
+        """A build has changed; :return: the new version."""
+        self._version += 1
+        self._bell.ring()
+        return self._version
+
+    def ended(self, build: Build) -> None:
+        """A build has ended."""
+        if self._running.pop(build.id, None) is None:
+            return
+        self.reported(build.view())
+        if self._requests.get((build.name, build.tag)) is build:
+            del self._requests[build.name, build.tag]
+        if not build.listed:
+            # It may have been listed before.
+            self._remove(build)
+            return
+        self._recent[build.id] = build
+        self._old_logs += build.log_size
+        while len(self._recent) > self.limit:
+            _, oldest = self._recent.popitem(last=False)
+            self._old_logs -= oldest.log_size
+            self._remove(oldest)
+        old = iter(tuple(self._recent.values()))
+        while self._old_logs > OLD_LOGS_SIZE:
+            oldest = next(old)
+            self._old_logs -= oldest.log_size
+            oldest.forget_log()
+
+    def _remove(self, build: Build) -> None:
+        if build.version == 0:
+            return  # Nobody has ever seen it.
+        if len(self._removed) == REMOVED:
+            self._removals_known_since = self._removed[0][0]
+        self._removed.append((self.changed(), build.id))
+
+    def _get(self, build_id: str) -> Build | None:
+        build = self._running.get(build_id) or self._recent.get(build_id)
+        return build if build is not None and build.listed else None
+
+    def _listed(self) -> Iterator[Build]:
+        for builds in (self._running, self._recent):
+            yield from (build for build in reversed(builds.values()) if build.listed)

@@ -1,0 +1,1 @@
+"""``nixery-admin``: reports, verifies and removes stored images."""

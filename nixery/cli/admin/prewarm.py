@@ -1,0 +1,218 @@
+"""
+Having a daemon make images before somebody waits for them.
+
+An image is asked for as engines ask, by its manifest, and so is made as it would be for
+them; layers are not fetched.  A daemon that is busy says when to ask again, and is asked
+then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from attrs import define, frozen
+from twisted.internet.defer import CancelledError, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST
+from nixery.popularity.errors import FetchFailed
+from nixery.runtime.deferreds import gather
+from nixery.runtime.terminal import plain_text
+
+__all__ = [
+    "PullResponse",
+    "PullClient",
+    "HttpPullClient",
+    "Warmed",
+    "address_of",
+    "split_image",
+    "warm",
+]
+
+MOST_WAIT = 300.0
+"""The longest pause that a daemon is believed to want, in seconds."""
+
+DEFAULT_WAIT = 5.0
+
+
+@frozen(kw_only=True)
+class PullResponse:
+    """
+    :param status: the HTTP status.
+    :param retry_after: seconds after which to ask again, if it said so.
+    :param message: what went wrong, for a person.
+    :param digest: of the manifest.
+    """
+
+    status: int
+    retry_after: float | None = None
+    message: str = ""
+    digest: str = ""
+
+
+class PullClient(Protocol):
+    """Whoever knows how to ask the daemon."""
+
+    async def __call__(self, path: str, /) -> PullResponse:
+        """
+        Ask for a manifest.
+
+        :raises FetchFailed: there was no answer.
+        """
+
+
+@frozen(kw_only=True)
+class Warmed:
+    """
+    :param image: its name, with a tag if one was given.
+    :param digest: of its manifest; empty if it could not be had.
+    :param error: why not.
+    """
+
+    image: str
+    digest: str = ""
+    error: str = ""
+
+
+@define(kw_only=True)
+class _Warmer:
+    ask: PullClient
+    clock: IReactorTime
+    deadline: float
+    told: Callable[[Warmed], None]
+    slots: DeferredSemaphore
+
+    async def warm(self, image: str) -> Warmed:
+        await self.slots.acquire()
+        try:
+            warmed = await self._pull(image)
+        finally:
+            self.slots.release()
+        self.told(warmed)
+        return warmed
+
+    async def _pull(self, image: str) -> Warmed:
+        name, tag = split_image(image)
+        end = self.clock.seconds() + self.deadline
+        while True:
+            try:
+                answer = await self.ask(f"/v2/{name}/manifests/{tag}")
+            except FetchFailed as error:
+                return Warmed(image=image, error=error.message)
+            if answer.status == 200:
+                return Warmed(image=image, digest=answer.digest)
+            wait = answer.retry_after
+            if answer.status == 429 and wait is None:
+                wait = DEFAULT_WAIT
+            # Of what else is answered with a pause, only passing states are asked again.
+            if wait is None or answer.status not in (429, 503):
+                return Warmed(image=image, error=f"{answer.status}: {answer.message}")
+            wait = min(max(wait, 0.1), MOST_WAIT)
+            if self.clock.seconds() + wait > end:
+                return Warmed(
+                    image=image, error=f"not ready after {self.deadline:g} s: {answer.message}"
+                )
+            await deferLater(self.clock, wait)
+
+
+async def warm(
+    images: Sequence[str],
+    *,
+    ask: PullClient,
+    clock: IReactorTime,
+    jobs: int,
+    deadline: float,
+    told: Callable[[Warmed], None],
+) -> Sequence[Warmed]:
+    """
+    Have images made.
+
+    :param images: names, each perhaps with a tag: ``shell/git:latest``.
+    :param jobs: how many are asked for at once.
+    :param deadline: seconds that one of them may take.
+    :param told: called when one is done.
+    """
+    warmer = _Warmer(
+        ask=ask, clock=clock, deadline=deadline, told=told, slots=DeferredSemaphore(jobs)
+    )
+    unique = list(dict.fromkeys(images))
+    return await gather(warmer.warm(image) for image in unique)
+
+
+def split_image(image: str) -> tuple[str, str]:
+    """``shell/git:tag`` as name and tag; without one, it is ``latest``."""
+    name, _, tag = image.partition(":")
+    return name.strip("/"), tag or "latest"
+
+
+def address_of(endpoints: Sequence[str], public_url: str | None) -> str | None:
+    """Where a daemon of this machine is reached; ``None`` where that cannot be told."""
+    for endpoint in endpoints:
+        found = re.match(r"tcp6?:(?:port=)?([0-9]+)(?::|$)", endpoint)
+        if found is not None and found[1] != "0":
+            interface = re.search(r":interface=([^:]+)", endpoint.replace("\\:", "%"))
+            host = "127.0.0.1" if interface is None else interface[1].replace("%", ":")
+            host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+            if ":" in host and not host.startswith("["):
+                host = f"[{host}]"
+            return f"http://{host}:{found[1]}"
+    return public_url
+
+
+class HttpPullClient:
+    """
+    Implements :class:`PullClient` with treq.
+
+    :param base: the address of the daemon, ``http://127.0.0.1:8080``.
+    :param auth: user and password.
+    """
+
+    def __init__(self, base: str, auth: tuple[str, str] | None = None) -> None:
+        self._base = base.rstrip("/")
+        self._auth = auth
+
+    async def __call__(self, path: str, /) -> PullResponse:
+        import treq  # noqa: PLC0415  # takes a third of a second, and others need it not
+
+        url = self._base + path
+        headers: dict[bytes | str, bytes | str] = {
+            "Accept": f"{OCI_MANIFEST}, {DOCKER_MANIFEST}",
+            "User-Agent": "nixery-admin",
+        }
+        try:
+            response = await treq.get(url, headers=headers, auth=self._auth, timeout=120)
+            body = await treq.content(response)
+        except CancelledError:
+            raise
+        except Exception as error:  # treq documents none of them
+            raise FetchFailed(
+                url=url, reason=plain_text(str(error)) or type(error).__name__
+            ) from error
+        return PullResponse(
+            status=response.code,
+            retry_after=_seconds(_header(response, "Retry-After")),
+            message=_message(body),
+            digest=_header(response, "Docker-Content-Digest") or "",
+        )
+
+
+def _header(response: Any, name: str) -> str | None:  # treq has no types
+    values = response.headers.getRawHeaders(name)
+    return values[-1] if values else None
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,6}", text) else None
+
+
+def _message(body: bytes) -> str:
+    """What a registry's answer says, in its own words."""
+    try:
+        text = json.loads(body)["errors"][0]["message"]
+    except (KeyError, IndexError, TypeError, ValueError):
+        text = body[:200].decode("utf-8", "replace")
+    return plain_text(str(text)).strip().replace("\n", " ")[:500]

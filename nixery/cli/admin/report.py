@@ -1,0 +1,103 @@
+"""
+What is stored, for people and for programs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from nixery.errors import StorageError
+from nixery.image.manifests import parse_manifest
+from nixery.image.names import Digest
+from nixery.runtime.sizes import format_size
+from nixery.storage.filesystem.scan import Inventory, StoredImage
+
+__all__ = ["as_data", "details", "table"]
+
+
+def as_data(inventory: Inventory, units: Sequence[StoredImage]) -> list[dict[str, object]]:
+    """Images as plain data: names, digests, sizes in bytes, last pull in ISO 8601."""
+    naming = Counter(digest for unit in inventory.units() for digest in unit.needs)
+    return [
+        {
+            "images": [f"{name}:{tag}" for name, tag in inventory.tags(unit)],
+            "digest": unit.manifests[0],
+            "size": _size(inventory, unit.needs),
+            "own": _size(inventory, [each for each in unit.needs if naming[each] == 1]),
+            "shared": _size(inventory, [each for each in unit.needs if naming[each] > 1]),
+            "last_pull": datetime.fromtimestamp(unit.used, UTC).isoformat(timespec="seconds"),
+            "missing": list(unit.broken),
+        }
+        for unit in reversed(units)
+    ]
+
+
+def table(inventory: Inventory, units: Sequence[StoredImage]) -> str:
+    """Images as a table, the one first that was pulled last."""
+    rows = [("IMAGE", "SIZE", "OWN", "LAST PULL", "DIGEST")]
+    for row in as_data(inventory, units):
+        names = row["images"]
+        assert isinstance(names, list)
+        marks = " (incomplete)" if row["missing"] else ""
+        for place, name in enumerate(names or ["(no name: pulled by digest)"]):
+            first = place == 0
+            rows.append(
+                (
+                    str(name) + marks,
+                    format_size(int(str(row["size"]))) if first else "",
+                    format_size(int(str(row["own"]))) if first else "",
+                    str(row["last_pull"])[:16].replace("T", " ") if first else "",
+                    str(row["digest"])[7:19],
+                )
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join(
+            text.rjust(width) if column in (1, 2) else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    total = f"{len(units)} images, {len(inventory.files)} blobs, {format_size(inventory.total)}"
+    return "\n".join([*lines, total])
+
+
+def details(inventory: Inventory, unit: StoredImage) -> dict[str, object]:
+    """All that is known of one image: manifests, layers, packages."""
+    (data,) = as_data(inventory, [unit])
+    manifests: list[dict[str, object]] = []
+    layers: Sequence[Mapping[str, object]] = ()
+    config: Mapping[str, object] = {}
+    for digest in unit.manifests:
+        noted = inventory.described.get(digest)
+        manifests.append({"digest": digest, "media_type": noted[0] if noted else None})
+        try:
+            first, *rest = parse_manifest(inventory.blobs.read(digest))
+            layers = [{"digest": each.digest, "size": each.size} for each in rest]
+            config = json.loads(inventory.blobs.read(first.digest))
+        except (StorageError, ValueError):
+            continue
+    return {**data, "manifests": manifests, "layers": layers, **_packages(config)}
+
+
+def _packages(config: Mapping[str, object]) -> dict[str, object]:
+    inner = config.get("config")
+    labels = inner.get("Labels") if isinstance(inner, dict) else None
+    history = config.get("history")
+    contents = (
+        [
+            each.get("comment") or each.get("created_by")
+            for each in history
+            if isinstance(each, dict)
+        ]
+        if isinstance(history, list)
+        else []
+    )
+    return {"labels": labels or {}, "contents": contents}
+
+
+def _size(inventory: Inventory, digests: Sequence[Digest] | frozenset[Digest]) -> int:
+    return sum(inventory.files[each].size for each in digests if each in inventory.files)

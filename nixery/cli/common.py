@@ -1,0 +1,120 @@
+"""
+What the commands have in common that do by hand what the daemon does: how they run,
+end and speak, and the way from a name to built packages.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+
+from nixery.builds.realisation import realise as realise_whatever_is_collected
+from nixery.errors import NixeryError
+from nixery.image.names import ImageName
+from nixery.image.packages import Evaluation
+from nixery.nix.interface import Nix, Realisation
+from nixery.nix.progress import Phase, Progress
+from nixery.runtime.workers import WorkerPool
+from nixery.sources.source import PackageSet
+
+__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "Command", "NullProgress", "realise", "print_error"]
+
+USAGE = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+THREADS = 4
+
+
+@frozen(kw_only=True)
+class Command:
+    """
+    A command.
+
+    :param name: as people call it, ``nixery-layers``.
+    """
+
+    name: str
+
+    # Any: the global reactor has no type.
+    def run(
+        self, reactor: Any, work: Callable[[WorkerPool], Coroutine[Deferred[Any], Any, None]]
+    ) -> Deferred[None]:
+        """
+        Do the work, with a pool of threads; for :func:`nixery.runtime.reactor_time.run_reactor`.
+
+        An interrupt cancels the work, and the process waits until its children are
+        gone.  What fails is told on standard error, and in the exit status.
+        """
+        pool = WorkerPool(self.name, THREADS, reactor)
+        ended: Deferred[None] = Deferred()
+
+        async def whole() -> None:
+            pool.startService()
+            try:
+                await work(pool)
+            except CancelledError:
+                sys.exit(INTERRUPTED)
+            except NixeryError as error:
+                self.complain(error)
+                sys.exit(FAILURE)
+            finally:
+                await pool.stopService()
+                ended.callback(None)
+
+        task = Deferred.fromCoroutine(whole())
+
+        def stop() -> Deferred[None]:
+            task.cancel()
+            return ended
+
+        reactor.addSystemEventTrigger("before", "shutdown", stop)
+        return task
+
+    def complain(self, error: NixeryError) -> None:
+        """Say on standard error what went wrong."""
+        print_error(f"{self.name}: {error.message}")
+
+
+async def realise(
+    nix: Nix, package_set: PackageSet, name: ImageName, progress: Progress
+) -> tuple[Evaluation, Realisation]:
+    """
+    Build the packages of an image, whatever a garbage collector does meanwhile.
+
+    :raises NixeryError: they cannot be had.
+    """
+
+    async def fetch() -> PackageSet:
+        return package_set
+
+    evaluation = await nix.evaluate(package_set, name.system, name.requirements)
+    realisation, evaluation = await realise_whatever_is_collected(
+        nix, fetch, name, evaluation, progress
+    )
+    return evaluation, realisation
+
+
+class NullProgress:
+    """Implements :class:`nixery.nix.progress.Progress`, and says nothing."""
+
+    def phase(self, phase: Phase, /) -> None:
+        pass
+
+    def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
+        pass
+
+    def derivation(self, derivation: str, /) -> None:
+        pass
+
+    def log(self, line: str, /) -> None:
+        pass
+
+
+def print_error(line: str) -> None:
+    """A line on standard error: standard output is for results."""
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,22 @@
+"""
+Errors of the commands.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = ["AdminRefused"]
+
+
+@frozen(kw_only=True)
+class AdminRefused(NixeryError):
+    """Something that ``nixery-admin`` was asked for and cannot do."""
+
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"nothing was done: {self.reason}"

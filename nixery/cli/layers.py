@@ -1,0 +1,244 @@
+"""
+``nixery-layers``: shows an image's layers, as text and as a picture.
+
+Which store paths lie in which layer, why, how much there is to download, and what
+other images have as well: by the code that the daemon makes images with, and by its
+popularity data.  Sizes are true: the layers are packed, to nowhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
+from nixery.config.config import Config, load_config
+from nixery.config.errors import ConfigError
+from nixery.errors import StorageError
+from nixery.image.closure import StorePath
+from nixery.image.errors import InvalidName
+from nixery.image.names import ImageName, parse_image_name
+from nixery.layers.compression_levels import Compression
+from nixery.layers.grouping import (
+    LayerGroup,
+    LayerPlan,
+    LayerSettings,
+    Popularity,
+    PopularityKind,
+    Strategy,
+    plan_layers,
+)
+from nixery.layers.popularity_file import parse_popularity
+from nixery.layers.svg import DrawnLayer, draw_svg, draw_text
+from nixery.layers.tarball import pack_store_paths
+from nixery.nix.interface import Nix
+from nixery.popularity.data import LARGEST, read_pinned
+from nixery.popularity.decompress import expand
+from nixery.popularity.errors import FetchFailed
+from nixery.runtime.deferreds import gather
+from nixery.runtime.reactor_time import run_reactor
+from nixery.runtime.workers import Workers
+from nixery.sources.source import PackageSet
+from nixery.wiring.layers import layer_settings
+from nixery.wiring.nix import make_nix
+from nixery.wiring.sources import fetch_package_set
+
+__all__ = ["layers"]
+
+_PROGRAM = Command(name="nixery-layers")
+
+
+@frozen(kw_only=True)
+class _Request:
+    """
+    What is to be shown.
+
+    :param name: the image.
+    :param others: what it is compared with.
+    :param data: a file of popularity data, if not those of the daemon.
+    :param svg: where the picture goes.
+    :param most_paths: how many store paths are named for each layer.
+    """
+
+    name: ImageName
+    others: tuple[ImageName, ...]
+    config: Config
+    data: Path | None
+    svg: Path | None
+    most_paths: int | None
+
+
+def layers(arguments: Sequence[str] | None = None) -> None:
+    """
+    The command ``nixery-layers``; ends the process.
+
+    Exits with 0, with 1 and a message if an image cannot be made, with 2 if it was
+    called wrongly.
+    """
+    options = _parse(arguments)
+    try:
+        request = _read(options, os.environ)
+    except (ConfigError, InvalidName) as error:
+        _PROGRAM.complain(error)
+        sys.exit(USAGE)
+
+    # Any: the global reactor has no type.
+    def main(reactor: Any) -> Deferred[None]:
+        return _PROGRAM.run(reactor, lambda workers: _show(reactor, workers, request))
+
+    run_reactor(main)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM.name,
+        description="Shows an image's layers: what lies where, why, and who else has it.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="the name of an image: shell/git")
+    parser.add_argument(
+        "--with",
+        metavar="IMAGE",
+        dest="others",
+        action="append",
+        default=[],
+        help="show what this image has as well; may be repeated",
+    )
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="draw a picture into this file")
+    parser.add_argument("--all-paths", action="store_true", help="name every store path")
+    parser.add_argument(
+        "--strategy",
+        "--layer-strategy",
+        choices=[strategy.value for strategy in Strategy],
+        help="how packages are put into layers (default: as configured)",
+    )
+    parser.add_argument(
+        "--layer-budget", help="how many layers there may be (default: as configured)"
+    )
+    parser.add_argument(
+        "--popularity",
+        metavar="FILE",
+        type=Path,
+        help="popularity data (default: those that the daemon keeps in its state directory)",
+    )
+    parser.add_argument(
+        "--path", help="the package set: a directory or a file (default: $NIXERY_PKGS_PATH)"
+    )
+    parser.add_argument("--system", help="the Nix system (default: x86_64-linux)")
+    parser.add_argument("--config", help="the configuration file (default: $NIXERY_CONFIG)")
+    return parser.parse_args(arguments)
+
+
+def _read(options: argparse.Namespace, environ: Mapping[str, str]) -> _Request:
+    """
+    :raises ConfigError: the configuration cannot be used.
+    :raises InvalidName: a name is not that of an image.
+    """
+    given = {
+        "pkgs_path": options.path,
+        "system": options.system,
+        "config": options.config,
+        "layer_budget": options.layer_budget,
+        "layer_strategy": options.strategy,
+    }
+    config = load_config(given, environ)
+    return _Request(
+        name=parse_image_name(options.image, config.system),
+        others=tuple(parse_image_name(other, config.system) for other in options.others),
+        config=config,
+        data=options.popularity,
+        svg=options.svg,
+        most_paths=None if options.all_paths else 6,
+    )
+
+
+async def _show(reactor: Any, workers: Workers, request: _Request) -> None:
+    popularity = await workers.run(_read_popularity, request)
+    settings = layer_settings(request.config)
+    # The roots of a daemon on this machine belong to it alone; these are there until
+    # everything is packed.
+    with tempfile.TemporaryDirectory(prefix="nixery-layers-") as directory:
+        nix = make_nix(
+            request.config, workers, reactor, os.environ, state_directory=Path(directory)
+        )
+        await nix.check()
+        package_set = await fetch_package_set(
+            request.config, workers, reactor, os.environ, state_directory=Path(directory)
+        )
+
+        async def plan(name: ImageName) -> LayerPlan:
+            return await _plan(nix, workers, package_set, name, popularity, settings)
+
+        own = await plan(request.name)
+        holders: dict[tuple[StorePath, ...], list[str]] = defaultdict(list)
+        for other in request.others:
+            for group in await plan(other):
+                holders[group.paths].append(other.repository)
+        sizes = await gather(
+            workers.run(_packed_size, group, request.config.compression) for group in own
+        )
+    drawn = [
+        DrawnLayer.of(group, size=size, shared_with=holders[group.paths])
+        for group, size in zip(own, sizes, strict=True)
+    ]
+    image = request.name.repository
+    sys.stdout.write(draw_text(image, drawn, most_paths=request.most_paths))
+    if request.svg is not None:
+        await workers.run(_write, request.svg, draw_svg(image, drawn))
+
+
+async def _plan(
+    nix: Nix,
+    workers: Workers,
+    package_set: PackageSet,
+    name: ImageName,
+    popularity: Popularity,
+    settings: LayerSettings,
+) -> LayerPlan:
+    _, realisation = await realise(nix, package_set, name, NullProgress())
+    graph = await nix.closure(realisation.outputs)
+    return await workers.run(plan_layers, graph, popularity, settings)
+
+
+def _packed_size(group: LayerGroup, compression: Compression) -> int:
+    """How many bytes clients download for a layer.  Blocks."""
+    paths = [path.path for path in group.paths]
+    return pack_store_paths(paths, len, compression=compression).size
+
+
+def _read_popularity(request: _Request) -> Popularity:
+    """
+    The data to plan by.  Blocks.
+
+    :raises NixeryError: they are there, and cannot be used.
+    """
+    if request.data is not None:
+        try:
+            return parse_popularity(expand(request.data.read_bytes(), LARGEST))
+        except OSError as error:
+            raise FetchFailed(url=str(request.data), reason=error.strerror or str(error)) from error
+    pinned = read_pinned(request.config.state_directory / "popularity")
+    if pinned is None:
+        print_error("There are no popularity data: images share fewer layers without.")
+        return Popularity()
+    if pinned.popularity.kind is not PopularityKind.TRANSITIVE:
+        print_error("The popularity data have direct references only.")
+    return pinned.popularity
+
+
+def _write(path: Path, picture: str) -> None:
+    """Blocks.  :raises StorageError: it cannot be written."""
+    try:
+        path.write_text(picture, "utf-8")
+    except OSError as error:
+        raise StorageError(
+            operation=f"write {path}", reason=error.strerror or str(error)
+        ) from error

@@ -1,0 +1,149 @@
+"""
+The commands beside the daemon.
+
+``nixery-prepare-image NAME...`` does by hand what the daemon does with Nix: the same
+code looks the packages up, builds them and reads their closure, and what it finds is
+printed as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict
+from twisted.internet.defer import Deferred
+
+from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
+from nixery.config.config import Config, load_config
+from nixery.config.errors import ConfigError
+from nixery.image.closure import RuntimeGraph
+from nixery.image.errors import InvalidName, InvalidReference
+from nixery.image.names import ImageName, Tag, parse_image_name, parse_tag
+from nixery.image.packages import Evaluation
+from nixery.nix.progress import Phase
+from nixery.runtime.reactor_time import run_reactor
+from nixery.runtime.workers import Workers
+from nixery.wiring.nix import make_nix
+from nixery.wiring.sources import fetch_package_set
+
+__all__ = ["prepare_image"]
+
+_PROGRAM = Command(name="nixery-prepare-image")
+
+
+def prepare_image(arguments: Sequence[str] | None = None) -> None:
+    """
+    The command ``nixery-prepare-image``; ends the process.
+
+    Exits with 0, with 1 and a message if the image cannot be prepared, with 2 if
+    it was called wrongly.
+    """
+    options = _parse(arguments)
+    try:
+        name, tag, config = _read(options, os.environ)
+    except (ConfigError, InvalidName, InvalidReference) as error:
+        _PROGRAM.complain(error)
+        sys.exit(USAGE)
+
+    # Any: the global reactor has no type.
+    def main(reactor: Any) -> Deferred[None]:
+        return _PROGRAM.run(
+            reactor, lambda workers: _prepare(reactor, workers, name, tag, config, os.environ)
+        )
+
+    run_reactor(main)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM.name,
+        description=(
+            "Builds the packages of an image with Nix, and prints as JSON what the registry"
+            " makes an image of: the packages, and all store paths that they need."
+        ),
+    )
+    parser.add_argument(
+        "names",
+        metavar="NAME",
+        nargs="+",
+        help="packages and meta-packages, as in the name of an image: shell git, or shell/git",
+    )
+    parser.add_argument(
+        "--path", help="the package set: a directory or a file (default: $NIXERY_PKGS_PATH)"
+    )
+    parser.add_argument(
+        "--tag", default="latest", help="the revision of the package set (default: latest)"
+    )
+    parser.add_argument("--system", help="the Nix system (default: x86_64-linux)")
+    parser.add_argument("--config", help="the configuration file (default: $NIXERY_CONFIG)")
+    return parser.parse_args(arguments)
+
+
+def _read(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[ImageName, Tag, Config]:
+    """
+    :raises ConfigError: the configuration cannot be used.
+    :raises InvalidName: the names do not make an image's name.
+    :raises InvalidReference: the tag is none.
+    """
+    given = {"pkgs_path": options.path, "system": options.system, "config": options.config}
+    config = load_config(given, environ)
+    return parse_image_name("/".join(options.names), config.system), parse_tag(options.tag), config
+
+
+async def _prepare(
+    reactor: Any,
+    workers: Workers,
+    name: ImageName,
+    tag: Tag,
+    config: Config,
+    environ: Mapping[str, str],
+) -> None:
+    # The roots of a daemon on this machine belong to it alone.
+    with tempfile.TemporaryDirectory(prefix="nixery-prepare-image-") as directory:
+        nix = make_nix(config, workers, reactor, environ, state_directory=Path(directory))
+        await nix.check()
+        package_set = await fetch_package_set(
+            config, workers, reactor, environ, state_directory=Path(directory), tag=tag
+        )
+        evaluation, realisation = await realise(nix, package_set, name, _Narration())
+        graph = await nix.closure(realisation.outputs)
+        await nix.release(realisation)
+    json.dump(_describe(evaluation, graph), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _describe(evaluation: Evaluation, graph: RuntimeGraph) -> Mapping[str, object]:
+    return {
+        "system": evaluation.system,
+        "packages": [asdict(package) for package in evaluation.packages],
+        "left_out": evaluation.left_out,
+        "graph": [
+            {
+                "path": info.path.path,
+                "nar_hash": info.nar_hash,
+                "nar_size": info.nar_size,
+                "references": [reference.path for reference in info.references],
+            }
+            for _, info in sorted(graph.paths.items())
+        ],
+    }
+
+
+class _Narration(NullProgress):
+    """Tells on standard error what is being built."""
+
+    def phase(self, phase: Phase, /) -> None:
+        print_error(phase.value)
+
+    def derivation(self, derivation: str, /) -> None:
+        print_error(f"building {derivation}")
+
+    def log(self, line: str, /) -> None:
+        print_error(f"  {line}")

@@ -1,0 +1,62 @@
+"""
+How far a long command is, on standard error: a bar for people, lines for logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Never, TextIO
+
+from tqdm import tqdm
+
+__all__ = ["ProgressBar"]
+
+PAUSE = 10.0
+"""Seconds between lines where there is no terminal."""
+
+
+class ProgressBar:
+    """
+    Shows how far one thing is.
+
+    :param label: what it is.
+    :param stream: where it is shown.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
+    """
+
+    def __init__(self, label: str, stream: TextIO, seconds: Callable[[], float]) -> None:
+        self._label = label
+        self._stream = stream
+        self._seconds = seconds
+        self._said = seconds()
+        self._last: tuple[int, int] | None = None
+        self._shown: tuple[int, int] | None = None
+        self._bar: tqdm[Never] | None = None
+        if stream.isatty():
+            # It would start a thread that looks after bars nobody updates.
+            tqdm.monitor_interval = 0
+            self._bar = tqdm(desc=label, file=stream, unit="", dynamic_ncols=True)
+
+    def update(self, done: int, expected: int) -> None:
+        """``done`` of ``expected`` so far; what is expected may grow."""
+        self._last = (done, expected)
+        if self._bar is not None:
+            self._bar.total = expected
+            self._bar.update(done - self._bar.n)
+        elif self._seconds() - self._said >= PAUSE:
+            self._say()
+
+    def close(self) -> None:
+        """The last state stays where it is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._last is not None and self._last != self._shown:
+            self._say()
+
+    def _say(self) -> None:
+        if self._last is not None:
+            done, expected = self._last
+            self._stream.write(f"{self._label}: {done} of {expected}\n")
+            self._stream.flush()
+        self._shown = self._last
+        self._said = self._seconds()

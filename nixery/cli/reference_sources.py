@@ -1,0 +1,228 @@
+"""
+The references of whole package sets, wherever they can be learnt.
+
+What a store path refers to is known when it has been built: to the store that has it,
+and to a binary cache.  Three ways lead to a set of them, for ``nixery-popcount``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+
+from nixery.cli.common import NullProgress, print_error
+from nixery.cli.progress_bar import ProgressBar
+from nixery.config.config import Config
+from nixery.image.closure import RuntimeGraph
+from nixery.image.packages import Package
+from nixery.nix.interface import Nix
+from nixery.nix.narinfo import parse_store_paths, store_names
+from nixery.popularity.binary_cache import Crawler
+from nixery.popularity.count import References
+from nixery.popularity.decompress import expand
+from nixery.popularity.http_download import Fetcher, make_client
+from nixery.popularity.package_set import evaluate_all, realise_all
+from nixery.popularity.reference_log import ReferenceLog
+from nixery.runtime.workers import Workers
+from nixery.wiring.nix import make_nix, make_survey
+from nixery.wiring.sources import fetch_package_set
+
+__all__ = ["CACHE", "Census"]
+
+CHANNELS = "https://channels.nixos.org"
+CACHE = "https://cache.nixos.org"
+
+LARGEST_LIST = 512 * 1024**2
+"""Bytes of a channel's list of store paths, unpacked; that of nixpkgs has some 10 MB."""
+
+LIST_TIMEOUT = 600.0
+NARINFO_TIMEOUT = 30.0
+"""Seconds that a download may take; a narinfo is tried again then."""
+
+EVALUATION_TIMEOUT = 1800.0
+"""Seconds: hundreds of packages are evaluated at once."""
+
+
+@frozen(kw_only=True)
+class Census:
+    """
+    Collects the references of package sets, and tells on standard error how far it is.
+
+    Each way returns the references, and where they are from, for people.
+
+    :param config: the daemon's configuration.
+    :param connections: how many requests to a binary cache are under way at once.
+    """
+
+    config: Config
+    # Any: the global reactor has no type.
+    reactor: Any
+    workers: Workers
+    environ: Mapping[str, str]
+    connections: int
+
+    async def of_channel(self, channel: str, cache: str | None) -> tuple[References, str]:
+        """
+        All store paths that a channel lists, and what they need.
+
+        :param channel: its name, or the URL of the list.
+        :param cache: the URL of its binary cache, if it is another than nixpkgs'.
+        :raises NixeryError: the list could not be had, or the cache failed.
+        """
+        url = channel if "://" in channel else f"{CHANNELS}/{channel}/store-paths.xz"
+        with self._fetcher(LIST_TIMEOUT) as fetcher:
+            packed = await fetcher.fetch(url, LARGEST_LIST)
+        listed = await self.workers.run(_read_list, packed)
+        print_error(f"{url} lists {len(listed)} store paths")
+        return await self._crawl(listed, cache or CACHE), f"channel {channel}"
+
+    async def of_store(self, paths: Sequence[str]) -> tuple[References, str]:
+        """
+        What is in this machine's store.
+
+        :param paths: only these and what they need, if there are any.
+        :raises NixUnusable: Nix failed, or does not know a path.
+        """
+        with self._nix(self.config) as nix:
+            await nix.check()
+            if paths:
+                roots: Sequence[str] = await self.workers.run(_resolved, paths)
+            else:
+                survey = make_survey(self.config, self.workers, self.reactor, self.environ)
+                roots = await survey.everything()
+            return _references(await nix.closure(roots)), "a Nix store"
+
+    async def of_set(
+        self, excluded: Sequence[str], *, realise: bool, cache: str | None
+    ) -> tuple[References, str]:
+        """
+        All packages of the package set that is configured.
+
+        :param excluded: attribute paths, or patterns of them, that are left out.
+        :param realise: whether to build what is not in the store.
+        :param cache: the URL of a binary cache that is asked in place of the store.
+        :raises NixeryError: Nix or the cache failed.
+        """
+        config = evolve(self.config, eval_timeout=max(self.config.eval_timeout, EVALUATION_TIMEOUT))
+        survey = make_survey(config, self.workers, self.reactor, self.environ)
+        source = f"{config.source.describe()}, {config.system}"
+        with self._nix(config) as nix, self._state() as state:
+            await nix.check()
+            package_set = await fetch_package_set(
+                config, self.workers, self.reactor, self.environ, state_directory=state
+            )
+            # Patterns cannot keep Nix from looking at what ends an evaluation; names do.
+            every = await survey.attributes(package_set, config.system, excluded)
+            listed = [name for name in every if not _matches(name, excluded)]
+            with self._meter("evaluating") as meter:
+                found = await evaluate_all(nix, package_set, config.system, listed, meter.update)
+            _tell(found.refused, "packages cannot be used")
+            if realise:
+                return await self._realised(nix, found.packages), source
+            outputs = sorted({each.path for item in found.packages for each in item.outputs})
+            if cache is not None:
+                names = await self.workers.run(store_names, outputs)
+                return await self._crawl(names, cache), source
+            valid = await survey.valid(outputs)
+            if len(valid) < len(outputs):
+                print_error(
+                    f"{len(outputs) - len(valid)} of {len(outputs)} outputs are not in the store"
+                    " and are not counted: --realise builds them, --cache URL asks a binary cache"
+                )
+            return _references(await nix.closure(valid)), source
+
+    async def _realised(self, nix: Nix, packages: Sequence[Package]) -> References:
+        with self._meter("building") as meter:
+            built = await realise_all(nix, packages, NullProgress(), meter.update)
+        try:
+            _tell(built.failed, "packages failed to build")
+            return _references(await nix.closure(built.outputs))
+        finally:
+            for realisation in built.realisations:
+                await nix.release(realisation)
+
+    async def _crawl(self, names: Sequence[str], cache: str) -> References:
+        directory = self.config.cache_directory / "popcount"
+        with (
+            ReferenceLog(directory, cache) as log,
+            self._fetcher(NARINFO_TIMEOUT) as fetcher,
+            self._meter("asking the cache") as meter,
+        ):
+            crawler = Crawler(
+                cache=cache,
+                fetch=fetcher.fetch,
+                log=log,
+                workers=self.workers,
+                clock=self.reactor,
+                progress=meter.update,
+                connections=self.connections,
+            )
+            found = await crawler.crawl(names)
+        _tell(found.missing, f"store paths are not in {cache}")
+        _tell(found.unusable, "are described in a way that cannot be")
+        return found.references
+
+    @contextmanager
+    def _nix(self, config: Config) -> Iterator[Nix]:
+        with self._state() as state:
+            yield make_nix(config, self.workers, self.reactor, self.environ, state_directory=state)
+
+    @contextmanager
+    def _state(self) -> Iterator[Path]:
+        # The roots of a daemon on this machine belong to it alone.
+        with tempfile.TemporaryDirectory(prefix="nixery-popcount-") as directory:
+            yield Path(directory)
+
+    @contextmanager
+    def _fetcher(self, timeout: float) -> Iterator[Fetcher]:
+        client, pool = make_client(self.reactor, self.connections, self.environ)
+        try:
+            yield Fetcher(client=client, workers=self.workers, clock=self.reactor, timeout=timeout)
+        finally:
+            pool.closeCachedConnections()
+
+    @contextmanager
+    def _meter(self, label: str) -> Iterator[ProgressBar]:
+        meter = ProgressBar(label, sys.stderr, self.reactor.seconds)
+        try:
+            yield meter
+        finally:
+            meter.close()
+
+
+def _read_list(packed: bytes) -> tuple[str, ...]:
+    return parse_store_paths(expand(packed, LARGEST_LIST))
+
+
+def _resolved(paths: Sequence[str]) -> list[str]:
+    """What ``result`` links and profiles lead to."""
+    return [os.path.realpath(path) for path in paths]
+
+
+def _references(graph: RuntimeGraph) -> References:
+    return {
+        _base_name(path.path): [_base_name(used.path) for used in info.references]
+        for path, info in graph.paths.items()
+    }
+
+
+def _base_name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _tell(names: Sequence[str], what: str, most: int = 5) -> None:
+    if names:
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        print_error(f"{len(names)} {what}: {', '.join(names[:most])}{more}")

@@ -1,0 +1,251 @@
+"""
+One frozen :class:`Config` out of all that configures the daemon.
+
+Defaults are overridden by the file, the file by the environment, the environment
+by the command line; what may be set is declared in :mod:`nixery.config.settings`.
+Everything is checked here, before anything starts, and everything that is wrong
+is reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from nixery.config.errors import ConfigError, ConfigProblem
+from nixery.config.layers import Layer, find_contradictions, merge, read_file, with_credentials
+from nixery.config.settings import SETTINGS
+from nixery.image.patterns import PackagePatterns
+from nixery.layers.compression_levels import Compression, default_level
+from nixery.limits.addresses import TrustedProxies
+from nixery.runtime.sizes import FreeSpaceLimit
+from nixery.sources.source import ChannelSource, GitSource, PathSource, Source
+from nixery.sources.tag_policy import TagPolicy
+
+__all__ = ["Config", "load_config"]
+
+
+@frozen(kw_only=True)
+class Config:
+    """
+    The configuration of a daemon, checked.
+
+    A field is what the setting of its name in :data:`nixery.config.settings.SETTINGS`
+    says, but for some that are made of several settings:
+
+    :param listen: endpoint strings, from ``listen`` or from ``port``.
+    :param source: where packages come from, from ``channel``, ``pkgs_repo`` or
+        ``pkgs_path``, and the details of each.
+    :param rules: which tags are served, from ``revisions`` and ``allow_any_commit``.
+    :param compression: of layers, from ``compression`` and ``compression_level``.
+    """
+
+    listen: tuple[str, ...]
+    tls_certificate: Path | None
+    tls_key: Path | None
+    public_url: str | None
+    auth: Literal["none", "htpasswd", "token"]
+    htpasswd_file: Path | None
+    auth_rules: Mapping[str, PackagePatterns] = field(hash=False)
+    token_key: Path
+    trusted_proxies: TrustedProxies
+    client_rate: int
+    client_burst: int
+    client_builds: int
+    client_builds_hourly: int
+    client_connections: int
+    max_connections: int
+    head_timeout: float
+    idle_timeout: float
+    stall_timeout: float
+    min_send_rate: int
+    max_packages: int
+    max_closure: int
+    allow_packages: PackagePatterns | None
+    deny_packages: PackagePatterns | None
+    source: Source
+    rules: TagPolicy
+    overlays: tuple[Path, ...]
+    source_ttl: float
+    source_timeout: float
+    fetch_timeout: float
+    source_keep: int
+    channel_url: str
+    nixpkgs_url: str
+    system: str
+    nixpkgs_config: Mapping[str, object] = field(hash=False)
+    state_directory: Path
+    cache_directory: Path
+    storage_backend: Literal["filesystem", "gcs"]
+    storage_path: Path
+    max_bytes: int | None
+    max_age: float | None
+    retention_grace: float
+    retention_interval: float
+    min_free: FreeSpaceLimit
+    gcs_bucket: str | None
+    gcs_signing_key: Path | None = field(repr=False)
+    gcs_signing_account: str | None
+    gcs_proxy: bool
+    gcs_endpoint: str | None
+    gcs_chunk_size: int
+    gcs_workers: int
+    google_application_credentials: Path | None
+    nix_timeout: int
+    nix_max_silent: int
+    build_deadline: float
+    eval_timeout: float
+    eval_memory: int
+    evaluations: int
+    max_builds: int
+    max_queue: int
+    allow_import_from_derivation: bool
+    substitute_only: bool
+    # Access tokens are options of Nix.
+    nix_options: Mapping[str, str] = field(hash=False, repr=False)
+    layer_budget: int
+    layer_strategy: Literal["affinity", "dominators"]
+    layer_affinity: int
+    layer_unit_size: int
+    layer_minimum_size: int
+    layer_classes: int
+    layer_common_share: int
+    layer_popularity_threshold: int
+    layer_size_threshold: int
+    compression: Compression
+    popularity_url: str | None
+    popularity_refresh: bool
+    failure_ttl: float
+    manifest_ttl: float
+    manifest_memory: int
+    blob_recheck: float
+    evaluation_ttl: float
+    serve_stale: float
+    request_deadline: float
+    stop_grace: float
+    site: bool
+    show_builds: bool
+    show_images: bool
+    metrics: bool
+    log_format: Literal["text", "json"]
+    cpu_workers: int
+    storage_workers: int
+
+
+def load_config(
+    command_line: Mapping[str, object],
+    environ: Mapping[str, str],
+    passed: Sequence[str] = (),
+) -> Config:
+    """
+    Read and check the configuration.
+
+    :param command_line: texts, and lists of texts for repeated options, by the
+        names of settings; ``config`` names the file.  What is ``None`` was not
+        given.
+    :param environ: the environment; an empty variable counts as unset, and one
+        that is no setting is nobody's business.
+    :param passed: endpoint strings of sockets that the service manager opened, which are
+        listened on beside what is configured, and in place of the default.
+    :raises ConfigError: with all that is wrong.
+    """
+    problems: list[ConfigProblem] = []
+    layers = [
+        read_file(command_line, environ, problems),
+        Layer(
+            name="environment",
+            given={
+                setting.name: environ[setting.variable]
+                for setting in SETTINGS
+                if setting.variable is not None and environ.get(setting.variable)
+            },
+        ),
+        Layer(
+            name="command line",
+            given={
+                setting.name: command_line[setting.name]
+                for setting in SETTINGS
+                if command_line.get(setting.name) is not None
+            },
+        ),
+    ]
+    layers = [with_credentials(layer, environ, problems) for layer in layers]
+    values, ranks = merge(layers, problems)
+    problems += find_contradictions(values, ranks, layers)
+    if problems:
+        raise ConfigError(problems=tuple(problems))
+    if ranks.get("compression", -1) > ranks.get("compression_level", -1):
+        # A level belongs to the kind that its own layer knew of.
+        values.pop("compression_level", None)
+    return _assemble(values, environ, passed)
+
+
+# -- the value --------------------------------------------------------------------
+
+
+def _assemble(
+    given: Mapping[str, object], environ: Mapping[str, str], passed: Sequence[str]
+) -> Config:
+    # Any: the table knows the types of its values, the type checker does not.
+    # A test compares the fields of Config with the values of the table.
+    values: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
+    values["cpu_workers"] = len(os.sched_getaffinity(0))
+    values["state_directory"] = _directory(environ, "STATE", ".local/state")
+    values["cache_directory"] = _directory(environ, "CACHE", ".cache")
+    values.update(given)
+    if values["storage_path"] is None:
+        values["storage_path"] = values["state_directory"] / "storage"
+
+    if values["token_key"] is None:
+        values["token_key"] = values["state_directory"] / "token-key.pem"
+
+    port = values.pop("port")
+    if port is not None:
+        values["listen"] = (f"tcp:{port}",)
+    if passed:
+        # Somebody has opened them for us, and clients that connect to them must get an answer.
+        # What is configured is meant as well; the default is not.
+        configured = values["listen"] if {"listen", "port"} & given.keys() else ()
+        values["listen"] = tuple(dict.fromkeys((*passed, *configured)))
+
+    values["source"] = _source(values)
+    values["rules"] = TagPolicy(
+        patterns=values.pop("revisions"), any_commit=values.pop("allow_any_commit")
+    )
+    kind, level = (values.pop(name) for name in ("compression", "compression_level"))
+    values["compression"] = Compression(
+        kind=kind, level=default_level(kind) if level is None else level
+    )
+    return Config(**values)
+
+
+def _source(values: dict[str, Any]) -> Source:
+    """Take the settings of the source out of ``values``."""
+    channel, repository, path = (values.pop(name) for name in ("channel", "pkgs_repo", "pkgs_path"))
+    kind, ref, base = (values.pop(name) for name in ("pkgs_repo_kind", "pkgs_ref", "base_channel"))
+    if path is not None:
+        return PathSource(path=path)
+    if repository is not None:
+        below = ChannelSource(channel=base) if kind == "overlay" else None
+        return GitSource(url=repository, ref=ref, base=below)
+    return ChannelSource(channel=channel)
+
+
+def _directory(environ: Mapping[str, str], purpose: str, fallback: str) -> Path:
+    """
+    The directory for state or cache: as systemd says, else as the XDG base
+    directory specification says.
+    """
+    # systemd separates several directories by colons; the first is ours.
+    given = environ.get(f"{purpose}_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given).absolute()
+    base = environ.get(f"XDG_{purpose}_HOME", "")
+    # The specification has relative paths ignored.
+    if Path(base).is_absolute():
+        return Path(base) / "nixery"
+    return Path(environ.get("HOME") or os.path.expanduser("~")) / fallback / "nixery"

@@ -1,0 +1,1 @@
+"""The HTTP side: server, authentication, and what is served."""

@@ -1,0 +1,307 @@
+"""
+The gate: who sends a request is found out before anything answers it.
+
+    request --Gate--> request.visitor --> resource
+                                             |
+                  /v2: RegistryGuard asks for each image, and tells how to log in
+                  pages: only for users; PagesGuard asks for each build and image
+
+What was checked a short while ago costs microseconds, and no thread.  ``/healthz`` and
+``/readyz`` are open to everybody; the latter tells strangers no details.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource, getChildForRequest
+from twisted.web.server import NOT_DONE_YET, Request
+
+from nixery.access.errors import AccessDenied, LoginFailed, LoginRequired, TokenInvalid
+from nixery.access.identity import Client, Identity
+from nixery.errors import NixeryError
+from nixery.http.client_address import client_address
+from nixery.http.credentials import BASIC, Basic, bearer_challenge, parse_authorization
+from nixery.http.error_responses import error_response, internal_error_response
+from nixery.http.registry.paths import Route
+from nixery.http.responses import (
+    PLAIN_TEXT,
+    answer_with,
+    client_disconnected,
+    request_id,
+    send_error,
+    set_headers,
+)
+from nixery.http.server import LoggedRequest
+from nixery.image.errors import InvalidName
+from nixery.image.manifests import Image
+from nixery.image.names import Digest, ImageName, parse_image_name
+
+__all__ = ["Authority", "AuthenticatingRoot", "PagesGuard", "RegistryGuard", "client_of"]
+
+OPEN = frozenset({b"healthz", b"readyz", b"token", b"v2"})
+"""What strangers get to, by the first segment of its path; it decides itself what they get."""
+
+UNCHECKED = frozenset({b"healthz"})
+"""Where it does not matter who asks."""
+
+
+class Authority(Protocol):
+    """Knows who somebody is, and what is for them."""
+
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether clients of the registry API are to fetch tokens."""
+
+    def cached_identity(self, credentials: bytes) -> Identity | None:
+        """What credentials have proved a short while ago."""
+
+    async def log_in(
+        self, user: str, password: str, address: str, credentials: bytes | None = None
+    ) -> Identity:
+        """
+        Check a password.
+
+        :param credentials: what else it is known again by.
+        :raises LoginFailed: it is wrong.
+        :raises LoginThrottled: it is not checked now.
+        """
+
+    def read_token(self, token: str, credentials: bytes) -> Identity:
+        """:raises TokenInvalid: it proves nothing."""
+
+    def refused(self, user: str | None, name: ImageName) -> tuple[str, ...]:
+        """The packages of an image that are not for a user."""
+
+    def served(self, user: str | None, name: ImageName, image: Image) -> None:
+        """A user was told of an image."""
+
+    async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
+        """Whether a digest belongs to an image that a user may have."""
+
+
+def client_of(request: Request) -> Client:
+    """Who sends a request; nobody, if it has come through no gate."""
+    visitor = request.visitor if isinstance(request, LoggedRequest) else None
+    return visitor or Client(address=client_address(request))
+
+
+class RegistryGuard:
+    """
+    Decides what of the registry API is for whom.
+
+    :param authority: knows.
+    """
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+        self.realm = ""
+        """The URL where tokens are: known when the daemon listens."""
+        self.service = ""
+        """What they are for: where clients reach the registry."""
+
+    def admit(self, request: Request, route: Route) -> None:
+        """
+        Let a request pass.
+
+        :raises LoginRequired: nobody has logged in, or the token is for something else.
+        :raises AccessDenied: the image is not for the user.
+        """
+        visitor = client_of(request)
+        name: ImageName | None = getattr(route, "name", None)
+        identity = visitor.identity
+        if identity is None:
+            error = "invalid_token" if visitor.fault else None
+            raise self._challenge(name, error, visitor.fault)
+        if name is None:
+            return
+        refused = self._authority.refused(identity.user, name)
+        if refused and identity.user is None:
+            raise self._challenge(name, "insufficient_scope", "")
+        if refused:
+            raise AccessDenied(user=identity.user or "", packages=refused)
+        if identity.scopes is not None and name.repository not in identity.scopes:
+            raise self._challenge(
+                name, "insufficient_scope", f"the token is not for {name.repository}"
+            )
+
+    def served(self, request: Request, name: ImageName, image: Image) -> None:
+        """Whoever sends a request is told of an image."""
+        self._authority.served(client_of(request).user, name, image)
+
+    async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
+        """
+        Whether a digest is that of an image's parts that was let pass.
+
+        :raises StorageError: nobody can tell.
+        """
+        return await self._authority.may_read_digest(client_of(request).user, name, digest)
+
+    def _challenge(self, name: ImageName | None, error: str | None, fault: str) -> LoginRequired:
+        if not self._authority.gives_tokens:
+            return LoginRequired(challenge=BASIC, reason=fault)
+        repository = None if name is None else name.repository
+        challenge = bearer_challenge(self.realm, self.service, repository, error)
+        return LoginRequired(challenge=challenge, reason=fault)
+
+
+class PagesGuard:
+    """
+    An implementation of :class:`nixery.http.visibility.VisibilityRules`.
+
+    :param system: the Nix system of images whose name chooses none.
+    """
+
+    def __init__(self, authority: Authority, system: str) -> None:
+        self._authority = authority
+        self._system = system
+
+    def may_see(self, request: Request, image: str) -> bool:
+        """As :meth:`nixery.http.visibility.VisibilityRules.may_see` says."""
+        identity = client_of(request).identity
+        if identity is None:
+            return False
+        try:
+            name = parse_image_name(image, self._system)
+        except InvalidName:
+            return False
+        return not self._authority.refused(identity.user, name) and (
+            identity.scopes is None or image in identity.scopes
+        )
+
+
+class AuthenticatingRoot(Resource):
+    """
+    The root of all resources, with a gate before it.
+
+    :param root: what is behind it.
+    :param authority: knows who may pass.
+    """
+
+    def __init__(self, root: Resource, authority: Authority) -> None:
+        super().__init__()
+        self._root = root
+        self._authority = authority
+
+    def getChildWithDefault(  # noqa: N802
+        self, path: bytes, request: Request
+    ) -> IResource:
+        """The resource of a request, if whoever sends it may pass."""
+        credentials = request.getHeader(b"Authorization")
+        address = client_address(request)
+        identity = None
+        if credentials is not None and path not in UNCHECKED:
+            identity = self._authority.cached_identity(credentials)
+            if identity is None:
+                return _Checking(self, path, credentials, address)
+        return self.enter(path, request, Client(address=address, identity=identity))
+
+    async def check(self, credentials: bytes, address: str) -> Client:
+        """
+        Who sends credentials that are not known yet.
+
+        :raises LoginThrottled: they are not checked now.
+        """
+        try:
+            parsed = parse_authorization(credentials)
+            if isinstance(parsed, Basic):
+                identity = await self._authority.log_in(
+                    parsed.user, parsed.password, address, credentials
+                )
+            else:
+                identity = self._authority.read_token(parsed.token, credentials)
+        except (LoginFailed, TokenInvalid) as error:
+            return Client(address=address, fault=error.message)
+        return Client(address=address, identity=identity)
+
+    def enter(self, path: bytes, request: Request, visitor: Client) -> IResource:
+        """What answers a visitor."""
+        if isinstance(request, LoggedRequest):
+            request.visitor = visitor
+        if path in OPEN or visitor.user is not None:
+            child: IResource = self._root.getChildWithDefault(path, request)
+            return child
+        reason = visitor.fault or "this page is for those who have logged in"
+        return _Refusal(LoginRequired(challenge=BASIC, reason=reason), path)
+
+
+class _Checking(Resource):
+    """Answers as soon as it is known who asks, as somebody else then says."""
+
+    _log = Logger()
+
+    def __init__(
+        self, gate: AuthenticatingRoot, path: bytes, credentials: bytes, address: str
+    ) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self._gate = gate
+        self._path = path
+        self._credentials = credentials
+        self._address = address
+
+    def render(self, request: Request) -> int:
+        checking = Deferred.fromCoroutine(self._check(request))
+        # Who leaves is waited for by nobody; the check itself goes on, for others.
+        request.notifyFinish().addErrback(lambda _: checking.cancel())
+        checking.addErrback(self._failed, request)
+        return NOT_DONE_YET
+
+    async def _check(self, request: Request) -> None:
+        resource: IResource
+        try:
+            visitor = await self._gate.check(self._credentials, self._address)
+        except NixeryError as error:
+            resource = _Refusal(error, self._path)
+        else:
+            resource = self._gate.enter(self._path, request, visitor)
+        if not client_disconnected(request):
+            # Not the request's own method, which would take it up once more.
+            Request.render(request, getChildForRequest(resource, request))
+
+    def _failed(self, failure: Failure, request: Request) -> None:
+        if client_disconnected(request):
+            failure.trap(CancelledError)
+            return
+        reference = request_id(request)
+        self._log.failure(
+            "credentials could not be checked (reference {reference})",
+            failure,
+            reference=reference,
+        )
+        Request.render(request, _Problem(send_error(request, internal_error_response(reference))))
+
+
+class _Problem(Resource):
+    """A body, for which status and headers are set."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self._body = body
+
+    def render(self, request: Request) -> bytes:
+        # Twisted makes a note in the log of a body that it has to drop.
+        return b"" if request.method == b"HEAD" else self._body
+
+
+class _Refusal(Resource):
+    """Sends a visitor away: in JSON from the registry API, in a line from elsewhere."""
+
+    def __init__(self, error: NixeryError, path: bytes) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self._error = error
+        self._path = path
+
+    def render(self, request: Request) -> bytes:
+        problem = error_response(self._error)
+        set_headers(request, {b"Cache-Control": b"no-store", b"X-Content-Type-Options": b"nosniff"})
+        body = send_error(request, problem)
+        if self._path not in (b"v2", b"token"):
+            text = f"{problem.message}\n".encode("utf-8", "replace")
+            body = answer_with(request, PLAIN_TEXT, text)
+        return b"" if request.method == b"HEAD" else body

@@ -1,0 +1,1 @@
+"""The registry API under ``/v2/``."""

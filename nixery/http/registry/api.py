@@ -1,0 +1,357 @@
+"""
+The registry API: what clients ask under ``/v2/``, and what they are answered.
+
+Handlers decide little.  Paths have become values in :mod:`nixery.http.registry.paths`, headers
+are read in :mod:`nixery.http.headers`, failures become answers in
+:mod:`nixery.http.error_responses`, and blobs are sent by :mod:`nixery.http.registry.blob_sender`.
+
+A HEAD is answered by the code that answers the GET, up to the body, so that the
+two cannot differ: clients believe a HEAD's digest and length.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import quote
+from uuid import uuid4
+
+from attrs import field, frozen
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger, LogLevel
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.errors import NixeryError, ShuttingDown
+from nixery.http.client_address import client_keys
+from nixery.http.coroutine_resource import CoroutineResource
+from nixery.http.error_responses import (
+    BAD_PAGE_SIZE,
+    NO_CATALOG,
+    NO_REFERRERS,
+    NO_ROUTE,
+    READ_ONLY,
+    error_response,
+    internal_error_response,
+    log_text,
+)
+from nixery.http.headers import accepted_types, requested_range
+from nixery.http.registry.blob_sender import BlobSender, SendLimits
+from nixery.http.registry.client_support import check_readable
+from nixery.http.registry.errors import ManifestUnknown
+from nixery.http.registry.manifests import Manifests
+from nixery.http.registry.paths import (
+    Blob,
+    Catalog,
+    ManifestByDigest,
+    ManifestByTag,
+    NoRoute,
+    Ping,
+    Referrers,
+    Route,
+    Tags,
+    parse_route,
+)
+from nixery.http.registry.pull_wait import PullWaiter
+from nixery.http.responses import (
+    answer_unchanged,
+    answer_with,
+    client_disconnected,
+    describe_blob,
+    identify,
+    request_id,
+    send_error,
+    set_headers,
+)
+from nixery.image.manifests import OCI_INDEX, Image, Manifest, empty_index
+from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag
+from nixery.limits.build_quota import current_client
+from nixery.limits.package_rules import PackageRules
+from nixery.observability.context import LookupCounts, current_request
+from nixery.runtime.workers import Workers
+from nixery.storage.errors import BlobUnknown
+from nixery.storage.interface import Storage
+
+__all__ = ["Guard", "Images", "Registry", "RegistryLimits"]
+
+# More digits than any page has tags, and fewer than Python refuses to read.
+_PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
+
+
+class Images(Protocol):
+    """Where images come from, however long that takes."""
+
+    async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
+        """
+        The image, built if need be, and stored.
+
+        Cancelling the wait does not stop a build.
+
+        :param peek: whether the same client is about to ask again.
+        :raises NixeryError: there is none.
+        """
+
+    async def tags(self, name: ImageName) -> Sequence[str]:
+        """
+        The tags that the image can be asked for by, sorted.
+
+        :raises NixeryError: they could not be found out.
+        """
+
+    def invalidate_checks(self) -> None:
+        """A blob was asked for that is gone: what names it may be an image from here."""
+
+
+class Guard(Protocol):
+    """Decides who may have what."""
+
+    def admit(self, request: Request, route: Route) -> None:
+        """
+        Let a request pass.
+
+        :raises LoginRequired: nobody has logged in who might.
+        :raises AccessDenied: it is not for whoever has.
+        """
+
+    def served(self, request: Request, name: ImageName, image: Image) -> None:
+        """Whoever sends a request is told of an image."""
+
+    async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
+        """
+        Whether a digest is that of an image that was let pass.
+
+        :raises StorageError: nobody can tell.
+        """
+
+
+@frozen(kw_only=True)
+class RegistryLimits:
+    """
+    What the registry keeps to.
+
+    :param rules: which packages are served to anybody.
+    :param sending: how slow clients may be.
+    """
+
+    rules: PackageRules = field(factory=PackageRules)
+    sending: SendLimits = field(factory=SendLimits)
+
+
+class Registry:
+    """
+    The routes under ``/v2/``.
+
+    :param images: makes images.
+    :param storage: holds what it made.
+    :param workers: threads to read files on.
+    :param system: the Nix system of images whose name chooses none.
+    :param clock: gives up clients that stall.
+    :param patience: how long requests for images are held; by default, as long as
+        :class:`nixery.http.registry.pull_wait.PullWaiter` says.
+    :param guard: decides who may have what; by default, everybody may have everything.
+    :param limits: what is served to anybody, and how slowly.
+    """
+
+    _log = Logger()
+
+    def __init__(  # all that answers are made with
+        self,
+        images: Images,
+        storage: Storage,
+        workers: Workers,
+        system: str,
+        clock: IReactorTime,
+        *,
+        patience: PullWaiter | None = None,
+        guard: Guard | None = None,
+        limits: RegistryLimits | None = None,
+    ) -> None:
+        self._images = images
+        self._guard = guard
+        self._patience = patience or PullWaiter(clock=clock)
+        self._storage = storage
+        self._system = system
+        limits = limits or RegistryLimits()
+        self._sender = BlobSender(storage, workers, clock, limits.sending)
+        self._rules = limits.rules
+        self._manifests = Manifests(storage, clock.seconds)
+
+    @property
+    def manifest_lookups(self) -> LookupCounts:
+        """Where manifests were found that were asked for by digest."""
+        return self._manifests.counts
+
+    def resource(self) -> Resource:
+        """The routes for a site: its child ``v2``, or its root."""
+        return CoroutineResource(self._answer)
+
+    async def _answer(self, request: Request) -> bytes | None:
+        """The one way in, and the one way out for what goes wrong."""
+        # Docker before 1.10 and a few scripts believe in nothing else.
+        set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
+        current_request.set(request_id(request))
+        current_client.set(client_keys(request))
+        try:
+            if request.method not in (b"GET", b"HEAD"):
+                return send_error(request, READ_ONLY)
+            return await self._dispatch(request, parse_route(request.path, self._system))
+        except NixeryError as error:
+            # Nobody is there to be told of it; the log of whoever failed has it.
+            return None if client_disconnected(request) else self._fail(request, error)
+        except CancelledError:
+            if client_disconnected(request):
+                raise  # The front, which cancelled us, knows what to do.
+            # Somebody else did: the build is being stopped, and the daemon too.
+            return self._fail(request, ShuttingDown())
+        except Exception:  # noqa: BLE001  # whatever it is, a client waits for an answer
+            reference = request_id(request) or _new_reference()
+            self._log.failure(
+                "{method} {path} failed (reference {reference})",
+                method=log_text(request.method),
+                path=log_text(request.path),
+                reference=reference,
+            )
+            return (
+                None
+                if client_disconnected(request)
+                else send_error(request, internal_error_response(reference))
+            )
+
+    async def _dispatch(self, request: Request, route: Route) -> bytes | None:
+        if self._guard is not None:
+            self._guard.admit(request, route)
+            await self._check_digest(self._guard, request, route)
+        asked: ImageName | None = getattr(route, "name", None)
+        if asked is not None:
+            self._rules.check(asked)
+        match route:
+            case ManifestByTag(name, tag):
+                return await self._manifest_by_tag(request, name, tag)
+            case ManifestByDigest(name, digest):
+                return self._manifest(request, await self._manifests.get(name, digest))
+            case Blob(_, digest):
+                try:
+                    return await self._blob(request, digest)
+                except BlobUnknown:
+                    self._manifests.invalidate_checks()
+                    self._images.invalidate_checks()
+                    raise
+            case Tags(name):
+                return await self._tags(request, name)
+            case Referrers():
+                return self._referrers(request)
+            case Ping():
+                return answer_with(request, "application/json", b"{}")
+            case Catalog():
+                return send_error(request, NO_CATALOG)
+            case NoRoute():
+                return send_error(request, NO_ROUTE)
+
+    async def _check_digest(self, guard: Guard, request: Request, route: Route) -> None:
+        """A digest that somebody may not have is answered as if it was not there."""
+        match route:
+            case ManifestByDigest(name, digest):
+                if not await guard.may_read_digest(request, name, digest):
+                    raise ManifestUnknown(name=name.repository, digest=digest)
+            case Blob(name, digest):
+                if not await guard.may_read_digest(request, name, digest):
+                    raise BlobUnknown(digest=digest)
+
+    async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
+        if is_referrers_tag(tag):
+            return send_error(request, NO_REFERRERS)
+        peek = request.method == b"HEAD"
+        agent = request.getHeader(b"User-Agent")
+        try:
+            image = await self._patience.hold(
+                agent, name, tag, self._images.image(name, tag, peek=peek)
+            )
+        except NixeryError as error:
+            if client_disconnected(request):
+                raise
+            return self._fail(request, error, self._patience.page_of(name, tag, error))
+        if self._guard is not None:
+            self._guard.served(request, name, image)
+        accepted = accepted_types(request.requestHeaders.getRawHeaders(b"Accept", []))
+        check_readable(image, agent, accepted)
+        manifest = image.choose(accepted)
+        set_headers(request, {b"Vary": b"Accept"})
+        self._manifests.keep(manifest)
+        return self._manifest(request, manifest)
+
+    def _manifest(self, request: Request, manifest: Manifest) -> bytes:
+        if answer_unchanged(request, manifest.digest):
+            return b""
+        identify(request, manifest.digest)
+        return answer_with(request, manifest.media_type, manifest.body)
+
+    async def _blob(self, request: Request, digest: Digest) -> bytes | None:
+        headers = request.requestHeaders
+        ranges = headers.getRawHeaders(b"Range")
+        part = None
+        if request.method == b"HEAD" or ranges or headers.hasHeader(b"If-None-Match"):
+            info = await self._storage.stat(digest)
+            if answer_unchanged(request, digest):
+                return b""
+            # HEAD is answered here, without a redirect, since a URL may be signed
+            # for GET alone; and without a range, which RFC 9110 defines for GET
+            # alone.
+            if request.method == b"HEAD":
+                describe_blob(request, info, None)
+                return b""
+            if ranges:
+                part = requested_range(ranges, request.getHeader(b"If-Range"), digest, info.size)
+        await self._sender.send(request, digest, part)
+        return None
+
+    async def _tags(self, request: Request, name: ImageName) -> bytes:
+        size, last = _query(request, b"n"), _query(request, b"last")
+        if size is not None and not _PAGE_SIZE.fullmatch(size):
+            return send_error(request, BAD_PAGE_SIZE)
+        tags = list(await self._images.tags(name))
+        if last is not None:
+            after = last.decode("utf-8", "replace")
+            tags = [tag for tag in tags if tag > after]
+        if size is not None:
+            page = tags[: int(size)]
+            if page and len(page) < len(tags):
+                following = f"/v2/{name.repository}/tags/list?n={len(page)}&last={quote(page[-1])}"
+                set_headers(request, {b"Link": f'<{following}>; rel="next"'.encode("ascii")})
+            tags = page
+        body = json.dumps({"name": name.repository, "tags": tags}).encode("ascii")
+        return answer_with(request, "application/json", body)
+
+    def _referrers(self, request: Request) -> bytes:
+        # Nothing refers to our images so far; the specification wants an empty
+        # index then, and not a 404, which would send clients to look for a tag.
+        if _query(request, b"artifactType") is not None:
+            set_headers(request, {b"OCI-Filters-Applied": b"artifactType"})
+        return answer_with(request, OCI_INDEX, empty_index())
+
+    def _fail(self, request: Request, error: NixeryError, log: str | None = None) -> bytes:
+        problem = error_response(error, log)
+        if problem.status >= 500:
+            # That the daemon stops is no fault, and its log says so already.
+            level = LogLevel.info if isinstance(error, ShuttingDown) else LogLevel.error
+            self._log.emit(
+                level,
+                "{method} {path} is answered with {status}: {error!r}",
+                method=log_text(request.method),
+                path=log_text(request.path),
+                status=problem.status,
+                error=error,
+            )
+        return send_error(request, problem)
+
+
+def _query(request: Request, name: bytes) -> bytes | None:
+    """The value of a query parameter, the last one if there are several."""
+    values = request.args.get(name)
+    return values[-1] if values else None
+
+
+def _new_reference() -> str:
+    return uuid4().hex[:12]

@@ -1,0 +1,321 @@
+"""
+Sending blobs without ever waiting on the reactor thread.
+
+A layer may be gigabytes long and cold, and a client as slow as it likes.  Files
+are read piece by piece on worker threads, one piece ahead of what is being sent,
+and only while the connection takes it: what is in memory for a client is two
+pieces, and no thread is held between them.  Where the connection is a plain socket,
+all but the first piece goes there without being read (:mod:`nixery.http.sendfile`).
+
+What was opened is closed in every case.  A client may leave while its blob is
+being opened, while a thread reads, while it makes us wait, or never; and a
+descriptor must not be closed under a thread that reads from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.logger import Logger
+from twisted.web.server import Request
+from zope.interface import implementer
+
+from nixery.errors import ShuttingDown, StorageError
+from nixery.http.error_responses import log_text
+from nixery.http.registry.blob_readers import BlobReader, FileReader, StreamReader
+from nixery.http.responses import client_disconnected, describe_blob, set_headers
+from nixery.http.sendfile import dup_socket
+from nixery.image.names import Digest
+from nixery.runtime.deferreds import shield
+from nixery.runtime.workers import Workers
+from nixery.storage.interface import BlobSource, ByteRange, OpenFile, Redirect, Storage, Stream
+
+__all__ = ["STALL_LIMIT", "BlobSender", "SendLimits"]
+
+STALL_LIMIT = 600.0
+"""
+Seconds after which a client that takes nothing at all is given up.  Twisted's
+idle timeout rests while a request is being answered, and a peer that keeps its
+window shut would hold a descriptor for ever.  Engines that unpack while they
+download may well pause for minutes.
+"""
+
+SEND_RATE = 1024.0
+"""
+Bytes a second that a client must have taken in the long run, beyond the pauses that it may
+make: less than any line gives that something was ever pulled over.  Who takes a byte now
+and then would keep a connection for years.
+"""
+
+SENDERS = 4
+"""
+How many threads hand files to sockets at once: enough for a disk and some processors.
+More send no faster, get in the reactor's way, and leave none for short questions.
+"""
+
+
+@frozen(kw_only=True)
+class SendLimits:
+    """
+    How slow a client may be.
+
+    :param stall: seconds for which it may take nothing at all.
+    :param rate: bytes a second that it must have taken besides; 0: none.
+    :param given_up: told of each client that was slower.
+    """
+
+    stall: float = STALL_LIMIT
+    rate: float = SEND_RATE
+    given_up: Callable[[], None] = lambda: None
+
+    def left(self, sent: int, seconds: float) -> float:
+        """
+        How much longer a client may take nothing.
+
+        :param sent: bytes that it was sent.
+        :param seconds: since when.
+        """
+        if not self.rate:
+            return self.stall
+        return max(0.0, min(self.stall, self.stall + sent / self.rate - seconds))
+
+
+class BlobSender:
+    """
+    Answers requests with blobs.
+
+    :param storage: where they are.
+    :param workers: read files, and close them.
+    :param clock: for the limits.
+    :param limits: how slow clients may be.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        storage: Storage,
+        workers: Workers,
+        clock: IReactorTime,
+        limits: SendLimits | None = None,
+    ) -> None:
+        self._limits = limits or SendLimits()
+        self._storage = storage
+        self._workers = workers
+        self._clock = clock
+        self._senders = DeferredSemaphore(SENDERS)
+
+    async def send(self, request: Request, digest: Digest, part: ByteRange | None) -> None:
+        """
+        Answer a GET with a blob, or send the client to where the blob is.
+
+        Whoever awaits this cancels it when the client leaves.  When it returns,
+        the request can be finished; when it raises, nothing has been written.
+
+        :param part: what to send of it; ``None``: all.
+        :raises BlobUnknown: there is no such blob.
+        :raises StorageError: the storage failed.
+        """
+        source = await _Opening(self._storage, self._pieces, digest, part).source()
+        if isinstance(source, Redirect):
+            # 307 is the one redirect that all clients follow.
+            request.setResponseCode(307)
+            set_headers(request, {b"Location": source.url.encode("ascii"), b"Content-Length": b"0"})
+            return
+        wanted = part or ByteRange(start=0, stop=source.info.size)
+        pieces = self._pieces(source, wanted)
+        try:
+            # Before the status is sent: a disk that fails at once is a 503.
+            first = await anext(pieces, b"")
+            if not first and source.info.size:
+                raise StorageError(operation=f"read {digest}", reason="its bytes are missing")
+            describe_blob(request, source.info, part)
+            await self._pour(request, first, pieces, wanted.stop - wanted.start)
+        finally:
+            await self._close(pieces)
+
+    def _pieces(self, source: OpenFile | Stream, part: ByteRange) -> BlobReader:
+        if isinstance(source, Stream):
+            return StreamReader(source.chunks)
+        return FileReader(source.descriptor, part, self._workers)
+
+    async def _close(self, pieces: BlobReader) -> None:
+        """Close, even if the client leaves at this very moment; fails for nobody."""
+        try:
+            await shield(Deferred.fromCoroutine(pieces.aclose()))
+        except OSError:
+            self._log.failure("a blob that has been read could not be closed")
+
+    async def _pour(self, request: Request, first: bytes, rest: BlobReader, length: int) -> None:
+        """Write exactly ``length`` bytes, as fast as the client takes them."""
+        gate = _Gate(request, self._clock, self._limits)
+        request.registerProducer(gate, True)
+        piece = first
+        try:
+            while piece and len(piece) <= length:
+                length -= len(piece)
+                request.write(piece)
+                if await gate.passage() and isinstance(rest, FileReader):
+                    length -= await self._send(request, rest, length, gate)
+                piece = await anext(rest, b"")
+            if piece or length:
+                raise StorageError(
+                    operation=f"read {log_text(request.path)}",
+                    reason="its size is not what was recorded",
+                )
+        except Exception as error:
+            if client_disconnected(request):
+                raise
+            # The status is with the client already.  All that is left to say is
+            # said by a connection that ends before the announced length.
+            path = log_text(request.path)
+            if isinstance(error, ShuttingDown):
+                self._log.info("{path} was cut short: {error}", path=path, error=error)
+            else:
+                self._log.failure("{path} was cut short: {error}", path=path, error=error)
+            _abort(request)
+            # The request must not be finished as if it were whole.  The loss of
+            # the connection, which follows at once, cancels this wait.
+            await Deferred()
+        finally:
+            gate.close()
+        request.unregisterProducer()
+
+    async def _send(self, request: Request, pieces: FileReader, length: int, gate: _Gate) -> int:
+        """
+        Send the rest of a file from the page cache to the socket.
+
+        Nothing may wait to be written by the connection itself.
+
+        :param length: how much there is.
+        :return: how much was sent: all or, where that is not possible, nothing.
+        """
+        if not length or pieces.reads_ahead:
+            return 0
+        line = dup_socket(request, self._clock)
+        if line is None:
+            return 0
+        pieces.use(line)
+        rest = length
+        try:
+            while True:
+                await self._senders.acquire()
+                try:
+                    sent = await pieces.send()
+                finally:
+                    self._senders.release()
+                request.sentLength += sent
+                rest -= sent
+                if not rest:
+                    return length
+                gate.pauseProducing()
+                await line.ready()
+                gate.resumeProducing()
+        except ConnectionError:
+            # No fault of ours.  The reactor notices as well, unless it reads nothing
+            # from this client at the moment; what follows cancels this wait.
+            _abort(request)
+            return await Deferred()
+
+
+class _Opening:
+    """
+    A blob that is being opened, for a client that may leave meanwhile.
+
+    The opening itself is never cancelled: a thread that has opened a file would
+    have nobody to give it to.  What comes too late is closed here.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        pieces: Callable[[OpenFile | Stream, ByteRange], BlobReader],
+        digest: Digest,
+        part: ByteRange | None,
+    ) -> None:
+        self._abandoned = False
+        self._pieces = pieces
+        self._task = Deferred.fromCoroutine(self._open(storage, digest, part))
+
+    async def source(self) -> BlobSource:
+        """The blob, which is then the caller's to close."""
+        try:
+            return await shield(self._task)
+        except CancelledError:
+            self._abandoned = True
+            raise
+
+    async def _open(self, storage: Storage, digest: Digest, part: ByteRange | None) -> BlobSource:
+        source = await storage.open(digest, part)
+        if self._abandoned and not isinstance(source, Redirect):
+            await self._pieces(source, ByteRange(start=0, stop=0)).aclose()
+        return source
+
+
+@implementer(IPushProducer)
+class _Gate:
+    """Holds a coroutine up while the connection has enough to send."""
+
+    def __init__(self, request: Request, clock: IReactorTime, limits: SendLimits) -> None:
+        self._request = request
+        self._clock = clock
+        self._limits = limits
+        self._begun = clock.seconds()
+        self._paused = False
+        self._waiter: Deferred[None] | None = None
+        self._stall: IDelayedCall | None = None
+
+    async def passage(self) -> bool:
+        """
+        Wait until the connection takes more.
+
+        :return: whether all that it was given has left it: it had too much, and
+            resumes when it has nothing any more.
+        """
+        if not self._paused:
+            return False
+        self._waiter = Deferred()
+        await self._waiter
+        return True
+
+    def close(self) -> None:
+        """Expect nobody to pass any more."""
+        self._waiter = None
+        self._resumed()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        if self._stall is None:
+            left = self._limits.left(self._request.sentLength, self._clock.seconds() - self._begun)
+            self._stall = self._clock.callLater(left, self._give_up)
+
+    def resumeProducing(self) -> None:
+        self._resumed()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.callback(None)
+
+    def stopProducing(self) -> None:
+        # The connection is lost.  The request hears of it too, and Klein then
+        # cancels the coroutine, whatever it is waiting for.
+        self._resumed()
+
+    def _give_up(self) -> None:
+        self._limits.given_up()
+        _abort(self._request)
+
+    def _resumed(self) -> None:
+        self._paused = False
+        if self._stall is not None:
+            if self._stall.active():
+                self._stall.cancel()
+            self._stall = None
+
+
+def _abort(request: Request) -> None:
+    """End the connection at once; what has not been sent is dropped."""
+    # Whatever carries HTTP has it: TCP, TLS and UNIX sockets.
+    request.transport.abortConnection()  # type: ignore[union-attr]

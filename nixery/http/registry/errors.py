@@ -1,0 +1,80 @@
+"""
+Errors of the registry API alone.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = ["ManifestUnknown", "RangeNotSatisfiable", "StillBuilding", "UnsupportedClient"]
+
+
+@frozen(kw_only=True)
+class ManifestUnknown(NixeryError):
+    """No manifest of this digest is stored."""
+
+    name: str
+    digest: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"no manifest {self.digest} is stored here for {self.name}:"
+            " pull the image by its tag to have it built"
+        )
+
+
+@frozen(kw_only=True)
+class RangeNotSatisfiable(NixeryError):
+    """A byte range outside the blob.  ``size`` is the blob's size in bytes."""
+
+    digest: str
+    size: int
+
+    @property
+    def message(self) -> str:
+        return f"the range lies outside {self.digest}, which has {self.size} bytes"
+
+
+@frozen(kw_only=True)
+class UnsupportedClient(NixeryError):
+    """An image whose layers the client that asks for it cannot unpack."""
+
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the layers of this image are compressed with zstd: {self.reason}."
+            " Pull with a newer client, or set compression to gzip on the registry"
+        )
+
+
+@frozen(kw_only=True)
+class StillBuilding(NixeryError):
+    """
+    An image that is not ready yet; the build goes on.
+
+    :param image: its name.
+    :param doing: how far it is, as a person would say it: ``packing``.
+    :param seconds: since the build began.
+    :param retry_after: seconds after which asking again is worth while.
+    :param watch: the URL of a page that shows the build; ``None`` where pages are
+        switched off.
+    """
+
+    image: str
+    doing: str
+    seconds: float
+    retry_after: float
+    watch: str | None = None
+
+    @property
+    def message(self) -> str:
+        where = "" if self.watch is None else f"; watch it at {self.watch}"
+        return (
+            f"{self.image} is still being built ({self.doing}, {self.seconds:.0f} s so far):"
+            f" pull it again in a moment{where}"
+        )

@@ -1,0 +1,179 @@
+"""
+``/token``: where clients fetch tokens for the registry API.
+
+Two ways lead here, and clients take either: GET with the password in the header
+``Authorization`` (Docker, podman, skopeo), and POST with a form (containerd, and whoever has
+a refresh token).  What is asked for and not for the user is left out of the token, not
+refused: the registry itself then says what is wrong.
+
+Protocol: the CNCF Distribution project, "Token Authentication Specification" and "OAuth2
+Token Authentication".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+from urllib.parse import parse_qs
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.access.errors import LoginFailed, LoginRequired, TokenInvalid
+from nixery.access.identity import Identity, IssuedToken
+from nixery.errors import NixeryError, ShuttingDown
+from nixery.http.auth import client_of
+from nixery.http.coroutine_resource import CoroutineResource
+from nixery.http.credentials import BASIC
+from nixery.http.error_responses import ErrorResponse, error_response, internal_error_response
+from nixery.http.responses import (
+    answer_with,
+    client_disconnected,
+    request_id,
+    send_error,
+    set_headers,
+)
+
+__all__ = ["Issuer", "token_resource"]
+
+MAX_FIELDS = 64
+
+_METHODS = ErrorResponse(
+    status=405,
+    code="UNSUPPORTED",
+    message="tokens are fetched with GET, or with POST and a form",
+    headers={b"Allow": b"GET, POST"},
+)
+_BAD_FORM = ErrorResponse(
+    status=400,
+    code="UNSUPPORTED",
+    message="send a form of some kilobytes, with its length, and the grant_type password or"
+    " refresh_token",
+)
+_NO_ROUTE = ErrorResponse(status=404, code="UNSUPPORTED", message="there is nothing here")
+
+
+class Issuer(Protocol):
+    """Makes tokens."""
+
+    @property
+    def allows_anonymous(self) -> bool:
+        """Whether there is anything for those who have not logged in."""
+
+    async def log_in(self, user: str, password: str, address: str) -> Identity:
+        """
+        Check a password.
+
+        :raises LoginFailed: it is wrong.
+        :raises LoginThrottled: it is not checked now.
+        """
+
+    def verify_refresh_token(self, token: str) -> Identity:
+        """
+        Whose refresh token it is.
+
+        :raises TokenInvalid: nobody's.
+        """
+
+    def issue(
+        self, user: str | None, scopes: Sequence[str], *, refresh: bool = False
+    ) -> IssuedToken:
+        """A token for those of the repositories that a user may pull from."""
+
+
+_log = Logger()
+
+
+def token_resource(issuer: Issuer) -> Resource:
+    """The resource for ``/token``."""
+
+    async def answer(request: Request) -> bytes | None:
+        set_headers(request, {b"Cache-Control": b"no-store"})
+        try:
+            if any(request.postpath or ()):
+                return send_error(request, _NO_ROUTE)
+            if request.method == b"POST":
+                return await _answer_form(request, issuer)
+            if request.method == b"GET":
+                return _answer_query(request, issuer)
+            return send_error(request, _METHODS)
+        except (LoginFailed, TokenInvalid) as error:
+            problem = error_response(LoginRequired(challenge=BASIC, reason=error.message))
+            return None if client_disconnected(request) else send_error(request, problem)
+        except NixeryError as error:
+            return (
+                None if client_disconnected(request) else send_error(request, error_response(error))
+            )
+        except CancelledError:
+            if client_disconnected(request):
+                raise
+            return send_error(request, error_response(ShuttingDown()))
+        except Exception:  # noqa: BLE001  # whatever it is, a client waits for an answer
+            reference = request_id(request)
+            _log.failure("no token was made (reference {reference})", reference=reference)
+            return (
+                None
+                if client_disconnected(request)
+                else send_error(request, internal_error_response(reference))
+            )
+
+    return CoroutineResource(answer)
+
+
+def _answer_query(request: Request, issuer: Issuer) -> bytes:
+    visitor = client_of(request)
+    if visitor.fault:
+        raise LoginRequired(challenge=BASIC, reason=visitor.fault)
+    # A token is not exchanged for a longer one.
+    if visitor.identity is not None and visitor.identity.scopes is not None:
+        raise LoginRequired(challenge=BASIC)
+    if visitor.identity is None and not issuer.allows_anonymous:
+        raise LoginRequired(challenge=BASIC)
+    query: Mapping[bytes, Sequence[bytes]] = request.args or {}
+    scopes = [each.decode("utf-8", "replace") for each in query.get(b"scope", ())]
+    wanted = query.get(b"offline_token", [b""])[-1] == b"true"
+    issued = issuer.issue(visitor.user, scopes, refresh=wanted)
+    return _hand_over(request, issued)
+
+
+async def _answer_form(request: Request, issuer: Issuer) -> bytes | None:
+    body: bytes = request.content.read() if request.content is not None else b""
+    try:
+        form = parse_qs(body.decode("utf-8"), max_num_fields=MAX_FIELDS)
+    except ValueError:
+        return send_error(request, _BAD_FORM)
+
+    def given(name: str) -> str:
+        return form.get(name, [""])[-1]
+
+    match given("grant_type"):
+        case "password":
+            identity = await issuer.log_in(
+                given("username"), given("password"), client_of(request).address
+            )
+        case "refresh_token":
+            identity = issuer.verify_refresh_token(given("refresh_token"))
+        case _:
+            return send_error(request, _BAD_FORM)
+    if client_disconnected(request):
+        return None
+    issued = issuer.issue(
+        identity.user, form.get("scope", []), refresh=given("access_type") == "offline"
+    )
+    return _hand_over(request, issued)
+
+
+def _hand_over(request: Request, issued: IssuedToken) -> bytes:
+    document: dict[str, object] = {
+        "token": issued.token,
+        "access_token": issued.token,
+        "expires_in": issued.seconds,
+        "issued_at": datetime.fromtimestamp(issued.time, UTC).isoformat().replace("+00:00", "Z"),
+    }
+    if issued.refresh is not None:
+        document["refresh_token"] = issued.refresh
+    return answer_with(request, "application/json", json.dumps(document).encode("ascii"))

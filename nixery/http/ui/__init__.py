@@ -1,0 +1,1 @@
+"""Pages for people, and the streams and assets that belong to them."""

@@ -1,0 +1,222 @@
+"""
+Styles, scripts and pictures of the pages, served from memory.
+
+They are read once, when the daemon starts: nothing here touches a disk later.  The
+path of an asset holds a digest of all of them, as ``/static/5f0c2d1e9a/site.css``, so
+that a browser keeps it for ever and never has an old one beside a new one.  Assets
+name each other by relative paths (``import "./stream.js"``), and stay within their
+digest that way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from gzip import compress
+from pathlib import Path
+
+from attrs import field, frozen
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.http.openapi import DESCRIPTION, read_description
+from nixery.http.responses import answer_with, set_headers
+
+__all__ = [
+    "STATIC",
+    "Asset",
+    "Assets",
+    "AssetResource",
+    "AssetsResource",
+    "SiteFiles",
+    "read_site_files",
+]
+
+STATIC = "static"
+"""Where assets are, below the root of the site."""
+
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+}
+
+_FOR_EVER = b"public, max-age=31536000, immutable"
+
+_PACKED = 1024
+"""How many bytes a text has to have for a compressed copy to be worth its while."""
+
+
+@frozen(kw_only=True)
+class Asset:
+    """
+    A file as it is served.
+
+    :param media_type: with its charset.
+    :param etag: with its quotes.
+    :param packed: the same data compressed by gzip; ``None`` where that gains nothing.
+    """
+
+    media_type: str
+    data: bytes = field(repr=False)
+    etag: bytes
+    packed: bytes | None = field(repr=False)
+
+
+class Assets:
+    """
+    All assets, and their paths.
+
+    :param files: their bytes, by their names: ``site.css``, ``image/graph.js``.
+    """
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        digest = hashlib.sha256()
+        for name, data in sorted(files.items()):
+            digest.update(f"{len(name)} {name} {len(data)} ".encode() + data)
+        self.digest = digest.hexdigest()[:12]
+        self._assets = {name: _asset(name, data) for name, data in files.items()}
+
+    def url(self, name: str) -> str:
+        """
+        The path of an asset, for a page.
+
+        :raises KeyError: there is none of this name: the page is wrong.
+        """
+        if name not in self._assets:
+            raise KeyError(name)
+        return f"/{STATIC}/{self.digest}/{name}"
+
+    def get(self, name: str) -> Asset | None:
+        """An asset by its name; ``None`` if there is none."""
+        return self._assets.get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._assets)
+
+
+class AssetsResource(Resource):
+    """
+    What answers under ``/static``.
+
+    :param missing: answers what is not there.
+    """
+
+    def __init__(self, assets: Assets, missing: Resource) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self._assets = assets
+        self._missing = missing
+
+    def render(self, request: Request) -> bytes | int:
+        """Answer a request."""
+        path = [segment.decode("utf-8", "replace") for segment in request.postpath or ()]
+        asset = self._assets.get("/".join(path[1:]))
+        if asset is None or request.method not in (b"GET", b"HEAD"):
+            answer: bytes | int = self._missing.render(request)
+            return answer
+        # A page of an earlier version, still open, may ask for what it was made of: it
+        # gets what there is now, and keeps it for nobody.
+        current = path[0] == self._assets.digest
+        return send(request, asset, _FOR_EVER if current else b"no-cache")
+
+
+class AssetResource(Resource):
+    """
+    One asset under a path of its own, as browsers ask for an icon that no page has named.
+
+    :param name: of the asset.
+    :param missing: answers what is not there.
+    """
+
+    def __init__(self, assets: Assets, name: str, missing: Resource) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self._missing = missing
+        asset = assets.get(name)
+        if asset is None:
+            raise KeyError(name)
+        self._asset = asset
+
+    def render(self, request: Request) -> bytes | int:
+        """Answer a request."""
+        if request.postpath or request.method not in (b"GET", b"HEAD"):
+            answer: bytes | int = self._missing.render(request)
+            return answer
+        return send(request, self._asset, b"max-age=86400")
+
+
+def send(request: Request, asset: Asset, cache_control: bytes) -> bytes:
+    """Answer with an asset."""
+    set_headers(
+        request,
+        {
+            b"Cache-Control": cache_control,
+            # A drawing that is opened by itself is a document, and could hold scripts.
+            b"Content-Security-Policy": b"default-src 'none'; style-src 'unsafe-inline'",
+            b"ETag": asset.etag,
+            b"Vary": b"Accept-Encoding",
+            b"X-Content-Type-Options": b"nosniff",
+        },
+    )
+    if asset.etag in (request.getHeader(b"If-None-Match") or b""):
+        request.setResponseCode(304)
+        return b""
+    body = asset.data
+    if asset.packed is not None and b"gzip" in (request.getHeader(b"Accept-Encoding") or b""):
+        body = asset.packed
+        set_headers(request, {b"Content-Encoding": b"gzip"})
+    answer_with(request, asset.media_type, body)
+    # Twisted makes a note in the log of a body that it has to drop.
+    return b"" if request.method == b"HEAD" else body
+
+
+@frozen(kw_only=True)
+class SiteFiles:
+    """
+    What the pages are made of.
+
+    :param templates: their texts, by their names.
+    """
+
+    templates: Mapping[str, str] = field(repr=False)
+    assets: Assets = field(repr=False)
+
+
+def read_site_files(directory: Path) -> SiteFiles:
+    """
+    Read templates and assets.  Blocks.
+
+    :param directory: as :func:`nixery.runtime.data_files.web_directory` finds it.
+    """
+    templates, static = directory / "templates", directory / STATIC
+    return SiteFiles(
+        templates={name: path.read_text("utf-8") for name, path in _files(templates)},
+        assets=Assets(
+            {name: path.read_bytes() for name, path in _files(static)}
+            | {DESCRIPTION: read_description(directory)}
+        ),
+    )
+
+
+def _files(directory: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            yield path.relative_to(directory).as_posix(), path
+
+
+def _asset(name: str, data: bytes) -> Asset:
+    media_type = _TYPES.get(Path(name).suffix, "application/octet-stream")
+    packed = None
+    if len(data) >= _PACKED and not media_type.startswith(("image/png", "font/")):
+        packed = compress(data, 9, mtime=0)
+    return Asset(
+        media_type=media_type,
+        data=data,
+        etag=b'"%s"' % hashlib.sha256(data).hexdigest()[:32].encode("ascii"),
+        packed=packed if packed is not None and len(packed) < len(data) else None,
+    )

@@ -1,0 +1,115 @@
+"""
+The documentation under ``/docs``, as Sphinx has built it.
+
+It is read once, when somebody first asks for a page, and stays in memory: a megabyte or
+two.  What was not read then is not there, whatever a path says.
+
+There are no dates of change in the answers.  In a Nix store all files have the same, and
+an old page would be taken for the new one; a digest tells them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from gzip import compress
+from pathlib import Path
+from urllib.parse import quote
+
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.http.responses import client_disconnected, set_headers
+from nixery.http.ui.assets import Asset, send
+from nixery.http.ui.pages import PAGE_HEADERS, Pages
+from nixery.runtime.workers import Workers
+
+__all__ = ["Documentation", "read_documentation"]
+
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+}
+"""What is served; other files are for Sphinx itself."""
+
+_INDEX = "index.html"
+
+_MISSING = (
+    "there is no documentation in this installation: in a checkout, `tox -e docs` builds it"
+    " into build/docs, and an installed package brings it along if Sphinx and MyST-Parser were"
+    " there when it was built"
+)
+
+
+class Documentation:
+    """
+    Answers what is asked under ``/docs``.
+
+    :param pages: says what is not there.
+    :param directory: the folder of the built documentation; ``None`` if there is none.
+    :param files: the pool in which it is read.
+    """
+
+    def __init__(self, pages: Pages, directory: Path | None, files: Workers) -> None:
+        self._pages = pages
+        self._directory = directory
+        self._files = files
+        self._tree: Mapping[str, Asset] | None = None
+
+    def resource(self) -> Resource:
+        """What answers, with all that is below it."""
+        return self._pages.resource(self._answer)
+
+    async def _answer(self, request: Request, path: Sequence[str]) -> bytes | None:
+        if self._directory is None:
+            return self._pages.error(request, 404, _MISSING)
+        if self._tree is None:
+            # Two who ask at the same time both have it read; the second one wins.
+            self._tree = await self._files.run(read_documentation, self._directory)
+            if client_disconnected(request):
+                return None
+        name = "/".join(path)
+        if f"{name}/{_INDEX}".removeprefix("/") in self._tree and (not path or path[-1]):
+            # Links within a page are relative to the folder that it stands for.
+            return self._redirect(request, path)
+        asset = self._tree.get(name if path[-1:] != [""] else f"{name}{_INDEX}")
+        if asset is None:
+            return self._pages.error(request, 404, "the documentation has no such page")
+        # Sphinx puts a digest behind the names of styles and scripts.
+        pinned = path[0] == "_static" and b"v" in (request.args or {})
+        lifetime = b"public, max-age=31536000, immutable" if pinned else b"no-cache"
+        body = send(request, asset, lifetime)
+        set_headers(request, {**PAGE_HEADERS, b"Cache-Control": lifetime})
+        return body
+
+    def _redirect(self, request: Request, path: Sequence[str]) -> bytes:
+        location = "/".join(["/docs", *(quote(part, safe="") for part in path), ""])
+        set_headers(request, {b"Location": location.encode("ascii")})
+        return self._pages.error(request, 308, f"this page is at {location}")
+
+
+def read_documentation(directory: Path) -> Mapping[str, Asset]:
+    """
+    All files of the built documentation, by their paths in it.  Blocks.
+
+    :param directory: where it is.
+    """
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.suffix in _TYPES and path.is_file() and not path.name.startswith("."):
+            found[name] = _asset(_TYPES[path.suffix], path.read_bytes())
+    return found
+
+
+def _asset(media_type: str, data: bytes) -> Asset:
+    packed = None if media_type == "image/png" else compress(data, 6, mtime=0)
+    return Asset(
+        media_type=media_type,
+        data=data,
+        etag=b'"%s"' % hashlib.sha256(data).hexdigest()[:32].encode("ascii"),
+        packed=packed if packed is not None and len(packed) < len(data) else None,
+    )

@@ -1,0 +1,92 @@
+"""
+How pages write what they show: texts of others, sizes, and times.
+
+The scripts of the pages do the same (``web/static/text.js``): what changes while one looks
+must not change its form.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from nixery.runtime.clocks import WallTime
+
+__all__ = [
+    "short_time",
+    "duration",
+    "replace_term",
+    "full_time",
+    "escape_invisible",
+    "size",
+    "iso_time",
+]
+
+
+def escape_invisible(text: object) -> str:
+    """
+    A text that somebody else has written, fit to be looked at: what cannot be seen, or
+    turns the direction of what follows, is written as an escape.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in "\n\t" or character.isprintable() else _escaped(character)
+        for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    # Emoji and some scripts are written with these two; they hide nothing.
+    if unicodedata.category(character) == "Cf" and character in "\u200c\u200d":
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def replace_term(typed: str, name: str, other: str) -> str:
+    """A query with ``other`` in the place of ``name`` in what was typed."""
+    words = re.split(r"[\s,;/]+", typed.strip())
+    return "+".join(quote(other if word == name else word, safe="") for word in words)
+
+
+def size(count: float) -> str:
+    """A number of bytes, in decimal units with three digits: ``1.23 MB``."""
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    value = float(count)
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    if units[0] == "B":
+        return f"{value:.0f} B"
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {units[0]}"
+
+
+def duration(seconds: float) -> str:
+    """A time span: ``0.42 s``, ``12 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    if seconds < 10:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def iso_time(time: WallTime) -> str:
+    """A time of day, as RFC 3339 writes it, in UTC."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+
+
+def full_time(time: WallTime) -> str:
+    """The same for a person: ``2026-11-23 21:05:07``."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short_time(time: WallTime) -> str:
+    """The same in short: ``11-23 21:05:07``."""
+    return datetime.fromtimestamp(time, UTC).strftime("%m-%d %H:%M:%S")

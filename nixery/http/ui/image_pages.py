@@ -1,0 +1,299 @@
+"""
+The images, for those who look at them: ``/images`` and what is below it.
+
+    /images                              those that were served, by name
+    /images/NAME:TAG                     one of them: packages, layers, closure, digests
+    /images/NAME:TAG?why=openssl         and why it contains something
+    /images/NAME:TAG/paths               its store paths, page by page
+    /images/NAME:TAG/graph.json          its closure with a layout, for the page's script
+    /images/NAME:TAG/graph.svg           the same as a picture
+
+Only what this registry has served is shown.  Nothing here makes an image, asks the
+package set, or runs Nix: looking costs some reads from storage, and work on the CPU pool
+that is done once for each image.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from urllib.parse import quote
+
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.http.responses import PLAIN_TEXT, answer_with, client_disconnected, set_headers
+from nixery.http.ui.image_views import SORTS, PathQuery, image_data, image_view, paths_view
+from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
+from nixery.http.visibility import VisibilityRules
+from nixery.image.manifests import Manifest
+from nixery.image.names import Digest, ImageName, Tag, parse_image_name, parse_tag
+from nixery.inspection.image_list import ListedImage
+from nixery.inspection.page_data import PageData
+from nixery.runtime.workers import Workers
+
+__all__ = ["ImagePages", "Library"]
+
+IMAGES_AT_ONCE = 50
+"""How many images a page lists."""
+
+_PICTURE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'"
+"""For a picture that is opened by itself: it has a style sheet, and nothing else."""
+
+
+class Library(Protocol):
+    """The images that there are to look at."""
+
+    async def names(self) -> Sequence[str]:
+        """The names of all images, each with its tag, sorted."""
+
+    async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
+        """Some of them, in that order."""
+
+    async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
+        """The manifest of what was served last as a name and a tag."""
+
+    async def portrait(self, manifest: Manifest) -> PageData:
+        """All there is to show of an image."""
+
+    async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
+        """Which images have a layer."""
+
+
+class ImagePages:
+    """
+    The pages of images.
+
+    :param library: what is shown.
+    :param pages: renders it.
+    :param workers: the pool in which it is made ready.
+    :param visibility: who may see what.
+    :param system: the Nix system of images whose names choose none.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        pages: Pages,
+        workers: Workers,
+        visibility: VisibilityRules,
+        *,
+        system: str,
+    ) -> None:
+        self._library = library
+        self._pages = pages
+        self._workers = workers
+        self._visibility = visibility
+        self._system = system
+
+    def resource(self) -> Resource:
+        """What answers under ``/images``."""
+        return self._pages.resource(self._answer)
+
+    async def _answer(self, request: Request, path: Sequence[str]) -> bytes | None:
+        if not any(path):
+            return await self._list(request)
+        last = next((index for index, part in enumerate(path) if ":" in part), None)
+        if last is None:
+            return self._to_latest(request, "/".join(path).rstrip("/"))
+        final, _, tag = path[last].partition(":")
+        name = parse_image_name("/".join([*path[:last], final]), self._system)
+        return await self._image(request, name, parse_tag(tag), "/".join(path[last + 1 :]))
+
+    def _to_latest(self, request: Request, repository: str) -> bytes:
+        """An image without a tag is the one that clients mean by that."""
+        name = parse_image_name(repository, self._system)
+        request.setResponseCode(302)
+        location = _place(f"{name.repository}:latest")
+        set_headers(request, {**PAGE_HEADERS, b"Location": location.encode("ascii")})
+        return answer_with(request, PLAIN_TEXT, f"{location}\n".encode())
+
+    # -- the list ---------------------------------------------------------------------------
+
+    async def _list(self, request: Request) -> bytes | None:
+        wanted = _argument(request, b"q").strip().lower()[:200]
+        page = _number(request, b"page")
+        names = await self._library.names()
+        total, shown = await self._workers.run(
+            _chosen, self._visibility, request, names, wanted, page
+        )
+        images = await self._library.listed(shown)
+        if client_disconnected(request):
+            return None
+        if not wants_html(request):
+            return _send_json(
+                request,
+                {
+                    "total": total,
+                    "images": [
+                        {
+                            "name": image.repository,
+                            "tag": image.tag,
+                            "system": image.system,
+                            "digest": image.digest,
+                            "size": image.size,
+                            "layers": len(image.layers),
+                            "served": image.served,
+                        }
+                        for image in images
+                    ],
+                },
+            )
+        return await self._pages.answer_later(
+            request,
+            "images.html",
+            200,
+            images=images,
+            total=total,
+            wanted=wanted,
+            page=page,
+            pages=max(1, -(-total // IMAGES_AT_ONCE)),
+        )
+
+    # -- one image --------------------------------------------------------------------------
+
+    async def _image(self, request: Request, name: ImageName, tag: Tag, rest: str) -> bytes | None:
+        manifest = None
+        if self._visibility.may_see(request, name.repository):
+            manifest = await self._library.find(name, tag)
+        if manifest is None:
+            return None if client_disconnected(request) else self._unknown(request, name, tag)
+        portrait = await self._library.portrait(manifest)
+        if client_disconnected(request):
+            return None
+        match rest:
+            case "":
+                return await self._page(request, name, tag, portrait)
+            case "paths" if portrait.report.paths:
+                return await self._paths(request, name, tag, portrait)
+            case "graph.json" if portrait.graph:
+                return await self._send(request, "application/json", portrait.graph, portrait)
+            case "graph.svg" if portrait.picture:
+                return await self._send(request, "image/svg+xml", portrait.picture, portrait)
+        return self._pages.error(request, 404, "there is nothing more to see of this image")
+
+    def _unknown(self, request: Request, name: ImageName, tag: Tag) -> bytes:
+        if not wants_html(request):
+            return self._pages.error(
+                request, 404, f"{name.repository}:{tag} has not been pulled from here yet"
+            )
+        return self._pages.answer(
+            request, "imageunknown.html", 404, repository=name.repository, tag=tag
+        )
+
+    async def _page(
+        self, request: Request, name: ImageName, tag: Tag, portrait: PageData
+    ) -> bytes | None:
+        label = f"{name.repository}:{tag}"
+        holders = await self._library.holders()
+        own = portrait.report.digest
+        # The same image under another name is no other image.
+        visible = {
+            layer.digest: [
+                image
+                for image in holders.get(layer.digest, ())
+                if image.digest != own and self._visibility.may_see(request, image.repository)
+            ]
+            for layer in portrait.report.layers
+        }
+        view = await self._workers.run(
+            image_view, label, portrait, visible, _argument(request, b"why")
+        )
+        if client_disconnected(request):
+            return None
+        if not wants_html(request):
+            return _send_json(request, image_data(name.repository, tag, view))
+        return await self._pages.answer_later(
+            request,
+            "image.html",
+            200,
+            repository=name.repository,
+            tag=tag,
+            base=_place(label),
+            view=view,
+        )
+
+    async def _paths(
+        self, request: Request, name: ImageName, tag: Tag, portrait: PageData
+    ) -> bytes | None:
+        sort = _argument(request, b"sort")
+        query = PathQuery(
+            text=_argument(request, b"q")[:200],
+            layer=min(_number(request, b"layer", 0), len(portrait.report.layers)),
+            sort=sort if sort in SORTS else SORTS[0],
+            page=_number(request, b"page"),
+        )
+        view = await self._workers.run(paths_view, portrait, query)
+        if client_disconnected(request):
+            return None
+        label = f"{name.repository}:{tag}"
+        return await self._pages.answer_later(
+            request,
+            "imagepaths.html",
+            200,
+            label=label,
+            base=_place(label),
+            view=view,
+            layers=portrait.report.layers,
+            sorts=SORTS,
+        )
+
+    async def _send(
+        self, request: Request, media_type: str, packed: bytes, portrait: PageData
+    ) -> bytes | None:
+        """Send what is kept compressed, as it is to whoever can read that."""
+        etag = b'"%s"' % portrait.etag.encode("ascii")
+        set_headers(
+            request,
+            {
+                **PAGE_HEADERS,
+                b"Content-Security-Policy": _PICTURE_POLICY,
+                b"ETag": etag,
+                b"Vary": b"Accept-Encoding",
+            },
+        )
+        if etag in (request.getHeader(b"If-None-Match") or b""):
+            request.setResponseCode(304)
+            return b""
+        if b"gzip" in (request.getHeader(b"Accept-Encoding") or b""):
+            set_headers(request, {b"Content-Encoding": b"gzip"})
+            return answer_with(request, media_type, packed)
+        plain = await self._workers.run(zlib.decompress, packed, 31)
+        return None if client_disconnected(request) else answer_with(request, media_type, plain)
+
+
+def _chosen(
+    visibility: VisibilityRules, request: Request, names: Sequence[str], wanted: str, page: int
+) -> tuple[int, Sequence[str]]:
+    """How many images there are with a part in their names, and those of one page."""
+    found = [
+        name
+        for name in names
+        if wanted in name and visibility.may_see(request, name.rpartition(":")[0])
+    ]
+    start = (page - 1) * IMAGES_AT_ONCE
+    return len(found), found[start : start + IMAGES_AT_ONCE]
+
+
+def _place(label: str) -> str:
+    """Where the page of an image is."""
+    return "/images/" + quote(label, safe="/:")
+
+
+def _argument(request: Request, name: bytes) -> str:
+    """The last value of a parameter of the URL; empty where there is none."""
+    values: Sequence[bytes] = (request.args or {}).get(name, [b""])
+    return values[-1].decode("utf-8", "replace")
+
+
+def _number(request: Request, name: bytes, default: int = 1) -> int:
+    text = _argument(request, name)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else default
+
+
+def _send_json(request: Request, value: Mapping[str, object]) -> bytes:
+    set_headers(request, PAGE_HEADERS)
+    add_vary(request)
+    return answer_with(request, "application/json", json.dumps(value).encode("ascii") + b"\n")

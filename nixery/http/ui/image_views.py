@@ -1,0 +1,269 @@
+"""
+What the pages of an image show, as plain values for their templates.
+
+Everything here runs on a thread of the CPU pool, and is bounded: an image has at most 127
+layers, of each of which some paths are named; the others are on pages of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+from markupsafe import Markup
+
+from nixery.http.ui.formatting import escape_invisible
+from nixery.image.names import Digest
+from nixery.inspection.image_list import ListedImage
+from nixery.inspection.page_data import PageData
+from nixery.inspection.reference_chains import chain_to, find_chains, find_paths
+from nixery.inspection.report import ImageReport, ReportedLayer
+from nixery.layers.svg import DrawnLayer, draw_svg
+
+__all__ = ["SORTS", "ImageView", "PathQuery", "image_data", "image_view", "paths_view"]
+
+PATHS_IN_LAYER = 8
+"""How many paths of a layer are named beside it."""
+
+LABELS = 5
+"""How many of the images are named that share a layer."""
+
+PATHS_AT_ONCE = 100
+"""How many paths a page lists."""
+
+LONGEST_QUESTION = 200
+
+SORTS = ("size", "closure", "popularity", "name")
+"""What paths can be listed by."""
+
+
+@frozen(kw_only=True)
+class PathView:
+    """A path, with what leads to it: ``chain`` is filled in where it is asked for."""
+
+    number: int
+    path: str
+    name: str
+    version: str
+    size: int
+    closure: int
+    popularity: int
+    references: int
+    referrers: int
+    asked: bool
+    layer: int
+    layer_title: str
+    reason: str
+    chain: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class LayerView:
+    """A layer; ``number`` counts from 1 at the bottom."""
+
+    number: int
+    title: str
+    digest: Digest
+    diff_id: Digest
+    size: int
+    unpacked: int
+    reason: str
+    paths: tuple[PathView, ...]
+    count: int
+    shared: tuple[str, ...]
+    shared_count: int
+
+
+@frozen(kw_only=True)
+class ImageView:
+    """
+    An image.
+
+    :param picture: its layers as SVG.
+    :param question: what was searched for.
+    :param answers: the chain to each path that was found.
+    :param found: how many were found in all.
+    :param shared_size: bytes that other images have as well.
+    """
+
+    report: ImageReport
+    known: bool
+    layers: tuple[LayerView, ...]
+    picture: Markup
+    shared_size: int
+    question: str
+    answers: tuple[tuple[PathView, ...], ...]
+    found: int
+
+
+def image_view(
+    label: str,
+    portrait: PageData,
+    holders: Mapping[Digest, Sequence[ListedImage]],
+    question: str,
+) -> ImageView:
+    """
+    What the page of an image shows.
+
+    :param label: its name and tag.
+    :param holders: which images have a layer, as far as whoever asks may know.
+    :param question: a part of the name of a path; empty: none is asked for.
+    """
+    report = portrait.report
+    layers = tuple(
+        _layer(portrait, index, layer, holders.get(layer.digest, ()))
+        for index, layer in enumerate(report.layers)
+    )
+    drawn = [
+        DrawnLayer(
+            title=layer.title,
+            size=layer.size,
+            nar_size=layer.unpacked,
+            reason=layer.reason,
+            paths=tuple(path.name for path in layer.paths)
+            + ("…",) * (layer.count - len(layer.paths)),
+            shared_with=layer.shared,
+        )
+        for layer in layers
+    ]
+    question = question.strip()[:LONGEST_QUESTION]
+    finding = find_chains(report, portrait.ways, question)
+    return ImageView(
+        report=report,
+        known=portrait.known,
+        layers=layers,
+        # It escapes all that it draws.
+        picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
+        shared_size=sum(layer.size for layer in layers if layer.shared_count),
+        question=question,
+        answers=tuple(
+            tuple(_path(portrait, number) for number in chain) for chain in finding.chains
+        ),
+        found=finding.total,
+    )
+
+
+@frozen(kw_only=True)
+class PathQuery:
+    """
+    Which paths are to be listed.
+
+    :param text: a part of their names; empty: any.
+    :param layer: the number of their layer, from 1; 0: any.
+    :param sort: one of :data:`SORTS`.
+    :param page: from 1.
+    """
+
+    text: str = ""
+    layer: int = 0
+    sort: str = "size"
+    page: int = 1
+
+
+@frozen(kw_only=True)
+class PathsView:
+    """A page of a list of paths: ``total`` of them on ``pages`` pages."""
+
+    query: PathQuery
+    paths: tuple[PathView, ...]
+    total: int
+    pages: int
+
+
+def paths_view(portrait: PageData, query: PathQuery) -> PathsView:
+    """A page of the list of an image's paths."""
+    report = portrait.report
+    found = [
+        number
+        for number in find_paths(report, query.text[:LONGEST_QUESTION])
+        if not query.layer or portrait.layer_of[number] == query.layer - 1
+    ]
+    if query.sort != "name":
+        found.sort(key=lambda number: (-getattr(report.paths[number], query.sort), number))
+    start = (query.page - 1) * PATHS_AT_ONCE
+    return PathsView(
+        query=query,
+        paths=tuple(
+            _path(portrait, number, chain=True) for number in found[start : start + PATHS_AT_ONCE]
+        ),
+        total=len(found),
+        pages=max(1, -(-len(found) // PATHS_AT_ONCE)),
+    )
+
+
+def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
+    """The page of an image, for programs."""
+    report = view.report
+    return {
+        "name": repository,
+        "tag": tag,
+        "digest": report.digest,
+        "system": report.system,
+        "source": report.source,
+        "size": report.size,
+        "unpacked": report.unpacked or None,
+        "packages": [
+            {"attribute": each.attribute, "name": each.name, "version": each.version}
+            for each in report.packages
+        ],
+        "paths": len(report.paths) + report.left_out,
+        "layers": [
+            {
+                "digest": layer.digest,
+                "diff_id": layer.diff_id,
+                "size": layer.size,
+                "unpacked": layer.unpacked or None,
+                "title": layer.title,
+                "reason": layer.reason,
+                "paths": layer.count,
+                "shared_with": layer.shared,
+            }
+            for layer in view.layers
+        ],
+        "why": [[path.path for path in chain] for chain in view.answers],
+    }
+
+
+def _layer(
+    portrait: PageData, index: int, layer: ReportedLayer, holders: Sequence[ListedImage]
+) -> LayerView:
+    paths = portrait.report.paths
+    # The one that the layer is about stands first; then what takes the most room.
+    leader, others = layer.paths[:1], layer.paths[1:]
+    named = (*leader, *sorted(others, key=lambda number: (-paths[number].size, number)))
+    return LayerView(
+        number=index + 1,
+        title=escape_invisible(layer.title),
+        digest=layer.digest,
+        diff_id=layer.diff_id,
+        size=layer.size,
+        unpacked=layer.unpacked,
+        reason=escape_invisible(layer.reason),
+        paths=tuple(_path(portrait, number) for number in named[:PATHS_IN_LAYER]),
+        count=len(layer.paths),
+        shared=tuple(image.label for image in holders[:LABELS]),
+        shared_count=len(holders),
+    )
+
+
+def _path(portrait: PageData, number: int, *, chain: bool = False) -> PathView:
+    report = portrait.report
+    path, layer = report.paths[number], portrait.layer_of[number]
+    return PathView(
+        number=number,
+        path=path.path,
+        name=path.name,
+        version=path.version,
+        size=path.size,
+        closure=path.closure,
+        popularity=path.popularity,
+        references=len(path.references),
+        referrers=len(portrait.referrers[number]),
+        asked=portrait.ways[number] < 0,
+        layer=layer + 1,
+        layer_title=report.layers[layer].title if layer >= 0 else "",
+        reason=report.layers[layer].reason if layer >= 0 else "",
+        chain=tuple(report.paths[each].name for each in chain_to(number, portrait.ways))
+        if chain
+        else (),
+    )

@@ -1,0 +1,189 @@
+"""
+The first page: what this is, and a box that finds out what packages there are.
+
+    /                        for people
+    /?packages=git+htop      the same with the answer, for browsers without JavaScript
+    /api/packages?names=...  the answer as JSON
+
+The address that the page names is the one that the configuration gives: the Host header
+of a request is trusted for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.errors import NixeryError
+from nixery.http.error_responses import error_response
+from nixery.http.responses import answer_with, client_disconnected, set_headers
+from nixery.http.ui.build_streams import Builds
+from nixery.http.ui.package_query import MAX_TYPED, Found, commands, describe_results, parse_query
+from nixery.http.ui.pages import Pages
+from nixery.http.visibility import AllowAll, VisibilityRules
+from nixery.image.names import ARCH_META_PACKAGES, DEFAULT_PACKAGES, SHELL, PackageRequest
+from nixery.image.packages import LookupResult
+from nixery.runtime.deferreds import TimedOut, with_timeout
+from nixery.sources.source import Revision
+
+__all__ = ["IndexPage", "PackageSearch"]
+
+REVISION_WAIT = 0.5
+"""For how many seconds the page waits to hear which revision is served."""
+
+RECENT = 12
+"""How many builds are on the page."""
+
+FAILURES = 5
+"""How many failures are on the page, with their logs."""
+
+
+class _Checked(Protocol):
+    @property
+    def revision(self) -> Revision: ...
+
+    @property
+    def answers(self) -> Sequence[LookupResult]: ...
+
+
+class PackageSearch(Protocol):
+    """Who knows what packages there are."""
+
+    async def revision(self) -> Revision:
+        """:raises NixeryError: nobody knows what is served now."""
+
+    async def check(
+        self, client: str, system: str, requirements: Sequence[PackageRequest]
+    ) -> _Checked:
+        """:raises NixeryError: names cannot be looked up."""
+
+
+class IndexPage:
+    """
+    The first page, and what its box asks.
+
+    :param pages: renders it.
+    :param desk: knows the packages.
+    :param system: the Nix system of images whose name chooses none.
+    :param clock: bounds how long the page waits for what it can do without.
+    :param builds: those to show, if any are.
+    :param visibility: who may see which build.
+    """
+
+    def __init__(
+        self,
+        pages: Pages,
+        desk: PackageSearch,
+        system: str,
+        clock: IReactorTime,
+        *,
+        builds: Builds | None = None,
+        visibility: VisibilityRules | None = None,
+    ) -> None:
+        self._pages = pages
+        self._desk = desk
+        self._system = system
+        self._clock = clock
+        self._builds = builds
+        self._visibility = visibility or AllowAll()
+
+    def index(self) -> Resource:
+        """The resource for the root."""
+        return self._pages.resource(self._index)
+
+    def api(self) -> Resource:
+        """The resource for ``/api``."""
+        return self._pages.resource(self._api)
+
+    async def _index(self, request: Request, path: Sequence[str]) -> bytes | None:
+        if path:
+            return self._pages.error(request, 404, "there is nothing here")
+        typed = _typed(request, b"packages")
+        status, found = await self._check(request, typed) if typed else (200, None)
+        revision = await self._revision()
+        builds = [
+            build
+            for build in (() if self._builds is None else self._builds.overview())
+            if self._visibility.may_see(request, build.image)
+        ]
+        if client_disconnected(request):
+            return None
+        # What is typed wrong is no fault of the page.
+        return await self._pages.answer_later(
+            request,
+            "index.html",
+            200 if status < 500 else status,
+            typed=typed,
+            found=found,
+            revision=revision,
+            system=self._system,
+            shell=SHELL,
+            always=DEFAULT_PACKAGES,
+            systems=ARCH_META_PACKAGES,
+            max_typed=MAX_TYPED,
+            show_builds=self._builds is not None,
+            builds=builds[:RECENT],
+            failures=[build for build in builds if build.problem is not None][:FAILURES],
+        )
+
+    async def _api(self, request: Request, path: Sequence[str]) -> bytes | None:
+        if path != ["packages"]:
+            return self._pages.error(request, 404, "there is nothing here")
+        status, found = await self._check(request, _typed(request, b"names"))
+        if client_disconnected(request):
+            return None
+        request.setResponseCode(status)
+        set_headers(request, {b"Cache-Control": b"no-store", b"X-Content-Type-Options": b"nosniff"})
+        body = json.dumps(found).encode("ascii") + b"\n"
+        return answer_with(request, "application/json", body)
+
+    async def _check(self, request: Request, typed: str) -> tuple[int, Mapping[str, object]]:
+        """A status, and what became of the names that were typed, or why nothing did."""
+        client = getattr(request.client, "host", "")
+        try:
+            wishes = parse_query(typed, self._system)
+            if wishes is None:
+                return 400, {**_NOTHING, "error": "type the names of packages: shell git htop"}
+            if not self._visibility.may_see(request, wishes.name.repository):
+                return 403, {**_NOTHING, "error": "one of these packages is not for you"}
+            checked = await self._desk.check(client, wishes.name.system, wishes.requirements)
+        except NixeryError as error:
+            problem = error_response(error)
+            if not client_disconnected(request):
+                set_headers(request, problem.headers)
+            return problem.status, {**_NOTHING, "error": problem.message}
+        packages: list[Found] = describe_results(wishes, checked.answers)
+        return 200, {
+            "error": None,
+            "image": wishes.name.repository,
+            "system": wishes.name.system,
+            "revision": checked.revision.label,
+            "packages": packages,
+            "commands": commands(self._pages.address, wishes, checked.answers),
+        }
+
+    async def _revision(self) -> str | None:
+        try:
+            revision = await with_timeout(REVISION_WAIT, self._clock, self._desk.revision())
+        except (NixeryError, TimedOut):
+            return None
+        return revision.label
+
+
+_NOTHING: Mapping[str, object] = {
+    "image": None,
+    "system": None,
+    "revision": None,
+    "packages": [],
+    "commands": None,
+}
+
+
+def _typed(request: Request, name: bytes) -> str:
+    values: list[bytes] = (request.args or {}).get(name, [b""])
+    return values[-1].decode("utf-8", "replace")

@@ -1,0 +1,233 @@
+"""
+What somebody typed into the box for packages, and what they get for it: pure functions.
+
+People write names as they know them (``python3Packages.requests``, ``libsigc++``), with
+whatever they like between them; an image name wants lower case and slashes, and an
+escape for what its grammar cannot hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+
+from nixery.image.errors import InvalidName
+from nixery.image.names import (
+    ARCH_META_PACKAGES,
+    MAX_NAME,
+    SHELL,
+    ImageName,
+    PackageRequest,
+    escape_attribute,
+    parse_image_name,
+)
+from nixery.image.packages import LookupResult, Package
+
+__all__ = [
+    "MAX_TYPED",
+    "Found",
+    "PackageQuery",
+    "PackageQueries",
+    "commands",
+    "parse_query",
+    "describe_results",
+]
+
+MAX_TYPED = 1000
+"""The longest text that is read, in characters."""
+
+MAX_WISHES = 30
+"""How many names are looked up at once."""
+
+_BETWEEN = re.compile(r"[\s,;/]+")
+
+Found = Mapping[str, object]
+"""What became of one name, as JSON; ``status`` is ``found``, ``meta`` or the problem's kind."""
+
+
+@frozen(kw_only=True)
+class PackageQuery:
+    """
+    One name.
+
+    :param typed: as it was typed.
+    :param component: what asks for it in an image name.
+    :param requirement: ``None`` for a meta-package.
+    """
+
+    typed: str
+    component: str
+    requirement: PackageRequest | None
+
+
+@frozen(kw_only=True)
+class PackageQueries:
+    """
+    All names.
+
+    :param name: the image of all of them.
+    """
+
+    wishes: tuple[PackageQuery, ...]
+    name: ImageName
+
+    @property
+    def requirements(self) -> tuple[PackageRequest, ...]:
+        """What has to be looked up, each once; of a meta-package what it stands for."""
+        wanted = [item for item in self.name.requirements if not item.optional]
+        return tuple(wanted)
+
+
+def parse_query(text: str, system: str) -> PackageQueries | None:
+    """
+    Read what was typed; ``None`` if that is nothing.
+
+    :param system: the Nix system of images whose name chooses none.
+    :raises InvalidName: it is too long, or there is something that cannot be a name.
+    """
+    if len(text) > MAX_TYPED:
+        raise InvalidName(
+            name=text[:64] + "...", reason=f"it is longer than {MAX_TYPED} characters"
+        )
+    typed = list(dict.fromkeys(word for word in _BETWEEN.split(text) if word))
+    if not typed:
+        return None
+    if len(typed) > MAX_WISHES:
+        raise InvalidName(
+            name=" ".join(typed)[:64] + "...",
+            reason=f"there are more than {MAX_WISHES} names; ask for them in parts",
+        )
+    # Meta-packages count where they lead, and whoever types them means them.
+    leading = [word for word in typed if word == "shell" or word in ARCH_META_PACKAGES]
+    typed = [*leading, *(word for word in typed if word not in leading)]
+    components = [_component(word) for word in typed]
+    repository = "/".join(components)
+    if len(repository) > MAX_NAME:
+        raise InvalidName(
+            name=repository[:64] + "...",
+            reason=f"the name of the image would be longer than {MAX_NAME} characters",
+        )
+    name = parse_image_name(repository, system)
+    return PackageQueries(
+        wishes=tuple(
+            PackageQuery(
+                typed=word,
+                component=component,
+                requirement=None if word in leading else _requirement(component),
+            )
+            for word, component in zip(typed, components, strict=True)
+        ),
+        name=name,
+    )
+
+
+def describe_results(wishes: PackageQueries, answers: Sequence[LookupResult]) -> list[Found]:
+    """What became of each name, in the order in which they are in the image's name."""
+    found = {answer.requirement: answer for answer in answers}
+    told: list[Found] = []
+    for wish in wishes.wishes:
+        if wish.requirement is not None:
+            told.append(_tell(wish, found[wish.requirement]))
+            continue
+        told.append(_tell_meta(wish, found))
+    return told
+
+
+def _tell_meta(wish: PackageQuery, found: Mapping[PackageRequest, LookupResult]) -> Found:
+    common = {"name": wish.typed, "component": wish.component}
+    if wish.component in ARCH_META_PACKAGES:
+        return {
+            **common,
+            "status": "meta",
+            "message": f"the image is for {ARCH_META_PACKAGES[wish.component]}",
+            "candidates": [],
+        }
+    parts = [found[PackageRequest(name=name, exact=True)] for name in SHELL]
+    for answer in parts:
+        if not isinstance(answer.result, Package):
+            return {**_tell(wish, answer), **common}
+    message = f"stands for {', '.join(SHELL)}"
+    return {**common, "status": "meta", "message": message, "candidates": []}
+
+
+def _tell(wish: PackageQuery, answer: LookupResult) -> Found:
+    common = {"name": wish.typed, "component": wish.component}
+    result = answer.result
+    if isinstance(result, Package):
+        return {
+            **common,
+            "status": "found",
+            "attribute": result.attribute,
+            "pname": result.pname,
+            "version": result.version,
+            "description": result.description,
+            "outputs": [output.name for output in result.outputs],
+        }
+    return {
+        **common,
+        "status": result.kind.value,
+        "message": result.message,
+        "candidates": list(result.candidates),
+    }
+
+
+def commands(
+    address: str, wishes: PackageQueries, answers: Sequence[LookupResult]
+) -> Mapping[str, str] | None:
+    """
+    How to pull, run and deploy the image; ``None`` if it cannot be made.
+
+    :param address: what stands before the name of an image.
+    """
+    packages = {
+        answer.requirement: answer.result
+        for answer in answers
+        if isinstance(answer.result, Package)
+    }
+    if len(packages) < len(answers):
+        return None
+    image = f"{address}/{wishes.name.repository}"
+    shell = any(wish.component == "shell" for wish in wishes.wishes)
+    named = [wish.requirement for wish in wishes.wishes if wish.requirement is not None]
+    program = "bash" if shell or not named else packages[named[0]].pname
+    # What keeps a container with a shell alive; another one does what it is for.
+    args = ["sleep", "infinity"] if shell else [program]
+    label = re.sub(r"[^a-z0-9]+", "-", wishes.name.repository)[:50].strip("-")
+    return {
+        "pull": f"docker pull {image}",
+        "run": f"docker run --rm -it {image} {program}",
+        "kubernetes": (
+            "apiVersion: v1\n"
+            "kind: Pod\n"
+            "metadata:\n"
+            f"  name: {json.dumps(f'nixery-{label}')}\n"
+            "spec:\n"
+            "  containers:\n"
+            "    - name: main\n"
+            f"      image: {json.dumps(image)}\n"
+            f"      command: {json.dumps(args)}\n"
+        ),
+    }
+
+
+def _component(typed: str) -> str:
+    lowered = typed.lower()
+    try:
+        parse_image_name(lowered, system="")
+    except InvalidName:
+        if not typed.isprintable() or not all(typed.split(".")):
+            raise InvalidName(name=typed, reason="no package can be called so") from None
+        return escape_attribute(typed)
+    return lowered
+
+
+def _requirement(component: str) -> PackageRequest:
+    # Behind an ordinary component, meta-packages are ordinary too.
+    name = parse_image_name(f"x/{component}", system="")
+    [requirement] = [
+        item for item in name.requirements if item.name != "x" and not item.optional
+    ] or [PackageRequest(name=component)]
+    return requirement

@@ -1,0 +1,1 @@
+"""Values of an image: names, packages, closure, configuration, manifests."""

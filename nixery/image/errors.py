@@ -1,0 +1,150 @@
+"""
+Errors of names, packages and limits of an image.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = [
+    "ImageLimitExceeded",
+    "InvalidDigest",
+    "InvalidName",
+    "InvalidReference",
+    "PackageProblem",
+    "PackagesRefused",
+    "ProblemKind",
+    "UnknownSystem",
+]
+
+
+@frozen(kw_only=True)
+class InvalidName(NixeryError):
+    """A repository name outside the grammar or without meaning."""
+
+    name: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.name!r} is not an image name: {self.reason}"
+
+
+@frozen(kw_only=True)
+class InvalidReference(NixeryError):
+    """A tag outside the grammar of tags."""
+
+    reference: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.reference!r} is not a tag: a tag is a letter, digit or underscore, followed"
+            " by at most 127 letters, digits, underscores, dots and dashes"
+        )
+
+
+@frozen(kw_only=True)
+class InvalidDigest(NixeryError):
+    """A digest that is not ``sha256:`` and 64 lower-case hexadecimal digits."""
+
+    digest: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.digest!r} is not a digest: write sha256: and 64 lower-case hex digits"
+
+
+class ProblemKind(Enum):
+    """Why a package cannot be put into an image."""
+
+    NOT_FOUND = "not-found"
+    AMBIGUOUS = "ambiguous"
+    NOT_A_PACKAGE = "not-a-package"
+    NO_SUCH_OUTPUT = "no-such-output"
+    UNFREE = "unfree"
+    BROKEN = "broken"
+    INSECURE = "insecure"
+    UNSUPPORTED = "unsupported"
+    REFUSED = "refused"
+    EVALUATION = "evaluation"
+
+
+@frozen(kw_only=True)
+class PackageProblem:
+    """
+    One package that cannot be put into an image.
+
+    :param name: the name as it was asked for.
+    :param kind: why.
+    :param message: one sentence on this package, complete in itself.
+    :param candidates: names that exist and may have been meant, best first.
+    """
+
+    name: str
+    kind: ProblemKind
+    message: str
+    candidates: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        # What is ambiguous names its candidates itself, with what tells them apart.
+        if not self.candidates or self.kind is ProblemKind.AMBIGUOUS:
+            return self.message
+        return f"{self.message} (did you mean {', '.join(self.candidates)}?)"
+
+
+@frozen(kw_only=True)
+class PackagesRefused(NixeryError):
+    """Packages of an image that do not exist or may not be used: all of them."""
+
+    problems: tuple[PackageProblem, ...]
+
+    @property
+    def message(self) -> str:
+        return "; ".join(problem.describe() for problem in self.problems)
+
+    @property
+    def not_found(self) -> bool:
+        """Whether at least one of the packages does not exist."""
+        return any(problem.kind is ProblemKind.NOT_FOUND for problem in self.problems)
+
+
+@frozen(kw_only=True)
+class ImageLimitExceeded(NixeryError):
+    """
+    An image that container engines would refuse.
+
+    :param what: what there is too much of, in the plural.
+    :param value: how much of it.
+    :param limit: the most that engines take.
+    """
+
+    what: str
+    value: int
+    limit: int
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the image has {self.value} {self.what}, and engines take at most {self.limit}:"
+            " ask for fewer packages"
+        )
+
+
+@frozen(kw_only=True)
+class UnknownSystem(NixeryError):
+    """A Nix system that container images have no name for."""
+
+    system: str
+    known: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return (
+            f"there are no images for the system {self.system!r};"
+            f" there are for {', '.join(self.known)}"
+        )

@@ -1,0 +1,222 @@
+"""
+Repository names and references: what a client may write, and what it means.
+
+A repository name is a list of packages: ``shell/git/htop`` asks for the packages
+of the meta-package ``shell`` and for git and htop.  Parsing happens here, once,
+before anything reaches Nix or a file system; everything behind works on the
+frozen :class:`ImageName`.
+
+Grammar: the OCI distribution specification, version 1.1, section "Pulling
+manifests".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NewType
+
+from attrs import field, frozen
+
+from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
+
+__all__ = [
+    "DEFAULT_PACKAGES",
+    "ARCH_META_PACKAGES",
+    "SHELL",
+    "Digest",
+    "ImageName",
+    "PackageRequest",
+    "Tag",
+    "escape_attribute",
+    "is_commit",
+    "is_referrers_tag",
+    "parse_digest",
+    "parse_image_name",
+    "parse_reference",
+    "parse_tag",
+]
+
+Digest = NewType("Digest", str)
+"""``sha256:`` and 64 lower-case hexadecimal digits, checked where it was parsed."""
+
+Tag = NewType("Tag", str)
+"""A tag within the grammar."""
+
+SHELL = ("bashInteractive", "coreutils", "moreutils", "nano")
+"""The packages of the meta-package ``shell``, by their exact attribute names."""
+
+DEFAULT_PACKAGES = ("cacert", "iana-etc")
+"""Packages that every image contains, where the package set has them."""
+
+ARCH_META_PACKAGES = {"arm64": "aarch64-linux"}
+"""Meta-packages that choose the system of an image."""
+
+ESCAPE = "attr--"
+"""
+Begins a component that holds, in hexadecimal, the UTF-8 bytes of an attribute
+path that the grammar of repository names cannot express: ``libsigc++`` is
+``attr--6c6962736967632b2b``.
+"""
+
+MAX_NAME = 255
+"""The longest repository name that registries and clients agree on, in characters."""
+
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..*)?")
+
+
+@frozen(kw_only=True, order=True)
+class PackageRequest:
+    """
+    One package that was asked for.
+
+    :param name: an attribute path, its parts joined by dots; the last part may
+        be an output (``curl.dev``).
+    :param exact: whether the path is spelled as the package set spells it; if
+        not, the lookup may change case and prefix digits.
+    :param optional: whether a package set without it is no error.
+    """
+
+    name: str
+    exact: bool = False
+    optional: bool = False
+
+
+@frozen(kw_only=True, cache_hash=True)
+class ImageName:
+    """
+    What a repository name asks for.
+
+    Names that ask for the same are equal, however they are spelled.
+
+    :param repository: the name as the client wrote it, for messages; it takes no
+        part in comparisons.
+    :param requirements: the packages, sorted and without duplicates, those of
+        :data:`DEFAULT_PACKAGES` included.
+    :param system: the Nix system of the image, ``x86_64-linux``.
+    """
+
+    repository: str = field(eq=False)
+    requirements: tuple[PackageRequest, ...]
+    system: str
+
+
+def parse_image_name(repository: str, system: str) -> ImageName:
+    """
+    What a repository name asks for.
+
+    Meta-packages count only where they lead the name, in any order and as often
+    as they like; behind the first ordinary component they are ordinary names, so
+    that packages called ``shell`` or ``arm64`` can still be reached.
+
+    :param repository: the name from the URL, decoded.
+    :param system: the Nix system where no meta-package chooses another.
+    :raises InvalidName: the name is outside the grammar, too long, or an escape
+        in it does not decode.
+    """
+    if len(repository) > MAX_NAME:
+        raise InvalidName(
+            name=repository[:64] + "...",
+            reason=f"it is longer than {MAX_NAME} characters",
+        )
+    components = repository.split("/")
+    for component in components:
+        if not _COMPONENT.fullmatch(component):
+            raise InvalidName(
+                name=repository,
+                reason=(
+                    f"the component {component!r} is not made of lower-case letters and digits,"
+                    " joined by single dots, one or two underscores, or dashes"
+                ),
+            )
+    requirements: list[PackageRequest] = []
+    leading = True
+    for component in components:
+        if leading and component == "shell":
+            requirements += [PackageRequest(name=name, exact=True) for name in SHELL]
+        elif leading and component in ARCH_META_PACKAGES:
+            system = ARCH_META_PACKAGES[component]
+        else:
+            leading = False
+            requirements.append(_requirement(repository, component))
+    return ImageName(
+        repository=repository,
+        requirements=_with_always(requirements),
+        system=system,
+    )
+
+
+def parse_reference(text: str) -> Tag | Digest:
+    """
+    The reference of a manifest: a digest where there is a colon, else a tag.
+
+    :raises InvalidDigest: a colon, and no digest.
+    :raises InvalidReference: outside the grammar of tags.
+    """
+    return parse_digest(text) if ":" in text else parse_tag(text)
+
+
+def parse_tag(text: str) -> Tag:
+    """:raises InvalidReference: outside the grammar of tags."""
+    if not _TAG.fullmatch(text):
+        raise InvalidReference(reference=text)
+    return Tag(text)
+
+
+def parse_digest(text: str) -> Digest:
+    """:raises InvalidDigest: it is no SHA-256 digest in its canonical form."""
+    if not _DIGEST.fullmatch(text):
+        raise InvalidDigest(digest=text)
+    return Digest(text)
+
+
+def is_referrers_tag(tag: Tag) -> bool:
+    """
+    Whether a tag is a referrers fallback or a signature look-up of cosign's
+    (``sha256-<64 hex>``, with or without a suffix): never a revision.
+    """
+    return _REFERRERS_TAG.fullmatch(tag) is not None
+
+
+def is_commit(text: str) -> bool:
+    """Whether it is the full hash of a git commit."""
+    return _COMMIT.fullmatch(text) is not None
+
+
+def escape_attribute(path: str) -> str:
+    """The component that asks for the exact attribute path ``path``."""
+    return ESCAPE + path.encode("utf-8").hex()
+
+
+def _requirement(repository: str, component: str) -> PackageRequest:
+    if not component.startswith(ESCAPE):
+        return PackageRequest(name=component)
+    try:
+        path = bytes.fromhex(component.removeprefix(ESCAPE)).decode("utf-8")
+    except ValueError:
+        path = ""
+    # Whatever is printable may be an attribute's name; control characters never
+    # are, and they would forge lines in a log.
+    if not path.isprintable() or not all(path.split(".")):
+        raise InvalidName(
+            name=repository,
+            reason=(
+                f"the component {component!r} has to be {ESCAPE} and the hexadecimal UTF-8 bytes"
+                " of an attribute path"
+            ),
+        )
+    return PackageRequest(name=path, exact=True)
+
+
+def _with_always(requirements: Iterable[PackageRequest]) -> tuple[PackageRequest, ...]:
+    """Sorted, without duplicates; a package asked for is not optional any more."""
+    wanted = {(item.name, item.exact): item for item in requirements}
+    names = {item.name for item in wanted.values()}
+    for name in DEFAULT_PACKAGES:
+        if name not in names:
+            wanted[name, True] = PackageRequest(name=name, exact=True, optional=True)
+    return tuple(sorted(wanted.values()))

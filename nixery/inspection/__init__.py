@@ -1,0 +1,1 @@
+"""Reports of images for the image pages: packages, layers, reference chains."""

@@ -1,0 +1,274 @@
+"""
+The images that there are to look at: what is written down of them, and found again.
+
+Nothing here makes an image, evaluates anything, or is waited for by anybody who pulls:
+what is to be written down is written beside the answers, and a failure to do so costs a
+line in the log.  Only what was served by this registry is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from attrs import define, field
+from cachetools import LRUCache, TTLCache
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from nixery.builds.build_record import BuildRecord
+from nixery.builds.image_cache import ImageCache
+from nixery.errors import NixeryError
+from nixery.image.manifests import Image, Manifest
+from nixery.image.names import Digest, ImageName, Tag
+from nixery.inspection.image_list import (
+    ListedImage,
+    decode_listed,
+    encode_listed,
+    list_image,
+    listing_key,
+)
+from nixery.inspection.manifest_summary import summarize_manifest
+from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
+from nixery.inspection.report import make_report
+from nixery.inspection.report_file import encode_report
+from nixery.pulls.images import SERVED, tag_record_key
+from nixery.runtime.clocks import WallClock
+from nixery.runtime.deferreds import TimedOut, gather, with_timeout
+from nixery.runtime.single_flight import SingleFlight
+from nixery.runtime.workers import Workers
+from nixery.storage.errors import BlobUnknown
+from nixery.storage.interface import Storage
+
+__all__ = ["LISTED", "MOST_COMPARED", "REPORTS", "ImageCatalog"]
+
+REPORTS = "report"
+"""The kind of the records of how images were made, by the digests of their OCI manifests."""
+
+LISTED = "listed"
+"""The kind of the records of images by name and tag, for the list of images."""
+
+MOST_COMPARED = 300
+"""How many images an image is compared with."""
+
+MOST_PENDING = 32
+"""
+How many notes wait to be written at most.  More only come together when the storage does
+not keep up with builds; those then have no report.
+"""
+
+PAUSE = 1.0
+"""Seconds between the making of an image and that of its report."""
+
+_KEYS_BELIEVED = 10.0
+_HOLDERS_BELIEVED = 60.0
+"""For how many seconds a list of names, and what was found out about layers, is used."""
+
+_KEPT = 48 * 2**20
+"""How much memory portraits may take, in bytes."""
+
+_LAST_NOTES = 5.0
+
+
+@define(kw_only=True, eq=False)
+class ImageCatalog:
+    """
+    Images to look at.
+
+    :param storage: where they are, and what is known of them.
+    :param images: the manifests of images that were made.
+    :param cpu: the pool in which reports and pictures are made.
+    :param clock: for what is believed for a while.
+    :param wall_clock: tells when an image was served first.
+    """
+
+    storage: Storage
+    images: ImageCache
+    cpu: Workers
+    clock: IReactorTime
+    wall_clock: WallClock
+    _writing: SingleFlight[str, None] = field(factory=SingleFlight, init=False)
+    _drawing: SingleFlight[Digest, PageData] = field(factory=SingleFlight, init=False)
+    _comparing: SingleFlight[None, Mapping[Digest, tuple[ListedImage, ...]]] = field(
+        factory=SingleFlight, init=False
+    )
+    _portraits: LRUCache[Digest, PageData] = field(init=False)
+    _keys: TTLCache[None, Sequence[str]] = field(init=False)
+    _holders: TTLCache[None, Mapping[Digest, tuple[ListedImage, ...]]] = field(init=False)
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._portraits = LRUCache(_KEPT, getsizeof=lambda portrait: portrait.weight)
+        self._keys = TTLCache(1, _KEYS_BELIEVED, timer=self.clock.seconds)
+        self._holders = TTLCache(1, _HOLDERS_BELIEVED, timer=self.clock.seconds)
+
+    # -- written down ---------------------------------------------------------------------
+
+    def made(self, made: BuildRecord) -> None:
+        """Write down how an image was made; returns at once."""
+
+        async def write() -> None:
+            # Whoever waited for the image takes its layers now, and goes first.
+            await deferLater(self.clock, PAUSE)
+            data = await self.cpu.run(lambda: encode_report(make_report(made)))
+            await self.storage.set_record(REPORTS, made.digest, data)
+            # An image that is made again may have been seen without.
+            self._portraits.pop(made.digest, None)
+
+        self._write(f"{REPORTS} {made.digest}", write)
+
+    def served(self, name: ImageName, tag: Tag, image: Image) -> None:
+        """Write down that an image is what a name and a tag mean now; returns at once."""
+
+        async def write() -> None:
+            listed = list_image(name, tag, image, self.wall_clock.now())
+            await self.storage.set_record(LISTED, listed.label, encode_listed(listed))
+            self._keys.clear()
+
+        self._write(f"{LISTED} {listing_key(name.repository, tag)}", write)
+
+    async def stop(self) -> None:
+        """Write what is to be written, if that takes no time."""
+        try:
+            await with_timeout(_LAST_NOTES, self.clock, self._writing.settled())
+        except TimedOut:
+            self._log.warn("{count} notes on images are lost", count=len(self._writing))
+        await self._writing.stop()
+        await self._drawing.stop()
+        await self._comparing.stop()
+
+    def _write(self, what: str, write: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+        if len(self._writing) >= MOST_PENDING:
+            self._log.warn("{what} is not written down: too much waits for that", what=what)
+            return
+        self._writing.run(what, write).addErrback(self._not_written, what)
+
+    async def _noted(self, what: str) -> None:
+        """Wait for what is being written down; that it fails is told in the log."""
+        if what in self._writing:
+            note = self._writing.run(what, _nothing)
+            await note.addErrback(lambda why: why if why.check(CancelledError) else None)
+
+    def _not_written(self, failure: Failure, what: str) -> None:
+        if failure.check(NixeryError):
+            self._log.warn("{what} is not written down: {error}", what=what, error=failure.value)
+        else:
+            self._log.failure("{what} is not written down", failure, what=what)
+
+    # -- found again ----------------------------------------------------------------------
+
+    async def names(self) -> Sequence[str]:
+        """
+        The names of all images that were served, each with its tag, sorted.
+
+        :raises StorageError: the storage failed.
+        """
+        keys = self._keys.get(None)
+        if keys is None:
+            keys = self._keys[None] = tuple(await self.storage.list_records(LISTED))
+        return keys
+
+    async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
+        """
+        Some of the images that were served; what can't be read is left out.
+
+        :param names: as :meth:`names` gave them.
+        :raises StorageError: the storage failed.
+        """
+        records = await gather(self.storage.get_record(LISTED, name) for name in names)
+        return await self.cpu.run(_decode_all, tuple(records))
+
+    async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
+        """
+        The OCI manifest of what was served last as a name and a tag; ``None`` if nothing
+        was, or it is gone.
+
+        :raises StorageError: the storage failed.
+        """
+        record = await self.storage.get_record(SERVED, tag_record_key(name, tag))
+        if record is None:
+            return None
+        image = await self.images.get(record.decode("ascii", "replace"))
+        return None if image is None else image.manifests[0]
+
+    async def portrait(self, manifest: Manifest) -> PageData:
+        """
+        All there is to show of an image.  One that has just been made is shown when its
+        report is there.
+
+        :raises StorageError: the storage failed.
+        :raises NixeryError: the image itself is damaged.
+        """
+        await self._noted(f"{REPORTS} {manifest.digest}")
+        known = self._portraits.get(manifest.digest)
+        if known is None:
+            known = await self._drawing.run(manifest.digest, lambda: self._portrait(manifest))
+        return known
+
+    async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
+        """
+        Which images have a layer, sorted by their names.  At most :data:`MOST_COMPARED`
+        images are looked at.
+
+        :raises StorageError: the storage failed.
+        """
+        known = self._holders.get(None)
+        if known is None:
+            known = await self._comparing.run(None, self._compare)
+        return known
+
+    async def _portrait(self, manifest: Manifest) -> PageData:
+        data = await self.storage.get_record(REPORTS, manifest.digest)
+        portrait = None
+        if data is not None:
+            try:
+                portrait = await self.cpu.run(make_page_data, data)
+            except ValueError as error:
+                self._log.warn(
+                    "the report of {digest} is of no use: {error}",
+                    digest=manifest.digest,
+                    error=error,
+                )
+        if portrait is None:
+            portrait = summary_page_data(summarize_manifest(manifest, await self._config(manifest)))
+        # One that is larger than all that is kept is drawn each time.
+        if portrait.weight <= _KEPT:
+            self._portraits[manifest.digest] = portrait
+        return portrait
+
+    async def _config(self, manifest: Manifest) -> bytes:
+        try:
+            return await self.storage.read(manifest.blobs()[0].digest)
+        except BlobUnknown:
+            return b""
+
+    async def _compare(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
+        listed = await self.listed((await self.names())[:MOST_COMPARED])
+        holders = self._holders[None] = await self.cpu.run(_holders_of, listed)
+        return holders
+
+
+async def _nothing() -> None:
+    """What runs in the place of a note that is being written already: never."""
+
+
+def _decode_all(records: Sequence[bytes | None]) -> Sequence[ListedImage]:
+    found = []
+    for record in records:
+        try:
+            if record is not None:
+                found.append(decode_listed(record))
+        except ValueError:
+            continue
+    return found
+
+
+def _holders_of(listed: Sequence[ListedImage]) -> Mapping[Digest, tuple[ListedImage, ...]]:
+    holders: dict[Digest, list[ListedImage]] = {}
+    for image in listed:
+        for digest in image.layers:
+            holders.setdefault(digest, []).append(image)
+    return {digest: tuple(images) for digest, images in holders.items()}

@@ -1,0 +1,176 @@
+"""
+Where the paths of a closure lie in its picture.
+
+What was asked for is at the top, and each path lies below all that refer to it: its depth
+is the longest chain of references that leads to it.  What much depends on is therefore
+at the bottom, as glibc is.  Within a depth paths are ordered by the mean place of their
+neighbours above, then of those below, some times in turn, which keeps lines short: the
+barycentre method of K. Sugiyama, S. Tagawa and M. Toda, "Methods for Visual Understanding
+of Hierarchical System Structures" (1981), without the dummy nodes that long lines would
+need, of which a closure has far too many.
+
+A depth with many paths takes several lines, filled column by column, so that the picture
+has the proportions of a page.  Areas are in proportion to the sizes of paths, above a
+smallest one that can still be pointed at.
+
+The work grows with the number of paths and references, and the same closure gives the
+same picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from nixery.inspection.report import ImageReport
+
+__all__ = ["ClosureLayout", "lay_out"]
+
+SWEEPS = 3
+"""How often the order within depths is improved, downwards and upwards."""
+
+SMALLEST = 3.0
+LARGEST = 26.0
+"""Radii."""
+
+_GAP = 3.0
+_BAND = 20.0
+"""What is left free between two paths, and between two depths."""
+
+_PROPORTION = 2.8
+"""Width to height, about."""
+
+_LEAST_WIDTH = 480.0
+
+
+@frozen(kw_only=True)
+class ClosureLayout:
+    """
+    The picture of a closure; the origin is at the top left.
+
+    :param depth: for each path how far down it lies, from 0.
+    :param x: of each path's centre.
+    :param y: of each path's centre.
+    :param radius: of each path's circle.
+    :param work: how many paths and references were looked at to order them.
+    """
+
+    width: float
+    height: float
+    depth: tuple[int, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    radius: tuple[float, ...]
+    work: int
+
+
+def lay_out(report: ImageReport) -> ClosureLayout:
+    """Find a place for every path of a closure."""
+    references = [path.references for path in report.paths]
+    referrers: list[list[int]] = [[] for _ in references]
+    for number, targets in enumerate(references):
+        for target in targets:
+            referrers[target].append(number)
+    depth = _depths(references, referrers)
+    bands: list[list[int]] = [[] for _ in range(max(depth, default=-1) + 1)]
+    for number, level in enumerate(depth):
+        bands[level].append(number)
+    work = 0
+    for _ in range(SWEEPS):
+        work += _order(bands, referrers)
+        work += _order(bands[::-1], references)
+    # From the top once more: where a path lies is told by what refers to it.
+    work += _order(bands, referrers)
+    radius = _radii([path.size for path in report.paths])
+    width = _width(radius)
+    x, y, height = _place(bands, radius, width)
+    return ClosureLayout(
+        width=width,
+        height=height,
+        depth=tuple(depth),
+        x=tuple(x),
+        y=tuple(y),
+        radius=tuple(radius),
+        work=work,
+    )
+
+
+def _depths(references: Sequence[Sequence[int]], referrers: Sequence[Sequence[int]]) -> list[int]:
+    """The longest chain to each path."""
+    depth = [0] * len(references)
+    waiting = [len(each) for each in referrers]
+    ready = [number for number, count in enumerate(waiting) if count == 0]
+    for number in ready:
+        for target in references[number]:
+            depth[target] = max(depth[target], depth[number] + 1)
+            waiting[target] -= 1
+            if waiting[target] == 0:
+                # The loop comes to it: it is a queue.
+                ready.append(target)
+    return depth
+
+
+def _order(bands: Sequence[list[int]], neighbours: Sequence[Sequence[int]]) -> int:
+    """
+    Order each band, the first one first, by the places of neighbours in other bands.
+
+    :return: how many paths and neighbours were looked at.
+    """
+    work = 0
+    place: dict[int, float] = {}
+    for band in bands:
+        for index, number in enumerate(band):
+            place[number] = (index + 0.5) / len(band)
+    for band in bands:
+        wanted = {}
+        for number in band:
+            near = neighbours[number]
+            work += 1 + len(near)
+            wanted[number] = (
+                sum(place[each] for each in near) / len(near) if near else place[number]
+            )
+        band.sort(key=lambda number: (wanted[number], number))
+        for index, number in enumerate(band):
+            place[number] = (index + 0.5) / len(band)
+    return work
+
+
+def _radii(sizes: Sequence[int]) -> list[float]:
+    largest = max(sizes, default=0) or 1
+    return [round(max(SMALLEST, LARGEST * math.sqrt(size / largest)), 1) for size in sizes]
+
+
+def _width(radius: Sequence[float]) -> float:
+    """A width at which the picture has about the proportions that are wanted."""
+    area = sum((2 * each + _GAP) ** 2 for each in radius)
+    # Lines are as high as their largest circle, and bands have room between them.
+    return max(_LEAST_WIDTH, round(math.sqrt(1.6 * area * _PROPORTION)))
+
+
+def _place(
+    bands: Sequence[Sequence[int]], radius: Sequence[float], width: float
+) -> tuple[list[float], list[float], float]:
+    x, y = [0.0] * len(radius), [0.0] * len(radius)
+    top = _BAND
+    for band in bands:
+        needed = sum(2 * radius[number] + _GAP for number in band)
+        lines = max(1, math.ceil(needed / (width - 2 * _BAND)))
+        columns = [band[start : start + lines] for start in range(0, len(band), lines)]
+        widths = [max(2 * radius[number] + _GAP for number in column) for column in columns]
+        # A column is as wide as its largest circle, and there may be too many of them.
+        squeeze = min(1.0, (width - 2 * _BAND) / sum(widths))
+        left = (width - sum(widths) * squeeze) / 2
+        heights = [
+            max(2 * radius[number] + _GAP for number in band[line::lines]) for line in range(lines)
+        ]
+        for column, own in zip(columns, widths, strict=True):
+            bottom = top
+            for number, line in zip(column, heights, strict=False):
+                x[number] = round(left + own * squeeze / 2, 1)
+                y[number] = round(bottom + line / 2, 1)
+                bottom += line
+            left += own * squeeze
+        top += sum(heights) + _BAND
+    return x, y, round(top, 1)

@@ -1,0 +1,123 @@
+"""
+The picture of a closure, as data for a script and as SVG for those who run none.
+
+Both are drawn from the same layout.  The data hold all that is known of each path, each
+fact once and in columns, for thousands of paths; a path refers to others by their numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from nixery.inspection.closure_layout import ClosureLayout
+from nixery.inspection.report import ImageReport
+from nixery.layers.svg import xml_text
+
+__all__ = ["closure_data", "closure_svg", "layer_of_paths"]
+
+DATA_VERSION = 1
+"""Raised when the script of before can't read the data any more."""
+
+MOST_LINES = 2500
+"""With more references than this, the SVG has only the lines of the shortest chains."""
+
+_LABELLED = 12.0
+"""Circles of this radius or more have their names in the SVG."""
+
+_STYLE = """\
+.closure { font: 10px system-ui, sans-serif; }
+.closure .way { stroke: #8a97a5; stroke-width: .5; opacity: .6; fill: none; }
+.closure circle { fill: #2b6cb0; stroke: #ffffff; stroke-width: .5; }
+.closure .asked { fill: #b7791f; }
+.closure text { fill: #17222d; text-anchor: middle; }
+@media (prefers-color-scheme: dark) {
+  .closure .way { stroke: #6b7a89; }
+  .closure circle { fill: #63a6e8; stroke: #10161c; }
+  .closure .asked { fill: #e0a94a; }
+  .closure text { fill: #e6edf3; }
+}"""
+
+
+def layer_of_paths(report: ImageReport) -> list[int]:
+    """For each path the number of its layer, from 0 at the bottom; -1 for one in no layer."""
+    layer_of = [-1] * len(report.paths)
+    for index, layer in enumerate(report.layers):
+        for number in layer.paths:
+            layer_of[number] = index
+    return layer_of
+
+
+def closure_data(report: ImageReport, layout: ClosureLayout, ways: Sequence[int]) -> bytes:
+    """
+    A closure and its layout as JSON.
+
+    :param ways: as :func:`nixery.inspection.reference_chains.shortest_ways` finds them.
+    """
+    value: dict[str, object] = {
+        "version": DATA_VERSION,
+        "width": layout.width,
+        "height": layout.height,
+        "requested": report.requested,
+        "path": [path.path for path in report.paths],
+        "size": [path.size for path in report.paths],
+        "closure": [path.closure for path in report.paths],
+        "popularity": [path.popularity for path in report.paths],
+        "references": [path.references for path in report.paths],
+        "way": ways,
+        "layer": layer_of_paths(report),
+        "layers": [[layer.title, layer.reason] for layer in report.layers],
+        "depth": layout.depth,
+        "x": layout.x,
+        "y": layout.y,
+        "radius": layout.radius,
+    }
+    # Column by column: encoding holds the interpreter's lock, and others want to run.
+    columns = (
+        f"{json.dumps(name)}:{json.dumps(column, separators=(',', ':'))}"
+        for name, column in value.items()
+    )
+    return f"{{{','.join(columns)}}}".encode("ascii")
+
+
+def closure_svg(title: str, report: ImageReport, layout: ClosureLayout, ways: Sequence[int]) -> str:
+    """
+    A closure as an SVG document.
+
+    :param title: what it is the closure of.
+    :param ways: as for :func:`closure_data`.
+    """
+    return "\n".join(_svg(title, report, layout, ways)) + "\n"
+
+
+def _svg(
+    title: str, report: ImageReport, layout: ClosureLayout, ways: Sequence[int]
+) -> Iterator[str]:
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {layout.width} {layout.height}"'
+        ' class="closure" role="img">'
+    )
+    yield f"<title>{xml_text(title)}</title>"
+    yield f"<style>{_STYLE}</style>"
+    x, y = layout.x, layout.y
+    references = [path.references for path in report.paths]
+    if sum(map(len, references)) <= MOST_LINES:
+        lines = [(n, target) for n, targets in enumerate(references) for target in targets]
+    else:
+        lines = [(way, n) for n, way in enumerate(ways) if way >= 0]
+    if lines:
+        # One element for all of them: thousands would make browsers slow.
+        drawn = "".join(f"M{x[a]} {y[a]}L{x[b]} {y[b]}" for a, b in lines)
+        yield f'<path class="way" d="{drawn}"/>'
+    asked = set(report.requested)
+    for number, path in enumerate(report.paths):
+        kind = ' class="asked"' if number in asked else ""
+        yield (
+            f'<circle{kind} cx="{x[number]}" cy="{y[number]}" r="{layout.radius[number]}">'
+            f"<title>{xml_text(path.name)}</title></circle>"
+        )
+    for number, path in enumerate(report.paths):
+        if layout.radius[number] >= _LABELLED:
+            below = y[number] + layout.radius[number] + 9
+            yield f'<text x="{x[number]}" y="{below:.1f}">{xml_text(path.name)}</text>'
+    yield "</svg>"

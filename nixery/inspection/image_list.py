@@ -1,0 +1,112 @@
+"""
+The images that were served, by their names: what the list of images is made of.
+
+What the registry itself remembers of a name is a hash of what it asks for.  People look
+for names, so that each image has an entry here as well, under the name it was first
+asked for by.  An entry also has the digests of the layers: what images share is found
+out without reading their manifests.
+"""
+
+from __future__ import annotations
+
+import json
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+from nixery.image.manifests import Image
+from nixery.image.names import Digest, ImageName, Tag, parse_digest, parse_image_name, parse_tag
+from nixery.runtime.clocks import WallTime
+
+__all__ = ["ListedImage", "decode_listed", "encode_listed", "list_image", "listing_key"]
+
+
+@frozen(kw_only=True)
+class ListedImage:
+    """
+    An image that was served.
+
+    :param repository: its name, as a client wrote it.
+    :param system: the Nix system it is for.
+    :param digest: of its OCI manifest.
+    :param size: what a client downloads that has no layer yet, in bytes.
+    :param layers: their digests, from the bottom to the top.
+    :param served: when it was first served as what the tag means.
+    """
+
+    repository: str
+    tag: Tag
+    system: str
+    digest: Digest
+    size: int
+    layers: tuple[Digest, ...]
+    served: WallTime
+
+    @property
+    def label(self) -> str:
+        """Name and tag, ``shell/git:latest``."""
+        return listing_key(self.repository, self.tag)
+
+
+def listing_key(repository: str, tag: str) -> str:
+    """The key of an entry, which sorts by name."""
+    return f"{repository}:{tag}"
+
+
+def list_image(name: ImageName, tag: Tag, image: Image, served: WallTime) -> ListedImage:
+    """The entry of an image that is being served."""
+    manifest = image.manifests[0]
+    _, *layers = manifest.blobs()
+    return ListedImage(
+        repository=name.repository,
+        tag=tag,
+        system=name.system,
+        digest=manifest.digest,
+        size=sum(layer.size for layer in layers),
+        layers=tuple(layer.digest for layer in layers),
+        served=served,
+    )
+
+
+def encode_listed(listed: ListedImage) -> bytes:
+    """An entry as it is stored."""
+    return json.dumps(
+        {
+            "repository": listed.repository,
+            "tag": listed.tag,
+            "system": listed.system,
+            "digest": listed.digest,
+            "size": listed.size,
+            "layers": listed.layers,
+            "served": listed.served,
+        },
+        separators=(",", ":"),
+    ).encode("ascii")
+
+
+def decode_listed(data: bytes) -> ListedImage:
+    """:raises ValueError: it is no entry."""
+    try:
+        value = json.loads(data)
+        system = str(value["system"])
+        # Checked once more: names become links.
+        name = parse_image_name(value["repository"], system)
+        return ListedImage(
+            repository=name.repository,
+            tag=parse_tag(value["tag"]),
+            system=system,
+            digest=parse_digest(value["digest"]),
+            size=int(value["size"]),
+            layers=tuple(parse_digest(each) for each in value["layers"]),
+            served=WallTime(float(value["served"])),
+        )
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        NixeryError,
+    ) as error:
+        raise ValueError(f"no listed image: {error}") from error

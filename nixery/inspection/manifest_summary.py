@@ -1,0 +1,67 @@
+"""
+What can be told of an image that has no report: what its manifest and its config say.
+
+Images that were made before reports were kept, or by another instance that keeps none,
+are shown by their layers alone: sizes and digests, and the line of the image's history
+that names what is in each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from nixery.errors import NixeryError
+from nixery.image.manifests import Manifest
+from nixery.image.names import parse_digest
+from nixery.inspection.report import ImageReport, ReportedLayer
+
+__all__ = ["summarize_manifest"]
+
+_MADE_BY = "nixery: "
+_LONGEST = 120
+
+
+def summarize_manifest(manifest: Manifest, config: bytes) -> ImageReport:
+    """
+    A report that holds the layers and nothing else.  Unpacked sizes, which no manifest
+    tells, are 0.
+
+    :param config: the bytes of the manifest's config.
+    :raises ValueError: the config is none of ours.
+    :raises UnexpectedOutput: the manifest is none.
+    """
+    _, *blobs = manifest.blobs()
+    try:
+        value = json.loads(config)
+        diff_ids = [parse_digest(each) for each in value["rootfs"]["diff_ids"]]
+        titles = [_title(each) for each in value["history"]]
+        layers = tuple(
+            ReportedLayer(
+                digest=blob.digest,
+                size=blob.size,
+                diff_id=diff_id,
+                unpacked=0,
+                title=title,
+                reason="not known: the image was made before that was written down",
+                paths=(),
+            )
+            for blob, diff_id, title in zip(blobs, diff_ids, titles, strict=True)
+        )
+        system = f"{value['os']}/{value['architecture']}"
+    except (KeyError, TypeError, ValueError, RecursionError, NixeryError) as error:
+        raise ValueError(f"no config of an image: {error}") from error
+    return ImageReport(
+        digest=manifest.digest,
+        system=system,
+        source="",
+        popularity="",
+        packages=(),
+        layers=layers,
+        paths=(),
+    )
+
+
+def _title(history: Mapping[str, object]) -> str:
+    text = str(history["created_by"]).removeprefix(_MADE_BY)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,0 +1,194 @@
+"""
+What is remembered of how an image was made, for those who look at it afterwards.
+
+A manifest says how large layers are and what their digests are.  Which store paths lie
+in which of them and why, which refer to which, and which of them somebody asked for, is
+known while an image is made and nowhere afterwards: the closure may have been collected,
+and the popularity data may be others.  So a *report* is kept in storage beside the
+image, in the form of :mod:`nixery.inspection.report_file`.  It shapes no image, and an image
+without one is as good as any other.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.builds.build_record import BuildRecord
+from nixery.image.closure import STORE, package_name
+from nixery.image.names import Digest
+
+__all__ = ["ImageReport", "ReportedLayer", "ReportedPackage", "ReportedPath", "make_report"]
+
+_NAME_START = len(STORE) + 34
+"""Behind the store's directory, a slash, a hash of 32 characters and a dash."""
+
+ROOT_REASON = "symbolic links to the packages' files"
+"""Why the last layer of every image is there, which holds no store path."""
+
+
+@frozen(kw_only=True)
+class ReportedPackage:
+    """
+    A package that was asked for.
+
+    :param requested: the names it was asked for by.
+    :param paths: its outputs, as numbers of paths.
+    """
+
+    attribute: str
+    name: str
+    version: str
+    description: str
+    requested: tuple[str, ...]
+    paths: tuple[int, ...]
+
+
+@frozen(kw_only=True)
+class ReportedPath:
+    """
+    A store path of the closure.
+
+    :param path: the whole path.
+    :param size: unpacked, in bytes.
+    :param closure: the same with all that it needs.
+    :param popularity: how many store paths of the package set need its package, as far
+        as that was known; 0 where it was not.
+    :param references: the numbers of the paths it refers to, rising.
+    """
+
+    path: str
+    size: int
+    closure: int
+    popularity: int
+    references: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What stands behind the hash."""
+        return self.path[_NAME_START:]
+
+    @property
+    def version(self) -> str:
+        """What the name says of a version and an output; empty if nothing."""
+        return self.name[len(package_name(self.name)) + 1 :]
+
+
+@frozen(kw_only=True)
+class ReportedLayer:
+    """
+    A layer, and what lies in it.
+
+    :param size: as clients download it, in bytes.
+    :param unpacked: the archive's, in bytes.
+    :param title: what it is about.
+    :param reason: why it is a layer.
+    :param paths: the numbers of its paths, the one it is about first.
+    """
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+    unpacked: int
+    title: str
+    reason: str
+    paths: tuple[int, ...]
+
+
+@frozen(kw_only=True)
+class ImageReport:
+    """
+    How an image was made.
+
+    :param digest: of its OCI manifest.
+    :param source: the package set's revision, for people.
+    :param popularity: where the popularity data came from, for people; may be empty.
+    :param packages: those asked for, sorted by attribute path.
+    :param layers: from the bottom to the top.
+    :param paths: the closure, sorted by name; empty where it was too large to keep.
+    :param left_out: how many paths the closure has that are not in ``paths``.
+    """
+
+    digest: Digest
+    system: str
+    source: str
+    popularity: str
+    packages: tuple[ReportedPackage, ...]
+    layers: tuple[ReportedLayer, ...]
+    paths: tuple[ReportedPath, ...]
+    left_out: int = 0
+
+    @property
+    def requested(self) -> tuple[int, ...]:
+        """The numbers of the paths that were asked for, rising."""
+        return tuple(sorted({number for package in self.packages for number in package.paths}))
+
+    @property
+    def size(self) -> int:
+        """What a client downloads that has no layer yet, in bytes."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def unpacked(self) -> int:
+        """What all layers take when they are unpacked, in bytes."""
+        return sum(layer.unpacked for layer in self.layers)
+
+
+def make_report(made: BuildRecord) -> ImageReport:
+    """The report of an image that has just been made."""
+    graph, popularity = made.graph, made.popularity
+    number = {path.path: index for index, path in enumerate(graph.paths)}
+    sizes = graph.closure_sizes()
+    known = bool(popularity.transitive or popularity.direct)
+    groups = [
+        (
+            group.leader.name,
+            group.reason,
+            (
+                number[group.leader.path],
+                *(number[path.path] for path in group.paths if path != group.leader),
+            ),
+        )
+        for group in made.plan
+    ]
+    groups += [("root", ROOT_REASON, ())] * (len(made.layers) - len(groups))
+    return ImageReport(
+        digest=made.digest,
+        system=made.evaluation.system,
+        source=made.source,
+        popularity=popularity.source,
+        packages=tuple(
+            ReportedPackage(
+                attribute=package.attribute,
+                name=package.name,
+                version=package.version,
+                description=package.description,
+                requested=package.requested,
+                paths=tuple(
+                    number[output.path] for output in package.outputs if output.path in number
+                ),
+            )
+            for package in made.evaluation.packages
+        ),
+        layers=tuple(
+            ReportedLayer(
+                digest=layer.digest,
+                size=layer.size,
+                diff_id=layer.diff_id,
+                unpacked=layer.uncompressed_size,
+                title=title,
+                reason=reason,
+                paths=paths,
+            )
+            for layer, (title, reason, paths) in zip(made.layers, groups, strict=True)
+        ),
+        paths=tuple(
+            ReportedPath(
+                path=path.path,
+                size=info.nar_size,
+                closure=sizes[path].nar_size,
+                popularity=popularity.of(path) if known else 0,
+                references=tuple(sorted(number[each.path] for each in info.references)),
+            )
+            for path, info in graph.paths.items()
+        ),
+    )

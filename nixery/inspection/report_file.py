@@ -1,0 +1,190 @@
+"""
+Reports of images (:mod:`nixery.inspection.report`) as they are stored: compressed JSON with
+the version of its format.
+
+Paths are written once and referred to by their numbers, so that a closure of 5,000 paths
+takes some hundreds of kilobytes.  What is larger than :data:`MAX_STORED` is stored without
+its graph: the layers are what most people look for.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+
+from attrs import evolve
+
+from nixery.errors import NixeryError
+from nixery.image.closure import StorePath
+from nixery.image.names import parse_digest
+from nixery.inspection.report import ImageReport, ReportedLayer, ReportedPackage, ReportedPath
+
+__all__ = ["MAX_STORED", "VERSION", "decode_report", "encode_report"]
+
+VERSION = 1
+"""Raised when reports of before can't be read any more: they then count as absent."""
+
+MAX_STORED = 4 * 2**20
+"""The most bytes that a report takes in storage."""
+
+MAX_READ = 64 * 2**20
+"""The most bytes that a report may have when it is expanded: what was tampered with ends here."""
+
+
+def encode_report(report: ImageReport, limit: int = MAX_STORED) -> bytes:
+    """A report as it is stored; without its graph if it would take more than ``limit`` bytes."""
+    data = _compress(report)
+    if len(data) <= limit or not report.paths:
+        return data
+    return _compress(
+        evolve(
+            report,
+            packages=tuple(evolve(package, paths=()) for package in report.packages),
+            layers=tuple(evolve(layer, paths=()) for layer in report.layers),
+            paths=(),
+            left_out=len(report.paths),
+        )
+    )
+
+
+def decode_report(data: bytes) -> ImageReport:
+    """:raises ValueError: it is no report, or one of another version."""
+    try:
+        expander = zlib.decompressobj()
+        text = expander.decompress(data, MAX_READ)
+        if not expander.eof:
+            raise ValueError("cut short, or too large")
+        value = json.loads(text)
+        if value["version"] != VERSION:
+            raise ValueError(f"version {value['version']}")
+        report = ImageReport(
+            digest=parse_digest(value["digest"]),
+            system=str(value["system"]),
+            source=str(value["source"]),
+            popularity=str(value["popularity"]),
+            packages=tuple(_package(each) for each in value["packages"]),
+            layers=tuple(_layer(each) for each in value["layers"]),
+            paths=tuple(_path(*each) for each in value["paths"]),
+            left_out=int(value["left_out"]),
+        )
+        _check_numbers(report)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        zlib.error,
+        NixeryError,
+    ) as error:
+        raise ValueError(f"no report of an image: {error}") from error
+    return report
+
+
+def _compress(report: ImageReport) -> bytes:
+    value = {
+        "version": VERSION,
+        "digest": report.digest,
+        "system": report.system,
+        "source": report.source,
+        "popularity": report.popularity,
+        "packages": [
+            {
+                "attribute": package.attribute,
+                "name": package.name,
+                "version": package.version,
+                "description": package.description,
+                "requested": package.requested,
+                "paths": package.paths,
+            }
+            for package in report.packages
+        ],
+        "layers": [
+            {
+                "digest": layer.digest,
+                "size": layer.size,
+                "diff_id": layer.diff_id,
+                "unpacked": layer.unpacked,
+                "title": layer.title,
+                "reason": layer.reason,
+                "paths": layer.paths,
+            }
+            for layer in report.layers
+        ],
+        # Thousands of them: without the names of their fields.
+        "paths": [
+            (path.path, path.size, path.closure, path.popularity, path.references)
+            for path in report.paths
+        ],
+        "left_out": report.left_out,
+    }
+    # Escaped: text from a package set may hold half of a surrogate pair.
+    return zlib.compress(json.dumps(value, separators=(",", ":")).encode("ascii"))
+
+
+def _package(value: Mapping[str, object]) -> ReportedPackage:
+    return ReportedPackage(
+        attribute=str(value["attribute"]),
+        name=str(value["name"]),
+        version=str(value["version"]),
+        description=str(value["description"]),
+        requested=tuple(map(str, _items(value["requested"]))),
+        paths=_numbers(value["paths"]),
+    )
+
+
+def _layer(value: Mapping[str, object]) -> ReportedLayer:
+    return ReportedLayer(
+        digest=parse_digest(str(value["digest"])),
+        size=_natural(value["size"]),
+        diff_id=parse_digest(str(value["diff_id"])),
+        unpacked=_natural(value["unpacked"]),
+        title=str(value["title"]),
+        reason=str(value["reason"]),
+        paths=_numbers(value["paths"]),
+    )
+
+
+def _path(
+    path: object, size: object, closure: object, popularity: object, references: object
+) -> ReportedPath:
+    return ReportedPath(
+        path=StorePath(str(path)).path,
+        size=_natural(size),
+        closure=_natural(closure),
+        popularity=_natural(popularity),
+        references=_numbers(references),
+    )
+
+
+def _items(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"not a list: {value!r:.40}")
+    return value
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    return tuple(_natural(each) for each in _items(value))
+
+
+def _natural(value: object) -> int:
+    # True is an int, too.
+    if type(value) is not int or value < 0:
+        raise TypeError(f"not a natural number: {value!r:.40}")
+    return value
+
+
+def _check_numbers(report: ImageReport) -> None:
+    """:raises ValueError: a number is not that of a path."""
+    named = [each.paths for each in report.packages] + [each.paths for each in report.layers]
+    highest = max((number for paths in named for number in paths), default=-1)
+    highest = max([highest, *(path.references[-1] for path in report.paths if path.references)])
+    if highest >= len(report.paths):
+        raise ValueError(f"there is no path {highest}")
+    for number, path in enumerate(report.paths):
+        if number in path.references or list(path.references) != sorted(set(path.references)):
+            raise ValueError(f"the references of path {number} are in disorder")
+    # Nix registers no circles, and what walks along references relies on that.
+    TopologicalSorter(dict(enumerate(path.references for path in report.paths))).prepare()

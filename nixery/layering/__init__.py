@@ -1,1 +1,0 @@
-"""How a closure is cut into layers, and the data and pictures that go with it."""

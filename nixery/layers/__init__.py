@@ -1,0 +1,1 @@
+"""Layers: grouping a closure, and packing it as archives."""

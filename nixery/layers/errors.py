@@ -1,0 +1,34 @@
+"""
+Errors of grouping and packing layers.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = ["LayerLimitExceeded", "MissingPath"]
+
+
+@frozen(kw_only=True)
+class LayerLimitExceeded(NixeryError):
+    """A layer budget that leaves no room for an image."""
+
+    budget: int
+
+    @property
+    def message(self) -> str:
+        return f"an image cannot be cut into {self.budget} layers: the budget is at least 1"
+
+
+@frozen(kw_only=True)
+class MissingPath(NixeryError):
+    """A store path vanished, or was unreadable, while it was being packed."""
+
+    path: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.path} could not be packed: {self.reason}"

@@ -1,0 +1,249 @@
+"""
+What goes into the layering and what comes out of it, as values.
+
+They stand apart from the strategies (``affinity``, ``dominators``), so that one can be
+put beside another; ``nixery.layers.grouping`` chooses between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from functools import cached_property
+from types import MappingProxyType
+
+from attrs import Attribute, field, frozen, validators
+
+from nixery.image.canonical_json import Json, sha256_hex
+from nixery.image.closure import StorePath, package_name
+from nixery.layers.errors import LayerLimitExceeded
+
+__all__ = [
+    "FULL_BUDGET",
+    "LAYERING_VERSION",
+    "LayerGroup",
+    "LayerPlan",
+    "LayerSettings",
+    "Popularity",
+    "PopularityKind",
+    "Strategy",
+]
+
+LAYERING_VERSION = 2
+"""Raised when a strategy comes to another result for the same input: part of image keys."""
+
+FULL_BUDGET = 94
+"""
+The layers that store paths may take by default, and the budget that sizes in
+:class:`LayerSettings` are meant for.
+"""
+
+
+class Strategy(Enum):
+    """A way of cutting a closure into layers."""
+
+    AFFINITY = "affinity"
+    DOMINATORS = "dominators"
+
+
+def _check_budget(_instance: object, _attribute: Attribute[int], value: int) -> None:
+    if value < 1:
+        raise LayerLimitExceeded(budget=value)
+
+
+_percentage = [validators.ge(1), validators.le(100)]
+
+
+@frozen(kw_only=True)
+class LayerSettings:
+    """
+    How a closure is cut into layers.
+
+    :param budget: how many layers the store paths may take.  Whatever else an
+        image needs a layer for (the links at its root) comes on top, and is for
+        the caller to set aside: engines take 125 layers in all, 94 leave room for
+        those who build on an image.
+    :param strategy: which way.
+    :param always: the packages that every image contains, by the names of their
+        store paths without version (:func:`nixery.image.closure.package_name`).  Nothing
+        refers to them much, so popularity data do not show it.
+
+    Affinity units take these:
+
+    :param affinity: how many of those who have a path have to have another one as
+        well before the two may share a layer, in per cent.
+    :param unit_size: a path of this size or more begins a unit, in bytes unpacked,
+        at a budget of 94.  Fewer layers are larger ones: the size grows in
+        proportion.
+    :param minimum_size: a unit smaller than this gets no layer of its own, in bytes
+        unpacked.
+    :param classes: how many layers the small units are spread over at most, by their
+        popularity.
+    :param common_share: how much of the budget may be spent on what every image
+        contains, in per cent.
+
+    Dominators take these:
+
+    :param popularity_threshold: a path with this popularity or more is kept in a
+        layer of its own, with what only it needs; a number of direct references.
+    :param size_threshold: the same for a path whose closure has this many bytes or
+        more, unpacked.
+    :raises LayerLimitExceeded: the budget is less than 1.
+    :raises ValueError: another setting makes no sense.
+    """
+
+    budget: int = field(default=FULL_BUDGET, validator=_check_budget)
+    strategy: Strategy = Strategy.AFFINITY
+    always: frozenset[str] = frozenset({"cacert", "iana-etc", "nss-cacert"})
+    affinity: int = field(default=70, validator=_percentage)
+    unit_size: int = field(default=4 * 2**20, validator=validators.ge(0))
+    minimum_size: int = field(default=128 * 2**10, validator=validators.ge(0))
+    classes: int = field(default=5, validator=validators.ge(1))
+    common_share: int = field(default=10, validator=_percentage)
+    popularity_threshold: int = 100
+    size_threshold: int = 100_000_000
+
+    def is_everywhere(self, path: StorePath) -> bool:
+        """Whether the path belongs to a package that every image contains."""
+        return package_name(path.name) in self.always
+
+    def identity(self) -> dict[str, Json]:
+        """All that shapes the layers, and the version of the code, for cache keys."""
+        shared: dict[str, Json] = {
+            "always": sorted(self.always),
+            "budget": self.budget,
+            "strategy": self.strategy.value,
+            "version": LAYERING_VERSION,
+        }
+        if self.strategy is Strategy.AFFINITY:
+            return shared | {
+                "affinity": self.affinity,
+                "classes": self.classes,
+                "common_share": self.common_share,
+                "minimum_size": self.minimum_size,
+                "unit_size": self.unit_size,
+            }
+        return shared | {
+            "popularity_threshold": self.popularity_threshold,
+            "size_threshold": self.size_threshold,
+        }
+
+
+class PopularityKind(Enum):
+    """What popularity data know, from the most to the least useful."""
+
+    TRANSITIVE = "transitive"
+    DIRECT = "direct"
+    NONE = "none"
+
+
+def _frozen_counts(counts: Mapping[str, int]) -> Mapping[str, int]:
+    return MappingProxyType(dict(counts))
+
+
+@frozen(kw_only=True)
+class Popularity:
+    """
+    How popular packages are among all packages of the package set.
+
+    It is no property of an image, so that all images agree on it.  Packages are
+    called by the names of their store paths without version
+    (:func:`nixery.image.closure.package_name`); what several versions and outputs of one
+    package come to is for ``nixery.layers.popularity_file`` to say.
+
+    :param transitive: how many store paths of the set have the package in their
+        closure, themselves included.
+    :param direct: how many refer to it themselves.
+    :param setsize: how many store paths there are in the set; 0 where that is not
+        known.
+    :param source: where the counts come from, for people.
+    """
+
+    transitive: Mapping[str, int] = field(
+        factory=dict, hash=False, repr=False, converter=_frozen_counts
+    )
+    direct: Mapping[str, int] = field(
+        factory=dict, hash=False, repr=False, converter=_frozen_counts
+    )
+    setsize: int = field(default=0, validator=validators.ge(0))
+    source: str = field(default="", eq=False)
+
+    @property
+    def kind(self) -> PopularityKind:
+        """The most useful of what is known."""
+        if self.transitive:
+            return PopularityKind.TRANSITIVE
+        return PopularityKind.DIRECT if self.direct else PopularityKind.NONE
+
+    def of(self, path: StorePath) -> int:
+        """
+        The number of store paths that have the path's package in their closure, or,
+        where only that is known, refer to it.  What is missing counts as 1.
+        """
+        return max(1, (self.transitive or self.direct).get(package_name(path.name), 1))
+
+    def references_to(self, path: StorePath) -> int:
+        """The number of store paths that refer to the path's package, at least 1."""
+        return max(1, self.direct.get(package_name(path.name), 1))
+
+    @cached_property
+    def most(self) -> int:
+        """
+        How popular a path is that every image contains: the size of the set, or, where
+        that is not known, more than anything else.
+        """
+        highest = max((self.transitive or self.direct).values(), default=1)
+        return max(self.setsize, highest) if self.setsize else highest + 1
+
+    @cached_property
+    def digest(self) -> str:
+        """What distinguishes these data from others, for cache keys."""
+        return sha256_hex(
+            {
+                "direct": self.direct,
+                "kind": "popularity",
+                "setsize": self.setsize,
+                "transitive": self.transitive,
+            }
+        )
+
+
+@frozen(kw_only=True)
+class LayerGroup:
+    """
+    The store paths of a layer.
+
+    :param paths: sorted.
+    :param leader: the one among them that the layer is about: because of it the
+        others are there, or it is the most important one of those that have nothing
+        but the layer in common.
+    :param nar_size: the sum of their sizes, in bytes.
+    :param reason: why they have a layer, as a short phrase for people.
+    """
+
+    paths: tuple[StorePath, ...]
+    leader: StorePath
+    nar_size: int
+    reason: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the paths, the leader's first, each of them once."""
+        return tuple(dict.fromkeys([self.leader.name, *(path.name for path in self.paths)]))
+
+
+@frozen(kw_only=True)
+class LayerPlan:
+    """
+    A closure cut into layers: every path is in exactly one of them.
+
+    :param layers: from the bottom, which most images share, to the top.
+    """
+
+    layers: tuple[LayerGroup, ...]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[LayerGroup]:
+        return iter(self.layers)

@@ -1,0 +1,175 @@
+"""
+Popularity data as files.
+
+How popular a package is among all packages is found out once for a package set
+(``nixery-popcount``) and then read by every daemon.  A file is a JSON object in
+UTF-8::
+
+    {
+      "format": "nixery-popularity",
+      "version": 1,
+      "source": "nixos-24.05, commit 1234567, x86_64-linux",
+      "setsize": 91234,
+      "transitive": {"curl": 20781, "glibc": 80312},
+      "direct": {"curl": 702, "glibc": 61049}
+    }
+
+``source``
+    Where the counts come from, for people.
+``setsize``
+    How many store paths the set has.
+``transitive``
+    For each package the number of store paths of the set that have it in their
+    closure, themselves included: never more than there are in the set.
+``direct``
+    The number of store paths that refer to it themselves, without itself.
+
+A package that is missing counts as 1.  Members that are not mentioned here are ignored,
+so that later writers can add some.
+
+Names and versions
+==================
+
+Packages are called by the names of their store paths without hash and version, as
+:func:`nixery.image.closure.package_name` cuts them: the version begins behind the first dash
+that is followed by anything but a letter, and what an output adds goes with it.
+``curl-8.5.0``, ``curl-8.5.0-bin`` and ``curl-7.88.1-dev`` all are ``curl``, so that data
+of last month still fit today's package set; ``python3.11-requests-2.31.0`` is
+``python3.11-requests``.
+
+The count of a package is the *highest* of its versions' and outputs' counts
+(:func:`merge`), not their sum.  The layering compares counts of single store paths with
+one another: how many of those who have glibc have curl as well?  A sum counts a user
+twice who has two outputs, and lets many unrelated paths with a common name (``source``,
+``wrapper``) pass for a popular one.  The highest count is that of a path that exists,
+and as a rule of the version that the set, and so the image, is built around.  Of a less
+popular version it says too much, with the harmless effect that the path is kept apart.
+
+The older format
+================
+
+Files for the first Nixery are one flat object of counts by store path names, versions
+and outputs included: ``{"curl-8.5.0": 702, "glibc-2.39-52": 61049}``.  They count direct
+references, themselves included where a path refers to itself, and leave counts of 1
+out.  Read, they are what they are: direct counts without transitive ones, for a set of
+unknown size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from nixery.errors import UnexpectedOutput
+from nixery.image.canonical_json import canonical_json
+from nixery.image.closure import package_name
+from nixery.layers.plan import Popularity
+
+__all__ = ["FORMAT", "VERSION", "encode_popularity", "merge", "parse_popularity"]
+
+FORMAT = "nixery-popularity"
+"""Tells the format from the older one, in which all values are numbers."""
+
+VERSION = 1
+"""Raised when older readers would misunderstand newer files."""
+
+
+def parse_popularity(data: bytes) -> Popularity:
+    """
+    Read a file in either format.
+
+    :raises UnexpectedOutput: it is in neither, or cannot be true.
+    """
+    try:
+        document = json.loads(data)
+    # Nesting without end exhausts the stack; digits without end are a ValueError.
+    except (ValueError, RecursionError) as error:
+        raise _malformed(f"not JSON: {error}", data) from error
+    if not isinstance(document, dict):
+        raise _malformed("not an object", data)
+    if "format" not in document or isinstance(document["format"], int):
+        return Popularity(
+            direct=merge(_counts("the older format", document).items()),
+            source="direct references, in the older format",
+        )
+    if document["format"] != FORMAT or document.get("version") != VERSION:
+        raise _malformed(
+            f"version {VERSION} of the format {FORMAT} is expected",
+            f"{document['format']!r}, version {document.get('version')!r}",
+        )
+    return _current(document)
+
+
+def encode_popularity(popularity: Popularity) -> bytes:
+    """
+    The file for popularity data: equal bytes for equal data and source.
+
+    Transitive counts are what the format is for: data without them are written, but
+    read as data that know less.
+    """
+    return (
+        canonical_json(
+            {
+                "direct": popularity.direct,
+                "format": FORMAT,
+                "setsize": popularity.setsize,
+                "source": popularity.source,
+                "transitive": popularity.transitive,
+                "version": VERSION,
+            }
+        )
+        + b"\n"
+    )
+
+
+def merge(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """
+    The counts of packages from those of their store paths.
+
+    :param counts: names as in :attr:`nixery.image.closure.StorePath.name`, any number of times,
+        with counts of the single paths.
+    :return: the highest count of each package, by its name without version.
+    """
+    merged: dict[str, int] = {}
+    for name, count in counts:
+        package = package_name(name)
+        merged[package] = max(count, merged.get(package, 0))
+    return merged
+
+
+def _current(document: Mapping[str, object]) -> Popularity:
+    setsize = _count("setsize", document.get("setsize"))
+    source = document.get("source", "")
+    if not isinstance(source, str):
+        raise _malformed("source is not a string", repr(source))
+    transitive = _counts("transitive", document.get("transitive"))
+    direct = _counts("direct", document.get("direct"))
+    for kind, counts in (("transitive", transitive), ("direct", direct)):
+        for name, count in counts.items():
+            if package_name(name) != name:
+                raise _malformed(f"a package's name with a version in {kind}", name)
+            if count > setsize:
+                raise _malformed(
+                    f"a {kind} count above the size of the set, which is {setsize}",
+                    f"{name}: {count}",
+                )
+    return Popularity(transitive=transitive, direct=direct, setsize=setsize, source=source)
+
+
+def _counts(where: str, value: object) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise _malformed(f"{where} is not an object", repr(value))
+    return {name: _count(f"{where}, {name}", count) for name, count in value.items()}
+
+
+def _count(where: str, value: object) -> int:
+    # True is an integer to Python, not to JSON.
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _malformed(f"{where}: not a count", repr(value))
+    return value
+
+
+def _malformed(how: str, excerpt: str | bytes) -> UnexpectedOutput:
+    if isinstance(excerpt, bytes):
+        excerpt = excerpt[:200].decode("utf-8", errors="backslashreplace")
+    return UnexpectedOutput(what=f"the popularity data ({how})", excerpt=excerpt)

@@ -1,0 +1,269 @@
+"""
+A picture of an image's layers: how large they are, what lies in which, and why.
+
+Drawn from values, as SVG for browsers and as text for terminals; who asks for the image
+and finds out what other images have is elsewhere.
+
+In the SVG each layer is a rectangle, whose area is proportional to the bytes that a
+client downloads for it (:mod:`nixery.layers.treemap`).  Colours follow the reader's preference
+for light or dark, by style sheet alone: the file contains no script and loads nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from textwrap import wrap
+
+from attrs import field, frozen
+
+from nixery.layers.plan import LayerGroup
+from nixery.layers.treemap import Box, squarify
+
+__all__ = ["DrawnLayer", "draw_svg", "draw_text", "xml_text"]
+
+WIDTH = 960
+HEIGHT = 540
+_HEADER = 48
+_FONT = 13
+# What a character of a sans-serif font takes at most on the average.
+_ADVANCE = 0.6 * _FONT
+_LINE = 1.3 * _FONT
+_MARGIN = 4
+_TITLE_PATHS = 40
+_BAR = 24
+_INDENT = " " * 26
+
+_ILLEGAL = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""
+What XML 1.0 has no spelling for (section 2.2), and all that a terminal may obey, or a
+line of a table cannot hold.
+"""
+
+_STYLE = """\
+.layers { color: #222; font: 13px system-ui, sans-serif; }
+.layers rect { stroke: currentColor; stroke-width: 1; }
+.layers text { fill: currentColor; }
+.layers .own rect { fill: #f5d9a8; }
+.layers .shared rect { fill: #b5d8c0; }
+@media (prefers-color-scheme: dark) {
+  .layers { color: #eee; }
+  .layers .own rect { fill: #6b4f1d; }
+  .layers .shared rect { fill: #24523a; }
+}"""
+"""Everything is below a class: in a page the rules hold for all of it."""
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _legal_all(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(_legal(text) for text in texts)
+
+
+@frozen(kw_only=True)
+class DrawnLayer:
+    """
+    A layer as the picture shows it.
+
+    :param title: what it is about, in a few words.
+    :param size: compressed, in bytes: what a client downloads.
+    :param nar_size: unpacked, in bytes; 0 where that is not known.
+    :param reason: why it is a layer.
+    :param paths: the names of the store paths in it.
+    :param shared_with: the other images that have the same layer.
+    """
+
+    title: str = field(converter=_legal)
+    size: int
+    nar_size: int
+    reason: str = field(converter=_legal)
+    paths: tuple[str, ...] = field(default=(), converter=_legal_all)
+    shared_with: tuple[str, ...] = field(default=(), converter=_legal_all)
+
+    @classmethod
+    def of(cls, group: LayerGroup, *, size: int, shared_with: Iterable[str] = ()) -> DrawnLayer:
+        """A layer of a plan; the parameters are those of the class."""
+        return cls(
+            title=group.leader.name,
+            size=size,
+            nar_size=group.nar_size,
+            reason=group.reason,
+            paths=tuple(path.name for path in group.paths),
+            shared_with=tuple(shared_with),
+        )
+
+    @property
+    def caption(self) -> str:
+        """The title, and how many other paths there are."""
+        others = len(self.paths) - 1
+        return f"{self.title} + {others}" if others > 0 else self.title
+
+    @property
+    def sharing(self) -> str:
+        """Which other images have it."""
+        if not self.shared_with:
+            return "in no other image"
+        return "also in " + _some(self.shared_with, 5)
+
+
+def draw_svg(
+    image: str, layers: Sequence[DrawnLayer], *, anchor: str | None = None, styled: bool = True
+) -> str:
+    """
+    An image's layers as SVG.
+
+    :param image: its name.
+    :param layers: from the bottom to the top.
+    :param anchor: makes each rectangle a link to what has this, and the layer's number,
+        as its id: ``layer-`` leads to ``#layer-1``.
+    :param styled: whether the style sheet is in it.  Where pages may hold none, theirs
+        has to know the classes.
+    :return: a whole document, which a page can also take in as it is.
+    """
+    image = _legal(image)
+    root = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    # What can be followed is no mere picture.
+    role = 'role="img"' if anchor is None else 'role="group"'
+    label = xml_text(f"The layers of {image}")
+    parts = [
+        f'<svg {root} class="layers" {role} aria-label="{label}">',
+        f"<title>{label}</title>",
+        *([f"<style>{_STYLE}</style>"] if styled else []),
+        f'<text x="0" y="16" font-weight="bold">{xml_text(_fit(image, WIDTH))}</text>',
+        f'<text x="0" y="36">{xml_text(_fit(_summary(layers), WIDTH - 280))}</text>',
+        *_legend(),
+    ]
+    # The layout wants the largest first; numbers tell where in the image a layer lies.
+    numbered = sorted(enumerate(layers, start=1), key=lambda item: (-item[1].size, item[0]))
+    boxes = squarify([layer.size for _number, layer in numbered], WIDTH, HEIGHT - _HEADER)
+    for (number, layer), box in zip(numbered, boxes, strict=True):
+        parts += _rectangle(number, layer, box, anchor)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def draw_text(
+    image: str, layers: Sequence[DrawnLayer], *, width: int = 100, most_paths: int | None = 6
+) -> str:
+    """
+    An image's layers as text, the bottom-most first.
+
+    :param image: its name.
+    :param layers: from the bottom to the top.
+    :param width: of a line, in characters; what describes a layer is wrapped.
+    :param most_paths: how many store paths are named for each layer; ``None``: all.
+    """
+    largest = max((layer.size for layer in layers), default=0)
+    lines = [f"{_legal(image)}: {_summary(layers)}"]
+    if layers:
+        lines += ["", "  no  download  unpacked  # also in other images, - in this one alone"]
+    for number, layer in enumerate(layers, start=1):
+        length = round(_BAR * layer.size / largest) if largest else 0
+        bar = ("#" if layer.shared_with else "-") * length
+        lines.append(
+            f"{number:4}{_bytes(layer.size):>10}{_bytes(layer.nar_size):>10}"
+            f"  {bar:{_BAR}}  {layer.caption}"
+        )
+        details = [f"{layer.reason}; {layer.sharing}"]
+        if len(layer.paths) > 1:
+            details.append(_some(layer.paths, most_paths))
+        for detail in details:
+            # Names are cut nowhere: people copy them.
+            lines += wrap(
+                detail,
+                max(width, 2 * len(_INDENT)),
+                initial_indent=_INDENT,
+                subsequent_indent=_INDENT,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _rectangle(
+    number: int, layer: DrawnLayer, box: Box, anchor: str | None = None
+) -> Iterator[str]:
+    kind = "shared" if layer.shared_with else "own"
+    if anchor is None:
+        yield f'<g class="{kind}">'
+    else:
+        label = f"Layer {number}: {layer.caption}, {_bytes(layer.size)}, {layer.sharing}"
+        yield (
+            f'<a href="#{xml_text(anchor)}{number}" class="{kind}" aria-label="{xml_text(label)}">'
+        )
+    hint = [
+        f"Layer {number}: {layer.caption}",
+        _bytes(layer.size) + (f", {_bytes(layer.nar_size)} unpacked" if layer.nar_size else ""),
+        f"{layer.reason}; {layer.sharing}",
+        *layer.paths[:_TITLE_PATHS],
+    ]
+    if len(layer.paths) > _TITLE_PATHS:
+        hint.append(f"and {len(layer.paths) - _TITLE_PATHS} more")
+    yield f"<title>{chr(10).join(map(xml_text, hint))}</title>"
+    yield (
+        f'<rect x="{box.x:.2f}" y="{box.y + _HEADER:.2f}"'
+        f' width="{box.width:.2f}" height="{box.height:.2f}"/>'
+    )
+    lines = [f"{number}. {layer.caption}", _bytes(layer.size), layer.reason]
+    room = int((box.height - 2 * _MARGIN) / _LINE)
+    for line_number, line in enumerate(lines[: max(0, room)]):
+        text = _fit(line, box.width - 2 * _MARGIN)
+        if text:
+            yield (
+                f'<text x="{box.x + _MARGIN:.2f}"'
+                f' y="{box.y + _HEADER + _MARGIN + (line_number + 0.8) * _LINE:.2f}">'
+                f"{xml_text(text)}</text>"
+            )
+    yield "</g>" if anchor is None else "</a>"
+
+
+def _legend() -> Iterator[str]:
+    for x, kind, text in (
+        (WIDTH - 270, "shared", "also in other images"),
+        (WIDTH - 110, "own", "in this one alone"),
+    ):
+        yield f'<g class="{kind}"><rect x="{x}" y="26" width="12" height="12"/></g>'
+        yield f'<text x="{x + 18}" y="36" font-size="11">{text}</text>'
+
+
+def _summary(layers: Sequence[DrawnLayer]) -> str:
+    shared = [layer for layer in layers if layer.shared_with]
+    return (
+        f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'},"
+        f" {_bytes(sum(layer.size for layer in layers))} to download,"
+        f" {_bytes(sum(layer.nar_size for layer in layers))} unpacked;"
+        f" {_bytes(sum(layer.size for layer in shared))} in {len(shared)} of them"
+        " also in other images"
+    )
+
+
+def _bytes(count: int) -> str:
+    """A size in decimal units, as registries and engines show them."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        # What would be rounded to four digits is shown in the next unit.
+        if size < 999.5:
+            return f"{count} B" if unit == "B" else f"{size:.{1 if size < 99.95 else 0}f} {unit}"
+        size /= 1000
+    return f"{size:.{1 if size < 99.95 else 0}f} GB"
+
+
+def _some(names: Sequence[str], most: int | None) -> str:
+    if most is None or len(names) <= most:
+        return ", ".join(names)
+    return ", ".join(names[:most]) + f" and {len(names) - most} more"
+
+
+def _fit(text: str, width: float) -> str:
+    """As much of the text as fits, nothing if that says nothing."""
+    room = int(width / _ADVANCE)
+    if len(text) <= room:
+        return text
+    return text[: room - 1] + "…" if room >= 4 else ""
+
+
+def xml_text(text: str) -> str:
+    """A text as it stands in SVG, also in an attribute."""
+    return escape(_legal(text), quote=True)

@@ -1,0 +1,261 @@
+"""
+Trees of the store laid over each other, as one tree of symlinks.
+
+Directories are real ones all the way down, so that a container can add files to
+them; what is no directory becomes a symlink into the store.  The first tree to
+bring a name keeps it, and what is dropped is noted.
+
+A symlink to a directory stays one link while nobody else has that name.  Where
+others do, it is followed, if it leads to a directory of the store, and what is
+in there takes part.  A link that leads back into a directory that is being
+merged around it is not followed, or there would be no end: along any way down,
+a directory of the store is merged once, so the depth is bounded by their number.
+
+Blocking: it reads the directories.  Names are bytes throughout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from attrs import Factory, define, frozen
+
+from nixery.layers.errors import MissingPath
+from nixery.layers.tarball import STORE, TreeEntry, name_in_store, printable
+
+__all__ = ["Conflict", "SymlinkTree"]
+
+
+@frozen(kw_only=True, order=True)
+class Conflict:
+    """
+    A name that two trees have and one keeps.
+
+    :param path: where, ``/bin/vi``.
+    :param kept: what is there, a path in the store.
+    :param dropped: what is not.
+    """
+
+    path: str
+    kept: str
+    dropped: str
+
+
+@define(eq=False)
+class _Directory:
+    """
+    A directory of the merged tree.
+
+    :param origins: the directories merged into it, the first first.
+    """
+
+    parent: _Directory | None
+    mode: int = 0o755
+    origins: list[bytes] = Factory(list)
+    children: dict[bytes, _Node] = Factory(dict)
+
+    def is_within(self, origin: bytes) -> bool:
+        """Whether ``origin`` has been merged into this directory or one above."""
+        node: _Directory | None = self
+        while node is not None:
+            if origin in node.origins:
+                return True
+            node = node.parent
+        return False
+
+
+@frozen(eq=False)
+class _Link:
+    """A symlink to ``source``, which is itself a symlink where ``is_symlink``."""
+
+    source: bytes
+    is_symlink: bool
+
+
+_Node = _Directory | _Link | TreeEntry
+
+
+class SymlinkTree:
+    """
+    A tree that is being merged.
+
+    :param store: the directory of this machine that holds the store paths.
+    :param ignored: names that are left out where they are directly below the
+        top of a tree.
+    """
+
+    def __init__(self, store: str, ignored: frozenset[bytes]) -> None:
+        self._store = os.path.realpath(os.fsencode(store))
+        self._ignored = ignored
+        self._top = _Directory(None)
+        self._conflicts: list[Conflict] = []
+
+    def add(self, path: str) -> bool:
+        """
+        Merge what is in a store path.
+
+        :return: whether it is a directory; nothing happens if it is none.
+        :raises MissingPath: it is not there or cannot be read.
+        """
+        source = self._store + b"/" + name_in_store(path)
+        if not os.path.lexists(source):
+            raise MissingPath(path=path, reason="No such file or directory")
+        directory = self._directory_behind(source)
+        if directory is None:
+            return False
+        self._merge(self._top, b"", directory)
+        return True
+
+    def provide(self, entry: TreeEntry) -> None:
+        """
+        Add an entry of our own where nothing is yet.
+
+        A directory that is there gets the entry's mode; anything else that is
+        there, or in the way, stays as it is.
+        """
+        node = self._top
+        path = b""
+        *above, name = entry.path.split(b"/")
+        for part in above:
+            path = _join(path, part)
+            below = self._descend(node, path, part)
+            if below is None:
+                return
+            node = below
+        if entry.kind != "directory":
+            node.children.setdefault(name, entry)
+            return
+        directory = self._descend(node, entry.path, name)
+        if directory is not None:
+            directory.mode = entry.mode
+
+    def find(self, path: bytes) -> bytes | None:
+        """
+        Where a symlink to the file at ``path`` should lead: into the store, or
+        to ``path`` itself where the entry is our own; ``None`` where no file is.
+        """
+        node: _Node = self._top
+        parts = path.split(b"/")
+        for depth, part in enumerate(parts):
+            if not isinstance(node, _Directory):
+                break
+            child = node.children.get(part)
+            if child is None:
+                return None
+            if isinstance(child, _Link):
+                source = b"/".join((child.source, *parts[depth + 1 :]))
+                return self._in_image(source) if os.path.isfile(source) else None
+            node = child
+        return b"/" + path if isinstance(node, TreeEntry) and node.path == path else None
+
+    def entries(self) -> Iterator[TreeEntry]:
+        """The tree as it is now, each directory followed by what is in it, by name."""
+        stack: list[tuple[bytes, _Node]] = [(b"", self._top)]
+        while stack:
+            path, node = stack.pop()
+            if isinstance(node, _Directory):
+                if path:
+                    yield TreeEntry(path=path, kind="directory", mode=node.mode)
+                names = sorted(node.children, reverse=True)
+                stack += [(_join(path, name), node.children[name]) for name in names]
+            elif isinstance(node, _Link):
+                target = self._in_image(node.source)
+                yield TreeEntry(path=path, kind="symlink", target=target)
+            else:
+                yield node
+
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """What has been dropped so far, sorted."""
+        return tuple(sorted(self._conflicts))
+
+    def _merge(self, node: _Directory, path: bytes, directory: bytes) -> None:
+        """Merge ``directory``, whose path has no symlinks, into ``node`` at ``path``."""
+        node.origins.append(directory)
+        try:
+            with os.scandir(directory) as listing:
+                found = list(listing)
+        except OSError as error:
+            raise MissingPath(
+                path=printable(directory), reason=error.strerror or str(error)
+            ) from error
+        for entry in found:
+            name = entry.name
+            if not path and name in self._ignored:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                # Only real directories are counted on, so the path stays free
+                # of symlinks on the way down.
+                self._add_directory(node, _join(path, name), name, entry.path, entry.path)
+            elif name not in node.children:
+                node.children[name] = _Link(entry.path, entry.is_symlink())
+            else:
+                target = self._follow(node, entry.path) if entry.is_symlink() else None
+                self._add_directory(node, _join(path, name), name, entry.path, target)
+
+    def _add_directory(
+        self, node: _Directory, path: bytes, name: bytes, source: bytes, target: bytes | None
+    ) -> None:
+        """
+        Merge the directory ``target`` under a name that may be taken; ``None``
+        stands for what is no directory and can only lose the name.
+        """
+        child = node.children.get(name)
+        if target is not None:
+            # Two links to one directory are the same to whoever looks.
+            if isinstance(child, _Link) and self._directory_behind(child.source) == target:
+                return
+            directory = self._descend(node, path, name)
+            if directory is not None:
+                if target not in directory.origins:
+                    self._merge(directory, path, target)
+                return
+        kept = child.source if isinstance(child, _Link) else None
+        if isinstance(child, _Directory):
+            kept = child.origins[0]
+        self._conflicts.append(
+            Conflict(
+                path="/" + printable(path),
+                kept=printable(b"/" + path if kept is None else self._in_image(kept)),
+                dropped=printable(self._in_image(source)),
+            )
+        )
+
+    def _descend(self, node: _Directory, path: bytes, name: bytes) -> _Directory | None:
+        """
+        The directory ``name`` in ``node``: made where nothing is, opened where a
+        symlink to a directory is, ``None`` where anything else is.
+        """
+        child = node.children.get(name)
+        if isinstance(child, _Directory):
+            return child
+        if child is None:
+            opened = node.children[name] = _Directory(node)
+            return opened
+        if not isinstance(child, _Link) or not child.is_symlink:
+            return None
+        target = self._follow(node, child.source)
+        if target is None:
+            return None
+        opened = node.children[name] = _Directory(node)
+        self._merge(opened, path, target)
+        return opened
+
+    def _follow(self, node: _Directory, link: bytes) -> bytes | None:
+        """The directory that a symlink below ``node`` stands for, if it may be merged."""
+        target = self._directory_behind(link)
+        return None if target is None or node.is_within(target) else target
+
+    def _directory_behind(self, path: bytes) -> bytes | None:
+        """The directory that ``path`` is or leads to, if that is one of the store."""
+        target = os.path.realpath(path)
+        if target.startswith(self._store + b"/") and os.path.isdir(target):
+            return target
+        return None
+
+    def _in_image(self, path: bytes) -> bytes:
+        return os.fsencode(STORE) + path[len(self._store) :]
+
+
+def _join(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name

@@ -1,0 +1,1 @@
+"""Nix as a process: arguments, output, evaluation, garbage-collection roots."""

@@ -1,0 +1,372 @@
+"""
+The Nix of this machine: the coroutines that run its commands.
+
+    evaluate   nix-instantiate   names -> packages, their derivations written
+    hold       nix-store         valid store paths -> rooted, the graph of what they need
+    realise    nix-build         derivations -> store paths, rooted
+    closure    nix-store         store paths -> the graph of what they need
+
+How the commands are called is in :mod:`nixery.nix.arguments`, what their failures mean in
+:mod:`nixery.nix.error_parsing`, and how packages are looked up in :mod:`nixery.nix.evaluator`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from attrs import evolve
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.errors import UnexpectedOutput
+from nixery.image.closure import RuntimeGraph, parse_dump
+from nixery.image.names import PackageRequest
+from nixery.image.packages import Evaluation, LookupResult, Package
+from nixery.nix import arguments, resolve_arguments, store_location
+from nixery.nix.arguments import NixSettings
+from nixery.nix.error_parsing import (
+    INSTALL,
+    build_deadline_passed,
+    build_failure,
+    command_missing,
+    unusable,
+)
+from nixery.nix.errors import MissingDerivations, NixMisconfigured, NixUnusable
+from nixery.nix.evaluator import Evaluator
+from nixery.nix.gc_roots import make_directories, remove_all, remove_directory
+from nixery.nix.interface import Realisation, RootedClosure
+from nixery.nix.internal_json import BuildLog
+from nixery.nix.progress import Progress
+from nixery.nix.temp_roots import TempRootHolder
+from nixery.process.errors import (
+    CommandMissing,
+    CommandOutput,
+    OutputTooLarge,
+    ProcessFailed,
+    ProcessTimedOut,
+)
+from nixery.process.spawner import Command, ProcessResult, Spawner
+from nixery.runtime.deferreds import gather
+from nixery.runtime.workers import Workers
+from nixery.sources.source import PackageSet
+
+__all__ = ["NixCommands"]
+
+QUERY_TIMEOUT = 300.0
+"""Seconds for a command that only asks the store: long, for it may wait for a lock."""
+
+OLDEST = (2, 3)
+"""The oldest version whose commands work as they are called here."""
+
+PROBES = 3
+"""How many files are stored before their absence counts, while a collection removes them."""
+
+_IGNORED = re.compile(
+    r"ignoring the (?:client|user)-specified setting '(?P<name>[^']*)', because it is a restricted"
+    r"|ignoring untrusted substituter '(?P<url>[^']*)'"
+)
+_VERSION = re.compile(r"(\d+)\.(\d+)[0-9A-Za-z.+_-]*")
+
+
+class NixCommands:
+    """
+    An implementation of :class:`nixery.nix.interface.Nix`.
+
+    :param spawner: runs the commands.
+    :param clock: what deadlines of several commands together are measured with.
+    :param workers: for the file system and for reading long answers; not the pool
+        that packs layers, whose threads are busy for long.
+    :param settings: how Nix is to be used.
+    :param resolve: the path of ``nix/resolve.nix``.
+    :param environ: the environment of this process.
+    :param holds: as :func:`nixery.nix.store_location.holds`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        clock: IReactorTime,
+        workers: Workers,
+        settings: NixSettings,
+        resolve: Path,
+        environ: Mapping[str, str],
+        holds: Callable[[str, bytes], bool] = store_location.holds,
+    ) -> None:
+        self._holds = holds
+        self._spawner = spawner
+        self._workers = workers
+        self._settings = settings
+        self._environment = arguments.environment(environ, settings)
+        self._evaluator = Evaluator(
+            spawner=spawner,
+            clock=clock,
+            workers=workers,
+            settings=settings,
+            # Restricted evaluation refuses a path that leads through a symlink.
+            resolve=resolve.resolve(),
+            environment=self._environment,
+        )
+        self._holder = TempRootHolder(
+            spawner=spawner, clock=clock, workers=workers, environment=self._environment
+        )
+
+    async def check(self) -> str:
+        """As :meth:`nixery.nix.interface.Nix.check` says."""
+        await self._workers.run(make_directories, self._settings.roots, self._settings.home)
+        printed = _text(await self._query(arguments.version()))
+        version = _VERSION.search(printed)
+        if version is None:
+            raise _no_nix(printed)
+        if (int(version[1]), int(version[2])) < OLDEST:
+            raise NixMisconfigured(reason=f"version {version[0]} is too old: {INSTALL}")
+        await self._check_place()
+        probed = await self._query(arguments.probe_store())
+        if _text(probed).strip() != arguments.STORE_PROBE:
+            raise _no_nix(_text(probed))
+        self._tell_ignored(probed.stderr)
+        return version[0]
+
+    async def _check_place(self) -> None:
+        """:raises NixMisconfigured: the files of the store are not where their paths say."""
+        for _ in range(PROBES):
+            content = uuid4().hex
+            stored = await self._query(arguments.store_text(content))
+            path = _stored_path(stored)
+            ours = path.startswith(f"{arguments.STORE}/")
+            if ours and await self._workers.run(self._holds, path, content.encode("ascii")):
+                return
+            # A collection that runs may have taken it; Nix would know.
+            if ours and _text(await self._query(arguments.check_validity([path]))):
+                continue
+            raise store_location.explain_misplacement(path, stored.stderr, self._environment)
+        raise NixUnusable(reason="a collection of its store removes what was just stored")
+
+    async def probe(self) -> None:
+        """
+        Find out whether the store can still be asked; cheaper than :meth:`check`.
+
+        :raises NixUnusable: it cannot.
+        """
+        printed = _text(await self._query(arguments.probe_store()))
+        if printed.strip() != arguments.STORE_PROBE:
+            raise _no_nix(printed)
+
+    def evaluation_identity(self) -> Mapping[str, str]:
+        """As :meth:`nixery.nix.interface.Nix.evaluation_identity` says."""
+        return self._settings.evaluation_identity()
+
+    async def evaluate(
+        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+    ) -> Evaluation:
+        """As :meth:`nixery.nix.interface.Nix.evaluate` says."""
+        return await self._evaluator.evaluate(package_set, system, requirements)
+
+    async def look_up(
+        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult]:
+        """As :meth:`nixery.builds.package_lookup.PackageLookup.look_up` says."""
+        return await self._evaluator.look_up(package_set, system, requirements)
+
+    def stand_by(self) -> None:
+        """Have a process ready for each next evaluation from now on, until :meth:`stop`."""
+        self._evaluator.stand_by()
+
+    def expect(self, package_set: PackageSet, system: str) -> None:
+        """The first evaluation is likely to be of this package set; see :meth:`stand_by`."""
+        self._evaluator.expect(package_set, system)
+
+    def prepare(self) -> None:
+        """As :meth:`nixery.nix.interface.Nix.prepare` says."""
+        self._holder.prepare()
+
+    async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
+        """As :meth:`nixery.nix.interface.Nix.hold` says."""
+        return await self._holder.hold(outputs) if outputs else None
+
+    def lost(self, realisation: Realisation) -> bool:
+        """As :meth:`nixery.nix.interface.Nix.lost` says."""
+        return self._holder.lost(realisation)
+
+    async def stop(self) -> None:
+        """Let go of all that is held, and of what stands by."""
+        await gather([self._holder.stop(), self._evaluator.stop()])
+
+    async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
+        """As :meth:`nixery.nix.interface.Nix.realise` says."""
+        return await self._realise(
+            packages,
+            lambda link: arguments.build(self._settings, packages=packages, out_link=link),
+            progress,
+        )
+
+    async def reevaluate_and_realise(
+        self,
+        package_set: PackageSet,
+        requirements: Sequence[PackageRequest],
+        evaluation: Evaluation,
+        progress: Progress,
+    ) -> Realisation:
+        """As :meth:`nixery.nix.interface.Nix.reevaluate_and_realise` says."""
+        lookup = self._evaluator.lookup(package_set, evaluation.system)
+        try:
+            return await self._realise(
+                evaluation.packages,
+                lambda link: resolve_arguments.evaluate_and_build(lookup, requirements, link),
+                progress,
+            )
+        except UnexpectedOutput as error:
+            # The package set lies at a path, and was changed since.
+            raise MissingDerivations(
+                evidence=CommandOutput(argv=("nix-build",), status=0)
+            ) from error
+        except NixUnusable:
+            # Packages that cannot be evaluated together have been evaluated in parts.
+            return await self.realise(evaluation.packages, progress)
+
+    async def _realise(
+        self,
+        packages: Sequence[Package],
+        command: Callable[[Path], tuple[str, ...]],
+        progress: Progress,
+    ) -> Realisation:
+        """
+        :param command: what builds, given the first root.
+        :raises UnexpectedOutput: it has not built what was wanted.
+        """
+        root = uuid4().hex
+        wanted = sorted({output.path for package in packages for output in package.outputs})
+        if not wanted:
+            return Realisation(root=root, outputs=())
+        try:
+            directory = self._settings.roots / root
+            await self._workers.run(make_directories, directory)
+            built = await self._build(command(directory / "r"), progress)
+            # Derivations whose outputs are named by their content could differ.
+            if built != wanted:
+                raise UnexpectedOutput(what="what nix-build built", excerpt=" ".join(built))
+        except BaseException:
+            # A cancellation too: it has waited for the child.
+            await self._remove(root)
+            raise
+        return Realisation(root=root, outputs=tuple(wanted))
+
+    async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
+        """As :meth:`nixery.nix.interface.Nix.closure` says."""
+        paths: set[str] = set()
+        for chunk in arguments.chunks(sorted(outputs)):
+            result = await self._query(arguments.query_closure(chunk))
+            paths.update(_text(result).split())
+        records = [
+            (await self._query(arguments.dump(chunk))).stdout
+            for chunk in arguments.chunks(sorted(paths))
+        ]
+        return await self._workers.run(parse_dump, b"".join(records))
+
+    async def release(self, realisation: Realisation) -> None:
+        """As :meth:`nixery.nix.interface.Nix.release` says."""
+        if not self._holder.release(realisation):
+            await self._remove(realisation.root)
+
+    async def sweep(self) -> None:
+        """
+        Remove the roots that an earlier run left.
+
+        To be called before anything is built: whatever is there is taken for
+        abandoned.  Never raises.
+        """
+        try:
+            count = await self._workers.run(remove_all, self._settings.roots)
+        except Exception:  # noqa: BLE001  # what is left costs disk, and no more
+            self._log.failure("roots in {roots} are left", roots=self._settings.roots)
+        else:
+            if count:
+                self._log.info("removed {count} roots that an earlier run left", count=count)
+
+    def _tell_ignored(self, said: str) -> None:
+        """Warn of what Nix does not do although it is told to."""
+        ignored = [match["name"] or match["url"] for match in _IGNORED.finditer(said)]
+        if ignored:
+            self._log.warn(
+                "Nix's daemon does not trust this user and ignores {names}:"
+                " set that in its own nix.conf, or list the user there in trusted-users",
+                names=", ".join(dict.fromkeys(ignored)),
+            )
+        for line in dict.fromkeys(said.splitlines()):
+            if line.startswith("warning:") and not _IGNORED.search(line):
+                self._log.warn("Nix says: {line}", line=line)
+
+    # -- commands ---------------------------------------------------------------
+
+    async def _build(self, argv: tuple[str, ...], progress: Progress) -> list[str]:
+        """:return: the store paths that have been built or were there, sorted."""
+        log = BuildLog(progress=progress)
+        command = Command(
+            argv=argv,
+            environment=self._environment,
+            timeout=self._settings.build_deadline,
+            on_stderr_line=log.line,
+        )
+        try:
+            result = await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise build_deadline_passed(error, log, self._settings) from error
+        except ProcessFailed as error:
+            raise build_failure(error, log, self._settings) from error
+        return sorted(set(_text(result).split()))
+
+    async def _query(self, argv: tuple[str, ...]) -> ProcessResult:
+        """:raises NixUnusable: a command fails that has no other reason to."""
+        command = Command(argv=argv, environment=self._environment, timeout=QUERY_TIMEOUT)
+        try:
+            return await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise NixUnusable(
+                reason=f"{error.message}: does its daemon run?", evidence=error.evidence
+            ) from error
+        except OutputTooLarge as error:
+            raise NixUnusable(reason=error.message, evidence=error.evidence) from error
+        except ProcessFailed as error:
+            said = error.evidence.stderr
+            denial = await self._workers.run(store_location.explain_denial, said)
+            if denial is not None:
+                raise evolve(denial, evidence=error.evidence) from error
+            raise unusable(error) from error
+
+    async def _remove(self, root: str) -> None:
+        try:
+            await self._workers.run(remove_directory, self._settings.roots / root)
+        except Exception:  # noqa: BLE001  # it is swept when the daemon starts again
+            self._log.failure("the root {root} is left", root=root)
+
+
+# -- what is printed ---------------------------------------------------------
+
+
+def _no_nix(printed: str) -> NixMisconfigured:
+    return NixMisconfigured(reason=f"nix-store answers {printed[:200]!r}: {INSTALL}")
+
+
+def _stored_path(result: ProcessResult) -> str:
+    """:raises UnexpectedOutput: it is none."""
+    try:
+        path = json.loads(result.stdout)
+    except ValueError:
+        path = None
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise UnexpectedOutput(what="the path of a stored file", excerpt=_text(result))
+    return path
+
+
+def _text(result: ProcessResult) -> str:
+    return result.stdout.decode("utf-8", "replace")

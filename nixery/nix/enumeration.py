@@ -1,0 +1,145 @@
+"""
+What a whole store, or a whole package set, holds.
+
+For counting popularity only: the daemon asks for single packages and never for all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from nixery.errors import UnexpectedOutput
+from nixery.image.closure import STORE
+from nixery.nix import arguments
+from nixery.nix.arguments import NixSettings
+from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault, unusable
+from nixery.nix.errors import EvaluationFailed, NixUnusable
+from nixery.nix.narinfo import store_names
+from nixery.process.errors import CommandMissing, ProcessFailed, ProcessTimedOut
+from nixery.process.spawner import Command, ProcessResult, Spawner
+from nixery.runtime.workers import Workers
+from nixery.sources.source import PackageSet
+
+__all__ = ["StoreListing"]
+
+QUERY_TIMEOUT = 300.0
+
+LISTING_TIMEOUT = 1800.0
+"""Seconds for listing a package set: nixpkgs takes a minute or two."""
+
+
+class StoreListing:
+    """
+    Asks Nix for all that there is.
+
+    :param spawner: runs the commands.
+    :param workers: for the file system and for reading long answers.
+    :param settings: how Nix is to be used.
+    :param expression: the path of ``nix/attributes.nix``.
+    :param environ: the environment of this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        workers: Workers,
+        settings: NixSettings,
+        expression: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._spawner = spawner
+        self._workers = workers
+        self._settings = settings
+        self._expression = expression
+        self._environment = arguments.environment(environ, settings)
+
+    async def attributes(
+        self, package_set: PackageSet, system: str, without: Sequence[str]
+    ) -> tuple[str, ...]:
+        """
+        The attribute paths of all packages of a set.
+
+        :param without: top-level names that are left out.
+        :raises EvaluationFailed: the set cannot be listed, or not in time.
+        :raises NixUnusable: Nix itself failed.
+        """
+        argv = arguments.attributes(
+            self._settings,
+            expression=self._expression,
+            package_set=package_set,
+            system=system,
+            without=without,
+        )
+        try:
+            result = await self._run(argv, LISTING_TIMEOUT)
+        except ProcessTimedOut as error:
+            raise EvaluationFailed(
+                reason=f"listing it took longer than {LISTING_TIMEOUT:g} s",
+                evidence=error.evidence,
+            ) from error
+        except ProcessFailed as error:
+            fault = nix_at_fault(error)
+            if fault is not None:
+                raise fault from error
+            raise EvaluationFailed(
+                reason=error_text(error.evidence.stderr, self._settings), evidence=error.evidence
+            ) from error
+        return await self._workers.run(_names, result.stdout)
+
+    async def everything(self) -> tuple[str, ...]:
+        """
+        All valid store paths, without derivations, sorted.
+
+        :raises NixUnusable: Nix itself failed.
+        """
+        return await self.valid(await self._workers.run(_store_paths))
+
+    async def valid(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """
+        Those of store paths that are in the store, sorted.
+
+        :raises NixUnusable: Nix itself failed.
+        """
+        valid: set[str] = set()
+        for chunk in arguments.chunks(sorted(set(paths))):
+            try:
+                result = await self._run(arguments.check_validity(chunk), QUERY_TIMEOUT)
+            except ProcessTimedOut as error:
+                raise NixUnusable(
+                    reason=f"{error.message}: does its daemon run?", evidence=error.evidence
+                ) from error
+            except ProcessFailed as error:
+                raise unusable(error) from error
+            valid |= {*chunk} - {*result.stdout.decode("utf-8", "replace").split()}
+        return tuple(sorted(valid))
+
+    async def _run(self, argv: tuple[str, ...], timeout: float) -> ProcessResult:
+        command = Command(argv=argv, environment=self._environment, timeout=timeout)
+        try:
+            return await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+
+
+def _names(answer: bytes) -> tuple[str, ...]:
+    try:
+        names = json.loads(answer)
+    except ValueError as error:
+        raise UnexpectedOutput(what="the list of attributes", excerpt=repr(answer[:200])) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UnexpectedOutput(what="the list of attributes", excerpt=repr(answer[:200]))
+    return tuple(names)
+
+
+def _store_paths() -> list[str]:
+    """What looks like a store path; there are locks and links beside them."""
+    found: list[str] = []
+    for name in os.listdir(STORE):
+        with suppress(UnexpectedOutput):
+            found += [f"{STORE}/{each}" for each in store_names([f"{STORE}/{name}"])]
+    return found

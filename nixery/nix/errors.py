@@ -1,0 +1,186 @@
+"""
+Errors of evaluating and building with Nix.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+from nixery.process.errors import CommandOutput
+
+__all__ = [
+    "BuildFailed",
+    "BuildTimedOut",
+    "EvaluationFailed",
+    "EvaluationTimedOut",
+    "MissingDerivations",
+    "NixDiskFull",
+    "NixMisconfigured",
+    "NixUnusable",
+    "NotSubstitutable",
+    "WrongSystem",
+]
+
+
+@frozen(kw_only=True)
+class NixUnusable(NixeryError):
+    """Nix is missing, too old, or cannot open its store."""
+
+    reason: str
+    evidence: CommandOutput | None = None
+
+    @property
+    def message(self) -> str:
+        return f"Nix cannot be used: {self.reason}"
+
+
+@frozen(kw_only=True)
+class NixDiskFull(NixUnusable):
+    """There is no room for what Nix makes, or for its garbage collection roots."""
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the disk is full, and Nix cannot write: {self.reason}. Free some space;"
+            " nix-store --gc removes packages that are not in use"
+        )
+
+
+@frozen(kw_only=True)
+class NixMisconfigured(NixUnusable):
+    """Nix stays unusable until somebody changes how it is installed or configured."""
+
+
+@frozen(kw_only=True)
+class EvaluationFailed(NixeryError):
+    """The package set itself does not evaluate, whatever is asked of it."""
+
+    reason: str
+    evidence: CommandOutput
+
+    @property
+    def message(self) -> str:
+        return f"the package set does not evaluate: {self.reason}"
+
+
+@frozen(kw_only=True)
+class EvaluationTimedOut(NixeryError):
+    """An evaluation was stopped at its deadline.  ``setting`` would raise it."""
+
+    names: tuple[str, ...]
+    seconds: float
+    setting: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"evaluating {', '.join(self.names)} was stopped after {self.seconds:g} s;"
+            f" {self.setting} sets the limit"
+        )
+
+
+@frozen(kw_only=True)
+class BuildFailed(NixeryError):
+    """
+    A derivation did not build.
+
+    :param derivation: its store path (``/nix/store/...drv``), ``""`` when Nix
+        did not say which.
+    :param log: the last lines of its log.
+    """
+
+    derivation: str
+    log: tuple[str, ...]
+    evidence: CommandOutput
+
+    @property
+    def message(self) -> str:
+        what = self.derivation or "a derivation"
+        tail = "\n".join(self.log)
+        return f"{what} failed to build. The last lines of its log:\n{tail}"
+
+
+@frozen(kw_only=True)
+class NotSubstitutable(BuildFailed):
+    """
+    Everything has to come from binary caches, and they do not have all of it.
+
+    :param missing: the names of some derivations that they do not have.
+    :param count: how many there are, 0 when Nix did not say.
+    """
+
+    missing: tuple[str, ...]
+    count: int
+
+    @property
+    def message(self) -> str:
+        names = ", ".join(self.missing) or "a part of the image"
+        more = self.count - len(self.missing)
+        others = f" and {more} more" if more > 0 else ""
+        said = "\n".join(("", *self.log))
+        return (
+            f"no binary cache has {names}{others}, and this registry builds nothing itself"
+            f" (substitute_only){said}"
+        )
+
+
+@frozen(kw_only=True)
+class BuildTimedOut(NixeryError):
+    """
+    A build was stopped because it took too long or was silent for too long.
+
+    :param derivation: as in :class:`BuildFailed`.
+    :param seconds: the limit that was passed.
+    :param setting: the setting that would raise the limit.
+    :param silent: whether silence, and not duration, ended it.
+    """
+
+    derivation: str
+    seconds: float
+    setting: str
+    log: tuple[str, ...]
+    evidence: CommandOutput
+    silent: bool = False
+
+    @property
+    def message(self) -> str:
+        what = self.derivation or "a build"
+        how = "printed nothing for" if self.silent else "took longer than"
+        tail = "\n".join(self.log)
+        said = f" The last lines of its log:\n{tail}" if tail else ""
+        return (
+            f"{what} {how} {self.seconds:g} s and was stopped; {self.setting} sets the limit.{said}"
+        )
+
+
+@frozen(kw_only=True)
+class MissingDerivations(NixeryError):
+    """A garbage collection took derivations between evaluation and build."""
+
+    evidence: CommandOutput
+
+    @property
+    def message(self) -> str:
+        return (
+            "a garbage collection removed derivations while they were needed, again and again:"
+            " try again later"
+        )
+
+
+@frozen(kw_only=True)
+class WrongSystem(NixeryError):
+    """A derivation needs a builder of a system that this machine has none for."""
+
+    derivation: str
+    required: str
+    available: str
+    evidence: CommandOutput
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.derivation} has to be built on {self.required}, and this machine builds for"
+            f" {self.available} only: name a remote builder in Nix's `builders` setting, or"
+            " register an emulator (binfmt) and list the system in `extra-platforms`"
+        )

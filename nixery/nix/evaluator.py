@@ -1,0 +1,307 @@
+"""
+Evaluation: names become packages, whatever the packages do.
+
+All names of an image are evaluated by one command.  Nix catches `throw` and failed
+assertions of a package, and ``nix/resolve.nix`` makes answers of them; but an
+`abort`, a missing attribute, a type error, a stack overflow or too little memory
+ends the command, and with it the evaluation of all other packages.  Then the names
+are evaluated in halves, and halves of halves, until those that fail stand alone: k
+bad names among n take about 2 k log n commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.errors import NixeryError
+from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
+from nixery.image.names import PackageRequest
+from nixery.image.packages import Evaluation, LookupResult, find_refused, make_evaluation
+from nixery.nix import resolve_arguments
+from nixery.nix.arguments import NixSettings
+from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
+from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
+from nixery.nix.prewarm import PrewarmedEvaluator
+from nixery.nix.resolve_arguments import Lookup
+from nixery.nix.resolve_output import parse_answers, thrown, with_reason
+from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
+from nixery.process.spawner import Command, Spawner
+from nixery.runtime.deferreds import TimedOut, with_timeout
+from nixery.runtime.workers import Workers
+from nixery.sources.source import PackageSet
+
+__all__ = ["Evaluator"]
+
+EXPLAINED = 5
+"""For how many packages of an image that throw Nix is asked why."""
+
+LONGEST_ANSWER = 64 * 1024 * 1024
+"""How many bytes an evaluation may print; the names of nixpkgs are 0.5 MB."""
+
+
+class Evaluator:
+    """
+    Looks packages up.
+
+    :param spawner: runs the commands.
+    :param clock: what deadlines of several commands together are measured with.
+    :param workers: for reading long answers.
+    :param settings: how Nix is to be used.
+    :param resolve: the path of ``nix/resolve.nix``, without symlinks.
+    :param environment: that of the commands.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        clock: IReactorTime,
+        workers: Workers,
+        settings: NixSettings,
+        resolve: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._spawner = spawner
+        self._clock = clock
+        self._workers = workers
+        self._settings = settings
+        self._resolve = resolve
+        self._environment = environment
+        # Each evaluation may take the memory that one may take.
+        self._slots = DeferredSemaphore(settings.evaluations)
+        self._standby: PrewarmedEvaluator | None = None
+
+    def stand_by(self) -> None:
+        """As :meth:`nixery.nix.commands.NixCommands.stand_by` says."""
+        self._standby = PrewarmedEvaluator(spawner=self._spawner, clock=self._clock)
+
+    def expect(self, package_set: PackageSet, system: str) -> None:
+        """As :meth:`nixery.nix.commands.NixCommands.expect` says."""
+        if self._standby is not None:
+            self._standby.expect(self._waiting(self.lookup(package_set, system)), 0)
+
+    async def stop(self) -> None:
+        """Let nothing stand by any more."""
+        if self._standby is not None:
+            standby, self._standby = self._standby, None
+            await standby.stop()
+
+    def lookup(self, package_set: PackageSet, system: str) -> Lookup:
+        """Where packages are looked up."""
+        return Lookup(
+            settings=self._settings, resolve=self._resolve, package_set=package_set, system=system
+        )
+
+    async def evaluate(
+        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+    ) -> Evaluation:
+        """As :meth:`nixery.nix.interface.Nix.evaluate` says."""
+        refused = find_refused(requirements, self._settings.refused)
+        if refused:
+            raise PackagesRefused(problems=refused)
+        return make_evaluation(await self.look_up(package_set, system, requirements), system)
+
+    async def look_up(
+        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult]:
+        """
+        What became of each requirement, in their order: problems are answers here.
+
+        :raises EvaluationFailed: the package set itself does not evaluate.
+        :raises EvaluationTimedOut: it took too long.
+        :raises NixUnusable: Nix itself failed.
+        """
+        refused = find_refused(requirements, self._settings.refused)
+        if refused:
+            names = {problem.name: problem for problem in refused}
+            rest = [item for item in requirements if item.name not in names]
+            found = iter(await self.look_up(package_set, system, rest) if rest else ())
+            return [
+                LookupResult(requirement=item, result=names[item.name])
+                if item.name in names
+                else next(found)
+                for item in requirements
+            ]
+        lookup = self.lookup(package_set, system)
+        await self._slots.acquire()
+        try:
+            return await self._answer(lookup, requirements)
+        finally:
+            self._slots.release()
+            if self._standby is not None:
+                self._standby.expect(self._waiting(lookup))
+
+    async def _answer(
+        self, lookup: Lookup, requirements: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult]:
+        try:
+            answers = await self._ask_ahead(lookup, requirements)
+            if answers is None:
+                # With a deadline of its own, that it tells what is wrong in any case.
+                answers = await self._ask(lookup, requirements, self._deadline())
+        except ProcessFailed as failure:
+            # What comes now has a deadline of its own: most of the first may be
+            # gone, and the culprit would hide behind a timeout.
+            deadline = self._deadline()
+            await self._check_source(lookup, deadline)
+            answers = await self._sift(lookup, requirements, deadline, failure)
+        return await self._explain(lookup, answers)
+
+    async def _check_source(self, lookup: Lookup, deadline: float) -> None:
+        """:raises EvaluationFailed: the package set fails even if it is asked for nothing."""
+        try:
+            await self._ask(lookup, (), deadline)
+        except ProcessFailed as failure:
+            raise EvaluationFailed(
+                reason=self._reason(failure), evidence=failure.evidence
+            ) from failure
+
+    async def _sift(
+        self,
+        lookup: Lookup,
+        requirements: Sequence[PackageRequest],
+        deadline: float,
+        failure: ProcessFailed,
+    ) -> tuple[LookupResult, ...]:
+        """Answers for names that could not be evaluated together: ``failure`` says why."""
+        if len(requirements) == 1:
+            return (thrown(requirements[0], self._reason(failure)),)
+        middle = len(requirements) // 2
+        answers: tuple[LookupResult, ...] = ()
+        for part in (requirements[:middle], requirements[middle:]):
+            try:
+                answers += await self._ask(lookup, part, deadline)
+            except ProcessFailed as error:
+                answers += await self._sift(lookup, part, deadline, error)
+        return answers
+
+    async def _explain(
+        self, lookup: Lookup, answers: Sequence[LookupResult]
+    ) -> Sequence[LookupResult]:
+        """
+        Add Nix's text to the answers of packages that throw.
+
+        Nix can catch what they throw and does not tell what it was; so they are
+        evaluated again, one by one, without being caught.
+        """
+        silent = [answer for answer in answers if _throws_silently(answer)][:EXPLAINED]
+        if not silent:
+            return answers
+        deadline = self._deadline()
+        reasons: dict[PackageRequest, str] = {}
+        for answer in silent:
+            try:
+                await self._ask(lookup, (answer.requirement,), deadline, guard=False)
+            except ProcessFailed as failure:
+                reasons[answer.requirement] = self._reason(failure)
+            except EvaluationTimedOut:
+                break
+        return [with_reason(answer, reasons.get(answer.requirement, "")) for answer in answers]
+
+    async def _ask_ahead(
+        self, lookup: Lookup, requirements: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult] | None:
+        """
+        Ask the process that stands by.
+
+        :return: ``None`` where there is none, or it has not answered.
+        """
+        if self._standby is None:
+            return None
+        waiting = self._standby.take(self._waiting(lookup))
+        if waiting is None:
+            return None
+        question = resolve_arguments.question(lookup, requirements)
+        try:
+            printed = await with_timeout(
+                self._settings.eval_timeout, self._clock, waiting.ask(question)
+            )
+        except TimedOut as error:
+            raise self._timed_out(requirements) from error
+        except NixeryError as error:
+            self._log.debug("an evaluation is repeated: {error}", error=error)
+            return None
+        return await self._workers.run(parse_answers, printed, requirements, self._clock.seconds)
+
+    async def _ask(
+        self,
+        lookup: Lookup,
+        requirements: Sequence[PackageRequest],
+        deadline: float,
+        *,
+        guard: bool = True,
+    ) -> tuple[LookupResult, ...]:
+        """
+        Run one evaluation.
+
+        :param deadline: on the clock.
+        :raises ProcessFailed: it ended otherwise than well, and not for a fault of
+            Nix itself.
+        """
+        command = self._command(
+            resolve_arguments.evaluate(lookup, requirements, guard=guard),
+            max(0.0, deadline - self._clock.seconds()),
+        )
+        try:
+            result = await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise self._timed_out(requirements) from error
+        except OutputTooLarge as error:
+            raise EvaluationFailed(reason=error.message, evidence=error.evidence) from error
+        except ProcessFailed as failure:
+            fault = nix_at_fault(failure)
+            if fault is not None:
+                raise fault from failure
+            raise
+        return await self._workers.run(
+            parse_answers, result.stdout, requirements, self._clock.seconds
+        )
+
+    def _waiting(self, lookup: Lookup) -> Command:
+        return self._command(resolve_arguments.stand_by(lookup))
+
+    def _command(self, argv: tuple[str, ...], timeout: float | None = None) -> Command:
+        return Command(
+            argv=argv,
+            environment=self._environment,
+            timeout=timeout,
+            stdout_limit=LONGEST_ANSWER,
+            # Deep in a primitive it heeds no other signal.  One that may build has
+            # to end its builders itself.
+            abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
+        )
+
+    def _timed_out(self, requirements: Sequence[PackageRequest]) -> EvaluationTimedOut:
+        return EvaluationTimedOut(
+            names=tuple(item.name for item in requirements),
+            seconds=self._settings.eval_timeout,
+            setting="eval_timeout",
+        )
+
+    def _deadline(self) -> float:
+        return self._clock.seconds() + self._settings.eval_timeout
+
+    def _reason(self, failure: ProcessFailed) -> str:
+        if failure.evidence.signal is not None:
+            return failure.evidence.describe()
+        return error_text(failure.evidence.stderr, self._settings)
+
+
+def _throws_silently(answer: LookupResult) -> bool:
+    """Whether Nix has caught something, and nobody knows what."""
+    problem = answer.result
+    return (
+        isinstance(problem, PackageProblem)
+        and problem.kind is ProblemKind.EVALUATION
+        and problem == thrown(answer.requirement).result
+    )

@@ -1,0 +1,314 @@
+"""
+Bringing the commits of sources into the Nix store, to stay there while they are used.
+
+Each commit has a garbage collection root in the state directory.  A root whose commit
+nobody has evaluated for long is dropped again: a moving source leaves a package set
+behind with each of its steps, and nixpkgs has hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.errors import UnexpectedOutput
+from nixery.nix import arguments
+from nixery.nix.arguments import NixSettings
+from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
+from nixery.nix.gc_roots import make_directories
+from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
+from nixery.process.spawner import Command, ProcessResult, Spawner
+from nixery.runtime.clocks import WallClock, WallTime
+from nixery.runtime.retry import retry
+from nixery.runtime.workers import Workers
+from nixery.sources import git_arguments
+from nixery.sources.errors import CommitMissing, SourceUnavailable
+from nixery.sources.source import SourceTree
+
+__all__ = ["NixFetcher"]
+
+COLLECTIONS = 10
+"""
+How often a commit is fetched again that a collection took before it was rooted.  Once is
+enough, but for what is said of :data:`nixery.builds.realisation.MAX_REEVALUATIONS`.
+"""
+
+LONGEST_ANSWER = 64 * 1024
+
+ROOT_TIMEOUT = 300.0
+"""Seconds that it may take to make a root, which waits for a running collection."""
+
+_NO_SHALLOW = re.compile(r"does not support shallow (?:capabilities|clients|requests)")
+"""
+git's words for a server that hands out a history as a whole only: a static web server,
+or one that has been told so.
+"""
+
+_NOT_THERE = re.compile(r"HTTP error (?:404|410)")
+_STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
+
+
+class _Arguments(Protocol):
+    """A command that fetches."""
+
+    def __call__(self, *, shallow: bool) -> tuple[str, ...]:
+        """:param shallow: whether to leave the history out."""
+
+
+class NixFetcher:
+    """
+    An implementation of :class:`nixery.sources.interface.TreeFetcher`.
+
+    :param spawner: runs the commands.
+    :param clock: measures how long a fetch takes, and for how long nothing was used.
+    :param wall_clock: for the times of the roots' files.
+    :param workers: for the file system.
+    :param settings: how Nix is to be used.
+    :param fetch_nix: the path of ``nix/fetch.nix``.
+    :param repository: the URL of the git repository as it was configured, ``""`` where
+        there is none.
+    :param environ: the environment of this process.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        spawner: Spawner,
+        clock: IReactorTime,
+        wall_clock: WallClock,
+        workers: Workers,
+        settings: NixSettings,
+        fetch_nix: Path,
+        repository: str,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._spawner = spawner
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._workers = workers
+        self._settings = settings
+        self._roots = settings.source_roots
+        self._fetch_nix = fetch_nix
+        self._environment = arguments.fetch_environment(
+            environ, git_arguments.environment(environ, repository), settings
+        )
+        # What this process has used, and when by the monotonic clock: it stays for as long as
+        # it should, whatever becomes of the wall clock.
+        self._rooted: dict[str, float] = {}
+        # The URLs of servers that cannot leave the history out.
+        self._whole: set[str] = set()
+
+    async def fetch(self, tree: SourceTree) -> Path:
+        """As :meth:`nixery.sources.interface.TreeFetcher.fetch` says."""
+        link = self._roots / tree.name
+        path = await self._workers.run(_use, link, self._wall_clock.now())
+        if path is not None and tree.name in self._rooted:
+            self._rooted[tree.name] = self._clock.seconds()
+            return path
+        # Of an earlier run: its root may have been lost, and the path with it.
+        if path is None or not await self._root(link, str(path)):
+            path = await self._fetch_and_root(tree, link)
+            keep = self._settings.source_keep
+            old = self._clock.seconds() - keep
+            mine = frozenset(name for name, used in self._rooted.items() if used >= old)
+            dropped = await self._workers.run(
+                _drop_old, self._roots, mine, keep, self._wall_clock.now()
+            )
+            for name in dropped:
+                self._rooted.pop(name, None)
+                self._log.info("the source {name} is not kept any longer", name=name)
+        self._rooted[tree.name] = self._clock.seconds()
+        return path
+
+    async def _fetch_and_root(self, tree: SourceTree, link: Path) -> Path:
+        self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
+        began = self._clock.seconds()
+        await self._workers.run(make_directories, self._roots)
+        path = await self._fetch(tree)
+        if not await self._root(link, path):
+            path = await self._hold_and_root(tree, link)
+        self._log.info(
+            "{commit} was fetched in {seconds:.1f} s",
+            commit=tree.commit,
+            seconds=self._clock.seconds() - began,
+        )
+        return Path(path)
+
+    async def _hold_and_root(self, tree: SourceTree, link: Path) -> str:
+        """
+        Fetch and root what is collected between the two, by a root that the command
+        makes which fetches.
+        """
+        held = link.with_name(f"{link.name}.held")
+        try:
+            for _ in range(COLLECTIONS):
+                self._log.info("a garbage collection took {commit}", commit=tree.commit)
+                await self._run(tree, partial(arguments.hold, tree, self._fetch_nix, held))
+                # It is there, and Nix knows it.
+                path = await self._fetch(tree)
+                if await self._root(link, path):
+                    return path
+        finally:
+            await self._workers.run(held.unlink, missing_ok=True)
+        raise self._unavailable(
+            tree, "garbage collections took it before it was protected, again and again"
+        )
+
+    async def _fetch(self, tree: SourceTree) -> str:
+        """:return: the store path, which nothing protects."""
+        result = await self._run(tree, partial(arguments.fetch, tree, self._fetch_nix))
+        return _store_path(result.stdout)
+
+    async def _run(self, tree: SourceTree, arguments: _Arguments) -> ProcessResult:
+        """
+        Run a command that fetches: without the history, where the server can leave it
+        out.  Versions of Nix from about 2.20 on ask for that.
+
+        :param arguments: the command.
+        """
+        if tree.url not in self._whole:
+            try:
+                return await self._persist(tree, arguments(shallow=True))
+            except SourceUnavailable as error:
+                if error.evidence is None or not _NO_SHALLOW.search(error.evidence.stderr):
+                    raise
+            self._log.info(
+                "{url} cannot be fetched without its history, and is fetched with it",
+                url=tree.url,
+            )
+            self._whole.add(tree.url)
+        return await self._persist(tree, arguments(shallow=False))
+
+    async def _persist(self, tree: SourceTree, argv: tuple[str, ...]) -> ProcessResult:
+        """Run a command that fetches, again if what it fails of may pass."""
+
+        async def attempt(seconds: float) -> ProcessResult:
+            command = Command(
+                argv=argv,
+                environment=self._environment,
+                timeout=seconds,
+                stdout_limit=LONGEST_ANSWER,
+            )
+            return await self._spawner.run(command)
+
+        try:
+            return await retry(
+                attempt, clock=self._clock, seconds=self._settings.fetch_timeout, again=_may_pass
+            )
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessTimedOut as error:
+            raise self._unavailable(
+                tree, f"{error.message}; fetch_timeout sets the limit", error
+            ) from error
+        except OutputTooLarge as error:
+            raise self._unavailable(tree, error.message, error) from error
+        except ProcessFailed as error:
+            fault = nix_at_fault(error)
+            if fault is not None:
+                raise fault from error
+            if tree.kind == "archive" and _NOT_THERE.search(error.evidence.stderr):
+                raise CommitMissing(url=tree.url, commit=tree.commit) from error
+            reason = error_text(error.evidence.stderr, self._settings)
+            raise self._unavailable(tree, reason, error) from error
+
+    async def _root(self, link: Path, path: str) -> bool:
+        """:return: whether there was anything left to be protected."""
+        command = Command(
+            argv=arguments.add_root(link, path), environment=self._environment, timeout=ROOT_TIMEOUT
+        )
+        try:
+            await self._spawner.run(command)
+        except CommandMissing as error:
+            raise command_missing(error) from error
+        except ProcessFailed as error:
+            fault = nix_at_fault(error)
+            if fault is not None:
+                raise fault from error
+            return False
+        return True
+
+    def _unavailable(
+        self,
+        tree: SourceTree,
+        reason: str,
+        error: ProcessFailed | ProcessTimedOut | OutputTooLarge | None = None,
+    ) -> SourceUnavailable:
+        return SourceUnavailable(
+            source=tree.url,
+            what=tree.commit,
+            reason=reason,
+            evidence=error.evidence if error is not None else None,
+        )
+
+
+def _may_pass(error: Exception) -> bool:
+    return (
+        isinstance(error, ProcessFailed)
+        and nix_at_fault(error) is None
+        and _NOT_THERE.search(error.evidence.stderr) is None
+        and _NO_SHALLOW.search(error.evidence.stderr) is None
+    )
+
+
+def _store_path(printed: bytes) -> str:
+    try:
+        path = json.loads(printed)
+    except ValueError:
+        path = None
+    if not isinstance(path, str) or not _STORE_PATH.fullmatch(path):
+        raise UnexpectedOutput(
+            what="what Nix fetched", excerpt=printed[:200].decode("utf-8", "replace")
+        )
+    return path
+
+
+# -- on worker threads --------------------------------------------------------
+
+
+def _use(link: Path, now: WallTime) -> Path | None:
+    """
+    What a root leads to, if it is there; its time of last use is then ``now``.
+    """
+    try:
+        path = link.readlink()
+        if _STORE_PATH.fullmatch(str(path)) and path.exists():
+            os.utime(link, (now, now), follow_symlinks=False)
+            return path
+    except OSError:
+        pass
+    return None
+
+
+def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) -> list[str]:
+    """
+    Remove the roots that were not used for long.
+
+    :param mine: the names of those that this process has used lately.
+    :param keep: how long ago the others may have been used, in seconds.
+    :return: the names of the roots that were removed.
+    """
+    dropped = []
+    for link in roots.iterdir():
+        with suppress(OSError):
+            if link.name in mine or not link.is_symlink():
+                continue
+            age = now - link.lstat().st_mtime
+            if age > keep:
+                link.unlink()
+                dropped.append(link.name)
+            elif age < 0:
+                # The clock was wrong when it was used.
+                os.utime(link, (now, now), follow_symlinks=False)
+    return dropped

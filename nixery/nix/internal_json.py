@@ -1,0 +1,232 @@
+"""
+What ``nix-build --log-format internal-json`` tells on its standard error.
+
+A line of interest is ``@nix`` and a JSON object: activities start and stop, and
+have results meanwhile; messages stand for themselves.  The numbers of activities
+and results are those of Nix's ``logging.hh``, the same from 2.3 to 2.36; unknown
+ones are passed over.  A large download prints hundreds of thousands of lines, so
+most of them are recognised as uninteresting by their bytes, before any decoding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define, field
+
+from nixery.nix.progress import Phase, Progress
+from nixery.runtime.terminal import plain_text
+
+__all__ = ["BuildLog"]
+
+FILE_TRANSFER = 101
+COPY_PATHS = 103
+BUILDS = 104
+BUILD = 105
+
+LOG_LINE = 101
+PROGRESS = 105
+SET_EXPECTED = 106
+
+LOG_LINES = 20
+"""How many lines of each build's log are kept."""
+
+BUILDS_KEPT = 64
+"""The logs of how many builds are kept: Nix names the failing one after its end."""
+
+LONGEST_LINE = 2000
+"""Where a line of a log is cut, in characters."""
+
+MESSAGES = 50
+"""How many of Nix's messages are kept."""
+
+PLANNED = 10
+"""How many of the derivations that Nix is about to build are kept."""
+
+_PREFIX = b"@nix "
+
+# Whatever has none of these is of no interest; a line that has one by chance is
+# decoded in vain.
+_STARTS = tuple(b'"type":%d' % kind for kind in (FILE_TRANSFER, COPY_PATHS, BUILDS, BUILD))
+_RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, PROGRESS, SET_EXPECTED))
+# Errors, warnings, and what will be built.
+_MESSAGES = (b'"level":0', b'"level":1', b'.drv"}')
+_PLANNED = re.compile(r"\s*(/nix/store/\S+\.drv)")
+
+Event = Mapping[str, Any]
+"""JSON of an event, whose shape is checked by using it."""
+
+
+@define(kw_only=True, eq=False)
+class _Downloads:
+    """Bytes, summed over all transfers, those that have ended included."""
+
+    _ended: int = 0
+    _current: dict[int, int] = field(factory=dict)
+    _expected: dict[int, int] = field(factory=dict)
+
+    def advance(self, activity: int, done: int) -> None:
+        self._current[activity] = done
+
+    def stop(self, activity: int) -> None:
+        self._ended += self._current.pop(activity, 0)
+
+    def expect(self, activity: int, size: int) -> None:
+        """``activity`` is the one that will download, and not a transfer."""
+        self._expected[activity] = size
+
+    @property
+    def done(self) -> int:
+        return self._ended + sum(self._current.values())
+
+    @property
+    def expected(self) -> int:
+        # Compressed files are counted as they come, and announced as they are.
+        return max(self.done, sum(self._expected.values()))
+
+
+@define(kw_only=True, eq=False)
+class BuildLog:
+    """
+    Reads the lines of one ``nix-build``.
+
+    :param progress: told how far it is.
+    :ivar errors: Nix's errors, and whatever is no event, oldest first.
+    :ivar warnings: Nix's warnings, oldest first.
+    :ivar planned: derivations that Nix said it would build, the last ones.
+    :ivar planned_count: how many it said it would build.
+    """
+
+    progress: Progress
+    errors: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
+    warnings: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
+    planned: deque[str] = field(init=False, factory=lambda: deque(maxlen=PLANNED))
+    planned_count: int = field(init=False, default=0)
+    _activities: dict[int, int] = field(init=False, factory=dict)
+    _derivations: dict[int, str] = field(init=False, factory=dict)
+    _logs: dict[str, deque[str]] = field(init=False, factory=dict)
+    _downloads: _Downloads = field(init=False, factory=_Downloads)
+    _phase: Phase | None = field(init=False, default=None)
+    _builds_done: int = field(init=False, default=0)
+    _ended_well: int = field(init=False, default=0)
+    _ended_badly: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
+
+    def line(self, line: bytes) -> None:
+        """Take a line, without its end.  Never raises."""
+        if not line.startswith(_PREFIX):
+            # The evaluator's out-of-memory message, a crash, a hook of the operator's.
+            text = plain_text(line[:LONGEST_LINE]).strip()
+            if text:
+                self.errors.append(text)
+            return
+        if not _is_interesting(line):
+            return
+        try:
+            self._event(json.loads(line[len(_PREFIX) :]))
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            # Another version's idea of an event: progress is not worth a failure.
+            return
+
+    def tail(self, derivation: str) -> tuple[str, ...]:
+        """The last lines of a derivation's log."""
+        return tuple(self._logs.get(derivation, ()))
+
+    def unfinished(self) -> tuple[str, ...]:
+        """The derivations whose builds run or have not ended well, the former first."""
+        return (*self._derivations.values(), *self._ended_badly)
+
+    def text(self) -> str:
+        """What Nix had to say, for a person who looks for the cause."""
+        return "\n".join([*self.warnings, *self.errors])
+
+    # -- events -----------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        action = event["action"]
+        if action == "result":
+            self._result(event["id"], event["type"], event["fields"])
+        elif action == "start":
+            self._start(event)
+        elif action == "stop":
+            self._stop(event["id"])
+        elif action == "msg":
+            message = plain_text(event["msg"]).strip()
+            if event["level"] == 0:
+                self.errors.append(message)
+            elif event["level"] == 1:
+                self.warnings.append(message)
+            elif derivation := _PLANNED.fullmatch(message):
+                self.planned.append(derivation[1])
+                self.planned_count += 1
+
+    def _start(self, event: Event) -> None:
+        activity, kind = event["id"], event["type"]
+        self._activities[activity] = kind
+        if kind == FILE_TRANSFER and self._phase is None:
+            self._enter(Phase.DOWNLOADING)
+        elif kind == BUILD:
+            derivation = str(event["fields"][0])
+            self._derivations[activity] = derivation
+            self._logs.pop(derivation, None)
+            self._logs[derivation] = deque(maxlen=LOG_LINES)
+            while len(self._logs) > BUILDS_KEPT:
+                del self._logs[next(iter(self._logs))]
+            self._enter(Phase.BUILDING)
+            self.progress.derivation(derivation)
+
+    def _stop(self, activity: int) -> None:
+        derivation = self._derivations.pop(activity, None)
+        if derivation is not None:
+            # A build that succeeds is counted as done before it stops.
+            if self._ended_well < self._builds_done:
+                self._ended_well += 1
+            else:
+                self._ended_badly.append(derivation)
+        if self._activities.pop(activity, None) == FILE_TRANSFER:
+            self._downloads.stop(activity)
+
+    def _result(self, activity: int, kind: int, fields: list[Any]) -> None:
+        if kind == LOG_LINE:
+            # One line to Nix is one to us, whatever it holds.
+            line = " ".join(plain_text(str(fields[0])[:LONGEST_LINE]).rstrip().split("\n"))
+            derivation = self._derivations.get(activity)
+            if derivation in self._logs:
+                self._logs[derivation].append(line)
+            self.progress.log(line)
+        elif kind == PROGRESS:
+            self._count(activity, int(fields[0]), int(fields[1]))
+        elif kind == SET_EXPECTED and fields[0] == FILE_TRANSFER:
+            self._downloads.expect(activity, int(fields[1]))
+
+    def _count(self, activity: int, done: int, expected: int) -> None:
+        of = self._activities.get(activity)
+        if of == FILE_TRANSFER:
+            self._downloads.advance(activity, done)
+            self.progress.count(
+                Phase.DOWNLOADING, self._downloads.done, self._downloads.expected, "bytes"
+            )
+        elif expected and of == COPY_PATHS:
+            self.progress.count(Phase.DOWNLOADING, done, expected, "paths")
+        elif expected and of == BUILDS:
+            self._builds_done = max(self._builds_done, done)
+            self.progress.count(Phase.BUILDING, done, expected, "builds")
+
+    def _enter(self, phase: Phase) -> None:
+        # Downloads go on while builds run: a stage is entered once.
+        if self._phase is not phase:
+            self._phase = phase
+            self.progress.phase(phase)
+
+
+def _is_interesting(line: bytes) -> bool:
+    if b'"result"' in line:
+        return any(mark in line for mark in _RESULTS)
+    if b'"start"' in line:
+        return any(mark in line for mark in _STARTS)
+    if b'"msg"' in line:
+        return any(mark in line for mark in _MESSAGES)
+    return b'"stop"' in line

@@ -1,0 +1,244 @@
+"""
+What ``nix/resolve.nix`` prints, read into answers that a person understands.
+
+The expression knows what is the case; here it is put into sentences, with the names
+that may have been meant, spelled so that they can be typed into an image name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import evolve
+
+from nixery.errors import UnexpectedOutput
+from nixery.image.errors import InvalidName, PackageProblem, ProblemKind
+from nixery.image.names import PackageRequest, escape_attribute, parse_image_name
+from nixery.image.packages import LookupResult, Output, Package
+from nixery.nix.suggestions import NameIndex
+
+__all__ = ["parse_answers", "thrown", "with_reason"]
+
+Record = Mapping[str, Any]
+"""JSON of an answer.  Its shape is checked by using it: see :func:`parse_answers`."""
+
+SUGGESTIONS_BUDGET = 0.3
+"""
+Seconds for the suggestions of one evaluation.  A name that is missing from 100,000
+takes 35 ms of a processor, and an image may name a hundred of them.
+"""
+
+
+def parse_answers(
+    text: bytes,
+    requirements: Sequence[PackageRequest],
+    seconds: Callable[[], float],
+) -> tuple[LookupResult, ...]:
+    """
+    Read what ``nix/resolve.nix`` prints.
+
+    Takes some ten milliseconds for each name that is missing from a large package
+    set, and no more than :data:`SUGGESTIONS_BUDGET` for all of them: call it on a
+    worker thread.
+
+    :param requirements: those that it was given, in the same order.
+    :param seconds: a clock that may be read on any thread.
+    :raises UnexpectedOutput: it is something else.
+    """
+    try:
+        data = json.loads(text)
+        levels = _Levels(data["levels"], seconds)
+        return tuple(
+            LookupResult(requirement=requirement, result=_result(requirement, record, levels))
+            for requirement, record in zip(requirements, data["answers"], strict=True)
+        )
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise UnexpectedOutput(
+            what="the output of resolve.nix", excerpt=text[:400].decode("utf-8", "replace")
+        ) from error
+
+
+def thrown(requirement: PackageRequest, reason: str = "") -> LookupResult:
+    """
+    The answer for a package whose evaluation fails.
+
+    :param reason: Nix's text, where it is known.
+    """
+    problem = PackageProblem(
+        name=requirement.name,
+        kind=ProblemKind.EVALUATION,
+        message=f"the package {requirement.name} does not evaluate",
+    )
+    return with_reason(LookupResult(requirement=requirement, result=problem), reason)
+
+
+def with_reason(answer: LookupResult, reason: str) -> LookupResult:
+    """``answer``, whose result is a problem, with Nix's text added to its message."""
+    if not reason or isinstance(answer.result, Package):
+        return answer
+    message = f"{answer.result.message}: {reason}"
+    return evolve(answer, result=evolve(answer.result, message=message))
+
+
+# -- reading ------------------------------------------------------------------
+
+
+def _result(
+    requirement: PackageRequest, record: Record, levels: _Levels
+) -> Package | PackageProblem:
+    if "error" not in record:
+        return _package(requirement, record)
+    kind = ProblemKind(record["error"])
+    message, candidates = _explain(kind, requirement, record, levels)
+    return PackageProblem(
+        name=requirement.name, kind=kind, message=message, candidates=tuple(candidates)
+    )
+
+
+def _package(requirement: PackageRequest, record: Record) -> Package:
+    return Package(
+        requested=(requirement.name,),
+        attribute=".".join(record["path"]),
+        name=_text(record["name"]),
+        pname=_text(record["pname"]),
+        version=_text(record["version"]),
+        description=" ".join(record["description"].split()),
+        priority=_integer(record["priority"]),
+        derivation=_text(record["derivation"]),
+        outputs=tuple(
+            sorted(
+                Output(name=_text(item["name"]), path=_text(item["path"]))
+                for item in record["outputs"]
+            )
+        ),
+    )
+
+
+# What is said of a package comes from its own code, which may say anything.
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"no text: {value!r:.40}")
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"no integer: {value!r:.40}")
+    return value
+
+
+def _spell(path: Sequence[str]) -> str:
+    """
+    How an attribute is asked for in an image name.
+
+    In lower case and without the underscore before a digit, where that follows the
+    grammar of repository names; the escape where it does not.
+    """
+    plain = ".".join(map(_plain, path)).lower()
+    try:
+        parse_image_name(plain, system="")
+    except InvalidName:
+        return escape_attribute(".".join(path))
+    return plain
+
+
+def _plain(name: str) -> str:
+    """Without the underscore that Nix's grammar wants before a digit."""
+    return name[1:] if name.startswith("_") and name[1:2].isdigit() else name
+
+
+# -- sentences ----------------------------------------------------------------
+
+Sentence = tuple[str, Sequence[str]]
+"""A message, and the candidates that go with it."""
+
+
+def _explain(
+    kind: ProblemKind, requirement: PackageRequest, record: Record, levels: _Levels
+) -> Sentence:
+    path: list[str] = record["path"]
+    package = f"the package {'.'.join(path)}"
+    match kind:
+        case ProblemKind.NOT_FOUND:
+            return _not_found(requirement, path, levels)
+        case ProblemKind.AMBIGUOUS:
+            return _ambiguous(requirement, sorted(record["candidates"]))
+        case ProblemKind.NOT_A_PACKAGE:
+            return f"{'.'.join(path)} is not a package but {_value(record['type'], path)}", ()
+        case ProblemKind.NO_SUCH_OUTPUT:
+            outputs = [_spell([*path, output]) for output in sorted(record["outputs"])]
+            return f"{package} has no output {record['output']}", outputs
+        case ProblemKind.UNFREE:
+            return f"{package} is unfree, and this registry does not serve unfree packages", ()
+        case ProblemKind.BROKEN:
+            return f"{package} is marked as broken by its package set", ()
+        case ProblemKind.INSECURE:
+            why = f": {'; '.join(record['reasons'])}" if record["reasons"] else ""
+            return f"{package} is marked as insecure by its package set{why}", ()
+        case ProblemKind.UNSUPPORTED:
+            return f"{package} is not available for the system of this image", ()
+        case _:
+            return f"the package {requirement.name} does not evaluate", ()
+
+
+def _not_found(requirement: PackageRequest, level: list[str], levels: _Levels) -> Sentence:
+    missing = requirement.name.split(".")[len(level)]
+    message = f"there is no package {requirement.name}"
+    if level:
+        message += f": {'.'.join(level)} has no {missing}"
+    return message, levels.suggest(level, missing)
+
+
+class _Levels:
+    """
+    The names in each set that a package was looked for in.
+
+    :param names: by the JSON of the set's attribute path.
+    :param seconds: the clock of the budget, which begins now.
+    """
+
+    def __init__(self, names: Mapping[str, Sequence[str]], seconds: Callable[[], float]) -> None:
+        self._names = names
+        self._seconds = seconds
+        self._deadline = seconds() + SUGGESTIONS_BUDGET
+        self._indexes: dict[str, tuple[dict[str, str], NameIndex]] = {}
+
+    def suggest(self, level: Sequence[str], missing: str) -> Sequence[str]:
+        """Suggest names for one that a set does not have; none when the budget is spent."""
+        if self._seconds() >= self._deadline:
+            return ()
+        key = json.dumps(level, separators=(",", ":"), ensure_ascii=False)
+        if key not in self._indexes:
+            names = {_plain(name): name for name in self._names.get(key, ())}
+            self._indexes[key] = names, NameIndex(names)
+        names, index = self._indexes[key]
+        # Names that differ in case only are spelled alike.
+        return tuple(
+            dict.fromkeys(_spell([*level, names[name]]) for name in index.nearest(missing))
+        )
+
+
+def _ambiguous(requirement: PackageRequest, candidates: Sequence[Sequence[str]]) -> Sentence:
+    # Nothing but an escape can tell them apart.
+    names = [".".join(path) for path in candidates]
+    escapes = [escape_attribute(name) for name in names]
+    meant = " or ".join(
+        f"{name} (write {escape})" for name, escape in zip(names, escapes, strict=True)
+    )
+    return f"{requirement.name} is ambiguous: it may mean {meant}", escapes
+
+
+def _value(kind: str, path: Sequence[str]) -> str:
+    """What stands where a package was expected; ``kind`` is Nix's name for it."""
+    if kind == "set":
+        return f"a set of packages: ask for one of them, as in {_spell([*path, 'name'])}"
+    return {"lambda": "a function", "null": "null", "int": "an int"}.get(kind, f"a {kind}")

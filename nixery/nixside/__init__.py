@@ -1,1 +1,0 @@
-"""Nix: how its commands are called, run and understood."""

@@ -1,0 +1,158 @@
+"""
+Storage and commands that are measured, for whoever uses them none the wiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from inspect import iscoroutinefunction
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError
+
+from nixery.errors import NixeryError, ShuttingDown
+from nixery.image.names import Digest
+from nixery.observability.metrics import Metrics
+from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessTimedOut
+from nixery.process.spawner import Command, ProcessResult, Spawner
+from nixery.storage.errors import BlobsMissing, BlobUnknown
+from nixery.storage.interface import BlobInfo, BlobWriter, PendingBlob, Storage
+
+__all__ = ["MeasuredSpawner", "measured_storage"]
+
+T = TypeVar("T")
+
+_METHODS = tuple(name for name in vars(Storage) if iscoroutinefunction(getattr(Storage, name)))
+
+_LABELS = {name: name for name in _METHODS} | {"commit_all": "commit"}
+"""The names of operations in metrics, by those of the methods."""
+
+Seconds = Callable[[], float]
+
+
+class _Meter:
+    """Measures operations of a storage; all of them are shown from the start."""
+
+    def __init__(self, measures: Metrics, seconds: Seconds) -> None:
+        self._seconds = seconds
+        self._durations = {name: measures.storage_seconds.labels(name) for name in _LABELS.values()}
+        self._errors = {name: measures.storage_errors.labels(name) for name in _LABELS.values()}
+
+    def measured(
+        self, name: str, method: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
+        """The method, whose calls are measured."""
+
+        async def call(*args: object, **kwargs: object) -> Any:
+            return await self.measure(name, method(*args, **kwargs))
+
+        return call
+
+    async def measure(self, name: str, operation: Awaitable[T]) -> T:
+        begun = self._seconds()
+        try:
+            return await operation
+        except (BlobUnknown, BlobsMissing, CancelledError, GeneratorExit, ShuttingDown):
+            # Answers, and ends that have nothing to do with the storage.
+            raise
+        except BaseException:
+            self._errors[name].inc()
+            raise
+        finally:
+            self._durations[name].observe(self._seconds() - begun)
+
+
+def measured_storage(storage: Storage, measures: Metrics, seconds: Seconds) -> Storage:
+    """
+    Wrap a storage, so that each of its methods is measured.
+
+    :param storage: does the work.
+    :param measures: are told how long it took, and whether it failed.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
+    """
+    meter = _Meter(measures, seconds)
+    measured = {name: meter.measured(_LABELS[name], getattr(storage, name)) for name in _METHODS}
+
+    async def create() -> BlobWriter:
+        return _MeasuredWriter(await measured["create"](), meter)
+
+    async def commit_all(commits: Sequence[PendingBlob]) -> Sequence[bytes]:
+        # A storage knows its own writers only.
+        bare = [_bare(each) for each in commits]
+        return cast("Sequence[bytes]", await measured["commit_all"](bare))
+
+    return cast(
+        "Storage", SimpleNamespace(**measured | {"create": create, "commit_all": commit_all})
+    )
+
+
+def _bare(commit: PendingBlob) -> PendingBlob:
+    if isinstance(commit.writer, _MeasuredWriter):
+        return evolve(commit, writer=commit.writer.writer)
+    return commit
+
+
+class _MeasuredWriter:
+    """
+    A writer whose commit is measured; its writes are the packing's own time.
+
+    :ivar writer: the storage's own.
+    """
+
+    def __init__(self, writer: BlobWriter, meter: _Meter) -> None:
+        self.writer = writer
+        self._meter = meter
+
+    def write(self, data: bytes, /) -> int:
+        return self.writer.write(data)
+
+    async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        return await self._meter.measure("commit", self.writer.commit(digest, size, media_type))
+
+    async def abort(self) -> None:
+        await self.writer.abort()
+
+
+class MeasuredSpawner:
+    """
+    An implementation of :class:`nixery.process.spawner.Spawner` by another one.
+
+    :param spawner: runs the commands.
+    :param measures: are told how long it took, and how it ended.
+    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    """
+
+    def __init__(self, spawner: Spawner, measures: Metrics, seconds: Seconds) -> None:
+        self._spawner = spawner
+        self._measures = measures
+        self._seconds = seconds
+
+    async def run(self, command: Command) -> ProcessResult:
+        # The code has a handful of programs, and no client chooses one.
+        program = command.argv[0].rpartition("/")[2]
+        begun = self._seconds()
+        outcome = "failed"
+        try:
+            result = await self._spawner.run(command)
+            outcome = "succeeded"
+        except NixeryError as error:
+            outcome = _OUTCOMES.get(type(error), outcome)
+            raise
+        except CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._measures.commands.labels(program, outcome).inc()
+            # A dialogue lasts as long as it is wanted: that says nothing of the command.
+            if command.dialogue is None:
+                self._measures.command_seconds.labels(program).observe(self._seconds() - begun)
+        return result
+
+
+_OUTCOMES: dict[type[NixeryError], str] = {
+    CommandMissing: "missing",
+    OutputTooLarge: "output_too_large",
+    ProcessTimedOut: "timed_out",
+}

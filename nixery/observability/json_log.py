@@ -1,0 +1,120 @@
+"""
+The log as JSON: one object a line.
+
+What an event says for a person is its ``message``; what it was made of are fields of
+the same object, and so is the traceback of a failure.  An object is ASCII without
+line ends: nothing that is logged, whoever it came from, can begin a line of its own.
+
+A line that is written while a request is being worked for names it, see
+:mod:`nixery.observability.context`: the lines of a build that fails are found by the id
+that the client was given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePath
+
+from twisted.logger import LogEvent, formatEvent
+
+from nixery.observability.context import current_request
+
+__all__ = ["json_line"]
+
+MAX_TEXT = 16 * 1024
+"""The longest text in a line, in characters: a traceback is the longest."""
+
+MAX_ITEMS = 64
+"""The most items of a list or a mapping."""
+
+_OURS = frozenset({"time", "level", "namespace", "message", "traceback"})
+
+_LEFT_OUT = frozenset(
+    # What messages are made of, and what Twisted's older log adds to each event.
+    {"line", "shown", "format", "isError", "failure", "why", "system"}
+)
+
+# Other objects are for those who read events: evidence has command lines.
+_SHOWN = (float, str, bytes, Mapping, list, tuple, set, frozenset, BaseException, PurePath)
+
+# Twice as fast as json.dumps with options, which makes an encoder each time.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def json_line(event: LogEvent) -> str:
+    """
+    An event as a line, with its end.  Never fails: an event that cannot be shown is
+    shown as such.
+    """
+    try:
+        return _encode(_document(event)) + "\n"
+    # An event may hold anything at all, and a log that fails is noticed too late.
+    except Exception as error:  # noqa: BLE001
+        return (
+            _encode(
+                {
+                    "time": _time(0.0),
+                    "level": "error",
+                    "namespace": __name__,
+                    "message": f"an event could not be logged: {type(error).__name__}",
+                }
+            )
+            + "\n"
+        )
+
+
+def _document(event: LogEvent) -> dict[str, object]:
+    level = event.get("log_level")
+    document: dict[str, object] = {
+        "time": _time(event.get("log_time", 0.0)),
+        "level": getattr(level, "name", "info"),
+        "namespace": str(event.get("log_namespace", "")),
+        # Access lines are finished already.
+        "message": event["line"]
+        if event.get("log_format") == "{line}"
+        else formatEvent(event)[:MAX_TEXT],
+    }
+    for name, value in event.items():
+        if name in _LEFT_OUT or name in _OURS or name.startswith("log_"):
+            continue
+        kind = type(value)
+        if kind is int or kind is bool or value is None:
+            document[name] = value
+        elif kind is str:
+            document[name] = value if len(value) <= MAX_TEXT else value[:MAX_TEXT]
+        elif isinstance(value, _SHOWN):
+            document[name] = _plain(value)
+    failure = event.get("log_failure")
+    if failure is not None:
+        # Its end says what went wrong.
+        document["traceback"] = failure.getTraceback()[-MAX_TEXT:]
+    if "request_id" not in document:
+        request = current_request.get()
+        if request:
+            document["request_id"] = request
+    return document
+
+
+def _plain(value: object, depth: int = 3) -> object:
+    """A value as JSON knows it; what JSON does not know as text."""
+    if isinstance(value, float):
+        return round(value, 6) if abs(value) < 1e300 else str(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, bytes):
+        value = value[:MAX_TEXT].decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    if depth and isinstance(value, Mapping):
+        items = list(value.items())[:MAX_ITEMS]
+        return {str(key)[:MAX_TEXT]: _plain(each, depth - 1) for key, each in items}
+    if depth and isinstance(value, Sequence | set | frozenset):
+        return [_plain(each, depth - 1) for each in list(value)[:MAX_ITEMS]]
+    return str(value)[:MAX_TEXT]
+
+
+def _time(seconds: float) -> str:
+    """As RFC 3339 writes it, in UTC and to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

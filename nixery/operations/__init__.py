@@ -1,1 +1,0 @@
-"""What an operator sees of the daemon: metrics, logs and readiness."""

@@ -1,1 +1,0 @@
-"""Layers and roots as deterministic, compressed archives."""

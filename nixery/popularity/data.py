@@ -1,0 +1,285 @@
+"""
+The popularity data that a daemon cuts its images by: fetched once, and pinned.
+
+Which store paths share a layer depends on how popular packages are, so that other
+data mean other layers.  Data that changed with every restart would make clients pull
+again what they have, up to 8 % more with every revision.  So they are a *pinned
+snapshot*:
+
+- What was fetched is kept in the state directory, with its URL and its SHA-256 digest.
+- A copy from the same URL is used as it is, without asking the server; so the daemon
+  starts while the URL is down.
+- Data are fetched if there is no copy, if another URL is configured, or if the setting
+  ``popularity_refresh`` asks for it.  Until that has succeeded, the copy that is there
+  is used, whatever URL it came from.
+- Without any, images are made without; the log says so once, and the URL is tried again
+  from time to time.
+
+Nothing waits for a server that does not answer.  The first images wait for a first
+attempt that is under way (:meth:`PopularityData.settled`), but for seconds only: usually
+that is all it takes, and the digest of an image that is made half a minute after the
+first start is the same as a week later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from nixery.errors import NixeryError, StorageError, UnexpectedOutput
+from nixery.layers.plan import Popularity, PopularityKind
+from nixery.layers.popularity_file import parse_popularity
+from nixery.popularity.decompress import expand
+from nixery.runtime.deferreds import TimedOut, when_finished, with_timeout
+from nixery.runtime.workers import Workers
+from nixery.storage.filesystem.atomic_files import small_temp_file
+from nixery.storage.filesystem.files import failures
+
+__all__ = ["LARGEST", "PopularityData", "Snapshot", "read_pinned"]
+
+LARGEST = 64 * 1024**2
+"""How many bytes the data may have, packed or not; those of nixpkgs are some 2 MB."""
+
+PATIENCE = 10.0
+"""For how many seconds the first images wait for the first attempt to fetch the data."""
+
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 3600.0
+"""Seconds between attempts to fetch: doubled each time, up to this."""
+
+_PIN = "pin.json"
+
+
+@frozen(kw_only=True)
+class Snapshot:
+    """
+    Popularity data that are kept on disk.
+
+    :param url: where they were fetched.
+    :param digest: SHA-256 of the file as it is kept, in hexadecimal.
+    :param popularity: what it says.
+    """
+
+    url: str
+    digest: str
+    popularity: Popularity
+
+
+@define(kw_only=True, eq=False)
+class PopularityData:
+    """
+    The popularity data in use, as a part of the daemon.
+
+    :param url: where they are fetched; ``None``: images are made without any.
+    :param directory: where they are kept.
+    :param fetch: gets a file by its URL, of at most so many bytes; raises
+        :class:`~nixery.popularity.errors.FetchFailed`.
+    :param workers: for the file system, and for reading what was fetched.
+    :param clock: for pauses.
+    :param refresh: whether to fetch once although there is a copy.
+    """
+
+    url: str | None
+    directory: Path
+    fetch: Callable[[str, int], Awaitable[bytes]]
+    workers: Workers
+    clock: IReactorTime
+    refresh: bool = False
+
+    current: Popularity = field(factory=Popularity, init=False)
+    """What is known at the moment; it changes at most when a fetch succeeds."""
+
+    _fetching: Deferred[None] | None = field(default=None, init=False)
+    _attempted: Deferred[None] = field(factory=Deferred, init=False)
+    _deadline: float = field(default=0.0, init=False)
+
+    _log = Logger()
+
+    async def start(self) -> None:
+        """Take the copy that is there into use, and begin to fetch where need be."""
+        if self.url is None:
+            self._log.info(
+                "There are no popularity data: NIX_POPULARITY_URL is not set. Images share"
+                " fewer layers without."
+            )
+            return
+        known = await self._known()
+        if known is not None:
+            self.current = known.popularity
+            self._log.info(
+                "Popularity data from {url} are used: {data}.",
+                url=known.url,
+                data=_describe(known),
+            )
+        if known is None or known.url != self.url or self.refresh:
+            self._deadline = self.clock.seconds() + PATIENCE
+            self._fetching = Deferred.fromCoroutine(self._fetch_at_last(self.url))
+            self._fetching.addErrback(self._broken)
+
+    async def stop(self) -> None:
+        """Fetch no more."""
+        fetching, self._fetching = self._fetching, None
+        if fetching is not None:
+            ended = when_finished(fetching)
+            fetching.cancel()
+            await ended
+
+    async def settled(self) -> Popularity:
+        """
+        The data to make an image by; waits for the first attempt to fetch them if
+        that is under way, and never for long.
+        """
+        left = self._deadline - self.clock.seconds()
+        if left > 0 and not self._attempted.called:
+            with suppress(TimedOut):
+                await with_timeout(left, self.clock, _end(self._attempted))
+        return self.current
+
+    async def _known(self) -> Snapshot | None:
+        try:
+            return await self.workers.run(read_pinned, self.directory)
+        except NixeryError as error:
+            self._log.warn(
+                "The copy of the popularity data in {directory} cannot be used, and is fetched"
+                " anew: {error}",
+                directory=self.directory,
+                error=error,
+            )
+            return None
+
+    async def _fetch_at_last(self, url: str) -> None:
+        """Fetch, again and again until that succeeds."""
+        pause = FIRST_PAUSE
+        said = False
+        while True:
+            try:
+                snapshot = await self._fetch(url)
+            except NixeryError as error:
+                if not said:
+                    self._say(error)
+                    said = True
+            else:
+                self.current = snapshot.popularity
+                self._log.info(
+                    "Popularity data were fetched from {url}: {data}.",
+                    url=url,
+                    data=_describe(snapshot),
+                )
+                return
+            finally:
+                if not self._attempted.called:
+                    self._attempted.callback(None)
+            await deferLater(self.clock, pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _fetch(self, url: str) -> Snapshot:
+        """
+        Fetch, check and keep the data.
+
+        :raises FetchFailed: they could not be had.
+        :raises UnexpectedOutput: they are no popularity data.
+        """
+        data = await self.fetch(url, LARGEST)
+        snapshot, plain = await self.workers.run(_check, url, data)
+        try:
+            await self.workers.run(_keep, self.directory, url, snapshot.digest, plain)
+        except StorageError as error:
+            # They are as good as any until the daemon ends.
+            self._log.warn(
+                "The popularity data could not be kept, and will be fetched again when the"
+                " daemon starts again: {error}",
+                error=error,
+            )
+        return snapshot
+
+    def _say(self, error: NixeryError) -> None:
+        if self.current.kind is PopularityKind.NONE:
+            consequence = "images share fewer layers until they are there"
+        else:
+            consequence = "those that were kept are used until they are there"
+        self._log.warn(
+            "There are no new popularity data: {error}. They are tried again, and {consequence}.",
+            error=error,
+            consequence=consequence,
+        )
+
+    def _broken(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("The popularity data are not fetched any more", failure=failure)
+
+
+def read_pinned(directory: Path) -> Snapshot | None:
+    """
+    The copy that is kept in a directory, ``None`` where there is none.  Blocks.
+
+    :raises UnexpectedOutput: it is damaged.
+    :raises StorageError: it cannot be read.
+    """
+    with failures("read the popularity data"):
+        try:
+            pin = (directory / _PIN).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            url, digest = (str(json.loads(pin)[name]) for name in ("url", "sha256"))
+            data = (directory / f"{digest}.json").read_bytes()
+        except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+            raise UnexpectedOutput(
+                what="the copy of the popularity data", excerpt=str(error)
+            ) from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UnexpectedOutput(what="the copy of the popularity data", excerpt=f"not {digest}")
+    return Snapshot(url=url, digest=digest, popularity=parse_popularity(data))
+
+
+def _check(url: str, data: bytes) -> tuple[Snapshot, bytes]:
+    """
+    What was fetched, and the file to keep.  Blocks.
+
+    :raises UnexpectedOutput: it is no popularity data.
+    """
+    plain = expand(data, LARGEST)
+    popularity = parse_popularity(plain)
+    if popularity.kind is PopularityKind.NONE:
+        raise UnexpectedOutput(what="the popularity data (without a single count)", excerpt=url)
+    return (
+        Snapshot(url=url, digest=hashlib.sha256(plain).hexdigest(), popularity=popularity),
+        plain,
+    )
+
+
+def _keep(directory: Path, url: str, digest: str, data: bytes) -> None:
+    """Blocks.  :raises StorageError: the system failed."""
+    pin = json.dumps({"sha256": digest, "url": url}, indent=1).encode() + b"\n"
+    with failures("keep the popularity data"):
+        directory.mkdir(parents=True, exist_ok=True)
+        # The pin last: it names a file that is there, or the one before.
+        for name, content in ((f"{digest}.json", data), (_PIN, pin)):
+            with small_temp_file(str(directory), content) as draft:
+                Path(draft.path).replace(directory / name)
+        for other in directory.iterdir():
+            if other.name not in {f"{digest}.json", _PIN}:
+                other.unlink(missing_ok=True)
+
+
+async def _end(attempted: Deferred[None]) -> None:
+    # Others wait for it too.
+    await when_finished(attempted)
+
+
+def _describe(snapshot: Snapshot) -> str:
+    popularity = snapshot.popularity
+    names = len(popularity.transitive or popularity.direct)
+    kind = "" if popularity.kind is PopularityKind.TRANSITIVE else ", direct references only"
+    source = f", {popularity.source}" if popularity.source else ""
+    return f"{names} packages{kind}{source}, sha256 {snapshot.digest[:16]}"

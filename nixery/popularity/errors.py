@@ -1,0 +1,66 @@
+"""
+Errors of fetching and counting popularity data.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = ["CacheIncomplete", "FetchFailed", "LogInUse"]
+
+
+@frozen(kw_only=True)
+class FetchFailed(NixeryError):
+    """
+    A URL that could not be fetched.
+
+    :param url: without what it may hold of secrets.
+    :param status: the status that was answered, ``None`` when nothing was.
+    :param retry_after: seconds after which the server wants to be asked again.
+    """
+
+    url: str
+    reason: str
+    status: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def message(self) -> str:
+        return f"{self.url} could not be fetched: {self.reason}"
+
+
+@frozen(kw_only=True)
+class CacheIncomplete(NixeryError):
+    """
+    A binary cache that has so little of a package set that counting it is no use.
+
+    :param found: how many store paths it has.
+    :param missing: how many it does not have.
+    :param unusable: how many it describes in a way that cannot be.
+    """
+
+    cache: str
+    found: int
+    missing: int
+    unusable: int
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.cache} has {self.found} of the store paths, lacks {self.missing}, and what it"
+            f" says of {self.unusable} makes no sense: name the cache that belongs to the channel"
+            " with --cache"
+        )
+
+
+@frozen(kw_only=True)
+class LogInUse(NixeryError):
+    """Another process writes to a log that only one may write to."""
+
+    path: str
+
+    @property
+    def message(self) -> str:
+        return f"another process uses {self.path}: wait until it has ended"

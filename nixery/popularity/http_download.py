@@ -1,0 +1,210 @@
+"""
+Fetching files of moderate size by their URLs.
+
+The daemon fetches what its operator configured, and a web server may answer anything:
+without end, too slowly, cut short.  A :class:`Fetcher` returns all of a file within a
+bound and in time, or one type of error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from attrs import frozen
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol as ByteProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+
+from nixery.popularity.errors import FetchFailed
+from nixery.runtime.deferreds import TimedOut, shield, with_timeout
+from nixery.runtime.proxy_agent import Agent, read_proxies
+from nixery.runtime.workers import Workers
+from nixery.version import VERSION
+
+__all__ = ["Fetcher", "make_client", "shown"]
+
+TIMEOUT = 120.0
+"""Seconds that one file may take."""
+
+_USER_AGENT = f"nixery/{VERSION}"
+
+
+def make_client(
+    # Any: the global reactor has no type.
+    reactor: Any,
+    connections: int,
+    environ: Mapping[str, str],
+) -> tuple[HTTPClient, HTTPConnectionPool]:
+    """
+    An HTTP client that keeps its connections, and the pool of them, to be closed.
+
+    :param connections: how many it keeps to one host.
+    :param environ: the environment, which may name proxies.
+    """
+    pool = HTTPConnectionPool(reactor)
+    pool.maxPersistentPerHost = connections
+    return HTTPClient(Agent(reactor, read_proxies(environ), pool=pool)), pool
+
+
+@frozen(kw_only=True)
+class Fetcher:
+    """
+    Fetches.
+
+    :param client: for ``http`` and ``https``.
+    :param workers: for ``file``.
+    :param clock: measures how long it takes.
+    :param timeout: seconds that it may take.
+    """
+
+    client: HTTPClient
+    workers: Workers
+    clock: IReactorTime
+    timeout: float = TIMEOUT
+
+    async def fetch(self, url: str, limit: int, /) -> bytes:
+        """
+        All of a file.
+
+        :param url: ``http``, ``https`` or ``file``.
+        :param limit: the most bytes that it may have.
+        :raises FetchFailed: it could not be had, whatever the reason.
+        """
+        if urlsplit(url).scheme == "file":
+            return await self.workers.run(_read, url, limit)
+        try:
+            return await with_timeout(self.timeout, self.clock, self._get(url, limit))
+        except TimedOut:
+            raise FetchFailed(
+                url=shown(url), reason=f"it took longer than {self.timeout:g} s"
+            ) from None
+        except (CancelledError, FetchFailed):
+            raise
+        # Names that do not resolve, refused connections, broken TLS, faults of the
+        # protocol: each library on the way has types of its own.
+        except Exception as error:
+            raise FetchFailed(url=shown(url), reason=_reason(error)) from error
+
+    async def _get(self, url: str, limit: int) -> bytes:
+        plain, auth = _without_password(url)
+        task = self.client.get(
+            plain,
+            auth=auth,
+            headers=Headers({"User-Agent": [_USER_AGENT]}),
+            unbuffered=True,
+            # Used for timeouts only, of which there is none here; without it the
+            # global reactor would be imported.
+            reactor=cast(Any, self.clock),
+        )
+        try:
+            response = await shield(task)
+        except CancelledError:
+            # What it fails with then depends on how far it was: a name that cannot be
+            # found, a connection that was given up, a response that never came.
+            task.cancel()
+            raise
+        body = await _collect(response, url, limit)
+        if response.code != 200:
+            raise FetchFailed(
+                url=shown(url),
+                reason=f"the server answered with status {response.code}",
+                status=response.code,
+                retry_after=_retry_after(response),
+            )
+        return body
+
+
+def shown(url: str) -> str:
+    """A URL without what may be secret in it: user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class _Body(ByteProtocol):
+    """Collects a body."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.whole: Deferred[bytes | None] = Deferred(lambda _: self._leave())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._pieces.append(data)
+        elif not self.whole.called:
+            self.whole.callback(None)
+            self._leave()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.whole.called:
+            return
+        # A server of HTTP 1.0 ends a body by closing the connection; that it is
+        # complete is seen when it is read.
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(b"".join(self._pieces))
+        else:
+            self.whole.errback(reason)
+
+    def _leave(self) -> None:
+        self._pieces.clear()
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+async def _collect(response: IResponse, url: str, limit: int) -> bytes:
+    body = _Body(limit)
+    response.deliverBody(body)
+    whole = await body.whole
+    if whole is None:
+        raise FetchFailed(url=shown(url), reason=f"it has more than {limit} bytes")
+    return whole
+
+
+def _retry_after(response: IResponse) -> float | None:
+    value = (response.headers.getRawHeaders("Retry-After") or [""])[0]
+    return float(value) if value.isdecimal() and len(value) < 6 else None
+
+
+def _without_password(url: str) -> tuple[str, tuple[str, str] | None]:
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url, None
+    given, _, host = parts.netloc.rpartition("@")
+    user, _, password = given.partition(":")
+    plain = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    return plain, (unquote(user), unquote(password))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ResponseFailed) and error.reasons:
+        error = error.reasons[-1].value
+    return str(error) or type(error).__name__
+
+
+def _read(url: str, limit: int) -> bytes:
+    """Blocks."""
+    parts = urlsplit(url)
+    path = Path(unquote(parts.path))
+    if parts.netloc not in ("", "localhost") or not path.is_absolute():
+        raise FetchFailed(url=shown(url), reason="write a path of this machine: file:///path")
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FetchFailed(url=shown(url), reason=reason) from error
+    if len(data) > limit:
+        raise FetchFailed(url=shown(url), reason=f"it has more than {limit} bytes")
+    return data

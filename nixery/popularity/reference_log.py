@@ -1,0 +1,125 @@
+"""
+The references of store paths that were asked for, kept on disk.
+
+A set of 100,000 store paths means as many requests to a binary cache.  What was
+answered is written down at once: whoever is interrupted goes on where they were, and a
+set of next month needs only what is new in it, since what a store path refers to never
+changes.
+
+A log is a text file for one binary cache.  Its first line names the format and the
+cache; each further line is the base name of a path and those of its references.  Lines
+are only ever appended.  One that was cut short by a crash is taken off before the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nixery.errors import StorageError
+from nixery.popularity.errors import LogInUse
+from nixery.runtime.file_lock import open_locked
+
+__all__ = ["ReferenceLog"]
+
+_FORMAT = "nixery-references 1"
+
+
+class ReferenceLog:
+    """
+    The log of one binary cache, to be used in a ``with`` block.  Blocks.
+
+    :param directory: where logs are kept; made if it is not there.
+    :param cache: the URL of the binary cache.
+    """
+
+    def __init__(self, directory: Path, cache: str) -> None:
+        self.path = directory / f"{hashlib.sha256(cache.encode()).hexdigest()[:32]}.references"
+        self._first = f"{_FORMAT} {cache}"
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        """
+        :raises LogInUse: another process has it.
+        :raises StorageError: it cannot be opened, or is something else.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = open_locked(self.path)
+        except BlockingIOError:
+            raise LogInUse(path=str(self.path)) from None
+        except OSError as error:
+            raise self._failed("open", error) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def read(self) -> dict[str, tuple[str, ...]]:
+        """
+        What is known, by the base names of paths; afterwards the log can be appended to.
+
+        :raises StorageError: it cannot be read, or is something else.
+        """
+        # One object for each name, however many paths refer to it.
+        names: dict[str, str] = {}
+        known: dict[str, tuple[str, ...]] = {}
+        whole = 0
+        try:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            with open(self._descriptor, "rb", closefd=False) as file:
+                for number, line in enumerate(file):
+                    if not line.endswith(b"\n"):
+                        break
+                    whole += len(line)
+                    text = line.decode("ascii", "replace").rstrip("\n")
+                    if number == 0:
+                        self._check(text)
+                        continue
+                    name, *references = (names.setdefault(word, word) for word in text.split())
+                    known[name] = tuple(references)
+            os.ftruncate(self._descriptor, whole)
+            if not whole:
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                os.write(self._descriptor, f"{self._first}\n".encode())
+        except OSError as error:
+            raise self._failed("read", error) from error
+        return known
+
+    def append(self, references: Mapping[str, Iterable[str]]) -> None:
+        """
+        Write down what more paths refer to.
+
+        :raises StorageError: it cannot be written.
+        """
+        lines = "".join(f"{' '.join([name, *used])}\n" for name, used in references.items())
+        rest = memoryview(lines.encode())
+        try:
+            os.lseek(self._descriptor, 0, os.SEEK_END)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            raise self._failed("write", error) from error
+
+    def _check(self, first: str) -> None:
+        if first != self._first:
+            raise StorageError(
+                operation=f"read {self.path}", reason="it is something else; remove it"
+            )
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _failed(self, verb: str, error: OSError) -> StorageError:
+        return StorageError(operation=f"{verb} {self.path}", reason=error.strerror or str(error))

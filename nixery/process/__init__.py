@@ -1,0 +1,1 @@
+"""Child processes through Twisted's process protocols."""

@@ -1,0 +1,84 @@
+"""
+Errors of child processes, with the output that explains them.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = ["CommandMissing", "CommandOutput", "OutputTooLarge", "ProcessFailed", "ProcessTimedOut"]
+
+
+@frozen(kw_only=True)
+class CommandOutput:
+    """
+    What a child process left behind when it failed.
+
+    :param argv: the command as it was run.
+    :param status: its exit status, ``None`` when a signal ended it, or when it could
+        not be started.
+    :param signal: the signal that ended it, if one did.
+    :param stderr: the tail of its standard error, bounded, decoded and without
+        terminal escapes.
+    """
+
+    argv: tuple[str, ...]
+    status: int | None = None
+    signal: int | None = None
+    stderr: str = ""
+
+    def describe(self) -> str:
+        """One line: how the command ended."""
+        if self.signal is not None:
+            return f"{self.argv[0]} was ended by signal {self.signal}"
+        if self.status is None:
+            return f"{self.argv[0]} did not start"
+        return f"{self.argv[0]} exited with status {self.status}"
+
+
+@frozen(kw_only=True)
+class CommandMissing(NixeryError):
+    """A program is not on PATH."""
+
+    command: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.command} was not found on PATH: install it or extend PATH"
+
+
+@frozen(kw_only=True)
+class ProcessFailed(NixeryError):
+    """A child ended otherwise than with status 0."""
+
+    evidence: CommandOutput
+
+    @property
+    def message(self) -> str:
+        return f"{self.evidence.describe()}: {self.evidence.stderr.strip() or 'it said nothing'}"
+
+
+@frozen(kw_only=True)
+class ProcessTimedOut(NixeryError):
+    """A child was stopped at its deadline, ``seconds`` after its start."""
+
+    evidence: CommandOutput
+    seconds: float
+
+    @property
+    def message(self) -> str:
+        return f"{self.evidence.argv[0]} was stopped after {self.seconds:g} s"
+
+
+@frozen(kw_only=True)
+class OutputTooLarge(NixeryError):
+    """A child was stopped because it printed more than ``limit`` bytes."""
+
+    evidence: CommandOutput
+    limit: int
+
+    @property
+    def message(self) -> str:
+        return f"{self.evidence.argv[0]} was stopped: it printed more than {self.limit} bytes"

@@ -1,0 +1,218 @@
+"""
+One child of this process, as Twisted tells of it.
+
+It forwards and keeps what happens, and decides nothing; when a child is stopped,
+and what its end means, is up to :mod:`nixery.process.spawner`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, cast
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+if TYPE_CHECKING:
+    from twisted.internet.process import Process
+
+__all__ = ["ChildProtocol", "StdioHandler", "Exit", "Stdin"]
+
+STDERR_TAIL = 16 * 1024
+"""How many bytes of a child's standard error are kept as evidence."""
+
+LONGEST_LINE = 1024 * 1024
+"""Where a line of standard error is cut, in bytes."""
+
+
+@frozen(kw_only=True)
+class Exit:
+    """
+    How a child ended.
+
+    :param status: its exit status, ``None`` when a signal ended it.
+    :param signal: the signal that ended it, if one did.
+    """
+
+    status: int | None
+    signal: int | None = None
+
+
+class Stdin(Protocol):
+    """The standard input of a child; what is written to one that has ended is dropped."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send ``data``, in order, as soon as the child reads it."""
+
+    def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
+        """End it, behind what was written."""
+
+
+class StdioHandler(Protocol):
+    """Whoever speaks with a child while it runs.  Called on the reactor thread."""
+
+    def begun(self, stdin: Stdin, /) -> None:
+        """The child has been started."""
+
+    def heard(self, data: bytes, /) -> None:
+        """The next bytes of its standard output, wherever they are cut."""
+
+
+class ChildProtocol(ProcessProtocol):
+    """
+    The events of one child, kept for whoever waits for its end.
+
+    :param name: the program, for the log.
+    :param stdout_limit: how many bytes of standard output are kept; if there are
+        more, none are.
+    :param on_stderr_line: called with each line of standard error.
+    :param dialogue: gets the standard input, which is closed otherwise, and the
+        standard output, which is kept otherwise.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        name: str,
+        stdout_limit: int,
+        on_stderr_line: Callable[[bytes], None] | None,
+        dialogue: StdioHandler | None = None,
+    ) -> None:
+        self._name = name
+        self._stdout_limit = stdout_limit
+        self._on_stderr_line = on_stderr_line
+        self._dialogue = dialogue
+        self._pid: int | None = None
+        self._exit: Exit | None = None
+        self._waiting: list[Deferred[Exit]] = []
+        self._tail = bytearray()
+        self._line = bytearray()
+        self._printed = 0
+        self.stdout: list[bytes] = []
+        self.expired = False
+        self.on_overflow: Callable[[], None] = _nothing
+        self.on_exit: Callable[[], None] = _nothing
+
+    @property
+    def overflowed(self) -> bool:
+        return self._printed > self._stdout_limit
+
+    @property
+    def stderr(self) -> bytes:
+        return bytes(self._tail[-STDERR_TAIL:])
+
+    def end(self) -> Deferred[Exit]:
+        """Fires with how the child ended, once its pipes are drained."""
+        waiter: Deferred[Exit] = Deferred()
+        if self._exit is not None:
+            waiter.callback(self._exit)
+        else:
+            self._waiting.append(waiter)
+        return waiter
+
+    def signal(self, number: int) -> None:
+        """Signal the child, and all of its group if it has one of its own already."""
+        if self._pid is None:
+            return
+        with suppress(ProcessLookupError):
+            if os.getpgid(self._pid) == self._pid:
+                _signal_group(self._pid, number)
+            else:
+                os.kill(self._pid, number)
+
+    def close_pipes(self) -> None:
+        """Close the pipes, which something else than the child holds open."""
+        self._process().loseConnection()
+
+    # -- what Twisted calls -----------------------------------------------------
+
+    def connectionMade(self) -> None:
+        self._pid = self._process().pid
+        if self._dialogue is None:
+            self._process().closeStdin()
+        else:
+            self._dialogue.begun(self._process())
+
+    def outReceived(self, data: bytes) -> None:
+        within = not self.overflowed
+        self._printed += len(data)
+        if not self.overflowed:
+            self._keep(data)
+        elif within:
+            self.stdout.clear()
+            self.on_overflow()
+
+    def errReceived(self, data: bytes) -> None:
+        self._tail += data
+        if len(self._tail) > 2 * STDERR_TAIL:
+            del self._tail[:-STDERR_TAIL]
+        if self._on_stderr_line is None:
+            return
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._line += line
+            self._end_line()
+        self._line += rest
+        if len(self._line) > LONGEST_LINE:
+            self._end_line()
+
+    def processExited(self, reason: Failure) -> None:  # noqa: ARG002  # Twisted's signature
+        # What is left of its group would be nobody's.  The child was reaped just
+        # now: its number is still that of its group, or nobody's.
+        pid, self._pid = self._pid, None
+        if pid is not None:
+            _signal_group(pid, signal.SIGKILL)
+        self.on_exit()
+
+    def processEnded(self, reason: Failure) -> None:
+        if self._line:
+            self._end_line()
+        ended = reason.value
+        self._exit = (
+            Exit(status=ended.exitCode, signal=ended.signal)
+            if isinstance(ended, ProcessTerminated)
+            else Exit(status=0)
+        )
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.called:
+                waiter.callback(self._exit)
+
+    def _process(self) -> Process:
+        return cast("Process", self.transport)
+
+    def _keep(self, data: bytes) -> None:
+        if self._dialogue is None:
+            self.stdout.append(data)
+            return
+        try:
+            self._dialogue.heard(data)
+        except Exception:  # noqa: BLE001  # as for lines
+            self._log.failure("a dialogue with {program} failed", program=self._name)
+
+    def _end_line(self) -> None:
+        line, self._line = bytes(self._line), bytearray()
+        try:
+            if self._on_stderr_line is not None:
+                self._on_stderr_line(line)
+        except Exception:  # noqa: BLE001  # no listener keeps the pipe from being drained
+            self._log.failure("a listener to {program} failed", program=self._name)
+
+
+def _signal_group(group: int, number: int) -> None:
+    """Signal a process group that is not ours; one that is gone is no error."""
+    if group != os.getpgrp():
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+
+
+def _nothing() -> None:
+    """What a child calls until somebody listens."""

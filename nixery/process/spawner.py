@@ -1,0 +1,234 @@
+"""
+Children, run through Twisted's process protocols into one type of result.
+
+No policy: a command is a value that says what to run, with which environment,
+for how long and how much it may print; a child ends in a :class:`ProcessResult`
+or in a typed error with the evidence.  Four hazards are dealt with here, once:
+
+- A child that nobody reads from blocks for ever: both pipes are always drained,
+  whatever happens to what is read.
+- Signals have to reach the children of a child too, and Twisted starts them all
+  in our own process group: each is started through ``setsid`` (util-linux), and
+  a group is signalled only when it is the child's own.
+- Something that outlives its parent may hold the pipes open: they are closed a
+  while after the child has ended.
+- A daemon that is killed cannot stop its children, and what a build makes for a
+  daemon that is gone is never cleaned up: the kernel sends them a signal then
+  (``setpriv``, util-linux too; without it they go on to their end).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import ProcessProtocol
+
+from nixery.process.errors import (
+    CommandMissing,
+    CommandOutput,
+    OutputTooLarge,
+    ProcessFailed,
+    ProcessTimedOut,
+)
+from nixery.process.protocol import ChildProtocol, Exit, StdioHandler
+from nixery.runtime.terminal import plain_text
+
+__all__ = ["Command", "ProcessReactor", "ProcessResult", "ProcessSpawner", "Spawner"]
+
+
+@frozen(kw_only=True)
+class Command:
+    """
+    A child to be run.
+
+    :param argv: the program, found on the PATH of ``environment``, and its
+        arguments.
+    :param environment: all of its environment.
+    :param timeout: seconds until it is stopped; ``None`` for no limit.
+    :param stdout_limit: the most bytes that it may print.
+    :param on_stderr_line: called on the reactor thread with each line of standard
+        error, without its end.
+    :param abandoned: the signal that it gets when this process dies before it:
+        SIGTERM lets it end its own children, SIGKILL cannot be ignored.
+    :param dialogue: speaks with the child while it runs; without one, its standard
+        input is empty.  What it prints is then not part of the result.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)  # it may hold access tokens
+    timeout: float | None = None
+    stdout_limit: int = 256 * 1024 * 1024
+    on_stderr_line: Callable[[bytes], None] | None = None
+    abandoned: signal.Signals = signal.SIGTERM
+    dialogue: StdioHandler | None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class ProcessResult:
+    """
+    A child that ended with status 0.
+
+    :param stdout: all of its standard output.
+    :param stderr: the tail of its standard error, as in
+        :attr:`nixery.process.errors.CommandOutput.stderr`.
+    """
+
+    stdout: bytes = field(repr=False)
+    stderr: str
+
+
+class Spawner(Protocol):
+    """Runs children."""
+
+    async def run(self, command: Command) -> ProcessResult:
+        """
+        Run a child and wait for its end.
+
+        Cancelling stops the child, SIGTERM first and SIGKILL later, and takes
+        effect when it has ended: nothing that it uses is pulled from under it.
+        Cancelling once more kills it at once.
+
+        :raises CommandMissing: the program is not on PATH.
+        :raises ProcessFailed: it ended otherwise than with status 0, or could not
+            be started.
+        :raises ProcessTimedOut: it was stopped at its deadline.
+        :raises OutputTooLarge: it was stopped because it printed too much.
+        """
+
+
+class ProcessReactor(Protocol):
+    """What spawns children, of :class:`twisted.internet.interfaces.IReactorProcess`."""
+
+    def spawnProcess(
+        self,
+        protocol: ProcessProtocol,
+        executable: str,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        /,
+        *,
+        childFDs: Mapping[int, str],  # noqa: N803  # Twisted's name
+    ) -> object:
+        """As :class:`twisted.internet.interfaces.IReactorProcess` says."""
+
+
+class ProcessSpawner:
+    """
+    The :class:`Spawner` that runs real children.
+
+    :param reactor: what spawns them.
+    :param clock: what deadlines are measured with.
+    :param grace: seconds between SIGTERM and SIGKILL.
+    :param drain: seconds between the end of a child and the end of its pipes.
+    """
+
+    def __init__(
+        self,
+        reactor: ProcessReactor,
+        clock: IReactorTime,
+        *,
+        grace: float = 5.0,
+        drain: float = 5.0,
+    ) -> None:
+        self._reactor = reactor
+        self._clock = clock
+        self._grace = grace
+        self._drain = drain
+
+    async def run(self, command: Command) -> ProcessResult:
+        """As :meth:`Spawner.run` says."""
+        setsid = _find("setsid", command.environment)
+        # Both end in the program itself: there is one process, and it is ours.
+        argv = [setsid, *_until_death(command)]
+        program = _find(command.argv[0], command.environment)
+        child = ChildProtocol(
+            command.argv[0], command.stdout_limit, command.on_stderr_line, command.dialogue
+        )
+        timers: list[IDelayedCall] = []
+
+        def stop() -> None:
+            child.signal(signal.SIGTERM)
+            timers.append(self._clock.callLater(self._grace, lambda: child.signal(signal.SIGKILL)))
+
+        def expire() -> None:
+            child.expired = True
+            stop()
+
+        child.on_overflow = stop
+        child.on_exit = lambda: timers.append(self._clock.callLater(self._drain, child.close_pipes))
+        try:
+            self._reactor.spawnProcess(
+                child,
+                setsid,
+                [*argv, program, *command.argv[1:]],
+                dict(command.environment),
+                childFDs={0: "w", 1: "r", 2: "r"},
+            )
+        except OSError as error:
+            # No process, no memory, no descriptors, or too long an argument list.
+            raise ProcessFailed(
+                evidence=CommandOutput(argv=command.argv, stderr=f"it cannot be started: {error}")
+            ) from error
+        if command.timeout is not None:
+            timers.append(self._clock.callLater(command.timeout, expire))
+        try:
+            ended = await child.end()
+        except CancelledError:
+            stop()
+            await _outlast(child)
+            raise
+        finally:
+            for timer in timers:
+                if timer.active():
+                    timer.cancel()
+        return _judge(command, child, ended)
+
+
+async def _outlast(child: ChildProtocol) -> None:
+    """Wait for the end of a child that is being stopped; kill it when hurried."""
+    while True:
+        try:
+            await child.end()
+        except CancelledError:
+            child.signal(signal.SIGKILL)
+        else:
+            return
+
+
+def _find(program: str, environment: Mapping[str, str]) -> str:
+    path = shutil.which(program, path=environment.get("PATH", os.defpath))
+    if path is None:
+        raise CommandMissing(command=program)
+    return path
+
+
+def _until_death(command: Command) -> tuple[str, ...]:
+    """What lets a command be stopped when the process dies that started it."""
+    name = command.abandoned.name.removeprefix("SIG")
+    try:
+        return (_find("setpriv", command.environment), "--pdeathsig", name, "--")
+    except CommandMissing:
+        return ()
+
+
+def _judge(command: Command, child: ChildProtocol, ended: Exit) -> ProcessResult:
+    """:raises NixeryError: the child did not end well."""
+    stderr = plain_text(child.stderr)
+    evidence = CommandOutput(
+        argv=command.argv, status=ended.status, signal=ended.signal, stderr=stderr
+    )
+    if child.overflowed:
+        raise OutputTooLarge(evidence=evidence, limit=command.stdout_limit)
+    if ended.status == 0:
+        # Even if it was about to be stopped.
+        return ProcessResult(stdout=b"".join(child.stdout), stderr=stderr)
+    if child.expired and command.timeout is not None:
+        raise ProcessTimedOut(evidence=evidence, seconds=command.timeout)
+    raise ProcessFailed(evidence=evidence)

@@ -1,0 +1,1 @@
+"""From a tag to an image: known images, aliases and new builds."""

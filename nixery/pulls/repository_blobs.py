@@ -1,0 +1,82 @@
+"""
+Which blobs belong to the images of a name.
+
+A digest is no secret: it stands in manifests, logs and pages, and layers are shared.  Whoever
+may pull some packages only gets the blobs of images of these, and nothing that is merely
+stored in the same place.
+"""
+
+from __future__ import annotations
+
+from cachetools import LRUCache
+
+from nixery.builds.image_cache import ImageCache
+from nixery.image.manifests import Image
+from nixery.image.names import Digest, ImageName
+from nixery.pulls.images import SERVED, tag_record_prefix
+from nixery.runtime.single_flight import SingleFlight
+from nixery.storage.interface import Storage
+
+__all__ = ["RepositoryBlobs"]
+
+KEPT = 200_000
+"""How many digests are kept in memory, of all names together."""
+
+
+class RepositoryBlobs:
+    """
+    What belongs to names.
+
+    :param storage: has a record of what was served as which name.
+    :param images: the images that were made.
+    """
+
+    def __init__(self, storage: Storage, images: ImageCache) -> None:
+        self._storage = storage
+        self._images = images
+        # Only what was found: what is not there now may be served the next moment, by
+        # another instance too.
+        self._found: LRUCache[ImageName, set[Digest]] = LRUCache(KEPT, getsizeof=_weight)
+        self._looking: SingleFlight[tuple[ImageName, Digest], bool] = SingleFlight()
+
+    def served(self, name: ImageName, image: Image) -> None:
+        """An image was served as a name; what it was before may still be downloaded."""
+        found = self._found.get(name)
+        if found is None:
+            self._keep(name, set(image.digests))
+        elif not image.digests <= found:
+            self._keep(name, found | image.digests)
+
+    async def hold(self, name: ImageName, digest: Digest) -> bool:
+        """
+        Whether a blob or a manifest belongs to an image of a name.
+
+        :raises StorageError: the storage failed.
+        """
+        if digest in self._found.get(name, ()):
+            return True
+        return await self._looking.run((name, digest), lambda: self._look(name, digest))
+
+    async def _look(self, name: ImageName, digest: Digest) -> bool:
+        seen: set[str] = set()
+        for place in await self._storage.list_records(SERVED, tag_record_prefix(name)):
+            record = await self._storage.get_record(SERVED, place)
+            key = "" if record is None else record.decode("ascii", "replace")
+            if key in seen or record is None:
+                continue
+            seen.add(key)
+            image = await self._images.get(key)
+            if image is not None and digest in image.digests:
+                self.served(name, image)
+                return True
+        return False
+
+    def _keep(self, name: ImageName, digests: set[Digest]) -> None:
+        if len(digests) >= KEPT:
+            digests = set()
+        # A set that grows while it is kept would be counted as it was.
+        self._found[name] = digests
+
+
+def _weight(digests: set[Digest]) -> int:
+    return len(digests) + 1

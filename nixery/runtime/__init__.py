@@ -1,0 +1,1 @@
+"""Start-up, worker pools, Deferreds, listeners and other services of one process."""

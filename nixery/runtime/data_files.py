@@ -1,0 +1,64 @@
+"""
+Where the files are that belong to the program and are no Python: the expressions
+for Nix, and what the web pages are made of.
+
+An installation has them as package data under ``nixery``; in a checkout they are
+the top-level folders ``nix`` and ``web``.  (``nixery.http`` is a package of its own, so
+the installed folders have other names.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nixery.runtime.errors import ResourceMissing
+
+__all__ = ["docs_directory", "nix_directory", "web_directory"]
+
+
+def nix_directory() -> Path:
+    """
+    The folder of the Nix expressions; no component of it is a symlink, which
+    restricted evaluation would refuse.
+
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    return _find("nix", Path(__file__).resolve().parents[1])
+
+
+def web_directory() -> Path:
+    """
+    The folder of templates, styles and scripts.
+
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    return _find("web", Path(__file__).resolve().parents[1])
+
+
+def docs_directory() -> Path | None:
+    """
+    The folder of the documentation as it was built; ``None`` where it was not, as in a
+    fresh checkout.
+    """
+    package = Path(__file__).resolve().parents[1]
+    # In a checkout: where ``tox -e docs`` puts it.
+    for directory in (package / "_docs", package.parent / "build" / "docs"):
+        if (directory / "index.html").is_file():
+            return directory
+    return None
+
+
+def _find(name: str, package: Path) -> Path:
+    """
+    :param name: ``nix`` or ``web``.
+    :param package: the folder of the Python package.
+    """
+    # Installed files come first: beside an installed package, in site-packages,
+    # a folder `nix` or `web` would be somebody else's.
+    installed = package / f"_{name}"
+    if installed.is_dir():
+        return installed
+    checkout = package.parent / name
+    if (package.parent / "setup.py").is_file() and checkout.is_dir():
+        return checkout
+    raise ResourceMissing(name=name, places=(str(installed), str(checkout)))

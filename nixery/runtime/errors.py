@@ -1,0 +1,70 @@
+"""
+Errors of starting the daemon: ports, certificates, state and installed files.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+
+__all__ = ["CertificateUnusable", "ListeningFailed", "ResourceMissing", "StateDirectoryLocked"]
+
+
+@frozen(kw_only=True)
+class ListeningFailed(NixeryError):
+    """An endpoint that cannot be listened on, usually because another program does."""
+
+    endpoint: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"cannot listen on {self.endpoint}: {self.reason};"
+            " end the program that uses it, or choose another port with --port or --listen"
+        )
+
+
+@frozen(kw_only=True)
+class CertificateUnusable(NixeryError):
+    """The TLS certificate, or its key, cannot be shown to clients."""
+
+    path: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"TLS cannot be spoken with {self.path}: {self.reason};"
+            " tls_certificate and tls_key name the files"
+        )
+
+
+@frozen(kw_only=True)
+class StateDirectoryLocked(NixeryError):
+    """Another daemon has the state directory."""
+
+    directory: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"another process uses the state directory {self.directory}: end it, or give this one"
+            " a directory of its own (state_directory, --state-directory)"
+        )
+
+
+@frozen(kw_only=True)
+class ResourceMissing(NixeryError):
+    """Files that belong to the program are not where it was installed."""
+
+    name: str
+    places: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the installation is incomplete: its {self.name} files are not in"
+            f" {' or '.join(self.places)}; install the package again"
+        )

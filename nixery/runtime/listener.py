@@ -1,0 +1,147 @@
+"""Where the daemon is reached: the ports it listens on, and what it says of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+
+from nixery.runtime.errors import ListeningFailed
+from nixery.runtime.tls.endpoint_strings import PLAIN, speaks_tls
+
+__all__ = ["Listener", "registry_host"]
+
+
+class Listener:
+    """
+    Listens on all endpoints, or on none.
+
+    Sockets that were passed to this process come first.  They may have the address of another
+    endpoint, which is then reached through them.
+
+    :param endpoints: where, by the strings that describe them.
+    :param factory: what answers.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, endpoints: Mapping[str, IStreamServerEndpoint], factory: IProtocolFactory
+    ) -> None:
+        self._endpoints = endpoints
+        self._factory = factory
+        self._ports: list[IListeningPort] = []
+
+    async def start(self) -> Sequence[IAddress]:
+        """
+        Begin to accept connections.
+
+        :return: the addresses that clients can connect to.
+        :raises ListeningFailed: one of the endpoints cannot be listened on.
+        """
+        passed: dict[str, IAddress] = {}
+        for text, endpoint in sorted(
+            self._endpoints.items(), key=lambda item: not _passed(item[0])
+        ):
+            try:
+                port = await endpoint.listen(self._factory)
+            except CannotListenError as error:
+                if _reached_through(passed, text, error):
+                    self._log.info(
+                        "{endpoint} is the address of a socket that was passed to this process,"
+                        " and is reached through that.",
+                        endpoint=text,
+                    )
+                    continue
+                reason = getattr(error.socketError, "strerror", None) or str(error)
+                raise ListeningFailed(endpoint=text, reason=reason) from error
+            except OSError as error:
+                raise ListeningFailed(endpoint=text, reason=str(error)) from error
+            self._ports.append(port)
+            if _passed(text):
+                passed[text] = port.getHost()
+        addresses = [port.getHost() for port in self._ports]
+        for address in addresses:
+            self._log.info(
+                "Listening on {address}{notice}",
+                address=_describe(address),
+                notice=": every interface of this machine" if _is_wildcard(address) else "",
+            )
+        return addresses
+
+    async def stop(self) -> None:
+        """Accept no more connections."""
+        while self._ports:
+            await maybeDeferred(self._ports.pop().stopListening)
+
+
+def registry_host(public_url: str | None, addresses: Sequence[IAddress]) -> str | None:
+    """
+    What clients write before an image's name: ``127.0.0.1:8080``.
+
+    ``None`` where nobody knows, because the daemon is reached through a UNIX
+    socket only.
+    """
+    if public_url is not None:
+        return public_url.split("://", 1)[1]
+    for address in addresses:
+        if isinstance(address, IPv4Address | IPv6Address):
+            # From this machine, a wildcard is reached through its loopback, and
+            # Docker trusts a loopback address without TLS.
+            return f"127.0.0.1:{address.port}" if _is_wildcard(address) else _describe(address)
+    return None
+
+
+def _passed(text: str) -> bool:
+    """Whether an endpoint is a socket that was passed, by its string."""
+    return text.removeprefix(PLAIN).startswith("systemd:")
+
+
+def _reached_through(passed: Mapping[str, IAddress], text: str, error: CannotListenError) -> bool:
+    """
+    Whether who connects to an endpoint connects to a socket that was passed.
+
+    :param passed: the addresses of those, by their strings.
+    :param text: the endpoint's string.
+    :param error: why it cannot be listened on.
+    """
+    if getattr(error.socketError, "errno", None) != errno.EADDRINUSE:
+        return False
+    for other, address in passed.items():
+        if isinstance(address, UNIXAddress):
+            if address.name is not None and os.fsdecode(address.name) == error.port:
+                return True
+        elif (
+            isinstance(address, IPv4Address | IPv6Address)
+            and address.port == error.port
+            and (_is_wildcard(address) or address.host == error.interface)
+            and speaks_tls(other) == speaks_tls(text)
+        ):
+            return True
+    return False
+
+
+def _is_wildcard(address: IAddress) -> bool:
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return False
+    return ip_address(address.host.split("%")[0]).is_unspecified
+
+
+def _describe(address: IAddress) -> str:
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    return str(address)

@@ -1,0 +1,58 @@
+"""
+A reactor whose time is monotonic.
+
+Twisted's ``reactor.seconds`` is the wall clock: when that is set back by a month, no timer
+fires for a month, and when it is set forward, all fire at once.  Every timer of Twisted's
+(``callLater``, ``LoopingCall``, the timeouts of connections and endpoints) reads the
+reactor's attribute, so that replacing it there covers them all, with any reactor that
+``twistd --reactor`` can choose.
+
+What Twisted itself shows of ``reactor.seconds`` as a time of day is not used here: the
+access log of ``HTTPFactory`` (:mod:`nixery.http.server` has its own) and sessions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.task import react  # noqa: TID251  # the one place that uses it
+
+__all__ = ["run_reactor", "use_monotonic_time"]
+
+
+# Any: the global reactor has no type, and its class none of the attributes.
+def use_monotonic_time(reactor: Any, seconds: Callable[[], float] = time.monotonic) -> None:
+    """
+    Have a reactor measure durations with a monotonic clock; harmless if it does.
+
+    Calls that were delayed before keep the time that is left to them.
+
+    :param seconds: the clock.
+    """
+    before: Callable[[], float] = reactor.seconds
+    if before == seconds:
+        return
+    # A reactor keeps the calls in a heap by their times: all are shifted by the same, which
+    # leaves their order as it was.
+    shift = seconds() - before()
+    reactor.seconds = seconds
+    for call in reactor.getDelayedCalls():
+        call.seconds = seconds
+        call.time += shift
+
+
+def run_reactor(main: Callable[[Any], Awaitable[None]]) -> None:
+    """
+    Run a command on the global reactor; see :func:`twisted.internet.task.react`.
+
+    :param main: is given the reactor, whose time is monotonic.
+    :raises SystemExit: when it has ended.
+    """
+
+    def begin(reactor: Any) -> Any:  # what react takes: a Deferred or a coroutine
+        use_monotonic_time(reactor)
+        return main(reactor)
+
+    react(begin)

@@ -1,0 +1,48 @@
+"""
+Trying again what may succeed the next time, within bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+__all__ = ["retry"]
+
+T = TypeVar("T")
+
+PAUSES = (0.5, 2.0)
+"""Seconds between one attempt and the next."""
+
+
+async def retry(
+    attempt: Callable[[float], Coroutine[Deferred[Any], Any, T]],
+    *,
+    clock: IReactorTime,
+    seconds: float,
+    again: Callable[[Exception], bool],
+) -> T:
+    """
+    Try something up to three times, and no longer than ``seconds`` in all.
+
+    :param attempt: is given the seconds that it may take: half of what is left, so
+        that one that is never answered leaves time for another.
+    :param again: whether a failure may pass by itself.
+    :raises Exception: the last failure.
+    """
+    deadline = clock.seconds() + seconds
+    for pause in PAUSES:
+        left = deadline - clock.seconds()
+        try:
+            return await attempt(left / 2)
+        except CancelledError:
+            raise
+        except Exception as error:
+            if clock.seconds() + pause >= deadline or not again(error):
+                raise
+        await deferLater(clock, pause)
+    return await attempt(deadline - clock.seconds())

@@ -1,0 +1,55 @@
+"""
+One daemon for one state directory.
+
+The storage is made for several processes at once, the rest of the state is not: a
+daemon that starts drops all garbage collection roots that it finds, and would take
+them from under the builds of another one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nixery.errors import StorageError
+from nixery.runtime.errors import StateDirectoryLocked
+from nixery.runtime.file_lock import open_locked
+
+__all__ = ["StateLock"]
+
+
+class StateLock:
+    """
+    Holds a state directory for this process.
+
+    The lock goes with the process, however that ends, and children do not inherit
+    it.  Both methods block.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """
+        Make the directory, if it is missing, and take it.
+
+        :raises StateInUse: another process has it.
+        :raises StorageError: it cannot be made or written.
+        """
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._descriptor = open_locked(self._directory / "lock")
+        except BlockingIOError as error:
+            raise StateDirectoryLocked(directory=str(self._directory)) from error
+        except OSError as error:
+            raise StorageError(
+                operation=f"use the state directory {self._directory}",
+                reason=error.strerror or str(error),
+            ) from error
+
+    def release(self) -> None:
+        """Give it back; harmless if it was never taken."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

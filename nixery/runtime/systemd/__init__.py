@@ -1,0 +1,1 @@
+"""The protocols of systemd: notification, watchdog, sockets, credentials, journal."""

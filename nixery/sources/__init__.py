@@ -1,0 +1,1 @@
+"""Package sources: channels, git repositories and paths."""

@@ -1,0 +1,86 @@
+"""
+Errors of package sources.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.errors import NixeryError
+from nixery.process.errors import CommandOutput
+
+__all__ = ["CommitMissing", "SourceMissing", "SourceUnavailable", "UnknownRevision"]
+
+
+@frozen(kw_only=True)
+class SourceMissing(NixeryError):
+    """The package set, or an overlay on it, is not where the configuration says."""
+
+    path: str
+    reason: str
+    what: str = "package set"
+    setting: str = "pkgs_path (NIXERY_PKGS_PATH, --pkgs-path)"
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the {self.what} at {self.path} cannot be read: {self.reason};"
+            f" {self.setting} says where it is"
+        )
+
+
+@frozen(kw_only=True)
+class SourceUnavailable(NixeryError):
+    """
+    Where packages come from cannot be asked for them, and what it said before is not
+    known or not enough.
+
+    :param source: what was asked, as a person would say it.
+    :param what: what it was asked for.
+    :param reason: in its own words, or in those of the program that asked it.
+    :param advice: what to do, in the imperative.
+    """
+
+    source: str
+    what: str
+    reason: str
+    advice: str = "try again later; its operator finds more in the registry's log"
+    evidence: CommandOutput | None = None
+
+    @property
+    def message(self) -> str:
+        return f"{self.source} cannot be asked for {self.what}: {self.reason}; {self.advice}"
+
+
+@frozen(kw_only=True)
+class CommitMissing(NixeryError):
+    """There is no such commit where it was to be fetched from."""
+
+    url: str
+    commit: str
+
+    @property
+    def message(self) -> str:
+        return f"there is no commit {self.commit} at {self.url}"
+
+
+@frozen(kw_only=True)
+class UnknownRevision(NixeryError):
+    """
+    A tag that names no revision of the package source.
+
+    :param tag: the tag.
+    :param allowed: the tags or patterns of tags that would be served.
+    :param source: what the tag was looked up in, as a person would say it.
+    """
+
+    tag: str
+    allowed: tuple[str, ...]
+    source: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"there is no revision {self.tag!r} of {self.source};"
+            f" this registry serves: {', '.join(self.allowed)}"
+        )

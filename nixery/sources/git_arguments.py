@@ -1,0 +1,200 @@
+"""
+The arguments and the environment of every git command, and what they print.
+
+Like :mod:`nixery.nix.arguments` for Nix: pure functions, and the only place that knows how
+git is called.  URLs are in their public form and come after ``--``; refs are full
+names that were checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from attrs import field, frozen
+
+from nixery.sources.git_urls import SCHEMES, rewriting
+from nixery.sources.source import ResolvedRef
+
+__all__ = [
+    "RefList",
+    "contains",
+    "environment",
+    "fetch_history",
+    "list_refs",
+    "list_tips",
+    "local_environment",
+    "make_mirror",
+    "object_type",
+    "parse_refs",
+    "version",
+]
+
+_OF_A_REPOSITORY = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+)
+"""What git sets for its own children: a daemon started by a hook would inherit it."""
+
+
+def environment(inherited: Mapping[str, str], url: str) -> dict[str, str]:
+    """
+    The environment of commands that reach a repository, Nix's own included.
+
+    Credentials are the machine's: git looks for its configuration, with credential
+    helpers, in the HOME of this process, and ssh for keys and known hosts in the home
+    directory of the user that it runs as.
+
+    Nobody is ever asked for a password.  Children have no terminal to do so on, which
+    keeps ssh quiet too; ``GIT_SSH_COMMAND`` would say it as well, but override
+    ``core.sshCommand``, with which people choose their keys.
+
+    :param url: as it was configured.
+    """
+    result = {name: value for name, value in inherited.items() if name not in _OF_A_REPOSITORY}
+    result["GIT_TERMINAL_PROMPT"] = "0"
+    result["SSH_ASKPASS_REQUIRE"] = "never"
+    result.setdefault("GIT_ALLOW_PROTOCOL", ":".join(SCHEMES))
+    try:
+        count = int(inherited.get("GIT_CONFIG_COUNT", "0"))
+    except ValueError:
+        count = 0
+    for number, (key, value) in enumerate(rewriting(url).items(), count):
+        result[f"GIT_CONFIG_KEY_{number}"] = key
+        result[f"GIT_CONFIG_VALUE_{number}"] = value
+        result["GIT_CONFIG_COUNT"] = str(number + 1)
+    return result
+
+
+def local_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """
+    The environment of commands that only look at what is here.
+
+    A mirror without files and directories (a "partial clone") makes git fetch whatever
+    object it misses, by its hash, and most hosts hand out any: the network is out of
+    bounds here.
+    """
+    result = {name: value for name, value in inherited.items() if name not in _OF_A_REPOSITORY}
+    result["GIT_NO_LAZY_FETCH"] = "1"  # from git 2.44
+    result["GIT_ALLOW_PROTOCOL"] = "none"
+    return result
+
+
+def version() -> tuple[str, ...]:
+    """Prints git's version."""
+    return ("git", "--version")
+
+
+def list_refs(url: str, names: Sequence[str]) -> tuple[str, ...]:
+    """
+    Prints those of the refs that the repository has, and others that end like them.
+
+    For tags also what they point to in the end, and for HEAD the branch that it is.
+    """
+    peeled = [f"{name}^{{}}" for name in names if name.startswith("refs/tags/")]
+    return ("git", "ls-remote", "--quiet", "--symref", "--", url, *names, *peeled)
+
+
+def list_tips(url: str) -> tuple[str, ...]:
+    """Prints all branches and tags of the repository."""
+    return ("git", "ls-remote", "--quiet", "--heads", "--tags", "--", url)
+
+
+def make_mirror(mirror: Path) -> tuple[str, ...]:
+    """Makes the directory a repository; harmless if it is one."""
+    # Without templates there are no hooks.
+    return ("git", "init", "--quiet", "--bare", "--template=", "--", str(mirror))
+
+
+def fetch_history(mirror: Path, url: str) -> tuple[str, ...]:
+    """
+    Brings all commits of all branches and tags, and drops branches and tags that are
+    gone.
+
+    Without files and directories, where the server can leave them out: nixpkgs'
+    history is then a tenth of what it is otherwise.  Servers that cannot send all.
+    Refs of other kinds stay away: anybody who opens a pull request makes one.
+    """
+    return (
+        "git",
+        f"--git-dir={mirror}",
+        # What tidies up would go on behind our back.
+        *("-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"),
+        *("fetch", "--quiet", "--force", "--prune", "--no-tags", "--no-write-fetch-head"),
+        *("--no-recurse-submodules", "--filter=tree:0"),
+        *("--", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"),
+    )
+
+
+def contains(mirror: Path, commit: str) -> tuple[str, ...]:
+    """
+    Prints a ref that the commit is in the history of, branches first, or nothing.
+
+    Fails with status 129 if there is no such commit.
+    """
+    return (
+        "git",
+        f"--git-dir={mirror}",
+        *("for-each-ref", "--count=1", "--format=%(refname)", f"--contains={commit}"),
+        *("refs/heads", "refs/tags"),
+    )
+
+
+def object_type(mirror: Path, commit: str) -> tuple[str, ...]:
+    """Prints ``commit``, unless it is the hash of something else, as a tag's is."""
+    return ("git", f"--git-dir={mirror}", "cat-file", "-t", commit)
+
+
+@frozen(kw_only=True)
+class RefList:
+    """
+    What ``git ls-remote`` prints.
+
+    :param commits: by the full names of refs; for an annotated tag the commit that it
+        is on, not the hash of the tag.
+    :param head: the full name of the default branch, where the server tells.
+    """
+
+    commits: Mapping[str, str] = field(hash=False)
+    head: str | None = None
+
+    def find(self, names: Sequence[str]) -> ResolvedRef | None:
+        """The first of the refs that there is."""
+        for name in names:
+            if name in self.commits:
+                ref = self.head or name if name == "HEAD" else name
+                return ResolvedRef(commit=self.commits[name], ref=ref)
+        return None
+
+    def find_tip(self, commit: str) -> ResolvedRef | None:
+        """The first branch or tag, by its name, that is at a commit."""
+        names = sorted(name for name, tip in self.commits.items() if tip == commit)
+        return ResolvedRef(commit=commit, ref=names[0]) if names else None
+
+
+def parse_refs(printed: bytes) -> RefList:
+    """:raises ValueError: it is not what ``git ls-remote`` prints."""
+    head: str | None = None
+    commits: dict[str, str] = {}
+    peeled: dict[str, str] = {}
+    for line in printed.decode("utf-8", "surrogateescape").splitlines():
+        value, tab, name = line.partition("\t")
+        if not tab:
+            raise ValueError(f"no ref in {line!r}")
+        if value.startswith("ref: "):
+            if name == "HEAD":
+                head = value.removeprefix("ref: ")
+        elif name.endswith("^{}"):
+            peeled[name.removesuffix("^{}")] = value
+        else:
+            commits[name] = value
+    return RefList(commits=commits | peeled, head=head)

@@ -1,0 +1,245 @@
+"""
+What the refs of a git repository point to, and which commits are in their history.
+
+Branches and tags are looked up with one ``git ls-remote``.  Whether a commit is in
+the history of one cannot be asked from afar: unless it is at the very tip, the
+history is fetched into a mirror without files and directories, in the cache
+directory, and searched there.  The first time that takes as long as a clone of the
+history does, and later as long as what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.process.errors import OutputTooLarge, ProcessFailed, ProcessTimedOut
+from nixery.process.spawner import Command, Spawner
+from nixery.runtime.retry import retry
+from nixery.runtime.workers import Workers
+from nixery.sources import git_arguments
+from nixery.sources.errors import SourceUnavailable
+from nixery.sources.git_arguments import RefList, parse_refs
+from nixery.sources.source import GitSource, ResolvedRef
+from nixery.sources.tag_policy import GitCommit, GitRefs, Reference
+from nixery.storage.filesystem.files import failures
+
+__all__ = ["GitRepository"]
+
+T = TypeVar("T")
+
+LOOKUPS = 4
+"""How many look-ups run at a time: each unknown tag that somebody makes up is one."""
+
+LONGEST_LIST = 64 * 1024 * 1024
+"""How many bytes of refs are read."""
+
+LOCAL_TIMEOUT = 120.0
+"""Seconds that a command may take that only looks at the mirror."""
+
+# A kill in the middle of a fetch leaves locks behind, a full disk half an object.
+_DAMAGED = re.compile(
+    r"\.lock'|Unable to create '|could not lock config file|cannot lock ref|bad object|corrupt"
+    r"|missing (?:blob|tree|commit)|not a git repository: '|did not send all necessary objects"
+    r"|unable to read sha1"
+)
+
+
+class GitRepository:
+    """
+    An implementation of :class:`nixery.sources.interface.RefSource` for a git repository.
+
+    :param source: the repository.
+    :param spawner: runs git.
+    :param clock: what attempts and their pauses are measured with.
+    :param workers: for the file system.
+    :param mirrors: the directory in which the mirror is made; it may be lost.
+    :param seconds: how long a look-up may take, all attempts together.
+    :param fetch_seconds: how long it may take to fetch the history.
+    :param environ: the environment of this process.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        source: GitSource,
+        *,
+        spawner: Spawner,
+        clock: IReactorTime,
+        workers: Workers,
+        mirrors: Path,
+        seconds: float,
+        fetch_seconds: float,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._source = source
+        self._url = source.public_url
+        self._spawner = spawner
+        self._clock = clock
+        self._workers = workers
+        origin = hashlib.sha256(self._url.encode()).hexdigest()
+        self._mirror = mirrors / f"{origin[:16]}.git"
+        self._seconds = seconds
+        self._fetch_seconds = fetch_seconds
+        self._environment = git_arguments.environment(environ, source.url)
+        self._local = git_arguments.local_environment(environ)
+        self._slots = DeferredSemaphore(LOOKUPS)
+        self._lock = DeferredLock()
+        self._ticks = count(1)
+        self._fetch_began = 0
+
+    async def check(self) -> None:
+        """As :meth:`nixery.sources.interface.RefSource.check` says."""
+        await self._run(git_arguments.version(), self._local, LOCAL_TIMEOUT)
+
+    async def find(self, reference: Reference) -> ResolvedRef | None:
+        """As :meth:`nixery.sources.interface.RefSource.find` says."""
+        match reference:
+            case GitRefs(names=names):
+                refs = await self._list(git_arguments.list_refs(self._url, names), reference)
+                return refs.find(names)
+            case GitCommit(commit=commit, trusted=trusted):
+                found = await self._find_commit(commit, reference)
+                return ResolvedRef(commit=commit) if found is None and trusted else found
+        return None
+
+    async def _find_commit(self, commit: str, reference: Reference) -> ResolvedRef | None:
+        asked = next(self._ticks)
+        # What has just been pushed is at a tip, and that costs no history.
+        tips = await self._list(git_arguments.list_tips(self._url), reference)
+        found = tips.find_tip(commit)
+        if found is not None:
+            return found
+        await self._lock.acquire()
+        try:
+            # Somebody else's fetch will do if it began after this question came.
+            if self._fetch_began < asked:
+                self._fetch_began = next(self._ticks)
+                try:
+                    await self._explained(self._fetch_history, reference)
+                except BaseException:
+                    self._fetch_began = 0
+                    raise
+            return await self._explained(lambda: self._search(commit), reference)
+        finally:
+            self._lock.release()
+
+    async def _list(self, argv: tuple[str, ...], reference: Reference) -> RefList:
+        async def attempt(seconds: float) -> RefList:
+            return parse_refs(await self._run(argv, self._environment, seconds))
+
+        async def work() -> RefList:
+            return await retry(attempt, clock=self._clock, seconds=self._seconds, again=_may_pass)
+
+        await self._slots.acquire()
+        try:
+            return await self._explained(work, reference)
+        finally:
+            self._slots.release()
+
+    async def _fetch_history(self) -> None:
+        await self._workers.run(_make_parent, self._mirror)
+        try:
+            await self._fetch_once()
+        except ProcessFailed as error:
+            if not _DAMAGED.search(error.evidence.stderr):
+                raise
+            self._log.warn(
+                "The mirror {mirror} is damaged, and is made anew: {error}",
+                mirror=str(self._mirror),
+                error=error,
+            )
+            await self._workers.run(shutil.rmtree, self._mirror, ignore_errors=True)
+            await self._fetch_once()
+
+    async def _fetch_once(self) -> None:
+        await self._run(git_arguments.make_mirror(self._mirror), self._local, LOCAL_TIMEOUT)
+        await self._run(
+            git_arguments.fetch_history(self._mirror, self._url),
+            self._environment,
+            self._fetch_seconds,
+        )
+
+    async def _search(self, commit: str) -> ResolvedRef | None:
+        """The commit, if the mirror has it in the history of a ref."""
+        try:
+            kind = await self._run(
+                git_arguments.object_type(self._mirror, commit), self._local, LOCAL_TIMEOUT
+            )
+        except ProcessFailed:
+            return None  # there is no such object
+        if kind.strip() != b"commit":
+            return None
+        try:
+            ref = await self._run(
+                git_arguments.contains(self._mirror, commit), self._local, LOCAL_TIMEOUT
+            )
+        except ProcessFailed:
+            # Its history cannot be read.  The next question begins with a new one.
+            await self._workers.run(shutil.rmtree, self._mirror, ignore_errors=True)
+            raise
+        name = ref.decode("utf-8", "surrogateescape").strip()
+        return ResolvedRef(commit=commit, ref=name) if name else None
+
+    async def _run(
+        self, argv: tuple[str, ...], environment: Mapping[str, str], seconds: float
+    ) -> bytes:
+        command = Command(
+            argv=argv, environment=environment, timeout=seconds, stdout_limit=LONGEST_LIST
+        )
+        return (await self._spawner.run(command)).stdout
+
+    async def _explained(
+        self,
+        work: Callable[[], Coroutine[Deferred[Any], Any, T]],
+        reference: Reference,
+    ) -> T:
+        """:raises SourceUnavailable: a command fails."""
+        try:
+            return await work()
+        except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
+            said, evidence = _last_words(error), error.evidence
+            cause: Exception = error
+        except ValueError as error:
+            said, evidence, cause = f"git was not understood: {error}", None, error
+        raise SourceUnavailable(
+            source=self._source.describe(),
+            what=reference.describe(),
+            reason=said,
+            evidence=evidence,
+        ) from cause
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the next attempt may succeed: git has one exit status for all failures."""
+    return isinstance(error, ProcessFailed | ProcessTimedOut)
+
+
+def _last_words(error: ProcessFailed | ProcessTimedOut | OutputTooLarge) -> str:
+    """What git said last, which is mostly why it failed."""
+    if not isinstance(error, ProcessFailed):
+        return error.message
+    lines = [line.strip() for line in error.evidence.stderr.splitlines() if line.strip()]
+    # What comes after the reason is advice for people at a terminal.
+    reasons = [line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))] or lines
+    return " ".join(reasons[:2])[:300] or error.evidence.describe()
+
+
+def _make_parent(path: Path) -> None:
+    """
+    Make the directory that a file will lie in.
+
+    :raises StorageError: it cannot be made.
+    """
+    with failures("keep a copy of the repository"):
+        path.parent.mkdir(parents=True, exist_ok=True)

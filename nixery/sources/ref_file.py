@@ -1,0 +1,79 @@
+"""
+What references pointed to when they were looked up last, kept on disk.
+
+A daemon that starts while the upstream is away serves what it served before.  The
+file also has the commits that were found to be in the repository's history, which
+stay proven.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from nixery.image.names import is_commit
+from nixery.sources.source import ResolvedRef
+
+__all__ = ["RefFile"]
+
+VERSION = 1
+
+
+class RefFile:
+    """
+    A file of references by their keys.
+
+    Both methods block.
+
+    :param path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> dict[str, ResolvedRef]:
+        """
+        What the file has, the oldest first; nothing if there is no file.
+
+        :raises OSError: it cannot be read.
+        :raises ValueError: it was written by something else.
+        """
+        try:
+            text = self._path.read_text("utf-8")
+        except FileNotFoundError:
+            return {}
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise ValueError(f"{self._path} is of another version")
+        return {str(key): _found(entry) for key, entry in data["references"]}
+
+    def save(self, references: Mapping[str, ResolvedRef]) -> None:
+        """
+        Replace the file, at once.
+
+        :raises OSError: it cannot be written.
+        """
+        data = {
+            "version": VERSION,
+            "references": [
+                [key, {"commit": found.commit, "ref": found.ref}]
+                for key, found in references.items()
+            ],
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".new")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+            file.flush()
+            # Or a power cut may leave the new name on an empty file.
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+
+
+def _found(entry: object) -> ResolvedRef:
+    match entry:
+        case {"commit": str(commit), "ref": str() | None as ref} if is_commit(commit):
+            return ResolvedRef(commit=commit, ref=ref)
+    raise ValueError(f"{entry!r} is no reference")

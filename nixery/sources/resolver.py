@@ -1,0 +1,247 @@
+"""
+From a tag to a revision, and from a revision to a package set on this machine.
+
+What tags mean is decided in :mod:`nixery.sources.tag_policy`, what references point to is found
+in :mod:`nixery.sources.ref_cache`; here both are put together, and each commit is fetched once
+for all who need it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import field, frozen
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from nixery.errors import ShuttingDown
+from nixery.image.names import Tag
+from nixery.runtime.deferreds import gather
+from nixery.runtime.single_flight import SingleFlight
+from nixery.runtime.workers import Workers
+from nixery.sources.errors import CommitMissing, SourceMissing, SourceUnavailable
+from nixery.sources.interface import TreeFetcher
+from nixery.sources.ref_cache import RefCache
+from nixery.sources.source import (
+    NIXPKGS_URL,
+    PackageSet,
+    PathSource,
+    ResolvedRef,
+    Revision,
+    Source,
+    SourceTree,
+    overlay_paths,
+    path_revision,
+    revision_of,
+    source_trees,
+)
+from nixery.sources.tag_policy import (
+    LATEST,
+    GitCommit,
+    GitRefs,
+    NixpkgsCommit,
+    Reference,
+    TagPolicy,
+    configured_tags,
+    references,
+    unknown_revision,
+)
+
+__all__ = ["Resolver", "ResolverSettings"]
+
+
+@frozen(kw_only=True)
+class ResolverSettings:
+    """
+    Where packages come from.
+
+    :param rules: which tags may be asked for.
+    :param overlays: files or directories with overlays of the operator's.
+    :param nixpkgs_url: where the archive of a nixpkgs commit is.
+    """
+
+    source: Source
+    rules: TagPolicy = field(factory=TagPolicy)
+    overlays: tuple[Path, ...] = ()
+    nixpkgs_url: str = NIXPKGS_URL
+
+
+class Resolver:
+    """
+    An implementation of :class:`nixery.sources.interface.Sources`.
+
+    :param settings: where packages come from.
+    :param git: the references of the git repository; ``None`` where the source is none.
+    :param channels: the references of the channel host.
+    :param fetcher: fetches commits.
+    :param workers: for the file system.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        settings: ResolverSettings,
+        *,
+        git: RefCache | None,
+        channels: RefCache,
+        fetcher: TreeFetcher,
+        workers: Workers,
+    ) -> None:
+        self._settings = settings
+        self._git = git
+        self._channels = channels
+        self._fetcher = fetcher
+        self._workers = workers
+        self._fetching: SingleFlight[SourceTree, Path] = SingleFlight()
+        self._unchanging: Revision | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """
+        Get ready; asks nobody.
+
+        :raises SourceMissing: the package set at a path is not there, or an overlay.
+        :raises CommandMissing: there is no git, where it is needed.
+        """
+        self._stopping = False
+        if isinstance(self._settings.source, PathSource):
+            await self._workers.run(_check, self._settings.source.path, _PACKAGE_SET)
+        for overlay in self._settings.overlays:
+            await self._workers.run(_check, overlay, _OVERLAY)
+        if self._settings.rules.any_commit:
+            self._log.warn(
+                "allow_any_commit is on: whoever may pull may also have any code built, for"
+                " hosts serve commits of anybody's forks as if they were the repository's own."
+            )
+        for lookups in self._lookups():
+            await lookups.start()
+
+    async def stop(self) -> None:
+        """Cancel what is under way; returns when it has ended."""
+        self._stopping = True
+        for lookups in self._lookups():
+            await lookups.stop()
+        await self._fetching.stop()
+
+    async def resolve(self, tag: Tag) -> Revision:
+        """As :meth:`nixery.sources.interface.Sources.resolve` says."""
+        settings, source = self._settings, self._settings.source
+        if isinstance(source, PathSource):
+            if tag != LATEST:
+                raise unknown_revision(source, settings.rules, tag)
+            if self._unchanging is not None:
+                return self._unchanging
+            path = await self._workers.run(_real_path, source.path, _PACKAGE_SET)
+            overlays = await self._overlays()
+            revision = path_revision(path, overlays)
+            # In the Nix store, and configured without symlinks on the way: nothing there
+            # will ever change, and a warm answer need not wait for a thread.
+            if revision.pinned and (path, overlays) == (source.path, settings.overlays):
+                self._unchanging = revision
+            return revision
+        wanted = references(source, settings.rules, tag)
+        found, *below = await gather(self._find(each, tag) for each in wanted)
+        return revision_of(
+            source,
+            wanted[0].describe(),
+            found,
+            base=below[0] if below else None,
+            overlays=await self._overlays(),
+            nixpkgs_url=settings.nixpkgs_url,
+        )
+
+    async def fetch(self, revision: Revision) -> PackageSet:
+        """As :meth:`nixery.sources.interface.Sources.fetch` says."""
+        overlays = overlay_paths(revision)
+        trees = source_trees(revision)
+        if not trees:
+            path = Path(revision.identity["path"])
+            return PackageSet(revision=revision, path=path, overlays=overlays)
+        path, *above = await gather(self._fetch(tree) for tree in trees)
+        return PackageSet(revision=revision, path=path, overlays=(*above, *overlays))
+
+    async def tags(self) -> Sequence[str]:
+        """As :meth:`nixery.sources.interface.Sources.tags` says."""
+        return configured_tags(self._settings.source, self._settings.rules)
+
+    # -- references -------------------------------------------------------------
+
+    def _lookups(self) -> tuple[RefCache, ...]:
+        return (self._channels,) if self._git is None else (self._git, self._channels)
+
+    async def _find(self, reference: Reference, tag: Tag) -> ResolvedRef:
+        """:raises UnknownRevision: there is nothing."""
+        if isinstance(reference, NixpkgsCommit):
+            return ResolvedRef(commit=reference.commit)
+        source, rules = self._settings.source, self._settings.rules
+        # What is configured has to be there: if not, nobody who asks is to blame.
+        expected = reference in references(source, rules, LATEST)
+        lookups = self._channels
+        if isinstance(reference, GitRefs | GitCommit) and self._git is not None:
+            lookups = self._git
+        found = await lookups.find(reference, expected=expected)
+        if found is None:
+            raise unknown_revision(source, rules, tag)
+        return found
+
+    # -- this machine -----------------------------------------------------------
+
+    async def _fetch(self, tree: SourceTree) -> Path:
+        if self._stopping:
+            raise ShuttingDown
+
+        async def work() -> Path:
+            try:
+                return await self._fetcher.fetch(tree)
+            except CancelledError as error:
+                raise ShuttingDown from error
+            except CommitMissing as error:
+                raise unknown_revision(
+                    self._settings.source, self._settings.rules, tree.commit
+                ) from error
+            except SourceUnavailable as error:
+                self._log.warn("{error}", error=error, evidence=error.evidence)
+                # The branch may have been rewritten since it was looked up.
+                for lookups in self._lookups():
+                    lookups.doubt(tree.commit)
+                raise
+
+        return await self._fetching.run(tree, work)
+
+    async def _overlays(self) -> tuple[Path, ...]:
+        real = [
+            await self._workers.run(_real_path, path, _OVERLAY) for path in self._settings.overlays
+        ]
+        return tuple(real)
+
+
+# -- on worker threads --------------------------------------------------------
+
+_PACKAGE_SET = "package set"
+_OVERLAY = "overlay"
+
+
+def _check(path: Path, what: str) -> None:
+    """:raises SourceMissing: there is nothing to evaluate at a path."""
+    if _real_path(path, what).is_dir():
+        _real_path(path / "default.nix", what)
+
+
+def _real_path(path: Path, what: str) -> Path:
+    """
+    A path without symlinks, which restricted evaluation refuses.
+
+    :raises SourceMissing: it leads nowhere.
+    """
+    try:
+        return Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if what == _OVERLAY:
+            raise SourceMissing(
+                path=str(path), reason=reason, what=what, setting="overlays"
+            ) from error
+        raise SourceMissing(path=str(path), reason=reason) from error

@@ -1,0 +1,237 @@
+"""
+What a tag means for each source, and which tags may be asked for.
+
+A tag is a revision of the package set.  ``latest`` is the one that the configuration
+names.  Any other tag is looked up in the source:
+
+    channel   another official channel (``nixos-25.05``); a full nixpkgs commit only
+              where the operator opted in
+    git       a branch, else a tag, or a full commit in the history of one
+    path      nothing: there is only ``latest``
+
+Whoever may name any commit may run any code in a build: hosts of repositories serve
+the commits of forks and of pull requests as if they belonged to the repository.  That
+is why a commit has to be in the history of a branch or a tag, which only people with
+access can move.
+
+A tag cannot hold a slash, and branches are often called ``feature/x``.  Where there is
+neither a branch nor a tag of the name ``feature--x``, it means ``feature/x``.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from attrs import frozen
+
+from nixery.image.names import Tag, is_commit, is_referrers_tag
+from nixery.sources.errors import UnknownRevision
+from nixery.sources.git_urls import is_ref_name
+from nixery.sources.source import ChannelSource, GitSource, PathSource, Source
+
+__all__ = [
+    "LATEST",
+    "ChannelName",
+    "GitCommit",
+    "GitRefs",
+    "NixpkgsCommit",
+    "Reference",
+    "TagPolicy",
+    "configured_tags",
+    "git_refs",
+    "references",
+    "unknown_revision",
+]
+
+LATEST = Tag("latest")
+
+SLASH = "--"
+"""What stands for a slash of a branch's name in a tag."""
+
+EVERYTHING = ("*",)
+
+_CHANNEL = re.compile(
+    r"nixos-(?:unstable|[0-9]{2}\.[0-9]{2})(?:-small)?"
+    r"|nixos-[0-9]{2}\.[0-9]{2}-aarch64"
+    r"|nixpkgs-unstable"
+    r"|nixpkgs-[0-9]{2}\.[0-9]{2}-darwin"
+)
+
+# -- references ---------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class ChannelName:
+    """The commit that a channel is at."""
+
+    name: str
+
+    def describe(self) -> str:
+        return self.name
+
+
+@frozen(kw_only=True)
+class NixpkgsCommit:
+    """A commit of nixpkgs, which nobody has to be asked about."""
+
+    commit: str
+
+    def describe(self) -> str:
+        return self.commit
+
+
+@frozen(kw_only=True)
+class GitRefs:
+    """
+    The first of several refs of a git repository that exists.
+
+    :param names: full names (``refs/heads/main``), or ``HEAD``.
+    """
+
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        return self.names[0].removeprefix("refs/heads/")
+
+
+@frozen(kw_only=True)
+class GitCommit:
+    """
+    A commit in a git repository.
+
+    :param trusted: whether it is taken even if no branch and no tag leads to it.
+    """
+
+    commit: str
+    trusted: bool = False
+
+    def describe(self) -> str:
+        return self.commit
+
+
+Reference = ChannelName | NixpkgsCommit | GitRefs | GitCommit
+"""Something to be looked up: what answers is a :class:`nixery.sources.source.ResolvedRef`."""
+
+# -- tags ---------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class TagPolicy:
+    """
+    Which tags may be asked for, besides ``latest``.
+
+    :param patterns: a tag has to match one of these, as a shell matches file names.
+    :param any_commit: whether a commit is taken without proof of its origin.
+    """
+
+    patterns: tuple[str, ...] = EVERYTHING
+    any_commit: bool = False
+
+    def permit(self, tag: str) -> bool:
+        return tag == LATEST or any(fnmatchcase(tag, pattern) for pattern in self.patterns)
+
+    def describe(self, source: Source) -> tuple[str, ...]:
+        """What may be asked for, for people."""
+        if isinstance(source, PathSource):
+            return (LATEST,)
+        if self.patterns != EVERYTHING:
+            return (LATEST, *(pattern for pattern in self.patterns if pattern != LATEST))
+        if isinstance(source, GitSource):
+            commits = "any full commit" if self.any_commit else "full commits in their history"
+            return (LATEST, "branches", "tags", commits)
+        named = () if source.is_commit else (source.channel,)
+        commits = "any full nixpkgs commit"
+        return (
+            LATEST,
+            *named,
+            "official channels as nixos-25.05 and nixpkgs-unstable",
+            *((commits,) if self.any_commit else ()),
+        )
+
+
+def references(source: Source, rules: TagPolicy, tag: Tag) -> tuple[Reference, ...]:
+    """
+    What has to be looked up for a tag: its own reference, and behind it that of the
+    nixpkgs below it where the source is an overlay.
+
+    :param source: no path, which has no references.
+    :raises UnknownRevision: the tag names none, or one that is not served.
+    """
+    # Signatures are asked for under such tags, and no rule makes revisions of them.
+    if is_referrers_tag(tag) or not rules.permit(tag):
+        raise unknown_revision(source, rules, tag)
+    if isinstance(source, ChannelSource):
+        return (_channel_reference(source, rules, tag),)
+    if isinstance(source, GitSource):
+        base = () if source.base is None else (_configured_channel(source.base),)
+        return (_git_reference(source, rules, tag), *base)
+    raise unknown_revision(source, rules, tag)
+
+
+def configured_tags(source: Source, rules: TagPolicy) -> tuple[str, ...]:
+    """The tags that the configuration itself names, sorted."""
+    names: set[str] = {LATEST}
+    if isinstance(source, ChannelSource):
+        names.add(source.channel)
+    elif isinstance(source, GitSource) and source.ref is not None:
+        names.add(source.ref)
+    if not isinstance(source, PathSource):
+        names |= {pattern for pattern in rules.patterns if not set(pattern) & set("*?[")}
+    return tuple(sorted(name for name in names if _is_served(source, rules, name)))
+
+
+def unknown_revision(source: Source, rules: TagPolicy, tag: str) -> UnknownRevision:
+    """The error that says which revisions are served."""
+    return UnknownRevision(tag=tag, allowed=rules.describe(source), source=source.describe())
+
+
+def git_refs(name: str) -> tuple[str, ...]:
+    """The refs that may be meant by the name of a branch or a tag, the likeliest first."""
+    names = [name] if is_ref_name(name) else []
+    slashed = name.replace(SLASH, "/")
+    if slashed != name and is_ref_name(slashed):
+        names.append(slashed)
+    return tuple(f"refs/{kind}/{each}" for each in names for kind in ("heads", "tags"))
+
+
+def _is_served(source: Source, rules: TagPolicy, name: str) -> bool:
+    try:
+        if not isinstance(source, PathSource):
+            references(source, rules, Tag(name))
+    except UnknownRevision:
+        return False
+    # A branch may be configured whose name is no tag.
+    return "/" not in name
+
+
+def _configured_channel(source: ChannelSource) -> ChannelName | NixpkgsCommit:
+    if source.is_commit:
+        return NixpkgsCommit(commit=source.channel)
+    return ChannelName(name=source.channel)
+
+
+def _channel_reference(source: ChannelSource, rules: TagPolicy, tag: Tag) -> Reference:
+    if tag in (LATEST, source.channel):
+        return _configured_channel(source)
+    if is_commit(tag) and rules.any_commit:
+        return NixpkgsCommit(commit=tag)
+    if _CHANNEL.fullmatch(tag):
+        return ChannelName(name=tag)
+    raise unknown_revision(source, rules, tag)
+
+
+def _git_reference(source: GitSource, rules: TagPolicy, tag: Tag) -> Reference:
+    if tag == LATEST:
+        if source.ref is None:
+            return GitRefs(names=("HEAD",))
+        if is_commit(source.ref):
+            # The operator vouches for it.
+            return GitCommit(commit=source.ref, trusted=True)
+        return GitRefs(names=tuple(f"refs/{kind}/{source.ref}" for kind in ("heads", "tags")))
+    if is_commit(tag):
+        return GitCommit(commit=tag, trusted=rules.any_commit or tag == source.ref)
+    names = git_refs(tag)
+    if not names:
+        raise unknown_revision(source, rules, tag)
+    return GitRefs(names=names)

@@ -1,0 +1,352 @@
+"""
+Storage in a directory of this machine: what the reactor may call.
+
+Each method is one call on the storage pool, so one hop to a thread and back;
+what happens there is in :mod:`nixery.storage.filesystem.blobs` and
+:mod:`nixery.storage.filesystem.records`.  Several processes may share one directory::
+
+    ROOT/blobs/sha256/   blobs, by their digests
+    ROOT/records/        records, by kind and key
+    ROOT/tmp/            what is being written, or about to be removed
+    ROOT/damaged/        what a check has moved aside
+    ROOT/*lock           see :mod:`nixery.storage.filesystem.publish_lock`
+
+Whatever file appears in the first two was written and synchronised in ``tmp``, then
+linked or renamed to its place, and is on the disk, name and all, before anybody
+hears that it is stored.  A process holds a lock on each blob that it writes in
+``tmp``; a file whose lock is free was left there by a crash, and is removed at the
+next start.  Small files are there for a moment only and bear none: one that is
+removed so is written again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from nixery.errors import ShuttingDown, StorageError
+from nixery.image.names import Digest
+from nixery.runtime.workers import Workers
+from nixery.storage.errors import BlobsMissing, BlobUnknown
+from nixery.storage.filesystem.atomic_files import LONGEST_LINK, TempFile, sweep
+from nixery.storage.filesystem.batch_publish import Placement, publish_in_order, publish_together
+from nixery.storage.filesystem.blobs import BlobPlacement, Blobs
+from nixery.storage.filesystem.files import failures, make_directories, make_directory
+from nixery.storage.filesystem.publish_lock import publishing
+from nixery.storage.filesystem.records import Records
+from nixery.storage.interface import (
+    BlobInfo,
+    BlobSource,
+    BlobWriter,
+    ByteRange,
+    OpenFile,
+    PendingBlob,
+)
+
+__all__ = ["FilesystemStorage"]
+
+T = TypeVar("T")
+
+
+class FilesystemStorage:
+    """
+    An implementation of :class:`nixery.storage.interface.Storage`.
+
+    It holds nothing but paths, so that there is nothing to stop; :meth:`start`
+    is awaited once before anything else.
+
+    :param root: the directory; made, with its parents, if it is missing.
+    :param workers: the pool of threads for storage I/O.
+    """
+
+    _log = Logger()
+
+    def __init__(self, root: Path, workers: Workers) -> None:
+        # A daemon changes its working directory later.
+        self._root = os.path.abspath(root)
+        self._workers = workers
+        drafts = os.path.join(self._root, "tmp")
+        self._blobs = Blobs(os.path.join(self._root, "blobs", "sha256"), drafts)
+        self._records = Records(os.path.join(self._root, "records"), drafts)
+
+    async def start(self) -> None:
+        """
+        Make the directory ready, and sweep what a crash left in it.
+
+        :raises StorageError: it cannot be used: not writable, on several file
+            systems, or on one without links or locks.
+        """
+        swept = await self._workers.run(_prepare, self._root)
+        if swept:
+            self._log.info("{swept} files that a crash had left were removed", swept=swept)
+
+    async def stat(self, digest: Digest) -> BlobInfo:
+        """:raises BlobUnknown: there is no such blob."""
+        return await self._workers.run(self._blobs.stat, digest)
+
+    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+        """Those of ``digests`` that are not stored, in one hop for all of them."""
+        return await self._workers.run(self._blobs.missing, tuple(digests))
+
+    async def read(self, digest: Digest) -> bytes:
+        """
+        A small blob as a whole, its digest verified.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        return await self._workers.run(self._blobs.read, digest)
+
+    async def open(
+        self,
+        digest: Digest,
+        part: ByteRange | None = None,  # noqa: ARG002  # a file can be read anywhere
+    ) -> BlobSource:
+        """
+        A blob as an open file, whatever ``part`` of it will be read.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        return await _bring(self._workers, lambda: self._blobs.open(digest), _close)
+
+    async def create(self) -> BlobWriter:
+        """Begin a blob whose digest is not known yet."""
+        return _Writer(self._blobs, self._workers)
+
+    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+        """
+        Make blobs visible, and create those of their records that are absent, in one hop.
+
+        :return: the records that were there first, or that now are.
+        """
+        return await self._workers.run(self._commit_all, tuple(commits))
+
+    def _commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+        with ExitStack() as ends, failures("store blobs"):
+            placements: list[Placement] = []
+            records = []
+            for each in commits:
+                assert isinstance(each.writer, _Writer)
+                blob = each.writer.prepare(ends, each.digest, each.size, each.media_type)
+                record = self._records.prepare(ends, *each.record)
+                placements += [blob, record]
+                records.append(record)
+            # Whoever relies upon a record of a blob looks for the blob as well, so that a
+            # power failure may leave it without one.
+            publish_together(placements)
+        return [record.value for record in records]
+
+    async def put(self, data: bytes, media_type: str) -> BlobInfo:
+        """Store a small blob as a whole; one that is there already is kept."""
+        return await self._workers.run(self._blobs.put, data, media_type)
+
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store what names other blobs, and a record of it; see the interface.
+
+        :raises BlobsVanished: some of ``needs`` are not there.
+        """
+        await self._workers.run(self._publish, tuple(blobs), tuple(needs), record)
+
+    def _publish(
+        self,
+        blobs: Sequence[tuple[bytes, str]],
+        needs: Sequence[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        # No collection, of whatever process, comes between the look and the naming.
+        with failures("publish an image"), publishing(self._root):
+            gone = [digest for digest in needs if not self._claim(digest)]
+            if gone:
+                raise BlobsMissing(digests=tuple(gone))
+            with ExitStack() as ends:
+                placements: list[Placement] = [
+                    self._blobs.prepare_small(ends, data, media_type) for data, media_type in blobs
+                ]
+                placements.append(self._records.prepare(ends, *record, replace=True))
+                # Each names the ones before, even after a power failure.
+                publish_in_order(placements)
+
+    def _claim(self, digest: Digest) -> bool:
+        try:
+            self._blobs.claim(digest)
+        except BlobUnknown:
+            return False
+        return True
+
+    async def get_record(self, kind: str, key: str) -> bytes | None:
+        """The record, ``None`` when there is none."""
+        return await self._workers.run(self._records.get, kind, key)
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are, in one hop for all of them."""
+        return await self._workers.run(self._records.find, kind, tuple(keys))
+
+    async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
+        """:return: the record that was there first, or ``value``, which now is."""
+        return await self._workers.run(self._records.add, kind, key, value)
+
+    async def set_record(self, kind: str, key: str, value: bytes) -> None:
+        """Create or replace the record; readers see the old or the new one."""
+        await self._workers.run(self._records.set, kind, key, value)
+
+    async def delete_record(self, kind: str, key: str) -> None:
+        """Remove the record; one that is absent is no error."""
+        await self._workers.run(self._records.delete, kind, key)
+
+    async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
+        """The keys of a kind that begin with ``prefix``, sorted."""
+        return await self._workers.run(self._records.keys, kind, prefix)
+
+
+class _Writer:
+    """
+    An implementation of :class:`nixery.storage.interface.BlobWriter`.
+
+    Its file is made by the first write, which is on a worker thread already.  One that
+    is dropped without an end takes its file with it.
+    """
+
+    def __init__(self, blobs: Blobs, workers: Workers) -> None:
+        self._blobs = blobs
+        self._workers = workers
+        self._draft: TempFile | None = None
+        self._aborted = False
+
+    def write(self, data: bytes, /) -> int:
+        """Append ``data``, on a worker thread; the disk is the back-pressure."""
+        return self._begun().write(data)
+
+    async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        """
+        Make the blob visible; the writer ends, whatever happens.
+
+        A commit that is cancelled while it runs still comes to its end: the blob
+        may be there afterwards, and is whole then.
+
+        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        """
+        return await self._workers.run(self._commit, digest, size, media_type)
+
+    async def abort(self) -> None:
+        """Drop what was written.  Never raises; harmless after an end."""
+        self._aborted = True
+        if self._draft is None:
+            return
+        try:
+            await self._workers.run(self._draft.discard)
+        except (ShuttingDown, CancelledError):
+            # The file has to go all the same.
+            self._draft.discard_soon()
+
+    def _begun(self) -> TempFile:
+        if self._draft is None and not self._aborted:
+            self._draft = self._blobs.create()
+        # Looked at once the draft can be seen: an abort that came meanwhile from another
+        # thread has either seen it too, or is seen here.
+        if self._aborted or self._draft is None:
+            if self._draft is not None:
+                self._draft.discard()
+            raise StorageError(operation="write a blob", reason="it was ended before")
+        return self._draft
+
+    def prepare(self, ends: ExitStack, digest: Digest, size: int, media_type: str) -> BlobPlacement:
+        """As :meth:`nixery.storage.filesystem.blobs.Blobs.prepare` says, on a worker thread."""
+        return self._blobs.prepare(ends, self._begun(), digest, size, media_type)
+
+    def _commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        return self._blobs.commit(self._begun(), digest, size, media_type)
+
+
+async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[T], None]) -> T:
+    """
+    Acquire something on a worker thread.
+
+    A waiter that leaves does not stop the thread: what the thread then acquires
+    for nobody is released, and neither descriptors nor files leak.
+    """
+    handover: _Handover[T] = _Handover(release)
+    try:
+        return await workers.run(handover.give, acquire)
+    except BaseException:
+        handover.refuse()
+        raise
+
+
+class _Handover(Generic[T]):
+    """Between the thread that gives and the reactor that takes or refuses."""
+
+    def __init__(self, release: Callable[[T], None]) -> None:
+        self._release = release
+        self._lock = Lock()
+        self._given: list[T] = []
+        self._refused = False
+
+    def give(self, acquire: Callable[[], T]) -> T:
+        thing = acquire()
+        with self._lock:
+            self._given.append(thing)
+            refused = self._refused
+        if refused:
+            self._release(thing)
+        return thing
+
+    def refuse(self) -> None:
+        with self._lock:
+            self._refused = True
+            given = list(self._given)
+        for thing in given:
+            self._release(thing)
+
+
+def _close(source: OpenFile) -> None:
+    os.close(source.descriptor)
+
+
+def _prepare(root: str) -> int:
+    """
+    Make what is missing, try what will be needed, sweep what a crash left.
+
+    :return: how many files were swept.
+    """
+    tmp = os.path.join(root, "tmp")
+    blobs = os.path.join(root, "blobs")
+    places = (os.path.join(blobs, "sha256"), os.path.join(root, "records"), tmp)
+    with failures(f"open the directory {root}"):
+        os.makedirs(os.path.dirname(root), exist_ok=True)
+        for path in (root, blobs, *places):
+            make_directory(path)
+        # All that blobs will ever need: a commit finds its directory there.
+        present = os.listdir(places[0])
+        names = (f"{number:02x}" for number in range(256))
+        make_directories(places[0], [name for name in names if name not in present])
+        if len({os.stat(publish_together).st_dev for publish_together in places}) > 1:
+            raise OSError(errno.EXDEV, "its parts lie on different file systems", root)
+        with TempFile(tmp) as probe:
+            os.link(probe.path, probe.path + "-link")
+            os.unlink(probe.path + "-link")
+            _try_note(probe.path + "-note")
+        return sweep(tmp)
+
+
+def _try_note(path: str) -> None:
+    try:
+        os.symlink("-" * LONGEST_LINK, path)
+    except OSError as error:
+        # From a full disk images can be served all the same.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+    with suppress(FileNotFoundError):  # swept by another process that starts
+        os.unlink(path)

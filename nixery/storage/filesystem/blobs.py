@@ -1,0 +1,316 @@
+"""
+Blobs in a directory: what touches the disk, and blocks.
+
+Everything here runs on worker threads, several at a time, and in several
+processes at a time that share the directory;
+:mod:`nixery.storage.filesystem.backend` is the shell that the reactor may call.
+
+A blob is a file, its bytes, and a symbolic link, whose target is their description::
+
+    ab/abcd...                the bytes of sha256:abcd...
+    ab/abcd....json -> {"mediaType": "...", "size": 1234}
+
+Descriptions were files once, and are read as such too.
+
+A blob exists when its description does and agrees with the size of its bytes.  The
+bytes move to their place first, and the description last and only if there is
+none, so that
+
+- a blob becomes visible whole, at one instant, and its media type never changes;
+- bytes without a description, a description without bytes and bytes of a wrong
+  size, which a crash or a disk may leave, are no blob: it is made again, and
+  what is whole is never absent meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+
+from twisted.logger import Logger
+
+from nixery.image.names import Digest, parse_digest
+from nixery.storage.errors import BlobUnknown, DigestMismatch
+from nixery.storage.filesystem.atomic_files import (
+    SmallTempFile,
+    SymlinkRecord,
+    TempFile,
+    write_symlink_record,
+)
+from nixery.storage.filesystem.batch_publish import publish_together
+from nixery.storage.filesystem.files import failures, read_note
+from nixery.storage.filesystem.last_used import note_use
+from nixery.storage.interface import BlobInfo, OpenFile
+from nixery.storage.rules import check_small
+
+__all__ = ["DESCRIPTION", "BlobPlacement", "Blobs", "read_description"]
+
+DESCRIPTION = ".json"
+"""What follows a blob's name in that of its description."""
+
+
+class Blobs:
+    """
+    The blobs of a directory.
+
+    Without state but for its paths, so that any number of threads and processes
+    may use it.  Methods raise :class:`nixery.errors.StorageError` or, where there
+    is no room left, its :class:`nixery.storage.errors.StorageFull`.
+
+    :param directory: where they are; it exists.
+    :param drafts: where they are written, on the same file system.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: str, drafts: str) -> None:
+        self._directory = directory
+        self._drafts = drafts
+
+    def stat(self, digest: Digest) -> BlobInfo:
+        """:raises BlobUnknown: there is no such blob, or no whole one."""
+        path = self._path(digest)
+        with failures("look a blob up"):
+            try:
+                found = os.stat(path)
+                note_use(path, found)
+            except FileNotFoundError:
+                raise BlobUnknown(digest=digest) from None
+            return self._whole(digest, path, found.st_size)
+
+    def claim(self, digest: Digest) -> BlobInfo:
+        """
+        A blob that is about to be named: :mod:`.garbage_collector` finds it in use.
+
+        :raises BlobUnknown: there is no such blob, or no whole one.
+        """
+        path = self._path(digest)
+        with failures("look a blob up"):
+            try:
+                os.utime(path)
+                size = os.stat(path).st_size
+            except FileNotFoundError:
+                raise BlobUnknown(digest=digest) from None
+            return self._whole(digest, path, size)
+
+    def missing(self, digests: Iterable[Digest]) -> frozenset[Digest]:
+        """Those of ``digests`` that are not there, or not whole."""
+        return frozenset(digest for digest in digests if self._find(digest) is None)
+
+    def open(self, digest: Digest) -> OpenFile:
+        """:raises BlobUnknown: there is no such blob, or no whole one."""
+        path = self._path(digest)
+        with failures("open a blob"):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise BlobUnknown(digest=digest) from None
+            try:
+                found = os.fstat(descriptor)
+                note_use(descriptor, found)
+                info = self._whole(digest, path, found.st_size)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return OpenFile(info=info, descriptor=descriptor)
+
+    def read(self, digest: Digest) -> bytes:
+        """
+        A small blob as a whole, its digest verified.
+
+        One that is damaged although its size is right is withdrawn, so that it
+        is made again like any other that is missing.
+
+        :raises BlobUnknown: there is no such blob, or no whole one.
+        """
+        source = self.open(digest)
+        with failures("read a blob"):
+            with os.fdopen(source.descriptor, "rb") as file:
+                check_small(f"read {digest}", source.info.size)
+                data = file.read(source.info.size)
+            actual = _digest(data)
+            if actual != digest:
+                self._log.error(
+                    "{digest} is damaged, its bytes hash to {actual}: it is withdrawn",
+                    digest=digest,
+                    actual=actual,
+                )
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(digest) + DESCRIPTION)
+                raise BlobUnknown(digest=digest)
+        return data
+
+    def create(self) -> TempFile:
+        """Begin a blob whose digest is not known yet."""
+        return TempFile(self._drafts)
+
+    def commit(self, draft: TempFile, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        """
+        Make a draft visible under ``digest``; it ends, whatever happens.
+
+        That the bytes hash to ``digest`` is taken on trust: whoever wrote them
+        hashed them on the way, and reading them again would double the cost.
+
+        :return: the blob as it is stored: one that was there keeps its media type.
+        :raises DigestMismatch: the draft is not ``size`` bytes long.
+        """
+        with ExitStack() as ends, failures("store a blob"):
+            blob = self.prepare(ends, draft, digest, size, media_type)
+            publish_together([blob])
+        return blob.info
+
+    def prepare(
+        self, ends: ExitStack, draft: TempFile, digest: Digest, size: int, media_type: str
+    ) -> BlobPlacement:
+        """
+        As :meth:`commit`, to become visible in one go with others.
+
+        :param ends: where the draft, and whatever else is made, ends.
+        """
+        ends.enter_context(draft)
+        if draft.size != size:
+            raise DigestMismatch(
+                operation=f"store {digest}",
+                reason=f"{draft.size} bytes were written, and {size} announced",
+                expected=f"{size} bytes",
+                actual=f"{draft.size} bytes",
+            )
+        info = BlobInfo(digest=digest, size=size, media_type=media_type)
+        known = self._find(digest)
+        # Equal digests have equal sizes, unless both of its files are damaged.
+        if known is not None and known.size == size:
+            return BlobPlacement(known, self._path(digest))
+        return self._placed(ends, draft, info)
+
+    def prepare_small(self, ends: ExitStack, data: bytes, media_type: str) -> BlobPlacement:
+        """
+        As :meth:`put`, to become visible in one go with others.  A blob that is there
+        is claimed, and a collection sees anyway that one is new.
+        """
+        check_small("store a blob", len(data))
+        info = BlobInfo(digest=_digest(data), size=len(data), media_type=media_type)
+        with suppress(BlobUnknown):
+            known = self.claim(info.digest)
+            if known.size == info.size:
+                return BlobPlacement(known, self._path(info.digest))
+        return self._placed(ends, ends.enter_context(SmallTempFile(self._drafts, data)), info)
+
+    def put(self, data: bytes, media_type: str) -> BlobInfo:
+        """Store a small blob; one that is there already is kept."""
+        with ExitStack() as ends, failures("store a blob"):
+            blob = self.prepare_small(ends, data, media_type)
+            publish_together([blob])
+        return blob.info
+
+    def _path(self, digest: Digest) -> str:
+        """Where its bytes are.  Parsed again: no digest leads out of the directory."""
+        hexadecimal = parse_digest(digest).removeprefix("sha256:")
+        return os.path.join(self._directory, hexadecimal[:2], hexadecimal)
+
+    def _whole(self, digest: Digest, path: str, size: int) -> BlobInfo:
+        """:raises BlobUnknown: ``size`` bytes are not what the description says."""
+        info = _description(digest, path)
+        if info is None:
+            self._log.info(
+                "{digest} has bytes and no description: it counts as absent", digest=digest
+            )
+            raise BlobUnknown(digest=digest)
+        if info.size != size:
+            self._log.error(
+                "{digest} is damaged, {size} bytes of {expected} are there: it counts as absent",
+                digest=digest,
+                size=size,
+                expected=info.size,
+            )
+            raise BlobUnknown(digest=digest)
+        return info
+
+    def _find(self, digest: Digest) -> BlobInfo | None:
+        """The blob, if it is there and whole."""
+        try:
+            return self.stat(digest)
+        except BlobUnknown:
+            return None
+
+    def _placed(
+        self, ends: ExitStack, draft: TempFile | SmallTempFile, info: BlobInfo
+    ) -> BlobPlacement:
+        noted = json.dumps({"mediaType": info.media_type, "size": info.size}, sort_keys=True)
+        note = write_symlink_record(ends, self._drafts, noted.encode("ascii"))
+        return BlobPlacement(info, self._path(info.digest), draft, note)
+
+
+class BlobPlacement:
+    """
+    A :class:`nixery.storage.filesystem.batch_publish.Placement` of a blob.
+
+    :ivar info: once it is placed, the blob as it is stored: one that was there keeps
+        its media type.
+    """
+
+    def __init__(
+        self,
+        info: BlobInfo,
+        path: str,
+        draft: TempFile | SmallTempFile | None = None,
+        note: SymlinkRecord | SmallTempFile | None = None,
+    ) -> None:
+        self.info = info
+        self._path = path
+        self._draft = draft
+        self._note = note
+
+    @property
+    def drafts(self) -> Sequence[TempFile | SymlinkRecord | SmallTempFile]:
+        return [draft for draft in (self._draft, self._note) if draft is not None]
+
+    def place(self) -> str:
+        if self._draft is not None and self._note is not None:
+            # Over damaged bytes, or over equal ones of somebody who is as far as
+            # this.  Who has the replaced file open reads it to its end.
+            self._draft.rename(self._path)
+            self._describe(self._note)
+        # Whoever stored what is there already need not have synchronised it yet.
+        return os.path.dirname(self._path)
+
+    def _describe(self, note: SymlinkRecord | SmallTempFile) -> None:
+        """Note a blob's size and media type, unless they are noted already."""
+        try:
+            note.link(self._path + DESCRIPTION)
+        except FileExistsError:
+            first = _description(self.info.digest, self._path)
+            if first is not None and first.size == self.info.size:
+                self.info = first
+            else:
+                note.rename(self._path + DESCRIPTION)
+
+
+def read_description(path: str) -> tuple[str, int] | None:
+    """
+    What is noted of a blob.
+
+    :param path: of its description.
+    :return: its media type, and its size in bytes; ``None`` where nothing sensible is noted.
+    :raises OSError: it cannot be read.
+    :raises StorageError: it is too large to be one.
+    """
+    try:
+        noted = json.loads(read_note(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    match noted:
+        case {"size": int(size), "mediaType": str(media_type)}:
+            return media_type, size
+    return None
+
+
+def _description(digest: Digest, path: str) -> BlobInfo | None:
+    noted = read_description(path + DESCRIPTION)
+    return noted and BlobInfo(digest=digest, media_type=noted[0], size=noted[1])
+
+
+def _digest(data: bytes) -> Digest:
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())

@@ -1,0 +1,132 @@
+"""
+What the storage asks of the operating system about files and directories.
+
+Each with the hazard it guards against.  Everything here blocks, and is safe to use
+from many threads and processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from nixery.errors import StorageError
+from nixery.storage.errors import StorageFull
+from nixery.storage.rules import check_small
+
+__all__ = [
+    "failures",
+    "into_directory",
+    "make_directories",
+    "make_directory",
+    "read_file",
+    "read_note",
+    "synchronise_directory",
+]
+
+DIRECTORY_MODE = 0o750
+FILE_MODE = 0o640
+
+
+@contextmanager
+def failures(operation: str) -> Iterator[None]:
+    """
+    Turn errors of the operating system into those of the storage.
+
+    :param operation: what is being done, as a verb phrase.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f" ({error.filename})" if error.filename is not None else ""
+        raise (StorageFull if full else StorageError)(
+            operation=operation, reason=f"{error.strerror or error}{where}"
+        ) from error
+
+
+def read_file(path: str, flags: int = 0) -> bytes:
+    """
+    What is in a small file.
+
+    :param flags: more of them, to open it with.
+    :raises StorageError: it is too large to be held in memory.
+    """
+    # A file object would ask for the size twice more, and read the end by itself.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        size = os.fstat(descriptor).st_size
+        check_small(f"read {path}", size)
+        data = os.read(descriptor, size)
+        while len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def read_note(path: str) -> bytes:
+    """
+    What :func:`.atomic_files.write_symlink_record` has written: the target of a symbolic
+    link, or what is in a file, as all of it was in stores of older versions.
+
+    :raises FileNotFoundError: nothing is there.
+    :raises StorageError: it is too large to be held in memory.
+    """
+    while True:
+        try:
+            return os.fsencode(os.readlink(path))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        try:
+            return read_file(path, os.O_NOFOLLOW)
+        except OSError as error:
+            # A link has replaced the file since.
+            if error.errno != errno.ELOOP:
+                raise
+
+
+def into_directory(step: Callable[[str, str], None], path: str, target: str) -> None:
+    """
+    Link or rename ``path`` to ``target``, whose directory is made if it is missing.
+
+    :raises FileNotFoundError: ``path`` is not there.
+    """
+    try:
+        step(path, target)
+    except FileNotFoundError:
+        # Hardly ever: nobody asks for the directory each time.
+        make_directory(os.path.dirname(target))
+        step(path, target)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory durably, unless it is there; its parent has to be."""
+    make_directories(os.path.dirname(path), [os.path.basename(path)])
+
+
+def make_directories(parent: str, names: Iterable[str]) -> None:
+    """Make directories in one durably, but for those that are there."""
+    made = False
+    for name in names:
+        path = os.path.join(parent, name)
+        try:
+            os.mkdir(path, DIRECTORY_MODE)
+        except FileExistsError:
+            continue
+        os.chmod(path, DIRECTORY_MODE)  # what the umask took
+        made = True
+    if made:
+        synchronise_directory(parent)
+
+
+def synchronise_directory(path: str) -> None:
+    """Wait until the names in a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

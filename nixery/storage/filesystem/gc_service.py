@@ -1,0 +1,136 @@
+"""
+The collection that a daemon does by itself, now and then.
+
+All of the work is :mod:`.garbage_collector`, one small step a call on the storage
+pool, so that pulls find a thread in between; here is only when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from nixery.errors import NixeryError
+from nixery.runtime.clocks import WallClock
+from nixery.runtime.workers import Workers
+from nixery.storage.errors import CollectionRunning
+from nixery.storage.filesystem.ages import Ages
+from nixery.storage.filesystem.garbage_collector import Step, Work, collect
+from nixery.storage.filesystem.gc_policy import Collected, Policy
+
+__all__ = ["Retention"]
+
+PAUSE = 0.05
+"""Seconds between two attempts to get the lock."""
+
+
+@define(kw_only=True, eq=False)
+class Retention:
+    """
+    Keeps a directory of images within bounds.
+
+    :param root: the directory.
+    :param policy: the bounds.
+    :param interval: seconds between the end of a collection and the next.
+    :param workers: the pool for storage.
+    :param clock: for the interval.
+    :param wall_clock: for the ages of files.
+    :param removed: called after a collection that has removed something: what is in
+        memory may be gone.
+    """
+
+    root: Path
+    policy: Policy
+    interval: float
+    workers: Workers
+    clock: IReactorTime
+    wall_clock: WallClock
+    removed: Callable[[], None] = lambda: None
+
+    last: Collected | None = field(default=None, init=False)
+    _loop: LoopingCall | None = field(default=None, init=False)
+    _running: Deferred[None] | None = field(default=None, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _ages: Ages = field(init=False)
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._ages = Ages(self.wall_clock, self.clock.seconds, grace=self.policy.protection)
+
+    async def start(self) -> None:
+        """Begin to collect, for the first time after one interval; waits for nothing."""
+        self._stopping = False
+        self._loop = LoopingCall(self._begin)
+        self._loop.clock = self.clock
+        self._loop.start(self.interval, now=False)
+
+    async def stop(self) -> None:
+        """Collect no more; a collection that goes on ends after its next step."""
+        self._stopping = True
+        if self._loop is not None and self._loop.running:
+            self._loop.stop()
+        if self._running is not None:
+            await self._running
+
+    async def collect(self) -> Collected | None:
+        """
+        Collect now.
+
+        :return: what was done; ``None`` if it was not, because another collection goes
+            on, something failed, or the daemon stops.  The log says which.
+        """
+        try:
+            done = await self._drive(collect(str(self.root), self.policy, self._ages))
+        except CollectionRunning:
+            self._log.info("No collection of the storage: another one is going on.")
+            return None
+        except (NixeryError, CancelledError) as error:
+            self._log.error("The storage was not collected: {error}", error=error)
+            return None
+        if done is None:
+            return None
+        self.last = done
+        if done.images or done.blobs or done.over:
+            self._log.info("The collection of the storage {what}.", what=done.describe())
+        if done.images or done.blobs:
+            self.removed()
+        return done
+
+    def _begin(self) -> Deferred[None]:
+        # The loop waits for it, and so never runs two.
+        async def once() -> None:
+            try:
+                await self.collect()
+            except Exception:  # noqa: BLE001  # the next one may do better
+                self._log.failure("The collection of the storage failed.")
+
+        self._running = Deferred.fromCoroutine(once())
+        return self._running
+
+    async def _drive(self, work: Work) -> Collected | None:
+        """:return: ``None`` if the daemon stopped meanwhile."""
+        try:
+            while not self._stopping:
+                # Out of the thread as a value: StopIteration ends coroutines.
+                pace, done = await self.workers.run(_step, work)
+                if done is not None:
+                    return done
+                if pace is Step.WAIT:
+                    await deferLater(self.clock, PAUSE)
+            return None
+        finally:
+            work.close()
+
+
+def _step(work: Work) -> tuple[Step, Collected | None]:
+    try:
+        return next(work), None
+    except StopIteration as end:
+        done: Collected = end.value
+        return Step.GO, done

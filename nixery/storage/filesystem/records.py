@@ -1,0 +1,211 @@
+"""
+Records in a directory: what touches the disk, and blocks.
+
+As :mod:`nixery.storage.filesystem.blobs`, for worker threads of any number of processes.
+
+A record is one entry in the directory of its kind, a symbolic link that has the record
+for its target, or a file::
+
+    KIND/KEY.json       the record; the key is percent-encoded
+    KIND/SHA256.long    a record whose encoded key is too long for a file name:
+                        a line with the encoded key, then the record
+
+The suffixes keep the two apart, and keep keys such as ``..`` and the empty one
+from being names that the file system understands otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from twisted.logger import Logger
+
+from nixery.storage.filesystem.atomic_files import (
+    SmallTempFile,
+    SymlinkRecord,
+    write_symlink_record,
+)
+from nixery.storage.filesystem.batch_publish import publish_together
+from nixery.storage.filesystem.files import failures, read_note, synchronise_directory
+from nixery.storage.rules import check_kind, check_small
+
+__all__ = ["RecordPlacement", "Records"]
+
+SHORT = ".json"
+LONG = ".long"
+
+MAX_NAME = 200
+"""The longest encoded key that becomes a file name, in bytes; file systems take 255."""
+
+ATTEMPTS = 8
+"""How often a record is created that somebody else deletes at once."""
+
+
+class Records:
+    """
+    The records of a directory.
+
+    Without state but for its paths, so that any number of threads and processes
+    may use it.  Methods raise :class:`nixery.errors.StorageError` or, where there
+    is no room left, its :class:`nixery.storage.errors.StorageFull`.
+
+    :param directory: where they are; it exists.
+    :param drafts: where they are written, on the same file system.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: str, drafts: str) -> None:
+        self._directory = directory
+        self._drafts = drafts
+
+    def get(self, kind: str, key: str) -> bytes | None:
+        """The record, ``None`` when there is none."""
+        path = self._path(kind, key)
+        with failures("read a record"):
+            return self._read(path, key)
+
+    def find(self, kind: str, keys: Iterable[str]) -> dict[str, bytes]:
+        """Those of the records that there are."""
+        found = ((key, self.get(kind, key)) for key in keys)
+        return {key: record for key, record in found if record is not None}
+
+    def add(self, kind: str, key: str, value: bytes) -> bytes:
+        """:return: the record that was there first, or ``value``, which now is."""
+        found = self.get(kind, key)
+        if found is not None:
+            return found
+        with ExitStack() as ends, failures("store a record"):
+            record = self.prepare(ends, kind, key, value)
+            publish_together([record])
+        return record.value
+
+    def set(self, kind: str, key: str, value: bytes) -> None:
+        """Create or replace the record."""
+        with ExitStack() as ends, failures("store a record"):
+            publish_together([self.prepare(ends, kind, key, value, replace=True)])
+
+    def prepare(
+        self, ends: ExitStack, kind: str, key: str, value: bytes, *, replace: bool = False
+    ) -> RecordPlacement:
+        """
+        As :meth:`add` or :meth:`set`, to become visible in one go with others.
+
+        :param ends: where whatever is made ends.
+        """
+        path = self._path(kind, key)
+        check_small("store a record", len(value))
+        data = _encode(key) + b"\n" + value if path.endswith(LONG) else value
+        draft = write_symlink_record(ends, self._drafts, data)
+        first = None if replace else partial(self._read, path, key)
+        return RecordPlacement(path, value, draft, first)
+
+    def delete(self, kind: str, key: str) -> None:
+        """Remove the record, if there is one."""
+        path = self._path(kind, key)
+        with failures("delete a record"), suppress(FileNotFoundError):
+            os.unlink(path)
+            synchronise_directory(os.path.dirname(path))
+
+    def keys(self, kind: str, prefix: str) -> list[str]:
+        """The keys of a kind that begin with ``prefix``, sorted."""
+        directory = os.path.join(self._directory, check_kind(kind))
+        with failures("list records"):
+            try:
+                names = os.listdir(directory)
+            except FileNotFoundError:
+                return []
+            keys = (self._key(directory, name) for name in names)
+            return sorted(key for key in keys if key is not None and key.startswith(prefix))
+
+    def _path(self, kind: str, key: str) -> str:
+        return os.path.join(self._directory, check_kind(kind), _name(_encode(key)))
+
+    def _read(self, path: str, key: str) -> bytes | None:
+        try:
+            data = read_note(path)
+        except FileNotFoundError:
+            return None
+        if not path.endswith(LONG):
+            return data
+        encoded, _, value = data.partition(b"\n")
+        if encoded != _encode(key):
+            self._log.error("{path} is no record of its key: it counts as absent", path=path)
+            return None
+        return value
+
+    def _key(self, directory: str, name: str) -> str | None:
+        """The key of the record in a file; ``None`` if it is none of ours."""
+        encoded = os.fsencode(name.removesuffix(SHORT))
+        if name.endswith(LONG):
+            try:
+                encoded = read_note(os.path.join(directory, name)).partition(b"\n")[0]
+            except FileNotFoundError:
+                return None
+        try:
+            key = unquote_to_bytes(encoded).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return None
+        return key if _name(_encode(key)) == name else None
+
+
+class RecordPlacement:
+    """
+    A :class:`nixery.storage.filesystem.batch_publish.Placement` of a record.
+
+    :param first: reads what is there already and is kept; ``None`` if it is replaced.
+    :ivar value: once it is placed, the record that is there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        value: bytes,
+        draft: SymlinkRecord | SmallTempFile,
+        first: Callable[[], bytes | None] | None,
+    ) -> None:
+        self.value = value
+        self._path = path
+        self._draft = draft
+        self._first = first
+
+    @property
+    def drafts(self) -> Sequence[SymlinkRecord | SmallTempFile]:
+        return [self._draft]
+
+    def place(self) -> str:
+        if self._first is None:
+            self._draft.rename(self._path)
+        else:
+            self._link(self._first)
+        return os.path.dirname(self._path)
+
+    def _link(self, first: Callable[[], bytes | None]) -> None:
+        for _ in range(ATTEMPTS):
+            try:
+                return self._draft.link(self._path)
+            except FileExistsError:
+                found = first()
+                if found is not None:
+                    self.value = found
+                    return None
+                # Deleted again already, so that there is none now.
+        # Whatever is there, it is not the record of this key.
+        return self._draft.rename(self._path)
+
+
+def _encode(key: str) -> bytes:
+    """``key`` in letters, digits, ``_.-~`` and percent signs."""
+    # Half of a surrogate pair is text too, if not much of one.
+    return quote_from_bytes(key.encode("utf-8", "surrogatepass"), safe="").encode("ascii")
+
+
+def _name(encoded: bytes) -> str:
+    if len(encoded) > MAX_NAME:
+        return hashlib.sha256(encoded).hexdigest() + LONG
+    return encoded.decode("ascii") + SHORT

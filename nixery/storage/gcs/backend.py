@@ -1,0 +1,354 @@
+"""
+Storage in a bucket of Google Cloud Storage: what the reactor may call.
+
+Any number of daemons share a bucket, and nothing else::
+
+    layers/SHA256          blobs: layers, configs and manifests, by their digests
+    records/KIND/KEY       records
+    staging/UUID           what is being uploaded
+
+Large blobs are uploaded to ``staging/`` while they are packed, and get their own
+name when they are whole; small ones and records are one request each.  Whatever
+has a name was checked by the service against its checksum when it was made, and a
+blob is never replaced.  An upload that a crash cut short leaves nothing that can be
+seen.  A crash between upload and publication leaves an object in ``staging/``, which
+the next start sweeps away when it is a day old.  Operators let the bucket do the
+same, by this rule (``gcloud storage buckets update --lifecycle-file``)::
+
+    {"rule": [{"action": {"type": "Delete"},
+               "condition": {"age": 1, "matchesPrefix": ["staging/"]}}]}
+
+Each method is a function on a thread of the storage's own pool, and each call is a
+task that can be stopped: a thread that nobody waits for any more ends at its next
+request, piece or pause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Event
+from typing import TypeVar
+from weakref import WeakSet
+
+from attrs import define, evolve, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.errors import NixeryError
+from nixery.image.names import Digest, parse_digest
+from nixery.runtime.clocks import SystemWallClock
+from nixery.runtime.deferreds import gather
+from nixery.runtime.workers import Workers
+from nixery.storage.errors import BlobUnknown
+from nixery.storage.gcs.blobs import blob_info, blob_name, put_blob, read_blob
+from nixery.storage.gcs.client import GcsSettings
+from nixery.storage.gcs.connector import Bucket, BucketConnector, open_bucket, sweep
+from nixery.storage.gcs.download import Chunks, Download
+from nixery.storage.gcs.http import StoredObject
+from nixery.storage.gcs.objects import Objects
+from nixery.storage.gcs.records import Records
+from nixery.storage.gcs.retry import RetryPolicy, translate_errors
+from nixery.storage.gcs.signing import LIFETIME
+from nixery.storage.gcs.ttl_cache import TTLCache
+from nixery.storage.gcs.writer import Writer
+from nixery.storage.interface import (
+    BlobInfo,
+    BlobSource,
+    BlobWriter,
+    ByteRange,
+    PendingBlob,
+    Redirect,
+    Stream,
+)
+from nixery.storage.rules import check_small, publish_in_steps
+
+__all__ = ["GcsStorage"]
+
+T = TypeVar("T")
+
+REMEMBERED = LIFETIME
+"""
+Seconds for which a blob that was seen is taken to be there when a client asks for
+it: with it, a pull of ninety layers asks the bucket nothing.  As long as a URL is
+valid that was given to a client.
+"""
+
+BELIEVED = 30.0
+"""
+The same for :meth:`GcsStorage.missing`, which is asked in order to notice what has
+vanished, every few seconds for an image that is in demand.  A look takes a millisecond
+and a half of a processor: ninety for each of twenty images, all the time, would keep
+one busy, and the images have most blobs in common.
+"""
+
+
+STARTING = 5.0
+"""Seconds of patience in one try to reach the bucket; the tries have pauses between them."""
+
+_log = Logger()
+
+
+@define(kw_only=True, eq=False)
+class GcsStorage:
+    """
+    An implementation of :class:`nixery.storage.interface.Storage`.
+
+    :param settings: which bucket, and how it is used.
+    :param workers: the pool for requests; no packing runs there.
+    :param clock: for pauses before the bucket is tried again, and for memory.
+    :param give_up: called, once, if the bucket can never be used; the reason is in
+        the log then.
+    :param open_bucket: makes the connection, in place of
+        :func:`nixery.storage.gcs.connector.open_bucket`.
+    :param patience: with the service.
+    """
+
+    settings: GcsSettings
+    workers: Workers
+    clock: IReactorTime
+    give_up: Callable[[BaseException], None]
+    patience: RetryPolicy = field(factory=RetryPolicy)
+    open_bucket: Callable[[Event], Bucket] | None = None
+
+    _reach: BucketConnector = field(init=False)
+    _threads: ThreadPoolExecutor = field(init=False)
+    _seen: TTLCache[StoredObject] = field(init=False)
+    # Weakly: a task is over when nobody has its event any more.
+    _tasks: WeakSet[Event] = field(factory=WeakSet, init=False)
+    _writers: WeakSet[Writer] = field(factory=WeakSet, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._threads = ThreadPoolExecutor(self.settings.uploads, thread_name_prefix="upload")
+        self._seen = TTLCache(self.clock.seconds)
+        self._reach = BucketConnector(
+            self.settings.bucket,
+            self.open_bucket or self._open_bucket,
+            workers=self.workers,
+            clock=self.clock,
+            reached=self._reached,
+            give_up=self.give_up,
+        )
+
+    async def start(self) -> None:
+        """Begin to reach the bucket; nothing waits for it but what needs it."""
+        self._reach.start()
+
+    async def stop(self) -> None:
+        """
+        End what goes on, as failed.
+
+        When this returns, uploads have ended, or will within the time that one
+        request may take.
+        """
+        for task in tuple(self._tasks):
+            task.set()
+        writers = tuple(self._writers)
+        for writer in writers:
+            writer.stop()
+        await self._reach.stop()
+        await gather(writer.abort() for writer in writers)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def faults(self) -> Sequence[str]:
+        """Why the storage is not ready, a sentence each; nothing: it is."""
+        return self._reach.faults()
+
+    # -- blobs ------------------------------------------------------------------------
+
+    async def stat(self, digest: Digest) -> BlobInfo:
+        """:raises BlobUnknown: there is no such blob."""
+        return blob_info(digest, await self._stored(digest))
+
+    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+        """
+        Those of ``digests`` that are not stored.
+
+        One request each, as many at a time as there are threads: a listing could not
+        be limited to them, since digests have nothing in common.
+        """
+        wanted = sorted({parse_digest(digest) for digest in digests})
+        found = await gather(self._look(digest, BELIEVED) for digest in wanted)
+        return frozenset(digest for digest, stored in zip(wanted, found, strict=True) if not stored)
+
+    async def read(self, digest: Digest) -> bytes:
+        """
+        A small blob as a whole, its digest verified.
+
+        One that is damaged although its checksum is right is withdrawn, so that it is
+        made again like any other that is missing.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        stored = await self._stored(digest)
+        check_small(f"read {digest}", stored.size)
+        data = await self._task("read a blob", lambda objects: read_blob(objects, digest))
+        if data is None:
+            self._seen.forget(digest)
+            raise BlobUnknown(digest=digest)
+        return data
+
+    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+        """
+        Where the blob is fetched from; its bytes, if the daemon is to pass them on.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        stored = await self._stored(digest)
+        info = blob_info(digest, stored)
+        bucket = await self._reach.bucket()
+        if self.settings.proxy:
+            objects = self._objects(bucket)
+            wanted = part or ByteRange(start=0, stop=stored.size)
+            download = Download(objects, stored, wanted)
+            return Stream(info=info, chunks=Chunks(download, objects, self.workers))
+        urls, name = bucket.urls, blob_name(digest)
+        url = urls.known(name)
+        if url is None:
+            url = await self._task("sign a URL", lambda objects: urls.url(name, objects.stop))
+        return Redirect(info=info, url=url)
+
+    async def create(self) -> BlobWriter:
+        """Begin a blob whose digest is not known yet."""
+        objects = self._objects(await self._reach.bucket())
+        writer = Writer(objects, self.workers, self._threads, self.settings.chunk_size)
+        self._writers.add(writer)
+        return writer
+
+    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+        """
+        Make blobs visible, each of them and then its record, side by side.
+
+        :return: the records that were there first, or that now are.
+        """
+
+        async def commit(each: PendingBlob) -> bytes:
+            await each.writer.commit(each.digest, each.size, each.media_type)
+            return await self.add_record(*each.record)
+
+        return await gather(commit(each) for each in commits)
+
+    async def put(self, data: bytes, media_type: str) -> BlobInfo:
+        """Store a small blob as a whole; one that is there already is kept."""
+        check_small("store a blob", len(data))
+        digest, stored = await self._task(
+            "store a blob", lambda objects: put_blob(objects, data, media_type)
+        )
+        self._seen.add(digest, stored)
+        return blob_info(digest, stored)
+
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store what names other blobs, and a record of it.
+
+        :raises BlobsVanished: some of ``needs`` are not there.
+        """
+        await publish_in_steps(self, blobs, needs, record)
+
+    # -- records ----------------------------------------------------------------------
+
+    async def get_record(self, kind: str, key: str) -> bytes | None:
+        """The record, ``None`` when there is none."""
+        return await self._records("read a record", lambda records: records.get(kind, key))
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are: one request each, side by side."""
+        wanted = list(keys)
+        found = await gather(self.get_record(kind, key) for key in wanted)
+        return {
+            key: record for key, record in zip(wanted, found, strict=True) if record is not None
+        }
+
+    async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
+        """:return: the record that was there first, or ``value``, which now is."""
+        return await self._records("store a record", lambda records: records.add(kind, key, value))
+
+    async def set_record(self, kind: str, key: str, value: bytes) -> None:
+        """Create or replace the record; readers see the old or the new one."""
+        await self._records("store a record", lambda records: records.set(kind, key, value))
+
+    async def delete_record(self, kind: str, key: str) -> None:
+        """Remove the record; one that is absent is no error."""
+        await self._records("delete a record", lambda records: records.delete(kind, key))
+
+    async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
+        """The keys of a kind that begin with ``prefix``, sorted."""
+        return await self._records("list records", lambda records: records.keys(kind, prefix))
+
+    # -- tasks ------------------------------------------------------------------------
+
+    async def _records(self, operation: str, function: Callable[[Records], T]) -> T:
+        return await self._task(operation, lambda objects: function(Records(objects=objects)))
+
+    async def _stored(self, digest: Digest) -> StoredObject:
+        """:raises BlobUnknown: there is no such blob."""
+        stored = await self._look(digest, REMEMBERED)
+        if stored is None:
+            raise BlobUnknown(digest=digest)
+        return stored
+
+    async def _look(self, digest: Digest, within: float) -> StoredObject | None:
+        """A blob's object, if it is there, or was seen no more than ``within`` seconds ago."""
+        name = blob_name(digest)
+
+        def look(objects: Objects) -> StoredObject | None:
+            # Again: somebody else may have looked while this waited for a thread.
+            stored = self._seen.get(digest, within)
+            if stored is None:
+                stored = objects.stat(name)
+                if stored is None:
+                    self._seen.forget(digest)
+                else:
+                    self._seen.add(digest, stored)
+            return stored
+
+        return self._seen.get(digest, within) or await self._task("look a blob up", look)
+
+    async def _task(self, operation: str, function: Callable[[Objects], T]) -> T:
+        """
+        What a function returns, on a thread of the pool.
+
+        Cancelling the wait has the function stop at its next request or pause.
+        """
+        objects = self._objects(await self._reach.bucket())
+
+        def run() -> T:
+            with translate_errors(operation):
+                return function(objects)
+
+        try:
+            return await self.workers.run(run)
+        except BaseException:
+            objects.stop.set()
+            raise
+
+    def _objects(self, bucket: Bucket) -> Objects:
+        stop = Event()
+        self._tasks.add(stop)
+        return Objects(connection=bucket.connection, patience=self.patience, stop=stop)
+
+    def _open_bucket(self, stop: Event) -> Bucket:
+        patience = evolve(self.patience, total=min(STARTING, self.patience.total))
+        return open_bucket(self.settings, patience, stop)
+
+    def _reached(self) -> None:
+        _log.info("Images are stored in the bucket {bucket}.", bucket=self.settings.bucket)
+        Deferred.fromCoroutine(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Remove what crashes have left; nobody depends on it."""
+        now = datetime.fromtimestamp(SystemWallClock().now(), UTC)
+        try:
+            swept = await self._task("sweep", lambda objects: sweep(objects, now))
+        except (NixeryError, CancelledError) as error:
+            _log.warn("abandoned uploads were not swept away: {error}", error=error)
+        else:
+            if swept:
+                _log.info("{swept} abandoned uploads were removed", swept=swept)

@@ -1,0 +1,60 @@
+"""
+Blobs as objects: their names, and small ones as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from twisted.logger import Logger
+
+from nixery.image.names import Digest, parse_digest
+from nixery.storage.gcs.http import StoredObject, crc_of, crc_text
+from nixery.storage.gcs.objects import Objects
+from nixery.storage.gcs.publish import publish
+from nixery.storage.interface import BlobInfo
+
+__all__ = ["blob_info", "blob_name", "put_blob", "read_blob"]
+
+_log = Logger()
+
+
+def blob_name(digest: Digest) -> str:
+    """The name of a blob's object.  Parsed again: no digest leads to another object."""
+    return "layers/" + parse_digest(digest).removeprefix("sha256:")
+
+
+def blob_info(digest: Digest, stored: StoredObject) -> BlobInfo:
+    """What is known of a blob."""
+    return BlobInfo(digest=digest, size=stored.size, media_type=stored.media_type)
+
+
+def put_blob(objects: Objects, data: bytes, media_type: str) -> tuple[Digest, StoredObject]:
+    """Store a small blob; one that is there already is kept.  Blocks."""
+    digest = Digest("sha256:" + hashlib.sha256(data).hexdigest())
+    return digest, publish(objects, blob_name(digest), data, media_type)
+
+
+def read_blob(objects: Objects, digest: Digest) -> bytes | None:
+    """
+    A small blob as a whole, its digest verified.  Blocks.
+
+    :return: ``None`` where there is none, or none that is what its name says: that
+        one is withdrawn.
+    """
+    name = blob_name(digest)
+    data = objects.get(name)
+    if data is None:
+        return None
+    actual = "sha256:" + hashlib.sha256(data).hexdigest()
+    if actual == digest:
+        return data
+    _log.error(
+        "{digest} is damaged, its bytes hash to {actual}: it is withdrawn",
+        digest=digest,
+        actual=actual,
+    )
+    stored = objects.stat(name)
+    if stored is not None and stored.holds(len(data), crc_text(crc_of(data))):
+        objects.delete(name, stored.generation)
+    return None

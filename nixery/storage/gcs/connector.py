@@ -1,0 +1,225 @@
+"""
+Reaching the bucket when the daemon starts.
+
+Listening does not wait for it.  What asks for the bucket during the first try waits
+with it; while the service cannot be reached, it is told so at once, and the bucket
+is tried again and again.  What no further try would change (there is no such
+bucket, or no permission, or no credentials) ends the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from threading import Event
+from uuid import uuid4
+
+from attrs import frozen
+from google.api_core import exceptions as api
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from nixery.errors import NixeryError, ShuttingDown
+from nixery.runtime.workers import Workers
+from nixery.storage.errors import StorageRefused, StorageUnavailable
+from nixery.storage.gcs.client import Connection, GcsSettings, connect
+from nixery.storage.gcs.objects import Objects
+from nixery.storage.gcs.retry import RetryPolicy, translate_errors
+from nixery.storage.gcs.signing import Urls, choose_urls
+from nixery.storage.gcs.writer import STAGING
+
+__all__ = ["Bucket", "BucketConnector", "open_bucket", "sweep"]
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries to reach the bucket; each pause is twice the one before."""
+
+ABANDONED = timedelta(days=1)
+"""The age of a staging object that nobody is still uploading."""
+
+SWEPT_PAGES = 20
+SWEPT_OBJECTS = 1000
+"""The most that one start looks at and deletes; the next one goes on."""
+
+
+@frozen(kw_only=True, eq=False)
+class Bucket:
+    """
+    A bucket that has been reached.
+
+    :param urls: where its objects are fetched from.
+    """
+
+    connection: Connection
+    urls: Urls
+
+
+def open_bucket(settings: GcsSettings, patience: RetryPolicy, stop: Event) -> Bucket:
+    """
+    Connect to the bucket, and try what will be needed.  Blocks.
+
+    :raises StorageUnavailable: the service cannot be reached.
+    :raises StorageRefused: there is no such bucket, or it must not be used.
+    """
+    connection = connect(settings)
+    objects = Objects(connection=connection, patience=patience, stop=stop)
+    operation = f"use the bucket {settings.bucket}"
+    with translate_errors(operation):
+        try:
+            # What is not asked for is the bucket's own description: the role that is
+            # needed does not permit that.
+            next(objects.list(STAGING, page_size=1))
+            probe = objects.put(
+                f"{STAGING}probe-{uuid4().hex}", b"", "text/plain", cache_control="no-store"
+            )
+            objects.delete(probe.name, probe.generation)
+        except api.NotFound:
+            raise StorageRefused(
+                operation=operation,
+                reason="there is no such bucket",
+                advice="make it, or correct gcs_bucket (GCS_BUCKET)",
+            ) from None
+        urls = choose_urls(connection, settings, patience, stop)
+    return Bucket(connection=connection, urls=urls)
+
+
+def sweep(objects: Objects, now: datetime) -> int:
+    """
+    Delete what uploads have left in the bucket that nobody ended.  Blocks.
+
+    :return: how many objects.
+    """
+    swept = 0
+    for number, page in enumerate(objects.list(STAGING), start=1):
+        for stored in page:
+            if stored.created is not None and stored.created < now - ABANDONED:
+                objects.delete(stored.name, stored.generation)
+                swept += 1
+            if swept == SWEPT_OBJECTS:
+                return swept
+        if number == SWEPT_PAGES:
+            break
+    return swept
+
+
+class BucketConnector:
+    """
+    The way to the bucket, from the start of the daemon to its end.
+
+    :param name: of the bucket.
+    :param open_: connects to it, on a thread; one try.
+    :param workers: for that.
+    :param clock: for the pauses between tries.
+    :param reached: called, once, when it is reached.
+    :param give_up: called, once, with the reason, if it can never be reached.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        name: str,
+        open_: Callable[[Event], Bucket],
+        *,
+        workers: Workers,
+        clock: IReactorTime,
+        reached: Callable[[], None],
+        give_up: Callable[[BaseException], None],
+    ) -> None:
+        self._name = name
+        self._open = open_
+        self._workers = workers
+        self._clock = clock
+        self._reached = reached
+        self._give_up = give_up
+        self._bucket: Bucket | None = None
+        self._fault: NixeryError | None = None
+        self._stop = Event()
+        self._waiting: list[Deferred[None]] = []
+        self._trying: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Begin to reach the bucket."""
+        self._trying = Deferred.fromCoroutine(self._try())
+
+    async def stop(self) -> None:
+        """Stop trying, and close the connection."""
+        self._stop.set()
+        if self._trying is not None:
+            self._trying.cancel()
+            await self._trying
+        bucket, self._bucket = self._bucket, None
+        self._settle(ShuttingDown())
+        if bucket is not None:
+            bucket.connection.close()
+
+    def faults(self) -> tuple[str, ...]:
+        """Why the storage is not ready; nothing: it is."""
+        if self._bucket is not None:
+            return ()
+        if self._fault is not None:
+            return (self._fault.message,)
+        return (f"the bucket {self._name} has not been reached yet",)
+
+    async def bucket(self) -> Bucket:
+        """
+        The bucket.
+
+        :raises StorageError: it has not been reached so far.
+        :raises ShuttingDown: it will not be.
+        """
+        if self._bucket is None and self._fault is None:
+            waiter: Deferred[None] = Deferred()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+        if self._bucket is not None:
+            return self._bucket
+        assert self._fault is not None
+        raise self._fault
+
+    async def _try(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                self._bucket = await self._workers.run(self._open, self._stop)
+            except (CancelledError, ShuttingDown):
+                return
+            except StorageUnavailable as error:
+                self._settle(error)
+                self._log.warn(
+                    "{error} (the next try is in {pause:.0f} s)", error=error, pause=pause
+                )
+            except NixeryError as error:
+                self._settle(error)
+                self._log.critical(
+                    "Nixery ends, because the storage is not usable: {reason}", reason=error.message
+                )
+                self._give_up(error)
+                return
+            except Exception as error:  # noqa: BLE001  # three libraries of Google's are at work
+                self._settle(StorageUnavailable(operation="start", reason="the log has the reason"))
+                self._log.failure("The bucket {bucket} cannot be used.", bucket=self._name)
+                self._give_up(error)
+                return
+            else:
+                self._settle(None)
+                self._reached()
+                return
+            try:
+                await deferLater(self._clock, pause)
+            except CancelledError:
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _settle(self, fault: NixeryError | None) -> None:
+        """Tell those who wait how the try ended."""
+        self._fault = fault
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)

@@ -1,0 +1,135 @@
+"""
+A blob on its way through the daemon, piece by piece.
+
+For clients that cannot reach the bucket.  A connection that breaks is made again
+where it broke off; bytes that are not the object's are noticed before the last
+piece is handed on, so that no client takes them for a whole blob.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+
+from requests import Response
+from twisted.internet.defer import Deferred
+
+from nixery.errors import NixeryError, ShuttingDown, StorageError
+from nixery.runtime.deferreds import shield, when_finished
+from nixery.runtime.workers import Workers
+from nixery.storage.gcs.http import StoredObject, crc_of, crc_text
+from nixery.storage.gcs.objects import Objects
+from nixery.storage.gcs.retry import RetryState, UnexpectedResponse, translate_errors
+from nixery.storage.interface import ByteRange
+
+__all__ = ["Chunks", "Download"]
+
+PIECE = 256 * 1024
+"""Bytes read at a time; see :mod:`nixery.http.registry.blob_readers`."""
+
+
+class Download:
+    """
+    The bytes of an object, on one thread at a time.
+
+    :param objects: the bucket, for the task that downloads.
+    :param stored: the object.
+    :param part: which bytes of it.
+    """
+
+    def __init__(self, objects: Objects, stored: StoredObject, part: ByteRange) -> None:
+        self._objects = objects
+        self._stored = stored
+        self._offset = part.start
+        self._stop = part.stop
+        # A checksum is of the whole, and says nothing of a part.
+        self._whole = part == ByteRange(start=0, stop=stored.size)
+        self._crc = 0
+        self._answer: Response | None = None
+
+    def read(self) -> bytes:
+        """
+        The next piece; none at the end.
+
+        :raises StorageError: there is no more, although there should be.
+        """
+        if self._offset == self._stop:
+            return b""
+        attempts = RetryState("read a blob", self._objects.patience, self._objects.stop)
+        while True:
+            attempts.check()
+            try:
+                piece = self._piece()
+            except NixeryError:
+                raise
+            # As in attempt(): what is raised here is documented nowhere.
+            except Exception as error:  # noqa: BLE001
+                self.close()
+                with translate_errors("read a blob"):
+                    attempts.failed(error)
+                continue
+            self._offset += len(piece)
+            if self._whole:
+                self._crc = crc_of(piece, self._crc)
+                if self._offset == self._stop and crc_text(self._crc) != self._stored.crc32c:
+                    # What went before is with the client already.
+                    raise StorageError(
+                        operation="read a blob", reason="what was received is damaged"
+                    )
+            return piece
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.close()
+
+    def _piece(self) -> bytes:
+        if self._answer is None:
+            ranged = not self._whole or self._offset
+            self._answer = self._objects.fetch(
+                self._stored.name,
+                start=self._offset,
+                stop=self._stop if ranged else None,
+                generation=self._stored.generation,
+            )
+        piece: bytes = self._answer.raw.read(
+            min(PIECE, self._stop - self._offset), decode_content=False
+        )
+        if not piece:
+            raise UnexpectedResponse("the service sends less than it has")
+        return piece
+
+
+class Chunks(AsyncIterator[bytes]):
+    """
+    A download as the reactor sees it.
+
+    :param download: whose connection is this object's to close.
+    :param workers: read it.
+    """
+
+    def __init__(self, download: Download, objects: Objects, workers: Workers) -> None:
+        self._download = download
+        self._objects = objects
+        self._workers = workers
+        self._read_ended: Awaitable[None] | None = None
+
+    async def __anext__(self) -> bytes:
+        read = Deferred.fromCoroutine(self._workers.run(self._download.read))
+        self._read_ended = when_finished(read)
+        # Shielded: the wait may be cancelled, but not the thread, and aclose() has to
+        # know when it has done.
+        piece = await shield(read)
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Let go of the connection, when no thread reads from it any more."""
+        self._objects.stop.set()
+        if self._read_ended is not None:
+            await self._read_ended
+        try:
+            await self._workers.run(self._download.close)
+        except ShuttingDown:
+            self._download.close()

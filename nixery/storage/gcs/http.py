@@ -1,0 +1,221 @@
+"""
+What goes over the wire to the service and back, and what it says of an object.
+
+One request at a time, without retries: those are :mod:`nixery.storage.gcs.retry`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from threading import Event
+from typing import Any, cast
+
+import google_crc32c
+from attrs import evolve, frozen
+from google.api_core import exceptions as api
+from google.cloud.storage import Blob
+from requests import Response
+
+from nixery.storage.gcs.client import Connection
+from nixery.storage.gcs.retry import RetryPolicy, UnexpectedResponse, stopped
+
+__all__ = [
+    "IMMUTABLE",
+    "Body",
+    "StoredObject",
+    "announced_crc",
+    "crc_of",
+    "crc_text",
+    "errors_of_uploads",
+    "from_blob",
+    "from_json",
+    "request",
+]
+
+PIECE = 256 * 1024
+"""Bytes sent at a time."""
+
+IMMUTABLE = "public, no-transform, immutable, max-age=31536000"
+"""
+``Cache-Control`` of what is named by its digest.  ``no-transform`` keeps everybody
+on the way from compressing what would then not have its digest any more.
+"""
+
+
+@frozen(kw_only=True)
+class StoredObject:
+    """
+    An object as it is stored.
+
+    :param size: in bytes.
+    :param crc32c: of its bytes, as the service writes it: big-endian, in base64.
+    :param generation: tells the versions of one name apart.
+    :param created: when, by the service's clock.
+    """
+
+    name: str
+    size: int
+    crc32c: str
+    generation: int
+    media_type: str
+    created: datetime | None = None
+
+    def holds(self, size: int, crc32c: str) -> bool:
+        """Whether its bytes are those of this size and checksum."""
+        return (self.size, self.crc32c) == (size, crc32c)
+
+
+def request(
+    connection: Connection,
+    patience: RetryPolicy,
+    method: str,
+    url: str,
+    *,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    data: Body | bytes = b"",
+    stream: bool = False,
+) -> Response:
+    """
+    One request over the client's session, without redirects.
+
+    :raises GoogleAPICallError: the service refused it.
+    """
+    answer: Response = connection.session.request(
+        method,
+        url,
+        params=params,
+        headers=dict(headers or {}),
+        # Buffers of any kind are what sockets take.
+        data=cast("Iterable[bytes] | bytes", data),
+        stream=stream,
+        timeout=patience.timeouts,
+        # 308 means something else here.
+        allow_redirects=False,
+    )
+    if answer.status_code >= 400:
+        try:
+            raise api.from_http_response(answer)
+        finally:
+            answer.close()
+    return answer
+
+
+class Body:
+    """
+    The body of a request, sent in pieces.
+
+    A socket's time-out is the time in which ``sendall`` has to send all it was
+    given: for a chunk of 16 MiB in one piece, five seconds would demand 27 Mbit/s.
+    Given in pieces, each piece has that time.  And a task that is stopped stops
+    between two pieces.
+
+    Iterated anew for each try: google-auth repeats a request after a refreshed
+    token, and would send nothing of a file that was read already.
+    """
+
+    def __init__(self, data: bytes | memoryview, *, stop: Event) -> None:
+        self._data = memoryview(data)
+        self._stop = stop
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        for start in range(0, len(self._data), PIECE):
+            if self._stop.is_set():
+                raise stopped("send an object")
+            yield self._data[start : start + PIECE]
+
+
+@contextmanager
+def errors_of_uploads() -> Iterator[None]:
+    """
+    Raise what the service said of the library's uploads.
+
+    The library raises errors that name the URL and not the reason, and one of status
+    200 where the answer is not the service's.
+    """
+    try:
+        yield
+    except api.GoogleAPICallError as error:
+        if error.response is None:
+            raise
+        if error.response.status_code < 400:
+            raise UnexpectedResponse(
+                "the answer is not the service's: nothing is stored"
+            ) from error
+        raise api.from_http_response(error.response) from None
+
+
+def crc_of(data: bytes, crc: int = 0) -> int:
+    """The CRC32C of ``data``, after what ``crc`` is the checksum of."""
+    return int(google_crc32c.extend(crc, data))
+
+
+def crc_text(crc: int) -> str:
+    """A CRC32C as the service writes it."""
+    return base64.b64encode(crc.to_bytes(4, "big")).decode("ascii")
+
+
+def announced_crc(answer: Response) -> str:
+    """
+    The checksum of the whole object that an answer has bytes of.
+
+    :raises Garbled: there is none: the answer is not the service's.
+    """
+    for each in answer.headers.get("X-Goog-Hash", "").split(","):
+        name, _, value = each.strip().partition("=")
+        if name == "crc32c":
+            return value
+    answer.close()
+    raise UnexpectedResponse("the answer is not the service's: no checksum")
+
+
+def from_json(answer: Response) -> StoredObject:
+    """:raises Garbled: it is no description of an object."""
+    try:
+        value = answer.json()
+        return _described(
+            value["name"],
+            value.get("size"),
+            value["crc32c"],
+            value["generation"],
+            value.get("contentType"),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _not_described() from error
+
+
+def from_blob(blob: Blob) -> StoredObject:
+    """:raises Garbled: the answer that the library read describes no object."""
+    try:
+        return evolve(
+            _described(blob.name, blob.size, blob.crc32c, blob.generation, blob.content_type),
+            created=blob.time_created,
+        )
+    except (TypeError, ValueError) as error:
+        raise _not_described() from error
+
+
+def _described(
+    name: object, size: Any, crc32c: str | None, generation: Any, media_type: object
+) -> StoredObject:
+    """:raises TypeError: something is missing."""
+    if crc32c is None:
+        raise TypeError("no checksum")
+    return StoredObject(
+        name=str(name),
+        # A service may leave out what is zero.
+        size=int(size or 0),
+        crc32c=str(crc32c),
+        generation=int(generation),
+        media_type=str(media_type or "application/octet-stream"),
+    )
+
+
+def _not_described() -> UnexpectedResponse:
+    return UnexpectedResponse("the answer is not the service's: no object is described")

@@ -1,0 +1,316 @@
+"""
+The objects of a bucket: one request each, tried again until it succeeds or is
+known to fail.
+
+Everything here blocks, on worker threads.  The client library does metadata and
+uploads of one request; what else is sent and received as bytes goes over its session,
+because the library's own ways have traps: its uploads of more than 8 MiB become
+sessions that fail in ways of their own, and its downloads do not say which object
+they are of.
+
+``NotFound``, ``PreconditionFailed`` and their kin are raised as the library
+raises them, for whoever knows what they mean there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from threading import Event
+from typing import Any, TypeVar
+
+from attrs import evolve, frozen
+from google.api_core import exceptions as api
+from requests import Response
+
+from nixery.storage.gcs.client import Connection
+from nixery.storage.gcs.http import (
+    IMMUTABLE,
+    StoredObject,
+    announced_crc,
+    crc_of,
+    crc_text,
+    errors_of_uploads,
+    from_blob,
+    request,
+)
+from nixery.storage.gcs.retry import RetryPolicy, UnexpectedResponse, attempt
+
+__all__ = ["MAX_UPLOAD", "Objects"]
+
+T = TypeVar("T")
+
+MAX_UPLOAD = 8 * 2**20
+"""Bytes that the library sends in one request; of more it makes a session of its own."""
+
+CLEANING = RetryPolicy(connect=5.0, read=10.0, total=10.0)
+"""For requests that nobody waits for, and that a sweep will make up for."""
+
+FIELDS = "name,size,crc32c,generation,contentType,timeCreated"
+
+
+@frozen(kw_only=True, eq=False)
+class Objects:
+    """
+    The objects of a bucket, for one task.
+
+    Methods raise :class:`nixery.storage.errors.StorageUnavailable` when patience ends, and
+    :class:`nixery.errors.StorageError` when the task is stopped.
+
+    :param stop: set when nobody wants the task's result any more.
+    """
+
+    connection: Connection
+    patience: RetryPolicy
+    stop: Event
+
+    def cleaning(self) -> Objects:
+        """The same bucket, for cleaning up after a task that was stopped."""
+        return evolve(self, stop=Event(), patience=_shorter(self.patience))
+
+    def stat(self, name: str) -> StoredObject | None:
+        """An object's description, ``None`` where there is none."""
+
+        def ask() -> StoredObject | None:
+            blob = self._bucket().get_blob(name, retry=None, timeout=self.patience.timeouts)
+            return None if blob is None else from_blob(blob)
+
+        return self._attempt("look an object up", ask)
+
+    def put(
+        self, name: str, data: bytes, media_type: str, *, cache_control: str, replacing: int = 0
+    ) -> StoredObject:
+        """
+        Store an object of at most :data:`MAX_UPLOAD` bytes in one request.
+
+        :param replacing: the generation that it replaces; 0: there must be none.
+        :raises PreconditionFailed: there is another one.  After an answer that got
+            lost, that may be this very object.
+        """
+        crc32c = crc_text(crc_of(data))
+        refusals = 0
+
+        def send() -> StoredObject:
+            nonlocal refusals
+            blob = self._bucket().blob(name)
+            blob.cache_control = cache_control
+            try:
+                with errors_of_uploads():
+                    blob.upload_from_string(
+                        data,
+                        content_type=media_type,
+                        if_generation_match=replacing,
+                        # What arrives otherwise is refused.
+                        checksum="crc32c",
+                        retry=None,
+                        timeout=self.patience.timeouts,
+                    )
+            except api.BadRequest:
+                # What a checksum gets that does not match: the bytes are still here,
+                # and change on the way once, not twice.
+                refusals += 1
+                if refusals > 1:
+                    raise
+                raise UnexpectedResponse(
+                    "the service received something else than it was sent"
+                ) from None
+            stored = from_blob(blob)
+            if not stored.holds(len(data), crc32c):
+                raise UnexpectedResponse("the service tells of another object than it was sent")
+            return stored
+
+        return self._attempt("store an object", send)
+
+    def start_session(self, name: str, media_type: str) -> str:
+        """
+        Begin a resumable upload of an object that must not exist yet.
+
+        :return: the URL of the session.
+        """
+
+        def start() -> str:
+            blob = self._bucket().blob(name)
+            blob.content_type = media_type
+            blob.cache_control = IMMUTABLE
+            with errors_of_uploads():
+                return str(
+                    blob.create_resumable_upload_session(
+                        content_type=media_type,
+                        if_generation_match=0,
+                        # That of the whole is sent with the last chunk.
+                        checksum=None,
+                        retry=None,
+                        timeout=self.patience.timeouts,
+                    )
+                )
+
+        return self._attempt("upload a blob", start)
+
+    def get(self, name: str) -> bytes | None:
+        """A small object as a whole, its checksum verified; ``None`` where there is none."""
+
+        def fetch() -> bytes | None:
+            try:
+                with self.fetch(name) as answer:
+                    data = answer.content
+                    if crc_text(crc_of(data)) != announced_crc(answer):
+                        raise UnexpectedResponse("what was received is not what the service sent")
+                    return data
+            except api.NotFound:
+                return None
+
+        return self._attempt("read an object", fetch)
+
+    def fetch(
+        self, name: str, *, start: int = 0, stop: int | None = None, generation: int | None = None
+    ) -> Response:
+        """
+        Begin to read an object, or its bytes from ``start`` to before ``stop``; one
+        try.
+
+        :raises NotFound: there is no such object, or not this generation of it.
+        """
+        params = {"alt": "media"}
+        if generation is not None:
+            params["generation"] = str(generation)
+        # Nothing here has a Content-Encoding, and nothing may be given one.
+        headers = {"Accept-Encoding": "identity"}
+        if start or stop is not None:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        answer = request(
+            self.connection,
+            self.patience,
+            "GET",
+            self.connection.url(part="/download", name=name),
+            params=params,
+            headers=headers,
+            stream=True,
+        )
+        if "Range" not in headers:
+            announced_crc(answer)
+        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            answer.close()
+            raise UnexpectedResponse("the answer is not the service's: it is of another part")
+        return answer
+
+    def move(self, source: StoredObject, name: str, *, replacing: int = 0) -> StoredObject:
+        """
+        Give an object another name, at once.
+
+        :raises NotFound: it is gone, perhaps because an answer was lost.
+        :raises PreconditionFailed: there is one of that name.
+        """
+
+        def move() -> StoredObject:
+            bucket = self._bucket()
+            return from_blob(
+                bucket.move_blob(
+                    bucket.blob(source.name),
+                    name,
+                    if_generation_match=replacing,
+                    if_source_generation_match=source.generation,
+                    retry=None,
+                    timeout=self.patience.timeouts,
+                )
+            )
+
+        return self._attempt("publish an object", move)
+
+    def rewrite(
+        self, source: StoredObject, name: str, token: str | None, *, replacing: int = 0
+    ) -> tuple[StoredObject | None, str | None, int]:
+        """
+        One step of a copy within the bucket.
+
+        :return: the copy when it is there; else the token for the next step, and
+            how many bytes were copied so far.
+        :raises GoogleAPICallError: with 410, the token is not valid any more.
+        """
+
+        def rewrite() -> tuple[StoredObject | None, str | None, int]:
+            bucket = self._bucket()
+            target = bucket.blob(name)
+            target.content_type = source.media_type
+            target.cache_control = IMMUTABLE
+            following, done, _ = target.rewrite(
+                bucket.blob(source.name, generation=source.generation),
+                token=token,
+                if_generation_match=replacing,
+                if_source_generation_match=source.generation,
+                retry=None,
+                timeout=self.patience.timeouts,
+            )
+            return (from_blob(target) if following is None else None), following, int(done)
+
+        return self._attempt("copy an object", rewrite)
+
+    def retype(self, stored: StoredObject, media_type: str) -> StoredObject:
+        """Change an object's media type."""
+
+        def patch() -> StoredObject:
+            blob = self._bucket().blob(stored.name)
+            blob.content_type = media_type
+            blob.patch(
+                if_generation_match=stored.generation, retry=None, timeout=self.patience.timeouts
+            )
+            return evolve(stored, media_type=media_type)
+
+        return self._attempt("describe an object", patch)
+
+    def delete(self, name: str, generation: int | None = None) -> None:
+        """
+        Delete an object, if it is there and of this generation.
+        """
+
+        def delete() -> None:
+            with suppress(api.NotFound, api.PreconditionFailed):
+                self._bucket().blob(name).delete(
+                    if_generation_match=generation, retry=None, timeout=self.patience.timeouts
+                )
+
+        self._attempt("delete an object", delete)
+
+    def list(self, prefix: str, *, page_size: int = 1000) -> Iterator[list[StoredObject]]:
+        """
+        The objects whose names begin with ``prefix``, page by page.
+
+        :raises NotFound: there is no such bucket.
+        """
+        token: str | None = None
+        while True:
+
+            def page(token: str | None = token) -> tuple[list[StoredObject], str | None]:
+                listing = self.connection.client.list_blobs(
+                    self.connection.bucket,
+                    prefix=prefix,
+                    page_token=token,
+                    page_size=page_size,
+                    fields=f"items({FIELDS}),nextPageToken",
+                    retry=None,
+                    timeout=self.patience.timeouts,
+                )
+                objects = [from_blob(blob) for blob in next(listing.pages, ())]
+                return objects, listing.next_page_token
+
+            objects, token = self._attempt("list objects", page)
+            yield objects
+            if token is None:
+                return
+
+    def _bucket(self) -> Any:
+        # A new one each time: these objects are mutable, and no two threads may
+        # share one.
+        return self.connection.client.bucket(self.connection.bucket)
+
+    def _attempt(self, operation: str, try_: Callable[[], T]) -> T:
+        return attempt(operation, self.patience, self.stop, try_)
+
+
+def _shorter(patience: RetryPolicy) -> RetryPolicy:
+    return RetryPolicy(
+        connect=min(patience.connect, CLEANING.connect),
+        read=min(patience.read, CLEANING.read),
+        total=min(patience.total, CLEANING.total),
+        first=patience.first,
+        longest=patience.longest,
+    )

@@ -1,0 +1,152 @@
+"""
+How an object gets the name under which it is found.
+
+An object that has the name of a digest is never replaced by another one, and two
+instances that publish the same blob both succeed: everything here is conditional
+on what is there, and what is there is compared by size and checksum.  That also
+absorbs answers that got lost.
+"""
+
+from __future__ import annotations
+
+from google.api_core import exceptions as api
+from twisted.logger import Logger
+
+from nixery.errors import StorageError
+from nixery.storage.errors import UploadLost
+from nixery.storage.gcs.http import IMMUTABLE, StoredObject, crc_of, crc_text
+from nixery.storage.gcs.objects import Objects
+from nixery.storage.gcs.retry import RetryState, UnexpectedResponse
+
+__all__ = ["promote", "publish"]
+
+ROUNDS = 8
+"""How often what is there may turn out to be another thing than a moment before."""
+
+_log = Logger()
+
+
+def publish(objects: Objects, name: str, data: bytes, media_type: str) -> StoredObject:
+    """
+    Store a small object, unless it is there already.
+
+    :return: it, or what was there.
+    """
+    for _ in range(ROUNDS):
+        found = _find(objects, name, len(data), crc_text(crc_of(data)))
+        if isinstance(found, StoredObject):
+            return found
+        try:
+            return objects.put(name, data, media_type, cache_control=IMMUTABLE, replacing=found)
+        except api.PreconditionFailed:
+            continue
+    raise _restless(name)
+
+
+def promote(objects: Objects, staged: StoredObject, name: str, media_type: str) -> StoredObject:
+    """
+    Give a staged object its name, unless it is there already; the staged one is gone
+    afterwards, whatever happens.
+
+    :return: it, or what was there.
+    :raises UploadLost: the staged object has vanished.
+    """
+    gone = False
+    try:
+        if staged.media_type != media_type:
+            staged = objects.retype(staged, media_type)
+        found = _find(objects, name, staged.size, staged.crc32c)
+        for _ in range(ROUNDS):
+            if isinstance(found, StoredObject):
+                return found
+            try:
+                moved = objects.move(staged, name, replacing=found)
+            except (api.NotFound, api.PreconditionFailed):
+                found = _find(objects, name, staged.size, staged.crc32c)
+                if isinstance(found, int) and objects.stat(staged.name) is None:
+                    gone = True
+                    raise UploadLost(
+                        operation="publish a blob", reason="it has vanished from the bucket"
+                    ) from None
+            except (api.MethodNotImplemented, api.MethodNotAllowed):
+                copied = _copy(objects, staged, name, replacing=found)
+                if copied is not None:
+                    return copied
+                found = _find(objects, name, staged.size, staged.crc32c)
+            else:
+                gone = True
+                return moved
+        raise _restless(name)
+    finally:
+        if not gone:
+            discard(objects, staged)
+
+
+def discard(objects: Objects, staged: StoredObject) -> None:
+    """Delete a staged object, whatever the task's state.  Never raises."""
+    try:
+        objects.cleaning().delete(staged.name, staged.generation)
+    except Exception as error:  # noqa: BLE001  # a sweep will find it
+        _log.warn(
+            "{name} could not be deleted, and is left for a sweep: {error}",
+            name=staged.name,
+            error=error,
+        )
+
+
+def _find(objects: Objects, name: str, size: int, crc32c: str) -> StoredObject | int:
+    """
+    What has a name already.
+
+    :return: the object, if it is the one of this size and checksum; else the
+        generation that has to be replaced, 0 where there is none.
+    """
+    found = objects.stat(name)
+    if found is None:
+        return 0
+    if not found.holds(size, crc32c):
+        _log.error(
+            "{name} is damaged, its size {found} or its checksum is not what it should be:"
+            " it is replaced",
+            name=name,
+            found=found.size,
+        )
+        return found.generation
+    return found
+
+
+def _copy(
+    objects: Objects, staged: StoredObject, name: str, *, replacing: int
+) -> StoredObject | None:
+    """
+    Give an object a second name, where the service offers no move.
+
+    :return: ``None``: something got that name meanwhile.
+    """
+    attempts = RetryState("publish a blob", objects.patience, objects.stop)
+    token: str | None = None
+    done = 0
+    while True:
+        attempts.check()
+        try:
+            copied, token, now = objects.rewrite(staged, name, token, replacing=replacing)
+        except api.PreconditionFailed:
+            return None
+        except api.GoogleAPICallError as error:
+            if error.code != 410:
+                raise
+            # The token has expired, and with it what was copied.
+            token, done = None, 0
+            attempts.failed(UnexpectedResponse("the copy has to begin again and again"))
+            continue
+        if copied is not None:
+            return copied
+        if now > done:
+            attempts.progressed()
+        else:
+            attempts.failed(UnexpectedResponse("the service copies nothing"))
+        done = now
+
+
+def _restless(name: str) -> StorageError:
+    return StorageError(operation="publish a blob", reason=f"{name} changes all the time")

@@ -1,0 +1,229 @@
+"""
+Trying again: what passes by itself, how long it is given, and when to stop.
+
+google-cloud-storage has retries of its own.  They sleep where nobody can wake
+them, know nothing of a build that was cancelled, and do not take a page of HTML
+with status 200, as a captive portal sends it, for the passing fault that it is.
+Here is one policy for all requests, whoever makes them: its waits end when the
+task is stopped, and its patience is bounded, and starts anew only when there was
+progress.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import responses
+from threading import Event
+from typing import TypeVar
+
+from attrs import frozen
+from google.api_core.exceptions import GoogleAPICallError
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from requests.exceptions import ConnectTimeout, RequestException
+from requests.exceptions import Timeout as RequestTimeout
+from urllib3.exceptions import HTTPError
+
+from nixery.errors import StorageError
+from nixery.storage.errors import StorageRefused, StorageUnavailable
+
+__all__ = [
+    "RetryState",
+    "UnexpectedResponse",
+    "RetryPolicy",
+    "attempt",
+    "stopped",
+    "translate_errors",
+]
+
+T = TypeVar("T")
+
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP statuses that say nothing about the next try."""
+
+GRANT = (
+    "give the account that the daemon uses the role Storage Object Admin on the bucket"
+    " (roles/storage.objectAdmin)"
+)
+
+
+@frozen(kw_only=True)
+class RetryPolicy:
+    """
+    How long requests and their retries may take; all in seconds.
+
+    :param connect: to connect, and to send a piece of a request.
+    :param read: to wait for the next byte of an answer.
+    :param total: after which no retry begins; counted from the first try, or from
+        the last progress.
+    :param first: the pause before the first retry; each pause is twice as long as
+        the one before, and a random part shorter.
+    :param longest: the longest pause.
+    """
+
+    connect: float = 5.0
+    read: float = 30.0
+    total: float = 75.0
+    first: float = 0.25
+    longest: float = 8.0
+
+    @property
+    def timeouts(self) -> tuple[float, float]:
+        """As ``requests`` takes them."""
+        return self.connect, self.read
+
+
+class UnexpectedResponse(Exception):
+    """An answer that the service would not have given: somebody else did."""
+
+
+class RetryState:
+    """
+    The tries of one operation, on one thread.
+
+    :param operation: what is being tried, as a verb phrase.
+    :param stop: ends it, at the next chunk or pause.
+    """
+
+    def __init__(self, operation: str, patience: RetryPolicy, stop: Event) -> None:
+        self.operation = operation
+        self._patience = patience
+        self._stop = stop
+        self.progressed()
+
+    def progressed(self) -> None:
+        """Something was achieved: patience starts anew."""
+        self._deadline = time.monotonic() + self._patience.total
+        self._pause = self._patience.first
+
+    def check(self) -> None:
+        """:raises StorageError: the task was stopped."""
+        if self._stop.is_set():
+            raise stopped(self.operation)
+
+    def failed(self, error: Exception) -> None:
+        """
+        Pause before the next try.
+
+        :raises StorageUnavailable: patience is at its end.
+        :raises StorageError: the task was stopped.
+        :raises Exception: ``error`` itself, which no retry will change.
+        """
+        self.check()
+        if not _passes(error):
+            raise error
+        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311  # spreads load, hides nothing
+        if time.monotonic() + pause > self._deadline:
+            raise StorageUnavailable(operation=self.operation, reason=_describe(error)) from error
+        self._pause = min(2 * self._pause, self._patience.longest)
+        self._stop.wait(pause)
+        self.check()
+
+
+def attempt(operation: str, patience: RetryPolicy, stop: Event, try_: Callable[[], T]) -> T:
+    """
+    What ``try_`` returns, once it does.
+
+    :raises StorageUnavailable: it did not, for too long.
+    :raises StorageError: the task was stopped.
+    :raises Exception: whatever else ``try_`` raises.
+    """
+    attempts = RetryState(operation, patience, stop)
+    attempts.check()
+    while True:
+        try:
+            return try_()
+        # What is raised here and why is documented nowhere: requests, urllib3 and
+        # three libraries of Google's are at work.
+        except Exception as error:  # noqa: BLE001
+            attempts.failed(error)
+
+
+def stopped(operation: str) -> StorageError:
+    """The failure of an operation that was told to stop."""
+    return StorageError(operation=operation, reason="it was stopped")
+
+
+@contextmanager
+def translate_errors(operation: str) -> Iterator[None]:
+    """Turn what the libraries raise into errors of ours."""
+    try:
+        yield
+    except GoogleAPICallError as error:
+        if error.code in (401, 403):
+            raise StorageRefused(
+                operation=operation, reason=_describe(error), advice=GRANT
+            ) from error
+        raise StorageError(operation=operation, reason=_describe(error)) from error
+    except GoogleAuthError as error:
+        raise StorageRefused(
+            operation=operation,
+            reason=_describe(error),
+            advice="see whether the daemon's credentials are still valid",
+        ) from error
+    except (RequestException, HTTPError, UnexpectedResponse) as error:
+        raise StorageError(operation=operation, reason=_describe(error)) from error
+
+
+def _passes(error: Exception) -> bool:
+    """Whether another try may end differently."""
+    if isinstance(error, GoogleAPICallError):
+        return error.code in PASSING
+    if isinstance(error, DefaultCredentialsError):
+        return False
+    if isinstance(error, GoogleAuthError):
+        # What the token service or the metadata server answered; a refusal such as
+        # a revoked key is final, and google-auth tells the two apart.
+        return bool(error.retryable) or _is_about_transport(error)
+    return isinstance(error, RequestException | HTTPError | UnexpectedResponse | ConnectionError)
+
+
+def _is_about_transport(error: Exception) -> bool:
+    return any(isinstance(each, RequestException | OSError) for each in _chain(error))
+
+
+def _describe(error: Exception) -> str:
+    """
+    What happened, for a log and for clients.
+
+    The libraries' own texts name URLs, and the URL of an upload is all that is
+    needed to write to it.
+    """
+    if isinstance(error, GoogleAPICallError):
+        code = int(error.code or 0)
+        said = [str(each["message"]) for each in error.errors or () if each.get("message")]
+        said.append(responses.get(code, "an unknown status"))
+        return f"the service answered {code}, {said[0]}"
+    if isinstance(error, ConnectTimeout):
+        return "nothing answers at the service's address"
+    if isinstance(error, RequestTimeout):
+        return "the service does not answer in time"
+    if isinstance(error, UnexpectedResponse):
+        return str(error)
+    if isinstance(error, GoogleAuthError):
+        text = _lost_connection(error) if _is_about_transport(error) else str(error.args[0])[:300]
+        return f"the credentials could not be used: {text}"
+    if isinstance(error, RequestException) and isinstance(error, ValueError):
+        return "the answer is not the service's: no JSON"
+    return _lost_connection(error)
+
+
+def _lost_connection(error: Exception) -> str:
+    for each in _chain(error):
+        if isinstance(each, OSError) and each.strerror:
+            return f"the connection failed: {each.strerror}"
+    return "the connection to the service was lost"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it wraps, and what it was raised from."""
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending:
+        each = pending.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            pending += [each.__cause__, each.__context__, *each.args, getattr(each, "reason", None)]

@@ -1,0 +1,289 @@
+"""
+Who signs the URLs that blobs are fetched from, and how.
+
+A URL in Google's version 4 of signing lets whoever has it read one object for some
+minutes.  It is signed by
+
+- a key of its own, ``gcs_signing_key`` and ``gcs_signing_account``;
+- the key of the service account whose file the daemon's credentials are;
+- Google's IAM service, for accounts whose key nobody has (a machine's own account):
+  one request for each URL, which is therefore kept for half of its life;
+- nobody, where none of these works: then the URL is the object's public one, and
+  the bucket has to be readable by all.
+
+A URL is signed for GET alone, and so its HEAD is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+from threading import Event, Lock
+from typing import Protocol
+from urllib.parse import quote
+
+from attrs import evolve
+from cachetools import TTLCache
+from google.auth.credentials import AnonymousCredentials, Credentials, Signing
+from google.auth.crypt import RSASigner, Signer
+from google.auth.transport.requests import Request
+from google.oauth2 import service_account
+from twisted.logger import Logger
+
+from nixery.storage.errors import StorageRefused, StorageUnavailable
+from nixery.storage.gcs.client import Connection, GcsSettings
+from nixery.storage.gcs.http import request
+from nixery.storage.gcs.retry import RetryPolicy, UnexpectedResponse, attempt, translate_errors
+
+__all__ = ["LIFETIME", "IamUrls", "KeyUrls", "PublicUrls", "Urls", "choose_urls"]
+
+LIFETIME = 300.0
+"""Seconds for which a URL is valid."""
+
+IAM = "https://iamcredentials.googleapis.com"
+
+KEPT = 20_000
+"""How many URLs of the IAM service are kept."""
+
+_log = Logger()
+
+
+class Urls(Protocol):
+    """Where objects are fetched from."""
+
+    blocking: bool
+    """Whether :meth:`url` may have to ask somebody, and belongs on a worker thread."""
+
+    def known(self, name: str) -> str | None:
+        """The URL of an object, if it takes no request to tell it."""
+
+    def url(self, name: str, stop: Event) -> str:
+        """
+        The URL of an object.
+
+        :param stop: set when nobody waits for it any more.
+        :raises StorageError: nobody signs it.
+        """
+
+
+class PublicUrls:
+    """URLs without signatures."""
+
+    blocking = False
+
+    def __init__(self, connection: Connection) -> None:
+        self._base = f"{connection.endpoint}/{quote(connection.bucket, safe='')}"
+
+    def known(self, name: str) -> str:
+        return f"{self._base}/{quote(name)}"
+
+    def url(self, name: str, _stop: Event) -> str:
+        return self.known(name)
+
+
+class KeyUrls:
+    """
+    URLs signed by a key that is here: a third of a millisecond each, on any thread.
+
+    :param signer: an account with its key.
+    """
+
+    blocking = False
+
+    def __init__(self, connection: Connection, signer: Signing) -> None:
+        self._connection = connection
+        self._signer = signer
+
+    def known(self, name: str) -> str:
+        return _sign(self._connection, name, self._signer)
+
+    def url(self, name: str, _stop: Event) -> str:
+        return self.known(name)
+
+
+class IamUrls:
+    """
+    URLs signed by Google's IAM service.
+
+    :param account: the e-mail address of the account.
+    :param patience: with the IAM service.
+    :param iam: its base URL.
+    """
+
+    blocking = True
+
+    def __init__(
+        self, connection: Connection, account: str, patience: RetryPolicy, iam: str = IAM
+    ) -> None:
+        self._connection = connection
+        self._account = account
+        self._patience = patience
+        self._iam = iam
+        self._lock = Lock()
+        self._kept: TTLCache[str, str] = TTLCache(KEPT, LIFETIME / 2)
+
+    def known(self, name: str) -> str | None:
+        with self._lock:
+            return self._kept.get(name)
+
+    def url(self, name: str, stop: Event) -> str:
+        kept = self.known(name)
+        if kept is not None:
+            return kept
+        signer = _IamSigner(self, stop)
+        url = _sign(
+            self._connection,
+            name,
+            service_account.Credentials(
+                signer=signer, service_account_email=self._account, token_uri=""
+            ),
+        )
+        with self._lock:
+            self._kept[name] = url
+        return url
+
+    def sign(self, message: bytes, stop: Event) -> bytes:
+        """
+        The signature of ``message``.
+
+        google-auth has this too, with pauses that nobody can end and a time-out of
+        two minutes.
+
+        :raises StorageRefused: the account may not sign.
+        :raises StorageUnavailable: the service does not answer.
+        """
+        body = json.dumps({"payload": base64.b64encode(message).decode("ascii")}).encode("ascii")
+        account = quote(self._account, safe="@")
+        url = f"{self._iam}/v1/projects/-/serviceAccounts/{account}:signBlob"
+
+        def ask() -> bytes:
+            answer = request(
+                self._connection,
+                self._patience,
+                "POST",
+                url,
+                headers={"Content-Type": "application/json"},
+                data=body,
+            )
+            try:
+                return base64.b64decode(answer.json()["signedBlob"], validate=True)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UnexpectedResponse("the IAM service answers without a signature") from error
+
+        try:
+            with translate_errors("sign a URL"):
+                return attempt("sign a URL", self._patience, stop, ask)
+        except StorageRefused as error:
+            raise evolve(error, advice=_grant(self._account)) from error
+
+
+class _IamSigner(Signer):
+    """What the library wants to sign with."""
+
+    key_id = None
+
+    def __init__(self, urls: IamUrls, stop: Event) -> None:
+        self._urls = urls
+        self._stop = stop
+
+    def sign(self, message: bytes | str) -> bytes:
+        data = message.encode("utf-8") if isinstance(message, str) else message
+        return self._urls.sign(data, self._stop)
+
+
+def choose_urls(
+    connection: Connection,
+    settings: GcsSettings,
+    patience: RetryPolicy,
+    stop: Event,
+    iam: str = IAM,
+) -> Urls:
+    """
+    Find out who signs.  Blocks: keys are parsed once, here, and an account that
+    depends on the IAM service signs something on trial.
+
+    :raises StorageRefused: the key cannot be used.
+    :raises StorageUnavailable: the account cannot be found out for the moment.
+    """
+    if settings.signing_key is not None:
+        return KeyUrls(connection, _load_key(settings))
+    credentials = connection.credentials
+    if isinstance(credentials, AnonymousCredentials):
+        return PublicUrls(connection)
+    if isinstance(credentials, service_account.Credentials):
+        return KeyUrls(connection, credentials)
+    account = _find_account(connection, credentials, patience, stop)
+    if account is None:
+        reason = "the daemon's credentials are a person's, who has no key to sign with"
+    else:
+        urls = IamUrls(connection, account, patience, iam)
+        try:
+            urls.sign(b"trial", stop)
+        except StorageUnavailable as error:
+            # It may well be back before the first blob is asked for.
+            _log.warn("{error}", error=error)
+            return urls
+        except StorageRefused as error:
+            reason = error.message
+        else:
+            return urls
+    _log.warn(
+        "URLs of blobs are not signed, because {reason}."
+        " They work only if the bucket {bucket} may be read by everybody.",
+        reason=reason,
+        bucket=settings.bucket,
+    )
+    return PublicUrls(connection)
+
+
+def _sign(connection: Connection, name: str, signer: Signing) -> str:
+    blob = connection.client.bucket(connection.bucket).blob(name)
+    return str(
+        blob.generate_signed_url(
+            version="v4",
+            expiration=timedelta(seconds=LIFETIME),
+            method="GET",
+            credentials=signer,
+            api_access_endpoint=connection.endpoint,
+        )
+    )
+
+
+def _load_key(settings: GcsSettings) -> Signing:
+    assert settings.signing_key is not None
+    try:
+        signer = RSASigner.from_string(settings.signing_key.read_bytes())
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no RSA key in PEM"
+        raise StorageRefused(
+            operation=f"read the key in {settings.signing_key}",
+            reason=str(reason),
+            advice="gcs_signing_key (GCS_SIGNING_KEY) names the file of a private key in PEM",
+        ) from error
+    return service_account.Credentials(
+        signer=signer, service_account_email=settings.signing_account, token_uri=""
+    )
+
+
+def _find_account(
+    connection: Connection, credentials: Credentials, patience: RetryPolicy, stop: Event
+) -> str | None:
+    """The account that credentials without a key are for; ``None``: they are a person's."""
+
+    def refresh() -> None:
+        credentials.refresh(Request(connection.session))
+
+    if not hasattr(credentials, "service_account_email"):
+        return None
+    # A machine's account is called `default` before the metadata server is asked.
+    with translate_errors("find the daemon's account"):
+        attempt("find the daemon's account", patience, stop, refresh)
+    return str(credentials.service_account_email)
+
+
+def _grant(account: str) -> str:
+    return (
+        f"give {account} the role Service Account Token Creator on itself"
+        " (roles/iam.serviceAccountTokenCreator), or set gcs_signing_key"
+    )

@@ -1,0 +1,262 @@
+"""
+A blob that is being packed and uploaded at the same time.
+
+    packing thread --write()--> chunk, two more in a queue --> upload thread --> bucket
+
+The packing thread fills a chunk while an upload thread sends an earlier one.  When
+the queue is full, write() waits: what a blob takes in memory is bounded, whatever
+its size and however slow the network is.  A blob that fits into one chunk and into
+one request of the library's never sees the queue: when it is committed its checksum
+is known, and it is sent at once, or not at all if it is there already.
+
+Threads for uploads are this module's own, as many as blobs are packed at a time.
+In the pool for short requests they would wait for the packing threads that wait
+for them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import suppress
+from threading import Condition
+from uuid import uuid4
+
+from twisted.internet.defer import CancelledError
+
+from nixery.errors import ShuttingDown, StorageError
+from nixery.image.manifests import layer_media_type
+from nixery.image.names import Digest
+from nixery.runtime.workers import Workers
+from nixery.storage.errors import DigestMismatch
+from nixery.storage.gcs.blobs import blob_info, blob_name
+from nixery.storage.gcs.http import StoredObject, crc_of, crc_text
+from nixery.storage.gcs.objects import MAX_UPLOAD, Objects
+from nixery.storage.gcs.publish import discard, promote, publish
+from nixery.storage.gcs.retry import stopped, translate_errors
+from nixery.storage.gcs.upload import OPERATION, Upload
+from nixery.storage.interface import BlobInfo
+
+__all__ = ["STAGING", "Writer"]
+
+STAGING = "staging/"
+"""What the names of unfinished objects begin with."""
+
+QUEUE = 2
+"""Chunks between the two threads."""
+
+GRACE = 10.0
+"""Seconds that an upload that was dropped is waited for."""
+
+USUAL_TYPE = layer_media_type("gzip")
+"""What nearly all large blobs are; another type takes one more request."""
+
+
+class Writer:
+    """
+    An implementation of :class:`nixery.storage.interface.BlobWriter`.
+
+    One that is dropped without an end cancels its upload.
+
+    :param objects: the bucket, for the task of this blob alone.
+    :param workers: for requests at the end.
+    :param threads: where uploads run.
+    :param chunk_size: in bytes.
+    """
+
+    def __init__(
+        self, objects: Objects, workers: Workers, threads: ThreadPoolExecutor, chunk_size: int
+    ) -> None:
+        self._objects = objects
+        self._workers = workers
+        self._threads = threads
+        self._chunk_size = chunk_size
+        self._buffer = bytearray()
+        self._size = 0
+        self._crc = 0
+        self._transfer: _Transfer | None = None
+        self._ended = False
+
+    def __del__(self) -> None:
+        if not self._ended:
+            self.stop()
+
+    def stop(self) -> None:
+        """Have whatever goes on end at once, as failed; whoever uses it still ends it."""
+        self._objects.stop.set()
+        if self._transfer is not None:
+            self._transfer.stop()
+
+    def write(self, data: bytes, /) -> int:
+        """Append ``data``, on a worker thread; waits while the network is behind."""
+        self._check()
+        view = memoryview(data)
+        while view:
+            # A full chunk stays until there is more: the last one must not be empty.
+            if len(self._buffer) == self._chunk_size:
+                self._ship(last=False)
+            room = self._chunk_size - len(self._buffer)
+            self._buffer += view[:room]
+            view = view[room:]
+        self._size += len(data)
+        return len(data)
+
+    async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        """
+        Make the blob visible; the writer ends, whatever happens.
+
+        A commit that is cancelled ends at its next request: the blob may be there
+        afterwards, and is whole then.
+
+        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        """
+        self._check()
+        try:
+            name = blob_name(digest)
+            if size != self._size:
+                raise DigestMismatch(
+                    operation=f"store {digest}",
+                    reason=f"{self._size} bytes were written, and {size} announced",
+                    expected=f"{size} bytes",
+                    actual=f"{self._size} bytes",
+                )
+            stored = await self._workers.run(self._publish, name, media_type)
+        except BaseException:
+            await self.abort()
+            raise
+        self._ended = True
+        return blob_info(digest, stored)
+
+    async def abort(self) -> None:
+        """Drop what was written.  Never raises; harmless after an end."""
+        if self._ended:
+            return
+        self._ended = True
+        # A thread that is about to publish must see this before its bytes go.
+        self.stop()
+        self._buffer.clear()
+        if self._transfer is not None:
+            # Cancelled or not, the upload ends by itself.
+            with suppress(ShuttingDown, CancelledError):
+                await self._workers.run(self._transfer.drop)
+
+    def _check(self) -> None:
+        if self._ended:
+            raise StorageError(operation="write a blob", reason="it was ended before")
+
+    def _ship(self, *, last: bool) -> _Transfer:
+        chunk = bytes(self._buffer)
+        self._buffer.clear()
+        self._crc = crc_of(chunk, self._crc)
+        if self._transfer is None:
+            self._transfer = _Transfer(self._objects, self._threads)
+        self._transfer.put(chunk, last=last)
+        return self._transfer
+
+    def _publish(self, name: str, media_type: str) -> StoredObject:
+        """On a worker thread."""
+        with translate_errors("store a blob"):
+            if self._transfer is None and self._size <= MAX_UPLOAD:
+                data = bytes(self._buffer)
+                if len(data) != self._size:
+                    raise stopped("store a blob")
+                return publish(self._objects, name, data, media_type)
+            if self._objects.stop.is_set():
+                raise stopped("store a blob")
+            transfer = self._ship(last=True)
+            # While the last chunks are on their way.
+            found = self._objects.stat(name)
+            if found is not None and found.holds(self._size, crc_text(self._crc)):
+                transfer.stop()
+                transfer.drop()
+                return found
+            return promote(self._objects, transfer.result(), name, media_type)
+
+
+class _Transfer:
+    """
+    What the packing thread and the upload thread share; it does not know the writer,
+    so that a writer that nobody has any more can be told from one that is slow.
+    """
+
+    def __init__(self, objects: Objects, threads: ThreadPoolExecutor) -> None:
+        self._objects = objects
+        self._changed = Condition()
+        self._chunks: deque[tuple[bytes, bool]] = deque()
+        self._failure: BaseException | None = None
+        try:
+            self._future: Future[StoredObject] = threads.submit(self._run)
+        except RuntimeError:  # no new threads: the daemon stops
+            raise ShuttingDown from None
+
+    def put(self, chunk: bytes, *, last: bool) -> None:
+        """
+        Hand over a chunk; waits until there is room.
+
+        :raises StorageError: the upload has failed.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len(self._chunks) < QUEUE or self._failure or self._stopped()
+            )
+            self._check()
+            self._chunks.append((chunk, last))
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Have the upload end without an object."""
+        self._objects.stop.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def result(self) -> StoredObject:
+        """The staged object; waits until the last chunk is uploaded."""
+        return self._future.result()
+
+    def drop(self) -> None:
+        """Wait for the end of an upload that was stopped, and remove what came of it."""
+        wait_for([self._future], GRACE)
+        if self._future.done() and not self._future.cancelled():
+            if self._future.exception() is None:
+                discard(self._objects, self._future.result())
+        else:
+            self._future.cancel()
+
+    def _run(self) -> StoredObject:
+        """On the upload thread."""
+        upload = Upload(self._objects, STAGING + uuid4().hex, USUAL_TYPE)
+        try:
+            with translate_errors(OPERATION):
+                upload.start()
+                while True:
+                    chunk, last = self._take()
+                    stored = upload.send(chunk, last=last)
+                    del chunk  # while waiting for the next one
+                    if stored is not None:
+                        return stored
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._chunks.clear()
+                self._changed.notify_all()
+            upload.cancel()
+            raise
+
+    def _take(self) -> tuple[bytes, bool]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._chunks or self._stopped())
+            if self._stopped():
+                raise stopped(OPERATION)
+            taken = self._chunks.popleft()
+            self._changed.notify_all()
+            return taken
+
+    def _stopped(self) -> bool:
+        return self._objects.stop.is_set()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopped():
+            raise stopped(OPERATION)

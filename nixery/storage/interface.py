@@ -1,0 +1,232 @@
+"""
+Declares the interface of a storage: content-addressed blobs, and small records by name.
+
+Implementations are verified against it (``tests/unit/storage/test_contract.py``).
+Coroutines run on the reactor thread and never block it; a method that runs on another
+thread says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from nixery.image.names import Digest
+
+__all__ = [
+    "BlobInfo",
+    "BlobSource",
+    "BlobWriter",
+    "ByteRange",
+    "PendingBlob",
+    "OpenFile",
+    "Redirect",
+    "Storage",
+    "Stream",
+]
+
+
+@frozen(kw_only=True)
+class BlobInfo:
+    """
+    A stored blob.
+
+    :param digest: of its bytes.
+    :param size: in bytes.
+    :param media_type: as it was stored with.
+    """
+
+    digest: Digest
+    size: int
+    media_type: str
+
+
+@frozen(kw_only=True)
+class ByteRange:
+    """
+    A part of a blob, resolved against its size: ``0 <= start < stop <= size``.
+
+    :param start: offset of the first byte.
+    :param stop: offset after the last byte.
+    """
+
+    start: int
+    stop: int
+
+
+@frozen(kw_only=True)
+class OpenFile:
+    """
+    A blob as a file of this machine.
+
+    The reader closes ``descriptor``; because it is open already, a blob that is
+    removed meanwhile is still read to its end.
+
+    :param descriptor: a file descriptor, opened for reading, at offset 0.
+    """
+
+    info: BlobInfo
+    descriptor: int
+
+
+@frozen(kw_only=True)
+class Redirect:
+    """A blob to be fetched elsewhere, by GET only, within its URL's lifetime."""
+
+    info: BlobInfo
+    url: str
+
+
+@frozen(kw_only=True)
+class Stream:
+    """A blob's bytes as they come; ``chunks`` is iterated once, then closed."""
+
+    info: BlobInfo
+    chunks: AsyncIterator[bytes]
+
+
+BlobSource = OpenFile | Redirect | Stream
+
+
+class BlobWriter(Protocol):
+    """
+    A blob that is being written and that nobody can see yet.
+
+    Exactly one of :meth:`commit`, :meth:`Storage.commit_all` and :meth:`abort` ends it.
+    """
+
+    def write(self, data: bytes, /) -> int:
+        """
+        Append ``data``.  Called on a worker thread, never on the reactor's; may
+        block until there is room (back-pressure).
+
+        :return: ``len(data)``: all of it is taken.
+        :raises StorageFull: there is no room left.
+        :raises StorageError: the storage failed; only :meth:`abort` helps.
+        """
+
+    async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        """
+        Make the blob visible under ``digest``, whole and durable, at once.
+
+        A blob of this digest that exists already is kept, and this one dropped:
+        that is success.
+
+        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        :raises StorageError: the storage failed; nothing has become visible.
+        """
+
+    async def abort(self) -> None:
+        """Drop what was written.  Never raises; harmless after an end."""
+
+
+@frozen(kw_only=True)
+class PendingBlob:
+    """
+    A blob that is to become visible, and with it a record that may name it.
+
+    :param writer: of the storage that it is committed to; has all of the blob.
+    :param digest: of the blob.
+    :param size: its number of bytes.
+    :param media_type: what it is.
+    :param record: kind, key and value.
+    """
+
+    writer: BlobWriter
+    digest: Digest
+    size: int
+    media_type: str
+    record: tuple[str, str, bytes]
+
+
+class Storage(Protocol):
+    """
+    Content-addressed blobs, and small records by name.
+
+    *Blobs* (layers, configs and manifests) are immutable.  *Records* are JSON
+    documents of at most some kilobytes under a ``kind`` (a lower-case word) and a
+    ``key`` (any text: implementations encode it).
+
+    All methods raise :class:`nixery.errors.StorageError` when the storage fails.
+    """
+
+    async def stat(self, digest: Digest) -> BlobInfo:
+        """:raises BlobUnknown: there is no such blob."""
+
+    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+        """Those of ``digests`` that are not stored, found out in one go."""
+
+    async def read(self, digest: Digest) -> bytes:
+        """
+        A small blob (a manifest, a config) as a whole.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+
+    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+        """
+        A blob for sending.
+
+        :param part: the part that will be read; an implementation that streams
+            yields just this part, others ignore it.
+        :raises BlobUnknown: there is no such blob.
+        """
+
+    async def create(self) -> BlobWriter:
+        """Begin a blob whose digest is not known yet."""
+
+    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+        """
+        As :meth:`BlobWriter.commit` and then :meth:`add_record` for each of several blobs,
+        in one go.
+
+        :return: the records as they now are, in order.
+        :raises DigestMismatch: of one was written another number of bytes than announced.
+        :raises StorageError: the storage failed.  Any of the blobs may have become visible,
+            with or without its record; no record is there without its blob.
+        """
+
+    async def put(self, data: bytes, media_type: str) -> BlobInfo:
+        """Store a small blob as a whole; one that is there already is kept."""
+
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store small blobs that name others, and a record that names them: an image.
+        Nothing of it is named before what it names is there, and where something
+        collects unused blobs, that does not come in between.
+
+        :param blobs: bytes and media types, innermost first.
+        :param needs: the blobs that they name besides each other.
+        :param record: kind, key and value; it replaces what was there.
+        :raises BlobsVanished: some of ``needs`` are not there; nothing is stored.
+        """
+
+    async def get_record(self, kind: str, key: str) -> bytes | None:
+        """The record, ``None`` when there is none."""
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are, by their keys, found out in one go."""
+
+    async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
+        """
+        Create the record only if it is absent, atomically, also between
+        processes.
+
+        :return: the record as it now is: ``value``, or what was there first.
+        """
+
+    async def set_record(self, kind: str, key: str, value: bytes) -> None:
+        """Create or replace the record; readers see the old or the new one."""
+
+    async def delete_record(self, kind: str, key: str) -> None:
+        """Remove the record; one that is absent is no error."""
+
+    async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
+        """The keys of a kind that begin with ``prefix``, sorted."""

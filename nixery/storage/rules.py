@@ -1,0 +1,71 @@
+"""
+Where blobs and records are kept.
+
+Every backend is a module of its own that implements
+:class:`nixery.storage.interface.Storage`; here is only what all of them agree on, so
+that a record or a blob that one of them takes is taken by the others too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from nixery.errors import StorageError
+from nixery.image.names import Digest
+from nixery.storage.errors import BlobsMissing
+from nixery.storage.interface import Storage
+
+__all__ = ["MAX_SMALL", "check_kind", "check_small", "publish_in_steps"]
+
+MAX_SMALL = 16 * 1024 * 1024
+"""
+The most bytes that are ever held in memory at once: the limit of ``read``,
+``put`` and of a record.  Layers are streamed; manifests that clients accept end
+at about 4 MB.
+"""
+
+_KIND = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+def check_kind(kind: str) -> str:
+    """
+    ``kind``, which may become a part of a path.
+
+    :raises StorageError: it is no lower-case word.
+    """
+    if not _KIND.fullmatch(kind):
+        raise StorageError(
+            operation=f"use records of the kind {kind!r}",
+            reason="a kind is a lower-case word",
+        )
+    return kind
+
+
+def check_small(operation: str, size: int) -> None:
+    """:raises StorageError: ``size`` bytes are too many to be held in memory."""
+    if size > MAX_SMALL:
+        raise StorageError(
+            operation=operation,
+            reason=f"it has {size} bytes, and no more than {MAX_SMALL} are held in memory",
+        )
+
+
+async def publish_in_steps(
+    storage: Storage,
+    blobs: Collection[tuple[bytes, str]],
+    needs: Collection[Digest],
+    record: tuple[str, str, bytes],
+) -> None:
+    """
+    :meth:`nixery.storage.interface.Storage.publish` for a storage from which nothing is removed
+    while it is in use.
+
+    :raises BlobsVanished: some of ``needs`` are not there.
+    """
+    gone = await storage.missing(needs)
+    if gone:
+        raise BlobsMissing(digests=tuple(sorted(gone)))
+    for data, media_type in blobs:
+        await storage.put(data, media_type)
+    await storage.set_record(*record)

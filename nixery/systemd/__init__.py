@@ -1,1 +1,0 @@
-"""What the daemon and systemd tell each other."""

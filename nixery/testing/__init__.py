@@ -1,0 +1,1 @@
+"""Verified fakes and a storage in memory, for tests."""

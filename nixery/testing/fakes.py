@@ -1,0 +1,304 @@
+"""
+Verified fakes: stand-ins that keep the promises of :mod:`nixery.interfaces`.
+
+They ship with the package so that whoever builds on it can test against them.
+The memory storage (:mod:`nixery.testing.memory_storage`) is one more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from nixery.errors import NixeryError
+from nixery.image.closure import PathInfo, RuntimeGraph, StorePath
+from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
+from nixery.image.names import PackageRequest, Tag
+from nixery.image.packages import Evaluation, Output, Package
+from nixery.nix.errors import MissingDerivations
+from nixery.nix.interface import Realisation, RootedClosure
+from nixery.nix.progress import Phase, Progress
+from nixery.process.errors import CommandOutput
+from nixery.runtime.clocks import WallTime
+from nixery.sources.errors import UnknownRevision
+from nixery.sources.source import PackageSet, Revision, path_revision
+from nixery.sources.tag_policy import LATEST
+
+__all__ = [
+    "FakeNix",
+    "FakePackage",
+    "FakeSources",
+    "FakeWallClock",
+    "InlineWorkers",
+    "store_path",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"
+
+
+def store_path(name: str, salt: str = "") -> StorePath:
+    """A store path of the given name, whose hash depends on the name and ``salt``."""
+    number = int.from_bytes(hashlib.sha256(f"{name}\0{salt}".encode()).digest()[:20], "big")
+    digits = "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in range(32))
+    return StorePath(f"/nix/store/{digits}-{name}")
+
+
+@define(eq=False)
+class FakeWallClock:
+    """
+    Implements :class:`nixery.runtime.clocks.WallClock`: it goes with a monotonic clock, and is set.
+
+    :param clock: the monotonic clock.
+    :param ahead: by how many seconds the wall clock is ahead of it.
+    """
+
+    clock: IReactorTime
+    ahead: float = 1_800_000_000.0
+
+    def now(self) -> WallTime:
+        return WallTime(self.clock.seconds() + self.ahead)
+
+    def step(self, seconds: float) -> None:
+        """Set the clock forward, or back by a negative number of seconds."""
+        self.ahead += seconds
+
+
+@define(kw_only=True, eq=False)
+class InlineWorkers:
+    """Implements :class:`nixery.runtime.workers.Workers` on the calling thread."""
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **kwargs)
+
+
+@define(kw_only=True, eq=False)
+class FakeSources:
+    """
+    Implements :class:`nixery.sources.interface.Sources` on revisions that are given.
+
+    :param revisions: by their tags; they may be changed at any time.
+    :param path: what every revision is fetched to.
+    :param gate: awaited by whoever fetches.
+    """
+
+    revisions: dict[str, Revision]
+    path: Path = Path("/package-set")
+    gate: Callable[[], Deferred[None]] | None = None
+
+    resolved: list[str] = field(factory=list, init=False)
+    fetched: list[Revision] = field(factory=list, init=False)
+
+    @classmethod
+    def at_path(cls, path: Path) -> FakeSources:
+        """As a package set at a path: ``latest`` alone, and not pinned."""
+        return cls(revisions={LATEST: path_revision(path)}, path=path)
+
+    async def resolve(self, tag: Tag) -> Revision:
+        self.resolved.append(tag)
+        if tag not in self.revisions:
+            raise UnknownRevision(tag=tag, allowed=tuple(self.revisions), source="the fake source")
+        return self.revisions[tag]
+
+    async def fetch(self, revision: Revision) -> PackageSet:
+        self.fetched.append(revision)
+        if self.gate is not None:
+            await self.gate()
+        return PackageSet(revision=revision, path=self.path)
+
+    async def tags(self) -> Sequence[str]:
+        return sorted(self.revisions)
+
+
+@frozen(kw_only=True)
+class FakePackage:
+    """
+    A package of a :class:`FakeNix`.
+
+    :param attribute: its attribute path.
+    :param version: goes into its name.
+    :param files: what it contains, by path below its output.
+    :param references: the attributes of the packages it refers to.
+    :param failure: what building it ends with, if not in success.
+    """
+
+    attribute: str
+    version: str = "1.0"
+    files: Mapping[str, bytes] = field(factory=dict, hash=False)
+    references: tuple[str, ...] = ()
+    failure: NixeryError | None = None
+
+    @property
+    def path(self) -> StorePath:
+        """The store path of its only output."""
+        return store_path(f"{self.attribute.replace('.', '-')}-{self.version}")
+
+
+@define(kw_only=True, eq=False)
+class FakeNix:
+    """
+    Implements :class:`nixery.nix.interface.Nix` on a directory and a list of packages.
+
+    :param store: the directory that plays ``/nix/store``.
+    :param packages: what there is.
+    :param gate: called before each realisation; what it returns is waited for.
+    :param holds: whether what is there already can be held.
+    """
+
+    store: Path
+    packages: Sequence[FakePackage]
+    gate: Callable[[], Deferred[None]] | None = None
+    holds: bool = False
+
+    package_sets: list[PackageSet] = field(factory=list, init=False)
+    evaluations: list[tuple[str, ...]] = field(factory=list, init=False)
+    evaluated_to_build: list[tuple[str, ...]] = field(factory=list, init=False)
+    realisations: list[tuple[str, ...]] = field(factory=list, init=False)
+    roots: set[str] = field(factory=set, init=False)
+    holdings: list[tuple[str, ...]] = field(factory=list, init=False)
+    collected: int = field(default=0, init=False)
+    """How many of the next realisations find their derivations collected."""
+
+    async def check(self) -> str:
+        return "2.8.0"
+
+    def evaluation_identity(self) -> Mapping[str, str]:
+        return {"config": "{}"}
+
+    async def evaluate(
+        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+    ) -> Evaluation:
+        self.package_sets.append(package_set)
+        self.evaluations.append(tuple(item.name for item in requirements))
+        known = {package.attribute: package for package in self.packages}
+        missing = [item for item in requirements if item.name not in known]
+        refused = [item.name for item in missing if not item.optional]
+        if refused:
+            raise PackagesRefused(
+                problems=tuple(
+                    PackageProblem(
+                        name=name,
+                        kind=ProblemKind.NOT_FOUND,
+                        message=f"there is no package {name}",
+                    )
+                    for name in refused
+                )
+            )
+        found = sorted({item.name for item in requirements if item.name in known})
+        return Evaluation(
+            packages=tuple(_evaluated(known[name]) for name in found),
+            left_out=tuple(item.name for item in missing),
+            system=system,
+        )
+
+    def prepare(self) -> None: ...
+
+    async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
+        wanted = self._closure(
+            [each.attribute for each in self.packages if each.path.path in outputs]
+        )
+        if not self.holds or any(
+            not (self.store / Path(package.path.path).name).exists() for package in wanted
+        ):
+            return None
+        self.holdings.append(tuple(sorted(outputs)))
+        root = f"held-{len(self.holdings)}"
+        self.roots.add(root)
+        return RootedClosure(
+            realisation=Realisation(root=root, outputs=tuple(sorted(outputs))),
+            graph=await self.closure(outputs),
+        )
+
+    async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
+        self.realisations.append(tuple(package.attribute for package in packages))
+        progress.phase(Phase.BUILDING)
+        if self.gate is not None:
+            await self.gate()
+        if self.collected:
+            self.collected -= 1
+            raise MissingDerivations(evidence=CommandOutput(argv=("nix-build",), status=1))
+        wanted = self._closure([package.attribute for package in packages])
+        for package in wanted:
+            if package.failure is not None:
+                raise package.failure
+            _write(self.store, package)
+        root = str(len(self.realisations))
+        self.roots.add(root)
+        outputs = sorted(output.path for package in packages for output in package.outputs)
+        return Realisation(root=root, outputs=tuple(outputs))
+
+    async def reevaluate_and_realise(
+        self,
+        package_set: PackageSet,
+        requirements: Sequence[PackageRequest],
+        evaluation: Evaluation,
+        progress: Progress,
+    ) -> Realisation:
+        self.package_sets.append(package_set)
+        self.evaluated_to_build.append(tuple(item.name for item in requirements))
+        return await self.realise(evaluation.packages, progress)
+
+    async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
+        known = {package.attribute: package for package in self.packages}
+        attributes = [each.attribute for each in self.packages if each.path.path in outputs]
+        paths = {
+            package.path: PathInfo(
+                path=package.path,
+                nar_hash="0" * 64,
+                nar_size=sum(len(data) for data in package.files.values()) + 1,
+                references=tuple(sorted(known[name].path for name in package.references)),
+            )
+            for package in self._closure(attributes)
+        }
+        return RuntimeGraph(paths=paths)
+
+    def lost(self, realisation: Realisation) -> bool:
+        return realisation.root not in self.roots
+
+    async def release(self, realisation: Realisation) -> None:
+        self.roots.discard(realisation.root)
+
+    def _closure(self, attributes: Sequence[str]) -> list[FakePackage]:
+        known = {package.attribute: package for package in self.packages}
+        wanted: dict[str, FakePackage] = {}
+        pending = list(attributes)
+        while pending:
+            name = pending.pop()
+            if name not in wanted:
+                wanted[name] = known[name]
+                pending += known[name].references
+        return [wanted[name] for name in sorted(wanted)]
+
+
+def _evaluated(package: FakePackage) -> Package:
+    return Package(
+        requested=(package.attribute,),
+        attribute=package.attribute,
+        name=package.path.name,
+        pname=package.attribute,
+        version=package.version,
+        description="",
+        priority=5,
+        derivation=f"{package.path.path}.drv",
+        outputs=(Output(name="out", path=package.path.path),),
+    )
+
+
+def _write(store: Path, package: FakePackage) -> None:
+    root = store / Path(package.path.path).name
+    if root.exists():
+        return
+    root.mkdir(parents=True)
+    for name, data in package.files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        file.chmod(0o555 if name.startswith("bin/") else 0o444)

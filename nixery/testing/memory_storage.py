@@ -1,0 +1,192 @@
+"""
+Storage in memory, for tests: the whole contract and nothing durable.
+
+It answers at once, so that whoever uses it can be tested without a reactor, and
+it streams, so that the way of a blob that is no file is tried as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from threading import Lock
+
+from nixery.errors import StorageError
+from nixery.image.names import Digest, parse_digest
+from nixery.storage.errors import BlobsMissing, BlobUnknown, DigestMismatch
+from nixery.storage.interface import (
+    BlobInfo,
+    BlobSource,
+    BlobWriter,
+    ByteRange,
+    PendingBlob,
+    Stream,
+)
+from nixery.storage.rules import check_kind, check_small
+
+__all__ = ["MemoryStorage"]
+
+
+class MemoryStorage:
+    """
+    An implementation of :class:`nixery.storage.interface.Storage`.
+
+    :param chunk: the most bytes that :class:`nixery.storage.interface.Stream` yields at
+        a time; small, so that a few bytes come in pieces like a large blob.
+    """
+
+    def __init__(self, chunk: int = 1024) -> None:
+        self._chunk = chunk
+        self._lock = Lock()
+        self._blobs: dict[Digest, tuple[BlobInfo, bytes]] = {}
+        self._records: dict[tuple[str, str], bytes] = {}
+
+    async def stat(self, digest: Digest) -> BlobInfo:
+        """:raises BlobUnknown: there is no such blob."""
+        return self._blob(digest)[0]
+
+    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+        """Those of ``digests`` that are not stored."""
+        return frozenset(digest for digest in digests if parse_digest(digest) not in self._blobs)
+
+    async def read(self, digest: Digest) -> bytes:
+        """:raises BlobUnknown: there is no such blob."""
+        info, data = self._blob(digest)
+        check_small(f"read {digest}", info.size)
+        return data
+
+    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+        """
+        ``part`` of a blob, or all of it, as a stream.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        info, data = self._blob(digest)
+        wanted = data if part is None else data[part.start : part.stop]
+        return Stream(info=info, chunks=_pieces(wanted, self._chunk))
+
+    async def create(self) -> BlobWriter:
+        """Begin a blob whose digest is not known yet."""
+        return _Writer(self)
+
+    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+        """:return: the records that were there first, or that now are."""
+        records = []
+        for each in commits:
+            await each.writer.commit(each.digest, each.size, each.media_type)
+            records.append(await self.add_record(*each.record))
+        return records
+
+    async def put(self, data: bytes, media_type: str) -> BlobInfo:
+        """Store a small blob as a whole; one that is there already is kept."""
+        check_small("store a blob", len(data))
+        return self.keep(Digest("sha256:" + hashlib.sha256(data).hexdigest()), data, media_type)
+
+    async def publish(
+        self,
+        blobs: Collection[tuple[bytes, str]],
+        needs: Collection[Digest],
+        record: tuple[str, str, bytes],
+    ) -> None:
+        """
+        Store what names other blobs, and a record of it.
+
+        :raises BlobsVanished: some of ``needs`` are not there.
+        """
+        gone = sorted(digest for digest in needs if digest not in self._blobs)
+        if gone:
+            raise BlobsMissing(digests=tuple(gone))
+        for data, media_type in blobs:
+            await self.put(data, media_type)
+        await self.set_record(*record)
+
+    async def get_record(self, kind: str, key: str) -> bytes | None:
+        """The record, ``None`` when there is none."""
+        return self._records.get((check_kind(kind), key))
+
+    async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Those of the records that there are."""
+        check_kind(kind)
+        with self._lock:
+            return {key: self._records[kind, key] for key in keys if (kind, key) in self._records}
+
+    async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
+        """:return: the record that was there first, or ``value``, which now is."""
+        check_small("store a record", len(value))
+        with self._lock:
+            return self._records.setdefault((check_kind(kind), key), value)
+
+    async def set_record(self, kind: str, key: str, value: bytes) -> None:
+        """Create or replace the record."""
+        check_small("store a record", len(value))
+        with self._lock:
+            self._records[check_kind(kind), key] = value
+
+    async def delete_record(self, kind: str, key: str) -> None:
+        """Remove the record; one that is absent is no error."""
+        with self._lock:
+            self._records.pop((check_kind(kind), key), None)
+
+    async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
+        """The keys of a kind that begin with ``prefix``, sorted."""
+        check_kind(kind)
+        with self._lock:
+            return sorted(
+                key for of_kind, key in self._records if of_kind == kind and key.startswith(prefix)
+            )
+
+    def _blob(self, digest: Digest) -> tuple[BlobInfo, bytes]:
+        try:
+            return self._blobs[parse_digest(digest)]
+        except KeyError:
+            raise BlobUnknown(digest=digest) from None
+
+    def keep(self, digest: Digest, data: bytes, media_type: str) -> BlobInfo:
+        """Store a blob, unless it is there already; for the writers."""
+        info = BlobInfo(digest=parse_digest(digest), size=len(data), media_type=media_type)
+        with self._lock:
+            return self._blobs.setdefault(digest, (info, data))[0]
+
+
+class _Writer:
+    """An implementation of :class:`nixery.storage.interface.BlobWriter`."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self._storage = storage
+        self._pieces: list[bytes] | None = []
+
+    def write(self, data: bytes, /) -> int:
+        """Append ``data``."""
+        self._open().append(bytes(data))
+        return len(data)
+
+    async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
+        """
+        Make the blob visible; the writer ends, whatever happens.
+
+        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        """
+        data = b"".join(self._open())
+        self._pieces = None
+        if len(data) != size:
+            raise DigestMismatch(
+                operation=f"store {digest}",
+                reason=f"{len(data)} bytes were written, and {size} announced",
+                expected=f"{size} bytes",
+                actual=f"{len(data)} bytes",
+            )
+        return self._storage.keep(digest, data, media_type)
+
+    async def abort(self) -> None:
+        """Drop what was written."""
+        self._pieces = None
+
+    def _open(self) -> list[bytes]:
+        if self._pieces is None:
+            raise StorageError(operation="write a blob", reason="it was ended before")
+        return self._pieces
+
+
+async def _pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]

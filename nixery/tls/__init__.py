@@ -1,1 +1,0 @@
-"""TLS: the certificate, what is spoken with it, and how it is renewed."""

@@ -1,1 +1,0 @@
-"""Package sources: what a tag is resolved to, and how that is fetched."""

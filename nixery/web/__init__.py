@@ -1,1 +1,0 @@
-"""What is spoken over HTTP: the registry, the builds, the pages."""

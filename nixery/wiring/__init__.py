@@ -1,0 +1,1 @@
+"""Makes the components of the daemon out of its configuration."""

@@ -1,0 +1,147 @@
+"""The limits that the configuration asks for."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define, evolve, field
+from twisted.logger import Logger
+
+from nixery.builds.package_lookup import PackageLookup
+from nixery.config.config import Config
+from nixery.http.registry.api import RegistryLimits
+from nixery.http.registry.blob_sender import SendLimits
+from nixery.image.errors import PackageProblem, ProblemKind
+from nixery.image.names import PackageRequest
+from nixery.image.packages import LookupResult
+from nixery.limits.admission import RESERVED, AdmissionControl, AdmissionLimits
+from nixery.limits.build_quota import BuildQuota
+from nixery.limits.errors import PackagesDenied
+from nixery.limits.package_rules import PackageRules
+from nixery.sources.source import PackageSet
+
+__all__ = ["LimitParts", "FilteredLookup", "raise_open_files"]
+
+FILES_OF_CONNECTION = 3
+"""Files that a connection may need: itself, the line that it sends by, and a blob."""
+
+OTHER_FILES = 256
+"""Files that are kept for builds and for the daemon itself."""
+
+WANTED_FILES = 65536
+"""As many as connections need by default, and then some."""
+
+
+@define(kw_only=True, eq=False)
+class LimitParts:
+    """What clients may take from one daemon."""
+
+    config: Config
+    reactor: Any  # the global reactor, which has no type
+    door: AdmissionControl = field(init=False)
+    allowance: BuildQuota = field(init=False)
+    rules: PackageRules = field(init=False)
+    registry: RegistryLimits = field(init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        config = self.config
+        self.door = door = AdmissionControl(
+            limits=AdmissionLimits(
+                rate=config.client_rate,
+                burst=config.client_burst,
+                connections=config.max_connections,
+                client_connections=config.client_connections,
+                head_timeout=config.head_timeout,
+                idle_timeout=config.idle_timeout,
+                proxies=config.trusted_proxies,
+            ),
+            seconds=self.reactor.seconds,
+        )
+        self.allowance = BuildQuota(
+            at_once=config.client_builds,
+            hourly=config.client_builds_hourly,
+            seconds=self.reactor.seconds,
+            refused=door.refused,
+        )
+        self.rules = PackageRules(
+            allowed=config.allow_packages,
+            denied=config.deny_packages,
+            most=config.max_packages,
+        )
+        self.registry = RegistryLimits(
+            rules=self.rules,
+            sending=SendLimits(
+                stall=config.stall_timeout,
+                rate=config.min_send_rate,
+                given_up=lambda: door.refused("slow_download"),
+            ),
+        )
+
+    def looker(self, looker: PackageLookup) -> PackageLookup:
+        """What looks names up for people, but for those that are not served."""
+        return FilteredLookup(looker=looker, rules=self.rules)
+
+    async def make_room(self) -> None:
+        """Have files for as many connections as there may be, or allow for fewer."""
+        room = max(RESERVED, (raise_open_files() - OTHER_FILES) // FILES_OF_CONNECTION)
+        most = self.door.limits.connections
+        if most and room < most:
+            self.door.limits = evolve(self.door.limits, connections=room)
+            self._log.warn(
+                "There is room for {room} connections and not for {most} (max_connections):"
+                " the process may open too few files (LimitNOFILE=, ulimit -n).",
+                room=room,
+                most=most,
+            )
+
+
+@define(kw_only=True, eq=False)
+class FilteredLookup:
+    """
+    Looks up what is served, and says of the rest that it is not.
+
+    :param looker: looks up.
+    """
+
+    looker: PackageLookup
+    rules: PackageRules
+
+    async def look_up(
+        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult]:
+        """As :meth:`nixery.builds.package_lookup.PackageLookup.look_up` says."""
+        denied = {item for item in requirements if self.rules.denies(item)}
+        wanted = [item for item in requirements if item not in denied]
+        found = iter(await self.looker.look_up(package_set, system, wanted) if wanted else ())
+        return [
+            LookupResult(
+                requirement=item,
+                result=PackageProblem(
+                    name=item.name,
+                    kind=ProblemKind.REFUSED,
+                    message=PackagesDenied(packages=(item.name,)).message,
+                ),
+            )
+            if item in denied
+            else next(found)
+            for item in requirements
+        ]
+
+
+def raise_open_files() -> int:
+    """
+    Have as many files open as the system lets us, up to what we may need; some systems
+    begin with a thousand, for the sake of programs that are not of this century.
+
+    :return: how many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return WANTED_FILES if soft == resource.RLIM_INFINITY else soft

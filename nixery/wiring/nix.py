@@ -1,0 +1,89 @@
+"""
+A Nix side as the configuration describes it: for the daemon, and for the commands
+that do by hand what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nixery.config.config import Config
+from nixery.nix.arguments import NixSettings
+from nixery.nix.commands import NixCommands
+from nixery.nix.enumeration import StoreListing
+from nixery.process.spawner import ProcessSpawner, Spawner
+from nixery.runtime.data_files import nix_directory
+from nixery.runtime.workers import Workers
+
+__all__ = ["make_nix", "make_survey", "nix_settings"]
+
+
+def make_nix(
+    config: Config,
+    workers: Workers,
+    # Any: the global reactor has no type.
+    reactor: Any,
+    environ: Mapping[str, str],
+    *,
+    state_directory: Path | None = None,
+    measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
+) -> NixCommands:
+    """
+    The Nix side of one process.
+
+    :param workers: as :class:`nixery.nix.commands.NixCommands` says.
+    :param environ: the environment of this process.
+    :param state_directory: where garbage collection roots go, if not where the
+        configuration says: those of a daemon belong to it alone.
+    :param measured: wraps what runs the commands.
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    return NixCommands(
+        spawner=measured(ProcessSpawner(reactor, reactor)),
+        clock=reactor,
+        workers=workers,
+        settings=nix_settings(config, state_directory or config.state_directory),
+        resolve=nix_directory() / "resolve.nix",
+        environ=environ,
+    )
+
+
+def make_survey(
+    config: Config,
+    workers: Workers,
+    reactor: Any,  # as above
+    environ: Mapping[str, str],
+) -> StoreListing:
+    """
+    What counts a whole store or package set; the parameters are those of
+    :func:`make_nix`.
+    """
+    return StoreListing(
+        spawner=ProcessSpawner(reactor, reactor),
+        workers=workers,
+        settings=nix_settings(config, config.state_directory),
+        expression=nix_directory() / "attributes.nix",
+        environ=environ,
+    )
+
+
+def nix_settings(config: Config, state_directory: Path) -> NixSettings:
+    """How Nix is used, as the configuration says."""
+    return NixSettings(
+        state_directory=state_directory,
+        home=config.cache_directory,
+        timeout=config.nix_timeout,
+        max_silent=config.nix_max_silent,
+        build_deadline=config.build_deadline,
+        eval_timeout=config.eval_timeout,
+        eval_memory=config.eval_memory * 1024**2,
+        evaluations=config.evaluations,
+        allow_import_from_derivation=config.allow_import_from_derivation,
+        options=config.nix_options,
+        config=config.nixpkgs_config,
+        fetch_timeout=config.fetch_timeout,
+        source_keep=config.source_keep,
+        substitute_only=config.substitute_only,
+    )

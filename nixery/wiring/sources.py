@@ -1,0 +1,134 @@
+"""
+Package sources as the configuration describes them: for the daemon, and for the
+commands that do by hand what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from treq.client import HTTPClient
+
+from nixery.config.config import Config
+from nixery.image.names import Tag
+from nixery.nix.fetcher import NixFetcher
+from nixery.process.spawner import ProcessSpawner, Spawner
+from nixery.runtime.clocks import SystemWallClock, WallClock
+from nixery.runtime.data_files import nix_directory
+from nixery.runtime.proxy_agent import Agent, read_proxies
+from nixery.runtime.workers import Workers
+from nixery.sources.channels import ChannelHost
+from nixery.sources.git_repository import GitRepository
+from nixery.sources.interface import RefSource
+from nixery.sources.ref_cache import RefCache
+from nixery.sources.ref_file import RefFile
+from nixery.sources.resolver import Resolver, ResolverSettings
+from nixery.sources.source import GitSource, PackageSet
+from nixery.sources.tag_policy import LATEST
+from nixery.wiring.nix import nix_settings
+
+__all__ = ["fetch_package_set", "make_sources"]
+
+
+def make_sources(
+    config: Config,
+    workers: Workers,
+    # Any: the global reactor has no type.
+    reactor: Any,
+    environ: Mapping[str, str],
+    *,
+    state_directory: Path | None = None,
+    measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
+    wall_clock: WallClock | None = None,
+) -> Resolver:
+    """
+    The package sources of one process, to be started.
+
+    :param workers: for the file system.
+    :param environ: the environment of this process; git finds credentials
+        through it, and it may name proxies.
+    :param state_directory: as in :func:`nixery.wiring.nix.make_nix`.
+    :param measured: as there.
+    :param wall_clock: for the times of files; by default, this machine's.
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    source = config.source
+    spawner = measured(ProcessSpawner(reactor, reactor))
+    settings = nix_settings(config, state_directory or config.state_directory)
+
+    def lookups(upstream: RefSource, name: str, file: str) -> RefCache:
+        return RefCache(
+            upstream,
+            name=name,
+            ttl=config.source_ttl,
+            known=RefFile(settings.state_directory / "sources" / file),
+            workers=workers,
+            clock=reactor,
+        )
+
+    git = None
+    if isinstance(source, GitSource):
+        repository = GitRepository(
+            source,
+            spawner=spawner,
+            clock=reactor,
+            workers=workers,
+            mirrors=config.cache_directory / "mirrors",
+            seconds=config.source_timeout,
+            fetch_seconds=config.fetch_timeout,
+            environ=environ,
+        )
+        git = lookups(repository, source.describe(), "git.json")
+    host = config.channel_url.rstrip("/")
+    channels = ChannelHost(
+        HTTPClient(Agent(reactor, read_proxies(environ))),
+        host,
+        clock=reactor,
+        seconds=config.source_timeout,
+    )
+    return Resolver(
+        ResolverSettings(
+            source=source,
+            rules=config.rules,
+            overlays=config.overlays,
+            nixpkgs_url=config.nixpkgs_url,
+        ),
+        git=git,
+        channels=lookups(channels, f"the channel host {host}", "channels.json"),
+        fetcher=NixFetcher(
+            spawner=spawner,
+            clock=reactor,
+            wall_clock=wall_clock or SystemWallClock(),
+            workers=workers,
+            settings=settings,
+            fetch_nix=nix_directory() / "fetch.nix",
+            repository=source.url if isinstance(source, GitSource) else "",
+            environ=environ,
+        ),
+        workers=workers,
+    )
+
+
+async def fetch_package_set(
+    config: Config,
+    workers: Workers,
+    reactor: Any,  # as above
+    environ: Mapping[str, str],
+    *,
+    state_directory: Path,
+    tag: Tag = LATEST,
+) -> PackageSet:
+    """
+    The package set that the configuration describes, for a command that uses it once.
+
+    :param state_directory: keeps the set from being collected.
+    :raises NixeryError: it cannot be had.
+    """
+    sources = make_sources(config, workers, reactor, environ, state_directory=state_directory)
+    await sources.start()
+    try:
+        return await sources.fetch(await sources.resolve(tag))
+    finally:
+        await sources.stop()

@@ -1,0 +1,215 @@
+"""
+What goes wrong, on purpose and at a known moment.
+
+A Nix store that is a test's own, so that a garbage collection takes nothing from
+anybody else; Nix commands that wait where a test wants to step in between; and a
+registry that stops, or waits, at a given step of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tests.end_to_end.case import EndToEndCase
+from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
+from tests.end_to_end.images import CheckedImage, check_image
+from tests.end_to_end.processes import Finished, private_directory, run, wait_until
+
+__all__ = ["ChaosCase", "HeldCommands", "PrivateNix", "Saboteur"]
+
+
+class ChaosCase(EndToEndCase):
+    """A test whose registries are checked for what they leave."""
+
+    def check(self, daemon: Daemon, name: str) -> CheckedImage:
+        """Pull an image, which has to be whole."""
+        answer = daemon.registry.manifest(name)
+        self.assertEqual(answer.status, 200, answer.body)
+        return check_image(answer.body, lambda digest: daemon.registry.blob(name, digest))
+
+    def check_tidy(self, daemon: Daemon) -> None:
+        """
+        No root and no half-written file of a registry is left, as soon as it has
+        nothing to do any more: what is noted of a build is written after its answer.
+        """
+        places = (daemon.directory / "state" / "gcroots", daemon.storage / "tmp")
+        wait_until(
+            lambda: not any(any(place.iterdir()) for place in places),
+            f"what is left in {' and '.join(map(str, places))} to be removed",
+        )
+
+
+class PrivateNix:
+    """A Nix store that nobody else sees: a mount of its own on ``/nix``."""
+
+    def __init__(self) -> None:
+        self.directory = private_directory("nix")
+        self._home = private_directory("home")
+        # What runs behind it sees the store; whoever started it does not.
+        self.enter = (
+            *("unshare", "--mount", "sh", "-euc"),
+            'mount --bind "$0" /nix; exec "$@"',
+            str(self.directory),
+        )
+        self.run("nix-store", "--version")
+
+    def run(self, *argv: str) -> Finished:
+        """A command of Nix's, which has to succeed."""
+        return self._finish(*argv).checked()
+
+    def _finish(self, *argv: str) -> Finished:
+        environ = {**private_environment(self._home), **single_user_nix()}
+        return run([*self.enter, *argv], environ=environ)
+
+    def collect_garbage(self) -> None:
+        """Remove all that nothing protects."""
+        finished = self._finish("nix-collect-garbage")
+        # Nix 2.8's own collector aborts now and then, while others register roots.
+        while "terminate called without an active exception" in finished.stderr:
+            finished = self._finish("nix-collect-garbage")
+        finished.checked()
+
+    def remove(self, name: str) -> None:
+        """Remove the store path of a name, although it is in use."""
+        (path,) = (path for path in self.paths(name) if path.endswith(f"-{name}"))
+        self.run("nix-store", "--delete", "--ignore-liveness", path)
+
+    def paths(self, name: str) -> list[str]:
+        """The store paths whose names begin with ``name``."""
+        below = (self.directory / "store").glob(f"*-{name}*")
+        return sorted(f"/nix/store/{path.name}" for path in below)
+
+
+class HeldCommands:
+    """
+    Commands that stand before Nix's own on a registry's path, and wait when they
+    are told to.  A command is called by its name and its first argument, and one that
+    stands by when it is asked.
+    """
+
+    def __init__(self) -> None:
+        directory = private_directory("commands")
+        self._journal = directory / "journal"
+        self._journal.touch()
+        self._held = directory / "held"
+        self._held.mkdir()
+        commands = directory / "bin"
+        commands.mkdir()
+        self.path = str(commands)
+        for name in ("nix-instantiate", "nix-build", "nix-store"):
+            script = commands / name
+            script.write_text(
+                "#!/bin/sh\n"
+                "for last; do :; done\n"
+                'if [ "$last" = - ]; then\n'
+                f"    question=$(mktemp {directory}/question-XXXXXX)\n"
+                '    cat > "$question"\n'
+                '    exec < "$question"\n'
+                "fi\n"
+                f'echo "{name} $1" >> {self._journal}\n'
+                f'while [ -e "{self._held}/{name} $1" ]; do sleep 0.02; done\n'
+                f'echo "{name} $1 goes on" >> {self._journal}\n'
+                f'exec {shutil.which(name)} "$@"\n'
+            )
+            script.chmod(0o755)
+
+    def environ(self) -> dict[str, str]:
+        """What lets a registry find them."""
+        return {"PATH": f"{self.path}:{private_environment(Path('/'))['PATH']}"}
+
+    def hold(self, command: str) -> None:
+        """Let a command wait from now on."""
+        (self._held / command).touch()
+
+    def wait_for(self, command: str) -> None:
+        """Wait until a command waits."""
+        wait_until(lambda: self.waits(command), f"{command} to be called")
+
+    def let(self, command: str) -> None:
+        """Let a command go on, and wait until it does: it may be held again then."""
+        (self._held / command).unlink()
+        wait_until(lambda: not self.waits(command), f"{command} to go on")
+
+    def evaluated(self) -> bool:
+        """Whether an evaluation has begun, and none goes on."""
+        said = self._journal.read_text().splitlines()
+        return "nix-instantiate --eval goes on" in said and not any(
+            b"nix-instantiate" in _read(process / "cmdline")
+            and not _stands_by(process)
+            and self.path.encode() in _read(process / "environ")
+            for process in Path("/proc").glob("[0-9]*")
+        )
+
+    def forget(self, command: str) -> None:
+        """Hold a command no longer, whose waiting processes are dead."""
+        (self._held / command).unlink()
+        self._journal.write_text("")
+
+    def waits(self, command: str) -> bool:
+        """Whether a command waits."""
+        said = self._journal.read_text().splitlines()
+        return said.count(command) > said.count(f"{command} goes on")
+
+
+def _stands_by(process: Path) -> bool:
+    """Whether one of the commands above has not been asked yet."""
+    try:
+        asked = not os.readlink(process / "fd" / "0").startswith("pipe:")
+    except OSError:
+        return False
+    return _read(process / "cmdline").endswith(b"\0-\0") and not asked
+
+
+class Saboteur:
+    """
+    A registry's Python that counts its own steps, and ends or waits before one.
+
+    :param steps: names of audit events, each with the beginning of the path that it
+        is about, the first one if there are two: ``("os.rename", "/some/where/")``.
+    """
+
+    def __init__(self, *steps: tuple[str, str]) -> None:
+        self._directory = private_directory("sabotage")
+        self._journal = self._directory / "journal"
+        self._gate = self._directory / "gate"
+        (self._directory / "steps").write_text(json.dumps(steps))
+        script = Path(__file__).with_name("crash_hook.py")
+        self.interpreter = (sys.executable, str(script), str(self._directory))
+        self.order("count")
+
+    def order(self, what: str, at: int = 0) -> None:
+        """
+        Say what the registry shall do from now on.
+
+        :param what: ``count`` its steps, ``kill`` itself, or ``wait``.
+        :param at: before which step, the next one being 1.
+        """
+        order = self._directory / "next"
+        order.write_text(f"{what} {at}")
+        self._gate.unlink(missing_ok=True)
+        self._journal.write_text("")
+        order.rename(self._directory / "order")
+
+    def steps(self) -> list[str]:
+        """The steps that the registry has come to since it got its order."""
+        return self._journal.read_text().splitlines()
+
+    def wait_for(self, step: int) -> None:
+        """Wait until the registry has come so far."""
+        wait_until(lambda: len(self.steps()) >= step, f"step {step}")
+
+    def let(self) -> None:
+        """Let a registry that waits go on."""
+        self._gate.touch()
+
+
+def _read(path: Path) -> bytes:
+    """A file of a process; nothing, when that has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

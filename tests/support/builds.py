@@ -1,0 +1,168 @@
+"""The pipeline over verified fakes, for the tests of its parts."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds.builder import Builder, BuildLimits, ImageSettings
+from nixery.builds.image_cache import ImageCache
+from nixery.builds.tracker import BuildTracker
+from nixery.errors import StorageError
+from nixery.image.manifests import Image, parse_manifest
+from nixery.image.names import Digest, Tag, parse_image_name
+from nixery.layers.grouping import LayerSettings, Popularity
+from nixery.layers.tarball import Compression
+from nixery.nix.errors import BuildFailed
+from nixery.nix.interface import Nix
+from nixery.process.errors import CommandOutput
+from nixery.pulls.images import ImageService
+from nixery.runtime.workers import Workers
+from nixery.sources.interface import Sources
+from nixery.storage.interface import BlobWriter, Stream
+from nixery.testing.fakes import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
+from nixery.testing.memory_storage import MemoryStorage
+
+T = TypeVar("T")
+
+LATEST = Tag("latest")
+
+FAILURE = BuildFailed(
+    derivation="/nix/store/x.drv",
+    log=("no",),
+    evidence=CommandOutput(argv=("nix-build",), status=100),
+)
+
+PACKAGES = (
+    FakePackage(attribute="glibc", files={"lib/libc.so": b"c" * 1000}),
+    FakePackage(attribute="bash", files={"bin/bash": b"bash"}, references=("glibc",)),
+    FakePackage(attribute="hello", files={"bin/hello": b"hello"}, references=("glibc",)),
+    FakePackage(attribute="git", files={"bin/git": b"git"}, references=("glibc", "bash")),
+    FakePackage(attribute="broken", failure=FAILURE),
+    FakePackage(attribute="cacert", files={"etc/ssl/certs/ca-bundle.crt": b"certificates"}),
+)
+
+
+class CountingStorage(MemoryStorage):
+    """Counts the blobs that are begun, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.full = False
+
+    async def create(self) -> BlobWriter:
+        self.begun += 1
+        if self.full:
+            raise StorageError(operation="begin a blob", reason="out of order")
+        return await super().create()
+
+
+class BuilderCase(SynchronousTestCase):
+    """What the tests of the pipeline need: all of it, over verified fakes."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.asked: list[Deferred[Image]] = []
+        self.storage = CountingStorage()
+        self.directory = Path(self.mktemp())
+        self.sources = FakeSources.at_path(self.directory)
+        self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES)
+        self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
+        self.limits = BuildLimits()
+        self.evaluation_ttl = 0.0
+        self.serve_stale = 0.0
+        self.restart()
+        self.addCleanup(self.end)
+        # mypy holds the fakes against the protocols here.
+        self.checked: tuple[Nix, Workers, Sources] = (self.nix, InlineWorkers(), self.sources)
+
+    def make_builder(self) -> Builder:
+        return Builder(
+            sources=self.sources,
+            nix=self.nix,
+            storage=self.storage,
+            images=ImageCache(storage=self.storage, seconds=self.clock.seconds),
+            files=InlineWorkers(),
+            cpu=InlineWorkers(),
+            packers=2,
+            settings=ImageSettings(
+                layers=LayerSettings(budget=94),
+                popularity=Popularity(direct={"glibc": 1000, "bash": 500}),
+                compression=Compression(),
+            ),
+            clock=self.clock,
+            failure_ttl=60,
+            limits=self.limits,
+            store=str(self.directory / "store"),
+        )
+
+    def make_service(self) -> ImageService:
+        """The builder of the test behind the front that clients ask."""
+        return ImageService(
+            sources=self.sources,
+            builder=self.builder,
+            cache=self.builder.images,
+            storage=self.storage,
+            book=self.book,
+            seconds=self.clock.seconds,
+            evaluation_ttl=self.evaluation_ttl,
+            serve_stale=self.serve_stale,
+        )
+
+    def end(self) -> None:
+        """Leave nothing hanging for the next test to trip over."""
+        Deferred.fromCoroutine(self.service.stop())
+        for waiting in self.asked:
+            waiting.addErrback(lambda _: None)
+
+    def restart(self) -> None:
+        """Another process on the same storage."""
+        self.builder = self.make_builder()
+        self.service = self.make_service()
+
+    def ask(self, name: str, tag: Tag = LATEST, *, peek: bool = False) -> Deferred[Image]:
+        parsed = parse_image_name(name, "x86_64-linux")
+        asked = Deferred.fromCoroutine(self.service.image(parsed, tag, peek=peek))
+        self.asked.append(asked)
+        return asked
+
+    def build(self, name: str) -> Image:
+        return self.successResultOf(self.ask(name))
+
+    def now(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def blob(self, digest: Digest) -> bytes:
+        source = self.now(self.storage.open(digest))
+        assert isinstance(source, Stream)
+        chunks = source.chunks
+
+        async def collect() -> bytes:
+            return b"".join([chunk async for chunk in chunks])
+
+        return self.now(collect())
+
+    def files(self, image: Image) -> dict[str, bytes | str]:
+        """All files and symlinks of an image, with their contents and targets."""
+        found: dict[str, bytes | str] = {}
+        _, *layers = parse_manifest(image.manifests[0].body)
+        for layer in layers:
+            data = io.BytesIO(gzip.decompress(self.blob(layer.digest)))
+            with tarfile.open(fileobj=data) as archive:
+                for member in archive:
+                    if member.isfile():
+                        file = archive.extractfile(member)
+                        assert file is not None
+                        found[member.name] = file.read()
+                    elif member.issym():
+                        found[member.name] = member.linkname
+        return found

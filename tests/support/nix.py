@@ -1,0 +1,99 @@
+"""Children that a test plays, and the strings of the Nix language as Nix reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+
+from nixery.process.errors import CommandMissing
+from nixery.process.spawner import Command, ProcessResult
+
+
+@define(eq=False)
+class Child:
+    """A child that says what the test says."""
+
+    command: Command
+    sent: bytes = b""
+    closed: bool = False
+    stopped: bool = False
+    lingers: Deferred[None] | None = None
+    end: Deferred[ProcessResult] = field(factory=Deferred)
+
+    def write(self, data: bytes, /) -> None:
+        self.sent += data
+
+    def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
+        self.closed = True
+
+    def says(self, *data: bytes) -> None:
+        assert self.command.dialogue is not None
+        for each in data:
+            self.command.dialogue.heard(each)
+
+    def exits(self) -> None:
+        self.end.callback(ProcessResult(stdout=b"", stderr=""))
+
+
+@define(eq=False)
+class Children:
+    """Implements :class:`nixery.process.spawner.Spawner`."""
+
+    all: list[Child] = field(factory=list)
+    missing: bool = False
+
+    async def run(self, command: Command) -> ProcessResult:
+        if self.missing:
+            raise CommandMissing(command=command.argv[0])
+        child = Child(command)
+        self.all.append(child)
+        assert command.dialogue is not None
+        command.dialogue.begun(child)
+        try:
+            return await child.end
+        except CancelledError:
+            child.stopped = True
+            if child.lingers is not None:
+                await child.lingers
+            raise
+
+
+def literals(expression: str) -> tuple[str, list[str]]:
+    """
+    Take the double-quoted strings out of an expression, as Nix's lexer does.
+
+    :return: the expression with empty strings in their places, and what each string
+        means, in order.
+    :raises AssertionError: a string is not closed, or has something evaluated in it.
+    """
+    around, values = "", []
+    rest = iter(expression)
+    for char in rest:
+        around += char
+        if char == '"':
+            values.append(_literal(rest))
+            around += '"'
+    return around, values
+
+
+def _literal(rest: Iterator[str]) -> str:
+    value, before = "", ""
+    for char in rest:
+        if char == '"':
+            return value
+        if char == "\\":
+            escaped = next(rest, None)
+            assert escaped is not None, "a string ends within an escape"
+            value += {"n": "\n", "r": "\r", "t": "\t"}.get(escaped, escaped)
+            before = ""
+            continue
+        assert before + char != "${", "a string has something evaluated in it"
+        # An end of line is one character, however it is written.
+        if char == "\r":
+            value += "\n"
+        elif before + char != "\r\n":
+            value += char
+        before = char
+    raise AssertionError("a string is not closed")

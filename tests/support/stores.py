@@ -1,0 +1,149 @@
+"""Images of a few bytes in a directory, for the tests of what takes care of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds.image_cache import IMAGES
+from nixery.builds.layer_cache import LAYERS, LayerRecord
+from nixery.image.canonical_json import canonical_json
+from nixery.image.manifests import (
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_MANIFEST,
+    digest_of,
+    parse_manifest,
+)
+from nixery.image.names import Digest
+from nixery.storage.errors import BlobsMissing
+from nixery.storage.filesystem.backend import FilesystemStorage
+from nixery.storage.filesystem.garbage_collector import collect, run_blocking, survey
+from nixery.storage.filesystem.gc_policy import Collected, Policy
+from nixery.storage.filesystem.scan import Inventory
+from tests.support.garbage import set_garbage_apart
+from tests.support.trees import below
+from tests.unit.storage.test_contract import LAYER, InlineWorkers, finish
+
+OLD = 30 * 86400.0
+
+
+class StoreCase(SynchronousTestCase):
+    """A storage in a directory of its own."""
+
+    def setUp(self) -> None:
+        set_garbage_apart(self)
+        # Nobody cuts the power here, and a disk takes its time.
+        self.patch(os, "fsync", lambda _: None)
+        self.root = Path(self.mktemp()).absolute()
+        self.storage = self.open_storage()
+
+    def open_storage(self) -> FilesystemStorage:
+        storage = FilesystemStorage(self.root, InlineWorkers())
+        finish(storage.start())
+        return storage
+
+    def layer(self, data: bytes) -> Digest:
+        """Store a layer as the packer does."""
+        digest = digest_of(data)
+        writer = finish(self.storage.create())
+        writer.write(data)
+        finish(writer.commit(digest, len(data), LAYER))
+        record = LayerRecord(digest=digest, size=len(data), diff_id=digest, uncompressed_size=1)
+        finish(self.storage.add_record(LAYERS, digest[7:], record.encode()))
+        return digest
+
+    def name(self, image: str, *layers: bytes) -> tuple[Digest, ...]:
+        """
+        Publish an image of layers that are stored, or are not.
+
+        :return: its manifests.
+        :raises BlobsVanished: they are not.
+        """
+        blobs, record = self.parts(image, *layers)
+        needs = [digest_of(data) for data in layers]
+        finish(self.storage.publish(blobs, needs, (IMAGES, image, record)))
+        return tuple(digest_of(body) for body, _ in blobs[1:])
+
+    def parts(self, image: str, *layers: bytes) -> tuple[list[tuple[bytes, str]], bytes]:
+        """The config and the manifests of an image, and its record."""
+        config = canonical_json({"name": image})
+        bodies = [
+            canonical_json(
+                {
+                    "schemaVersion": 2,
+                    "mediaType": media_type,
+                    "config": {"mediaType": OCI_CONFIG, "digest": digest_of(config), "size": 1},
+                    "layers": [
+                        {"mediaType": LAYER, "digest": digest_of(data), "size": len(data)}
+                        for data in layers
+                    ],
+                }
+            )
+            for media_type in (OCI_MANIFEST, DOCKER_MANIFEST)
+        ]
+        digests = tuple(digest_of(body) for body in bodies)
+        record = canonical_json(
+            {"manifests": [{"digest": each, "media_type": OCI_MANIFEST} for each in digests]}
+        )
+        blobs = [(config, OCI_CONFIG), (bodies[0], OCI_MANIFEST), (bodies[1], DOCKER_MANIFEST)]
+        return blobs, record
+
+    def image(self, image: str, *layers: bytes) -> tuple[Digest, ...]:
+        """Make, publish and serve an image, as a build does that is raced by collections."""
+        while True:
+            for data in layers:
+                self.layer(data)
+            try:
+                manifests = self.name(image, *layers)
+            except BlobsMissing:
+                continue
+            finish(self.storage.add_record("name", f"n-{image}", image.encode()))
+            finish(self.storage.set_record("served", f"n-{image}/latest", image.encode()))
+            return manifests
+
+    def age(self, seconds: float = OLD, *digests: Digest) -> None:
+        """Let time pass since blobs were used last: all, or some."""
+        then = time.time() - seconds
+        for path in below(self.root / "blobs"):
+            wanted = not digests or f"sha256:{path.name}" in digests
+            if not path.suffix and wanted and path.is_file():
+                os.utime(path, (then, then))
+
+    def settle(self) -> None:
+        """Let a second pass: files that have just changed are left alone."""
+        time.sleep(1.05)
+
+    def collect(self, **policy: float | bool | None) -> Collected:
+        return run_blocking(collect(str(self.root), Policy(**policy)))  # type: ignore[arg-type]  # fields by their names
+
+    def inventory(self) -> Inventory:
+        inventory = Inventory(root=str(self.root))
+        run_blocking(survey(inventory))
+        return inventory
+
+    def stored(self) -> set[Digest]:
+        inventory = self.inventory()
+        return {digest for digest in inventory.files if inventory.whole(digest)}
+
+    def images(self) -> set[str]:
+        return set(finish(self.storage.list_records(IMAGES)))
+
+    def assert_sound(self) -> None:
+        """What is named is there: by records, manifests; what is there is whole."""
+        inventory = self.inventory()
+        there = {digest for digest in inventory.files if inventory.whole(digest)}
+        for key, manifests in inventory.images.items():
+            for digest in manifests or ():
+                self.assertIn(digest, there, key)
+        for digest in there:
+            noted = inventory.described[digest]
+            assert noted is not None
+            if noted[0] in (OCI_MANIFEST, DOCKER_MANIFEST):
+                body = Path(inventory.path(digest)).read_bytes()
+                for blob in parse_manifest(body):
+                    self.assertIn(blob.digest, there, json.loads(body))

@@ -1,0 +1,305 @@
+"""Who somebody is, and what is for them."""
+
+from __future__ import annotations
+
+import bcrypt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from nixery.access.access_controller import MAX_CHECKS_OF_ADDRESS, REMEMBERED, AccessController
+from nixery.access.errors import LoginFailed, LoginThrottled, TokenInvalid
+from nixery.access.identity import Identity
+from nixery.access.password_checker import HtpasswdChecker
+from nixery.access.passwords import Passwords
+from nixery.access.tokens import ACCESS, SigningKey, Tokens
+from nixery.builds.image_cache import ImageCache
+from nixery.image.names import Digest, Tag, parse_image_name
+from nixery.image.patterns import parse_patterns
+from nixery.pulls.images import SERVED, tag_record_key
+from nixery.pulls.repository_blobs import RepositoryBlobs
+from nixery.runtime.workers import Workers
+from nixery.testing.fakes import FakeWallClock
+from nixery.testing.memory_storage import MemoryStorage
+from tests.support.http import IMAGE, OCI, HeldWorkers, InlineWorkers
+
+SYSTEM = "x86_64-linux"
+HERE = "192.0.2.1"
+KEY = SigningKey(private=Ed25519PrivateKey.generate())
+
+
+def passwords(**given: str) -> Passwords:
+    return Passwords(
+        hashes={
+            user: bcrypt.hashpw(password.encode(), bcrypt.gensalt(4))
+            for user, password in given.items()
+        }
+    )
+
+
+USERS = passwords(alice="secret", bob="hunter2")
+RULES = {"alice": parse_patterns(["shell", "git"])}
+
+
+class DoorkeeperTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.wall_clock = FakeWallClock(self.clock)
+        self.storage = MemoryStorage()
+        self.images = ImageCache(storage=self.storage, seconds=self.clock.seconds)
+        self.doorkeeper = self.make(InlineWorkers())
+        self.said: list[str] = []
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            self.said.append(repr(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+
+    def make(self, workers: Workers) -> AccessController:
+        doorkeeper = AccessController(
+            holdings=RepositoryBlobs(self.storage, self.images),
+            workers=workers,
+            seconds=self.clock.seconds,
+            wall_clock=self.wall_clock,
+            system=SYSTEM,
+        )
+        doorkeeper.replace(USERS, RULES)
+        doorkeeper.sign(Tokens(key=KEY, wall_clock=self.wall_clock))
+        return doorkeeper
+
+    def log_in(
+        self, user: str, password: str, credentials: bytes | None = None, address: str = HERE
+    ) -> Deferred[Identity]:
+        return Deferred.fromCoroutine(self.doorkeeper.log_in(user, password, address, credentials))
+
+    def may_read_digest(self, user: str | None, image: str, digest: Digest) -> bool:
+        name = parse_image_name(image, SYSTEM)
+        return self.successResultOf(
+            Deferred.fromCoroutine(self.doorkeeper.may_read_digest(user, name, digest))
+        )
+
+
+class PasswordTests(DoorkeeperTestCase):
+    """Logging in."""
+
+    def test_checker(self) -> None:
+        """The passwords are a credentials checker of Twisted's."""
+        verifyObject(ICredentialsChecker, HtpasswdChecker(USERS, InlineWorkers()))
+
+    def test_log_in(self) -> None:
+        """A password that is right proves who somebody is; no other does."""
+        self.assertEqual(self.successResultOf(self.log_in("alice", "secret")).user, "alice")
+        for user, password in (
+            ("alice", "hunter2"),
+            ("mallory", "secret"),
+            ("", ""),
+            ("ali", "ce"),
+        ):
+            self.failureResultOf(self.log_in(user, password), LoginFailed)
+
+    def test_remembered(self) -> None:
+        """What was right is known for minutes, without a check, and then checked again."""
+        workers = HeldWorkers()
+        self.doorkeeper = self.make(workers)
+        first = self.log_in("alice", "secret", b"Basic x")
+        self.assertIsNone(self.doorkeeper.cached_identity(b"Basic x"))
+        workers.finish()
+        self.successResultOf(first)
+        self.assertEqual(self.doorkeeper.cached_identity(b"Basic x"), Identity(user="alice"))
+        self.successResultOf(self.log_in("alice", "secret"))
+        self.assertIsNone(self.doorkeeper.cached_identity(b"Basic y"))
+        self.clock.advance(REMEMBERED + 1)
+        self.assertIsNone(self.doorkeeper.cached_identity(b"Basic x"))
+        self.assertNoResult(self.log_in("alice", "secret"))
+
+    def test_no_password_is_kept(self) -> None:
+        """Neither memory nor log has a password."""
+        self.successResultOf(self.log_in("alice", "secret", b"Basic c2VjcmV0"))
+        self.failureResultOf(self.log_in("alice", "open sesame"), LoginFailed)
+        kept = repr(vars(self.doorkeeper._remembered)) + "".join(self.said)
+        for secret in ("secret", "c2VjcmV0", "sesame"):
+            self.assertNotIn(secret, kept)
+        self.assertIn("alice", "".join(self.said))
+
+    def test_shared_check(self) -> None:
+        """A password that comes with several requests at once is checked once."""
+        workers = HeldWorkers()
+        self.doorkeeper = self.make(workers)
+        asked = [self.log_in("alice", "secret") for _ in range(5)]
+        self.assertEqual(len(workers), 1)
+        asked[0].addErrback(lambda _: None).cancel()
+        workers.finish()
+        self.assertEqual({self.successResultOf(each).user for each in asked[1:]}, {"alice"})
+
+    def test_many_checks(self) -> None:
+        """An address has few passwords checked at a time, and others are not kept waiting."""
+        workers = HeldWorkers()
+        self.doorkeeper = self.make(workers)
+        asked = [self.log_in(f"user{each}", "x") for each in range(MAX_CHECKS_OF_ADDRESS)]
+        self.failureResultOf(self.log_in("one more", "x"), LoginThrottled)
+        elsewhere = self.log_in("alice", "secret", address="192.0.2.2")
+        workers.finish()
+        self.successResultOf(elsewhere)
+        for each in asked:
+            self.failureResultOf(each, LoginFailed)
+
+    def test_throttled(self) -> None:
+        """Who has failed too often is sent away, even with the right password, for a while."""
+        for _ in range(4):
+            self.failureResultOf(self.log_in("alice", "wrong"), LoginFailed)
+        error = self.failureResultOf(self.log_in("alice", "secret"), LoginThrottled).value
+        self.assertEqual(error.retry_after, 1)
+        self.successResultOf(self.log_in("alice", "secret", address="192.0.2.2"))
+        self.clock.advance(1.1)
+        self.successResultOf(self.log_in("alice", "secret"))
+
+    def test_replaced(self) -> None:
+        """When users are replaced, nobody is remembered; nor who is being checked just then."""
+        self.successResultOf(self.log_in("alice", "secret", b"old"))
+        workers = HeldWorkers()
+        self.doorkeeper.replace(passwords(alice="new"), RULES)
+        self.assertIsNone(self.doorkeeper.cached_identity(b"old"))
+        self.failureResultOf(self.log_in("alice", "secret"), LoginFailed)
+        self.doorkeeper = self.make(workers)
+        late = self.log_in("alice", "secret", b"late")
+        # It has begun with the old ones.
+        verify = USERS.verify
+        self.doorkeeper.replace(passwords(alice="new"), RULES)
+        workers.finish()
+        self.successResultOf(late)
+        self.assertTrue(verify("alice", b"secret"))
+        self.assertIsNone(self.doorkeeper.cached_identity(b"late"))
+
+
+class RuleTests(DoorkeeperTestCase):
+    """What is for whom."""
+
+    def refused(self, user: str | None, image: str) -> tuple[str, ...]:
+        return self.doorkeeper.refused(user, parse_image_name(image, SYSTEM))
+
+    def test_rules(self) -> None:
+        """A user with rules has what they allow, one without has everything."""
+        self.assertEqual(self.refused("alice", "shell/git"), ())
+        self.assertEqual(self.refused("alice", "git/htop"), ("htop",))
+        self.assertEqual(self.refused("bob", "git/htop"), ())
+
+    def test_strangers(self) -> None:
+        """Nothing is for whoever has not logged in, or is no user any more."""
+        self.assertEqual(self.refused(None, "git"), ("git",))
+        self.assertEqual(self.refused("mallory", "git"), ("git",))
+
+    def test_others(self) -> None:
+        """A star names all users that have no rules of their own."""
+        self.doorkeeper.replace(USERS, RULES | {"*": parse_patterns(["htop"])})
+        self.assertEqual(self.refused("bob", "htop/git"), ("git",))
+        self.assertEqual(self.refused("alice", "git"), ())
+        self.assertEqual(self.refused("mallory", "htop"), ("htop",))
+
+    def test_digests(self) -> None:
+        """A digest is for a user if an image of the name has it, as was served."""
+        layer = OCI.blobs()[1].digest
+        self.assertTrue(self.may_read_digest("bob", "htop", layer))
+        self.assertFalse(self.may_read_digest("alice", "git", layer))
+        self.doorkeeper.served("alice", parse_image_name("shell", SYSTEM), IMAGE)
+        self.assertFalse(self.may_read_digest("alice", "git", layer))
+        for image in ("shell", "arm64/git"):
+            self.assertEqual(self.may_read_digest("alice", image, layer), image == "shell")
+        self.doorkeeper.served("alice", parse_image_name("git/shell", SYSTEM), IMAGE)
+        # Another spelling of it.
+        self.assertTrue(self.may_read_digest("alice", "git/shell/git", OCI.digest))
+
+    def test_digests_of_other_processes(self) -> None:
+        """What others have served, or this daemon before it was started, is found."""
+        name = parse_image_name("git", SYSTEM)
+
+        async def store() -> None:
+            for blob in OCI.blobs():
+                await self.storage.put(b"layer", "application/octet-stream")
+                self.assertTrue(blob.digest)
+            await self.images.add("key", IMAGE)
+            await self.storage.set_record(SERVED, tag_record_key(name, Tag("v1")), b"key")
+            await self.storage.set_record(SERVED, tag_record_key(name, Tag("v2")), b"gone")
+
+        self.successResultOf(Deferred.fromCoroutine(store()))
+        self.assertTrue(self.may_read_digest("alice", "git", OCI.digest))
+        self.assertTrue(self.may_read_digest("alice", "git", OCI.blobs()[1].digest))
+        self.assertFalse(self.may_read_digest("alice", "git", Digest("sha256:" + "0" * 64)))
+        self.assertFalse(self.may_read_digest("alice", "shell", OCI.digest))
+
+
+class TokenTests(DoorkeeperTestCase):
+    """Tokens that are issued by rules, and end with them."""
+
+    def scopes(self, user: str | None, *scopes: str) -> frozenset[str] | None:
+        issued = self.doorkeeper.issue(user, scopes)
+        return self.doorkeeper.read_token(issued.token, issued.token.encode()).scopes
+
+    def test_scopes(self) -> None:
+        """A token is for what was asked for, and is for the user; to pull, and nothing else."""
+        self.assertEqual(
+            self.scopes(
+                "alice",
+                "repository:git:pull,push repository:htop:pull",
+                "repository(plugin):shell/git:pull",
+                "registry:catalog:*",
+                "repository:git/htop:pull",
+                "repository:shell:push",
+                "repository::pull",
+                "repository:GIT:pull",
+                "nonsense",
+                "",
+            ),
+            {"git", "shell/git"},
+        )
+        self.assertEqual(self.scopes("bob", "repository:htop:pull"), {"htop"})
+
+    def test_many_scopes(self) -> None:
+        """However many are asked for, a token stays small."""
+        names = [f"repository:p{each}:pull" for each in range(500)]
+        self.assertEqual(len(self.scopes("bob", *names) or ()), 16)
+
+    def test_remembered(self) -> None:
+        """A token that was good is known until it ends."""
+        token = self.doorkeeper.issue("alice", ["repository:git:pull"]).token
+        identity = self.doorkeeper.read_token(token, b"Bearer x")
+        self.assertEqual(self.doorkeeper.cached_identity(b"Bearer x"), identity)
+        self.clock.advance(301)
+        self.assertIsNone(self.doorkeeper.cached_identity(b"Bearer x"))
+
+    def test_changes(self) -> None:
+        """A token ends when its user has another password, or is gone."""
+        issued = self.doorkeeper.issue("alice", [], refresh=True)
+        assert issued.refresh is not None
+        self.assertEqual(self.doorkeeper.verify_refresh_token(issued.refresh).user, "alice")
+        self.doorkeeper.read_token(issued.token, b"x")
+        for users in (passwords(alice="new"), passwords(bob="secret")):
+            self.doorkeeper.replace(users, RULES)
+            self.assertIsNone(self.doorkeeper.cached_identity(b"x"))
+            self.assertRaises(TokenInvalid, self.doorkeeper.read_token, issued.token, b"x")
+            self.assertRaises(TokenInvalid, self.doorkeeper.verify_refresh_token, issued.refresh)
+
+    def test_anonymous(self) -> None:
+        """Tokens for nobody are good as long as there is something for nobody."""
+        issued = self.doorkeeper.issue(None, ["repository:git:pull"], refresh=True)
+        self.assertIsNone(issued.refresh)
+        self.assertRaises(TokenInvalid, self.doorkeeper.read_token, issued.token, b"x")
+        self.doorkeeper.replace(USERS, {"anonymous": parse_patterns(["git"])})
+        self.assertEqual(self.scopes(None, "repository:git:pull", "repository:htop:pull"), {"git"})
+        empty = Tokens(key=KEY, wall_clock=self.wall_clock).issue(ACCESS, "", "", [], 60)
+        self.assertIsNone(self.doorkeeper.read_token(empty, b"x").user)
+
+    def test_none(self) -> None:
+        """Where there are no tokens, none are made or taken."""
+        token = self.doorkeeper.issue("alice", []).token
+        self.doorkeeper._tokens = None
+        self.assertFalse(self.doorkeeper.gives_tokens)
+        self.assertRaises(TokenInvalid, self.doorkeeper.issue, "alice", [])
+        self.assertRaises(TokenInvalid, self.doorkeeper.read_token, token, b"x")
+        self.assertRaises(TokenInvalid, self.doorkeeper.verify_refresh_token, token)

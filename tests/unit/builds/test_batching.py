@@ -1,0 +1,230 @@
+"""Tests for :mod:`nixery.builds.batching`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Event
+
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds.batching import LARGEST, MOST, PER_JOB_COST, SMALLEST, BatchQueue
+
+MIB = 2**20
+
+
+@define(eq=False)
+class Making:
+    """A parcel that is made when the test says so."""
+
+    jobs: list[str]
+    stop: Event
+    end: Deferred[None] = field(factory=Deferred)
+
+
+@define(eq=False)
+class Maker:
+    """Makes each job into its name in upper case."""
+
+    all: list[Making] = field(factory=list)
+    poison: set[str] = field(factory=set)
+    at_once: bool = False
+
+    async def __call__(self, jobs: Sequence[str], stop: Event) -> list[str]:
+        making = Making(list(jobs), stop)
+        self.all.append(making)
+        if not self.at_once:
+            await making.end
+        for job in jobs:
+            if job in self.poison:
+                raise ValueError(job)
+        return [job.upper() for job in jobs]
+
+    @property
+    def jobs(self) -> list[list[str]]:
+        return [making.jobs for making in self.all]
+
+
+class ParcelsTests(SynchronousTestCase):
+    """Jobs that a maker makes when the test lets it."""
+
+    def setUp(self) -> None:
+        self.maker = Maker()
+        self.parcels = BatchQueue(make=self.maker, slots=1)
+
+    def run_job(self, name: str, size: int = 1) -> Deferred[str]:
+        return Deferred.fromCoroutine(self.parcels.run(name, size))
+
+    def let(self, number: int = -1) -> None:
+        self.maker.all[number].end.callback(None)
+
+    def test_alone(self) -> None:
+        """A job that comes when there is room begins at once."""
+        done = self.run_job("a")
+        self.assertEqual([["a"]], self.maker.jobs)
+        self.assertNoResult(done)
+        self.let()
+        self.assertEqual("A", self.successResultOf(done))
+
+    def test_together(self) -> None:
+        """Small jobs that had to wait are made together, each with its own result."""
+        done = [self.run_job(name) for name in "abcd"]
+        self.let()
+        self.assertEqual([["a"], ["b", "c", "d"]], self.maker.jobs)
+        self.let()
+        self.assertEqual(["A", "B", "C", "D"], [self.successResultOf(each) for each in done])
+
+    def test_large(self) -> None:
+        """Large ones are made by themselves, in turn."""
+        for name in "abc":
+            self.run_job(name, LARGEST)
+        self.let()
+        self.let()
+        self.assertEqual([["a"], ["b"], ["c"]], self.maker.jobs)
+
+    def test_in_turn(self) -> None:
+        """A small job behind a large one does not overtake it."""
+        for name, size in (("a", 1), ("b", 1), ("c", LARGEST), ("d", 1)):
+            self.run_job(name, size)
+        self.let()
+        self.let()
+        self.let()
+        self.assertEqual([["a"], ["b"], ["c"], ["d"]], self.maker.jobs)
+
+    def test_slots(self) -> None:
+        """As many parcels are in the making as there are slots."""
+        self.parcels = BatchQueue(make=self.maker, slots=2)
+        for name in "abcd":
+            self.run_job(name, LARGEST)
+        self.assertEqual([["a"], ["b"]], self.maker.jobs)
+        self.let(1)
+        self.assertEqual([["a"], ["b"], ["c"]], self.maker.jobs)
+
+    def test_smaller_and_smaller(self) -> None:
+        """Each parcel is a share of what is left, so that the last ones are small."""
+        self.parcels = BatchQueue(make=self.maker, slots=6)
+        for number in range(6 + 40):
+            self.run_job(str(number), MIB - PER_JOB_COST)
+        for number in range(6 + 40):
+            if number < len(self.maker.all):
+                self.let(number)
+        counts = [len(jobs) for jobs in self.maker.jobs[6:]]
+        self.assertEqual(40, sum(counts))
+        self.assertEqual(sorted(counts, reverse=True), counts)
+        self.assertEqual(40 // 3, counts[0])
+        self.assertLessEqual(counts[-1], SMALLEST // MIB)
+
+    def test_many(self) -> None:
+        """However small they are, a parcel has a bounded number of jobs."""
+        self.run_job("first")
+        for number in range(3 * MOST):
+            self.run_job(str(number), 0)
+        self.let()
+        self.assertEqual(MOST, len(self.maker.jobs[1]))
+
+    def test_ends_at_once(self) -> None:
+        """Any number of jobs that never wait can be made, one after the other."""
+        self.maker.at_once = True
+        blocked = Making(["x"], Event())
+        self.parcels.make = lambda jobs, stop: self.block(blocked, jobs, stop)
+        done = [self.run_job(str(number), LARGEST) for number in range(2000)]
+        blocked.end.callback(None)
+        self.assertEqual("1999", self.successResultOf(done[-1]))
+
+    async def block(self, making: Making, jobs: Sequence[str], stop: Event) -> list[str]:
+        await making.end
+        return await self.maker(jobs, stop)
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.lists(st.integers(0, 40 * MIB), max_size=60), st.integers(1, 8))
+    def test_each_once(self, sizes: list[int], slots: int) -> None:
+        """Whatever their sizes are, all are made, each once, in order."""
+        maker = Maker()
+        parcels = BatchQueue(make=maker, slots=slots)
+        done = [
+            Deferred.fromCoroutine(parcels.run(f"job {number}", size))
+            for number, size in enumerate(sizes)
+        ]
+        while waiting := [making for making in maker.all if not making.end.called]:
+            self.assertLessEqual(len(waiting), slots)
+            waiting[0].end.callback(None)
+        self.assertEqual(
+            [f"job {number}" for number in range(len(sizes))],
+            [job for jobs in maker.jobs for job in jobs],
+        )
+        for number, each in enumerate(done):
+            self.assertEqual(f"JOB {number}", self.successResultOf(each))
+
+    # -- failures -----------------------------------------------------------------------
+
+    def test_failure(self) -> None:
+        """A job that fails alone fails, and the next one is made."""
+        self.maker.poison = {"a"}
+        first, second = self.run_job("a"), self.run_job("b")
+        self.let()
+        self.failureResultOf(first, ValueError)
+        self.let()
+        self.assertEqual("B", self.successResultOf(second))
+
+    def test_blameless(self) -> None:
+        """Where one of several fails, the others do not."""
+        self.maker.poison = {"c"}
+        done = [self.run_job(name) for name in "abcd"]
+        for _ in range(5):
+            self.let()
+        self.assertEqual([["a"], ["b", "c", "d"], ["b"], ["c"], ["d"]], self.maker.jobs)
+        self.assertEqual("B", self.successResultOf(done[1]))
+        self.assertEqual("c", str(self.failureResultOf(done[2], ValueError).value))
+        self.assertEqual("D", self.successResultOf(done[3]))
+        self.run_job("e")
+        self.assertEqual(["e"], self.maker.jobs[-1])
+
+    # -- leaving -------------------------------------------------------------------------
+
+    def test_leaves_the_queue(self) -> None:
+        """A job that is cancelled before it has begun is never made."""
+        self.run_job("a")
+        second, third = self.run_job("b"), self.run_job("c")
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.let()
+        self.let()
+        self.assertEqual([["a"], ["c"]], self.maker.jobs)
+        self.assertEqual("C", self.successResultOf(third))
+
+    def test_leaves_the_making(self) -> None:
+        """One that is being made is waited for, and told to stop: nobody wants it."""
+        done = self.run_job("a")
+        done.cancel()
+        self.assertNoResult(done)
+        self.assertTrue(self.maker.all[0].stop.is_set())
+        self.let()
+        self.failureResultOf(done, CancelledError)
+
+    def test_leaves_the_others(self) -> None:
+        """A parcel is not stopped as long as somebody wants something of it."""
+        self.run_job("a")
+        second, third = self.run_job("b"), self.run_job("c")
+        self.let()
+        second.cancel()
+        self.assertFalse(self.maker.all[1].stop.is_set())
+        self.let()
+        self.failureResultOf(second, CancelledError)
+        self.assertEqual("C", self.successResultOf(third))
+
+    def test_stopped(self) -> None:
+        """One that was stopped is not made again job by job."""
+        self.run_job("a")
+        self.maker.poison = {"b"}
+        done = [self.run_job(name) for name in "bc"]
+        self.let()
+        for each in done:
+            each.cancel()
+        self.assertTrue(self.maker.all[1].stop.is_set())
+        self.let()
+        for each in done:
+            self.failureResultOf(each, CancelledError)
+        self.assertEqual(2, len(self.maker.all))

@@ -1,0 +1,87 @@
+"""What clients may have built, and of what size, all the way through the builder."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+
+from nixery.builds.errors import CachedFailure
+from nixery.image.manifests import Image
+from nixery.image.patterns import parse_patterns
+from nixery.limits.build_quota import BuildQuota, current_client
+from nixery.limits.errors import BuildsExceeded, ImageTooLarge, PackagesDenied
+from nixery.limits.package_rules import PackageRules
+from tests.support.builds import BuilderCase
+
+
+class BuildLimitTests(BuilderCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.allowance = BuildQuota(at_once=2, hourly=3, seconds=self.clock.seconds)
+        self.builder.allowance = self.allowance
+
+    def by(self, client: str, name: str) -> Deferred[Image]:
+        """A client asks."""
+        token = current_client.set((client,))
+        try:
+            return self.ask(name)
+        finally:
+            current_client.reset(token)
+
+    def test_hourly(self) -> None:
+        """So many are made; what is there is served all the same, and to others more."""
+        for name in ("hello", "git", "bash"):
+            self.successResultOf(self.by("a", name))
+        self.failureResultOf(self.by("a", "hello/git"), BuildsExceeded)
+        self.successResultOf(self.by("a", "hello"))
+        self.successResultOf(self.by("b", "hello/git"))
+        self.successResultOf(self.by("a", "hello/git"))
+
+    def test_at_once(self) -> None:
+        """So many at a time; who joins another's takes no place."""
+        gate: Deferred[None] = Deferred()
+        self.nix.gate = lambda: gate
+        for name in ("hello", "git"):
+            self.assertNoResult(self.by("a", name))
+        self.failureResultOf(self.by("a", "bash"), BuildsExceeded)
+        self.nix.gate = None
+        self.successResultOf(self.by("b", "bash"))
+        self.nix.gate = lambda: gate
+        gate.callback(None)
+        self.nix.gate = None
+        self.successResultOf(self.by("a", "hello/git"))
+
+    def test_joining_in_vain(self) -> None:
+        """Who has joined another client that may not have it built has it built itself."""
+        for name in ("hello", "git", "bash"):
+            self.successResultOf(self.by("a", name))
+        gate: Deferred[None] = Deferred()
+        self.sources.gate = lambda: gate
+        first, second = self.by("a", "hello/git"), self.by("b", "hello/git")
+        self.assertNoResult(second)
+        self.sources.gate = None
+        gate.callback(None)
+        self.failureResultOf(first, BuildsExceeded)
+        self.successResultOf(second)
+
+    def test_denied(self) -> None:
+        """What is denied is not evaluated."""
+        self.builder.rules = PackageRules(denied=parse_patterns(["git"]))
+        self.failureResultOf(self.ask("hello/git"), PackagesDenied)
+        self.assertEqual([], self.nix.evaluations)
+
+    def test_denied_when_found(self) -> None:
+        """What turns out to be denied is not built."""
+        self.patch(PackageRules, "check", lambda *_: None)
+        self.builder.rules = PackageRules(denied=parse_patterns(["git"]))
+        self.failureResultOf(self.ask("hello/git"), PackagesDenied)
+        self.assertEqual([], self.nix.realisations)
+
+    def test_size(self) -> None:
+        """What is too large is not packed, and not tried again at once."""
+        self.limits = evolve(self.limits, closure=1)
+        self.restart()
+        error = self.failureResultOf(self.ask("hello"), ImageTooLarge).value
+        self.assertEqual("max_closure", error.setting)
+        self.assertEqual(0, self.storage.begun)
+        self.failureResultOf(self.ask("hello"), CachedFailure)

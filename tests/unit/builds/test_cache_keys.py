@@ -1,0 +1,171 @@
+"""
+Tests for ``nixery.builds.cache_keys``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from types import MappingProxyType
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds.cache_keys import image_key, layer_key, request_key
+from nixery.image.canonical_json import Json, canonical_json, sha256_hex
+from nixery.image.closure import StorePath
+from nixery.image.names import parse_image_name
+from nixery.image.packages import Evaluation, Package
+from nixery.sources.source import Revision
+from tests.support.strategies import evaluations, json_values, packages, store_paths
+
+
+def shuffled(value: Json) -> Json:
+    """An equal value, the keys of whose mappings were inserted in another order."""
+    if isinstance(value, dict):
+        items = list(value.items())
+        random.Random(0).shuffle(items)
+        return MappingProxyType({key: shuffled(item) for key, item in reversed(items)})
+    if isinstance(value, list):
+        return tuple(shuffled(item) for item in value)
+    return value
+
+
+class CanonicalJsonTests(SynchronousTestCase):
+    """Tests for :func:`canonical_json`."""
+
+    def test_spelling(self) -> None:
+        """Keys are sorted, nothing is padded, text is UTF-8."""
+        self.assertEqual(
+            canonical_json({"b": [1, True, None], "a": "é\n", "A": {}}),
+            '{"A":{},"a":"é\\n","b":[1,true,null]}'.encode(),
+        )
+
+    @settings(deadline=None, max_examples=100)
+    @given(json_values)
+    def test_round_trip(self, value: Json) -> None:
+        """It is JSON: reading it gives the value back."""
+        self.assertEqual(json.loads(canonical_json(value)), value)
+
+    @settings(deadline=None, max_examples=100)
+    @given(json_values)
+    def test_order(self, value: Json) -> None:
+        """The order of keys and the type of mappings and sequences do not matter."""
+        self.assertEqual(canonical_json(shuffled(value)), canonical_json(value))
+
+    @settings(deadline=None, max_examples=100)
+    @given(json_values, json_values)
+    def test_unambiguous(self, one: Json, other: Json) -> None:
+        """Two values share a spelling only if they are the same, True not being 1."""
+        same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+        self.assertEqual(canonical_json(one) == canonical_json(other), same)
+
+    def test_refused(self) -> None:
+        """What has no spelling of its own is refused at any depth."""
+        for value in (1.5, float("nan"), {1: "a"}, {None: 1}, {"a": [b"bytes"]}, {"a", "b"}):
+            self.assertRaises(TypeError, canonical_json, value)
+
+    def test_surrogates(self) -> None:
+        """A string that is no text is refused."""
+        self.assertRaises(UnicodeEncodeError, canonical_json, ["\ud800"])
+
+
+class LayerKeyTests(SynchronousTestCase):
+    """Tests for :func:`layer_key`."""
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.lists(store_paths), st.data())
+    def test_order(self, paths: list[StorePath], data: st.DataObject) -> None:
+        """Neither order nor repetition matters, nor whether paths are text."""
+        others = [str(path) for path in data.draw(st.permutations([*paths, *paths]))]
+        self.assertEqual(layer_key(paths, "gzip-1", 1), layer_key(others, "gzip-1", 1))
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.sets(store_paths), st.sets(store_paths))
+    def test_distinct(self, one: set[StorePath], other: set[StorePath]) -> None:
+        """Other paths have another key."""
+        self.assertEqual(layer_key(one, "gzip-1", 1) == layer_key(other, "gzip-1", 1), one == other)
+
+    def test_parameters(self) -> None:
+        """Compression and format take part in the key."""
+        keys = {
+            layer_key([], compression, version)
+            for compression in ("gzip-1", "gzip-11", "gzip")
+            for version in (1, 2, 11)
+        }
+        self.assertEqual(len(keys), 9)
+        for key in keys:
+            self.assertRegex(key, r"\A[0-9a-f]{64}\Z")
+
+
+class ImageKeyTests(SynchronousTestCase):
+    """Tests for :func:`image_key`."""
+
+    @settings(deadline=None, max_examples=30)
+    @given(evaluations(), st.data())
+    def test_same(self, evaluation: Evaluation, data: st.DataObject) -> None:
+        """How packages were asked for, their derivations and order do not matter."""
+        other = evolve(
+            evaluation,
+            left_out=("cacert",),
+            packages=tuple(
+                evolve(package, requested=("other",), derivation="/nix/store/other.drv")
+                for package in data.draw(st.permutations(evaluation.packages))
+            ),
+        )
+        self.assertEqual(image_key(evaluation, {}), image_key(other, {}))
+
+    @settings(deadline=None, max_examples=30)
+    @given(packages())
+    def test_distinct(self, package: Package) -> None:
+        """Whatever an image's bytes depend on takes part in the key."""
+        evaluation = Evaluation(packages=(package,), left_out=(), system="x86_64-linux")
+        [only] = evaluation.packages
+        others = [
+            evolve(evaluation, system="aarch64-linux"),
+            evolve(evaluation, packages=()),
+            *(
+                evolve(evaluation, packages=(evolve(only, **change),))
+                for change in (
+                    {"attribute": only.attribute + "x"},
+                    {"description": only.description + "x"},
+                    {"name": only.name + "x"},
+                    {"pname": only.pname + "x"},
+                    {"version": only.version + "x"},
+                    {"priority": only.priority + 1},
+                    {"outputs": ()},
+                )
+            ),
+        ]
+        keys = [image_key(each, {"budget": 94}) for each in (evaluation, *others)]
+        keys.append(image_key(evaluation, {"budget": 95}))
+        self.assertEqual(len(set(keys)), len(keys))
+
+
+class RequestKeyTests(SynchronousTestCase):
+    """Tests for :func:`request_key`."""
+
+    def key(self, repository: str, system: str = "x86_64-linux", identity: str = "a") -> str:
+        revision = Revision(identity={"path": identity}, pinned=False, label="x")
+        return request_key(parse_image_name(repository, system), revision, {})
+
+    def test_same(self) -> None:
+        """Names that ask for the same share a key."""
+        self.assertEqual(self.key("git/htop"), self.key("htop/git/git"))
+        self.assertEqual(self.key("arm64/git"), self.key("git", system="aarch64-linux"))
+
+    def test_distinct(self) -> None:
+        """Other packages, systems and revisions have other keys, and other kinds too."""
+        keys = [
+            self.key("git"),
+            self.key("git/htop"),
+            self.key("attr--676974"),
+            self.key("arm64/git"),
+            self.key("git", identity="b"),
+            layer_key([], "", 0),
+            image_key(Evaluation(packages=(), left_out=(), system=""), {}),
+            sha256_hex({}),
+        ]
+        self.assertEqual(len(set(keys)), len(keys))

@@ -1,0 +1,81 @@
+"""Tests for :mod:`nixery.builds.notifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds.notifier import ThrottledNotifier
+
+
+class BellTests(SynchronousTestCase):
+    """How often listeners are told."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.bell = ThrottledNotifier(clock=self.clock, interval=0.5)
+        self.told: list[float] = []
+
+    def listen(self) -> Callable[[], None]:
+        return self.bell.listen(lambda: self.told.append(self.clock.seconds()))
+
+    def test_after_silence(self) -> None:
+        """The first ring after a while is heard at once, but not from within."""
+        self.listen()
+        self.bell.ring()
+        self.assertEqual(self.told, [])
+        self.clock.advance(0)
+        self.assertEqual(self.told, [1000])
+
+    def test_many_rings(self) -> None:
+        """A hundred thousand rings are heard once in each interval, the last one too."""
+        self.listen()
+        for _ in range(8):
+            for _ in range(12_500):
+                self.bell.ring()
+            self.clock.advance(0.125)
+        self.clock.pump([0.125] * 8)
+        self.assertEqual(self.told, [1000.125, 1000.625, 1001.125])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nobody_listens(self) -> None:
+        """Then a ring costs no timer."""
+        self.bell.ring()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        leave = self.listen()
+        self.bell.ring()
+        leave()
+        leave()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_listeners_that_leave(self) -> None:
+        """A listener may end another's listening, and its own, while it is told."""
+        leaves: list[Callable[[], None]] = []
+
+        def leave_both() -> None:
+            self.told.append(0)
+            for leave in leaves:
+                leave()
+
+        leaves += [self.bell.listen(leave_both), self.bell.listen(leave_both)]
+        self.bell.ring()
+        self.clock.advance(1)
+        self.bell.ring()
+        self.clock.advance(1)
+        self.assertEqual(self.told, [0])
+
+    def test_listeners_that_fail(self) -> None:
+        """One that fails is in the log, and the others are told."""
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        self.bell.listen(fail)
+        self.listen()
+        self.bell.ring()
+        self.clock.advance(0)
+        self.assertEqual(len(self.told), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

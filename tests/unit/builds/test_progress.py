@@ -1,0 +1,232 @@
+"""Tests for :mod:`nixery.builds.progress` and the values of :mod:`nixery.builds.views`."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds import progress
+from nixery.builds.progress import Build
+from nixery.builds.tracker import BuildTracker
+from nixery.builds.views import BuildFailure, BuildState
+from nixery.errors import ShuttingDown, StorageError
+from nixery.image.names import Digest, Tag, parse_image_name
+from nixery.nix.errors import BuildFailed
+from nixery.nix.progress import Phase, Progress
+from nixery.process.errors import CommandOutput
+from nixery.testing.fakes import FakeWallClock
+
+DIGEST = Digest("sha256:" + "0" * 64)
+EVIDENCE = CommandOutput(
+    argv=("nix-build", "--option", "secret"), status=100, stderr="/home/secret"
+)
+
+BEGUN = 1_800_001_000
+
+
+class ProgressTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.wall_clock = FakeWallClock(self.clock)
+        self.assertEqual(BEGUN, self.wall_clock.now())
+        self.book = BuildTracker(clock=self.clock, wall_clock=self.wall_clock)
+        self.build = self.begin()
+        self.events: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.observe)  # type: ignore[arg-type]  # any callable is one
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)  # type: ignore[arg-type]  # any callable is one
+
+    def begin(self) -> Build:
+        return self.book.begin(parse_image_name("shell/git", "x86_64-linux"), Tag("v1"))
+
+    def observe(self, event: LogEvent) -> None:
+        if event["log_namespace"].startswith("nixery.builds.progress"):
+            self.events.append(event)
+
+
+class BuildTests(ProgressTestCase):
+    """What a build tells, and how it is kept."""
+
+    def test_interface(self) -> None:
+        """mypy holds it against the protocol here."""
+        checked: Progress = self.build
+        self.assertIs(checked, self.build)
+
+    def test_stages(self) -> None:
+        """A phase lasts until the next begins, and the last one until the end."""
+        self.build.phase(Phase.EVALUATING)
+        self.clock.advance(2)
+        self.build.phase(Phase.BUILDING)
+        self.clock.advance(3)
+        view = self.build.view()
+        self.assertEqual(
+            [(stage.phase, stage.begun, stage.ended) for stage in view.stages],
+            [
+                (Phase.EVALUATING, BEGUN, BEGUN + 2),
+                (Phase.BUILDING, BEGUN + 2, None),
+            ],
+        )
+        self.assertEqual((view.begun, view.ended, view.elapsed), (BEGUN, None, 5))
+        self.build.succeeded(DIGEST)
+        self.clock.advance(100)
+        view = self.build.view()
+        self.assertEqual(
+            (view.stages[-1].ended, view.ended, view.elapsed), (BEGUN + 5, BEGUN + 5, 5)
+        )
+
+    def test_identity(self) -> None:
+        """The name is the client's own spelling."""
+        view = self.build.view()
+        self.assertEqual((view.image, view.tag, view.system), ("shell/git", "v1", "x86_64-linux"))
+
+    def test_counts(self) -> None:
+        """Each unit of a phase has its newest count."""
+        self.build.phase(Phase.DOWNLOADING)
+        self.build.count(Phase.DOWNLOADING, 1, 10, "paths")
+        self.build.count(Phase.DOWNLOADING, 2000, 5000, "bytes")
+        self.build.count(Phase.DOWNLOADING, 2, 10, "paths")
+        self.assertEqual(
+            [(count.unit, count.done, count.expected) for count in self.build.view().counts],
+            [("paths", 2, 10), ("bytes", 2000, 5000)],
+        )
+
+    def test_derivation(self) -> None:
+        """The derivation is told while something is built."""
+        self.build.phase(Phase.BUILDING)
+        self.build.derivation("/nix/store/x-a.drv")
+        self.assertEqual(self.build.view().derivation, "/nix/store/x-a.drv")
+        self.build.phase(Phase.PACKING)
+        self.assertIsNone(self.build.view().derivation)
+
+    def test_doing(self) -> None:
+        """What is being done is said in a few words."""
+        self.assertEqual(self.build.view().doing(), "running")
+        self.build.queued(2)
+        self.assertEqual(self.build.view().doing(), "waiting for its turn, number 2")
+        self.build.started()
+        self.build.phase(Phase.BUILDING)
+        self.build.count(Phase.DOWNLOADING, 1, 2, "paths")
+        self.build.count(Phase.BUILDING, 3, 14, "builds")
+        self.assertEqual(self.build.view().doing(), "building, 3 of 14 builds")
+
+    def test_success(self) -> None:
+        """A build that succeeds has a digest."""
+        self.build.phase(Phase.BUILDING)
+        self.build.succeeded(DIGEST)
+        view = self.build.view()
+        self.assertEqual((view.state, view.digest), (BuildState.SUCCEEDED, DIGEST))
+        self.assertTrue(view.state.ended)
+
+    def test_failure(self) -> None:
+        """A failed build tells what its error tells clients, and no evidence."""
+        self.build.phase(Phase.BUILDING)
+        error = BuildFailed(derivation="/nix/store/x.drv", log=("a", "b"), evidence=EVIDENCE)
+        self.build.failed(error)
+        view = self.build.view()
+        self.assertEqual(view.state, BuildState.FAILED)
+        self.assertEqual(
+            view.problem,
+            BuildFailure(message=error.message, derivation="/nix/store/x.drv", log=("a", "b")),
+        )
+        self.assertNotIn("secret", str(view))
+
+    def test_unforeseen_failure(self) -> None:
+        """What nobody has vetted is not told."""
+        self.build.failed(RuntimeError("/home/secret"))
+        view = self.build.view()
+        self.assertEqual(view.state, BuildState.FAILED)
+        self.assertNotIn("secret", str(view))
+
+    def test_other_failures(self) -> None:
+        """Other errors tell their message."""
+        self.build.failed(StorageError(operation="write", reason="full"))
+        problem = self.build.view().problem
+        assert problem is not None
+        self.assertEqual(problem.message, "storage failed to write: full")
+
+    def test_cancelled(self) -> None:
+        """A build that is stopped has not failed."""
+        for error in (CancelledError(), ShuttingDown()):
+            build = self.begin()
+            build.failed(error)
+            self.assertEqual(build.view().state, BuildState.CANCELLED)
+            self.assertIsNone(build.view().problem)
+
+    def test_bounded_stages(self) -> None:
+        """However often it begins anew, a build has a bounded history."""
+        for _ in range(100):
+            self.build.phase(Phase.EVALUATING)
+            self.build.phase(Phase.BUILDING)
+        self.assertEqual(len(self.build.view().stages), progress.STAGES)
+
+
+class LogTests(ProgressTestCase):
+    """Lines, kept and in the daemon's log."""
+
+    def test_parts(self) -> None:
+        """Parts of the log are found by the numbers of lines."""
+        for number in range(10):
+            self.build.log(f"line {number}")
+        part = self.build.log_part(3, 2)
+        self.assertEqual((part.first, part.lines, part.after), (3, ("line 3", "line 4"), 5))
+        self.assertEqual(self.build.log_part(10, 5).lines, ())
+        self.assertEqual(self.build.log_part(10, 5).after, 10)
+        self.assertEqual(self.build.view().log_lines, 10)
+
+    @given(st.lists(st.integers(0, 300), max_size=60), st.integers(0, 70), st.integers(1, 70))
+    @settings(deadline=None, max_examples=100)
+    def test_bounds(self, lengths: list[int], after: int, limit: int) -> None:
+        """The newest lines are kept, within both bounds, under their numbers."""
+        self.patch(progress, "LOG_LINES", 20)
+        self.patch(progress, "LOG_SIZE", 1000)
+        lines = [f"{number} {'x' * length}" for number, length in enumerate(lengths)]
+        build = self.begin()
+        for line in lines:
+            build.log(line)
+        kept = build.log_part(0, 1000)
+        self.assertEqual(list(kept.lines), lines[kept.first :])
+        self.assertEqual(kept.after, len(lines))
+        self.assertLessEqual(len(kept.lines), 20)
+        self.assertLessEqual(sum(len(line) + 1 for line in kept.lines), 1000)
+        if kept.first:
+            more = lines[kept.first - 1 :]
+            self.assertTrue(len(more) > 20 or sum(len(line) + 1 for line in more) > 1000)
+        part = build.log_part(after, limit)
+        self.assertEqual(part.first, max(after, kept.first) if lines else after)
+        self.assertEqual(list(part.lines), lines[part.first : part.first + limit])
+
+    def test_flood(self) -> None:
+        """Twenty thousand lines take bounded memory, and no timer or event each."""
+        told: list[None] = []
+        self.build.phase(Phase.BUILDING)
+        self.book.watch(lambda: told.append(None), self.build.id)
+        tracemalloc.start()
+        try:
+            for number in range(20_000):
+                self.build.log(f"{number} " + "x" * 500)
+            used, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        self.assertLess(used, 2 * progress.LOG_SIZE)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.advance(0)
+        self.assertEqual(len(told), 1)
+
+    def test_what_is_logged(self) -> None:
+        """The daemon's log has a line for each phase, and none for counts or lines."""
+        for _ in range(2):
+            for phase in (Phase.EVALUATING, Phase.BUILDING, Phase.PACKING):
+                self.build.phase(phase)
+                self.build.derivation("/nix/store/x.drv")
+                self.build.count(phase, 1, 2, "layers")
+                self.build.log("a line")
+        self.assertEqual(
+            [formatEvent(event) for event in self.events],
+            ["shell/git: evaluating", "shell/git: building", "shell/git: packing"],
+        )

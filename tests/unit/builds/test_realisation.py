@@ -1,0 +1,94 @@
+"""Tests for :mod:`nixery.builds.realisation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds.realisation import MAX_REEVALUATIONS, realise
+from nixery.image.names import parse_image_name
+from nixery.image.packages import Evaluation
+from nixery.nix.errors import EvaluationFailed, MissingDerivations
+from nixery.nix.interface import Realisation
+from nixery.nix.progress import Phase
+from nixery.process.errors import CommandOutput
+from nixery.sources.source import PackageSet, path_revision
+from nixery.testing.fakes import FakeNix, FakePackage
+from tests.unit.nix.test_internal_json import Recorder
+
+T = TypeVar("T")
+
+NAME = parse_image_name("hello", "x86_64-linux")
+FAILURE = EvaluationFailed(
+    reason="gone", evidence=CommandOutput(argv=("nix-instantiate",), status=1)
+)
+
+
+@define(eq=False)
+class Sets:
+    """A path whose package set is another one each time that it is looked at."""
+
+    taken: list[PackageSet] = field(factory=list)
+    failing: bool = False
+
+    async def fetch(self) -> PackageSet:
+        if self.failing:
+            raise FAILURE
+        path = Path(f"/set-{len(self.taken)}")
+        self.taken.append(PackageSet(revision=path_revision(path, ()), path=path))
+        return self.taken[-1]
+
+
+class RealiseTests(SynchronousTestCase):
+    """Builds whose derivations are collected, by a fake Nix."""
+
+    def setUp(self) -> None:
+        self.nix = FakeNix(store=Path(self.mktemp()), packages=[FakePackage(attribute="hello")])
+        self.sets = Sets()
+        self.recorder = Recorder()
+        path = Path("/set")
+        first = PackageSet(revision=path_revision(path, ()), path=path)
+        self.evaluation = self.successResultOf(
+            Deferred.fromCoroutine(
+                self.nix.evaluate(first, NAME.system, NAME.requirements),
+            )
+        )
+        self.nix.package_sets.clear()
+
+    def realise(self) -> Deferred[tuple[Realisation, Evaluation]]:
+        return Deferred.fromCoroutine(
+            realise(self.nix, self.sets.fetch, NAME, self.evaluation, self.recorder)
+        )
+
+    def test_at_once(self) -> None:
+        """Where nothing is collected nothing is evaluated again."""
+        _, evaluation = self.successResultOf(self.realise())
+        self.assertIs(evaluation, self.evaluation)
+        self.assertEqual((self.nix.package_sets, self.sets.taken), ([], []))
+
+    def test_collected(self) -> None:
+        """What was collected is built by what evaluates it, of the same package set."""
+        self.nix.collected = 1
+        realisation, evaluation = self.successResultOf(self.realise())
+        self.assertEqual(evaluation, self.evaluation)
+        self.assertEqual(realisation.outputs, (evaluation.packages[0].outputs[0].path,))
+        self.assertEqual(self.nix.package_sets, self.sets.taken * 2)
+        self.assertEqual(self.nix.evaluated_to_build, self.nix.evaluations[1:])
+        self.assertEqual(self.recorder.calls.count((Phase.EVALUATING,)), 1)
+
+    def test_changing(self) -> None:
+        """A package set that is another one each time is looked at a few times only."""
+        self.nix.collected = MAX_REEVALUATIONS
+        self.successResultOf(self.realise())
+        self.nix.collected = MAX_REEVALUATIONS + 1
+        self.failureResultOf(self.realise(), MissingDerivations)
+        self.assertEqual(self.nix.collected, 0)
+
+    def test_not_to_be_had_any_more(self) -> None:
+        """What cannot be evaluated any more says why."""
+        self.nix.collected, self.sets.failing = 1, True
+        self.assertEqual(self.failureResultOf(self.realise()).value, FAILURE)

@@ -1,0 +1,265 @@
+"""Tests for :mod:`nixery.builds.tracker`."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds import tracker
+from nixery.builds.errors import CachedFailure
+from nixery.builds.progress import Build
+from nixery.builds.tracker import BuildTracker
+from nixery.builds.views import BuildState
+from nixery.errors import StorageError
+from nixery.image.errors import PackagesRefused
+from nixery.image.names import Digest, ImageName, Tag, parse_image_name
+from nixery.nix.progress import Phase
+from nixery.testing.fakes import FakeWallClock
+
+DIGEST = Digest("sha256:" + "0" * 64)
+LATEST = Tag("latest")
+FAILURE = StorageError(operation="write", reason="full")
+
+
+def named(repository: str) -> ImageName:
+    return parse_image_name(repository, "x86_64-linux")
+
+
+class BookTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.numbers = iter(range(1000))
+        self.book = BuildTracker(
+            clock=self.clock,
+            wall_clock=FakeWallClock(self.clock),
+            limit=3,
+            new_id=lambda: f"id{next(self.numbers)}",
+        )
+
+    def begin(self, repository: str, *phases: Phase) -> Build:
+        build = self.book.begin(named(repository), LATEST)
+        for phase in phases or (Phase.BUILDING,):
+            build.phase(phase)
+        return build
+
+    def listed(self) -> list[str]:
+        return [build.image for build in self.book.overview()]
+
+
+class BuildBookTests(BookTestCase):
+    """What is kept, and what is told of it."""
+
+    def test_order(self) -> None:
+        """Those that run come first, then those that ended; the youngest first."""
+        first, second, *_ = [self.begin(name) for name in "abcd"]
+        second.succeeded(DIGEST)
+        first.failed(FAILURE)
+        self.assertEqual(self.listed(), ["d", "c", "a", "b"])
+        states = [build.state.value for build in self.book.overview()]
+        self.assertEqual(states, ["running", "running", "failed", "succeeded"])
+
+    def test_bounded(self) -> None:
+        """Only so many that have ended are kept; what runs always is."""
+        running = [self.begin(f"running{number}") for number in range(10)]
+        for number in range(10):
+            self.begin(f"ended{number}").succeeded(DIGEST)
+        self.assertEqual(self.listed()[-3:], ["ended9", "ended8", "ended7"])
+        self.assertEqual(len(self.listed()), 13)
+        self.assertIsNone(self.book.find("id10"))
+        for build in running:
+            build.succeeded(DIGEST)
+        self.assertEqual(len(self.listed()), 3)
+
+    def test_ids(self) -> None:
+        """By itself, the book makes ids that nobody guesses."""
+        book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
+        ids = {book.begin(named("a"), LATEST).id for _ in range(100)}
+        self.assertEqual(len(ids), 100)
+        for each in ids:
+            self.assertRegex(each, "^[0-9a-f]{16}$")
+
+    def test_before_the_first_phase(self) -> None:
+        """What is answered from memory is never seen, and nobody is told of it."""
+        told: list[None] = []
+        self.book.watch(lambda: told.append(None))
+        build = self.book.begin(named("a"), LATEST)
+        self.assertEqual(self.listed(), [])
+        build.succeeded(DIGEST)
+        self.clock.advance(10)
+        self.assertEqual((self.listed(), told), ([], []))
+        self.assertEqual(self.book.changes(1).version, 1)
+
+    def test_known_images(self) -> None:
+        """An image that turns out to be known is seen while it is looked up only."""
+        build = self.begin("a", Phase.EVALUATING)
+        self.assertEqual(self.listed(), ["a"])
+        build.succeeded(DIGEST)
+        self.assertEqual(self.listed(), [])
+        self.assertIsNone(self.book.find(build.id))
+
+    def test_quick_failures(self) -> None:
+        """So is one whose packages do not exist, or that failed a moment ago."""
+        for error in (
+            PackagesRefused(problems=()),
+            CachedFailure(original=FAILURE, retry_after=1),
+        ):
+            self.begin("a", Phase.EVALUATING).failed(error)
+        self.assertEqual(self.listed(), [])
+
+    def test_announced(self) -> None:
+        """A build that somebody was told to watch is kept however it ends."""
+        build = self.begin("a", Phase.EVALUATING)
+        view = self.book.announce(named("a"), LATEST)
+        assert view is not None
+        self.assertEqual(view.id, build.id)
+        build.failed(PackagesRefused(problems=()))
+        self.assertEqual(self.listed(), ["a"])
+        self.assertIsNone(self.book.announce(named("a"), LATEST))
+
+    def test_announced_by_another_spelling(self) -> None:
+        """Names that ask for the same find the same build; other tags do not."""
+        self.begin("git/htop")
+        self.assertIsNotNone(self.book.announce(named("htop/git/htop"), LATEST))
+        self.assertIsNone(self.book.announce(named("git/htop"), Tag("v1")))
+        self.assertIsNone(self.book.announce(named("git"), LATEST))
+
+    def test_announced_follower(self) -> None:
+        """Whoever waits for another build's image is told to watch that build."""
+        maker, follower = self.begin("git"), self.begin("git-minimal", Phase.EVALUATING)
+        follower.follow(maker)
+        view = self.book.announce(named("git-minimal"), LATEST)
+        assert view is not None
+        self.assertEqual(view.id, maker.id)
+        found = self.book.find(follower.id)
+        assert found is not None
+        self.assertEqual(found.follows, maker.id)
+
+    def test_failed(self) -> None:
+        """A failure, new or remembered, is found again; another one of the image is not."""
+        build = self.begin("a")
+        build.failed(FAILURE)
+        remembered = CachedFailure(original=FAILURE, retry_after=1.0)
+        for error in (FAILURE, remembered):
+            view = self.book.failed(named("a"), LATEST, error)
+            assert view is not None
+            self.assertEqual(view.id, build.id)
+        other = StorageError(operation="write", reason="gone")
+        self.assertIsNone(self.book.failed(named("a"), LATEST, other))
+        self.assertIsNone(self.book.failed(named("b"), LATEST, FAILURE))
+
+    def test_old_logs(self) -> None:
+        """The logs of builds that have ended take bounded memory: the oldest go first."""
+        self.patch(tracker, "OLD_LOGS_SIZE", 250)
+        builds = [self.begin(name) for name in "abc"]
+        for build in builds:
+            build.log("x" * 99)
+            build.succeeded(DIGEST)
+        self.assertEqual([build.log_size for build in builds], [0, 100, 100])
+        self.assertEqual(self.book.log(builds[0].id, 0, 10).first, 1)
+        self.assertEqual(self.book.log(builds[1].id, 0, 10).lines, ("x" * 99,))
+        # The sum follows what falls out of the book.
+        for name in "def":
+            self.begin(name).succeeded(DIGEST)
+        self.assertEqual(self.book._old_logs, 0)
+
+    def test_unknown_ids(self) -> None:
+        """An id that is none has no build, no log and no changes."""
+        self.assertIsNone(self.book.find("x"))
+        self.assertEqual(self.book.log("x", 5, 5).lines, ())
+        self.book.watch(self.fail, "x")()
+
+
+class ChangesTests(BookTestCase):
+    """What has happened since."""
+
+    def test_everything(self) -> None:
+        """From nothing, everything is new."""
+        self.begin("a")
+        changes = self.book.changes(0)
+        self.assertEqual([build.image for build in changes.builds], ["a"])
+        self.assertIsNone(changes.removed)
+
+    def test_only_what_has_changed(self) -> None:
+        """Later, only what has changed; and nothing twice."""
+        first, _ = self.begin("a"), self.begin("b")
+        version = self.book.changes(0).version
+        first.count(Phase.BUILDING, 1, 2, "builds")
+        changes = self.book.changes(version)
+        self.assertEqual([build.image for build in changes.builds], ["a"])
+        self.assertEqual(changes.removed, ())
+        self.assertEqual(self.book.changes(changes.version).builds, ())
+
+    def test_removed(self) -> None:
+        """What is gone is told by its id."""
+        build = self.begin("a", Phase.EVALUATING)
+        version = self.book.changes(0).version
+        build.succeeded(DIGEST)
+        self.assertEqual(self.book.changes(version).removed, (build.id,))
+
+    def test_long_ago(self) -> None:
+        """Who has been away for too long gets everything."""
+        self.begin("a")
+        version = self.book.changes(0).version
+        for _ in range(tracker.REMOVED + 1):
+            self.book.new_id = lambda: "x"
+            self.begin("b", Phase.EVALUATING).succeeded(DIGEST)
+        self.assertIsNone(self.book.changes(version).removed)
+
+    def test_from_the_future(self) -> None:
+        """So does one with a version that never was."""
+        self.begin("a")
+        self.assertIsNone(self.book.changes(10**9).removed)
+
+    def test_watching_all(self) -> None:
+        """Changes of all builds are told at a bearable rate, and logs are not."""
+        told: list[float] = []
+        leave = self.book.watch(lambda: told.append(self.clock.seconds()))
+        build = self.begin("a")
+        self.clock.advance(0)
+        for _ in range(100):
+            build.log("line")
+        self.clock.pump([0.125] * 8)
+        self.assertEqual(told, [1000])
+        for number in range(1000):
+            build.count(Phase.BUILDING, number, 1000, "builds")
+        self.clock.pump([0.125] * 8)
+        self.assertEqual(told, [1000, 1001.125])
+        leave()
+        build.succeeded(DIGEST)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_watching_one(self) -> None:
+        """Whoever watches one build is told of its log and its end, and of no other."""
+        told: list[float] = []
+        build, other = self.begin("a"), self.begin("b")
+        self.book.watch(lambda: told.append(self.clock.seconds()), build.id)
+        other.log("line")
+        other.succeeded(DIGEST)
+        self.clock.advance(1)
+        self.assertEqual(told, [])
+        build.log("line")
+        self.clock.advance(1)
+        self.assertEqual(told, [1002])
+        build.succeeded(DIGEST)
+        self.clock.advance(1)
+        self.assertEqual(told, [1002, 1003])
+
+    def test_watching_what_is_forgotten(self) -> None:
+        """Even the end of a build that is not kept is told."""
+        told: list[None] = []
+        build = self.begin("a", Phase.EVALUATING)
+        self.book.watch(lambda: told.append(None), build.id)
+        build.succeeded(DIGEST)
+        self.clock.advance(1)
+        self.assertEqual(told, [None])
+
+    def test_state(self) -> None:
+        """A build that was queued is told as such, with its place."""
+        build = self.begin("a", Phase.EVALUATING)
+        build.queued(3)
+        [view] = self.book.overview()
+        self.assertEqual((view.state, view.position), (BuildState.QUEUED, 3))
+        build.started()
+        [view] = self.book.overview()
+        self.assertEqual((view.state, view.position), (BuildState.RUNNING, None))

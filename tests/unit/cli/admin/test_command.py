@@ -1,0 +1,267 @@
+"""Tests of ``nixery-admin``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.cli.admin.command import admin
+from nixery.cli.admin.prewarm import PullResponse, Warmed, address_of, warm
+from nixery.image.manifests import digest_of
+from nixery.image.names import Tag, parse_image_name
+from nixery.popularity.errors import FetchFailed
+from nixery.pulls.images import tag_record_key
+from nixery.storage.filesystem import scan
+from tests.support.stores import StoreCase
+from tests.unit.storage.test_contract import finish
+
+SYSTEM = "x86_64-linux"
+
+
+class AdminCase(StoreCase):
+    """The command, on a storage of its own."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(scan, "FRESH", float("-inf"))
+        self.patch(os, "environ", {"HOME": "/nonexistent"})
+
+    def serve(self, name: str, tag: str, *layers: bytes) -> tuple[str, ...]:
+        """Publish an image, and note it as the daemon does."""
+        key = f"{name}:{tag}".replace("/", "-")
+        for layer in layers:
+            self.layer(layer)
+        manifests = self.name(key, *layers)
+        parsed = parse_image_name(name, SYSTEM)
+        place = tag_record_key(parsed, Tag(tag))
+        finish(self.storage.set_record("served", place, key.encode()))
+        finish(self.storage.add_record("name", place.partition("/")[0], name.encode()))
+        return manifests
+
+    def run_admin(self, *arguments: str, status: int = 0) -> str:
+        """What a command prints; it has to end with ``status``."""
+        out, err = io.StringIO(), io.StringIO()
+        command, *rest = arguments
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            self.assertRaises(SystemExit) as ended,
+        ):
+            admin([command, "--storage-path", str(self.root), *rest])
+        self.assertEqual(status, ended.exception.code or 0, err.getvalue())
+        return out.getvalue() + err.getvalue()
+
+
+class StoredTests(AdminCase):
+    """Commands on what is stored."""
+
+    def test_list(self) -> None:
+        """Images are listed by their names, with what is theirs alone."""
+        self.serve("shell/git", "latest", b"own" * 1000, b"shared" * 1000)
+        self.serve("htop", "v1", b"shared" * 1000)
+        text = self.run_admin("list")
+        self.assertIn("shell/git:latest", text)
+        self.assertIn("2 images", text)
+        rows = {row["images"][0]: row for row in json.loads(self.run_admin("list", "--json"))}
+        self.assertEqual({"shell/git:latest", "htop:v1"}, rows.keys())
+        self.assertEqual(6000, rows["htop:v1"]["shared"])
+        self.assertGreaterEqual(rows["shell/git:latest"]["own"], 3000)
+        self.assertEqual([], rows["htop:v1"]["missing"])
+
+    def test_inspect(self) -> None:
+        """An image is found by name, by tag, in any spelling, and by digest."""
+        manifests = self.serve("htop/git", "v1", b"1")
+        for image in ("htop/git", "git/htop:v1", manifests[0], f"git@{manifests[1]}"):
+            (found,) = json.loads(self.run_admin("inspect", image))
+            self.assertEqual(list(manifests), [each["digest"] for each in found["manifests"]])
+            self.assertEqual([digest_of(b"1")], [each["digest"] for each in found["layers"]])
+        self.assertIn("is not stored", self.run_admin("inspect", "git:v1", status=1))
+
+    def test_gc(self) -> None:
+        """Limits come from the command line; a rehearsal removes nothing."""
+        self.serve("git", "latest", b"1" * 1000)
+        self.age()
+        self.assertIn("would remove 1 images", self.run_admin("gc", "--max-bytes=0", "--dry-run"))
+        self.assertIn("removed 0 images", self.run_admin("gc", "--max-bytes=1MiB"))
+        done = json.loads(self.run_admin("gc", "--max-age=60", "--json"))
+        self.assertEqual((1, 0), (done["images"], done["total"]))
+        self.assertIn("0 images", self.run_admin("list"))
+
+    def test_purge(self) -> None:
+        """What is named goes, one tag or all of them."""
+        for tag in ("v1", "v2", "v3"):
+            self.serve("git", tag, tag.encode())
+        self.serve("htop", "v1", b"htop")
+        self.run_admin("purge", "git:v2")
+        self.assertEqual({"git:v1", "git:v3", "htop:v1"}, self.images())
+        self.run_admin("purge", "--dry-run", "git")
+        self.assertEqual({"git:v1", "git:v3", "htop:v1"}, self.images())
+        self.run_admin("purge", "git")
+        self.assertEqual({"htop:v1"}, self.images())
+        self.assertNotIn(digest_of(b"v1"), self.stored())
+        self.assert_sound()
+        self.run_admin("purge", "git", status=1)
+
+    def test_verify(self) -> None:
+        """A sound storage is well."""
+        self.serve("git", "latest", b"1")
+        self.assertIn("all is well", self.run_admin("verify"))
+
+    def test_repair(self) -> None:
+        """Damage of each kind is found, and put out of the way where that is wanted."""
+        self.serve("one", "latest", b"damaged", b"fine")
+        self.serve("two", "latest", b"short")
+        self.serve("three", "latest", b"lost")
+        self.serve("four", "latest", b"fine")
+        found = self.inventory()
+        Path(found.path(digest_of(b"damaged"))).write_bytes(b"DAMAGED")
+        os.truncate(found.path(digest_of(b"short")), 2)
+        os.unlink(found.path(digest_of(b"lost")))
+        finish(self.storage.set_record("image", "garbage", b"{}"))
+        finish(self.storage.set_record("served", "a/b", b"nothing"))
+        for _ in range(2):  # looking changes nothing
+            result = json.loads(self.run_admin("verify", "--json", status=1))
+            findings = {(each["kind"], each["what"]) for each in result["findings"]}
+            for finding in (
+                ("damaged", digest_of(b"damaged")),
+                ("damaged", digest_of(b"short")),
+                ("incomplete", digest_of(b"lost")),
+                ("dangling", "one:latest"),
+                ("dangling", "two:latest"),
+                ("dangling", "three:latest"),
+                ("dangling", f"layer record {digest_of(b'lost')[7:]}"),
+                ("damaged", "image record garbage"),
+                ("dangling", "served record a/b"),
+            ):
+                self.assertIn(finding, findings)
+            self.assertNotIn(("dangling", "four:latest"), findings)
+        self.run_admin("verify", "--repair", status=1)
+        self.assertEqual({"four:latest"}, self.images())
+        self.assert_sound()
+        self.run_admin("verify")  # what is left is well
+        aside = [path for path in self.root.glob("damaged/*") if path.suffix != ".json"]
+        self.assertEqual({b"DAMAGED", b"sh"}, {path.read_bytes() for path in aside})
+        for path in aside:
+            self.assertIn('"size": ', os.readlink(f"{path}.json"))
+        self.serve("one", "latest", b"damaged", b"fine")
+        self.assert_sound()
+
+    def test_no_storage(self) -> None:
+        """A directory without a storage is none, and nothing is made in it."""
+        self.root = Path(self.mktemp())
+        self.root.mkdir()
+        for command in ("gc", "list", "verify"):
+            self.assertIn("there is no storage", self.run_admin(command, status=1))
+        self.assertEqual([], list(self.root.iterdir()))
+
+    def test_bucket(self) -> None:
+        """A bucket takes care of itself, and the command says so."""
+        config = Path(self.mktemp())
+        config.write_text("{storage_backend: gcs, gcs_bucket: images}")
+        out = io.StringIO()
+        with contextlib.redirect_stderr(out), self.assertRaises(SystemExit) as ended:
+            admin(["gc", "--config", str(config)])
+        self.assertEqual(1, ended.exception.code)
+        self.assertIn("lifecycle rule", out.getvalue())
+
+    def test_called_wrongly(self) -> None:
+        """Nonsense is refused with status 2."""
+        for arguments in (["gc", "--max-bytes=x"], ["gc", "--grace=-1"], ["verify", "--jobs=0"]):
+            self.run_admin(*arguments, status=2)
+
+
+class WarmTests(SynchronousTestCase):
+    """Having images made ahead."""
+
+    def warm(self, images: Sequence[str], jobs: int = 2) -> Deferred[Sequence[Warmed]]:
+        async def ask(path: str, /) -> PullResponse:
+            self.asked.append(path)
+            answer = self.answers.pop(0)
+            if isinstance(answer, FetchFailed):
+                raise answer
+            return await answer if isinstance(answer, Deferred) else answer
+
+        return Deferred.fromCoroutine(
+            warm(images, ask=ask, clock=self.clock, jobs=jobs, deadline=100, told=self.told.append)
+        )
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.asked: list[str] = []
+        self.told: list[Warmed] = []
+        self.answers: list[PullResponse | FetchFailed | Deferred[PullResponse]] = []
+
+    def test_ready(self) -> None:
+        """An image is asked for by name and tag, once."""
+        self.answers = [PullResponse(status=200, digest="d"), PullResponse(status=200, digest="e")]
+        done = self.successResultOf(self.warm(["shell/git", "htop:v1", "shell/git"]))
+        self.assertEqual(["/v2/shell/git/manifests/latest", "/v2/htop/manifests/v1"], self.asked)
+        self.assertEqual(["d", "e"], [each.digest for each in done])
+        self.assertEqual(list(done), self.told)
+
+    def test_waits(self) -> None:
+        """A daemon that is busy is asked again when it says so."""
+        self.answers = [
+            PullResponse(status=429, retry_after=10),
+            PullResponse(status=503, retry_after=3),
+            PullResponse(status=429),
+            PullResponse(status=200, digest="d"),
+        ]
+        done = self.warm(["git"])
+        for wait in (10, 3, 5):
+            self.clock.advance(wait - 0.5)
+            self.assertNoResult(done)
+            self.clock.advance(0.5)
+        self.assertEqual("d", self.successResultOf(done)[0].digest)
+
+    def test_fails(self) -> None:
+        """What will not be ready is told with the daemon's words, and the others go on."""
+        self.answers = [
+            PullResponse(status=404, message="no such package"),
+            FetchFailed(url="http://h", reason="refused"),
+            PullResponse(status=507, retry_after=300, message="the disk is full"),
+            PullResponse(status=200, digest="d"),
+        ]
+        done = self.successResultOf(self.warm(["a", "b", "c", "d"], jobs=1))
+        self.assertEqual(3, sum(bool(each.error) for each in done))
+        self.assertIn("no such package", done[0].error)
+        self.assertIn("refused", done[1].error)
+
+    def test_deadline(self) -> None:
+        """An image that is not ready in time is given up."""
+        self.answers = [PullResponse(status=429, retry_after=60)] * 3
+        done = self.warm(["git"])
+        self.clock.advance(60)
+        self.assertIn("not ready", self.successResultOf(done)[0].error)
+
+    def test_few_at_once(self) -> None:
+        """No more are asked for at once than is allowed."""
+        pending: list[Deferred[PullResponse]] = [Deferred() for _ in range(5)]
+        self.answers = list(pending)
+        done = self.warm(["a", "b", "c", "d", "e"], jobs=2)
+        for number, answer in enumerate(pending):
+            self.assertEqual(min(5, number + 2), len(self.asked))
+            answer.callback(PullResponse(status=200))
+        self.successResultOf(done)
+
+    def test_addresses(self) -> None:
+        """The daemon of this machine is found by its endpoints."""
+        for endpoint, address in (
+            ("tcp:8080:interface=127.0.0.1", "http://127.0.0.1:8080"),
+            ("tcp:80", "http://127.0.0.1:80"),
+            ("tcp:port=81", "http://127.0.0.1:81"),
+            ("tcp6:8080:interface=\\:\\:1", "http://[::1]:8080"),
+            ("tcp:8080:interface=0.0.0.0", "http://127.0.0.1:8080"),
+            ("tcp:0", "https://r.example"),
+            ("systemd:domain=INET:index=0", "https://r.example"),
+        ):
+            self.assertEqual(address, address_of([endpoint], "https://r.example"))
+        self.assertIsNone(address_of(["unix:/run/x"], None))

@@ -1,0 +1,53 @@
+"""Tests for :mod:`nixery.cli.progress_bar`."""
+
+from __future__ import annotations
+
+import io
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.cli.progress_bar import PAUSE, ProgressBar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class MeterTests(SynchronousTestCase):
+    """Tests for :class:`ProgressBar`."""
+
+    def test_lines(self) -> None:
+        """Where there is no terminal, a line now and then, and one at the end."""
+        clock, stream = Clock(), io.StringIO()
+        meter = ProgressBar("asking", stream, clock.seconds)
+        for done in range(1, 31):
+            clock.advance(1)
+            meter.update(done, 40)
+        self.assertEqual(
+            [f"asking: {int(PAUSE) * n} of 40" for n in (1, 2, 3)],
+            stream.getvalue().splitlines(),
+        )
+        meter.close()
+        self.assertEqual(3, len(stream.getvalue().splitlines()))
+        meter.update(40, 40)
+        meter.close()
+        self.assertEqual("asking: 40 of 40", stream.getvalue().splitlines()[-1])
+
+    def test_nothing_done(self) -> None:
+        """What has not begun says nothing."""
+        stream = io.StringIO()
+        ProgressBar("asking", stream, Clock().seconds).close()
+        self.assertEqual("", stream.getvalue())
+
+    def test_bar(self) -> None:
+        """On a terminal, a bar that knows what is expected, even if that grows."""
+        stream = Terminal()
+        meter = ProgressBar("asking", stream, Clock().seconds)
+        meter.update(1, 4)
+        meter.update(8, 8)
+        meter.close()
+        self.assertIn("asking", stream.getvalue())
+        self.assertIn("8/8", stream.getvalue())
+        self.assertIn("\r", stream.getvalue())

@@ -1,0 +1,301 @@
+"""The gate, and what is behind it, through the real HTTP server."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from urllib.parse import urlencode
+
+from twisted.internet.defer import Deferred
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.http.auth import AuthenticatingRoot, PagesGuard, RegistryGuard, client_of
+from nixery.http.health import health_page
+from nixery.http.registry.api import Registry
+from nixery.http.root import make_root
+from nixery.http.token_endpoint import token_resource
+from nixery.image.patterns import parse_patterns
+from tests.support.http import (
+    IMAGE,
+    OCI,
+    Answer,
+    Connection,
+    FakeImages,
+    HeldWorkers,
+    InlineWorkers,
+)
+from tests.unit.access.test_access_controller import RULES, SYSTEM, USERS, DoorkeeperTestCase
+
+
+def basic(user: str, password: str) -> tuple[str, str]:
+    return "Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+ALICE, BOB = basic("alice", "secret"), basic("bob", "hunter2")
+
+
+class _Page(Resource):
+    """Tells who asks, and whether they may see an image."""
+
+    def __init__(self, guard: PagesGuard) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self._guard = guard
+
+    def render(self, request: Request) -> bytes:
+        names = ["git", "htop", "GIT//"]
+        seen = [name for name in names if self._guard.may_see(request, name)]
+        return f"{client_of(request).user} {seen}".encode()
+
+
+class GateTestCase(DoorkeeperTestCase):
+    tokens = True
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.source = FakeImages()
+        for name in ("git", "htop", "shell/git"):
+            self.source.images[name, "latest"] = IMAGE
+        for manifest in IMAGE.manifests:
+            self.successResultOf(
+                Deferred.fromCoroutine(self.storage.put(manifest.body, manifest.media_type))
+            )
+        self.build(InlineWorkers())
+
+    def build(self, workers: InlineWorkers | HeldWorkers) -> None:
+        self.doorkeeper = self.make(workers)
+        if not self.tokens:
+            self.doorkeeper._tokens = None
+        guard = RegistryGuard(self.doorkeeper)
+        guard.realm, guard.service = "https://reg/token", "reg"
+        registry = Registry(
+            self.source, self.storage, InlineWorkers(), SYSTEM, self.clock, guard=guard
+        )
+
+        async def well() -> list[str]:
+            return []
+
+        async def unwell() -> list[str]:
+            return ["a disk is full"]
+
+        children = {
+            "page": _Page(PagesGuard(self.doorkeeper, SYSTEM)),
+            "healthz": health_page(well),
+            "readyz": health_page(unwell, lambda request: client_of(request).user is not None),
+        }
+        if self.tokens:
+            children["token"] = token_resource(self.doorkeeper)
+        root = make_root(registry.resource(), children=children)
+        self.connection = Connection(AuthenticatingRoot(root, self.doorkeeper), self.clock)
+
+    def get(self, path: str, *headers: tuple[str, str]) -> Answer:
+        return self.connection.ask("GET", path, *headers)
+
+    def challenged(self, answer: Answer) -> str:
+        self.assertEqual(answer.status, 401)
+        return answer.header("WWW-Authenticate") or ""
+
+
+class GateTests(GateTestCase):
+    """What does not depend on how clients of the registry API log in."""
+
+    def test_strangers(self) -> None:
+        """Whoever has not logged in sees nothing but health, and no reasons."""
+        for path in ("/", "/page", "/page/below", "/nowhere", "/v3"):
+            self.assertIn("Basic realm=", self.challenged(self.get(path)))
+        self.assertEqual(self.get("/healthz").body, b"ok\n")
+        self.assertEqual(self.get("/readyz").body, b"not ready\n")
+        self.assertIn(b"disk", self.get("/readyz", ALICE).body)
+        self.assertEqual(self.source.asked, [])
+
+    def test_users(self) -> None:
+        """Who has logged in sees what is for them."""
+        self.assertEqual(self.get("/page", ALICE).body, b"alice ['git']")
+        self.assertEqual(self.get("/page", BOB).body, b"bob ['git', 'htop']")
+        self.assertEqual(self.get("/nowhere", ALICE).status, 404)
+
+    def test_wrong_passwords(self) -> None:
+        """A wrong password is no password, and after some there is a pause."""
+        for _ in range(3):
+            self.challenged(self.get("/page", basic("alice", "wrong")))
+        self.assertEqual(self.get("/page", basic("alice", "wrong")).status, 401)
+        sent_away = self.get("/v2/", basic("alice", "secret"))
+        self.assertEqual((sent_away.status, sent_away.header("Retry-After")), (429, "1"))
+        self.assertEqual(sent_away.error()["code"], "TOOMANYREQUESTS")
+        self.assertEqual(self.get("/healthz", ALICE).status, 200)
+        self.assertEqual(self.get("/page", BOB).status, 200)
+
+    def test_malformed_credentials(self) -> None:
+        """What is neither password nor token is answered as nothing is."""
+        for value in ("", "Basic", "Basic =", "Bearer", "Bearer a.b.c", "Negotiate abc", "\x7f"):
+            self.challenged(self.get("/page", ("Authorization", value)))
+            self.challenged(self.get("/v2/", ("Authorization", value)))
+
+    def test_head(self) -> None:
+        """A HEAD is challenged as a GET is, without a body."""
+        answer = self.connection.ask("HEAD", "/page")
+        self.challenged(answer)
+        self.assertEqual(answer.body, b"")
+        self.challenged(self.connection.ask("HEAD", "/v2/git/manifests/latest"))
+        answer = self.connection.ask("HEAD", "/v2/git/manifests/latest", ALICE)
+        self.assertEqual((answer.status, answer.body), (200, b""))
+
+    def test_slow_check(self) -> None:
+        """A request waits for the check of its password, and the next one does not."""
+        workers = HeldWorkers()
+        self.build(workers)
+        self.connection.send("GET", "/page", ALICE)
+        self.assertEqual(self.connection.received(), b"")
+        workers.finish()
+        answer = self.connection.answer()
+        self.assertEqual(answer.body, b"alice ['git']")
+        assert answer.header("X-Request-Id")
+        self.get("/page", ALICE)
+
+    def test_left(self) -> None:
+        """Who leaves while a password is checked is told nothing, and nothing fails."""
+        workers = HeldWorkers()
+        self.build(workers)
+        self.connection.send("GET", "/page", ALICE)
+        self.connection.lose()
+        workers.finish()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class RegistryTests(GateTestCase):
+    """The registry API."""
+
+    def test_own_images(self) -> None:
+        """A user has what the rules allow, and is told what they do not."""
+        self.assertEqual(self.get("/v2/", ALICE).status, 200)
+        self.assertEqual(self.get("/v2/shell/git/manifests/latest", ALICE).status, 200)
+        self.source.asked.clear()
+        for path in (
+            "/v2/git/htop/manifests/latest",
+            f"/v2/htop/manifests/{OCI.digest}",
+            f"/v2/htop/blobs/{OCI.digest}",
+            "/v2/htop/tags/list",
+            f"/v2/htop/referrers/{OCI.digest}",
+            "/v2/git/attr--68746f70/manifests/latest",
+        ):
+            answer = self.get(path, ALICE)
+            self.assertEqual((answer.status, answer.error()["code"]), (403, "DENIED"), path)
+            self.assertIn("htop", answer.error()["message"])
+        self.assertEqual(self.source.asked, [])
+
+    def test_digests(self) -> None:
+        """What is stored and belongs to no image of the name is not there for the user."""
+        for path, code in (
+            (f"/v2/git/manifests/{OCI.digest}", "MANIFEST_UNKNOWN"),
+            (f"/v2/git/blobs/{OCI.digest}", "BLOB_UNKNOWN"),
+        ):
+            answer = self.get(path, ALICE)
+            self.assertEqual((answer.status, answer.error()["code"]), (404, code))
+        self.assertEqual(self.source.distrusted, 0)
+        self.assertEqual(self.get(f"/v2/git/manifests/{OCI.digest}", BOB).status, 200)
+        self.get("/v2/git/manifests/latest", ALICE)
+        self.assertEqual(self.get(f"/v2/git/manifests/{OCI.digest}", ALICE).status, 200)
+        self.assertEqual(self.get(f"/v2/shell/manifests/{OCI.digest}", ALICE).status, 404)
+
+    def test_challenges(self) -> None:
+        """A stranger is told where there are tokens, and what for."""
+        place = 'Bearer realm="https://reg/token",service="reg"'
+        self.assertEqual(self.challenged(self.get("/v2/")), place)
+        self.assertEqual(
+            self.challenged(self.get("/v2/shell/git/manifests/latest")),
+            place + ',scope="repository:shell/git:pull"',
+        )
+        self.assertEqual(self.get("/v2/").header("Docker-Distribution-Api-Version"), "registry/2.0")
+        self.assertEqual(self.source.asked, [])
+
+
+class TokenTests(GateTestCase):
+    """Tokens, from the desk to the registry."""
+
+    def fetch(self, path: str, *headers: tuple[str, str]) -> tuple[str, str]:
+        answer = self.get(path, *headers)
+        self.assertEqual(answer.status, 200, answer.body)
+        document = json.loads(answer.body)
+        self.assertEqual(document["token"], document["access_token"])
+        self.assertEqual(document["expires_in"], 300)
+        self.assertTrue(document["issued_at"].endswith("Z"))
+        return "Authorization", f"Bearer {document['token']}"
+
+    def post(self, form: dict[str, str], *headers: tuple[str, str]) -> Answer:
+        body = urlencode(form)
+        self.connection.send(
+            "POST",
+            "/token",
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Content-Length", str(len(body))),
+            *headers,
+        )
+        self.connection.protocol.dataReceived(body.encode())
+        return self.connection.answer()
+
+    def test_pull(self) -> None:
+        """A token pulls what it is for, and says what is missing for anything else."""
+        token = self.fetch("/token?service=reg&scope=repository:git:pull", ALICE)
+        self.assertEqual(self.get("/v2/", token).status, 200)
+        self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
+        challenge = self.challenged(self.get("/v2/shell/git/manifests/latest", token))
+        self.assertIn('scope="repository:shell/git:pull",error="insufficient_scope"', challenge)
+        self.assertEqual(self.get("/v2/htop/manifests/latest", token).status, 403)
+
+    def test_bad_token(self) -> None:
+        """A token that is none is answered with where to get one, and what for."""
+        answer = self.get("/v2/git/manifests/latest", ("Authorization", "Bearer a.b.c"))
+        self.assertIn('scope="repository:git:pull",error="invalid_token"', self.challenged(answer))
+
+    def test_desk_wants_passwords(self) -> None:
+        """Nobody gets a token for nothing, nor for another token."""
+        token = self.fetch("/token", ALICE)
+        for headers in ((), (basic("alice", "wrong"),), (token,)):
+            self.assertIn("Basic realm=", self.challenged(self.get("/token", *headers)))
+        self.assertEqual(self.connection.ask("PUT", "/token", ALICE).status, 405)
+        self.assertEqual(self.get("/token/below", ALICE).status, 404)
+
+    def test_anonymous(self) -> None:
+        """Where the rules have something for nobody, nobody gets a token for it."""
+        self.doorkeeper.replace(USERS, RULES | {"anonymous": parse_patterns(["git"])})
+        token = self.fetch("/token?scope=repository:git:pull&scope=repository:htop:pull")
+        self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
+        self.challenged(self.get("/v2/htop/manifests/latest", token))
+        self.challenged(self.get("/page", token))
+        self.challenged(self.get("/v2/"))
+
+    def test_form(self) -> None:
+        """A form with a password gets a token, and if it wants one for later that, too."""
+        form = {"grant_type": "password", "username": "alice", "password": "secret"}
+        document = json.loads(self.post(form | {"scope": "repository:git:pull"}).body)
+        token = "Authorization", f"Bearer {document['access_token']}"
+        self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
+        self.assertNotIn("refresh_token", document)
+        document = json.loads(self.post(form | {"access_type": "offline"}).body)
+        refresh = {"grant_type": "refresh_token", "refresh_token": document["refresh_token"]}
+        document = json.loads(self.post(refresh | {"scope": "repository:git:pull"}).body)
+        token = "Authorization", f"Bearer {document['access_token']}"
+        self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
+        refresh["refresh_token"] = document["access_token"]
+        self.assertEqual(self.post(refresh).status, 401)
+
+    def test_bad_forms(self) -> None:
+        """What is no such form is refused."""
+        wrong = {"grant_type": "password", "username": "alice", "password": "wrong"}
+        self.assertEqual(self.post(wrong).status, 401)
+        for form in ({}, {"grant_type": "client_credentials"}):
+            self.assertEqual(self.post(form).status, 400)
+        self.assertEqual(self.post({f"f{each}": "x" for each in range(70)}).status, 400)
+
+
+class HtpasswdTests(GateTestCase):
+    """Without tokens."""
+
+    tokens = False
+
+    def test_challenge(self) -> None:
+        """The registry asks for a password, as the pages do."""
+        self.assertIn("Basic realm=", self.challenged(self.get("/v2/")))
+        self.assertEqual(self.get("/token").status, 404)
+        self.assertEqual(self.get("/v2/git/manifests/latest", ALICE).status, 200)

@@ -1,0 +1,312 @@
+"""What a connection may cost."""
+
+from __future__ import annotations
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from nixery.http.channel import CLOSE_TIMEOUT, CROWDED, MAX_BODY, MAX_HEADERS
+from nixery.http.server import RegistrySite, make_site
+from nixery.limits.addresses import parse_proxies
+from nixery.limits.admission import RESERVED, AdmissionControl, AdmissionLimits
+from tests.support.http import Connection
+
+HEAD = b"GET /x HTTP/1.1\r\nHost: reg\r\n"
+
+
+class Page(Resource):
+    """Answers at once, or when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self.held: list[Request] = []
+        self.seen: list[bytes] = []
+
+    def render(self, request: Request) -> bytes | int:
+        self.seen.append(request.path)
+        if request.path == b"/held":
+            self.held.append(request)
+            return NOT_DONE_YET
+        return b"hello"
+
+
+class ChannelCase(SynchronousTestCase):
+    limits = AdmissionLimits(head_timeout=30, idle_timeout=60)
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.page = Page()
+        self.site = self.make_site(self.limits)
+        self.connection = Connection(self.site)
+
+    def make_site(self, limits: AdmissionLimits) -> RegistrySite:
+        door = AdmissionControl(limits=limits, seconds=self.clock.seconds)
+        return make_site(self.page, self.clock, door=door)
+
+    def give(self, data: bytes) -> None:
+        """The client sends something."""
+        self.connection.protocol.dataReceived(data)
+
+    def closed(self) -> bool:
+        """Whether the connection is being ended."""
+        return bool(self.connection.transport.disconnecting)
+
+    def turned_away(self, status: int, reason: str) -> None:
+        """The client was told why, and the connection ends."""
+        answer = self.connection.answer()
+        self.assertEqual(status, answer.status)
+        self.assertTrue(answer.error()["message"])
+        self.assertTrue(self.closed())
+        self.assertEqual({reason: 1}, self.site.door.refusals)
+
+
+class TimeTests(ChannelCase):
+    """How long things may take."""
+
+    def test_slow_head(self) -> None:
+        """A request that drops in byte by byte has its time and no more."""
+        for _ in range(29):
+            self.give(b"x")
+            self.clock.advance(1)
+            self.assertFalse(self.closed())
+        self.give(b"x")
+        self.clock.advance(1)
+        self.turned_away(408, "head_timeout")
+
+    def test_slow_body(self) -> None:
+        """The same goes for its body."""
+        self.give(b"POST /x HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(29):
+            self.give(b"x")
+            self.clock.advance(1)
+        self.assertFalse(self.closed())
+        self.clock.advance(1)
+        self.turned_away(408, "head_timeout")
+
+    def test_second_request(self) -> None:
+        """Each request has its own time, and the time between them is another one."""
+        for _ in range(3):
+            self.give(HEAD)
+            self.clock.advance(29)
+            self.give(b"\r\n")
+            self.assertEqual(200, self.connection.answer().status)
+            self.clock.advance(59)
+            self.assertFalse(self.closed())
+        self.clock.advance(1)
+        self.assertTrue(self.closed())
+
+    def test_held_answer(self) -> None:
+        """Whoever waits for an answer may send what it likes, and wait as long as it takes."""
+        self.give(b"GET /held HTTP/1.1\r\n\r\n" + HEAD[:5])
+        self.clock.advance(10_000)
+        self.assertFalse(self.closed())
+        self.page.held[0].finish()
+        self.clock.advance(29)
+        self.assertFalse(self.closed())
+        self.clock.advance(1)
+        self.assertTrue(self.closed())
+
+    def test_unread_end(self) -> None:
+        """What is left unread is dropped in the end."""
+        self.give(b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")
+        self.assertTrue(self.closed())
+        self.assertFalse(self.connection.transport.disconnected)
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.assertTrue(self.connection.transport.disconnected)
+
+    def test_nothing_left(self) -> None:
+        """A connection that has ended leaves nothing behind."""
+        self.connection.lose()
+        for data in (b"", b"G", HEAD, HEAD + b"\r\n", HEAD * 2000, b"GET /held HTTP/1.1\r\n\r\n"):
+            self.connection = Connection(self.site)
+            self.give(data)
+            self.connection.lose()
+        self.clock.advance(1000)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+
+class SizeTests(ChannelCase):
+    """How much may be sent."""
+
+    def test_many_headers(self) -> None:
+        """They are counted."""
+        self.give(HEAD + b"X: y\r\n" * (MAX_HEADERS - 1) + b"\r\n")
+        self.assertEqual(200, self.connection.answer().status)
+        self.give(HEAD + b"X: y\r\n" * MAX_HEADERS + b"\r\n")
+        self.turned_away(400, "malformed")
+
+    def test_long_things(self) -> None:
+        """URLs, and headers one by one and together."""
+        for data, status in (
+            (b"GET /" + b"x" * 20_000, 414),
+            (HEAD + b"X: " + b"y" * 20_000, 431),
+            (HEAD + (b"X: " + b"y" * 1000 + b"\r\n") * 20, 400),
+        ):
+            self.site = self.make_site(self.limits)
+            self.connection = Connection(self.site)
+            self.give(data)
+            self.clock.pump([0] * 9)
+            self.turned_away(status, "malformed")
+
+    def test_announced_body(self) -> None:
+        """One that is too long is not waited for, and not asked for."""
+        self.give(
+            b"PUT /x HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+            % (MAX_BODY + 1)
+        )
+        self.turned_away(413, "body")
+        self.assertEqual([], self.page.seen)
+
+    def test_endless_body(self) -> None:
+        """One that does not end is cut off."""
+        self.give(b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(MAX_BODY // 65536 + 1):
+            self.give(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+            self.clock.pump([0] * 10)
+        self.turned_away(413, "body")
+
+    def test_smuggling(self) -> None:
+        """What two servers might read differently is read by none."""
+        for lines in (
+            b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+            b"Content-Length: 5\r\nContent-Length: 6\r\n",
+            b"Content-Length: +5\r\n",
+            b"Content-Length: 5, 5\r\n",
+            b"Transfer-Encoding: chunked, identity\r\n",
+            b"Transfer-Encoding: \x0bchunked\r\n",
+            b"Content-Length : 5\r\n",
+            b"X\r\n",
+            b"X: a\rb\r\n",
+            b"X: a\x00b\r\n",
+        ):
+            self.site = self.make_site(self.limits)
+            self.connection = Connection(self.site)
+            self.give(b"POST /x HTTP/1.1\r\n" + lines + b"\r\n0\r\n\r\nGET /y HTTP/1.1\r\n\r\n")
+            self.turned_away(400, "malformed")
+        self.assertEqual([], self.page.seen)
+
+    def test_bare_line_feeds(self) -> None:
+        """They end no line."""
+        self.give(b"GET /x HTTP/1.1\n\n")
+        self.assertEqual([], self.page.seen)
+        self.give(b"\r\n\r\n")
+        self.turned_away(400, "malformed")
+
+
+class TurnTests(ChannelCase):
+    """Many requests on one connection."""
+
+    def test_turns(self) -> None:
+        """A pipe of them is answered bit by bit, in order, and to the end."""
+        paths = [b"/%d" % number for number in range(3000)]
+        pipe = b"".join(b"GET %s HTTP/1.1\r\n\r\n" % path for path in paths)
+        self.give(pipe[:40_000])
+        self.assertLess(len(self.page.seen), 500)
+        self.give(pipe[40_000:])
+        self.assertLess(len(self.page.seen), 500)
+        self.clock.pump([0] * 20)
+        self.assertEqual(paths, self.page.seen)
+        self.assertEqual(3000, self.connection.received().count(b"hello"))
+
+    def test_held(self) -> None:
+        """What stands behind one that is held waits, in order."""
+        pipe = b"".join(
+            b"GET /%s HTTP/1.1\r\n\r\n" % (b"held" if number % 300 == 0 else b"%d" % number)
+            for number in range(1500)
+        )
+        self.give(pipe)
+        for number in range(5):
+            self.clock.pump([0] * 20)
+            self.assertEqual(number + 1, len(self.page.held))
+            self.page.held[-1].finish()
+        self.clock.pump([0] * 20)
+        expected = [b"/held" if number % 300 == 0 else b"/%d" % number for number in range(1500)]
+        self.assertEqual(expected, self.page.seen)
+
+
+class RoomTests(ChannelCase):
+    """How many connections there may be."""
+
+    limits = AdmissionLimits(connections=2, client_connections=1000, head_timeout=30)
+
+    def test_crowded(self) -> None:
+        """One too many is for monitors, for a moment, and when others have gone for all."""
+        other = Connection(self.site)
+        for path, status in (("/v2/", 503), ("/healthz", 200)):
+            extra = Connection(self.site)
+            answer = extra.ask("GET", path)
+            self.assertEqual(status, answer.status)
+            self.assertEqual("close", answer.header("Connection"))
+            self.assertTrue(extra.transport.disconnecting)
+            extra.lose()
+        silent = Connection(self.site)
+        self.clock.advance(CROWDED)
+        self.assertTrue(silent.transport.disconnecting)
+        silent.lose()
+        other.lose()
+        self.assertEqual(200, Connection(self.site).ask("GET", "/v2/").status)
+
+    def test_full(self) -> None:
+        """Beyond that, nobody gets a word."""
+        extra = [Connection(self.site) for _ in range(RESERVED + 1)]
+        self.assertFalse(extra[-1].transport.disconnected)
+        self.assertTrue(Connection(self.site).transport.disconnected)
+
+    def test_one_client(self) -> None:
+        """A client has so many, and is told."""
+        self.site = self.make_site(AdmissionLimits(client_connections=2))
+        first = Connection(self.site)
+        Connection(self.site)
+        self.connection = Connection(self.site)
+        self.turned_away(429, "client_connections")
+        self.connection.lose()
+        first.lose()
+        self.assertEqual(200, Connection(self.site).ask("GET", "/").status)
+
+
+class ClientTests(ChannelCase):
+    """Who is counted."""
+
+    limits = AdmissionLimits(rate=1, burst=2, proxies=parse_proxies(["192.0.2.1"]))
+
+    def test_too_many(self) -> None:
+        """A client that sends too many requests is told when to come back."""
+        for _ in range(2):
+            self.assertEqual(200, self.connection.ask("GET", "/x").status)
+        answer = self.connection.ask("GET", "/x")
+        self.assertEqual((429, "1"), (answer.status, answer.header("Retry-After")))
+        self.assertEqual("TOOMANYREQUESTS", answer.error()["code"])
+        self.assertEqual(b"", self.connection.ask("HEAD", "/x").body)
+        self.assertEqual(200, self.connection.ask("GET", "/healthz").status)
+        self.clock.advance(1)
+        self.assertEqual(200, self.connection.ask("GET", "/x").status)
+
+    def test_behind_a_proxy(self) -> None:
+        """Clients of a proxy are counted one by one."""
+        for client, statuses in (("198.51.100.1", (200, 200, 429)), ("198.51.100.2", (200,))):
+            for status in statuses:
+                answer = self.connection.ask("GET", "/x", ("X-Forwarded-For", f"6.6.6.6, {client}"))
+                self.assertEqual(status, answer.status)
+
+    def test_proxy_protocol(self) -> None:
+        """The address is that which the PROXY protocol tells, for requests and connections."""
+        self.site = self.make_site(AdmissionLimits(rate=1, burst=1, client_connections=1))
+        factory = HAProxyWrappingFactory(self.site)
+        for client, statuses in (("198.51.100.1", (200, 429)), ("198.51.100.2", (200,))):
+            transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.9", 1))
+            protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.9", 1))
+            assert protocol is not None
+            protocol.makeConnection(transport)
+            protocol.dataReceived(f"PROXY TCP4 {client} 192.0.2.3 1000 80\r\n".encode())
+            for status in statuses:
+                transport.clear()
+                protocol.dataReceived(HEAD + b"\r\n")
+                self.assertIn(b" %d " % status, transport.value().split(b"\r\n")[0])

@@ -1,0 +1,58 @@
+"""What clients send to log in, and what they are told to."""
+
+from __future__ import annotations
+
+import contextlib
+from base64 import b64encode
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.access.errors import LoginFailed
+from nixery.http.credentials import Basic, Bearer, bearer_challenge, parse_authorization
+
+
+class CredentialsTests(SynchronousTestCase):
+    """The two headers."""
+
+    @settings(deadline=None)
+    @given(st.text().filter(lambda text: ":" not in text), st.text())
+    def test_basic(self, user: str, password: str) -> None:
+        """Name and password come out as they were; only the name has no colon."""
+        value = b64encode(f"{user}:{password}".encode())
+        for scheme in (b"Basic ", b"basic  ", b"BASIC "):
+            self.assertEqual(
+                parse_authorization(scheme + value), Basic(user=user, password=password)
+            )
+
+    def test_bearer(self) -> None:
+        """A token is taken as it is."""
+        self.assertEqual(parse_authorization(b"bearer  a.b.c "), Bearer(token="a.b.c"))
+
+    def test_old_clients(self) -> None:
+        """What is no UTF-8 is what clients sent before that was agreed upon."""
+        self.assertEqual(
+            parse_authorization(b"Basic " + b64encode(b"j\xf6:p")), Basic(user="jö", password="p")
+        )
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=60))
+    def test_anything(self, header: bytes) -> None:
+        """Whatever is sent, it is read or refused."""
+        with contextlib.suppress(LoginFailed):
+            parse_authorization(header)
+
+    def test_malformed(self) -> None:
+        """What is neither is refused."""
+        for header in (b"", b"Basic", b"Basic !!!", b"Basic " + b64encode(b"alice"), b"Digest x=y"):
+            self.assertRaises(LoginFailed, parse_authorization, header)
+
+    def test_challenge(self) -> None:
+        """A challenge names where tokens are, what for, and what is wrong."""
+        self.assertEqual(
+            bearer_challenge("https://r/token", "r", "shell/git", "invalid_token"),
+            'Bearer realm="https://r/token",service="r",scope="repository:shell/git:pull",'
+            'error="invalid_token"',
+        )
+        self.assertEqual(bearer_challenge("u", "s"), 'Bearer realm="u",service="s"')

@@ -1,0 +1,171 @@
+"""What request headers say."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.http.headers import accepted_types, etag, is_unchanged, requested_range
+from nixery.http.registry.errors import RangeNotSatisfiable
+from nixery.image.names import Digest
+from nixery.storage.interface import ByteRange
+
+DIGEST = Digest("sha256:" + "0123456789abcdef" * 4)
+OTHER = Digest("sha256:" + "f" * 64)
+QUICK = settings(deadline=None, max_examples=100)
+
+
+def ask(value: bytes, size: int, if_range: bytes | None = None) -> ByteRange | None:
+    return requested_range([value], if_range, DIGEST, size)
+
+
+class RangeTests(SynchronousTestCase):
+    @QUICK
+    @given(
+        data=st.binary(min_size=1, max_size=50), first=st.integers(0, 60), more=st.integers(0, 60)
+    )
+    def test_a_closed_range_is_a_slice(self, data: bytes, first: int, more: int) -> None:
+        """``first-last`` is the slice that includes its last byte, cut at the end."""
+        last = first + more
+        if first >= len(data):
+            with self.assertRaises(RangeNotSatisfiable) as caught:
+                ask(b"bytes=%d-%d" % (first, last), len(data))
+            self.assertEqual(len(data), caught.exception.size)
+        else:
+            part = ask(b"bytes=%d-%d" % (first, last), len(data))
+            assert part is not None
+            self.assertEqual(data[first : last + 1], data[part.start : part.stop])
+            self.assertTrue(0 <= part.start < part.stop <= len(data))
+
+    @QUICK
+    @given(data=st.binary(min_size=1, max_size=50), first=st.integers(0, 60))
+    def test_an_open_range_is_what_is_left(self, data: bytes, first: int) -> None:
+        """``first-`` goes to the end."""
+        if first >= len(data):
+            self.assertRaises(RangeNotSatisfiable, ask, b"bytes=%d-" % first, len(data))
+        else:
+            self.assertEqual(
+                ByteRange(start=first, stop=len(data)), ask(b"bytes=%d-" % first, len(data))
+            )
+
+    @QUICK
+    @given(data=st.binary(min_size=1, max_size=50), length=st.integers(0, 60))
+    def test_a_suffix_counts_from_the_end(self, data: bytes, length: int) -> None:
+        """``-length`` is the last ``length`` bytes, or all of fewer; none is none."""
+        if length == 0:
+            self.assertRaises(RangeNotSatisfiable, ask, b"bytes=-0", len(data))
+        else:
+            part = ask(b"bytes=-%d" % length, len(data))
+            assert part is not None
+            self.assertEqual(data[-length:], data[part.start : part.stop])
+
+    @QUICK
+    @given(value=st.binary(max_size=30), size=st.integers(0, 100))
+    def test_no_header_breaks_it(self, value: bytes, size: int) -> None:
+        """Whatever is sent is a range within the blob, or ignored, or unsatisfiable."""
+        for each in (value, b"bytes=" + value):
+            try:
+                part = ask(each, size)
+            except RangeNotSatisfiable:
+                continue
+            if part is not None:
+                self.assertTrue(0 <= part.start < part.stop <= size)
+
+    def test_what_makes_no_sense_is_ignored(self) -> None:
+        """Such a header is as good as none."""
+        for value in (
+            b"",
+            b"bytes",
+            b"bytes=",
+            b"bytes=-",
+            b"bytes=5-3",
+            b"bytes=a-b",
+            b"bytes=1",
+            b"bytes=--1",
+            b"bytes=+1-2",
+            b"bytes=\xb2-\xb3",
+            b"items=0-1",
+            b"bytes=0-1,3-4",
+            b"bytes=" + b"9" * 5000 + b"-",
+        ):
+            self.assertIsNone(ask(value, 10), value)
+        self.assertIsNone(requested_range([b"bytes=0-1", b"bytes=2-3"], None, DIGEST, 10))
+
+    def test_case_and_long_numbers(self) -> None:
+        """The unit may be capitalised; an end far away is the end."""
+        self.assertEqual(ByteRange(start=1, stop=10), ask(b"Bytes=1-" + b"9" * 900, 10))
+        self.assertRaises(RangeNotSatisfiable, ask, b"bytes=" + b"9" * 900 + b"-", 10)
+
+    def test_an_empty_blob_has_no_ranges(self) -> None:
+        """It is sent whole to those who ask for its beginning."""
+        self.assertIsNone(ask(b"bytes=0-", 0))
+        self.assertIsNone(ask(b"bytes=-5", 0))
+
+    def test_if_range(self) -> None:
+        """Only the exact entity tag lets a range through; all else means the whole blob."""
+        self.assertIsNotNone(ask(b"bytes=0-1", 10, etag(DIGEST)))
+        for value in (
+            etag(OTHER),
+            b"W/" + etag(DIGEST),
+            DIGEST.encode(),
+            b"Mon, 23 Nov 2026 10:00:00 GMT",
+        ):
+            self.assertIsNone(ask(b"bytes=0-1", 10, value), value)
+            self.assertIsNone(ask(b"bytes=50-", 10, value), value)
+
+
+class ConditionTests(SynchronousTestCase):
+    def test_matches(self) -> None:
+        """A tag matches alone, in a list, in a second header, weak, bare, and as a star."""
+        tag = etag(DIGEST)
+        for values in (
+            [tag],
+            [b"W/" + tag],
+            [b'"x", ' + tag + b' , "y"'],
+            [b'"x"', tag],
+            [b"*"],
+            [DIGEST.encode()],
+        ):
+            self.assertTrue(is_unchanged(values, DIGEST), values)
+
+    def test_mismatches(self) -> None:
+        """Other tags, nothing, and fragments of the tag do not match."""
+        for values in ([], [b""], [etag(OTHER)], [b'"sha256:0123"'], [b"W/"], [b",,"]):
+            self.assertFalse(is_unchanged(values, DIGEST), values)
+
+
+class AcceptTests(SynchronousTestCase):
+    def test_all_headers_count(self) -> None:
+        """Types come from lists and from several headers; parameters and case do not matter."""
+        self.assertEqual(
+            {"application/a", "application/b", "*/*"},
+            accepted_types([b"application/A;q=0.5, Application/b ; x=y", b"", b" */*;q=0.1"]),
+        )
+
+    def test_weights_that_are_none(self) -> None:
+        """A weight that makes no sense does not refuse a type."""
+        self.assertEqual(
+            {"a/b", "c/d", "e/f", "g/h"},
+            accepted_types([b"a/b;q=x, c/d;q=2, e/f;q=1e-3, g/h;q="]),
+        )
+        self.assertEqual(frozenset(), accepted_types([b"a/b; q = 0"]))
+
+    def test_zero_refuses(self) -> None:
+        """A type with the weight 0 is not accepted; any other weight accepts."""
+        self.assertEqual(
+            {"c/d", "e/f"}, accepted_types([b"a/b;q=0, c/d;q=0.001", b"g/h; Q=0.000,e/f;q=1"])
+        )
+
+    @QUICK
+    @given(types=st.permutations(["a/b", "c/d", "e/f", "*/*"]), cut=st.integers(0, 4))
+    def test_order_is_nothing(self, types: list[str], cut: int) -> None:
+        """Neither order nor distribution over headers changes what is accepted."""
+        headers = [", ".join(part).encode() for part in (types[:cut], types[cut:])]
+        self.assertEqual({"a/b", "c/d", "e/f", "*/*"}, accepted_types(headers))
+
+    @QUICK
+    @given(value=st.binary(max_size=40))
+    def test_no_header_breaks_it(self, value: bytes) -> None:
+        """Any bytes are some set of types."""
+        self.assertNotIn("", accepted_types([value]))

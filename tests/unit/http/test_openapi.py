@@ -1,0 +1,140 @@
+"""The description of all routes and the routes themselves are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.http.openapi import read_description
+from nixery.http.registry.paths import NoRoute, Route, parse_route
+from nixery.runtime.data_files import web_directory
+from tests.fuzz.fuzz_app import PASSWORD, USER, World, answers_in, basic
+
+DIGEST = "sha256:" + "0" * 64
+
+REFUSED = {"/api/packages", "/v2/_catalog"}
+"""What is not answered well without more to it, or at all."""
+
+EXAMPLES = {
+    "name": "shell/git",
+    "reference": "latest",
+    "digest": DIGEST,
+    "image": "hello:latest",
+    "id": "x",
+    "page": "",
+    "file": "site.css",
+}
+
+
+def description() -> Any:
+    return json.loads(read_description(web_directory()))
+
+
+def filled(path: str) -> str:
+    """A path with examples in the places of its parameters."""
+    for name, value in EXAMPLES.items():
+        path = path.replace(f"{{{name}}}", value)
+    return path
+
+
+class DescriptionTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        self.world = World(directory, gated=True)
+        self.paths = description()["paths"]
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, bytes]:
+        head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: ".encode()
+        data = self.world.exchange(head + basic(USER, PASSWORD) + b"\r\n\r\n")
+        [answer] = answers_in(data, [method])
+        return answer
+
+    def test_places(self) -> None:
+        """All that answers somewhere is described, and nothing else is."""
+        described = {path.split("/")[1] for path in self.paths}
+        self.assertEqual({"v2", *self.world.children}, described)
+
+    def test_registry(self) -> None:
+        """Each question of the registry API is described; each path asks one of them."""
+        asked = {
+            type(parse_route(filled(path).encode(), "x86_64-linux"))
+            for path in self.paths
+            if path.startswith("/v2/")
+        }
+        # A manifest is asked for in two ways.
+        path = filled("/v2/{name}/manifests/{digest}").encode()
+        asked.add(type(parse_route(path, "x86_64-linux")))
+        self.assertEqual({*get_args(Route)} - {NoRoute}, asked)
+
+    def test_pages(self) -> None:
+        """What is described answers as it is described, to GET and HEAD."""
+        for path, operations in self.paths.items():
+            for method in ("get", "head"):
+                if method not in operations:
+                    continue
+                with self.subTest(path=path, method=method):
+                    status, _ = self.get(filled(path), method.upper())
+                    self.assertIn(str(status), operations[method]["responses"])
+                    if "/{" not in path and path not in REFUSED:
+                        self.assertEqual(200, status)
+
+    def test_elsewhere(self) -> None:
+        """What is not described is not there."""
+        for path in (
+            "/api",
+            "/api/x",
+            "/builds/x/y",
+            "/v2/x",
+            "/x",
+            "/favicon.ico/x",
+            "/metrics/x",
+        ):
+            with self.subTest(path=path):
+                self.assertEqual(404, self.get(path)[0])
+
+    def test_served(self) -> None:
+        """It is served in JSON, as it was written in YAML."""
+        status, body = self.get("/openapi.json")
+        self.assertEqual(200, status)
+        self.assertEqual(description(), json.loads(body))
+        text = (web_directory() / "openapi.yaml").read_text("utf-8")
+        self.assertEqual(yaml.safe_load(text), json.loads(body))
+
+    def test_references(self) -> None:
+        """Each reference leads to something, and each thing is referred to."""
+        whole = description()
+        found: set[str] = set()
+
+        def walk(value: Any) -> None:
+            if isinstance(value, dict):
+                if "$ref" in value:
+                    found.add(value["$ref"])
+                for each in value.values():
+                    walk(each)
+            elif isinstance(value, list):
+                for each in value:
+                    walk(each)
+
+        walk(whole)
+        there = {
+            f"#/components/{kind}/{name}"
+            for kind, members in whole["components"].items()
+            for name in members
+            if kind != "securitySchemes"
+        }
+        self.assertEqual(there, found)
+
+    def test_operations(self) -> None:
+        """Programs know each operation by a name of its own."""
+        names = [
+            operation["operationId"]
+            for operations in self.paths.values()
+            for method, operation in operations.items()
+            if method != "parameters"
+        ]
+        self.assertEqual(sorted(set(names)), sorted(names))

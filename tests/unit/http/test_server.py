@@ -1,0 +1,237 @@
+"""The HTTP server around the resources."""
+
+from __future__ import annotations
+
+import re
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from nixery.http.server import DRAIN_TIMEOUT, make_site
+from tests.support.http import Connection
+
+IDLE_TIMEOUT = 60
+
+
+class Page(Resource):
+    """Answers at once, never, or with an exception."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.isLeaf = True
+        self.asked: list[Request] = []
+
+    def render(self, request: Request) -> bytes | int:
+        self.asked.append(request)
+        if request.path == b"/never":
+            return NOT_DONE_YET
+        if request.path == b"/broken":
+            raise RuntimeError("the secret")
+        return b"hello"
+
+
+class ServerTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.connection = Connection(Page(), self.clock)
+        self.events: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.observe)  # type: ignore[arg-type]  # any callable is one
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)  # type: ignore[arg-type]  # any callable is one
+
+    def observe(self, event: LogEvent) -> None:
+        self.events.append(event)
+
+    def lines(self) -> list[str]:
+        """The lines of the access log, with the random part of ids left out."""
+        return [
+            re.sub("^(.* s) [0-9a-f]{8}-([0-9a-f]+) ", r"\1 #\2 ", formatEvent(event))
+            for event in self.events
+            if event["log_namespace"] == "nixery.http.server.RegistrySite"
+        ]
+
+
+class LogTests(ServerTestCase):
+    def test_a_request(self) -> None:
+        """One line: who, what, how it ended, how much and how long."""
+        self.connection.ask("GET", "/page?token=secret", ("User-Agent", "docker/20.10"))
+        self.assertEqual(["192.0.2.1 GET /page 200 5 B 0.000 s #1 docker/20.10"], self.lines())
+
+    def test_head(self) -> None:
+        """No byte of a body is counted where none is sent."""
+        self.connection.ask("HEAD", "/page")
+        self.assertEqual(["192.0.2.1 HEAD /page 200 0 B 0.000 s #1 -"], self.lines())
+
+    def test_clients_that_leave(self) -> None:
+        """They are in the log too, with the time that they waited."""
+        self.connection.send("GET", "/never")
+        self.clock.advance(1.5)
+        self.assertEqual([], self.lines())
+        self.connection.lose()
+        self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
+
+    def test_first_second(self) -> None:
+        """A request that came when the monotonic time began took as long as any other."""
+        clock = Clock()
+        connection = Connection(Page(), clock)
+        connection.send("GET", "/never")
+        clock.advance(1.5)
+        connection.lose()
+        self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
+
+    def test_no_request_no_line(self) -> None:
+        """A connection that ends between requests, or within a header, is none."""
+        self.connection.lose()
+        half = Connection(Page(), self.clock)
+        half.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: x")
+        half.lose()
+        self.assertEqual([], self.lines())
+
+    def test_forged_lines(self) -> None:
+        """Nothing a client sends ends a line, colours it, or fills the disk."""
+        self.connection.ask(
+            "GET",
+            b"/{log_level}%1b[31m%0a" + b"x" * 5000,
+            ("User-Agent", "a\x1bb\u202ec\x85d"),
+        )
+        [line] = self.lines()
+        self.assertTrue(line.isprintable(), repr(line))
+        self.assertIn("/{log_level}%1b[31m%0axxx", line)
+        self.assertIn("a\\x1bb\\u202ec", line)
+        self.assertLess(len(line), 2000)
+
+
+class IdTests(ServerTestCase):
+    """What a request is known by."""
+
+    def test_client_and_log(self) -> None:
+        """The client gets the id that the log has, whatever it sent itself."""
+        ids = []
+        for path in ("/page", "/broken"):
+            answer = self.connection.ask("GET", path, ("X-Request-Id", "mine"))
+            ids.append(answer.header("X-Request-Id"))
+        self.flushLoggedErrors(RuntimeError)
+        logged = [event["request_id"] for event in self.events if "request_id" in event]
+        self.assertEqual(ids, logged)
+        self.assertEqual(2, len(set(ids)))
+        self.assertNotIn("mine", ids)
+
+    def test_processes(self) -> None:
+        """Two processes give different ids."""
+        other = Connection(Page(), self.clock)
+        first, second = (each.ask("GET", "/page") for each in (self.connection, other))
+        self.assertNotEqual(first.header("X-Request-Id"), second.header("X-Request-Id"))
+
+    def test_observer(self) -> None:
+        """Whoever wants to is told of each request, and how long it took."""
+        ended: list[tuple[bytes, float]] = []
+        site = make_site(
+            Page(), self.clock, ended=lambda request, took: ended.append((request.path, took))
+        )
+        connection = Connection(site)
+        connection.send("GET", "/never")
+        self.assertEqual(1, site.in_progress)
+        self.clock.advance(2)
+        connection.lose()
+        self.assertEqual([(b"/never", 2.0)], ended)
+        self.assertEqual(0, site.in_progress)
+
+
+class LimitTests(ServerTestCase):
+    def test_idle_connections(self) -> None:
+        """They are closed, before the first request and after it."""
+        self.clock.advance(IDLE_TIMEOUT)
+        self.assertTrue(self.connection.transport.disconnecting)
+        second = Connection(Page(), self.clock)
+        second.ask("GET", "/page")
+        self.clock.advance(IDLE_TIMEOUT - 1)
+        self.assertFalse(second.transport.disconnecting)
+        self.clock.advance(1)
+        self.assertTrue(second.transport.disconnecting)
+
+    def test_waiting_is_not_idling(self) -> None:
+        """While a request is being answered, nobody counts."""
+        self.connection.send("GET", "/never")
+        self.clock.advance(100 * IDLE_TIMEOUT)
+        self.assertFalse(self.connection.transport.disconnecting)
+
+    def test_tls_without_tls(self) -> None:
+        """A client that begins with TLS on a plain port is told at once."""
+        self.connection.protocol.dataReceived(b"\x16\x03\x01\x00\xee\x01\x00\x00\xea\x03\x03")
+        self.assertEqual(400, self.connection.answer().status)
+        self.assertTrue(self.connection.transport.disconnecting)
+        self.assertEqual([], self.lines())
+
+    def test_bodies(self) -> None:
+        """They are read and dropped, whether or not their length is announced."""
+        self.connection.send("POST", "/page", ("Transfer-Encoding", "chunked"))
+        for _ in range(20):
+            self.connection.protocol.dataReceived(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
+            self.clock.pump([0] * 5)
+        self.connection.protocol.dataReceived(b"0\r\n\r\n")
+        self.assertEqual(b"hello", self.connection.answer().body)
+
+    def test_what_is_told(self) -> None:
+        """The server's name, and neither Twisted's nor a traceback."""
+        answer = self.connection.ask("GET", "/broken")
+        self.assertEqual(500, answer.status)
+        self.assertNotIn(b"secret", answer.body)
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        server = answer.header("Server")
+        assert server is not None
+        self.assertTrue(server.startswith("nixery/"))
+
+    def test_no_type_is_made_up(self) -> None:
+        """An answer without a media type is not said to be HTML."""
+        self.assertIsNone(self.connection.ask("GET", "/page").header("Content-Type"))
+
+
+class FinishTests(ServerTestCase):
+    """Connections when the daemon stops."""
+
+    def finish(self) -> Deferred[None]:
+        site = self.connection.protocol.factory
+        return Deferred.fromCoroutine(site.finish())
+
+    def test_answered(self) -> None:
+        """Who has an answer gets all of it, and the connection ends."""
+        self.connection.send("GET", "/page")
+        finished = self.finish()
+        self.assertTrue(self.connection.transport.disconnecting)
+        self.assertIn(b"hello", self.connection.received())
+        self.assertNoResult(finished)
+        self.connection.lose()
+        self.successResultOf(finished)
+
+    def test_waiting(self) -> None:
+        """Who waits for an answer gets it first."""
+        page = Page()
+        self.connection = Connection(page, self.clock)
+        self.connection.send("GET", "/never")
+        finished = self.finish()
+        self.assertFalse(self.connection.transport.disconnecting)
+        page.asked[0].write(b"goodbye")
+        page.asked[0].finish()
+        self.assertIn(b"goodbye", self.connection.received())
+        self.assertTrue(self.connection.transport.disconnecting)
+        self.connection.lose()
+        self.successResultOf(finished)
+
+    def test_deaf(self) -> None:
+        """Who does not take its answer is waited for a while."""
+        self.connection.send("GET", "/never")
+        finished = self.finish()
+        self.clock.advance(DRAIN_TIMEOUT - 0.1)
+        self.assertNoResult(finished)
+        self.clock.advance(0.2)
+        self.successResultOf(finished)
+        self.connection.lose()
+
+    def test_nobody(self) -> None:
+        """Where nobody is connected, nothing is waited for."""
+        self.connection.lose()
+        self.successResultOf(self.finish())

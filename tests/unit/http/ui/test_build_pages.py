@@ -1,0 +1,473 @@
+"""Tests for ``buildpages`` and ``eventstream`` of :mod:`nixery.http`, over the real server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from nixery.builds.progress import LOG_LINES, Build
+from nixery.builds.tracker import BuildTracker
+from nixery.http.root import make_root
+from nixery.http.server import make_site
+from nixery.http.ui import build_pages, build_streams
+from nixery.http.ui.build_pages import BuildPages
+from nixery.http.ui.build_streams import BUILDS_AT_ONCE, Builds
+from nixery.http.ui.sse import KEEP_ALIVE
+from nixery.image.names import Digest, Tag, parse_image_name
+from nixery.nix.errors import BuildFailed
+from nixery.nix.progress import Phase
+from nixery.process.errors import CommandOutput
+from nixery.testing.fakes import FakeWallClock
+from tests.support.http import Connection
+from tests.support.pages import make_pages
+
+DIGEST = Digest("sha256:" + "0" * 64)
+LATEST = Tag("latest")
+
+
+class Stream:
+    """A client that reads a stream of events."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.head, _, self._rest = self._take().partition(b"\r\n\r\n")
+        self.comments: list[str] = []
+        self.last_id: str | None = None
+        self.ended = False
+
+    def _take(self) -> bytes:
+        data = self.connection.received()
+        self.connection.transport.clear()
+        return data
+
+    @property
+    def status(self) -> int:
+        return int(self.head.split()[1])
+
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        """The events that have come since the last call, by type."""
+        data, self._rest = self._rest + self._take(), b""
+        text = b""
+        while data:
+            size, _, data = data.partition(b"\r\n")
+            length = int(size, 16)
+            self.ended = self.ended or length == 0
+            text += data[:length]
+            data = data[length + 2 :]
+        found = []
+        for block in text.decode("ascii").split("\n\n")[:-1]:
+            fields = dict(line.split(": ", 1) for line in block.split("\n"))
+            if "" in fields:
+                self.comments.append(fields[""])
+            elif "data" in fields:
+                self.last_id = fields["id"]
+                found.append((fields["event"], json.loads(fields["data"])))
+        return found
+
+    def types(self) -> list[str]:
+        return [kind for kind, _ in self.events()]
+
+
+class PagesTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
+        # mypy holds the book against what the pages ask for here.
+        checked: Builds = self.book
+        self.pages = BuildPages(checked, self.clock, make_pages())
+        root = make_root(Resource(), children={"builds": self.pages})
+        self.site = make_site(root, self.clock)
+
+    def begin(self, repository: str = "shell/git") -> Build:
+        build = self.book.begin(parse_image_name(repository, "x86_64-linux"), LATEST)
+        build.phase(Phase.BUILDING)
+        return build
+
+    def connect(self, *, slow: bool = False) -> Connection:
+        return Connection(self.site, self.clock, slow=slow)
+
+    def listen(self, path: str, *headers: tuple[str, str], slow: bool = False) -> Stream:
+        connection = self.connect(slow=slow)
+        connection.send("GET", path, ("Accept", "text/event-stream"), *headers)
+        return Stream(connection)
+
+    def get(self, path: str) -> dict[str, Any]:
+        answer = self.connect().ask("GET", path)
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.header("Content-Type"), "application/json")
+        self.assertEqual(answer.header("Cache-Control"), "no-store")
+        value = json.loads(answer.body)
+        assert isinstance(value, dict)
+        return value
+
+    def nothing_left(self) -> None:
+        """No timer, no listener and no stream is left."""
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.pages._streams, 0)
+        self.assertEqual(self.book._bell._listeners, {})
+
+
+class PageTests(PagesTestCase):
+    """Builds as JSON."""
+
+    def test_overview(self) -> None:
+        """All builds, those that run first, without their logs."""
+        self.begin("a").succeeded(DIGEST)
+        self.begin("b")
+        for path in ("/builds", "/builds/", "/builds?x=1"):
+            builds = self.get(path)["builds"]
+            self.assertEqual([each["image"] for each in builds], ["b", "a"])
+            self.assertEqual([each["state"] for each in builds], ["running", "succeeded"])
+            self.assertNotIn("log", builds[0])
+
+    def test_build(self) -> None:
+        """One build, with all that there is to tell."""
+        build = self.begin()
+        build.derivation("/nix/store/x.drv")
+        build.count(Phase.BUILDING, 1, 3, "builds")
+        build.log("one")
+        build.log("\x1b[31mtwo")
+        self.clock.advance(1.5)
+        self.assertEqual(
+            self.get(f"/builds/{build.id}"),
+            {
+                "id": build.id,
+                "image": "shell/git",
+                "tag": "latest",
+                "system": "x86_64-linux",
+                "state": "running",
+                "doing": "building, 1 of 3 builds",
+                "position": None,
+                "begun": "2027-01-15T08:00:00.000+00:00",
+                "ended": None,
+                "elapsed": 1.5,
+                "stages": [
+                    {
+                        "phase": "building",
+                        "begun": "2027-01-15T08:00:00.000+00:00",
+                        "ended": None,
+                    }
+                ],
+                "counts": [{"phase": "building", "unit": "builds", "done": 1, "expected": 3}],
+                "derivation": "/nix/store/x.drv",
+                "follows": None,
+                "digest": None,
+                "problem": None,
+                "log_lines": 2,
+                "log": {"first": 0, "lines": ["one", "\x1b[31mtwo"]},
+            },
+        )
+        # What could act on a terminal is escaped.
+        answer = self.connect().ask("GET", f"/builds/{build.id}")
+        self.assertNotIn(b"\x1b", answer.body)
+
+    def test_failed(self) -> None:
+        """A build that failed says why."""
+        build = self.begin()
+        evidence = CommandOutput(argv=("secret",), status=1, stderr="secret")
+        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=("no",), evidence=evidence))
+        page = self.get(f"/builds/{build.id}")
+        self.assertEqual(page["state"], "failed")
+        self.assertEqual(page["problem"]["derivation"], "/nix/store/x.drv")
+        self.assertEqual(page["problem"]["log"], ["no"])
+        self.assertNotIn("secret", json.dumps(page))
+
+    def test_nothing_there(self) -> None:
+        """Other paths are 404, whatever they are made of."""
+        build = self.begin()
+        for path in (
+            "/builds/x",
+            "/builds/x/events",
+            f"/builds/{build.id}/",
+            f"/builds/{build.id}/x",
+            "/builds/events/",
+            "/builds/%ff",
+            "/builds//events",
+        ):
+            answer = self.connect().ask("GET", path)
+            self.assertEqual(answer.status, 404, path)
+            self.assertIn("error", json.loads(answer.body))
+
+    def test_head(self) -> None:
+        """HEAD answers without a body, and opens no stream."""
+        self.begin()
+        for path in ("/builds", "/builds/events", "/builds/x"):
+            self.assertEqual(self.connect().ask("HEAD", path).body, b"")
+        self.nothing_left_but_idle()
+
+    def nothing_left_but_idle(self) -> None:
+        self.assertEqual(self.pages._streams, 0)
+        self.assertEqual(self.book._bell._listeners, {})
+
+    def test_reading_only(self) -> None:
+        """Nothing can be written."""
+        answer = self.connect().ask("POST", "/builds")
+        self.assertEqual((answer.status, answer.header("Allow")), (405, "GET, HEAD"))
+
+    def test_switched_off(self) -> None:
+        """Where pages are switched off, there are none."""
+        root = make_root(Resource())
+        self.assertEqual(Connection(root).ask("GET", "/builds").status, 404)
+
+
+class OverviewStreamTests(PagesTestCase):
+    """The events of all builds."""
+
+    def test_from_the_beginning(self) -> None:
+        """All builds first, then what changes, at most twice a second."""
+        self.begin("a")
+        stream = self.listen("/builds/events")
+        self.assertEqual(stream.status, 200)
+        self.assertIn(b"Content-Type: text/event-stream\r\n", stream.head + b"\r\n")
+        self.assertIn(b"Cache-Control: no-store", stream.head)
+        self.assertIn(b"X-Accel-Buffering: no", stream.head)
+        [(kind, data)] = stream.events()
+        self.assertEqual((kind, [each["image"] for each in data["builds"]]), ("builds", ["a"]))
+        build = self.begin("b")
+        self.clock.advance(0)
+        [(kind, data)] = stream.events()
+        self.assertEqual((kind, data["image"]), ("build", "b"))
+        for number in range(1000):
+            build.count(Phase.BUILDING, number, 1000, "builds")
+        self.clock.advance(0.25)
+        self.assertEqual(stream.events(), [])
+        self.clock.advance(0.25)
+        [(kind, data)] = stream.events()
+        self.assertEqual(data["counts"][0]["done"], 999)
+
+    def test_empty(self) -> None:
+        """Nothing is an overview too."""
+        stream = self.listen("/builds/events")
+        self.assertEqual(stream.events(), [("builds", {"builds": []})])
+
+    def test_long_list(self) -> None:
+        """
+        A long list comes in parts, between which others have their turn; who leaves with
+        a part of it begins anew, and whoever has all of it goes on.
+        """
+        images = [f"image-{number}" for number in range(12 * BUILDS_AT_ONCE)]
+        for image in images:
+            self.begin(image)
+        stream = self.listen("/builds/events")
+        self.assertLess(len(parts := stream.events()), 12)
+        self.assertEqual("builds", self.back(stream).types()[0])
+        for _ in range(3):
+            self.clock.advance(0)
+            parts += stream.events()
+        self.assertEqual(["builds", *["more"] * 11], [kind for kind, _ in parts])
+        seen = [each["image"] for _, data in parts for each in data["builds"]]
+        self.assertEqual(images[::-1], seen)
+        self.clock.advance(1)
+        self.assertEqual([], stream.events())
+        self.assertEqual([], self.back(stream).types())
+
+    def back(self, stream: Stream) -> Stream:
+        """The client of a stream comes back."""
+        assert stream.last_id is not None
+        return self.listen("/builds/events", ("Last-Event-ID", stream.last_id))
+
+    def test_removed(self) -> None:
+        """A build that is told of no more is gone."""
+        build = self.begin("a")
+        build._seen = {Phase.EVALUATING}
+        stream = self.listen("/builds/events")
+        stream.events()
+        build.succeeded(DIGEST)
+        self.clock.advance(1)
+        self.assertEqual(stream.events(), [("removed", {"id": build.id})])
+
+    def test_coming_back(self) -> None:
+        """A client that comes back gets what it has missed."""
+        self.begin("a")
+        stream = self.listen("/builds/events")
+        stream.events()
+        stream.connection.lose()
+        self.begin("b")
+        assert stream.last_id is not None
+        stream = self.listen("/builds/events", ("Last-Event-ID", stream.last_id))
+        self.assertEqual([data["image"] for _, data in stream.events()], ["b"])
+        # Nothing new, and then nothing is sent.
+        assert stream.last_id is not None
+        stream = self.listen("/builds/events", ("Last-Event-ID", stream.last_id))
+        self.assertEqual(stream.events(), [])
+
+    def test_coming_back_to_another_process(self) -> None:
+        """Positions of an earlier process, and nonsense, begin anew."""
+        self.begin("a")
+        for last in ("00000000-1", "x", "-", "1-2-3", "1" * 5000):
+            stream = self.listen("/builds/events", ("Last-Event-ID", last))
+            self.assertEqual(stream.types(), ["builds"], last)
+
+    def test_keep_alive(self) -> None:
+        """In silence, a comment is sent now and then."""
+        stream = self.listen("/builds/events")
+        stream.events()
+        self.clock.advance(KEEP_ALIVE - 1)
+        self.begin("a")
+        self.clock.advance(1)
+        self.assertEqual(stream.types(), ["build"])
+        self.assertEqual(stream.comments, [])
+        for _ in range(3):
+            self.clock.advance(KEEP_ALIVE)
+        self.assertEqual(stream.types(), [])
+        self.assertEqual(stream.comments, ["still here"] * 3)
+
+    def test_leaving(self) -> None:
+        """A client that leaves leaves nothing behind."""
+        streams = [self.listen("/builds/events") for _ in range(3)]
+        self.assertEqual(self.pages._streams, 3)
+        self.begin("a")
+        for stream in streams:
+            stream.connection.lose()
+        self.nothing_left()
+
+    def test_too_many(self) -> None:
+        """Only so many streams are open at once."""
+        self.patch(build_pages, "MAX_STREAMS", 2)
+        streams = [self.listen("/builds/events") for _ in range(2)]
+        answer = self.connect().ask("GET", "/builds/events")
+        self.assertEqual(answer.status, 503)
+        self.assertEqual(answer.header("Retry-After"), "30")
+        streams[0].connection.lose()
+        self.assertEqual(self.listen("/builds/events").status, 200)
+
+
+class BuildStreamTests(PagesTestCase):
+    """The events of one build."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.build = self.begin()
+        self.path = f"/builds/{self.build.id}/events"
+
+    def test_from_the_beginning(self) -> None:
+        """The build, its log so far, and what comes, at most ten times a second."""
+        self.build.log("one")
+        stream = self.listen(self.path)
+        [(first, data), (second, log)] = stream.events()
+        self.assertEqual((first, second), ("build", "log"))
+        self.assertEqual(data["image"], "shell/git")
+        self.assertEqual(log, {"first": 0, "lines": ["one"]})
+        self.build.log("two")
+        self.build.log("three")
+        self.clock.advance(0)
+        self.assertEqual(stream.events(), [("log", {"first": 1, "lines": ["two", "three"]})])
+        self.build.log("four")
+        self.clock.advance(0.0625)
+        self.assertEqual(stream.events(), [])
+        self.clock.advance(0.0625)
+        self.assertEqual(stream.types(), ["log"])
+
+    def test_end(self) -> None:
+        """The stream ends when the build does, and says how."""
+        stream = self.listen(self.path)
+        stream.events()
+        self.build.log("last words")
+        self.build.succeeded(DIGEST)
+        self.clock.advance(1)
+        [(first, _), (second, data)] = stream.events()
+        self.assertEqual((first, second), ("log", "build"))
+        self.assertEqual((data["state"], data["digest"]), ("succeeded", DIGEST))
+        self.assertTrue(stream.ended)
+        stream.connection.lose()
+        self.nothing_left()
+
+    def test_ended_before(self) -> None:
+        """A build that has ended is told from beginning to end."""
+        self.build.log("one")
+        self.build.succeeded(DIGEST)
+        stream = self.listen(self.path)
+        self.assertEqual(stream.types(), ["log", "build"])
+        self.assertTrue(stream.ended)
+        # Browsers come back when a stream ends; now they are told not to.
+        assert stream.last_id is not None
+        answer = self.connect().ask("GET", self.path, ("Last-Event-ID", stream.last_id))
+        self.assertEqual((answer.status, answer.body), (204, b""))
+
+    def test_coming_back(self) -> None:
+        """A client that comes back gets the lines that it has missed, and no others."""
+        self.build.log("one")
+        stream = self.listen(self.path)
+        stream.events()
+        stream.connection.lose()
+        self.build.log("two")
+        self.build.succeeded(DIGEST)
+        assert stream.last_id is not None
+        stream = self.listen(self.path, ("Last-Event-ID", stream.last_id))
+        (log, build) = stream.events()
+        self.assertEqual(log, ("log", {"first": 1, "lines": ["two"]}))
+        self.assertEqual(build[1]["state"], "succeeded")
+
+    def test_forgotten(self) -> None:
+        """The stream of a build that is not kept ends with it."""
+        self.build._seen = {Phase.EVALUATING}
+        stream = self.listen(self.path)
+        stream.events()
+        self.build.succeeded(DIGEST)
+        self.clock.advance(1)
+        self.assertEqual(stream.events(), [])
+        self.assertTrue(stream.ended)
+
+    def test_flood(self) -> None:
+        """
+        A hundred thousand lines at once are one telling: those that are kept, in
+        events of bearable size.
+        """
+        stream = self.listen(self.path)
+        stream.events()
+        for number in range(100_000):
+            self.build.log(f"line {number}")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 2)
+        self.clock.advance(0)
+        events = [data for kind, data in stream.events() if kind == "log"]
+        self.assertEqual(events[0]["first"], 100_000 - LOG_LINES)
+        self.assertEqual(sum(len(data["lines"]) for data in events), LOG_LINES)
+        self.assertTrue(all(len(data["lines"]) <= build_streams.LINES_AT_ONCE for data in events))
+        self.assertEqual(events[-1]["lines"][-1], "line 99999")
+
+    def test_slow_clients(self) -> None:
+        """Nothing is queued for a client that takes nothing; later it gets the newest."""
+        stream = self.listen(self.path, slow=True)
+        self.assertEqual(stream.events(), [])
+        for number in range(50_000):
+            self.build.log(f"line {number}")
+            if number % 1000 == 0:
+                self.clock.advance(1)
+        self.build.phase(Phase.PACKING)
+        self.clock.advance(100)
+        self.assertEqual(stream.events(), [])
+        self.assertEqual(stream.comments, [])
+        kinds = []
+        for _ in range(20):
+            stream.connection.resume()
+            kinds += stream.events()
+        self.assertEqual(kinds[0][0], "build")
+        self.assertEqual(kinds[0][1]["stages"][-1]["phase"], "packing")
+        self.assertEqual(kinds[1][1]["first"], 50_000 - LOG_LINES)
+        self.assertEqual(len(kinds), 1 + LOG_LINES // build_streams.LINES_AT_ONCE)
+
+    def test_a_slow_client_sees_the_state(self) -> None:
+        """Lines that never cease do not hide the state from it."""
+        stream = self.listen(self.path, slow=True)
+        kinds = []
+        for _ in range(6):
+            for number in range(LOG_LINES):
+                self.build.log(f"line {number}")
+            self.build.count(Phase.BUILDING, 1, 2, "builds")
+            stream.connection.resume()
+            kinds += stream.types()
+        self.assertIn("build", kinds)
+        self.assertGreater(kinds.count("build"), 2)
+
+    def test_slow_clients_that_leave(self) -> None:
+        """One that leaves while it is slow leaves nothing behind either."""
+        stream = self.listen(self.path, slow=True)
+        self.build.log("one")
+        stream.connection.lose()
+        self.nothing_left()
+        self.build.succeeded(DIGEST)
+        self.nothing_left()

@@ -1,0 +1,48 @@
+"""How pages write what they show."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.http.ui.formatting import duration, escape_invisible, full_time, replace_term, size
+from nixery.runtime.clocks import WallTime
+
+
+class FilterTests(SynchronousTestCase):
+    """How texts and numbers are written."""
+
+    def test_shown(self) -> None:
+        """What can be seen stays as it is."""
+        self.assertEqual("naïve\n\tאבג 👩\u200d💻", escape_invisible("naïve\n\tאבג 👩\u200d💻"))
+        self.assertEqual("a\\u202eb\\x1b\\x85", escape_invisible("a\u202eb\x1b\x85"))
+
+    def test_size(self) -> None:
+        """Three digits, whatever the unit."""
+        for count, text in (
+            (0, "0 B"),
+            (999, "999 B"),
+            (999_500, "1.00 MB"),
+            (12_345, "12.3 kB"),
+            (123_456_789, "123 MB"),
+            (9_996, "10.0 kB"),
+        ):
+            self.assertEqual(text, size(count))
+
+    def test_duration(self) -> None:
+        """As people say it."""
+        for seconds, text in (
+            (0.421, "0.42 s"),
+            (3.21, "3.2 s"),
+            (59.7, "1 min 00 s"),
+            (185, "3 min 05 s"),
+            (7500, "2 h 05 min"),
+        ):
+            self.assertEqual(text, duration(seconds))
+
+    def test_exchanged(self) -> None:
+        """One name takes another's place in the query."""
+        self.assertEqual("git+htop+a%26b", replace_term("git/htp a&b", "htp", "htop"))
+
+    def test_moment(self) -> None:
+        """A time is written for people, in UTC."""
+        self.assertEqual("2023-11-14 22:13:20", full_time(WallTime(1_700_000_000.9)))

@@ -1,0 +1,345 @@
+"""The pages of images."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import unescape
+from html.parser import HTMLParser
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.http.ui.image_pages import IMAGES_AT_ONCE, ImagePages
+from nixery.image.manifests import Manifest
+from nixery.image.names import Digest, ImageName, Tag
+from nixery.inspection.image_list import ListedImage
+from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
+from nixery.inspection.report import ImageReport
+from nixery.inspection.report_file import encode_report
+from nixery.runtime.clocks import WallTime
+from tests.support.http import OCI, Answer, Connection, InlineWorkers
+from tests.support.inspection import digest, report_of
+from tests.support.pages import BROWSER, make_pages
+
+HOSTILE = '"><script>alert(1)</script>\u202e'
+
+
+class FakeLibrary:
+    """Portraits by repository name and tag."""
+
+    def __init__(self) -> None:
+        self.portraits: dict[tuple[str, str], PageData] = {}
+        self.images: list[ListedImage] = []
+
+    async def names(self) -> Sequence[str]:
+        return sorted(image.label for image in self.images)
+
+    async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
+        return [image for name in names for image in self.images if image.label == name]
+
+    async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
+        portrait = self.portraits.get((name.repository, tag))
+        return None if portrait is None else evolve(OCI, digest=portrait.report.digest)
+
+    async def portrait(self, manifest: Manifest) -> PageData:
+        [found] = [
+            each for each in self.portraits.values() if each.report.digest == manifest.digest
+        ]
+        return found
+
+    async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
+        holders: dict[Digest, list[ListedImage]] = {}
+        for image in self.images:
+            for layer in image.layers:
+                holders.setdefault(layer, []).append(image)
+        return {layer: tuple(images) for layer, images in holders.items()}
+
+
+class Veil:
+    """Hides some images."""
+
+    def __init__(self) -> None:
+        self.hidden: set[str] = set()
+
+    def may_see(self, _request: Request, image: str) -> bool:
+        return image not in self.hidden
+
+
+class Tags(HTMLParser):
+    """The elements of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def attribute(self, element_id: str, name: str) -> str | None:
+        [attributes] = [each for _, each in self.found if each.get("id") == element_id]
+        return attributes.get(name)
+
+
+def listed(repository: str, report: ImageReport, *, tag: str = "latest") -> ListedImage:
+    return ListedImage(
+        repository=repository,
+        tag=Tag(tag),
+        system="x86_64-linux",
+        digest=report.digest,
+        size=report.size,
+        layers=tuple(layer.digest for layer in report.layers),
+        served=WallTime(1_700_000_000.0),
+    )
+
+
+class PagesCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.library = FakeLibrary()
+        self.veil = Veil()
+        pages = ImagePages(
+            self.library, make_pages(), InlineWorkers(), self.veil, system="x86_64-linux"
+        )
+        root = Resource()
+        root.putChild(b"images", pages.resource())
+        self.connection = Connection(root)
+        self.report = report_of(
+            {"git-2.40": 40_000_000, "curl-8.5": 3_000_000, "glibc-2.38": 30_000_000},
+            {"git-2.40": ["curl-8.5"], "curl-8.5": ["glibc-2.38"]},
+        )
+        self.add("shell/git", self.report)
+
+    def add(self, repository: str, report: ImageReport) -> None:
+        self.library.portraits[repository, "latest"] = make_page_data(encode_report(report))
+        self.library.images.append(listed(repository, report))
+
+    def ask(self, path: str, *headers: tuple[str, str]) -> Answer:
+        return self.connection.ask("GET", path, *(headers or (BROWSER,)))
+
+    def page(self, path: str, status: int = 200) -> str:
+        answer = self.ask(path)
+        self.assertEqual(status, answer.status, answer.body)
+        self.assertEqual("text/html; charset=utf-8", answer.header("Content-Type"))
+        text = answer.body.decode("utf-8")
+        for tag, attributes in Tags(text).found:
+            # The policy of the pages forbids them, and browsers would complain.
+            self.assertFalse({"style", "onclick", "onload"} & set(attributes), tag)
+            self.assertFalse(tag == "style" or (tag == "script" and "src" not in attributes))
+        return text
+
+
+class ListTests(PagesCase):
+    def test_list(self) -> None:
+        """The images that were served lead to their pages."""
+        tags = Tags(self.page("/images"))
+        self.assertIn(("a", {"href": "/images/shell/git:latest"}), tags.found)
+        self.assertEqual("1", tags.attribute("images", "data-total"))
+
+    def test_paged(self) -> None:
+        """A page lists no more than it can hold, and leads to the next."""
+        for number in range(2 * IMAGES_AT_ONCE):
+            self.library.images.append(listed(f"p{number:03}", self.report))
+        pages = [Tags(self.page(f"/images?page={number}")) for number in (1, 2, 3, 4)]
+        rows = [sum("data-image" in each for _, each in page.found) for page in pages]
+        self.assertEqual([IMAGES_AT_ONCE, IMAGES_AT_ONCE, 1, 0], rows)
+        for wrong in ("-1", "x", "9" * 50, "%ff"):
+            self.assertIn("p000", self.page(f"/images?page={wrong}"))
+
+    def test_search(self) -> None:
+        """A part of a name finds images, and is shown as text."""
+        self.library.images.append(listed("hello", self.report))
+        self.assertNotIn('data-image="hello', self.page("/images?q=GIT"))
+        self.assertNotIn("<script>alert", self.page("/images?q=%22%3E%3Cscript%3Ealert(1)"))
+
+    def test_hidden(self) -> None:
+        """What somebody may not see is not listed."""
+        self.veil.hidden.add("shell/git")
+        self.assertNotIn("shell/git", self.page("/images"))
+
+    def test_json(self) -> None:
+        """Programs get data."""
+        value = json.loads(self.ask("/images", ("Accept", "*/*")).body)
+        self.assertEqual(
+            ("shell/git", self.report.digest),
+            (value["images"][0]["name"], value["images"][0]["digest"]),
+        )
+
+
+class ImageTests(PagesCase):
+    def test_facts(self) -> None:
+        """The page tells sizes, digests, packages, layers with reasons, and how to pull."""
+        page = self.page("/images/shell/git:latest")
+        self.assertIn(f"docker pull reg.example:8080/shell/git@{self.report.digest}", page)
+        tags = Tags(page)
+        self.assertEqual(str(self.report.size), tags.attribute("size", "data-bytes"))
+        self.assertEqual(str(self.report.unpacked), tags.attribute("unpacked", "data-bytes"))
+        for number, layer in enumerate(self.report.layers, start=1):
+            self.assertEqual(layer.digest, tags.attribute(f"layer-{number}", "data-digest"))
+            self.assertIn(layer.reason, unescape(page))
+            self.assertIn(layer.diff_id, page)
+            self.assertTrue(
+                any(each.get("href") == f"#layer-{number}" for _, each in tags.found), number
+            )
+        self.assertEqual(
+            "/images/shell/git:latest/graph.json", tags.attribute("graph", "data-source")
+        )
+
+    def test_why(self) -> None:
+        """The chain from what was asked for is shown by the server."""
+        page = self.page("/images/shell/git:latest?why=glibc")
+        chain = page[page.index('class="chain"') :]
+        names = re.findall(r">([a-z]+-[0-9.]+)</a>", chain[: chain.index("</ol>")])
+        self.assertEqual(["git-2.40", "curl-8.5", "glibc-2.38"], names)
+        self.assertEqual(
+            "0",
+            Tags(self.page("/images/shell/git:latest?why=perl")).attribute(
+                "why-answer", "data-found"
+            ),
+        )
+
+    def test_hostile_question(self) -> None:
+        """What is asked for is shown as text."""
+        page = self.page("/images/shell/git:latest?why=%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
+        self.assertIn("&lt;script&gt;", page)
+        self.assertNotIn("<script>alert", page)
+
+    def test_hostile_report(self) -> None:
+        """Whatever a package set says of itself is shown as text."""
+        hostile = evolve(
+            self.report,
+            digest=digest("hostile"),
+            source=HOSTILE,
+            popularity=HOSTILE,
+            packages=tuple(
+                evolve(each, attribute=HOSTILE, name=HOSTILE, version=HOSTILE, description=HOSTILE)
+                for each in self.report.packages
+            ),
+            layers=tuple(
+                evolve(each, title=HOSTILE, reason=HOSTILE) for each in self.report.layers
+            ),
+        )
+        self.add("bad", hostile)
+        for path in ("/images/bad:latest", "/images/bad:latest/paths"):
+            page = self.page(path)
+            self.assertNotIn("<script>alert", page)
+            self.assertNotIn("\u202e", page)
+
+    def test_shared(self) -> None:
+        """A layer tells which other images have it, and which of them nobody is told of."""
+        other = report_of({"glibc-2.38": 30_000_000, "hello": 5_000_000}, {"hello": ["glibc-2.38"]})
+        self.add("hello", evolve(other, digest=digest("other")))
+        shared = self.report.layers[-1].digest  # The root's, in the kit.
+        number = len(self.report.layers)
+        tags = Tags(self.page("/images/shell/git:latest"))
+        self.assertEqual(shared, tags.attribute(f"layer-{number}", "data-digest"))
+        self.assertEqual("1", tags.attribute(f"layer-{number}", "data-shared"))
+        self.veil.hidden.add("hello")
+        page = self.page("/images/shell/git:latest")
+        self.assertEqual("0", Tags(page).attribute(f"layer-{number}", "data-shared"))
+        self.assertNotIn("hello:latest", page)
+
+    def test_unknown(self) -> None:
+        """An image that was not served: how to pull it, and nothing is made."""
+        page = self.page("/images/shell/htop:stable", 404)
+        self.assertIn("docker pull reg.example:8080/shell/htop:stable", page)
+        self.veil.hidden.add("shell/git")
+        hidden = self.page("/images/shell/git:latest", 404)
+        self.assertEqual(
+            page.replace("htop:stable", "X"), hidden.replace("git:latest", "X"), "they differ"
+        )
+        self.page("/images/shell/git:latest/graph.json", 404)
+
+    def test_no_image(self) -> None:
+        """What can be no name or no tag is a mistake of the client's."""
+        for path in (
+            "/images/Shell:latest",
+            "/images/a:b:c",
+            "/images/%3Cscript%3E:x",
+            "/images/a%00",
+        ):
+            answer = self.ask(path)
+            self.assertIn(answer.status, (400, 404), path)
+            self.assertNotIn(b"<script>:", answer.body)
+
+    def test_no_tag(self) -> None:
+        """A name without a tag means the latest."""
+        answer = self.ask("/images/shell/git")
+        self.assertEqual(
+            (302, "/images/shell/git:latest"), (answer.status, answer.header("Location"))
+        )
+
+    def test_no_report(self) -> None:
+        """Of an image without a report its layers are shown, and that there is no more."""
+        bare = evolve(
+            self.report,
+            paths=(),
+            packages=(),
+            layers=tuple(evolve(each, paths=(), unpacked=0) for each in self.report.layers),
+        )
+        self.library.portraits["shell/git", "latest"] = summary_page_data(bare)
+        page = self.page("/images/shell/git:latest")
+        self.assertIn('id="no-report"', page)
+        self.assertIn(bare.layers[0].digest, page)
+        self.assertNotIn('id="graph"', page)
+        for path in ("paths", "graph.json", "graph.svg", "other"):
+            self.page(f"/images/shell/git:latest/{path}", 404)
+
+    def test_json(self) -> None:
+        """Programs get the same as data."""
+        value = json.loads(self.ask("/images/shell/git:latest?why=glibc", ("Accept", "*/*")).body)
+        self.assertEqual(self.report.digest, value["digest"])
+        self.assertEqual(
+            [layer.digest for layer in self.report.layers],
+            [layer["digest"] for layer in value["layers"]],
+        )
+        self.assertEqual(3, len(value["why"][0]))
+
+
+class PathsTests(PagesCase):
+    def names(self, query: str) -> list[str]:
+        tags = Tags(self.page(f"/images/shell/git:latest/paths?{query}"))
+        return [str(each["data-path"])[44:] for _, each in tags.found if "data-path" in each]
+
+    def test_sorted(self) -> None:
+        """Paths are listed by what somebody asks for."""
+        self.assertEqual(["git-2.40", "glibc-2.38", "curl-8.5"], self.names(""))
+        self.assertEqual(["git-2.40", "curl-8.5", "glibc-2.38"], self.names("sort=closure"))
+        self.assertEqual(["curl-8.5", "git-2.40", "glibc-2.38"], self.names("sort=name"))
+        self.assertEqual(self.names(""), self.names("sort=__class__&layer=x&page=0x1"))
+
+    def test_chosen(self) -> None:
+        """Paths are found by a part of their name, and by their layer."""
+        self.assertEqual(["glibc-2.38"], self.names("q=GLIBC"))
+        found = [
+            name
+            for number in range(1, len(self.report.layers) + 1)
+            for name in self.names(f"layer={number}")
+        ]
+        self.assertEqual(["curl-8.5", "git-2.40", "glibc-2.38"], sorted(found))
+
+
+class GraphTests(PagesCase):
+    def test_data(self) -> None:
+        """The graph is sent compressed to those who can read that, and plain to others."""
+        for name, media_type in (("json", "application/json"), ("svg", "image/svg+xml")):
+            path = f"/images/shell/git:latest/graph.{name}"
+            packed = self.ask(path, ("Accept-Encoding", "gzip, br"))
+            plain = self.ask(path)
+            self.assertEqual("gzip", packed.header("Content-Encoding"))
+            self.assertIsNone(plain.header("Content-Encoding"))
+            self.assertEqual(plain.body, gzip.decompress(packed.body))
+            self.assertEqual(media_type, plain.header("Content-Type"))
+            self.assertIn("default-src 'none'", plain.header("Content-Security-Policy") or "")
+
+    def test_unchanged(self) -> None:
+        """Who has it already gets it not again."""
+        path = "/images/shell/git:latest/graph.json"
+        etag = self.ask(path).header("ETag") or ""
+        answer = self.ask(path, ("If-None-Match", etag))
+        self.assertEqual((304, b""), (answer.status, answer.body))
+        self.assertEqual(200, self.ask(path, ("If-None-Match", '"other"')).status)

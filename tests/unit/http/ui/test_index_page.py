@@ -1,0 +1,351 @@
+"""Tests for :mod:`nixery.http.ui.index_page`, and the pages of builds as browsers see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.builds.errors import QueueFull
+from nixery.builds.package_lookup import Lookup, SearchResult
+from nixery.builds.progress import Build
+from nixery.builds.tracker import BuildTracker
+from nixery.errors import NixeryError
+from nixery.http.root import make_root
+from nixery.http.ui.build_pages import BuildPages, timeline
+from nixery.http.ui.index_page import IndexPage
+from nixery.image.names import Digest, PackageRequest, Tag, parse_image_name
+from nixery.image.packages import LookupResult
+from nixery.nix.errors import BuildFailed, EvaluationFailed
+from nixery.nix.progress import Phase
+from nixery.process.errors import CommandOutput
+from nixery.sources.source import PackageSet, Revision
+from nixery.testing.fakes import FakeWallClock
+from tests.support.http import Answer as HTTPAnswer
+from tests.support.http import Connection
+from tests.support.pages import BROWSER, make_pages
+from tests.unit.http.ui.test_package_query import found, missing
+
+DIGEST = Digest("sha256:" + "0" * 64)
+LATEST = Tag("latest")
+EVIDENCE = CommandOutput(argv=("secret",), status=1, stderr="secret")
+
+
+class Desk:
+    """Knows every package but ``gti``."""
+
+    def __init__(self) -> None:
+        self.error: NixeryError | None = None
+        self.unknown: Deferred[Revision] | None = None
+        self.asked: list[tuple[str, str, Sequence[PackageRequest]]] = []
+
+    async def revision(self) -> Revision:
+        if self.unknown is not None:
+            return await self.unknown
+        return Revision(identity={"kind": "test"}, pinned=True, label="nixos at 0123")
+
+    async def check(
+        self, client: str, system: str, requirements: Sequence[PackageRequest]
+    ) -> SearchResult:
+        self.asked.append((client, system, requirements))
+        if self.error is not None:
+            raise self.error
+        answers = [missing(each) if each.name == "gti" else found(each) for each in requirements]
+        return SearchResult(revision=await self.revision(), answers=tuple(answers))
+
+
+class Hidden:
+    """Hides images that begin with ``secret``."""
+
+    def may_see(self, _request: Request, image: str) -> bool:
+        return not image.startswith("secret")
+
+
+class PeopleTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
+        self.desk = Desk()
+        self.pages = make_pages()
+        self.root = self.make_root()
+
+    def make_root(self, *, builds: bool = True) -> Resource:
+        index = IndexPage(
+            self.pages,
+            self.desk,
+            "x86_64-linux",
+            self.clock,
+            builds=self.book if builds else None,
+            visibility=Hidden(),
+        )
+        pages = BuildPages(self.book, self.clock, self.pages, visibility=Hidden())
+        children = {"": index.index(), "api": index.api(), "builds": pages}
+        return make_root(Resource(), children=children)
+
+    def ask(self, path: str, *headers: tuple[str, str]) -> HTTPAnswer:
+        return Connection(self.root, self.clock).ask("GET", path, *headers)
+
+    def page(self, path: str) -> str:
+        answer = self.ask(path, BROWSER)
+        self.assertEqual(200, answer.status)
+        return answer.body.decode("utf-8")
+
+    def begin(self, repository: str = "shell/git") -> Build:
+        build = self.book.begin(parse_image_name(repository, "x86_64-linux"), LATEST)
+        build.phase(Phase.BUILDING)
+        return build
+
+    def failing(self, repository: str, *log: str) -> Build:
+        build = self.begin(repository)
+        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=log, evidence=EVIDENCE))
+        return build
+
+
+class IndexTests(PeopleTestCase):
+    """The first page."""
+
+    def test_address(self) -> None:
+        """It says how to pull from here, whatever name the client knows us by."""
+        for host in ("reg:1", "evil.example"):
+            body = self.ask("/", ("Host", host)).body
+            self.assertIn(b"docker pull reg.example:8080/shell/git/htop", body)
+            self.assertNotIn(b"evil", body)
+
+    def test_what_is_served(self) -> None:
+        """It names source, revision and system; and does not wait long for them."""
+        self.assertIn("nixos at 0123", self.page("/"))
+        self.desk.unknown = Deferred()
+        connection = Connection(self.root, self.clock)
+        connection.send("GET", "/", BROWSER)
+        self.clock.advance(1)
+        self.assertIn(b"not looked up yet", connection.answer().body)
+
+    def test_box_without_scripts(self) -> None:
+        """The form alone answers, and what was typed stays in it."""
+        page = self.page("/?packages=shell+git")
+        self.assertIn("docker run --rm -it reg.example:8080/shell/git bash", page)
+        self.assertIn('value="shell git"', page)
+        self.assertIn("kind: Pod", page)
+        page = self.page("/?packages=gti+git")
+        self.assertIn('href="/?packages=near+git"', page)
+        self.assertNotIn("docker pull reg.example:8080/gti", page)
+
+    def test_hostile_names(self) -> None:
+        """What is typed is shown as text, wherever it is shown."""
+        for typed in ("%3Cscript%3Ealert(1)%3C/script%3E", "%22%3E%3Cimg%20src=x%3E", "%E2%80%AE"):
+            answer = self.ask(f"/?packages={typed}", BROWSER)
+            self.assertNotIn(b"<script>alert", answer.body)
+            self.assertNotIn(b"<img src=x", answer.body)
+            self.assertNotIn("\u202e".encode(), answer.body)
+
+    def test_builds(self) -> None:
+        """Those that run come first; failures have their logs."""
+        self.failing("broken", "<b>no</b>", "\x1b[2J")
+        self.begin("running")
+        page = self.page("/")
+        self.assertLess(page.index("running:latest"), page.index("broken:latest"))
+        self.assertIn("&lt;b&gt;no&lt;/b&gt;", page)
+        self.assertNotIn("\x1b", page)
+        self.assertNotIn("secret", page)
+
+    def test_private(self) -> None:
+        """What is private is not there, and what is switched off neither."""
+        build = self.failing("secret/thing", "hush")
+        for path in ("/", "/builds"):
+            page = self.page(path)
+            self.assertNotIn("secret", page)
+            self.assertNotIn("hush", page)
+        for path in (f"/builds/{build.id}", f"/builds/{build.id}/events"):
+            self.assertEqual(404, self.ask(path, BROWSER).status, path)
+            self.assertEqual(404, self.ask(path).status, path)
+        self.assertEqual([], json.loads(self.ask("/builds").body)["builds"])
+        connection = Connection(self.root, self.clock)
+        connection.send("GET", "/builds/events?format=events")
+        self.begin("secret/more")
+        self.clock.advance(1)
+        self.assertNotIn(b"secret", connection.received())
+        self.begin("shell")
+        self.root = self.make_root(builds=False)
+        self.assertNotIn("Recent builds", self.page("/"))
+
+    def test_nothing_below(self) -> None:
+        """There are no other pages."""
+        for path in ("//", "/api", "/api/x", "/api/packages/x"):
+            self.assertEqual(404, self.ask(path).status, path)
+
+
+class ApiTests(PeopleTestCase):
+    """The answer to the box, as JSON."""
+
+    def get(self, query: str) -> tuple[int, dict[str, Any]]:
+        answer = self.ask(f"/api/packages?names={query}")
+        self.assertEqual("application/json", answer.header("Content-Type"))
+        self.assertEqual("nosniff", answer.header("X-Content-Type-Options"))
+        value = json.loads(answer.body)
+        assert isinstance(value, dict)
+        return answer.status, value
+
+    def test_answer(self) -> None:
+        """All that a page needs."""
+        status, value = self.get("shell/git")
+        self.assertEqual(200, status)
+        self.assertEqual(("shell/git", "x86_64-linux"), (value["image"], value["system"]))
+        self.assertEqual(["meta", "found"], [each["status"] for each in value["packages"]])
+        self.assertEqual({"pull", "run", "kubernetes"}, set(value["commands"]))
+        self.assertEqual("192.0.2.1", self.desk.asked[0][0])
+
+    def test_refused(self) -> None:
+        """What cannot be looked up is an answer too."""
+        for query, status in (("", 400), ("a..b", 400), ("x" * 1001, 400)):
+            code, value = self.get(query)
+            self.assertEqual((status, []), (code, value["packages"]))
+            self.assertTrue(value["error"])
+        self.assertEqual([], self.desk.asked)
+        for error, status in (
+            (QueueFull(waiting=1, retry_after=5), 429),
+            (EvaluationFailed(reason="syntax", evidence=EVIDENCE), 422),
+        ):
+            self.desk.error = error
+            code, value = self.get("git")
+            self.assertEqual(status, code)
+            self.assertNotIn("secret", json.dumps(value))
+
+
+class BuildsForPeopleTests(PeopleTestCase):
+    """``/builds`` for browsers and for terminals."""
+
+    def test_list(self) -> None:
+        """The builds, and what reloads them where there are no scripts."""
+        build = self.begin("git")
+        page = self.page("/builds")
+        self.assertIn(f'data-build="{build.id}"', page)
+        self.assertIn('<noscript><meta http-equiv="refresh"', page)
+
+    def test_build(self) -> None:
+        """A build that runs: what it does, how far it is, its log; all of it as text."""
+        build = self.begin()
+        build.count(Phase.BUILDING, 1, 3, "builds")
+        build.derivation("/nix/store/<i>.drv")
+        build.log("</pre><script>alert(1)</script>")
+        build.log("\x1b[31m\u202ered")
+        page = self.page(f"/builds/{build.id}")
+        self.assertIn('value="1" max="3"', page)
+        self.assertIn("/nix/store/&lt;i&gt;.drv", page)
+        self.assertIn("&lt;/pre&gt;&lt;script&gt;", page)
+        self.assertNotIn("<script>alert", page)
+        self.assertNotIn("\u202e", page)
+        self.assertIn('<noscript><meta http-equiv="refresh"', page)
+
+    def test_ended(self) -> None:
+        """One that has ended: how to pull it, its stages to scale; nothing reloads."""
+        build = self.begin()
+        self.clock.advance(3)
+        build.phase(Phase.PACKING)
+        self.clock.advance(1)
+        build.succeeded(DIGEST)
+        page = self.page(f"/builds/{build.id}")
+        self.assertIn("docker pull reg.example:8080/shell/git</code>", page)
+        self.assertIn('href="/images/shell/git:latest"', page)
+        self.assertIn('class="phase-building" x="0" y="2" width="750"', page)
+        self.assertNotIn("http-equiv", page)
+        failed = self.page(f"/builds/{self.failing('broken', 'why').id}")
+        self.assertIn("why", failed)
+        self.assertNotIn("secret", failed)
+
+    def test_missing(self) -> None:
+        """A build that is not there is a page too."""
+        answer = self.ask("/builds/x", BROWSER)
+        self.assertEqual(404, answer.status)
+        self.assertIn(b"there is no such build", answer.body)
+
+    def test_timeline(self) -> None:
+        """Stages stay within the picture, and the shortest can be seen."""
+        build = self.begin()
+        for seconds in (100, 0.001, 50):
+            self.clock.advance(seconds)
+            build.phase(Phase.PACKING)
+        view = self.book.find(build.id)
+        assert view is not None
+        for lane in timeline(view):
+            self.assertGreaterEqual(lane.begin, 0)
+            self.assertGreaterEqual(lane.width, 3)
+            self.assertLessEqual(lane.begin + lane.width, 1000)
+
+    def test_terminal(self) -> None:
+        """What curl shows: the log, and a line whenever something changes."""
+        build = self.begin()
+        connection = Connection(self.root, self.clock)
+        connection.send("GET", f"/builds/{build.id}/events", ("Accept", "*/*"))
+        build.log("\x1b[31mhello")
+        self.clock.advance(1)
+        build.succeeded(DIGEST)
+        self.clock.advance(1)
+        answer = connection.answer()
+        self.assertEqual("text/plain; charset=utf-8", answer.header("Content-Type"))
+        text = answer.body.decode("utf-8")
+        for line in (
+            "== shell/git:latest: building\n",
+            "\\x1b[31mhello\n",
+            "== shell/git:latest: succeeded after 1.0 s\n",
+            f"== {DIGEST}\n",
+        ):
+            self.assertIn(line, text)
+        self.assertNotIn("\x1b", text)
+
+    def test_thousand_builds(self) -> None:
+        """A page of a thousand builds is rendered in the pool, and has them all."""
+        for number in range(1000):
+            self.begin(f"package{number}")
+        self.assertEqual(1000, self.page("/builds").count("<tr data-build="))
+
+
+class LookupTests(SynchronousTestCase):
+    """What is asked once is not asked again at once."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.pinned = True
+        self.asked: list[list[str]] = []
+        self.lookup = Lookup(sources=self, looker=self, seconds=self.clock.seconds)  # type: ignore[arg-type]  # this test plays both
+
+    async def resolve(self, tag: Tag) -> Revision:
+        return Revision(identity={"kind": "test"}, pinned=self.pinned, label="x")
+
+    async def fetch(self, revision: Revision) -> PackageSet:
+        return PackageSet(revision=revision, path=None)  # type: ignore[arg-type]  # nobody looks
+
+    async def look_up(
+        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult]:
+        self.asked.append([item.name for item in requirements])
+        return [found(item) for item in requirements]
+
+    def check(self, *names: str, system: str = "x") -> list[str]:
+        wanted = [PackageRequest(name=name) for name in names]
+        checked = self.successResultOf(
+            Deferred.fromCoroutine(self.lookup.check("c", system, wanted))
+        )
+        return [answer.requirement.name for answer in checked.answers]
+
+    def test_kept(self) -> None:
+        """Names that are known are not evaluated again; the order stays."""
+        self.assertEqual(["b"], self.check("b"))
+        self.assertEqual(["a", "b", "c"], self.check("a", "b", "c"))
+        self.assertEqual([["b"], ["a", "c"]], self.asked)
+        self.check("b", system="y")
+        self.assertEqual(["b"], self.asked[-1])
+
+    def test_moving(self) -> None:
+        """What may change is believed for seconds only."""
+        self.pinned = False
+        self.check("a")
+        self.check("a")
+        self.clock.advance(11)
+        self.check("a")
+        self.assertEqual([["a"], ["a"]], self.asked)

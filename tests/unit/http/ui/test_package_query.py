@@ -1,0 +1,167 @@
+"""Tests for :mod:`nixery.http.ui.package_query`."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.http.ui.package_query import (
+    MAX_TYPED,
+    PackageQueries,
+    commands,
+    describe_results,
+    parse_query,
+)
+from nixery.image.errors import InvalidName, PackageProblem, ProblemKind
+from nixery.image.names import SHELL, PackageRequest, parse_image_name
+from nixery.image.packages import LookupResult, Output, Package
+
+SYSTEM = "x86_64-linux"
+
+
+def found(requirement: PackageRequest) -> LookupResult:
+    name = requirement.name
+    return LookupResult(
+        requirement=requirement,
+        result=Package(
+            requested=(name,),
+            attribute=name,
+            name=f"{name}-1",
+            pname=name,
+            version="1",
+            description="<b>",
+            priority=5,
+            derivation=f"/nix/store/{name}.drv",
+            outputs=(Output(name="out", path=f"/nix/store/{name}"),),
+        ),
+    )
+
+
+def missing(requirement: PackageRequest) -> LookupResult:
+    problem = PackageProblem(
+        name=requirement.name,
+        kind=ProblemKind.NOT_FOUND,
+        message=f"there is no package {requirement.name}",
+        candidates=("near",),
+    )
+    return LookupResult(requirement=requirement, result=problem)
+
+
+def parsed(text: str) -> PackageQueries:
+    wishes = parse_query(text, SYSTEM)
+    assert wishes is not None
+    return wishes
+
+
+class ParsingTests(SynchronousTestCase):
+    """What people type."""
+
+    def test_between_names(self) -> None:
+        """Spaces, commas and slashes part names; each counts once."""
+        for text in ("shell git htop", "shell/git/htop", " shell, git;htop git\n"):
+            self.assertEqual("shell/git/htop", parsed(text).name.repository)
+
+    def test_spelling(self) -> None:
+        """Names are typed as the package set spells them, or as it does not."""
+        wishes = parsed("python3Packages.requests libsigc++")
+        self.assertEqual(
+            "python3packages.requests/attr--6c6962736967632b2b", wishes.name.repository
+        )
+        self.assertEqual(PackageRequest(name="libsigc++", exact=True), wishes.wishes[1].requirement)
+
+    def test_meta_packages(self) -> None:
+        """They lead the name, wherever they were typed."""
+        wishes = parsed("git shell arm64")
+        self.assertEqual("shell/arm64/git", wishes.name.repository)
+        self.assertEqual("aarch64-linux", wishes.name.system)
+
+    def test_nothing(self) -> None:
+        """Nothing is no mistake."""
+        for text in ("", "  ", " / , "):
+            self.assertIsNone(parse_query(text, SYSTEM))
+
+    def test_limits(self) -> None:
+        """What is too long, too much or no name is refused, with a reason."""
+        for text in (
+            "x" * (MAX_TYPED + 1),
+            " ".join(f"p{number}" for number in range(31)),
+            " ".join("x" * 60 + str(number) for number in range(8)),
+            "a..b",
+            "a\x1bb",
+            "\u202e",
+        ):
+            self.assertRaises(InvalidName, parse_query, text, SYSTEM)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.text(max_size=60))
+    def test_anything(self, text: str) -> None:
+        """Whatever is typed becomes an image name within the grammar, or is refused."""
+        try:
+            wishes = parse_query(text, SYSTEM)
+        except InvalidName:
+            return
+        if wishes is None:
+            return
+        again = parse_image_name(wishes.name.repository, SYSTEM)
+        self.assertEqual(wishes.name, again)
+        answers = [found(item) for item in wishes.requirements]
+        self.assertEqual(len(wishes.wishes), len(describe_results(wishes, answers)))
+
+
+class TellingTests(SynchronousTestCase):
+    """What people get."""
+
+    def test_found(self) -> None:
+        """A package that is there, with what is known of it."""
+        wishes = parsed("git")
+        [told] = describe_results(wishes, [found(item) for item in wishes.requirements])
+        self.assertEqual(
+            {
+                "name": "git",
+                "component": "git",
+                "status": "found",
+                "attribute": "git",
+                "pname": "git",
+                "version": "1",
+                "description": "<b>",
+                "outputs": ["out"],
+            },
+            told,
+        )
+
+    def test_missing(self) -> None:
+        """One that is not, with what may have been meant, and no commands then."""
+        wishes = parsed("shell gti")
+        answers = [
+            missing(item) if item.name == "gti" else found(item) for item in wishes.requirements
+        ]
+        shell, gti = describe_results(wishes, answers)
+        self.assertEqual("meta", shell["status"])
+        self.assertEqual(("not-found", ["near"]), (gti["status"], gti["candidates"]))
+        self.assertIsNone(commands("reg", wishes, answers))
+
+    def test_shell_without_its_packages(self) -> None:
+        """A package set may have no shell."""
+        wishes = parsed("shell")
+        answers = [
+            missing(item) if item.name == SHELL[0] else found(item) for item in wishes.requirements
+        ]
+        [told] = describe_results(wishes, answers)
+        self.assertEqual(("shell", "not-found"), (told["name"], told["status"]))
+
+    def test_commands(self) -> None:
+        """Lines that work as they are."""
+        wishes = parsed("shell git")
+        made = commands("reg:1", wishes, [found(item) for item in wishes.requirements])
+        assert made is not None
+        self.assertEqual("docker pull reg:1/shell/git", made["pull"])
+        self.assertEqual("docker run --rm -it reg:1/shell/git bash", made["run"])
+        pod = yaml.safe_load(made["kubernetes"])
+        self.assertEqual("Pod", pod["kind"])
+        self.assertEqual("reg:1/shell/git", pod["spec"]["containers"][0]["image"])
+        self.assertRegex(pod["metadata"]["name"], r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+        json.dumps(made)

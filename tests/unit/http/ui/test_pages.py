@@ -1,0 +1,192 @@
+"""Tests for :mod:`nixery.http.ui.pages` and :mod:`nixery.http.ui.assets`."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import Request
+
+from nixery.builds.errors import QueueFull
+from nixery.http.root import make_root
+from nixery.http.ui.assets import Assets, AssetsResource
+from nixery.http.ui.pages import Pages
+from nixery.http.visibility import AllowAll, VisibilityRules
+from tests.support.http import Connection
+from tests.support.pages import BROWSER, make_pages, site_files
+
+HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202eevil\x00"
+
+
+class TemplateTests(SynchronousTestCase):
+    """What all templates have in common."""
+
+    def test_assets_exist(self) -> None:
+        """Whatever a template or a script names is there."""
+        files = site_files()
+        for name, text in files.templates.items():
+            for asset in re.findall(r"asset\(['\"]([^'\"]+)['\"]\)", text):
+                self.assertIn(asset, list(files.assets), name)
+        for name in files.assets:
+            asset = files.assets.get(name)
+            assert asset is not None
+            if name.endswith(".js"):
+                folder = name.rpartition("/")[0]
+                for other in re.findall(r"""from ["']\./([^"']+)["']""", asset.data.decode()):
+                    self.assertIn(f"{folder}/{other}".lstrip("/"), list(files.assets), name)
+
+    def test_nothing_inline(self) -> None:
+        """The policy would drop what stands inline: scripts, styles and handlers."""
+        for name, text in site_files().templates.items():
+            self.assertIsNone(re.search(r"\sstyle\s*=|<style|\son[a-z]+\s*=", text), name)
+            for script in re.findall(r"<script[^>]*>", text):
+                self.assertIn("src=", script, name)
+            self.assertNotIn("| safe", text, name)
+
+    def test_no_other_host(self) -> None:
+        """Nothing is loaded from elsewhere."""
+        for name, text in site_files().templates.items():
+            self.assertIsNone(re.search(r"""(src|href)=["'](https?:)?//""", text), name)
+
+
+class PagesTests(SynchronousTestCase):
+    """Rendering, headers and failures."""
+
+    def setUp(self) -> None:
+        self.site = make_pages()
+
+    def serve(self, pages: Pages, error: BaseException | None = None) -> Connection:
+        async def answer(request: Request, path: Sequence[str]) -> bytes | None:
+            if error is not None:
+                raise error
+            return pages.error(request, 404, "/".join(path) or "nothing")
+
+        return Connection(make_root(pages.missing(), children={"p": pages.resource(answer)}))
+
+    def test_headers(self) -> None:
+        """Every page is told to run nothing that is not a file of ours."""
+        answer = self.serve(self.site).ask("GET", "/p", BROWSER)
+        policy = answer.header("Content-Security-Policy") or ""
+        self.assertIn("default-src 'none'", policy)
+        self.assertIn("frame-ancestors 'none'", policy)
+        self.assertNotIn("unsafe", policy)
+        self.assertEqual("nosniff", answer.header("X-Content-Type-Options"))
+        self.assertEqual("no-referrer", answer.header("Referrer-Policy"))
+        self.assertEqual("no-store", answer.header("Cache-Control"))
+        self.assertEqual("Accept", answer.header("Vary"))
+
+    def test_hostile_text(self) -> None:
+        """Whatever is shown is shown as text, and cannot turn what follows around."""
+        body = self.site.render("error.html", title=HOSTILE, status=404, message=HOSTILE).decode()
+        self.assertNotIn("<script>alert", body)
+        self.assertIn("&lt;script&gt;alert", body)
+        for character in "\x1b\u202e\x00":
+            self.assertNotIn(character, body)
+        self.assertIn("\\u202e", body)
+
+    def test_hostile_path(self) -> None:
+        """So is what a client puts into a path."""
+        answer = self.serve(self.site).ask("GET", "/p/%3Cscript%3E%ff%E2%80%AE", BROWSER)
+        self.assertEqual(404, answer.status)
+        self.assertIn(b"&lt;script&gt;\\xff\\u202e", answer.body)
+
+    def test_lone_surrogates(self) -> None:
+        """Text that is no text is no failure."""
+        body = self.site.render("error.html", title="a", status=404, message="\ud800")
+        self.assertIn(b"\\ud800", body)
+
+    def test_others_get_a_line(self) -> None:
+        """Who is no browser is told in a line of text."""
+        answer = self.serve(self.site).ask("GET", "/p/x", ("Accept", "*/*"))
+        self.assertEqual((404, b"x\n"), (answer.status, answer.body))
+        answer = self.serve(self.site).ask("GET", "/p/x?format=html")
+        self.assertEqual("text/html; charset=utf-8", answer.header("Content-Type"))
+
+    def test_failures(self) -> None:
+        """A typed failure has its status and headers, another one a reference only."""
+        connection = self.serve(self.site, QueueFull(waiting=3, retry_after=5.0))
+        answer = connection.ask("GET", "/p", BROWSER)
+        self.assertEqual((429, "5"), (answer.status, answer.header("Retry-After")))
+        answer = self.serve(self.site, RuntimeError("secret")).ask("GET", "/p", BROWSER)
+        self.assertEqual(500, answer.status)
+        self.assertNotIn(b"secret", answer.body)
+        self.assertIn(b"reference", answer.body)
+        reference = answer.header("X-Request-Id")
+        assert reference is not None
+        self.assertIn(reference.encode("ascii"), answer.body)
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+
+    def test_methods(self) -> None:
+        """HEAD has the headers of GET and no body; all else is refused."""
+        got = self.serve(self.site).ask("GET", "/p", BROWSER)
+        head = self.serve(self.site).ask("HEAD", "/p", BROWSER)
+        self.assertEqual(b"", head.body)
+        self.assertEqual(got.header("Content-Length"), head.header("Content-Length"))
+        answer = self.serve(self.site).ask("POST", "/p", BROWSER)
+        self.assertEqual((405, "GET, HEAD"), (answer.status, answer.header("Allow")))
+
+    def test_leaving(self) -> None:
+        """A client that leaves while its page is made is no failure."""
+        waiting: Deferred[bytes] = Deferred(lambda _: None)
+
+        async def answer(_request: Request, _path: Sequence[str]) -> bytes | None:
+            return await waiting
+
+        connection = Connection(make_root(self.site.resource(answer)))
+        connection.send("GET", "/v2")
+        connection.lose()
+        self.assertTrue(waiting.called)
+
+    def test_visibility(self) -> None:
+        """So far everybody sees everything."""
+        seen: VisibilityRules = AllowAll()
+        request: Request = object()  # type: ignore[assignment]  # nobody looks at it
+        self.assertTrue(seen.may_see(request, "shell"))
+
+
+class AssetsTests(SynchronousTestCase):
+    """What stands under ``/static``."""
+
+    def setUp(self) -> None:
+        self.assets = Assets({"a.css": b"x" * 4096, "b/c.js": b"y"})
+        pages = make_pages()
+        resource = AssetsResource(self.assets, pages.missing())
+        self.root = make_root(pages.missing(), children={"static": resource})
+
+    def ask(self, path: str, *headers: tuple[str, str]) -> tuple[int, str | None, bytes]:
+        answer = Connection(self.root).ask("GET", path, *headers)
+        return answer.status, answer.header("Cache-Control"), answer.body
+
+    def test_for_ever(self) -> None:
+        """An asset under its digest never changes; another digest is not kept."""
+        status, cached, body = self.ask(self.assets.url("b/c.js"))
+        self.assertEqual((200, b"y"), (status, body))
+        self.assertIn("immutable", cached or "")
+        self.assertEqual((200, "no-cache", b"y"), self.ask("/static/old/b/c.js"))
+        other = Assets({"a.css": b"x" * 4096, "b/c.js": b"z"})
+        self.assertNotEqual(self.assets.url("a.css"), other.url("a.css"))
+
+    def test_compressed(self) -> None:
+        """Who takes gzip gets it, where it gains something."""
+        answer = Connection(self.root).ask(
+            "GET", self.assets.url("a.css"), ("Accept-Encoding", "gzip, br")
+        )
+        self.assertEqual("gzip", answer.header("Content-Encoding"))
+        self.assertEqual(b"x" * 4096, gzip.decompress(answer.body))
+        self.assertEqual("Accept-Encoding", answer.header("Vary"))
+
+    def test_unchanged(self) -> None:
+        """Who has it gets no second copy."""
+        asset = self.assets.get("a.css")
+        assert asset is not None
+        status, _, body = self.ask("/static/old/a.css", ("If-None-Match", asset.etag.decode()))
+        self.assertEqual((304, b""), (status, body))
+
+    def test_nothing_else(self) -> None:
+        """No path leads out of it, and unknown names are errors of the page."""
+        for path in ("/static", "/static/", "/static/x", "/static/x/../a", "/static/x/%2e%2e/a"):
+            self.assertEqual(404, self.ask(path)[0], path)
+        self.assertRaises(KeyError, self.assets.url, "none.css")

@@ -1,0 +1,267 @@
+"""
+Tests for ``nixery.image.names``.
+"""
+
+from __future__ import annotations
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
+from nixery.image.names import (
+    DEFAULT_PACKAGES,
+    MAX_NAME,
+    SHELL,
+    ImageName,
+    PackageRequest,
+    Tag,
+    escape_attribute,
+    is_referrers_tag,
+    parse_digest,
+    parse_image_name,
+    parse_reference,
+)
+from tests.support.strategies import attribute_paths, components, repositories, tags
+
+SYSTEM = "x86_64-linux"
+
+
+def parse(repository: str) -> ImageName:
+    return parse_image_name(repository, SYSTEM)
+
+
+def names_of(repository: str) -> list[str]:
+    """What a name asks for, without what every image contains."""
+    return [item.name for item in parse(repository).requirements if not item.optional]
+
+
+class ImageNameTests(SynchronousTestCase):
+    """Tests for :func:`parse_image_name`."""
+
+    def test_single(self) -> None:
+        """A name of one component asks for one package, and for what is always there."""
+        name = parse("git")
+        self.assertEqual(name.repository, "git")
+        self.assertEqual(name.system, SYSTEM)
+        self.assertEqual(
+            name.requirements,
+            (
+                PackageRequest(name="cacert", exact=True, optional=True),
+                PackageRequest(name="git"),
+                PackageRequest(name="iana-etc", exact=True, optional=True),
+            ),
+        )
+
+    def test_shell(self) -> None:
+        """The meta-package ``shell`` stands for its packages, spelled exactly."""
+        requirements = parse("shell/git").requirements
+        for name in SHELL:
+            self.assertIn(PackageRequest(name=name, exact=True), requirements)
+        self.assertEqual(len(requirements), len(SHELL) + len(DEFAULT_PACKAGES) + 1)
+
+    def test_arm64(self) -> None:
+        """The meta-package ``arm64`` chooses the system and is no package."""
+        self.assertEqual(parse("arm64/git").system, "aarch64-linux")
+        self.assertEqual(parse("arm64/git").requirements, parse("git").requirements)
+
+    def test_only_meta_packages(self) -> None:
+        """A name may consist of meta-packages; any order and number of them is fine."""
+        for repository in ("shell/arm64", "arm64/shell", "shell/arm64/shell/arm64"):
+            name = parse(repository)
+            self.assertEqual(name.system, "aarch64-linux")
+            self.assertEqual(names_of(repository), sorted(SHELL))
+
+    def test_later_meta_packages(self) -> None:
+        """Behind an ordinary component, meta-packages are ordinary names."""
+        name = parse("git/shell/arm64")
+        self.assertEqual(name.system, SYSTEM)
+        self.assertEqual(names_of("git/shell/arm64"), ["arm64", "git", "shell"])
+
+    def test_nested(self) -> None:
+        """Dots join the parts of an attribute path, and an output."""
+        self.assertEqual(
+            names_of("curl.dev/python3packages.setuptools"),
+            ["curl.dev", "python3packages.setuptools"],
+        )
+
+    def test_always_asked_for(self) -> None:
+        """What is always there is not optional for those who ask for it, and there once."""
+        requirements = parse("cacert").requirements
+        self.assertEqual(
+            requirements,
+            (
+                PackageRequest(name="cacert"),
+                PackageRequest(name="iana-etc", exact=True, optional=True),
+            ),
+        )
+        self.assertEqual(
+            parse(escape_attribute("cacert")).requirements[0],
+            PackageRequest(name="cacert", exact=True),
+        )
+
+    def test_similar(self) -> None:
+        """``cacert.out`` is a name of its own and displaces nothing."""
+        self.assertEqual(len(parse("cacert.out").requirements), 3)
+
+    @settings(deadline=None, max_examples=100)
+    @given(
+        st.lists(st.one_of(components, st.sampled_from(["cacert", "git"])), max_size=6), st.data()
+    )
+    def test_order_and_duplicates(self, parts: list[str], data: st.DataObject) -> None:
+        """Neither the order of packages matters nor how often they are asked for."""
+        parts = [part for part in parts if part not in ("shell", "arm64")]
+        repeated = data.draw(st.lists(st.sampled_from(parts))) if parts else []
+        other_parts = data.draw(st.permutations([*parts, *repeated]))
+        leading = data.draw(st.permutations(["shell", "arm64", "shell"]))
+        one = "/".join(["arm64", "shell", *parts])
+        other = "/".join([*leading, *other_parts])
+        assume(len(one) <= MAX_NAME and len(other) <= MAX_NAME)
+        self.assertEqual(parse(one), parse(other))
+        self.assertEqual(hash(parse(one)), hash(parse(other)))
+
+    @settings(deadline=None, max_examples=100)
+    @given(repositories)
+    def test_invariants(self, repository: str) -> None:
+        """Requirements are sorted, distinct, and hold what every image contains."""
+        assume(len(repository) <= MAX_NAME)
+        requirements = parse(repository).requirements
+        self.assertEqual(list(requirements), sorted(requirements))
+        keys = [(item.name, item.exact) for item in requirements]
+        self.assertEqual(len(keys), len(set(keys)))
+        self.assertTrue({item.name for item in requirements}.issuperset(DEFAULT_PACKAGES))
+        for item in requirements:
+            self.assertTrue(item.name)
+            if item.optional:
+                self.assertIn(item.name, DEFAULT_PACKAGES)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.one_of(st.text(), st.text("abAB09._-/ \n%", max_size=12)))
+    @example("")
+    @example("/")
+    @example("git\n")
+    @example("attr--")
+    @example("attr--0a")
+    @example("attr---67")
+    @example("attr--6")
+    @example("attr--ff")
+    @example("attr--67.69")
+    def test_anything(self, repository: str) -> None:
+        """Any text is a name or the one error, whose message has no control characters."""
+        try:
+            name = parse(repository)
+        except InvalidName as error:
+            self.assertTrue(error.message.isprintable())
+        else:
+            for item in name.requirements:
+                self.assertTrue(item.name.isprintable())
+
+    def test_invalid(self) -> None:
+        """What is outside the grammar is refused, and the component named."""
+        for component in ("Git", "git_", "git__", ".git", "a..b", "a___b", "gtk+", "-x", "x-", "é"):
+            error = self.assertRaises(InvalidName, parse, f"shell/{component}")
+            self.assertIn(repr(component), error.message)
+        for repository in ("", "/git", "git/", "git//htop"):
+            self.assertRaises(InvalidName, parse, repository)
+
+    def test_length(self) -> None:
+        """A name is as long as registries agree on, and no longer."""
+        self.assertEqual(names_of("a" * MAX_NAME), ["a" * MAX_NAME])
+        error = self.assertRaises(InvalidName, parse, "a" * 100_000)
+        self.assertLess(len(error.message), 300)
+
+    def test_meta_package_alone_is_no_prefix(self) -> None:
+        """Components that begin like a meta-package are ordinary."""
+        self.assertEqual(names_of("shell2/shell.out"), ["shell.out", "shell2"])
+
+
+class EscapeTests(SynchronousTestCase):
+    """Tests for escaped components."""
+
+    def test_example(self) -> None:
+        """The example in the documentation is true."""
+        self.assertEqual(escape_attribute("libsigc++"), "attr--6c6962736967632b2b")
+        self.assertEqual(names_of("attr--6c6962736967632b2b"), ["libsigc++"])
+
+    @settings(deadline=None, max_examples=150)
+    @given(attribute_paths)
+    def test_round_trip(self, path: str) -> None:
+        """An attribute path comes back as it was, exact, behind any other component."""
+        component = escape_attribute(path)
+        assume(len(component) + len("git/") <= MAX_NAME)
+        for repository in (component, f"git/{component}"):
+            self.assertIn(PackageRequest(name=path, exact=True), parse(repository).requirements)
+
+    def test_not_an_attribute_path(self) -> None:
+        """Escapes of what no attribute path can be are refused."""
+        for path in ("a..b", ".a", "a.", "a\nb", "a\x1b[31m", "\u202e", "\u2028", "\x00"):
+            self.assertRaises(InvalidName, parse, escape_attribute(path))
+
+    def test_distinct(self) -> None:
+        """A name and its escape are two requirements: only one may be corrected."""
+        self.assertEqual(
+            [
+                item
+                for item in parse(f"git/{escape_attribute('git')}").requirements
+                if item.name == "git"
+            ],
+            [PackageRequest(name="git"), PackageRequest(name="git", exact=True)],
+        )
+
+    def test_escaped_meta_package(self) -> None:
+        """An escape reaches a package that is called like a meta-package."""
+        name = parse(f"{escape_attribute('arm64')}/git")
+        self.assertEqual(name.system, SYSTEM)
+        self.assertIn(PackageRequest(name="arm64", exact=True), name.requirements)
+
+
+class ReferenceTests(SynchronousTestCase):
+    """Tests for :func:`parse_reference` and :func:`parse_digest`."""
+
+    digest = "sha256:" + "0123456789abcdef" * 4
+
+    def test_digest(self) -> None:
+        """A digest is a digest."""
+        self.assertEqual(parse_reference(self.digest), self.digest)
+        self.assertEqual(parse_digest(self.digest), self.digest)
+
+    @settings(deadline=None, max_examples=60)
+    @given(tags)
+    def test_tag(self, tag: str) -> None:
+        """Whatever is in the grammar is a tag."""
+        self.assertEqual(parse_reference(tag), tag)
+
+    def test_invalid_digest(self) -> None:
+        """A malformed digest is an invalid digest and no tag."""
+        for text in (
+            self.digest[:-1],
+            self.digest + "0",
+            self.digest + "\n",
+            self.digest.upper(),
+            self.digest.replace("sha256", "sha512"),
+            "latest:",
+            ":",
+        ):
+            self.assertRaises(InvalidDigest, parse_reference, text)
+
+    def test_invalid_tag(self) -> None:
+        """A malformed tag is an invalid reference."""
+        for text in ("", ".a", "-a", "a b", "a/b", "a" * 129, "latest\n", "é", "\u0661"):
+            self.assertRaises(InvalidReference, parse_reference, text)
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.text())
+    def test_anything(self, text: str) -> None:
+        """Any text is a reference or one of the two errors."""
+        try:
+            self.assertEqual(parse_reference(text), text)
+        except (InvalidDigest, InvalidReference) as error:
+            self.assertTrue(error.message.isprintable())
+
+    def test_referrers(self) -> None:
+        """Fallback tags of referrers and signatures are recognised, others are not."""
+        digest = "sha256-" + "0" * 64
+        for tag in (digest, f"{digest}.sig", f"{digest}.att", f"{digest}.sbom"):
+            self.assertTrue(is_referrers_tag(Tag(tag)))
+        for tag in ("latest", digest[:-1], f"{digest}0", "sha256-" + "A" * 64, f"x{digest}"):
+            self.assertFalse(is_referrers_tag(Tag(tag)))

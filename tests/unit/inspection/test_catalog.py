@@ -1,0 +1,196 @@
+"""The images that there are to look at: written down beside the answers, and found again."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred
+
+from nixery.builds.build_record import BuildRecord
+from nixery.builds.builder import Builder
+from nixery.errors import StorageError
+from nixery.image.manifests import Image
+from nixery.image.names import Digest, Tag, parse_image_name
+from nixery.inspection import catalog
+from nixery.inspection.catalog import LISTED, REPORTS, ImageCatalog
+from nixery.inspection.image_list import decode_listed
+from nixery.inspection.page_data import PageData
+from nixery.pulls.images import ImageService
+from nixery.testing.fakes import FakeWallClock, InlineWorkers
+from tests.support.builds import LATEST, BuilderCase, CountingStorage
+
+SYSTEM = "x86_64-linux"
+
+
+class ForgetfulStorage(CountingStorage):
+    """Fails to write what pages are made of."""
+
+    async def set_record(self, kind: str, key: str, value: bytes) -> None:
+        if kind in (LISTED, REPORTS):
+            raise StorageError(operation="store a record", reason="out of order")
+        await super().set_record(kind, key, value)
+
+
+class LibraryTests(BuilderCase):
+    """The library beside a builder of fakes."""
+
+    library: ImageCatalog
+
+    def make_builder(self) -> Builder:
+        builder = super().make_builder()
+        self.library = ImageCatalog(
+            storage=self.storage,
+            images=builder.images,
+            cpu=InlineWorkers(),
+            clock=self.clock,
+            wall_clock=FakeWallClock(self.clock),
+        )
+        builder.made = self.library.made
+        return builder
+
+    def make_service(self) -> ImageService:
+        service = super().make_service()
+        service.noted = self.library.served
+        return service
+
+    def portrait(self, name: str) -> PageData | None:
+        found = self.now(self.library.find(parse_image_name(name, SYSTEM), LATEST))
+        return None if found is None else self.now(self.library.portrait(found))
+
+    def test_report(self) -> None:
+        """How an image was made is written down a while after it was answered."""
+        image = self.build("git")
+        self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
+        self.clock.advance(catalog.PAUSE)
+        self.assertEqual([image.manifests[0].digest], self.now(self.storage.list_records(REPORTS)))
+        portrait = self.portrait("git")
+        assert portrait is not None
+        self.assertTrue(portrait.known)
+        report = portrait.report
+        self.assertEqual(["cacert", "git"], [each.attribute for each in report.packages])
+        self.assertEqual(
+            [blob.digest for blob in image.manifests[0].blobs()[1:]],
+            [layer.digest for layer in report.layers],
+        )
+        self.assertEqual(
+            {"bash-1.0", "cacert-1.0", "git-1.0", "glibc-1.0"},
+            {path.name for path in report.paths},
+        )
+
+    def test_looked_at_early(self) -> None:
+        """Who looks before the report is there waits for it, and it is written once."""
+        self.build("git")
+        found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
+        assert found is not None
+        looks = [Deferred.fromCoroutine(self.library.portrait(found)) for _ in range(2)]
+        for each in looks:
+            self.assertNoResult(each)
+        looks[0].cancel()
+        self.failureResultOf(looks[0], CancelledError)
+        self.clock.advance(catalog.PAUSE)
+        self.assertTrue(self.successResultOf(looks[1]).known)
+
+    def test_looked_at_in_vain(self) -> None:
+        """Where the report cannot be written, its image is shown without."""
+        self.storage = ForgetfulStorage()
+        self.restart()
+        self.build("git")
+        found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
+        assert found is not None
+        look = Deferred.fromCoroutine(self.library.portrait(found))
+        self.clock.advance(catalog.PAUSE)
+        self.assertFalse(self.successResultOf(look).known)
+
+    def test_damaged_report(self) -> None:
+        """A report that cannot be read is as good as none."""
+        image = self.build("git")
+        self.clock.advance(catalog.PAUSE)
+        self.now(self.storage.set_record(REPORTS, image.manifests[0].digest, b"rubbish"))
+        portrait = self.portrait("git")
+        assert portrait is not None
+        self.assertFalse(portrait.known)
+
+    def test_not_served(self) -> None:
+        """What was never served is not found, and looking for it builds nothing."""
+        self.build("git")
+        for name in ("hello", "shell/git", "arm64/git"):
+            self.assertIsNone(self.portrait(name))
+        self.assertIsNone(
+            self.now(self.library.find(parse_image_name("git", SYSTEM), Tag("other")))
+        )
+        self.assertEqual(1, len(self.book.overview()))
+
+    def test_blobs_gone(self) -> None:
+        """An image whose layers are gone is none."""
+        self.build("git")
+        self.storage._blobs.clear()  # as a bucket's rules do
+        self.restart()
+        self.assertIsNone(self.portrait("git"))
+
+    def test_listing(self) -> None:
+        """Each image is listed once, under the name that it was first asked for by."""
+        self.build("hello/git")
+        self.build("git/hello")
+        self.build("bash")
+        names = self.now(self.library.names())
+        self.assertEqual(("bash:latest", "hello/git:latest"), tuple(names))
+        bash, hello = self.now(self.library.listed(names))
+        self.assertEqual(
+            ("bash", "latest", SYSTEM, FakeWallClock(self.clock).now()),
+            (bash.repository, bash.tag, bash.system, bash.served),
+        )
+        self.assertGreater(hello.size, bash.size)
+
+    def test_damaged_listing(self) -> None:
+        """An entry that cannot be read, or whose name is none, is left out."""
+        self.build("bash")
+        record = self.now(self.storage.get_record(LISTED, "bash:latest"))
+        assert record is not None
+        self.now(self.storage.set_record(LISTED, "a:b", b"{}"))
+        self.now(
+            self.storage.set_record(LISTED, "c:d", record.replace(b'"bash"', b'"../<script>"'))
+        )
+        listed = self.now(self.library.listed(["a:b", "bash:latest", "c:d", "gone:latest"]))
+        self.assertEqual([decode_listed(record)], list(listed))
+
+    def test_holders(self) -> None:
+        """Which images have a layer is known for all that are listed."""
+        git, hello = self.build("git"), self.build("hello")
+        holders = self.now(self.library.holders())
+
+        def labels(image: Image) -> set[tuple[str, ...]]:
+            return {
+                tuple(each.label for each in holders[blob.digest])
+                for blob in image.manifests[0].blobs()[1:]
+            }
+
+        self.assertIn(("git:latest", "hello:latest"), labels(git))
+        self.assertIn(("git:latest",), labels(git))
+        self.assertNotIn(("git:latest",), labels(hello))
+
+    def test_failures(self) -> None:
+        """That nothing can be written down costs nobody an image."""
+        self.storage = ForgetfulStorage()
+        self.restart()
+        self.build("git")
+        self.clock.advance(catalog.PAUSE)
+        self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
+
+    def test_too_many(self) -> None:
+        """What waits to be written down is bounded."""
+        made: list[BuildRecord] = []
+        self.builder.made = made.append
+        self.build("git")
+        for number in range(2 * catalog.MOST_PENDING):
+            digest = Digest(f"sha256:{number:064x}")
+            self.library.made(evolve(made[0], digest=digest))
+        self.clock.advance(catalog.PAUSE)
+        self.assertEqual(catalog.MOST_PENDING, len(self.now(self.storage.list_records(REPORTS))))
+
+    def test_stop(self) -> None:
+        """A daemon that stops writes down what it has made."""
+        self.build("git")
+        stopping = Deferred.fromCoroutine(self.library.stop())
+        self.assertNoResult(stopping)
+        self.clock.advance(catalog.PAUSE)
+        self.successResultOf(stopping)
+        self.assertEqual(1, len(self.now(self.storage.list_records(REPORTS))))

@@ -1,0 +1,71 @@
+"""Reports of images as they are stored."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.inspection.report import ImageReport, make_report
+from nixery.inspection.report_file import VERSION, decode_report, encode_report
+from tests.support.inspection import made_of, reports
+from tests.support.strategies import graph_of
+
+
+class StoringTests(SynchronousTestCase):
+    @given(reports)
+    @settings(deadline=None, max_examples=50)
+    def test_round_trip(self, report: ImageReport) -> None:
+        """What is written is read again as it was, whatever texts are in it."""
+        self.assertEqual(report, decode_report(encode_report(report)))
+
+    @given(reports)
+    @settings(deadline=None, max_examples=20)
+    def test_bounded(self, report: ImageReport) -> None:
+        """A report that would be too large is stored without its graph, and says so."""
+        read = decode_report(encode_report(report, limit=0))
+        self.assertEqual((), read.paths)
+        self.assertEqual(len(report.paths), read.left_out)
+        self.assertEqual(
+            [layer.digest for layer in report.layers], [layer.digest for layer in read.layers]
+        )
+        self.assertEqual((), read.requested)
+
+    @given(st.binary(max_size=60))
+    @settings(deadline=None)
+    def test_rubbish(self, data: bytes) -> None:
+        """What is no report is refused as such, and with nothing else."""
+        for candidate in (data, zlib.compress(data), zlib.compress(b'{"version":1}' + data)):
+            with self.assertRaises(ValueError):
+                decode_report(candidate)
+
+    def test_damaged(self) -> None:
+        """Numbers of no path, circles and other versions are refused."""
+        good = json.loads(
+            zlib.decompress(
+                encode_report(make_report(made_of(graph_of({"a": 1, "b": 2}, {"b": ["a"]}))))
+            )
+        )
+        decode_report(zlib.compress(json.dumps(good).encode()))
+        path = good["paths"]
+        for wrong in (
+            {"version": VERSION + 1},
+            {"paths": [path[0], [*path[1][:4], [7]]]},
+            {"paths": [path[0], [*path[1][:4], [1]]]},
+            {"paths": [[*path[0][:4], [1]], path[1]]},
+            {"paths": [path[0], [*path[1][:4], [True]]]},
+            {"paths": [["/etc/passwd", *path[0][1:]], path[1]]},
+            {"layers": [{**good["layers"][0], "paths": [9]}]},
+            {"layers": [{**good["layers"][0], "digest": "md5:1"}]},
+            {"digest": "<script>"},
+        ):
+            with self.assertRaises(ValueError, msg=wrong):
+                decode_report(zlib.compress(json.dumps({**good, **wrong}).encode()))
+
+    def test_bomb(self) -> None:
+        """What expands beyond all measure is not expanded."""
+        with self.assertRaises(ValueError):
+            decode_report(zlib.compress(b" " * (80 * 2**20), 1))

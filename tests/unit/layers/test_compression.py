@@ -1,0 +1,154 @@
+"""Tests for :mod:`nixery.layers.compression`."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import random
+import shutil
+import subprocess
+import zlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import ShuttingDown
+from nixery.layers.compression import PIECE, LayerStream, PackedLayer
+from nixery.layers.compression_levels import LEVELS, Compression
+from tests.support.trees import expanded
+
+NOISE = random.Random(1).randbytes(3 * PIECE)
+
+GZIP = Compression()
+ZSTD = Compression(kind="zstd")
+NONE = Compression(kind="none")
+KINDS = (GZIP, ZSTD, NONE)
+
+
+def stream(chunks: list[bytes], compression: Compression = GZIP) -> tuple[bytes, PackedLayer]:
+    """The compressed bytes of chunks, and what is said of them."""
+    written: list[bytes] = []
+    layer = LayerStream(written.append, compression)
+    for chunk in chunks:
+        layer.append(chunk)
+    packed = layer.finish()
+    return b"".join(written), packed
+
+
+def unzstd(data: bytes) -> bytes:
+    """What a decoder makes of it: zstd's own program, where it is installed."""
+    if shutil.which("zstd") is None:
+        return expanded(data)
+    return subprocess.run(
+        ["zstd", "--decompress", "--stdout"], input=data, capture_output=True, check=True
+    ).stdout
+
+
+class LayerStreamTests(SynchronousTestCase):
+    """Bytes become a compressed stream and two digests."""
+
+    def test_readable(self) -> None:
+        """What is written is gzip to the standard library; digests and sizes are right."""
+        for length in (0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE):
+            for level in (0, 1, 2, 3):
+                data = NOISE[: length // 2] + bytes(length - length // 2)
+                written, packed = stream([data], Compression(level=level))
+                self.assertEqual(gzip.decompress(written), data)
+                self.assertEqual(zlib.decompress(written, 31), data)
+                self.assert_true(packed, written, data)
+
+    def test_zstd(self) -> None:
+        """What is written is zstd to its own program, at every level; digests are right."""
+        data = NOISE[:PIECE] + bytes(PIECE) + b"the same again\n" * 9000
+        for level in LEVELS["zstd"]:
+            written, packed = stream([data], Compression(kind="zstd", level=level))
+            self.assertEqual(unzstd(written), data)
+            self.assert_true(packed, written, data)
+            self.assertLess(packed.size, PIECE + 2000)
+        for length in (0, 1, PIECE - 1, PIECE, PIECE + 1):
+            written, packed = stream([NOISE[:length]], ZSTD)
+            self.assertEqual(unzstd(written), NOISE[:length])
+            self.assert_true(packed, written, NOISE[:length])
+
+    def test_none(self) -> None:
+        """What is not compressed is written as it is, and has one digest."""
+        for length in (0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE):
+            written, packed = stream([NOISE[:length]], NONE)
+            self.assertEqual(written, NOISE[:length])
+            self.assert_true(packed, written, written)
+            self.assertEqual(packed.digest, packed.diff_id)
+
+    def assert_true(self, packed: PackedLayer, written: bytes, data: bytes) -> None:
+        """Digests and sizes are those of the bytes."""
+        self.assertEqual(packed.digest, "sha256:" + hashlib.sha256(written).hexdigest())
+        self.assertEqual(packed.diff_id, "sha256:" + hashlib.sha256(data).hexdigest())
+        self.assertEqual(packed.size, len(written))
+        self.assertEqual(packed.uncompressed_size, len(data))
+
+    def test_fixed_header(self) -> None:
+        """The gzip header holds no time and no name."""
+        written, _ = stream([b"hello"])
+        self.assertEqual(written[:10].hex(), "1f8b08000000000000ff")
+
+    def test_one_after_the_other(self) -> None:
+        """Nothing of one layer is left in the next one, nor of one level in another."""
+        for compression in KINDS:
+            first = stream([NOISE], compression)
+            stream([bytes(PIECE)], Compression(kind="zstd", level=19))
+            self.assertEqual(stream([NOISE], compression), first)
+
+    @given(st.lists(st.integers(0, PIECE + 10), max_size=8))
+    @settings(deadline=None, max_examples=30)
+    def test_cuts(self, cuts: list[int]) -> None:
+        """However the bytes come, the compressor is fed the same pieces."""
+        chunks, start = [], 0
+        for cut in cuts:
+            chunks.append(NOISE[start : start + cut])
+            start = min(start + cut, len(NOISE))
+        chunks.append(NOISE[start:])
+        for compression in KINDS:
+            self.assertEqual(stream(chunks, compression), stream([NOISE], compression))
+
+    def test_read_in_place(self) -> None:
+        """What is read into the stream's own room is the same as what is appended."""
+        for compression in KINDS:
+            written: list[bytes] = []
+            layer = LayerStream(written.append, compression)
+            rest = NOISE[: 2 * PIECE + 5]
+            while rest:
+                room = layer.room()
+                count = min(len(room), 100_000, len(rest))
+                room[:count] = rest[:count]
+                layer.advance(count)
+                rest = rest[count:]
+            packed = layer.finish()
+            self.assertEqual(
+                (b"".join(written), packed), stream([NOISE[: 2 * PIECE + 5]], compression)
+            )
+
+    def test_bounded_writes(self) -> None:
+        """What is handed on at once is bounded, even for what does not compress."""
+        for compression in KINDS:
+            pieces: list[bytes] = []
+            layer = LayerStream(pieces.append, compression)
+            layer.append(NOISE)
+            layer.finish()
+            self.assertLess(max(map(len, pieces)), 2 * PIECE)
+
+    def test_stop(self) -> None:
+        """When told to stop, it raises at the next piece and writes nothing more."""
+        written: list[bytes] = []
+        layer = LayerStream(written.append, Compression(), lambda: True)
+        self.assertRaises(ShuttingDown, layer.append, NOISE)
+        self.assertEqual(written, [])
+
+    def test_write_fails(self) -> None:
+        """What the sink raises passes through as it is."""
+
+        def fail(data: bytes) -> None:
+            raise OSError("disk on fire")
+
+        layer = LayerStream(fail, Compression())
+        error = self.assertRaises(OSError, layer.append, NOISE)
+        self.assertEqual(str(error), "disk on fire")

@@ -1,0 +1,160 @@
+"""
+Tests for ``nixery.layers.popularity_file``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import UnexpectedOutput
+from nixery.image.closure import package_name
+from nixery.layers.grouping import Popularity, PopularityKind
+from nixery.layers.popularity_file import (
+    FORMAT,
+    VERSION,
+    encode_popularity,
+    merge,
+    parse_popularity,
+)
+from tests.support.strategies import popularities, store_names
+
+DOCUMENT: dict[str, Any] = {
+    "format": FORMAT,
+    "version": VERSION,
+    "source": "nixos-24.05, commit 1234567, x86_64-linux",
+    "setsize": 91234,
+    "transitive": {"curl": 20781, "glibc": 80312},
+    "direct": {"curl": 702, "glibc": 61049},
+}
+"""The example in the documentation of the format."""
+
+UPSTREAM = {"curl-8.5.0": 702, "curl-8.5.0-bin": 30, "glibc-2.39-52": 61049}
+"""The example of the older format, with another output."""
+
+
+class ParseTests(SynchronousTestCase):
+    """Tests for :func:`parse_popularity`."""
+
+    def refused(self, data: bytes) -> str:
+        return str(self.assertRaises(UnexpectedOutput, parse_popularity, data))
+
+    def test_current(self) -> None:
+        """The format has all that popularity data know."""
+        popularity = parse_popularity(json.dumps(DOCUMENT).encode())
+        expected = Popularity(
+            transitive=DOCUMENT["transitive"],
+            direct=DOCUMENT["direct"],
+            setsize=91234,
+        )
+        self.assertEqual(popularity, expected)
+        self.assertEqual(popularity.source, DOCUMENT["source"])
+        self.assertEqual(popularity.kind, PopularityKind.TRANSITIVE)
+
+    def test_upstream(self) -> None:
+        """The older format has direct counts, and nothing else is made of them."""
+        popularity = parse_popularity(json.dumps(UPSTREAM).encode())
+        self.assertEqual(popularity, Popularity(direct={"curl": 702, "glibc": 61049}))
+        self.assertEqual(popularity.kind, PopularityKind.DIRECT)
+
+    def test_package_called_format(self) -> None:
+        """A package of the older format may be called as a member of the newer one."""
+        popularity = parse_popularity(b'{"format": 3, "version": 4, "direct": 5}')
+        self.assertEqual(popularity.direct, {"format": 3, "version": 4, "direct": 5})
+
+    def test_members_to_come(self) -> None:
+        """Members that later versions may add are ignored."""
+        data = json.dumps(DOCUMENT | {"date": "2030-01-01"}).encode()
+        self.assertEqual(parse_popularity(data), parse_popularity(json.dumps(DOCUMENT).encode()))
+
+    def test_other_version(self) -> None:
+        """Another version is refused, by its number."""
+        self.assertIn("version 7", self.refused(json.dumps(DOCUMENT | {"version": 7}).encode()))
+        self.refused(json.dumps(DOCUMENT | {"format": "other"}).encode())
+
+    def test_malformed(self) -> None:
+        """What is not the format is refused."""
+        for data in (
+            b"",
+            b"null",
+            b"[1]",
+            b"{",
+            b"\xff\xfe",
+            b"[" * 100_000,
+            b'{"a": ' + b"9" * 10_000 + b"}",
+            b"<html>not found</html>",
+            b'{"a": -1}',
+            b'{"a": 1.5}',
+            b'{"a": true}',
+            b'{"a": null}',
+            b'{"a": "1"}',
+            b'{"a": NaN}',
+        ):
+            self.refused(data)
+
+    def test_wrong_members(self) -> None:
+        """A member that is missing or cannot be true is refused."""
+        for member, value in (
+            ("setsize", None),
+            ("setsize", -1),
+            ("setsize", "1"),
+            ("source", 1),
+            ("transitive", []),
+            ("transitive", {"curl": -1}),
+            ("transitive", {"curl": 91235}),
+            ("transitive", {"curl-8.5.0": 1}),
+            ("direct", None),
+            ("direct", {"curl": 91235}),
+            ("direct", {"curl-8.5.0": 1}),
+        ):
+            self.refused(json.dumps(DOCUMENT | {member: value}).encode())
+        for member in ("setsize", "transitive", "direct", "version"):
+            left = {name: value for name, value in DOCUMENT.items() if name != member}
+            self.refused(json.dumps(left).encode())
+
+
+class EncodeTests(SynchronousTestCase):
+    """Tests for :func:`encode_popularity`."""
+
+    @settings(deadline=None, max_examples=60)
+    @given(popularities, st.text(st.characters(codec="utf-8")))
+    def test_round_trip(self, popularity: Popularity, source: str) -> None:
+        """What was written is read as it was."""
+        given_data = Popularity(
+            transitive=popularity.transitive,
+            direct=popularity.direct,
+            setsize=10**5,
+            source=source,
+        )
+        read = parse_popularity(encode_popularity(given_data))
+        self.assertEqual(read, given_data)
+        self.assertEqual(read.source, source)
+        self.assertEqual(read.digest, given_data.digest)
+
+    def test_one_spelling(self) -> None:
+        """Equal data have equal bytes, however they were made."""
+        self.assertEqual(
+            encode_popularity(Popularity(direct={"a": 1, "b": 2}, setsize=9)),
+            encode_popularity(Popularity(direct={"b": 2, "a": 1}, setsize=9)),
+        )
+
+
+class MergeTests(SynchronousTestCase):
+    """Tests for :func:`merge`."""
+
+    def test_versions_and_outputs(self) -> None:
+        """The highest count of a package's versions and outputs is the package's."""
+        counts = [("curl-8.5.0-dev", 3), ("curl-8.5.0", 20), ("curl-7.88.1", 9), ("git-2.47", 1)]
+        self.assertEqual(merge(counts), {"curl": 20, "git": 1})
+        self.assertEqual(merge(reversed(counts)), merge(counts))
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(st.tuples(store_names, st.integers(0, 9))))
+    def test_fits_the_format(self, counts: list[tuple[str, int]]) -> None:
+        """Merged names are those that the format takes."""
+        for name in merge(counts):
+            self.assertEqual(package_name(name), name)

@@ -1,0 +1,221 @@
+"""Which packages are served, how many builds a client may have, and who is let in."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.image.names import parse_image_name
+from nixery.image.packages import Evaluation, Output, Package
+from nixery.image.patterns import parse_patterns
+from nixery.limits.addresses import parse_proxies
+from nixery.limits.admission import RESERVED, AdmissionControl, AdmissionLimits
+from nixery.limits.build_quota import BuildQuota, current_client
+from nixery.limits.errors import (
+    BuildsExceeded,
+    ImageTooLarge,
+    PackagesDenied,
+    RequestsExceeded,
+    TooManyConnections,
+)
+from nixery.limits.package_rules import PackageRules
+
+
+def found(attribute: str, *requested: str, pname: str = "x") -> Evaluation:
+    """An evaluation that has led to a package."""
+    package = Package(
+        requested=requested or (attribute,),
+        attribute=attribute,
+        name=f"{pname}-1",
+        pname=pname,
+        version="1",
+        description="",
+        priority=5,
+        derivation="/nix/store/x.drv",
+        outputs=(Output(name="out", path="/nix/store/x"),),
+    )
+    return Evaluation(packages=(package,), left_out=(), system="x86_64-linux")
+
+
+class RulesTests(SynchronousTestCase):
+    """Packages that are allowed and denied."""
+
+    def denied(self, rules: PackageRules, repository: str) -> tuple[str, ...]:
+        """What is not served of an image."""
+        try:
+            rules.check(parse_image_name(repository, "x86_64-linux"))
+        except PackagesDenied as error:
+            return error.packages
+        return ()
+
+    def test_nothing_said(self) -> None:
+        """Everything is served."""
+        self.assertEqual((), self.denied(PackageRules(), "shell/git/curl.dev"))
+
+    def test_allowed(self) -> None:
+        """Only what is named, under its whole path; the meta-package stands for its own."""
+        rules = PackageRules(allowed=parse_patterns(["shell", "git", "_7zz", "python3.*"]))
+        self.assertEqual((), self.denied(rules, "shell/git/7zz/python3.pkgs"))
+        for name in ("curl", "git.doc", "xgit", "python3", "python3.pkgs.curl"):
+            self.assertEqual((name,), self.denied(rules, f"git/{name}"), name)
+
+    def test_denied(self) -> None:
+        """Whatever leads to it, however it is spelled."""
+        rules = PackageRules(denied=parse_patterns(["curl", "_7zz", "python3Packages.re*"]))
+        escaped = "attr--" + b"Curl".hex()
+        for name, shown in (
+            ("curl", "curl"),
+            ("curl.dev", "curl.dev"),
+            ("python3.pkgs.curl", "python3.pkgs.curl"),
+            ("7zz", "7zz"),
+            (escaped, "Curl"),
+            ("python3packages.requests", "python3packages.requests"),
+        ):
+            self.assertEqual((shown,), self.denied(rules, f"git/{name}"), name)
+        self.assertEqual((), self.denied(rules, "git/curlftpfs/python3packages.numpy"))
+
+    def test_found(self) -> None:
+        """What has been found is looked at again, by its path and by its own name."""
+        rules = PackageRules(denied=parse_patterns(["curl"]))
+        rules.check_found(found("git"))
+        for evaluation in (
+            found("Curl", "x"),
+            found("python3.pkgs.curl", "x"),
+            found("curlFull", "x", pname="curl"),
+        ):
+            error = self.assertRaises(PackagesDenied, rules.check_found, evaluation)
+            self.assertEqual(("x",), error.packages)
+
+    def test_found_elsewhere(self) -> None:
+        """What is allowed has to be what is found; an output stands behind the path."""
+        rules = PackageRules(allowed=parse_patterns(["git", "curl.*"]))
+        rules.check_found(found("git"))
+        rules.check_found(found("curl", "curl.dev"))
+        self.assertRaises(PackagesDenied, rules.check_found, found("htop", "git"))
+
+    def test_always(self) -> None:
+        """What is in every image need not be allowed."""
+        rules = PackageRules(allowed=parse_patterns(["git"]), denied=parse_patterns(["cacert"]))
+        self.assertEqual((), self.denied(rules, "git"))
+        rules.check_found(found("cacert"))
+
+    def test_how_many(self) -> None:
+        """Those count that were asked for."""
+        rules = PackageRules(most=2)
+        rules.check(parse_image_name("git/curl/git", "x86_64-linux"))
+        error = self.assertRaises(
+            ImageTooLarge, rules.check, parse_image_name("git/curl/htop", "x86_64-linux")
+        )
+        self.assertEqual((3, 2, "max_packages"), (error.value, error.limit, error.setting))
+
+
+class AllowanceTests(SynchronousTestCase):
+    """Builds of a client."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.refused: list[str] = []
+        self.allowance = BuildQuota(
+            at_once=2, hourly=3, seconds=self.clock.seconds, refused=self.refused.append
+        )
+        token = current_client.set(("192.0.2.1", "user alice"))
+        self.addCleanup(current_client.reset, token)
+
+    def test_at_once(self) -> None:
+        """So many, and others when they have ended, however they did."""
+        first, second, third = (self.allowance.place() for _ in range(3))
+        first.__enter__()
+        second.__enter__()
+        self.assertRaises(BuildsExceeded, third.__enter__)
+        error = KeyError()
+        self.assertFalse(second.__exit__(KeyError, error, None))
+        with self.allowance.place():
+            pass
+        first.__exit__(None, None, None)
+        self.assertEqual(["builds"], self.refused)
+
+    def test_user_elsewhere(self) -> None:
+        """A user who has moved is still the user, and another one at the place is not free."""
+        with self.allowance.place(), self.allowance.place():
+            for client in (("198.51.100.1", "user alice"), ("192.0.2.1", "user bob")):
+                current_client.set(client)
+                error = self.assertRaises(BuildsExceeded, self.allowance.place().__enter__)
+                self.assertEqual(client, error.client)
+            current_client.set(("198.51.100.1", "user bob"))
+            with self.allowance.place():
+                pass
+            current_client.set(("192.0.2.1", "user alice"))
+
+    def test_in_an_hour(self) -> None:
+        """So many, and then one whenever a part of the hour has passed."""
+        for _ in range(3):
+            self.allowance.begin()
+        error = self.assertRaises(BuildsExceeded, self.allowance.begin)
+        self.assertAlmostEqual(1200, error.retry_after)
+        self.clock.advance(1201)
+        self.allowance.begin()
+        self.assertEqual(["hourly_builds"], self.refused)
+
+    def test_ourselves(self) -> None:
+        """The daemon's own work is not counted, and nor is anything where nothing is said."""
+        current_client.set(())
+        for _ in range(9):
+            self.allowance.begin()
+        current_client.set(("192.0.2.1",))
+        for _ in range(9):
+            BuildQuota().begin()
+
+
+class DoorTests(SynchronousTestCase):
+    """Requests and connections."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.door = AdmissionControl(
+            limits=AdmissionLimits(
+                rate=1,
+                burst=2,
+                connections=3,
+                client_connections=2,
+                proxies=parse_proxies(["10.0.0.1"]),
+            ),
+            seconds=self.clock.seconds,
+        )
+
+    def test_requests(self) -> None:
+        """Too many are refused, of an address and of a user, and monitors never are."""
+        for _ in range(2):
+            self.assertIsNone(self.door.admit(b"/v2/", ("a", "user x"), crowded=False))
+        for client in (("a",), ("b", "user x")):
+            refusal = self.door.admit(b"/v2/", client, crowded=False)
+            assert isinstance(refusal, RequestsExceeded)
+            self.assertAlmostEqual(1, refusal.retry_after)
+        self.assertIsNone(self.door.admit(b"/healthz", ("a",), crowded=True))
+        self.assertEqual({"requests": 2}, self.door.refusals)
+        # What was refused for the user has cost the address nothing.
+        for _ in range(2):
+            self.assertIsNone(self.door.admit(b"/v2/", ("b",), crowded=False))
+
+    def test_crowded(self) -> None:
+        """A connection that is one too many is for monitors."""
+        refusal = self.door.admit(b"/v2/", ("a",), crowded=True)
+        self.assertIsInstance(refusal, TooManyConnections)
+
+    def test_connections(self) -> None:
+        """So many, some for a moment, and no more."""
+        self.assertEqual([True] * 3, [self.door.enter() for _ in range(3)])
+        self.assertEqual([False] * RESERVED, [self.door.enter() for _ in range(RESERVED)])
+        self.assertIsNone(self.door.enter())
+        for _ in range(RESERVED + 2):
+            self.door.leave()
+        self.assertTrue(self.door.enter())
+
+    def test_connections_of_a_client(self) -> None:
+        """So many of an address; a proxy has any number."""
+        origins = [self.door.assign_client("192.0.2.1") for _ in range(3)]
+        self.assertEqual(["192.0.2.1", "192.0.2.1", None], origins)
+        self.assertIsNotNone(self.door.assign_client("192.0.2.2"))
+        self.assertEqual([""] * 9, [self.door.assign_client("10.0.0.1") for _ in range(9)])
+        for origin in origins:
+            self.door.release_client(origin)
+        self.assertIsNotNone(self.door.assign_client("192.0.2.1"))

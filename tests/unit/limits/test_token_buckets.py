@@ -1,0 +1,69 @@
+"""Token buckets."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.limits.token_buckets import Buckets
+
+
+class BucketTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.buckets = Buckets(rate=2, burst=3, seconds=self.clock.seconds, kept=10)
+
+    def test_burst(self) -> None:
+        """So many at once, and no more until one has come back."""
+        self.assertEqual([0, 0, 0], [self.buckets.take("a") for _ in range(3)])
+        self.assertAlmostEqual(0.5, self.buckets.take("a"))
+        self.clock.advance(0.5)
+        self.assertEqual(0, self.buckets.take("a"))
+        self.assertGreater(self.buckets.take("a"), 0)
+
+    def test_others(self) -> None:
+        """What one client has taken nobody else misses."""
+        for _ in range(5):
+            self.buckets.take("a")
+        self.assertEqual(0, self.buckets.take("b"))
+
+    def test_asking(self) -> None:
+        """Whoever asks takes nothing, and is told what taking would say."""
+        for _ in range(3):
+            self.assertEqual(0, self.buckets.wait("a"))
+            self.buckets.take("a")
+        self.assertAlmostEqual(0.5, self.buckets.wait("a"))
+        self.assertAlmostEqual(0.5, self.buckets.wait("a"))
+
+    def test_giving_back(self) -> None:
+        """What is given back can be taken again."""
+        for _ in range(3):
+            self.buckets.take("a")
+        self.buckets.give_back("a")
+        self.assertEqual(0, self.buckets.take("a"))
+        self.assertGreater(self.buckets.take("a"), 0)
+
+    def test_memory(self) -> None:
+        """So many clients are remembered, those that have come last."""
+        for client in range(1000):
+            self.buckets.take(client)
+            for _ in range(3):
+                self.buckets.take("busy")
+        self.assertEqual(10, len(self.buckets))
+        self.assertGreater(self.buckets.wait("busy"), 0)
+
+    @given(st.lists(st.floats(0, 3), max_size=60), st.integers(1, 20), st.floats(0.1, 50))
+    @settings(deadline=None, max_examples=60)
+    def test_bound(self, pauses: list[float], burst: int, rate: float) -> None:
+        """However it is asked, nobody gets more than the burst and what has come back."""
+        clock = Clock()
+        buckets = Buckets(rate=rate, burst=burst, seconds=clock.seconds)
+        got = 0
+        for pause in pauses:
+            clock.advance(pause)
+            got += buckets.take("a") == 0
+        self.assertLessEqual(got, burst + rate * sum(pauses) + 1e-6)
+        self.assertGreaterEqual(got, min(burst, len(pauses)))

@@ -1,0 +1,488 @@
+"""What is evaluated again, and how often."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.image.errors import PackagesRefused
+from nixery.image.names import PackageRequest
+from nixery.image.packages import Evaluation
+from nixery.nix.arguments import NixSettings
+from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut, NixUnusable
+from nixery.nix.evaluator import EXPLAINED, Evaluator
+from nixery.nix.prewarm import IDLE
+from nixery.process.errors import (
+    CommandMissing,
+    CommandOutput,
+    OutputTooLarge,
+    ProcessFailed,
+    ProcessTimedOut,
+)
+from nixery.process.spawner import Command, ProcessResult
+from nixery.sources.source import PackageSet, path_revision
+from nixery.testing.fakes import InlineWorkers
+from tests.support.nix import literals
+
+PACKAGE_SET = PackageSet(revision=path_revision(Path("/pkgs")), path=Path("/pkgs"))
+OTHER_SET = PackageSet(revision=path_revision(Path("/other")), path=Path("/other"))
+
+# What a question gives to the expression that it imports.
+ARGUMENT = re.compile(r"(\w+) = ")
+
+
+def evidence(stderr: str = "", signal: int | None = None) -> CommandOutput:
+    status = 1 if signal is None else None
+    return CommandOutput(argv=("nix-instantiate",), status=status, signal=signal, stderr=stderr)
+
+
+@define(eq=False)
+class Ahead:
+    """A process that was started ahead of its question."""
+
+    command: Command
+    heard: bytes = b""
+    question: Deferred[str] = field(factory=Deferred)
+    ended: bool = False
+    stopped: bool = False
+
+    def write(self, data: bytes, /) -> None:
+        self.heard += data
+
+    def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
+        self.question.callback(self.heard.decode())
+
+    @property
+    def dismissed(self) -> bool:
+        return self.question.called and self.heard == b"{ found = null; }\n"
+
+
+@define(eq=False)
+class FakeEvaluations:
+    """
+    A :class:`nixery.process.spawner.Spawner` that evaluates a set of packages of which some
+    throw, some end the evaluation, and all others exist.
+
+    :ivar asked: the names of each question, and whether it was guarded.
+    :ivar ahead: the processes that were started ahead of their questions.
+    :ivar ahead_failure: how those end that are asked.
+    """
+
+    clock: Clock
+    throwing: dict[str, str] = field(factory=dict)
+    fatal: dict[str, ProcessFailed] = field(factory=dict)
+    set_failure: Exception | None = None
+    seconds: float = 0.0
+    together: int = 1000
+    asked: list[tuple[tuple[str, ...], bool]] = field(factory=list)
+    waiting: list[Deferred[None]] | None = None
+
+    ahead: list[Ahead] = field(factory=list)
+    ahead_failure: ProcessFailed | None = None
+
+    async def run(self, command: Command) -> ProcessResult:
+        if command.dialogue is not None:
+            return await self.run_ahead(command)
+        names, guarded = self.note(dict(zip(command.argv, command.argv[1:], strict=False)))
+        if self.waiting is not None:
+            self.waiting.append(Deferred())
+            await self.waiting[-1]
+        assert command.timeout is not None
+        if self.seconds > command.timeout:
+            self.clock.advance(command.timeout)
+            raise ProcessTimedOut(evidence=evidence(), seconds=command.timeout)
+        self.clock.advance(self.seconds)
+        return ProcessResult(stdout=self.answer(names, guarded=guarded), stderr="")
+
+    async def run_ahead(self, command: Command) -> ProcessResult:
+        assert command.dialogue is not None
+        process = Ahead(command)
+        self.ahead.append(process)
+        command.dialogue.begun(process)
+        try:
+            question = await process.question
+            if process.dismissed:
+                return ProcessResult(stdout=b"null", stderr="")
+            around, (_, *values) = literals(question)
+            names, _ = self.note(dict(zip(ARGUMENT.findall(around), values, strict=True)))
+            if self.seconds:
+                await deferLater(self.clock, self.seconds)
+            if self.ahead_failure is not None:
+                raise self.ahead_failure
+            command.dialogue.heard(self.answer(names, guarded=True))
+        except CancelledError:
+            process.stopped = True
+            raise
+        finally:
+            process.ended = True
+        return ProcessResult(stdout=b"", stderr="")
+
+    def note(self, values: Mapping[str, str]) -> tuple[tuple[str, ...], bool]:
+        names = tuple(item["name"] for item in json.loads(values["names"]))
+        guarded = values["guard"] == "true"
+        self.asked.append((names, guarded))
+        return names, guarded
+
+    def answer(self, names: Sequence[str], *, guarded: bool) -> bytes:
+        if self.set_failure is not None:
+            raise self.set_failure
+        for name in names:
+            if name in self.fatal:
+                raise self.fatal[name]
+            if name in self.throwing and not guarded:
+                raise ProcessFailed(evidence=evidence(f"error: {self.throwing[name]}"))
+        if len(names) > self.together:
+            raise ProcessFailed(evidence=evidence("error: out of memory"))
+        answers = [self.record(name) for name in names]
+        return json.dumps({"answers": answers, "levels": {}}).encode()
+
+    def record(self, name: str) -> dict[str, Any]:
+        if name in self.throwing:
+            return {"error": "evaluation", "path": [name]}
+        return {
+            "path": [name],
+            "name": name,
+            "pname": name,
+            "version": "",
+            "description": "",
+            "priority": 5,
+            "derivation": f"/nix/store/{name}.drv",
+            "outputs": [{"name": "out", "path": f"/nix/store/{name}"}],
+        }
+
+
+class EvaluatorCase(SynchronousTestCase):
+    """An evaluator of a spawner that plays Nix."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spawner = FakeEvaluations(self.clock)
+        self.settings = NixSettings(
+            state_directory=Path("/state"), home=Path("/home"), eval_timeout=100.0
+        )
+        self.evaluator = self.make()
+
+    def make(self, **changes: Any) -> Evaluator:
+        return Evaluator(
+            spawner=self.spawner,
+            clock=self.clock,
+            workers=InlineWorkers(),
+            settings=evolve(self.settings, **changes),
+            resolve=Path("/resolve.nix"),
+            environment={},
+        )
+
+    def evaluate(
+        self,
+        names: Sequence[str],
+        package_set: PackageSet = PACKAGE_SET,
+        system: str = "x86_64-linux",
+    ) -> Deferred[Evaluation]:
+        requirements = [PackageRequest(name=name) for name in names]
+        return Deferred.fromCoroutine(self.evaluator.evaluate(package_set, system, requirements))
+
+    def failing(self, text: str = "", signal: int | None = None) -> ProcessFailed:
+        return ProcessFailed(evidence=evidence(text, signal))
+
+
+class EvaluatorTests(EvaluatorCase):
+    """What is asked, and what is asked again."""
+
+    def test_once(self) -> None:
+        """Packages that evaluate are evaluated once, all together."""
+        evaluation = self.successResultOf(self.evaluate("abc"))
+        self.assertEqual([package.attribute for package in evaluation.packages], ["a", "b", "c"])
+        self.assertEqual(self.spawner.asked, [(("a", "b", "c"), True)])
+
+    def test_halves(self) -> None:
+        """Names that end an evaluation are found by halves, in order, with their texts."""
+        self.spawner.fatal = {
+            "c": self.failing("error: first"),
+            "h": self.failing(signal=11),
+        }
+        refused = self.failureResultOf(self.evaluate("abcdefgh"), PackagesRefused).value
+        self.assertEqual([problem.name for problem in refused.problems], ["c", "h"])
+        self.assertIn("first", refused.problems[0].message)
+        self.assertIn("signal 11", refused.problems[1].message)
+        asked = ["".join(names) for names, _ in self.spawner.asked]
+        self.assertEqual(
+            asked,
+            ["abcdefgh", "", *("abcd", "ab", "cd", "c", "d"), *("efgh", "ef", "gh", "g", "h")],
+        )
+
+    def test_single(self) -> None:
+        """One name that ends the evaluation is not evaluated again."""
+        self.spawner.fatal = {"a": self.failing("error: why")}
+        refused = self.failureResultOf(self.evaluate("a"), PackagesRefused).value
+        self.assertIn("why", refused.message)
+        self.assertEqual(len(self.spawner.asked), 2)
+
+    def test_not_together(self) -> None:
+        """Packages that need too much together are evaluated in parts."""
+        self.spawner.together = 2
+        evaluation = self.successResultOf(self.evaluate("abcde"))
+        self.assertEqual(len(evaluation.packages), 5)
+
+    def test_thrown(self) -> None:
+        """What was thrown is found out by evaluating those names alone, some of them."""
+        names = [f"n{number}" for number in range(EXPLAINED + 2)]
+        self.spawner.throwing = {name: f"because of {name}" for name in names}
+        refused = self.failureResultOf(self.evaluate([*names, "fine"]), PackagesRefused).value
+        messages = [problem.message for problem in refused.problems]
+        self.assertEqual(len(messages), len(names))
+        told = [message for message in messages if "because of" in message]
+        self.assertEqual(len(told), EXPLAINED)
+        self.assertEqual(self.spawner.asked[1:], [((name,), False) for name in names[:EXPLAINED]])
+
+    def test_set_fails(self) -> None:
+        """A set that fails when it is asked for nothing is told apart."""
+        self.spawner.set_failure = self.failing("error: syntax error")
+        failure = self.failureResultOf(self.evaluate("ab"), EvaluationFailed).value
+        self.assertIn("syntax error", failure.message)
+        self.assertEqual([names for names, _ in self.spawner.asked], [("a", "b"), ()])
+
+    def test_nix_fails(self) -> None:
+        """A fault of Nix's is found at once."""
+        missing = CommandMissing(command="nix-instantiate")
+        for fault in (self.failing("error: cannot connect to socket at '/x'"), missing):
+            self.spawner.asked.clear()
+            self.spawner.set_failure = fault
+            self.failureResultOf(self.evaluate("ab"), NixUnusable)
+            self.assertEqual(len(self.spawner.asked), 1)
+
+    def test_too_much(self) -> None:
+        """A set that prints without end does not evaluate."""
+        self.spawner.set_failure = OutputTooLarge(evidence=evidence(), limit=1)
+        self.failureResultOf(self.evaluate("ab"), EvaluationFailed)
+
+    def test_timeout(self) -> None:
+        """One that takes too long is not tried again."""
+        self.spawner.seconds = 101.0
+        failure = self.failureResultOf(self.evaluate("ab"), EvaluationTimedOut).value
+        self.assertEqual((failure.names, failure.seconds), (("a", "b"), 100.0))
+        self.assertEqual(len(self.spawner.asked), 1)
+
+    def test_search_timeout(self) -> None:
+        """The search for names that fail has a deadline of its own, and keeps it."""
+        self.spawner.seconds = 30.0
+        self.spawner.fatal = {"h": self.failing()}
+        self.failureResultOf(self.evaluate("abcdefgh"), EvaluationTimedOut)
+        self.assertEqual(self.clock.seconds(), 130.0)
+
+    def test_explanation_timeout(self) -> None:
+        """An explanation that takes too long is left out."""
+        self.spawner.seconds = 60.0
+        self.spawner.throwing = {"a": "because", "b": "because"}
+        refused = self.failureResultOf(self.evaluate("ab"), PackagesRefused).value
+        self.assertIn("because", refused.problems[0].message)
+        self.assertNotIn("because", refused.problems[1].message)
+
+    def test_slots(self) -> None:
+        """No more evaluations run at a time than may, and a waiting one can be cancelled."""
+        self.evaluator = self.make(evaluations=2)
+        self.spawner.waiting = []
+        results = [self.evaluate(name) for name in "abcd"]
+        for result in results:
+            result.addErrback(lambda _: None)
+        self.assertEqual(len(self.spawner.waiting), 2)
+        results[2].cancel()
+        self.spawner.waiting[0].callback(None)
+        self.assertEqual([names for names, _ in self.spawner.asked], [("a",), ("b",), ("d",)])
+        self.spawner.waiting[1].callback(None)
+        self.spawner.waiting[2].callback(None)
+        self.assertEqual(self.successResultOf(results[3]).packages[0].attribute, "d")
+
+    def test_refused(self) -> None:
+        """What is refused never reaches Nix."""
+        self.failureResultOf(self.evaluate(["a", "pkgscross.x"]), PackagesRefused)
+        self.assertEqual(self.spawner.asked, [])
+
+
+class StandbyTests(EvaluatorCase):
+    """Evaluations by a process that was started before anybody asked."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.evaluator.stand_by()
+
+    def stop(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.evaluator.stop())
+
+    def evaluated(self, names: Sequence[str], *arguments: Any) -> list[str]:
+        """The packages of an evaluation that needs no time."""
+        evaluation = self.successResultOf(self.evaluate(names, *arguments))
+        return [package.attribute for package in evaluation.packages]
+
+    def waiting(self) -> Ahead:
+        """The one process that waits, after an evaluation by none."""
+        self.assertEqual(self.evaluated("z"), ["z"])
+        self.assertEqual(self.spawner.ahead, [])
+        self.clock.advance(IDLE)
+        self.spawner.asked.clear()
+        [process] = self.spawner.ahead
+        self.assertEqual(process.heard, b"")
+        return process
+
+    def test_answered(self) -> None:
+        """An evaluation is answered by the process that was started after the one before."""
+        process = self.waiting()
+        self.assertEqual((process.command.argv[-1], process.command.timeout), ("-", None))
+        self.assertEqual(self.evaluated(["a", "b.c"]), ["a", "b.c"])
+        _, [_, _, _, names, *_] = literals(process.heard.decode())
+        self.assertEqual(
+            json.loads(names),
+            [
+                {"exact": False, "name": "a", "path": ["a"]},
+                {"exact": False, "name": "b.c", "path": ["b", "c"]},
+            ],
+        )
+        # By nobody else.
+        self.assertEqual(self.spawner.asked, [(("a", "b.c"), True)])
+
+    def test_again(self) -> None:
+        """Each evaluation is followed by a process for the next one, some time later."""
+        self.waiting()
+        for count, name in enumerate("abc", start=1):
+            self.assertEqual(self.evaluated(name), [name])
+            self.assertEqual(len(self.spawner.ahead), count)
+            self.assertTrue(self.spawner.ahead[-1].ended)
+            self.clock.advance(IDLE)
+            self.assertEqual(len(self.spawner.ahead), count + 1)
+        self.assertEqual(len(self.spawner.asked), 3)
+
+    def test_at_once(self) -> None:
+        """Of two evaluations at a time one is answered by the process, and one as ever."""
+        process = self.waiting()
+        self.spawner.seconds = 1.0
+        first = self.evaluate("a")
+        self.assertNotEqual(process.heard, b"")
+        self.spawner.waiting = []
+        second = self.evaluate("b")
+        self.spawner.waiting[0].callback(None)
+        self.assertEqual(self.successResultOf(first).packages[0].attribute, "a")
+        self.assertEqual(self.successResultOf(second).packages[0].attribute, "b")
+
+    def test_other_system(self) -> None:
+        """It does not matter which system it is asked for."""
+        process = self.waiting()
+        self.evaluated("a", PACKAGE_SET, "aarch64-linux")
+        self.assertIn("aarch64-linux", literals(process.heard.decode())[1])
+
+    def test_other_set(self) -> None:
+        """A process waits for one package set, the last one."""
+        process = self.waiting()
+        self.assertEqual(self.evaluated("a", OTHER_SET), ["a"])
+        self.assertTrue(process.dismissed)
+        self.clock.advance(IDLE)
+        self.assertEqual(self.evaluated("b", OTHER_SET), ["b"])
+        self.assertIn("/other", literals(self.spawner.ahead[-1].heard.decode())[1])
+
+    def test_expected(self) -> None:
+        """For what is expected a process is started at once, and used."""
+        self.evaluator.expect(PACKAGE_SET, "x86_64-linux")
+        self.clock.advance(0)
+        [process] = self.spawner.ahead
+        self.assertEqual(self.evaluated("a"), ["a"])
+        self.assertTrue(process.ended)
+        self.assertEqual(len(self.spawner.asked), 1)
+
+    def test_fails(self) -> None:
+        """What the process does not answer is asked again, and what is told then counts."""
+        self.spawner.fatal = {"b": self.failing("error: why")}
+        self.waiting()
+        self.spawner.ahead_failure = self.failing("error: who knows")
+        refused = self.failureResultOf(self.evaluate("ab"), PackagesRefused).value
+        self.assertEqual([problem.name for problem in refused.problems], ["b"])
+        self.assertIn("why", refused.message)
+        self.assertNotIn("who knows", refused.message)
+        asked = ["".join(names) for names, _ in self.spawner.asked]
+        self.assertEqual(asked, ["ab", "ab", "", "a", "b"])
+
+    def test_fails_alone(self) -> None:
+        """Where only the process failed nobody hears of it."""
+        self.waiting()
+        self.spawner.ahead_failure = self.failing(signal=9)
+        self.assertEqual(self.evaluated("ab"), ["a", "b"])
+        self.assertEqual(self.spawner.asked, [(("a", "b"), True)] * 2)
+        self.clock.advance(IDLE)
+        self.assertEqual(len(self.spawner.ahead), 2)
+
+    def test_dead(self) -> None:
+        """A process that has died while it waited is not asked."""
+        process = self.waiting()
+        process.question.errback(self.failing(signal=9))
+        self.assertEqual(self.evaluated("a"), ["a"])
+        self.assertEqual(process.heard, b"")
+
+    def test_explained(self) -> None:
+        """What was thrown is found out as ever."""
+        self.spawner.throwing = {"a": "because"}
+        process = self.waiting()
+        refused = self.failureResultOf(self.evaluate("ab"), PackagesRefused).value
+        self.assertIn("because", refused.message)
+        self.assertTrue(process.ended)
+        self.assertEqual(self.spawner.asked, [(("a", "b"), True), (("a",), False)])
+
+    def test_timeout(self) -> None:
+        """A process that takes too long is stopped, and nobody else is asked."""
+        process = self.waiting()
+        self.spawner.seconds = 101.0
+        evaluation = self.evaluate("ab")
+        self.clock.advance(99.0)
+        self.assertNoResult(evaluation)
+        self.clock.advance(1.0)
+        failure = self.failureResultOf(evaluation, EvaluationTimedOut).value
+        self.assertEqual((failure.names, failure.seconds), (("a", "b"), 100.0))
+        self.assertTrue(process.stopped)
+        self.assertEqual(len(self.spawner.asked), 1)
+
+    def test_deadline(self) -> None:
+        """After a process that failed late, the one behind it has time to tell why."""
+        self.waiting()
+        self.spawner.seconds = 60.0
+        self.spawner.ahead_failure = self.failing()
+        evaluation = self.evaluate("ab")
+        self.clock.advance(60.0)
+        self.assertEqual(
+            [package.attribute for package in self.successResultOf(evaluation).packages],
+            ["a", "b"],
+        )
+
+    def test_cancelled(self) -> None:
+        """With an evaluation that is cancelled the process ends, and another one follows."""
+        process = self.waiting()
+        self.spawner.seconds = 10.0
+        evaluation = self.evaluate("ab")
+        evaluation.cancel()
+        self.failureResultOf(evaluation, CancelledError)
+        self.assertTrue(process.stopped)
+        self.clock.advance(IDLE)
+        self.assertEqual(len(self.spawner.ahead), 2)
+
+    def test_stopped(self) -> None:
+        """From the end on nothing stands by, whatever is evaluated or expected."""
+        process = self.waiting()
+        self.successResultOf(self.stop())
+        self.assertTrue(process.stopped)
+        self.assertEqual(self.evaluated("a"), ["a"])
+        self.evaluator.expect(PACKAGE_SET, "x86_64-linux")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.spawner.ahead, [process])
+        self.successResultOf(self.stop())
+
+    def test_not_wanted(self) -> None:
+        """Nothing stands by where nobody has asked for that."""
+        self.evaluator = self.make()
+        self.evaluator.expect(PACKAGE_SET, "x86_64-linux")
+        self.assertEqual(self.evaluated("a"), ["a"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.spawner.ahead, [])
+        self.successResultOf(self.stop())

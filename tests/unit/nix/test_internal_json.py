@@ -1,0 +1,205 @@
+"""The events of a build."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.nix.internal_json import BUILDS_KEPT, LOG_LINES, LONGEST_LINE, PLANNED, BuildLog
+from nixery.nix.progress import Phase
+
+
+@define(eq=False)
+class Recorder:
+    """Implements :class:`nixery.nix.progress.Progress`."""
+
+    calls: list[tuple[Any, ...]] = field(factory=list)
+
+    def phase(self, phase: Phase, /) -> None:
+        self.calls.append((phase,))
+
+    def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
+        self.calls.append((done, expected, unit))
+
+    def derivation(self, derivation: str, /) -> None:
+        self.calls.append(("derivation", derivation))
+
+    def log(self, line: str, /) -> None:
+        self.calls.append(("log", line))
+
+
+class BuildLogTests(SynchronousTestCase):
+    """What becomes of lines."""
+
+    def setUp(self) -> None:
+        self.recorder = Recorder()
+        self.log = BuildLog(progress=self.recorder)
+
+    def tell(self, **event: Any) -> None:
+        self.log.line(b"@nix " + json.dumps(event, separators=(",", ":")).encode())
+
+    def start(self, activity: int, kind: int, *fields: Any) -> None:
+        self.tell(action="start", id=activity, type=kind, level=3, text="", fields=list(fields))
+
+    def result(self, activity: int, kind: int, *fields: Any) -> None:
+        self.tell(action="result", id=activity, type=kind, fields=list(fields))
+
+    def stop(self, activity: int) -> None:
+        self.tell(action="stop", id=activity)
+
+    def test_plan(self) -> None:
+        """What Nix is about to build is counted, and the last of it kept."""
+        self.tell(action="msg", level=3, msg="these 30 derivations will be built:")
+        for number in range(30):
+            self.tell(action="msg", level=3, msg=f"  /nix/store/{number}.drv")
+        self.tell(action="msg", level=3, msg="  /nix/store/fetched")
+        self.assertEqual(self.log.planned_count, 30)
+        self.assertEqual(self.log.planned[-1], "/nix/store/29.drv")
+        self.assertEqual(len(self.log.planned), PLANNED)
+
+    def test_build(self) -> None:
+        """Builds are announced and counted, and their logs are passed on and kept."""
+        self.start(1, 104)
+        self.result(1, 105, 0, 2, 0, 0)
+        self.start(2, 105, "/nix/store/a.drv", "", 1, 1)
+        self.result(2, 101, "\x1b[31mone\x1b[0m\r")
+        self.start(3, 105, "/nix/store/b.drv", "", 1, 1)
+        self.result(3, 101, "two")
+        self.result(2, 101, "x" * 2 * LONGEST_LINE)
+        self.assertEqual(self.log.unfinished(), ("/nix/store/a.drv", "/nix/store/b.drv"))
+        self.result(1, 105, 1, 2, 1, 0)
+        self.stop(2)
+        self.assertEqual(self.log.unfinished(), ("/nix/store/b.drv",))
+        self.assertEqual(
+            self.recorder.calls,
+            [
+                (0, 2, "builds"),
+                (Phase.BUILDING,),
+                ("derivation", "/nix/store/a.drv"),
+                ("log", "one"),
+                ("derivation", "/nix/store/b.drv"),
+                ("log", "two"),
+                ("log", "x" * LONGEST_LINE),
+                (1, 2, "builds"),
+            ],
+        )
+        self.assertEqual(self.log.tail("/nix/store/a.drv"), ("one", "x" * LONGEST_LINE))
+        self.assertEqual(self.log.tail("/nix/store/b.drv"), ("two",))
+        self.assertEqual(self.log.tail("/nix/store/c.drv"), ())
+
+    def test_interrupted(self) -> None:
+        """A build that stops without having succeeded stays unfinished."""
+        self.start(1, 104)
+        self.start(2, 105, "/nix/store/a.drv")
+        self.stop(2)
+        self.assertEqual(self.log.unfinished(), ("/nix/store/a.drv",))
+
+    def test_bounds(self) -> None:
+        """The tails of some logs are kept, whatever the builds print."""
+        for number in range(BUILDS_KEPT + 1):
+            self.start(number, 105, f"/{number}.drv")
+            for line in range(LOG_LINES + 5):
+                self.result(number, 101, f"{number} {line}")
+            self.stop(number)
+        self.assertEqual(self.log.tail("/0.drv"), ())
+        self.assertEqual(
+            self.log.tail("/1.drv"), tuple(f"1 {line}" for line in range(5, LOG_LINES + 5))
+        )
+
+    def test_download(self) -> None:
+        """Bytes are summed over transfers, those that have ended and those announced."""
+        self.start(1, 102)
+        self.start(2, 103)
+        self.result(1, 106, 101, 1000)
+        self.start(3, 101, "http://cache/a")
+        self.result(3, 105, 100, 400, 0, 0)
+        self.start(4, 101, "http://cache/b")
+        self.result(4, 105, 50, 600, 0, 0)
+        self.result(3, 105, 400, 400, 0, 0)
+        self.stop(3)
+        self.result(4, 105, 700, 600, 0, 0)
+        self.result(2, 105, 1, 2, 0, 0)
+        self.assertEqual(
+            self.recorder.calls,
+            [
+                (Phase.DOWNLOADING,),
+                (100, 1000, "bytes"),
+                (150, 1000, "bytes"),
+                (450, 1000, "bytes"),
+                (1100, 1100, "bytes"),
+                (1, 2, "paths"),
+            ],
+        )
+
+    def test_stages(self) -> None:
+        """A stage is entered once, and building is the later one."""
+        for number in range(3):
+            self.start(10 + number, 101)
+            self.start(20 + number, 105, "/a.drv")
+        phases = [call for call in self.recorder.calls if isinstance(call[0], Phase)]
+        self.assertEqual(phases, [(Phase.DOWNLOADING,), (Phase.BUILDING,)])
+
+    def test_messages(self) -> None:
+        """Errors, warnings and what is no event are kept, the chatter is not."""
+        self.tell(action="msg", level=3, msg="these derivations will be built:")
+        self.tell(action="msg", level=1, msg="\x1b[35;1mwarning:\x1b[0m slow")
+        self.tell(action="msg", level=0, msg="\x1b[31;1merror:\x1b[0m no\n  detail")
+        self.log.line(b"out of memory\x1b[0m")
+        self.log.line(b"   ")
+        self.assertEqual(list(self.log.warnings), ["warning: slow"])
+        self.assertEqual(list(self.log.errors), ["error: no\n  detail", "out of memory"])
+        self.assertEqual(self.log.text(), "warning: slow\nerror: no\n  detail\nout of memory")
+        self.assertEqual(self.recorder.calls, [])
+
+    def test_unknown(self) -> None:
+        """Events of another version's making are passed over."""
+        self.start(1, 105)
+        self.start(2, 999, "x")
+        self.result(2, 105, 1, 2)
+        self.result(77, 101, "whose?")
+        self.result(1, 105)
+        self.tell(action="result", type=105, id=1)
+        self.tell(action="celebrate", type=105)
+        self.tell(action="msg", level=0, msg=None)
+        self.stop(77)
+        for line in (
+            b"@nix ",
+            b'@nix {"action":"start","type":105',
+            b'@nix "start" "type":105 \xff',
+        ):
+            self.log.line(line)
+        self.assertEqual(self.recorder.calls, [("log", "whose?")])
+        self.assertEqual(list(self.log.errors), [])
+
+    @settings(deadline=None, max_examples=200)
+    @given(
+        st.dictionaries(
+            st.sampled_from(("action", "id", "type", "fields", "level", "msg")),
+            st.sampled_from(
+                (
+                    "start",
+                    "stop",
+                    "result",
+                    "msg",
+                    0,
+                    1,
+                    101,
+                    104,
+                    105,
+                    106,
+                    None,
+                    [],
+                    [0],
+                    ["x", 1],
+                )
+            ),
+        )
+    )
+    def test_anything(self, event: dict[str, Any]) -> None:
+        """No event is an error."""
+        BuildLog(progress=Recorder()).line(b"@nix " + json.dumps(event).encode())

@@ -1,0 +1,316 @@
+"""Tests for :mod:`nixery.nix.prewarm`, against processes that a test plays."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import UnexpectedOutput
+from nixery.nix.prewarm import AGE, IDLE, IdleEvaluator, PrewarmedEvaluator
+from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
+from nixery.process.spawner import Command
+from tests.support.nix import Child, Children
+
+QUESTION = b"import ./it { }\n"
+
+
+def command(name: str = "one") -> Command:
+    return Command(argv=("nix", name, "-"), environment={})
+
+
+def failed() -> ProcessFailed:
+    return ProcessFailed(evidence=CommandOutput(argv=("nix",), status=1))
+
+
+class StandbyTests(SynchronousTestCase):
+    """Which process is there, and when."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.children = Children()
+        self.standby = PrewarmedEvaluator(spawner=self.children, clock=self.clock)
+
+    def take(self, name: str = "one") -> IdleEvaluator | None:
+        return self.standby.take(command(name))
+
+    def taken(self, name: str = "one") -> IdleEvaluator:
+        waiting = self.take(name)
+        assert waiting is not None
+        return waiting
+
+    def stop(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.standby.stop())
+
+    def ready(self, name: str = "one") -> Child:
+        """Have a process wait."""
+        self.standby.expect(command(name), 0)
+        self.clock.advance(0)
+        child = self.children.all[-1]
+        self.assertEqual(command(name).argv, child.command.argv)
+        return child
+
+    def assert_dismissed(self, child: Child) -> None:
+        """It was given something to evaluate, which needs nothing, and nothing else."""
+        self.assertEqual(b"{ found = null; }\n", child.sent)
+        self.assertTrue(child.closed)
+        self.assertFalse(child.stopped)
+
+    def assert_waits(self, child: Child) -> None:
+        self.assertEqual((b"", False, False), (child.sent, child.closed, child.stopped))
+
+    # -- when one is started ----------------------------------------------------------
+
+    def test_nothing(self) -> None:
+        """Nothing is started before something is expected."""
+        self.clock.advance(AGE)
+        self.assertIsNone(self.take())
+        self.assertEqual([], self.children.all)
+
+    def test_delay(self) -> None:
+        """A process is started when the delay is over, and is told nothing."""
+        self.standby.expect(command())
+        self.clock.advance(IDLE / 2)
+        self.assertEqual([], self.children.all)
+        self.assertIsNone(self.take())
+        self.clock.advance(IDLE / 2)
+        [child] = self.children.all
+        self.assertEqual(command().argv, child.command.argv)
+        self.assert_waits(child)
+
+    def test_postponed(self) -> None:
+        """The delay is one since what was expected last: somebody is busy still."""
+        for name in ("one", "one", "two"):
+            self.standby.expect(command(name))
+            self.clock.advance(IDLE * 0.75)
+        self.assertEqual([], self.children.all)
+        self.clock.advance(IDLE * 0.25)
+        [child] = self.children.all
+        self.assertEqual(command("two").argv, child.command.argv)
+
+    def test_same(self) -> None:
+        """What is expected already leaves the process that waits alone, and its age."""
+        child = self.ready()
+        self.clock.advance(AGE - IDLE)
+        self.standby.expect(command())
+        self.clock.advance(IDLE / 2)
+        self.assertEqual([child], self.children.all)
+        self.assert_waits(child)
+        self.clock.advance(IDLE / 2)
+        self.assert_dismissed(child)
+
+    def test_other(self) -> None:
+        """Where something else is expected the process that waits is let go, at once."""
+        old = self.ready()
+        self.standby.expect(command("two"))
+        self.assert_dismissed(old)
+        self.assertIsNone(self.take("one"))
+        self.assertIsNone(self.take("two"))
+        self.clock.advance(IDLE)
+        self.assertEqual(2, len(self.children.all))
+        self.taken("two")
+
+    def test_age(self) -> None:
+        """A process that nobody used is replaced, again and again."""
+        self.ready()
+        for count in (1, 2, 3):
+            self.assertEqual(count, len(self.children.all))
+            self.clock.advance(AGE - 1)
+            self.assert_waits(self.children.all[-1])
+            self.clock.advance(1)
+            self.assert_dismissed(self.children.all[-2])
+        self.assert_waits(self.children.all[-1])
+
+    def test_one(self) -> None:
+        """Whatever is expected, there is one process at a time that waits."""
+        for name in ("one", "two", "two", "one", "three"):
+            self.standby.expect(command(name))
+            for _ in range(3):
+                self.clock.advance(IDLE)
+                waiting = [child for child in self.children.all if not child.closed]
+                self.assertEqual(1, len(waiting))
+        self.assertEqual(4, len(self.children.all))
+
+    # -- who gets it ------------------------------------------------------------------
+
+    def test_taken(self) -> None:
+        """A process is given once, and no other is started until one is expected."""
+        child = self.ready()
+        self.taken()
+        self.assertIsNone(self.take())
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assert_waits(child)
+        self.standby.expect(command())
+        self.clock.advance(IDLE)
+        self.assertEqual(2, len(self.children.all))
+        self.assert_waits(child)
+        self.taken()
+
+    def test_taken_for_another(self) -> None:
+        """It is for the same command only, and waits on where another is asked for."""
+        child = self.ready()
+        self.assertIsNone(self.take("two"))
+        self.assert_waits(child)
+        self.taken()
+
+    def test_dead(self) -> None:
+        """One that has ended is not given, and is replaced when one is expected."""
+        self.ready().exits()
+        self.assertIsNone(self.take())
+        self.standby.expect(command())
+        self.clock.advance(IDLE)
+        self.assertEqual(2, len(self.children.all))
+        self.taken()
+
+    def test_dead_unnoticed(self) -> None:
+        """One that has ended is replaced at its age, too, and is told nothing."""
+        child = self.ready()
+        child.end.errback(failed())
+        self.clock.advance(AGE)
+        self.assertEqual((b"", False), (child.sent, child.closed))
+        self.taken()
+
+    def test_missing(self) -> None:
+        """Where there is no Nix nothing waits, and nobody is hurt."""
+        self.children.missing = True
+        self.standby.expect(command(), 0)
+        self.clock.advance(0)
+        self.assertIsNone(self.take())
+        self.successResultOf(self.stop())
+
+    # -- the end ----------------------------------------------------------------------
+
+    def test_stopped(self) -> None:
+        """All end: the one that was let go, the one in use and the one that waits."""
+        self.ready()
+        self.taken()
+        self.ready("two")
+        self.ready("three")
+        for child in self.children.all:
+            child.lingers = Deferred()
+        stopping = self.stop()
+        # None waits for another to end before it is told.
+        self.assertEqual([True] * 3, [child.stopped for child in self.children.all])
+        for child in self.children.all:
+            self.assertNoResult(stopping)
+            assert child.lingers is not None
+            child.lingers.callback(None)
+        self.successResultOf(stopping)
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assertIsNone(self.take("three"))
+
+    def test_stopped_before(self) -> None:
+        """What was to be started is not; what has ended is not waited for."""
+        self.ready().exits()
+        self.standby.expect(command("two"))
+        self.successResultOf(self.stop())
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assertEqual(1, len(self.children.all))
+
+
+class WaitingTests(SynchronousTestCase):
+    """A process that is asked."""
+
+    def setUp(self) -> None:
+        self.children = Children()
+        self.ends = 0
+        self.waiting = IdleEvaluator(self.children, command())
+
+    def start(self) -> Child:
+        self.waiting.start(self.end)
+        return self.children.all[-1]
+
+    def end(self) -> None:
+        self.ends += 1
+
+    def ask(self) -> Deferred[bytes]:
+        return Deferred.fromCoroutine(self.waiting.ask(QUESTION))
+
+    def test_answer(self) -> None:
+        """It is told the question and its end; the answer is all that it prints."""
+        child = self.start()
+        asking = self.ask()
+        self.assertEqual((QUESTION, True), (child.sent, child.closed))
+        child.says(b'{"ans', b"", b'wers"', b": []}\n")
+        self.assertNoResult(asking)
+        self.assertFalse(self.waiting.over)
+        child.exits()
+        self.assertEqual(b'{"answers": []}\n', self.successResultOf(asking))
+        self.assertTrue(self.waiting.over)
+        self.assertEqual(1, self.ends)
+
+    def test_failed(self) -> None:
+        """What it did not end well of is told, whatever it has printed."""
+        child = self.start()
+        asking = self.ask()
+        child.says(b"{}")
+        error = failed()
+        child.end.errback(error)
+        self.assertIs(error, self.failureResultOf(asking, ProcessFailed).value)
+        self.assertEqual(1, self.ends)
+
+    def test_failed_before(self) -> None:
+        """One that has ended already is told nothing, and its end is told."""
+        child = self.start()
+        child.end.errback(failed())
+        self.failureResultOf(self.ask(), ProcessFailed)
+        self.assertEqual((b"", False), (child.sent, child.closed))
+
+    def test_missing(self) -> None:
+        """So is one that could not be started."""
+        self.children.missing = True
+        self.waiting.start(self.end)
+        self.assertEqual((True, 1), (self.waiting.over, self.ends))
+        self.failureResultOf(self.ask(), CommandMissing)
+
+    def test_cancelled(self) -> None:
+        """Who stops waiting is told when the process has ended, and not before."""
+        child = self.start()
+        child.lingers = Deferred()
+        asking = self.ask()
+        asking.cancel()
+        self.assertTrue(child.stopped)
+        self.assertNoResult(asking)
+        child.says(b"too late")
+        child.lingers.callback(None)
+        self.failureResultOf(asking, CancelledError)
+        self.assertEqual(1, self.ends)
+
+    def test_stopped(self) -> None:
+        """Who asks one that is stopped by somebody else has no answer, and goes on."""
+        child = self.start()
+        asking = self.ask()
+        child.says(b"{}")
+        self.waiting.kill()
+        self.assertTrue(child.stopped)
+        self.failureResultOf(asking, UnexpectedOutput)
+
+    def test_broken(self) -> None:
+        """Nor has who asks one that ended in a way that nobody has foreseen."""
+        child = self.start()
+        asking = self.ask()
+        child.end.errback(ZeroDivisionError())
+        self.failureResultOf(asking, UnexpectedOutput)
+
+    def test_not_started(self) -> None:
+        """One that was not started hears nothing, and there is no end to wait for."""
+        self.waiting.send(QUESTION)
+        self.waiting.end()
+        self.waiting.kill()
+        self.successResultOf(Deferred.fromCoroutine(self.waiting.ended()))
+        self.assertFalse(self.waiting.over)
+
+    def test_ended(self) -> None:
+        """One that has ended hears nothing any more, and ends once."""
+        child = self.start()
+        waits = [Deferred.fromCoroutine(self.waiting.ended()) for _ in range(2)]
+        child.exits()
+        self.waiting.send(QUESTION)
+        self.waiting.end()
+        self.waiting.kill()
+        self.assertEqual(
+            (b"", False, False), (child.sent, child.closed, child.stopped), "it has ended"
+        )
+        for wait in (*waits, Deferred.fromCoroutine(self.waiting.ended())):
+            self.successResultOf(wait)
+        self.assertEqual(1, self.ends)

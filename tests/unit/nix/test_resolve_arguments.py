@@ -1,0 +1,206 @@
+"""How Nix is asked for packages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.image.names import PackageRequest
+from nixery.nix import arguments as nix_arguments
+from nixery.nix import resolve_arguments
+from nixery.nix.arguments import NixSettings
+from nixery.nix.resolve_arguments import Lookup
+from nixery.sources.source import PackageSet, path_revision
+from tests.support.nix import literals
+
+SETTINGS = NixSettings(state_directory=Path("/state"), home=Path("/home/x"))
+
+# What has a meaning of its own in Nix, and what has none.
+TEXTS = st.text(st.sampled_from("\\\"'${}\r\n\t .a;"), max_size=12) | st.text(max_size=12)
+
+# What a system calls a file: bytes, but for two of them.
+FILES = (TEXTS.map(str.encode) | st.binary(max_size=12)).map(
+    lambda name: Path("/", name.replace(b"\0", b"").decode(errors="surrogateescape"))
+)
+
+
+def lookup(source: str | Path, *overlays: str | Path) -> Lookup:
+    path = Path(source)
+    return Lookup(
+        settings=SETTINGS,
+        resolve=Path("/share/resolve.nix"),
+        package_set=PackageSet(
+            revision=path_revision(path), path=path, overlays=tuple(map(Path, overlays))
+        ),
+        system="x86_64-linux",
+    )
+
+
+def requirements(*names: str) -> Sequence[PackageRequest]:
+    return [PackageRequest(name=name, exact=name == "X") for name in names]
+
+
+def evaluate(source: str, *names: str) -> tuple[str, ...]:
+    return resolve_arguments.evaluate(lookup(source), requirements(*names))
+
+
+def argument(argv: tuple[str, ...], name: str) -> str:
+    return argv[argv.index(name, argv.index("--argstr")) + 1]
+
+
+def arguments(argv: tuple[str, ...]) -> dict[str, str]:
+    return {
+        name: value
+        for option, name, value in zip(argv, argv[1:], argv[2:], strict=False)
+        if option == "--argstr"
+    }
+
+
+def search_path(argv: tuple[str, ...]) -> list[str]:
+    return [argv[at + 1] for at, part in enumerate(argv) if part == "-I"]
+
+
+class EvaluateTests(SynchronousTestCase):
+    """The command that evaluates."""
+
+    def test_restricted(self) -> None:
+        """Evaluation is restricted to the package set and our expression."""
+        argv = evaluate("/pkgs")
+        joined = " ".join(argv)
+        self.assertIn("--option restrict-eval true", joined)
+        self.assertIn("--option allow-import-from-derivation false", joined)
+        self.assertIn("--read-write-mode", argv)
+        self.assertEqual(
+            search_path(argv), ["nixery-src=/pkgs", "nixery-resolve=/share/resolve.nix"]
+        )
+        self.assertEqual(argv[-1], "/share/resolve.nix")
+
+    def test_import_from_derivation(self) -> None:
+        """An operator may allow import from derivation."""
+        allowing = evolve(
+            lookup("/pkgs"), settings=evolve(SETTINGS, allow_import_from_derivation=True)
+        )
+        for argv in (
+            resolve_arguments.evaluate(allowing, ()),
+            resolve_arguments.stand_by(allowing),
+        ):
+            self.assertIn("--option allow-import-from-derivation true", " ".join(argv))
+
+    def test_file(self) -> None:
+        """A set that is a file may read its neighbours."""
+        argv = evaluate("/a b/set.nix")
+        self.assertEqual(search_path(argv)[0], "nixery-src=/a b")
+        self.assertEqual(argument(argv, "src"), "/a b/set.nix")
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.lists(st.text(min_size=1, max_size=10), max_size=4))
+    def test_names(self, names: list[str]) -> None:
+        """Names travel as JSON in one argument, whatever is in them."""
+        argv = evaluate("/pkgs", *names)
+        self.assertEqual(len(argv), len(evaluate("/pkgs")))
+        self.assertEqual(
+            [(item["name"], item["path"]) for item in json.loads(argument(argv, "names"))],
+            [(name, name.split(".")) for name in names],
+        )
+
+    def test_arguments(self) -> None:
+        """Exactness, configuration, overlays and the guard are passed on."""
+        configured = evolve(
+            lookup("/pkgs", "/o 1"), settings=evolve(SETTINGS, config={"allowUnfree": True})
+        )
+        argv = resolve_arguments.evaluate(configured, requirements("X", "y"))
+        self.assertEqual(
+            [item["exact"] for item in json.loads(argument(argv, "names"))], [True, False]
+        )
+        self.assertEqual(json.loads(argument(argv, "config")), {"allowUnfree": True})
+        self.assertEqual(json.loads(argument(argv, "overlays")), ["/o 1"])
+        self.assertIn("nixery-overlay-0=/o 1", search_path(argv))
+        self.assertEqual(argument(argv, "guard"), "true")
+        unguarded = resolve_arguments.evaluate(configured, requirements("X", "y"), guard=False)
+        self.assertEqual(argument(unguarded, "guard"), "false")
+
+    def test_evaluate_and_build(self) -> None:
+        """Both at once has the options of either, and asks for what is to be built."""
+        argv = resolve_arguments.evaluate_and_build(lookup("/pkgs"), requirements("x"), Path("/r"))
+        building = nix_arguments.build(SETTINGS, packages=[], out_link=Path("/r"))
+        evaluating = evaluate("/pkgs", "x")
+        shared = evaluating[evaluating.index("restrict-eval") - 1 :]
+        self.assertEqual(argv, (*building, "-A", "outputs", *shared))
+
+
+class StandByTests(SynchronousTestCase):
+    """The command that waits for a question."""
+
+    def test_restricted(self) -> None:
+        """It may do what an evaluation may, in the same way, and reads what to evaluate."""
+        for source, *overlays in (["/pkgs"], ["/a b/set.nix"], ["/pkgs", "/o 1", "/o2"]):
+            asked = lookup(source, *overlays)
+            evaluating = resolve_arguments.evaluate(asked, requirements("x"))
+            options = evaluating[: evaluating.index("--argstr")]
+            self.assertEqual(resolve_arguments.stand_by(asked), (*options, "-"))
+
+    def test_for_every_question(self) -> None:
+        """One that waits for a package set can be asked for each system."""
+        asked = lookup("/pkgs")
+        argv = resolve_arguments.stand_by(asked)
+        self.assertEqual(argv, resolve_arguments.stand_by(evolve(asked, system="aarch64-linux")))
+        self.assertNotIn("--argstr", argv)
+        self.assertNotIn("x86_64-linux", " ".join(argv))
+        self.assertNotEqual(argv, resolve_arguments.stand_by(lookup("/other")))
+
+
+class QuestionTests(SynchronousTestCase):
+    """What is put to the command that waits."""
+
+    def parsed(self, asked: Lookup, names: Sequence[str]) -> tuple[str, dict[str, str]]:
+        """What is imported, and what it is given, as Nix reads it."""
+        question = resolve_arguments.question(asked, requirements(*names))
+        around, (resolve, *values) = literals(question.decode(errors="surrogateescape"))
+        given = ("src", "system", "names", "config", "overlays", "guard")
+        # Nothing is there but what was written here.
+        self.assertEqual(
+            around,
+            'import (/. + "") {{ {}}}\n'.format("".join(f'{name} = ""; ' for name in given)),
+        )
+        return resolve, dict(zip(given, values, strict=True))
+
+    @settings(deadline=None, max_examples=200)
+    @given(
+        names=st.lists(TEXTS.filter(bool), max_size=4),
+        source=FILES,
+        overlays=st.lists(FILES, max_size=2),
+        resolve=FILES,
+        texts=st.tuples(TEXTS, TEXTS),
+    )
+    def test_same_as_a_command(
+        self,
+        names: Sequence[str],
+        source: Path,
+        overlays: Sequence[Path],
+        resolve: Path,
+        texts: tuple[str, str],
+    ) -> None:
+        """It gives what the arguments of the other command give, whatever is in them."""
+        asked = evolve(
+            lookup(source, *overlays),
+            settings=evolve(SETTINGS, config={texts[0]: texts[1]}),
+            resolve=resolve,
+            system=texts[1],
+        )
+        argv = resolve_arguments.evaluate(asked, requirements(*names))
+        self.assertEqual(self.parsed(asked, names), (argv[-1], arguments(argv)))
+
+    def test_awkward(self) -> None:
+        """What would end a string, or be evaluated in one, is itself in it."""
+        names = ['"; x = "', "${abort}", "$${x}", "\\", '\\"', "\\${x}", "a\r\nb\rc", "''${x}"]
+        for name in names:
+            source = Path("/") / name
+            _, given = self.parsed(evolve(lookup(source), system=name), [name])
+            self.assertEqual((given["src"], given["system"]), (str(source), name))
+            self.assertEqual([item["name"] for item in json.loads(given["names"])], [name])

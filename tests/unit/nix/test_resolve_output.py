@@ -1,0 +1,177 @@
+"""What the expression prints, put into sentences."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import UnexpectedOutput
+from nixery.image.errors import PackageProblem, ProblemKind
+from nixery.image.names import PackageRequest, escape_attribute
+from nixery.image.packages import LookupResult, Output, Package
+from nixery.nix.resolve_output import SUGGESTIONS_BUDGET, parse_answers, thrown, with_reason
+
+RECORD = {
+    "path": ["python3", "pkgs", "six"],
+    "name": "python3-six-1.16",
+    "pname": "six",
+    "version": "1.16",
+    "description": "Two\n  lines ",
+    "priority": -1,
+    "derivation": "/nix/store/x.drv",
+    "outputs": [{"name": "out", "path": "/o"}, {"name": "dev", "path": "/d"}],
+}
+
+
+def parse(
+    name: str, record: dict[str, Any], levels: dict[str, list[str]] | None = None
+) -> LookupResult:
+    printed = json.dumps({"answers": [record], "levels": levels or {}}).encode()
+    (answer,) = parse_answers(printed, [PackageRequest(name=name)], lambda: 0.0)
+    return answer
+
+
+class AnswerTests(SynchronousTestCase):
+    """One answer at a time."""
+
+    def problem(
+        self, name: str, record: dict[str, Any], levels: dict[str, list[str]] | None = None
+    ) -> PackageProblem:
+        result = parse(name, record, levels).result
+        assert isinstance(result, PackageProblem)
+        self.assertEqual((result.name, result.kind.value), (name, record["error"]))
+        return result
+
+    def test_budget(self) -> None:
+        """When the budget is spent, names that are missing get no more suggestions."""
+        record = {"error": "not-found", "path": []}
+        printed = json.dumps({"answers": [record] * 3, "levels": {"[]": ["git"]}}).encode()
+        clock = iter([0.0, 0.0, SUGGESTIONS_BUDGET / 2, SUGGESTIONS_BUDGET])
+        answers = parse_answers(printed, [PackageRequest(name="gti")] * 3, lambda: next(clock))
+        found = [answer.result for answer in answers]
+        self.assertEqual(
+            [("git",), ("git",), ()],
+            [each.candidates for each in found if isinstance(each, PackageProblem)],
+        )
+
+    def test_package(self) -> None:
+        """A package is read, its description in one line, its outputs sorted."""
+        self.assertEqual(
+            parse("python3.pkgs.six", RECORD).result,
+            Package(
+                requested=("python3.pkgs.six",),
+                attribute="python3.pkgs.six",
+                name="python3-six-1.16",
+                pname="six",
+                version="1.16",
+                description="Two lines",
+                priority=-1,
+                derivation="/nix/store/x.drv",
+                outputs=(Output(name="dev", path="/d"), Output(name="out", path="/o")),
+            ),
+        )
+
+    def test_not_found(self) -> None:
+        """Near names are those of the level where the path ends, as they can be typed."""
+        levels = {
+            "[]": ["bashInteractive", "_7zz", "libsigc++", "tWin", "Twin"],
+            '["pyPackages"]': ["Requests"],
+        }
+        missing: dict[str, Any] = {"error": "not-found", "path": []}
+        for name, candidate in {
+            "bashinteractve": "bashinteractive",
+            "libsigc+": escape_attribute("libsigc++"),
+            "twn": "twin",
+            "7zzz": "7zz",
+        }.items():
+            found = self.problem(name, missing, levels)
+            self.assertIn(candidate, found.candidates)
+            self.assertEqual(len(set(found.candidates)), len(found.candidates))
+        within = self.problem(
+            "pypackages.request", {"error": "not-found", "path": ["pyPackages"]}, levels
+        )
+        self.assertEqual(within.candidates, ("pypackages.requests",))
+        self.assertIn("pyPackages has no request", within.message)
+
+    def test_not_found_behind_a_value(self) -> None:
+        """A path through something that is no set has no near names."""
+        found = self.problem("text.x", {"error": "not-found", "path": ["text"]})
+        self.assertEqual(found.candidates, ())
+
+    def test_ambiguous(self) -> None:
+        """Candidates are told as attributes and as what to write, in the same order."""
+        found = self.problem(
+            "twin", {"error": "ambiguous", "path": [], "candidates": [["tWin"], ["Twin"]]}
+        )
+        self.assertEqual(found.candidates, (escape_attribute("Twin"), escape_attribute("tWin")))
+        self.assertRegex(found.message, r"Twin \(write .*\) or tWin \(write ")
+
+    def test_not_a_package(self) -> None:
+        """What it is instead is told."""
+        for kind, what in (("lambda", "a function"), ("list", "a list"), ("set", "as in x.name")):
+            found = self.problem("x", {"error": "not-a-package", "path": ["x"], "type": kind})
+            self.assertIn(what, found.message)
+
+    def test_reasons(self) -> None:
+        """Every other kind has its own sentence, which names the package."""
+        messages = set()
+        for kind in (
+            ProblemKind.UNFREE,
+            ProblemKind.BROKEN,
+            ProblemKind.INSECURE,
+            ProblemKind.UNSUPPORTED,
+            ProblemKind.EVALUATION,
+        ):
+            record = {"error": kind.value, "path": ["pkg"], "reasons": ["CVE-1"]}
+            messages.add(self.problem("pkg", record).message)
+        self.assertEqual(len(messages), 5)
+        self.assertTrue(all("the package pkg " in message for message in messages))
+        self.assertTrue(any("CVE-1" in message for message in messages))
+
+    def test_no_such_output(self) -> None:
+        """The outputs that there are can be typed."""
+        record = {
+            "error": "no-such-output",
+            "path": ["Curl"],
+            "output": "doc",
+            "outputs": ["out", "dev"],
+        }
+        self.assertEqual(self.problem("curl.doc", record).candidates, ("curl.dev", "curl.out"))
+
+    def test_nonsense(self) -> None:
+        """Anything else is an error of its own kind."""
+        for printed in (
+            b"",
+            b"\xff",
+            b"[]",
+            b"{}",
+            b'{"answers":[],"levels":{}}',
+            b'{"answers":[{"error":"unheard-of","path":[]}],"levels":{}}',
+            b'{"answers":[{"error":"not-found","path":["a","b"]}],"levels":{}}',
+            b'{"answers":[{"path":["x"]}],"levels":{}}',
+            b'{"answers":["x"],"levels":[]}',
+        ):
+            with self.assertRaises(UnexpectedOutput):
+                parse_answers(printed, [PackageRequest(name="x")], lambda: 0.0)
+
+    def test_reason(self) -> None:
+        """Nix's text is added to a problem, and to nothing else."""
+        bare = thrown(PackageRequest(name="x"))
+        self.assertEqual(with_reason(bare, ""), bare)
+        self.assertEqual(with_reason(bare, "why"), thrown(PackageRequest(name="x"), "why"))
+        self.assertIn("does not evaluate: why", str(with_reason(bare, "why").result))
+        package = parse("x", RECORD)
+        self.assertEqual(with_reason(package, "why"), package)
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))
+    def test_any_names(self, names: list[str]) -> None:
+        """Whatever a package set calls its attributes, a missing name is told."""
+        record = {"error": "not-found", "path": []}
+        answer = parse("somename", record, {"[]": [*names, "someName+"]})
+        assert isinstance(answer.result, PackageProblem)
+        self.assertIn(escape_attribute("someName+"), answer.result.candidates)

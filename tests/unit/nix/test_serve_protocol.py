@@ -1,0 +1,148 @@
+"""Tests for :mod:`nixery.nix.serve_protocol`: bytes in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import UnexpectedOutput
+from nixery.image.closure import PathRecord
+from nixery.nix import serve_protocol
+from nixery.nix.serve_protocol import Parse
+
+T = TypeVar("T")
+
+HELLO = "/nix/store/00000000000000000000000000000000-hello-1.0"
+GLIBC = "/nix/store/11111111111111111111111111111111-glibc-2.36"
+
+# What `nix-hash --type sha256 --to-base16` says of the second.
+HEXADECIMAL = "16d6f63d7f9ff50e0be4d923ef1b7fd9ebae9cb6647906e81b3554b375f28457"
+NIX_32 = "0mw4y9sv6m1m3gl0cyb4nsfaxsyrgwdyy8yrwh5hxxczgwyzdmhn"
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+def string(text: str) -> bytes:
+    data = text.encode()
+    return number(len(data)) + data + b"\0" * (-len(data) % 8)
+
+
+def strings(texts: Sequence[str]) -> bytes:
+    return number(len(texts)) + b"".join(map(string, texts))
+
+
+def info(path: str, references: Sequence[str] = (), *, nar_hash: str = f"sha256:{NIX_32}") -> bytes:
+    """What a server says of a path."""
+    return (
+        string(path)
+        + string(f"{path}.drv")
+        + strings(references)
+        + number(1000)
+        + number(1234)
+        + string(nar_hash)
+        + string("")
+        + strings(["cache.example-1:c2lnbmF0dXJl"])
+    )
+
+
+def read(parse: Parse[T], data: bytes) -> tuple[T, bytes]:
+    """What a parser makes of ``data``, and what is left of it."""
+    wanted, position = next(parse), 0
+    while True:
+        piece = data[position : position + wanted]
+        assert len(piece) == wanted, "more is wanted than there is"
+        position += wanted
+        try:
+            wanted = parse.send(piece)
+        except StopIteration as ended:
+            return ended.value, data[position:]
+
+
+class RequestTests(SynchronousTestCase):
+    """What is sent, byte for byte."""
+
+    def test_greeting(self) -> None:
+        """Two numbers: what it is, and the version."""
+        self.assertEqual(
+            bytes.fromhex("eb9d0c3900000000 0502000000000000"), serve_protocol.greeting()
+        )
+
+    def test_paths(self) -> None:
+        """A command, its flags, and strings that are filled up to 8 bytes."""
+        self.assertEqual(
+            number(1) + number(1) + number(0) + strings([HELLO, GLIBC]),
+            serve_protocol.hold([HELLO, GLIBC]),
+        )
+        self.assertEqual(number(7) + number(0) + strings([HELLO]), serve_protocol.needs([HELLO]))
+        self.assertEqual(number(2) + strings([]), serve_protocol.infos([]))
+
+
+class AnswerTests(SynchronousTestCase):
+    """What comes back."""
+
+    def refused(self, parse: Parse[object], data: bytes) -> str:
+        with self.assertRaises(UnexpectedOutput) as caught:
+            read(parse, data)
+        error: UnexpectedOutput = caught.exception
+        return error.message
+
+    def test_welcome(self) -> None:
+        """Every version from the one on that tells hashes."""
+        for version in (0x204, 0x205, 0x207, 0x2FF):
+            self.assertEqual(
+                (None, b"rest"),
+                read(serve_protocol.welcome(), number(0x5452EECB) + number(version) + b"rest"),
+            )
+
+    def test_no_welcome(self) -> None:
+        """Neither another program, nor another protocol, nor one that is too old."""
+        for magic, version in ((0x5452EECC, 0x205), (0x5452EECB, 0x203), (0x5452EECB, 0x300)):
+            self.assertIn(
+                "greeting", self.refused(serve_protocol.welcome(), number(magic) + number(version))
+            )
+
+    def test_paths(self) -> None:
+        """Strings of any length, and what follows them is left alone."""
+        for paths in ([], [HELLO], [HELLO, GLIBC, ""]):
+            self.assertEqual(
+                (paths, b"\1" * 8), read(serve_protocol.paths(), strings(paths) + b"\1" * 8)
+            )
+
+    def test_path_infos(self) -> None:
+        """Each path with its hash in hexadecimal, whichever way it was written."""
+        said = info(GLIBC, [GLIBC]) + info(HELLO, [GLIBC], nar_hash=HEXADECIMAL) + string("")
+        records, rest = read(serve_protocol.path_infos(), said)
+        self.assertEqual(
+            [
+                PathRecord(GLIBC, HEXADECIMAL, 1234, [GLIBC]),
+                PathRecord(HELLO, HEXADECIMAL, 1234, [GLIBC]),
+            ],
+            records,
+        )
+        self.assertEqual(b"", rest)
+
+    def test_nonsense(self) -> None:
+        """What is no answer is refused before memory is filled with it."""
+        self.assertIn("a string", self.refused(serve_protocol.path_infos(), number(1 << 40)))
+        self.assertIn("a list", self.refused(serve_protocol.paths(), number(1 << 63)))
+        for nar_hash in ("e" * 52, "z" * 52):
+            self.assertIn(
+                "a hash",
+                self.refused(
+                    serve_protocol.path_infos(), info(HELLO, nar_hash=nar_hash) + string("")
+                ),
+            )
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.lists(st.text(alphabet=st.characters(codec="ascii"), max_size=40), max_size=6))
+    def test_round_trip(self, texts: list[str]) -> None:
+        """Whatever is sent as a list is read as one."""
+        self.assertEqual(
+            (texts, b""), read(serve_protocol.paths(), serve_protocol.infos(texts)[8:])
+        )

@@ -1,0 +1,83 @@
+"""Names near to one that does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.nix.suggestions import NameIndex
+
+NAMES = (
+    "git",
+    "gitMinimal",
+    "gitea",
+    "gtk",
+    "curl",
+    "htop",
+    "hello",
+    "python3",
+    "Python3Full",
+    "7zz",
+)
+
+
+def nearest(wanted: str, names: Collection[str], limit: int = 5) -> tuple[str, ...]:
+    return NameIndex(names).nearest(wanted, limit)
+
+
+class NearestTests(SynchronousTestCase):
+    """What somebody may have meant."""
+
+    def test_slips(self) -> None:
+        """One slip of the finger is found: swapped, missing, too much, wrong."""
+        for wanted in ("gti", "gt", "giit", "gid", "GIT"):
+            self.assertIn("git", nearest(wanted, NAMES))
+        self.assertEqual(nearest("gti", NAMES)[0], "git")
+
+    def test_beginnings(self) -> None:
+        """So are names that go on, or that have ended before."""
+        self.assertEqual(nearest("gitm", NAMES)[:2], ("git", "gitMinimal"))
+        self.assertEqual(nearest("python3.11", NAMES), ("python3",))
+        self.assertEqual(nearest("python", NAMES), ("python3", "Python3Full"))
+
+    def test_two_slips(self) -> None:
+        """Longer names are found with two slips."""
+        self.assertEqual(nearest("hrllp", NAMES), ("hello",))
+
+    def test_order(self) -> None:
+        """Swapped letters come first, then missing and excess, wrong, and more slips."""
+        names = ("hlelo", "hell", "helloo", "hexlo", "hello-world", "hexlp", "jelxo")
+        self.assertEqual(
+            nearest("hello", names, 10),
+            ("hlelo", "hell", "helloo", "hexlo", "hello-world", "hexlp"),
+        )
+        self.assertEqual(nearest("HELLO", ("Hello", "hlelo")), ("Hello", "hlelo"))
+
+    def test_nothing_near(self) -> None:
+        """Nothing is guessed where nothing is near, or the name is no word."""
+        self.assertEqual(nearest("zzzz", NAMES), ())
+        self.assertEqual(nearest("x", ("yyy",)), ())
+        self.assertEqual(nearest("g" * 1000, ("g" * 999,)), ())
+        self.assertEqual(nearest("git", ()), ())
+
+    def test_limit(self) -> None:
+        """The best are kept, in an order that depends on nothing else."""
+        names = [f"hell{letter}" for letter in "abcdefgh"]
+        self.assertEqual(nearest("hello", names, 3), ("hella", "hellb", "hellc"))
+        self.assertEqual(nearest("hello", names[::-1], 3), ("hella", "hellb", "hellc"))
+
+    @settings(deadline=None, max_examples=100)
+    @given(
+        st.text(alphabet="abcAB-_1", min_size=1, max_size=8),
+        st.sets(st.text(alphabet="abcAB-_1", min_size=1, max_size=8), max_size=20),
+    )
+    def test_properties(self, wanted: str, names: set[str]) -> None:
+        """Only names that exist are told, each once; the same name in another case is."""
+        found = nearest(wanted, names, limit=100)
+        self.assertEqual(len(found), len(set(found)))
+        self.assertLessEqual(set(found), names)
+        folded = {name for name in names if name.lower() == wanted.lower() and len(name) > 1}
+        self.assertLessEqual(folded, set(found))

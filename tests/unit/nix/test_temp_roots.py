@@ -1,0 +1,211 @@
+"""Tests for :mod:`nixery.nix.temp_roots`, against a server that a script plays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.nix.interface import RootedClosure
+from nixery.nix.temp_roots import PATIENCE, SPARE, TempRootHolder
+from nixery.process.errors import CommandOutput, ProcessFailed
+from nixery.testing.fakes import InlineWorkers
+from tests.support.nix import Children
+from tests.unit.nix.test_serve_protocol import (
+    GLIBC,
+    HELLO,
+    HEXADECIMAL,
+    info,
+    number,
+    string,
+    strings,
+)
+
+WELCOME = number(0x5452EECB) + number(0x205)
+
+
+class HolderTests(SynchronousTestCase):
+    """Store paths by a server that a test plays."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.children = Children()
+        self.holder = TempRootHolder(
+            spawner=self.children, clock=self.clock, workers=InlineWorkers(), environment={}
+        )
+
+    def hold(self, *outputs: str) -> Deferred[RootedClosure | None]:
+        return Deferred.fromCoroutine(self.holder.hold(outputs))
+
+    def stop(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.holder.stop())
+
+    def answers(self) -> list[bytes]:
+        """All that a server says of a closure of two paths."""
+        return [
+            WELCOME,
+            strings([HELLO]),
+            strings([GLIBC, HELLO]),
+            info(GLIBC) + info(HELLO, [GLIBC]) + string(""),
+        ]
+
+    def held(self, pieces: Sequence[bytes] | None = None) -> RootedClosure:
+        """Hold a path, with a new server or the spare one."""
+        holding = self.hold(HELLO)
+        self.children.all[-1].says(*(pieces or self.answers()))
+        held = self.successResultOf(holding)
+        assert held is not None
+        return held
+
+    # -- answers --------------------------------------------------------------------
+
+    def test_held(self) -> None:
+        """Valid paths are protected, by a server that runs on, and described."""
+        held = self.held()
+        [child] = self.children.all
+        self.assertEqual(("nix-store", "--serve", "--write"), child.command.argv)
+        self.assertEqual((HELLO,), held.realisation.outputs)
+        self.assertEqual({GLIBC: [], HELLO: [GLIBC]}, graph(held))
+        self.assertFalse(child.closed)
+        self.assertFalse(self.holder.lost(held.realisation))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_pieces(self) -> None:
+        """It does not matter where answers are cut."""
+        said = b"".join(self.answers())
+        for size in (1, 7, 8, 64):
+            pieces = [said[at : at + size] for at in range(0, len(said), size)]
+            self.assertEqual({GLIBC: [], HELLO: [GLIBC]}, graph(self.held(pieces)))
+
+    def test_not_valid(self) -> None:
+        """If one path is not valid nothing is held, and the server is let go."""
+        holding = self.hold(HELLO, GLIBC)
+        [child] = self.children.all
+        child.says(WELCOME, strings([HELLO]))
+        self.assertIsNone(self.successResultOf(holding))
+        self.assertTrue(child.closed)
+        child.exits()
+        self.successResultOf(self.stop())
+
+    def test_vanished(self) -> None:
+        """What is left out of the answer is no closure."""
+        holding = self.hold(HELLO)
+        [child] = self.children.all
+        child.says(*self.answers()[:3], info(HELLO, [GLIBC]) + string(""))
+        self.assertIsNone(self.successResultOf(holding))
+
+    def test_nonsense(self) -> None:
+        """What does not speak the protocol is stopped, and other commands are used."""
+        for said in (b"usage: nix-store ...\n" * 4, WELCOME + number(1 << 50)):
+            holding = self.hold(HELLO)
+            child = self.children.all[-1]
+            child.says(said)
+            self.assertIsNone(self.successResultOf(holding))
+            self.assertTrue(child.stopped)
+
+    def test_death(self) -> None:
+        """A server may end before it has answered, at any point."""
+        for count in range(len(self.answers())):
+            holding = self.hold(HELLO)
+            child = self.children.all[-1]
+            child.says(*self.answers()[:count])
+            self.assertNoResult(holding)
+            evidence = CommandOutput(argv=("nix-store",), status=1)
+            child.end.errback(ProcessFailed(evidence=evidence))
+            self.assertIsNone(self.successResultOf(holding))
+        self.successResultOf(self.stop())
+
+    def test_missing(self) -> None:
+        """Where there is no Nix, the other commands say so."""
+        self.children.missing = True
+        self.assertIsNone(self.successResultOf(self.hold(HELLO)))
+
+    def test_silence(self) -> None:
+        """Patience ends; what comes later changes nothing."""
+        holding = self.hold(HELLO)
+        [child] = self.children.all
+        child.says(WELCOME)
+        self.clock.advance(PATIENCE)
+        self.assertIsNone(self.successResultOf(holding))
+        self.assertTrue(child.stopped)
+        child.says(*self.answers()[1:])
+
+    def test_cancelled(self) -> None:
+        """Who stops waiting is told when the server has ended, and not before."""
+        holding = self.hold(HELLO)
+        [child] = self.children.all
+        child.says(WELCOME)
+        child.lingers = Deferred()
+        holding.cancel()
+        self.assertNoResult(holding)
+        child.lingers.callback(None)
+        self.failureResultOf(holding, CancelledError)
+
+    # -- the end ----------------------------------------------------------------------
+
+    def test_released(self) -> None:
+        """What is released is so once, by the end of its server's input."""
+        held = self.held()
+        self.assertTrue(self.holder.release(held.realisation))
+        self.assertTrue(self.children.all[0].closed)
+        self.assertFalse(self.holder.release(held.realisation))
+
+    def test_lost(self) -> None:
+        """A server that ends by itself protects nothing any more."""
+        held = self.held()
+        self.children.all[0].exits()
+        self.assertTrue(self.holder.lost(held.realisation))
+        self.assertTrue(self.holder.release(held.realisation))
+        self.assertFalse(self.holder.lost(held.realisation))
+
+    def test_stopped(self) -> None:
+        """All servers end: the spare one, those in use, and those that are asked."""
+        self.held()
+        asked = self.hold(HELLO)
+        self.holder.prepare()
+        self.successResultOf(self.stop())
+        self.assertIsNone(self.successResultOf(asked))
+        for child in self.children.all:
+            self.assertTrue(child.stopped)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    # -- a server ahead of its use ----------------------------------------------------
+
+    def test_spare(self) -> None:
+        """One that was started ahead is used, once."""
+        self.holder.prepare()
+        self.holder.prepare()
+        self.assertEqual(1, len(self.children.all))
+        self.children.all[0].says(WELCOME)
+        self.held(self.answers()[1:])
+        self.assertEqual(1, len(self.children.all))
+        self.held()
+        self.assertEqual(2, len(self.children.all))
+
+    def test_unused_spare(self) -> None:
+        """It does not wait for ever."""
+        self.holder.prepare()
+        self.clock.advance(SPARE)
+        self.assertTrue(self.children.all[0].closed)
+        self.holder.prepare()
+        self.assertEqual(2, len(self.children.all))
+
+    def test_dead_spare(self) -> None:
+        """One that has died meanwhile is not asked."""
+        self.holder.prepare()
+        self.children.all[0].exits()
+        self.held()
+        self.assertEqual(2, len(self.children.all))
+        self.holder.prepare()
+        self.assertEqual(3, len(self.children.all))
+
+
+def graph(held: RootedClosure) -> dict[str, list[str]]:
+    """The references of each path, whose hashes are checked on the way."""
+    assert {info.nar_hash for info in held.graph.paths.values()} == {HEXADECIMAL}
+    return {
+        path.path: [each.path for each in info.references]
+        for path, info in held.graph.paths.items()
+    }

@@ -1,0 +1,409 @@
+"""Metrics, as they are counted, named and shown."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, cast
+
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from nixery.builds.build_log import BuildReporter
+from nixery.builds.views import BuildState, BuildView, Stage
+from nixery.errors import StorageError
+from nixery.http.metrics import metrics_page
+from nixery.image.manifests import digest_of
+from nixery.nix.progress import Phase
+from nixery.observability.context import BuildStats, current_tally
+from nixery.observability.exposition import Exposition
+from nixery.observability.instrumented import MeasuredSpawner, measured_storage
+from nixery.observability.metrics import Metrics, SampledMetric
+from nixery.observability.request_metrics import RequestMeter, route_of
+from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed, ProcessTimedOut
+from nixery.process.protocol import Stdin
+from nixery.process.spawner import Command, ProcessResult
+from nixery.runtime.clocks import WallTime
+from nixery.runtime.data_files import web_directory
+from nixery.storage.errors import BlobUnknown
+from nixery.storage.interface import Storage
+from nixery.tap import Options, make_daemon
+from nixery.testing.memory_storage import MemoryStorage
+from nixery.wiring.observability import OperationParts
+from tests.support.http import Connection, InlineWorkers
+from tests.unit.storage.test_contract import StorageContract
+
+UNITS = ("_seconds", "_bytes", "_info", "_total", "_ratio")
+
+
+class MeasuresCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.measures = Metrics()
+        self.clock = Clock()
+
+    def value(self, name: str, **labels: str) -> float | None:
+        value = self.measures.registry.get_sample_value(name, labels)
+        assert value is None or isinstance(value, float)
+        return value
+
+    def page(self) -> Connection:
+        exposition = Exposition(measures=self.measures, worker=InlineWorkers())
+        root = Resource()
+        root.putChild(b"metrics", metrics_page(exposition.expose))
+        return Connection(root)
+
+
+class ExpositionTests(MeasuresCase):
+    def test_both_formats(self) -> None:
+        """The official parsers read what is shown, in the format that was asked for."""
+        page = self.page()
+        text = page.ask("GET", "/metrics")
+        self.assertEqual("text/plain; version=0.0.4; charset=utf-8", text.header("Content-Type"))
+        plain = {family.name for family in parse_text(text.body.decode())}
+        answer = page.ask(
+            "GET",
+            "/metrics",
+            ("Accept", "application/openmetrics-text; version=1.0.0, text/plain;q=0.1"),
+        )
+        media_type = answer.header("Content-Type")
+        assert media_type is not None
+        self.assertTrue(media_type.startswith("application/openmetrics-text; version=1.0.0"))
+        families = {family.name for family in parse_openmetrics(answer.body.decode())}
+        for name in ("nixery_builds", "nixery_storage_operation_duration_seconds"):
+            self.assertIn(name, plain)
+            self.assertIn(name, families)
+
+    def test_versions_that_are_none(self) -> None:
+        """A client that asks for nonsense gets the plain format."""
+        answer = self.page().ask(
+            "GET", "/metrics", ("Accept", "application/openmetrics-text; version=x")
+        )
+        self.assertEqual(200, answer.status)
+        media_type = answer.header("Content-Type")
+        assert media_type is not None
+        self.assertIn("text/plain", media_type)
+
+    def test_reading_only(self) -> None:
+        """There is one page, and it can only be read."""
+        page = self.page()
+        self.assertEqual(404, page.ask("GET", "/metrics/x").status)
+        self.assertEqual(405, page.ask("POST", "/metrics").status)
+        self.assertEqual(b"", page.ask("HEAD", "/metrics").body)
+
+    def test_samples_are_taken_when_asked(self) -> None:
+        """What is looked up is as it was when somebody asked."""
+        values = [1.0]
+        self.measures.sample(
+            SampledMetric(
+                name="x_waiting", help="x", labels=("q",), read=lambda: [(("a",), values[0])]
+            )
+        )
+        values[0] = 2.0
+        self.assertIn(b'x_waiting{q="a"} 2.0', self.page().ask("GET", "/metrics").body)
+
+    def test_registries_are_their_own(self) -> None:
+        """Two daemons in one process count apart."""
+        self.measures.unpacked_bytes.inc()
+        [other] = Metrics().unpacked_bytes.collect()
+        self.assertEqual(0.0, other.samples[0].value)
+
+
+class RequestTests(MeasuresCase):
+    def test_routes(self) -> None:
+        """However many paths there are, there are few routes."""
+        pages = {b"", b"metrics", b"builds"}
+        digest = b"sha256:" + b"0" * 64
+        for path, route in (
+            (b"/v2", "/v2/"),
+            (b"/v2/", "/v2/"),
+            (b"/v2/a/b/manifests/latest", "/v2/{name}/manifests/{tag}"),
+            (b"/v2/a/manifests/" + digest, "/v2/{name}/manifests/{digest}"),
+            (b"/v2/a/blobs/" + digest, "/v2/{name}/blobs/{digest}"),
+            (b"/v2/a/tags/list", "/v2/{name}/tags/list"),
+            (b"/v2/tags/list/manifests/x", "/v2/{name}/manifests/{tag}"),
+            (b"/v2/a/referrers/" + digest, "/v2/{name}/referrers/{digest}"),
+            (b"/v2/_catalog", "/v2/other"),
+            (b"/v2//", "/v2/other"),
+            (b"/", "/"),
+            (b"/builds/17/events", "/builds"),
+            (b"/etc/passwd", "other"),
+            (b"/\xff", "other"),
+            (b"", "/"),
+            (b"*", "/"),
+        ):
+            self.assertEqual(route, route_of(path, lambda: pages), path)
+
+    def test_counting(self) -> None:
+        """A request counts under its route, method and status, with its bytes and seconds."""
+
+        class Ended:
+            method = b"GET"
+            path = b"/v2/a/blobs/x"
+            code = 200
+            sentLength = 7  # noqa: N815  # Twisted's name
+            cut_short = False
+
+        meter = RequestMeter(self.measures, lambda: ())
+        meter.ended(Ended(), 0.002)
+        meter.ended(Ended(), 0.002)
+        left = Ended()
+        left.cut_short, left.method = True, b"BREW"
+        meter.ended(left, 1.0)
+        blobs = "/v2/{name}/blobs/{digest}"
+        count = "nixery_http_requests_total"
+        self.assertEqual(2, self.value(count, route=blobs, method="GET", status="200"))
+        self.assertEqual(1, self.value(count, route=blobs, method="other", status="499"))
+        self.assertEqual(21, self.value("nixery_http_response_bytes_total", route=blobs))
+        self.assertEqual(
+            2,
+            self.value("nixery_http_request_duration_seconds_bucket", route=blobs, le="0.0025"),
+        )
+
+
+class StorageTests(MeasuresCase):
+    def test_operations(self) -> None:
+        """They are counted with what they take; what is not there is no error."""
+        storage = measured_storage(MemoryStorage(), self.measures, self.clock.seconds)
+        data = b"layer"
+
+        async def use() -> None:
+            writer = await storage.create()
+            writer.write(data)
+            await writer.commit(digest_of(data), len(data), "text/plain")
+            await storage.set_record("kind", "key", b"1")
+            await storage.read(digest_of(data))
+
+        self.successResultOf(Deferred.fromCoroutine(use()))
+        self.failureResultOf(Deferred.fromCoroutine(storage.stat(digest_of(b"none"))), BlobUnknown)
+        for operation in ("create", "commit", "set_record", "read", "stat"):
+            name = "nixery_storage_operation_duration_seconds_count"
+            self.assertEqual(1, self.value(name, operation=operation), operation)
+            self.assertEqual(0, self.value("nixery_storage_errors_total", operation=operation))
+
+    def test_errors(self) -> None:
+        """A storage that fails is seen, and its failure passed on."""
+
+        class Broken(MemoryStorage):
+            async def get_record(self, kind: str, key: str) -> bytes | None:
+                raise StorageError(operation=f"get {kind} {key}", reason="broken")
+
+        storage = measured_storage(Broken(), self.measures, self.clock.seconds)
+        self.failureResultOf(Deferred.fromCoroutine(storage.get_record("a", "b")), StorageError)
+        self.assertEqual(1, self.value("nixery_storage_errors_total", operation="get_record"))
+
+
+class MeasuredContractTests(StorageContract, SynchronousTestCase):
+    """The contract of storage, which holds for one that is measured."""
+
+    def storage(self) -> Storage:
+        self.measures = Metrics()
+        return measured_storage(MemoryStorage(), self.measures, Clock().seconds)
+
+    def test_every_method(self) -> None:
+        """Each method of the interface is measured, and its arguments are passed on."""
+        calls: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
+
+        class Noting:
+            """Notes what it is asked for."""
+
+            def __getattr__(self, name: str) -> Any:
+                async def note(*args: object, **kwargs: object) -> None:
+                    calls.append((name, args, kwargs))
+
+                return note
+
+        measures = Metrics()
+        storage = measured_storage(cast("Storage", Noting()), measures, Clock().seconds)
+        methods = [name for name in dir(Storage) if not name.startswith("_")]
+        self.assertGreaterEqual(len(methods), 14)
+        for name in methods:
+            signature = inspect.signature(getattr(Storage, name))
+            given: dict[str, Any] = {key: [] for key in signature.parameters if key != "self"}
+            self.successResultOf(Deferred.fromCoroutine(getattr(storage, name)(**given)))
+            self.assertEqual(name, calls[-1][0])
+            label = {"commit_all": "commit"}.get(name, name)
+            count = "nixery_storage_operation_duration_seconds_count"
+            self.assertEqual(
+                1, measures.registry.get_sample_value(count, {"operation": label}), name
+            )
+        self.assertEqual(methods, [name for name, _, _ in calls])
+
+
+class CommandTests(MeasuresCase):
+    def test_outcomes(self) -> None:
+        """Commands count by their program and how they ended."""
+        evidence = CommandOutput(argv=("nix-build",), stderr="")
+        results: list[ProcessResult | Exception] = [
+            ProcessResult(stdout=b"", stderr=""),
+            ProcessFailed(evidence=evidence),
+            ProcessTimedOut(evidence=evidence, seconds=1),
+            CommandMissing(command="nix-build"),
+            CancelledError(),
+        ]
+
+        class Spawner:
+            async def run(self, command: Command) -> ProcessResult:
+                assert command.argv
+                result = results.pop(0)
+                if isinstance(result, Exception):
+                    raise result
+                return result
+
+        spawner = MeasuredSpawner(Spawner(), self.measures, self.clock.seconds)
+        for outcome in ("succeeded", "failed", "timed_out", "missing", "cancelled"):
+            run = spawner.run(Command(argv=("/bin/nix-build", "--x"), environment={}))
+            ended = Deferred.fromCoroutine(run).addErrback(lambda _: None)
+            self.successResultOf(ended)
+            labels = {"command": "nix-build", "outcome": outcome}
+            self.assertEqual(1, self.value("nixery_commands_total", **labels), outcome)
+
+    def test_dialogues(self) -> None:
+        """A command that runs for as long as somebody speaks with it counts, untimed."""
+
+        class Spawner:
+            async def run(self, command: Command) -> ProcessResult:
+                assert command.dialogue is not None
+                return ProcessResult(stdout=b"", stderr="")
+
+        class Dialogue:
+            def begun(self, stdin: Stdin, /) -> None: ...
+
+            def heard(self, data: bytes, /) -> None: ...
+
+        spawner = MeasuredSpawner(Spawner(), self.measures, self.clock.seconds)
+        run = spawner.run(Command(argv=("nix-store",), environment={}, dialogue=Dialogue()))
+        self.successResultOf(Deferred.fromCoroutine(run))
+        labels = {"command": "nix-store"}
+        self.assertEqual(1, self.value("nixery_commands_total", **labels, outcome="succeeded"))
+        self.assertFalse(self.value("nixery_command_duration_seconds_count", **labels))
+
+
+class BuildTests(MeasuresCase):
+    def view(self, state: BuildState, **changes: object) -> BuildView:
+        fields: dict[str, object] = {
+            "id": "b1",
+            "image": "git",
+            "tag": "latest",
+            "system": "x86_64-linux",
+            "position": None,
+            "begun": 100.0,
+            "ended": 110.0,
+            "elapsed": 10.0,
+            "stages": (
+                Stage(phase=Phase.EVALUATING, begun=WallTime(100), ended=WallTime(101)),
+                Stage(phase=Phase.BUILDING, begun=WallTime(101), ended=WallTime(109)),
+            ),
+            "counts": (),
+            "derivation": None,
+            "follows": None,
+            "digest": None,
+            "problem": None,
+            "log_lines": 0,
+            "version": 1,
+        }
+        return BuildView(state=state, **(fields | changes))  # type: ignore[arg-type]  # fields by their names
+
+    def test_outcomes(self) -> None:
+        """Each build counts once, with its stages, layers and bytes."""
+        reporter = BuildReporter(self.measures)
+        tally = BuildStats(failure="BuildFailed", layers_known=2)
+        tally.packed(unpacked=30, packed=10)
+        token = current_tally.set(tally)
+        self.addCleanup(current_tally.reset, token)
+        reporter.ended(self.view(BuildState.SUCCEEDED))
+        reporter.ended(self.view(BuildState.FAILED))
+        looked = (Stage(phase=Phase.EVALUATING, begun=WallTime(100), ended=WallTime(100)),)
+        reporter.ended(self.view(BuildState.SUCCEEDED, stages=looked))
+        reporter.ended(self.view(BuildState.SUCCEEDED, stages=looked, follows="b2"))
+        reporter.ended(self.view(BuildState.CANCELLED))
+        for outcome in ("built", "failed", "known", "shared", "cancelled"):
+            self.assertEqual(1, self.value("nixery_builds_total", outcome=outcome), outcome)
+        self.assertEqual(1, self.value("nixery_build_failures_total", error="BuildFailed"))
+        stage = "nixery_build_stage_duration_seconds_sum"
+        self.assertEqual(24, self.value(stage, phase="building"))
+        self.assertEqual(10, self.value("nixery_layers_total", source="stored"))
+        self.assertEqual(50, self.value("nixery_packed_compressed_bytes_total"))
+
+
+class NamesTests(SynchronousTestCase):
+    """The names that a daemon with all of its parts shows."""
+
+    def families(self, *options: str) -> list[Metric]:
+        """What is registered where everything is wired."""
+        parsed = Options({"HOME": self.mktemp()})
+        parsed.parseOptions(["--pkgs-path=/p", "--listen=tcp:1", *options])
+        made: list[OperationParts] = []
+        watch = OperationParts.watch
+
+        def remember(parts: OperationParts, *args: Any) -> None:
+            made.append(parts)
+            watch(parts, *args)
+
+        self.patch(OperationParts, "watch", remember)
+        make_daemon(parsed.config, parsed.endpoints, MemoryReactorClock())
+        measures = made[0].measures
+        return [] if measures is None else list(measures.registry.collect())
+
+    def test_conventions(self) -> None:
+        """Names have our prefix, base units, and ``_total`` for what only grows."""
+        for family in self.families():
+            if family.name.startswith(("process_", "python_")):
+                continue
+            self.assertRegex(family.name, r"^nixery_[a-z_]+$")
+            self.assertTrue(family.documentation.endswith("."), family.name)
+            if family.type == "histogram":
+                self.assertTrue(family.name.endswith(("_seconds", "_bytes")), family.name)
+            if family.type == "counter":
+                # The library takes the suffix off the family and puts it on each sample.
+                self.assertFalse(family.name.endswith("_total"))
+            if family.type == "gauge":
+                self.assertFalse(family.name.endswith(UNITS), family.name)
+            self.assertNotRegex(family.name, r"milli|_ms\b|kilo|mega|minutes")
+
+    def test_switched_off(self) -> None:
+        """Where metrics are switched off, there are none."""
+        self.assertEqual([], self.families("--metrics=false"))
+
+    def test_dashboard(self) -> None:
+        """Each metric that the dashboard asks for is one that the daemon has."""
+        known = set(_series(self.families()))
+        # Registered when the daemon listens.
+        known.add("nixery_check_success")
+        board = json.loads((web_directory() / "grafana" / "nixery.json").read_text("utf-8"))
+        self.assertGreaterEqual(board["schemaVersion"], 36)
+        self.assertEqual("nixery", board["uid"])
+        identifiers = [panel["id"] for panel in board["panels"]]
+        self.assertEqual(len(set(identifiers)), len(identifiers))
+        asked = 0
+        for panel in board["panels"]:
+            self.assertLessEqual({"type", "title", "gridPos"}, set(panel))
+            self.assertLessEqual(panel["gridPos"]["x"] + panel["gridPos"]["w"], 24)
+            for target in panel.get("targets", ()):
+                names = re.findall(r"\b(?:nixery|process|python)_[a-z_]+", target["expr"])
+                self.assertTrue(names, target["expr"])
+                self.assertEqual(set(), set(names) - known, panel["title"])
+                self.assertEqual(target["expr"].count("("), target["expr"].count(")"))
+                asked += 1
+        self.assertGreater(asked, 20)
+
+
+def _series(families: Iterable[Metric]) -> Iterable[str]:
+    for family in families:
+        if family.type == "counter":
+            yield f"{family.name}_total"
+        elif family.type == "histogram":
+            yield from (f"{family.name}_{part}" for part in ("bucket", "sum", "count"))
+        elif family.type == "info":
+            yield f"{family.name}_info"
+        else:
+            yield family.name

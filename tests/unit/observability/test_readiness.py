@@ -1,0 +1,140 @@
+"""Whether what the daemon stands on can be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from nixery.http.health import health_page
+from nixery.nix.errors import NixUnusable
+from nixery.observability.disk_check import check_directory
+from nixery.observability.readiness import RETRY, Check, Readiness
+from nixery.storage.errors import StorageUnavailable
+from tests.support.http import Connection
+
+
+class ReadinessTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.asked: list[Deferred[None]] = []
+        self.readiness = Readiness(
+            checks=[Check(name="Nix", ask=self.ask, ttl=10)], clock=self.clock, patience=5
+        )
+
+    async def ask(self) -> None:
+        waiter: Deferred[None] = Deferred()
+        self.asked.append(waiter)
+        await waiter
+
+    def faults(self) -> Deferred[Sequence[str]]:
+        return Deferred.fromCoroutine(self.readiness.faults())
+
+    def test_well(self) -> None:
+        """An answer stands for a while, and is asked for again then."""
+        first = self.faults()
+        self.asked[0].callback(None)
+        self.assertEqual([], self.successResultOf(first))
+        self.clock.advance(9)
+        self.assertEqual([], self.successResultOf(self.faults()))
+        self.assertEqual(1, len(self.asked))
+        self.clock.advance(2)
+        self.faults()
+        self.assertEqual(2, len(self.asked))
+        self.asked[1].callback(None)
+
+    def test_ill(self) -> None:
+        """What is wrong is said with its name, until it is over."""
+        first = self.faults()
+        self.asked[0].errback(NixUnusable(reason="its daemon is gone"))
+        [fault] = self.successResultOf(first)
+        self.assertIn("Nix: ", fault)
+        self.assertIn("its daemon is gone", fault)
+        self.assertEqual([("Nix", False)], self.readiness.known())
+        self.clock.advance(RETRY)
+        second = self.faults()
+        self.asked[1].callback(None)
+        self.assertEqual([], self.successResultOf(second))
+        self.assertEqual([("Nix", True)], self.readiness.known())
+
+    def test_crowd(self) -> None:
+        """However many ask at once, the check is made once; one that leaves harms nobody."""
+        crowd = [self.faults() for _ in range(20)]
+        crowd[0].addErrback(lambda _: None)
+        crowd[0].cancel()
+        self.assertEqual(1, len(self.asked))
+        self.asked[0].callback(None)
+        for each in crowd[1:]:
+            self.assertEqual([], self.successResultOf(each))
+
+    def test_hanging(self) -> None:
+        """A check that does not come back is a fault, and is not begun once more."""
+        first = self.faults()
+        self.clock.advance(5)
+        self.assertEqual(["Nix: there was no answer for 5 s"], self.successResultOf(first))
+        second = self.faults()
+        self.clock.advance(100)
+        self.assertEqual(1, len(self.successResultOf(second)))
+        self.assertEqual(1, len(self.asked))
+        self.asked[0].callback(None)
+        self.assertEqual([], self.successResultOf(self.faults()))
+
+    def test_surprises(self) -> None:
+        """A check that fails in an unknown way is a fault too, and logged."""
+        first = self.faults()
+        self.asked[0].errback(RuntimeError("the secret"))
+        [fault] = self.successResultOf(first)
+        self.assertIn("RuntimeError", fault)
+        self.assertNotIn("secret", fault)
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+
+
+class DirectoryTests(SynchronousTestCase):
+    def test_usable(self) -> None:
+        """Nothing is left behind where files can be written."""
+        path = self.mktemp()
+        os.mkdir(path)
+        check_directory(path, path)
+        self.assertEqual([], os.listdir(path))
+
+    def test_gone(self) -> None:
+        """A directory that is gone, or is none, is named."""
+        path = self.mktemp()
+        error = self.assertRaises(StorageUnavailable, check_directory, path, path + "/tmp")
+        self.assertIn(path, error.message)
+
+
+class HealthPageTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.faults: list[str] = []
+        root = Resource()
+
+        async def find() -> Sequence[str]:
+            return self.faults
+
+        root.putChild(b"readyz", health_page(find))
+        self.connection = Connection(root)
+
+    def test_well(self) -> None:
+        """It says so, to GET and HEAD."""
+        answer = self.connection.ask("GET", "/readyz")
+        self.assertEqual((200, b"ok\n"), (answer.status, answer.body))
+        self.assertEqual("no-store", answer.header("Cache-Control"))
+        self.assertEqual(b"", self.connection.ask("HEAD", "/readyz").body)
+
+    def test_ill(self) -> None:
+        """What is wrong has a line each, and nothing that acts on a terminal."""
+        self.faults += ["a\nb", "c\x1b[31m"]
+        answer = self.connection.ask("GET", "/readyz")
+        self.assertEqual(503, answer.status)
+        self.assertEqual(b"a\n  b\nc\\x1b[31m\n", answer.body)
+
+    def test_nothing_else(self) -> None:
+        """There is nothing below it, and nothing can be sent to it."""
+        self.assertEqual(404, self.connection.ask("GET", "/readyz/").status)
+        answer = self.connection.ask("POST", "/readyz")
+        self.assertEqual((405, "GET, HEAD"), (answer.status, answer.header("Allow")))

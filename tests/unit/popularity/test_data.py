@@ -1,0 +1,287 @@
+"""Tests for :mod:`nixery.popularity.data`."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import NixeryError, UnexpectedOutput
+from nixery.layers.plan import Popularity, PopularityKind
+from nixery.layers.popularity_file import encode_popularity
+from nixery.popularity.data import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, PopularityData, read_pinned
+from nixery.popularity.errors import FetchFailed
+from nixery.testing.fakes import InlineWorkers
+
+T = TypeVar("T")
+
+URL = "https://example.org/popularity.json"
+OLD = Popularity(transitive={"glibc": 9, "curl": 2}, direct={"glibc": 5}, setsize=9, source="old")
+NEW = Popularity(transitive={"glibc": 8, "curl": 3}, direct={"glibc": 4}, setsize=8, source="new")
+
+
+class Server:
+    """What is fetched; each fetch waits for its answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.waiting: list[Deferred[bytes]] = []
+
+    async def fetch(self, url: str, limit: int) -> bytes:
+        self.asked.append(url)
+        self.waiting.append(Deferred())
+        return await self.waiting[-1]
+
+    def answer(self, data: bytes | Popularity) -> None:
+        if isinstance(data, Popularity):
+            data = encode_popularity(data)
+        self.waiting.pop().callback(data)
+
+    def fail(self) -> None:
+        self.waiting.pop().errback(FetchFailed(url=URL, reason="refused", status=None))
+
+
+class PopularityTests(SynchronousTestCase):
+    """Tests for :class:`PopularityData`."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.directory = Path(self.mktemp()) / "popularity"
+        self.server = Server()
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def now(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def start(self, url: str | None = URL, *, refresh: bool = False) -> PopularityData:
+        data = PopularityData(
+            url=url,
+            directory=self.directory,
+            fetch=self.server.fetch,
+            workers=InlineWorkers(),
+            clock=self.clock,
+            refresh=refresh,
+        )
+        self.now(data.start())
+        return data
+
+    def keep(self, popularity: Popularity, url: str = URL) -> None:
+        """Have a copy on disk, as an earlier start left it."""
+        data = self.start(url)
+        self.server.answer(popularity)
+        self.now(data.stop())
+        self.server.asked.clear()
+        self.events.clear()
+
+    def warnings(self) -> list[LogEvent]:
+        return [event for event in self.events if event["log_level"].name == "warn"]
+
+    def test_first_start(self) -> None:
+        """Data are fetched, kept with their URL and digest, and used."""
+        data = self.start()
+        self.assertEqual(PopularityKind.NONE, data.current.kind)
+        self.server.answer(OLD)
+        self.assertEqual(OLD, data.current)
+        kept = read_pinned(self.directory)
+        assert kept is not None
+        self.assertEqual((URL, OLD), (kept.url, kept.popularity))
+        self.assertEqual(hashlib.sha256(encode_popularity(OLD)).hexdigest(), kept.digest)
+        self.assertEqual([], self.warnings())
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_pinned(self) -> None:
+        """A copy is used as it is, and the server not even asked."""
+        self.keep(OLD)
+        data = self.start()
+        self.assertEqual(OLD, data.current)
+        self.assertEqual(OLD, self.now(data.settled()))
+        self.assertEqual([], self.server.asked)
+
+    def test_another_url(self) -> None:
+        """Data from another URL replace the copy when they are there, not before."""
+        self.keep(OLD, "https://example.org/old")
+        data = self.start()
+        self.assertEqual(OLD, data.current)
+        self.server.answer(NEW)
+        self.assertEqual(NEW, data.current)
+        self.assertEqual(NEW, self.start().current)
+        self.assertEqual(2, len(list(self.directory.iterdir())))
+
+    def test_refresh(self) -> None:
+        """Who asks for it gets new data; until then, and if that fails, the old ones."""
+        self.keep(OLD)
+        data = self.start(refresh=True)
+        self.server.fail()
+        self.assertEqual(OLD, data.current)
+        self.now(data.stop())
+        self.assertEqual(OLD, self.start().current)
+        data = self.start(refresh=True)
+        self.server.answer(NEW)
+        self.assertEqual(NEW, data.current)
+        self.assertEqual(NEW, self.start().current)
+
+    def test_not_configured(self) -> None:
+        """Without a URL nothing is fetched, and a copy is not used."""
+        self.keep(OLD)
+        data = self.start(None)
+        self.assertEqual(PopularityKind.NONE, self.now(data.settled()).kind)
+        self.assertEqual([], self.server.asked)
+        self.now(data.stop())
+
+    def test_down(self) -> None:
+        """A URL that is down is said once, and tried again, more and more seldom."""
+        data = self.start()
+        pause = FIRST_PAUSE
+        for attempt in range(1, 12):
+            self.assertEqual(attempt, len(self.server.asked))
+            self.server.fail()
+            self.clock.advance(pause - 1)
+            self.assertEqual(attempt, len(self.server.asked))
+            self.clock.advance(1)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        self.assertEqual(LONGEST_PAUSE, pause)
+        self.assertEqual(1, len(self.warnings()))
+        self.server.answer(OLD)
+        self.assertEqual(OLD, self.now(data.settled()))
+        self.assertEqual(OLD, self.start().current)
+
+    def test_bad_data(self) -> None:
+        """What is no popularity data is neither used nor kept."""
+        for bad in (b"", b"<html>", b"{}", b'{"format": "x"}', gzip.compress(b"{}")):
+            data = self.start()
+            self.server.answer(bad)
+            self.assertEqual(PopularityKind.NONE, data.current.kind)
+            self.assertIsNone(read_pinned(self.directory))
+            self.now(data.stop())
+
+    def test_compressed(self) -> None:
+        """Data may be compressed; what is kept is not."""
+        for compress in (gzip.compress, lzma.compress):
+            data = self.start(refresh=True)
+            self.server.answer(compress(encode_popularity(OLD)))
+            self.assertEqual(OLD, data.current)
+            kept = read_pinned(self.directory)
+            assert kept is not None
+            self.assertEqual(hashlib.sha256(encode_popularity(OLD)).hexdigest(), kept.digest)
+
+    def test_older_format(self) -> None:
+        """Data of the first Nixery are used for what they are."""
+        data = self.start()
+        self.server.answer(json.dumps({"curl-8.5.0": 702}).encode())
+        self.assertEqual(PopularityKind.DIRECT, data.current.kind)
+
+    def test_damaged_copy(self) -> None:
+        """A copy that is damaged in any way is fetched anew, and said."""
+        self.keep(OLD)
+        [file] = (path for path in self.directory.iterdir() if path.name != "pin.json")
+        pin = self.directory / "pin.json"
+        good = {path: path.read_bytes() for path in (file, pin)}
+        for path, bad in (
+            (file, good[file].replace(b"9", b"8")),
+            (file, None),
+            (pin, b""),
+            (pin, b"[]"),
+            (pin, b'{"url": "x"}'),
+            (pin, b'{"url": "x", "sha256": "../x"}'),
+        ):
+            for each, content in good.items():
+                each.write_bytes(content)
+            if bad is None:
+                path.unlink()
+            else:
+                path.write_bytes(bad)
+            self.assertRaises(NixeryError, read_pinned, self.directory)
+            self.events.clear()
+            data = self.start()
+            self.assertEqual(1, len(self.warnings()))
+            self.server.answer(NEW)
+            self.assertEqual(NEW, data.current)
+            self.assertEqual(NEW, self.start().current)
+
+    def test_cannot_be_kept(self) -> None:
+        """Data that cannot be kept are used all the same."""
+        self.directory.parent.write_text("")
+        data = self.start()
+        self.server.answer(OLD)
+        self.assertEqual(OLD, data.current)
+        self.assertEqual(2, len(self.warnings()))
+
+    def test_first_images_wait(self) -> None:
+        """What is asked for while data are being fetched is made by them."""
+        data = self.start()
+        waiting = [Deferred.fromCoroutine(data.settled()) for _ in range(2)]
+        waiting[0].cancel()
+        self.failureResultOf(waiting[0])
+        self.assertNoResult(waiting[1])
+        self.server.answer(OLD)
+        self.assertEqual(OLD, self.successResultOf(waiting[1]))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_first_images_do_not_wait_long(self) -> None:
+        """A server that does not answer holds nobody up for more than some seconds."""
+        data = self.start()
+        first = Deferred.fromCoroutine(data.settled())
+        self.clock.advance(PATIENCE / 2)
+        second = Deferred.fromCoroutine(data.settled())
+        self.assertNoResult(first)
+        self.clock.advance(PATIENCE / 2)
+        for each in (first, second):
+            self.assertEqual(PopularityKind.NONE, self.successResultOf(each).kind)
+        self.assertEqual(PopularityKind.NONE, self.now(data.settled()).kind)
+        self.server.answer(OLD)
+        self.assertEqual(OLD, self.now(data.settled()))
+
+    def test_failure_ends_the_wait(self) -> None:
+        """Nobody waits for a second attempt."""
+        data = self.start()
+        waiting = Deferred.fromCoroutine(data.settled())
+        self.server.fail()
+        self.assertEqual(PopularityKind.NONE, self.successResultOf(waiting).kind)
+        self.assertEqual(PopularityKind.NONE, self.now(data.settled()).kind)
+        self.now(data.stop())
+
+    def test_stop(self) -> None:
+        """Stopping ends a fetch, or a pause, and waits for it."""
+        data = self.start()
+        self.now(data.stop())
+        self.assertEqual([], self.clock.getDelayedCalls())
+        data = self.start()
+        self.server.fail()
+        self.now(data.stop())
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_broken(self) -> None:
+        """An unexpected error is logged, and ends nothing but the fetching."""
+        data = self.start()
+        self.server.waiting.pop().errback(ZeroDivisionError())
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertEqual(PopularityKind.NONE, self.now(data.settled()).kind)
+
+
+class PinTests(SynchronousTestCase):
+    """Tests for :func:`read_pinned`."""
+
+    def test_nothing(self) -> None:
+        """No copy is no error."""
+        self.assertIsNone(read_pinned(Path(self.mktemp())))
+
+    def test_digest(self) -> None:
+        """A copy that is not what was fetched is refused."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        (directory / f"{'0' * 64}.json").write_bytes(encode_popularity(OLD))
+        (directory / "pin.json").write_text(json.dumps({"url": URL, "sha256": "0" * 64}))
+        self.assertRaises(UnexpectedOutput, read_pinned, directory)

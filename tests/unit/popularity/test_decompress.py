@@ -1,0 +1,64 @@
+"""Tests for :mod:`nixery.popularity.decompress`."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import UnexpectedOutput
+from nixery.popularity.decompress import expand
+
+LIMIT = 1_000_000
+TEXT = b"/nix/store/0c16bbd4h8zy0kvkdiy7pxzyqblm6vhg-curl-8.5.0-bin\n" * 100
+
+
+class ExpandTests(SynchronousTestCase):
+    """Tests for :func:`expand`."""
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.binary(max_size=3000), st.binary(max_size=3000))
+    def test_round_trip(self, one: bytes, two: bytes) -> None:
+        """What was compressed comes out again; streams may follow one another."""
+        for compress in (gzip.compress, lzma.compress):
+            self.assertEqual(one, expand(compress(one), LIMIT))
+            self.assertEqual(one + two, expand(compress(one) + compress(two), LIMIT))
+
+    def test_plain(self) -> None:
+        """What is not compressed stays as it is."""
+        self.assertEqual(TEXT, expand(TEXT, len(TEXT)))
+        self.assertEqual(b"", expand(b"", 0))
+
+    def test_padding(self) -> None:
+        """xz pads files with zeros."""
+        self.assertEqual(TEXT, expand(lzma.compress(TEXT) + bytes(8), LIMIT))
+
+    def test_cut_short(self) -> None:
+        """Data that end too early are refused, wherever they end."""
+        for whole in (gzip.compress(TEXT), lzma.compress(TEXT)):
+            for length in (*range(6, len(whole) - 1, 7), len(whole) - 1):
+                self.assertRaises(UnexpectedOutput, expand, whole[:length], LIMIT)
+
+    def test_damaged(self) -> None:
+        """Damage is noticed."""
+        for whole in (gzip.compress(TEXT), lzma.compress(TEXT)):
+            damaged = whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
+            self.assertRaises(UnexpectedOutput, expand, damaged, LIMIT)
+            self.assertRaises(UnexpectedOutput, expand, whole + b"more", LIMIT)
+
+    def test_limit(self) -> None:
+        """The bound holds for what comes out, over all streams."""
+        for compress in (gzip.compress, lzma.compress, bytes):
+            whole = compress(TEXT)
+            self.assertEqual(TEXT, expand(whole, len(TEXT)))
+            error = self.assertRaises(UnexpectedOutput, expand, whole, len(TEXT) - 1)
+            self.assertIn("large" if whole != TEXT else "more than", error.message)
+        self.assertRaises(UnexpectedOutput, expand, gzip.compress(TEXT) * 2, len(TEXT) + 5)
+
+    def test_bomb(self) -> None:
+        """Kilobytes that stand for gigabytes are never unpacked as a whole."""
+        bomb = gzip.compress(bytes(50_000_000))
+        self.assertRaises(UnexpectedOutput, expand, bomb, 1000)

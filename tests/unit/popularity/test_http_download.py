@@ -1,0 +1,219 @@
+"""Tests for :mod:`nixery.popularity.http_download`."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from klein import Klein
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+from twisted.web.iweb import IRequest
+from twisted.web.server import Site
+
+from nixery.popularity.errors import FetchFailed
+from nixery.popularity.http_download import Fetcher, make_client, shown
+from nixery.testing.fakes import InlineWorkers
+
+LIMIT = 1000
+
+
+class Server:
+    """Web pages that answer well, and badly."""
+
+    app = Klein()
+
+    @app.route("/good")
+    def good(self, request: IRequest) -> bytes:
+        return b"x" * LIMIT
+
+    @app.route("/who")
+    def who(self, request: IRequest) -> bytes:
+        agent = request.getHeader(b"User-Agent") or b""
+        return b"%s %s:%s" % (agent[:7], request.getUser(), request.getPassword())
+
+    @app.route("/moved")
+    def moved(self, request: IRequest) -> bytes:
+        request.redirect(b"/good")
+        return b""
+
+    @app.route("/packed")
+    def packed(self, request: IRequest) -> bytes:
+        request.setHeader(b"Content-Encoding", b"gzip")
+        return gzip.compress(b"y" * 500)
+
+    @app.route("/bomb")
+    def bomb(self, request: IRequest) -> bytes:
+        request.setHeader(b"Content-Encoding", b"gzip")
+        return gzip.compress(bytes(10_000_000))
+
+    @app.route("/large")
+    def large(self, request: IRequest) -> bytes:
+        return b"x" * (LIMIT + 1)
+
+    @app.route("/endless")
+    def endless(self, request: Any) -> Deferred[None]:
+        def more() -> None:
+            request.write(b"x" * 100)
+
+        def gone(_failure: Failure) -> None:
+            repeated.stop()
+
+        repeated = _Repeat(more)
+        ended: Deferred[None] = request.notifyFinish()
+        return ended.addErrback(gone)
+
+    @app.route("/busy")
+    def busy(self, request: IRequest) -> bytes:
+        request.setResponseCode(429)
+        request.setHeader(b"Retry-After", b"7")
+        return b"later"
+
+    @app.route("/silent")
+    def silent(self, request: IRequest) -> Deferred[bytes]:
+        return Deferred()
+
+
+class _Repeat:
+    """Calls something again and again."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._timer = _reactor.callLater(0, self._run)
+
+    def _run(self) -> None:
+        self._function()
+        self._timer = _reactor.callLater(0.001, self._run)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+class CutShort(Protocol):
+    """Answers less than it announces."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nxxx")
+        self.transport.loseConnection()
+
+
+_reactor: Any = reactor
+
+
+class FetchTests(TestCase):
+    """Fetching over the loopback interface."""
+
+    def setUp(self) -> None:
+        # Waiting clients are dropped, not waited for.
+        site = Site(Server().app.resource())
+        self.address = self.listen(site)
+        self.client, self.pool = make_client(reactor, 2, {})
+        self.addCleanup(self.pool.closeCachedConnections)
+        self.fetcher = Fetcher(client=self.client, workers=InlineWorkers(), clock=_reactor)
+
+    @property
+    def path(self) -> Path:
+        """Where a file may be."""
+        return Path(self.mktemp()).absolute()
+
+    def listen(self, factory: Any) -> str:
+        port: IListeningPort = _reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return f"127.0.0.1:{port.getHost().port}"  # type: ignore[attr-defined]  # IAddress has none
+
+    async def failure(self, url: str, fetcher: Fetcher | None = None) -> FetchFailed:
+        try:
+            await (fetcher or self.fetcher).fetch(url, LIMIT)
+        except FetchFailed as error:
+            return error
+        raise AssertionError("it was fetched")
+
+    async def test_good(self) -> None:
+        """A file comes as it is, even one that is as large as allowed."""
+        for path in ("good", "moved"):
+            data = await self.fetcher.fetch(f"http://{self.address}/{path}", LIMIT)
+            self.assertEqual(b"x" * LIMIT, data)
+
+    async def test_content_encoding(self) -> None:
+        """What was compressed for the way arrives unpacked, within the bound."""
+        data = await self.fetcher.fetch(f"http://{self.address}/packed", LIMIT)
+        self.assertEqual(b"y" * 500, data)
+        error = await self.failure(f"http://{self.address}/bomb")
+        self.assertIn("more than", error.reason)
+        # The connection goes back to the pool when all has been read from it.
+        await deferLater(_reactor, 0)
+
+    async def test_password(self) -> None:
+        """User and password in a URL are sent, and never shown."""
+        data = await self.fetcher.fetch(f"http://me:s%40crt@{self.address}/who", LIMIT)
+        self.assertEqual(b"nixery/ me:s@crt", data.replace(b"b'", b"").replace(b"'", b""))
+        error = await self.failure(f"http://me:s%40crt@{self.address}/no?token=s%40crt")
+        self.assertNotIn("crt", str(error))
+
+    async def test_too_large(self) -> None:
+        """More than allowed is an error, also where the end is never reached."""
+        for path in ("large", "endless"):
+            error = await self.failure(f"http://{self.address}/{path}")
+            self.assertEqual(f"it has more than {LIMIT} bytes", error.reason)
+
+    async def test_status(self) -> None:
+        """What the server refuses is told with its status."""
+        error = await self.failure(f"http://{self.address}/nowhere")
+        self.assertEqual((404, None), (error.status, error.retry_after))
+        error = await self.failure(f"http://{self.address}/busy")
+        self.assertEqual((429, 7.0), (error.status, error.retry_after))
+
+    async def test_cut_short(self) -> None:
+        """A file that ends before its end is none."""
+        address = self.listen(Factory.forProtocol(CutShort))
+        error = await self.failure(f"http://{address}/")
+        self.assertEqual(None, error.status)
+
+    async def test_timeout(self) -> None:
+        """A server that says nothing is given up."""
+        fetcher = Fetcher(client=self.client, workers=InlineWorkers(), clock=_reactor, timeout=0.05)
+        error = await self.failure(f"http://{self.address}/silent", fetcher)
+        self.assertIn("0.05 s", error.reason)
+
+    async def test_cancelled(self) -> None:
+        """Who gives up gets no error of the network, wherever it was."""
+        for url in (f"http://{self.address}/silent", "http://127.0.0.1:1/", "http://192.0.2.1/"):
+            task = Deferred.fromCoroutine(self.fetcher.fetch(url, LIMIT))
+            task.cancel()
+            self.failureResultOf(task, CancelledError)
+        task = Deferred.fromCoroutine(self.fetcher.fetch(f"http://{self.address}/silent", LIMIT))
+        await deferLater(_reactor, 0.02)
+        task.cancel()
+        self.failureResultOf(task, CancelledError)
+
+    async def test_no_server(self) -> None:
+        """Where nobody listens, that is told."""
+        port = _reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        number = port.getHost().port
+        await port.stopListening()
+        error = await self.failure(f"http://127.0.0.1:{number}/x")
+        self.assertIn("refused", error.reason)
+
+    async def test_file(self) -> None:
+        """Files of this machine, by absolute paths."""
+        path = self.path
+        path.write_bytes(b"x" * LIMIT)
+        for url in (f"file://{path}", f"file://localhost{path}"):
+            self.assertEqual(b"x" * LIMIT, await self.fetcher.fetch(url, LIMIT))
+        path.write_bytes(b"x" * (LIMIT + 1))
+        self.assertIn("more than", (await self.failure(f"file://{path}")).reason)
+        self.assertIn("No such file", (await self.failure(f"file://{path}x")).reason)
+        for url in (f"file://elsewhere{path}", "file:x", "file:///", "file:///a%00b"):
+            await self.failure(url)
+
+    def test_shown(self) -> None:
+        """What may be secret is not shown."""
+        self.assertEqual("https://h:1/p", shown("https://user:secret@h:1/p?token=secret#x"))

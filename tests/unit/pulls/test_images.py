@@ -1,0 +1,279 @@
+"""Tests for :mod:`nixery.pulls.images`: what is answered without Nix, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred
+
+from nixery.errors import ShuttingDown
+from nixery.image.names import Tag, parse_image_name
+from nixery.nix.errors import BuildFailed
+from nixery.sources.errors import UnknownRevision
+from nixery.sources.source import Revision
+from nixery.storage.errors import StorageFull
+from tests.support.builds import FAILURE, LATEST, BuilderCase
+
+
+def commit(name: str) -> Revision:
+    """A revision that always evaluates to the same packages."""
+    return Revision(
+        identity={"kind": "git", "url": "file:///set", "commit": name}, pinned=True, label=name
+    )
+
+
+class PinnedTests(BuilderCase):
+    """A source that is resolved to commits."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sources.revisions = {"latest": commit("one"), "v1": commit("one"), "v2": commit("two")}
+
+    def update(self, attribute: str, failure: BuildFailed | None = None) -> None:
+        """A new commit, in which one package has another version."""
+        self.sources.revisions["latest"] = commit("three")
+        self.nix.packages = [
+            evolve(package, version="2.0", failure=failure)
+            if package.attribute == attribute
+            else package
+            for package in self.nix.packages
+        ]
+
+    def test_a_warm_pull_does_not_run_nix(self) -> None:
+        """The request alone identifies the image, also for another process."""
+        first = self.build("hello")
+        self.assertEqual(self.build("hello"), first)
+        self.restart()
+        self.assertEqual(self.build("hello"), first)
+        self.assertEqual(len(self.nix.evaluations), 1)
+
+    def test_two_tags_of_one_commit(self) -> None:
+        """What counts is the commit, not what it is called."""
+        self.assertEqual(self.build("hello"), self.successResultOf(self.ask("hello", Tag("v1"))))
+        self.assertEqual(len(self.nix.evaluations), 1)
+
+    def test_another_commit(self) -> None:
+        """Is evaluated, and recognised where its outputs are the same."""
+        first = self.build("hello")
+        self.assertEqual(self.successResultOf(self.ask("hello", Tag("v2"))), first)
+        self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (2, 1))
+
+    def test_names_and_systems_are_told_apart(self) -> None:
+        """Another name, or another system, is another request."""
+        self.build("hello")
+        self.build("bash/hello")
+        self.build("arm64/hello")
+        self.assertEqual(len(self.nix.evaluations), 3)
+
+    def test_a_moved_reference(self) -> None:
+        """The new commit is served as soon as the reference names it."""
+        first = self.build("hello")
+        self.update("hello")
+        self.assertNotEqual(self.build("hello"), first)
+
+    def test_unknown_revisions(self) -> None:
+        """They never start an evaluation."""
+        self.failureResultOf(self.ask("hello", Tag("v9")), UnknownRevision)
+        self.assertEqual(self.nix.evaluations, [])
+
+    def test_a_client_that_leaves_while_it_is_fetched(self) -> None:
+        """The build goes on, and is found done by the next pull."""
+        gate: Deferred[None] = Deferred()
+        self.sources.gate = lambda: gate
+        waiting = self.ask("hello")
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        gate.callback(None)
+        self.build("hello")
+        self.assertEqual(len(self.nix.realisations), 1)
+
+    def test_stopping(self) -> None:
+        """Nothing new is begun; what is known is still served."""
+        self.build("hello")
+        self.successResultOf(Deferred.fromCoroutine(self.service.stop()))
+        self.build("hello")
+        self.failureResultOf(self.ask("git"), ShuttingDown)
+
+    def test_stopping_while_it_is_noted(self) -> None:
+        """An image that was built in time is answered, after the last note of it."""
+        gates: list[Deferred[None]] = []
+        set_record = self.storage.set_record
+
+        async def wait(kind: str, key: str, value: bytes) -> None:
+            if kind == "served":
+                gates.append(Deferred())
+                await gates[-1]
+            await set_record(kind, key, value)
+
+        self.patch(self.storage, "set_record", wait)
+        asked = self.ask("hello")
+        stopped = Deferred.fromCoroutine(self.service.stop())
+        self.assertNoResult(stopped)
+        gates[0].callback(None)
+        self.successResultOf(asked)
+        self.successResultOf(stopped)
+
+    def test_a_full_storage(self) -> None:
+        """What is stored is served, although nothing can be noted about it."""
+        image = self.build("hello")
+        self.restart()
+
+        async def refuse(*_: object) -> None:
+            raise StorageFull(operation="write", reason="no space left")
+
+        self.patch(self.storage, "set_record", refuse)
+        self.assertEqual(self.build("hello"), image)
+
+    def test_a_blob_that_is_gone(self) -> None:
+        """Whoever misses a blob is heard: the next pull makes it again."""
+        image = self.build("hello")
+        layer = image.manifests[0].blobs()[1]
+        self.clock.advance(1)
+        del self.storage._blobs[layer.digest]
+        self.assertEqual(self.build("hello"), image)
+        self.assertNotEqual(self.now(self.storage.missing(image.digests)), frozenset())
+        self.service.invalidate_checks()
+        self.assertEqual(self.build("hello"), image)
+        self.assertEqual(self.now(self.storage.missing(image.digests)), frozenset())
+
+
+class StaleTests(PinnedTests):
+    """The same, and the old image is served while the new one is being made."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve_stale = 100.0
+        self.restart()
+
+    def test_a_moved_reference(self) -> None:
+        """The pull returns at once, the build runs behind it, and the next one has it."""
+        first = self.build("hello")
+        gate: Deferred[None] = Deferred()
+        self.nix.gate = lambda: gate
+        self.update("hello")
+        self.assertEqual(self.build("hello"), first)
+        self.assertEqual(self.build("hello"), first)
+        gate.callback(None)
+        self.assertNotEqual(self.build("hello"), first)
+        self.assertEqual(len(self.nix.realisations), 2)
+
+    def test_after_a_restart(self) -> None:
+        """What was current is remembered in storage."""
+        first = self.build("hello")
+        self.restart()
+        self.nix.gate = Deferred
+        self.update("hello")
+        self.assertEqual(self.build("hello"), first)
+
+    def test_not_for_ever(self) -> None:
+        """After a while the pull waits for the build."""
+        self.build("hello")
+        self.nix.gate = Deferred
+        self.update("hello")
+        self.build("hello")
+        self.clock.advance(100)
+        self.assertNoResult(self.ask("hello"))
+
+    def test_a_failure_is_told_in_the_end(self) -> None:
+        """An update that does not build is served over for a while, not for ever."""
+        first = self.build("hello")
+        self.update("hello", failure=FAILURE)
+        self.assertEqual(self.build("hello"), first)
+        self.clock.advance(100)
+        self.failureResultOf(self.ask("hello"), BuildFailed)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_nothing_to_serve(self) -> None:
+        """A name that was never served is waited for, and so is another tag."""
+        self.build("hello")
+        self.nix.gate = Deferred
+        self.update("hello")
+        self.assertNoResult(self.ask("git"))
+
+
+class UnpinnedTests(BuilderCase):
+    """A directory that may change at any moment."""
+
+    def change(self) -> None:
+        self.nix.packages = [
+            evolve(package, version="2.0") if package.attribute == "hello" else package
+            for package in self.nix.packages
+        ]
+
+    def test_every_pull_looks(self) -> None:
+        """A change is served by the next pull."""
+        first = self.build("hello")
+        self.change()
+        self.assertNotEqual(self.build("hello"), first)
+
+    def test_head_and_get_are_one_pull(self) -> None:
+        """A HEAD followed by its GET evaluates once, and what follows looks again."""
+        head = self.successResultOf(self.ask("hello", peek=True))
+        self.assertEqual(self.build("hello"), head)
+        self.assertEqual(len(self.nix.evaluations), 1)
+        self.change()
+        self.assertNotEqual(self.build("hello"), head)
+
+    def test_a_head_is_not_kept_for_long(self) -> None:
+        """A GET much later is another pull."""
+        head = self.successResultOf(self.ask("hello", peek=True))
+        self.change()
+        self.clock.advance(30)
+        self.assertNotEqual(self.build("hello"), head)
+
+    def test_two_heads(self) -> None:
+        """A HEAD is no GET: it looks for itself."""
+        head = self.successResultOf(self.ask("hello", peek=True))
+        self.change()
+        self.assertNotEqual(self.successResultOf(self.ask("hello", peek=True)), head)
+
+    def test_time_to_live(self) -> None:
+        """An evaluation is believed as long as the operator says."""
+        self.evaluation_ttl = 60.0
+        self.restart()
+        first = self.build("hello")
+        self.change()
+        self.clock.advance(59)
+        self.assertEqual(self.build("hello"), first)
+        self.clock.advance(1)
+        self.assertNotEqual(self.build("hello"), first)
+
+    def test_a_change_during_a_build(self) -> None:
+        """Who asks after a change does not join the build of what was before it."""
+        self.nix.gate = Deferred
+        self.ask("hello")
+        self.change()
+        self.ask("hello")
+        self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (2, 2))
+        self.ask("hello")
+        self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (3, 2))
+
+
+class TagTests(BuilderCase):
+    """The tags of a name."""
+
+    def tags(self, name: str) -> Sequence[str]:
+        return self.now(self.service.tags(parse_image_name(name, "x86_64-linux")))
+
+    def test_configured_and_served(self) -> None:
+        """What the configuration names, and what the name was served under."""
+        self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
+        self.successResultOf(self.ask("hello", Tag("v1")))
+        self.sources.revisions = {"latest": commit("one")}
+        self.assertEqual(self.tags("hello"), ["latest", "v1"])
+        self.assertEqual(self.tags("git"), ["latest"])
+
+    def test_spellings(self) -> None:
+        """Names that ask for the same have the same tags."""
+        self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
+        self.successResultOf(self.ask("git/hello", Tag("v1")))
+        self.sources.revisions = {"latest": commit("one")}
+        self.assertEqual(self.tags("hello/git"), ["latest", "v1"])
+
+    def test_failures_are_not_served(self) -> None:
+        """A pull that failed leaves no tag."""
+        self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
+        self.failureResultOf(self.ask("broken", Tag("v1")), BuildFailed)
+        self.sources.revisions = {"latest": commit("one")}
+        self.assertEqual(self.tags("broken"), [LATEST])

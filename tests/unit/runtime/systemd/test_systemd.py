@@ -1,0 +1,298 @@
+"""Tests for :mod:`nixery.runtime.systemd`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.config.config import load_config
+from nixery.config.errors import ConfigError
+from nixery.errors import ShuttingDown
+from nixery.observability.json_log import json_line
+from nixery.runtime.systemd.credentials import find_credential
+from nixery.runtime.systemd.journal import journal_line, to_journal, with_priority
+from nixery.runtime.systemd.sd_notify import NotifySocket
+from nixery.runtime.systemd.socket_activation import passed_endpoints
+from nixery.runtime.systemd.watchdog import BEAT, ServiceNotifier, watchdog_interval
+from nixery.runtime.workers import Workers
+from nixery.testing.fakes import InlineWorkers
+from tests.support.http import HeldWorkers
+
+
+class ServiceManager:
+    """The end of the socket that systemd has."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
+        self.close = self._socket.close
+
+    def heard(self) -> list[dict[str, str]]:
+        """All notices since the last call."""
+        notices: list[dict[str, str]] = []
+        while True:
+            try:
+                lines = self._socket.recv(4096).decode().split("\n")
+            except BlockingIOError:
+                return notices
+            notices.append(dict(line.split("=", 1) for line in lines))
+
+
+class ManagedCase(SynchronousTestCase):
+    """A service manager that listens."""
+
+    def setUp(self) -> None:
+        # Trial's own directories may be too long for the address of a socket.
+        directory = tempfile.TemporaryDirectory(prefix="nixery")
+        self.addCleanup(directory.cleanup)
+        self.manager = ServiceManager(f"{directory.name}/notify")
+        self.addCleanup(self.manager.close)
+        self.notices = NotifySocket({"NOTIFY_SOCKET": self.manager.address})
+
+
+class NoticeTests(ManagedCase):
+    """What the service manager is told."""
+
+    def test_told(self) -> None:
+        """Assignments come in one datagram, and none of them can begin another."""
+        self.assertTrue(self.notices.heard)
+        self.notices.tell(READY=1, STATUS="a\nMAINPID=1")
+        self.assertEqual([{"READY": "1", "STATUS": "a MAINPID=1"}], self.manager.heard())
+
+    def test_abstract(self) -> None:
+        """The socket may have an abstract name."""
+        manager = ServiceManager(f"@nixery-test-{os.getpid()}")
+        self.addCleanup(manager.close)
+        NotifySocket({"NOTIFY_SOCKET": manager.address}).tell(READY=1)
+        self.assertEqual([{"READY": "1"}], manager.heard())
+
+    def test_nobody(self) -> None:
+        """Without a service manager, nobody is told, and nothing fails."""
+        for address in ("", "vsock:1:2"):
+            notices = NotifySocket({"NOTIFY_SOCKET": address})
+            self.assertFalse(notices.heard)
+            notices.tell(READY=1)
+
+    def test_gone(self) -> None:
+        """A socket that takes nothing is said once, until it does again."""
+        notices = NotifySocket({"NOTIFY_SOCKET": "/nonexistent/socket"})
+        with capturedLogs() as logs:
+            notices.tell(READY=1)
+            notices.tell(READY=1)
+        self.assertEqual(1, len(logs))
+
+    def test_never_waits(self) -> None:
+        """A service manager that reads nothing holds nobody up."""
+        with capturedLogs() as logs:
+            for _ in range(2000):
+                self.notices.tell(STATUS="x")
+        self.assertEqual(1, len(logs))
+
+
+class HeartTests(ManagedCase):
+    """Signs of life."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.status = "idle"
+
+    def start(self, workers: Workers, watchdog: float | None = 6) -> ServiceNotifier:
+        heart = ServiceNotifier(
+            notices=self.notices,
+            clock=self.clock,
+            workers=workers,
+            status=lambda: self.status,
+            watchdog=watchdog,
+        )
+        self.successResultOf(Deferred.fromCoroutine(heart.start()))
+        self.addCleanup(lambda: self.successResultOf(Deferred.fromCoroutine(heart.stop())))
+        return heart
+
+    def pings(self, seconds: int) -> int:
+        """How many signs of life come in so many seconds."""
+        self.manager.heard()
+        self.clock.pump([BEAT] * seconds)
+        return sum("WATCHDOG" in notice for notice in self.manager.heard())
+
+    def test_lives(self) -> None:
+        """There are three signs in the time after which the lack of them is death."""
+        self.start(InlineWorkers())
+        self.assertEqual(3, self.pings(6))
+
+    def test_stuck_threads(self) -> None:
+        """When no thread answers there is none, the log says so, and they come back."""
+        workers = HeldWorkers()
+        self.start(workers)
+        with capturedLogs() as logs:
+            self.assertEqual(0, self.pings(20))
+        errors = [event for event in logs if event["log_level"] is LogLevel.error]
+        self.assertEqual(1, len(errors))
+        workers.finish()
+        self.assertEqual([{"WATCHDOG": "1"}], self.manager.heard())
+        self.clock.advance(BEAT)
+        workers.finish()
+        self.assertEqual([{"WATCHDOG": "1"}], self.manager.heard())
+
+    def test_stopped_threads(self) -> None:
+        """Threads that have ended in good order are no reason for alarm."""
+
+        class Stopped:
+            async def run(self, *_args: object, **_kwargs: object) -> None:
+                raise ShuttingDown
+
+        self.start(Stopped())  # type: ignore[arg-type]  # it runs nothing
+        self.assertEqual(3, self.pings(6))
+
+    def test_status(self) -> None:
+        """The status is told when it is another one, once a second at most."""
+        self.start(InlineWorkers(), watchdog=None)
+        self.assertEqual([{"STATUS": "idle"}], self.manager.heard())
+        self.clock.advance(BEAT)
+        self.assertEqual([], self.manager.heard())
+        for self.status in ("one", "two"):
+            self.clock.advance(BEAT / 4)
+        self.clock.advance(BEAT)
+        self.assertEqual([{"STATUS": "two"}], self.manager.heard())
+
+    def test_stops(self) -> None:
+        """After the end there is silence."""
+        heart = self.start(HeldWorkers())
+        self.successResultOf(Deferred.fromCoroutine(heart.stop()))
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assertEqual(0, self.pings(20))
+
+    def test_interval(self) -> None:
+        """The time is the service manager's, if it means this process."""
+        self.assertEqual(30, watchdog_interval({"WATCHDOG_USEC": "30000000"}, 7))
+        self.assertEqual(1, watchdog_interval({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "7"}, 7))
+        for environ in (
+            {},
+            {"WATCHDOG_USEC": "0"},
+            {"WATCHDOG_USEC": "x"},
+            {"WATCHDOG_USEC": "1", "WATCHDOG_PID": "8"},
+        ):
+            self.assertIsNone(watchdog_interval(environ, 7))
+
+
+class PassingTests(SynchronousTestCase):
+    """Sockets that were opened by somebody else."""
+
+    def test_families(self) -> None:
+        """Each is told by its place and its kind."""
+        families = {3: socket.AF_INET6, 4: socket.AF_UNIX, 5: socket.AF_NETLINK, 6: socket.AF_INET}
+        self.assertEqual(
+            (
+                "systemd:domain=INET6:index=0",
+                "systemd:domain=UNIX:index=1",
+                "systemd:domain=INET:index=3",
+            ),
+            passed_endpoints(
+                descriptor=lambda index: index + 3 if index < 4 else None,
+                family=families.__getitem__,
+            ),
+        )
+
+    def test_none(self) -> None:
+        """Twisted knows of none, as in these tests."""
+        self.assertEqual((), passed_endpoints())
+
+    def test_closed(self) -> None:
+        """A descriptor that is none is left out."""
+
+        def closed(_descriptor: int) -> int:
+            raise OSError
+
+        self.assertEqual(
+            (), passed_endpoints(descriptor=lambda index: 3 if index == 0 else None, family=closed)
+        )
+
+    def test_listened_on(self) -> None:
+        """They are always listened on, and replace the default only."""
+        environ = {"HOME": "/h"}
+        passed = ["systemd:domain=INET:index=0"]
+        self.assertEqual(tuple(passed), load_config({}, environ, passed).listen)
+        self.assertEqual((*passed, "tcp:80"), load_config({"port": "80"}, environ, passed).listen)
+        self.assertEqual(
+            (*passed, "tcp:1"), load_config({"listen": [*passed, "tcp:1"]}, environ, passed).listen
+        )
+
+
+class CredentialTests(SynchronousTestCase):
+    """Files that systemd passes on."""
+
+    def test_found(self) -> None:
+        """A path may be the name of a credential, in every layer."""
+        environ = {"HOME": "/h", "CREDENTIALS_DIRECTORY": "/run/credentials/nixery.service"}
+        config = load_config(
+            {"tls_certificate": "credential:tls", "tls_key": "credential:tls-key"}, environ
+        )
+        self.assertEqual(Path("/run/credentials/nixery.service/tls-key"), config.tls_key)
+        other = load_config({}, {**environ, "GOOGLE_APPLICATION_CREDENTIALS": "credential:gcs"})
+        self.assertEqual(
+            Path("/run/credentials/nixery.service/gcs"), other.google_application_credentials
+        )
+
+    def test_none(self) -> None:
+        """Without credentials, it says how to get them."""
+        error = self.assertRaises(
+            ConfigError,
+            load_config,
+            {"tls_certificate": "credential:a", "tls_key": "/k"},
+            {"HOME": "/h"},
+        )
+        self.assertIn("LoadCredential=a:PATH", error.message)
+
+    def test_names(self) -> None:
+        """A name leads nowhere else."""
+        for name in ("", ".", "..", "../x", "a/b", "a b"):
+            with self.assertRaises(ValueError):
+                find_credential(f"credential:{name}", {"CREDENTIALS_DIRECTORY": "/c"})
+
+
+class JournalTests(SynchronousTestCase):
+    """The log as the journal takes it."""
+
+    def test_lines(self) -> None:
+        """Every line has its priority, those of a traceback too."""
+        self.assertEqual(
+            "<6>hello you\n",
+            journal_line({"log_format": "hello {who}", "who": "you", "log_level": LogLevel.info}),
+        )
+        try:
+            raise RuntimeError("broken")
+        except RuntimeError:
+            failure = Failure()
+        text = journal_line(
+            {"log_format": "oh", "log_failure": failure, "log_level": LogLevel.critical}
+        )
+        self.assertIn("<2>builtins.RuntimeError: broken\n", text)
+        self.assertTrue(all(line.startswith("<2>") for line in text.splitlines()))
+        self.assertEqual("<6>plain\n", journal_line({"log_format": "plain"}))
+
+    def test_json(self) -> None:
+        """A line of JSON has its priority, which the journal takes off."""
+        line = with_priority(json_line)
+        text = line({"log_format": "oh", "log_level": LogLevel.error, "log_time": 0.0})
+        self.assertEqual("<3>", text[:3])
+        self.assertEqual("oh", json.loads(text[3:])["message"])
+
+    def test_stream(self) -> None:
+        """Only what goes to the journal itself is written for it."""
+        with tempfile.TemporaryFile() as file:
+            status = os.fstat(file.fileno())
+            environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+            self.assertTrue(to_journal(environ, file.fileno()))
+        with tempfile.TemporaryFile() as other:
+            self.assertFalse(to_journal({"JOURNAL_STREAM": "1:1"}, other.fileno()))
+            self.assertFalse(to_journal({}, other.fileno()))

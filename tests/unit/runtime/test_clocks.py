@@ -1,0 +1,270 @@
+"""A wall clock that is set, back or forward, while things run that take time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, LoopingCall
+from twisted.trial.unittest import SynchronousTestCase
+
+import nixery
+from nixery.access.throttle import FREE, Throttle
+from nixery.builds.errors import CachedFailure
+from nixery.builds.image_cache import FailureCache
+from nixery.errors import NixeryError
+from nixery.http.registry.blob_sender import SendLimits
+from nixery.limits.token_buckets import Buckets
+from nixery.runtime.clocks import WallClock, WallTime
+from nixery.runtime.deferreds import TimedOut, with_timeout
+from nixery.runtime.reactor_time import use_monotonic_time
+from nixery.runtime.systemd.watchdog import ServiceNotifier
+from nixery.storage.filesystem.ages import Ages
+from nixery.testing.fakes import FakeWallClock, InlineWorkers
+from tests.fuzz.fuzz_app import PASSWORD, USER, World, answers_in, basic
+
+MONTH = 30 * 86400.0
+
+STEPS = (-MONTH, 7200.0, MONTH)
+
+SCRIPT = """
+import sys, time
+from twisted.application.reactors import installReactor
+from twisted.internet.task import LoopingCall
+from nixery.runtime.reactor_time import use_monotonic_time
+
+reactor = installReactor(sys.argv[1])
+ahead = 0.0
+# As Twisted has it, with a clock that can be set.
+reactor.seconds = lambda: time.time() + ahead
+said = []
+reactor.callLater(0.3, said.append, "before")
+use_monotonic_time(reactor)
+use_monotonic_time(reactor)
+
+def step(seconds):
+    global ahead
+    ahead += seconds
+
+ticks = []
+loop = LoopingCall(ticks.append, 1)
+loop.clock = reactor
+reactor.callLater(0.02, step, -30 * 86400)
+reactor.callLater(0.1, said.append, "set back")
+reactor.callLater(0.2, step, 60 * 86400)
+reactor.callLater(3600, said.append, "too early")
+moved = reactor.callLater(3600, said.append, "moved")
+reactor.callLater(0.25, moved.reset, 0.1)
+reactor.callLater(0.5, reactor.stop)
+reactor.callWhenRunning(loop.start, 0.05)
+reactor.run()
+print(*said, len(ticks) > 2, sep=",")
+"""
+
+
+class MachineReactor(Clock):
+    """
+    A reactor as Twisted makes it, on a machine whose clock can be set: it measures by the
+    wall clock, until it is told otherwise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wall_clock = FakeWallClock(MonotonicOf(self))
+
+    def monotonic(self) -> float:
+        return self.rightNow
+
+    def seconds(self) -> float:
+        return self.wall_clock.now()
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock, and let the reactor look at its timers."""
+        self.wall_clock.step(seconds)
+        self.advance(0)
+
+
+class MonotonicOf(Clock):
+    """The monotonic clock of a machine, which began when it did: near 0."""
+
+    def __init__(self, machine: MachineReactor) -> None:
+        super().__init__()
+        self._machine = machine
+
+    def seconds(self) -> float:
+        return self._machine.rightNow
+
+
+class ReactorTests(SynchronousTestCase):
+    """The reactors that ``twistd --reactor`` may choose."""
+
+    def test_steps(self) -> None:
+        """Timers run on and in order, whatever the clock does, those made before too."""
+        for name in ("select", "poll", "epoll", "asyncio"):
+            done = subprocess.run(
+                [sys.executable, "-c", SCRIPT, name],
+                cwd=Path(nixery.__file__).parents[1],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            self.assertEqual(("set back,before,moved,True\n", ""), (done.stdout, done.stderr), name)
+
+
+class StepTests(SynchronousTestCase):
+    """Each part by itself, on a reactor whose time was made monotonic."""
+
+    def setUp(self) -> None:
+        self.reactor = MachineReactor()
+        use_monotonic_time(self.reactor, self.reactor.monotonic)
+
+    def test_types(self) -> None:
+        """mypy holds the wall clock against its protocol."""
+        checked: WallClock = self.reactor.wall_clock
+        self.assertEqual(WallTime(1_800_000_000), checked.now())
+
+    def test_limits(self) -> None:
+        """A client waits as long as it would have, no longer and no shorter."""
+        for step in STEPS:
+            buckets = Buckets(rate=1, burst=2, seconds=self.reactor.seconds)
+            self.assertEqual([0, 0], [buckets.take("a"), buckets.take("a")])
+            self.reactor.step(step)
+            self.assertEqual(1, buckets.wait("a"))
+            self.assertEqual(1, buckets.take("a"))
+            self.reactor.advance(1)
+            self.assertEqual(0, buckets.take("a"))
+
+    def test_failed_logins(self) -> None:
+        """So does somebody who has failed to log in."""
+        for step in STEPS:
+            throttle = Throttle(self.reactor.seconds)
+            for _ in range(FREE + 1):
+                throttle.failed("192.0.2.1", "ann")
+            self.reactor.step(step)
+            self.assertEqual(1, throttle.wait("192.0.2.1", "ann"))
+            self.reactor.advance(1)
+            self.assertEqual(0, throttle.wait("192.0.2.1", "ann"))
+
+    def test_timeouts(self) -> None:
+        """What is given ten seconds has ten seconds."""
+        for step in STEPS:
+
+            async def wait() -> None:
+                await Deferred()
+
+            waiting = Deferred.fromCoroutine(with_timeout(10, self.reactor, wait()))
+            self.reactor.advance(4)
+            self.reactor.step(step)
+            self.reactor.advance(5)
+            self.assertNoResult(waiting)
+            self.reactor.advance(1)
+            self.failureResultOf(waiting, TimedOut)
+
+    def test_loops(self) -> None:
+        """What is done once a minute is done once a minute."""
+        for step in STEPS:
+            done: list[int] = []
+            loop = LoopingCall(done.append, 1)
+            loop.clock = self.reactor
+            loop.start(60)
+            self.reactor.advance(30)
+            self.reactor.step(step)
+            self.assertEqual([1], done)
+            self.reactor.pump([30, 60])
+            self.assertEqual([1, 1, 1], done)
+            loop.stop()
+
+    def test_watchdog(self) -> None:
+        """The service manager hears as often as it wants to."""
+        told: list[str] = []
+
+        class Told:
+            heard = True
+
+            def tell(self, **fields: object) -> None:
+                told.extend(each for each in fields if each == "WATCHDOG")
+
+        heart = ServiceNotifier(
+            notices=Told(),  # type: ignore[arg-type]  # as much of it as is used
+            clock=self.reactor,
+            workers=InlineWorkers(),
+            status=lambda: "",
+            watchdog=30.0,
+        )
+        self.successResultOf(Deferred.fromCoroutine(heart.start()))
+        for step in STEPS:
+            told.clear()
+            self.reactor.step(step)
+            self.reactor.pump([1] * 30)
+            self.assertEqual(3, len(told))
+        self.successResultOf(Deferred.fromCoroutine(heart.stop()))
+
+    def test_downloads(self) -> None:
+        """A client that takes something is not cut off, and one that takes nothing is."""
+        limits = SendLimits(stall=600, rate=1024)
+        for step in STEPS:
+            begun = self.reactor.seconds()
+            self.reactor.advance(1)
+            self.reactor.step(step)
+            left = limits.left(1024, self.reactor.seconds() - begun)
+            self.assertEqual(600, left)
+
+    def test_failures(self) -> None:
+        """A failure is remembered for its time."""
+        for step in STEPS:
+            cache = FailureCache(seconds=self.reactor.seconds, ttl=60)
+            cache.add("key", NixeryError())
+            self.reactor.step(step)
+            self.reactor.advance(50)
+            error = self.assertRaises(CachedFailure, cache.check, "key")
+            self.assertEqual(10, error.retry_after)
+            self.reactor.advance(10)
+            cache.check("key")
+
+    def test_ages(self) -> None:
+        """What was used lately is not old because of a step, until its grace has passed."""
+        for step, at_once, later in ((MONTH, 60, MONTH + 3660), (-MONTH, 60 - MONTH, None)):
+            wall_clock = self.reactor.wall_clock
+            ages = Ages(wall_clock, self.reactor.seconds, grace=3600)
+            used = ages.now()
+            self.reactor.advance(60)
+            self.reactor.step(step)
+            self.assertAlmostEqual(at_once, ages.now() - used, places=3)
+            self.reactor.advance(3600)
+            if later is not None:
+                self.assertAlmostEqual(later, ages.now() - used, places=3)
+
+    def test_steps_that_are_taken_back(self) -> None:
+        """A clock that was wrong for a moment was not."""
+        ages = Ages(self.reactor.wall_clock, self.reactor.seconds, grace=3600)
+        used = ages.now()
+        for step in (MONTH, -MONTH):
+            self.reactor.step(step)
+            self.assertAlmostEqual(0, ages.now() - used, places=3)
+
+
+class WorldTests(SynchronousTestCase):
+    """All that is served, in memory."""
+
+    def test_pulls(self) -> None:
+        """Images are served before and after, with credentials that were good as well."""
+        for step in STEPS:
+            for gated in (False, True):
+                self.check(step, gated=gated)
+
+    def check(self, step: float, *, gated: bool) -> None:
+        reactor = MachineReactor()
+        use_monotonic_time(reactor, reactor.monotonic)
+        world = World(Path(self.mktemp()), gated=gated, clock=reactor)
+        header = b"Authorization: %b\r\n" % basic(USER, PASSWORD) if gated else b""
+        request = b"GET /v2/hello/manifests/latest HTTP/1.1\r\nHost: reg.example\r\n%b\r\n" % header
+        for _ in range(2):
+            [(status, _body)] = answers_in(world.exchange(request), ["GET"])
+            self.assertEqual(200, status)
+            world.wall_clock.step(step)
+            reactor.step(step)
+        views = world.book.overview()
+        self.assertTrue(all(0 <= view.elapsed < 60 for view in views), views)

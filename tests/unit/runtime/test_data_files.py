@@ -1,0 +1,44 @@
+"""Tests for :mod:`nixery.runtime.data_files`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.runtime.data_files import _find, nix_directory, web_directory
+from nixery.runtime.errors import ResourceMissing
+
+
+class ResourceTests(SynchronousTestCase):
+    """Where the files are that are no Python."""
+
+    def setUp(self) -> None:
+        self.top = Path(self.mktemp())
+        self.package = self.top / "nixery"
+        self.package.mkdir(parents=True)
+
+    def test_present(self) -> None:
+        """However these tests are run, the files are found, by a path without symlinks."""
+        self.assertTrue((nix_directory() / "resolve.nix").is_file())
+        self.assertTrue(web_directory().is_dir())
+        self.assertEqual(nix_directory().resolve(), nix_directory())
+
+    def test_checkout(self) -> None:
+        """In a checkout they are beside the package."""
+        (self.top / "setup.py").touch()
+        (self.top / "nix").mkdir()
+        self.assertEqual(self.top / "nix", _find("nix", self.package))
+
+    def test_installation(self) -> None:
+        """Installed files come first."""
+        (self.top / "setup.py").touch()
+        (self.top / "nix").mkdir()
+        (self.package / "_nix").mkdir()
+        self.assertEqual(self.package / "_nix", _find("nix", self.package))
+
+    def test_folder_of_another_package(self) -> None:
+        """A folder of the right name beside an installation is somebody else's."""
+        (self.top / "web").mkdir()
+        error = self.assertRaises(ResourceMissing, _find, "web", self.package)
+        self.assertIn("web", str(error))

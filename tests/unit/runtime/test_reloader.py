@@ -1,0 +1,228 @@
+"""Looking again at files when the process gets SIGHUP."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
+
+from nixery.access.errors import PasswordFileUnusable
+from nixery.runtime import reloader
+from nixery.runtime.reloader import Reloader
+
+
+class _Reactor(MemoryReactorClock):
+    def callFromThread(self, function: Callable[..., object], *args: object) -> None:
+        function(*args)
+
+
+class ReloadTests(SynchronousTestCase):
+    """Callbacks, and what becomes of them."""
+
+    def setUp(self) -> None:
+        self.reloader = Reloader(cast(IReactorFromThreads, _Reactor()), self.end)
+        # Tests may be run in a terminal.
+        self.hangup_ends = False
+        self.patch(reloader, "hangup_ends", lambda: self.hangup_ends)
+        self.calls: list[str] = []
+        self.said: list[str] = []
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            self.said.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+
+    async def note(self) -> None:
+        self.calls.append("noted")
+
+    def test_signal(self) -> None:
+        """The signal has everything looked at, while the service runs."""
+        before = signal.getsignal(signal.SIGHUP)
+        self.reloader.register("users", self.note)
+        self.reloader.startService()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(self.calls, ["noted"])
+        self.assertIsNone(self.reloader.stopService())
+        self.assertEqual(signal.getsignal(signal.SIGHUP), before)
+
+    def end(self) -> None:
+        self.calls.append("ended")
+
+    def test_hangup(self) -> None:
+        """In the foreground of a terminal the signal ends the process, once; the log says so."""
+        before = signal.getsignal(signal.SIGHUP)
+        self.addCleanup(signal.signal, signal.SIGHUP, before)
+        self.hangup_ends = True
+        self.reloader.register("users", self.note)
+        self.reloader.startService()
+        self.assertIn("SIGHUP ends this process", self.said[0])
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertIsNone(self.reloader.stopService())
+        # The shell sends another one while the process is ending.
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(self.calls, ["ended"])
+
+    def test_hangup_while_ending(self) -> None:
+        """A process that is ending already is not disturbed."""
+
+        def end() -> None:
+            raise ReactorNotRunning
+
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        self.hangup_ends = True
+        reloader = Reloader(cast(IReactorFromThreads, _Reactor()), end)
+        reloader.startService()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertIsNone(reloader.stopService())
+
+    def test_said(self) -> None:
+        """Elsewhere the log says what the signal reloads."""
+        self.reloader.register("users", self.note)
+        self.reloader.startService()
+        self.addCleanup(self.reloader.stopService)
+        self.assertEqual(self.said, ["SIGHUP reloads: users."])
+
+    def test_failures(self) -> None:
+        """What cannot be used is told, and the others are looked at all the same."""
+
+        async def broken() -> None:
+            raise PasswordFileUnusable(path="/f", line=2, reason="it is broken")
+
+        async def bug() -> None:
+            raise ZeroDivisionError
+
+        self.reloader.register("users", broken)
+        self.reloader.register("certificates", bug)
+        self.reloader.register("rest", self.note)
+        self.reloader.reload()
+        self.assertEqual(self.calls, ["noted"])
+        self.assertTrue(any("/f, line 2" in each for each in self.said), self.said)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_one_at_a_time(self) -> None:
+        """Signals that come while files are looked at are one more round."""
+        waiting: list[Deferred[None]] = []
+
+        async def slow() -> None:
+            waiting.append(Deferred())
+            await waiting[-1]
+
+        self.reloader.register("users", slow)
+        self.reloader.startService()
+        self.addCleanup(self.reloader.stopService)
+        for _ in range(3):
+            self.reloader.reload()
+        self.assertEqual(len(waiting), 1)
+        waiting[0].callback(None)
+        self.assertEqual(len(waiting), 2)
+        waiting[1].callback(None)
+        self.assertEqual(len(waiting), 2)
+
+    def test_stop(self) -> None:
+        """Who stops does not wait for what hangs."""
+        self.reloader.register("users", Deferred)
+        self.reloader.startService()
+        self.reloader.reload()
+        stopped = self.reloader.stopService()
+        assert stopped is not None
+        self.successResultOf(stopped)
+        self.assertEqual(self.calls, [])
+
+
+_IN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+sys.path.insert(0, {checkout!r})
+from nixery.runtime.reloader import hangup_ends
+{before}
+sys.stderr.write(str(hangup_ends()))
+"""
+
+_CONTROLLING = "os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+
+
+class HangupTests(SynchronousTestCase):
+    """The conditions under which SIGHUP ends a process, with real terminals."""
+
+    def setUp(self) -> None:
+        self.master, self.terminal = pty.openpty()
+        self.addCleanup(os.close, self.master)
+        self.addCleanup(os.close, self.terminal)
+
+    def answer(self, before: str, *, prefix: tuple[str, ...] = ()) -> str:
+        """What a process finds whose standard input is a terminal, after some statements."""
+        checkout = str(Path(reloader.__file__).parents[2])
+        program = _IN_TERMINAL.format(checkout=checkout, before=before)
+        done = subprocess.run(
+            [*prefix, sys.executable, "-c", program],
+            stdin=self.terminal,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stderr
+
+    def test_foreground(self) -> None:
+        """In the foreground of its controlling terminal it ends."""
+        self.assertEqual(self.answer(_CONTROLLING), "True")
+
+    def test_no_terminal(self) -> None:
+        """Standard input is another file, as under systemd, though there is a terminal."""
+        before = f"{_CONTROLLING}; os.dup2(os.open('/dev/null', os.O_RDONLY), 0)"
+        self.assertEqual(self.answer(before), "False")
+
+    def test_closed(self) -> None:
+        """Standard input is closed."""
+        self.assertEqual(self.answer(f"{_CONTROLLING}; os.close(0)"), "False")
+
+    def test_other_terminal(self) -> None:
+        """Standard input is a terminal, and not the controlling one."""
+        self.assertEqual(self.answer("os.setsid()"), "False")
+
+    def test_background(self) -> None:
+        """The process is in the background of its terminal."""
+        before = f"""
+{_CONTROLLING}
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    os._exit(0)
+os.setpgid(0, 0)
+"""
+        self.assertEqual(self.answer(before), "False")
+
+    def test_ignored(self) -> None:
+        """The signal was ignored at the start."""
+        before = f"{_CONTROLLING}; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+        self.assertEqual(self.answer(before), "False")
+
+    def test_process_1(self) -> None:
+        """The process is the first of a container that has a terminal."""
+        unshare = shutil.which("unshare")
+        if unshare is None:
+            raise SkipTest("unshare is not installed")
+        user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+        prefix = (unshare, *user, "--pid", "--fork")
+        self.assertEqual(self.answer(f"assert os.getpid() == 1; {_CONTROLLING}", prefix=prefix),
+                         "False")  # fmt: skip
+        # By its number alone: any other process of the container would be ended.
+        before = f"if not os.fork(): {_CONTROLLING}\nelse: os.wait(); os._exit(0)"
+        self.assertEqual(self.answer(before, prefix=prefix), "True")

@@ -1,0 +1,44 @@
+"""Tests for :mod:`nixery.runtime.state_lock`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import StorageError
+from nixery.runtime.errors import StateDirectoryLocked
+from nixery.runtime.state_lock import StateLock
+
+
+class StateLockTests(SynchronousTestCase):
+    """One daemon for one state directory."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()) / "deep" / "state"
+
+    def test_exclusive(self) -> None:
+        """While one has the directory, no other gets it; then the next one does."""
+        one, two = StateLock(self.directory), StateLock(self.directory)
+        one.acquire()
+        self.assertRaises(StateDirectoryLocked, two.acquire)
+        one.release()
+        two.acquire()
+        two.release()
+
+    def test_release_without_acquire(self) -> None:
+        """What was not taken is not given back to anybody's harm."""
+        one, two = StateLock(self.directory), StateLock(self.directory)
+        one.acquire()
+        self.assertRaises(StateDirectoryLocked, two.acquire)
+        two.release()
+        self.assertRaises(StateDirectoryLocked, two.acquire)
+        one.release()
+
+    def test_directory_that_cannot_be_made(self) -> None:
+        """A directory that cannot be made is named, with the reason."""
+        self.directory.parent.parent.mkdir()
+        self.directory.parent.write_text("a file")
+        error = self.assertRaises(StorageError, StateLock(self.directory).acquire)
+        self.assertIn(str(self.directory), str(error))
+        self.assertIn("Not a directory", str(error))

@@ -1,0 +1,129 @@
+"""How git is called, and what it prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.sources import git_arguments
+from nixery.sources.source import ResolvedRef
+
+A, B, C = "a" * 40, "b" * 40, "c" * 40
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """The environment of git."""
+
+    def test_nobody_is_asked(self) -> None:
+        """Git and ssh ask nobody for a password."""
+        environment = git_arguments.environment({"HOME": "/root", "PATH": "/bin"}, "/r")
+        self.assertEqual(environment["GIT_TERMINAL_PROMPT"], "0")
+        self.assertEqual(environment["SSH_ASKPASS_REQUIRE"], "never")
+
+    def test_credentials_are_ours(self) -> None:
+        """What this process has for git and ssh, git gets; what a hook left, it does not."""
+        inherited = {
+            "HOME": "/home/x",
+            "SSH_AUTH_SOCK": "/agent",
+            "GIT_SSH_COMMAND": "ssh -i /key",
+            "GIT_ASKPASS": "/askpass",
+            "GIT_DIR": "/somewhere/else",
+            "GIT_INDEX_FILE": "/index",
+        }
+        environment = git_arguments.environment(inherited, "/r")
+        for name, value in inherited.items():
+            if name in ("GIT_DIR", "GIT_INDEX_FILE"):
+                self.assertNotIn(name, environment)
+            else:
+                self.assertEqual(environment[name], value)
+        self.assertNotIn("GIT_SSH_COMMAND", git_arguments.environment({}, "/r"))
+
+    def test_a_password_is_in_the_environment_only(self) -> None:
+        """The URL with a password is configuration of git's, beside what there is."""
+        url = "https://u:secret@h/p"
+        environment = git_arguments.environment(
+            {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}, url
+        )
+        self.assertEqual(environment["GIT_CONFIG_COUNT"], "2")
+        self.assertEqual(environment["GIT_CONFIG_KEY_0"], "a.b")
+        self.assertEqual(environment["GIT_CONFIG_KEY_1"], f"url.{url}.insteadOf")
+        self.assertEqual(environment["GIT_CONFIG_VALUE_1"], "https://h/p")
+
+    def test_no_helpers(self) -> None:
+        """Transports that run programs are off, and all are for what works on a mirror."""
+        self.assertNotIn(
+            "ext", git_arguments.environment({}, "/r")["GIT_ALLOW_PROTOCOL"].split(":")
+        )
+        self.assertEqual(git_arguments.local_environment({})["GIT_ALLOW_PROTOCOL"], "none")
+
+
+class ArgumentTests(SynchronousTestCase):
+    """The commands."""
+
+    def test_urls_are_no_options(self) -> None:
+        """What could be taken for an option comes after two dashes."""
+        for argv in (
+            git_arguments.list_refs("-u", ["refs/heads/x"]),
+            git_arguments.list_tips("-u"),
+            git_arguments.fetch_history(Path("/m"), "-u"),
+            git_arguments.make_mirror(Path("-m")),
+        ):
+            self.assertIn("--", argv)
+            dangerous = [at for at, part in enumerate(argv) if part in ("-u", "-m")]
+            self.assertTrue(all(at > argv.index("--") for at in dangerous))
+
+    def test_history_has_no_pull_requests(self) -> None:
+        """Only branches and tags are fetched: anybody can make a pull request."""
+        argv = git_arguments.fetch_history(Path("/m"), "/r")
+        self.assertEqual(
+            [part for part in argv if part.startswith("+")],
+            ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"],
+        )
+
+    def test_both_forms_of_a_tag(self) -> None:
+        """A tag is asked for, and what it points to in the end."""
+        argv = git_arguments.list_refs("/r", ["refs/heads/v1", "refs/tags/v1"])
+        self.assertEqual(argv[-3:], ("refs/heads/v1", "refs/tags/v1", "refs/tags/v1^{}"))
+
+
+class RefListTests(SynchronousTestCase):
+    """What git ls-remote prints."""
+
+    LISTED = git_arguments.parse_refs(
+        f"ref: refs/heads/main\tHEAD\n{A}\tHEAD\n{A}\trefs/heads/main\n{B}\trefs/heads/v1\n"
+        f"{A}\trefs/tags/v1\n{C}\trefs/tags/v2\n{B}\trefs/tags/v2^{{}}\n".encode()
+    )
+
+    def test_first_that_exists(self) -> None:
+        """The first of the names wins, which need not exist."""
+        for names, commit, ref in (
+            (["HEAD"], A, "refs/heads/main"),
+            (["refs/heads/v1", "refs/tags/v1"], B, "refs/heads/v1"),
+            (["refs/heads/x", "refs/tags/v1"], A, "refs/tags/v1"),
+        ):
+            self.assertEqual(self.LISTED.find(names), ResolvedRef(commit=commit, ref=ref))
+        self.assertIsNone(self.LISTED.find(["refs/heads/x"]))
+
+    def test_annotated_tags(self) -> None:
+        """An annotated tag is the commit that it is on, and never a commit itself."""
+        found = ResolvedRef(commit=B, ref="refs/tags/v2")
+        self.assertEqual(self.LISTED.find(["refs/tags/v2"]), found)
+        self.assertIsNone(self.LISTED.find_tip(C))
+
+    def test_tips(self) -> None:
+        """A commit at a tip is found by the branch that sorts first."""
+        listed = git_arguments.parse_refs(
+            f"{A}\trefs/tags/a\n{A}\trefs/heads/z\n{A}\trefs/heads/b\n".encode()
+        )
+        self.assertEqual(listed.find_tip(A), ResolvedRef(commit=A, ref="refs/heads/b"))
+
+    def test_servers_that_do_not_tell(self) -> None:
+        """An old server does not say what HEAD is: it is a ref of its own."""
+        listed = git_arguments.parse_refs(f"{A}\tHEAD\n".encode())
+        self.assertEqual(listed.find(["HEAD"]), ResolvedRef(commit=A, ref="HEAD"))
+
+    def test_nothing(self) -> None:
+        """An empty repository has no refs; other text is an error."""
+        self.assertIsNone(git_arguments.parse_refs(b"").find(["HEAD"]))
+        self.assertRaises(ValueError, git_arguments.parse_refs, b"Welcome!\n")

@@ -1,0 +1,220 @@
+"""The order of git commands, and what their failures mean; git itself is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
+from nixery.process.spawner import Command, ProcessResult
+from nixery.sources.errors import SourceUnavailable
+from nixery.sources.git_repository import GitRepository
+from nixery.sources.interface import RefSource
+from nixery.sources.source import GitSource, ResolvedRef
+from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, Reference
+from nixery.testing.fakes import InlineWorkers
+
+A, B = "a" * 40, "b" * 40
+MAIN = GitRefs(names=("refs/heads/main", "refs/tags/main"))
+DOWN = "fatal: unable to access 'https://h/p': Could not resolve host: h\n"
+
+
+def failed(stderr: str, status: int = 128) -> ProcessFailed:
+    return ProcessFailed(evidence=CommandOutput(argv=("git",), status=status, stderr=stderr))
+
+
+@define(eq=False)
+class FakeGit:
+    """A :class:`nixery.process.spawner.Spawner` that answers by subcommand."""
+
+    answers: dict[str, Callable[[], str | Deferred[str]]]
+    commands: list[Command] = field(factory=list)
+
+    async def run(self, command: Command) -> ProcessResult:
+        self.commands.append(command)
+        answer = self.answers[self.verb(command)]()
+        text = await answer if isinstance(answer, Deferred) else answer
+        return ProcessResult(stdout=text.encode(), stderr="")
+
+    @staticmethod
+    def verb(command: Command) -> str:
+        verbs = ("ls-remote", "init", "fetch", "cat-file", "for-each-ref", "--version")
+        return next(part for part in command.argv if part in verbs)
+
+    def verbs(self) -> list[str]:
+        return [self.verb(command) for command in self.commands]
+
+
+class GitRepositoryTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.git = FakeGit(
+            {
+                "--version": lambda: "git version 2.39.5",
+                "ls-remote": lambda: f"{A}\trefs/heads/main\n",
+                "init": lambda: "",
+                "fetch": lambda: "",
+                "cat-file": lambda: "commit\n",
+                "for-each-ref": lambda: "refs/heads/main\n",
+            }
+        )
+        self.mirrors = Path(self.mktemp())
+        self.repository: RefSource = GitRepository(
+            GitSource(url="https://u:secret@h/p"),
+            spawner=self.git,
+            clock=self.clock,
+            workers=InlineWorkers(),
+            mirrors=self.mirrors,
+            seconds=20,
+            fetch_seconds=100,
+            environ={"PATH": "/bin"},
+        )
+
+    def find(self, reference: Reference) -> Deferred[ResolvedRef | None]:
+        return Deferred.fromCoroutine(self.repository.find(reference))
+
+    def raising(self, *errors: Exception | None, then: str = "") -> Callable[[], str]:
+        """Raises one after the other, and answers where there is none."""
+        left = list(errors)
+
+        def answer() -> str:
+            error = left.pop(0) if left else None
+            if error is not None:
+                raise error
+            return then
+
+        return answer
+
+    def test_one_question(self) -> None:
+        """A branch is looked up by one command, and no mirror is made."""
+        found = self.successResultOf(self.find(MAIN))
+        self.assertEqual(found, ResolvedRef(commit=A, ref="refs/heads/main"))
+        self.assertEqual(self.git.verbs(), ["ls-remote"])
+        [command] = self.git.commands
+        self.assertNotIn("secret", " ".join(command.argv))
+        self.assertEqual(command.timeout, 10)
+
+    def test_nothing(self) -> None:
+        """No such ref is an answer like any other."""
+        reference = GitRefs(names=("refs/heads/x",))
+        self.assertIsNone(self.successResultOf(self.find(reference)))
+        self.assertIsNone(self.successResultOf(self.find(ChannelName(name="x"))))
+
+    def test_attempts(self) -> None:
+        """A failure is tried again, and told in git's words in the end."""
+        self.git.answers["ls-remote"] = self.raising(*[failed(DOWN)] * 3)
+        result = self.find(MAIN)
+        self.clock.pump([0.5, 2])
+        error = self.failureResultOf(result, SourceUnavailable).value
+        self.assertIn("Could not resolve host", error.message)
+        self.assertIn("main", error.message)
+        self.assertNotIn("secret", error.message)
+        self.assertEqual(error.evidence.stderr, DOWN)
+        self.assertEqual(len(self.git.commands), 3)
+
+    def test_strange_answers(self) -> None:
+        """What is not understood is a failure of the upstream."""
+        self.git.answers["ls-remote"] = lambda: "<html>"
+        self.failureResultOf(self.find(MAIN), SourceUnavailable)
+
+    def test_git_missing(self) -> None:
+        """A machine without git is told apart from a repository that is away."""
+        self.git.answers["--version"] = self.raising(CommandMissing(command="git"))
+        checked = Deferred.fromCoroutine(self.repository.check())
+        self.failureResultOf(checked, CommandMissing)
+
+    def test_a_commit_at_a_tip(self) -> None:
+        """What has just been pushed is found without any history."""
+        found = self.successResultOf(self.find(GitCommit(commit=A)))
+        self.assertEqual(found, ResolvedRef(commit=A, ref="refs/heads/main"))
+        self.assertEqual(self.git.verbs(), ["ls-remote"])
+
+    def test_a_commit_below(self) -> None:
+        """Any other commit is searched in the history, without the network."""
+        found = self.successResultOf(self.find(GitCommit(commit=B)))
+        self.assertEqual(found, ResolvedRef(commit=B, ref="refs/heads/main"))
+        self.assertEqual(
+            self.git.verbs(), ["ls-remote", "init", "fetch", "cat-file", "for-each-ref"]
+        )
+        for command in self.git.commands[3:]:
+            self.assertEqual(command.environment["GIT_ALLOW_PROTOCOL"], "none")
+
+    def test_a_foreign_commit(self) -> None:
+        """A commit that no ref leads to is none, even if the mirror has it."""
+        self.git.answers["for-each-ref"] = lambda: ""
+        self.assertIsNone(self.successResultOf(self.find(GitCommit(commit=B))))
+        trusted = GitCommit(commit=B, trusted=True)
+        self.assertEqual(self.successResultOf(self.find(trusted)), ResolvedRef(commit=B))
+
+    def test_other_objects(self) -> None:
+        """The hash of a tag, a tree or a file, or of nothing, is no commit."""
+        for answer in (lambda: "tag\n", lambda: "tree\n", self.raising(failed("Not a valid"))):
+            self.git.answers["cat-file"] = answer
+            self.assertIsNone(self.successResultOf(self.find(GitCommit(commit=B))))
+
+    def test_history_that_cannot_be_read(self) -> None:
+        """A failure is no proof that there is no such commit, and costs the mirror."""
+        self.git.answers["for-each-ref"] = self.raising(failed("fatal: missing object"))
+        self.failureResultOf(self.find(GitCommit(commit=B)), SourceUnavailable)
+
+    def test_a_damaged_mirror(self) -> None:
+        """What a kill left behind is thrown away, once."""
+        lock = failed("error: Unable to create '/m/packed-refs.lock': File exists.")
+        self.git.answers["fetch"] = self.raising(lock)
+        self.successResultOf(self.find(GitCommit(commit=B)))
+        mirror = Path(self.git.commands[1].argv[-1])
+        mirror.mkdir()
+        (mirror / "packed-refs.lock").touch()
+        self.git.answers["fetch"] = self.raising(lock)
+        self.assertIsNotNone(self.successResultOf(self.find(GitCommit(commit=A[:39] + "0"))))
+        self.assertEqual(self.git.verbs().count("fetch"), 4)
+        self.assertFalse(mirror.exists())
+        self.git.answers["fetch"] = self.raising(lock, lock)
+        self.failureResultOf(self.find(GitCommit(commit="c" * 40)), SourceUnavailable)
+
+    def test_one_history_for_all(self) -> None:
+        """Who asks while the history is fetched waits for the next fetch, all together."""
+        gates: list[Deferred[str]] = []
+
+        def fetch() -> Deferred[str]:
+            gates.append(Deferred())
+            return gates[-1]
+
+        self.git.answers["fetch"] = fetch
+        first = self.find(GitCommit(commit=B))
+        later = [self.find(GitCommit(commit=f"{n:040x}")) for n in range(3)]
+        self.assertEqual(len(gates), 1)
+        gates[0].callback("")
+        self.assertIsNotNone(self.successResultOf(first))
+        self.assertEqual(len(gates), 2)
+        gates[1].callback("")
+        for each in later:
+            self.assertIsNotNone(self.successResultOf(each))
+        self.assertEqual(len(gates), 2)
+
+    def test_a_fetch_that_fails_is_not_counted(self) -> None:
+        """Nobody else's question is answered by a history that did not come."""
+        self.git.answers["fetch"] = self.raising(failed(DOWN))
+        self.failureResultOf(self.find(GitCommit(commit=B)), SourceUnavailable)
+        self.assertIsNotNone(self.successResultOf(self.find(GitCommit(commit=B))))
+
+    def test_few_at_a_time(self) -> None:
+        """However many made-up tags are asked for, few commands run."""
+        gates: list[Deferred[str]] = []
+
+        def listing() -> Deferred[str]:
+            gates.append(Deferred())
+            return gates[-1]
+
+        self.git.answers["ls-remote"] = listing
+        asked = [self.find(GitRefs(names=(f"refs/heads/{n}",))) for n in range(20)]
+        self.assertEqual(len(gates), 4)
+        while gates:
+            gates.pop(0).callback("")
+        for each in asked:
+            self.assertIsNone(self.successResultOf(each))

@@ -1,0 +1,103 @@
+"""The forms of git URLs."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.sources.git_urls import has_secret, is_ref_name, is_supported, public_url, rewriting
+
+FORMS = {
+    "https://example.org/a.git": "https://example.org/a.git",
+    "https://example.org/a%20b.git": "https://example.org/a%20b.git",
+    "https://example.org/a b.git": "https://example.org/a%20b.git",
+    "https://user:secret@example.org:8443/a": "https://example.org:8443/a",
+    "https://secret@example.org/a": "https://example.org/a",
+    "ssh://git@example.org:22/a": "ssh://git@example.org:22/a",
+    "ssh://git:secret@example.org/a": "ssh://git@example.org/a",
+    "git@example.org:a/b.git": "ssh://git@example.org/a/b.git",
+    "example.org:a b": "ssh://example.org/a%20b",
+    "/srv/a b.git": "file:///srv/a%20b.git",
+    "//srv/a": "file:///srv/a",
+    "file:////srv/a": "file:///srv/a",
+    "file:///srv/a b.git": "file:///srv/a%20b.git",
+    "file:///srv/a%20b.git": "file:///srv/a%20b.git",
+    "git://example.org/a": "git://example.org/a",
+}
+
+REWRITTEN = {
+    "https://user:secret@example.org:8443/a",
+    "https://secret@example.org/a",
+    "ssh://git:secret@example.org/a",
+    "git@example.org:a/b.git",
+    "example.org:a b",
+}
+
+
+class UrlTests(SynchronousTestCase):
+    def test_public(self) -> None:
+        """Each URL has one public form, which Nix understands and which has no secret."""
+        for url, public in FORMS.items():
+            self.assertTrue(is_supported(url), url)
+            self.assertEqual(public_url(url), public)
+            self.assertEqual(public_url(public), public)
+            self.assertNotIn("secret", public)
+
+    def test_rewriting(self) -> None:
+        """Git is told where the public form leads if it would not go there by itself."""
+        for url, public in FORMS.items():
+            expected = {f"url.{url}.insteadOf": public} if url in REWRITTEN else {}
+            self.assertEqual(rewriting(url), expected)
+
+    def test_secrets(self) -> None:
+        """A password in a URL is noticed, a user name of ssh's is none."""
+        for url in FORMS:
+            self.assertEqual(has_secret(url), "secret" in url, url)
+
+    def test_unsupported(self) -> None:
+        """What would run programs, or be taken for options, is no URL."""
+        for url in (
+            "",
+            "-x",
+            "ext::sh -c true",
+            "ext::https://h/p",
+            "relative/path",
+            "ftp://h/p",
+            "https:///p",
+            "https://h:99999/p",
+            "https://-h/p",
+            "https://h/p?x",
+            "https://h/p#x",
+            "file://host/p",
+            "file:///",
+            "//",
+            "-oProxyCommand=x:p",
+            "u@-oProxyCommand=x:p",
+            "/a\nb",
+            "https://[::1/p",
+        ):
+            self.assertFalse(is_supported(url), url)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+    def test_anything(self, text: str) -> None:
+        """Whatever is supported has a public form that is supported, and ends there."""
+        for url in (text, f"/{text}", f"https://{text}", f"u@h:{text}", f"ssh://{text}"):
+            if is_supported(url):
+                public = public_url(url)
+                self.assertEqual(public_url(public), public)
+                self.assertFalse(public.startswith("-"))
+                self.assertNotIn(" ", public)
+
+
+class RefTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """Names are those that git allows, without what ls-remote takes for a wildcard."""
+        for name in ("main", "feature/x", "v1.0", "a@b", "ä", "x-", "_", "a/b/c"):
+            self.assertTrue(is_ref_name(name), name)
+        for name in (
+            "", "-x", "a..b", "a b", "/a", "a/", "a//b", "a.lock", "a.lock/b", ".a", "a/.b", "a.",
+            "a~", "a^", "a:", "a?", "a*", "a[", "a\\", "@{u}", "@", "a\n", "x" * 300,
+        ):  # fmt: skip
+            self.assertFalse(is_ref_name(name), name)

@@ -1,0 +1,276 @@
+"""What is remembered of an upstream, and for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import ShuttingDown
+from nixery.process.errors import CommandMissing
+from nixery.sources.errors import SourceUnavailable
+from nixery.sources.ref_cache import NEGATIVE_TTL, UPSTREAM_PAUSE, RefCache
+from nixery.sources.ref_file import RefFile
+from nixery.sources.source import ResolvedRef
+from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, Reference
+from nixery.testing.fakes import InlineWorkers
+
+MAIN = GitRefs(names=("refs/heads/main",))
+A, B = ResolvedRef(commit="a" * 40, ref="refs/heads/main"), ResolvedRef(commit="b" * 40)
+DOWN = SourceUnavailable(source="the repository", what="main", reason="it is down")
+
+
+@define(eq=False)
+class FakeUpstream:
+    """Implements :class:`nixery.sources.interface.RefSource`."""
+
+    refs: dict[Reference, ResolvedRef] = field(factory=dict)
+    down: bool = False
+    missing: bool = False
+    gate: Deferred[None] | None = None
+    asked: list[Reference] = field(factory=list)
+
+    async def check(self) -> None:
+        if self.missing:
+            raise CommandMissing(command="git")
+
+    async def find(self, reference: Reference) -> ResolvedRef | None:
+        self.asked.append(reference)
+        if self.gate is not None:
+            await self.gate
+        if self.down:
+            raise DOWN
+        return self.refs.get(reference)
+
+
+class LookupTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.upstream = FakeUpstream({MAIN: A})
+        self.path = Path(self.mktemp()) / "git.json"
+        self.lookups = self.make()
+        self.logged: list[LogEvent] = []
+        observer: Any = self.logged.append  # any callable will do
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def make(self, ttl: float = 900) -> RefCache:
+        lookups = RefCache(
+            self.upstream,
+            name="the repository",
+            ttl=ttl,
+            known=RefFile(self.path),
+            workers=InlineWorkers(),
+            clock=self.clock,
+        )
+        self.successResultOf(Deferred.fromCoroutine(lookups.start()))
+        return lookups
+
+    def find(
+        self, reference: Reference = MAIN, *, expected: bool = False
+    ) -> Deferred[ResolvedRef | None]:
+        return Deferred.fromCoroutine(self.lookups.find(reference, expected=expected))
+
+    def found(self, reference: Reference = MAIN, *, expected: bool = False) -> ResolvedRef | None:
+        return self.successResultOf(self.find(reference, expected=expected))
+
+    def warnings(self) -> list[str]:
+        levels = [str(event["log_level"].name) for event in self.logged]
+        formats = [str(event["log_format"]) for event in self.logged]
+        return [f"{level}: {form}" for level, form in zip(levels, formats, strict=True)]
+
+    # -- time ---------------------------------------------------------------------
+
+    def test_time_to_live(self) -> None:
+        """A reference is asked about once in its time to live, and then again."""
+        self.assertEqual(self.found(), A)
+        self.upstream.refs[MAIN] = B
+        self.clock.advance(899)
+        self.assertEqual(self.found(), A)
+        self.clock.advance(1)
+        self.assertEqual(self.found(), B)
+        self.assertEqual(len(self.upstream.asked), 2)
+
+    def test_always(self) -> None:
+        """Without a time to live, every question is asked."""
+        self.lookups = self.make(ttl=0)
+        for _ in range(3):
+            self.found()
+        self.assertEqual(len(self.upstream.asked), 3)
+
+    def test_shared(self) -> None:
+        """Questions at the same time are one, and whoever leaves takes nothing along."""
+        self.lookups = self.make(ttl=0)
+        gate: Deferred[None] = Deferred()
+        self.upstream.gate = gate
+        asked = [self.find() for _ in range(20)]
+        asked[0].cancel()
+        self.failureResultOf(asked[0])
+        gate.callback(None)
+        self.assertEqual({self.successResultOf(each) for each in asked[1:]}, {A})
+        self.assertEqual(len(self.upstream.asked), 1)
+
+    def test_references_are_apart(self) -> None:
+        """Each reference has an answer of its own."""
+        other = GitRefs(names=("refs/heads/other",))
+        self.upstream.refs[other] = B
+        self.assertEqual((self.found(), self.found(other)), (A, B))
+        self.assertEqual((self.found(), self.found(other)), (A, B))
+        self.assertEqual(len(self.upstream.asked), 2)
+
+    def test_unknown(self) -> None:
+        """What does not exist is asked about again soon, and not at once."""
+        other = ChannelName(name="nixos-99.99")
+        for _ in range(5):
+            self.assertIsNone(self.found(other))
+        self.assertEqual(len(self.upstream.asked), 1)
+        self.clock.advance(NEGATIVE_TTL)
+        self.upstream.refs[other] = B
+        self.assertEqual(self.found(other), B)
+
+    def test_deleted(self) -> None:
+        """A branch that is deleted is served no longer, now or after a restart."""
+        self.found()
+        del self.upstream.refs[MAIN]
+        self.clock.advance(900)
+        self.assertIsNone(self.found())
+        self.upstream.down = True
+        self.lookups = self.make()
+        self.failureResultOf(self.find(), SourceUnavailable)
+
+    def test_doubt(self) -> None:
+        """What cannot be fetched is looked up again before its time."""
+        self.found()
+        self.upstream.refs[MAIN] = B
+        self.lookups.doubt(B.commit)
+        self.assertEqual(self.found(), A)
+        self.lookups.doubt(A.commit)
+        self.assertEqual(self.found(), B)
+
+    # -- commits --------------------------------------------------------------------
+
+    def test_commits_stay(self) -> None:
+        """A commit that was in the history is never asked about again."""
+        commit = GitCommit(commit=B.commit)
+        self.upstream.refs[commit] = B
+        self.found(commit)
+        del self.upstream.refs[commit]
+        self.clock.advance(10**6)
+        self.assertEqual(self.found(commit), B)
+        self.lookups = self.make()
+        self.assertEqual(self.found(commit), B)
+        self.assertEqual(len(self.upstream.asked), 1)
+
+    def test_trust_is_no_proof(self) -> None:
+        """A commit that was taken on trust has to prove itself when that is over."""
+        trusted = GitCommit(commit=B.commit, trusted=True)
+        self.upstream.refs[trusted] = B
+        self.assertEqual(self.found(trusted), B)
+        self.assertIsNone(self.found(GitCommit(commit=B.commit)))
+
+    # -- failures -------------------------------------------------------------------
+
+    def test_last_known(self) -> None:
+        """When the upstream is away, what it said last counts, and the log says so once."""
+        self.found()
+        self.upstream.down = True
+        for _ in range(3):
+            self.clock.advance(900)
+            self.assertEqual(self.found(), A)
+        [warning] = self.warnings()
+        self.assertIn("warn", warning)
+        self.assertEqual(self.logged[0]["commit"], A.commit)
+        self.assertIn("it is down", self.logged[0]["reason"])
+        # It is over.
+        self.upstream.down = False
+        self.upstream.refs[MAIN] = B
+        self.clock.advance(UPSTREAM_PAUSE)
+        self.assertEqual(self.found(), B)
+        self.assertIn("answers again", self.warnings()[1])
+        # And it happens again.
+        self.upstream.down = True
+        self.clock.advance(900)
+        self.found()
+        self.assertEqual(len(self.logged), 3)
+
+    def test_an_upstream_that_is_away_is_left_alone(self) -> None:
+        """Nobody waits again and again for what has just failed."""
+        self.lookups = self.make(ttl=0)
+        self.found()
+        self.upstream.down = True
+        for _ in range(10):
+            self.assertEqual(self.found(), A)
+        self.assertEqual(len(self.upstream.asked), 2)
+        self.clock.advance(UPSTREAM_PAUSE)
+        self.found()
+        self.assertEqual(len(self.upstream.asked), 3)
+
+    def test_nothing_known(self) -> None:
+        """Where nothing is known there is nothing to serve, and the next one tries again."""
+        self.upstream.down = True
+        self.assertEqual(self.failureResultOf(self.find(), SourceUnavailable).value, DOWN)
+        self.upstream.down = False
+        self.assertEqual(self.found(), A)
+
+    def test_restart(self) -> None:
+        """A daemon that starts while the upstream is away serves what it served before."""
+        self.found()
+        self.upstream.down = True
+        self.lookups = self.make()
+        self.assertEqual(self.found(), A)
+        # And it asks at once, whatever the file says.
+        self.assertEqual(len(self.upstream.asked), 2)
+
+    def test_expected(self) -> None:
+        """If what is configured is gone, something is wrong, and the last commit counts."""
+        self.failureResultOf(self.find(ChannelName(name="x"), expected=True), SourceUnavailable)
+        self.found(expected=True)
+        del self.upstream.refs[MAIN]
+        self.clock.advance(900)
+        self.assertEqual(self.found(expected=True), A)
+
+    def test_damaged_file(self) -> None:
+        """A file that cannot be read costs what it held, and nothing else."""
+        self.found()
+        for text in ("{", "[]", '{"version": 1}', '{"version": 1, "references": [1]}'):
+            self.path.write_text(text)
+            self.lookups = self.make()
+            self.assertEqual(self.found(), A)
+
+    def test_file_that_cannot_be_written(self) -> None:
+        """A full disk does not keep anybody from what was found."""
+        self.path.parent.write_text("no directory")
+        self.assertEqual(self.found(), A)
+
+    def test_asked_again_changes_no_file(self) -> None:
+        """The same answer again is not written again."""
+        self.found()
+        self.path.unlink()
+        self.clock.advance(900)
+        self.found()
+        self.assertFalse(self.path.exists())
+
+    def test_program_missing(self) -> None:
+        """Without the program to ask with there is no start."""
+        self.upstream.missing = True
+        self.failureResultOf(Deferred.fromCoroutine(self.lookups.start()), CommandMissing)
+
+    def test_stopping(self) -> None:
+        """A question is ended by the end of the daemon, and none is begun after it."""
+        self.upstream.gate = Deferred()
+        asked = self.find()
+        self.successResultOf(Deferred.fromCoroutine(self.lookups.stop()))
+        self.failureResultOf(asked, ShuttingDown)
+        self.failureResultOf(self.find(), ShuttingDown)
+        self.assertEqual(len(self.upstream.asked), 1)
+
+    def test_memory_is_bounded(self) -> None:
+        """However many tags people make up, the oldest are forgotten."""
+        for number in range(5000):
+            self.found(ChannelName(name=f"c{number}"))
+        self.assertEqual(len(self.lookups._fresh), 4096)

@@ -1,0 +1,303 @@
+"""Tags become revisions, and revisions package sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import ShuttingDown
+from nixery.image.names import Tag
+from nixery.sources.errors import CommitMissing, SourceMissing, SourceUnavailable, UnknownRevision
+from nixery.sources.interface import Sources
+from nixery.sources.ref_cache import RefCache
+from nixery.sources.ref_file import RefFile
+from nixery.sources.resolver import Resolver, ResolverSettings
+from nixery.sources.source import (
+    ChannelSource,
+    GitSource,
+    PackageSet,
+    PathSource,
+    ResolvedRef,
+    Revision,
+    Source,
+    SourceTree,
+)
+from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, TagPolicy
+from nixery.testing.fakes import InlineWorkers
+from tests.unit.sources.test_ref_cache import FakeUpstream
+
+A, B, C = (letter * 40 for letter in "abc")
+GIT = GitSource(url="https://u:secret@h/p")
+OVERLAY = GitSource(url="/o", base=ChannelSource(channel="nixos-unstable"))
+CHANNEL = ChannelSource(channel="nixos-unstable")
+
+
+@define(eq=False)
+class FakeFetcher:
+    """Implements :class:`nixery.sources.interface.TreeFetcher`."""
+
+    gate: Deferred[None] | None = None
+    failure: Exception | None = None
+    fetched: list[SourceTree] = field(factory=list)
+
+    async def fetch(self, tree: SourceTree) -> Path:
+        self.fetched.append(tree)
+        if self.gate is not None:
+            await self.gate
+        if self.failure is not None:
+            raise self.failure
+        return Path("/nix/store") / tree.name
+
+
+class ResolverCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.directory = Path(self.mktemp()).resolve()
+        self.directory.mkdir()
+        self.git = FakeUpstream(
+            {
+                GitRefs(names=("HEAD",)): ResolvedRef(commit=A, ref="refs/heads/main"),
+                GitRefs(names=("refs/heads/v1", "refs/tags/v1")): ResolvedRef(
+                    commit=B, ref="refs/tags/v1"
+                ),
+                GitCommit(commit=A): ResolvedRef(commit=A, ref="refs/heads/main"),
+            }
+        )
+        self.channels = FakeUpstream(
+            {
+                ChannelName(name="nixos-unstable"): ResolvedRef(commit=C),
+                ChannelName(name="nixos-25.05"): ResolvedRef(commit=B),
+            }
+        )
+        self.fetcher = FakeFetcher()
+
+    def make(self, source: Source, **settings: Any) -> Resolver:
+        def lookups(upstream: FakeUpstream) -> RefCache:
+            return RefCache(
+                upstream,
+                name="upstream",
+                ttl=900,
+                known=RefFile(self.directory / "known.json"),
+                workers=InlineWorkers(),
+                clock=self.clock,
+            )
+
+        resolver = Resolver(
+            ResolverSettings(source=source, **settings),
+            git=lookups(self.git) if isinstance(source, GitSource) else None,
+            channels=lookups(self.channels),
+            fetcher=self.fetcher,
+            workers=InlineWorkers(),
+        )
+        # mypy holds it against the protocol here.
+        self.checked: Sources = resolver
+        return resolver
+
+    def resolve(self, resolver: Resolver, tag: str = "latest") -> Deferred[Revision]:
+        return Deferred.fromCoroutine(resolver.resolve(Tag(tag)))
+
+    def revision(self, resolver: Resolver, tag: str = "latest") -> Revision:
+        return self.successResultOf(self.resolve(resolver, tag))
+
+    def fetch(self, resolver: Resolver, revision: Revision) -> Deferred[PackageSet]:
+        return Deferred.fromCoroutine(resolver.fetch(revision))
+
+
+class ResolveTests(ResolverCase):
+    def test_git(self) -> None:
+        """A tag of a repository is a commit, pinned, with the ref that it is fetched by."""
+        resolver = self.make(GIT)
+        latest, tagged = self.revision(resolver), self.revision(resolver, "v1")
+        self.assertEqual(latest.identity, {"kind": "git", "url": "https://h/p", "commit": A})
+        self.assertEqual((latest.ref, latest.label), ("refs/heads/main", "HEAD at aaaaaaaaaaaa"))
+        self.assertEqual((tagged.identity["commit"], tagged.ref), (B, "refs/tags/v1"))
+        self.assertTrue(latest.pinned)
+        # However it is spelled, a commit is one revision.
+        self.assertEqual(self.revision(resolver, A), latest)
+
+    def test_channel(self) -> None:
+        """A tag of a channel is a commit of nixpkgs."""
+        resolver = self.make(CHANNEL)
+        self.assertEqual(self.revision(resolver).identity["commit"], C)
+        self.assertEqual(self.revision(resolver, "nixos-unstable").identity["commit"], C)
+        self.assertEqual(len(self.channels.asked), 1)
+        self.assertEqual(self.revision(resolver, "nixos-25.05").identity["commit"], B)
+
+    def test_commit(self) -> None:
+        """A configured commit is what it is: nobody is asked."""
+        revision = self.revision(self.make(ChannelSource(channel=A)))
+        self.assertEqual(revision.identity["commit"], A)
+        self.assertEqual(self.channels.asked, [])
+
+    def test_any_commit(self) -> None:
+        """A commit of anybody's is served only where that is allowed."""
+        self.failureResultOf(self.resolve(self.make(CHANNEL), A), UnknownRevision)
+        allowed = self.make(CHANNEL, rules=TagPolicy(any_commit=True))
+        self.assertEqual(self.revision(allowed, A).identity["commit"], A)
+
+    def test_overlay(self) -> None:
+        """An overlay has two commits, and another one of either is another revision."""
+        resolver = self.make(OVERLAY)
+        revision = self.revision(resolver)
+        self.assertEqual((revision.identity["commit"], revision.identity["base"]), (A, C))
+        self.channels.refs[ChannelName(name="nixos-unstable")] = ResolvedRef(commit=B)
+        self.clock.advance(900)
+        self.assertNotEqual(self.revision(resolver), revision)
+
+    def test_unknown(self) -> None:
+        """What is not there is told with what is, and nothing is fetched."""
+        error = self.failureResultOf(self.resolve(self.make(GIT), "nope"), UnknownRevision).value
+        self.assertEqual(error.tag, "nope")
+        self.assertIn("branches", error.allowed)
+        self.assertNotIn("secret", error.message)
+        self.assertEqual(self.fetcher.fetched, [])
+
+    def test_refused_without_a_question(self) -> None:
+        """What may not be served is not asked about, either."""
+        rules = TagPolicy(patterns=("latest",))
+        for source in (GIT, CHANNEL):
+            for tag in ("v1", "nixos-25.05", A, "sha256-" + "0" * 64, f"sha256-{'0' * 64}.sig"):
+                resolver = self.make(source, rules=rules)
+                self.failureResultOf(self.resolve(resolver, tag), UnknownRevision)
+        self.failureResultOf(self.resolve(self.make(GIT), "sha256-" + "0" * 64), UnknownRevision)
+        self.assertEqual(self.git.asked + self.channels.asked, [])
+
+    def test_configured_and_missing(self) -> None:
+        """If what the operator named is not there, whoever pulls is not to blame."""
+        self.git.refs.clear()
+        error = self.failureResultOf(self.resolve(self.make(GIT)), SourceUnavailable).value
+        self.assertIn("operator", error.message)
+
+    def test_tags(self) -> None:
+        """The tags of the configuration are listed."""
+        tags = Deferred.fromCoroutine(self.make(CHANNEL).tags())
+        self.assertEqual(self.successResultOf(tags), ("latest", "nixos-unstable"))
+
+
+class PathTests(ResolverCase):
+    def test_latest(self) -> None:
+        """A path is evaluated where it is, and is nothing to rely on later."""
+        resolver = self.make(PathSource(path=self.directory))
+        revision = self.revision(resolver)
+        self.assertFalse(revision.pinned)
+        fetched = self.successResultOf(self.fetch(resolver, revision))
+        self.assertEqual(fetched, PackageSet(revision=revision, path=self.directory))
+        self.failureResultOf(self.resolve(resolver, "v1"), UnknownRevision)
+        self.assertEqual(self.fetcher.fetched, [])
+
+    def test_symlinks(self) -> None:
+        """Symlinks are followed, each time: restricted evaluation refuses them."""
+        link = self.directory / "link"
+        resolver = self.make(PathSource(path=link))
+        for name in ("one", "two"):
+            (self.directory / name).mkdir()
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+            self.assertEqual(self.revision(resolver).identity["path"], str(self.directory / name))
+
+    def test_missing(self) -> None:
+        """A path that is not there, or goes in circles, is said to be so."""
+        loop = self.directory / "loop"
+        loop.symlink_to("loop")
+        for path in (loop, self.directory / "none", loop / "x"):
+            resolver = self.make(PathSource(path=path))
+            error = self.failureResultOf(self.resolve(resolver), SourceMissing).value
+            self.assertEqual(error.path, str(path))
+            self.assertIn("pkgs_path", error.message)
+            self.failureResultOf(Deferred.fromCoroutine(resolver.start()), SourceMissing)
+
+    def test_start(self) -> None:
+        """A directory is a package set if it has a default.nix, a file if it is there."""
+        file = self.directory / "default.nix"
+        for path in (self.directory, file):
+            starting = Deferred.fromCoroutine(self.make(PathSource(path=path)).start())
+            error = self.failureResultOf(starting, SourceMissing).value
+            self.assertTrue(error.path.endswith("default.nix"))
+        file.touch()
+        for path in (self.directory, file):
+            resolver = self.make(PathSource(path=path))
+            self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(resolver.start())))
+
+    def test_overlays(self) -> None:
+        """Overlays belong to every revision, by their real paths and in their order."""
+        for name in ("a", "b"):
+            (self.directory / name).touch()
+        (self.directory / "link").symlink_to("a")
+        overlays = (self.directory / "b", self.directory / "link")
+        real = (self.directory / "b", self.directory / "a")
+        for source in (PathSource(path=self.directory), GIT, CHANNEL):
+            resolver = self.make(source, overlays=overlays)
+            revision = self.revision(resolver)
+            self.assertFalse(revision.pinned)
+            fetched = self.successResultOf(self.fetch(resolver, revision))
+            self.assertEqual(fetched.overlays, real)
+
+    def test_missing_overlay(self) -> None:
+        """An overlay that is not there is named as one, at start and later."""
+        resolver = self.make(GIT, overlays=(self.directory / "none",))
+        for asked in (self.resolve(resolver), Deferred.fromCoroutine(resolver.start())):
+            error = self.failureResultOf(asked, SourceMissing).value
+            self.assertIn("the overlay at", error.message)
+            self.assertIn("overlays says", error.message)
+
+
+class FetchTests(ResolverCase):
+    def test_overlay(self) -> None:
+        """An overlay is evaluated as one: nixpkgs, then its own, then the operator's."""
+        (self.directory / "mine.nix").touch()
+        resolver = self.make(OVERLAY, overlays=(self.directory / "mine.nix",))
+        revision = self.revision(resolver)
+        fetched = self.successResultOf(self.fetch(resolver, revision))
+        self.assertEqual([tree.kind for tree in self.fetcher.fetched], ["archive", "git"])
+        nixpkgs, overlay = (Path("/nix/store") / tree.name for tree in self.fetcher.fetched)
+        self.assertEqual(fetched.path, nixpkgs)
+        self.assertEqual(fetched.overlays, (overlay, self.directory / "mine.nix"))
+
+    def test_once(self) -> None:
+        """A commit is fetched once for all who need it, whatever they call it."""
+        resolver = self.make(GIT)
+        revisions = [self.revision(resolver), self.revision(resolver, A)]
+        gate: Deferred[None] = Deferred()
+        self.fetcher.gate = gate
+        asked = [self.fetch(resolver, revisions[n % 2]) for n in range(20)]
+        asked[0].cancel()
+        self.failureResultOf(asked[0])
+        gate.callback(None)
+        self.assertEqual(len({self.successResultOf(each).path for each in asked[1:]}), 1)
+        self.assertEqual(len(self.fetcher.fetched), 1)
+
+    def test_no_such_commit(self) -> None:
+        """A commit that is nowhere is an unknown revision."""
+        resolver = self.make(CHANNEL, rules=TagPolicy(any_commit=True))
+        revision = self.revision(resolver, A)
+        self.fetcher.failure = CommitMissing(url="u", commit=A)
+        error = self.failureResultOf(self.fetch(resolver, revision), UnknownRevision).value
+        self.assertEqual(error.tag, A)
+
+    def test_rewritten_meanwhile(self) -> None:
+        """A branch that was rewritten between look-up and fetch is looked up again."""
+        resolver = self.make(GIT)
+        revision = self.revision(resolver)
+        self.fetcher.failure = SourceUnavailable(source="s", what=A, reason="not there")
+        self.failureResultOf(self.fetch(resolver, revision), SourceUnavailable)
+        self.git.refs[GitRefs(names=("HEAD",))] = ResolvedRef(commit=B)
+        self.assertEqual(self.revision(resolver).identity["commit"], B)
+
+    def test_stopping(self) -> None:
+        """A fetch is ended by the end of the daemon, and none is begun after it."""
+        resolver = self.make(GIT)
+        revision = self.revision(resolver)
+        self.fetcher.gate = Deferred()
+        asked = self.fetch(resolver, revision)
+        self.successResultOf(Deferred.fromCoroutine(resolver.stop()))
+        self.failureResultOf(asked, ShuttingDown)
+        self.failureResultOf(self.fetch(resolver, revision), ShuttingDown)
+        # And it can start again.
+        self.successResultOf(Deferred.fromCoroutine(resolver.start()))
+        self.fetcher.gate = None
+        self.successResultOf(self.fetch(resolver, revision))

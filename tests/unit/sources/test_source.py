@@ -1,0 +1,155 @@
+"""
+Tests for ``nixery.sources.source``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.sources.source import (
+    ChannelSource,
+    GitSource,
+    PathSource,
+    ResolvedRef,
+    Revision,
+    is_pinned_path,
+    overlay_paths,
+    path_revision,
+    revision_of,
+    source_trees,
+)
+
+STORE_PATH = Path("/nix/store/00000000000000000000000000000000-source")
+GIT = GitSource(url="https://u:secret@example.org/pkgs.git")
+OVERLAY = GitSource(url="https://example.org/o.git", base=ChannelSource(channel="nixos-unstable"))
+CHANNEL = ChannelSource(channel="nixos-unstable")
+
+commits = st.text("0123456789abcdef", min_size=40, max_size=40)
+found = st.builds(ResolvedRef, commit=commits, ref=st.sampled_from([None, "refs/heads/main"]))
+overlays = st.lists(st.sampled_from([Path("/a"), Path("/b"), STORE_PATH / "o"]), max_size=3)
+A, B = ResolvedRef(commit="a" * 40), ResolvedRef(commit="b" * 40)
+
+
+class PathTests(SynchronousTestCase):
+    """Package sets at a path."""
+
+    def test_store(self) -> None:
+        """A path in the Nix store never changes; the store itself and its likes do."""
+        for path, pinned in (
+            (STORE_PATH, True),
+            (STORE_PATH / "nixpkgs", True),
+            (Path("/nix/store"), False),
+            (Path("/nix/storeroom/set"), False),
+            (STORE_PATH / ".." / ".." / "set", False),
+        ):
+            self.assertEqual(is_pinned_path(path), pinned)
+            self.assertEqual(path_revision(path).pinned, pinned)
+
+    def test_revision(self) -> None:
+        """The path is the revision, and there is nothing to fetch."""
+        revision = path_revision(Path("/p"))
+        self.assertEqual(revision.identity, {"kind": "path", "path": "/p"})
+        self.assertEqual(source_trees(revision), ())
+
+
+class RevisionTests(SynchronousTestCase):
+    """What tells revisions apart."""
+
+    def test_distinct(self) -> None:
+        """Another commit, another origin, another kind, another overlay: another revision."""
+        revisions = [
+            path_revision(Path("/p")),
+            path_revision(Path("/q")),
+            path_revision(Path("/p"), [Path("/o")]),
+            path_revision(Path("/p"), [Path("/q"), Path("/o")]),
+            path_revision(Path("/p"), [Path("/o"), Path("/q")]),
+            revision_of(CHANNEL, "n", A),
+            revision_of(CHANNEL, "n", A, nixpkgs_url="http://h/{commit}"),
+            revision_of(CHANNEL, "n", B),
+            revision_of(GIT, "n", A),
+            revision_of(GitSource(url="https://example.org/other.git"), "n", A),
+            revision_of(OVERLAY, "n", A, base=B),
+            revision_of(OVERLAY, "n", B, base=A),
+            revision_of(OVERLAY, "n", A, base=B, nixpkgs_url="http://h/{commit}"),
+            revision_of(OVERLAY, "n", A, base=B, overlays=[Path("/o")]),
+        ]
+        identities = {tuple(sorted(revision.identity.items())) for revision in revisions}
+        self.assertEqual(len(identities), len(revisions))
+
+    def test_same(self) -> None:
+        """Neither the tag, nor the ref, nor a password makes another revision."""
+        first = revision_of(GIT, "main", ResolvedRef(commit=A.commit, ref="refs/heads/main"))
+        plain = GitSource(url="https://example.org/pkgs.git")
+        second = revision_of(plain, "v1", ResolvedRef(commit=A.commit, ref="refs/tags/v1"))
+        self.assertEqual(first, second)
+        self.assertNotIn("secret", str(first))
+
+    @settings(deadline=None, max_examples=50)
+    @given(found, overlays)
+    def test_pinned(self, commit: ResolvedRef, paths: list[Path]) -> None:
+        """A commit is pinned, unless an overlay on it may change."""
+        for source, base in ((GIT, None), (CHANNEL, None), (OVERLAY, A)):
+            revision = revision_of(source, "n", commit, base=base, overlays=paths)
+            self.assertEqual(revision.pinned, all(STORE_PATH in path.parents for path in paths))
+            self.assertEqual(overlay_paths(revision), tuple(paths))
+
+    def test_label(self) -> None:
+        """People see the name and the beginning of the commit, or that alone."""
+        self.assertEqual(revision_of(GIT, "main", A).label, "main at aaaaaaaaaaaa")
+        self.assertEqual(revision_of(GIT, A.commit, A).label, "aaaaaaaaaaaa")
+
+    def test_plain_identity(self) -> None:
+        """An identity is text by text: it goes into canonical JSON as it is."""
+        revision = revision_of(OVERLAY, "n", A, base=B, overlays=[Path("/o")])
+        for name, value in revision.identity.items():
+            self.assertEqual((type(name), type(value)), (str, str))
+
+
+class TreeTests(SynchronousTestCase):
+    """What has to be fetched."""
+
+    def trees(self, revision: Revision) -> list[tuple[str, str, str | None]]:
+        return [(tree.kind, tree.url, tree.ref) for tree in source_trees(revision)]
+
+    def test_trees(self) -> None:
+        """A channel is an archive, a repository a tree; an overlay has nixpkgs below it."""
+        commit = ResolvedRef(commit="c" * 40, ref="refs/heads/main")
+        repository = ("git", "https://example.org/pkgs.git", "refs/heads/main")
+        self.assertEqual(self.trees(revision_of(GIT, "n", commit)), [repository])
+        archive = f"https://github.com/NixOS/nixpkgs/archive/{A.commit}.tar.gz"
+        self.assertEqual(self.trees(revision_of(CHANNEL, "n", A)), [("archive", archive, None)])
+        self.assertEqual(
+            self.trees(revision_of(OVERLAY, "n", commit, base=A)),
+            [("archive", archive, None), ("git", "https://example.org/o.git", "refs/heads/main")],
+        )
+
+    def test_names(self) -> None:
+        """A commit has a name of its own for each origin, and one whatever leads to it."""
+        first, second = (
+            revision_of(GIT, "n", ResolvedRef(commit=A.commit, ref=ref))
+            for ref in ("refs/heads/a", None)
+        )
+        [one], [two] = source_trees(first), source_trees(second)
+        self.assertEqual((one, one.name), (two, two.name))
+        [other] = source_trees(revision_of(GitSource(url="https://example.org/x"), "n", A))
+        self.assertNotEqual(one.name, other.name)
+        self.assertTrue(one.name.startswith(A.commit))
+
+
+class DescribeTests(SynchronousTestCase):
+    """Sources as messages tell of them."""
+
+    def test_describe(self) -> None:
+        """A person recognises each source, and reads no password."""
+        for source, text in (
+            (CHANNEL, "the channel nixos-unstable"),
+            (ChannelSource(channel=A.commit), f"the nixpkgs commit {A.commit}"),
+            (GIT, "the git repository https://example.org/pkgs.git"),
+            (PathSource(path=Path("/srv/set")), "the package set at /srv/set"),
+        ):
+            self.assertEqual(source.describe(), text)
+        self.assertNotIn("secret", repr(GIT))

@@ -1,0 +1,462 @@
+"""
+Tests of what a collection removes, and of what it never does: beside pulls and builds,
+and wherever it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nixery.image.manifests import digest_of
+from nixery.storage.errors import BlobUnknown, CollectionRunning
+from nixery.storage.filesystem import (
+    atomic_files,
+    backend,
+    blobs,
+    files,
+    garbage_collector,
+    publish_lock,
+    records,
+    scan,
+)
+from nixery.storage.filesystem.garbage_collector import Step, Work, collect, purge, run_blocking
+from nixery.storage.filesystem.gc_policy import Policy
+from nixery.storage.filesystem.publish_lock import attempt_collection, attempt_removal, publishing
+from nixery.storage.interface import OpenFile
+from tests.support.stores import OLD, StoreCase
+from tests.support.trees import below
+from tests.unit.storage.filesystem.test_backend import Died, MortalOs, as_files
+from tests.unit.storage.test_contract import finish
+
+DAY = 86400.0
+
+
+class Unhurried(StoreCase):
+    """Files that have just been written may be judged at once: nothing races here."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(scan, "FRESH", float("-inf"))
+
+
+class PolicyTests(Unhurried):
+    """What goes, and in which order."""
+
+    def test_nothing_to_do(self) -> None:
+        """Without limits, images stay however old they are."""
+        self.image("one", b"1", b"2")
+        self.age()
+        done = self.collect()
+        self.assertEqual((0, 0, 0), (done.images, done.blobs, done.records))
+        self.assertEqual(done.total, self.inventory().total)
+        self.assert_sound()
+
+    def test_garbage(self) -> None:
+        """What nothing names goes once it is older than the grace, with its record."""
+        self.image("one", b"1")
+        self.layer(b"stray")
+        self.assertEqual(0, self.collect().blobs)
+        self.age()
+        done = self.collect()
+        self.assertEqual((1, 5, 1), (done.blobs, done.freed, done.records))
+        self.assertNotIn(digest_of(b"stray"), self.stored())
+        self.assertEqual({"one"}, self.images())
+        self.assert_sound()
+
+    def test_age(self) -> None:
+        """Images that were not pulled for long go, with what only they name."""
+        old = self.image("old", b"own", b"shared")
+        self.image("new", b"shared", b"other")
+        self.age(10 * DAY)
+        # Its manifests were looked at: it was pulled.
+        self.age(3 * DAY, *self.inventory().images["new"] or ())
+        done = self.collect(max_age=5 * DAY)
+        self.assertEqual({"new"}, self.images())
+        self.assertEqual((1, 4), (done.images, done.blobs))
+        self.assertIn(digest_of(b"shared"), self.stored())
+        self.assertTrue(self.stored().isdisjoint({*old, digest_of(b"own")}))
+        self.assertEqual(["n-new/latest"], finish(self.storage.list_records("served")))
+        self.assert_sound()
+
+    def test_size(self) -> None:
+        """Those pulled longest ago go first, and no more than need to."""
+        for number in range(5):
+            manifests = self.image(f"image-{number}", b"%d" % number * 10_000)
+            self.age((20 - number) * DAY, *manifests)
+        self.age(20 * DAY, *(digest_of(b"%d" % number * 10_000) for number in range(5)))
+        done = self.collect(max_bytes=33_000)
+        self.assertEqual({"image-2", "image-3", "image-4"}, self.images())
+        self.assertLessEqual(done.total, 33_000)
+        self.assertEqual(done.total, self.inventory().total)
+        self.assert_sound()
+
+    def test_grace(self) -> None:
+        """What was pulled lately stays, however much it is, and that is said."""
+        self.image("one", b"1" * 10_000)
+        self.age(DAY)  # a little older than the grace, but a mark may be old
+        done = self.collect(max_bytes=1, max_age=1.0)
+        self.assertEqual({"one"}, self.images())
+        self.assertGreater(done.over, 10_000)
+        self.assertIn("within the time of grace", done.describe())
+
+    def test_dry_run(self) -> None:
+        """A rehearsal says what would go, and nothing goes."""
+        self.image("one", b"1" * 1000)
+        self.layer(b"stray")
+        self.age()
+        before = self.stored()
+        rehearsed = self.collect(max_bytes=0, dry_run=True)
+        self.assertEqual(before, self.stored())
+        done = self.collect(max_bytes=0)
+        self.assertEqual(
+            (rehearsed.images, rehearsed.blobs, rehearsed.freed),
+            (done.images, done.blobs, done.freed),
+        )
+        self.assertEqual(set(), self.stored())
+
+    def test_manifest_without_a_record(self) -> None:
+        """A manifest that is only pulled by its digest keeps its layers, and has its age."""
+        manifests = self.image("one", b"1")
+        self.image("one", b"2")  # the record names another now
+        self.age()
+        self.collect()
+        self.assertTrue({*manifests, digest_of(b"1")} <= self.stored())
+        finish(self.storage.stat(manifests[0]))
+        self.collect(max_age=DAY)
+        self.assertIn(digest_of(b"1"), self.stored())
+        self.assertNotIn(digest_of(b"2"), self.stored())
+        self.assert_sound()
+
+    def test_halves_of_blobs(self) -> None:
+        """Bytes without a description go, and descriptions without bytes."""
+        one, two = (self.inventory().path(self.layer(data)) for data in (b"1", b"2"))
+        os.unlink(one)
+        os.unlink(two + ".json")
+        self.age()
+        self.collect()
+        self.assertFalse(os.path.lexists(one + ".json"))
+        self.assertFalse(os.path.lexists(two))
+
+    def test_old_store(self) -> None:
+        """Descriptions and records that are files, as they once were, count and go alike."""
+        self.image("old", b"own", b"shared")
+        new = self.image("new", b"shared", b"other")
+        self.layer(b"stray")
+        as_files(self.root)
+        self.assertEqual([], [path for path in below(self.root) if path.is_symlink()])
+        self.age(10 * DAY)
+        self.age(3 * DAY, *new)
+        done = self.collect(max_age=5 * DAY)
+        self.assertEqual({"new"}, self.images())
+        self.assertEqual((1, 5), (done.images, done.blobs))
+        self.assertEqual(5, len(self.stored()))
+        self.assertEqual([], os.listdir(self.root / "tmp"))
+        self.assert_sound()
+
+    def test_purge(self) -> None:
+        """What is purged goes although it was just pulled; what others name stays."""
+        self.image("one", b"own", b"shared")
+        self.image("two", b"shared")
+        self.layer(b"stray")
+        found = self.inventory()
+        (unit,) = (each for each in found.units() if each.keys == ["one"])
+        done = run_blocking(purge(str(self.root), [unit], found, dry_run=False))
+        self.assertEqual((1, 4), (done.images, done.blobs))
+        self.assertEqual({"two"}, self.images())
+        self.assertTrue({digest_of(b"shared"), digest_of(b"stray")} <= self.stored())
+        self.assert_sound()
+
+    def test_one_at_a_time(self) -> None:
+        """A second collection is refused."""
+        with attempt_collection(str(self.root)), self.assertRaises(CollectionRunning):
+            self.collect()
+
+
+class UseTests(Unhurried):
+    """What counts as a use, and what it costs."""
+
+    def test_looks_are_uses(self) -> None:
+        """Whatever looks at a blob renews its time, unless that is recent."""
+        digest = self.layer(b"1")
+        path = self.inventory().path(digest)
+
+        def opened() -> None:
+            source = finish(self.storage.open(digest))
+            assert isinstance(source, OpenFile)
+            os.close(source.descriptor)
+
+        looks: list[Callable[[], object]] = [
+            lambda: finish(self.storage.stat(digest)),
+            lambda: finish(self.storage.missing([digest])),
+            lambda: finish(self.storage.read(digest)),
+            opened,
+        ]
+        for look in looks:
+            self.age()
+            before = os.stat(path).st_mtime
+            look()
+            after = os.stat(path).st_mtime_ns
+            self.assertGreater(after, before * 1e9 + 1e9)
+            look()
+            self.assertEqual(after, os.stat(path).st_mtime_ns)
+
+    def test_times_in_the_future(self) -> None:
+        """A time that a wrong clock left is put right."""
+        digest = self.layer(b"1")
+        self.age(-OLD)
+        finish(self.storage.stat(digest))
+        self.assertLess(self.inventory().files[digest].used, time.time() + 60)
+
+    def test_files_of_others(self) -> None:
+        """Where the time cannot be set, blobs are served all the same."""
+        digest = self.layer(b"1")
+        self.age()
+        for error in (PermissionError(1, "no"), OSError(30, "read-only")):
+            with mock.patch.object(os, "utime", side_effect=error):
+                self.assertEqual(b"1", finish(self.storage.read(digest)))
+
+    def test_removed_while_looked_at(self) -> None:
+        """A blob that goes between look and mark is absent."""
+        digest = self.layer(b"1")
+        self.age()
+        with (
+            mock.patch.object(os, "utime", side_effect=FileNotFoundError),
+            self.assertRaises(BlobUnknown),
+        ):
+            finish(self.storage.stat(digest))
+
+
+class RaceTests(StoreCase):
+    """A collection step by step, and others in between."""
+
+    def work(self, **policy: float) -> Work:
+        return collect(str(self.root), Policy(grace=0.0, **policy))  # type: ignore[arg-type]  # fields by their names
+
+    def at_every_step(
+        self, between: Callable[[], object], *, age: float = OLD, **policy: float
+    ) -> int:
+        """
+        Let something happen after each step in turn, each time in a new collection.
+
+        :return: how many steps there are.
+        """
+        for number in range(2000):
+            self.image("old", b"1", b"2")
+            self.image("other", b"2", b"3")
+            self.layer(b"stray")
+            self.age(age)
+            self.patch(scan, "FRESH", float("-inf"))
+            work = self.work(**policy)
+            step, ended = -1, False
+            for step, _ in enumerate(work):
+                if step == number:
+                    between()
+                    self.assert_sound()
+                    ended = True
+            self.assert_sound()
+            if not ended:
+                return step
+        raise AssertionError("the collection never ends")
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Steps of single directories are more than a test wants.
+        self.patch(garbage_collector, "read_files", _at_once(scan.read_files))
+        self.patch(garbage_collector, "read_names", _at_once(scan.read_names))
+
+    def test_published_meanwhile(self) -> None:
+        """An image of blobs that are about to go is whole whenever it is published."""
+        for policy in ({"max_bytes": 0}, {"max_age": 1.0}):
+            steps = self.at_every_step(lambda: self.image("new", b"2", b"stray"), **policy)
+            self.assertGreater(steps, 3)
+
+    def test_used_a_moment_ago(self) -> None:
+        """Naming a blob shows even where a look at it would not be noted again."""
+        self.at_every_step(lambda: self.image("new", b"2", b"stray"), age=100.0, max_bytes=0)
+
+    def test_slow_publication(self) -> None:
+        """One that began before the collection, and names blobs when it has looked, is seen."""
+        stray = self.layer(b"stray")
+        self.age()
+        self.patch(scan, "FRESH", float("-inf"))
+        parts, record = self.parts("slow", b"stray")
+        found = self.inventory()
+        work = self.work()
+        with publishing(str(self.root)):
+            found.blobs.claim(stray)
+            for _ in range(20):
+                next(work)
+            for data, media_type in parts:
+                found.blobs.put(data, media_type)
+            found.records.set("image", "slow", record)
+        run_blocking(work)
+        self.assertIn(stray, self.stored())
+        self.assert_sound()
+
+    def test_same_image_meanwhile(self) -> None:
+        """So is one that is made again while it is being removed."""
+        self.at_every_step(lambda: self.image("old", b"1", b"2"), max_bytes=0)
+
+    def test_pulled_meanwhile(self) -> None:
+        """An image that is looked at in time is spared, whole."""
+
+        def pull() -> None:
+            manifests = self.inventory().images.get("old")
+            if manifests is None:
+                return
+            needs = [*manifests, digest_of(b"1"), digest_of(b"2")]
+            if not finish(self.storage.missing(needs)):
+                self.spared += 1
+
+        self.spared = 0
+        self.at_every_step(pull, max_bytes=0)
+        self.assertGreater(self.spared, 1)
+
+    def test_waits_for_publication(self) -> None:
+        """While somebody publishes, nothing is removed; and nothing blocks."""
+        self.image("old", b"1")
+        self.age()
+        self.patch(scan, "FRESH", float("-inf"))
+        with publishing(str(self.root)):
+            work = self.work(max_bytes=0)
+            paces = [next(work) for _ in range(20)]
+            self.assertEqual([Step.WAIT] * 5, paces[-5:])
+            self.assertEqual({"old"}, self.images())
+        run_blocking(work)
+        self.assertEqual(set(), self.images())
+
+    def test_publishers_share(self) -> None:
+        """Any number publish at once, and none while something is removed."""
+        root = str(self.root)
+        with publishing(root), publishing(root), attempt_removal(root) as held:
+            self.assertFalse(held)
+        with attempt_removal(root) as held:
+            self.assertTrue(held)
+
+    def test_just_written(self) -> None:
+        """What was written at the moment of the listing stays for next time."""
+        self.layer(b"stray")
+        self.assertEqual(0, self.collect(grace=0.0).blobs)
+        self.settle()
+        self.assertEqual(1, self.collect(grace=0.0).blobs)
+
+    def test_running_download(self) -> None:
+        """Whoever has a blob open reads it to its end."""
+        manifests = self.image("old", b"1" * 100_000)
+        source = finish(self.storage.open(digest_of(b"1" * 100_000)))
+        assert isinstance(source, OpenFile)
+        self.age()
+        self.patch(scan, "FRESH", float("-inf"))
+        self.collect(max_bytes=0)
+        self.assertTrue(self.stored().isdisjoint(manifests))
+        self.assertEqual([], os.listdir(self.root / "tmp"))
+        with os.fdopen(source.descriptor, "rb") as file:
+            self.assertEqual(b"1" * 100_000, file.read())
+
+    @settings(deadline=None, max_examples=25)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["publish", "pull", "age", "begin", "step", "abandon", "layer"]),
+                st.integers(0, 4),
+                st.sets(st.integers(0, 5), min_size=1, max_size=3),
+            ),
+            max_size=30,
+        )
+    )
+    def test_any_history(self, history: list[tuple[str, int, set[int]]]) -> None:
+        """Whatever happens in whatever order, no manifest ever names what is gone."""
+        self.setUp()
+        work: Work | None = None
+        with mock.patch.object(scan, "FRESH", -1e18):
+            for action, number, parts in history:
+                layers = [b"layer %d" % part for part in sorted(parts)]
+                match action:
+                    case "publish":
+                        self.image(f"image-{number}", *layers)
+                    case "layer":
+                        self.layer(layers[0])
+                    case "pull":
+                        finish(self.storage.missing([digest_of(layer) for layer in layers]))
+                    case "age":
+                        self.age(OLD + number * DAY)
+                    case "begin" if work is None:
+                        work = self.work(max_bytes=number * 500)
+                    case "step" if work is not None:
+                        for _ in range(number + 1):
+                            if next(work, None) is None:
+                                work = None
+                                break
+                    case "abandon" if work is not None:
+                        work.close()
+                        work = None
+                self.assert_sound()
+            if work is not None:
+                run_blocking(work)
+                self.assert_sound()
+
+
+class CrashTests(Unhurried):
+    """A collection dies before each of its changes to the file system in turn."""
+
+    def test_crash(self) -> None:
+        """Nothing dangles then, the next one finishes the work, and nothing is left over."""
+        modules = (
+            files,
+            atomic_files,
+            blobs,
+            records,
+            backend,
+            garbage_collector,
+            scan,
+            publish_lock,
+        )
+        for changes in range(1000):
+            self.root = self.root.with_name(f"crash-{changes}")
+            self.storage = self.open_storage()
+            self.image("old", b"1", b"2")
+            self.image("new", b"2", b"3")
+            self.age()
+            finish(self.storage.missing(self.inventory().images["new"] or ()))
+            self.layer(b"recent")
+            mortal = MortalOs(changes)
+            died = False
+            with contextlib.ExitStack() as stack:
+                for module in modules:
+                    stack.enter_context(mock.patch.object(module, "os", mortal))
+                try:
+                    self.collect(max_age=DAY)
+                except Died:
+                    died = True
+            mortal.bury(self.root)
+            gc.collect()
+            self.storage = self.open_storage()
+            self.assertEqual([], os.listdir(self.root / "tmp"))
+            self.assert_sound()
+            self.assertIn("new", self.images())
+            self.collect(max_age=DAY)
+            self.assert_sound()
+            self.assertEqual({"new"}, self.images())
+            self.assertNotIn(digest_of(b"1"), self.inventory().files)
+            self.assertIn(digest_of(b"recent"), self.stored())
+            if not died:
+                self.assertGreater(changes, 15)
+                return
+        raise AssertionError("the collection never ends")
+
+
+def _at_once(steps: Callable[..., object]) -> Callable[..., object]:
+    def all_of_them(found: object) -> list[None]:
+        for _ in steps(found):  # type: ignore[attr-defined]  # a generator function
+            pass
+        return [None]
+
+    return all_of_them

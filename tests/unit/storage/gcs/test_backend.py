@@ -1,0 +1,436 @@
+"""
+Tests for :mod:`nixery.storage.gcs.backend`: the contract, through the real client library,
+and what may go wrong with what is read and with records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+from urllib.error import HTTPError
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.errors import StorageError
+from nixery.image.names import Digest
+from nixery.storage.errors import BlobUnknown, StorageRefused, StorageUnavailable
+from nixery.storage.gcs.backend import BELIEVED, REMEMBERED, GcsStorage
+from nixery.storage.gcs.download import PIECE
+from nixery.storage.gcs.retry import RetryPolicy
+from nixery.storage.interface import BlobSource, ByteRange, Redirect, Storage, Stream
+from tests.support.fake_gcs.process import FakeBucket, fake_gcs
+from tests.support.gcs import BRIEF, HASTY, follow, make_objects, make_storage
+from tests.unit.storage.test_contract import (
+    LAYER,
+    MANIFEST,
+    StorageContract,
+    contract,
+    digest_of,
+    drain,
+    finish,
+    texts,
+)
+
+BLOB = random.Random(1).randbytes(2 * PIECE + 4321)
+"""A blob of three pieces."""
+
+PASSING = (
+    ("status", 503),
+    ("status", 429),
+    ("reset", 0),
+    ("html", 0),
+    ("drop", 0),
+    ("late", 503),
+    ("page", 0),
+)
+
+
+class GcsStorageTests(StorageContract, SynchronousTestCase):
+    """The contract, of storage in a bucket whose blobs are fetched from there."""
+
+    def storage(self) -> Storage:
+        storage = make_storage(fake_gcs().make_bucket())
+        self.finish(storage.start())
+        return storage
+
+    def content(self, source: BlobSource, part: ByteRange | None = None) -> bytes:
+        if isinstance(source, Redirect):
+            return follow(source, part)
+        return super().content(source, part)
+
+    # Many requests each: fewer examples will do for what differs from one backend to
+    # another.
+    @settings(contract, max_examples=12)
+    @given(st.binary(max_size=5000), st.tuples(st.integers(0), st.integers(0)))
+    def test_parts(self, data: bytes, bounds: tuple[int, int]) -> None:
+        """Any part of any blob can be read, and the blob's own size is told with it."""
+        test: Any = StorageContract.test_parts
+        test.hypothesis.inner_test(self, data, bounds)
+
+    @settings(contract, max_examples=6)
+    @given(st.dictionaries(texts, st.binary(max_size=50), max_size=5), texts)
+    def test_any_key(self, records: dict[str, bytes], prefix: str) -> None:
+        """Any text is a key, apart from every other text, and is listed as it was given."""
+        test: Any = StorageContract.test_any_key
+        test.hypothesis.inner_test(self, records, prefix)
+
+
+class GcsCase(SynchronousTestCase):
+    """A storage on a bucket of its own."""
+
+    def setUp(self) -> None:
+        self.bucket: FakeBucket = fake_gcs().make_bucket()
+        self.clock = Clock()
+        self.storage = self.make()
+        self.bucket.heal()
+
+    def make(self, patience: RetryPolicy = HASTY, *, proxy: bool = False) -> GcsStorage:
+        storage = make_storage(self.bucket, patience=patience, proxy=proxy, clock=self.clock)
+        finish(storage.start())
+        return storage
+
+    def put(self, data: bytes = BLOB) -> Digest:
+        """Have a blob in the bucket."""
+        self.bucket.put("layers/" + hashlib.sha256(data).hexdigest(), data, media_type=LAYER)
+        return digest_of(data)
+
+
+class LookTests(GcsCase):
+    """What is asked, and what is remembered."""
+
+    def test_look_once(self) -> None:
+        """A blob that was seen is sent without asking the bucket again, for a while."""
+        digest = self.put()
+        for _ in range(3):
+            finish(self.storage.open(digest))
+            finish(self.storage.stat(digest))
+        self.assertEqual(1, len(self.bucket.log("stat")))
+        self.clock.advance(REMEMBERED + 1)
+        finish(self.storage.open(digest))
+        self.assertEqual(2, len(self.bucket.log("stat")))
+
+    def test_missing_looks(self) -> None:
+        """Whether blobs are missing is found out anew, but for what was seen just now."""
+        digest, other = self.put(), self.put(b"other")
+        self.assertEqual(set(), finish(self.storage.missing([digest, other])))
+        self.bucket.remove("layers/" + other.removeprefix("sha256:"))
+        self.assertEqual(set(), finish(self.storage.missing([digest, other])))
+        self.assertEqual(2, len(self.bucket.log("stat")))
+        self.clock.advance(BELIEVED + 1)
+        self.assertEqual({other}, finish(self.storage.missing([digest, other])))
+        with self.assertRaises(BlobUnknown):
+            finish(self.storage.open(other))
+
+    def test_missing_faults(self) -> None:
+        """What passes is asked again; what does not is an error, and not missing."""
+        digest = self.put()
+        for action, value in PASSING:
+            self.bucket.fail("stat", action, value)
+            self.clock.advance(BELIEVED + 1)
+            self.assertEqual(set(), finish(self.storage.missing([digest])), action)
+        self.storage = self.make(BRIEF)
+        self.bucket.fail("stat", "status", 503, times=1000)
+        with self.assertRaises(StorageUnavailable):
+            finish(self.storage.missing([digest]))
+
+    def test_refused(self) -> None:
+        """403 is not "missing", wherever it is answered."""
+        digest = self.put()
+        self.bucket.fail("*", "status", 403, times=1000)
+        for call in (
+            self.storage.stat(digest),
+            self.storage.missing([digest]),
+            self.storage.read(digest),
+            self.storage.open(digest),
+            self.storage.get_record("layer", "key"),
+            self.storage.add_record("layer", "key", b""),
+            self.storage.set_record("layer", "key", b""),
+            self.storage.delete_record("layer", "key"),
+            self.storage.list_records("layer"),
+            self.storage.put(b"{}", MANIFEST),
+        ):
+            with self.assertRaises(StorageRefused) as caught:
+                finish(call)
+            self.assertIn("roles/storage.objectAdmin", caught.exception.message)
+
+    def test_other_instance(self) -> None:
+        """What one instance stores, another finds, with nothing of its own."""
+        other = self.make()
+        info = finish(self.storage.put(b"{}", MANIFEST))
+        self.assertEqual(b"{}", finish(other.read(info.digest)))
+        self.assertEqual(info, finish(other.stat(info.digest)))
+        self.assertEqual(b"1", finish(self.storage.add_record("layer", "key", b"1")))
+        self.assertEqual(b"1", finish(other.add_record("layer", "key", b"2")))
+
+
+class ReadTests(GcsCase):
+    """Small blobs, read as a whole."""
+
+    def test_passing_faults(self) -> None:
+        """What passes, damage on the way included, changes nothing."""
+        digest = self.put()
+        for action, value in (*PASSING, ("cut", 0), ("flip", 0)):
+            with self.subTest(action=action, value=value):
+                self.bucket.fail("media", action, value)
+                self.assertEqual(BLOB, finish(self.storage.read(digest)))
+                self.assertEqual(0, self.bucket.state()["faults"])
+
+    def test_damaged_always(self) -> None:
+        """Damage that stays is an error, and the blob, which may be whole, is kept."""
+        digest = self.put()
+        self.storage = self.make(BRIEF)
+        self.bucket.fail("media", "flip", times=1000)
+        with self.assertRaises(StorageUnavailable):
+            finish(self.storage.read(digest))
+        self.bucket.heal()
+        self.assertEqual(BLOB, finish(self.storage.read(digest)))
+
+    def test_another_object(self) -> None:
+        """An object that is not what its name says is withdrawn, to be made again."""
+        digest = digest_of(b"right")
+        self.bucket.put("layers/" + digest.removeprefix("sha256:"), b"wrong")
+        with self.assertRaises(BlobUnknown):
+            finish(self.storage.read(digest))
+        self.assertEqual({}, self.bucket.things())
+        finish(self.storage.put(b"right", MANIFEST))
+        self.assertEqual(b"right", finish(self.storage.read(digest)))
+
+    def test_vanished(self) -> None:
+        """A blob that vanishes after it was seen is unknown."""
+        digest = self.put()
+        finish(self.storage.stat(digest))
+        self.bucket.remove("layers/" + digest.removeprefix("sha256:"))
+        for _ in range(2):
+            with self.assertRaises(BlobUnknown):
+                finish(self.storage.read(digest))
+
+
+class StreamTests(GcsCase):
+    """Blobs that pass through the daemon."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.storage = self.make(proxy=True)
+        self.digest = self.put()
+        self.bucket.heal()
+
+    def stream(self, part: ByteRange | None = None) -> Stream:
+        source = finish(self.storage.open(self.digest, part))
+        assert isinstance(source, Stream)
+        return source
+
+    def test_pieces(self) -> None:
+        """It comes in pieces, over one connection."""
+
+        async def sizes() -> list[int]:
+            return [len(piece) async for piece in self.stream().chunks]
+
+        self.assertEqual([PIECE, PIECE, 4321], finish(sizes()))
+        self.assertEqual(1, len(self.bucket.log("media")))
+
+    @settings(contract, max_examples=12)
+    @given(st.tuples(st.integers(0), st.integers(0)))
+    def test_parts(self, bounds: tuple[int, int]) -> None:
+        """Any part of it can be streamed."""
+        start = bounds[0] % len(BLOB)
+        part = ByteRange(start=start, stop=start + 1 + bounds[1] % (len(BLOB) - start))
+        stream = self.stream(part)
+        self.assertEqual(len(BLOB), stream.info.size)
+        self.assertEqual(BLOB[part.start : part.stop], finish(drain(stream)))
+
+    def test_passing_faults(self) -> None:
+        """What passes, in the middle too, changes nothing: it goes on where it was."""
+        part = ByteRange(start=1000, stop=2 * PIECE)
+        for action, value in (*PASSING, ("cut", 0)):
+            with self.subTest(action=action, value=value):
+                self.bucket.fail("media", action, value)
+                self.assertEqual(BLOB, finish(drain(self.stream())))
+                self.bucket.fail("media", action, value)
+                self.assertEqual(BLOB[1000 : 2 * PIECE], finish(drain(self.stream(part))))
+                self.assertEqual(0, self.bucket.state()["faults"])
+
+    def test_damaged(self) -> None:
+        """Damage ends a stream before its last piece: no client takes it for whole."""
+        self.bucket.fail("media", "flip")
+        received = b""
+
+        async def receive() -> None:
+            nonlocal received
+            async for piece in self.stream().chunks:
+                received += piece
+
+        with self.assertRaises(StorageError):
+            finish(receive())
+        self.assertEqual(2 * PIECE, len(received))
+
+    def test_replaced(self) -> None:
+        """A blob that is replaced, or vanishes, while it is streamed ends the stream."""
+        for replace in (True, False):
+            self.digest = self.put()
+            chunks = self.stream().chunks
+            self.bucket.remove("layers/" + self.digest.removeprefix("sha256:"))
+            if replace:
+                self.put()
+            with self.assertRaises(StorageError):
+                finish(anext(chunks))  # type: ignore[arg-type]  # it is a coroutine
+            self.clock.advance(REMEMBERED + 1)
+
+    def test_closed(self) -> None:
+        """A stream that is closed early lets go of its connection."""
+        chunks: Any = self.stream().chunks
+        self.assertEqual(BLOB[:PIECE], finish(anext(chunks)))
+        finish(chunks.aclose())
+        with self.assertRaises(StorageError):
+            finish(anext(chunks))
+
+    def test_unavailable(self) -> None:
+        """A fault that stays is given up after a while."""
+        self.storage = self.make(BRIEF, proxy=True)
+        self.bucket.fail("media", "status", 503, times=1000)
+        with self.assertRaises(StorageUnavailable):
+            finish(drain(self.stream()))
+
+
+class RedirectTests(GcsCase):
+    """Where clients are sent to."""
+
+    def status(self, url: str) -> int:
+        try:
+            follow(Redirect(info=finish(self.storage.stat(self.digest)), url=url))
+        except HTTPError as error:
+            with error:
+                return error.code
+        return 200
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.digest = self.put()
+        source = finish(self.storage.open(self.digest))
+        assert isinstance(source, Redirect)
+        self.url = source.url
+
+    def test_signed(self) -> None:
+        """A URL is good for its object, and for nothing else."""
+        self.assertEqual(200, self.status(self.url))
+        other = self.put(b"other").removeprefix("sha256:")
+        mine = self.digest.removeprefix("sha256:")
+        for altered in (
+            self.url.partition("?")[0],
+            self.url.replace(mine, other),
+            self.url.replace("X-Goog-Expires=300", "X-Goog-Expires=3000"),
+            self.url[:-1] + ("0" if self.url[-1] != "0" else "1"),
+            self.url + "&x=y",
+        ):
+            self.assertEqual(403, self.status(altered), altered)
+
+    def test_expiry(self) -> None:
+        """A URL is valid for five minutes."""
+        self.addCleanup(fake_gcs().skew, 0)
+        fake_gcs().skew(290)
+        self.assertEqual(200, self.status(self.url))
+        fake_gcs().skew(310)
+        self.assertEqual(400, self.status(self.url))
+
+
+class RecordTests(GcsCase):
+    """Records, and what may go wrong with them."""
+
+    def test_passing_faults(self) -> None:
+        """What passes changes nothing, even if only the answer was lost."""
+        for where, operation in (
+            ("media", lambda key: self.storage.get_record("layer", key)),
+            ("media", lambda key: self.storage.add_record("layer", key, b"1")),
+            ("multipart", lambda key: self.storage.add_record("layer", key, b"1")),
+            ("multipart", lambda key: self.storage.set_record("layer", key, b"1")),
+            ("delete", lambda key: self.storage.delete_record("layer", key)),
+            ("list", lambda key: self.storage.list_records("layer")),
+        ):
+            for action, value in (*PASSING, ("cut", 0)):
+                with self.subTest(where=where, action=action, value=value):
+                    key = f"{where} {action} {value}"
+                    finish(self.storage.set_record("layer", key, b"1"))
+                    if where == "multipart":
+                        finish(self.storage.delete_record("layer", key))
+                    self.bucket.fail(where, action, value)
+                    finish(operation(key))
+                    expected = None if where == "delete" else b"1"
+                    self.assertEqual(expected, finish(self.storage.get_record("layer", key)))
+                    self.bucket.heal()
+
+    def test_damaged_on_the_way(self) -> None:
+        """A record is what was stored, or an error."""
+        finish(self.storage.set_record("layer", "key", b'{"size": 1}'))
+        self.bucket.fail("media", "flip")
+        self.assertEqual(b'{"size": 1}', finish(self.storage.get_record("layer", "key")))
+        self.bucket.fail("multipart", "flip")
+        finish(self.storage.set_record("layer", "key", b'{"size": 2}'))
+        self.assertEqual(b'{"size": 2}', finish(self.storage.get_record("layer", "key")))
+
+    def test_late_write(self) -> None:
+        """A write whose answer was lost is not repeated over a later one."""
+        other = self.make()
+        finish(self.storage.set_record("image", "key", b"old"))
+        self.bucket.heal()
+        self.bucket.fail("multipart", "drop", skip=1)
+        finish(self.storage.set_record("image", "key", b"new"))
+        # There is one; replaced, unheard; that one is not there any more.
+        self.assertEqual([412, 200, 412], [status for _, status in self.bucket.log("multipart")])
+        self.assertEqual(b"new", finish(other.get_record("image", "key")))
+
+    def test_not_cached(self) -> None:
+        """What may change is cached by nobody."""
+        finish(self.storage.set_record("image", "key", b"{}"))
+        (thing,) = self.bucket.things("records/").values()
+        self.assertEqual(("no-store", "application/json"), (thing["cache"], thing["type"]))
+
+    def test_changing_all_the_time(self) -> None:
+        """A record that somebody else replaces at every try is an error in the end."""
+        self.bucket.fail("multipart", "status", 412, times=1000)
+        with self.assertRaises(StorageError):
+            finish(self.storage.set_record("image", "key", b"{}"))
+        with self.assertRaises(StorageError):
+            finish(self.storage.add_record("image", "key", b"{}"))
+
+    def test_foreign_objects(self) -> None:
+        """What is no record of ours is not listed."""
+        finish(self.storage.set_record("image", "key", b"{}"))
+        self.bucket.put("records/image/%zz", b"")
+        self.bucket.put("records/image/a b", b"")
+        self.bucket.put("records/image.long/0", b"%ff\n")
+        self.assertEqual(["key"], finish(self.storage.list_records("image")))
+
+    def test_pages(self) -> None:
+        """A listing is read to its last page, past faults between pages."""
+        for number in range(7):
+            self.bucket.put(f"records/image/{number}", b"{}")
+        self.bucket.fail("list", "status", 503, skip=1)
+        pages = list(make_objects(self.bucket).list("records/image/", page_size=3))
+        self.assertEqual(["0", "1", "2"], [item.name[-1] for item in pages[0]])
+        self.assertEqual([3, 3, 1], [len(page) for page in pages])
+        self.assertEqual(4, len(self.bucket.log("list")))
+
+
+class TaskTests(GcsCase):
+    """Tasks that nobody waits for any more."""
+
+    def test_stopped(self) -> None:
+        """A task that is stopped makes no more requests."""
+        objects = make_objects(self.bucket, evolve(HASTY, total=60))
+        self.bucket.fail("stat", "status", 503, times=1000)
+        objects.stop.set()
+        for call in (
+            lambda: objects.stat("x"),
+            lambda: objects.put("x", b"", "text/plain", cache_control=""),
+            lambda: objects.get("x"),
+            lambda: objects.delete("x"),
+            lambda: next(objects.list("x")),
+        ):
+            with self.assertRaises(StorageError) as caught:
+                call()
+            self.assertIn("stopped", caught.exception.reason)
+        self.assertEqual([], self.bucket.log())

@@ -1,0 +1,148 @@
+"""Tests of the guard that stops builds before the disk is full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.runtime.sizes import FreeSpaceLimit, format_size, parse_size
+from nixery.storage.errors import DiskSpaceLow
+from nixery.storage.free_space import FreeSpaceMonitor
+from tests.support.builds import BuilderCase
+from tests.unit.storage.test_contract import InlineWorkers
+
+GIB = 2**30
+
+
+class GuardTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.free = 10 * GIB
+        self.looks = 0
+        self.rooms = 0
+        self.room = 0
+        self.guard = self.make(FreeSpaceLimit(amount=GIB))
+
+    def make(self, margin: FreeSpaceLimit, *, collects: bool = True) -> FreeSpaceMonitor:
+        async def make_room() -> None:
+            self.rooms += 1
+            self.free += self.room
+
+        return FreeSpaceMonitor(
+            path=Path("/storage"),
+            margin=margin,
+            workers=InlineWorkers(),
+            clock=self.clock,
+            make_room=make_room if collects else None,
+            look=self.look,
+        )
+
+    def look(self, path: str) -> tuple[int, int]:
+        self.looks += 1
+        self.assertEqual("/storage", path)
+        return 100 * GIB, self.free
+
+    def refused(self) -> bool:
+        done = Deferred.fromCoroutine(self.guard.check())
+        errors: list[object] = []
+        done.addErrback(lambda failure: errors.append(failure.trap(DiskSpaceLow)))
+        return bool(errors)
+
+    def test_room(self) -> None:
+        """With room there is nothing to say, and a look is believed for two seconds."""
+        for _ in range(10):
+            self.assertFalse(self.refused())
+        self.assertEqual(1, self.looks)
+        self.clock.advance(2)
+        self.assertFalse(self.refused())
+        self.assertEqual(2, self.looks)
+        self.assertEqual((), tuple(self.guard.faults()))
+
+    def test_refuses(self) -> None:
+        """Without it, builds are refused, the reason names the way out, until it is back."""
+        self.guard = self.make(FreeSpaceLimit(amount=GIB), collects=False)
+        self.free = GIB - 1
+        self.assertTrue(self.refused())
+        (fault,) = self.guard.faults()
+        self.assertIn("min_free", fault)
+        self.assertIn("1024 MiB", fault)
+        self.free = GIB
+        self.clock.advance(2)
+        self.assertFalse(self.refused())
+        self.assertEqual((), tuple(self.guard.faults()))
+
+    def test_makes_room(self) -> None:
+        """It has the storage collected first, once a minute at most."""
+        self.free, self.room = 0, GIB
+        self.assertFalse(self.refused())
+        self.assertEqual(1, self.rooms)
+        self.free, self.room = 0, 0
+        for _ in range(3):
+            self.clock.advance(10)
+            self.assertTrue(self.refused())
+        self.assertEqual(1, self.rooms)
+        self.clock.advance(60)
+        self.assertTrue(self.refused())
+        self.assertEqual(2, self.rooms)
+
+    def test_share(self) -> None:
+        """The margin may be a share of the disk."""
+        self.guard = self.make(FreeSpaceLimit(amount=5, percent=True), collects=False)
+        self.free = 5 * GIB
+        self.assertFalse(self.refused())
+        self.clock.advance(2)
+        self.free -= 1
+        self.assertTrue(self.refused())
+
+    def test_looks_by_itself(self) -> None:
+        """Readiness knows of a full disk though nobody builds."""
+        self.successResultOf(Deferred.fromCoroutine(self.guard.start()))
+        self.free = 0
+        self.clock.advance(30)
+        self.assertEqual(1, len(self.guard.faults()))
+        self.successResultOf(Deferred.fromCoroutine(self.guard.stop()))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_unknown(self) -> None:
+        """A file system that does not say refuses nobody."""
+
+        def fail(_path: str) -> tuple[int, int]:
+            raise OSError(5, "input/output error")
+
+        self.guard.look = fail
+        self.assertFalse(self.refused())
+
+
+class BuildTests(BuilderCase):
+    """Builds ask the guard."""
+
+    def test_refused(self) -> None:
+        """Nothing is built without room; what is stored is served; room lets builds go on."""
+        stored = self.successResultOf(self.ask("hello"))
+        low = [True]
+
+        async def room() -> None:
+            if low:
+                raise DiskSpaceLow(operation="make", reason="full", path="/s", free=0, needed=1)
+
+        self.builder.room = room
+        self.assertEqual(stored, self.successResultOf(self.ask("hello")))
+        self.failureResultOf(self.ask("git"), DiskSpaceLow)
+        low.clear()
+        # It is not remembered as a failure of the image.
+        self.successResultOf(self.ask("git"))
+
+
+class SizeTests(SynchronousTestCase):
+    """Amounts as people write them."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.integers(0, 2**50))
+    def test_shown(self, size: int) -> None:
+        """What is shown can be read, and is right within the digits that are shown."""
+        self.assertLessEqual(abs(size - parse_size(format_size(size))), max(1, size / 18))

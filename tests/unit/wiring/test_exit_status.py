@@ -1,0 +1,152 @@
+"""Tests for :mod:`nixery.wiring.exit_status`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from nixery.access.passwords import read_passwords
+from nixery.access.tokens import load_key
+from nixery.config.errors import ConfigError
+from nixery.errors import NixeryError
+from nixery.nix.errors import NixDiskFull, NixMisconfigured, NixUnusable
+from nixery.process.errors import CommandMissing
+from nixery.runtime.clocks import WallTime
+from nixery.runtime.errors import StateDirectoryLocked
+from nixery.runtime.listener import Listener
+from nixery.runtime.state_lock import StateLock
+from nixery.runtime.tls.certificates import load_identity
+from nixery.storage.errors import StorageRefused, StorageUnavailable
+from nixery.storage.filesystem.backend import FilesystemStorage
+from nixery.testing.fakes import InlineWorkers
+from nixery.wiring.exit_status import PASSING, PERMANENT, exit_status
+
+
+class KindTests(SynchronousTestCase):
+    """What kinds of errors mean."""
+
+    def test_permanent(self) -> None:
+        """What lasts until somebody changes something ends with EX_CONFIG."""
+        for error in (
+            ConfigError(problems=()),
+            CommandMissing(command="git"),
+            NixMisconfigured(reason="too old"),
+            StorageRefused(operation="use the bucket", reason="forbidden", advice="permit it"),
+        ):
+            self.assertEqual(78, exit_status(error), error)
+
+    def test_passing(self) -> None:
+        """What may pass, and what nobody foresaw, is worth a restart."""
+        for error in (
+            NixUnusable(reason="connection refused"),
+            NixDiskFull(reason="no space"),
+            StateDirectoryLocked(directory="/x"),
+            StorageUnavailable(operation="use the bucket", reason="no answer"),
+            ZeroDivisionError(),
+        ):
+            self.assertEqual(1, exit_status(error), error)
+
+    def test_cause(self) -> None:
+        """An error is as permanent as its cause."""
+        for cause, status in (
+            (CommandMissing(command="nix-store"), PERMANENT),
+            (OSError(errno.EACCES, "denied"), PERMANENT),
+            (OSError(errno.ENOTDIR, "no directory"), PERMANENT),
+            (OSError(errno.EROFS, "read-only"), PERMANENT),
+            (OSError(errno.ENOSPC, "full"), PASSING),
+            (OSError("of no number"), PASSING),
+        ):
+            error = NixUnusable(reason="a directory cannot be made")
+            error.__cause__ = cause
+            self.assertEqual(status, exit_status(error), cause)
+        error = NixMisconfigured(reason="on a disk that fails")
+        error.__cause__ = OSError(errno.EIO, "broken")
+        self.assertEqual(PASSING, exit_status(error))
+
+
+class FileTests(SynchronousTestCase):
+    """What files and directories that are not as they should be mean."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.file = self.directory / "file"
+        self.file.write_text("")
+
+    def failing(self, act: Callable[[], object]) -> NixeryError:
+        try:
+            act()
+        except NixeryError as error:
+            return error
+        raise AssertionError("it went well")
+
+    def test_missing(self) -> None:
+        """A certificate, passwords or a key that are not there."""
+        none = self.directory / "none"
+        for act in (
+            lambda: load_identity(none, none, WallTime(0.0)),
+            lambda: read_passwords(none),
+            lambda: load_key(none),
+        ):
+            self.assertEqual(PERMANENT, exit_status(self.failing(act)))
+
+    def test_no_directory(self) -> None:
+        """A file where a directory should be."""
+        self.assertEqual(PERMANENT, exit_status(self.failing(StateLock(self.file).acquire)))
+        storage = FilesystemStorage(self.file / "storage", InlineWorkers())
+        failure = self.failureResultOf(Deferred.fromCoroutine(storage.start()))
+        self.assertEqual(PERMANENT, exit_status(failure.value))
+
+    def test_in_use(self) -> None:
+        """A state directory that another daemon has, which may be about to end."""
+        lock = StateLock(self.directory)
+        lock.acquire()
+        self.addCleanup(lock.release)
+        self.assertEqual(PASSING, exit_status(self.failing(StateLock(self.directory).acquire)))
+
+
+class ListeningTests(TestCase):
+    """What an address that cannot be had means."""
+
+    async def status(self, endpoint: str) -> int:
+        listener = Listener({endpoint: serverFromString(reactor, endpoint)}, Factory())
+        self.addCleanup(lambda: Deferred.fromCoroutine(listener.stop()))
+        try:
+            await listener.start()
+        except NixeryError as error:
+            return exit_status(error)
+        raise AssertionError(f"{endpoint} could be had")
+
+    async def test_taken(self) -> None:
+        """Another program, which may end, has the port."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            self.assertEqual(PASSING, await self.status(f"tcp:{port}:interface=127.0.0.1"))
+
+    async def test_no_address(self) -> None:
+        """The machine does not have the address, or not yet: TEST-NET-1 of RFC 5737."""
+        self.assertEqual(PASSING, await self.status("tcp:0:interface=192.0.2.1"))
+
+    async def test_no_directory(self) -> None:
+        """There is no directory for the socket."""
+        self.assertEqual(PERMANENT, await self.status(f"unix:{self.mktemp()}/s"))
+
+    async def test_no_permission(self) -> None:
+        """The port is one of those that need a privilege."""
+        if os.geteuid() != 0:
+            self.assertEqual(PERMANENT, await self.status("tcp:1:interface=127.0.0.1"))
+            return
+        os.seteuid(65534)
+        try:
+            self.assertEqual(PERMANENT, await self.status("tcp:1:interface=127.0.0.1"))
+        finally:
+            os.seteuid(0)
