@@ -1,5 +1,5 @@
 """
-Errors of child processes, with the output that explains them.
+Errors of child processes, with the command's exit status and standard error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["CommandMissing", "CommandOutput", "OutputTooLarge", "ProcessFailed",
 @frozen(kw_only=True)
 class CommandOutput:
     """
-    What a child process left behind when it failed.
+    The exit status and standard error of a child process that failed.
 
     :param argv: the command as it was run.
     :param status: its exit status, ``None`` when a signal ended it, or when it could
@@ -30,7 +30,7 @@ class CommandOutput:
     stderr: str = ""
 
     def describe(self) -> str:
-        """One line: how the command ended."""
+        """Describe in one line how the command ended."""
         if self.signal is not None:
             return f"{self.argv[0]} was ended by signal {self.signal}"
         if self.status is None:
@@ -51,7 +51,7 @@ class CommandMissing(NixeryError):
 
 @frozen(kw_only=True)
 class ProcessFailed(NixeryError):
-    """A child ended otherwise than with status 0."""
+    """A child ended with a signal or a status other than 0, or could not be started."""
 
     evidence: CommandOutput
 

@@ -1,8 +1,8 @@
 """
-A child that waits for what it is told.
+A child process that is sent input while it runs.
 
-Each Nix command takes 20 ms before it does anything.  One that was started ahead of its
-use has that behind it.
+Each Nix command takes 20 ms to start.  A process that is started before it is needed saves
+that time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["InteractiveProcess"]
 
 class InteractiveProcess:
     """
-    An implementation of :class:`nixery.process.protocol.StdioHandler`; what is said in it is up to
-    who
-    extends this.
+    An implementation of :class:`nixery.process.protocol.StdioHandler` that runs one child.
+
+    Subclasses define what is written to the child and what is done with its output.
 
     :param spawner: runs the child.
     :param command: the child.
@@ -38,12 +38,12 @@ class InteractiveProcess:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended."""
+        """True if the child has ended."""
         return self._over
 
     def start(self, on_end: Callable[[], None]) -> None:
         """
-        Start it.
+        Start the child.
 
         :param on_end: called when it has ended.
         """
@@ -51,39 +51,39 @@ class InteractiveProcess:
         self._task.addBoth(self._ended, on_end)
 
     def send(self, data: bytes) -> None:
-        """Tell it something, unless it has ended."""
+        """Write to the child's standard input, unless it has ended."""
         if self._stdin is not None and not self._over:
             self._stdin.write(data)
 
     def end(self) -> None:
-        """Let it end by itself, soon: there is nothing more to be told."""
+        """Close the child's standard input, so that it ends by itself soon."""
         if self._stdin is not None and not self._over:
             self._stdin.closeStdin()
 
     def kill(self) -> None:
-        """Stop it."""
+        """Stop the child."""
         if self._task is not None:
             self._task.cancel()
 
     async def ended(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the child has ended."""
         if self._task is not None:
             await when_finished(self._task)
 
-    # -- what the child does ------------------------------------------------------
+    # -- events of the child ------------------------------------------------------
 
     def begun(self, stdin: Stdin) -> None:
         self._stdin = stdin
 
     def heard(self, data: bytes) -> None:
-        """It has printed something."""
+        """Handle the next bytes of the child's standard output."""
         raise NotImplementedError
 
     def left(self, outcome: object) -> None:
         """
-        It has ended.
+        Handle the end of the child.
 
-        :param outcome: as :meth:`nixery.process.spawner.Spawner.run` has, a
+        :param outcome: the result of :meth:`nixery.process.spawner.Spawner.run`, a
             :class:`nixery.process.spawner.ProcessResult` or a ``Failure``.
         """
         raise NotImplementedError

@@ -1,8 +1,8 @@
 """
-One child of this process, as Twisted tells of it.
+Twisted process protocol of one child.
 
-It forwards and keeps what happens, and decides nothing; when a child is stopped,
-and what its end means, is up to :mod:`nixery.process.spawner`.
+It forwards and records events, and decides nothing: :mod:`nixery.process.spawner` decides
+when a child is stopped and turns its exit into a result or an error.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["ChildProtocol", "StdioHandler", "Exit", "Stdin"]
 
 STDERR_TAIL = 16 * 1024
-"""How many bytes of a child's standard error are kept as evidence."""
+"""Bytes of a child's standard error that are kept for error reports."""
 
 LONGEST_LINE = 1024 * 1024
-"""Where a line of standard error is cut, in bytes."""
+"""Maximum length of a line of standard error, in bytes; longer ones are cut."""
 
 
 @frozen(kw_only=True)
 class Exit:
     """
-    How a child ended.
+    The exit status or the signal with which a child ended.
 
     :param status: its exit status, ``None`` when a signal ended it.
     :param signal: the signal that ended it, if one did.
@@ -46,35 +46,35 @@ class Exit:
 
 
 class Stdin(Protocol):
-    """The standard input of a child; what is written to one that has ended is dropped."""
+    """The standard input of a child; data written after the child has ended is dropped."""
 
     def write(self, data: bytes, /) -> None:
         """Send ``data``, in order, as soon as the child reads it."""
 
     def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
-        """End it, behind what was written."""
+        """Close it after all written data has been sent."""
 
 
 class StdioHandler(Protocol):
-    """Whoever speaks with a child while it runs.  Called on the reactor thread."""
+    """Writes to and reads from a child while it runs.  Called on the reactor thread."""
 
     def begun(self, stdin: Stdin, /) -> None:
-        """The child has been started."""
+        """Take the standard input of a child that has been started."""
 
     def heard(self, data: bytes, /) -> None:
-        """The next bytes of its standard output, wherever they are cut."""
+        """Take the next bytes of its standard output, split at arbitrary places."""
 
 
 class ChildProtocol(ProcessProtocol):
     """
-    The events of one child, kept for whoever waits for its end.
+    Records the events of one child, and fires the Deferreds that wait for its end.
 
     :param name: the program, for the log.
-    :param stdout_limit: how many bytes of standard output are kept; if there are
-        more, none are.
+    :param stdout_limit: the most bytes of standard output that are kept; if there are
+        more, none are kept.
     :param on_stderr_line: called with each line of standard error.
-    :param dialogue: gets the standard input, which is closed otherwise, and the
-        standard output, which is kept otherwise.
+    :param dialogue: gets the standard input and the standard output; without one, the input
+        is closed and the output is kept.
     """
 
     _log = Logger()
@@ -110,7 +110,7 @@ class ChildProtocol(ProcessProtocol):
         return bytes(self._tail[-STDERR_TAIL:])
 
     def end(self) -> Deferred[Exit]:
-        """Fires with how the child ended, once its pipes are drained."""
+        """Return a Deferred that fires with the exit, once the child's pipes are drained."""
         waiter: Deferred[Exit] = Deferred()
         if self._exit is not None:
             waiter.callback(self._exit)
@@ -119,7 +119,7 @@ class ChildProtocol(ProcessProtocol):
         return waiter
 
     def signal(self, number: int) -> None:
-        """Signal the child, and all of its group if it has one of its own already."""
+        """Signal the child, and its whole process group if it already has one of its own."""
         if self._pid is None:
             return
         with suppress(ProcessLookupError):
@@ -129,10 +129,10 @@ class ChildProtocol(ProcessProtocol):
                 os.kill(self._pid, number)
 
     def close_pipes(self) -> None:
-        """Close the pipes, which something else than the child holds open."""
+        """Close the pipes, which a process other than the child still holds open."""
         self._process().loseConnection()
 
-    # -- what Twisted calls -----------------------------------------------------
+    # -- called by Twisted ------------------------------------------------------
 
     def connectionMade(self) -> None:
         self._pid = self._process().pid
@@ -165,8 +165,8 @@ class ChildProtocol(ProcessProtocol):
             self._end_line()
 
     def processExited(self, reason: Failure) -> None:  # noqa: ARG002  # Twisted's signature
-        # What is left of its group would be nobody's.  The child was reaped just
-        # now: its number is still that of its group, or nobody's.
+        # Kill the remaining processes of its group: nothing else would stop them.  The
+        # child was reaped just now: its PID is still that of its group, or unused.
         pid, self._pid = self._pid, None
         if pid is not None:
             _signal_group(pid, signal.SIGKILL)
@@ -195,7 +195,7 @@ class ChildProtocol(ProcessProtocol):
             return
         try:
             self._dialogue.heard(data)
-        except Exception:  # noqa: BLE001  # as for lines
+        except Exception:  # noqa: BLE001  # as in _end_line
             self._log.failure("a dialogue with {program} failed", program=self._name)
 
     def _end_line(self) -> None:
@@ -208,11 +208,11 @@ class ChildProtocol(ProcessProtocol):
 
 
 def _signal_group(group: int, number: int) -> None:
-    """Signal a process group that is not ours; one that is gone is no error."""
+    """Signal a process group, unless it is our own; a group that is gone is no error."""
     if group != os.getpgrp():
         with suppress(ProcessLookupError):
             os.killpg(group, number)
 
 
 def _nothing() -> None:
-    """What a child calls until somebody listens."""
+    """Do nothing; the default of a child's callbacks."""

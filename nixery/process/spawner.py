@@ -1,20 +1,20 @@
 """
-Children, run through Twisted's process protocols into one type of result.
+Run child processes through Twisted's process protocols, with one type of result.
 
-No policy: a command is a value that says what to run, with which environment,
-for how long and how much it may print; a child ends in a :class:`ProcessResult`
-or in a typed error with the evidence.  Four hazards are dealt with here, once:
+There is no policy here: a command is a value with the program, its environment, its
+timeout and the most it may print; a run ends in a :class:`ProcessResult` or in a typed
+error with a :class:`nixery.process.errors.CommandOutput`.  Four hazards are dealt with here, once:
 
-- A child that nobody reads from blocks for ever: both pipes are always drained,
-  whatever happens to what is read.
+- A child whose output is not read blocks for ever: both pipes are always drained,
+  even if the data is not used.
 - Signals have to reach the children of a child too, and Twisted starts them all
   in our own process group: each is started through ``setsid`` (util-linux), and
   a group is signalled only when it is the child's own.
-- Something that outlives its parent may hold the pipes open: they are closed a
-  while after the child has ended.
+- A process that outlives the child may hold the pipes open: they are closed
+  ``drain`` seconds after the child has ended.
 - A daemon that is killed cannot stop its children, and what a build makes for a
-  daemon that is gone is never cleaned up: the kernel sends them a signal then
-  (``setpriv``, util-linux too; without it they go on to their end).
+  daemon that is gone is never cleaned up: the kernel signals the children when the
+  daemon dies (``setpriv``, util-linux too; without it they run to their end).
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ __all__ = ["Command", "ProcessReactor", "ProcessResult", "ProcessSpawner", "Spaw
 @frozen(kw_only=True)
 class Command:
     """
-    A child to be run.
+    A child process to be run.
 
     :param argv: the program, found on the PATH of ``environment``, and its
         arguments.
     :param environment: all of its environment.
-    :param timeout: seconds until it is stopped; ``None`` for no limit.
+    :param timeout: seconds after which it is stopped; ``None`` for no limit.
     :param stdout_limit: the most bytes that it may print.
     :param on_stderr_line: called on the reactor thread with each line of standard
         error, without its end.
     :param abandoned: the signal that it gets when this process dies before it:
         SIGTERM lets it end its own children, SIGKILL cannot be ignored.
-    :param dialogue: speaks with the child while it runs; without one, its standard
-        input is empty.  What it prints is then not part of the result.
+    :param dialogue: writes to and reads from the child while it runs; its standard output
+        is then not part of the result.  Without one, its standard input is empty.
     """
 
     argv: tuple[str, ...]
@@ -73,7 +73,7 @@ class Command:
 @frozen(kw_only=True)
 class ProcessResult:
     """
-    A child that ended with status 0.
+    The output of a child that ended with status 0.
 
     :param stdout: all of its standard output.
     :param stderr: the tail of its standard error, as in
@@ -92,19 +92,19 @@ class Spawner(Protocol):
         Run a child and wait for its end.
 
         Cancelling stops the child, SIGTERM first and SIGKILL later, and takes
-        effect when it has ended: nothing that it uses is pulled from under it.
+        effect when it has ended, so that nothing it uses is removed while it runs.
         Cancelling once more kills it at once.
 
         :raises CommandMissing: the program is not on PATH.
-        :raises ProcessFailed: it ended otherwise than with status 0, or could not
-            be started.
+        :raises ProcessFailed: it ended with a signal or a status other than 0, or
+            could not be started.
         :raises ProcessTimedOut: it was stopped at its deadline.
         :raises OutputTooLarge: it was stopped because it printed too much.
         """
 
 
 class ProcessReactor(Protocol):
-    """What spawns children, of :class:`twisted.internet.interfaces.IReactorProcess`."""
+    """The part of :class:`twisted.internet.interfaces.IReactorProcess` that is used."""
 
     def spawnProcess(
         self,
@@ -116,15 +116,15 @@ class ProcessReactor(Protocol):
         *,
         childFDs: Mapping[int, str],  # noqa: N803  # Twisted's name
     ) -> object:
-        """As :class:`twisted.internet.interfaces.IReactorProcess` says."""
+        """See :class:`twisted.internet.interfaces.IReactorProcess`."""
 
 
 class ProcessSpawner:
     """
     The :class:`Spawner` that runs real children.
 
-    :param reactor: what spawns them.
-    :param clock: what deadlines are measured with.
+    :param reactor: spawns them.
+    :param clock: measures deadlines.
     :param grace: seconds between SIGTERM and SIGKILL.
     :param drain: seconds between the end of a child and the end of its pipes.
     """
@@ -143,9 +143,9 @@ class ProcessSpawner:
         self._drain = drain
 
     async def run(self, command: Command) -> ProcessResult:
-        """As :meth:`Spawner.run` says."""
+        """See :meth:`Spawner.run`."""
         setsid = _find("setsid", command.environment)
-        # Both end in the program itself: there is one process, and it is ours.
+        # setsid and setpriv both exec the program: there is one process, our own child.
         argv = [setsid, *_until_death(command)]
         program = _find(command.argv[0], command.environment)
         child = ChildProtocol(
@@ -192,7 +192,7 @@ class ProcessSpawner:
 
 
 async def _outlast(child: ChildProtocol) -> None:
-    """Wait for the end of a child that is being stopped; kill it when hurried."""
+    """Wait for the end of a child that is being stopped; kill it when cancelled again."""
     while True:
         try:
             await child.end()
@@ -210,7 +210,7 @@ def _find(program: str, environment: Mapping[str, str]) -> str:
 
 
 def _until_death(command: Command) -> tuple[str, ...]:
-    """What lets a command be stopped when the process dies that started it."""
+    """Return the argv prefix that has the kernel signal a command when its parent dies."""
     name = command.abandoned.name.removeprefix("SIG")
     try:
         return (_find("setpriv", command.environment), "--pdeathsig", name, "--")
@@ -219,7 +219,11 @@ def _until_death(command: Command) -> tuple[str, ...]:
 
 
 def _judge(command: Command, child: ChildProtocol, ended: Exit) -> ProcessResult:
-    """:raises NixeryError: the child did not end well."""
+    """
+    Convert the exit of a child into its result.
+
+    :raises NixeryError: the child failed, expired or printed too much.
+    """
     stderr = plain_text(child.stderr)
     evidence = CommandOutput(
         argv=command.argv, status=ended.status, signal=ended.signal, stderr=stderr
@@ -227,7 +231,7 @@ def _judge(command: Command, child: ChildProtocol, ended: Exit) -> ProcessResult
     if child.overflowed:
         raise OutputTooLarge(evidence=evidence, limit=command.stdout_limit)
     if ended.status == 0:
-        # Even if it was about to be stopped.
+        # A success counts even if the child was about to be stopped.
         return ProcessResult(stdout=b"".join(child.stdout), stderr=stderr)
     if child.expired and command.timeout is not None:
         raise ProcessTimedOut(evidence=evidence, seconds=command.timeout)
