@@ -1,1 +1,1 @@
-"""Users, passwords, tokens and the rules of what a user may pull."""
+"""Users, passwords, tokens and the rules for which packages a user may pull."""

@@ -1,9 +1,9 @@
 """
-Who is at the door, and what they may have: credentials, rules, tokens, all in one place.
+Authenticates clients and decides which packages they may pull: credentials, rules and tokens.
 
-What was checked a short while ago is known at once
-(:meth:`AccessController.cached_identity`); a password that is not is checked on a thread, once
-for all requests that bring it at the same time.
+Credentials that were checked a short while ago are answered from a cache
+(:meth:`AccessController.cached_identity`); any other password is checked on a thread, once
+for all requests that send it at the same time.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from nixery.runtime.workers import Workers
 __all__ = ["AccessController"]
 
 REMEMBERED = 300.0
-"""Seconds for which a password that was right is not checked again."""
+"""Seconds for which a correct password is not checked again."""
 
 TOKEN_LIFE = 300
-"""Seconds that a token is good for: clients fetch another one by themselves."""
+"""Lifetime of an access token in seconds; clients fetch another one by themselves."""
 
 REFRESH_LIFE = 30 * 86400
-"""The same for one that stands for a password in a client's file."""
+"""Lifetime in seconds of a refresh token, which replaces a password in a client's file."""
 
 MAX_SCOPES = 16
-"""How many repositories a token is for at most."""
+"""Maximum number of repositories per token."""
 
 MAX_CHECKS = 64
 MAX_CHECKS_OF_ADDRESS = 4
-"""How many passwords are checked or wait for that, in all and for one address."""
+"""Maximum number of passwords being checked or waiting for it, in all and per address."""
 
 
 class RepositoryBlobs(Protocol):
@@ -65,9 +65,9 @@ class RepositoryBlobs(Protocol):
 
 class AccessController:
     """
-    Tells who somebody is, and what is for them: nobody, and nothing, until it is told.
+    Authenticates clients and authorizes pulls; denies everything until :meth:`replace`.
 
-    :param holdings: which blobs belong to what.
+    :param holdings: tells which blobs belong to which image name.
     :param workers: the pool in which passwords are checked.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param wall_clock: tells when tokens are issued.
@@ -94,24 +94,24 @@ class AccessController:
         self._system = system
         self._throttle = Throttle(seconds)
         self._remembered = CredentialCache(seconds)
-        # What began before the users were replaced proves nothing afterwards.
+        # A check that began before the users were replaced must not count afterwards.
         self._generation = 0
         self._checking: SingleFlight[tuple[int, bytes], None] = SingleFlight()
         self._waiting: dict[str, int] = {}
 
     @property
     def gives_tokens(self) -> bool:
-        """Whether clients of the registry API are to fetch tokens."""
+        """True if clients of the registry API have to fetch tokens."""
         return self._tokens is not None
 
     def replace(self, passwords: Passwords, rules: Mapping[str, PackagePatterns]) -> None:
         """
-        Let these count from now on; nobody is remembered.
+        Replace users and rules, and forget all cached credentials.
 
         :param passwords: the users.
-        :param rules: what users may have, by their names; :data:`ANONYMOUS` is whoever has
-            not logged in, and :data:`ANY_USER` every user who is not in it; without that,
-            these may have everything.
+        :param rules: the packages that users may pull, by user name; :data:`ANONYMOUS` stands
+            for clients that have not logged in, and :data:`ANY_USER` for every user without
+            an entry; if :data:`ANY_USER` is absent, those users may pull everything.
         """
         self._checker.passwords = passwords
         self._rules = rules
@@ -119,13 +119,13 @@ class AccessController:
         self._remembered.clear()
 
     def sign(self, tokens: Tokens) -> None:
-        """Give tokens to clients."""
+        """Enable tokens: from now on they are issued to clients and accepted."""
         self._tokens = tokens
 
-    # -- who it is ------------------------------------------------------------------------
+    # -- authentication -------------------------------------------------------------------
 
     def cached_identity(self, credentials: bytes) -> Identity | None:
-        """What credentials have proved a short while ago; ``None``: they are to be checked."""
+        """Return the cached identity of credentials; ``None`` if they have to be checked."""
         return self._remembered.get(self._remembered.mark(credentials))
 
     async def log_in(
@@ -134,12 +134,13 @@ class AccessController:
         """
         Check a password.
 
-        :param address: where it comes from.
-        :param credentials: what else it is known again by, see :meth:`cached_identity`.
-        :raises LoginFailed: it is not the user's, or there is no such user.
+        :param address: the client's address.
+        :param credentials: the key under which the result is cached, see
+            :meth:`cached_identity`.
+        :raises LoginFailed: it is not the user's password, or there is no such user.
         :raises LoginThrottled: too many were wrong, or too many are being checked.
         """
-        # No name has a zero in it: the parts cannot be shifted.
+        # User names contain no NUL, so different pairs never join to the same text.
         mark = self._remembered.mark(f"{user}\0{password}".encode("utf-8", "replace"))
         known = self._remembered.get(mark)
         if known is not None:
@@ -159,17 +160,17 @@ class AccessController:
 
     def read_token(self, token: str, credentials: bytes) -> Identity:
         """
-        What a token proves.
+        Verify an access token and return the identity that it proves.
 
-        :param credentials: what it is known again by.
-        :raises TokenInvalid: it proves nothing.
+        :param credentials: the key under which the result is cached.
+        :raises TokenInvalid: the token is not valid.
         """
         if self._tokens is None:
             raise TokenInvalid(reason="this registry takes passwords, and no tokens")
         claims = self._tokens.read(token, ACCESS)
         self._check_mark(claims.user, claims.mark)
         identity = Identity(user=claims.user, scopes=claims.repositories)
-        # Its end is a time of day.  The clock may be set while somebody pulls with it.
+        # Tokens expire at a time of day, and the clock may be set during a pull.
         left = min(claims.expires - self._wall_clock.now(), REMEMBERED)
         until = self._seconds() + left
         self._remembered.keep(self._remembered.mark(credentials), identity, until)
@@ -177,9 +178,9 @@ class AccessController:
 
     def verify_refresh_token(self, token: str) -> Identity:
         """
-        Whose refresh token it is.
+        Verify a refresh token and return its user.
 
-        :raises TokenInvalid: it is none.
+        :raises TokenInvalid: it is not a valid refresh token.
         """
         if self._tokens is None:
             raise TokenInvalid(reason="this registry takes passwords, and no tokens")
@@ -193,12 +194,12 @@ class AccessController:
         self, user: str | None, scopes: Sequence[str], *, refresh: bool = False
     ) -> IssuedToken:
         """
-        A token for those of the repositories that a user may pull from.
+        Issue a token for those of the repositories that a user may pull from.
 
-        :param user: ``None``: whoever has not logged in.
+        :param user: ``None`` for a client that has not logged in.
         :param scopes: as the Docker token protocol writes them.
-        :param refresh: whether another one is wanted to get tokens with, later.
-        :raises TokenInvalid: there are no tokens here.
+        :param refresh: whether to issue a refresh token too.
+        :raises TokenInvalid: tokens are not enabled.
         """
         if self._tokens is None:
             raise TokenInvalid(reason="this registry takes passwords, and no tokens")
@@ -213,37 +214,37 @@ class AccessController:
             else None,
         )
 
-    # -- what is for them -----------------------------------------------------------------
+    # -- authorization --------------------------------------------------------------------
 
     @property
     def allows_anonymous(self) -> bool:
-        """Whether there is anything for those who have not logged in."""
+        """True if clients that have not logged in may pull any package."""
         return ANONYMOUS in self._rules
 
     def refused(self, user: str | None, name: ImageName) -> tuple[str, ...]:
-        """The packages of an image that are not for a user; nothing: all are."""
+        """Return the packages of an image that a user may not pull; empty if all are allowed."""
         patterns = self._patterns(user)
         return () if patterns is None else patterns.refused(name)
 
     def served(self, user: str | None, name: ImageName, image: Image) -> None:
-        """A user was told of an image: what belongs to it is for them."""
+        """Record that an image was served to a user, who may now read its blobs."""
         if self._patterns(user) is not None:
             self._holdings.served(name, image)
 
     async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
         """
-        Whether a blob or a manifest belongs to an image that a user may have.
+        Tell whether a blob or a manifest belongs to an image that a user may pull.
 
-        :param name: an image's that is for the user.
+        :param name: the name of an image that the user may pull.
         :raises StorageError: the storage failed.
         """
         return self._patterns(user) is None or await self._holdings.hold(name, digest)
 
     def _patterns(self, user: str | None) -> PackagePatterns | None:
-        """What a user may have; ``None``: everything."""
+        """Return the patterns of the packages that a user may pull; ``None``: all packages."""
         if user is None:
             return self._rules.get(ANONYMOUS, _NOTHING)
-        # Streams outlast the users who opened them.
+        # An event stream may stay open after its user was removed.
         if user not in self._checker.passwords:
             return _NOTHING
         return self._rules.get(user, self._rules.get(ANY_USER))
@@ -256,7 +257,7 @@ class AccessController:
         return not self.refused(user, name)
 
     def _check_mark(self, user: str | None, mark: str | None) -> None:
-        """:raises TokenInvalid: the user is gone, or has another password."""
+        """:raises TokenInvalid: the user was removed, or has another password."""
         if user is None:
             if not self.allows_anonymous:
                 raise TokenInvalid(reason="nobody may pull without logging in any more")
@@ -294,7 +295,7 @@ _NOTHING = PackagePatterns(patterns=())
 
 
 def _repositories(scopes: Sequence[str]) -> Sequence[str]:
-    """The names in ``repository:NAME:pull,push``; a name may have colons before it only."""
+    """Return the names in ``repository:NAME:pull,push``; a name may itself contain colons."""
     names: dict[str, None] = {}
     for scope in " ".join(scopes).split()[:MAX_SCOPES]:
         kind, _, rest = scope.partition(":")

@@ -1,9 +1,9 @@
 """
-Credentials that were found good a short while ago.
+Caches credentials that were verified a short while ago.
 
-A pull sends the same ones with nearly a hundred requests, and a check of a password takes a
-quarter of a second, on purpose.  What is kept is no password: it is a hash under a key that
-nobody has but this process, and that is gone with it.
+A pull sends the same credentials with nearly a hundred requests, and a check of a password
+takes a quarter of a second, on purpose.  Passwords themselves are not kept, only a keyed hash;
+the key exists in this process alone and is lost when it ends.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from nixery.access.identity import Identity
 __all__ = ["CredentialCache"]
 
 KEPT = 4096
-"""How many are kept."""
+"""Maximum number of cached credentials."""
 
 
 class CredentialCache:
     """
-    Credentials, and what they have proved.
+    A cache from credentials to the identities that they have proved.
 
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
@@ -35,7 +35,7 @@ class CredentialCache:
         self._kept: LRUCache[bytes, tuple[Identity, float]] = LRUCache(KEPT)
 
     def get(self, mark: bytes) -> Identity | None:
-        """What credentials have proved; ``None`` if that is to be checked."""
+        """Return the identity of credentials; ``None`` if they have to be checked."""
         kept = self._kept.get(mark)
         if kept is None:
             return None
@@ -46,13 +46,13 @@ class CredentialCache:
         return None
 
     def mark(self, credentials: bytes) -> bytes:
-        """What credentials are known by here."""
+        """Return the cache key of credentials: their keyed hash."""
         return blake2b(credentials, key=self._key, digest_size=32).digest()
 
     def keep(self, mark: bytes, identity: Identity, until: float) -> None:
-        """Remember credentials until a monotonic time."""
+        """Cache credentials until a monotonic time."""
         self._kept[mark] = identity, until
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all entries."""
         self._kept.clear()

@@ -21,7 +21,7 @@ __all__ = [
 
 @frozen(kw_only=True)
 class PasswordFileUnusable(NixeryError):
-    """The file of passwords cannot be read, or not be trusted; ``line`` counts from 1."""
+    """The password file cannot be read or cannot be trusted; ``line`` counts from 1."""
 
     path: str
     reason: str
@@ -51,10 +51,10 @@ class TokenKeyUnusable(NixeryError):
 @frozen(kw_only=True)
 class LoginRequired(NixeryError):
     """
-    Nothing is for whoever has not logged in.
+    The client has to log in first.
 
-    :param challenge: how to log in, as the header ``WWW-Authenticate`` has it.
-    :param reason: why what was sent to that end is worth nothing; empty: nothing was.
+    :param challenge: how to log in, in the form of the header ``WWW-Authenticate``.
+    :param reason: why the credentials that were sent are invalid; empty if none were sent.
     """
 
     challenge: str
@@ -67,7 +67,7 @@ class LoginRequired(NixeryError):
 
 @frozen(kw_only=True)
 class LoginFailed(NixeryError):
-    """A password that is not the user's, or a user that there is not."""
+    """The password is wrong, or there is no such user."""
 
     @property
     def message(self) -> str:
@@ -77,9 +77,9 @@ class LoginFailed(NixeryError):
 @frozen(kw_only=True)
 class LoginThrottled(NixeryError):
     """
-    Nothing is checked now, because too much was wrong before.
+    The password is not checked now, because too many were wrong before.
 
-    :param retry_after: seconds after which it will be.
+    :param retry_after: seconds after which passwords are checked again.
     """
 
     retry_after: float
@@ -94,7 +94,7 @@ class LoginThrottled(NixeryError):
 
 @frozen(kw_only=True)
 class TokenInvalid(NixeryError):
-    """A token that proves nothing, or nothing any more."""
+    """The token is invalid or has expired."""
 
     reason: str
 
@@ -106,10 +106,10 @@ class TokenInvalid(NixeryError):
 @frozen(kw_only=True)
 class AccessDenied(NixeryError):
     """
-    An image that is not for the user who asks for it.
+    The user may not pull the image.
 
-    :param user: who has logged in.
-    :param packages: those of the image that are not for them, as they were asked for.
+    :param user: the user who has logged in.
+    :param packages: those of the image that the user may not pull, as they were requested.
     """
 
     user: str

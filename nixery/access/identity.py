@@ -1,4 +1,4 @@
-"""Who sends a request, as far as that is known."""
+"""Describes the sender of a request: address, user and what the credentials have proved."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from attrs import frozen
 __all__ = ["ANONYMOUS", "ANY_USER", "Identity", "IssuedToken", "Client"]
 
 ANONYMOUS = "anonymous"
-"""What the rules call whoever has not logged in; no user can have this name."""
+"""The name in the rules for clients that have not logged in; no user can have it."""
 
 
 ANY_USER = "*"
-"""What the rules call all users that they do not name; nor can a user have this one."""
+"""The name in the rules for all users without an entry; no user can have it."""
 
 
 @frozen(kw_only=True)
 class Identity:
     """
-    What credentials have proved.
+    The identity that credentials have proved.
 
-    :param user: whose they are; ``None``: a token for whoever has not logged in.
+    :param user: their user; ``None``: a token for a client that has not logged in.
     :param scopes: the repositories that a token is for; ``None``: all that the user may
-        have.
+        pull.
     """
 
     user: str | None
@@ -31,13 +31,13 @@ class Identity:
 @frozen(kw_only=True)
 class Client:
     """
-    Who sends a request.
+    The sender of a request.
 
-    :param address: the client's.
-    :param user: who has logged in; ``None``: nobody.
+    :param address: the client's address.
+    :param user: the user who has logged in; ``None`` without a login.
     :param identity: what the credentials have proved; ``None``: there were none, or they
-        are worth nothing.
-    :param fault: why they are worth nothing, for a person; empty where there were none.
+        are invalid.
+    :param fault: why they are invalid, for people; empty if there were none.
     """
 
     address: str
@@ -52,11 +52,11 @@ class Client:
 @frozen(kw_only=True)
 class IssuedToken:
     """
-    A token for a client.
+    A token that was issued to a client.
 
-    :param seconds: how long it is good for.
-    :param time: when it was made, in seconds since 1970.
-    :param refresh: what is good for further tokens, where the client has asked for it.
+    :param seconds: its lifetime.
+    :param time: when it was issued, in seconds since 1970.
+    :param refresh: the refresh token, if the client has asked for one.
     """
 
     token: str

@@ -1,9 +1,9 @@
 """
-The passwords as a credentials checker of Twisted's, on threads of their own.
+Implements Twisted's credentials checker for the password file, on a thread pool of its own.
 
-A check keeps a processor busy for a good part of a second.  It has a pool of its own, and
-not that of packing: who logs in would wait there until layers of gigabytes are packed, and
-whoever guesses passwords would keep images from being packed.
+A check keeps a processor busy for a good part of a second.  It does not share the pool for
+packing: there, a login would wait until layers of gigabytes are packed, and a client that
+guesses passwords would keep images from being packed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class HtpasswdChecker:
     """
     Checks users and passwords; an avatar ID is the user's name, in UTF-8.
 
-    :param passwords: those that count, until others are put in their place.
-    :param workers: the pool.
+    :param passwords: the passwords in force, until they are replaced.
+    :param workers: the pool that checks run on.
     """
 
     credentialInterfaces = (IUsernamePassword,)  # noqa: N815  # Twisted's name
@@ -38,7 +38,7 @@ class HtpasswdChecker:
     def requestAvatarId(  # noqa: N802
         self, credentials: IUsernamePassword
     ) -> Deferred[bytes | tuple[()]]:
-        """Fires with the user's name, or fails with ``UnauthorizedLogin``."""
+        """Fire with the user's name, or fail with ``UnauthorizedLogin``."""
         return Deferred.fromCoroutine(
             self._check(bytes(credentials.username), bytes(credentials.password))
         )

@@ -1,9 +1,9 @@
 """
-The file of passwords: what ``htpasswd -B`` writes.
+Reads the password file, in the format that ``htpasswd -B`` writes.
 
-Only bcrypt is read.  The other forms that Apache knows are broken (MD5 of old, SHA-1
-without a salt) or no protection at all (plain text), and a file that has one of them is
-refused as a whole, with the line.
+Only bcrypt is accepted.  The other formats that Apache supports are broken (old MD5, SHA-1
+without a salt) or no protection at all (plain text); a file that has one of them is
+rejected as a whole, and the error names the line.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nixery.access.identity import ANONYMOUS, ANY_USER
 __all__ = ["Passwords", "parse_passwords", "read_passwords"]
 
 MAX_FILE = 4 * 2**20
-"""The largest file that is read, in bytes."""
+"""Maximum size of the password file in bytes."""
 
 MAX_COST = 16
-"""The highest cost of a hash: a check takes seconds then, and twice as long with each more."""
+"""Maximum bcrypt cost: a check takes seconds then, and each further step doubles that."""
 
 # The last character of a salt has four bits only, and bcrypt refuses to check any other.
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 
 _LONGEST = 72
-"""What bcrypt looks at, in bytes; ``htpasswd`` silently cuts off what is longer, too."""
+"""Bytes of a password that bcrypt uses; ``htpasswd`` silently truncates to them, too."""
 
 _ALPHABET = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -50,8 +50,8 @@ class Passwords:
 
     @_nobody.default
     def _make_nobody(self) -> bytes:
-        # As expensive to check as the most expensive one: how long an answer takes does
-        # not tell who is a user.
+        # Checked for unknown users, at the highest cost in the file: the time that an answer
+        # takes does not reveal which users exist.
         cost = max((int(each[4:6]) for each in self.hashes.values()), default=10)
         salt = "".join(secrets.choice(_ALPHABET) for _ in range(53))
         # The last characters of salt and hash encode fewer bits than the others do.
@@ -62,11 +62,12 @@ class Passwords:
 
     def verify(self, user: str, password: bytes) -> bool:
         """
-        Whether it is the user's password.  Takes a good part of a second of a processor:
-        for a thread of a pool.
+        Tell whether it is the user's password.
+
+        Takes a good part of a second of processor time: call it on a thread of a pool.
         """
         known = self.hashes.get(user)
-        # bcrypt's own code ends a password at a zero, where any would fit behind it.
+        # bcrypt's own code ends a password at a NUL, so that any text after it would match.
         usable = known is not None and b"\0" not in password
         expected = known if usable and known is not None else self._nobody
         tried = password.replace(b"\0", b"?")[:_LONGEST]
@@ -75,8 +76,8 @@ class Passwords:
 
     def mark(self, user: str) -> str | None:
         """
-        What changes with the user's password, and tells nothing about it; ``None`` if
-        there is no such user.
+        Return a fingerprint that changes with the user's password and reveals nothing about
+        it; ``None`` if there is no such user.
         """
         known = self.hashes.get(user)
         return None if known is None else hashlib.blake2b(known, digest_size=12).hexdigest()
@@ -84,9 +85,9 @@ class Passwords:
 
 def read_passwords(path: Path) -> Passwords:
     """
-    Read the file.
+    Read the password file.
 
-    :raises PasswordFileUnusable: it cannot be read, or is not to be trusted.
+    :raises PasswordFileUnusable: it cannot be read, or cannot be trusted.
     """
     try:
         with path.open("rb") as file:
@@ -102,10 +103,10 @@ def read_passwords(path: Path) -> Passwords:
 
 def parse_passwords(data: bytes, path: str) -> Passwords:
     """
-    Read the content of a file.
+    Parse the content of a password file.
 
     :param path: for messages.
-    :raises PasswordFileUnusable: a line is wrong, or nobody is in it.
+    :raises PasswordFileUnusable: a line is wrong, or it has no users.
     """
     hashes: dict[str, bytes] = {}
     for number, line in enumerate(data.split(b"\n"), 1):

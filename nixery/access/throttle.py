@@ -1,11 +1,12 @@
 """
-How often somebody may fail to log in.
+Limits failed logins.
 
-Nobody is kept waiting, which would cost a connection for each guess: who has failed too
-often is sent away at once, and told when to come back; until then nothing is checked.  The
-time doubles with each failure.  What counts is who tries from where: a stranger elsewhere
-cannot lock a user out.  And what comes from one address counts as a whole as well, or every
-name that is made up would be a guess for free, and a check of a quarter of a second.
+Clients are not kept waiting, which would cost a connection for each guess: a client that has
+failed too often is rejected at once with a time to retry after; until then its passwords are
+not checked.  The time doubles with each failure.  Failures are counted per user and address,
+so that an attacker at another address cannot lock a user out.  They are also counted per
+address alone: otherwise every made-up user name would allow one more free guess, and cost one
+more check of a quarter of a second.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from nixery.limits.addresses import origin_of
 __all__ = ["Throttle"]
 
 FREE = 3
-"""How many failures of a user, from one address, cost nothing: fingers slip."""
+"""Failures of a user, from one address, without a delay: typing errors are common."""
 
 FREE_OF_ADDRESS = 20
-"""The same for all users of an address: many may be behind one."""
+"""The same for all users of an address, because many users may share one."""
 
 LONGEST = 300.0
-"""The longest time that anybody is sent away for, in seconds."""
+"""Maximum delay in seconds."""
 
 FORGOTTEN = 900.0
-"""Seconds after which failures are forgotten, if there are no more."""
+"""Seconds after the last failure until failures are forgotten."""
 
 REMEMBERED = 16384
-"""How many users and addresses are remembered."""
+"""Maximum number of users and addresses that are remembered."""
 
 
 @define(eq=False)
@@ -44,7 +45,7 @@ class _Failures:
 @define(eq=False)
 class Throttle:
     """
-    Counts failures.
+    Counts failed logins per user and address, and per address.
 
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
@@ -56,26 +57,26 @@ class Throttle:
         self._failures = TTLCache(REMEMBERED, FORGOTTEN, timer=self.seconds)
 
     def wait(self, address: str, user: str) -> float:
-        """For how many seconds a user is sent away; 0: may try."""
+        """Return the seconds until a user may try again; 0: now."""
         now = self.seconds()
         found = [self._failures.get(key) for key, _ in _keys(address, user)]
         return max(0.0, *(each.until - now for each in found if each is not None), 0.0)
 
     def failed(self, address: str, user: str) -> float:
-        """Somebody has failed; :return: for how many seconds that user is sent away now."""
+        """Record a failed login; :return: seconds until that user may try again."""
         now = self.seconds()
         for key, free in _keys(address, user):
             failures = self._failures.pop(key, None) or _Failures()
             failures.count += 1
             over = failures.count - free
             if over > 0:
-                # Bounded before it is a power: there may be many failures.
+                # Limit the exponent before computing the power: there may be many failures.
                 failures.until = now + min(LONGEST, 2.0 ** min(over - 1, 30))
             self._failures[key] = failures
         return self.wait(address, user)
 
     def succeeded(self, address: str, user: str) -> None:
-        """Somebody has logged in."""
+        """Record a successful login."""
         self._failures.pop((origin_of(address), user), None)
 
 

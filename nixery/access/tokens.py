@@ -1,10 +1,9 @@
 """
-Tokens that the daemon signs itself, and whoever has its key can: JSON Web Tokens.
+Issues and verifies JSON Web Tokens, which the daemon signs with its own key.
 
-The key decides the algorithm, once, and the token's own word for it is taken only where it
-says the same: a token that names another one, or none at all, is refused.  Tokens live for
-minutes; they are checked without a look at anything but the key, by every instance that has
-the same one.
+The key alone determines the algorithm: a token whose header names another one, or none at
+all, is rejected.  Tokens live for minutes; verifying one needs nothing but the key, so every
+instance that has the same key can issue and verify them.
 
 Format: RFC 7519; claims: the CNCF Distribution project's "Token Authentication
 Implementation".
@@ -37,21 +36,21 @@ __all__ = ["ACCESS", "REFRESH", "Claims", "SigningKey", "Tokens", "load_key", "l
 
 ACCESS = "access"
 REFRESH = "refresh"
-"""What a token is for: to pull, or to get tokens with."""
+"""The purpose of a token: to pull, or to get further tokens with."""
 
 MAX_TOKEN = 8192
-"""The longest token that is looked at, in characters."""
+"""Maximum length of a token in characters."""
 
 SERVICE = "nixery"
-"""Who issues the tokens, and whom they are for."""
+"""Issuer and audience of the tokens."""
 
 _SKEW = 10
-"""Seconds that the clocks of two instances may differ."""
+"""Seconds by which the clocks of two instances may differ."""
 
 
 @frozen(kw_only=True)
 class SigningKey:
-    """A private key, and the one algorithm that it is for."""
+    """A private key, and the one algorithm that it is used with."""
 
     private: Ed25519PrivateKey | EllipticCurvePrivateKey = field(repr=False)
 
@@ -63,13 +62,13 @@ class SigningKey:
 @frozen(kw_only=True)
 class Claims:
     """
-    What a token says.
+    The claims of a token.
 
-    :param user: whom it was issued to; ``None``: somebody who has not logged in.
-    :param mark: of the password that the user had, see
+    :param user: the user it was issued to; ``None``: a client that has not logged in.
+    :param mark: the fingerprint of the password that the user had, see
         :meth:`nixery.access.passwords.Passwords.mark`.
-    :param repositories: what may be pulled with it.
-    :param expires: when it ends.
+    :param repositories: the repositories that may be pulled with it.
+    :param expires: when it expires.
     """
 
     user: str | None
@@ -81,9 +80,9 @@ class Claims:
 @frozen(kw_only=True)
 class Tokens:
     """
-    Makes tokens and reads them.
+    Issues and verifies tokens.
 
-    :param wall_clock: tells when a token was issued, and whether it is in force.
+    :param wall_clock: tells when a token is issued, and whether it is in force.
     """
 
     key: SigningKey
@@ -98,7 +97,7 @@ class Tokens:
         seconds: int,
     ) -> str:
         """
-        A token.
+        Issue a token.
 
         :param use: :data:`ACCESS` or :data:`REFRESH`.
         """
@@ -125,9 +124,10 @@ class Tokens:
 
     def read(self, token: str, use: str) -> Claims:
         """
-        What a token says that is ours, in force, and for this use.
+        Verify a token and return its claims.
 
-        :raises TokenInvalid: it is not.
+        :raises TokenInvalid: it was not issued with this key, is not in force, or is for
+            another use.
         """
         if len(token) > MAX_TOKEN:
             raise TokenInvalid(reason="it is too long")
@@ -140,8 +140,8 @@ class Tokens:
                 issuer=SERVICE,
                 options={
                     "require": ["iss", "aud", "sub", "iat", "nbf", "exp"],
-                    # By our own clock, below.  PyJWT would also refuse what another instance,
-                    # whose clock is a second ahead, has just issued.
+                    # Checked below, with our own clock.  PyJWT would also reject a token just
+                    # issued by another instance whose clock is a second ahead.
                     "verify_iat": False,
                     "verify_nbf": False,
                     "verify_exp": False,
@@ -156,7 +156,7 @@ class Tokens:
                 repositories=frozenset(each["name"] for each in claims["access"]),
                 expires=WallTime(float(claims["exp"])),
             )
-        # What PyJWT makes of a token that is no token is of many types.
+        # PyJWT raises exceptions of many types for malformed tokens.
         except (
             jwt.PyJWTError,
             KeyError,
@@ -168,9 +168,9 @@ class Tokens:
             raise TokenInvalid(reason=f"it is none of ours ({type(error).__name__})") from None
 
     def _check_times(self, begins: float, expires: float) -> None:
-        """:raises TokenInvalid: it is not in force."""
+        """:raises TokenInvalid: the token is not in force."""
         now = self.wall_clock.now()
-        # Neither is true of what is no number.
+        # Both comparisons are false for NaN.
         if not now < expires:
             raise TokenInvalid(reason="it has expired")
         if not begins <= now:
@@ -183,7 +183,7 @@ def load_key(path: Path) -> SigningKey:
     """
     Read a key: Ed25519, or ECDSA on P-256, in PEM and without a passphrase.
 
-    :raises TokenKeyUnusable: it is not there, or something else.
+    :raises TokenKeyUnusable: it does not exist, or is not such a key.
     """
     try:
         private = load_pem_private_key(path.read_bytes(), password=None)
@@ -206,9 +206,9 @@ def load_key(path: Path) -> SigningKey:
 
 def load_or_create_key(path: Path) -> SigningKey:
     """
-    The key that is kept at ``path``; made, for nobody else to read, if there is none.
+    Load the key at ``path``; create it, readable by its owner only, if there is none.
 
-    :raises TokenKeyUnusable: it can neither be read nor made.
+    :raises TokenKeyUnusable: it can neither be read nor created.
     """
     try:
         if not path.exists():
