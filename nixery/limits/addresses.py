@@ -1,10 +1,10 @@
 """
-Whose request it is, by its address.
+Determines the client address of a request, also behind trusted proxies.
 
-A connection that comes from a proxy carries the requests of others, and the proxy says
-in ``X-Forwarded-For`` for whom.  Each proxy appends whom it has seen to what it was sent,
-and anybody can send anything: so the list is read from its end, for as long as those who
-have written it are trusted, and what stands before that is hearsay.
+A connection from a proxy carries the requests of other clients, and the proxy names them in
+``X-Forwarded-For``.  Each proxy appends the address of its peer to the list that it received,
+and any client can send a forged list: so the list is read from its end, for as long as the
+hops that wrote it are trusted proxies; entries before that are ignored.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from attrs import field, frozen
 __all__ = ["LOCAL", "TrustedProxies", "origin_of", "parse_proxies"]
 
 LOCAL = "unix"
-"""What stands for all who come through a UNIX socket, which has no addresses."""
+"""The address of all clients on a UNIX socket, which has no addresses."""
 
 MAX_HOPS = 16
-"""How many proxies are believed to stand one behind the other."""
+"""Maximum length of a chain of trusted proxies."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -37,10 +37,10 @@ Network = IPv4Network | IPv6Network
 @frozen(kw_only=True)
 class TrustedProxies:
     """
-    The proxies that are believed.
+    The proxies whose ``X-Forwarded-For`` is trusted.
 
-    :param networks: where they are.
-    :param local: whether what comes through a UNIX socket comes from one.
+    :param networks: their networks.
+    :param local: whether the peer on a UNIX socket is such a proxy.
     """
 
     networks: tuple[Network, ...] = ()
@@ -51,7 +51,7 @@ class TrustedProxies:
         return self.local or bool(self.networks)
 
     def trusts(self, host: str) -> bool:
-        """Whether a peer is one of them."""
+        """Tell whether a peer is a trusted proxy."""
         if host == LOCAL:
             return self.local
         if not self.networks:
@@ -66,7 +66,7 @@ class TrustedProxies:
 
     def client(self, peer: str, forwarded: Iterable[bytes]) -> str:
         """
-        The address of the client behind a peer.
+        Return the address of the client behind a peer.
 
         :param peer: the address of the connection's other end.
         :param forwarded: the values of ``X-Forwarded-For``, in their order.
@@ -88,9 +88,9 @@ class TrustedProxies:
 
 def parse_proxies(texts: Sequence[str]) -> TrustedProxies:
     """
-    Read networks and addresses; ``unix`` stands for UNIX sockets.
+    Parse networks and addresses; ``unix`` stands for UNIX sockets.
 
-    :raises ValueError: one of them is none of these.
+    :raises ValueError: an item is neither a network, nor an address, nor ``unix``.
     """
     return TrustedProxies(
         networks=tuple(ip_network(text, strict=False) for text in texts if text != LOCAL),
@@ -101,8 +101,9 @@ def parse_proxies(texts: Sequence[str]) -> TrustedProxies:
 @lru_cache(maxsize=8192)
 def origin_of(host: str) -> str:
     """
-    What stands for a client: whoever has an address of IPv6 has a network of at least
-    2^64 of them, and counts once.
+    Return the key that a client is counted under.
+
+    An IPv6 client has a network of at least 2^64 addresses, so its /64 network counts as one.
     """
     address = _parse(host)
     if address is None:
@@ -117,12 +118,12 @@ def _parse(host: str) -> Address | None:
         address = ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    # As a socket that takes both has the addresses of version 4.
+    # A dual-stack socket reports IPv4 peers as IPv4-mapped IPv6 addresses.
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def _parse_hop(text: bytes) -> Address | None:
-    """An address as proxies write it, with a port or without."""
+    """Parse an address as proxies write it, with a port or without."""
     if len(text) > 64:
         return None
     host = text.decode("latin-1").strip().strip('"')

@@ -1,13 +1,12 @@
 """
-Who is let in: connections and requests.
+Limits the request rate and the number of connections of clients.
 
-Every request passes here, so that what is asked costs microseconds: whether its client
-has sent too many, by its address and by its user.  A client's connections are counted too,
-and all connections.
+Every request is checked here, which must cost microseconds only: has its client sent too
+many, by its address and by its user?  Connections are counted too, per client and in all.
 
-When there are as many connections as there may be, a few more are taken for a moment: a
-monitor has to be told that the daemon is alive, or it would be ended for being busy, and
-the others are told to come again.
+At the limit of connections, a few more are accepted for a moment: a monitor must get its
+answer that the daemon is alive, or the daemon would be killed for being busy, and all other
+clients are told to retry later.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from nixery.limits.token_buckets import Buckets
 __all__ = ["AdmissionControl", "AdmissionLimits"]
 
 RESERVED = 64
-"""How many connections are taken beyond the limit, for a moment."""
+"""Connections that are accepted beyond the limit, for a moment."""
 
 UNLIMITED = frozenset({b"/healthz", b"/readyz"})
-"""What monitors ask, who must not be told that they ask too often."""
+"""Paths that monitors request; they are exempt from the limits."""
 
 
 @frozen(kw_only=True)
 class AdmissionLimits:
     """
-    What clients may take; 0 stands for any number.
+    The limits for clients; 0 stands for any number.
 
-    :param rate: requests of a client in a second, in the long run.
+    :param rate: requests of a client per second, in the long run.
     :param burst: requests of a client at once.
-    :param connections: of all clients.
-    :param client_connections: of one.
+    :param connections: connections of all clients.
+    :param client_connections: connections of one client.
     :param head_timeout: seconds from the first byte of a request to its last.
     :param idle_timeout: seconds that a connection may wait for its next request.
-    :param proxies: who is believed to speak for others.
+    :param proxies: the proxies whose ``X-Forwarded-For`` is trusted.
     """
 
     rate: int = 0
@@ -56,7 +55,7 @@ class AdmissionLimits:
 @define(kw_only=True, eq=False)
 class AdmissionControl:
     """
-    Lets in.
+    Accepts or refuses requests and connections.
 
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
@@ -65,7 +64,7 @@ class AdmissionControl:
     seconds: Callable[[], float]
 
     refusals: dict[str, int] = field(factory=dict, init=False)
-    """How often something was refused, by a word for the reason."""
+    """Number of refusals, by a word for the reason."""
 
     _requests: Buckets | None = field(init=False)
     _connections: dict[str, int] = field(factory=dict, init=False)
@@ -80,16 +79,16 @@ class AdmissionControl:
             )
 
     def refused(self, reason: str) -> None:
-        """Something was refused."""
+        """Count a refusal."""
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     # -- requests -------------------------------------------------------------------
 
     def client(self, peer: str | None, forwarded: Sequence[bytes] | None) -> str:
         """
-        The address of whoever sends a request.
+        Return the address of the client that sends a request.
 
-        :param peer: of the connection; ``None``: it has no address.
+        :param peer: the peer of the connection; ``None``: it has no address.
         :param forwarded: the values of ``X-Forwarded-For``, if there are any.
         """
         address = peer or LOCAL
@@ -99,11 +98,11 @@ class AdmissionControl:
 
     def admit(self, path: bytes, client: Sequence[str], *, crowded: bool) -> NixeryError | None:
         """
-        Whether a request may pass.
+        Tell whether a request is allowed.
 
-        :param client: all that stands for whoever sends it.
+        :param client: the keys that its client is counted under.
         :param crowded: whether it came on a connection beyond the limit.
-        :return: why not; ``None``: it may.
+        :return: the error to answer with; ``None``: it is allowed.
         """
         if path in UNLIMITED:
             return None
@@ -129,9 +128,10 @@ class AdmissionControl:
 
     def enter(self) -> bool | None:
         """
-        A connection begins; it has to :meth:`leave`.
+        Count a new connection; call :meth:`leave` when it ends.
 
-        :return: whether there is room for it; ``None``: not even for a moment.
+        :return: whether it is within the limit; ``None``: it is not to be accepted at all,
+            not even for a moment.
         """
         self._count += 1
         over = self._count - self.limits.connections
@@ -140,14 +140,14 @@ class AdmissionControl:
         return False if over <= RESERVED else None
 
     def leave(self) -> None:
-        """A connection has ended."""
+        """Count the end of a connection."""
         self._count -= 1
 
     def assign_client(self, peer: str | None) -> str | None:
         """
-        Count a connection for its client, who has to :meth:`release_client`.
+        Count a connection for its client, until :meth:`release_client`.
 
-        :return: what it is counted as; ``None``: the client has as many as it may have.
+        :return: the key that it is counted under; ``None``: the client is at its limit.
         """
         if not self.limits.client_connections or self.limits.proxies.trusts(peer or LOCAL):
             return ""
@@ -159,7 +159,7 @@ class AdmissionControl:
         return origin
 
     def release_client(self, origin: str | None) -> None:
-        """A connection has ended, or is counted for another client from now on."""
+        """Stop counting a connection for a client: it ended, or has another client now."""
         if origin:
             self._connections[origin] -= 1
             if not self._connections[origin]:

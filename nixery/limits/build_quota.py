@@ -1,10 +1,10 @@
 """
-How many builds a client may have: at once, and in an hour.
+Limits the builds of a client: at once, and per hour.
 
-A build is a job of the server's that many may wait for; it counts for the client that
-began it.  Whatever costs an evaluation counts while it lasts, and a place in the hour is
-taken only where an image has to be made: who asks again and again for what is there is
-turned away by nobody.
+A build is a job of the server that many clients may wait for; it counts for the client that
+began it.  Everything that takes an evaluation counts towards the first limit while it lasts;
+the hourly limit counts only images that have to be made: requests for images that exist
+already are never refused, however often they are repeated.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ __all__ = ["BuildQuota", "current_client"]
 
 current_client: ContextVar[tuple[str, ...]] = ContextVar("current_client", default=())
 """
-All that stands for the client that is being worked for, its address and its user; empty:
-the daemon works for itself.
+The keys of the client that the current work is for, its address and its user; empty: the
+daemon works for itself.
 """
 
 BUSY = 10.0
-"""Seconds after which a client is told to come again that has too many builds at once."""
+"""Seconds to retry after, for a client that has too many builds at once."""
 
 
 @define(kw_only=True, eq=False)
 class BuildQuota:
     """
-    Counts builds.
+    Counts the builds of each client.
 
-    :param at_once: how many a client may have; 0: any number.
+    :param at_once: how many a client may have at once; 0: any number.
     :param hourly: how many it may begin in an hour; 0: any number.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param refused: told of each build that is refused, by a word for the reason.
+    :param refused: called for each refused build, with a word for the reason.
     """
 
     at_once: int = 0
@@ -59,7 +59,7 @@ class BuildQuota:
     @contextmanager
     def place(self) -> Iterator[None]:
         """
-        A build of the current client's, while it lasts.
+        Count a build for the current client while the context lasts.
 
         :raises BuildsExceeded: it has as many as it may have.
         """
@@ -85,7 +85,7 @@ class BuildQuota:
 
     def begin(self) -> None:
         """
-        The current client makes an image.
+        Count an image that is made for the current client.
 
         :raises BuildsExceeded: it has made too many lately.
         """

@@ -20,12 +20,12 @@ __all__ = [
 @frozen(kw_only=True)
 class ImageTooLarge(NixeryError):
     """
-    An image that takes more than one image may take here.
+    The image exceeds a limit for one image.
 
-    :param what: what there is too much of, in the plural.
-    :param value: how much of it.
-    :param limit: the most that is taken.
-    :param setting: what says so.
+    :param what: the things that there are too many of, in the plural.
+    :param value: their number.
+    :param limit: the maximum.
+    :param setting: the setting that sets the limit.
     """
 
     what: str
@@ -43,7 +43,7 @@ class ImageTooLarge(NixeryError):
 
 @frozen(kw_only=True)
 class PackagesDenied(NixeryError):
-    """Packages that the operator does not want to be served; by the names asked for."""
+    """The operator does not allow these packages, which have the names that were requested."""
 
     packages: tuple[str, ...]
 
@@ -58,9 +58,9 @@ class PackagesDenied(NixeryError):
 @frozen(kw_only=True)
 class RequestsExceeded(NixeryError):
     """
-    A client sends more requests than one client may.
+    A client exceeds its request rate.
 
-    :param rate: how many it may send in a second, in the long run.
+    :param rate: how many requests it may send per second, in the long run.
     :param burst: how many at once.
     :param retry_after: seconds after which one more is answered.
     """
@@ -81,13 +81,13 @@ class RequestsExceeded(NixeryError):
 @frozen(kw_only=True)
 class BuildsExceeded(NixeryError):
     """
-    A client has more built than one client may.
+    A client exceeds its limit of builds.
 
-    :param client: what stands for it.
+    :param client: the keys that it is counted under.
     :param limit: how many builds it may have.
-    :param period: in which time.
-    :param setting: what says so.
-    :param retry_after: seconds after which asking again is worth while.
+    :param period: the time that the limit is about.
+    :param setting: the setting that sets the limit.
+    :param retry_after: seconds after which it should retry.
     """
 
     client: tuple[str, ...]
@@ -107,7 +107,7 @@ class BuildsExceeded(NixeryError):
 
 @frozen(kw_only=True)
 class TooManyConnections(NixeryError):
-    """There are as many connections as the daemon can have."""
+    """The daemon is at its limit of connections."""
 
     limit: int
 

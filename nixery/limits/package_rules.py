@@ -1,15 +1,14 @@
 """
-Which packages are served at all, and how many in one image.
+Decides which packages may be served, and how many in one image.
 
-What is *allowed* has to be named exactly: a pattern is about whole attribute paths.  What
-is *denied* has to be denied on every way to it: a pattern that matches some parts of a
-path that follow each other denies the path, whatever is before it (``python3.pkgs.curl``)
-and behind it (``curl.dev``).
+*Allowed* packages have to be named exactly: a pattern matches whole attribute paths.
+*Denied* packages have to be denied on every path to them: a pattern that matches some
+consecutive parts of a path denies the path, whatever is before them (``python3.pkgs.curl``)
+and after them (``curl.dev``).
 
-Both are looked at twice.  Before the evaluation, on what was asked for, so that nothing of
-what is denied is ever evaluated; and after it, on what was found, by the path and by the
-name that the package has itself: a lookup may change the case of letters, and two paths
-may lead to one package.
+Both are checked twice: before the evaluation, on the requested names, so that no denied
+package is ever evaluated; and after it, on the packages found, by their attribute path and by
+their own name: a lookup may change the case of letters, and two paths may lead to one package.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ __all__ = ["PackageRules"]
 @frozen(kw_only=True, cache_hash=True)
 class PackageRules:
     """
-    What may be in images.
+    The rules for the packages of images.
 
-    :param allowed: only these; ``None``: all.
-    :param denied: none of these.
-    :param most: packages that an image may be asked for; ``None``: any number.
+    :param allowed: only these may be served; ``None``: all.
+    :param denied: these may not be served.
+    :param most: how many packages may be requested in one image; ``None``: any number.
     """
 
     allowed: PackagePatterns | None = None
@@ -42,15 +41,15 @@ class PackageRules:
 
     def check(self, name: ImageName) -> None:
         """
-        Look at what is asked for.  Takes about a microsecond when it was asked for lately.
+        Check the requested packages.  Takes about a microsecond for a recently checked name.
 
-        :raises PackagesDenied: some of it is not served.
-        :raises ImageTooLarge: it is too much.
+        :raises PackagesDenied: some of them may not be served.
+        :raises ImageTooLarge: there are too many of them.
         """
         denied = _denied(self, name)
         if denied:
             raise PackagesDenied(packages=denied)
-        # Without those that nobody asks for.
+        # Default packages are in every image and do not count.
         count = len(name.requirements) - len(DEFAULT_PACKAGES)
         if self.most is not None and count > self.most:
             raise ImageTooLarge(
@@ -59,9 +58,9 @@ class PackageRules:
 
     def check_found(self, evaluation: Evaluation) -> None:
         """
-        Look at what was found.
+        Check the packages that an evaluation found.
 
-        :raises PackagesDenied: some of it is not served.
+        :raises PackagesDenied: some of them may not be served.
         """
         denied = [package for package in evaluation.packages if self._denies_found(package)]
         if denied:
@@ -70,7 +69,7 @@ class PackageRules:
             )
 
     def denies(self, item: PackageRequest) -> bool:
-        """Whether something is not served that is asked for."""
+        """Tell whether a requested package may not be served."""
         if item.name in DEFAULT_PACKAGES:
             return False
         return (self.allowed is not None and not self.allowed.matches(item.name)) or (
@@ -91,7 +90,7 @@ class PackageRules:
     def _allows(self, allowed: PackagePatterns, package: Package) -> bool:
         found = fold(package.attribute)
         return allowed.matches(package.attribute) or any(
-            # An output that was asked for stands behind the attribute path.
+            # A requested output follows the attribute path.
             fold(name)[: len(found)] == found and allowed.matches(name)
             for name in package.requested
         )
@@ -103,5 +102,5 @@ def _denied(rules: PackageRules, name: ImageName) -> tuple[str, ...]:
 
 
 def _as_one_part(pname: str) -> str:
-    """A name that derivations have, where a dot separates nothing."""
+    """Turn a derivation's name, in which dots separate nothing, into one part of a path."""
     return pname.replace(".", "_")

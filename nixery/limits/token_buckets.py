@@ -1,10 +1,10 @@
 """
-Token buckets: so many at once, and so many a second in the long run.
+Token buckets, which limit a burst and a rate per second in the long run.
 
 Each client has a bucket that holds ``burst`` tokens and is filled at ``rate`` a second.
-What is kept of it is one number, the time at which it will be full again: what is full
-need not be kept at all, and taking a token is a look into a dictionary and an addition.
-This is the generic cell rate algorithm (ITU-T I.371), told from the other side.
+A bucket is stored as one number, the time at which it will be full again: a full bucket
+need not be stored at all, and taking a token is a dictionary lookup and an addition.
+This is equivalent to the generic cell rate algorithm (ITU-T I.371).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 __all__ = ["Buckets"]
 
 KEPT = 65536
-"""How many clients are kept that have taken something lately."""
+"""Maximum number of clients whose buckets are stored."""
 
 
 class Buckets:
@@ -24,8 +24,8 @@ class Buckets:
     :param rate: tokens that come back in a second.
     :param burst: the most that a bucket holds.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param kept: how many buckets are kept that are not full; then the one that was used
-        least lately is taken for full.
+    :param kept: maximum number of buckets that are stored, which are those that are not
+        full; beyond it, the least recently used one is taken to be full.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Buckets:
         self._each = 1.0 / rate
         self._depth = (burst - 1) / rate
         self._kept = kept
-        # When each will be full; the one that was used last stands last.
+        # The time at which each will be full; the most recently used one is last.
         self._full: dict[Hashable, float] = {}
 
     def take(self, client: Hashable) -> float:
         """
         Take a token.
 
-        :return: 0, or in how many seconds there will be one: then none was taken.
+        :return: 0, or the seconds until there will be one: then none was taken.
         """
         now = self._seconds()
         full = self._full.pop(client, now)
@@ -57,15 +57,15 @@ class Buckets:
         return wait
 
     def wait(self, client: Hashable) -> float:
-        """In how many seconds there will be a token; 0: there is one."""
+        """Return the seconds until there will be a token; 0: there is one."""
         full = self._full.get(client)
         return 0.0 if full is None else max(0.0, full - self._seconds() - self._depth)
 
     def give_back(self, client: Hashable) -> None:
-        """Put a token back that was taken and not used."""
+        """Put back a token that was taken and not used."""
         if client in self._full:
             self._full[client] -= self._each
 
     def __len__(self) -> int:
-        """How many buckets are kept."""
+        """Return the number of stored buckets."""
         return len(self._full)
