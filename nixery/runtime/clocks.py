@@ -1,11 +1,11 @@
 """
 The wall clock: the time of day, which may be set.
 
-There are two clocks.  Durations (timeouts, limits, times to live, intervals) are measured
-by a monotonic clock, the reactor's (:mod:`nixery.runtime.reactor_time`): it never goes back
-and does not jump, and its values mean nothing outside of this process.  The wall clock says what
-people, files, certificates, tokens and other machines understand, and jumps both ways:
-NTP sets it, and so does an administrator.
+There are two clocks. Durations (timeouts, limits, times to live, intervals) are measured by a
+monotonic clock, the reactor's (:mod:`nixery.runtime.reactor_time`): it never goes back and does not
+jump, and its values mean nothing outside of this process. The wall clock gives the time that
+people, files, certificates, tokens and other machines use, and jumps both ways: NTP and
+administrators set it.
 
 The two have different types, so that neither is taken for the other: a monotonic clock is
 an :class:`~twisted.internet.interfaces.IReactorTime` called ``clock``, or a callable called
@@ -26,10 +26,10 @@ WallTime = NewType("WallTime", float)
 
 
 class WallClock(Protocol):
-    """Tells the time of day."""
+    """A clock that tells the time of day."""
 
     def now(self) -> WallTime:
-        """The time of day; may be less than it was a moment ago."""
+        """Return the time of day; may be less than it was a moment ago."""
 
 
 class SystemWallClock:

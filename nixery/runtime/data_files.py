@@ -1,6 +1,6 @@
 """
-Where the files are that belong to the program and are no Python: the expressions
-for Nix, and what the web pages are made of.
+Locates the files that belong to the program and are not Python: the Nix expressions and the files
+of the web pages.
 
 An installation has them as package data under ``nixery``; in a checkout they are
 the top-level folders ``nix`` and ``web``.  (``nixery.http`` is a package of its own, so
@@ -18,7 +18,7 @@ __all__ = ["docs_directory", "nix_directory", "web_directory"]
 
 def nix_directory() -> Path:
     """
-    The folder of the Nix expressions; no component of it is a symlink, which
+    Return the folder of the Nix expressions; no component of its path is a symlink, which
     restricted evaluation would refuse.
 
     :raises ResourceMissing: the installation is incomplete.
@@ -28,7 +28,7 @@ def nix_directory() -> Path:
 
 def web_directory() -> Path:
     """
-    The folder of templates, styles and scripts.
+    Return the folder of templates, styles and scripts.
 
     :raises ResourceMissing: the installation is incomplete.
     """
@@ -37,8 +37,8 @@ def web_directory() -> Path:
 
 def docs_directory() -> Path | None:
     """
-    The folder of the documentation as it was built; ``None`` where it was not, as in a
-    fresh checkout.
+    Return the folder of the built documentation; ``None`` if it was not built, as in a fresh
+    checkout.
     """
     package = Path(__file__).resolve().parents[1]
     # In a checkout: where ``tox -e docs`` puts it.
@@ -53,8 +53,8 @@ def _find(name: str, package: Path) -> Path:
     :param name: ``nix`` or ``web``.
     :param package: the folder of the Python package.
     """
-    # Installed files come first: beside an installed package, in site-packages,
-    # a folder `nix` or `web` would be somebody else's.
+    # Installed files come first: beside an installed package, in site-packages, a folder `nix` or
+    # `web` would belong to another package.
     installed = package / f"_{name}"
     if installed.is_dir():
         return installed

@@ -1,9 +1,9 @@
 """
-Waiting for several things, and waiting to the end.
+Helpers that run coroutines together, limit their time, and wait until they have ended.
 
-Cancelling a Deferred ends the wait, not what is waited for: a function on a
-worker thread goes on.  Whoever owns what such a function uses (an open file)
-must wait for its end before taking that away; these few helpers say so once.
+Cancelling a Deferred ends the wait, not what is waited for: a function on a worker thread goes on.
+The owner of what such a function uses (an open file) must wait until the function has ended before
+taking that away; these helpers do the waiting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ U = TypeVar("U")
 
 
 class TimedOut(Exception):
-    """The time that something was given is over."""
+    """A time limit has passed."""
 
 
 async def with_timeout(
@@ -33,12 +33,12 @@ async def with_timeout(
 
     :param seconds: how long, from now.
     :return: its result.
-    :raises Expired: the time was over, the coroutine was cancelled, and that ended
-        it.  Where it ends otherwise nevertheless, that counts.
+    :raises TimedOut: the time was over, the coroutine was cancelled, and the cancellation ended it.
+        If the coroutine still returns or fails in another way, that is the outcome.
     """
     task = Deferred.fromCoroutine(work)
     if task.called:
-        # A timer for what is over is a waste, and most of what is asked for is known.
+        # Most coroutines have a result at once: then no timer is made.
         return await task
     expired = False
 
@@ -83,7 +83,7 @@ async def gather_both(
     first: Coroutine[Deferred[Any], Any, T], second: Coroutine[Deferred[Any], Any, U]
 ) -> tuple[T, U]:
     """As :func:`gather`, for two coroutines with results of two types."""
-    # What the types cannot tell: the results are in order.
+    # The types cannot express it: the results are in order.
     results: list[Any] = await gather([first, second])
     return results[0], results[1]
 

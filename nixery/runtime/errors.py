@@ -28,7 +28,7 @@ class ListeningFailed(NixeryError):
 
 @frozen(kw_only=True)
 class CertificateUnusable(NixeryError):
-    """The TLS certificate, or its key, cannot be shown to clients."""
+    """The TLS certificate, or its key, cannot be used for clients."""
 
     path: str
     reason: str
@@ -43,7 +43,7 @@ class CertificateUnusable(NixeryError):
 
 @frozen(kw_only=True)
 class StateDirectoryLocked(NixeryError):
-    """Another daemon has the state directory."""
+    """Another daemon uses the state directory."""
 
     directory: str
 
@@ -57,7 +57,7 @@ class StateDirectoryLocked(NixeryError):
 
 @frozen(kw_only=True)
 class ResourceMissing(NixeryError):
-    """Files that belong to the program are not where it was installed."""
+    """Files that belong to the program are missing where it was installed."""
 
     name: str
     places: tuple[str, ...]

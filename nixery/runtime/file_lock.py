@@ -23,10 +23,10 @@ def open_locked(
 
     :param flags: as :func:`os.open` takes them.
     :param mode: of a file that is created.
-    :param shared: whether others may hold such a lock as well.  This waits for as long
-        as somebody holds an exclusive one; an exclusive one is never waited for.
+    :param shared: whether others may hold a shared lock as well. A shared lock waits for as long as
+        an exclusive one is held; a request for an exclusive lock never waits.
     :return: the descriptor.
-    :raises BlockingIOError: somebody else holds a lock.
+    :raises BlockingIOError: another descriptor holds a lock.
     :raises OSError: the file cannot be opened or locked.
     """
     descriptor = os.open(path, flags | os.O_CLOEXEC, mode)

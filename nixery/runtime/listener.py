@@ -1,4 +1,4 @@
-"""Where the daemon is reached: the ports it listens on, and what it says of them."""
+"""Opens the ports that the daemon listens on, and tells under which address clients reach it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Listener:
     Sockets that were passed to this process come first.  They may have the address of another
     endpoint, which is then reached through them.
 
-    :param endpoints: where, by the strings that describe them.
-    :param factory: what answers.
+    :param endpoints: the endpoints to listen on, by the strings that describe them.
+    :param factory: makes the protocols that answer.
     """
 
     _log = Logger()
@@ -89,10 +89,9 @@ class Listener:
 
 def registry_host(public_url: str | None, addresses: Sequence[IAddress]) -> str | None:
     """
-    What clients write before an image's name: ``127.0.0.1:8080``.
+    Return the host that clients write before an image's name: ``127.0.0.1:8080``.
 
-    ``None`` where nobody knows, because the daemon is reached through a UNIX
-    socket only.
+    ``None`` if it is unknown because the daemon is reached through a UNIX socket only.
     """
     if public_url is not None:
         return public_url.split("://", 1)[1]
@@ -105,15 +104,15 @@ def registry_host(public_url: str | None, addresses: Sequence[IAddress]) -> str 
 
 
 def _passed(text: str) -> bool:
-    """Whether an endpoint is a socket that was passed, by its string."""
+    """Tell, by an endpoint's string, whether the endpoint is a socket that was passed."""
     return text.removeprefix(PLAIN).startswith("systemd:")
 
 
 def _reached_through(passed: Mapping[str, IAddress], text: str, error: CannotListenError) -> bool:
     """
-    Whether who connects to an endpoint connects to a socket that was passed.
+    Tell whether a client that connects to an endpoint reaches a socket that was passed.
 
-    :param passed: the addresses of those, by their strings.
+    :param passed: the addresses of the passed sockets, by their strings.
     :param text: the endpoint's string.
     :param error: why it cannot be listened on.
     """

@@ -1,13 +1,13 @@
 """
-Requests through the proxies that the environment names.
+Makes requests through the proxies that the environment names.
 
-``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY`` are what git, Nix and most other programs
-heed; Twisted heeds none of them.  An :class:`Agent` does:
+git, Nix and most other programs heed ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY``; Twisted
+heeds none of them. An :class:`Agent` does:
 
-- ``http`` is asked of the proxy, which asks the server;
-- ``https`` goes through a tunnel (RFC 9110, section 9.3.6), so that the proxy sees no more
-  than the server's name;
-- what ``NO_PROXY`` lists is asked directly.
+- an ``http`` request is sent to the proxy, which asks the server;
+- an ``https`` request goes through a tunnel (RFC 9110, section 9.3.6), so that the proxy sees no
+  more than the server's name;
+- a server that ``NO_PROXY`` lists is asked directly.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ __all__ = ["Agent", "Proxies", "Proxy", "ProxyRefused", "read_proxies"]
 CONNECT_TIMEOUT = 30.0
 
 LONGEST_HEAD = 16 * 1024
-"""How many bytes the head of a proxy's answer may have."""
+"""Maximum size of the head of a proxy's answer, in bytes."""
 
 _PORTS = {"http": 80, "https": 443}
 
 
 class ProxyRefused(Exception):
-    """A proxy makes no tunnel."""
+    """A proxy refused to open a tunnel."""
 
 
 @frozen(kw_only=True)
 class Proxy:
     """
-    A proxy.
+    The address and the credentials of a proxy.
 
-    :param secure: whether it is spoken to over TLS itself.
-    :param credentials: what it is told of who asks: a ``Proxy-Authorization``.
+    :param secure: whether the connection to the proxy itself uses TLS.
+    :param credentials: the ``Proxy-Authorization`` that is sent to it.
     """
 
     secure: bool
@@ -71,18 +71,18 @@ class Proxy:
 @frozen(kw_only=True)
 class Proxies:
     """
-    What the environment says.
+    The proxies that the environment names.
 
     :param by_scheme: the proxy for ``http`` and the one for ``https``.
-    :param direct: what is asked without one: lower-case host names, which stand for what
-        lies below them too, addresses, networks, each with a port perhaps, or ``*``.
+    :param direct: servers that are asked without a proxy: lower-case host names, which include
+        their subdomains, addresses, networks, each optionally with a port, or ``*``.
     """
 
     by_scheme: Mapping[str, Proxy]
     direct: tuple[str, ...] = ()
 
     def find(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy by which a server is asked, if there is one."""
+        """Return the proxy by which a server is asked, if there is one."""
         host = host.lower().strip("[]").rstrip(".")
         if any(_covers(entry, host, port) for entry in self.direct):
             return None
@@ -91,9 +91,9 @@ class Proxies:
 
 def read_proxies(environ: Mapping[str, str]) -> Proxies:
     """
-    The proxies of an environment; lower-case names win, as in other programs.
+    Read the proxies of an environment; lower-case names win, as in other programs.
 
-    What is no URL of a proxy is taken for none: it is none to git either.
+    A value that is no URL of a proxy counts as no proxy, as with git.
     """
 
     def value(name: str) -> str:
@@ -113,10 +113,10 @@ class Agent:
     """
     A :class:`twisted.web.client.Agent` that heeds proxies.
 
-    :param proxies: which they are.
+    :param proxies: the proxies of the environment.
     :param connect_timeout: seconds that a connection may take, to a proxy or a server.
     :param pool: keeps connections; without one, each request has its own.
-    :param policy: which certificates are believed; those of the system by default.
+    :param policy: the certificates that are trusted; those of the system by default.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Agent:
         self._direct = client.Agent(
             reactor, contextFactory=policy, connectTimeout=connect_timeout, pool=pool
         )
-        # One for each proxy: a pool tells its connections apart by these endpoints.
+        # One object for each proxy: a pool distinguishes its connections by these endpoints.
         self._asking = {
             proxy: client.ProxyAgent(endpoint(proxy), reactor, pool)
             for proxy in proxies.by_scheme.values()
@@ -165,7 +165,7 @@ class Agent:
         proxy = self._proxies.find(
             parsed.scheme.decode("ascii"), parsed.host.decode("ascii"), parsed.port
         )
-        agent: Any  # three kinds of them, whose types have nothing in common
+        agent: Any  # three kinds, whose types have nothing in common
         if proxy is None:
             agent = self._direct
         elif parsed.scheme == b"https":
@@ -182,14 +182,14 @@ class Agent:
 @implementer(IAgentEndpointFactory)
 @frozen
 class _Tunnels:
-    """Servers behind a proxy."""
+    """Makes endpoints for servers behind a proxy."""
 
     proxy: Proxy
     endpoint: IStreamClientEndpoint
     policy: IPolicyForHTTPS
 
     def endpointForURI(self, uri: client.URI) -> IStreamClientEndpoint:  # noqa: N802  # as above
-        # A number with colons in it stands in brackets.
+        # An IPv6 address stands in brackets.
         host = b"[%b]" % uri.host if b":" in uri.host.strip(b"[]") else uri.host
         tunnel = _Tunnel(self.proxy, self.endpoint, b"%b:%d" % (host, uri.port))
         return wrapClientTLS(self.policy.creatorForNetloc(uri.host, uri.port), tunnel)
@@ -198,7 +198,7 @@ class _Tunnels:
 @implementer(IStreamClientEndpoint)
 @frozen
 class _Tunnel:
-    """A server, as it is reached through a proxy."""
+    """An endpoint that reaches a server through a proxy."""
 
     proxy: Proxy
     endpoint: IStreamClientEndpoint
@@ -219,9 +219,9 @@ class _Tunnel:
 
 class _Digger(Protocol):
     """
-    Asks a proxy for a tunnel, and is the tunnel then.
+    Asks a proxy for a tunnel, and then passes the tunnel's bytes on.
 
-    :param factory: makes the protocol that is spoken through it.
+    :param factory: makes the protocol that is spoken through the tunnel.
     """
 
     def __init__(self, proxy: Proxy, server: bytes, factory: IProtocolFactory) -> None:
@@ -286,7 +286,7 @@ def _parse(url: str) -> Proxy | None:
     if not url:
         return None
     try:
-        # Many write a host and a port only.
+        # Many users write only a host and a port.
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port or _PORTS[parts.scheme]
     except (ValueError, KeyError):
@@ -303,7 +303,7 @@ def _parse(url: str) -> Proxy | None:
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of ``NO_PROXY`` means a server."""
+    """Tell whether an entry of ``NO_PROXY`` means a server."""
     if entry == "*":
         return True
     try:

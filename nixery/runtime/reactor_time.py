@@ -1,5 +1,5 @@
 """
-A reactor whose time is monotonic.
+Makes a reactor measure time with a monotonic clock.
 
 Twisted's ``reactor.seconds`` is the wall clock: when that is set back by a month, no timer
 fires for a month, and when it is set forward, all fire at once.  Every timer of Twisted's
@@ -7,7 +7,7 @@ fires for a month, and when it is set forward, all fire at once.  Every timer of
 reactor's attribute, so that replacing it there covers them all, with any reactor that
 ``twistd --reactor`` can choose.
 
-What Twisted itself shows of ``reactor.seconds`` as a time of day is not used here: the
+Twisted shows ``reactor.seconds`` as a time of day in two features, which are not used here: the
 access log of ``HTTPFactory`` (:mod:`nixery.http.server` has its own) and sessions.
 """
 
@@ -25,7 +25,7 @@ __all__ = ["run_reactor", "use_monotonic_time"]
 # Any: the global reactor has no type, and its class none of the attributes.
 def use_monotonic_time(reactor: Any, seconds: Callable[[], float] = time.monotonic) -> None:
     """
-    Have a reactor measure durations with a monotonic clock; harmless if it does.
+    Make a reactor measure durations with a monotonic clock; harmless if it already does.
 
     Calls that were delayed before keep the time that is left to them.
 
@@ -48,7 +48,7 @@ def run_reactor(main: Callable[[Any], Awaitable[None]]) -> None:
     Run a command on the global reactor; see :func:`twisted.internet.task.react`.
 
     :param main: is given the reactor, whose time is monotonic.
-    :raises SystemExit: when it has ended.
+    :raises SystemExit: when the command has ended.
     """
 
     def begin(reactor: Any) -> Any:  # what react takes: a Deferred or a coroutine

@@ -1,11 +1,11 @@
 """
-SIGHUP: look again at files that may have changed, without a restart; or end.
+Handles SIGHUP: look at files that may have changed without a restart, or end the process.
 
-Each part registers what it looks at.  What cannot be used is told in the log, and what was
-in force before stays so: a daemon that runs is not ended by a slip in an editor.
+Each component registers a callback. If a changed file cannot be used, the log says so and the
+values of before stay in force: an editing mistake does not end a running daemon.
 
-The signal has two meanings: a daemon is asked to reload by it, and a program in a terminal
-is told by it that the terminal was closed.  :func:`hangup_ends` tells them apart.
+The signal has two meanings: it asks a daemon to reload, and it tells a program in a terminal that
+the terminal was closed. :func:`hangup_ends` tells them apart.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _STDIN = 0
 
 def hangup_ends() -> bool:
     """
-    Whether SIGHUP means that this process has lost its terminal, and is to end.
+    Tell whether SIGHUP means that this process has lost its terminal, and is to end.
 
-    It means that only if standard input is the process's controlling terminal, the process
-    is in that terminal's foreground group, it is not process 1 (a container's, which has
-    the terminal of ``docker run -it``), and the signal is not ignored, as by ``nohup``.
-    To be asked before a handler is set.
+    It means that only if standard input is the process's controlling terminal, the process is in
+    that terminal's foreground group, it is not process 1 (a container's, which has the terminal of
+    ``docker run -it``), and the signal is not ignored, as by ``nohup``. Must be called before a
+    handler is set.
     """
     if os.getpid() == 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         return False
     try:
-        # Fails for what is no terminal, and for a terminal that is not the controlling one.
+        # Fails if stdin is no terminal, and if the terminal is not the controlling one.
         return os.tcgetpgrp(_STDIN) == os.getpgrp()
     except OSError:
         return False
@@ -50,12 +50,12 @@ def hangup_ends() -> bool:
 
 class Reloader(Service):
     """
-    Calls what was registered, one after the other, when the process gets the signal.
+    Calls the registered callbacks, one after the other, when the process gets the signal.
 
-    Signals that come meanwhile are one more round, and no more.  In the foreground of a
-    terminal the signal ends the process instead.
+    All signals that come meanwhile cause one more round. In the foreground of a terminal the signal
+    ends the process instead.
 
-    :param reactor: where that is done; a signal can come at any moment.
+    :param reactor: runs the callbacks on its thread; a signal can come at any moment.
     :param end: begins to end the process in good order.
     """
 
@@ -74,15 +74,15 @@ class Reloader(Service):
 
     def register(self, what: str, callback: Callable[[], Awaitable[object]]) -> None:
         """
-        Have something looked at again.
+        Register a callback for reloads.
 
-        :param what: for the log: ``passwords``.
-        :param callback: does it; one that fails leaves in force what was.
+        :param what: the name for the log: ``passwords``.
+        :param callback: reloads; if it fails, it must leave the values of before in force.
         """
         self._callbacks[what] = callback
 
     def startService(self) -> None:
-        """Listen to the signal; for the main thread."""
+        """Set the signal handler; must be called on the main thread."""
         super().startService()
         if hangup_ends():
             self._before = signal.signal(signal.SIGHUP, self._hangup_signalled)
@@ -96,7 +96,7 @@ class Reloader(Service):
             )
 
     def stopService(self) -> Deferred[None] | None:
-        """Listen no more; fires when nothing is looked at any more."""
+        """Remove the signal handler; fires when no reload is running any more."""
         super().stopService()
         if self._before is not None:
             # The kernel and the shell both send it when a terminal is closed: the second one
@@ -110,7 +110,7 @@ class Reloader(Service):
         return running
 
     def reload(self) -> None:
-        """Look at everything again; returns at once."""
+        """Run all callbacks again; returns at once."""
         if self._running is not None:
             self._again = True
             return
@@ -128,7 +128,7 @@ class Reloader(Service):
 
     def _end_process(self) -> None:
         self._log.info("The terminal was closed, or SIGHUP was sent: shutting down.")
-        # It may be ending already, for another reason.
+        # The process may be ending already, for another reason.
         with contextlib.suppress(ReactorNotRunning):
             self._end()
 

@@ -1,6 +1,4 @@
-"""
-Trying again what may succeed the next time, within bounds.
-"""
+"""Retries operations that may succeed the next time, within bounds."""
 
 from __future__ import annotations
 
@@ -27,11 +25,11 @@ async def retry(
     again: Callable[[Exception], bool],
 ) -> T:
     """
-    Try something up to three times, and no longer than ``seconds`` in all.
+    Try an operation up to three times, and no longer than ``seconds`` in all.
 
-    :param attempt: is given the seconds that it may take: half of what is left, so
-        that one that is never answered leaves time for another.
-    :param again: whether a failure may pass by itself.
+    :param attempt: is called with the seconds that it may take: half of the time left, so that an
+        attempt that is never answered leaves time for another.
+    :param again: tells whether a failure may be temporary.
     :raises Exception: the last failure.
     """
     deadline = clock.seconds() + seconds

@@ -1,11 +1,10 @@
 """
-One job for everyone who asks for the same thing.
+Runs one job for all callers that ask for the same thing at the same time.
 
-Docker asks HEAD, then GET, and twenty nodes of a cluster ask at once: the work
-is done once.  A job belongs to nobody who waits for it.  Klein cancels the
-Deferred of a request whose client has left, and a Deferred shared by several
-requests would then hand ``None`` to all the others: therefore every waiter has a
-Deferred of its own, and the job stands apart.
+Docker asks HEAD, then GET, and twenty nodes of a cluster ask at once: the work is done once. A job
+does not belong to any of its waiters. Klein cancels the Deferred of a request whose client has
+disconnected, and a Deferred shared by several requests would then return ``None`` to all the
+others: therefore every waiter has a Deferred of its own, separate from the job's.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ V = TypeVar("V")
 
 @define(eq=False)
 class _Job(Generic[V]):
-    """What is running, and who waits for it."""
+    """A running job and its waiters."""
 
     waiters: list[Deferred[V]] = Factory(list)
     task: Deferred[None] | None = None
@@ -37,16 +36,16 @@ class _Job(Generic[V]):
 class SingleFlight(Generic[K, V]):
     """Runs at most one job for a key at any time."""
 
-    # Those that may be joined, and all that run.
+    # The jobs that may be joined, and all that run.
     _jobs: dict[K, _Job[V]] = field(factory=dict, init=False)
     _running: set[_Job[V]] = field(factory=set, init=False)
 
     def run(self, key: K, work: Callable[[], Coroutine[Deferred[Any], Any, V]]) -> Deferred[V]:
         """
-        The result of the job of ``key``: of the one that is running, else of
-        ``work()``, which is then started before this returns.
+        Return the result of the job of ``key``: of the running one, else of ``work()``, which is
+        then started before this method returns.
 
-        :param key: what the work is for.
+        :param key: identifies the work.
         :param work: is called only when no job of this key is running.
         :return: a Deferred of the caller's own.  Cancelling it leaves the job and
             the other waiters alone.
@@ -64,17 +63,17 @@ class SingleFlight(Generic[K, V]):
 
     def close(self, key: K) -> None:
         """
-        Let nobody join the job of ``key`` any more: whoever asks from now on starts
-        another one.  For a job that has looked at something that may have changed.
+        Let no further caller join the job of ``key``: the next caller starts another one. For a job
+        that has read something that may have changed since.
         """
         self._jobs.pop(key, None)
 
     def __len__(self) -> int:
-        """How many jobs are running."""
+        """Return the number of running jobs."""
         return len(self._running)
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is a job of this key that can be joined."""
+        """Tell whether there is a job of this key that can be joined."""
         return key in self._jobs
 
     async def settled(self) -> None:
@@ -86,11 +85,11 @@ class SingleFlight(Generic[K, V]):
         """
         Cancel every job; fires when the last of them has ended.
 
-        Those who wait get what the job makes of its cancellation.
+        The waiters get the outcome of the cancelled job.
         """
         tasks = self._tasks()
-        # The results were handed to the waiters; what is waited for here is the
-        # end itself, on Deferreds that never fail.
+        # The waiters have the results already; this waits for the end of the jobs itself, on
+        # Deferreds that never fail.
         ended = DeferredList([when_finished(task) for task in tasks])
         for task in tasks:
             task.cancel()
@@ -105,13 +104,13 @@ class SingleFlight(Generic[K, V]):
         return waiter
 
     def _finish(self, result: V | Failure, key: K, job: _Job[V]) -> None:
-        # Forgotten before anyone is told: a waiter that asks again at once starts
-        # a new job instead of joining one that is over.
+        # Removed before any waiter is notified: a waiter that asks again at once starts a new job
+        # instead of joining one that is over.
         self._running.discard(job)
         if self._jobs.get(key) is job:
             del self._jobs[key]
         waiters, job.waiters = job.waiters, []
         for waiter in waiters:
-            # A waiter may have been cancelled by what an earlier one did.
+            # An earlier waiter's callback may have cancelled this one.
             if not waiter.called:
                 waiter.callback(result)

@@ -1,6 +1,4 @@
-"""
-Amounts of bytes, as people write them.
-"""
+"""Parses and formats amounts of bytes as people write them."""
 
 from __future__ import annotations
 
@@ -22,23 +20,23 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]{0,3})")
 @frozen(kw_only=True)
 class FreeSpaceLimit:
     """
-    How much of a disk stays free.
+    The amount of disk space that must stay free.
 
     :param amount: in bytes, or in percent of the disk.
-    :param percent: which of the two.
+    :param percent: true if ``amount`` is in percent.
     """
 
     amount: float
     percent: bool = False
 
     def of(self, size: int) -> int:
-        """In bytes, of a disk of ``size`` bytes."""
+        """Return the limit in bytes, for a disk of ``size`` bytes."""
         return int(size * self.amount / 100) if self.percent else int(self.amount)
 
 
 def parse_size(text: str) -> int:
     """
-    ``10 GiB``, ``10G`` (the same), ``10 GB`` (a little less), or a number of bytes.
+    Parse ``10 GiB``, ``10G`` (the same), ``10 GB`` (a little less), or a number of bytes.
 
     :raises ValueError: it is none of these.
     """
@@ -54,7 +52,7 @@ def parse_size(text: str) -> int:
 
 def parse_free_space_limit(text: str) -> FreeSpaceLimit:
     """
-    A size, or a share as ``5%``.
+    Parse a size, or a share as ``5%``.
 
     :raises ValueError: it is neither.
     """
@@ -68,7 +66,7 @@ def parse_free_space_limit(text: str) -> FreeSpaceLimit:
 
 
 def format_size(size: int) -> str:
-    """A size for people, ``1.4 GiB``."""
+    """Format a size for people: ``1.4 GiB``."""
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

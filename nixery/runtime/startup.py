@@ -1,12 +1,11 @@
 """
-The order in which the parts of the daemon start and stop.
+Starts and stops the components of the daemon in order.
 
-A service of Twisted's that fails while it starts asynchronously fails unheard,
-and its siblings run on as if nothing had happened.  Here the parts start one
-after the other, each when the one before it is ready; a part that cannot start is
-said once in the log, and ends the daemon.  They stop in the reverse order, each
-when the one after it has stopped: no request comes in any more when builds are
-cancelled, and no build needs a thread any more when the pools go.
+If a Twisted service fails while it starts asynchronously, the failure is not reported, and its
+siblings run on. Here the components start one after the other, each when the one before it is
+ready; if a component cannot start, the log says so once and the daemon ends. They stop in the
+reverse order, each when the one after it has stopped: no request comes in any more when builds are
+cancelled, and no build needs a thread any more when the pools stop.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ __all__ = ["OrderedService", "Component", "exit_with_failure"]
 
 
 async def _nothing() -> None:
-    """What a part does that has nothing to do."""
+    """Do nothing: the start or stop of a component that has no work there."""
 
 
 @frozen(kw_only=True)
 class Component:
     """
-    Something that starts before what comes after it can run.
+    A component that must start before the ones after it can run.
 
-    :param name: what it is, for the log.
+    :param name: its name in the log.
     :param start: makes it ready.  Called once per start of the daemon.
     :param stop: called if ``start`` was called, whether it succeeded or not.
     """
@@ -47,7 +46,7 @@ class Component:
 
     @classmethod
     def of_service(cls, name: str, service: IService) -> Component:
-        """A service of Twisted's that is ready when ``startService`` returns."""
+        """Make a component of a Twisted service that is ready when ``startService`` returns."""
 
         async def start() -> None:
             service.startService()
@@ -60,11 +59,11 @@ class Component:
 
 class OrderedService(Service):
     """
-    All parts of the daemon, as one service.
+    Runs all components of the daemon as one service.
 
     :param parts: in the order in which they start.
-    :param give_up: ends the process as failed; called, once, with the reason, if a part
-        cannot start.
+    :param give_up: ends the process as failed; called once, with the reason, if a component cannot
+        start.
     """
 
     _log = Logger()
@@ -79,13 +78,13 @@ class OrderedService(Service):
         self._stopping = False
 
     def startService(self) -> None:
-        """Begin to start the parts."""
+        """Begin to start the components."""
         super().startService()
         self._stopping = False
         self._starting = Deferred.fromCoroutine(self._start())
 
     def stopService(self) -> Deferred[None]:
-        """Stop the parts; fires when the last one has stopped."""
+        """Stop the components; fires when the last one has stopped."""
         super().stopService()
         self._stopping = True
         return Deferred.fromCoroutine(self._stop())
@@ -105,7 +104,7 @@ class OrderedService(Service):
                 failed = error
                 self._log.failure("The {part} failed to start.", part=part.name)
                 reason = "an unexpected error, which is logged above"
-            # What a part says when it is stopped while it starts is no fault.
+            # An error of a component that is stopped while it starts is not a fault.
             if self._stopping:
                 return
             if failed is not None:
@@ -126,7 +125,7 @@ class OrderedService(Service):
             try:
                 await part.stop()
             except Exception:  # noqa: BLE001
-                # The parts below it must stop all the same.
+                # The components below it must stop all the same.
                 self._log.failure("The {part} did not stop as it should.", part=part.name)
 
 
@@ -134,11 +133,10 @@ def exit_with_failure(reactor: IReactorCore, status: int) -> None:
     """
     Stop the reactor in good order, and end the process with a status that is not 0.
 
-    twistd ends with status 0 after ``reactor.stop()``, whatever the reason was, and
-    catches what is raised inside the reactor; a service manager would take a
-    daemon that never worked for one that has done its work.  So the status is
-    set when the interpreter ends: by then twistd has stopped the services,
-    removed its PID file and closed its log.
+    twistd ends with status 0 after ``reactor.stop()``, for any reason, and catches what is raised
+    inside the reactor; a service manager would take a daemon that never worked for one that has
+    done its work. So the status is set when the interpreter ends: by then twistd has stopped the
+    services, removed its PID file and closed its log.
     """
     atexit.register(_exit, status)
     # Services are started before the reactor runs, and it cannot be stopped yet.

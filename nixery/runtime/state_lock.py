@@ -1,9 +1,9 @@
 """
-One daemon for one state directory.
+Locks a state directory, so that only one daemon uses it.
 
-The storage is made for several processes at once, the rest of the state is not: a
-daemon that starts drops all garbage collection roots that it finds, and would take
-them from under the builds of another one.
+The storage is made for several processes at once, the rest of the state is not: a daemon that
+starts drops all garbage collection roots that it finds, and would drop those that the builds of
+another daemon need.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class StateLock:
     """
     Holds a state directory for this process.
 
-    The lock goes with the process, however that ends, and children do not inherit
-    it.  Both methods block.
+    The lock ends with the process, even if that is killed, and children do not inherit it. Both
+    methods block.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,9 +32,9 @@ class StateLock:
 
     def acquire(self) -> None:
         """
-        Make the directory, if it is missing, and take it.
+        Make the directory, if it is missing, and lock it.
 
-        :raises StateInUse: another process has it.
+        :raises StateDirectoryLocked: another process has it.
         :raises StorageError: it cannot be made or written.
         """
         try:
@@ -49,7 +49,7 @@ class StateLock:
             ) from error
 
     def release(self) -> None:
-        """Give it back; harmless if it was never taken."""
+        """Release the lock; harmless if it was never taken."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

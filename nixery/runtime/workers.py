@@ -1,10 +1,9 @@
 """
 Bounded pools of threads, as services.
 
-Twisted has one pool of its own, which also resolves host names; packing and
-storage I/O get pools apart, so that neither starves the other or DNS.  These
-pools know what has begun and what has not: a daemon that stops waits for what
-runs already and for nothing else.
+Twisted has one pool of its own, which also resolves host names; packing and storage I/O get
+separate pools, so that neither starves the other or DNS. These pools know which calls have begun: a
+daemon that stops waits for running calls and for nothing else.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ class WorkerPool(Service):
     """
     An implementation of :class:`nixery.runtime.workers.Workers`.
 
-    Calls wait in a queue until a thread is free.  The queue has no bound of its
-    own: each call belongs to a coroutine, and their number is bounded by whoever
-    admits work.  Threads are made when they are first needed, never before
+    Calls wait in a queue until a thread is free. The queue has no bound of its own: each call
+    belongs to a coroutine, and the code that admits work bounds their number. Threads are made when
+    they are first needed, never before
     :meth:`startService`, since twistd forks before it; calls made earlier wait for it.
 
     All methods belong to the reactor thread.
@@ -67,7 +66,7 @@ class WorkerPool(Service):
         self._executor: ThreadPoolExecutor | None = None
         # Calls that were made before there were threads.
         self._early: list[Deferred[ThreadPoolExecutor]] = []
-        # Those after that, and who waits for each: ``None`` once nobody does.
+        # The calls after that, and the waiter of each: ``None`` once there is none.
         self._calls: dict[Future[Any], Deferred[Any] | None] = {}
         self._waiting_for_end: list[Deferred[None]] = []
 
@@ -75,9 +74,9 @@ class WorkerPool(Service):
         """
         Call ``function`` on a thread of the pool and wait for what it returns.
 
-        Cancelling the wait does not interrupt a function that runs already, and
-        drops what it returns or raises; one that has not begun is never called.
-        A function that acquires something has to expect that nobody takes it.
+        Cancelling the wait does not interrupt a function that runs already, and drops what it
+        returns or raises; one that has not begun is never called. A function that acquires a
+        resource must expect that its result is dropped.
 
         :raises ShuttingDown: the pool has stopped, or stopped before the
             function had begun.
@@ -98,19 +97,19 @@ class WorkerPool(Service):
 
     @property
     def size(self) -> int:
-        """The most threads that run at a time."""
+        """The maximum number of threads that run at a time."""
         return self._size
 
     @property
     def load(self) -> int:
-        """How many calls run or wait for a thread."""
+        """The number of calls that run or wait for a thread."""
         return len(self._early) + len(self._calls)
 
     def startService(self) -> None:
         """Let threads begin to work.  A pool that has stopped can start again."""
         super().startService()
         if self._executor is None or self._stopping:
-            # A name as Twisted's pools have them, and the number behind it.
+            # A name in the style of Twisted's pools, and the number behind it.
             self._executor = ThreadPoolExecutor(self._size, f"PoolThread-{self.name}-")
         self._stopping = False
         for waiting in self._take_early():
@@ -120,15 +119,15 @@ class WorkerPool(Service):
         """
         Take no more calls, and fail those that have not begun.
 
-        :return: fires when the last function that runs has returned, whether or
-            not somebody still waits for it, and the threads have ended.
+        :return: fires when the last running function has returned, even if nothing waits for its
+            result any more, and the threads have ended.
         """
         super().stopService()
         self._stopping = True
         for waiting in self._take_early():
             waiting.errback(ShuttingDown())
-        # By hand: shutdown(cancel_futures=True) calls back while it holds a lock, which
-        # a second stop would wait for.
+        # Not by shutdown(cancel_futures=True): it calls back while it holds a lock, which a second
+        # stop would wait for.
         for future in tuple(self._calls):
             future.cancel()
         ended: Deferred[None] = Deferred()
@@ -151,7 +150,10 @@ class WorkerPool(Service):
         return early
 
     def _done(self, future: Future[Any]) -> None:
-        """On a worker thread; on the reactor's if the call was cancelled, which only that does."""
+        """
+        Runs on a worker thread; on the reactor's if the call was cancelled, which only the reactor
+        thread does.
+        """
         if future.cancelled():
             self._finished(future)
         else:
@@ -175,8 +177,8 @@ class WorkerPool(Service):
         if self._calls or not self._waiting_for_end:
             return
         if self._executor is not None:
-            # Joins the threads.  They have delivered their last results and are
-            # on their way out, so that this takes microseconds on the reactor.
+            # Joins the threads. They have delivered their last results and are about to end, so
+            # that this takes microseconds on the reactor.
             self._executor.shutdown()
             self._executor = None
         waiting, self._waiting_for_end = self._waiting_for_end, []

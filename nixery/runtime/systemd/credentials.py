@@ -1,9 +1,9 @@
 """
-Credentials: files that systemd puts where only this service can read them.
+Finds credentials: files that systemd puts where only this service can read them.
 
 ``LoadCredential=tls-key:/etc/nixery/key.pem`` in the unit makes ``tls-key`` a file in
-``$CREDENTIALS_DIRECTORY``, whoever owns the original.  A setting that names a file may
-therefore be ``credential:tls-key``.
+``$CREDENTIALS_DIRECTORY``, independent of the owner of the original. A setting that names a file
+may therefore be ``credential:tls-key``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from collections.abc import Mapping
 __all__ = ["PREFIX", "find_credential"]
 
 PREFIX = "credential:"
-"""What a path begins with that is the name of a credential."""
+"""The prefix of a path that is the name of a credential."""
 
 
 def find_credential(text: str, environ: Mapping[str, str]) -> str:
     """
-    The path of a credential.
+    Return the path of a credential.
 
     :param text: with its prefix.
-    :raises ValueError: there are none, or it is no name of one; says what to do.
+    :raises ValueError: this service has no credentials, or none of this name; the message says what
+        to do.
     """
     name = text.removeprefix(PREFIX)
     if not re.fullmatch(r"(?!\.{1,2}$)[\w.-]+", name, re.ASCII):

@@ -1,9 +1,9 @@
 """
-The log as the journal of systemd takes it from standard output.
+Formats the log for the journal of systemd, which reads it from standard output.
 
-A line begins with how grave it is (``<3>``, see sd-daemon(3)), so that ``journalctl -p
-err`` finds it, and without the time of day, which the journal knows.  The journal takes that
-off, so that a line of JSON is stored as it was.
+A line begins with its priority (``<3>``, see sd-daemon(3)), so that ``journalctl -p err`` finds it,
+and has no time of day, which the journal knows. The journal removes the priority, so that a line of
+JSON is stored unchanged.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _PRIORITIES = {
 
 def to_journal(environ: Mapping[str, str], descriptor: int = 1) -> bool:
     """
-    Whether what is written to a descriptor ends in the journal: ``JOURNAL_STREAM`` is
-    inherited by children whose output goes elsewhere.
+    Tell whether what is written to a descriptor ends in the journal. ``JOURNAL_STREAM`` alone does
+    not tell: children inherit it whose output goes elsewhere.
     """
     stream = environ.get("JOURNAL_STREAM")
     if not stream:
@@ -40,7 +40,7 @@ def to_journal(environ: Mapping[str, str], descriptor: int = 1) -> bool:
 
 
 def journal_line(event: LogEvent) -> str:
-    """An event as lines, each with its priority: the journal takes each for an entry."""
+    """Format an event as lines, each with its priority: the journal makes an entry of each line."""
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
     prefix = _prefix(event)
     return "".join(f"{prefix}{line}\n" for line in text.splitlines() if line)
@@ -56,5 +56,5 @@ def with_priority(line: Callable[[LogEvent], str]) -> Callable[[LogEvent], str]:
 
 
 def _prefix(event: LogEvent) -> str:
-    # What comes without a level is from programs older than levels.
+    # Events without a level come from programs older than levels.
     return f"<{_PRIORITIES.get(event.get('log_level', LogLevel.info), 6)}>"

@@ -1,8 +1,8 @@
 """
-Notices to the service manager: assignments in a datagram, see sd_notify(3).
+Sends notifications to the service manager: assignments in a datagram, see sd_notify(3).
 
-There are libraries for it.  The one without C cannot be told not to block, the ones with
-C need systemd's headers where the package is installed, and what they do is this.
+No library is used: the one in pure Python cannot be told not to block, and those with C need
+systemd's headers where the package is installed; this module is all that they would do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["NotifySocket"]
 
 class NotifySocket:
     """
-    Tells the service manager; nobody, where there is none.
+    Sends notifications to the service manager; does nothing where there is none.
 
     :param environ: the environment of the process: ``NOTIFY_SOCKET`` is the path of a
         socket, or ``@`` and an abstract name.
@@ -32,13 +32,13 @@ class NotifySocket:
 
     @property
     def heard(self) -> bool:
-        """Whether there is somebody to be told."""
+        """Tell whether there is a service manager to notify."""
         return self._address.startswith(("/", "\0"))
 
     def tell(self, **values: object) -> None:
         """
-        Send assignments: ``tell(READY=1, STATUS="serving")``.  Never waits and never fails: a
-        notice that is lost is no reason to end.
+        Send assignments: ``tell(READY=1, STATUS="serving")``. Never waits and never fails: a lost
+        notification is no reason to end.
         """
         if not self.heard:
             return

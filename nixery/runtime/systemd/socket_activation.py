@@ -1,11 +1,11 @@
 """
-Sockets that were opened before the daemon was started, and passed to it.
+Takes over sockets that were opened before the daemon was started, and passed to it.
 
 systemd does so for a socket unit: ports below 1024 need no privilege then, and clients
 that connect while the daemon is restarted wait instead of being refused.
 
-Twisted looks for them when it is imported, and takes what says how many they are out of
-the environment: so it is asked for one after the other, until there is none.
+Twisted looks for them when it is imported, and removes their number from the environment: so
+Twisted is asked for one after the other, until there is none.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def _family(descriptor: int) -> int:
 
 
 def _descriptor(index: int) -> int | None:
-    """The descriptor of a socket that was passed; ``None`` if there are not so many."""
+    """Return the descriptor of a socket that was passed; ``None`` if there are not so many."""
     try:
-        # It is made for no reactor, and only looked at.
+        # The endpoint is not given a reactor; only its descriptor is read.
         endpoint = serverFromString(None, f"systemd:domain=INET:index={index}")
     except LookupError:
         return None
@@ -48,7 +48,7 @@ def passed_endpoints(
     family: Callable[[int], int] = _family,
 ) -> tuple[str, ...]:
     """
-    Endpoint strings for the sockets that were passed to this process.
+    Return endpoint strings for the sockets that were passed to this process.
 
     :param descriptor: the number of the socket with an index.
     :param family: the address family of a descriptor.  Raises :class:`OSError`.

@@ -1,11 +1,10 @@
 """
-What the service manager is told while the daemon runs: what it is doing, and that it lives.
+Sends the service manager the status line and the watchdog pings while the daemon runs.
 
-A reactor that stands still tells nothing, and is ended and started again after
-``WatchdogSec=``.  Nor does one whose file system has stopped answering: a sign of life is
-the answer of a thread that was asked for one.  That goes for the pool that waits for disks
-only.  The pool for packing may rightly be busy for as long as its largest layers take; what
-holds it up for ever is ended by the deadline of the build.
+A daemon whose reactor is blocked sends nothing, and is restarted after ``WatchdogSec=``. Neither
+does one whose file system has stopped answering: a ping is sent when a worker thread has returned.
+This covers only the pool that waits for disks. The pool for packing may rightly be busy for as long
+as its largest layers take; the deadline of the build ends a job that would block it for ever.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from nixery.runtime.workers import Workers
 __all__ = ["BEAT", "ServiceNotifier", "watchdog_interval"]
 
 BEAT = 1.0
-"""Seconds between two looks at what there is to tell."""
+"""Seconds between two looks at the status."""
 
 SIGNS = 3
-"""How many signs of life are due in the time after which the lack of them is death."""
+"""Watchdog pings per WatchdogSec interval."""
 
 
 def watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
     """
-    Seconds after which the service manager wants to have heard from this process;
-    ``None``: it does not care.
+    Return the seconds within which the service manager expects a ping; ``None`` if the watchdog is
+    off.
     """
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
@@ -43,13 +42,13 @@ def watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
 
 class ServiceNotifier:
     """
-    Tells the service manager, every second, what is new.
+    Sends the service manager, every second, what has changed.
 
-    :param notices: tells it.
-    :param clock: when.
+    :param notices: sends the notifications.
+    :param clock: schedules them.
     :param workers: the pool that has to answer.
-    :param status: what is being done, in one line.  Takes microseconds.
-    :param watchdog: seconds, as :func:`watchdog_interval` gives them.
+    :param status: returns what is being done, in one line. Takes microseconds.
+    :param watchdog: the interval in seconds, as :func:`watchdog_interval` returns it.
     """
 
     _log = Logger()
@@ -76,12 +75,12 @@ class ServiceNotifier:
         self._beating.clock = clock
 
     async def start(self) -> None:
-        """Begin to tell."""
+        """Begin to send notifications."""
         if self._notices.heard:
             self._beating.start(BEAT)
 
     async def stop(self) -> None:
-        """Fall silent."""
+        """Stop sending notifications."""
         if self._beating.running:
             self._beating.stop()
         if self._asking is not None:
@@ -116,7 +115,7 @@ class ServiceNotifier:
         except CancelledError:
             return
         except ShuttingDown:
-            pass  # The threads have ended in good order, before us.
+            pass  # The threads were stopped in good order, before this service.
         self._notices.tell(WATCHDOG=1)
 
     def _answered(self, _result: object) -> None:
@@ -124,4 +123,4 @@ class ServiceNotifier:
 
 
 def _nothing() -> None:
-    """What a thread has to do to show that it can."""
+    """Do nothing; runs on a worker thread to show that the thread works."""

@@ -1,13 +1,13 @@
 """
-A certificate and its key, read from their files and checked before anybody sees them.
+Reads a certificate and its key from their files and checks them before clients see them.
 
-What is wrong is said in the words of whoever has to repair it: which file, and what is in
-it instead.  OpenSSL would say ``PEM lib``.
+An error names the file and what is in it instead, so that an operator can repair it. OpenSSL would
+say ``PEM lib``.
 
 Only TLS 1.2 and 1.3 are spoken, with the ciphers that Mozilla calls *intermediate*
-(https://wiki.mozilla.org/Security/Server_Side_TLS), less those with finite-field
-Diffie-Hellman, which need parameters of their own and are wanted by no client of a
-registry.  All give forward secrecy.
+(https://wiki.mozilla.org/Security/Server_Side_TLS), less those with finite-field Diffie-Hellman,
+which need parameters of their own and which no client of a registry requires. All give forward
+secrecy.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
-"""For TLS 1.2, in OpenSSL's words; all that TLS 1.3 has are sound."""
+"""The ciphers for TLS 1.2, in OpenSSL's notation; all that TLS 1.3 has are secure."""
 
 _MAX_SIZE = 1024 * 1024
-"""The most bytes that are read of a file: a chain has some thousands."""
+"""Maximum number of bytes that are read of a file: a chain has some thousands."""
 
 
 @frozen(kw_only=True)
 class Identity:
     """
-    A certificate that can be shown, with its key.
+    A certificate with its key, usable for connections.
 
-    :param context: makes connections with it; must not be changed.
-    :param expires: when it ends.
-    :param names: the hosts that it is for.
+    :param context: the OpenSSL context that uses it; must not be changed.
+    :param expires: the time at which it expires.
+    :param names: the host names that it is valid for.
     """
 
     context: SSL.Context = field(eq=False, repr=False)
@@ -59,10 +59,10 @@ class Identity:
 
 def load_identity(certificate: Path, key: Path, now: WallTime) -> Identity:
     """
-    Read and check a pair.
+    Read and check a certificate and its key.
 
-    :param certificate: a PEM file: the server's certificate, then those of the authorities
-        between it and the one that clients trust.
+    :param certificate: a PEM file: the server's certificate, then the intermediate certificates up
+        to the one that clients trust.
     :param key: a PEM file, without a password.
     :param now: the time of day.
     :raises CertificateUnusable: with what is wrong with it.
@@ -107,8 +107,8 @@ def load_identity(certificate: Path, key: Path, now: WallTime) -> Identity:
 
 def fingerprint(*paths: Path) -> tuple[object, ...]:
     """
-    Something that is another one when one of the files is.  Links are followed: that is how
-    Kubernetes and certbot put a new pair into place.
+    Return a value that differs when one of the files differs. Links are followed: Kubernetes and
+    certbot put a new pair into place by changing a link.
     """
     seen: list[object] = []
     for path in paths:
@@ -130,7 +130,7 @@ def _context(chain: Sequence[x509.Certificate], key: PrivateKeyTypes) -> SSL.Con
     context.set_cipher_list(CIPHERS.encode("ascii"))
     # Sessions would outlive the certificate that they began with.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    # Memory of idle connections is given back: a thousand clients are nothing unusual.
+    # Release the memory of idle connections: a thousand clients are not unusual.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.use_certificate(chain[0])
     for each in chain[1:]:
@@ -163,7 +163,7 @@ def _read_key(path: Path) -> PrivateKeyTypes:
             " -out NEW takes it away",
         ) from error
     except Exception as error:
-        # What cryptography raises differs with its versions and with what is in the file.
+        # The exceptions of cryptography differ with its versions and with the file's content.
         instead = ": it holds a certificate" if b"BEGIN CERTIFICATE" in data else ""
         raise CertificateUnusable(
             path=str(path), reason=f"there is no private key in PEM form in it{instead}"

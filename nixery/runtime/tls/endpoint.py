@@ -1,8 +1,8 @@
 """
-What makes a port speak TLS: connections are made with the certificate of the moment.
+Wraps endpoints in TLS: each connection uses the certificate that is current when it begins.
 
-A connection keeps the context that it began with.  So a renewed certificate is shown to
-whoever comes next, and a download that runs goes on.
+A connection keeps the context that it began with. So a renewed certificate is used for the next
+connections, and a running download goes on.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ __all__ = ["Contexts", "TLSEndpoint"]
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Contexts:
-    """Makes connections; :attr:`current` is exchanged when the certificate is."""
+    """
+    Makes TLS connections with :attr:`current`, which is replaced when the certificate is renewed.
+    """
 
     current: SSL.Context | None = None
 
     def serverConnectionForTLS(self, _protocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802
-        """The state of one connection."""
-        # The certificate is read before anything is listened on.
+        """Make the TLS state of one connection."""
+        # The certificate is read before the daemon listens.
         assert self.current is not None
         return SSL.Connection(self.current, None)
 
@@ -40,8 +42,8 @@ class TLSEndpoint:
     """
     An endpoint whose connections are encrypted.
 
-    :param endpoint: where.
-    :param contexts: with what.
+    :param endpoint: the endpoint that is wrapped.
+    :param contexts: makes the TLS connections.
     :param clock: for handshakes.
     """
 

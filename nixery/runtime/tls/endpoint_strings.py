@@ -1,19 +1,19 @@
-"""Which endpoints speak TLS, by their strings."""
+"""Tells by its string whether an endpoint uses TLS."""
 
 from __future__ import annotations
 
 __all__ = ["PLAIN", "speaks_tls"]
 
 PLAIN = "plain:"
-"""What an endpoint's string begins with that is not to speak TLS."""
+"""The prefix of the string of an endpoint that is not to use TLS."""
 
 _OWN_WAY = ("ssl:", "unix:", PLAIN)
 
 
 def speaks_tls(text: str) -> bool:
     """
-    Whether the endpoint of a string becomes one with TLS, where there is a certificate.
+    Tell whether the endpoint of a string is wrapped in TLS, where there is a certificate.
 
-    ``ssl:`` has one of its own, and sockets of the file system stay on this machine.
+    An ``ssl:`` endpoint has a certificate of its own, and UNIX sockets stay on this machine.
     """
     return not text.startswith(_OWN_WAY) and "domain=UNIX" not in text.split(":")
