@@ -1,13 +1,14 @@
 """
-The gate: who sends a request is found out before anything answers it.
+Authenticate the client of each request before a resource answers it.
 
-    request --Gate--> request.visitor --> resource
-                                             |
-                  /v2: RegistryGuard asks for each image, and tells how to log in
-                  pages: only for users; PagesGuard asks for each build and image
+    request --AuthenticatingRoot--> request.visitor --> resource
+                                                           |
+             /v2: RegistryGuard authorizes each image, and sends the login challenge
+             pages: only for users; PagesGuard checks each build and image
 
-What was checked a short while ago costs microseconds, and no thread.  ``/healthz`` and
-``/readyz`` are open to everybody; the latter tells strangers no details.
+Credentials that were checked recently come from a cache: that takes microseconds, and no
+thread.  ``/healthz`` and ``/readyz`` are open without a login; the latter gives details
+only to users.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ from nixery.image.names import Digest, ImageName, parse_image_name
 __all__ = ["Authority", "AuthenticatingRoot", "PagesGuard", "RegistryGuard", "client_of"]
 
 OPEN = frozenset({b"healthz", b"readyz", b"token", b"v2"})
-"""What strangers get to, by the first segment of its path; it decides itself what they get."""
+"""First path segments open without a login; their resources authorize clients themselves."""
 
 UNCHECKED = frozenset({b"healthz"})
-"""Where it does not matter who asks."""
+"""First path segments for which credentials are not checked at all."""
 
 
 class Authority(Protocol):
-    """Knows who somebody is, and what is for them."""
+    """Authenticates clients, and decides which packages and digests they may pull."""
 
     @property
     def gives_tokens(self) -> bool:
-        """Whether clients of the registry API are to fetch tokens."""
+        """True if clients of the registry API have to fetch tokens."""
 
     def cached_identity(self, credentials: bytes) -> Identity | None:
-        """What credentials have proved a short while ago."""
+        """Return the identity that these credentials proved recently; ``None`` if not cached."""
 
     async def log_in(
         self, user: str, password: str, address: str, credentials: bytes | None = None
@@ -65,50 +66,50 @@ class Authority(Protocol):
         """
         Check a password.
 
-        :param credentials: what else it is known again by.
-        :raises LoginFailed: it is wrong.
-        :raises LoginThrottled: it is not checked now.
+        :param credentials: the raw header; a further key under which the result is cached.
+        :raises LoginFailed: the password is wrong.
+        :raises LoginThrottled: the password is not checked now.
         """
 
     def read_token(self, token: str, credentials: bytes) -> Identity:
-        """:raises TokenInvalid: it proves nothing."""
+        """Return the identity that a token proves; :raises TokenInvalid: it proves none."""
 
     def refused(self, user: str | None, name: ImageName) -> tuple[str, ...]:
-        """The packages of an image that are not for a user."""
+        """Return the packages of an image that a user may not pull."""
 
     def served(self, user: str | None, name: ImageName, image: Image) -> None:
-        """A user was told of an image."""
+        """Record that a user was served the manifest of an image."""
 
     async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
-        """Whether a digest belongs to an image that a user may have."""
+        """Tell whether a digest belongs to an image that a user may pull."""
 
 
 def client_of(request: Request) -> Client:
-    """Who sends a request; nobody, if it has come through no gate."""
+    """Return the client of a request; without an identity if it was not authenticated."""
     visitor = request.visitor if isinstance(request, LoggedRequest) else None
     return visitor or Client(address=client_address(request))
 
 
 class RegistryGuard:
     """
-    Decides what of the registry API is for whom.
+    Authorizes requests to the registry API.
 
-    :param authority: knows.
+    :param authority: authenticates clients, and decides what they may pull.
     """
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
         self.realm = ""
-        """The URL where tokens are: known when the daemon listens."""
+        """The URL of the token endpoint; set when the daemon listens."""
         self.service = ""
-        """What they are for: where clients reach the registry."""
+        """The service that tokens are issued for: the address where clients reach the registry."""
 
     def admit(self, request: Request, route: Route) -> None:
         """
-        Let a request pass.
+        Authorize a request.
 
-        :raises LoginRequired: nobody has logged in, or the token is for something else.
-        :raises AccessDenied: the image is not for the user.
+        :raises LoginRequired: the client has not logged in, or its token is for something else.
+        :raises AccessDenied: the user may not pull the image.
         """
         visitor = client_of(request)
         name: ImageName | None = getattr(route, "name", None)
@@ -129,14 +130,14 @@ class RegistryGuard:
             )
 
     def served(self, request: Request, name: ImageName, image: Image) -> None:
-        """Whoever sends a request is told of an image."""
+        """Record that the client of a request was served the manifest of an image."""
         self._authority.served(client_of(request).user, name, image)
 
     async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
         """
-        Whether a digest is that of an image's parts that was let pass.
+        Tell whether a digest belongs to an image that the client may pull.
 
-        :raises StorageError: nobody can tell.
+        :raises StorageError: the storage failed, so that it cannot be determined.
         """
         return await self._authority.may_read_digest(client_of(request).user, name, digest)
 
@@ -150,7 +151,7 @@ class RegistryGuard:
 
 class PagesGuard:
     """
-    An implementation of :class:`nixery.http.visibility.VisibilityRules`.
+    Restricts pages to users; implements :class:`nixery.http.visibility.VisibilityRules`.
 
     :param system: the Nix system of images whose name chooses none.
     """
@@ -175,10 +176,10 @@ class PagesGuard:
 
 class AuthenticatingRoot(Resource):
     """
-    The root of all resources, with a gate before it.
+    The root resource, which authenticates each request before it goes to the resource tree.
 
-    :param root: what is behind it.
-    :param authority: knows who may pass.
+    :param root: the root of that tree.
+    :param authority: authenticates clients.
     """
 
     def __init__(self, root: Resource, authority: Authority) -> None:
@@ -189,7 +190,7 @@ class AuthenticatingRoot(Resource):
     def getChildWithDefault(  # noqa: N802
         self, path: bytes, request: Request
     ) -> IResource:
-        """The resource of a request, if whoever sends it may pass."""
+        """Return the resource for a request, or the one that refuses it."""
         credentials = request.getHeader(b"Authorization")
         address = client_address(request)
         identity = None
@@ -201,7 +202,9 @@ class AuthenticatingRoot(Resource):
 
     async def check(self, credentials: bytes, address: str) -> Client:
         """
-        Who sends credentials that are not known yet.
+        Check credentials that are not cached, and return their client.
+
+        Wrong credentials give a client without an identity, whose ``fault`` is the reason.
 
         :raises LoginThrottled: they are not checked now.
         """
@@ -218,7 +221,7 @@ class AuthenticatingRoot(Resource):
         return Client(address=address, identity=identity)
 
     def enter(self, path: bytes, request: Request, visitor: Client) -> IResource:
-        """What answers a visitor."""
+        """Return the resource that answers a client which has been authenticated."""
         if isinstance(request, LoggedRequest):
             request.visitor = visitor
         if path in OPEN or visitor.user is not None:
@@ -229,7 +232,7 @@ class AuthenticatingRoot(Resource):
 
 
 class _Checking(Resource):
-    """Answers as soon as it is known who asks, as somebody else then says."""
+    """Checks credentials, and then renders the resource that the check leads to."""
 
     _log = Logger()
 
@@ -245,7 +248,7 @@ class _Checking(Resource):
 
     def render(self, request: Request) -> int:
         checking = Deferred.fromCoroutine(self._check(request))
-        # Who leaves is waited for by nobody; the check itself goes on, for others.
+        # A disconnected client ends the wait only; the check goes on, for other requests.
         request.notifyFinish().addErrback(lambda _: checking.cancel())
         checking.addErrback(self._failed, request)
         return NOT_DONE_YET
@@ -259,7 +262,7 @@ class _Checking(Resource):
         else:
             resource = self._gate.enter(self._path, request, visitor)
         if not client_disconnected(request):
-            # Not the request's own method, which would take it up once more.
+            # Not the request's own method, which would log and count the request a second time.
             Request.render(request, getChildForRequest(resource, request))
 
     def _failed(self, failure: Failure, request: Request) -> None:
@@ -276,7 +279,7 @@ class _Checking(Resource):
 
 
 class _Problem(Resource):
-    """A body, for which status and headers are set."""
+    """Renders a body whose status and headers have been set already."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__()
@@ -284,12 +287,12 @@ class _Problem(Resource):
         self._body = body
 
     def render(self, request: Request) -> bytes:
-        # Twisted makes a note in the log of a body that it has to drop.
+        # Twisted logs a message for a body that it has to drop.
         return b"" if request.method == b"HEAD" else self._body
 
 
 class _Refusal(Resource):
-    """Sends a visitor away: in JSON from the registry API, in a line from elsewhere."""
+    """Refuses a client: in JSON from the registry API, in a line of text from elsewhere."""
 
     def __init__(self, error: NixeryError, path: bytes) -> None:
         super().__init__()

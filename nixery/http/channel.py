@@ -1,10 +1,10 @@
 """
-A connection, and what it may cost: time, bytes, and turns.
+HTTP connections with limits on time, bytes, and reactor time per turn.
 
-Twisted's own channel trusts its clients further than a network should be trusted.  It
-waits anew for each byte, so that a request may take days to arrive; it answers all
-requests of a pipe in one go, while nobody else has a turn; and a connection that it has
-closed stays for as long as its client leaves the last answer unread.
+Twisted's own channel has three weaknesses against slow or hostile clients.  It restarts
+its timeout with each byte, so that a request may take days to arrive; it answers all
+pipelined requests in one reactor turn, while all other connections wait; and a connection
+that it has closed stays open for as long as its client leaves the last response unread.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ __all__ = ["MAX_BODY", "RegistryChannel"]
 
 MAX_BODY = 1 << 20
 """
-The largest body that is read, in bytes, only to be dropped: nothing can be pushed here,
-and whoever tries is told so by the answer to what it sends first.
+The largest request body that is read, in bytes; it is discarded.  Nothing can be pushed
+here, and a client that tries is told so in the response to its first request.
 """
 
 MAX_HEADERS = 100
-"""The most headers of a request; all of them, and its URL, have 16 KiB."""
+"""The most headers of a request; all of them, and its URL, may have 16 KiB."""
 
 MAX_BYTES_PER_TURN = 8192
 """
-Bytes that are looked at before others have their turn: enough for any request, and some
-hundred of the shortest.
+Bytes that are parsed before other connections have their turn: enough for any request,
+and for some hundred of the shortest.
 """
 
 CLOSE_TIMEOUT = 120.0
-"""Seconds that a client has to take what is left, when the connection is closed."""
+"""Seconds that a client has to read the remaining data when the connection is closed."""
 
 CROWDED = 5.0
-"""Seconds for the request on a connection that is one too many."""
+"""Seconds for the request to arrive on a connection above the limit."""
 
 _TLS_HANDSHAKE = b"\x16"
 """The type of the record that a TLS client begins with (RFC 8446, section 5.1)."""
 
 
 def _words(status: bytes, code: str, message: str, *headers: bytes) -> bytes:
-    """An answer to what has not become a request."""
+    """Make a raw response for input that was not parsed into a request."""
     body = ErrorResponse(status=int(status[:3]), code=code, message=message).body()
     lines = [
         b"HTTP/1.1 " + status,
@@ -89,49 +89,49 @@ _TOO_MANY = _words(
 
 
 class ChannelTransport(Protocol):
-    """What carries channels: TCP, TLS, UNIX sockets, and the PROXY protocol around these."""
+    """The transport of a channel: TCP, TLS, UNIX sockets, and the PROXY protocol around these."""
 
     disconnecting: bool
 
     def write(self, data: bytes) -> None:
-        """Send something."""
+        """Send data."""
 
     def abortConnection(self) -> None:  # noqa: N802
-        """End at once; what has not been sent is dropped."""
+        """Close the connection at once; data that has not been sent is dropped."""
 
     def pauseProducing(self) -> None:
-        """Take nothing from the client for now."""
+        """Stop reading from the client for now."""
 
     def resumeProducing(self) -> None:
-        """Take something again."""
+        """Read from the client again."""
 
 
 class ChannelSite(Protocol):
-    """What a channel knows of the site that it belongs to."""
+    """The part of a site's interface that its channels use."""
 
     door: AdmissionControl
     channels: set[RegistryChannel]
 
 
 class RegistryChannel(HTTPChannel):
-    """A connection; one that begins with TLS where none is spoken is ended at once."""
+    """An HTTP connection; one that begins with TLS on a plain port is closed at once."""
 
     maxHeaders = MAX_HEADERS  # noqa: N815  # Twisted's name
 
-    # Both are set by Twisted's own, when it makes a channel.
+    # Both are set by Twisted when it makes a channel.
     site: ChannelSite
-    transport: ChannelTransport  # type: ignore[assignment]  # and it says less of it
+    transport: ChannelTransport  # type: ignore[assignment]  # Twisted's type has fewer methods
 
     crowded = False
-    """Whether it is one too many, so that it is answered to monitors only."""
+    """True if the connection is above the limit, so that only monitors are answered on it."""
 
     _begun = False
     _gone: Deferred[None] | None = None
     _lost = False
-    # Of the request that is arriving.
+    # State of the request that is arriving.
     _arriving = False
     _body = 0
-    # What others' turns come before.
+    # Data that waits for this connection's next turn.
     _rest = b""
     _turn: IDelayedCall | None = None
     _inside = False
@@ -170,10 +170,10 @@ class RegistryChannel(HTTPChannel):
             self._gone.callback(None)
 
     def finish(self) -> Deferred[None]:
-        """Take no more requests; fires when the connection has ended."""
+        """Accept no more requests; the Deferred fires when the connection has ended."""
         self._gone = Deferred()
         if self.requests:
-            # The last one ends the connection.
+            # The response to the last one ends the connection.
             self.persistent = False
         else:
             self.loseConnection()
@@ -185,7 +185,7 @@ class RegistryChannel(HTTPChannel):
             self._linger = self.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
 
     def timeoutConnection(self) -> None:  # noqa: N802
-        """Nothing has come for too long, or not all of a request."""
+        """Close a connection that was idle too long, or whose request took too long to arrive."""
         if self._arriving:
             self._turn_away("head_timeout", _SLOW)
         else:
@@ -201,29 +201,29 @@ class RegistryChannel(HTTPChannel):
             self._turn_away("client_connections", _TOO_MANY)
 
     def _turn_away(self, reason: str, words: bytes) -> None:
-        """Say something that is the answer to no request, and end the connection."""
+        """Send a raw response that belongs to no request, and end the connection."""
         self.site.door.refused(reason)
         self.transport.write(words)
         self.loseConnection()
 
-    # -- what is answered ---------------------------------------------------------------
+    # -- responses ----------------------------------------------------------------------
 
     def writeHeaders(  # noqa: N802
         self, version: bytes, code: bytes, reason: bytes, headers: Headers
     ) -> None:
-        """The head of an answer."""
-        # In one piece.  Twisted's own hands over each word by itself, and each is looked
-        # at three times on its way.
+        """Write the status line and the headers of a response."""
+        # In one write.  Twisted's own passes each word to the transport separately, and each
+        # is processed three times on its way.
         lines = [b"%b %b %b" % (version, code, reason)]
         for name, values in headers.getAllRawHeaders():
             lines += [b"%b: %b" % (name, value) for value in values]
         self.transport.write(b"\r\n".join([*lines, b"", b""]))
 
-    # -- what arrives -------------------------------------------------------------------
+    # -- requests -----------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
         if self._inside:
-            # Twisted's own goes on with what had to wait for an answer.
+            # Twisted's requestDone() passes on the data that had to wait for a response.
             self._take(data)
             return
         if not self._begun and not self._begin(data):
@@ -244,22 +244,22 @@ class RegistryChannel(HTTPChannel):
             self._wait_for_turn()
 
     def _begin(self, data: bytes) -> bool:
-        """:return: whether there is a use for what comes."""
-        # Docker, podman and skopeo try TLS first, with a registry on the loopback
-        # interface too.  A channel that waits for the end of a line lets them wait ten
-        # seconds, in every pull, until they give up and go on without.
+        """Inspect the first bytes of a connection; :return: true if they are to be parsed."""
+        # Docker, podman and skopeo try TLS first, even with a registry on the loopback
+        # interface.  A channel that waits for the end of a line delays every pull by ten
+        # seconds, after which they give up and go on without TLS.
         if data.startswith(_TLS_HANDSHAKE):
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
             self.loseConnection()
             return False
         self._begun = True
-        # The PROXY protocol tells by now who it is.
+        # By now the PROXY protocol has given the client's address.
         if getattr(self.getPeer(), "host", None) != self._peer:
             self._occupy()
         return not self.transport.disconnecting
 
     def _wait_for_turn(self) -> None:
-        """Take the rest piece by piece, with others' turns in between."""
+        """Parse the rest piece by piece, with the turns of other connections in between."""
         if self._lost or self.transport.disconnecting:
             self._rest = b""
             return
@@ -283,13 +283,13 @@ class RegistryChannel(HTTPChannel):
 
     @property
     def _answering(self) -> bool:
-        # The clock of what arrives rests meanwhile.
+        # Twisted has suspended the timeout while a request is being answered.
         return self.timeOut is None
 
     def _take(self, data: bytes) -> None:
         if not self._arriving and not self._answering:
-            # From its first byte on, a request has a time to arrive in: it does not
-            # begin again with every byte, as Twisted's own would have it.
+            # The timeout for a request to arrive runs from its first byte: unlike Twisted's
+            # own, it does not restart with every byte.
             self._arriving = True
             self.setTimeout(CROWDED if self.crowded else self.site.door.limits.head_timeout)
         LineReceiver.dataReceived(self, data)
@@ -314,7 +314,7 @@ class RegistryChannel(HTTPChannel):
     def allContentReceived(self) -> None:  # noqa: N802
         self._arriving = False
         self._body = 0
-        # Twisted's own puts it aside while the request is answered.
+        # Twisted suspends it while the request is answered.
         self.timeOut = self.site.door.limits.idle_timeout  # type: ignore[assignment]  # seconds
         super().allContentReceived()
 
@@ -322,5 +322,5 @@ class RegistryChannel(HTTPChannel):
         self._turn_away("malformed", _LONG_HEADER if self.requests else _LONG_URL)
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
-        # Twisted's own, with words.
+        # As Twisted's own, with an error message in the body.
         self._turn_away("malformed", _MALFORMED)

@@ -1,9 +1,8 @@
 """
-Who sends a request: the address of the client, and all that stands for it where something
-is counted.
+Determine the address of a request's client, and the keys under which limits count it.
 
-It is found out once for each request, and only if somebody wants to know.  A peer that is
-a trusted proxy speaks for others; see :mod:`nixery.limits.addresses`.
+The address is computed once per request, on first use.  A peer that is a trusted proxy
+forwards requests of other clients; see :mod:`nixery.limits.addresses`.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ __all__ = ["client_address", "client_keys"]
 
 
 def client_address(request: Request) -> str:
-    """The client's address; the same for all of a UNIX socket."""
+    """Return the client's address; all clients of a UNIX socket share one."""
     if isinstance(request, LoggedRequest):
         return request.visitor_address
     return getattr(request.client, "host", None) or LOCAL
 
 
 def client_keys(request: Request) -> tuple[str, ...]:
-    """What a client is counted by: its address, and its user if one has logged in."""
+    """Return the keys that a client is counted by: its address, and its user if logged in."""
     if isinstance(request, LoggedRequest):
         return request.visitor_keys
     return (origin_of(client_address(request)),)

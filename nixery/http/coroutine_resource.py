@@ -1,10 +1,10 @@
 """
-From coroutines to answers: at once where that is possible, through Klein otherwise.
+Answer requests with coroutines: synchronously where possible, through Klein otherwise.
 
-Most questions to a registry are about what is known already, and are answered without
-waiting for anything.  The ways of Klein are those of answers that take their time: it
-waits for them, and cancels them when the client leaves.  For the others these ways
-would cost as much as the answer itself.
+Most requests to a registry are answered from memory, without waiting for anything.  Klein
+serves the responses that take time: it waits for the coroutine, and cancels it when the
+client disconnects.  For a synchronous response, Klein would cost as much as the response
+itself.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["CoroutineResource"]
 
 class CoroutineResource(Resource):
     """
-    Whatever is asked, answered by one coroutine.
+    A leaf resource that answers every request with one coroutine.
 
-    It keeps from Klein what that would read into a request: Klein decodes paths, and
-    logs one that is no UTF-8 as a failure of ours; it chokes on a Host header that is
-    no host name, and on a UNIX socket's address where there is none.
+    It replaces path and Host header before Klein reads them: Klein decodes paths, and logs
+    one that is not UTF-8 as a failure of ours; it fails on a Host header that is not a host
+    name, and on the address of a UNIX socket if there is no such header.
 
     :param answer: sets status and headers, and returns the body, or ``None`` when it
-        has written that itself.  Is cancelled when the client leaves, and fails in no
+        has written that itself.  Is cancelled when the client disconnects, and fails in no
         other case.
     """
 
@@ -47,7 +47,7 @@ class CoroutineResource(Resource):
         self._klein = self._app.resource()
 
     def render(self, request: Request) -> object:
-        """Begin to answer."""
+        """Start the coroutine; finish the request at once if it does not wait."""
         answer = Deferred.fromCoroutine(self._answer(request))
         if answer.called:
             answer.addCallback(self._finish, request)
@@ -60,7 +60,7 @@ class CoroutineResource(Resource):
 
     @_app.route("/")
     def _wait(self, request: Request) -> Deferred[bytes | None]:
-        """What Klein waits for."""
+        """Return the Deferred that Klein waits for."""
         return self._begun.pop(request)
 
     def _finish(self, body: bytes | None, request: Request) -> None:

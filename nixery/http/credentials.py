@@ -1,5 +1,5 @@
 """
-What a client sends to log in, and what it is told to send: two headers.
+Parse the header ``Authorization``, and make the challenges of ``WWW-Authenticate``.
 
 Basic credentials: RFC 7617.  Bearer tokens: RFC 6750.  Challenges: RFC 9110, section 11.6.1;
 for tokens, the distribution specification's "Token Authentication".
@@ -19,12 +19,12 @@ __all__ = ["BASIC", "Basic", "Bearer", "bearer_challenge", "parse_authorization"
 REALM = "Nixery"
 
 BASIC = f'Basic realm="{REALM}", charset="UTF-8"'
-"""The challenge that clients answer with a name and a password; browsers ask for them."""
+"""The challenge that clients answer with a name and a password; browsers prompt for them."""
 
 
 @frozen(kw_only=True)
 class Basic:
-    """A name and a password."""
+    """Credentials that are a name and a password."""
 
     user: str
     password: str
@@ -32,7 +32,7 @@ class Basic:
 
 @frozen(kw_only=True)
 class Bearer:
-    """A token."""
+    """Credentials that are a token."""
 
     token: str
 
@@ -41,7 +41,7 @@ def parse_authorization(header: bytes) -> Basic | Bearer:
     """
     Read the header ``Authorization``.
 
-    :raises LoginFailed: it is neither, or malformed.
+    :raises LoginFailed: it is neither Basic nor Bearer, or malformed.
     """
     scheme, _, value = header.strip().partition(b" ")
     value = value.strip()
@@ -54,7 +54,7 @@ def parse_authorization(header: bytes) -> Basic | Bearer:
             try:
                 text = decoded.decode("utf-8")
             except UnicodeDecodeError:
-                # What clients sent before that was agreed upon.
+                # Older clients, from before RFC 7617, send Latin-1.
                 text = decoded.decode("latin-1")
             user, colon, password = text.partition(":")
             if not colon:
@@ -69,12 +69,12 @@ def bearer_challenge(
     realm: str, service: str, repository: str | None = None, error: str | None = None
 ) -> str:
     """
-    The challenge that clients answer with a token that they fetch.
+    Make the challenge that clients answer with a token that they fetch.
 
-    :param realm: the URL where tokens are.
-    :param service: what the token is for.
-    :param repository: what it has to be good for; a valid name.
-    :param error: what is wrong with the one that was sent: a code of RFC 6750.
+    :param realm: the URL of the token endpoint.
+    :param service: the service that the token is for.
+    :param repository: the repository that the token has to be valid for; a valid name.
+    :param error: the fault of the token that was sent: a code of RFC 6750.
     """
     parts = [f'realm="{realm}"', f'service="{service}"']
     if repository is not None:

@@ -1,11 +1,11 @@
 """
-Failures as answers: the only place that knows which error is which HTTP status.
+Map errors to HTTP responses: the only place where an error's HTTP status is decided.
 
-The status decides what a person gets to read.  Docker 20.10 and skopeo 1.9 print
-the message of a 404 or a 422 whole, and of a 500 nothing but its number; ``ctr``
-shows the status alone.  So what a user asked for, and can ask for otherwise, is a
-404 or a 422 with the whole story, and 500 or 503 mean that the daemon itself, or
-what it stands on, has failed: containerd tries those once more.
+The status decides how much of the message a person gets to read.  Docker 20.10 and
+skopeo 1.9 print the message of a 404 or a 422 whole, and of a 500 nothing but its number;
+``ctr`` shows the status alone.  So an error in the request, which the user can correct, is
+a 404 or a 422 with the full explanation, and 500 or 503 mean that the daemon itself, or
+a dependency of it, has failed: containerd retries those once.
 
 Codes are those of the OCI distribution specification, version 1.1, section "Error
 Codes"; where its list has none, those of Docker's own registry.
@@ -87,10 +87,10 @@ MAX_MESSAGE = 4096
 """The longest message, in characters: terminals and Kubernetes' events are small."""
 
 MAX_LOG_LINES = 30
-"""The most lines of a build's log that an answer carries as data."""
+"""The most lines of a build's log in the detail of a response."""
 
 _MAX_TEXT = 512
-"""The longest other text in an answer, in characters."""
+"""The longest other text in a response, in characters."""
 
 _MAX_LOGGED = 512
 """The longest path or user agent in the log, in characters."""
@@ -101,13 +101,13 @@ Detail = str | int | float | bool | None | Sequence["Detail"] | Mapping[str, "De
 @frozen(kw_only=True)
 class ErrorResponse:
     """
-    An answer that says what went wrong.
+    A response that reports an error.
 
     :param status: the HTTP status.
     :param code: from the specification's list.
     :param message: for a person.
-    :param detail: the same for a program; unstructured, says the specification.
-    :param headers: what the answer has besides the usual headers.
+    :param detail: the same for a program; the specification prescribes no structure.
+    :param headers: headers of the response besides the usual ones.
     """
 
     status: int
@@ -118,9 +118,9 @@ class ErrorResponse:
 
     def body(self, request_id: str = "") -> bytes:
         """
-        The JSON document, with nothing in it that could act on a terminal.
+        Return the JSON document, without characters that could act on a terminal.
 
-        :param request_id: what the log has about it, if it is to be told.
+        :param request_id: the id under which the log has the request; empty: left out.
         """
         detail = self.detail
         if request_id:
@@ -146,7 +146,7 @@ NO_ROUTE = ErrorResponse(
     message="the registry API has no such path",
 )
 
-# Every list of packages is a repository here.  An empty catalog would be a lie,
+# Every list of packages is a repository here.  An empty catalog would be false,
 # and the specification has dropped the route.
 NO_CATALOG = ErrorResponse(
     status=404,
@@ -167,19 +167,19 @@ BAD_PAGE_SIZE = ErrorResponse(
     message="n has to be a number of tags, 0 or more",
 )
 
-# One line for each type; a type that is not listed is answered like the nearest
-# one above it in the tree, and at last like NixeryError: as a failure of ours.
+# One line for each type; a type that is not listed is answered like its nearest listed
+# base class, in the last resort like NixeryError: as a failure of the daemon.
 _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
-    # What was asked for has no meaning here.
+    # The request names something malformed or unknown.
     InvalidName: (400, "NAME_INVALID"),
     InvalidDigest: (400, "DIGEST_INVALID"),
     InvalidReference: (404, "MANIFEST_UNKNOWN"),
     UnknownRevision: (404, "MANIFEST_UNKNOWN"),
     ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
     BlobUnknown: (404, "BLOB_UNKNOWN"),
-    # No code of the list is about ranges; this one is at least about sizes.
+    # The list has no code for ranges; this one is at least about sizes.
     RangeNotSatisfiable: (416, "SIZE_INVALID"),
-    # Who asks is not known, or is known and may not.
+    # The client is not authenticated, or not authorized.
     LoginRequired: (401, "UNAUTHORIZED"),
     LoginFailed: (401, "UNAUTHORIZED"),
     TokenInvalid: (401, "UNAUTHORIZED"),
@@ -187,7 +187,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     AccessDenied: (403, "DENIED"),
     PackagesDenied: (403, "DENIED"),
     # The image cannot be made, and trying again changes nothing.  PackagesRefused
-    # is a 404 if any of its packages does not exist, see problem_of().
+    # is a 404 if any of its packages does not exist, see error_response().
     PackagesRefused: (422, "MANIFEST_INVALID"),
     BuildFailed: (422, "MANIFEST_INVALID"),
     BuildTimedOut: (422, "MANIFEST_INVALID"),
@@ -196,20 +196,20 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     ImageTooLarge: (422, "MANIFEST_INVALID"),
     UnsupportedClient: (422, "MANIFEST_INVALID"),
     ImageTimedOut: (422, "MANIFEST_INVALID"),
-    # For want of a builder: the operator's to mend, but it is the user who has to
+    # No builder for the system: the operator has to add one, but it is the user who has to
     # know why there is no arm64 image, and no retry will find a builder.
     WrongSystem: (422, "MANIFEST_INVALID"),
-    # The package set is broken as a whole.  It is data of ours no more than a
-    # package is: the tag chose its revision, who pulls is often who broke it, and
-    # a 500 would keep the reason from them and be retried in vain.
+    # The package set is broken as a whole.  Like a package, it is input and not part of
+    # the daemon: the tag chose its revision, the user who pulls is often the one who broke
+    # it, and a 500 would hide the reason from that user and be retried in vain.
     EvaluationFailed: (422, "MANIFEST_INVALID"),
-    # It will do to ask again: the one status on which podman and skopeo do.
+    # A later retry may succeed; 429 is the one status on which podman and skopeo retry.
     StillBuilding: (429, "TOOMANYREQUESTS"),
     QueueFull: (429, "TOOMANYREQUESTS"),
     RequestsExceeded: (429, "TOOMANYREQUESTS"),
     BuildsExceeded: (429, "TOOMANYREQUESTS"),
     TooManyConnections: (503, "UNAVAILABLE"),
-    # Passing states of what the daemon stands on.
+    # Temporary failures of the daemon's dependencies.
     MissingDerivations: (503, "UNAVAILABLE"),
     ShuttingDown: (503, "UNAVAILABLE"),
     SourceMissing: (503, "UNAVAILABLE"),
@@ -218,9 +218,9 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     DiskSpaceLow: (507, "UNAVAILABLE"),
     NixDiskFull: (507, "UNAVAILABLE"),
     BlobsMissing: (503, "UNAVAILABLE"),
-    # The operator's to mend; no retry changes what a service permits.
+    # The operator has to grant a permission; no retry helps.
     StorageRefused: (500, "UNKNOWN"),
-    # What is stored, or was about to be, is not what it should be.
+    # Stored data, or data about to be stored, is corrupt.
     DigestMismatch: (500, "UNKNOWN"),
     NixeryError: (500, "UNKNOWN"),
 }
@@ -235,16 +235,16 @@ _RETRY_AFTER: Mapping[type[NixeryError], int] = {
     NixDiskFull: 300,
     TooManyConnections: 5,
 }
-"""Seconds, for failures that are known to pass by themselves."""
+"""Seconds in Retry-After, for failures that are known to be temporary."""
 
 
 def error_response(error: NixeryError, log: str | None = None) -> ErrorResponse:
     """
-    The answer to a typed failure.
+    Make the response to a typed error.
 
     :param log: the URL of the page of the build that failed, if there is one.
     """
-    # A failure that is remembered is answered as it was when it was new.
+    # A cached failure gets the same status and code as the original one.
     original = error.original if isinstance(error, CachedFailure) else error
     kind = next(kind for kind in type(original).__mro__ if kind in _STATUS)
     status, code = _STATUS[kind]
@@ -273,16 +273,16 @@ def error_response(error: NixeryError, log: str | None = None) -> ErrorResponse:
     message = error.message
     if log is not None:
         detail["watch"] = log
-        # What fits is left for the story itself: an address without its end is none.
+        # The message is shortened to leave room for the URL, which is useless if cut off.
         message = f"{_shortened(message, MAX_MESSAGE - len(log) - 20)}\nall of it: {log}"
     return ErrorResponse(status=status, code=code, message=message, detail=detail, headers=headers)
 
 
 def internal_error_response(reference: str) -> ErrorResponse:
     """
-    The answer to a failure that nobody foresaw, and whose text nobody has vetted.
+    Make the response to an unexpected exception, without its unvetted text.
 
-    :param reference: what to look for in the daemon's log.
+    :param reference: the id under which the daemon's log has the exception.
     """
     return ErrorResponse(
         status=500,
@@ -294,8 +294,8 @@ def internal_error_response(reference: str) -> ErrorResponse:
 
 def printable(text: str) -> str:
     """
-    ``text`` with everything but line ends, tabs and printable characters
-    escaped: terminal sequences in a build's log stay text wherever they are shown.
+    Return ``text`` with everything but line ends, tabs and printable characters
+    escaped, so that terminal sequences in a build's log have no effect where it is shown.
     """
     if text.isprintable():
         return text
@@ -307,22 +307,22 @@ def printable(text: str) -> str:
     )
 
 
-# Clients are few, and ask the same again and again.
+# There are few clients, and they repeat the same requests.
 @lru_cache(maxsize=1024)
 def log_text(data: bytes) -> str:
-    """Make text of what a client has sent, fit for a line in a log."""
+    """Decode and escape bytes from a client, for a line in the log."""
     return printable(data[:_MAX_LOGGED].decode("utf-8", "backslashreplace")).replace("\n", "\\n")
 
 
 def _shortened(text: str, limit: int) -> str:
     """
-    ``text`` without its middle, if it is longer than ``limit``: what failed
-    stands at the beginning, and why at the end of the log.
+    Cut out the middle of ``text`` if it is longer than ``limit``: the failed step is named
+    at the beginning, and the reason is at the end of the log.
     """
     if len(text) <= limit:
         return text
     head = limit // 4
-    tail = limit - head - 40  # what stands between them is shorter than this
+    tail = limit - head - 40  # the line between them is shorter than this
     left_out = len(text) - head - tail
     return f"{text[:head]}\n[{left_out} characters left out]\n{text[-tail:]}"
 
@@ -338,7 +338,7 @@ def _cleaned(detail: Detail) -> Detail:
 
 
 def _detail(error: NixeryError) -> Mapping[str, Detail]:
-    """The fields that a program may want; never argv or stderr, which name our paths."""
+    """Return an error's fields for programs; never argv or stderr, which contain local paths."""
     match error:
         case PackagesRefused(problems=problems):
             return {
@@ -388,4 +388,4 @@ _PLAIN: Mapping[type[NixeryError], Sequence[str]] = {
     StillBuilding: ("image", "doing", "seconds", "watch"),
     QueueFull: ("waiting",),
 }
-"""Errors whose detail is some of their fields, as they are."""
+"""Errors whose detail consists of some of their fields, unchanged."""

@@ -1,12 +1,12 @@
 """
-What the headers of a request say: media types, conditions, ranges.
+Parse the request headers for media types, conditions and ranges.
 
-Pure functions from raw header values to decisions.  Whatever a client sends that
-makes no sense is read as if it had sent nothing, as RFC 9110 asks for: none of
-these headers can make a request fail, save a range outside the blob.
+Pure functions from raw header values to decisions.  A malformed header is ignored, as
+RFC 9110 asks for: none of these headers can make a request fail, except for a range
+outside the blob.
 
-Werkzeug's parsers are not used.  Its Accept drops a type whose weight is no number or
-more than 1, and takes one of ``q = 0``; its Range answers a suffix longer than the blob,
+Werkzeug's parsers are not used.  Its Accept drops a type whose weight is not a number or
+more than 1, and accepts one of ``q = 0``; its Range answers a suffix longer than the blob,
 and several ranges, with 416.
 """
 
@@ -23,8 +23,8 @@ from nixery.storage.interface import ByteRange
 __all__ = ["accepted_types", "etag", "is_unchanged", "requested_range"]
 
 # Python refuses to read integers of more than 4300 digits, and a header may hold
-# 16000.  No blob has a size of more than 18 digits, so that longer numbers only
-# have to stay large.
+# 16000.  No blob has a size of more than 18 digits, so that a longer
+# number only has to stay larger than that.
 _RANGE = re.compile(rb"bytes[ \t]*=[ \t]*([0-9]{0,1000})-([0-9]{0,1000})[ \t]*", re.IGNORECASE)
 
 _REFUSED = re.compile(rb"[ \t]*q[ \t]*=[ \t]*0(?:\.0{0,3})?[ \t]*", re.IGNORECASE)
@@ -32,7 +32,7 @@ _REFUSED = re.compile(rb"[ \t]*q[ \t]*=[ \t]*0(?:\.0{0,3})?[ \t]*", re.IGNORECAS
 
 def accepted_types(values: Iterable[bytes]) -> frozenset[str]:
     """
-    The media types that a client accepts, in lower case and without parameters.
+    Return the media types that a client accepts, in lower case and without parameters.
 
     Order and weights are dropped: Docker sends its types in an order that
     differs between its HEAD and its GET, and both must get the same manifest.
@@ -43,7 +43,7 @@ def accepted_types(values: Iterable[bytes]) -> frozenset[str]:
     return _accepted_types(tuple(values))
 
 
-# A client sends the same with every request.
+# A client sends the same headers with every request.
 @lru_cache(maxsize=256)
 def _accepted_types(values: tuple[bytes, ...]) -> frozenset[str]:
     types = set()
@@ -57,13 +57,13 @@ def _accepted_types(values: tuple[bytes, ...]) -> frozenset[str]:
 
 
 def etag(digest: Digest) -> bytes:
-    """The entity tag of what has this digest: the digest itself, quoted."""
+    """Return the entity tag of content with this digest: the digest itself, quoted."""
     return b'"%s"' % digest.encode("ascii")
 
 
 def is_unchanged(values: Iterable[bytes], digest: Digest) -> bool:
     """
-    Whether the client has it already, so that 304 is the answer.
+    Tell whether the client has this content already, so that the response is a 304.
 
     :param values: of all If-None-Match headers.  Tags may be lists, weak, or
         (which older Docker clients send) without their quotes.  Our own tags hold
@@ -82,16 +82,16 @@ def requested_range(
     range_values: Iterable[bytes], if_range: bytes | None, digest: Digest, size: int
 ) -> ByteRange | None:
     """
-    The part of a blob that a GET asks for; ``None``: all of it.
+    Return the part of a blob that a GET asks for; ``None``: all of it.
 
     A request for several ranges gets the whole blob, which the specification
     allows and no client of registries minds.  So does one that begins at 0 in an
-    empty blob: Content-Range has no words for that part, and some clients send
+    empty blob: Content-Range cannot express that part, and some clients send
     such a header with every request.
 
     :param range_values: of all Range headers.
     :param if_range: the If-Range header.  Blobs have no date of change, and weak
-        tags never do here, so that only the exact entity tag lets a range through.
+        tags are not used here, so that only the exact entity tag makes a range apply.
     :param size: of the blob, in bytes.
     :raises RangeNotSatisfiable: the range lies outside the blob.
     """

@@ -1,9 +1,9 @@
 """
-``/healthz`` and ``/readyz``: for monitors and load balancers.
+Serve ``/healthz`` and ``/readyz`` to monitors and load balancers.
 
-Alive is a daemon that answers: what a restart would not mend is no reason for one.
-Ready is one that can do its work: what it stands on can be used too.  What is wrong is
-said, a line each.
+The daemon is healthy if it answers at all: a fault that a restart would not mend must not
+cause one.  It is ready if it can build and serve images, that is, if its dependencies can
+be used too.  Faults are listed, a line each.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def health_page(
     tells: Callable[[Request], bool] = lambda _: True,
 ) -> Resource:
     """
-    A page that says ``ok``, or what is wrong.
+    Make a page that says ``ok``, or lists the faults.
 
-    :param find_faults: what is wrong at the moment, a sentence each; does not fail.
-    :param tells: whether whoever asks is told more than that something is.
+    :param find_faults: returns the present faults, a sentence each; does not fail.
+    :param tells: true if the client of a request may read the faults; others are told
+        only that there is one.
     """
 
     async def answer(request: Request) -> bytes | None:

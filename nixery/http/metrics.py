@@ -1,5 +1,5 @@
 """
-``/metrics``: what the daemon has counted, for Prometheus.
+Serve the daemon's metrics to Prometheus at ``/metrics``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["metrics_page"]
 
 def metrics_page(expose: Callable[[str], Awaitable[tuple[str, bytes]]]) -> Resource:
     """
-    The page.
+    Make the resource for the page.
 
-    :param expose: makes it: from the ``Accept`` header, its media type and its bytes.
+    :param expose: takes the ``Accept`` header, and returns the page's media type and bytes.
     """
 
     async def answer(request: Request) -> bytes | None:

@@ -1,8 +1,8 @@
 """
-The description of all routes, for programs: ``/openapi.json``.
+Read the OpenAPI description of all routes, served as ``/openapi.json``.
 
-It is written in YAML, where HEAD takes what is said of GET, and served in JSON, which more
-programs read.
+It is written in YAML, where HEAD reuses the description of GET, and served in JSON, which
+more programs read.
 
 Format: the OpenAPI Specification, version 3.1.
 """
@@ -17,15 +17,15 @@ import yaml
 __all__ = ["DESCRIPTION", "read_description"]
 
 DESCRIPTION = "openapi.json"
-"""The name of what is served."""
+"""The name under which the description is served."""
 
-# Ten times as fast, where PyYAML was built with it; neither makes anything but data.
+# The C loader, if PyYAML was built with it, is ten times as fast; both load only plain data.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_description(directory: Path) -> bytes:
     """
-    The description in JSON.  Blocks.
+    Return the description in JSON.  Blocks.
 
     :param directory: as :func:`nixery.runtime.data_files.web_directory` finds it.
     """

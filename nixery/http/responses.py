@@ -1,8 +1,8 @@
 """
-Putting an answer on a request.
+Set status, headers and body of a response.
 
-Twisted drops the body where the request is a HEAD or the status a 304: code that
-sets the headers of a GET answers all of them alike.
+Twisted drops the body when the request is a HEAD or the status is 304, so the same code
+answers GET, HEAD and conditional requests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def answer_with(request: Request, media_type: str, body: bytes) -> bytes:
 
 
 def answer_unchanged(request: Request, digest: Digest) -> bool:
-    """:return: whether the client has it already; the answer is then a 304."""
+    """Answer with a 304 if the client has this content already; :return: true if it has."""
     values = request.requestHeaders.getRawHeaders(b"If-None-Match")
     if values is None or not is_unchanged(values, digest):
         return False
@@ -85,22 +85,22 @@ def identify(request: Request, digest: Digest) -> None:
 
 
 def send_error(request: Request, problem: ErrorResponse) -> bytes:
-    """Set status and headers for a problem; :return: the body."""
-    # Twisted knows no name for 422, and some clients show nothing else.
+    """Set status and headers for an error response; :return: the body."""
+    # Twisted has no reason phrase for 422, and some clients show nothing but the phrase.
     phrase = HTTPStatus(problem.status).phrase
     request.setResponseCode(problem.status, phrase.encode("ascii"))
     set_headers(request, problem.headers)
-    # What is written in the log about it, too, is found by the id.
+    # The id also finds the lines about this request in the log.
     reference = request_id(request) if problem.status >= 422 else ""
     return answer_with(request, "application/json", problem.body(reference))
 
 
 def send_method_error(request: Request) -> bytes | None:
     """
-    For a page that stands alone and can only be read.
+    Refuse a misdirected request to a read-only page that has no children.
 
-    :return: the body of the 404 for a path below it, or of the 405 for another method,
-        with status and headers set; None where the request is neither.
+    :return: the body of the 404 for a path below the page, or of the 405 for a method other
+        than GET and HEAD, with status and headers set; None if the request is valid.
     """
     if request.postpath:
         request.setResponseCode(404)
@@ -113,19 +113,19 @@ def send_method_error(request: Request) -> bytes | None:
 
 
 def request_id(request: Request) -> str:
-    """The id that the log and the client know a request by; empty where it has none."""
+    """Return the id of a request in the log and in its response; empty if it has none."""
     return getattr(request, "id", "")
 
 
 def set_headers(request: Request, headers: Mapping[bytes, bytes]) -> None:
-    """Set headers of the answer."""
+    """Set headers of the response."""
     for name, value in headers.items():
         request.responseHeaders.setRawHeaders(name, [value])
 
 
 def client_disconnected(request: Request) -> bool:
     """
-    Whether the client of a request that is not finished has gone.  Nothing can
-    be asked of such a request; most of its methods fail.
+    Tell whether the client of an unfinished request has disconnected.  Such a request
+    cannot be used any more; most of its methods fail.
     """
     return request.channel is None

@@ -1,6 +1,6 @@
 """
-The root of everything that is served: the registry API, pages, and whatever else has
-a place of its own.
+Build the root of the resource tree: the registry API, pages, and the other resources,
+each under its own first path segment.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def make_root(
     missing: Resource | None = None,
 ) -> Resource:
     """
-    The root of the resource tree.
+    Make the root of the resource tree.
 
-    :param registry: what answers under ``/v2``.
-    :param children: what answers elsewhere, by the first segment of its path; the
-        root itself is the empty one.
-    :param missing: answers for all other paths; a plain line by default.
+    :param registry: the resource for ``/v2``.
+    :param children: the other resources, by the first segment of their paths; the empty
+        segment is the root page itself.
+    :param missing: answers all other paths; a line of plain text by default.
     """
     root = _Root(missing or _Missing())
     root.putChild(b"v2", registry)
@@ -38,7 +38,7 @@ def make_root(
 
 
 class _Root(Resource):
-    """A resource that has no children but those it was given."""
+    """A resource that answers all unknown paths with the same child."""
 
     def __init__(self, missing: Resource) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Root(Resource):
 
 
 class _Missing(Resource):
-    """Says that there is nothing, in a line."""
+    """Answers with a 404, in a line of plain text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,5 +59,5 @@ class _Missing(Resource):
         request.setResponseCode(404)
         set_headers(request, {b"X-Content-Type-Options": b"nosniff"})
         body = answer_with(request, PLAIN_TEXT, b"not found\n")
-        # Twisted makes a note in the log of a body that it has to drop.
+        # Twisted logs a message for a body that it has to drop.
         return b"" if request.method == b"HEAD" else body

@@ -1,15 +1,15 @@
 """
-The socket of a connection, for the system call that sends a file without copying it.
+Duplicate the socket of a connection, for ``sendfile`` on a worker thread.
 
-``sendfile`` takes bytes from the page cache to a socket at a fraction of what reading
-and writing them costs.  It also waits for the disk where they are not in the cache, so
-that it is a worker thread's to call, and a socket may be closed at any moment by the
-reactor, whereupon its number may stand for another one.  A line is therefore a
-descriptor of its own for the same socket, which outlives the connection until whoever
-uses it lets go.
+``sendfile`` moves bytes from the page cache to a socket at a fraction of what reading
+and writing them costs.  It blocks on the disk where they are not in the cache, so that it
+must be called on a worker thread.  Meanwhile the reactor may close the socket at any
+moment, whereupon its descriptor number may be reused for another one.  A
+:class:`DupSocket` therefore has a descriptor of its own for the same socket, which stays
+open after the connection is lost, until it is closed.
 
-The connection has its own queue of what is to be written.  As long as something is in
-there, nothing must be sent beside it.
+The connection has its own write buffer.  As long as that is not empty, nothing must be
+sent past it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["DupSocket", "dup_socket"]
 
 def dup_socket(request: Request, reactor: object) -> DupSocket | None:
     """
-    The line of a request's connection; ``None`` where files cannot be sent this way:
-    what is encrypted has to pass through our hands.
+    Duplicate the socket of a request's connection; ``None`` where ``sendfile`` cannot be
+    used: the process itself has to encrypt what it sends over TLS.
 
     :param reactor: serves the connection.
     """
@@ -41,7 +41,7 @@ def dup_socket(request: Request, reactor: object) -> DupSocket | None:
     try:
         return DupSocket(reactor, os.dup(transport.fileno()))
     except OSError:
-        return None  # There are too many files open; a blob that is read needs no more.
+        return None  # Too many files are open; reading the blob needs no further one.
 
 
 @implementer(IWriteDescriptor)
@@ -50,7 +50,7 @@ class DupSocket:
     A descriptor for a socket that does not block.
 
     :param reactor: tells when the socket takes more.
-    :param descriptor: belongs to the line.
+    :param descriptor: the duplicate, which this object owns and closes.
     """
 
     def __init__(self, reactor: IReactorFDSet, descriptor: int) -> None:
@@ -59,7 +59,7 @@ class DupSocket:
         self._waiter: Deferred[None] | None = None
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
         return self._descriptor
 
     async def ready(self) -> None:
@@ -69,7 +69,7 @@ class DupSocket:
         await self._waiter
 
     def close(self) -> None:
-        """Let go of the socket, once, and of whoever waits for it."""
+        """Close the descriptor, once; a pending :meth:`ready` never fires."""
         self._reactor.removeWriter(self)
         self._waiter = None
         os.close(self._descriptor)
@@ -79,7 +79,7 @@ class DupSocket:
         self._wake()
 
     def connectionLost(self, _reason: Failure) -> None:
-        # The reactor has removed this writer.  Sending will say what has happened.
+        # The reactor has removed this writer.  The next send will raise the error.
         self._wake()
 
     def logPrefix(self) -> str:  # noqa: N802

@@ -1,15 +1,14 @@
 """
-The HTTP server around the resources: limits, an id and one line in the log for each
+The HTTP server that serves the resources: limits, an id and one line in the log for each
 request.
 
-Twisted's own access log writes lines to a file of its own and none at all for a
-client that leaves before its answer is complete; these lines are events like all
-others.  Nothing that a client sends can begin a line of its own in a log or act
-on the terminal that shows it, and query strings, which may hold secrets, are left
-out.
+Twisted's own access log writes lines to a separate file, and none at all for a client
+that disconnects before its response is complete; the lines of this one are ordinary log
+events.  Data from a client cannot begin a new line in the log or act on the terminal that
+shows it, and query strings, which may hold secrets, are left out.
 
-The id is made here, whatever a client sends: it is what a line in the log and an answer
-have in common, and nobody else's word is taken for it.
+The id is always generated here, since it links a line in the log to a response: an id
+that a client sends is not used.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from nixery.version import VERSION
 __all__ = ["DRAIN_TIMEOUT", "RegistrySite", "LoggedRequest", "make_site"]
 
 DRAIN_TIMEOUT = 2.0
-"""Seconds that clients are given to take what they were answered, when the daemon stops."""
+"""Seconds that clients are given to read their responses when the daemon stops."""
 
 _SERVER = b"nixery/" + VERSION.encode("ascii")
 
 _MAX_FORM = 16384
-"""The largest body that is kept, in bytes."""
+"""The largest request body that is kept, in bytes."""
 
 
 Ended = Callable[["LoggedRequest", float], None]
@@ -61,20 +60,20 @@ def make_site(
     door: AdmissionControl | None = None,
 ) -> RegistrySite:
     """
-    The factory that serves a resource tree.
+    Make the factory that serves a resource tree.
 
     :param root: the tree's root.
-    :param clock: for timeouts, and to tell how long requests took.
-    :param ended: told of each request that has ended, however it did; must not fail,
-        and take microseconds.
-    :param door: what clients may take; by default, as many requests and connections as
-        they like.
+    :param clock: for timeouts, and to measure the duration of requests.
+    :param ended: called with each request that has ended, complete or not; must not fail,
+        and must return within microseconds.
+    :param door: limits requests and connections of clients; by default, they are not
+        limited.
     """
     return RegistrySite(root, clock, ended, door or AdmissionControl(seconds=clock.seconds))
 
 
 class RegistrySite(Site):
-    """A site whose access log consists of events; see :func:`make_site`."""
+    """A site that writes its access log as log events; see :func:`make_site`."""
 
     _log = Logger()
 
@@ -86,46 +85,46 @@ class RegistrySite(Site):
             requestFactory=LoggedRequest,
             timeout=door.limits.idle_timeout,
             reactor=clock,
-            # What reads a form does so itself, and of what size it likes.
+            # The token endpoint parses its form itself, with its own size limit.
             parsePOSTFormSubmission=False,
         )
         self.clock = clock
         self.door = door
         self.channels: set[RegistryChannel] = set()
         self.ended = ended
-        # Ids differ between processes, so that a log of several is searched at once.
+        # Ids differ between processes, so that one search covers the logs of several.
         self._id_prefix = secrets.token_hex(4)
         self._ids = count(1)
-        # Twisted's types know no other protocol than its own.
+        # Twisted's types allow no other protocol than its own.
         self.protocol = RegistryChannel  # type: ignore[method-assign,assignment]
 
     def new_id(self) -> str:
-        """An id for a request."""
+        """Return a new id for a request."""
         return f"{self._id_prefix}-{next(self._ids):x}"
 
     @property
     def in_progress(self) -> int:
-        """How many requests are being answered."""
+        """The number of requests that are being answered."""
         return sum(1 for channel in self.channels if channel.requests)
 
     async def finish(self) -> None:
         """
-        End all connections, each when its answer is on its way.
+        End all connections, each when its response has been sent, within ``DRAIN_TIMEOUT``.
 
-        A reactor that stops drops what is written and not yet sent: who has waited
-        for a build, and is told now that there will be none, would not hear of it.
+        A reactor that stops drops data that is written and not yet sent: a client that has
+        waited for a build would not get the response that says the daemon stops.
         """
         ends = [channel.finish() for channel in tuple(self.channels)]
         with suppress(TimedOut):
             await with_timeout(DRAIN_TIMEOUT, self.clock, _all(ends))
 
     def acceptableProtocols(self) -> list[bytes]:  # noqa: N802
-        """What a TLS endpoint offers: the one version that channels speak."""
+        """Return the protocols that a TLS endpoint offers: HTTP/1.1 alone."""
         return [b"http/1.1"]
 
     def startFactory(self) -> None:  # noqa: N802
-        # Twisted's own begins to format the reactor's time as the time of day, once a
-        # second, for lines that are never written.
+        # Twisted's own starts a timer that formats the time of day once a second, for log
+        # lines that are never written.
         pass
 
     def log(self, request: HTTPRequest) -> None:
@@ -140,8 +139,8 @@ class RegistrySite(Site):
         agent = log_text(request.getHeader(b"User-Agent") or b"-")
         end = " (incomplete)" if request.cut_short else ""
         self._log.info(
-            # The other fields are for whoever reads events.  Twisted would take as long
-            # to put them into a line as a manifest takes to be found and answered.
+            # The other fields are for consumers of events.  Formatting them into a line with
+            # Twisted would take as long as finding and sending a manifest.
             "{line}",
             line=f"{who} {method} {path} {request.code} {request.sentLength} B"
             f" {seconds:.3f} s {request.id} {agent}{end}",
@@ -160,32 +159,32 @@ class RegistrySite(Site):
 
 
 class LoggedRequest(Request):
-    """A request that is in the log, however it ends."""
+    """A request that is logged when it ends, complete or not."""
 
     id = ""
-    """What the log and the client know it by; empty: it has not been taken up."""
+    """The id in the log and in the response; empty: processing has not begun."""
 
     begun: float | None = None
-    """When it was taken up, by the site's monotonic clock; ``None``: not yet."""
+    """The start of processing, by the site's monotonic clock; ``None``: not yet begun."""
 
     visitor: Client | None = None
-    """Who sends it, where that matters: see :mod:`nixery.http.auth`."""
+    """The authenticated client, set by :mod:`nixery.http.auth`; ``None``: not authenticated."""
 
     _address: str | None = None
 
     cut_short = False
-    """Whether the connection was lost before its answer was complete."""
+    """True if the connection was lost before the response was complete."""
 
     def gotLength(self, length: int | None) -> None:  # noqa: N802
-        # Twisted keeps a body in memory, or in a temporary file, before anybody
-        # has looked at the request.  Hardly any request here has a use for one, and a
-        # push of gigabytes is refused without having been stored.  Only forms that
-        # fetch a token are wanted, and they are small.
+        # Twisted stores a body in memory, or in a temporary file, before the request is
+        # processed.  Hardly any request here needs its body, and a push of gigabytes
+        # is refused without having been stored.  Only the forms that fetch a token are
+        # kept, and they are small.
         small = length is not None and 0 < length <= _MAX_FORM
         self.content = BytesIO() if small else _Nowhere()
 
     def process(self) -> None:
-        # Answers name their type themselves.
+        # Each resource sets its own Content-Type.
         self.defaultContentType = None
         super().process()
 
@@ -205,7 +204,7 @@ class LoggedRequest(Request):
 
     @property
     def visitor_address(self) -> str:
-        """The address of the client; of the one behind a proxy that is trusted."""
+        """The client's address; behind a trusted proxy, that of the client of the proxy."""
         if self._address is None:
             peer: str | None = getattr(self.client, "host", None)
             self._address = peer or LOCAL
@@ -216,7 +215,7 @@ class LoggedRequest(Request):
 
     @property
     def visitor_keys(self) -> tuple[str, ...]:
-        """All that the client is counted by: its address, and its user if there is one."""
+        """The keys that the client is counted by: its address, and its user if there is one."""
         origin = origin_of(self.visitor_address)
         user = None if self.visitor is None else self.visitor.user
         # No address has a space in it.
@@ -232,7 +231,7 @@ class LoggedRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
         self.cut_short = True
-        if isinstance(self.site, RegistrySite):  # or else it was never taken up
+        if isinstance(self.site, RegistrySite):  # otherwise it was never processed
             self.site.log(self)
 
 
@@ -242,7 +241,7 @@ async def _all(ends: Sequence[Deferred[None]]) -> None:
 
 
 class _Nowhere:
-    """A file, as a request wants one for its body, that keeps nothing."""
+    """A file object for a request's body that discards what is written to it."""
 
     def write(self, data: bytes) -> int:
         return len(data)

@@ -1,10 +1,10 @@
 """
-``/token``: where clients fetch tokens for the registry API.
+Serve ``/token``, the endpoint from which clients fetch tokens for the registry API.
 
-Two ways lead here, and clients take either: GET with the password in the header
-``Authorization`` (Docker, podman, skopeo), and POST with a form (containerd, and whoever has
-a refresh token).  What is asked for and not for the user is left out of the token, not
-refused: the registry itself then says what is wrong.
+There are two methods, and clients use either: GET with the password in the header
+``Authorization`` (Docker, podman, skopeo), and POST with a form (containerd, and clients
+with a refresh token).  A scope that the user may not have is left out of the token, and
+the request is not refused: the registry API then says what is wrong.
 
 Protocol: the CNCF Distribution project, "Token Authentication Specification" and "OAuth2
 Token Authentication".
@@ -58,38 +58,38 @@ _NO_ROUTE = ErrorResponse(status=404, code="UNSUPPORTED", message="there is noth
 
 
 class Issuer(Protocol):
-    """Makes tokens."""
+    """Checks passwords and refresh tokens, and issues tokens."""
 
     @property
     def allows_anonymous(self) -> bool:
-        """Whether there is anything for those who have not logged in."""
+        """True if clients that have not logged in may pull anything."""
 
     async def log_in(self, user: str, password: str, address: str) -> Identity:
         """
         Check a password.
 
-        :raises LoginFailed: it is wrong.
-        :raises LoginThrottled: it is not checked now.
+        :raises LoginFailed: the password is wrong.
+        :raises LoginThrottled: the password is not checked now.
         """
 
     def verify_refresh_token(self, token: str) -> Identity:
         """
-        Whose refresh token it is.
+        Return the identity of a refresh token's user.
 
-        :raises TokenInvalid: nobody's.
+        :raises TokenInvalid: the token is invalid.
         """
 
     def issue(
         self, user: str | None, scopes: Sequence[str], *, refresh: bool = False
     ) -> IssuedToken:
-        """A token for those of the repositories that a user may pull from."""
+        """Issue a token for those of the requested repositories that a user may pull from."""
 
 
 _log = Logger()
 
 
 def token_resource(issuer: Issuer) -> Resource:
-    """The resource for ``/token``."""
+    """Make the resource for ``/token``."""
 
     async def answer(request: Request) -> bytes | None:
         set_headers(request, {b"Cache-Control": b"no-store"})
@@ -112,7 +112,7 @@ def token_resource(issuer: Issuer) -> Resource:
             if client_disconnected(request):
                 raise
             return send_error(request, error_response(ShuttingDown()))
-        except Exception:  # noqa: BLE001  # whatever it is, a client waits for an answer
+        except Exception:  # noqa: BLE001  # the client gets a response to any failure
             reference = request_id(request)
             _log.failure("no token was made (reference {reference})", reference=reference)
             return (
@@ -128,7 +128,7 @@ def _answer_query(request: Request, issuer: Issuer) -> bytes:
     visitor = client_of(request)
     if visitor.fault:
         raise LoginRequired(challenge=BASIC, reason=visitor.fault)
-    # A token is not exchanged for a longer one.
+    # A token cannot be used to fetch another token, which would extend its lifetime.
     if visitor.identity is not None and visitor.identity.scopes is not None:
         raise LoginRequired(challenge=BASIC)
     if visitor.identity is None and not issuer.allows_anonymous:

@@ -1,9 +1,8 @@
 """
-Who may see what: the one question that pages ask before they show a build or an image.
+The interface by which pages check that a client may see a build or an image.
 
-There are no users yet, and everybody may see everything that the pages show at all.
-Whatever tells clients apart one day is an implementation of this protocol, and no
-page has to change for it.
+:class:`AllowAll` is the implementation without users: every client may see everything that
+the pages show.  :class:`nixery.http.auth.PagesGuard` is the implementation with users.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ __all__ = ["AllowAll", "VisibilityRules"]
 
 
 class VisibilityRules(Protocol):
-    """Decides what a client gets to see."""
+    """Decides which builds and images a client may see."""
 
     def may_see(self, request: Request, image: str) -> bool:
         """
-        Whether whoever sent a request may see an image: its builds, their logs, and
-        what it is made of.  What may not be seen is answered as if it was not there.
+        Tell whether the sender of a request may see an image: its builds, their logs, and
+        its contents.  A page that the client may not see is answered as if it did not exist.
 
         :param image: its name, as a client wrote it: ``shell/git``.
         """
 
 
 class AllowAll:
-    """Everybody sees everything."""
+    """Visibility rules under which every client may see every image."""
 
     def may_see(self, _request: Request, _image: str) -> bool:
         """As :meth:`VisibilityRules.may_see` says."""
