@@ -1,12 +1,12 @@
 """
-Small jobs, made several at a time.
+Run small jobs in batches.
 
 A layer of some kilobytes is packed in less time than it takes to hand it from thread to
-thread, and half of the layers of most images are as small as that.  So whoever packs takes
-a *parcel*: some layers that are packed without a pause and stored in one go.  Large ones
-are a parcel each.
+thread, and half of the layers of most images are as small as that.  So the packer takes a
+*batch* (a ``_Parcel``): several layers that are packed without a pause and stored in one
+operation.  Large layers get a batch each.
 
-How much is a parcel?  Its share of what is left to do, so that parcels get smaller towards
+The size of a batch is a share of the work that is left, so that batches get smaller towards
 the end and all threads end at about the same time: *guided self-scheduling*, Polychronopoulos
 and Kuck, IEEE Transactions on Computers C-36 (1987), 1425-1439.
 """
@@ -30,29 +30,29 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 QUEUE_SHARE = 2.0
-"""How many slots' share of what is left a parcel takes: some of them wait for the disk."""
+"""A batch takes the share of this many slots in the work left: some slots wait for the disk."""
 
 LARGEST = 16 * 2**20
-"""What a parcel of more than one job may take, in bytes: more would be lost in a crash."""
+"""The largest batch of more than one job, in bytes: more would be lost in a crash."""
 
 SMALLEST = 2 * 2**20
-"""What it takes in any case, if there is as much: some milliseconds' work."""
+"""The smallest batch, in bytes, if that much is queued: some milliseconds' work."""
 
 MOST = 32
-"""How many jobs it may have; each holds a file open."""
+"""The most jobs in a batch; each holds a file open."""
 
 PER_JOB_COST = 256 * 2**10
-"""What a job costs besides the bytes that it takes, in bytes."""
+"""The fixed cost of a job besides the bytes that it reads, in bytes."""
 
 
 @define(kw_only=True, eq=False)
 class BatchQueue(Generic[J, R]):
     """
-    Makes what is wanted, first come, first served.
+    Runs jobs in batches, first come, first served.
 
-    :param make: makes some jobs, given what tells to stop because nobody wants any of them;
-        returns their results in order.
-    :param slots: how many parcels are in the making at once.
+    :param make: runs a batch of jobs, given an event that tells it to stop because no caller
+        waits for any of them; returns their results in order.
+    :param slots: the number of batches that run at once.
     """
 
     make: Callable[[Sequence[J], Event], Awaitable[Sequence[R]]]
@@ -64,14 +64,14 @@ class BatchQueue(Generic[J, R]):
 
     async def run(self, job: J, size: int) -> R:
         """
-        Make a job, when its turn comes.
+        Run a job when its turn comes.
 
-        Cancelling drops one that has not begun.  Otherwise it takes effect when its parcel
-        has ended, which is told to stop if nobody wants any of it.
+        Cancelling drops a job that has not begun.  Otherwise it takes effect when the job's
+        batch has ended; the batch is told to stop if no caller waits for any of its jobs.
 
-        :param size: of what it takes, in bytes.
-        :raises Exception: what ``make`` has raised for this job alone: the jobs of a parcel
-            that fails are made again one by one.
+        :param size: the size of the job's input, in bytes.
+        :raises Exception: the error that ``make`` has raised for this job alone: the jobs of
+            a batch that fails are run again one by one.
         """
         item: _Item[J, R] = _Item(job=job, cost=size + PER_JOB_COST)
         self._waiting.append(item)
@@ -86,7 +86,7 @@ class BatchQueue(Generic[J, R]):
             raise
 
     def _begin(self) -> None:
-        # What ends at once comes back here, and must not pile up.
+        # A batch that ends at once calls this again: the flag prevents recursion.
         if self._beginning:
             return
         self._beginning = True
@@ -122,14 +122,14 @@ class BatchQueue(Generic[J, R]):
     async def _make(self, parcel: _Parcel[J, R], items: Sequence[_Item[J, R]]) -> None:
         try:
             results = await self.make([item.job for item in items], parcel.stop)
-        except Exception:  # noqa: BLE001  # it is for whoever waits
+        except Exception:  # noqa: BLE001  # passed to the waiters
             failure = Failure()
         else:
             for item, result in zip(items, results, strict=True):
                 item.done.callback(result)
             return
         if len(items) > 1 and not parcel.stop.is_set():
-            # None may fail for what another one cannot have.
+            # A job must not fail because of the error of another one.
             for item in items:
                 await self._make(parcel, [item])
         else:
@@ -139,7 +139,7 @@ class BatchQueue(Generic[J, R]):
 
 @define(kw_only=True, eq=False)
 class _Item(Generic[J, R]):
-    """A job, and who waits for it."""
+    """A job, and the Deferred of its caller."""
 
     job: J
     cost: float
@@ -150,9 +150,9 @@ class _Item(Generic[J, R]):
 @define(kw_only=True, eq=False)
 class _Parcel(Generic[J, R]):
     """
-    What is made in one go.
+    A batch of jobs that are run together.
 
-    :param wanted: how many of its jobs somebody waits for.
+    :param wanted: the number of its jobs that a caller still waits for.
     """
 
     items: Sequence[_Item[J, R]]
@@ -161,7 +161,7 @@ class _Parcel(Generic[J, R]):
     task: Deferred[None] | None = None
 
     async def leave(self) -> None:
-        """One of its jobs is not wanted any more; returns when it has ended."""
+        """Note that a caller has given up one of the jobs; return when the batch has ended."""
         self.wanted -= 1
         if self.wanted == 0:
             self.stop.set()

@@ -1,5 +1,5 @@
 """
-The end of a build: one line in the log, and what the metrics count of it.
+Log one line for each build that ends, and count it in the metrics.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ _MAKING = frozenset({Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STO
 
 OUTCOMES = ("built", "known", "shared", "failed", "cancelled")
 """
-What becomes of a build: the image was made; it was there already under the key that
-its evaluation gave; another build, under another name or tag, made it; or it was not.
+The outcomes of a build, in order: the image was made; it existed already under the key that
+its evaluation gave; another build, under another name or tag, made it; the build failed; it
+was cancelled.
 """
 
 
 class BuildReporter:
     """
-    Reports builds.
+    Reports builds that have ended.
 
-    :param measures: count them; ``None``: nobody does.
+    :param measures: the metrics that count them; ``None``: they are not counted.
     """
 
     _log = Logger()
@@ -42,7 +43,7 @@ class BuildReporter:
                 measures.layers.labels(source)
 
     def ended(self, build: BuildView) -> None:
-        """A build has ended.  Called in the context of its coroutine."""
+        """Report a build that has ended.  Call it in the context of the build's coroutine."""
         tally = current_tally.get(None) or BuildStats()
         outcome = _outcome(build)
         stages = _stages(build)
@@ -82,7 +83,7 @@ def _outcome(build: BuildView) -> str:
 
 
 def _stages(build: BuildView) -> dict[str, float]:
-    """Seconds by phase; one that came several times counts as a whole."""
+    """Return the seconds by phase, summed where a phase came several times."""
     stages: dict[str, float] = {}
     for stage in build.stages:
         if stage.ended is not None:
@@ -101,7 +102,7 @@ def _count(
     measures.builds.labels(outcome).inc()
     measures.build_seconds.labels(outcome).observe(build.elapsed)
     if outcome == "failed":
-        # One of our own types, or of Python's.
+        # The label is the name of an exception class, Nixery's or Python's.
         measures.build_failures.labels(tally.failure or "unknown").inc()
     for phase, seconds in stages.items():
         measures.stage_seconds.labels(phase).observe(seconds)

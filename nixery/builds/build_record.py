@@ -1,5 +1,5 @@
 """
-Describes an image that has just been made, with what it was made of.
+Describes an image that has just been made, and its inputs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["BuildRecord"]
 @frozen(kw_only=True, eq=False)
 class BuildRecord:
     """
-    An image that has just been made, with what it was made of.
+    An image that has just been made, and its inputs.
 
     :param digest: of its OCI manifest.
     :param source: the package set's revision, for people.
-    :param layers: those of the plan, in its order, and whatever lies on top of them.
+    :param layers: the layers of the plan, in its order, then those on top of them.
     """
 
     digest: Digest

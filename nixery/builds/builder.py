@@ -1,13 +1,13 @@
 """
-The pipeline: from an image name and a tag to an image that is stored.
+The build pipeline: make a stored image from an image name and a tag.
 
     name + tag -> revision -> evaluated packages -> (known image? answer)
       -> realised closure graph -> layer plan -> packed layers in storage
       -> manifests in storage -> answer
 
 The first line is :mod:`nixery.pulls.images`; the methods of :class:`Builder` read like the
-others.  A build is a job of the server: keyed, shared by all who ask for the same
-image, never owned by a connection.
+other lines.  A build is a job of the server: it has a key, is shared by all clients that ask
+for the same image, and is never owned by a connection.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ from nixery.storage.interface import Storage
 __all__ = ["BuildLimits", "Builder", "ImageSettings"]
 
 MAX_REPACKS = 2
-"""How often an image is made again whose layers were removed while it was made."""
+"""The most times that an image is made again because its layers were removed meanwhile."""
 
 REMEMBERED = (
     BuildFailed,
@@ -85,27 +85,27 @@ REMEMBERED = (
     ImageTooLarge,
     WrongSystem,
 )
-"""Failures that cost much and that the next try would only repeat."""
+"""Failures that are expensive and would only be repeated by the next try: they are cached."""
 
 
 MARGIN = 30.0
 """
 Seconds that an image is given beyond its deadline.  Nix has the same deadline and
-begins a little later; its own failure says which derivation it was.
+begins a little later; its own failure names the derivation.
 """
 
 
 @frozen(kw_only=True)
 class BuildLimits:
     """
-    What builds may take.
+    Limits of the number, time and size of builds.
 
-    :param builds: how many images are made at once.
-    :param evaluations: how many images' packages are looked up at once.
-    :param queue: how many images wait for either.
+    :param builds: the number of images that are made at once.
+    :param evaluations: the number of images whose packages are looked up at once.
+    :param queue: the number of images that may wait for either.
     :param deadline: seconds that the making of one image may take, from when its
         turn has come.
-    :param stop_grace: seconds that the builds which run are given to end when the
+    :param stop_grace: seconds that running builds are given to end when the
         daemon stops.
     :param closure: bytes that an image may have, unpacked; ``None``: any number.
     """
@@ -121,7 +121,7 @@ class BuildLimits:
 @frozen(kw_only=True)
 class ImageSettings:
     """
-    What shapes an image besides its packages.
+    The settings that determine an image besides its packages.
 
     :param layers: how a closure is cut into layers.  The root of the image takes
         one more.
@@ -134,7 +134,7 @@ class ImageSettings:
     compression: Compression
 
     def identity(self) -> dict[str, Json]:
-        """All of it as plain data, for cache keys."""
+        """Return all settings as plain data, for cache keys."""
         return {
             "compression": self.compression.label,
             "config": CONFIG_VERSION,
@@ -148,10 +148,10 @@ class ImageSettings:
 @frozen(kw_only=True)
 class _Packed:
     """
-    What an image consists of, stored.
+    The stored layers of an image.
 
     :param layers: from the bottom to the top.
-    :param root: what the top one holds.
+    :param root: the tree in the top layer.
     """
 
     layers: list[ImageLayer]
@@ -163,26 +163,26 @@ class Builder(Service):
     """
     Makes images, each of them once.
 
-    :param sources: where packages come from.
-    :param nix: evaluates and builds them.
-    :param storage: keeps what is made.
-    :param images: what has been made.
-    :param files: the pool in which file systems are asked small questions.
-    :param cpu: the pool in which layers are grouped and packed.
-    :param packers: how many layers are in the making at once: some on the threads of
-        ``cpu``, others on their way to the disk.
-    :param settings: what shapes the images.
-    :param popularity: the popularity data to make an image by, instead of those of
+    :param sources: fetches package sets.
+    :param nix: evaluates and builds packages.
+    :param storage: stores layers and manifests.
+    :param images: the cache of images that have been made.
+    :param files: the thread pool for short file system operations.
+    :param cpu: the thread pool in which layers are grouped and packed.
+    :param packers: the number of layers that are made at once: some on the threads of
+        ``cpu``, others being written to the disk.
+    :param settings: the settings of the images.
+    :param popularity: returns the popularity data to use instead of those of
         ``settings``; they may change while the daemon runs.
-    :param clock: measures what builds take.
-    :param limits: what they may take.
-    :param failure_ttl: how long a failure is remembered, in seconds.
+    :param clock: measures the time of builds.
+    :param limits: the limits of builds.
+    :param failure_ttl: the time that a failure is cached, in seconds.
     :param store: the directory of this machine that holds the store paths.
     :param room: awaited before an image is begun, and before each of its layers; raises
-        :class:`nixery.storage.errors.DiskSpaceLow` where there is too little for it.
-    :param made: is told how an image was made; must not take time.
-    :param rules: which packages are served.
-    :param allowance: how many images are made for a client.
+        :class:`nixery.storage.errors.DiskSpaceLow` if there is too little free space.
+    :param made: called with the record of each image that was made; must not block.
+    :param rules: decide which packages are served.
+    :param allowance: limits the images that are made for a client.
     """
 
     sources: Sources
@@ -208,7 +208,7 @@ class Builder(Service):
     _failures: FailureCache = field(init=False)
     _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
     _building: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
-    # Who does what others, who ask for the same image by another name, wait for.
+    # By image key, the build that makes the image; builds of other names for it follow it.
     _makers: dict[str, Build] = field(factory=dict, init=False)
     _evaluation_queue: FairQueue[ImageName] = field(init=False)
     _build_queue: FairQueue[ImageName] = field(init=False)
@@ -234,16 +234,16 @@ class Builder(Service):
 
     @property
     def queues(self) -> Mapping[str, FairQueue[ImageName]]:
-        """What images wait in for their turn."""
+        """The queues in which images wait for their turn, by stage."""
         return {"evaluation": self._evaluation_queue, "build": self._build_queue}
 
     @property
     def stopping(self) -> bool:
-        """Whether no builds are taken any more."""
+        """True once the builder accepts no more builds."""
         return self._stopping
 
     async def current_settings(self) -> ImageSettings:
-        """What shapes the images that are asked for now; the first ones wait for it."""
+        """Return the settings for images requested now; the first requests wait for the data."""
         if self.popularity is None:
             return self.settings
         popularity = await self.popularity()
@@ -253,10 +253,12 @@ class Builder(Service):
 
     def request_key(self, name: ImageName, revision: Revision, settings: ImageSettings) -> str:
         """
-        The key of what a name asks for at a revision: of all that its image depends on,
-        as far as that is known without evaluating anything.
+        Return the request key of a name at a revision.
+
+        It covers all that the image depends on, as far as that is known without evaluating
+        anything.
         """
-        # Hashing all of it takes longer than a warm answer does otherwise; only these
+        # Hashing everything takes longer than all the rest of a cached response; only these
         # three change while the daemon runs.
         asked = name, revision, settings.popularity.digest
         key = self._keys.get(asked)
@@ -272,14 +274,14 @@ class Builder(Service):
         self, name: ImageName, revision: Revision, request: str, progress: Build
     ) -> Evaluation:
         """
-        The packages of an image; evaluated once for all who ask at the same time.
+        Evaluate the packages of an image, once for all concurrent requests.
 
         :param request: the request key of the name at the revision.
-        :param progress: told how far it is.
+        :param progress: receives the progress.
         :raises QueueFull: too many wait for their evaluation already.
         :raises PackagesDenied: packages are not served.
         :raises PackagesRefused: packages do not exist, or may not be used.
-        :raises RememberedFailure: it has failed a short while ago.
+        :raises CachedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.
         :raises NixeryError: Nix failed.
         """
@@ -289,9 +291,9 @@ class Builder(Service):
         self._failures.check(request)
 
         async def work() -> Evaluation:
-            # What users have misspelt is no fault of anybody here.
+            # Logged as information, not as an error: most failures are users' misspellings.
             with self._noting(name, "evaluated", request, self._log.info):
-                # Not while others wait for their turn: it may take minutes.
+                # Fetched before the turn in the queue is taken, since it may take minutes.
                 package_set = await self._fetch(revision, progress)
 
                 async def evaluate() -> Evaluation:
@@ -299,7 +301,7 @@ class Builder(Service):
                     evaluating = Deferred.fromCoroutine(
                         self.nix.evaluate(package_set, name.system, name.requirements)
                     )
-                    # Second, because starting a process takes a while.
+                    # Called after the evaluation was started: starting a process takes a while.
                     self.nix.prepare()
                     return await evaluating
 
@@ -327,18 +329,18 @@ class Builder(Service):
         settings: ImageSettings,
     ) -> Image:
         """
-        The image of evaluated packages; the known one, or one that is made once for
-        all who ask.
+        Return the image of evaluated packages: from the cache, or made once for all
+        concurrent requests.
 
-        :param progress: told how far it is, or who makes the image already.
-        :param settings: what shapes it, as :meth:`current_settings` said.
+        :param progress: receives the progress, or the build that makes the image already.
+        :param settings: the settings that :meth:`current_settings` returned.
         :raises BuildFailed: a derivation failed.
         :raises BuildsExceeded: the client has had too many images built.
         :raises ImageTooLarge: it is larger than images may be.
         :raises QueueFull: too many images wait to be built already.
-        :raises RememberedFailure: it has failed a short while ago.
+        :raises CachedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.
-        :raises NixeryError: whatever else may go wrong on the way.
+        :raises NixeryError: any other failure of a stage.
         """
         if self._stopping:
             raise ShuttingDown
@@ -355,26 +357,27 @@ class Builder(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Take no more builds, give those that run a while, and cancel what is left;
-        fires when all have ended.
+        Accept no more builds, wait up to the grace time for running ones, and cancel the rest.
+
+        :return: fires when all builds have ended.
         """
         self._stopping = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        # What has not begun never will, and what is evaluated would not be built.
+        # Queued builds must not begin, and running evaluations would not be built.
         self._evaluation_queue.stop()
         self._build_queue.stop()
         evaluating = self._evaluating.stop()
         await self._settle()
-        # Outermost first: a build that is cancelled cleans up after itself, and
-        # what it waited for is of no use to anyone then.
+        # The outermost jobs first: a build that is cancelled cleans up after itself, and
+        # the results of the jobs that it waited for are not needed any more.
         await evaluating
         await self._building.stop()
         await self._packer.stop()
 
     async def _settle(self) -> None:
-        """Give the builds that run a while to end."""
+        """Wait up to ``stop_grace`` seconds for running builds to end."""
         grace = self.limits.stop_grace
         if len(self._building) == 0 or grace <= 0:
             return
@@ -395,9 +398,9 @@ class Builder(Service):
         progress: Build,
         settings: ImageSettings,
     ) -> Image:
-        """Make an image when its turn comes, tell how it went, and remember failures."""
-        # Derivations stand beside the image's own key: the same outputs may be
-        # built in another way now, and that deserves a try.
+        """Make an image when its turn comes, log the outcome, and cache failures."""
+        # The key of a failure has the derivations as well as the image's own key: the same
+        # outputs may be built by another derivation now, which may succeed.
         attempt = sha256_hex(
             {"image": key, "derivations": [package.derivation for package in evaluation.packages]}
         )
@@ -428,11 +431,11 @@ class Builder(Service):
         self, name: ImageName, done: str, key: str, tell: Callable[..., None]
     ) -> Iterator[None]:
         """
-        Tell what fails, and remember it where that is worth it.
+        Log a failure, and cache it if it is one of :data:`REMEMBERED`.
 
-        :param done: what is being done to the image.
-        :param key: what a failure is remembered by.
-        :param tell: writes a line to the log, as grave as the failure is.
+        :param done: the participle of the action, for the log: ``built``.
+        :param key: the key that a failure is cached under.
+        :param tell: logs a line at the level that the failure deserves.
         """
         try:
             yield
@@ -446,15 +449,15 @@ class Builder(Service):
                 self._failures.add(key, error)
             raise
         except Exception:
-            # Perhaps nobody waits any more who would be told of it.
+            # Logged here, because there may be no waiter left that would receive it.
             self._log.failure("{image} was not {done}", image=name.repository, done=done)
             raise
 
     async def _publish(self, key: str, make: Callable[[], Awaitable[Image]]) -> Image:
         """
-        Make an image and publish it, again where a collection took layers from under it.
+        Make an image and publish it; make it again if a collection removed its layers.
 
-        :raises BlobsVanished: it did so each time.
+        :raises BlobsMissing: layers were removed each time.
         """
         for _ in range(MAX_REPACKS):
             image = await make()
@@ -476,7 +479,11 @@ class Builder(Service):
         progress: Build,
         settings: ImageSettings,
     ) -> Image:
-        """:raises ImageTimedOut: all of it together took too long."""
+        """
+        Make an image within the deadline.
+
+        :raises ImageTimedOut: all stages together took too long.
+        """
         progress.started()
         begun = self.clock.seconds()
         limit = self.limits.deadline
@@ -531,8 +538,8 @@ class Builder(Service):
             if self.nix.lost(realisation):
                 await self._mistrust(plan)
         finally:
-            # Layers are in storage: what a collection takes from here on is not
-            # missed.
+            # The layers are in storage: store paths that are collected from here on are
+            # not needed any more.
             await self.nix.release(realisation)
         progress.phase(Phase.STORING)
         image = build_image(
@@ -558,11 +565,11 @@ class Builder(Service):
 
     async def _mistrust(self, plan: LayerPlan) -> None:
         """
-        Forget layers whose store paths a collection may have been removing meanwhile.
+        Discard the layers whose store paths may have been removed while they were packed.
 
         :raises NixUnusable: always.
         """
-        # A directory that is being removed looks like one that holds less.
+        # A directory that is being removed looks like a smaller one.
         reason = "the process that kept its store paths from garbage collection has ended"
         for group in plan:
             await self._packer.forget(group.paths, reason)
@@ -583,13 +590,13 @@ class Builder(Service):
         trees: list[RootTree] = []
 
         async def root() -> LayerRecord:
-            # Beside the layers, which do not depend on it.
+            # Runs concurrently with the layers, which do not depend on it.
             tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
             trees.append(tree)
             return await self._packer.root(evaluation.packages, tree)
 
-        # The largest first: begun last, it would keep one thread busy while the
-        # others have nothing left to do.
+        # The largest layer first: begun last, it would keep one thread busy while the
+        # others are idle.
         order = sorted(
             range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
         )
@@ -623,7 +630,7 @@ class Builder(Service):
 
 
 def _outputs(evaluation: Evaluation) -> list[str]:
-    """The store paths of an image's packages, sorted."""
+    """Return the store paths of an image's packages, sorted."""
     return sorted({output.path for each in evaluation.packages for output in each.outputs})
 
 

@@ -1,10 +1,10 @@
 """
-The keys that caches look things up by.
+Compute the keys of caches.
 
-A key is the SHA-256 of canonical JSON: the same value has one spelling, and two
-different values never share one, as they can once strings are joined
-(``["a", "b c"]`` and ``["a b", "c"]``).  Each kind of key says what kind it is
-inside, so that none is mistaken for another.
+A key is the SHA-256 of canonical JSON: equal values have one spelling, and two
+different values never share one, as joined strings can
+(``["a", "b c"]`` and ``["a b", "c"]``).  The hashed value includes the kind of the key, so
+that keys of different kinds are never equal.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["image_key", "layer_key", "request_key"]
 
 def image_key(evaluation: Evaluation, options: Mapping[str, Json]) -> str:
     """
-    The key of an image whose packages have been evaluated.
+    Return the key of an image whose packages have been evaluated.
 
-    It covers all that an image's bytes depend on and nothing else: neither how
-    the packages were spelled, nor which revision of which source they come from,
+    It covers all that an image's bytes depend on and nothing else: neither the spelling
+    of the packages' names, nor the source and the revision that they come from,
     nor their derivations, which change more often than their outputs.
 
     :param evaluation: the packages.
-    :param options: whatever else shapes an image: the layering, the popularity
+    :param options: all else that determines an image: the layering, the popularity
         data, the compression, the versions of the code that makes each.
     """
     return sha256_hex(
@@ -47,11 +47,11 @@ def image_key(evaluation: Evaluation, options: Mapping[str, Json]) -> str:
 
 def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]) -> str:
     """
-    The key of an image that was asked for and has not been evaluated yet.
+    Return the key of an image that was requested and has not been evaluated yet.
 
     For a revision that is not pinned it identifies the job, but not its result.
 
-    :param options: as for :func:`image_key`, and what shapes the evaluation.
+    :param options: as for :func:`image_key`, and the identity of the evaluation.
     """
     return sha256_hex(
         {
@@ -69,7 +69,7 @@ def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]
 
 def layer_key(paths: Iterable[StorePath | str], compression: str, format_version: int) -> str:
     """
-    The key of a layer that holds the given store paths.
+    Return the key of a layer that holds the given store paths.
 
     :param paths: in any order; duplicates collapse.
     :param compression: the label of the compression, with its level.

@@ -14,9 +14,9 @@ __all__ = ["ImageTimedOut", "QueueFull", "CachedFailure"]
 @frozen(kw_only=True)
 class CachedFailure(NixeryError):
     """
-    A build that failed a short while ago is not tried again yet.
+    A build failed a short while ago and is not tried again yet.
 
-    :param original: how it failed.
+    :param original: its failure.
     :param retry_after: seconds until it will be tried again.
     """
 
@@ -37,7 +37,7 @@ class ImageTimedOut(NixeryError):
     The making of an image was stopped because all of it together took too long.
 
     :param image: its name.
-    :param phase: what was being done when it was stopped: ``packing``.
+    :param phase: the phase in which it was stopped: ``packing``.
     :param seconds: the limit that was passed.
     :param setting: the setting that would raise the limit.
     """
@@ -60,8 +60,8 @@ class QueueFull(NixeryError):
     """
     Too many images wait to be built already.
 
-    :param waiting: how many.
-    :param retry_after: seconds after which asking again is worth while.
+    :param waiting: the number of images that wait.
+    :param retry_after: seconds after which the client should try again.
     """
 
     waiting: int

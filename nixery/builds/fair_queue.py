@@ -1,5 +1,5 @@
 """
-Whose turn it is: a bounded number of builds at once, and a bounded queue.
+A fair queue: run a bounded number of builds at once, and queue a bounded number.
 
 A build can take hours, so that the order in which builds begin matters.  First
 come, first served would let one image, asked for at many revisions, keep all
@@ -9,12 +9,12 @@ lanes take turns:
     waiting    a: a1 a2 a3    b: b1    c: c1 c2
     order      a1 b1 c1 a2 c2 a3
 
-The same goes for the room in the queue.  When it is full, a lane that has less
-waiting than another takes the place of the last that waits in the longest lane,
-and only if there is no such lane is the newcomer turned away.  So a flood in one
-lane costs that lane its last places, and nobody else anything.
+The places in the queue are shared in the same way.  When the queue is full, a newcomer whose
+lane would still be shorter than the longest lane takes the place of the last item in the
+longest lane, which is rejected; if there is no such lane, the newcomer is rejected.  So a
+flood in one lane costs that lane its last places, and the other lanes nothing.
 
-Requests for an image that is being built, or waits to be, join that one
+Requests for an image that is being built, or is queued, join that build
 (:mod:`nixery.runtime.single_flight`) and take no place.
 """
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @define(eq=False)
 class _Place(Generic[L]):
-    """One that waits."""
+    """A coroutine that waits for its turn."""
 
     lane: L
     turn: Deferred[None]
@@ -51,9 +51,9 @@ class FairQueue(Generic[L]):
     """
     Lets a bounded number of coroutines run at once.
 
-    :param max_running: how many run at once, at least 1.
-    :param max_waiting: how many wait, 0 or more.
-    :param retry_after: what those who are turned away are told, in seconds.
+    :param max_running: the number that run at once, at least 1.
+    :param max_waiting: the number that may wait, 0 or more.
+    :param retry_after: the ``retry_after`` of :exc:`QueueFull`, in seconds.
     """
 
     max_running: int
@@ -61,19 +61,19 @@ class FairQueue(Generic[L]):
     retry_after: float = 30.0
 
     _running: int = field(default=0, init=False)
-    # The lanes that have somebody waiting, the one whose turn is next first.
+    # The lanes that are not empty; the one whose turn is next comes first.
     _lanes: OrderedDict[L, deque[_Place[L]]] = field(factory=OrderedDict, init=False)
     _admitting: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
 
     @property
     def running(self) -> int:
-        """How many run."""
+        """The number of coroutines that run."""
         return self._running
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of coroutines that wait."""
         return sum(map(len, self._lanes.values()))
 
     async def run(
@@ -83,17 +83,17 @@ class FairQueue(Generic[L]):
         moved: Callable[[int], None] = lambda _position: None,
     ) -> T:
         """
-        The result of ``work()``, which is called when its turn has come: at once,
-        if there is room.
+        Call ``work()`` when its turn has come, at once if fewer than ``max_running`` run,
+        and return its result.
 
-        Cancelling gives the place up, or cancels the work.
+        Cancelling gives up the place in the queue, or cancels the work.
 
-        :param lane: what it is to be fair between.
-        :param moved: told the place in the queue, 1 for the next, when it is taken
-            and whenever it changes; never called when there is room at once.
-        :raises QueueFull: too many wait already; or did, and this one had to make
-            room.
-        :raises ShuttingDown: the queue has been stopped before its turn came.
+        :param lane: the lane to queue in; lanes take turns.
+        :param moved: called with the place in the queue, 1 for the next, when it is taken
+            and each time that it changes; never called if the work can run at once.
+        :raises QueueFull: too many wait already, or this one lost its place to a shorter
+            lane.
+        :raises ShuttingDown: the queue was stopped before the turn came.
         """
         await self._turn(lane, moved)
         try:
@@ -103,7 +103,7 @@ class FairQueue(Generic[L]):
             self._admit()
 
     def stop(self) -> None:
-        """Turn away all that wait, and all that come; those that run go on."""
+        """Reject all that wait and all that come later; those that run continue."""
         self._stopped = True
         lanes, self._lanes = self._lanes, OrderedDict()
         for places in lanes.values():
@@ -111,7 +111,7 @@ class FairQueue(Generic[L]):
                 place.turn.errback(ShuttingDown())
 
     async def _turn(self, lane: L, moved: Callable[[int], None]) -> None:
-        """Wait for a turn, and take it."""
+        """Wait for a turn, and count this coroutine as running."""
         if self._stopped:
             raise ShuttingDown
         if self._running < self.max_running and not self._lanes:
@@ -125,8 +125,13 @@ class FairQueue(Generic[L]):
         await place.turn
 
     def _make_room(self, lane: L) -> None:
-        """:raises QueueFull: no lane has more waiting than ``lane`` would have."""
-        # Of several, the one that was served last: its turn is the furthest away.
+        """
+        Reject the last item of the longest lane.
+
+        :raises QueueFull: no lane is longer than ``lane`` would become.
+        """
+        # Of several equally long lanes the one that was served last: its turn is the
+        # furthest away.
         longest = max(reversed(self._lanes), key=lambda each: len(self._lanes[each]), default=None)
         own = len(self._lanes.get(lane, ()))
         if longest is None or len(self._lanes[longest]) <= own + 1:
@@ -136,9 +141,9 @@ class FairQueue(Generic[L]):
         last.turn.errback(QueueFull(waiting=self.max_waiting, retry_after=self.retry_after))
 
     def _admit(self) -> None:
-        """Give free room to those whose turn it is."""
-        # What begins may end at once, and lead back here: a loop, not a recursion
-        # as deep as the queue is long.
+        """Start waiting coroutines in turn while fewer than ``max_running`` run."""
+        # A coroutine that starts may end at once and call this again: a loop avoids a
+        # recursion as deep as the queue is long.
         if self._admitting:
             return
         self._admitting = True
@@ -166,7 +171,7 @@ class FairQueue(Generic[L]):
         self._tell()
 
     def _tell(self) -> None:
-        """Tell those that wait where they are now."""
+        """Report the new places of those that wait and have moved."""
         rounds = [deque(places) for places in self._lanes.values()]
         position = 0
         while rounds:

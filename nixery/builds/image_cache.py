@@ -1,10 +1,10 @@
 """
-What has been made before: images by image key, and failures.
+Caches of images by image key, and of failures.
 
-Image records live in storage, where other instances and later runs find them; what
-lives in memory is bounded.  A record is a promise that its blobs are stored.  Disks are
-cleaned by hand and buckets by lifecycle rules, so the promise is checked before it is
-relied on, and a broken one is withdrawn: what it named is made again.
+Image records are kept in storage, where other instances and later runs find them; the cache
+in memory is bounded.  A record claims that its blobs are stored.  Disks are cleaned by hand
+and buckets by lifecycle rules, so the claim is checked before it is used; a record whose
+blobs are missing is deleted, and its image is made again.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ IMAGES = "image"
 
 @define(kw_only=True, eq=False)
 class _Known:
-    """An image in memory, and when all of its blobs were last seen."""
+    """An image in memory, and the time when all of its blobs were last seen."""
 
     image: Image
     checked: float
 
     @property
     def size(self) -> int:
-        """About how much memory it takes, in bytes."""
-        # Bodies, and a digest of some 120 bytes with its place in a set for each
-        # blob that they name.
+        """The approximate memory that it takes, in bytes."""
+        # The manifests' bodies, and for each blob that they name a digest of some 120 bytes
+        # with its entry in a set.
         return sum(manifest.size for manifest in self.image.manifests) + 200 * len(
             self.image.digests
         )
@@ -54,13 +54,13 @@ class ImageCache:
 
     :param storage: holds their manifests, and a record for each image key.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param ttl: how long an image is kept in memory, in seconds.
-    :param limit: how much memory images may take, in bytes.
-    :param recheck: for how many seconds an image's blobs are taken to be there
-        once they were seen.  Looking for 95 blobs costs some milliseconds of a
-        thread, a warm answer fractions of one: done each time it would be nearly
-        all of the work, done once in ten seconds it is none.  What vanishes in
-        between is noticed by the pull itself, see :meth:`invalidate_checks`.
+    :param ttl: the time that an image is kept in memory, in seconds.
+    :param limit: the memory that images may take, in bytes.
+    :param recheck: the seconds for which an image's blobs are assumed to exist
+        after they were seen.  Looking for 95 blobs costs some milliseconds of a
+        thread, a cached response fractions of one: done each time it would be nearly
+        all of the work, done once in ten seconds it is negligible.  Blobs that vanish in
+        between are noticed by the pull itself, see :meth:`invalidate_checks`.
     """
 
     storage: Storage
@@ -80,7 +80,7 @@ class ImageCache:
 
     async def get(self, key: str) -> Image | None:
         """
-        The image, all of whose blobs are there; ``None`` when it has to be made.
+        Return the image if all of its blobs exist; ``None`` if it has to be made.
 
         :raises StorageError: the storage failed.
         """
@@ -118,7 +118,7 @@ class ImageCache:
         Publish an image whose layers are stored: store its config and its manifests,
         and a record of them.
 
-        :raises BlobsVanished: layers are gone again.
+        :raises BlobsMissing: layers have been removed again.
         :raises StorageError: the storage failed.
         """
         record = canonical_json(
@@ -138,7 +138,7 @@ class ImageCache:
         self._remember(key, image, self.seconds())
 
     def invalidate_checks(self) -> None:
-        """A blob was asked for that is gone: look for all of them before the next answer."""
+        """Check all blobs again before the next result, because a requested one is missing."""
         self._trusted_since = self.seconds()
 
     async def _load(self, key: str) -> Image | None:
@@ -173,14 +173,14 @@ class ImageCache:
 @define(kw_only=True, eq=False)
 class FailureCache:
     """
-    Failures of a short while ago.
+    A cache of recent failures.
 
-    Docker asks HEAD, then GET, and Kubernetes asks for ever: what has just failed
-    is not tried again at once.
+    Docker sends HEAD, then GET, and Kubernetes retries for ever: a build that has just
+    failed is not tried again at once.
 
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param ttl: how long a failure is remembered, in seconds.
-    :param limit: how many are kept.
+    :param ttl: the time that a failure is cached, in seconds.
+    :param limit: the number of failures that are kept.
     """
 
     seconds: Callable[[], float]
@@ -192,12 +192,16 @@ class FailureCache:
         self._failures = TTLCache(self.limit, self.ttl, timer=self.seconds)
 
     def check(self, key: str) -> None:
-        """:raises RememberedFailure: it failed a short while ago."""
+        """
+        Raise the cached failure of ``key``, if there is one.
+
+        :raises CachedFailure: it failed a short while ago.
+        """
         found = self._failures.get(key)
         if found is not None:
             failed, error = found
             raise CachedFailure(original=error, retry_after=failed + self.ttl - self.seconds())
 
     def add(self, key: str, error: NixeryError) -> None:
-        """Remember that ``key`` failed."""
+        """Cache the failure of ``key``."""
         self._failures[key] = self.seconds(), error

@@ -1,9 +1,9 @@
 """
-Layers that have been made before, by layer key.
+A cache of layers by layer key.
 
-Their records live in storage, where other instances and later runs find them; what lives
-in memory is bounded.  As in :mod:`nixery.builds.image_cache`, a record is a promise that is
-checked before it is relied on.
+Layer records are kept in storage, where other instances and later runs find them; the cache
+in memory is bounded.  As in :mod:`nixery.builds.image_cache`, a record is checked before it
+is used.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LAYERS = "layer"
 
 TOGETHER = 32
 """
-How many layers are looked up together.  An image has up to a hundred: the first of them
-that have to be packed keep the packing threads busy while the others are looked up.
+The number of layers that are looked up together.  An image has up to a hundred: the first of
+them that have to be packed keep the packing threads busy while the others are looked up.
 """
 
 
@@ -51,7 +51,7 @@ class LayerRecord:
     uncompressed_size: int
 
     def encode(self) -> bytes:
-        """As it is stored: canonical JSON."""
+        """Return the record as it is stored: canonical JSON."""
         return canonical_json(
             {
                 "digest": self.digest,
@@ -63,7 +63,11 @@ class LayerRecord:
 
     @classmethod
     def decode(cls, text: bytes) -> LayerRecord:
-        """:raises ValueError: it is no such record."""
+        """
+        Read a record that :meth:`encode` wrote.
+
+        :raises ValueError: it is not a layer record.
+        """
         try:
             value = json.loads(text)
             return cls(
@@ -82,7 +86,7 @@ class LayerCache:
     The layers that are stored, by layer key.
 
     :param storage: keeps the layers, and a record for each.
-    :param limit: how many records are kept in memory as well.
+    :param limit: the number of records that are also kept in memory.
     """
 
     storage: Storage
@@ -97,17 +101,17 @@ class LayerCache:
 
     async def get(self, key: str) -> LayerRecord | None:
         """
-        The layer, whose blob is there; ``None`` when it has to be made.
+        Return the layer if its blob exists; ``None`` if it has to be made.
 
-        Layers that are asked for while others are being looked up are then looked up
-        together.
+        Layers that are requested while others are being looked up are looked up together
+        afterwards.
 
         :raises StorageError: the storage failed.
         """
         waiter: Deferred[LayerRecord | None] = Deferred()
         self._waiting.append((key, waiter))
         if not self._looking:
-            # Nobody's own, so that a waiter who leaves takes nothing from the others.
+            # No waiter owns the look-up, so a cancelled waiter does not end it for the others.
             Deferred.fromCoroutine(self._look())
         return await waiter
 
@@ -117,7 +121,7 @@ class LayerCache:
         """
         Publish layers.
 
-        :param layers: by layer key; each with what has its blob, which ends.
+        :param layers: by layer key; each with the writer of its blob, which is closed.
         :return: the layers to name in a manifest, in order: those that were published first
             under these keys, because other manifests name them already.
         :raises StorageError: the storage failed.
@@ -146,14 +150,14 @@ class LayerCache:
         return firsts
 
     async def _look(self) -> None:
-        """Look up what is asked for, until nothing is."""
+        """Look up the requested layers until no request is left."""
         self._looking = True
         while self._waiting:
             asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
             found: dict[str, LayerRecord] | Failure
             try:
                 found = await self._find({key for key, _ in asked})
-            except Exception:  # noqa: BLE001  # they are told
+            except Exception:  # noqa: BLE001  # passed to the waiters
                 found = Failure()
             for key, waiter in asked:
                 if not waiter.called:
@@ -161,7 +165,7 @@ class LayerCache:
         self._looking = False
 
     async def _find(self, wanted: Collection[str]) -> dict[str, LayerRecord]:
-        """Those of the layers whose blobs are there."""
+        """Return those of the layers whose blobs exist, and withdraw the others."""
         found = {key: self._recent[key] for key in wanted if key in self._recent}
         unknown = sorted(set(wanted) - found.keys())
         if unknown:
@@ -172,8 +176,8 @@ class LayerCache:
                     await self.withdraw(key, str(error))
         if not found:
             return found
-        # Each time: a layer that turns out to be missing is packed while its store paths
-        # are at hand, and not when somebody pulls.
+        # Checked each time: a missing layer is then packed while its store paths exist, and
+        # not noticed by a pull.
         missing = await self.storage.missing({record.digest for record in found.values()})
         for key, record in list(found.items()):
             if record.digest in missing:
@@ -184,7 +188,7 @@ class LayerCache:
 
     async def withdraw(self, key: str, reason: str) -> None:
         """
-        Forget a layer, which is made again when it is needed next.
+        Forget a layer; it is made again when it is needed next.
 
         :raises StorageError: the storage failed.
         """

@@ -1,9 +1,9 @@
 """
-Telling listeners that something is new, at a bearable rate.
+Notify listeners of changes at a limited rate.
 
-A build that prints a hundred thousand lines in a second rings a hundred thousand
-times; whoever listens hears it ten times.  A ring that nobody listens to costs the
-look at an empty set.
+A build that prints a hundred thousand lines in a second calls :meth:`ThrottledNotifier.ring`
+a hundred thousand times; with an interval of 0.1 s each listener is called ten times.
+Without listeners a call only tests an empty mapping.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ __all__ = ["ThrottledNotifier"]
 @define(kw_only=True, eq=False)
 class ThrottledNotifier:
     """
-    :param clock: spaces the tellings.
-    :param interval: the seconds between two of them, at least.
+    Calls listeners after changes, at most once per interval.
+
+    :param clock: schedules the calls.
+    :param interval: the least time between two notifications, in seconds.
     """
 
     clock: IReactorTime
@@ -33,9 +35,10 @@ class ThrottledNotifier:
 
     def ring(self) -> None:
         """
-        Something is new: each listener is called once, later, and never from here.
+        Schedule one call of each listener; none is called before this returns.
 
-        After a while of silence, that is at the reactor's next turn.
+        If the last notification is at least ``interval`` ago, they are called in the
+        reactor's next iteration.
         """
         if self._pending is not None or not self._listeners:
             return
@@ -46,9 +49,9 @@ class ThrottledNotifier:
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """
-        Call ``listener`` after rings from now on.
+        Call ``listener`` after each :meth:`ring` from now on, subject to the rate limit.
 
-        :return: ends it; may be called again.
+        :return: unsubscribes the listener; may be called again.
         """
         key = object()
         self._listeners[key] = listener
@@ -64,12 +67,12 @@ class ThrottledNotifier:
     def _sound(self) -> None:
         self._pending = None
         self._last = self.clock.seconds()
-        # A listener may leave, or make others leave, while it is told.
+        # A listener may unsubscribe itself or others while it is called.
         for key in tuple(self._listeners):
             listener = self._listeners.get(key)
             if listener is None:
                 continue
             try:
                 listener()
-            except Exception:  # noqa: BLE001  # one must not cost the others theirs
+            except Exception:  # noqa: BLE001  # the others must still be called
                 self._log.failure("a listener failed")

@@ -1,9 +1,9 @@
 """
-What a package set has: for somebody who types names and wants to know before a pull.
+Look up packages in a package set before an image is pulled.
 
-Names are evaluated as they are for an image, but nothing is built, and nothing of it is
-told in the book of builds.  Each answer is kept for a while, by the name and the
-revision: whoever types asks for the same names again and again.
+Names are evaluated as they are for an image, but nothing is built, and nothing is recorded
+in the :class:`~nixery.builds.tracker.BuildTracker`.  Each result is cached for a while by the
+name and the revision, because a user who types sends the same names again and again.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ __all__ = ["SearchResult", "Lookup", "PackageLookup"]
 LATEST = Tag("latest")
 
 PINNED_TTL = 3600.0
-"""For how many seconds an answer about a revision is kept that never changes."""
+"""The time that results for a pinned revision are cached, in seconds."""
 
 OTHER_TTL = 10.0
-"""The same for one that may change at any moment."""
+"""The time that results for a revision that may change are cached, in seconds."""
 
 KEPT = 4096
-"""How many answers are kept of either."""
+"""The number of results that each of the two caches holds."""
 
 
 class PackageLookup(Protocol):
-    """Who looks names up."""
+    """Looks package names up in a package set."""
 
     async def look_up(
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """
-        An answer for each requirement, in their order.
+        Return a result for each requirement, in their order.
 
         :raises EvaluationFailed: the package set itself does not evaluate.
         :raises EvaluationTimedOut: it took too long.
@@ -52,9 +52,9 @@ class PackageLookup(Protocol):
 @frozen(kw_only=True)
 class SearchResult:
     """
-    What became of names.
+    The results for some package names.
 
-    :param revision: of the package set that was asked.
+    :param revision: the revision of the package set that was searched.
     :param answers: in the order of the names.
     """
 
@@ -65,13 +65,13 @@ class SearchResult:
 @define(kw_only=True, eq=False)
 class Lookup:
     """
-    Looks names up, a few at a time.
+    Looks package names up, with few evaluations at once, and caches the results.
 
-    :param sources: where packages come from.
-    :param looker: evaluates.
+    :param sources: resolves tags and fetches package sets.
+    :param looker: evaluates the names.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param running: how many evaluations run at once, beside those of images.
-    :param waiting: how many may wait for their turn.
+    :param running: the number of evaluations that run at once, besides those of images.
+    :param waiting: the number that may wait for their turn.
     """
 
     sources: Sources
@@ -91,9 +91,9 @@ class Lookup:
 
     async def revision(self) -> Revision:
         """
-        What is served now under the tag ``latest``.
+        Return the revision that the tag ``latest`` names now.
 
-        :raises NixeryError: that cannot be found out.
+        :raises NixeryError: the tag cannot be resolved.
         """
         return await self.sources.resolve(LATEST)
 
@@ -103,9 +103,9 @@ class Lookup:
         """
         Look names up.  Cancelling ends the evaluation.
 
-        :param client: who asks: evaluations are shared out fairly between those.
+        :param client: identifies the client; evaluations are shared fairly between clients.
         :raises QueueFull: too many wait already.
-        :raises NixeryError: the package set cannot be had, or not be evaluated.
+        :raises NixeryError: the package set cannot be fetched or evaluated.
         """
         revision = await self.revision()
         kept = self._pinned if revision.pinned else self._other
@@ -129,5 +129,5 @@ class Lookup:
         )
 
     def stop(self) -> None:
-        """Turn away all that wait."""
+        """Reject all look-ups that wait, and all that come later."""
         self._queue.stop()

@@ -1,8 +1,8 @@
 """
-Layers into storage: looked up, or packed once, whoever asks.
+Store layers: look each one up, or pack it once for all builds that need it.
 
 The bytes of a layer are made on a worker thread and go straight into the
-storage's writer; nothing of them passes through the reactor.
+storage's writer; none of them pass through the reactor thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from nixery.storage.interface import BlobWriter, Storage
 __all__ = ["Packer"]
 
 Pack = Callable[[Callable[[bytes], int], Callable[[], bool]], PackedLayer]
-"""Packs a layer: takes where to write, and what tells whether to stop early."""
+"""A function that packs a layer: takes a function to write with, and one that is true to stop."""
 
 
 @define(kw_only=True, eq=False)
@@ -48,13 +48,13 @@ class Packer:
     """
     Makes layers, each of them once.
 
-    :param storage: keeps them.
-    :param cpu: the pool in which they are packed.
-    :param slots: how many parcels of them are in the making at once: some times as many
-        as the pool has threads, for what is being written out needs none.
-    :param compression: how they are compressed.
+    :param storage: stores the layers.
+    :param cpu: the thread pool in which they are packed.
+    :param slots: the number of batches that are made at once: several times as many as the
+        pool has threads, because a batch that is being written to disk needs none.
+    :param compression: the compression of the layers.
     :param store: the directory of this machine that holds the store paths.
-    :param room: awaited before a layer is packed; raises where the disk is too full.
+    :param room: awaited before a layer is packed; raises if the disk is too full.
     """
 
     storage: Storage
@@ -75,10 +75,10 @@ class Packer:
 
     async def store_paths(self, paths: Sequence[StorePath], size: int) -> LayerRecord:
         """
-        The layer that holds these store paths, which must be valid if it is not
+        Return the layer that holds these store paths, which must be valid if it is not
         stored yet.
 
-        :param size: theirs together, in bytes.
+        :param size: the sum of their sizes, in bytes.
         :raises MissingPath: a store path has vanished, or cannot be read.
         :raises StorageError: the storage failed; nothing half-written is left.
         """
@@ -98,7 +98,7 @@ class Packer:
 
     async def forget(self, paths: Sequence[StorePath], reason: str) -> None:
         """
-        Do not rely on the layer that holds these store paths.
+        Discard the cached record of the layer that holds these store paths.
 
         :raises StorageError: the storage failed.
         """
@@ -109,10 +109,10 @@ class Packer:
 
     async def root(self, packages: Sequence[Package], tree: RootTree) -> LayerRecord:
         """
-        The layer that holds the root of an image.
+        Return the layer that holds the root of an image.
 
         :param tree: the root of ``packages``.
-        :raises StorageError: as above.
+        :raises StorageError: the storage failed; nothing half-written is left.
         """
 
         def pack(write: Callable[[bytes], int], should_stop: Callable[[], bool]) -> PackedLayer:
@@ -139,7 +139,11 @@ class Packer:
         return await self._jobs.run(key, lambda: self._layer(key, pack, size))
 
     def stop(self) -> Deferred[None]:
-        """Cancel what is being packed; fires when the last thread has let go."""
+        """
+        Cancel the layers that are being packed.
+
+        :return: fires when the last thread has ended its work.
+        """
         return self._jobs.stop()
 
     async def _layer(self, key: str, pack: Pack, size: int) -> LayerRecord:
@@ -156,7 +160,8 @@ class Packer:
         try:
             return await self._pack(jobs, stop)
         except UploadLost as error:
-            # Of several each is made again by itself, and once more if that is lost, too.
+            # The BatchQueue makes each job of a failed batch again by itself; a job whose
+            # upload is lost then is packed once more here.
             if len(jobs) > 1:
                 raise
             self._log.warn("a layer is packed again: {error}", error=error)
@@ -168,7 +173,7 @@ class Packer:
         def work() -> list[PackedLayer]:
             packed = []
             for job, writer in zip(jobs, writers, strict=True):
-                # Where nothing can be written, nothing needs to be packed.
+                # Fail before packing if nothing can be written.
                 writer.write(b"")
                 packed.append(job.pack(writer.write, stop.is_set))
             return packed
@@ -191,8 +196,8 @@ class Packer:
             }
             records = await self._cache.add(layers, layer_media_type(self.compression.kind))
         except BaseException:
-            # The thread has let go of them, for nobody cancels this: a descriptor that is
-            # closed under a writing thread may already belong to someone else.
+            # The thread has ended its work, because this is never cancelled: a descriptor that
+            # is closed under a writing thread may already be reused for another file.
             for writer in writers:
                 await writer.abort()
             raise
@@ -206,7 +211,7 @@ class _Job:
     """
     A layer to be made.
 
-    :param tally: of the build that wants it first.
+    :param tally: the statistics of the build that requested it first.
     """
 
     key: str

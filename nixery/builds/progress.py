@@ -1,9 +1,9 @@
 """
-How far a build is, as the build tells it.
+The progress of a build.
 
-A :class:`Build` takes what the pipeline tells, keeps a bounded part of it, and
-makes values of it for whoever wants to see (:mod:`nixery.builds.views`); all builds are
-kept in :mod:`nixery.builds.tracker`.  The log gets one line for each phase.
+A :class:`Build` receives the progress from the pipeline, keeps a bounded part of it, and
+makes views of it (:mod:`nixery.builds.views`); :mod:`nixery.builds.tracker` keeps all builds.
+The log gets one line for each phase.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from nixery.sources.errors import UnknownRevision
 __all__ = ["Build", "Keeper"]
 
 LOG_LINES = 1000
-"""How many lines of a build's log are kept."""
+"""The number of lines of a build's log that are kept."""
 
 LOG_SIZE = 256 * 1024
-"""How many characters of it are kept."""
+"""The number of characters of a build's log that are kept."""
 
 STAGES = 32
-"""How many stages of a build are kept: each time that derivations are lost adds some."""
+"""The number of stages of a build that are kept; each re-evaluation adds some."""
 
 _QUICK = (PackagesRefused, UnknownRevision, CachedFailure, QueueFull)
-"""Failures that whoever asked was told at once, and that cost next to nothing."""
+"""Failures that clients get at once and that cost next to nothing: such builds are not kept."""
 
 _MAKING = {Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STORING}
 """Phases in which an image is made, and not just looked up."""
 
 
 class Keeper(Protocol):
-    """The book that a build is in."""
+    """The tracker that keeps a build."""
 
     def seconds(self) -> float:
-        """The monotonic time."""
+        """Return the monotonic time."""
 
     def changed(self) -> int:
-        """The build has changed; :return: the new version of the book."""
+        """Note that a build has changed; :return: the tracker's new version."""
 
     def ended(self, build: Build) -> None:
-        """The build has ended."""
+        """Note that a build has ended."""
 
 
 @define(kw_only=True, eq=False)
 class Build:
     """
-    One image on its way; an implementation of :class:`nixery.nix.progress.Progress`.
+    The build of one image; an implementation of :class:`nixery.nix.progress.Progress`.
 
-    It is listed when its first phase begins.  One that made nothing, because the
-    image was known, and one that failed at once, is forgotten when it ends, unless
-    somebody was told to watch it.
+    It is listed when its first phase begins.  A build that made nothing, because the
+    image was known, or that failed at once, is forgotten when it ends, unless it was
+    announced to a client (:meth:`announce`).
     """
 
     id: str
@@ -97,10 +97,10 @@ class Build:
     def __attrs_post_init__(self) -> None:
         self._since = self._book.seconds()
 
-    # -- what the build tells --------------------------------------------------------
+    # -- progress from the pipeline --------------------------------------------------
 
     def phase(self, phase: Phase, /) -> None:
-        """As :meth:`nixery.nix.progress.Progress.phase` says; one is logged once."""
+        """Implement :meth:`nixery.nix.progress.Progress.phase`; log each phase once."""
         if phase not in self._seen:
             self._seen.add(phase)
             self._log.info("{image}: {phase}", image=self.name.repository, phase=phase.value)
@@ -112,18 +112,18 @@ class Build:
         self._changed()
 
     def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
-        """As :meth:`nixery.nix.progress.Progress.count` says."""
-        # Not logged, like all that comes by the thousand.
+        """Implement :meth:`nixery.nix.progress.Progress.count`."""
+        # Not logged: there are thousands of calls.
         self._counts[phase, unit] = Count(phase=phase, unit=unit, done=done, expected=expected)
         self._changed()
 
     def derivation(self, derivation: str, /) -> None:
-        """As :meth:`nixery.nix.progress.Progress.derivation` says."""
+        """Implement :meth:`nixery.nix.progress.Progress.derivation`."""
         self._derivation = derivation
         self._changed()
 
     def log(self, line: str, /) -> None:
-        """As :meth:`nixery.nix.progress.Progress.log` says."""
+        """Implement :meth:`nixery.nix.progress.Progress.log`."""
         self._lines.append(line)
         self._size += len(line) + 1
         while len(self._lines) > LOG_LINES or self._size > LOG_SIZE:
@@ -131,17 +131,17 @@ class Build:
             self._dropped_lines += 1
         self.bell.ring()
 
-    # -- what becomes of it -------------------------------------------------------------
+    # -- state changes ------------------------------------------------------------------
 
     def queued(self, position: int) -> None:
-        """It waits for its turn: ``position`` builds, itself included, until it begins."""
+        """Note that it is queued at ``position``, 1 for the next build to begin."""
         self._state = BuildState.QUEUED
         self._position = position
         self._listed = True
         self._changed()
 
     def started(self) -> None:
-        """It waits no more, if it did."""
+        """Note that it has left the queue, if it was queued."""
         if self._state is not BuildState.QUEUED:
             return
         self._state = BuildState.RUNNING
@@ -149,17 +149,17 @@ class Build:
         self._changed()
 
     def follow(self, other: Build) -> None:
-        """It waits for another build, which makes the same image."""
+        """Note that it waits for another build, which makes the same image."""
         self._follows = other
         self._changed()
 
     def succeeded(self, digest: Digest) -> None:
-        """The image is there."""
+        """Note that the image exists."""
         self._digest = digest
         self._end(BuildState.SUCCEEDED, worth=not _MAKING.isdisjoint(self._seen))
 
     def failed(self, error: BaseException) -> None:
-        """It ended in a failure, or was cancelled."""
+        """Note that it failed or was cancelled."""
         if isinstance(error, CancelledError | ShuttingDown):
             self._end(BuildState.CANCELLED, worth=not _MAKING.isdisjoint(self._seen))
             return
@@ -173,28 +173,28 @@ class Build:
         self._ended = self._now()
         self._listed = worth or self._announced
         self._changed()
-        self.bell.ring()  # Whoever watches is told, even if it is forgotten now.
+        self.bell.ring()  # Watchers are notified even if it is forgotten now.
         self._book.ended(self)
 
-    # -- what is told of it ------------------------------------------------------------
+    # -- views -------------------------------------------------------------------------
 
     @property
     def listed(self) -> bool:
-        """Whether it is told of."""
+        """True if the build is shown in lists."""
         return self._listed
 
     @property
     def version(self) -> int:
-        """That of its last change."""
+        """The tracker's version at its last change."""
         return self._version
 
     @property
     def log_size(self) -> int:
-        """How many characters of its log are kept."""
+        """The number of characters of its log that are kept."""
         return self._size
 
     def view(self) -> BuildView:
-        """What there is to tell now."""
+        """Return its current state as a value."""
         until = self._now() if self._ended is None else self._ended
         return BuildView(
             id=self.id,
@@ -217,27 +217,31 @@ class Build:
         )
 
     def log_part(self, after: int, limit: int) -> LogPart:
-        """Lines of the log from number ``after`` on, or from the first that is kept."""
+        """Return lines of the log from number ``after`` on, or from the first that is kept."""
         first = max(after - self._dropped_lines, 0)
         lines = tuple(islice(self._lines, first, first + limit))
         return LogPart(first=self._dropped_lines + first, lines=lines)
 
     def announce(self) -> Build:
-        """:return: the build to watch, which stays in the book when it has ended."""
+        """
+        Keep the build to watch in the tracker after its end.
+
+        :return: that build: this one, or the one that it follows.
+        """
         self._announced = self._listed = True
         self._changed()
-        # Two builds that are told apart by name or tag only: one makes the image.
+        # Two builds that differ only in the name or the tag: one of them makes the image.
         return self if self._follows is None else self._follows.announce()
 
     def forget_log(self) -> None:
-        """Keep no more of the log than its last lines' number."""
+        """Discard the lines of the log, and keep only their number."""
         self._dropped_lines += len(self._lines)
         self._lines.clear()
         self._size = 0
 
     def _now(self) -> WallTime:
-        # The wall clock is read once a build: what it shows of its own course stays right
-        # when the clock is set meanwhile.
+        # The wall clock is read once per build, so that durations stay right if the clock
+        # is set meanwhile.
         return WallTime(self.begun + self._book.seconds() - self._since)
 
     def _end_stage(self) -> None:
@@ -258,5 +262,5 @@ def _problem(error: BaseException) -> BuildFailure:
         )
     if isinstance(original, NixeryError):
         return BuildFailure(message=original.message)
-    # What nobody foresaw is for the log, and whoever asked got a reference to it.
+    # Details of unexpected errors are only logged; the client got a reference to the log.
     return BuildFailure(message="the registry failed; its log has the reason")

@@ -1,10 +1,10 @@
 """
-Building what was evaluated, whatever a garbage collector does meanwhile.
+Build evaluated packages even if a garbage collector removes their derivations.
 
 Nothing protects derivations between the command that writes them and the one that
-builds them: Nix's temporary roots end with a process.  A collection hits that gap
-rarely, and where one follows the other it hits each time.  So the second try is one
-process, which evaluates as well as builds.
+builds them: Nix's temporary roots end with a process.  A single collection rarely falls into
+that gap, but if collections follow each other without a pause, one does each time.  So the
+second try is one process, which evaluates as well as builds.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["MAX_REEVALUATIONS", "realise"]
 
 MAX_REEVALUATIONS = 10
 """
-How often packages are evaluated again whose derivations were taken.  One is enough,
-unless the package set is being changed, or a collector removes a path that was given
-its root in just that moment, which Nix 2.8 was seen to do.
+The most times that packages are evaluated again because their derivations were removed.
+One is enough, unless the package set is being changed, or a collector removes a path that
+is given its root at that moment, which Nix 2.8 was seen to do.
 """
 
 _log = Logger()
@@ -42,12 +42,13 @@ async def realise(
     """
     Build the packages of an image.
 
-    :param fetch: where they come from.
-    :param evaluation: of the image, as it is now known.
-    :return: also the evaluation that was built: another one, if it had to be made
-        again.
-    :raises MissingDerivations: the package set is never twice the same.
-    :raises NixeryError: they cannot be built, or not be evaluated any more.
+    :param fetch: fetches the package set again.
+    :param evaluation: the current evaluation of the image.
+    :return: the realisation, and the evaluation that was built: a new one, if the packages
+        had to be evaluated again.
+    :raises MissingDerivations: the derivations were missing after each evaluation, since the
+        package set kept changing.
+    :raises NixeryError: the packages cannot be built, or not be evaluated any more.
     """
     try:
         return await nix.realise(evaluation.packages, progress), evaluation

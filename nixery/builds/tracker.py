@@ -1,11 +1,11 @@
 """
-The book of builds: those that run, and those that have ended lately.
+Keep track of builds that run, and of those that have ended lately.
 
-Whoever watches is not sent events, of which a chatty build has a million, but is
-told that *something* is new, a few times a second at most (:mod:`nixery.builds.notifier`), and
-then asks for what has changed since it last asked.  So a watcher that is slow, or
-comes back after a while, costs no memory: it gets the newest state, and those
-lines of the log that are still kept.
+Watchers are not sent events, of which a verbose build has a million.  They are notified
+that *something* has changed, a few times a second at most (:mod:`nixery.builds.notifier`), and
+then ask for the changes since they last asked.  So a watcher that is slow, or returns after
+a while, costs no memory: it gets the newest state, and the lines of the log that are still
+kept.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from nixery.runtime.clocks import WallClock
 __all__ = ["BuildTracker"]
 
 OLD_LOGS_SIZE = 8 * 1024 * 1024
-"""How many characters of the logs of all builds that have ended are kept."""
+"""The number of characters that are kept of the logs of all ended builds together."""
 
 REMOVED = 1024
-"""How many builds that are told of no more are remembered as such."""
+"""The number of removed builds whose ids are kept, for ``Changes.removed``."""
 
 BUILD_INTERVAL = 0.1
-"""Seconds between two tellings that a build has changed."""
+"""The least seconds between two notifications that a build has changed."""
 
 OVERVIEW_INTERVAL = 0.5
-"""Seconds between two tellings that some build has changed."""
+"""The least seconds between two notifications that any build has changed."""
 
 _Request: TypeAlias = tuple[ImageName, Tag]
 
@@ -46,14 +46,14 @@ _Request: TypeAlias = tuple[ImageName, Tag]
 @define(kw_only=True, eq=False)
 class BuildTracker:
     """
-    The builds that run, and those that have ended lately.
+    Keeps the builds that run, and those that have ended lately.
 
-    :param clock: spaces what watchers are told, and measures builds.
-    :param wall_clock: tells when a build began.
-    :param limit: how many builds that have ended are kept.
-    :param reported: called with each build that has ended, also with those that nobody
-        is told of, in the context of its coroutine.
-    :param new_id: makes what cannot be guessed.
+    :param clock: schedules notifications, and measures builds.
+    :param wall_clock: gives the time when a build began.
+    :param limit: the number of ended builds that are kept.
+    :param reported: called with each build that has ended, also if it is not listed, in the
+        context of its coroutine.
+    :param new_id: makes ids that cannot be guessed.
     """
 
     clock: IReactorTime
@@ -75,7 +75,7 @@ class BuildTracker:
         self._bell = ThrottledNotifier(clock=self.clock, interval=OVERVIEW_INTERVAL)
 
     def begin(self, name: ImageName, tag: Tag) -> Build:
-        """A build begins; it has to be told its end."""
+        """Begin a build; the caller has to call its ``succeeded`` or ``failed``."""
         build = Build(
             id=self.new_id(),
             name=name,
@@ -89,17 +89,17 @@ class BuildTracker:
 
     def announce(self, name: ImageName, tag: Tag) -> BuildView | None:
         """
-        The build that makes an image, for somebody who is told to watch it.
+        Return the build that makes an image, and keep it listed for a client that watches it.
 
-        :return: ``None`` if there is none.
+        :return: ``None`` if there is no such build.
         """
         build = self._requests.get((name, tag))
         return None if build is None else build.announce().view()
 
     def failed(self, name: ImageName, tag: Tag, error: NixeryError) -> BuildView | None:
         """
-        The build of an image that failed with an error, or with the one that is
-        remembered; ``None`` if there is none, or none any more.
+        Return the build of an image that failed with this error, or with the original of a
+        :exc:`CachedFailure`; ``None`` if there is none, or it is not kept any more.
         """
         original = error.original if isinstance(error, CachedFailure) else error
         for build in reversed(self._recent.values()):
@@ -109,33 +109,33 @@ class BuildTracker:
                     return view
         return None
 
-    # -- what is told ----------------------------------------------------------------
+    # -- views -----------------------------------------------------------------------
 
     def overview(self) -> tuple[BuildView, ...]:
-        """The builds that run, then those that have ended, the youngest first."""
+        """Return the builds that run, then those that have ended, the youngest first."""
         return tuple(build.view() for build in self._listed())
 
     def active_names(self) -> tuple[str, ...]:
-        """The names of the images that are being built, as clients wrote them, oldest first."""
+        """Return the names of images being built, as clients wrote them, oldest first."""
         return tuple(build.name.repository for build in self._running.values())
 
     def find(self, build_id: str) -> BuildView | None:
-        """A build by its id; ``None`` if it is not, or no more, in the book."""
+        """Return a build by its id; ``None`` if it is not, or no longer, kept and listed."""
         build = self._get(build_id)
         return None if build is None else build.view()
 
     def log(self, build_id: str, after: int, limit: int) -> LogPart:
         """
-        Lines of a build's log, oldest first.
+        Return lines of a build's log, oldest first.
 
-        :param after: the number of the first line that is wanted.
+        :param after: the number of the first line to return.
         :param limit: the most lines.
         """
         build = self._get(build_id)
         return LogPart(first=after, lines=()) if build is None else build.log_part(after, limit)
 
     def changes(self, since: int) -> Changes:
-        """What has happened after a version; after 0 is everything."""
+        """Return the changes after a version; after 0, all builds."""
         if since < self._removals_known_since or not 0 < since <= self._version:
             return Changes(version=self._version, builds=self.overview(), removed=None)
         return Changes(
@@ -146,38 +146,38 @@ class BuildTracker:
 
     def watch(self, tell: Callable[[], None], build_id: str | None = None) -> Callable[[], None]:
         """
-        Call ``tell`` soon after each change, changes in quick succession once.
+        Call ``tell`` soon after each change; changes in quick succession cause one call.
 
         :param build_id: the build whose changes and log lines count; by default,
-            the changes of all, without their logs.
-        :return: ends it, and may be called again.
+            the changes of all builds count, without their logs.
+        :return: ends the calls, and may be called again.
         """
         build = None if build_id is None else self._get(build_id)
         if build_id is not None and build is None:
             return lambda: None
         return (self._bell if build is None else build.bell).listen(tell)
 
-    # -- what builds tell, as nixery.builds.progress.Keeper says -------------------------------
+    # -- implementation of nixery.builds.progress.Keeper ---------------------------------------
 
     def seconds(self) -> float:
-        """The monotonic time."""
+        """Return the monotonic time."""
         return self.clock.seconds()
 
     def changed(self) -> int:
-        """A build has changed; :return: the new version."""
+        """Note that a build has changed; :return: the new version."""
         self._version += 1
         self._bell.ring()
         return self._version
 
     def ended(self, build: Build) -> None:
-        """A build has ended."""
+        """Note that a build has ended; keep it if it is listed."""
         if self._running.pop(build.id, None) is None:
             return
         self.reported(build.view())
         if self._requests.get((build.name, build.tag)) is build:
             del self._requests[build.name, build.tag]
         if not build.listed:
-            # It may have been listed before.
+            # Watchers may know it, since it may have been listed before.
             self._remove(build)
             return
         self._recent[build.id] = build
@@ -194,7 +194,7 @@ class BuildTracker:
 
     def _remove(self, build: Build) -> None:
         if build.version == 0:
-            return  # Nobody has ever seen it.
+            return  # It was never listed.
         if len(self._removed) == REMOVED:
             self._removals_known_since = self._removed[0][0]
         self._removed.append((self.changed(), build.id))

@@ -1,14 +1,14 @@
 """
-What is told of builds: the values that pages, event streams and answers are made of.
+Views of builds: the values that pages, event streams and responses are made from.
 
-A build is told of by what a client could have asked for itself: the image's name
-as a client wrote it, the tag, how far it is, and what a failure says to whoever
-pulls the image.  Nothing of the machine is in here: no command line, no path but
-those of the Nix store, no client's address.
+A view holds only data that a client could have requested itself: the image's name as a
+client wrote it, the tag, the progress, and the message of a failure, as a client that pulls
+the image gets it.  It holds no data about the machine: no command line, no path but those of
+the Nix store, no client's address.
 
-Times are seconds since 1970: the wall clock's when the build began, and that and what has
-passed since for all that came later.  Differences of two times of one build are durations
-therefore, even if the clock was set meanwhile.
+Times are seconds since 1970.  The beginning of a build is read from the wall clock; all
+later times are that time plus the monotonic time that has passed since.  So the difference
+of two times of one build is a duration even if the clock was set meanwhile.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class BuildState(Enum):
-    """What has become of a build so far."""
+    """The state of a build."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -42,7 +42,7 @@ class BuildState(Enum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """True if the state is final."""
         return self not in {BuildState.QUEUED, BuildState.RUNNING}
 
 
@@ -57,7 +57,7 @@ class Stage:
 
 @frozen(kw_only=True)
 class Count:
-    """How much of a phase is done: ``done`` of ``expected`` units."""
+    """The progress of a phase: ``done`` of ``expected`` units."""
 
     phase: Phase
     unit: str
@@ -68,11 +68,11 @@ class Count:
 @frozen(kw_only=True)
 class BuildFailure:
     """
-    How a build failed.
+    The failure of a build.
 
     :param message: for a person.
-    :param derivation: the one that failed, if it was one.
-    :param log: the last lines of that one's log.
+    :param derivation: the derivation that failed, if one did.
+    :param log: the last lines of that derivation's log.
     """
 
     message: str
@@ -83,23 +83,23 @@ class BuildFailure:
 @frozen(kw_only=True)
 class BuildView:
     """
-    A build, as it was when this was made.
+    A snapshot of a build.
 
     :param id: cannot be guessed.
-    :param image: the name, as the client wrote it that asked first.
+    :param image: the name as the first client that requested it wrote it.
     :param position: its place in the queue, 1 for the next, while it is queued.
-    :param begun: when it was asked for.
-    :param elapsed: seconds since then, or until it ended.
+    :param begun: the time when it was requested.
+    :param elapsed: seconds from then until now, or until it ended.
     :param stages: in the order in which they began.
-    :param counts: in the order in which they were first told.
+    :param counts: in the order in which they were first reported.
     :param derivation: the store path of the derivation whose build began last, while
         something is being built.
     :param follows: the id of another build that makes the same image, under
         another name or tag; this one ends when that one does.
     :param digest: of the image's OCI manifest, when it has been made.
-    :param log_lines: how many lines the log has had so far.
-    :param version: grows with each change that is seen here but for ``log_lines``,
-        over all builds.
+    :param log_lines: the number of lines that the log has had so far.
+    :param version: grows, over all builds, with each change of a field other than
+        ``log_lines``.
     """
 
     id: str
@@ -121,7 +121,7 @@ class BuildView:
     version: int
 
     def doing(self) -> str:
-        """In a few words, what is being done: ``building, 3 of 14 builds``."""
+        """Describe the current activity in a few words: ``building, 3 of 14 builds``."""
         if self.state is BuildState.QUEUED:
             return "waiting for its turn" + (f", number {self.position}" if self.position else "")
         if self.state.ended or not self.stages:
@@ -138,8 +138,8 @@ class LogPart:
     """
     A part of a build's log.
 
-    :param first: the number of its first line, from 0; larger than what was asked
-        for where lines are not kept any more.
+    :param first: the number of its first line, from 0; larger than the requested number
+        if lines are not kept any more.
     :param lines: the lines, without their ends.
     """
 
@@ -155,12 +155,12 @@ class LogPart:
 @frozen(kw_only=True)
 class Changes:
     """
-    What happened to builds since a version.
+    The changes of builds since a version.
 
-    :param version: now.
-    :param builds: those that have changed and are still told of.
-    :param removed: the ids of those that are told of no more; ``None`` where that
-        is not known: ``builds`` are all that there are then.
+    :param version: the current version.
+    :param builds: the builds that have changed and are still listed.
+    :param removed: the ids of builds that are not listed any more; ``None`` if these are
+        not known: ``builds`` are all listed builds then.
     """
 
     version: int
