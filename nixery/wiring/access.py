@@ -1,6 +1,4 @@
-"""
-The gate, as the configuration asks for it, and what of it a reload looks at again.
-"""
+"""Makes the access control that the configuration asks for, and reloads its files."""
 
 from __future__ import annotations
 
@@ -32,18 +30,18 @@ from nixery.storage.interface import Storage
 __all__ = ["AccessParts"]
 
 CHECKERS = 2
-"""The most passwords that are checked at once: each keeps a processor busy."""
+"""Maximum number of passwords that are checked at once: each check occupies a processor."""
 
 
 @define(kw_only=True, eq=False)
 class AccessParts:
     """
-    Who may have what of one daemon.
+    The access control of one daemon.
 
     :param files: the pool for file systems.
-    :param images: the images that were made.
-    :param reread: reads the configuration again, for a reload; ``None``: it stays as it is.
-    :param wall_clock: for tokens.
+    :param images: the images that were built.
+    :param reread: reads the configuration again, for a reload; ``None``: it never changes.
+    :param wall_clock: dates tokens.
     """
 
     config: Config
@@ -74,7 +72,10 @@ class AccessParts:
         self.visibility = PagesGuard(self._doorkeeper, self.config.system)
 
     def parts(self) -> tuple[Component, ...]:
-        """What has to start before anybody is let in, when the state directory is there."""
+        """
+        Return the components that must start before a client is admitted, once the state directory
+        is there.
+        """
         if self._pool is None:
             return ()
         return (
@@ -83,19 +84,19 @@ class AccessParts:
         )
 
     def watch(self, reloader: Reloader) -> None:
-        """Have changed files looked at."""
+        """Register the files that a reload reads again."""
         if self._doorkeeper is not None:
             reloader.register("users and their rules", self._reload)
 
     def children(self) -> Mapping[str, Resource]:
-        """What answers at paths of its own, by their first segments."""
+        """Return the resources with paths of their own, by their first path segments."""
         if self._doorkeeper is None or self.config.auth != "token":
             return {}
         return {"token": token_resource(self._doorkeeper)}
 
     def gated(self, root: Resource, host: str | None) -> Resource:
         """
-        A root with the gate before it.
+        Return a root that authenticates requests before they reach ``root``.
 
         :param host: what clients write before an image's name.
         """
@@ -113,12 +114,12 @@ class AccessParts:
         return AuthenticatingRoot(root, self._doorkeeper)
 
     def tells(self, request: Request) -> bool:
-        """Whether whoever sends a request may know what is wrong with the daemon."""
+        """Tell whether the client of a request may know what is wrong with the daemon."""
         return self._doorkeeper is None or client_of(request).user is not None
 
     async def _start(self) -> None:
         """
-        :raises PasswordFileUnusable: nobody can log in.
+        :raises PasswordFileUnusable: no user can log in.
         :raises TokenKeyUnusable: tokens cannot be signed.
         """
         assert self._doorkeeper is not None
@@ -126,7 +127,8 @@ class AccessParts:
         self._doorkeeper.replace(passwords, self.config.auth_rules)
         if self.config.auth == "token":
             path = self.config.token_key
-            # One that was named is not made: a mistyped path would be a key of its own.
+            # A key file that was named is not created: a mistyped path would become a key of its
+            # own.
             own = path == self.config.state_directory / "token-key.pem"
             key = await self.files.run(load_or_create_key if own else load_key, path)
             self._doorkeeper.sign(Tokens(key=key, wall_clock=self.wall_clock))
@@ -143,7 +145,7 @@ class AccessParts:
         self._doorkeeper.replace(await self._read(config), config.auth_rules)
 
     async def _read(self, config: Config) -> Passwords:
-        assert config.htpasswd_file is not None  # the configuration sees to it
+        assert config.htpasswd_file is not None  # the configuration ensures it
         passwords = await self.files.run(read_passwords, config.htpasswd_file)
         for user in unknown_users(config.auth_rules, passwords.hashes):
             self._log.warn(
@@ -155,12 +157,12 @@ class AccessParts:
 
 
 def unknown_users(rules: Mapping[str, PackagePatterns], users: Collection[str]) -> tuple[str, ...]:
-    """Who has rules, and cannot log in."""
+    """Return the users who have rules and cannot log in."""
     return tuple(sorted(set(rules) - set(users) - {ANONYMOUS, ANY_USER}))
 
 
 def in_the_clear(listen: Collection[str], public_url: str | None) -> bool:
-    """Whether others on the network can read along, as far as that is known."""
+    """Tell whether others on the network can read the traffic, as far as that is known."""
     if public_url is not None:
         return public_url.startswith("http://") and not _is_loopback(
             public_url.removeprefix("http://")

@@ -1,11 +1,11 @@
 """
 The exit status of a daemon that cannot start, which tells a service manager whether to try again.
 
-``EX_CONFIG`` (78, see sysexits.h) stands for a permanent fault: it lasts until somebody changes
-the configuration or the machine, and the unit names the status in ``RestartPreventExitStatus=``.
-All other faults may pass by themselves, as when Nix's daemon is not up yet, and have status 1.
-This table decides which is which; a fault that it does not know counts as passing, because a
-needless restart does less harm than a daemon that stays down.
+``EX_CONFIG`` (78, see sysexits.h) stands for a permanent fault: it lasts until the configuration or
+the machine is changed, and the unit names the status in ``RestartPreventExitStatus=``. All other
+faults may pass by themselves, as when Nix's daemon is not up yet, and have status 1. This table
+decides which is which; a fault that it does not know counts as passing, because a needless restart
+does less harm than a daemon that stays down.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nixery.storage.errors import StorageRefused
 __all__ = ["PASSING", "PERMANENT", "exit_status"]
 
 PERMANENT = os.EX_CONFIG
-"""The exit status of a fault that no restart mends."""
+"""The exit status of a fault that a restart cannot fix."""
 
 PASSING = 1
 """The exit status of a fault that may be gone after a restart."""
@@ -84,7 +84,7 @@ def exit_status(error: BaseException) -> int:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
+    """Return the error and the errors that it was raised from."""
     cause: object = error
     while isinstance(cause, BaseException):
         yield cause

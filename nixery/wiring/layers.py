@@ -1,6 +1,6 @@
 """
-How images are cut into layers, as the configuration describes it: for the daemon, and
-for the commands that do by hand what it does.
+Makes the layering that the configuration describes, for the daemon and for the commands that do the
+daemon's work without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["layer_settings", "make_popularity"]
 
 
 def layer_settings(config: Config) -> LayerSettings:
-    """The layering that is configured."""
+    """Return the configured layering."""
     return LayerSettings(
         budget=config.layer_budget,
         strategy=Strategy(config.layer_strategy),
@@ -39,9 +39,9 @@ def make_popularity(
     environ: Mapping[str, str],
 ) -> PopularityData:
     """
-    The popularity data of one process.
+    Make the popularity data of one process.
 
-    :param workers: for the file system, and for reading what was fetched.
+    :param workers: used for the file system, and to read fetched data.
     :param environ: the environment of this process, which may name proxies.
     """
 

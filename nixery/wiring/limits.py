@@ -1,4 +1,4 @@
-"""The limits that the configuration asks for."""
+"""Makes the limits that the configuration asks for."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from nixery.sources.source import PackageSet
 __all__ = ["LimitParts", "FilteredLookup", "raise_open_files"]
 
 FILES_OF_CONNECTION = 3
-"""Files that a connection may need: itself, the line that it sends by, and a blob."""
+"""Files that a connection may need: its socket, the duplicate that it sends by, and a blob."""
 
 OTHER_FILES = 256
 """Files that are kept for builds and for the daemon itself."""
 
 WANTED_FILES = 65536
-"""As many as connections need by default, and then some."""
+"""As many as connections need by default, and a reserve."""
 
 
 @define(kw_only=True, eq=False)
 class LimitParts:
-    """What clients may take from one daemon."""
+    """The limits of one daemon for its clients."""
 
     config: Config
     reactor: Any  # the global reactor, which has no type
@@ -82,11 +82,14 @@ class LimitParts:
         )
 
     def looker(self, looker: PackageLookup) -> PackageLookup:
-        """What looks names up for people, but for those that are not served."""
+        """Return the package lookup of the pages, without packages that are not served."""
         return FilteredLookup(looker=looker, rules=self.rules)
 
     async def make_room(self) -> None:
-        """Have files for as many connections as there may be, or allow for fewer."""
+        """
+        Raise the limit of open files to what the connections need, or else lower the limit of
+        connections.
+        """
         room = max(RESERVED, (raise_open_files() - OTHER_FILES) // FILES_OF_CONNECTION)
         most = self.door.limits.connections
         if most and room < most:
@@ -102,9 +105,9 @@ class LimitParts:
 @define(kw_only=True, eq=False)
 class FilteredLookup:
     """
-    Looks up what is served, and says of the rest that it is not.
+    Looks up served packages, and reports all others as not served.
 
-    :param looker: looks up.
+    :param looker: does the lookups.
     """
 
     looker: PackageLookup
@@ -134,10 +137,10 @@ class FilteredLookup:
 
 def raise_open_files() -> int:
     """
-    Have as many files open as the system lets us, up to what we may need; some systems
-    begin with a thousand, for the sake of programs that are not of this century.
+    Raise the limit of open files as far as the system permits, up to what the daemon may need; some
+    systems begin with a thousand, for the sake of old programs.
 
-    :return: how many.
+    :return: the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)

@@ -1,6 +1,6 @@
 """
-A Nix side as the configuration describes it: for the daemon, and for the commands
-that do by hand what it does.
+Makes the Nix side that the configuration describes, for the daemon and for the commands that do the
+daemon's work without it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def make_nix(
     measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
 ) -> NixCommands:
     """
-    The Nix side of one process.
+    Make the Nix side of one process.
 
     :param workers: as :class:`nixery.nix.commands.NixCommands` says.
     :param environ: the environment of this process.
-    :param state_directory: where garbage collection roots go, if not where the
-        configuration says: those of a daemon belong to it alone.
-    :param measured: wraps what runs the commands.
+    :param state_directory: the directory for garbage collection roots, if not the configured one:
+        the roots of a daemon belong to it alone.
+    :param measured: wraps the spawner of the commands.
     :raises ResourceMissing: the installation is incomplete.
     """
     return NixCommands(
@@ -57,7 +57,8 @@ def make_survey(
     environ: Mapping[str, str],
 ) -> StoreListing:
     """
-    What counts a whole store or package set; the parameters are those of
+    Make the object that lists a whole store or package set; the parameters are those of
+    :func:`make_nix`.
     :func:`make_nix`.
     """
     return StoreListing(
@@ -70,7 +71,7 @@ def make_survey(
 
 
 def nix_settings(config: Config, state_directory: Path) -> NixSettings:
-    """How Nix is used, as the configuration says."""
+    """Return the settings for Nix that are configured."""
     return NixSettings(
         state_directory=state_directory,
         home=config.cache_directory,

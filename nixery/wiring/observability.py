@@ -1,6 +1,4 @@
-"""
-What an operator sees, as the configuration asks for it: metrics, checks, reports.
-"""
+"""Makes the metrics, readiness checks and reports that the configuration asks for."""
 
 from __future__ import annotations
 
@@ -38,18 +36,21 @@ from nixery.storage.interface import Storage
 __all__ = ["OperationParts"]
 
 CHECKED = 5.0
-"""Seconds for which the answer of a check stands that asks this machine."""
+"""Seconds for which the result of a check of this machine is used."""
 
 SOURCE_CHECKED = 60.0
-"""The same for a check that asks others for what a branch or a channel is at."""
+"""
+Seconds for which the result of a check is used that asks other hosts for the revision of a branch
+or a channel.
+"""
 
 
 @define(kw_only=True, eq=False)
 class OperationParts:
     """
-    What one daemon shows to its operator.
+    The metrics, checks and reports of one daemon.
 
-    :param pools: whose load is shown, by name.
+    :param pools: the pools whose load is shown, by name.
     """
 
     config: Config
@@ -70,39 +71,39 @@ class OperationParts:
         self._pool = WorkerPool("metrics", 1, self.reactor)
 
     def parts(self) -> tuple[Component, ...]:
-        """What has to start before anything is shown."""
+        """Return the components that must start before anything is shown."""
         return (Component.of_service("pool for metrics", self._pool),)
 
     @property
     def measures(self) -> Metrics | None:
-        """What is counted; ``None``: nothing."""
+        """The metrics; ``None`` if they are switched off."""
         return self._measures
 
-    # -- what is measured on the way ------------------------------------------------
+    # -- measured while it happens --------------------------------------------------
 
     def storage(self, storage: Storage) -> Storage:
-        """A storage whose operations are measured."""
+        """Return a storage whose operations are measured."""
         if self._measures is None:
             return storage
         return measured_storage(storage, self._measures, self.reactor.seconds)
 
     def spawner(self, spawner: Spawner) -> Spawner:
-        """What runs commands, measured."""
+        """Return a spawner whose commands are measured."""
         if self._measures is None:
             return spawner
         return MeasuredSpawner(spawner, self._measures, self.reactor.seconds)
 
     def ended(self, request: LoggedRequest, seconds: float) -> None:
-        """A request has ended."""
+        """Count a request that has ended."""
         if self._meter is not None:
             self._meter.ended(request, seconds)
 
-    # -- what is looked up when somebody asks -----------------------------------------
+    # -- sampled on demand ------------------------------------------------------------
 
     def watch(
         self, builder: Builder, images: ImageService, registry: Registry, site: RegistrySite
     ) -> None:
-        """Show also what these know of themselves."""
+        """Add the metrics that these objects provide about themselves."""
         if self._measures is None:
             return
         queues = builder.queues
@@ -163,7 +164,7 @@ class OperationParts:
         ):
             self._measures.sample(metric)
 
-    # -- what is served ---------------------------------------------------------------
+    # -- served pages ------------------------------------------------------------------
 
     def children(
         self,
@@ -175,12 +176,12 @@ class OperationParts:
         tells: Callable[[Request], bool] = lambda _: True,
     ) -> Mapping[str, Resource]:
         """
-        The pages, by the first segment of their paths.
+        Return the pages, by the first segment of their paths.
 
         :param check_storage: fails if the storage cannot be used.
-        :param unready: why it cannot be used yet.
+        :param unready: returns the reasons why the storage cannot be used yet.
         :param pages: the other pages that there are.
-        :param tells: whether whoever asks may know why the daemon is not ready.
+        :param tells: tells whether the client may know why the daemon is not ready.
         """
         moving = not isinstance(self.config.source, PathSource)
         readiness = Readiness(
@@ -215,7 +216,7 @@ class OperationParts:
             exposition = Exposition(measures=self._measures, worker=self._pool)
             children["metrics"] = metrics_page(exposition.expose)
         self._pages = frozenset(name.encode("ascii") for name in {*pages, *children})
-        # Whoever asks first need not wait for it.
+        # The first client need not wait for it.
         Deferred.fromCoroutine(readiness.faults()).addErrback(lambda _: None)
         return children
 

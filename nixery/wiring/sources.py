@@ -1,6 +1,6 @@
 """
-Package sources as the configuration describes them: for the daemon, and for the
-commands that do by hand what it does.
+Makes the package sources that the configuration describes, for the daemon and for the commands that
+do the daemon's work without it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def make_sources(
     wall_clock: WallClock | None = None,
 ) -> Resolver:
     """
-    The package sources of one process, to be started.
+    Make the package sources of one process, to be started.
 
     :param workers: for the file system.
     :param environ: the environment of this process; git finds credentials
@@ -121,10 +121,10 @@ async def fetch_package_set(
     tag: Tag = LATEST,
 ) -> PackageSet:
     """
-    The package set that the configuration describes, for a command that uses it once.
+    Fetch the configured package set, for a command that uses it once.
 
-    :param state_directory: keeps the set from being collected.
-    :raises NixeryError: it cannot be had.
+    :param state_directory: holds the root that protects the set from garbage collection.
+    :raises NixeryError: the set cannot be fetched.
     """
     sources = make_sources(config, workers, reactor, environ, state_directory=state_directory)
     await sources.start()

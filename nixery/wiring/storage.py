@@ -1,6 +1,4 @@
-"""
-The storage that the configuration asks for, with all that it needs.
-"""
+"""Makes the storage that the configuration asks for, with all that it needs."""
 
 from __future__ import annotations
 
@@ -15,9 +13,9 @@ from nixery.observability.disk_check import check_directory
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import WorkerPool, Workers
-from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.filesystem.gc_policy import Policy
 from nixery.storage.filesystem.gc_service import Retention
+from nixery.storage.filesystem.storage import FilesystemStorage
 from nixery.storage.free_space import FreeSpaceMonitor
 from nixery.storage.interface import Storage
 
@@ -29,15 +27,15 @@ _log = Logger()
 @frozen(kw_only=True)
 class StorageParts:
     """
-    A storage and what it consists of.
+    A storage and its components.
 
     :param storage: to be used when all parts have started.
     :param parts: in the order in which they start.
-    :param unready: why it cannot be used yet, a sentence each.
-    :param room: to be awaited before something is built; raises
+    :param unready: returns the reasons why it cannot be used yet, a sentence each.
+    :param room: checks the free space, to be awaited before a build; raises
         :class:`nixery.storage.errors.DiskSpaceLow`.
-    :param check: fails with a :class:`nixery.errors.StorageError` if it cannot be used
-        now, for all that a light question tells.
+    :param check: fails with a :class:`nixery.errors.StorageError` if it cannot be used now, as far
+        as a cheap request shows.
     """
 
     storage: Storage
@@ -58,13 +56,13 @@ def make_storage(
     wall_clock: WallClock | None = None,
 ) -> StorageParts:
     """
-    The storage that is configured.
+    Make the configured storage.
 
     :param files: the pool for file systems.
     :param give_up: ends the daemon as failed, given the reason; for a storage that starts in the
         background.
     :param measured: wraps the storage.
-    :param collected: called when a collection has removed something.
+    :param collected: called when a garbage collection has removed something.
     :param wall_clock: for the ages of files; by default, this machine's.
     """
     if config.storage_backend == "gcs":
@@ -116,23 +114,22 @@ def _make_gcs(
     give_up: Callable[[BaseException], None],
     measured: Callable[[Storage], Storage],
 ) -> StorageParts:
-    # Imported by whoever has a bucket, and by nobody else: it brings along a hundred
-    # modules of Google's.
-    from nixery.storage.gcs.backend import GcsStorage  # noqa: PLC0415
+    # Imported only for a bucket: it loads a hundred modules of Google's.
     from nixery.storage.gcs.client import GcsSettings  # noqa: PLC0415
+    from nixery.storage.gcs.storage import GcsStorage  # noqa: PLC0415
 
     # Not the pool for file systems: a slow network is no reason for a slow disk.
     pool = WorkerPool("bucket", config.gcs_workers, reactor)
     storage = GcsStorage(
         settings=GcsSettings(
-            bucket=config.gcs_bucket or "",  # the configuration insists on one
+            bucket=config.gcs_bucket or "",  # the configuration requires one
             endpoint=config.gcs_endpoint,
             credentials=config.google_application_credentials,
             signing_key=config.gcs_signing_key,
             signing_account=config.gcs_signing_account,
             proxy=config.gcs_proxy,
             chunk_size=config.gcs_chunk_size * 2**20,
-            # As many as layers are packed at a time: none of them waits for another.
+            # As many as layers are packed at a time, so that none of them waits for another.
             uploads=config.cpu_workers,
             connections=config.gcs_workers + config.cpu_workers,
         ),
@@ -142,7 +139,7 @@ def _make_gcs(
     )
 
     async def check() -> None:
-        # A bucket that was never reached is told of by the storage itself.
+        # The storage itself reports a bucket that was never reached.
         if not storage.faults():
             await storage.get_record("probe", "ready")
 

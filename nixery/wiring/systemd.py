@@ -1,6 +1,4 @@
-"""
-The daemon as a service of systemd: ready, busy, reloading, stopping.
-"""
+"""Reports the state of the daemon to systemd: ready, busy, reloading, stopping."""
 
 from __future__ import annotations
 
@@ -22,15 +20,15 @@ from nixery.runtime.workers import Workers
 __all__ = ["SystemdParts"]
 
 STOPPING = 15.0
-"""Seconds that stopping may take beside the builds that are let end."""
+"""Seconds that stopping may take in addition to the builds that may finish."""
 
 
 @define(kw_only=True, eq=False)
 class SystemdParts:
     """
-    What one daemon tells the service manager; nothing, if there is none.
+    The notifications of one daemon to the service manager; none, if there is no service manager.
 
-    :param files: the pool that has to answer, or the daemon counts as dead.
+    :param files: the pool that must answer; otherwise watchdog pings stop.
     """
 
     config: Config
@@ -46,7 +44,7 @@ class SystemdParts:
         self._notices = NotifySocket(self.environ)
 
     def heart(self) -> Component:
-        """What has to start first and stop last."""
+        """Return the component that must start first and stop last."""
         heart = ServiceNotifier(
             notices=self._notices,
             clock=self.reactor,
@@ -57,7 +55,7 @@ class SystemdParts:
         return Component(name="signs of life", start=heart.start, stop=heart.stop)
 
     def readiness(self) -> Component:
-        """What has to start last and stop first."""
+        """Return the component that must start last and stop first."""
 
         async def start() -> None:
             self._doing = ""
@@ -73,9 +71,9 @@ class SystemdParts:
         return Component(name="readiness", start=start, stop=stop)
 
     def reloading(self, begun: bool) -> None:
-        """A reload has begun, or ended."""
+        """Report that a reload has begun, or ended."""
         if self._doing:
-            return  # What is not ready yet, or no more, must not say that it is.
+            return  # Only a daemon that is ready may report so after a reload.
         if begun:
             now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
             self._notices.tell(RELOADING=1, MONOTONIC_USEC=now)
@@ -83,7 +81,7 @@ class SystemdParts:
             self._notices.tell(READY=1)
 
     def status(self) -> str:
-        """What is being done: ``building git/htop (2 running, 1 waiting)``."""
+        """Return the status line: ``building git/htop (2 running, 1 waiting)``."""
         names = self.book.active_names()
         queues = self.builder.queues.values()
         running = sum(queue.running for queue in queues)

@@ -1,6 +1,6 @@
 """
-TLS as the configuration asks for it: the certificate is read at the start, looked at again
-on a reload and every half minute, and told of before it ends.
+Makes TLS as the configuration asks for it: reads the certificate at the start, looks at it again on
+a reload and every half minute, and warns before it expires.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from nixery.runtime.workers import Workers
 __all__ = ["TLSParts"]
 
 LOOKED_AT = 30.0
-"""Seconds between two looks at the files, for those who renew and tell nobody."""
+"""Seconds between two looks at the files, for renewals that send no signal."""
 
 SOON = 14 * 86400.0
-"""Seconds before its end from which on a certificate is said to end soon."""
+"""Seconds before the certificate expires from which on warnings are logged."""
 
 REMINDED = 86400.0
 """Seconds between two such warnings."""
@@ -42,10 +42,10 @@ REMINDED = 86400.0
 @define(kw_only=True, eq=False)
 class TLSParts:
     """
-    What one daemon needs to speak TLS; nothing, if there is no certificate.
+    The TLS of one daemon; does nothing if there is no certificate.
 
     :param files: the pool for file systems.
-    :param wall_clock: certificates end by it.
+    :param wall_clock: tells whether certificates have expired.
     """
 
     config: Config
@@ -62,13 +62,13 @@ class TLSParts:
 
     @property
     def scheme(self) -> str:
-        """What the daemon's own addresses begin with."""
+        """The URL scheme of the daemon's own addresses."""
         return "http" if self.config.tls_certificate is None else "https"
 
     def wrap_endpoints(
         self, endpoints: Mapping[str, IStreamServerEndpoint]
     ) -> Mapping[str, IStreamServerEndpoint]:
-        """The endpoints, those with TLS that are to have it."""
+        """Return the endpoints, those wrapped in TLS that are to use it."""
         if self.config.tls_certificate is None:
             return endpoints
         return {
@@ -79,13 +79,13 @@ class TLSParts:
         }
 
     def parts(self) -> tuple[Component, ...]:
-        """What has to start before anything is listened on."""
+        """Return the components that must start before the daemon listens."""
         if self.config.tls_certificate is None:
             return ()
         return (Component(name="TLS certificate", start=self._start, stop=self._stop),)
 
     def watch(self, reloader: Reloader, measures: Metrics | None) -> None:
-        """Have changed files looked at, and show when the certificate ends."""
+        """Register the files that a reload reads again, and show when the certificate expires."""
         if self.config.tls_certificate is None:
             return
         reloader.register("TLS certificate and key", self._load)
@@ -100,7 +100,7 @@ class TLSParts:
             )
 
     async def _start(self) -> None:
-        """:raises CertificateUnusable: it cannot be shown to anybody."""
+        """:raises CertificateUnusable: it cannot be used for any client."""
         await self._load()
         self._looking = LoopingCall(self._look_again)
         self._looking.clock = self.reactor
@@ -113,11 +113,11 @@ class TLSParts:
             self._look.cancel()
 
     async def _load(self) -> None:
-        """:raises CertificateUnusable: what was in force stays so."""
+        """:raises CertificateUnusable: the certificate of before stays in force."""
         certificate, key = self.config.tls_certificate, self.config.tls_key
         assert certificate is not None
-        assert key is not None  # the configuration sees to it
-        # Before they are read: what changes meanwhile is read again.
+        assert key is not None  # the configuration ensures it
+        # Taken before the files are read: if they change meanwhile, they are read again.
         self._seen = await self.files.run(fingerprint, certificate, key)
         identity = await self.files.run(load_identity, certificate, key, self.wall_clock.now())
         self.identity = identity
@@ -146,7 +146,7 @@ class TLSParts:
                 "The TLS certificate and key stay as they were: {reason}", reason=error.message
             )
         except (NixeryError, CancelledError):
-            return  # The daemon stops.
+            return  # The daemon is stopping.
         except Exception:  # noqa: BLE001  # the next look must come all the same
             self._log.failure("The TLS certificate cannot be looked at.")
         self._remind()

@@ -1,6 +1,4 @@
-"""
-The pages that the configuration asks for, with all that they need.
-"""
+"""Makes the pages that the configuration asks for, with all that they need."""
 
 from __future__ import annotations
 
@@ -33,15 +31,15 @@ __all__ = ["SiteParts"]
 @define(kw_only=True, eq=False)
 class SiteParts:
     """
-    The site of one daemon.
+    The web pages of one daemon.
 
     :param cpu: the pool in which large pages are rendered.
     :param files: the pool for file systems.
-    :param book: the builds.
-    :param library: the images.
+    :param book: tracks the builds.
+    :param library: the catalog of images.
     :param sources: where packages come from.
-    :param looker: looks up names that somebody types.
-    :param visibility: who may see what.
+    :param looker: looks up names that a user types.
+    :param visibility: decides which client may see which image.
     """
 
     config: Config
@@ -57,12 +55,13 @@ class SiteParts:
 
     @property
     def shows_builds(self) -> bool:
-        """Whether there are pages of builds, which messages may point to."""
+        """Tell whether there are pages of builds, which messages may link to."""
         return self.config.site and self.config.show_builds
 
     def parts(self) -> tuple[Component, ...]:
-        """What has to start before the pages can be made."""
-        # What is written down is there for whoever switches the pages on later.
+        """Return the components that must start before the pages can be made."""
+        # Reports are stored even without pages: they are there when the pages are switched on
+        # later.
         notes = Component(name="notes on images", stop=self.library.stop)
         return (
             (notes, Component(name="web pages", start=self._start))
@@ -76,8 +75,8 @@ class SiteParts:
 
     def children(self, host: str | None) -> tuple[Mapping[str, Resource], Resource | None]:
         """
-        What answers for pages, by the first segment of their paths, and for what is not
-        there; nothing where pages are switched off.
+        Return the resources of the pages, by the first segment of their paths, and the resource for
+        unknown paths; nothing if pages are switched off.
 
         :param host: what clients write before an image's name.
         """
