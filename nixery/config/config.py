@@ -1,10 +1,9 @@
 """
-One frozen :class:`Config` out of all that configures the daemon.
+Makes one frozen :class:`Config` of all sources that configure the daemon.
 
-Defaults are overridden by the file, the file by the environment, the environment
-by the command line; what may be set is declared in :mod:`nixery.config.settings`.
-Everything is checked here, before anything starts, and everything that is wrong
-is reported at once.
+Defaults are overridden by the file, the file by the environment, the environment by the command
+line; the settings are declared in :mod:`nixery.config.settings`. Everything is checked here, before
+anything starts, and everything that is wrong is reported at once.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ class Config:
     says, but for some that are made of several settings:
 
     :param listen: endpoint strings, from ``listen`` or from ``port``.
-    :param source: where packages come from, from ``channel``, ``pkgs_repo`` or
-        ``pkgs_path``, and the details of each.
-    :param rules: which tags are served, from ``revisions`` and ``allow_any_commit``.
+    :param source: the package source, from ``channel``, ``pkgs_repo`` or ``pkgs_path``, and the
+        details of each.
+    :param rules: the tags that are served, from ``revisions`` and ``allow_any_commit``.
     :param compression: of layers, from ``compression`` and ``compression_level``.
     """
 
@@ -147,8 +146,8 @@ def load_config(
     :param command_line: texts, and lists of texts for repeated options, by the
         names of settings; ``config`` names the file.  What is ``None`` was not
         given.
-    :param environ: the environment; an empty variable counts as unset, and one
-        that is no setting is nobody's business.
+    :param environ: the environment; an empty variable counts as unset, and one that is no setting
+        is ignored.
     :param passed: endpoint strings of sockets that the service manager opened, which are
         listened on beside what is configured, and in place of the default.
     :raises ConfigError: with all that is wrong.
@@ -179,7 +178,7 @@ def load_config(
     if problems:
         raise ConfigError(problems=tuple(problems))
     if ranks.get("compression", -1) > ranks.get("compression_level", -1):
-        # A level belongs to the kind that its own layer knew of.
+        # A compression level belongs to the kind of compression that its own layer had.
         values.pop("compression_level", None)
     return _assemble(values, environ, passed)
 
@@ -207,8 +206,8 @@ def _assemble(
     if port is not None:
         values["listen"] = (f"tcp:{port}",)
     if passed:
-        # Somebody has opened them for us, and clients that connect to them must get an answer.
-        # What is configured is meant as well; the default is not.
+        # The service manager opened them, and clients that connect to them must get an answer.
+        # Configured endpoints are used as well; the default one is not.
         configured = values["listen"] if {"listen", "port"} & given.keys() else ()
         values["listen"] = tuple(dict.fromkeys((*passed, *configured)))
 
@@ -237,8 +236,8 @@ def _source(values: dict[str, Any]) -> Source:
 
 def _directory(environ: Mapping[str, str], purpose: str, fallback: str) -> Path:
     """
-    The directory for state or cache: as systemd says, else as the XDG base
-    directory specification says.
+    Return the directory for state or cache: the one of systemd, else the one of the XDG base
+    directory specification.
     """
     # systemd separates several directories by colons; the first is ours.
     given = environ.get(f"{purpose}_DIRECTORY", "").split(":")[0]

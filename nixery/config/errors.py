@@ -14,14 +14,13 @@ __all__ = ["ConfigError", "ConfigProblem"]
 @frozen(kw_only=True)
 class ConfigProblem:
     """
-    One thing wrong with the configuration.
+    One error in the configuration.
 
     :param setting: the setting as its layer spells it.
     :param value: the value that was given, as text; ``None`` where there is
         none to show (an unknown setting, a secret).
-    :param layer: where it was given: ``command line``, ``environment``, or the
-        path of a file.
-    :param expected: what would be right.
+    :param layer: the layer that gave it: ``command line``, ``environment``, or the path of a file.
+    :param expected: describes a valid value.
     """
 
     setting: str
@@ -36,7 +35,7 @@ class ConfigProblem:
 
 @frozen(kw_only=True)
 class ConfigError(NixeryError):
-    """The configuration is unusable; all that is wrong with it, at once."""
+    """The configuration is unusable; holds all errors in it, at once."""
 
     problems: tuple[ConfigProblem, ...]
 

@@ -1,8 +1,8 @@
 """
-The layers of the configuration: the file, the environment, the command line.
+Reads the layers of the configuration: the file, the environment, the command line.
 
-What each of them gives, how a higher one replaces a lower one, and which
-combinations make no sense.
+Also decides how a higher layer replaces the values of a lower one, and which combinations are
+contradictions.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CONFIG_VARIABLE = "NIXERY_CONFIG"
 
 @frozen(kw_only=True)
 class Layer:
-    """What one layer gives, unparsed, by the names of settings."""
+    """The unparsed values of one layer, by the names of settings."""
 
     name: str
     given: Mapping[str, object]
 
     def spell(self, setting: Setting) -> str:
-        """The setting as a reader finds it in this layer."""
+        """Return the setting's name as it is written in this layer."""
         if self.name == "command line":
             return f"--{setting.option}"
         if self.name == "environment":
@@ -53,15 +53,15 @@ class Layer:
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """
-    YAML, safely, and without silently forgetting a name that is given twice.
+    Loads YAML safely, and rejects a name that is given twice instead of ignoring one.
 
-    What looks like a date or a number and is none is an error of YAML's, at its place.
+    A text that looks like a date or a number and is none is a YAML error that names its position.
     """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        # PyYAML lets through whatever the types' own constructors raise.
+        # PyYAML does not catch the exceptions of the types' own constructors.
         except (ValueError, AttributeError, LookupError, OverflowError) as error:
             raise yaml.MarkedYAMLError(
                 problem=f"{node.tag.rpartition(':')[2]} cannot be read: {error}",
@@ -85,7 +85,7 @@ def read_file(
     environ: Mapping[str, str],
     problems: list[ConfigProblem],
 ) -> Layer:
-    """The layer of the configuration file; it gives nothing where there is no file."""
+    """Read the layer of the configuration file; it is empty if there is no file."""
     if command_line.get("config") is not None:
         setting, layer, path = "--config", "command line", str(command_line["config"])
     else:
@@ -139,7 +139,9 @@ def read_file(
 def with_credentials(
     layer: Layer, environ: Mapping[str, str], problems: list[ConfigProblem]
 ) -> Layer:
-    """A layer whose paths that name credentials are those of their files."""
+    """
+    Return a layer in which the paths that name credentials are replaced by those of their files.
+    """
     given = dict(layer.given)
     for setting in SETTINGS:
         value = given.get(setting.name)
@@ -155,9 +157,9 @@ def merge(
     layers: Iterable[Layer], problems: list[ConfigProblem]
 ) -> tuple[dict[str, object], dict[str, int]]:
     """
-    The parsed values that count, and the rank of the layer that each came from.
+    Return the effective values, parsed, and the rank of the layer that each came from.
 
-    What does not parse adds to ``problems``, also where a higher layer replaces it.
+    A value that does not parse is added to ``problems``, even if a higher layer replaces it.
     """
     values: dict[str, object] = {}
     ranks: dict[str, int] = {}
@@ -193,17 +195,17 @@ def merge(
 def find_contradictions(
     values: Mapping[str, object], ranks: Mapping[str, int], layers: list[Layer]
 ) -> Iterator[ConfigProblem]:
-    """What each setting allows and all of them together do not."""
+    """Find combinations of values that are valid one by one and contradict each other."""
     by_name = {setting.name: setting for setting in SETTINGS}
     for setting in SETTINGS:
         if setting.requires is None or setting.name not in ranks:
             continue
         other, needed = setting.requires
         if other in ranks and other not in values:
-            continue  # its value did not parse, and what was meant is unknown
+            continue  # its value did not parse, so what was meant is unknown
         actual = values.get(other, by_name[other].default)
-        # A higher layer that chooses something else puts a lower one's details
-        # out of force; that is what layers are for.
+        # If a higher layer chooses something else, a lower one's details have no effect; layers
+        # exist for that.
         group = by_name[other].group
         choosing = [
             ranks[each.name]
@@ -242,7 +244,7 @@ def _check_auth(
     layers: list[Layer],
     by_name: Mapping[str, Setting],
 ) -> Iterator[ConfigProblem]:
-    """Users and what is for them go together; and so do those who have not logged in."""
+    """Check the settings for passwords, rules, anonymous clients and tokens against ``auth``."""
     if "auth" in ranks and "auth" not in values:
         return
     auth = values.get("auth", "none")
@@ -285,7 +287,7 @@ def _check_level(
     layers: list[Layer],
     by_name: Mapping[str, Setting],
 ) -> Iterator[ConfigProblem]:
-    """Each kind of compression has levels of its own."""
+    """Check the compression level: each kind of compression has its own range."""
     kind = values.get("compression", by_name["compression"].default)
     rank = ranks["compression_level"]
     if "compression" in ranks and ("compression" not in values or ranks["compression"] > rank):
@@ -309,7 +311,7 @@ def _problem(layer: Layer, setting: Setting, expected: str) -> ConfigProblem:
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A question for somebody who mistyped ``name``: which of ``known`` was meant."""
+    """Suggest the name out of ``known`` that a mistyped ``name`` may mean, as a question."""
     near = difflib.get_close_matches(name.lower(), list(known), n=3)
     if not near:
         return "twistd nixery --help lists all settings"

@@ -1,12 +1,11 @@
 """
-The settings, declared once.
+Declares the settings, each once.
 
-:data:`SETTINGS` is the one table of what can be configured: how a setting is
-called in the configuration file, which environment variable and which option
-give it, what its value has to be, and one line that says what it does.  The
-command line, the check of the file, the reading of the environment and the
-reference documentation are all made from it; a new setting is one more row, and
-a field of :class:`nixery.config.config.Config`.
+:data:`SETTINGS` is the one table of what can be configured: the name of a setting in the
+configuration file, its environment variable and its option, the kind of its value, and one line
+that says what it does. The command line, the check of the file, the reading of the environment and
+the reference documentation are all made from it; a new setting is one more row, and a field of
+:class:`nixery.config.config.Config`.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ __all__ = ["ANY_VALUE", "SETTINGS", "SYSTEMS", "Setting"]
 
 
 ANY_VALUE = object()
-"""Of a setting that another one requires: any value, if only it has one."""
+"""Stands for any value in a setting's ``requires``: the other setting need only have a value."""
 
 
 @frozen(kw_only=True)
 class Setting:
     """
-    One thing that can be configured.
+    One setting of the configuration.
 
     :param name: its name in the configuration file.
-    :param kind: what its value has to be.
+    :param kind: the kind of its value.
     :param help: what it does, in one line without a full stop.
     :param default: its value where no layer gives one.
-    :param default_text: the default for a reader, where it is found out when the
-        daemon starts.
+    :param default_text: the default as documentation shows it, if it is determined when the daemon
+        starts.
     :param variable: the environment variable, where there is one.
     :param group: settings of one group are alternatives: one layer gives at most
         one of them, and it replaces those of lower layers.
@@ -75,7 +74,7 @@ SYSTEMS = (
 """The Nix systems that images can be made for."""
 
 SETTINGS: tuple[Setting, ...] = (
-    # Where clients reach the daemon.
+    # The addresses of the daemon.
     Setting(
         name="listen",
         kind=types.ENDPOINTS,
@@ -109,7 +108,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="how clients reach this registry: the base of links and pull commands",
         default_text="the address that is listened on",
     ),
-    # Who may pull.
+    # Authentication.
     Setting(
         name="auth",
         kind=types.choice("none", "htpasswd", "token"),
@@ -135,7 +134,7 @@ SETTINGS: tuple[Setting, ...] = (
         default_text="token-key.pem in the state directory, made at the first start",
         requires=("auth", "token"),
     ),
-    # How much a client may take.
+    # Limits for clients.
     Setting(
         name="trusted_proxies",
         kind=types.PROXIES,
@@ -228,7 +227,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="which packages are not served, wherever they are found",
         default_text="none",
     ),
-    # Where packages come from.
+    # Package sources.
     Setting(
         name="channel",
         kind=types.CHANNEL,
@@ -342,7 +341,7 @@ SETTINGS: tuple[Setting, ...] = (
         default={},
         default_text="{}",
     ),
-    # Where things are kept.
+    # Storage and directories.
     Setting(
         name="state_directory",
         kind=types.PATH,
@@ -464,7 +463,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="the file of the credentials for the Google Cloud Storage",
         variable="GOOGLE_APPLICATION_CREDENTIALS",
     ),
-    # What Nix may take.
+    # Limits for Nix.
     Setting(
         name="nix_timeout",
         kind=types.integer(1, unit="seconds"),
@@ -535,7 +534,7 @@ SETTINGS: tuple[Setting, ...] = (
         default={},
         default_text="{}",
     ),
-    # How images are made.
+    # Building of images.
     Setting(
         name="layer_budget",
         kind=types.integer(1, 125, unit="layers"),

@@ -1,10 +1,10 @@
 """
-What the values of settings have to be.
+Parsers for the values of settings.
 
 A parser takes what a layer of the configuration holds (text from the environment
 and the command line, YAML data from the file) and returns the value, or raises
-:class:`InvalidValue` with a text that says what would be right.  That text never
-repeats a whole value, which may be a secret.
+:class:`InvalidValue` with a text that says which values are valid. That text never repeats a whole
+value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ __all__ = [
 
 
 class InvalidValue(ValueError):
-    """A value that a setting cannot have; the text says what would be right."""
+    """A setting has an invalid value; the text says which values are valid."""
 
 
 @frozen(kw_only=True)
 class Kind:
     """
-    What the value of a setting has to be.
+    The kind of a setting's value, and its parser.
 
-    :param name: how documentation calls it, ``seconds``; units belong here.
-    :param parse: from what a layer holds to the value.  Raises :class:`InvalidValue`.
+    :param name: its name in documentation, ``seconds``; units belong here.
+    :param parse: parses what a layer holds into the value. Raises :class:`InvalidValue`.
     :param repeated: whether the option may be given several times; its value is
         then a list of texts.
     """
@@ -76,7 +76,7 @@ class Kind:
 
 
 def integer(minimum: int, maximum: int | None = None, *, unit: str = "integer") -> Kind:
-    """A whole number within limits, both included."""
+    """Make a kind for whole numbers within limits, both included."""
     limits = f"of at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
     expected = f"give a whole number {limits}"
 
@@ -93,7 +93,7 @@ def integer(minimum: int, maximum: int | None = None, *, unit: str = "integer") 
 
 
 def choice(*choices: str) -> Kind:
-    """One of a few words."""
+    """Make a kind for a choice among a few words."""
 
     def parse(value: object) -> str:
         for allowed in choices:
@@ -179,7 +179,7 @@ def _parse_channel(value: object) -> str:
 
 def _parse_repository(value: object) -> str:
     text = _parse_text(value)
-    # As git does: a colon before any slash tells a host from a path.
+    # As in git: a colon before any slash separates a host from a path.
     if ":" not in text.partition("/")[0] and not text.startswith("-"):
         text = str(_parse_path(text))
     if not is_supported(text):
