@@ -1,10 +1,10 @@
 """
-What is counted and remembered along the way of a request, for whoever reports it.
+Keeps a request's id and a build's statistics in the context of the coroutines that work for it.
 
-A request's id and a build's tally belong to the *context* of the coroutines that work
-for them (:mod:`contextvars`; Twisted carries it along): so whatever happens deep below
-knows for whom, and nothing in between has to pass it on.  Work that several share
-counts for the one that began it.
+The id of a request and the statistics of a build belong to the *context* of the coroutines that
+work for them (:mod:`contextvars`; Twisted carries it along): so code at any depth can read them,
+and no function in between has to pass them on. Work that several requests share counts for the one
+that began it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from attrs import define
 __all__ = ["LookupCounts", "BuildStats", "current_request", "current_tally"]
 
 current_request: ContextVar[str] = ContextVar("current_request", default="")
-"""The id of the request that is being worked for; empty: none."""
+"""The id of the current request; empty if there is none."""
 
 
 @define(kw_only=True, eq=False)
 class BuildStats:
     """
-    What one build has done so far.
+    Statistics of one build so far.
 
-    :param revision: what its packages come from, for a person.
-    :param failure: the name of the type of what ended it.
+    :param revision: the source of its packages, for people.
+    :param failure: the name of the type of the error that ended it.
     :param layers_known: how many of its layers were stored already.
-    :param layers_packed: how many it packed.
-    :param unpacked_bytes: of the layers that it packed, before compression.
-    :param packed_bytes: of the same, as they are stored.
+    :param layers_packed: how many of its layers it packed.
+    :param unpacked_bytes: size of the layers that it packed, before compression.
+    :param packed_bytes: size of the same layers, as they are stored.
     """
 
     revision: str = ""
@@ -40,22 +40,22 @@ class BuildStats:
     packed_bytes: int = 0
 
     def packed(self, *, unpacked: int, packed: int) -> None:
-        """A layer has been packed; sizes in bytes."""
+        """Count a packed layer; sizes in bytes."""
         self.layers_packed += 1
         self.unpacked_bytes += unpacked
         self.packed_bytes += packed
 
 
 current_tally: ContextVar[BuildStats] = ContextVar("current_tally")
-"""That of the build that is being worked for."""
+"""The statistics of the current build."""
 
 
 @define(kw_only=True, eq=False)
 class LookupCounts:
     """
-    How often something was looked up, by where it was found.
+    Counts lookups, by the place where the result was found.
 
-    Plain numbers: the way of a warm answer has no time for more.
+    Plain numbers: a cached answer has no time for more.
     """
 
     memory: int = 0

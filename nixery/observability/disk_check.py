@@ -1,6 +1,4 @@
-"""
-What is asked of a disk before it is said to be ready: on worker threads.
-"""
+"""Checks whether a disk can be written, on worker threads."""
 
 from __future__ import annotations
 
@@ -14,16 +12,16 @@ __all__ = ["check_directory"]
 
 def check_directory(path: str, drafts: str) -> None:
     """
-    Find out whether files can be written in a directory.
+    Check that files can be written in a directory.
 
-    :param path: the directory, as a message calls it.
-    :param drafts: where a file can be made and removed again, on the same file system.
+    :param path: the directory, as messages name it.
+    :param drafts: a directory on the same file system in which a file can be created and removed.
     :raises StorageUnavailable: none can be: the disk is full, read-only or broken.
     """
     try:
         with tempfile.TemporaryFile(dir=drafts, buffering=0) as file:
             file.write(b"x" * 4096)
-            # File systems that allocate late find out now that there is no room.
+            # File systems that allocate late report only now that there is no space.
             os.fsync(file.fileno())
     except OSError as error:
         raise StorageUnavailable(

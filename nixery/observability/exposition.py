@@ -1,14 +1,14 @@
 """
-Metrics as text, made where nobody waits for it.
+Formats metrics as text, on a thread of its own.
 
-Gathering reads files of ``/proc`` and formats some hundred lines: milliseconds, which
-the reactor does not have.  It gets a thread of its own: metrics are wanted most when
-the other pools are busy or stuck.
+Gathering reads files of ``/proc`` and formats some hundred lines: that takes milliseconds and would
+block the reactor. It has a thread of its own because metrics are needed most when the other pools
+are busy or stuck.
 
-``prometheus_client.twisted.MetricsResource`` is not used.  It shares the reactor's own
-pool of threads with the resolution of host names, so that it waits where DNS does; it
-collects on a thread, while samples are the reactor thread's; HEAD is 405, and an Accept
-header whose version is no number is an error 500 with a traceback.
+``prometheus_client.twisted.MetricsResource`` is not used. It shares the reactor's own pool of
+threads with the resolution of host names, so that it waits when DNS does; it collects on a thread,
+but samples may only be read on the reactor thread; it answers HEAD with 405, and an Accept header
+whose version is no number with 500 and a traceback.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = ["Exposition"]
 @define(kw_only=True, eq=False)
 class Exposition:
     """
-    Shows metrics.
+    Formats the metrics.
 
-    :param measures: what there is to show.
-    :param worker: where it is formatted.
+    :param measures: the metrics.
+    :param worker: the pool that formats them.
     """
 
     measures: Metrics
@@ -40,22 +40,22 @@ class Exposition:
 
     async def expose(self, accept: str) -> tuple[str, bytes]:
         """
-        The metrics as they are now.
+        Format the current metrics.
 
         :param accept: an ``Accept`` header, which chooses between the format of
             Prometheus and OpenMetrics.
         :return: the media type and the text.
-        :raises ShuttingDown: the daemon stops.
+        :raises ShuttingDown: the daemon is stopping.
         """
         try:
             encode, media_type = choose_encoder(accept)
         except (TypeError, ValueError):
-            # A version that is none: the library compares it all the same.
+            # The version is no number: the library compares it all the same.
             encode, media_type = choose_encoder("")
 
         async def make() -> bytes:
             self.measures.take_samples()
             return cast(bytes, await self.worker.run(encode, self.measures.registry))
 
-        # Several that ask at once share one text.
+        # Concurrent requests share one text.
         return media_type, await self._making.run(media_type, make)

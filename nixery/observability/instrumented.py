@@ -1,6 +1,4 @@
-"""
-Storage and commands that are measured, for whoever uses them none the wiser.
-"""
+"""Wrappers that record metrics of storage operations and commands."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ Seconds = Callable[[], float]
 
 
 class _Meter:
-    """Measures operations of a storage; all of them are shown from the start."""
+    """Measures the operations of a storage; all of them are shown from the start."""
 
     def __init__(self, measures: Metrics, seconds: Seconds) -> None:
         self._seconds = seconds
@@ -43,7 +41,7 @@ class _Meter:
     def measured(
         self, name: str, method: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:
-        """The method, whose calls are measured."""
+        """Wrap a method, so that its calls are measured."""
 
         async def call(*args: object, **kwargs: object) -> Any:
             return await self.measure(name, method(*args, **kwargs))
@@ -55,7 +53,7 @@ class _Meter:
         try:
             return await operation
         except (BlobUnknown, BlobsMissing, CancelledError, GeneratorExit, ShuttingDown):
-            # Answers, and ends that have nothing to do with the storage.
+            # Expected answers, and failures that have nothing to do with the storage.
             raise
         except BaseException:
             self._errors[name].inc()
@@ -69,7 +67,7 @@ def measured_storage(storage: Storage, measures: Metrics, seconds: Seconds) -> S
     Wrap a storage, so that each of its methods is measured.
 
     :param storage: does the work.
-    :param measures: are told how long it took, and whether it failed.
+    :param measures: record the duration, and whether the operation failed.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
     meter = _Meter(measures, seconds)
@@ -79,7 +77,7 @@ def measured_storage(storage: Storage, measures: Metrics, seconds: Seconds) -> S
         return _MeasuredWriter(await measured["create"](), meter)
 
     async def commit_all(commits: Sequence[PendingBlob]) -> Sequence[bytes]:
-        # A storage knows its own writers only.
+        # A storage accepts only its own writers.
         bare = [_bare(each) for each in commits]
         return cast("Sequence[bytes]", await measured["commit_all"](bare))
 
@@ -96,9 +94,9 @@ def _bare(commit: PendingBlob) -> PendingBlob:
 
 class _MeasuredWriter:
     """
-    A writer whose commit is measured; its writes are the packing's own time.
+    A writer whose commit is measured; the time of its writes belongs to packing.
 
-    :ivar writer: the storage's own.
+    :ivar writer: the storage's own writer.
     """
 
     def __init__(self, writer: BlobWriter, meter: _Meter) -> None:
@@ -117,11 +115,11 @@ class _MeasuredWriter:
 
 class MeasuredSpawner:
     """
-    An implementation of :class:`nixery.process.spawner.Spawner` by another one.
+    Implements :class:`nixery.process.spawner.Spawner` by another one, and measures it.
 
     :param spawner: runs the commands.
-    :param measures: are told how long it took, and how it ended.
-    :param seconds: tells the time, as a reactor's ``seconds`` does.
+    :param measures: record the duration, and the outcome.
+    :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
     def __init__(self, spawner: Spawner, measures: Metrics, seconds: Seconds) -> None:
@@ -130,7 +128,7 @@ class MeasuredSpawner:
         self._seconds = seconds
 
     async def run(self, command: Command) -> ProcessResult:
-        # The code has a handful of programs, and no client chooses one.
+        # The label is bounded: the code runs a handful of programs, and no client chooses one.
         program = command.argv[0].rpartition("/")[2]
         begun = self._seconds()
         outcome = "failed"
@@ -145,7 +143,8 @@ class MeasuredSpawner:
             raise
         finally:
             self._measures.commands.labels(program, outcome).inc()
-            # A dialogue lasts as long as it is wanted: that says nothing of the command.
+            # An interactive process runs as long as it is needed: its duration says nothing of the
+            # command.
             if command.dialogue is None:
                 self._measures.command_seconds.labels(program).observe(self._seconds() - begun)
         return result

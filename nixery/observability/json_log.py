@@ -1,11 +1,11 @@
 """
-The log as JSON: one object a line.
+Formats the log as JSON: one object a line.
 
-What an event says for a person is its ``message``; what it was made of are fields of
-the same object, and so is the traceback of a failure.  An object is ASCII without
-line ends: nothing that is logged, whoever it came from, can begin a line of its own.
+The text of an event for people is its ``message``; the values that the text was made of are fields
+of the same object, and so is the traceback of a failure. An object is ASCII without line ends: no
+logged text, from any origin, can begin a line of its own.
 
-A line that is written while a request is being worked for names it, see
+A line that is written during the work for a request has the request's id, see
 :mod:`nixery.observability.context`: the lines of a build that fails are found by the id
 that the client was given.
 """
@@ -32,11 +32,12 @@ MAX_ITEMS = 64
 _OURS = frozenset({"time", "level", "namespace", "message", "traceback"})
 
 _LEFT_OUT = frozenset(
-    # What messages are made of, and what Twisted's older log adds to each event.
+    # The keys that Twisted uses to format messages, and those that its older log adds to each
+    # event.
     {"line", "shown", "format", "isError", "failure", "why", "system"}
 )
 
-# Other objects are for those who read events: evidence has command lines.
+# Other objects are meant for code that reads events: evidence has command lines.
 _SHOWN = (float, str, bytes, Mapping, list, tuple, set, frozenset, BaseException, PurePath)
 
 # Twice as fast as json.dumps with options, which makes an encoder each time.
@@ -45,12 +46,12 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 def json_line(event: LogEvent) -> str:
     """
-    An event as a line, with its end.  Never fails: an event that cannot be shown is
-    shown as such.
+    Format an event as a line, with its line end. Never fails: an event that cannot be formatted
+    becomes a line that says so.
     """
     try:
         return _encode(_document(event)) + "\n"
-    # An event may hold anything at all, and a log that fails is noticed too late.
+    # An event may hold any object, and a failing log is noticed too late.
     except Exception as error:  # noqa: BLE001
         return (
             _encode(
@@ -71,7 +72,7 @@ def _document(event: LogEvent) -> dict[str, object]:
         "time": _time(event.get("log_time", 0.0)),
         "level": getattr(level, "name", "info"),
         "namespace": str(event.get("log_namespace", "")),
-        # Access lines are finished already.
+        # Access lines are formatted already.
         "message": event["line"]
         if event.get("log_format") == "{line}"
         else formatEvent(event)[:MAX_TEXT],
@@ -88,7 +89,7 @@ def _document(event: LogEvent) -> dict[str, object]:
             document[name] = _plain(value)
     failure = event.get("log_failure")
     if failure is not None:
-        # Its end says what went wrong.
+        # The end of a traceback says what went wrong.
         document["traceback"] = failure.getTraceback()[-MAX_TEXT:]
     if "request_id" not in document:
         request = current_request.get()
@@ -98,7 +99,7 @@ def _document(event: LogEvent) -> dict[str, object]:
 
 
 def _plain(value: object, depth: int = 3) -> object:
-    """A value as JSON knows it; what JSON does not know as text."""
+    """Return a value that JSON can represent; other values become text."""
     if isinstance(value, float):
         return round(value, 6) if abs(value) < 1e300 else str(value)
     if value is None or isinstance(value, bool | int):
@@ -116,5 +117,5 @@ def _plain(value: object, depth: int = 3) -> object:
 
 
 def _time(seconds: float) -> str:
-    """As RFC 3339 writes it, in UTC and to the millisecond."""
+    """Format a time as RFC 3339 does, in UTC and to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,10 +1,10 @@
 """
-How the log is written: for people by default, as twistd does it; as JSON if asked to.
+Installs the log observer: text by default, as twistd writes it; JSON if configured.
 
-twistd makes its observer when it has made the application, and asks the application
-first whether it has one of its own (``ILogObserver``, a component).  The application is
-seen by a service that is put into it: that is where ours is registered, so that every
-line is JSON, the very first ones too.
+twistd makes its observer when it has made the application, and asks the application first whether
+it has one of its own (``ILogObserver``, a component). A service learns of the application when it
+is added to it: our observer is registered at that moment, so that every line is JSON, the very
+first ones too.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["LoggedService", "in_foreground", "log_file"]
 
 class LoggedService(MultiService):
     """
-    A service whose application logs JSON, or what else it is told.
+    A service that makes its application log JSON, or in another given format.
 
-    :param service: what it consists of.
-    :param file: where lines are written.
+    :param service: the service that it wraps.
+    :param file: the file that lines are written to.
     :param line: makes the text of an event.
     """
 
@@ -47,7 +47,7 @@ class LoggedService(MultiService):
 
     # Twisted's interfaces have no types.
     def setServiceParent(self, parent: Any) -> None:  # noqa: N802
-        """Be put into an application, or into another service."""
+        """Add this service to an application, or to another service."""
         if isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, FileLogObserver(self._file, self._text))
         super().setServiceParent(parent)
@@ -58,10 +58,11 @@ class LoggedService(MultiService):
 
 def _of_read_only_cache(event: LogEvent) -> bool:
     """
-    Whether an event says that Twisted's list of plugins could not be saved beside them.
+    Tell whether an event says that Twisted's list of plugins could not be saved beside them.
 
-    It says so at each start of a program that was installed by somebody else, as root or Nix, and
-    is harmless then: the plugins are looked at again.  On a disk that is full or broken it is said.
+    Twisted logs this at each start of a program that another user installed, such as root or Nix,
+    and it is harmless then: the plugins are searched again. If the disk is full or broken, the
+    event is kept.
     """
     return str(event.get("format", "")).startswith("Unable to write to plugin cache") and event.get(
         "errno"
@@ -70,19 +71,19 @@ def _of_read_only_cache(event: LogEvent) -> bool:
 
 def in_foreground(options: Mapping[str, Any]) -> bool:
     """
-    Whether twistd writes its log as text to where :func:`log_file` says, and stays where
-    it was started.  A daemon of its own making, and syslog, are left to it.
+    Tell whether twistd stays in the foreground and writes its log as text to :func:`log_file`. A
+    process that twistd daemonizes, and syslog, are left to twistd.
 
-    :param options: those of twistd.
+    :param options: the options of twistd.
     """
     return bool(options.get("nodaemon")) and not options.get("syslog")
 
 
 def log_file(options: Mapping[str, Any], reactor: Any) -> IO[Any]:
     """
-    Where twistd would log: standard output, or a file that SIGUSR1 rotates.
+    Return the file that twistd would log to: standard output, or a file that SIGUSR1 rotates.
 
-    :param options: those of twistd.
+    :param options: the options of twistd.
     :param reactor: the global reactor, which has no type: rotates on its thread.
     """
     name = options.get("logfile")

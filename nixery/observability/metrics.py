@@ -1,11 +1,11 @@
 """
-The metrics: what each is called, and what it counts.
+Declares the metrics: their names, and what they count.
 
-Names and units follow the conventions of Prometheus
-(https://prometheus.io/docs/practices/naming/): base units, seconds and bytes, as
-suffixes, ``_total`` for what only grows.  A label never takes a value that a client
-can choose: there are as many series as the code has cases.  No name of an image and
-no address is in here, so that metrics tell nothing of who pulls what.
+Names and units follow the conventions of Prometheus (https://prometheus.io/docs/practices/naming/):
+base units, seconds and bytes, as suffixes, ``_total`` for values that only grow. A label never
+takes a value that a client can choose: there are as many series as the code has cases. No label
+holds the name of an image or an address, so that metrics do not reveal which client pulls which
+image.
 
 Everything is in a registry of its own; nothing is global.
 """
@@ -30,20 +30,17 @@ Sample = tuple[Sequence[str], float]
 """The values of a metric's labels, and its value."""
 
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 120.0, 600.0)
-"""Seconds: a warm answer takes fractions of a millisecond, a held one half a minute."""
+"""In seconds: a cached answer takes fractions of a millisecond, a held request half a minute."""
 
 STORAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0)
-"""Seconds: from a warm disk to a bucket that is tried again."""
+"""In seconds: from a cached file to retried requests to a bucket."""
 
 WORK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0, 3600.0, 14400.0)
-"""Seconds: what Nix and builds take."""
+"""In seconds: the durations of Nix commands and builds."""
 
 
 class Metrics:
-    """
-    All metrics that are counted as things happen; those that are looked up when
-    somebody asks are added by :meth:`sample`.
-    """
+    """Holds all metrics. Those that are computed on demand are added by :meth:`sample`."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry(auto_describe=False)
@@ -143,13 +140,15 @@ class Metrics:
         GCCollector(registry=registry)
 
     def sample(self, metric: SampledMetric) -> None:
-        """Add a metric that is looked up when somebody asks."""
+        """Add a metric that is computed on demand."""
         self._sampled.append(metric)
         self._taken[metric.name] = metric.make()
         self.registry.register(_Collector(metric.name, self._taken))
 
     def take_samples(self) -> None:
-        """Look them up, on the reactor thread, before the registry is gathered on another."""
+        """
+        Read the sampled metrics, on the reactor thread, before the registry is gathered on another.
+        """
         for metric in self._sampled:
             self._taken[metric.name] = metric.make()
 
@@ -157,12 +156,12 @@ class Metrics:
 @frozen(kw_only=True)
 class SampledMetric:
     """
-    A metric that is not kept, but looked up.
+    A metric that is not stored, but read on demand.
 
-    :param name: as it is shown.
-    :param help: what it is.
+    :param name: its name in the output.
+    :param help: its description.
     :param labels: the names of its labels.
-    :param read: its values, one for each combination of labels.  Called on the reactor
+    :param read: returns its values, one for each combination of labels. Called on the reactor
         thread; takes microseconds.
     """
 
@@ -172,7 +171,7 @@ class SampledMetric:
     read: Callable[[], Iterable[Sample]]
 
     def make(self) -> Metric:
-        """It, as it is now."""
+        """Make the metric with its current values."""
         family = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
         metric = family(self.name, self.help, labels=self.labels)
         for labels, value in self.read():
@@ -181,7 +180,7 @@ class SampledMetric:
 
 
 class _Collector(Collector):
-    """Yields what was looked up last; on any thread."""
+    """Yields the metrics that were read last; on any thread."""
 
     def __init__(self, name: str, taken: Mapping[str, Metric]) -> None:
         self._name = name

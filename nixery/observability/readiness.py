@@ -1,10 +1,9 @@
 """
-Whether what the daemon stands on can be used: asked now and then, told at once.
+Checks whether the services and disks that the daemon needs can be used, and caches the results.
 
-Load balancers ask every second, from several places.  What they are told is up to
-some seconds old; however many ask at the same time, each check runs once; and one
-that does not come back, because a disk or a daemon hangs, is not begun a second time
-until it does.
+Load balancers ask every second, from several places. The answers are up to some seconds old; each
+check runs once for all concurrent requests; and a check that does not return, because a disk or a
+daemon hangs, is not begun a second time until it does.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from nixery.runtime.deferreds import TimedOut, gather, with_timeout
 __all__ = ["Check", "Readiness"]
 
 RETRY = 2.0
-"""Seconds for which a bad answer stands."""
+"""Seconds for which a negative result is used."""
 
 
 @frozen(kw_only=True)
 class Check:
     """
-    One thing that the daemon stands on.
+    A check of one thing that the daemon depends on.
 
-    :param name: what it is, as the beginning of a sentence.
-    :param ask: returns if it can be used, and fails if it cannot.
-    :param ttl: for how many seconds a good answer stands; a bad one does for
-        :data:`RETRY`.
+    :param name: the thing, as the beginning of a sentence.
+    :param ask: returns if the thing can be used, and fails if it cannot.
+    :param ttl: seconds for which a positive result is used; a negative one is used for
+        at most :data:`RETRY`.
     """
 
     name: str
@@ -44,11 +43,11 @@ class Check:
 @define(kw_only=True, eq=False)
 class Readiness:
     """
-    All of it.
+    The readiness of the daemon, from all its checks.
 
-    :param checks: are made when somebody asks and the last answer is too old.
-    :param clock: measures how old.
-    :param patience: seconds that an answer is waited for.
+    :param checks: run on demand if the last result is too old.
+    :param clock: measures the age of results.
+    :param patience: maximum wait for a result, in seconds.
     """
 
     checks: Sequence[Check]
@@ -59,12 +58,12 @@ class Readiness:
     _log = Logger()
 
     async def faults(self) -> Sequence[str]:
-        """What cannot be used, a sentence each, in order; nothing: all can."""
+        """Return the faults found, a sentence each, in order; an empty result: ready."""
         found = await gather(self._fault(check) for check in self.checks)
         return [fault for fault in found if fault is not None]
 
     def known(self) -> Sequence[tuple[str, bool]]:
-        """The names of the checks, and whether each went well when it was made last."""
+        """Return the names of the checks, each with the success of its last run."""
         return [
             (check.name, (state := self._states.get(check.name)) is None or state.fault is None)
             for check in self.checks
@@ -94,7 +93,7 @@ class Readiness:
             self._log.failure("the check of {what} failed", what=check.name)
             fault = f"{check.name}: the check failed ({type(error).__name__}), see the log"
         waiting, state.running = state.running or [], None
-        # What is wrong is looked at again soon: somebody may be mending it.
+        # A fault is checked again soon: it may be fixed by then.
         ttl = check.ttl if fault is None else min(RETRY, check.ttl)
         state.until = self.clock.seconds() + ttl
         self._settle(check, state, fault)
@@ -103,7 +102,7 @@ class Readiness:
                 waiter.callback(None)
 
     def _settle(self, check: Check, state: _State, fault: str | None) -> None:
-        """Keep what was found; the log hears of changes."""
+        """Keep a result, and log changes."""
         if fault is not None and state.fault != fault:
             self._log.warn("not ready: {fault}", fault=fault)
         elif fault is None and state.fault is not None:
@@ -113,7 +112,7 @@ class Readiness:
 
 @define(eq=False)
 class _State:
-    """What is known of a check: its fault until a time; and who waits for it to end."""
+    """The state of a check: its last fault, the time until which that is used, and its waiters."""
 
     fault: str | None = None
     until: float | None = None

@@ -1,8 +1,8 @@
 """
-Requests as metrics: by route, method and status.
+Records metrics of requests: by route, method and status.
 
-A warm manifest is answered in a fraction of a millisecond, and each request passes
-here: what is counted is looked up by one key in a dictionary, and costs microseconds.
+A cached manifest is answered in a fraction of a millisecond, and each request is counted here: the
+counters are found by one key in a dictionary, which costs microseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nixery.observability.metrics import Metrics
 __all__ = ["EndedRequest", "RequestMeter", "route_of"]
 
 CLIENT_LEFT = 499
-"""The status, as nginx has it, of a request whose client left before its answer."""
+"""The status, as in nginx, of a request whose client disconnected before its answer."""
 
 OTHER = "other"
 
@@ -31,15 +31,15 @@ _UNDER_NAME = {
 
 
 class EndedRequest(Protocol):
-    """What is known of a request when it has ended."""
+    """The interface of a request that has ended."""
 
     @property
     def method(self) -> bytes:
-        """As the client sent it."""
+        """The method as the client sent it."""
 
     @property
     def path(self) -> bytes:
-        """As the client sent it, without its query."""
+        """The path as the client sent it, without its query."""
 
     @property
     def code(self) -> int:
@@ -47,20 +47,20 @@ class EndedRequest(Protocol):
 
     @property
     def sentLength(self) -> int:  # noqa: N802  # Twisted's name
-        """Bytes of the body that were sent."""
+        """The number of body bytes that were sent."""
 
     @property
     def cut_short(self) -> bool:
-        """Whether the connection was lost before the answer was complete."""
+        """True if the connection was lost before the answer was complete."""
 
 
 class RequestMeter:
     """
     Counts requests.
 
-    :param measures: where.
-    :param pages: the first segments of the paths that there are beside ``v2``; asked
-        again for each segment that is not known to be one.
+    :param measures: the metrics to count in.
+    :param pages: returns the first segments of the paths other than ``v2``; called again for each
+        segment that is not yet known to be one.
     """
 
     def __init__(self, measures: Metrics, pages: Callable[[], Collection[bytes]]) -> None:
@@ -71,9 +71,9 @@ class RequestMeter:
 
     def ended(self, request: EndedRequest, seconds: float) -> None:
         """
-        A request has ended.
+        Count a request that has ended.
 
-        :param seconds: how long it took.
+        :param seconds: its duration.
         """
         route = route_of(request.path, self._pages)
         method = request.method if request.method in _METHODS else b"other"
@@ -96,10 +96,10 @@ class RequestMeter:
 
 def route_of(path: bytes, pages: Callable[[], Collection[bytes]]) -> str:
     """
-    The template of the route that a path belongs to, one of some dozen texts.
+    Return the template of the route that a path belongs to, one of some dozen texts.
 
-    Read as :mod:`nixery.http.registry.paths` does, from the right end, but not into values: for
-    a path that is refused there is a route as well.
+    The path is read as :mod:`nixery.http.registry.paths` reads it, from the right end, but not
+    parsed into values: a path that is refused has a route as well.
     """
     if path.startswith(b"/v2/"):
         before, _, last = path.rpartition(b"/")

@@ -1,10 +1,10 @@
 """
-The log for people, as twistd writes it.
+Formats the log as text, as twistd writes it.
 
-Nearly all lines of a busy daemon tell of requests, and are texts already when they come
-here.  To twistd's own formatter they are events like others, with a dozen fields that
-might be wanted and a time of day that is worked out each time: that takes a seventh of
-all that a warm manifest costs.  What it would write for them is written here.
+Nearly all lines of a busy daemon are access lines, which are formatted already. twistd's own
+formatter treats them as any event, reads a dozen fields and computes the time of day each time:
+that takes a seventh of the whole cost of a cached manifest. This module writes the same lines
+directly.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["text_line"]
 
 def text_line(event: LogEvent) -> str:
     """
-    An event as twistd writes it, with its end; nothing for one that says nothing.
+    Format an event as twistd does, with its line end; empty for an event without text.
 
-    :param event: of an access line, which says so by its format, or any other.
+    :param event: an access line, which its format identifies, or any other event.
     """
     if event.get("log_format") == "{line}" and "log_failure" not in event:
         line, level, when = event.get("line"), event.get("log_level"), event.get("log_time")
@@ -28,14 +28,15 @@ def text_line(event: LogEvent) -> str:
             system = f"{event.get('log_namespace', '-')}#{level.name}"
             shown = line.replace("\n", "\n\t") if "\n" in line else line
             seconds = int(when)
-            # Twisted rounds to microseconds, and the last half one belongs to what follows.
+            # Twisted rounds to microseconds: the last half microsecond of a second belongs to the
+            # next.
             if round((when - seconds) * 1e6) >= 1_000_000:
                 seconds += 1
             return f"{_time(seconds)} [{system}] {shown}\n"
     return formatEventAsClassicLogText(event) or ""
 
 
-# Requests end many to a second, on threads of their own at times.
+# Many requests end in a second, at times on different threads.
 @lru_cache(maxsize=4)
 def _time(seconds: int) -> str:
     return formatTime(seconds)
