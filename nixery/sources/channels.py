@@ -1,9 +1,9 @@
 """
-The channels of nixpkgs: which commit each of them is at.
+Look up the commits of nixpkgs channels.
 
 A channel host (https://channels.nixos.org) answers ``NAME/git-revision`` with the
-commit.  It redirects to another host, which is followed as long as that is no step
-from HTTPS back to HTTP: whoever could change the answer would choose what is built.
+commit.  It redirects to another host.  A redirect is followed unless it leads from HTTPS
+to HTTP: an attacker who could change the answer would choose the code that is built.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from nixery.version import VERSION
 __all__ = ["ChannelHost", "HttpClient"]
 
 LONGEST_ANSWER = 1024
-"""How many bytes are read of an answer that should have 41."""
+"""The most bytes that are read of a response, which should have 41."""
 
 REDIRECTS = 5
 
 GONE = (404, 410)
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Statuses after which another attempt may succeed."""
+"""HTTP statuses after which another attempt may succeed."""
 
 
 class HttpClient(Protocol):
-    """What is used of :class:`treq.client.HTTPClient`."""
+    """The part of :class:`treq.client.HTTPClient` that is used."""
 
     def get(
         self,
@@ -54,11 +54,11 @@ class HttpClient(Protocol):
         allow_redirects: bool,
         unbuffered: bool,
     ) -> Awaitable[IResponse]:
-        """As treq says."""
+        """See :meth:`treq.client.HTTPClient.get`."""
 
 
 class _Refused(Exception):
-    """The host gave an answer of no use; ``passing`` if the next may be better."""
+    """The host sent an unusable response; ``passing`` if another attempt may succeed."""
 
     def __init__(self, reason: str, *, passing: bool) -> None:
         super().__init__(reason)
@@ -71,8 +71,8 @@ class ChannelHost:
 
     :param client: makes requests.
     :param url: of the host, without a slash at its end.
-    :param clock: what attempts and their pauses are measured with.
-    :param seconds: how long a look-up may take, all attempts together.
+    :param clock: measures attempts and the pauses between them.
+    :param seconds: the most seconds that a look-up may take, all attempts together.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class ChannelHost:
         self._seconds = seconds
 
     async def check(self) -> None:
-        """As :meth:`nixery.sources.interface.RefSource.check` says."""
+        """See :meth:`nixery.sources.interface.RefSource.check`."""
 
     async def find(self, reference: Reference) -> ResolvedRef | None:
-        """As :meth:`nixery.sources.interface.RefSource.find` says."""
+        """See :meth:`nixery.sources.interface.RefSource.find`."""
         if isinstance(reference, NixpkgsCommit):
             return ResolvedRef(commit=reference.commit)
         if not isinstance(reference, ChannelName):
@@ -101,7 +101,7 @@ class ChannelHost:
             return await retry(attempt, clock=self._clock, seconds=self._seconds, again=_may_pass)
         except CancelledError:
             raise
-        # A request may fail in more ways than anybody has listed.
+        # There is no complete list of the exceptions that a request may raise.
         except Exception as error:
             raise SourceUnavailable(
                 source=f"the channel host {self._url}",
@@ -143,15 +143,15 @@ class ChannelHost:
                 unbuffered=True,
             )
         except ResponseFailed as error:
-            # A request that is cancelled says that its response failed, for that
-            # reason: whoever cancelled it would see it tried again.
+            # treq reports a cancelled request as a failed response, with the cancellation
+            # as the reason: without this, a cancelled request would be retried.
             if any(reason.check(CancelledError) for reason in error.reasons):
                 raise CancelledError from error
             raise
 
 
 class _Body(Connection):
-    """Collects a body that is short, and hangs up on any other."""
+    """Collects a short body, and closes the connection when a body is too long."""
 
     def __init__(self) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self.close_pipes())
@@ -167,7 +167,7 @@ class _Body(Connection):
             return
         if len(self._data) > LONGEST_ANSWER:
             self.done.errback(_Refused("its answer is too long", passing=False))
-        # PotentialDataLoss: an answer without a length, as HTTP/1.0 has them.
+        # PotentialDataLoss: a response without a length, as in HTTP/1.0.
         elif reason.check(ResponseDone, PotentialDataLoss):
             self.done.callback(self._data)
         else:
@@ -186,7 +186,7 @@ async def _read(response: IResponse) -> bytes:
 
 
 def _drop(response: IResponse) -> None:
-    """Close the connection of an answer that nobody reads."""
+    """Close the connection of a response whose body is not read."""
     body = _Body()
     body.done.addErrback(lambda _: None)
     response.deliverBody(body)
@@ -194,7 +194,7 @@ def _drop(response: IResponse) -> None:
 
 
 def _may_pass(error: Exception) -> bool:
-    # Whatever is not an answer is a connection that failed in some way.
+    # Any other error is a failed connection.
     return error.passing if isinstance(error, _Refused) else True
 
 
@@ -202,6 +202,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimedOut):
         return "it does not answer in time"
     if isinstance(error, ResponseFailed | RequestTransmissionFailed) and error.reasons:
-        # Twisted prints a list of failures, each with its address in memory.
+        # Twisted's text is a list of failures, each with its address in memory.
         return str(error.reasons[0].getErrorMessage())
     return str(error) or type(error).__name__

@@ -14,7 +14,7 @@ __all__ = ["CommitMissing", "SourceMissing", "SourceUnavailable", "UnknownRevisi
 
 @frozen(kw_only=True)
 class SourceMissing(NixeryError):
-    """The package set, or an overlay on it, is not where the configuration says."""
+    """The package set, or an overlay on it, is not at the configured path."""
 
     path: str
     reason: str
@@ -32,12 +32,12 @@ class SourceMissing(NixeryError):
 @frozen(kw_only=True)
 class SourceUnavailable(NixeryError):
     """
-    Where packages come from cannot be asked for them, and what it said before is not
-    known or not enough.
+    A package source cannot be reached, and its last answer is not known or does not
+    suffice.
 
-    :param source: what was asked, as a person would say it.
-    :param what: what it was asked for.
-    :param reason: in its own words, or in those of the program that asked it.
+    :param source: a description of the source, for people.
+    :param what: a description of the requested thing.
+    :param reason: the error text of the source, or of the program that asked it.
     :param advice: what to do, in the imperative.
     """
 
@@ -54,7 +54,7 @@ class SourceUnavailable(NixeryError):
 
 @frozen(kw_only=True)
 class CommitMissing(NixeryError):
-    """There is no such commit where it was to be fetched from."""
+    """The repository or archive host does not have the commit."""
 
     url: str
     commit: str
@@ -67,11 +67,11 @@ class CommitMissing(NixeryError):
 @frozen(kw_only=True)
 class UnknownRevision(NixeryError):
     """
-    A tag that names no revision of the package source.
+    A tag names no revision of the package source.
 
     :param tag: the tag.
     :param allowed: the tags or patterns of tags that would be served.
-    :param source: what the tag was looked up in, as a person would say it.
+    :param source: a description, for people, of the source that the tag was looked up in.
     """
 
     tag: str

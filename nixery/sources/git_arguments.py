@@ -1,8 +1,8 @@
 """
 The arguments and the environment of every git command, and what they print.
 
-Like :mod:`nixery.nix.arguments` for Nix: pure functions, and the only place that knows how
-git is called.  URLs are in their public form and come after ``--``; refs are full
+These are pure functions, like those of :mod:`nixery.nix.arguments` for Nix; no other module
+builds git commands.  URLs are in their public form and come after ``--``; refs are full
 names that were checked.
 """
 
@@ -43,22 +43,22 @@ _OF_A_REPOSITORY = (
     "GIT_SHALLOW_FILE",
     "GIT_WORK_TREE",
 )
-"""What git sets for its own children: a daemon started by a hook would inherit it."""
+"""Variables that git sets for its children: a daemon started by a hook would inherit them."""
 
 
 def environment(inherited: Mapping[str, str], url: str) -> dict[str, str]:
     """
-    The environment of commands that reach a repository, Nix's own included.
+    Return the environment of commands that reach a repository, Nix's own included.
 
-    Credentials are the machine's: git looks for its configuration, with credential
+    The machine's credentials are used: git looks for its configuration, with credential
     helpers, in the HOME of this process, and ssh for keys and known hosts in the home
     directory of the user that it runs as.
 
-    Nobody is ever asked for a password.  Children have no terminal to do so on, which
-    keeps ssh quiet too; ``GIT_SSH_COMMAND`` would say it as well, but override
-    ``core.sshCommand``, with which people choose their keys.
+    git and ssh never prompt for a password: children have no terminal, which stops ssh
+    from prompting too.  ``GIT_SSH_COMMAND`` could do the same, but would override
+    ``core.sshCommand``, with which users choose their keys.
 
-    :param url: as it was configured.
+    :param url: the URL as it was configured.
     """
     result = {name: value for name, value in inherited.items() if name not in _OF_A_REPOSITORY}
     result["GIT_TERMINAL_PROMPT"] = "0"
@@ -77,11 +77,11 @@ def environment(inherited: Mapping[str, str], url: str) -> dict[str, str]:
 
 def local_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """
-    The environment of commands that only look at what is here.
+    Return the environment of commands that only read the local mirror.
 
-    A mirror without files and directories (a "partial clone") makes git fetch whatever
-    object it misses, by its hash, and most hosts hand out any: the network is out of
-    bounds here.
+    A mirror without files and directories (a "partial clone") makes git fetch any
+    missing object by its hash, and most hosts serve any object: this environment keeps
+    git off the network.
     """
     result = {name: value for name, value in inherited.items() if name not in _OF_A_REPOSITORY}
     result["GIT_NO_LAZY_FETCH"] = "1"  # from git 2.44
@@ -90,44 +90,44 @@ def local_environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def version() -> tuple[str, ...]:
-    """Prints git's version."""
+    """Command that prints git's version."""
     return ("git", "--version")
 
 
 def list_refs(url: str, names: Sequence[str]) -> tuple[str, ...]:
     """
-    Prints those of the refs that the repository has, and others that end like them.
+    Command that prints the given refs that the repository has.
 
-    For tags also what they point to in the end, and for HEAD the branch that it is.
+    It also prints other refs whose names end like them, the commits that annotated tags
+    peel to, and the branch that HEAD is a symbolic ref to.
     """
     peeled = [f"{name}^{{}}" for name in names if name.startswith("refs/tags/")]
     return ("git", "ls-remote", "--quiet", "--symref", "--", url, *names, *peeled)
 
 
 def list_tips(url: str) -> tuple[str, ...]:
-    """Prints all branches and tags of the repository."""
+    """Command that prints all branches and tags of the repository."""
     return ("git", "ls-remote", "--quiet", "--heads", "--tags", "--", url)
 
 
 def make_mirror(mirror: Path) -> tuple[str, ...]:
-    """Makes the directory a repository; harmless if it is one."""
+    """Command that makes the directory a repository; harmless if it is one."""
     # Without templates there are no hooks.
     return ("git", "init", "--quiet", "--bare", "--template=", "--", str(mirror))
 
 
 def fetch_history(mirror: Path, url: str) -> tuple[str, ...]:
     """
-    Brings all commits of all branches and tags, and drops branches and tags that are
-    gone.
+    Command that fetches all commits of all branches and tags, and prunes deleted ones.
 
-    Without files and directories, where the server can leave them out: nixpkgs'
-    history is then a tenth of what it is otherwise.  Servers that cannot send all.
-    Refs of other kinds stay away: anybody who opens a pull request makes one.
+    Files and directories are left out where the server can do so: nixpkgs' history is
+    then a tenth of its full size.  Servers that cannot do so send everything.
+    Refs of other kinds are not fetched: opening a pull request creates one.
     """
     return (
         "git",
         f"--git-dir={mirror}",
-        # What tidies up would go on behind our back.
+        # Automatic maintenance would go on in the background after the command has ended.
         *("-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"),
         *("fetch", "--quiet", "--force", "--prune", "--no-tags", "--no-write-fetch-head"),
         *("--no-recurse-submodules", "--filter=tree:0"),
@@ -137,9 +137,9 @@ def fetch_history(mirror: Path, url: str) -> tuple[str, ...]:
 
 def contains(mirror: Path, commit: str) -> tuple[str, ...]:
     """
-    Prints a ref that the commit is in the history of, branches first, or nothing.
+    Command that prints a ref with the commit in its history, branches first, or nothing.
 
-    Fails with status 129 if there is no such commit.
+    It fails with status 129 if there is no such commit.
     """
     return (
         "git",
@@ -150,25 +150,25 @@ def contains(mirror: Path, commit: str) -> tuple[str, ...]:
 
 
 def object_type(mirror: Path, commit: str) -> tuple[str, ...]:
-    """Prints ``commit``, unless it is the hash of something else, as a tag's is."""
+    """Command that prints the type of the object with a hash; ``tag`` for a tag's hash."""
     return ("git", f"--git-dir={mirror}", "cat-file", "-t", commit)
 
 
 @frozen(kw_only=True)
 class RefList:
     """
-    What ``git ls-remote`` prints.
+    The parsed output of ``git ls-remote``.
 
-    :param commits: by the full names of refs; for an annotated tag the commit that it
-        is on, not the hash of the tag.
-    :param head: the full name of the default branch, where the server tells.
+    :param commits: commits by the full names of refs; for an annotated tag the commit that
+        it points to, not the hash of the tag.
+    :param head: the full name of the default branch, if the server sends it.
     """
 
     commits: Mapping[str, str] = field(hash=False)
     head: str | None = None
 
     def find(self, names: Sequence[str]) -> ResolvedRef | None:
-        """The first of the refs that there is."""
+        """Return the first of the refs that exists."""
         for name in names:
             if name in self.commits:
                 ref = self.head or name if name == "HEAD" else name
@@ -176,13 +176,17 @@ class RefList:
         return None
 
     def find_tip(self, commit: str) -> ResolvedRef | None:
-        """The first branch or tag, by its name, that is at a commit."""
+        """Return the first branch or tag, by name, that points to a commit."""
         names = sorted(name for name, tip in self.commits.items() if tip == commit)
         return ResolvedRef(commit=commit, ref=names[0]) if names else None
 
 
 def parse_refs(printed: bytes) -> RefList:
-    """:raises ValueError: it is not what ``git ls-remote`` prints."""
+    """
+    Parse the output of ``git ls-remote``.
+
+    :raises ValueError: it is not output of ``git ls-remote``.
+    """
     head: str | None = None
     commits: dict[str, str] = {}
     peeled: dict[str, str] = {}

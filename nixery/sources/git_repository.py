@@ -1,11 +1,11 @@
 """
-What the refs of a git repository point to, and which commits are in their history.
+Look up refs of a git repository, and commits in their history.
 
-Branches and tags are looked up with one ``git ls-remote``.  Whether a commit is in
-the history of one cannot be asked from afar: unless it is at the very tip, the
-history is fetched into a mirror without files and directories, in the cache
-directory, and searched there.  The first time that takes as long as a clone of the
-history does, and later as long as what is new.
+Branches and tags are looked up with one ``git ls-remote``.  The git protocol cannot tell
+whether a commit is in the history of one: unless the commit is at a tip, the history is
+fetched into a mirror without files and directories, in the cache directory, and searched
+there.  The first fetch takes as long as a clone of the history, later ones only as long as
+fetching the new commits.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ __all__ = ["GitRepository"]
 T = TypeVar("T")
 
 LOOKUPS = 4
-"""How many look-ups run at a time: each unknown tag that somebody makes up is one."""
+"""The most concurrent look-ups: each made-up tag in a request causes one."""
 
 LONGEST_LIST = 64 * 1024 * 1024
-"""How many bytes of refs are read."""
+"""The most bytes of refs that are read."""
 
 LOCAL_TIMEOUT = 120.0
-"""Seconds that a command may take that only looks at the mirror."""
+"""Timeout in seconds of commands that only use the local mirror."""
 
-# A kill in the middle of a fetch leaves locks behind, a full disk half an object.
+# git's errors for a damaged mirror: a kill in the middle of a fetch leaves locks behind, and
+# a full disk leaves incomplete objects.
 _DAMAGED = re.compile(
     r"\.lock'|Unable to create '|could not lock config file|cannot lock ref|bad object|corrupt"
     r"|missing (?:blob|tree|commit)|not a git repository: '|did not send all necessary objects"
@@ -60,11 +61,11 @@ class GitRepository:
 
     :param source: the repository.
     :param spawner: runs git.
-    :param clock: what attempts and their pauses are measured with.
+    :param clock: measures attempts and the pauses between them.
     :param workers: for the file system.
-    :param mirrors: the directory in which the mirror is made; it may be lost.
-    :param seconds: how long a look-up may take, all attempts together.
-    :param fetch_seconds: how long it may take to fetch the history.
+    :param mirrors: the directory in which the mirror is made; it may be deleted.
+    :param seconds: the most seconds that a look-up may take, all attempts together.
+    :param fetch_seconds: the most seconds that fetching the history may take.
     :param environ: the environment of this process.
     """
 
@@ -99,11 +100,11 @@ class GitRepository:
         self._fetch_began = 0
 
     async def check(self) -> None:
-        """As :meth:`nixery.sources.interface.RefSource.check` says."""
+        """See :meth:`nixery.sources.interface.RefSource.check`."""
         await self._run(git_arguments.version(), self._local, LOCAL_TIMEOUT)
 
     async def find(self, reference: Reference) -> ResolvedRef | None:
-        """As :meth:`nixery.sources.interface.RefSource.find` says."""
+        """See :meth:`nixery.sources.interface.RefSource.find`."""
         match reference:
             case GitRefs(names=names):
                 refs = await self._list(git_arguments.list_refs(self._url, names), reference)
@@ -115,14 +116,14 @@ class GitRepository:
 
     async def _find_commit(self, commit: str, reference: Reference) -> ResolvedRef | None:
         asked = next(self._ticks)
-        # What has just been pushed is at a tip, and that costs no history.
+        # A commit that has just been pushed is at a tip: no history has to be fetched.
         tips = await self._list(git_arguments.list_tips(self._url), reference)
         found = tips.find_tip(commit)
         if found is not None:
             return found
         await self._lock.acquire()
         try:
-            # Somebody else's fetch will do if it began after this question came.
+            # Another caller's fetch suffices if it began after this call.
             if self._fetch_began < asked:
                 self._fetch_began = next(self._ticks)
                 try:
@@ -171,7 +172,7 @@ class GitRepository:
         )
 
     async def _search(self, commit: str) -> ResolvedRef | None:
-        """The commit, if the mirror has it in the history of a ref."""
+        """Return the commit, if the mirror has it in the history of a ref."""
         try:
             kind = await self._run(
                 git_arguments.object_type(self._mirror, commit), self._local, LOCAL_TIMEOUT
@@ -185,7 +186,7 @@ class GitRepository:
                 git_arguments.contains(self._mirror, commit), self._local, LOCAL_TIMEOUT
             )
         except ProcessFailed:
-            # Its history cannot be read.  The next question begins with a new one.
+            # The mirror's history cannot be read: the next look-up starts with a new mirror.
             await self._workers.run(shutil.rmtree, self._mirror, ignore_errors=True)
             raise
         name = ref.decode("utf-8", "surrogateescape").strip()
@@ -204,7 +205,11 @@ class GitRepository:
         work: Callable[[], Coroutine[Deferred[Any], Any, T]],
         reference: Reference,
     ) -> T:
-        """:raises SourceUnavailable: a command fails."""
+        """
+        Run ``work``, with failures of git converted.
+
+        :raises SourceUnavailable: a command fails.
+        """
         try:
             return await work()
         except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
@@ -221,16 +226,16 @@ class GitRepository:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether the next attempt may succeed: git has one exit status for all failures."""
+    """True if a retry may succeed: after any failure, for git has one exit status for all."""
     return isinstance(error, ProcessFailed | ProcessTimedOut)
 
 
 def _last_words(error: ProcessFailed | ProcessTimedOut | OutputTooLarge) -> str:
-    """What git said last, which is mostly why it failed."""
+    """Return the first two error lines that git printed, which usually have the reason."""
     if not isinstance(error, ProcessFailed):
         return error.message
     lines = [line.strip() for line in error.evidence.stderr.splitlines() if line.strip()]
-    # What comes after the reason is advice for people at a terminal.
+    # The lines after the reason are advice for people at a terminal.
     reasons = [line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))] or lines
     return " ".join(reasons[:2])[:300] or error.evidence.describe()
 

@@ -1,11 +1,10 @@
 """
-The forms that the URL of a git repository may have, and the one that is used.
+Validate and normalise URLs of git repositories.
 
 git takes URLs, paths, and ``host:path`` as ssh does; Nix takes URLs only, and gets
-``host:path`` wrong.  A URL may also hold a password, which neither a list of
-processes nor a message, a cache key or a file is to show.  So all of these go by
-:func:`public_url`, and git learns the rest from its environment
-(:func:`rewriting`).
+``host:path`` wrong.  A URL may also hold a password, which must not appear in a list of
+processes, a message, a cache key or a file.  All of these use :func:`public_url`, and git
+gets the complete URL from its environment (:func:`rewriting`).
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from urllib.parse import quote, urlsplit, urlunsplit
 __all__ = ["SCHEMES", "has_secret", "is_ref_name", "is_supported", "public_url", "rewriting"]
 
 SCHEMES = ("https", "ssh", "file", "http", "git")
-"""Others would run programs: a remote helper is called like its scheme."""
+"""Supported schemes.  Others would run programs: git runs the remote helper named after one."""
 
-# What stands before a colon, without a slash, is a host.
+# Text before a colon, without a slash, is a host.
 _SCP = re.compile(r"(?P<host>[^/:]+):(?P<path>(?!//|:).+)", re.DOTALL)
 
-# Not a dash first: ssh takes such a host for an option.
+# A host must not begin with a dash: ssh would take it for an option.
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+\])", re.ASCII)
 _USER = re.compile(r"\w[\w.-]*", re.ASCII)
 
-# What git's check-ref-format refuses, and characters that ls-remote takes for wildcards.
+# Names that git's check-ref-format refuses, and characters that ls-remote takes for wildcards.
 _NOT_IN_REFS = re.compile(
     r"[\x00-\x20\x7f~^:?*\[\]\\]|\.\.|@\{|//|^/|/$|\.$|^\.|/\.|\.lock(?:/|$)|^-|^@$"
 )
@@ -34,9 +33,9 @@ _NOT_IN_REFS = re.compile(
 
 def public_url(url: str) -> str:
     """
-    The URL in one spelling, and without what is secret in it.
+    Normalise a URL, and remove its password, and for HTTP also its user name.
 
-    :param url: as :func:`is_supported` likes it; a path is absolute.
+    :param url: one that :func:`is_supported` accepts; a path is absolute.
     """
     if url.startswith("/"):
         return Path("/", url.lstrip("/")).as_uri()
@@ -46,10 +45,10 @@ def public_url(url: str) -> str:
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     if parts.scheme in ("http", "https"):
-        # Both parts may be secret: tokens are given as user names too.
+        # User name and password may both be secret: tokens are given as user names too.
         user = at = ""
     user = user.partition(":")[0]
-    # The rest as it is: what is escaped already stays escaped.
+    # The rest stays unchanged: escaped characters stay escaped.
     path = quote(parts.path, safe=_SAFE + "%")
     if parts.scheme == "file":
         path = "/" + path.lstrip("/")
@@ -58,8 +57,9 @@ def public_url(url: str) -> str:
 
 def rewriting(url: str) -> dict[str, str]:
     """
-    The configuration of git with which the public form of a URL leads to where
-    ``url`` does; empty where it does so by itself.
+    Return git configuration that maps the public form of a URL back to ``url``.
+
+    It is empty where both are the same.
     """
     if _SCP.fullmatch(url) or has_secret(url):
         return {f"url.{url}.insteadOf": public_url(url)}
@@ -67,15 +67,15 @@ def rewriting(url: str) -> dict[str, str]:
 
 
 def has_secret(url: str) -> bool:
-    """Whether something is in a URL that the public form must not have."""
+    """True if a URL has a part that its public form must not have."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     return bool(at) and (parts.scheme in ("http", "https") or ":" in user)
 
 
 def is_supported(url: str) -> bool:
-    """Whether it is the URL of a repository: an absolute path, too, or ``host:path``."""
-    # A leading dash would make an option of it, two colons call a remote helper.
+    """True if it is the URL of a repository, an absolute path or ``host:path``."""
+    # git takes a leading dash for an option; two colons would run a remote helper.
     if url.startswith("-") or "::" in url.partition("/")[0] or not url.isprintable():
         return False
     if url.startswith("/"):
@@ -97,7 +97,7 @@ def is_supported(url: str) -> bool:
 
 
 def is_ref_name(name: str) -> bool:
-    """Whether a branch or a tag can have this name."""
+    """True if a branch or a tag can have this name."""
     return bool(name) and len(name) <= 250 and not _NOT_IN_REFS.search(name)
 
 

@@ -16,20 +16,20 @@ __all__ = ["Sources", "TreeFetcher", "RefSource"]
 
 
 class Sources(Protocol):
-    """Where packages come from."""
+    """Resolves tags to revisions, and fetches package sets."""
 
     async def resolve(self, tag: Tag) -> Revision:
         """
-        What a tag stands for now, or did a short while ago.
+        Resolve a tag to its current revision, or to a recent one from the cache.
 
-        :raises UnknownRevision: nothing, or nothing that is served.
-        :raises SourceUnavailable: that cannot be found out.
+        :raises UnknownRevision: the tag names no revision, or none that is served.
+        :raises SourceUnavailable: the source cannot be asked.
         :raises SourceMissing: there is no package set at the configured path.
         """
 
     async def fetch(self, revision: Revision) -> PackageSet:
         """
-        Bring a revision to this machine, where garbage collection leaves it alone.
+        Fetch a revision to this machine, and protect it from garbage collection.
 
         :raises UnknownRevision: there is no such commit.
         :raises SourceUnavailable: it cannot be fetched.
@@ -37,34 +37,34 @@ class Sources(Protocol):
         """
 
     async def tags(self) -> Sequence[str]:
-        """The tags that the configuration names, sorted: there may be many more."""
+        """Return the tags that the configuration names, sorted; many more may be valid."""
 
 
 class RefSource(Protocol):
-    """Whoever knows what the references to a source point to."""
+    """Looks up references in an upstream source."""
 
     async def check(self) -> None:
         """
-        Find out whether it can be asked, without asking it.
+        Check the prerequisites for look-ups, without making a request.
 
-        :raises CommandMissing: there is no program to do it with.
+        :raises CommandMissing: a program that look-ups need is not on PATH.
         """
 
     async def find(self, reference: Reference) -> ResolvedRef | None:
         """
-        What a reference points to now, ``None`` if to nothing.
+        Look up the commit of a reference.
 
-        :raises SourceUnavailable: that cannot be found out, though it was tried
-            repeatedly.
+        :return: ``None`` if the reference does not exist.
+        :raises SourceUnavailable: the look-up failed, repeated attempts included.
         """
 
 
 class TreeFetcher(Protocol):
-    """What brings commits into the Nix store."""
+    """Fetches commits into the Nix store."""
 
     async def fetch(self, tree: SourceTree) -> Path:
         """
-        Fetch the files of a commit and root them, where that has not been done yet.
+        Fetch the files of a commit and root them, unless that has been done already.
 
         :return: the store path.
         :raises UnknownRevision: there is no such commit.

@@ -1,14 +1,13 @@
 """
-What references point to: asked once for all, remembered, and known when nobody answers.
+Cache the look-ups of references, and serve stale ones while the upstream fails.
 
-Each moving reference is looked up by one question to its upstream, shared by all who
-need it, and stands for its time to live.  When the upstream cannot be reached, what it
-said last goes on being served, also after a restart; the log says so once, and once
-when it is over.
+Concurrent look-ups of a moving reference share one request to its upstream, and the result
+is used for its time to live.  While the upstream cannot be reached, the last result is
+served, also after a restart; this is logged once, and so is the recovery.
 
 A commit that was found to be in the history of a branch or a tag stays accepted, even
-if that branch is rewritten later: whoever has pinned a deployment to a commit expects
-it to go on working, and that it came from the repository was true.  To withdraw one,
+if that branch is rewritten later: a deployment that is pinned to a commit has to go on
+working, and the commit did come from the repository.  To withdraw one,
 set ``revisions`` so that it does not match.
 """
 
@@ -36,18 +35,18 @@ __all__ = ["RefCache"]
 T = TypeVar("T")
 
 UPSTREAM_PAUSE = 30.0
-"""Seconds that an upstream which failed is left alone, where something is known."""
+"""Seconds between requests for a reference whose look-up failed and has an old result."""
 
 NEGATIVE_TTL = 30.0
-"""Seconds that an unknown reference stays unknown, at most."""
+"""The most seconds for which a reference that does not exist is cached."""
 
 MOST_REMEMBERED = 4096
-"""How many references are remembered."""
+"""The most references that are cached."""
 
 
 @define(eq=False)
 class _Answer:
-    """What a reference is taken to be until a time on the clock; ``None``: nothing."""
+    """A cached result, valid until a time on the clock; ``None`` if there is no such ref."""
 
     found: ResolvedRef | None
     until: float
@@ -55,14 +54,14 @@ class _Answer:
 
 class RefCache:
     """
-    The references of one upstream.
+    Caches the references of one upstream.
 
-    :param upstream: whom to ask.
-    :param name: how the log and the file call it.
+    :param upstream: looks references up.
+    :param name: the upstream's name in the log and in the file.
     :param ttl: seconds for which a moving reference is not looked up again.
-    :param known: keeps what was found over a restart.
+    :param known: stores results across restarts.
     :param workers: for the file system.
-    :param clock: what times to live are measured with.
+    :param clock: measures times to live.
     """
 
     _log = Logger()
@@ -92,9 +91,9 @@ class RefCache:
 
     async def start(self) -> None:
         """
-        Read what was known; asks nobody.
+        Load the stored results; makes no request.
 
-        :raises CommandMissing: there is no program to ask with.
+        :raises CommandMissing: a program that look-ups need is not on PATH.
         """
         self._stopping = False
         await self._upstream.check()
@@ -106,18 +105,18 @@ class RefCache:
             )
 
     async def stop(self) -> None:
-        """Cancel what is under way; returns when it has ended."""
+        """Cancel running look-ups; returns when they have ended."""
         self._stopping = True
         await self._asking.stop()
 
     async def find(self, reference: Reference, *, expected: bool) -> ResolvedRef | None:
         """
-        What a reference points to now, or did a short while ago.
+        Return the commit of a reference, from the cache while that is fresh.
 
-        :param expected: whether something is wrong with the upstream if it has no such
-            reference: then what it pointed to last still counts.
-        :return: ``None`` if it points to nothing.
-        :raises SourceUnavailable: that cannot be found out, and is not known.
+        :param expected: whether a missing reference is a fault of the upstream: then the
+            last result is used.
+        :return: ``None`` if the reference does not exist.
+        :raises SourceUnavailable: the look-up failed, and there is no earlier result.
         """
         key = self._key(reference)
         if isinstance(reference, GitCommit) and key in self._known:
@@ -137,7 +136,7 @@ class RefCache:
         return await self._asking.run(key, work)
 
     def doubt(self, commit: str) -> None:
-        """Ask again about all that points to a commit, which cannot be fetched."""
+        """Drop cached results that are a commit which cannot be fetched, to look them up anew."""
         for key, answer in list(self._fresh.items()):
             if answer.found is not None and answer.found.commit == commit:
                 del self._fresh[key]
@@ -190,7 +189,7 @@ class RefCache:
         _shorten(self._fresh)
 
     async def _keep(self, key: str, found: ResolvedRef | None) -> None:
-        """Know it after a restart, too."""
+        """Store a result for use after a restart."""
         self._known.pop(key, None)
         if found is not None:
             self._known[key] = found
@@ -207,15 +206,16 @@ class RefCache:
 
     def _key(self, reference: Reference) -> str:
         """
-        A reference as text.
+        Return the cache key of a reference.
 
-        All of its fields count: a commit that was taken on trust has not been found.
+        All of its fields are in the key: a commit that was accepted as trusted has not been
+        found in a history.
         """
         fields: dict[str, Json] = {"kind": type(reference).__name__, **asdict(reference)}
         return canonical_json({"upstream": self._name, "reference": fields}).decode()
 
 
 def _shorten(mapping: dict[str, T]) -> None:
-    """Forget the oldest of too many."""
+    """Remove the oldest entries beyond the limit."""
     while len(mapping) > MOST_REMEMBERED:
         del mapping[next(iter(mapping))]

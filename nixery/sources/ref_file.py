@@ -1,9 +1,9 @@
 """
-What references pointed to when they were looked up last, kept on disk.
+Store the last results of reference look-ups on disk.
 
-A daemon that starts while the upstream is away serves what it served before.  The
+A daemon that starts while the upstream is unreachable serves the stored results.  The
 file also has the commits that were found to be in the repository's history, which
-stay proven.
+stay accepted.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ VERSION = 1
 
 class RefFile:
     """
-    A file of references by their keys.
+    Reads and writes a file of references by their keys.
 
     Both methods block.
 
-    :param path: of the file.
+    :param path: the path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,10 +35,10 @@ class RefFile:
 
     def load(self) -> dict[str, ResolvedRef]:
         """
-        What the file has, the oldest first; nothing if there is no file.
+        Read the references, the oldest first; empty if there is no file.
 
         :raises OSError: it cannot be read.
-        :raises ValueError: it was written by something else.
+        :raises ValueError: it does not have the expected format.
         """
         try:
             text = self._path.read_text("utf-8")
@@ -51,7 +51,7 @@ class RefFile:
 
     def save(self, references: Mapping[str, ResolvedRef]) -> None:
         """
-        Replace the file, at once.
+        Replace the file atomically.
 
         :raises OSError: it cannot be written.
         """
@@ -67,7 +67,7 @@ class RefFile:
         with draft.open("w", encoding="utf-8") as file:
             json.dump(data, file, indent=1)
             file.flush()
-            # Or a power cut may leave the new name on an empty file.
+            # Without this, a power cut may leave the new name on an empty file.
             os.fsync(file.fileno())
         draft.replace(self._path)
 

@@ -1,9 +1,9 @@
 """
-From a tag to a revision, and from a revision to a package set on this machine.
+Resolve tags to revisions, and fetch revisions as package sets to this machine.
 
-What tags mean is decided in :mod:`nixery.sources.tag_policy`, what references point to is found
-in :mod:`nixery.sources.ref_cache`; here both are put together, and each commit is fetched once
-for all who need it.
+:mod:`nixery.sources.tag_policy` maps tags to references, and :mod:`nixery.sources.ref_cache`
+looks references up; this module combines both.  Concurrent requests for a commit share one
+fetch.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ __all__ = ["Resolver", "ResolverSettings"]
 @frozen(kw_only=True)
 class ResolverSettings:
     """
-    Where packages come from.
+    The settings of a :class:`Resolver`.
 
-    :param rules: which tags may be asked for.
-    :param overlays: files or directories with overlays of the operator's.
-    :param nixpkgs_url: where the archive of a nixpkgs commit is.
+    :param rules: decides which tags may be asked for.
+    :param overlays: files or directories with the operator's overlays.
+    :param nixpkgs_url: the URL of the archive of a nixpkgs commit.
     """
 
     source: Source
@@ -72,8 +72,8 @@ class Resolver:
     """
     An implementation of :class:`nixery.sources.interface.Sources`.
 
-    :param settings: where packages come from.
-    :param git: the references of the git repository; ``None`` where the source is none.
+    :param settings: the source of the packages.
+    :param git: the references of the git repository; ``None`` for sources of other kinds.
     :param channels: the references of the channel host.
     :param fetcher: fetches commits.
     :param workers: for the file system.
@@ -101,7 +101,7 @@ class Resolver:
 
     async def start(self) -> None:
         """
-        Get ready; asks nobody.
+        Check the configured paths and load the stored references; makes no request.
 
         :raises SourceMissing: the package set at a path is not there, or an overlay.
         :raises CommandMissing: there is no git, where it is needed.
@@ -120,14 +120,14 @@ class Resolver:
             await lookups.start()
 
     async def stop(self) -> None:
-        """Cancel what is under way; returns when it has ended."""
+        """Cancel running look-ups and fetches; returns when they have ended."""
         self._stopping = True
         for lookups in self._lookups():
             await lookups.stop()
         await self._fetching.stop()
 
     async def resolve(self, tag: Tag) -> Revision:
-        """As :meth:`nixery.sources.interface.Sources.resolve` says."""
+        """See :meth:`nixery.sources.interface.Sources.resolve`."""
         settings, source = self._settings, self._settings.source
         if isinstance(source, PathSource):
             if tag != LATEST:
@@ -137,8 +137,8 @@ class Resolver:
             path = await self._workers.run(_real_path, source.path, _PACKAGE_SET)
             overlays = await self._overlays()
             revision = path_revision(path, overlays)
-            # In the Nix store, and configured without symlinks on the way: nothing there
-            # will ever change, and a warm answer need not wait for a thread.
+            # The paths are in the Nix store, without symlinks: they never change, and a
+            # cached answer need not wait for a thread.
             if revision.pinned and (path, overlays) == (source.path, settings.overlays):
                 self._unchanging = revision
             return revision
@@ -154,7 +154,7 @@ class Resolver:
         )
 
     async def fetch(self, revision: Revision) -> PackageSet:
-        """As :meth:`nixery.sources.interface.Sources.fetch` says."""
+        """See :meth:`nixery.sources.interface.Sources.fetch`."""
         overlays = overlay_paths(revision)
         trees = source_trees(revision)
         if not trees:
@@ -164,7 +164,7 @@ class Resolver:
         return PackageSet(revision=revision, path=path, overlays=(*above, *overlays))
 
     async def tags(self) -> Sequence[str]:
-        """As :meth:`nixery.sources.interface.Sources.tags` says."""
+        """See :meth:`nixery.sources.interface.Sources.tags`."""
         return configured_tags(self._settings.source, self._settings.rules)
 
     # -- references -------------------------------------------------------------
@@ -173,11 +173,15 @@ class Resolver:
         return (self._channels,) if self._git is None else (self._git, self._channels)
 
     async def _find(self, reference: Reference, tag: Tag) -> ResolvedRef:
-        """:raises UnknownRevision: there is nothing."""
+        """
+        Look a reference up.
+
+        :raises UnknownRevision: it does not exist.
+        """
         if isinstance(reference, NixpkgsCommit):
             return ResolvedRef(commit=reference.commit)
         source, rules = self._settings.source, self._settings.rules
-        # What is configured has to be there: if not, nobody who asks is to blame.
+        # A missing reference that is configured is the operator's error, not the client's.
         expected = reference in references(source, rules, LATEST)
         lookups = self._channels
         if isinstance(reference, GitRefs | GitCommit) and self._git is not None:
@@ -187,7 +191,7 @@ class Resolver:
             raise unknown_revision(source, rules, tag)
         return found
 
-    # -- this machine -----------------------------------------------------------
+    # -- fetching ---------------------------------------------------------------
 
     async def _fetch(self, tree: SourceTree) -> Path:
         if self._stopping:
@@ -225,16 +229,20 @@ _OVERLAY = "overlay"
 
 
 def _check(path: Path, what: str) -> None:
-    """:raises SourceMissing: there is nothing to evaluate at a path."""
+    """
+    Check that a path can be evaluated.
+
+    :raises SourceMissing: there is nothing to evaluate at it.
+    """
     if _real_path(path, what).is_dir():
         _real_path(path / "default.nix", what)
 
 
 def _real_path(path: Path, what: str) -> Path:
     """
-    A path without symlinks, which restricted evaluation refuses.
+    Resolve the symlinks of a path, which restricted evaluation refuses.
 
-    :raises SourceMissing: it leads nowhere.
+    :raises SourceMissing: the path does not exist.
     """
     try:
         return Path(os.path.realpath(path, strict=True))

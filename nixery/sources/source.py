@@ -1,9 +1,9 @@
 """
-Package sources, and what of a source the caches may remember.
+Package sources, their revisions and the identities of these in cache keys.
 
 A *source* is what the configuration names; a *revision* is what a tag of it has
 been resolved to; a *package set* is a revision on this machine's disk, ready to be
-evaluated.  What a tag means for each source is in :mod:`nixery.sources.tag_policy`.
+evaluated.  :mod:`nixery.sources.tag_policy` defines the meaning of tags for each source.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 NIXPKGS_URL = "https://github.com/NixOS/nixpkgs/archive/{commit}.tar.gz"
-"""Where the archive of a nixpkgs commit is."""
+"""The URL of the archive of a nixpkgs commit."""
 
 STORE = Path("/nix/store")
 
@@ -49,7 +49,7 @@ class ChannelSource:
 
     @property
     def is_commit(self) -> bool:
-        """Whether it is a commit, and does not move."""
+        """True if it is a commit, which does not move."""
         return is_commit(self.channel)
 
     def describe(self) -> str:
@@ -63,7 +63,7 @@ class GitSource:
     """
     A git repository with a package set, or with an overlay on nixpkgs.
 
-    :param url: as it was configured; it may hold a password.
+    :param url: the URL as it was configured; it may hold a password.
     :param ref: the branch, tag or full commit that the tag ``latest`` means; ``None``
         for the repository's own default branch.
     :param base: the nixpkgs that the repository is an overlay on; ``None`` if it is a
@@ -76,7 +76,7 @@ class GitSource:
 
     @property
     def public_url(self) -> str:
-        """The URL in one spelling, and without what is secret."""
+        """The normalised URL, without secrets."""
         return public_url(self.url)
 
     def describe(self) -> str:
@@ -99,7 +99,7 @@ Source = ChannelSource | GitSource | PathSource
 @frozen(kw_only=True)
 class ResolvedRef:
     """
-    What a reference points to upstream.
+    The commit that a reference points to upstream.
 
     :param commit: 40 hexadecimal digits.
     :param ref: in a git repository, the full name of a ref that the commit can be
@@ -113,15 +113,15 @@ class ResolvedRef:
 @frozen(kw_only=True)
 class Revision:
     """
-    What a tag of a source has been resolved to.
+    The revision that a tag of a source has been resolved to.
 
-    :param identity: what distinguishes this revision from every other one of any
-        source, as plain JSON data: it goes into cache keys.
+    :param identity: plain JSON data that distinguishes this revision from every other one
+        of any source: it goes into cache keys.
     :param pinned: whether ``identity`` stands for the content: the same identity
         always evaluates to the same packages.
-    :param label: for people: ``main at 3f786850e387``.
-    :param ref: as in :class:`ResolvedRef`: a way to fetch the commit, and no part of what it
-        is.
+    :param label: a description for people: ``main at 3f786850e387``.
+    :param ref: as in :class:`ResolvedRef`: used to fetch the commit, and not part of its
+        identity.
     """
 
     identity: Mapping[str, str] = field(hash=False)
@@ -149,10 +149,10 @@ class PackageSet:
 @frozen(kw_only=True)
 class SourceTree:
     """
-    The files of one commit, somewhere on the network.
+    The files of one commit, to be fetched over the network.
 
-    :param kind: how they are fetched: with git, or as an archive by HTTP.
-    :param url: of the repository, or of the archive.
+    :param kind: the way they are fetched: with git, or as an archive by HTTP.
+    :param url: the URL of the repository, or of the archive.
     :param ref: as in :class:`ResolvedRef`.
     """
 
@@ -164,8 +164,8 @@ class SourceTree:
     @property
     def name(self) -> str:
         """
-        A file name for it: the commit, and what tells its origin apart from others,
-        for a name alone proves nothing about what somebody's server sends.
+        A file name: the commit, and a part that depends on the origin, for a server may
+        send other files under the same commit.
         """
         origin = hashlib.sha256(f"{self.kind} {self.url}".encode()).hexdigest()
         return f"{self.commit}-{origin[:12]}"
@@ -173,19 +173,20 @@ class SourceTree:
 
 def is_pinned_path(path: Path) -> bool:
     """
-    Whether what lies at a path never changes: all that is in the Nix store is
-    immutable, and named by its content or its recipe.
+    True if the files at a path never change.
 
-    :param path: without symlinks.
+    All files in the Nix store are immutable, and named by their content or their recipe.
+
+    :param path: a path without symlinks.
     """
     return STORE in path.parents and ".." not in path.parts
 
 
 def path_revision(path: Path, overlays: Sequence[Path] = ()) -> Revision:
     """
-    The revision of a package set at a path.
+    Return the revision of a package set at a path.
 
-    :param path: without symlinks, as those of ``overlays``.
+    :param path: a path without symlinks, like those of ``overlays``.
     """
     return Revision(
         identity={"kind": "path", "path": str(path), **_overlay_identity(overlays)},
@@ -204,10 +205,10 @@ def revision_of(
     nixpkgs_url: str = NIXPKGS_URL,
 ) -> Revision:
     """
-    The revision that a reference to a source was found to be.
+    Return the revision that a reference to a source was resolved to.
 
-    :param name: how people call the reference.
-    :param base: the nixpkgs below it, where the source is an overlay.
+    :param name: the name of the reference, for people.
+    :param base: the nixpkgs below it, if the source is an overlay.
     :param overlays: those of the configuration, without symlinks.
     """
     identity = {"commit": found.commit}
@@ -229,8 +230,9 @@ def revision_of(
 
 def source_trees(revision: Revision) -> tuple[SourceTree, ...]:
     """
-    What has to be fetched of a revision: the package set, then an overlay on it where
-    the source is one.  Nothing of a path.
+    Return the trees to fetch for a revision: the package set, then the source's overlay.
+
+    There is an overlay only where the source is one, and no tree for a path.
     """
     identity = revision.identity
     match identity["kind"]:
@@ -244,7 +246,7 @@ def source_trees(revision: Revision) -> tuple[SourceTree, ...]:
 
 
 def overlay_paths(revision: Revision) -> tuple[Path, ...]:
-    """The overlays of the configuration that a revision has, in order."""
+    """Return the overlays of the configuration that a revision has, in order."""
     count = sum(name.startswith(_OVERLAY) for name in revision.identity)
     return tuple(Path(revision.identity[f"{_OVERLAY}{number}"]) for number in range(count))
 

@@ -1,5 +1,5 @@
 """
-What a tag means for each source, and which tags may be asked for.
+Map tags to references for each source, and decide which tags are allowed.
 
 A tag is a revision of the package set.  ``latest`` is the one that the configuration
 names.  Any other tag is looked up in the source:
@@ -9,10 +9,10 @@ names.  Any other tag is looked up in the source:
     git       a branch, else a tag, or a full commit in the history of one
     path      nothing: there is only ``latest``
 
-Whoever may name any commit may run any code in a build: hosts of repositories serve
-the commits of forks and of pull requests as if they belonged to the repository.  That
-is why a commit has to be in the history of a branch or a tag, which only people with
-access can move.
+A client that may name any commit can run any code in a build: hosts of repositories serve
+the commits of forks and of pull requests as if they belonged to the repository.  Therefore
+a commit has to be in the history of a branch or a tag, which only people with access can
+move.
 
 A tag cannot hold a slash, and branches are often called ``feature/x``.  Where there is
 neither a branch nor a tag of the name ``feature--x``, it means ``feature/x``.
@@ -47,7 +47,7 @@ __all__ = [
 LATEST = Tag("latest")
 
 SLASH = "--"
-"""What stands for a slash of a branch's name in a tag."""
+"""Replaces a slash of a branch's name in a tag."""
 
 EVERYTHING = ("*",)
 
@@ -73,7 +73,7 @@ class ChannelName:
 
 @frozen(kw_only=True)
 class NixpkgsCommit:
-    """A commit of nixpkgs, which nobody has to be asked about."""
+    """A commit of nixpkgs, which needs no look-up."""
 
     commit: str
 
@@ -100,7 +100,7 @@ class GitCommit:
     """
     A commit in a git repository.
 
-    :param trusted: whether it is taken even if no branch and no tag leads to it.
+    :param trusted: whether it is accepted even if it is in the history of no branch and no tag.
     """
 
     commit: str
@@ -111,7 +111,7 @@ class GitCommit:
 
 
 Reference = ChannelName | NixpkgsCommit | GitRefs | GitCommit
-"""Something to be looked up: what answers is a :class:`nixery.sources.source.ResolvedRef`."""
+"""A reference to look up; the result is a :class:`nixery.sources.source.ResolvedRef`."""
 
 # -- tags ---------------------------------------------------------------------
 
@@ -119,10 +119,10 @@ Reference = ChannelName | NixpkgsCommit | GitRefs | GitCommit
 @frozen(kw_only=True)
 class TagPolicy:
     """
-    Which tags may be asked for, besides ``latest``.
+    Decides which tags may be asked for, besides ``latest``.
 
     :param patterns: a tag has to match one of these, as a shell matches file names.
-    :param any_commit: whether a commit is taken without proof of its origin.
+    :param any_commit: whether a commit is accepted without proof of its origin.
     """
 
     patterns: tuple[str, ...] = EVERYTHING
@@ -132,7 +132,7 @@ class TagPolicy:
         return tag == LATEST or any(fnmatchcase(tag, pattern) for pattern in self.patterns)
 
     def describe(self, source: Source) -> tuple[str, ...]:
-        """What may be asked for, for people."""
+        """Describe the allowed tags, for people."""
         if isinstance(source, PathSource):
             return (LATEST,)
         if self.patterns != EVERYTHING:
@@ -152,13 +152,15 @@ class TagPolicy:
 
 def references(source: Source, rules: TagPolicy, tag: Tag) -> tuple[Reference, ...]:
     """
-    What has to be looked up for a tag: its own reference, and behind it that of the
-    nixpkgs below it where the source is an overlay.
+    Return the references to look up for a tag.
 
-    :param source: no path, which has no references.
+    The tag's own reference comes first, then, if the source is an overlay, that of the
+    nixpkgs below it.
+
+    :param source: not a path, which has no references.
     :raises UnknownRevision: the tag names none, or one that is not served.
     """
-    # Signatures are asked for under such tags, and no rule makes revisions of them.
+    # Clients ask for signatures under such tags; no rule may turn them into revisions.
     if is_referrers_tag(tag) or not rules.permit(tag):
         raise unknown_revision(source, rules, tag)
     if isinstance(source, ChannelSource):
@@ -170,7 +172,7 @@ def references(source: Source, rules: TagPolicy, tag: Tag) -> tuple[Reference, .
 
 
 def configured_tags(source: Source, rules: TagPolicy) -> tuple[str, ...]:
-    """The tags that the configuration itself names, sorted."""
+    """Return the tags that the configuration itself names, sorted."""
     names: set[str] = {LATEST}
     if isinstance(source, ChannelSource):
         names.add(source.channel)
@@ -182,12 +184,12 @@ def configured_tags(source: Source, rules: TagPolicy) -> tuple[str, ...]:
 
 
 def unknown_revision(source: Source, rules: TagPolicy, tag: str) -> UnknownRevision:
-    """The error that says which revisions are served."""
+    """Return the error that lists the revisions that are served."""
     return UnknownRevision(tag=tag, allowed=rules.describe(source), source=source.describe())
 
 
 def git_refs(name: str) -> tuple[str, ...]:
-    """The refs that may be meant by the name of a branch or a tag, the likeliest first."""
+    """Return the refs that a branch or tag name may mean, the likeliest first."""
     names = [name] if is_ref_name(name) else []
     slashed = name.replace(SLASH, "/")
     if slashed != name and is_ref_name(slashed):
@@ -201,7 +203,7 @@ def _is_served(source: Source, rules: TagPolicy, name: str) -> bool:
             references(source, rules, Tag(name))
     except UnknownRevision:
         return False
-    # A branch may be configured whose name is no tag.
+    # The configured branch's name may not be a valid tag.
     return "/" not in name
 
 
@@ -226,7 +228,7 @@ def _git_reference(source: GitSource, rules: TagPolicy, tag: Tag) -> Reference:
         if source.ref is None:
             return GitRefs(names=("HEAD",))
         if is_commit(source.ref):
-            # The operator vouches for it.
+            # The operator has configured this commit, so it is trusted.
             return GitCommit(commit=source.ref, trusted=True)
         return GitRefs(names=tuple(f"refs/{kind}/{source.ref}" for kind in ("heads", "tags")))
     if is_commit(tag):
