@@ -1,1 +1,1 @@
-"""Popularity data: counted, fetched and kept."""
+"""Popularity data: counting, fetching and caching them."""

@@ -1,9 +1,9 @@
 """
-Collecting the references of a whole package set from a binary cache.
+Collects the references of a whole package set from a binary cache.
 
 Each store path is one small request; a set of 100,000 is finished in minutes if many
-requests are under way at once.  References lead to further paths: whatever belongs to
-a closure belongs to the set.
+requests are under way at once.  References are followed: the set includes the closures of
+all its paths.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from nixery.runtime.workers import Workers
 __all__ = ["Crawled", "Crawler"]
 
 CONNECTIONS = 64
-"""Requests that are under way at once; binary caches are made for many clients."""
+"""Maximum number of concurrent requests; binary caches are made for many clients."""
 
 LARGEST_NARINFO = 4 * 1024**2
-"""Bytes: the longest of nixpkgs refer to thousands of paths and have some 500 kB."""
+"""Maximum size in bytes: the largest in nixpkgs name thousands of paths and have some 500 kB."""
 
 MOST_PATHS = 3_000_000
-"""How many store paths are followed; a cache that makes them up has no end."""
+"""Maximum number of store paths, as a bound on a cache that invents them without end."""
 
 ATTEMPTS = 5
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-"""How often a path is asked for, and the seconds between, doubled each time."""
+"""Maximum requests for a path, and the seconds between them, doubled each time."""
 
 BATCH = 500
-"""How many answers are written down at a time: as many are lost at most."""
+"""Number of answers per write to the log, which is the most that a crash loses."""
 
 _MISSING = frozenset({403, 404, 410})
-"""What caches answer for paths that they do not have; buckets that nobody may list, 403."""
+"""Statuses for paths that a cache does not have; buckets without public listing answer 403."""
 
 
 @frozen(kw_only=True)
 class Crawled:
     """
-    A package set.
+    The references of a package set.
 
-    :param references: of each path, by base names.
+    :param references: the references of each path, by base names.
     :param missing: the paths that the cache does not have, sorted.
-    :param unusable: the paths that it describes in a way that cannot be, sorted.
+    :param unusable: the paths that it describes by an invalid narinfo, sorted.
     """
 
     references: References
@@ -64,14 +64,14 @@ class Crawled:
 @define(kw_only=True, eq=False)
 class Crawler:
     """
-    Collects references, once.
+    Collects references; good for one use.
 
     :param cache: the URL of the binary cache.
-    :param fetch: gets a file by its URL, of at most so many bytes.
-    :param log: what was found out before; open, and written to.
-    :param workers: for the log.
+    :param fetch: fetches a file by its URL, of at most the given number of bytes.
+    :param log: the references from earlier runs; it is open, and written to.
+    :param workers: the pool for access to the log.
     :param clock: for pauses.
-    :param progress: told how many paths are done, and how many are known by now.
+    :param progress: called with the number of paths that are done, and of those known so far.
     :param connections: how many requests are under way at once.
     """
 
@@ -97,13 +97,13 @@ class Crawler:
 
     async def crawl(self, roots: Iterable[str]) -> Crawled:
         """
-        The closure of store paths.
+        Collect the references of the closure of store paths.
 
         :param roots: base names.
-        :raises FetchFailed: the cache failed again and again.  What was found out is
-            kept: call it again.
-        :raises CacheIncomplete: it has not even half of the paths.
-        :raises UnexpectedOutput: it has paths without end.
+        :raises FetchFailed: the cache failed repeatedly.  The references found so far are
+            in the log, so that another run continues from there.
+        :raises CacheIncomplete: it has less than half of the paths.
+        :raises UnexpectedOutput: it has more paths than the maximum.
         :raises StorageError: the log failed.
         """
         self._logged = await self.workers.run(self.log.read)
@@ -111,7 +111,7 @@ class Crawler:
         try:
             await gather(self._work() for _ in range(self.connections))
         finally:
-            # What one has found out is worth keeping whatever has become of others.
+            # Keep the answers of each worker even if another one failed.
             await self._write()
         missing, unusable = sorted(self._missing), sorted(self._unusable)
         if len(self._references) < len(missing) + len(unusable):
@@ -126,14 +126,14 @@ class Crawler:
         )
 
     async def _work(self) -> None:
-        """Ask for one path after the other, until all is known."""
+        """Look up one path after the other, until none is left."""
         while not self._stopped:
             if not self._waiting:
                 if not self._busy:
-                    # Nobody is left who might find another path.
+                    # No other worker is busy, so no further path will be found.
                     self._stop()
                     return
-                # One that has been cancelled would be woken in vain.
+                # The canceller removes a cancelled worker, so that it is not woken.
                 idle: Deferred[None] = Deferred(self._idle.remove)
                 self._idle.append(idle)
                 await idle
@@ -143,7 +143,7 @@ class Crawler:
             try:
                 await self._look_up(name)
             except BaseException:
-                # The others finish what they are at, and no more.
+                # The other workers finish their current path, and then stop.
                 self._stop()
                 raise
             finally:
@@ -197,7 +197,7 @@ class Crawler:
         return await self.fetch(url, LARGEST_NARINFO)
 
     def _add(self, names: Iterable[str]) -> None:
-        """Take paths up, and what is known already of what they need."""
+        """Queue paths; those in the log are taken from there, with their references."""
         more = list(names)
         while more:
             name = more.pop()
@@ -217,7 +217,7 @@ class Crawler:
             )
 
     def _found(self, name: str, references: Sequence[str]) -> None:
-        # One object for each name, however many paths refer to it.
+        # Share one string per name, however many paths refer to it.
         self._references[name] = tuple(self._names.setdefault(each, each) for each in references)
 
     async def _write(self) -> None:

@@ -1,11 +1,11 @@
 """
-Counting how popular store paths are within a package set.
+Counts how popular store paths are within a package set.
 
 Popularity data (``nixery.layers.popularity_file``) tell how many store paths of a set refer to a
-package, and how many have it in their closure.  The first is a matter of adding up.
-For the second the closure of every path would have to be walked, which for nixpkgs
-means some 100,000 walks of some hundred steps each: :func:`users_in_closure` walks
-them thousands at a time.
+package, and how many have it in their closure.  The first number is a simple sum.
+For the second, the closure of every path would have to be walked, which for nixpkgs
+means some 100,000 walks of some hundred steps each: :func:`users_in_closure` does
+thousands of these walks at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["References", "count_popularity", "users_in_closure"]
 
 References = Mapping[str, Collection[str]]
 """
-What store paths refer to, by their base names, ``<hash>-<name>``.
+The references of store paths, by their base names, ``<hash>-<name>``.
 
 References to paths that are not among the keys are ignored, as are those of a path to
 itself.
@@ -29,8 +29,8 @@ itself.
 
 CHUNK = 16384
 """
-How many users are followed at once.  More make fewer rounds of larger numbers; from
-here on, a set of 100,000 paths takes hardly less time, and more memory.
+Number of users per chunk.  Larger chunks mean fewer rounds with larger integers; above this
+value, a set of 100,000 paths takes hardly less time, and more memory.
 """
 
 _NAME_START = 33
@@ -38,11 +38,11 @@ _NAME_START = 33
 
 def count_popularity(references: References, source: str) -> Popularity:
     """
-    Popularity data of a set of store paths.
+    Compute the popularity data of a set of store paths.
 
-    :param references: of every path of the set.
+    :param references: the references of every path of the set.
     :param source: where they come from, for people.
-    :raises UnexpectedOutput: paths refer to one another in a circle.
+    :raises UnexpectedOutput: the references have a cycle.
     """
     names = list(references)
     numbers = {name: number for number, name in enumerate(names)}
@@ -58,7 +58,7 @@ def count_popularity(references: References, source: str) -> Popularity:
     packages = [name[_NAME_START:] for name in names]
     return Popularity(
         transitive=merge(zip(packages, transitive, strict=True)),
-        # Nothing is to be learnt from what nobody refers to.
+        # A path without users adds no information.
         direct=merge(compress(zip(packages, direct, strict=True), direct)),
         setsize=len(names),
         source=source,
@@ -69,10 +69,11 @@ def users_in_closure(
     uses: Sequence[Sequence[int]], users_first: Sequence[int], chunk: int = CHUNK
 ) -> list[int]:
     r"""
-    For each node of a graph, how many nodes reach it, itself included.
+    Count for each node of a graph the nodes that reach it, itself included.
 
     A set of nodes is a bit set in one large integer.  Users are taken in chunks, a bit
-    for each, and their bits handed down the graph; what arrives at a node is counted::
+    for each, and their bits are passed down the graph; the bits that arrive at a node are
+    counted::
 
         chunk 1: a, b            a  01        b  10
                                   \          /  \
@@ -80,13 +81,13 @@ def users_in_closure(
                                     \          /
         chunk 2: c, d, e              e  11 (+2), in chunk 2 +3
 
-    A node's bits are dropped as soon as they have been handed on, so that a chunk takes
-    the memory of the graph's frontier only; and since no user comes behind what it
-    uses, each chunk's walk begins where the chunk does.
+    A node's bits are dropped as soon as they have been passed on, so that a chunk takes
+    the memory of the graph's frontier only; and since every user comes before all that it
+    uses, each chunk's walk begins at the first node of the chunk.
 
     :param uses: for each node the nodes that it uses, each once.
     :param users_first: all nodes, each before all that it uses.
-    :param chunk: how many users are followed at once.
+    :param chunk: the number of users per chunk.
     """
     place = {node: place for place, node in enumerate(users_first)}
     below = [[place[used] for used in uses[node]] for node in users_first]
@@ -107,14 +108,14 @@ def users_in_closure(
 
 def _users_first(names: Sequence[str], uses: Sequence[Sequence[int]]) -> list[int]:
     """
-    All nodes, each before all that it uses.
+    Sort the nodes so that each comes before all that it uses.
 
-    :raises UnexpectedOutput: there is a circle.
+    :raises UnexpectedOutput: there is a cycle.
     """
     waiting_for = [0] * len(uses)
     for used in chain.from_iterable(uses):
         waiting_for[used] += 1
-    # A stack, not a queue: what a user has for itself follows it closely, and its
+    # A stack, not a queue: nodes that have one user only follow it closely, and their
     # bits are not kept for long.
     free = [node for node in range(len(uses)) if not waiting_for[node]]
     order = []

@@ -1,23 +1,23 @@
 """
-The popularity data that a daemon cuts its images by: fetched once, and pinned.
+Fetches the popularity data that decide the layers of images once, and pins them.
 
-Which store paths share a layer depends on how popular packages are, so that other
+The grouping of store paths into layers depends on the popularity of packages, so that other
 data mean other layers.  Data that changed with every restart would make clients pull
 again what they have, up to 8 % more with every revision.  So they are a *pinned
 snapshot*:
 
-- What was fetched is kept in the state directory, with its URL and its SHA-256 digest.
-- A copy from the same URL is used as it is, without asking the server; so the daemon
+- The fetched file is kept in the state directory, with its URL and its SHA-256 digest.
+- A copy from the same URL is used as it is, without a request to the server; so the daemon
   starts while the URL is down.
 - Data are fetched if there is no copy, if another URL is configured, or if the setting
   ``popularity_refresh`` asks for it.  Until that has succeeded, the copy that is there
   is used, whatever URL it came from.
-- Without any, images are made without; the log says so once, and the URL is tried again
-  from time to time.
+- Without a copy, images are made without popularity data; the log says so once, and the URL
+  is tried again from time to time.
 
-Nothing waits for a server that does not answer.  The first images wait for a first
+A server that does not answer blocks nothing.  The first images wait for a first
 attempt that is under way (:meth:`PopularityData.settled`), but for seconds only: usually
-that is all it takes, and the digest of an image that is made half a minute after the
+the fetch takes no longer, and the digest of an image that is made half a minute after the
 first start is the same as a week later.
 """
 
@@ -48,14 +48,14 @@ from nixery.storage.filesystem.files import failures
 __all__ = ["LARGEST", "PopularityData", "Snapshot", "read_pinned"]
 
 LARGEST = 64 * 1024**2
-"""How many bytes the data may have, packed or not; those of nixpkgs are some 2 MB."""
+"""Maximum size in bytes, compressed or not; the data of nixpkgs have some 2 MB."""
 
 PATIENCE = 10.0
-"""For how many seconds the first images wait for the first attempt to fetch the data."""
+"""Seconds that the first images wait at most for the first attempt to fetch the data."""
 
 FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 3600.0
-"""Seconds between attempts to fetch: doubled each time, up to this."""
+"""Seconds between attempts to fetch: first pause, doubled each time up to the longest."""
 
 _PIN = "pin.json"
 
@@ -63,11 +63,11 @@ _PIN = "pin.json"
 @frozen(kw_only=True)
 class Snapshot:
     """
-    Popularity data that are kept on disk.
+    Popularity data that are pinned on disk.
 
-    :param url: where they were fetched.
+    :param url: the URL that they were fetched from.
     :param digest: SHA-256 of the file as it is kept, in hexadecimal.
-    :param popularity: what it says.
+    :param popularity: the content of the file.
     """
 
     url: str
@@ -78,13 +78,13 @@ class Snapshot:
 @define(kw_only=True, eq=False)
 class PopularityData:
     """
-    The popularity data in use, as a part of the daemon.
+    The popularity data in use, as a component of the daemon.
 
-    :param url: where they are fetched; ``None``: images are made without any.
-    :param directory: where they are kept.
-    :param fetch: gets a file by its URL, of at most so many bytes; raises
+    :param url: the URL that they are fetched from; ``None``: images are made without any.
+    :param directory: the directory that they are kept in.
+    :param fetch: fetches a file by its URL, of at most the given number of bytes; raises
         :class:`~nixery.popularity.errors.FetchFailed`.
-    :param workers: for the file system, and for reading what was fetched.
+    :param workers: the pool for the file system, and for parsing the fetched file.
     :param clock: for pauses.
     :param refresh: whether to fetch once although there is a copy.
     """
@@ -97,7 +97,7 @@ class PopularityData:
     refresh: bool = False
 
     current: Popularity = field(factory=Popularity, init=False)
-    """What is known at the moment; it changes at most when a fetch succeeds."""
+    """The current snapshot; it changes only when a fetch succeeds."""
 
     _fetching: Deferred[None] | None = field(default=None, init=False)
     _attempted: Deferred[None] = field(factory=Deferred, init=False)
@@ -106,7 +106,7 @@ class PopularityData:
     _log = Logger()
 
     async def start(self) -> None:
-        """Take the copy that is there into use, and begin to fetch where need be."""
+        """Load the pinned copy, if there is one, and begin to fetch if necessary."""
         if self.url is None:
             self._log.info(
                 "There are no popularity data: NIX_POPULARITY_URL is not set. Images share"
@@ -127,7 +127,7 @@ class PopularityData:
             self._fetching.addErrback(self._broken)
 
     async def stop(self) -> None:
-        """Fetch no more."""
+        """Stop fetching."""
         fetching, self._fetching = self._fetching, None
         if fetching is not None:
             ended = when_finished(fetching)
@@ -136,8 +136,9 @@ class PopularityData:
 
     async def settled(self) -> Popularity:
         """
-        The data to make an image by; waits for the first attempt to fetch them if
-        that is under way, and never for long.
+        Return the data to make an image with.
+
+        Waits for the first attempt to fetch them if that is under way, for seconds at most.
         """
         left = self._deadline - self.clock.seconds()
         if left > 0 and not self._attempted.called:
@@ -158,7 +159,7 @@ class PopularityData:
             return None
 
     async def _fetch_at_last(self, url: str) -> None:
-        """Fetch, again and again until that succeeds."""
+        """Fetch, with retries until it succeeds."""
         pause = FIRST_PAUSE
         said = False
         while True:
@@ -186,7 +187,7 @@ class PopularityData:
         """
         Fetch, check and keep the data.
 
-        :raises FetchFailed: they could not be had.
+        :raises FetchFailed: they could not be fetched.
         :raises UnexpectedOutput: they are no popularity data.
         """
         data = await self.fetch(url, LARGEST)
@@ -194,7 +195,7 @@ class PopularityData:
         try:
             await self.workers.run(_keep, self.directory, url, snapshot.digest, plain)
         except StorageError as error:
-            # They are as good as any until the daemon ends.
+            # Use them all the same until the daemon ends.
             self._log.warn(
                 "The popularity data could not be kept, and will be fetched again when the"
                 " daemon starts again: {error}",
@@ -220,7 +221,7 @@ class PopularityData:
 
 def read_pinned(directory: Path) -> Snapshot | None:
     """
-    The copy that is kept in a directory, ``None`` where there is none.  Blocks.
+    Read the copy in a directory; ``None`` if there is none.  Blocks.
 
     :raises UnexpectedOutput: it is damaged.
     :raises StorageError: it cannot be read.
@@ -244,7 +245,7 @@ def read_pinned(directory: Path) -> Snapshot | None:
 
 def _check(url: str, data: bytes) -> tuple[Snapshot, bytes]:
     """
-    What was fetched, and the file to keep.  Blocks.
+    Parse the fetched data, and return them with the file to keep.  Blocks.
 
     :raises UnexpectedOutput: it is no popularity data.
     """
@@ -259,11 +260,11 @@ def _check(url: str, data: bytes) -> tuple[Snapshot, bytes]:
 
 
 def _keep(directory: Path, url: str, digest: str, data: bytes) -> None:
-    """Blocks.  :raises StorageError: the system failed."""
+    """Write the file and its pin.  Blocks.  :raises StorageError: the system failed."""
     pin = json.dumps({"sha256": digest, "url": url}, indent=1).encode() + b"\n"
     with failures("keep the popularity data"):
         directory.mkdir(parents=True, exist_ok=True)
-        # The pin last: it names a file that is there, or the one before.
+        # Write the pin last, so that it always names an existing file, new or previous.
         for name, content in ((f"{digest}.json", data), (_PIN, pin)):
             with small_temp_file(str(directory), content) as draft:
                 Path(draft.path).replace(directory / name)
@@ -273,7 +274,7 @@ def _keep(directory: Path, url: str, digest: str, data: bytes) -> None:
 
 
 async def _end(attempted: Deferred[None]) -> None:
-    # Others wait for it too.
+    # when_finished, because other waiters share this Deferred.
     await when_finished(attempted)
 
 

@@ -1,9 +1,9 @@
 """
-Unpacking small downloads, however they are compressed.
+Decompresses small downloads of any supported format.
 
-What a file is, its first bytes tell; names and headers of web servers often do not.
-Compressed data of some kilobytes can stand for gigabytes, so that what comes out has a
-bound too.
+The format is recognized by the first bytes of a file; names and headers of web servers are
+often wrong.  Compressed data of some kilobytes can expand to gigabytes, so the size of the
+output is limited too.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _GZIP = b"\x1f\x8b"
 _XZ = b"\xfd7zXZ\x00"
 
 _XZ_MEMORY = 256 * 1024**2
-"""Bytes that the decompressor may take: ``xz -9`` needs 65 MiB."""
+"""Memory limit of the decompressor in bytes: ``xz -9`` needs 65 MiB."""
 
 _EXPAND_GZIP = 16 + zlib.MAX_WBITS
 
 
 class _Decompressor(Protocol):
-    """What the standard library's decompressors of one stream have in common."""
+    """The common interface of the standard library's decompressors of one stream."""
 
     @property
     def eof(self) -> bool: ...
@@ -39,11 +39,11 @@ class _Decompressor(Protocol):
 
 def expand(data: bytes, limit: int) -> bytes:
     """
-    The contents of data that are compressed with gzip or xz, or not at all.
+    Decompress data that are compressed with gzip or xz, or not at all.
 
-    Blocks, for as long as unpacking takes.
+    Blocks, for as long as decompression takes.
 
-    :param limit: how many bytes may come out.
+    :param limit: maximum size of the output in bytes.
     :raises UnexpectedOutput: there are more, or the data are cut short or damaged.
     """
     if data.startswith(_GZIP):
@@ -56,7 +56,7 @@ def expand(data: bytes, limit: int) -> bytes:
         return data
     pieces: list[bytes] = []
     rest = data
-    # Both formats let streams follow one another, and xz pads them with zeros.
+    # Both formats allow concatenated streams, and xz pads them with zeros.
     while rest.rstrip(b"\x00"):
         stream = make()
         try:

@@ -14,11 +14,11 @@ __all__ = ["CacheIncomplete", "FetchFailed", "LogInUse"]
 @frozen(kw_only=True)
 class FetchFailed(NixeryError):
     """
-    A URL that could not be fetched.
+    A URL could not be fetched.
 
-    :param url: without what it may hold of secrets.
-    :param status: the status that was answered, ``None`` when nothing was.
-    :param retry_after: seconds after which the server wants to be asked again.
+    :param url: the URL, without any secrets in it.
+    :param status: the HTTP status of the answer, ``None`` if there was none.
+    :param retry_after: seconds after which the server asks for a retry.
     """
 
     url: str
@@ -34,11 +34,11 @@ class FetchFailed(NixeryError):
 @frozen(kw_only=True)
 class CacheIncomplete(NixeryError):
     """
-    A binary cache that has so little of a package set that counting it is no use.
+    A binary cache has so little of a package set that counting it is useless.
 
     :param found: how many store paths it has.
     :param missing: how many it does not have.
-    :param unusable: how many it describes in a way that cannot be.
+    :param unusable: how many it describes by an invalid narinfo.
     """
 
     cache: str
@@ -57,7 +57,7 @@ class CacheIncomplete(NixeryError):
 
 @frozen(kw_only=True)
 class LogInUse(NixeryError):
-    """Another process writes to a log that only one may write to."""
+    """Another process writes to a log that only one process may write to."""
 
     path: str
 

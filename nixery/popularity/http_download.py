@@ -1,9 +1,9 @@
 """
-Fetching files of moderate size by their URLs.
+Fetches files of moderate size by their URLs.
 
-The daemon fetches what its operator configured, and a web server may answer anything:
-without end, too slowly, cut short.  A :class:`Fetcher` returns all of a file within a
-bound and in time, or one type of error.
+The daemon fetches URLs that its operator configured, but a web server may answer without
+end, too slowly, or cut short.  A :class:`Fetcher` either returns a whole file within a limit
+of size and time, or raises one type of error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nixery.version import VERSION
 __all__ = ["Fetcher", "make_client", "shown"]
 
 TIMEOUT = 120.0
-"""Seconds that one file may take."""
+"""Maximum duration of one download in seconds."""
 
 _USER_AGENT = f"nixery/{VERSION}"
 
@@ -46,9 +46,9 @@ def make_client(
     environ: Mapping[str, str],
 ) -> tuple[HTTPClient, HTTPConnectionPool]:
     """
-    An HTTP client that keeps its connections, and the pool of them, to be closed.
+    Make an HTTP client with persistent connections; returns it and their pool, to be closed.
 
-    :param connections: how many it keeps to one host.
+    :param connections: how many it keeps open to one host.
     :param environ: the environment, which may name proxies.
     """
     pool = HTTPConnectionPool(reactor)
@@ -59,12 +59,12 @@ def make_client(
 @frozen(kw_only=True)
 class Fetcher:
     """
-    Fetches.
+    Fetches files.
 
     :param client: for ``http`` and ``https``.
     :param workers: for ``file``.
-    :param clock: measures how long it takes.
-    :param timeout: seconds that it may take.
+    :param clock: measures the duration.
+    :param timeout: maximum duration in seconds.
     """
 
     client: HTTPClient
@@ -74,11 +74,11 @@ class Fetcher:
 
     async def fetch(self, url: str, limit: int, /) -> bytes:
         """
-        All of a file.
+        Fetch a whole file.
 
         :param url: ``http``, ``https`` or ``file``.
-        :param limit: the most bytes that it may have.
-        :raises FetchFailed: it could not be had, whatever the reason.
+        :param limit: maximum size in bytes.
+        :raises FetchFailed: it could not be fetched, for any reason.
         """
         if urlsplit(url).scheme == "file":
             return await self.workers.run(_read, url, limit)
@@ -90,8 +90,8 @@ class Fetcher:
             ) from None
         except (CancelledError, FetchFailed):
             raise
-        # Names that do not resolve, refused connections, broken TLS, faults of the
-        # protocol: each library on the way has types of its own.
+        # Unresolvable names, refused connections, broken TLS and protocol errors: each
+        # library involved has exception types of its own.
         except Exception as error:
             raise FetchFailed(url=shown(url), reason=_reason(error)) from error
 
@@ -102,15 +102,15 @@ class Fetcher:
             auth=auth,
             headers=Headers({"User-Agent": [_USER_AGENT]}),
             unbuffered=True,
-            # Used for timeouts only, of which there is none here; without it the
+            # Used for timeouts only, which are not set here; without this argument the
             # global reactor would be imported.
             reactor=cast(Any, self.clock),
         )
         try:
             response = await shield(task)
         except CancelledError:
-            # What it fails with then depends on how far it was: a name that cannot be
-            # found, a connection that was given up, a response that never came.
+            # A cancelled request fails with different errors, depending on its progress:
+            # unresolved name, aborted connection, missing response.
             task.cancel()
             raise
         body = await _collect(response, url, limit)
@@ -125,13 +125,13 @@ class Fetcher:
 
 
 def shown(url: str) -> str:
-    """A URL without what may be secret in it: user, password and query."""
+    """Remove the possibly secret parts of a URL: user, password and query."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class _Body(ByteProtocol):
-    """Collects a body."""
+    """Collects the body of a response."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -150,8 +150,8 @@ class _Body(ByteProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.whole.called:
             return
-        # A server of HTTP 1.0 ends a body by closing the connection; that it is
-        # complete is seen when it is read.
+        # An HTTP 1.0 server ends a body by closing the connection; whether it is complete
+        # is checked when it is read.
         if reason.check(ResponseDone, PotentialDataLoss):
             self.whole.callback(b"".join(self._pieces))
         else:
@@ -194,7 +194,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read(url: str, limit: int) -> bytes:
-    """Blocks."""
+    """Read a local file.  Blocks."""
     parts = urlsplit(url)
     path = Path(unquote(parts.path))
     if parts.netloc not in ("", "localhost") or not path.is_absolute():

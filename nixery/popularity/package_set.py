@@ -1,8 +1,8 @@
 """
-Evaluating and building a package set as a whole.
+Evaluates and builds a package set as a whole.
 
-An image is refused when one of its packages cannot be had.  Of a whole set there are
-always some: they are left out, and told.
+An image fails if one of its packages is unavailable.  In a whole set some always are: they
+are left out and reported.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from nixery.sources.source import PackageSet
 __all__ = ["Built", "WholeSet", "evaluate_all", "realise_all"]
 
 EVALUATED_AT_ONCE = 400
-"""Names an evaluation: what they need is evaluated once, and they are one argument."""
+"""Names per evaluation: shared dependencies are evaluated once, and all are one argument."""
 
 BUILT_AT_ONCE = 200
-"""Packages a build: Nix stops at the first failure, and then they are taken apart."""
+"""Packages per build: Nix stops at the first failure, and then the batch is split."""
 
 _log = Logger()
 
@@ -34,10 +34,10 @@ _log = Logger()
 @frozen(kw_only=True)
 class WholeSet:
     """
-    The packages of a set that can be had.
+    The available packages of a set.
 
     :param packages: one for each derivation and choice of outputs.
-    :param refused: the names of those that cannot.
+    :param refused: the names of those that are not available.
     """
 
     packages: tuple[Package, ...]
@@ -47,7 +47,7 @@ class WholeSet:
 @define(kw_only=True, eq=False)
 class Built:
     """
-    What could be built.
+    The result of building a set.
 
     :param realisations: to be released when they are not needed any more.
     :param failed: the attribute paths of packages that failed.
@@ -58,7 +58,7 @@ class Built:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The store paths, sorted."""
+        """Return the store paths, sorted."""
         return tuple(sorted({path for each in self.realisations for path in each.outputs}))
 
 
@@ -70,10 +70,10 @@ async def evaluate_all(
     told: Callable[[int, int], None],
 ) -> WholeSet:
     """
-    Evaluate packages, as far as they may be used.
+    Evaluate packages, and leave out those that are refused.
 
     :param names: attribute paths.
-    :param told: is called with the number of those that are done, and of all.
+    :param told: called with the number of those that are done, and of all.
     :raises EvaluationFailed: the set itself does not evaluate.
     :raises NixeryError: Nix failed.
     """
@@ -107,10 +107,10 @@ async def realise_all(
     nix: Nix, packages: Sequence[Package], progress: Progress, told: Callable[[int, int], None]
 ) -> Built:
     """
-    Build or download packages, as far as that succeeds.
+    Build or download packages, and leave out those that fail.
 
     :param told: as in :func:`evaluate_all`.
-    :raises NixeryError: something else failed than a build.  Nothing is to be
+    :raises NixeryError: something other than a build failed.  All realisations have been
         released then.
     """
     built = Built()

@@ -1,14 +1,13 @@
 """
-The references of store paths that were asked for, kept on disk.
+Keeps the references of store paths that were looked up in a log on disk.
 
-A set of 100,000 store paths means as many requests to a binary cache.  What was
-answered is written down at once: whoever is interrupted goes on where they were, and a
-set of next month needs only what is new in it, since what a store path refers to never
-changes.
+A set of 100,000 store paths means as many requests to a binary cache.  Answers are written
+to the log soon after they arrive: an interrupted run continues where it was, and next month's
+set needs requests for its new paths only, since the references of a store path never change.
 
 A log is a text file for one binary cache.  Its first line names the format and the
 cache; each further line is the base name of a path and those of its references.  Lines
-are only ever appended.  One that was cut short by a crash is taken off before the next.
+are only ever appended.  A line that a crash cut short is removed before the next is written.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ _FORMAT = "nixery-references 1"
 
 class ReferenceLog:
     """
-    The log of one binary cache, to be used in a ``with`` block.  Blocks.
+    The log of one binary cache, to be used in a ``with`` block.  Its methods block.
 
-    :param directory: where logs are kept; made if it is not there.
+    :param directory: the directory of logs; created if it does not exist.
     :param cache: the URL of the binary cache.
     """
 
@@ -44,8 +43,8 @@ class ReferenceLog:
 
     def __enter__(self) -> Self:
         """
-        :raises LogInUse: another process has it.
-        :raises StorageError: it cannot be opened, or is something else.
+        :raises LogInUse: another process has it open.
+        :raises StorageError: it cannot be opened, or is not such a log.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +65,11 @@ class ReferenceLog:
 
     def read(self) -> dict[str, tuple[str, ...]]:
         """
-        What is known, by the base names of paths; afterwards the log can be appended to.
+        Return the references by the base names of paths; required before :meth:`append`.
 
-        :raises StorageError: it cannot be read, or is something else.
+        :raises StorageError: it cannot be read, or is not such a log.
         """
-        # One object for each name, however many paths refer to it.
+        # Share one string per name, however many paths refer to it.
         names: dict[str, str] = {}
         known: dict[str, tuple[str, ...]] = {}
         whole = 0
@@ -97,7 +96,7 @@ class ReferenceLog:
 
     def append(self, references: Mapping[str, Iterable[str]]) -> None:
         """
-        Write down what more paths refer to.
+        Append the references of further paths.
 
         :raises StorageError: it cannot be written.
         """
