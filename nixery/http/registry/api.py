@@ -1,12 +1,12 @@
 """
-The registry API: what clients ask under ``/v2/``, and what they are answered.
+Serve the registry API under ``/v2/``.
 
-Handlers decide little.  Paths have become values in :mod:`nixery.http.registry.paths`, headers
-are read in :mod:`nixery.http.headers`, failures become answers in
+Handlers contain little logic.  Paths are parsed by :mod:`nixery.http.registry.paths`, headers
+by :mod:`nixery.http.headers`, errors are mapped to responses by
 :mod:`nixery.http.error_responses`, and blobs are sent by :mod:`nixery.http.registry.blob_sender`.
 
-A HEAD is answered by the code that answers the GET, up to the body, so that the
-two cannot differ: clients believe a HEAD's digest and length.
+A HEAD is answered by the same code as the GET, up to the body, so that the two cannot
+differ: clients rely on the digest and the length in the response to a HEAD.
 """
 
 from __future__ import annotations
@@ -77,63 +77,63 @@ from nixery.storage.interface import Storage
 
 __all__ = ["Guard", "Images", "Registry", "RegistryLimits"]
 
-# More digits than any page has tags, and fewer than Python refuses to read.
+# Enough digits for any number of tags, and fewer than the limit of Python's int().
 _PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
 
 
 class Images(Protocol):
-    """Where images come from, however long that takes."""
+    """Supplies images, and builds those that do not exist yet, which may take long."""
 
     async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
         """
-        The image, built if need be, and stored.
+        Return the image with a name and a tag; it is built if necessary, and stored.
 
         Cancelling the wait does not stop a build.
 
-        :param peek: whether the same client is about to ask again.
-        :raises NixeryError: there is none.
+        :param peek: true for a HEAD, after which the same client will send a GET.
+        :raises NixeryError: the image cannot be supplied.
         """
 
     async def tags(self, name: ImageName) -> Sequence[str]:
         """
-        The tags that the image can be asked for by, sorted.
+        Return the tags under which the image can be pulled, sorted.
 
-        :raises NixeryError: they could not be found out.
+        :raises NixeryError: they could not be determined.
         """
 
     def invalidate_checks(self) -> None:
-        """A blob was asked for that is gone: what names it may be an image from here."""
+        """Recheck stored images, after a blob turned out missing that one of them may name."""
 
 
 class Guard(Protocol):
-    """Decides who may have what."""
+    """Authorizes requests to the registry API."""
 
     def admit(self, request: Request, route: Route) -> None:
         """
-        Let a request pass.
+        Authorize a request.
 
-        :raises LoginRequired: nobody has logged in who might.
-        :raises AccessDenied: it is not for whoever has.
+        :raises LoginRequired: it needs a login, or another one.
+        :raises AccessDenied: the user that has logged in may not make it.
         """
 
     def served(self, request: Request, name: ImageName, image: Image) -> None:
-        """Whoever sends a request is told of an image."""
+        """Record that the client of a request was served the manifest of an image."""
 
     async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
         """
-        Whether a digest is that of an image that was let pass.
+        Tell whether a digest belongs to an image that the client may pull.
 
-        :raises StorageError: nobody can tell.
+        :raises StorageError: the storage failed, so that it cannot be determined.
         """
 
 
 @frozen(kw_only=True)
 class RegistryLimits:
     """
-    What the registry keeps to.
+    Limits that the registry enforces for all clients.
 
-    :param rules: which packages are served to anybody.
-    :param sending: how slow clients may be.
+    :param rules: the packages that are served at all.
+    :param sending: the minimum speed of clients.
     """
 
     rules: PackageRules = field(factory=PackageRules)
@@ -145,19 +145,19 @@ class Registry:
     The routes under ``/v2/``.
 
     :param images: makes images.
-    :param storage: holds what it made.
+    :param storage: holds their manifests and blobs.
     :param workers: threads to read files on.
     :param system: the Nix system of images whose name chooses none.
-    :param clock: gives up clients that stall.
-    :param patience: how long requests for images are held; by default, as long as
+    :param clock: for the timeouts of clients that stall.
+    :param patience: holds requests for images; by default, for as long as
         :class:`nixery.http.registry.pull_wait.PullWaiter` says.
-    :param guard: decides who may have what; by default, everybody may have everything.
-    :param limits: what is served to anybody, and how slowly.
+    :param guard: authorizes requests; by default, every client may pull every image.
+    :param limits: the packages that are served at all, and the minimum speed of clients.
     """
 
     _log = Logger()
 
-    def __init__(  # all that answers are made with
+    def __init__(  # the dependencies of all handlers
         self,
         images: Images,
         storage: Storage,
@@ -181,16 +181,16 @@ class Registry:
 
     @property
     def manifest_lookups(self) -> LookupCounts:
-        """Where manifests were found that were asked for by digest."""
+        """Counts of lookups of manifests by digest, by the place where they were found."""
         return self._manifests.counts
 
     def resource(self) -> Resource:
-        """The routes for a site: its child ``v2``, or its root."""
+        """Make the resource for a site: its child ``v2``, or its root."""
         return CoroutineResource(self._answer)
 
     async def _answer(self, request: Request) -> bytes | None:
-        """The one way in, and the one way out for what goes wrong."""
-        # Docker before 1.10 and a few scripts believe in nothing else.
+        """Answer any request; all errors become responses here."""
+        # Docker before 1.10 and a few scripts recognize a registry by this header alone.
         set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
         current_request.set(request_id(request))
         current_client.set(client_keys(request))
@@ -199,14 +199,14 @@ class Registry:
                 return send_error(request, READ_ONLY)
             return await self._dispatch(request, parse_route(request.path, self._system))
         except NixeryError as error:
-            # Nobody is there to be told of it; the log of whoever failed has it.
+            # A disconnected client gets no response; the failing component has logged the error.
             return None if client_disconnected(request) else self._fail(request, error)
         except CancelledError:
             if client_disconnected(request):
-                raise  # The front, which cancelled us, knows what to do.
-            # Somebody else did: the build is being stopped, and the daemon too.
+                raise  # CoroutineResource, which cancelled this, handles it.
+            # Not cancelled by the client: the build is being stopped, with the daemon.
             return self._fail(request, ShuttingDown())
-        except Exception:  # noqa: BLE001  # whatever it is, a client waits for an answer
+        except Exception:  # noqa: BLE001  # the client gets a response to any failure
             reference = request_id(request) or _new_reference()
             self._log.failure(
                 "{method} {path} failed (reference {reference})",
@@ -251,7 +251,7 @@ class Registry:
                 return send_error(request, NO_ROUTE)
 
     async def _check_digest(self, guard: Guard, request: Request, route: Route) -> None:
-        """A digest that somebody may not have is answered as if it was not there."""
+        """Answer a request for a digest that the client may not pull as if it did not exist."""
         match route:
             case ManifestByDigest(name, digest):
                 if not await guard.may_read_digest(request, name, digest):
@@ -334,7 +334,7 @@ class Registry:
     def _fail(self, request: Request, error: NixeryError, log: str | None = None) -> bytes:
         problem = error_response(error, log)
         if problem.status >= 500:
-            # That the daemon stops is no fault, and its log says so already.
+            # A stop of the daemon is not an error, and has been logged already.
             level = LogLevel.info if isinstance(error, ShuttingDown) else LogLevel.error
             self._log.emit(
                 level,
@@ -348,7 +348,7 @@ class Registry:
 
 
 def _query(request: Request, name: bytes) -> bytes | None:
-    """The value of a query parameter, the last one if there are several."""
+    """Return the value of a query parameter, the last one if there are several."""
     values = request.args.get(name)
     return values[-1] if values else None
 

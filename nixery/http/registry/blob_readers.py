@@ -1,8 +1,8 @@
 """
-An opened blob as an iterator of pieces, read on worker threads.
+Read an opened blob as an iterator of pieces, on worker threads.
 
-Whoever has such an iterator closes it, whatever happens: descriptors are held,
-and they must not be closed under a thread that still uses them.
+The owner of such an iterator must close it in every case: it holds a descriptor, which
+must not be closed while a thread still uses it.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ __all__ = ["PIECE_SIZE", "FileReader", "BlobReader", "StreamReader"]
 
 PIECE_SIZE = 256 * 1024
 """
-Bytes read at a time: enough that the way to a thread and back is cheap beside the
-read, little enough that a hundred clients fit in memory.
+Bytes read at a time: enough that the switch to a thread and back is cheap compared to
+the read, little enough that a hundred clients fit in memory.
 """
 
 SEND_SIZE = 4 * 1024 * 1024
 """
-The most bytes that a thread hands to a socket at a time, so that a fast client does
-not keep it from others.
+The most bytes that a thread sends to a socket at a time, so that a fast client does not
+occupy the thread while others wait.
 """
 
 
 class BlobReader(AsyncIterator[bytes]):
-    """An iterator that holds something open."""
+    """An iterator over the pieces of a blob that owns an open resource."""
 
     async def aclose(self) -> None:
-        """Let go of it, once.  Must not be cancelled: what it holds would stay open."""
+        """Close the resource, once.  Must not be cancelled: the resource would stay open."""
         raise NotImplementedError
 
 
 class StreamReader(BlobReader):
-    """The chunks of a stream, but for empty ones: a piece without bytes is an end."""
+    """Yields the chunks of a stream without empty ones, which would mean its end."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
@@ -53,7 +53,7 @@ class StreamReader(BlobReader):
         return chunk
 
     async def aclose(self) -> None:
-        # Generators have it; iterators that hold nothing need not.
+        # Generators have this method; iterators that hold no resource need not.
         aclose = getattr(self._chunks, "aclose", None)
         if aclose is not None:
             await aclose()
@@ -61,8 +61,8 @@ class StreamReader(BlobReader):
 
 class FileReader(BlobReader):
     """
-    Part of a file, read on worker threads, one piece ahead after the first, or sent
-    by them.
+    Reads part of a file on worker threads, one piece ahead after the first, or sends it
+    from there.
     """
 
     def __init__(self, descriptor: int, part: ByteRange, workers: Workers) -> None:
@@ -81,13 +81,13 @@ class FileReader(BlobReader):
         if ahead is None:
             raise StopAsyncIteration
         # Shielded: the wait may be cancelled, but not the thread, and aclose()
-        # has to know when the thread has done with the descriptor.
+        # has to wait until the thread no longer uses the descriptor.
         piece = await shield(ahead)
         self._offset += len(piece)
         if not piece:
             raise StopAsyncIteration
-        # Most blobs end with their first piece, and the rest of the others may be
-        # sent without being read.
+        # Most blobs consist of a single piece, and the rest of a larger one may be sent
+        # by sendfile without being read.
         if self._read_any:
             self._ahead = self._begin_read()
         self._read_any = True
@@ -95,18 +95,18 @@ class FileReader(BlobReader):
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether a piece is, or is being, read that nobody has asked for yet."""
+        """True if a piece has been, or is being, read ahead of the next call for one."""
         return self._ahead is not None
 
     def use(self, line: DupSocket) -> None:
-        """Send to ``line`` from now on; it is closed with the file.  Called once."""
+        """Send to the socket ``line`` from now on; it is closed with the file.  Called once."""
         self._line = line
 
     async def send(self) -> int:
         """
-        Send from where the last piece ended, as much as the line takes at once.
+        Send from the end of the last piece, as much as the socket takes at once.
 
-        :return: how many bytes.
+        :return: the number of bytes sent.
         :raises StorageError: the file cannot be read, or has ended too soon.
         :raises ConnectionError: the connection is lost.
         """
@@ -130,13 +130,13 @@ class FileReader(BlobReader):
         if self._ended is not None:
             await self._ended
         if self._ahead is not None:
-            # Nobody wants to know any more how the last read went.
+            # The result of the last read is not needed any more, and neither is its error.
             self._ahead.addErrback(lambda _: None)
         if self._line is not None:
             self._line.close()
         try:
-            # Closing is a thread's work too: the file may have been removed
-            # meanwhile, and this may be what frees its gigabytes.
+            # Closing blocks too: the file may have been removed meanwhile, and then
+            # closing it frees its gigabytes.
             await self._workers.run(os.close, self._descriptor)
         except ShuttingDown:
             os.close(self._descriptor)
@@ -153,7 +153,7 @@ class FileReader(BlobReader):
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:
-    """On a worker thread: up to ``size`` bytes; none at the end of the file."""
+    """Read up to ``size`` bytes, none at the end of the file; runs on a worker thread."""
     try:
         return os.pread(descriptor, size, offset)
     except OSError as error:
@@ -161,7 +161,7 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def _send(line: int, descriptor: int, offset: int, size: int) -> int:
-    """On a worker thread: send up to ``size`` bytes, and no more than fits."""
+    """Send up to ``size`` bytes, as many as the socket takes; runs on a worker thread."""
     sent = 0
     try:
         while sent < size:

@@ -1,15 +1,15 @@
 """
-Sending blobs without ever waiting on the reactor thread.
+Send blobs without blocking the reactor thread.
 
-A layer may be gigabytes long and cold, and a client as slow as it likes.  Files
-are read piece by piece on worker threads, one piece ahead of what is being sent,
-and only while the connection takes it: what is in memory for a client is two
-pieces, and no thread is held between them.  Where the connection is a plain socket,
-all but the first piece goes there without being read (:mod:`nixery.http.sendfile`).
+A layer may be gigabytes long and not in the page cache, and a client may be arbitrarily
+slow.  Files are read piece by piece on worker threads, one piece ahead of the one being
+sent, and only while the connection accepts data: for each client, two pieces are in
+memory, and no thread is occupied between reads.  Where the connection is a plain socket,
+all but the first piece is sent without being read (:mod:`nixery.http.sendfile`).
 
-What was opened is closed in every case.  A client may leave while its blob is
-being opened, while a thread reads, while it makes us wait, or never; and a
-descriptor must not be closed under a thread that reads from it.
+An opened blob is closed in every case.  A client may disconnect while its blob is being
+opened, while a thread reads, while the sender waits for the client, or never; and a
+descriptor must not be closed while a thread reads from it.
 """
 
 from __future__ import annotations
@@ -37,34 +37,35 @@ __all__ = ["STALL_LIMIT", "BlobSender", "SendLimits"]
 
 STALL_LIMIT = 600.0
 """
-Seconds after which a client that takes nothing at all is given up.  Twisted's
-idle timeout rests while a request is being answered, and a peer that keeps its
-window shut would hold a descriptor for ever.  Engines that unpack while they
-download may well pause for minutes.
+Seconds after which a client that takes no data at all is disconnected.  Twisted's idle
+timeout is suspended while a request is being answered, and a peer that keeps its TCP
+window closed would hold a descriptor for ever.  Engines that unpack while they download
+may well pause for minutes.
 """
 
 SEND_RATE = 1024.0
 """
-Bytes a second that a client must have taken in the long run, beyond the pauses that it may
-make: less than any line gives that something was ever pulled over.  Who takes a byte now
-and then would keep a connection for years.
+Bytes per second that a client must have taken on average, not counting one pause of the
+stall limit: slower than any connection over which an image can be pulled.  Without it, a
+client that takes a byte now and then would keep a connection for years.
 """
 
 SENDERS = 4
 """
-How many threads hand files to sockets at once: enough for a disk and some processors.
-More send no faster, get in the reactor's way, and leave none for short questions.
+The number of threads that send files to sockets at once: enough for a disk and some
+processors.  More threads do not send faster, compete with the reactor, and leave none for
+short requests.
 """
 
 
 @frozen(kw_only=True)
 class SendLimits:
     """
-    How slow a client may be.
+    Limits on the slowness of a client.
 
     :param stall: seconds for which it may take nothing at all.
-    :param rate: bytes a second that it must have taken besides; 0: none.
-    :param given_up: told of each client that was slower.
+    :param rate: bytes per second that it must have taken on average besides; 0: no minimum.
+    :param given_up: called for each client that was disconnected for being slower.
     """
 
     stall: float = STALL_LIMIT
@@ -73,10 +74,10 @@ class SendLimits:
 
     def left(self, sent: int, seconds: float) -> float:
         """
-        How much longer a client may take nothing.
+        Return the seconds for which a client may still take nothing.
 
         :param sent: bytes that it was sent.
-        :param seconds: since when.
+        :param seconds: since the sending began.
         """
         if not self.rate:
             return self.stall
@@ -87,10 +88,10 @@ class BlobSender:
     """
     Answers requests with blobs.
 
-    :param storage: where they are.
+    :param storage: holds the blobs.
     :param workers: read files, and close them.
     :param clock: for the limits.
-    :param limits: how slow clients may be.
+    :param limits: the limits on the slowness of clients.
     """
 
     _log = Logger()
@@ -110,12 +111,12 @@ class BlobSender:
 
     async def send(self, request: Request, digest: Digest, part: ByteRange | None) -> None:
         """
-        Answer a GET with a blob, or send the client to where the blob is.
+        Answer a GET with a blob, or with a redirect to the blob.
 
-        Whoever awaits this cancels it when the client leaves.  When it returns,
+        The caller must cancel this when the client disconnects.  When it returns,
         the request can be finished; when it raises, nothing has been written.
 
-        :param part: what to send of it; ``None``: all.
+        :param part: the part of the blob to send; ``None``: all of it.
         :raises BlobUnknown: there is no such blob.
         :raises StorageError: the storage failed.
         """
@@ -128,7 +129,8 @@ class BlobSender:
         wanted = part or ByteRange(start=0, stop=source.info.size)
         pieces = self._pieces(source, wanted)
         try:
-            # Before the status is sent: a disk that fails at once is a 503.
+            # Read before the status is sent, so that a disk which fails at once becomes an error
+            # response (nixery.http.error_responses decides its status).
             first = await anext(pieces, b"")
             if not first and source.info.size:
                 raise StorageError(operation=f"read {digest}", reason="its bytes are missing")
@@ -143,7 +145,7 @@ class BlobSender:
         return FileReader(source.descriptor, part, self._workers)
 
     async def _close(self, pieces: BlobReader) -> None:
-        """Close, even if the client leaves at this very moment; fails for nobody."""
+        """Close the blob, even if the client disconnects at this moment; logs errors."""
         try:
             await shield(Deferred.fromCoroutine(pieces.aclose()))
         except OSError:
@@ -169,16 +171,16 @@ class BlobSender:
         except Exception as error:
             if client_disconnected(request):
                 raise
-            # The status is with the client already.  All that is left to say is
-            # said by a connection that ends before the announced length.
+            # The status has been sent already.  The only way to report the error is to close
+            # the connection before the announced length.
             path = log_text(request.path)
             if isinstance(error, ShuttingDown):
                 self._log.info("{path} was cut short: {error}", path=path, error=error)
             else:
                 self._log.failure("{path} was cut short: {error}", path=path, error=error)
             _abort(request)
-            # The request must not be finished as if it were whole.  The loss of
-            # the connection, which follows at once, cancels this wait.
+            # The request must not be finished as if it were complete.  The loss of the
+            # connection, which follows at once, cancels this wait.
             await Deferred()
         finally:
             gate.close()
@@ -188,10 +190,10 @@ class BlobSender:
         """
         Send the rest of a file from the page cache to the socket.
 
-        Nothing may wait to be written by the connection itself.
+        The write buffer of the connection must be empty.
 
-        :param length: how much there is.
-        :return: how much was sent: all or, where that is not possible, nothing.
+        :param length: the number of bytes in the rest of the file.
+        :return: the number of bytes sent: all, or 0 where ``sendfile`` cannot be used.
         """
         if not length or pieces.reads_ahead:
             return 0
@@ -215,18 +217,18 @@ class BlobSender:
                 await line.ready()
                 gate.resumeProducing()
         except ConnectionError:
-            # No fault of ours.  The reactor notices as well, unless it reads nothing
-            # from this client at the moment; what follows cancels this wait.
+            # The client has closed the connection.  The reactor notices as well, unless it has
+            # paused reading from this client; the abort then cancels this wait.
             _abort(request)
             return await Deferred()
 
 
 class _Opening:
     """
-    A blob that is being opened, for a client that may leave meanwhile.
+    Opens a blob for a client that may disconnect meanwhile.
 
-    The opening itself is never cancelled: a thread that has opened a file would
-    have nobody to give it to.  What comes too late is closed here.
+    The opening itself is never cancelled: a file that a thread has opened would then stay
+    open.  A blob that is opened too late is closed here.
     """
 
     def __init__(
@@ -241,7 +243,7 @@ class _Opening:
         self._task = Deferred.fromCoroutine(self._open(storage, digest, part))
 
     async def source(self) -> BlobSource:
-        """The blob, which is then the caller's to close."""
+        """Return the opened blob, which the caller must close."""
         try:
             return await shield(self._task)
         except CancelledError:
@@ -257,7 +259,7 @@ class _Opening:
 
 @implementer(IPushProducer)
 class _Gate:
-    """Holds a coroutine up while the connection has enough to send."""
+    """Back pressure: suspends a coroutine while the connection's write buffer is full."""
 
     def __init__(self, request: Request, clock: IReactorTime, limits: SendLimits) -> None:
         self._request = request
@@ -270,10 +272,10 @@ class _Gate:
 
     async def passage(self) -> bool:
         """
-        Wait until the connection takes more.
+        Wait until the connection accepts more data.
 
-        :return: whether all that it was given has left it: it had too much, and
-            resumes when it has nothing any more.
+        :return: true if it has waited, and the write buffer is therefore empty: a connection
+            that was paused resumes when its buffer is empty.
         """
         if not self._paused:
             return False
@@ -282,7 +284,7 @@ class _Gate:
         return True
 
     def close(self) -> None:
-        """Expect nobody to pass any more."""
+        """Drop the waiter and cancel the stall timeout."""
         self._waiter = None
         self._resumed()
 
@@ -299,8 +301,8 @@ class _Gate:
             waiter.callback(None)
 
     def stopProducing(self) -> None:
-        # The connection is lost.  The request hears of it too, and Klein then
-        # cancels the coroutine, whatever it is waiting for.
+        # The connection is lost.  The request is notified too, and Klein then cancels the
+        # coroutine at whatever it awaits.
         self._resumed()
 
     def _give_up(self) -> None:
@@ -316,6 +318,6 @@ class _Gate:
 
 
 def _abort(request: Request) -> None:
-    """End the connection at once; what has not been sent is dropped."""
-    # Whatever carries HTTP has it: TCP, TLS and UNIX sockets.
+    """Close the connection at once; data that has not been sent is dropped."""
+    # All transports of HTTP have this method: TCP, TLS and UNIX sockets.
     request.transport.abortConnection()  # type: ignore[union-attr]

@@ -1,17 +1,17 @@
 """
-Which clients cannot read the layers of an image.
+Detect clients that cannot unpack the layers of an image.
 
-No header says which layers a client can unpack.  gzip and plain archives all of them
-can.  Of zstd two things are known:
+No header says which compressions a client supports.  All clients support gzip and
+uncompressed layers.  Two limitations are known for zstd:
 
-- Docker's manifests have no word for it that engines agree on: containerd 1.6, podman
-  and skopeo refuse ``application/vnd.docker.image.rootfs.diff.tar.zstd``.  Images with
-  such layers have an OCI manifest only, and who names Docker's formats alone is not
-  served it as something else.
-- Docker itself unpacks zstd from version 23 on.  Before, it downloads all of the image
-  and says "invalid tar header" then.
+- Docker's manifests have no media type for it that engines agree on: containerd 1.6,
+  podman and skopeo refuse ``application/vnd.docker.image.rootfs.diff.tar.zstd``.  Images
+  with such layers have an OCI manifest only, and a client that accepts only Docker's
+  formats is not served that manifest under another type.
+- Docker itself unpacks zstd from version 23 on.  Older versions download the whole image
+  and then say "invalid tar header".
 
-Both are told so in words, for this is what the person at the other end can read.
+Both get an error message with the reason, which their user can read.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _FIRST_DOCKER = 23
 
 def check_readable(image: Image, user_agent: bytes | None, accepted: Collection[str]) -> None:
     """
-    Refuse a client that would download an image in vain.
+    Refuse a client that would download an image which it cannot unpack.
 
     :param user_agent: the header, if there is one.
     :param accepted: the media types of all Accept headers, without parameters.
-    :raises UnreadableImage: it would.
+    :raises UnsupportedClient: the client cannot unpack the image's layers.
     """
-    # Any other image is for everybody.
+    # All clients support any other image.
     if len(image.manifests) > 1 or image.manifests[0].media_type != OCI_MANIFEST:
         return
     docker = _DOCKER.match(user_agent or b"")

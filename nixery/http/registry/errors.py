@@ -1,5 +1,5 @@
 """
-Errors of the registry API alone.
+Errors that only the registry API raises.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ManifestUnknown(NixeryError):
 
 @frozen(kw_only=True)
 class RangeNotSatisfiable(NixeryError):
-    """A byte range outside the blob.  ``size`` is the blob's size in bytes."""
+    """The byte range lies outside the blob.  ``size`` is the blob's size in bytes."""
 
     digest: str
     size: int
@@ -40,7 +40,7 @@ class RangeNotSatisfiable(NixeryError):
 
 @frozen(kw_only=True)
 class UnsupportedClient(NixeryError):
-    """An image whose layers the client that asks for it cannot unpack."""
+    """The client cannot unpack the layers of the image that it requests."""
 
     reason: str
 
@@ -55,12 +55,12 @@ class UnsupportedClient(NixeryError):
 @frozen(kw_only=True)
 class StillBuilding(NixeryError):
     """
-    An image that is not ready yet; the build goes on.
+    The image is not ready yet; its build goes on.
 
     :param image: its name.
-    :param doing: how far it is, as a person would say it: ``packing``.
+    :param doing: the present stage in words: ``packing``.
     :param seconds: since the build began.
-    :param retry_after: seconds after which asking again is worth while.
+    :param retry_after: seconds after which the client should retry.
     :param watch: the URL of a page that shows the build; ``None`` where pages are
         switched off.
     """

@@ -1,9 +1,9 @@
 """
-Manifests by digest, the recent ones from memory.
+Look up manifests by digest, recent ones in memory.
 
-A pull asks by tag, and then by digest for what it was told.  The second question would
-cost two looks into the storage, which may be a bucket far away, for what has just been
-in hand.
+A pull requests a manifest by tag, and then by the digest that it was given.  Without the
+cache, the second request would cost two requests to the storage, which may be a remote
+bucket, for a manifest that has just been in memory.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from nixery.storage.interface import Storage
 __all__ = ["Manifests"]
 
 MEDIA_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX})
-"""Of what may be fetched as a manifest."""
+"""Media types of the blobs that may be fetched as a manifest."""
 
 RECHECK = 60.0
 """
-For how many seconds a manifest is answered without a look at the storage: where it may
-have been removed, by another process too, and which notes that it is in use.
+Seconds for which a manifest is served from memory without a request to the storage.  The
+manifest may have been removed there, by another process too, and the storage records each
+use.
 """
 
 KEPT = 4 * MAX_MANIFEST_SIZE
-"""How much is kept in memory, in bytes."""
+"""The total size of the manifests in memory, in bytes."""
 
 
 class Manifests:
     """
-    Manifests that are stored.
+    Finds stored manifests, and caches recent ones.
 
-    :param storage: where they are.
+    :param storage: holds the manifests.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
@@ -59,9 +60,10 @@ class Manifests:
 
     async def get(self, name: ImageName, digest: Digest) -> Manifest:
         """
-        A manifest.
+        Return the manifest with a digest.
 
-        :param name: it was asked for under; it may be that of any image.
+        :param name: the name in the request, for the error message; it may be that of any
+            image.
         :raises ManifestUnknown: there is no such manifest.
         :raises StorageError: the storage failed.
         """
@@ -71,7 +73,7 @@ class Manifests:
             return kept
         try:
             info = await self._storage.stat(digest)
-            # A layer is no manifest, even if somebody asks for it as one.
+            # A layer is no manifest, even if it is requested as one.
             if info.media_type not in MEDIA_TYPES:
                 raise ManifestUnknown(name=name.repository, digest=digest)
             body = await self._storage.read(digest)
@@ -86,13 +88,13 @@ class Manifests:
         return manifest
 
     def keep(self, manifest: Manifest) -> None:
-        """Keep a manifest in memory that is stored and likely to be asked for."""
+        """Cache a manifest that is stored and likely to be requested."""
         if manifest.size <= MAX_MANIFEST_SIZE:
             if manifest.digest not in self._kept:
                 self._kept[manifest.digest] = manifest
-            # Whoever has it in hand has looked for all that it names.
+            # The caller has just checked that all blobs of the manifest are stored.
             self._seen[manifest.digest] = self._seconds()
 
     def invalidate_checks(self) -> None:
-        """A blob is gone that was asked for: what names it may have vanished as well."""
+        """Clear the cache after a blob turned out missing: its manifest may be missing as well."""
         self._kept.clear()

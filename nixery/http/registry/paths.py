@@ -1,14 +1,14 @@
 """
-Which question of the registry API a URL asks.
+Parse the URLs of the registry API into routes.
 
-URLs are read here, once, into frozen values; a handler never looks at a path
-again.  Repository names hold slashes, and components called ``manifests``,
-``blobs`` or ``tags`` are packages like all others
-(``/v2/tags/list/manifests/latest`` is the image ``tags/list``), so that a path is
-read from its right end, where the specification has put what decides.
+URLs are parsed here, once, into frozen values; handlers never parse a path.  Repository
+names contain slashes, and components called ``manifests``, ``blobs`` or ``tags`` are
+packages like all others (``/v2/tags/list/manifests/latest`` is the image ``tags/list``),
+so that a path is matched from its right end, where the specification puts the segments
+that distinguish routes.
 
-Paths are read as they were sent, with percent signs: decoded first,
-``a%2Fb`` would be two packages.
+Paths are split before they are percent-decoded: decoded first, ``a%2Fb`` would be two
+packages.
 
 Grammar: the OCI distribution specification, version 1.1, section "Endpoints".
 """
@@ -46,22 +46,22 @@ __all__ = [
 
 @frozen
 class Ping:
-    """``/v2/``: is this a registry, and may I come in?"""
+    """``/v2/``: checks that this is a registry, and that the client is authorized."""
 
 
 @frozen
 class Catalog:
-    """``/v2/_catalog``: all repositories there are."""
+    """``/v2/_catalog``: lists all repositories."""
 
 
 @frozen
 class NoRoute:
-    """Nothing that the API knows."""
+    """A path that is no route of the API."""
 
 
 @frozen
 class ManifestByTag:
-    """``/v2/<name>/manifests/<tag>``"""
+    """``/v2/<name>/manifests/<tag>``: a manifest by tag."""
 
     name: ImageName
     tag: Tag
@@ -69,7 +69,7 @@ class ManifestByTag:
 
 @frozen
 class ManifestByDigest:
-    """``/v2/<name>/manifests/<digest>``"""
+    """``/v2/<name>/manifests/<digest>``: a manifest by digest."""
 
     name: ImageName
     digest: Digest
@@ -77,7 +77,7 @@ class ManifestByDigest:
 
 @frozen
 class Blob:
-    """``/v2/<name>/blobs/<digest>``"""
+    """``/v2/<name>/blobs/<digest>``: a blob."""
 
     name: ImageName
     digest: Digest
@@ -85,14 +85,14 @@ class Blob:
 
 @frozen
 class Tags:
-    """``/v2/<name>/tags/list``"""
+    """``/v2/<name>/tags/list``: the tags of an image."""
 
     name: ImageName
 
 
 @frozen
 class Referrers:
-    """``/v2/<name>/referrers/<digest>``"""
+    """``/v2/<name>/referrers/<digest>``: manifests that refer to another one."""
 
     name: ImageName
     digest: Digest
@@ -103,12 +103,12 @@ Route = Ping | Catalog | NoRoute | ManifestByTag | ManifestByDigest | Blob | Tag
 
 def parse_route(path: bytes, system: str) -> Route:
     """
-    Read a path.  The name is looked at before the reference is.
+    Parse a path.  The name is validated before the reference.
 
     :param path: of the request, without its query, still percent-encoded.
     :param system: the Nix system of images whose name chooses none.
     :raises InvalidName: the repository name is outside the grammar.
-    :raises InvalidDigest: there is a malformed digest where one belongs.
+    :raises InvalidDigest: there is a malformed digest where one is required.
     :raises InvalidReference: there is a malformed tag.
     """
     match _segments(path):
@@ -134,8 +134,8 @@ def parse_route(path: bytes, system: str) -> Route:
 
 def _segments(path: bytes) -> list[str]:
     """
-    The decoded segments.  What is not UTF-8 comes out with backslashes, which no
-    grammar has a place for.
+    Split a path into decoded segments.  Bytes that are not UTF-8 become backslash escapes,
+    which no grammar allows.
     """
     if b"%" not in path:
         return path.decode("utf-8", "backslashreplace").split("/")
@@ -145,9 +145,9 @@ def _segments(path: bytes) -> list[str]:
     ]
 
 
-# A pull asks under one name for a manifest and then for dozens of blobs, and reading
-# the name would be half of the work of many an answer.  Names are short; those that
-# are none are not kept.
+# A pull requests a manifest and then dozens of blobs under one name, and parsing the
+# name would be half of the work of many responses.  Names are short; invalid ones raise
+# an exception and are not cached.
 @lru_cache(maxsize=4096)
 def _name(components: tuple[str, ...], system: str) -> ImageName:
     for component in components:

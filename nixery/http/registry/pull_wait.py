@@ -1,13 +1,12 @@
 """
-How long a request may wait for its image, and when it is to come back.
+Limit the time that a request waits for its image, and tell the client to retry.
 
-Clients differ in what they make of an answer that takes minutes.  Docker's own
-puller waits for as long as the connection lives, and gives up at once when it is
-told to come back.  All others give up by themselves: containerd (Kubernetes, and
-Docker where it keeps its images in containerd) when the headers take 30 s.  They
-come back when they are told to: podman and skopeo after ``Retry-After``, four
-times; containerd five times without a pause, so that it is the time for which
-each of its requests is held that counts.
+Clients differ in how they treat a response that takes minutes.  Docker's own puller waits
+for as long as the connection lives, and gives up at once when it is told to retry.  All
+others time out by themselves: containerd (Kubernetes, and Docker where it keeps its
+images in containerd) when the headers take 30 s.  They retry when they are told to:
+podman and skopeo after ``Retry-After``, four times; containerd five times without a
+pause, so that for containerd only the time for which each request is held counts.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ T = TypeVar("T")
 
 SHORTEST_RETRY = 5.0
 """
-Seconds.  The next request is held again, so that coming back soon costs little;
-but clients count how often they come back.
+Seconds.  The next request is held again, so that an early retry costs little; but
+clients make a limited number of retries.
 """
 
 LONGEST_RETRY = 60.0
-"""Seconds; podman and skopeo wait no longer whatever they are told."""
+"""Seconds; podman and skopeo wait no longer, even if Retry-After is larger."""
 
 
 def wait_limit(user_agent: bytes | None, deadline: float) -> float | None:
     """
-    How long a request for an image is held while the image is being built.
+    Return the time for which a request is held while its image is being built.
 
     :param user_agent: the header, if there is one.
-    :param deadline: for clients that come back, and for those nobody knows.
+    :param deadline: seconds for clients that retry, and for unknown clients.
     :return: seconds; ``None``: until the image is ready.
     """
     agent = (user_agent or b"").lower()
@@ -57,13 +56,13 @@ def wait_limit(user_agent: bytes | None, deadline: float) -> float | None:
 
 def retry_after(elapsed: float) -> float:
     """
-    How long a client is to stay away from a build.
+    Return the delay after which a client is to retry.
 
-    Half of the time that the build has taken, within limits: what a client waits in
-    vain after the end is then a part of what it has waited anyway, and those that
-    come back a fixed number of times last for long builds too: with five requests
-    that are held for 25 s each, podman waits for nearly five minutes, where a
-    steady 5 s would have it give up after less than two and a half.
+    The delay is half of the time that the build has taken, within limits.  The time that a
+    client waits after the end of the build is then in proportion to the time it has waited
+    anyway, and clients with a fixed number of retries hold out for long builds too: with
+    five requests that are held for 25 s each, podman waits for nearly five minutes, whereas
+    with a constant 5 s it would give up after less than two and a half.
 
     :param elapsed: seconds since the build began.
     :return: seconds.
@@ -78,13 +77,13 @@ def _no_build(_name: ImageName, _tag: Tag, _error: NixeryError) -> BuildView | N
 @frozen(kw_only=True)
 class PullWaiter:
     """
-    Holds requests for images.
+    Holds requests until their images are built, up to a deadline.
 
-    :param clock: measures how long.
-    :param deadline: seconds for clients that come back, and for those nobody knows.
-    :param announce: finds the build that a request waits for, which is then kept
-        for whoever watches it; ``None`` if there is none.
-    :param failed: finds the build of a request that failed so, if it is still told of.
+    :param clock: measures the deadline.
+    :param deadline: seconds for clients that retry, and for unknown clients.
+    :param announce: finds the build that a request waits for, and keeps it listed for
+        the clients that watch it; ``None`` if there is none.
+    :param failed: finds the build that failed with this error, if it is still listed.
     :param link: the URL of the page of a build, by its id; ``None`` where there is
         no such page.
     """
@@ -103,11 +102,11 @@ class PullWaiter:
         work: Coroutine[Deferred[Any], Any, T],
     ) -> T:
         """
-        Wait for an image for as long as the client that asks for it does.
+        Wait for an image, but no longer than the client that requests it would.
 
         :param user_agent: of the client.
         :param work: waits for the image; cancelling it must not stop the build.
-        :raises StillBuilding: it is not ready yet.
+        :raises StillBuilding: the image is not ready yet.
         """
         seconds = wait_limit(user_agent, self.deadline)
         if seconds is None:
@@ -118,7 +117,7 @@ class PullWaiter:
             raise self._still_building(name, tag, seconds) from None
 
     def page_of(self, name: ImageName, tag: Tag, error: NixeryError) -> str | None:
-        """The URL of the page that shows how an image failed, if there is one."""
+        """Return the URL of the page of a failed build, if there is one."""
         build = self.failed(name, tag, error)
         return None if build is None else self.link(build.id)
 
