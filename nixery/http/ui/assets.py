@@ -1,11 +1,10 @@
 """
-Styles, scripts and pictures of the pages, served from memory.
+Serve styles, scripts and pictures of the pages from memory.
 
-They are read once, when the daemon starts: nothing here touches a disk later.  The
-path of an asset holds a digest of all of them, as ``/static/5f0c2d1e9a/site.css``, so
-that a browser keeps it for ever and never has an old one beside a new one.  Assets
-name each other by relative paths (``import "./stream.js"``), and stay within their
-digest that way.
+They are read once, when the daemon starts, and not from disk again.  The path of an asset
+contains a digest of all of them, as in ``/static/5f0c2d1e9a/site.css``, so that a browser
+can cache it for ever and never mixes old and new ones.  Assets refer to each other by
+relative paths (``import "./stream.js"``), which keep the same digest.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ __all__ = [
 ]
 
 STATIC = "static"
-"""Where assets are, below the root of the site."""
+"""The first path segment of assets."""
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -48,17 +47,17 @@ _TYPES = {
 _FOR_EVER = b"public, max-age=31536000, immutable"
 
 _PACKED = 1024
-"""How many bytes a text has to have for a compressed copy to be worth its while."""
+"""The smallest size of a text, in bytes, for which a compressed copy is worthwhile."""
 
 
 @frozen(kw_only=True)
 class Asset:
     """
-    A file as it is served.
+    A file that is served from memory.
 
     :param media_type: with its charset.
     :param etag: with its quotes.
-    :param packed: the same data compressed by gzip; ``None`` where that gains nothing.
+    :param packed: the same data compressed by gzip; ``None`` where that is not smaller.
     """
 
     media_type: str
@@ -69,7 +68,7 @@ class Asset:
 
 class Assets:
     """
-    All assets, and their paths.
+    The collection of all assets, and their paths.
 
     :param files: their bytes, by their names: ``site.css``, ``image/graph.js``.
     """
@@ -83,16 +82,16 @@ class Assets:
 
     def url(self, name: str) -> str:
         """
-        The path of an asset, for a page.
+        Return the path of an asset, for a page.
 
-        :raises KeyError: there is none of this name: the page is wrong.
+        :raises KeyError: there is no asset of this name: the page's template is wrong.
         """
         if name not in self._assets:
             raise KeyError(name)
         return f"/{STATIC}/{self.digest}/{name}"
 
     def get(self, name: str) -> Asset | None:
-        """An asset by its name; ``None`` if there is none."""
+        """Return an asset by its name; ``None`` if there is none."""
         return self._assets.get(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -101,9 +100,9 @@ class Assets:
 
 class AssetsResource(Resource):
     """
-    What answers under ``/static``.
+    The resource for ``/static``.
 
-    :param missing: answers what is not there.
+    :param missing: answers for paths without an asset.
     """
 
     def __init__(self, assets: Assets, missing: Resource) -> None:
@@ -119,18 +118,19 @@ class AssetsResource(Resource):
         if asset is None or request.method not in (b"GET", b"HEAD"):
             answer: bytes | int = self._missing.render(request)
             return answer
-        # A page of an earlier version, still open, may ask for what it was made of: it
-        # gets what there is now, and keeps it for nobody.
+        # A page of an earlier version, still open in a browser, may request its assets: it
+        # gets the present ones, which are not cached under the old digest.
         current = path[0] == self._assets.digest
         return send(request, asset, _FOR_EVER if current else b"no-cache")
 
 
 class AssetResource(Resource):
     """
-    One asset under a path of its own, as browsers ask for an icon that no page has named.
+    A resource for one asset under a separate path, such as the icon that browsers request
+    without a link to it.
 
     :param name: of the asset.
-    :param missing: answers what is not there.
+    :param missing: answers for other paths and methods.
     """
 
     def __init__(self, assets: Assets, name: str, missing: Resource) -> None:
@@ -156,7 +156,7 @@ def send(request: Request, asset: Asset, cache_control: bytes) -> bytes:
         request,
         {
             b"Cache-Control": cache_control,
-            # A drawing that is opened by itself is a document, and could hold scripts.
+            # An SVG file that is opened by itself is a document, and could contain scripts.
             b"Content-Security-Policy": b"default-src 'none'; style-src 'unsafe-inline'",
             b"ETag": asset.etag,
             b"Vary": b"Accept-Encoding",
@@ -171,16 +171,16 @@ def send(request: Request, asset: Asset, cache_control: bytes) -> bytes:
         body = asset.packed
         set_headers(request, {b"Content-Encoding": b"gzip"})
     answer_with(request, asset.media_type, body)
-    # Twisted makes a note in the log of a body that it has to drop.
+    # Twisted logs a message for a body that it has to drop.
     return b"" if request.method == b"HEAD" else body
 
 
 @frozen(kw_only=True)
 class SiteFiles:
     """
-    What the pages are made of.
+    The templates and assets of the pages.
 
-    :param templates: their texts, by their names.
+    :param templates: the templates' texts, by their names.
     """
 
     templates: Mapping[str, str] = field(repr=False)

@@ -1,18 +1,18 @@
 """
-Builds for those who watch: ``/builds`` and what is below it.
+Serve pages and streams of builds under ``/builds``.
 
-    /builds               the builds that run and those that have ended lately
-    /builds/events        the same as a stream, for as long as one listens
+    /builds               the running builds and those that ended recently
+    /builds/events        the same as a stream, until the client disconnects
     /builds/ID            one build, with its log
     /builds/ID/events     the same as a stream that ends when the build does
 
 Browsers get pages, all others JSON (:func:`nixery.http.ui.pages.wants_html`).  The streams
-are server-sent events of JSON to whoever accepts these by name, as browsers do; all
-others get lines, so that ``curl -N http://registry/builds/ID/events`` reads like the
-build's own terminal.  ``?format=html``, ``json``, ``events`` or ``text`` decides for
-clients that cannot choose their headers.
+are server-sent events of JSON for clients whose ``Accept`` names these, as browsers do;
+all others get lines, so that ``curl -N http://registry/builds/ID/events`` reads like the
+build's own terminal.  ``?format=html``, ``json``, ``events`` or ``text`` takes precedence,
+for clients that cannot choose their headers.
 
-Whoever runs a private registry can switch it off: then there is nothing here.
+The operator of a private registry can switch these pages off: all paths are then a 404.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from nixery.nix.progress import Phase
 __all__ = ["BuildPages", "TimelineLane", "timeline"]
 
 MAX_STREAMS = 256
-"""How many streams are open at once: each is a connection that stays."""
+"""The most streams that are open at once: each is a long-lived connection."""
 
 LINES_SHOWN = 10_000
-"""The most lines that a page shows: more than are ever kept."""
+"""The most log lines that a page shows: more than are ever kept."""
 
 _CURSOR = re.compile(rb"([0-9a-f]{1,32})-([0-9]{1,15})")
 
@@ -51,10 +51,10 @@ class BuildPages(Resource):
     """
     The resource for ``/builds``.
 
-    :param builds: what is shown.
+    :param builds: supplies the builds.
     :param clock: for the streams.
-    :param pages: renders them.
-    :param visibility: who may see which build.
+    :param pages: renders the pages.
+    :param visibility: decides which builds a client may see.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class BuildPages(Resource):
         self._pages = pages
         self._visibility = visibility or AllowAll()
         self._streams = 0
-        # Versions begin anew with each process: one that a client brings from an
-        # earlier one means nothing here.
+        # Versions are counted per process: one that a client sends from an earlier
+        # process must not be compared with those of this one.
         self._epoch = secrets.token_hex(4)
         self._page = pages.resource(self._answer)
 
     def render(self, request: Request) -> object:
-        """Answer a request; what is no stream may take a while."""
+        """Start a stream, or answer with a page, which may take a while."""
         if (request.postpath or [b""])[-1] != b"events" or request.method not in (b"GET", b"HEAD"):
             return self._page.render(request)
         match [part.decode("utf-8", "backslashreplace") for part in request.postpath or ()]:
@@ -135,14 +135,13 @@ class BuildPages(Resource):
 
     def _build_feed(self, request: Request, build_id: str) -> Feed:
         version, lines = _cursor(request)
-        # Its id is of this process, and so is the cursor.
+        # The build's id belongs to this process, and so does the cursor.
         return BuildFeed(self._builds, build_id, int(version) if version.isdigit() else 0, lines)
 
     def _stream(self, request: Request, make_feed: Callable[[], Feed]) -> bytes | int:
         comes_back = request.getHeader(b"Last-Event-ID") is not None
         if comes_back and make_feed().over() and not make_feed().pull():
-            # Browsers come back to a stream that has ended, until they are told
-            # this.
+            # Browsers reconnect to a stream that has ended, until they get a 204.
             request.setResponseCode(204)
             return b""
         form = _form(request)
@@ -169,11 +168,11 @@ class BuildPages(Resource):
 @frozen(kw_only=True)
 class TimelineLane:
     """
-    A stage in the picture of all of them, drawn to scale.
+    A stage of a build in the timeline, drawn to scale.
 
-    :param begin: where it begins, in thousandths of the whole.
-    :param width: in the same.
-    :param seconds: how long it took, or takes so far.
+    :param begin: its start, in thousandths of the whole.
+    :param width: its duration, in thousandths of the whole.
+    :param seconds: its duration, so far if it still runs.
     """
 
     phase: Phase
@@ -184,7 +183,7 @@ class TimelineLane:
 
 
 def timeline(build: BuildView) -> tuple[TimelineLane, ...]:
-    """The stages of a build, to be drawn: the first begins at 0, the last ends at 1000."""
+    """Lay out a build's stages for drawing: the first begins at 0, the last ends at 1000."""
     if not build.stages:
         return ()
     now = build.begun + build.elapsed
@@ -217,7 +216,7 @@ def _form(request: Request) -> Encoder:
 
 
 def _cursor(request: Request) -> tuple[str, int]:
-    """The two parts of the last event's id that a client has seen."""
+    """Return the two parts of the id of the last event that a client has seen."""
     match = _CURSOR.fullmatch(request.getHeader(b"Last-Event-ID") or b"")
     return ("", 0) if match is None else (match[1].decode("ascii"), int(match[2]))
 

@@ -1,11 +1,11 @@
 """
-What is streamed of builds: as events for programs and browsers, as lines for terminals.
+Stream builds: as events for programs and browsers, as lines for terminals.
 
-A feed has no memory of its own but how far it has come: it asks for what is new since
-then (:mod:`nixery.builds.tracker`), however slowly its client reads.
+A feed stores only its position: it asks for the changes since then
+(:mod:`nixery.builds.tracker`), so that a slow client needs no queue.
 
-The list of all builds is sent in parts, and only when a client begins: 300 builds are
-0.5 MB of JSON and 45 ms of a processor, and something changes twice a second.
+The list of all builds is sent in parts, and only at the start of a stream: 300 builds are
+0.5 MB of JSON and 45 ms of CPU time, and there are two changes per second.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from nixery.runtime.clocks import WallTime
 __all__ = ["BuildFeed", "BuildLines", "Builds", "OverviewFeed", "described"]
 
 BUILDS_AT_ONCE = 50
-"""How many builds are in one event: what it takes to write it is the reactor's time."""
+"""The most builds in one event, which is encoded on the reactor thread."""
 
 LINES_AT_ONCE = 250
-"""How many lines of a log are in one event."""
+"""The most lines of a log in one event."""
 
 
 class Builds(Protocol):
-    """The builds that there are to watch."""
+    """Supplies builds, and notifies of their changes."""
 
     def overview(self) -> Sequence[BuildView]:
-        """Those that run, then those that have ended, the youngest first."""
+        """Return the running builds, then those that have ended, the youngest first."""
 
     def find(self, build_id: str) -> BuildView | None:
-        """A build; ``None`` if there is none."""
+        """Return the build with an id; ``None`` if there is none."""
 
     def log(self, build_id: str, after: int, limit: int) -> LogPart:
-        """At most ``limit`` lines of a build's log, from number ``after`` on."""
+        """Return at most ``limit`` lines of a build's log, from number ``after`` on."""
 
     def changes(self, since: int) -> Changes:
-        """What has happened after a version; after 0 is everything."""
+        """Return the changes after a version; after 0: all builds."""
 
     def watch(self, tell: Callable[[], None], build_id: str | None = None) -> Callable[[], None]:
-        """Call ``tell`` soon after a change; :return: ends that."""
+        """Call ``tell`` soon after each change; :return: a function that ends the subscription."""
 
 
 class OverviewFeed:
     """
-    The events of all builds: ``builds`` is the first of them, to begin with or to begin
-    anew, and ``more`` are those that follow in the list; ``build`` is one that is new or
-    has changed; ``removed`` is one that is gone.
+    The feed of all builds, with these events: ``builds`` is the first part of the list and
+    replaces any earlier list, and ``more`` are the parts that follow; ``build`` is a build
+    that is new or has changed; ``removed`` is one that is no longer listed.
 
-    :param may_see: whether the client may see an image, by its name.
+    :param may_see: tells whether the client may see an image, by its name.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class OverviewFeed:
         return [self._event(kind, {"builds": part})]
 
     def _event(self, kind: str, data: Mapping[str, object]) -> Event:
-        # Who comes back with a part of the list begins anew.
+        # A client that reconnects after a part of the list gets the whole list again.
         version = 0 if self._rest else self._version
         return Event(id=f"{self._epoch}-{version}", type=kind, data=data)
 
 
 class BuildFeed:
     """
-    The events of one build: ``log`` has lines of its log, ``build`` everything else
-    as it is now; the last one says how it ended.
+    The feed of one build, with these events: ``log`` has lines of its log, ``build`` the
+    present state of everything else; the last event is the final state.
     """
 
     def __init__(self, builds: Builds, build_id: str, version: int, lines: int) -> None:
@@ -119,8 +119,8 @@ class BuildFeed:
             return ()
         changed = build.version > self._version
         log = self._builds.log(self._id, self._lines, LINES_AT_ONCE)
-        # How a build ended stands at the end; but while it runs, lines that never
-        # cease must not hide everything else.
+        # The final state comes after the whole log; but while the build runs, a steady
+        # flow of lines must not delay changes of state.
         if log.lines and (build.state.ended or not changed):
             self._lines = log.after
             return [self._event("log", {"first": log.first, "lines": log.lines})]
@@ -141,7 +141,7 @@ class BuildFeed:
 
 
 def described(build: BuildView) -> dict[str, object]:
-    """A build as JSON, without its log."""
+    """Return a build as JSON, without its log."""
     return {
         "id": build.id,
         "image": build.image,
@@ -185,17 +185,17 @@ def described(build: BuildView) -> dict[str, object]:
 
 
 def rfc3339(time: WallTime) -> str:
-    """As RFC 3339 writes it, in UTC and to the millisecond."""
+    """Format a time as in RFC 3339, in UTC and to the millisecond."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
 
 
 class BuildLines:
     """
-    Events as lines for a terminal; an implementation of
+    Encodes events as lines for a terminal; an implementation of
     :class:`nixery.http.ui.sse.Encoder`.
 
-    The log as it is, and between its lines one that says how far the build is, whenever
-    that has changed.  What could act on a terminal is escaped.
+    It writes the log unchanged, and between its lines one with the build's progress, whenever
+    that has changed.  Characters that could act on a terminal are escaped.
     """
 
     media_type = b"text/plain; charset=utf-8"
@@ -205,7 +205,7 @@ class BuildLines:
         self._said: dict[str, str] = {}
 
     def encode(self, event: Event) -> bytes:
-        """As :meth:`nixery.http.ui.sse.Encoder.encode` says."""
+        """Encode an event; see :meth:`nixery.http.ui.sse.Encoder.encode`."""
         match event.type:
             case "log":
                 lines = [printable(str(line)) for line in _list(event.data["lines"])]
@@ -219,7 +219,7 @@ class BuildLines:
         return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
     def idle(self) -> bytes:
-        """As :meth:`nixery.http.ui.sse.Encoder.idle` says."""
+        """Return a line; see :meth:`nixery.http.ui.sse.Encoder.idle`."""
         return b"== still here\n"
 
     def _build(self, build: Mapping[str, Any]) -> list[str]:
@@ -237,7 +237,7 @@ class BuildLines:
             lines.append(f"== {build['digest']}")
         if build["problem"]:
             message = printable(build["problem"]["message"]).split("\n")
-            # The rest of it is the log, which has been on the screen.
+            # The rest of the message is the log, which has been sent already.
             lines += [
                 f"== {line}" for line in (message[:1] if build["problem"]["log"] else message)
             ]
@@ -245,10 +245,10 @@ class BuildLines:
 
 
 def _list(value: object) -> Sequence[Any]:
-    """Events are JSON, and their makers are above."""
+    """Return a list in an event's data, whose values have no static types."""
     return value if isinstance(value, Sequence) else ()
 
 
 def _short(derivation: str) -> str:
-    """``hello-2.12`` of ``/nix/store/HASH-hello-2.12.drv``."""
+    """Return ``hello-2.12`` for ``/nix/store/HASH-hello-2.12.drv``."""
     return derivation.rsplit("/", 1)[-1][33:].removesuffix(".drv") or derivation

@@ -1,11 +1,11 @@
 """
-The documentation under ``/docs``, as Sphinx has built it.
+Serve the documentation that Sphinx has built, under ``/docs``.
 
-It is read once, when somebody first asks for a page, and stays in memory: a megabyte or
-two.  What was not read then is not there, whatever a path says.
+It is read once, at the first request for a page, and stays in memory: a megabyte or two.
+Only files that were read then can be served, so that no path reaches another file.
 
-There are no dates of change in the answers.  In a Nix store all files have the same, and
-an old page would be taken for the new one; a digest tells them apart.
+Responses have no Last-Modified.  In a Nix store all files have the same date, and an old
+page would be taken for the new one; an ETag from a digest distinguishes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
-"""What is served; other files are for Sphinx itself."""
+"""Media types of the files that are served; other files are for Sphinx itself."""
 
 _INDEX = "index.html"
 
@@ -46,11 +46,11 @@ _MISSING = (
 
 class Documentation:
     """
-    Answers what is asked under ``/docs``.
+    Answers requests under ``/docs``.
 
-    :param pages: says what is not there.
-    :param directory: the folder of the built documentation; ``None`` if there is none.
-    :param files: the pool in which it is read.
+    :param pages: renders error pages.
+    :param directory: the directory of the built documentation; ``None`` if there is none.
+    :param files: the pool in which the documentation is read.
     """
 
     def __init__(self, pages: Pages, directory: Path | None, files: Workers) -> None:
@@ -60,25 +60,25 @@ class Documentation:
         self._tree: Mapping[str, Asset] | None = None
 
     def resource(self) -> Resource:
-        """What answers, with all that is below it."""
+        """Make the resource for ``/docs`` and all paths below it."""
         return self._pages.resource(self._answer)
 
     async def _answer(self, request: Request, path: Sequence[str]) -> bytes | None:
         if self._directory is None:
             return self._pages.error(request, 404, _MISSING)
         if self._tree is None:
-            # Two who ask at the same time both have it read; the second one wins.
+            # Two simultaneous requests both read it; the second result replaces the first.
             self._tree = await self._files.run(read_documentation, self._directory)
             if client_disconnected(request):
                 return None
         name = "/".join(path)
         if f"{name}/{_INDEX}".removeprefix("/") in self._tree and (not path or path[-1]):
-            # Links within a page are relative to the folder that it stands for.
+            # Links within an index page are relative to its directory, which needs the slash.
             return self._redirect(request, path)
         asset = self._tree.get(name if path[-1:] != [""] else f"{name}{_INDEX}")
         if asset is None:
             return self._pages.error(request, 404, "the documentation has no such page")
-        # Sphinx puts a digest behind the names of styles and scripts.
+        # Sphinx appends a digest to the URLs of styles and scripts as ``?v=``.
         pinned = path[0] == "_static" and b"v" in (request.args or {})
         lifetime = b"public, max-age=31536000, immutable" if pinned else b"no-cache"
         body = send(request, asset, lifetime)
@@ -93,9 +93,9 @@ class Documentation:
 
 def read_documentation(directory: Path) -> Mapping[str, Asset]:
     """
-    All files of the built documentation, by their paths in it.  Blocks.
+    Read all files of the built documentation, by their paths in it.  Blocks.
 
-    :param directory: where it is.
+    :param directory: the root of the built documentation.
     """
     found = {}
     for path in sorted(directory.rglob("*")):

@@ -1,8 +1,8 @@
 """
-How pages write what they show: texts of others, sizes, and times.
+Format values for pages: untrusted text, sizes, and times.
 
-The scripts of the pages do the same (``web/static/text.js``): what changes while one looks
-must not change its form.
+The scripts of the pages use the same formats (``web/static/text.js``): a value that is
+updated on an open page must not change its format.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = [
 
 def escape_invisible(text: object) -> str:
     """
-    A text that somebody else has written, fit to be looked at: what cannot be seen, or
-    turns the direction of what follows, is written as an escape.
+    Make untrusted text safe to display: invisible characters, and those that change the
+    direction of the following text, are written as escapes.
     """
     text = str(text)
     if text.isprintable():
@@ -40,20 +40,20 @@ def escape_invisible(text: object) -> str:
 
 
 def _escaped(character: str) -> str:
-    # Emoji and some scripts are written with these two; they hide nothing.
+    # Emoji and some scripts need these two joiners; they hide nothing.
     if unicodedata.category(character) == "Cf" and character in "\u200c\u200d":
         return character
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def replace_term(typed: str, name: str, other: str) -> str:
-    """A query with ``other`` in the place of ``name`` in what was typed."""
+    """Return the typed text as a query, with ``name`` replaced by ``other``."""
     words = re.split(r"[\s,;/]+", typed.strip())
     return "+".join(quote(other if word == name else word, safe="") for word in words)
 
 
 def size(count: float) -> str:
-    """A number of bytes, in decimal units with three digits: ``1.23 MB``."""
+    """Format a number of bytes in decimal units with three digits: ``1.23 MB``."""
     units = ["B", "kB", "MB", "GB", "TB", "PB"]
     value = float(count)
     while value >= 999.5 and len(units) > 1:
@@ -66,7 +66,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span: ``0.42 s``, ``12 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    """Format a time span: ``0.42 s``, ``12 s``, ``3 min 05 s``, ``2 h 07 min``."""
     if seconds < 10:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     whole = round(seconds)
@@ -78,15 +78,15 @@ def duration(seconds: float) -> str:
 
 
 def iso_time(time: WallTime) -> str:
-    """A time of day, as RFC 3339 writes it, in UTC."""
+    """Format a time as in RFC 3339, in UTC."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
 
 
 def full_time(time: WallTime) -> str:
-    """The same for a person: ``2026-11-23 21:05:07``."""
+    """Format a time in UTC for a person: ``2026-11-23 21:05:07``."""
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def short_time(time: WallTime) -> str:
-    """The same in short: ``11-23 21:05:07``."""
+    """Format a time in UTC without its year: ``11-23 21:05:07``."""
     return datetime.fromtimestamp(time, UTC).strftime("%m-%d %H:%M:%S")

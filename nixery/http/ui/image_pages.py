@@ -1,16 +1,16 @@
 """
-The images, for those who look at them: ``/images`` and what is below it.
+Serve pages of images under ``/images``.
 
-    /images                              those that were served, by name
+    /images                              the images that were served, by name
     /images/NAME:TAG                     one of them: packages, layers, closure, digests
-    /images/NAME:TAG?why=openssl         and why it contains something
+    /images/NAME:TAG?why=openssl         and the reason why it contains a path
     /images/NAME:TAG/paths               its store paths, page by page
     /images/NAME:TAG/graph.json          its closure with a layout, for the page's script
     /images/NAME:TAG/graph.svg           the same as a picture
 
-Only what this registry has served is shown.  Nothing here makes an image, asks the
-package set, or runs Nix: looking costs some reads from storage, and work on the CPU pool
-that is done once for each image.
+Only images that this registry has served are shown.  These pages do not build an image,
+query the package set, or run Nix: a page costs some reads from storage, and work on the
+CPU pool that is done once for each image.
 """
 
 from __future__ import annotations
@@ -37,39 +37,39 @@ from nixery.runtime.workers import Workers
 __all__ = ["ImagePages", "Library"]
 
 IMAGES_AT_ONCE = 50
-"""How many images a page lists."""
+"""The number of images on a page of the list."""
 
 _PICTURE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'"
-"""For a picture that is opened by itself: it has a style sheet, and nothing else."""
+"""The policy for a picture that is opened by itself: it contains only a style sheet."""
 
 
 class Library(Protocol):
-    """The images that there are to look at."""
+    """Supplies the images that this registry has served."""
 
     async def names(self) -> Sequence[str]:
-        """The names of all images, each with its tag, sorted."""
+        """Return the names of all images, each with its tag, sorted."""
 
     async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
-        """Some of them, in that order."""
+        """Return the list entries of some images, in the order of their names."""
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
-        """The manifest of what was served last as a name and a tag."""
+        """Return the manifest that was last served for a name and a tag."""
 
     async def portrait(self, manifest: Manifest) -> PageData:
-        """All there is to show of an image."""
+        """Return all data for the page of an image."""
 
     async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
-        """Which images have a layer."""
+        """Return the images that contain each layer, by the layer's digest."""
 
 
 class ImagePages:
     """
-    The pages of images.
+    Serves the pages of images.
 
-    :param library: what is shown.
-    :param pages: renders it.
-    :param workers: the pool in which it is made ready.
-    :param visibility: who may see what.
+    :param library: supplies the images.
+    :param pages: renders the pages.
+    :param workers: the pool in which their data is prepared.
+    :param visibility: decides which images a client may see.
     :param system: the Nix system of images whose names choose none.
     """
 
@@ -89,7 +89,7 @@ class ImagePages:
         self._system = system
 
     def resource(self) -> Resource:
-        """What answers under ``/images``."""
+        """Make the resource for ``/images``."""
         return self._pages.resource(self._answer)
 
     async def _answer(self, request: Request, path: Sequence[str]) -> bytes | None:
@@ -103,7 +103,7 @@ class ImagePages:
         return await self._image(request, name, parse_tag(tag), "/".join(path[last + 1 :]))
 
     def _to_latest(self, request: Request, repository: str) -> bytes:
-        """An image without a tag is the one that clients mean by that."""
+        """Redirect an image without a tag to the tag ``latest``, as clients of registries do."""
         name = parse_image_name(repository, self._system)
         request.setResponseCode(302)
         location = _place(f"{name.repository}:latest")
@@ -189,7 +189,7 @@ class ImagePages:
         label = f"{name.repository}:{tag}"
         holders = await self._library.holders()
         own = portrait.report.digest
-        # The same image under another name is no other image.
+        # The same image under another name is not counted as another image.
         visible = {
             layer.digest: [
                 image
@@ -243,7 +243,7 @@ class ImagePages:
     async def _send(
         self, request: Request, media_type: str, packed: bytes, portrait: PageData
     ) -> bytes | None:
-        """Send what is kept compressed, as it is to whoever can read that."""
+        """Send a compressed document, unchanged to clients that accept gzip."""
         etag = b'"%s"' % portrait.etag.encode("ascii")
         set_headers(
             request,
@@ -267,7 +267,7 @@ class ImagePages:
 def _chosen(
     visibility: VisibilityRules, request: Request, names: Sequence[str], wanted: str, page: int
 ) -> tuple[int, Sequence[str]]:
-    """How many images there are with a part in their names, and those of one page."""
+    """Return the number of images whose names contain a text, and the names on one page."""
     found = [
         name
         for name in names
@@ -278,12 +278,12 @@ def _chosen(
 
 
 def _place(label: str) -> str:
-    """Where the page of an image is."""
+    """Return the path of the page of an image."""
     return "/images/" + quote(label, safe="/:")
 
 
 def _argument(request: Request, name: bytes) -> str:
-    """The last value of a parameter of the URL; empty where there is none."""
+    """Return the last value of a query parameter; empty where there is none."""
     values: Sequence[bytes] = (request.args or {}).get(name, [b""])
     return values[-1].decode("utf-8", "replace")
 

@@ -1,8 +1,8 @@
 """
-What the pages of an image show, as plain values for their templates.
+Prepare the data of an image's pages, as plain values for their templates.
 
 Everything here runs on a thread of the CPU pool, and is bounded: an image has at most 127
-layers, of each of which some paths are named; the others are on pages of their own.
+layers, for each of which some paths are listed; the others are on separate pages.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from nixery.layers.svg import DrawnLayer, draw_svg
 __all__ = ["SORTS", "ImageView", "PathQuery", "image_data", "image_view", "paths_view"]
 
 PATHS_IN_LAYER = 8
-"""How many paths of a layer are named beside it."""
+"""The number of paths that are listed with a layer."""
 
 LABELS = 5
-"""How many of the images are named that share a layer."""
+"""The number of images that are listed as sharing a layer."""
 
 PATHS_AT_ONCE = 100
-"""How many paths a page lists."""
+"""The number of paths on a page of the list."""
 
 LONGEST_QUESTION = 200
 
 SORTS = ("size", "closure", "popularity", "name")
-"""What paths can be listed by."""
+"""The orders in which paths can be listed."""
 
 
 @frozen(kw_only=True)
 class PathView:
-    """A path, with what leads to it: ``chain`` is filled in where it is asked for."""
+    """A store path, with the chain of references that leads to it, if requested."""
 
     number: int
     path: str
@@ -59,7 +59,7 @@ class PathView:
 
 @frozen(kw_only=True)
 class LayerView:
-    """A layer; ``number`` counts from 1 at the bottom."""
+    """A layer of an image; ``number`` counts from 1 at the bottom."""
 
     number: int
     title: str
@@ -77,13 +77,13 @@ class LayerView:
 @frozen(kw_only=True)
 class ImageView:
     """
-    An image.
+    The data of the page of an image.
 
     :param picture: its layers as SVG.
-    :param question: what was searched for.
+    :param question: the text that was searched for.
     :param answers: the chain to each path that was found.
-    :param found: how many were found in all.
-    :param shared_size: bytes that other images have as well.
+    :param found: the number of paths that were found in all.
+    :param shared_size: the bytes in layers that other images have as well.
     """
 
     report: ImageReport
@@ -103,11 +103,11 @@ def image_view(
     question: str,
 ) -> ImageView:
     """
-    What the page of an image shows.
+    Prepare the data of the page of an image.
 
     :param label: its name and tag.
-    :param holders: which images have a layer, as far as whoever asks may know.
-    :param question: a part of the name of a path; empty: none is asked for.
+    :param holders: the images that have each layer, as far as the client may see them.
+    :param question: a part of the name of a path; empty: no search.
     """
     report = portrait.report
     layers = tuple(
@@ -132,7 +132,7 @@ def image_view(
         report=report,
         known=portrait.known,
         layers=layers,
-        # It escapes all that it draws.
+        # draw_svg() escapes all text.
         picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
         shared_size=sum(layer.size for layer in layers if layer.shared_count),
         question=question,
@@ -146,7 +146,7 @@ def image_view(
 @frozen(kw_only=True)
 class PathQuery:
     """
-    Which paths are to be listed.
+    A selection of an image's paths, for the list.
 
     :param text: a part of their names; empty: any.
     :param layer: the number of their layer, from 1; 0: any.
@@ -171,7 +171,7 @@ class PathsView:
 
 
 def paths_view(portrait: PageData, query: PathQuery) -> PathsView:
-    """A page of the list of an image's paths."""
+    """Prepare a page of the list of an image's paths."""
     report = portrait.report
     found = [
         number
@@ -192,7 +192,7 @@ def paths_view(portrait: PageData, query: PathQuery) -> PathsView:
 
 
 def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
-    """The page of an image, for programs."""
+    """Return the data of the page of an image as JSON, for programs."""
     report = view.report
     return {
         "name": repository,
@@ -228,7 +228,7 @@ def _layer(
     portrait: PageData, index: int, layer: ReportedLayer, holders: Sequence[ListedImage]
 ) -> LayerView:
     paths = portrait.report.paths
-    # The one that the layer is about stands first; then what takes the most room.
+    # The main path of the layer comes first, then the others, the largest first.
     leader, others = layer.paths[:1], layer.paths[1:]
     named = (*leader, *sorted(others, key=lambda number: (-paths[number].size, number)))
     return LayerView(

@@ -1,12 +1,12 @@
 """
-The first page: what this is, and a box that finds out what packages there are.
+Serve the index page: an introduction, and a search box for packages.
 
-    /                        for people
-    /?packages=git+htop      the same with the answer, for browsers without JavaScript
-    /api/packages?names=...  the answer as JSON
+    /                        the page
+    /?packages=git+htop      the same with the results, for browsers without JavaScript
+    /api/packages?names=...  the results as JSON
 
-The address that the page names is the one that the configuration gives: the Host header
-of a request is trusted for nothing.
+The registry's address on the page is the one in the configuration: the Host header of a
+request is not trusted.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from nixery.sources.source import Revision
 __all__ = ["IndexPage", "PackageSearch"]
 
 REVISION_WAIT = 0.5
-"""For how many seconds the page waits to hear which revision is served."""
+"""Seconds for which the page waits for the revision that is served."""
 
 RECENT = 12
-"""How many builds are on the page."""
+"""The number of builds on the page."""
 
 FAILURES = 5
-"""How many failures are on the page, with their logs."""
+"""The number of failed builds on the page, with their logs."""
 
 
 class _Checked(Protocol):
@@ -52,27 +52,27 @@ class _Checked(Protocol):
 
 
 class PackageSearch(Protocol):
-    """Who knows what packages there are."""
+    """Looks up packages, and the revision of the package set."""
 
     async def revision(self) -> Revision:
-        """:raises NixeryError: nobody knows what is served now."""
+        """Return the revision served now; :raises NixeryError: it cannot be determined."""
 
     async def check(
         self, client: str, system: str, requirements: Sequence[PackageRequest]
     ) -> _Checked:
-        """:raises NixeryError: names cannot be looked up."""
+        """Look up package names; :raises NixeryError: they cannot be looked up."""
 
 
 class IndexPage:
     """
-    The first page, and what its box asks.
+    Serves the index page, and the requests of its search box.
 
-    :param pages: renders it.
-    :param desk: knows the packages.
+    :param pages: renders the page.
+    :param desk: looks up packages.
     :param system: the Nix system of images whose name chooses none.
-    :param clock: bounds how long the page waits for what it can do without.
-    :param builds: those to show, if any are.
-    :param visibility: who may see which build.
+    :param clock: for the timeout of the revision, which the page can do without.
+    :param builds: supplies the builds to show; ``None``: none are shown.
+    :param visibility: decides which builds and packages a client may see.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class IndexPage:
         self._visibility = visibility or AllowAll()
 
     def index(self) -> Resource:
-        """The resource for the root."""
+        """Make the resource for ``/``."""
         return self._pages.resource(self._index)
 
     def api(self) -> Resource:
-        """The resource for ``/api``."""
+        """Make the resource for ``/api``."""
         return self._pages.resource(self._api)
 
     async def _index(self, request: Request, path: Sequence[str]) -> bytes | None:
@@ -113,7 +113,7 @@ class IndexPage:
         ]
         if client_disconnected(request):
             return None
-        # What is typed wrong is no fault of the page.
+        # An error in the query is shown on the page, whose own status remains 200.
         return await self._pages.answer_later(
             request,
             "index.html",
@@ -143,7 +143,7 @@ class IndexPage:
         return answer_with(request, "application/json", body)
 
     async def _check(self, request: Request, typed: str) -> tuple[int, Mapping[str, object]]:
-        """A status, and what became of the names that were typed, or why nothing did."""
+        """Look up the typed names; :return: a status, and the results or an error as JSON."""
         client = getattr(request.client, "host", "")
         try:
             wishes = parse_query(typed, self._system)

@@ -1,9 +1,9 @@
 """
-What somebody typed into the box for packages, and what they get for it: pure functions.
+Parse the text in the package search box, and describe the results: pure functions.
 
-People write names as they know them (``python3Packages.requests``, ``libsigc++``), with
-whatever they like between them; an image name wants lower case and slashes, and an
-escape for what its grammar cannot hold.
+Users type names as they know them (``python3Packages.requests``, ``libsigc++``), with
+various separators; an image name needs lower case and slashes, and escapes for characters
+outside its grammar.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ __all__ = [
 ]
 
 MAX_TYPED = 1000
-"""The longest text that is read, in characters."""
+"""The longest text that is accepted, in characters."""
 
 MAX_WISHES = 30
-"""How many names are looked up at once."""
+"""The most names that are looked up at once."""
 
 _BETWEEN = re.compile(r"[\s,;/]+")
 
 Found = Mapping[str, object]
-"""What became of one name, as JSON; ``status`` is ``found``, ``meta`` or the problem's kind."""
+"""The result for one name, as JSON; ``status``: ``found``, ``meta`` or the problem's kind."""
 
 
 @frozen(kw_only=True)
 class PackageQuery:
     """
-    One name.
+    One package name in a query.
 
-    :param typed: as it was typed.
-    :param component: what asks for it in an image name.
-    :param requirement: ``None`` for a meta-package.
+    :param typed: the name as it was typed.
+    :param component: the component of an image name that requests it.
+    :param requirement: the package; ``None`` for a meta-package.
     """
 
     typed: str
@@ -66,9 +66,9 @@ class PackageQuery:
 @frozen(kw_only=True)
 class PackageQueries:
     """
-    All names.
+    All package names in a query.
 
-    :param name: the image of all of them.
+    :param name: the image with all of these packages.
     """
 
     wishes: tuple[PackageQuery, ...]
@@ -76,17 +76,17 @@ class PackageQueries:
 
     @property
     def requirements(self) -> tuple[PackageRequest, ...]:
-        """What has to be looked up, each once; of a meta-package what it stands for."""
+        """The packages to look up, each once; for a meta-package those it stands for."""
         wanted = [item for item in self.name.requirements if not item.optional]
         return tuple(wanted)
 
 
 def parse_query(text: str, system: str) -> PackageQueries | None:
     """
-    Read what was typed; ``None`` if that is nothing.
+    Parse the typed text; ``None`` if it contains no names.
 
     :param system: the Nix system of images whose name chooses none.
-    :raises InvalidName: it is too long, or there is something that cannot be a name.
+    :raises InvalidName: it is too long, or contains something that cannot be a name.
     """
     if len(text) > MAX_TYPED:
         raise InvalidName(
@@ -100,7 +100,7 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
             name=" ".join(typed)[:64] + "...",
             reason=f"there are more than {MAX_WISHES} names; ask for them in parts",
         )
-    # Meta-packages count where they lead, and whoever types them means them.
+    # Meta-packages have a meaning only at the start of a name, so they are moved there.
     leading = [word for word in typed if word == "shell" or word in ARCH_META_PACKAGES]
     typed = [*leading, *(word for word in typed if word not in leading)]
     components = [_component(word) for word in typed]
@@ -125,7 +125,7 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
 
 
 def describe_results(wishes: PackageQueries, answers: Sequence[LookupResult]) -> list[Found]:
-    """What became of each name, in the order in which they are in the image's name."""
+    """Return the result for each name, in the order in which they are in the image's name."""
     found = {answer.requirement: answer for answer in answers}
     told: list[Found] = []
     for wish in wishes.wishes:
@@ -178,9 +178,9 @@ def commands(
     address: str, wishes: PackageQueries, answers: Sequence[LookupResult]
 ) -> Mapping[str, str] | None:
     """
-    How to pull, run and deploy the image; ``None`` if it cannot be made.
+    Return the commands that pull, run and deploy the image; ``None`` if a package is missing.
 
-    :param address: what stands before the name of an image.
+    :param address: the registry's address, which precedes the name of an image.
     """
     packages = {
         answer.requirement: answer.result
@@ -193,7 +193,7 @@ def commands(
     shell = any(wish.component == "shell" for wish in wishes.wishes)
     named = [wish.requirement for wish in wishes.wishes if wish.requirement is not None]
     program = "bash" if shell or not named else packages[named[0]].pname
-    # What keeps a container with a shell alive; another one does what it is for.
+    # This keeps a container with a shell running; another one runs its first package.
     args = ["sleep", "infinity"] if shell else [program]
     label = re.sub(r"[^a-z0-9]+", "-", wishes.name.repository)[:50].strip("-")
     return {
@@ -225,7 +225,7 @@ def _component(typed: str) -> str:
 
 
 def _requirement(component: str) -> PackageRequest:
-    # Behind an ordinary component, meta-packages are ordinary too.
+    # After an ordinary component, meta-packages are parsed as ordinary ones.
     name = parse_image_name(f"x/{component}", system="")
     [requirement] = [
         item for item in name.requirements if item.name != "x" and not item.optional

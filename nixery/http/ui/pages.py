@@ -1,11 +1,11 @@
 """
-Pages for people: templates become answers, with the headers that keep them safe.
+Render the pages of the web UI from templates, with the security headers.
 
-Templates escape whatever is put into them, and the browser is told to run and to load
-nothing that we have not served as a file: a name or a log line that holds markup stays
-text even if an escape were forgotten.
+Templates escape all values, and the Content-Security-Policy allows the browser to run and
+load only files that this site serves: markup in a name or a log line is not executed even
+if an escape were missing.
 
-Small pages are rendered at once.  Those whose size depends on what there is to show
+Small pages are rendered on the reactor thread.  Pages whose size depends on their content
 (builds, layers, a closure) are rendered on a thread of the CPU pool: see
 :meth:`Pages.answer_later`.
 """
@@ -55,7 +55,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PAGE_HEADERS = {
-    # Pages tell of what is now, and nothing of it is for other people's caches.
+    # Pages show the present state, and must not be stored in shared caches.
     b"Cache-Control": b"no-store",
     b"Content-Security-Policy": (
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
@@ -64,18 +64,18 @@ PAGE_HEADERS = {
     b"Referrer-Policy": b"no-referrer",
     b"X-Content-Type-Options": b"nosniff",
 }
-"""The headers of every page.  Nothing may stand inline: neither scripts nor styles."""
+"""The headers of every page.  They forbid inline scripts and styles."""
 
 Answerer = Callable[[Request, Sequence[str]], Coroutine[Deferred[Any], Any, bytes | None]]
 """
 Answers a request with a body, or with ``None`` when it has written that itself; its
-second argument are the decoded segments of the path below the resource.
+second argument is the list of decoded segments of the path below the resource.
 """
 
 
 @frozen
 class Section:
-    """A part of the site that the head of each page leads to."""
+    """A section of the site that the header of each page links to."""
 
     title: str
     path: str
@@ -87,10 +87,10 @@ class Pages:
 
     :param files: templates and assets.
     :param workers: the pool in which large pages are rendered.
-    :param address: what stands before the name of an image in a pull command:
-        ``registry.example:8080``.
-    :param source: where packages come from, as a person would say it.
-    :param sections: what the head of each page leads to.
+    :param address: the registry's address, as it precedes the name of an image in a pull
+        command: ``registry.example:8080``.
+    :param source: the source of packages, in words.
+    :param sections: the links in the header of each page.
     """
 
     _log = Logger()
@@ -113,11 +113,11 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-            # A template is found without a lock, whatever the number of them.
+            # An unlimited cache: a template is found without a lock.
             cache_size=-1,
             auto_reload=False,
-            # Whatever a page shows is seen as it is, and not only where somebody
-            # thought of it.
+            # Invisible characters are escaped in all values, without a filter in each
+            # place.
             finalize=_finalized,
         )
         environment.globals = {
@@ -137,17 +137,17 @@ class Pages:
             "size": size,
             "when": iso_time,
         }
-        # Compiled here, and not while somebody waits.
+        # Compiled at start, and not during a request.
         self._templates = {
             name: environment.get_template(name) for name in environment.list_templates()
         }
 
     def render(self, template: str, /, **values: object) -> bytes:
         """
-        A page, on whatever thread this is called.
+        Render a page on the calling thread.
 
         :param template: its name, ``index.html``.
-        :param values: what it shows; text is escaped.
+        :param values: the template's variables; text is escaped.
         """
         return self._templates[template].render(values).encode("utf-8", "replace")
 
@@ -161,15 +161,15 @@ class Pages:
         self, request: Request, template: str, status: int = 200, /, **values: object
     ) -> bytes | None:
         """
-        As :meth:`answer`, for a page that may be large: rendered in the pool.
+        Answer as :meth:`answer` does, with a page that may be large: rendered in the pool.
 
-        :return: ``None`` if the client has left meanwhile.
+        :return: ``None`` if the client has disconnected meanwhile.
         """
         body = await self._workers.run(self.render, template, **values)
         return None if client_disconnected(request) else self.send(request, body, status)
 
     async def later(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what takes longer than the reactor has time for, in the pool."""
+        """Call a function in the pool, since it would block the reactor for too long."""
         return await self._workers.run(function, *args, **kwargs)
 
     def send(self, request: Request, body: bytes, status: int = 200) -> bytes:
@@ -181,7 +181,7 @@ class Pages:
 
     def error(self, request: Request, status: int, message: str) -> bytes:
         """
-        Say what is wrong: as a page to browsers, in a line to all others.
+        Report an error: as a page to browsers, in a line of text to all others.
 
         :param message: a sentence for a person, without its full stop.
         """
@@ -199,9 +199,9 @@ class Pages:
 
     def resource(self, answer: Answerer) -> Resource:
         """
-        A resource, with all that is below it, whose answers are made by a coroutine.
+        Make a leaf resource whose responses are made by a coroutine.
 
-        Failures become error pages, HEAD is answered as GET without the body, and other
+        Errors become error pages, HEAD is answered as GET without the body, and other
         methods are refused.
         """
 
@@ -216,10 +216,10 @@ class Pages:
                 return None if client_disconnected(request) else self._fail(request, error)
             except CancelledError:
                 if client_disconnected(request):
-                    raise  # The front, which cancelled us, knows what to do.
+                    raise  # CoroutineResource, which cancelled this, handles it.
                 return self._fail(request, ShuttingDown())
-            except Exception:  # noqa: BLE001  # whatever it is, somebody waits for an answer
-                # The request's id, where it has one, leads to its line in the log as well.
+            except Exception:  # noqa: BLE001  # the client gets a response to any failure
+                # The request's id, where it has one, also finds its line in the log.
                 reference = request_id(request) or uuid4().hex[:12]
                 self._log.failure(
                     "the page {path} failed (reference {reference})",
@@ -233,7 +233,7 @@ class Pages:
         return CoroutineResource(respond)
 
     def missing(self) -> Resource:
-        """The resource that says that there is nothing."""
+        """Make the resource that answers with a 404."""
         return _Missing(self)
 
     def _fail(self, request: Request, error: NixeryError) -> bytes:
@@ -250,14 +250,14 @@ class _Missing(Resource):
 
     def render(self, request: Request) -> bytes:
         body = self._pages.error(request, 404, "there is nothing here")
-        # Twisted makes a note in the log of a body that it has to drop.
+        # Twisted logs a message for a body that it has to drop.
         return b"" if request.method == b"HEAD" else body
 
 
 def wants_html(request: Request) -> bool:
     """
-    Whether the answer is for a browser: what ``?format=`` says (``html`` or ``json``),
-    or else whether ``Accept`` names HTML.  ``curl`` takes anything, and gets data.
+    Tell whether to answer with HTML: decided by ``?format=`` (``html`` or ``json``), or
+    else by whether ``Accept`` names HTML.  ``curl`` accepts any type, and gets data.
     """
     asked: bytes = (request.args or {}).get(b"format", [b""])[-1]
     if asked in (b"html", b"json"):
@@ -267,12 +267,12 @@ def wants_html(request: Request) -> bool:
 
 
 def add_vary(request: Request) -> None:
-    """Tell caches that the answer depends on what the client accepts."""
+    """Set ``Vary``: the response depends on the header ``Accept``."""
     set_headers(request, {b"Vary": b"Accept"})
 
 
 def _finalized(value: object) -> object:
-    # Markup is what a template has made itself.
+    # Markup was made by a template, and is not escaped again.
     return (
         escape_invisible(value)
         if isinstance(value, str) and not isinstance(value, Markup)
@@ -281,5 +281,5 @@ def _finalized(value: object) -> object:
 
 
 def _set_status(request: Request, status: int) -> None:
-    # Twisted knows no name for 422.
+    # Twisted has no reason phrase for 422.
     request.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))

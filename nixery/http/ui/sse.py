@@ -1,9 +1,9 @@
 """
-Server-sent events: an answer that goes on for as long as there is news.
+Send server-sent events: a response that continues for as long as there are new events.
 
-Format: the HTML standard, section 9.2.  A stream is asked for more whenever there
-may be something new and the client takes it; nothing is queued for a client that
-does not (:mod:`nixery.builds.tracker` says why nothing has to be).
+Format: the HTML standard, section 9.2.  A feed is polled whenever there may be new events
+and the client accepts data; nothing is queued for a client that does not
+(:mod:`nixery.builds.tracker` explains why no queue is needed).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from nixery.http.responses import set_headers
 __all__ = ["AT_ONCE", "KEEP_ALIVE", "Event", "EventStream", "Feed", "Encoder", "ServerSent"]
 
 KEEP_ALIVE = 15.0
-"""Seconds of silence after which a comment is sent, for proxies hang up on silence."""
+"""Seconds without events after which a comment is sent, since proxies close idle connections."""
 
 AT_ONCE = 4
-"""How often a feed is asked before others have their turn."""
+"""The number of times a feed is polled before other connections have their turn."""
 
 
 @frozen(kw_only=True)
 class Event:
     """
-    One event.
+    An event in a stream.
 
-    :param id: what a client that comes back sends as Last-Event-ID, to go on after
+    :param id: sent back by a client that reconnects, as Last-Event-ID, to continue after
         this event.
     :param type: the name of the event.
     :param data: JSON.
@@ -47,51 +47,51 @@ class Event:
 
 class Encoder(Protocol):
     """
-    How events are written.  One belongs to one stream: it may remember what it wrote.
+    Encodes the events of a single stream, and may therefore keep state between them.
 
-    :cvar media_type: of the whole.
-    :cvar opening: what it begins with.
+    :cvar media_type: of the whole response.
+    :cvar opening: the first bytes of the body.
     """
 
     media_type: bytes
     opening: bytes
 
     def encode(self, event: Event) -> bytes:
-        """An event as it is sent; may be nothing."""
+        """Encode an event; the result may be empty."""
 
     def idle(self) -> bytes:
-        """What is sent after a silence."""
+        """Return the bytes to be sent after a time without events."""
 
 
 class ServerSent:
-    """Server-sent events, for programs and browsers."""
+    """Encodes server-sent events, for programs and browsers."""
 
     media_type = b"text/event-stream"
-    # After how many milliseconds a client comes back whose stream has broken.
+    # Milliseconds after which a client reconnects when its stream was interrupted.
     opening = b"retry: 3000\n\n"
 
     def encode(self, event: Event) -> bytes:
-        """As :meth:`Encoder.encode` says; JSON has no line ends of its own."""
+        """Encode an event; see :meth:`Encoder.encode`.  The JSON contains no line ends."""
         return f"id: {event.id}\nevent: {event.type}\ndata: {json.dumps(event.data)}\n\n".encode(
             "ascii"
         )
 
     def idle(self) -> bytes:
-        """As :meth:`Encoder.idle` says: a comment."""
+        """Return a comment; see :meth:`Encoder.idle`."""
         return b": still here\n\n"
 
 
 class Feed(Protocol):
-    """Where the events of one stream come from."""
+    """Supplies the events of one stream."""
 
     def pull(self) -> Sequence[Event]:
-        """What is new since the last call; empty when nothing is."""
+        """Return the events since the last call; empty if there are none."""
 
     def over(self) -> bool:
-        """Whether nothing will ever be new again."""
+        """Tell whether there will be no further events."""
 
     def watch(self, tell: Callable[[], None]) -> Callable[[], None]:
-        """Call ``tell`` soon after something is new; :return: ends that."""
+        """Call ``tell`` soon after there are new events; :return: a function that ends this."""
 
 
 @implementer(IPushProducer)
@@ -99,11 +99,11 @@ class EventStream:
     """
     Sends events to a client until the feed is over or the client leaves.
 
-    :param request: is answered, and finished.
-    :param feed: what to send.
+    :param request: the request to answer; it is finished here.
+    :param feed: supplies the events.
     :param clock: for the comments that keep the connection alive.
-    :param ended: is called once, when nothing is sent any more.
-    :param form: how events are written.
+    :param ended: called once, when the stream has ended.
+    :param form: encodes the events.
     """
 
     _log = Logger()
@@ -128,27 +128,27 @@ class EventStream:
         self._next: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Send headers and what there is; the rest goes on by itself."""
+        """Send headers and present events; later ones are sent as they come."""
         set_headers(
             self._request,
             {
                 b"Content-Type": self._form.media_type,
                 b"Cache-Control": b"no-store",
-                # nginx would collect events until it has a page of them.
+                # Without this, nginx would buffer events until it has a page of them.
                 b"X-Accel-Buffering": b"no",
             },
         )
         self._request.notifyFinish().addErrback(lambda _: self._close())
         self._request.registerProducer(self, True)
         self._leave = self._feed.watch(self._pump)
-        # With nothing to begin with, the headers go alone: until they come, a client takes
-        # the server for stuck.
+        # Even an empty opening sends the headers: without them, a client assumes that the
+        # server hangs.
         self._request.write(self._form.opening)
         self._timer = self._clock.callLater(KEEP_ALIVE, self._keep_alive)
         self._pump()
 
     def _pump(self) -> None:
-        """Send what is new, for as long as the client takes it and others do not wait."""
+        """Send new events while the client accepts data, with turns for other connections."""
         if self._next is not None and self._next.active():
             return
         for _ in range(AT_ONCE):
@@ -172,7 +172,7 @@ class EventStream:
             self._write(self._form.idle())
 
     def _write(self, data: bytes) -> None:
-        # In a chunked answer, an empty piece would be its end.
+        # In a chunked response, an empty chunk would end it.
         if data:
             self._request.write(data)
 
@@ -182,7 +182,7 @@ class EventStream:
             self._request.finish()
 
     def _close(self) -> bool:
-        """Let go of everything; :return: whether it has not been done before."""
+        """Unsubscribe and cancel the timers; :return: false if this was done before."""
         if not self._open:
             return False
         self._open = False
@@ -195,17 +195,17 @@ class EventStream:
         self._ended()
         return True
 
-    # -- what the connection says, as twisted.internet.interfaces.IPushProducer ---------
+    # -- calls from the connection, as twisted.internet.interfaces.IPushProducer --------
 
     def pauseProducing(self) -> None:
-        """The client is slow."""
+        """Stop sending: the client is slow."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """The client has taken what was sent."""
+        """Continue sending: the client has taken all data."""
         self._paused = False
         self._pump()
 
     def stopProducing(self) -> None:
-        """The client has left."""
+        """End the stream: the client has disconnected."""
         self._close()
