@@ -161,7 +161,7 @@ class PagesGuard:
         self._system = system
 
     def may_see(self, request: Request, image: str) -> bool:
-        """As :meth:`nixery.http.visibility.VisibilityRules.may_see` says."""
+        """Decide as :meth:`nixery.http.visibility.VisibilityRules.may_see` describes."""
         identity = client_of(request).identity
         if identity is None:
             return False

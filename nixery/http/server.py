@@ -168,7 +168,7 @@ class LoggedRequest(Request):
     """The start of processing, by the site's monotonic clock; ``None``: not yet begun."""
 
     visitor: Client | None = None
-    """The authenticated client, set by :mod:`nixery.http.auth`; ``None``: not authenticated."""
+    """The client, as determined by :mod:`nixery.http.auth`; ``None``: not determined."""
 
     _address: str | None = None
 

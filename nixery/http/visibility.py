@@ -30,5 +30,5 @@ class AllowAll:
     """Visibility rules under which every client may see every image."""
 
     def may_see(self, _request: Request, _image: str) -> bool:
-        """As :meth:`VisibilityRules.may_see` says."""
+        """Return true; see :meth:`VisibilityRules.may_see`."""
         return True

@@ -199,7 +199,7 @@ class Pages:
 
     def resource(self, answer: Answerer) -> Resource:
         """
-        Make a leaf resource whose responses are made by a coroutine.
+        Make a resource, for its path and all below it, that answers with a coroutine.
 
         Errors become error pages, HEAD is answered as GET without the body, and other
         methods are refused.
