@@ -1,6 +1,5 @@
 """
-From what a client asks for to the image it gets: what is known is answered here,
-and the rest is built.
+Return the image for a name and a tag: a known image from the cache, or a new build.
 
     name + tag --resolve--> revision ---known?--> image
                                |
@@ -9,12 +8,13 @@ and the rest is built.
                                                  +--build--> image
 
 A revision that is *pinned* (a commit, a store path) always evaluates to the same
-packages: its image is found by the request alone, and Nix does not run.  Any
-other (a directory) may change at any moment: it is evaluated, and recognised by
+packages: its image is looked up by the request key alone, and Nix does not run.  Any
+other (a directory) may change at any moment: it is evaluated, and its image is looked up by
 the output paths.
 
-Whatever has to be made is a job of the server's: told of in the book of builds,
-shared by all who ask, and going on when they leave.
+A build is a job of the server: it is kept in the
+:class:`~nixery.builds.tracker.BuildTracker`, shared by all clients that request the image,
+and continues when they disconnect.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = ["SERVED", "ImageService", "tag_record_key", "tag_record_prefix"]
 
 SERVED = "served"
 """
-The kind of the records of what was served: for a name and a tag, the key of the
+The kind of the records of served images: for a name and a tag, the key of the
 image that was current last.
 """
 
@@ -60,31 +60,31 @@ NAMES = "name"
 """The kind of the records of names: for the key of a name, a spelling of it."""
 
 LAST_NOTES = 5.0
-"""Seconds in which what was made is noted in storage, when the daemon stops."""
+"""Seconds in which finished images are recorded in storage when the daemon stops."""
 
 HEAD_CACHE_TTL = 30.0
 """
-For how many seconds what a HEAD evaluated is kept for the GET that follows it,
-which gets it once: clients ask for both, and mean one pull.
+Seconds for which the evaluation of a HEAD request is kept for the GET that follows it,
+which uses it once: clients send both for one pull.
 """
 
 
 @define(kw_only=True, eq=False)
 class ImageService:
     """
-    Answers with images.
+    Returns the images for names and tags.
 
     :param sources: resolves tags.
-    :param builder: makes what is not known.
-    :param cache: what is known.
-    :param storage: remembers what was served.
-    :param book: is told of what is made.
+    :param builder: makes images that are not known.
+    :param cache: the known images.
+    :param storage: stores the records of served images.
+    :param book: tracks the builds.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param evaluation_ttl: for how many seconds the evaluation of a source that is
-        not pinned is believed; 0: every pull looks again.
-    :param serve_stale: for how many seconds, while the image of a new revision is
-        being made, the one of the old revision is served; 0: not at all.
-    :param noted: is told what a name and a tag mean from now on; must not take time.
+    :param evaluation_ttl: the seconds for which the evaluation of a source that is
+        not pinned is reused; 0: every pull evaluates again.
+    :param serve_stale: the seconds for which the image of the old revision is served
+        while the one of a new revision is being made; 0: not at all.
+    :param noted: called with the new current image of a name and a tag; must not block.
     """
 
     sources: Sources
@@ -101,7 +101,7 @@ class ImageService:
     _peeked: MutableMapping[str, Evaluation] = field(init=False)
     _current: MutableMapping[str, str] = field(init=False)
     _overdue: MutableMapping[str, float] = field(init=False)
-    # By request and tag: two tags of one revision are two lines in the book.
+    # By request and tag: two tags of one revision are two builds in the tracker.
     _jobs: SingleFlight[tuple[str, Tag], Image] = field(factory=SingleFlight, init=False)
     evaluations: LookupCounts = field(factory=LookupCounts, init=False)
     _log = Logger()
@@ -114,16 +114,16 @@ class ImageService:
 
     async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
         """
-        The image of a name, at the revision that a tag names; made if need be.
+        Return the image of a name at the revision that a tag names; make it if necessary.
 
-        Cancelling the wait stops nothing.
+        Cancelling the wait does not stop the build.
 
-        :param peek: whether the same client is about to ask again (HEAD).
+        :param peek: true if the same client is expected to ask again (HEAD).
         :raises UnknownRevision: the tag names no revision.
         :raises PackagesRefused: packages do not exist, or may not be used.
-        :raises RememberedFailure: it has failed a short while ago.
+        :raises CachedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.
-        :raises NixeryError: whatever else may go wrong on the way.
+        :raises NixeryError: any other failure.
         """
         revision = await self.sources.resolve(tag)
         settings = await self.builder.current_settings()
@@ -136,7 +136,7 @@ class ImageService:
 
     async def tags(self, name: ImageName) -> Sequence[str]:
         """
-        The tags that an image can be asked for by, sorted: the configured ones, and
+        Return the tags that an image can be pulled by, sorted: the configured ones, and
         those that it was served under.
         """
         prefix = _name_key(name) + "/"
@@ -144,18 +144,18 @@ class ImageService:
         return sorted({*await self.sources.tags(), *(key.removeprefix(prefix) for key in served)})
 
     def invalidate_checks(self) -> None:
-        """A blob that an image names was asked for, and is gone."""
+        """Check blobs again, because one that an image names was requested and is missing."""
         self.cache.invalidate_checks()
 
     async def stop(self) -> None:
-        """Stop the builder, then cancel what has not ended a while later."""
+        """Stop the builder, then cancel jobs that have not ended :data:`LAST_NOTES` later."""
         await self.builder.stopService()
-        # Whoever waited for a build that ended in time has only to write that down.
+        # Jobs whose build ended in time only have to write their records.
         with suppress(TimedOut):
             await with_timeout(LAST_NOTES, self.builder.clock, self._jobs.settled())
         await self._jobs.stop()
 
-    # -- sources that stay as they are ----------------------------------------------
+    # -- pinned revisions -----------------------------------------------------------
 
     async def _pinned(
         self, name: ImageName, tag: Tag, revision: Revision, request: str, settings: ImageSettings
@@ -180,23 +180,23 @@ class ImageService:
         return stale
 
     async def _stale(self, name: ImageName, tag: Tag, request: str) -> Image | None:
-        """The image that was current before, if it may still be served."""
+        """Return the image that was current before, if it may still be served."""
         if self.serve_stale <= 0:
             return None
         now = self.seconds()
-        # From the first pull of the new revision on, whether its image is still
-        # being made or cannot be made: then its failure has to be seen some time.
+        # The time runs from the first pull of the new revision, even if its image cannot be
+        # made: clients have to see that failure eventually.
         if now - self._overdue.setdefault(request, now) >= self.serve_stale:
             return None
         record = await self.storage.get_record(SERVED, tag_record_key(name, tag))
         return None if record is None else await self.cache.get(record.decode("ascii", "replace"))
 
     def _failed_behind(self, failure: Failure, name: ImageName) -> None:
-        """Nobody waits for this build; its own log line has told the details."""
+        """Log that a build without waiters failed; its own log line has the details."""
         failure.trap(NixeryError)
         self._log.warn("{image} is served as it was before", image=name.repository)
 
-    # -- sources that may change at any moment --------------------------------------
+    # -- revisions that may change at any moment ------------------------------------
 
     async def _unpinned(
         self,
@@ -221,8 +221,8 @@ class ImageService:
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(name, revision, request, build)
-            # Who asks from now on may ask because of a change, and gets a look of
-            # their own; if nothing has changed, the build is shared all the same.
+            # A later request may be due to a change of the source, so it gets an evaluation
+            # of its own; if nothing has changed, it still shares the build.
             self._jobs.close((request, tag))
             if self.evaluation_ttl > 0:
                 self._believed[request] = evaluation
@@ -235,7 +235,7 @@ class ImageService:
 
         return await self._job(name, tag, revision, request, make)
 
-    # -- what both share --------------------------------------------------------------
+    # -- both kinds of revisions ------------------------------------------------------
 
     async def _job(
         self,
@@ -246,9 +246,9 @@ class ImageService:
         make: Callable[[Build], Awaitable[Image]],
     ) -> Image:
         """
-        What a job makes, of this client's or of another's who has asked before.
+        Return the image of a job, begun for this client or for an earlier one.
 
-        :raises BuildsExceeded: the client has had too much made.
+        :raises BuildsExceeded: the client has used up its build quota.
         """
         while True:
             try:
@@ -256,7 +256,8 @@ class ImageService:
                     (request, tag), lambda: self._told(name, tag, revision, make)
                 )
             except BuildsExceeded as error:
-                # Whoever began the job may not have more made.  We may, perhaps.
+                # The quota of the client that began the job is used up; this client's may
+                # not be.
                 if error.client == current_client.get():
                     raise
 
@@ -267,7 +268,7 @@ class ImageService:
         revision: Revision,
         make: Callable[[Build], Awaitable[Image]],
     ) -> Image:
-        """Make an image, and tell the book how that goes."""
+        """Make an image within the client's build quota, and track its build."""
         if self.builder.stopping:
             raise ShuttingDown
         with self.builder.allowance.place():
@@ -294,7 +295,7 @@ class ImageService:
         return image
 
     async def _note(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
-        """Remember that this is the current image of a name and a tag."""
+        """Record that this is the current image of a name and a tag."""
         place = tag_record_key(name, tag)
         if self._current.get(place) != key:
             try:
@@ -303,7 +304,7 @@ class ImageService:
                     self.storage.set_record(SERVED, place, key.encode("ascii")),
                 )
             except StorageError as error:
-                # Such as a full disk, from which images can be served all the same.
+                # For example a full disk, from which images can still be served.
                 self._log.warn("what was served is not remembered: {error}", error=error)
                 return
             self._current[place] = key
@@ -312,18 +313,18 @@ class ImageService:
 
 
 def tag_record_key(name: ImageName, tag: Tag) -> str:
-    """The key of the record of what was served last as a name and a tag."""
+    """Return the key of the record of the image that was served last for a name and a tag."""
     return f"{tag_record_prefix(name)}{tag}"
 
 
 def tag_record_prefix(name: ImageName) -> str:
-    """What all keys of the records of what was served last as a name begin with."""
+    """Return the common prefix of the record keys of all tags of a name."""
     return f"{_name_key(name)}/"
 
 
 @lru_cache(maxsize=4096)
 def _name_key(name: ImageName) -> str:
-    """What tells names apart that ask for different things, whatever their spelling."""
+    """Return a key that is equal for all spellings of the same request."""
     return sha256_hex(
         {
             "kind": "name",

@@ -1,9 +1,9 @@
 """
-Which blobs belong to the images of a name.
+Decide which blobs belong to the images of a name.
 
-A digest is no secret: it stands in manifests, logs and pages, and layers are shared.  Whoever
-may pull some packages only gets the blobs of images of these, and nothing that is merely
-stored in the same place.
+A digest is no secret: it appears in manifests, logs and pages, and layers are shared.  A client
+that may pull only some packages gets the blobs of the images of these packages, and no other
+blobs from the same storage.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from nixery.storage.interface import Storage
 __all__ = ["RepositoryBlobs"]
 
 KEPT = 200_000
-"""How many digests are kept in memory, of all names together."""
+"""The number of digests of all names together that are kept in memory."""
 
 
 class RepositoryBlobs:
     """
-    What belongs to names.
+    Tells which blobs belong to a name.
 
-    :param storage: has a record of what was served as which name.
-    :param images: the images that were made.
+    :param storage: has the records of the images that were served for each name.
+    :param images: the cache of images that were made.
     """
 
     def __init__(self, storage: Storage, images: ImageCache) -> None:
         self._storage = storage
         self._images = images
-        # Only what was found: what is not there now may be served the next moment, by
-        # another instance too.
+        # Only positive results are cached: a blob that does not belong to a name now may be
+        # served for it the next moment, also by another instance.
         self._found: LRUCache[ImageName, set[Digest]] = LRUCache(KEPT, getsizeof=_weight)
         self._looking: SingleFlight[tuple[ImageName, Digest], bool] = SingleFlight()
 
     def served(self, name: ImageName, image: Image) -> None:
-        """An image was served as a name; what it was before may still be downloaded."""
+        """Add the blobs of an image served for a name; older blobs may still be downloaded."""
         found = self._found.get(name)
         if found is None:
             self._keep(name, set(image.digests))
@@ -49,7 +49,7 @@ class RepositoryBlobs:
 
     async def hold(self, name: ImageName, digest: Digest) -> bool:
         """
-        Whether a blob or a manifest belongs to an image of a name.
+        Tell whether a blob or a manifest belongs to an image of a name.
 
         :raises StorageError: the storage failed.
         """
@@ -74,7 +74,7 @@ class RepositoryBlobs:
     def _keep(self, name: ImageName, digests: set[Digest]) -> None:
         if len(digests) >= KEPT:
             digests = set()
-        # A set that grows while it is kept would be counted as it was.
+        # Always a new set: the cache would not notice the growth of a set that it holds.
         self._found[name] = digests
 
 
