@@ -1,9 +1,9 @@
 """
-The images that there are to look at: what is written down of them, and found again.
+Finds served images and stores the records that describe them.
 
-Nothing here makes an image, evaluates anything, or is waited for by anybody who pulls:
-what is to be written down is written beside the answers, and a failure to do so costs a
-line in the log.  Only what was served by this registry is found.
+Nothing here builds an image or evaluates anything, and no pull waits for it: records are written
+concurrently with the answers, and a failure to write one is only logged. Only images that this
+registry served are found.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ LISTED = "listed"
 """The kind of the records of images by name and tag, for the list of images."""
 
 MOST_COMPARED = 300
-"""How many images an image is compared with."""
+"""Maximum number of images that an image is compared with."""
 
 MOST_PENDING = 32
 """
-How many notes wait to be written at most.  More only come together when the storage does
-not keep up with builds; those then have no report.
+Maximum number of records that wait to be written. More accumulate only when the storage does not
+keep up with builds; those images then have no report.
 """
 
 PAUSE = 1.0
-"""Seconds between the making of an image and that of its report."""
+"""Seconds between the end of a build and the making of its report."""
 
 _KEYS_BELIEVED = 10.0
 _HOLDERS_BELIEVED = 60.0
-"""For how many seconds a list of names, and what was found out about layers, is used."""
+"""Seconds for which a list of names, and the images found to have a layer, are cached."""
 
 _KEPT = 48 * 2**20
-"""How much memory portraits may take, in bytes."""
+"""Maximum memory for cached page data, in bytes."""
 
 _LAST_NOTES = 5.0
 
@@ -76,13 +76,13 @@ _LAST_NOTES = 5.0
 @define(kw_only=True, eq=False)
 class ImageCatalog:
     """
-    Images to look at.
+    The catalog of the images that were served.
 
-    :param storage: where they are, and what is known of them.
-    :param images: the manifests of images that were made.
+    :param storage: holds the images and the records of them.
+    :param images: the manifests of images that were built.
     :param cpu: the pool in which reports and pictures are made.
-    :param clock: for what is believed for a while.
-    :param wall_clock: tells when an image was served first.
+    :param clock: measures the age of cached results.
+    :param wall_clock: tells the time at which an image was first served.
     """
 
     storage: Storage
@@ -105,23 +105,23 @@ class ImageCatalog:
         self._keys = TTLCache(1, _KEYS_BELIEVED, timer=self.clock.seconds)
         self._holders = TTLCache(1, _HOLDERS_BELIEVED, timer=self.clock.seconds)
 
-    # -- written down ---------------------------------------------------------------------
+    # -- writing records ------------------------------------------------------------------
 
     def made(self, made: BuildRecord) -> None:
-        """Write down how an image was made; returns at once."""
+        """Record how an image was made; returns at once."""
 
         async def write() -> None:
-            # Whoever waited for the image takes its layers now, and goes first.
+            # The clients that waited for the image fetch its layers now, and have priority.
             await deferLater(self.clock, PAUSE)
             data = await self.cpu.run(lambda: encode_report(make_report(made)))
             await self.storage.set_record(REPORTS, made.digest, data)
-            # An image that is made again may have been seen without.
+            # An image that is built again may have been cached without a report.
             self._portraits.pop(made.digest, None)
 
         self._write(f"{REPORTS} {made.digest}", write)
 
     def served(self, name: ImageName, tag: Tag, image: Image) -> None:
-        """Write down that an image is what a name and a tag mean now; returns at once."""
+        """Record that a name and a tag now mean an image; returns at once."""
 
         async def write() -> None:
             listed = list_image(name, tag, image, self.wall_clock.now())
@@ -131,7 +131,7 @@ class ImageCatalog:
         self._write(f"{LISTED} {listing_key(name.repository, tag)}", write)
 
     async def stop(self) -> None:
-        """Write what is to be written, if that takes no time."""
+        """Write the pending records, if that takes little time."""
         try:
             await with_timeout(_LAST_NOTES, self.clock, self._writing.settled())
         except TimedOut:
@@ -147,7 +147,7 @@ class ImageCatalog:
         self._writing.run(what, write).addErrback(self._not_written, what)
 
     async def _noted(self, what: str) -> None:
-        """Wait for what is being written down; that it fails is told in the log."""
+        """Wait for a record that is being written; a failure is only logged."""
         if what in self._writing:
             note = self._writing.run(what, _nothing)
             await note.addErrback(lambda why: why if why.check(CancelledError) else None)
@@ -158,11 +158,11 @@ class ImageCatalog:
         else:
             self._log.failure("{what} is not written down", failure, what=what)
 
-    # -- found again ----------------------------------------------------------------------
+    # -- finding images -------------------------------------------------------------------
 
     async def names(self) -> Sequence[str]:
         """
-        The names of all images that were served, each with its tag, sorted.
+        Return the names of all images that were served, each with its tag, sorted.
 
         :raises StorageError: the storage failed.
         """
@@ -173,9 +173,9 @@ class ImageCatalog:
 
     async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
         """
-        Some of the images that were served; what can't be read is left out.
+        Return some of the images that were served; unreadable records are left out.
 
-        :param names: as :meth:`names` gave them.
+        :param names: as :meth:`names` returned them.
         :raises StorageError: the storage failed.
         """
         records = await gather(self.storage.get_record(LISTED, name) for name in names)
@@ -183,8 +183,8 @@ class ImageCatalog:
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
         """
-        The OCI manifest of what was served last as a name and a tag; ``None`` if nothing
-        was, or it is gone.
+        Return the OCI manifest of the image last served as a name and a tag; ``None`` if there was
+        none, or it is gone.
 
         :raises StorageError: the storage failed.
         """
@@ -196,8 +196,7 @@ class ImageCatalog:
 
     async def portrait(self, manifest: Manifest) -> PageData:
         """
-        All there is to show of an image.  One that has just been made is shown when its
-        report is there.
+        Return the page data of an image. If the image has just been made, wait for its report.
 
         :raises StorageError: the storage failed.
         :raises NixeryError: the image itself is damaged.
@@ -210,8 +209,8 @@ class ImageCatalog:
 
     async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
         """
-        Which images have a layer, sorted by their names.  At most :data:`MOST_COMPARED`
-        images are looked at.
+        Return the images that have a layer, sorted by their names. At most :data:`MOST_COMPARED`
+        images are examined.
 
         :raises StorageError: the storage failed.
         """
@@ -234,7 +233,7 @@ class ImageCatalog:
                 )
         if portrait is None:
             portrait = summary_page_data(summarize_manifest(manifest, await self._config(manifest)))
-        # One that is larger than all that is kept is drawn each time.
+        # Data larger than the whole cache are made each time.
         if portrait.weight <= _KEPT:
             self._portraits[manifest.digest] = portrait
         return portrait
@@ -252,7 +251,7 @@ class ImageCatalog:
 
 
 async def _nothing() -> None:
-    """What runs in the place of a note that is being written already: never."""
+    """Never called: a job of the same key is already running."""
 
 
 def _decode_all(records: Sequence[bytes | None]) -> Sequence[ListedImage]:

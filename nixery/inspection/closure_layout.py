@@ -1,13 +1,13 @@
 """
-Where the paths of a closure lie in its picture.
+Places the paths of a closure in its picture.
 
-What was asked for is at the top, and each path lies below all that refer to it: its depth
-is the longest chain of references that leads to it.  What much depends on is therefore
-at the bottom, as glibc is.  Within a depth paths are ordered by the mean place of their
-neighbours above, then of those below, some times in turn, which keeps lines short: the
-barycentre method of K. Sugiyama, S. Tagawa and M. Toda, "Methods for Visual Understanding
-of Hierarchical System Structures" (1981), without the dummy nodes that long lines would
-need, of which a closure has far too many.
+The requested paths are at the top, and each path lies below all that refer to it: its depth is the
+length of the longest chain of references that leads to it. Paths that many others depend on, such
+as glibc, are therefore at the bottom. Within a depth paths are ordered by the mean place of their
+neighbours above, then of those below, some times in turn, which keeps lines short: the barycentre
+method of K. Sugiyama, S. Tagawa and M. Toda, "Methods for Visual Understanding of Hierarchical
+System Structures" (1981), without the dummy nodes that long lines would need, of which a closure
+has far too many.
 
 A depth with many paths takes several lines, filled column by column, so that the picture
 has the proportions of a page.  Areas are in proportion to the sizes of paths, above a
@@ -29,18 +29,18 @@ from nixery.inspection.report import ImageReport
 __all__ = ["ClosureLayout", "lay_out"]
 
 SWEEPS = 3
-"""How often the order within depths is improved, downwards and upwards."""
+"""Number of passes, downwards and upwards, that improve the order within depths."""
 
 SMALLEST = 3.0
 LARGEST = 26.0
-"""Radii."""
+"""The smallest and the largest radius of a circle."""
 
 _GAP = 3.0
 _BAND = 20.0
-"""What is left free between two paths, and between two depths."""
+"""Free space between two paths, and between two depths."""
 
 _PROPORTION = 2.8
-"""Width to height, about."""
+"""Ratio of width to height, about."""
 
 _LEAST_WIDTH = 480.0
 
@@ -50,11 +50,11 @@ class ClosureLayout:
     """
     The picture of a closure; the origin is at the top left.
 
-    :param depth: for each path how far down it lies, from 0.
-    :param x: of each path's centre.
-    :param y: of each path's centre.
-    :param radius: of each path's circle.
-    :param work: how many paths and references were looked at to order them.
+    :param depth: the depth of each path, from 0.
+    :param x: the x coordinate of each path's centre.
+    :param y: the y coordinate of each path's centre.
+    :param radius: the radius of each path's circle.
+    :param work: the number of paths and references visited to order them.
     """
 
     width: float
@@ -67,7 +67,7 @@ class ClosureLayout:
 
 
 def lay_out(report: ImageReport) -> ClosureLayout:
-    """Find a place for every path of a closure."""
+    """Compute a position for every path of a closure."""
     references = [path.references for path in report.paths]
     referrers: list[list[int]] = [[] for _ in references]
     for number, targets in enumerate(references):
@@ -81,7 +81,7 @@ def lay_out(report: ImageReport) -> ClosureLayout:
     for _ in range(SWEEPS):
         work += _order(bands, referrers)
         work += _order(bands[::-1], references)
-    # From the top once more: where a path lies is told by what refers to it.
+    # One more pass from the top: the paths that refer to a path determine its position.
     work += _order(bands, referrers)
     radius = _radii([path.size for path in report.paths])
     width = _width(radius)
@@ -98,7 +98,7 @@ def lay_out(report: ImageReport) -> ClosureLayout:
 
 
 def _depths(references: Sequence[Sequence[int]], referrers: Sequence[Sequence[int]]) -> list[int]:
-    """The longest chain to each path."""
+    """Return the length of the longest chain to each path."""
     depth = [0] * len(references)
     waiting = [len(each) for each in referrers]
     ready = [number for number, count in enumerate(waiting) if count == 0]
@@ -107,7 +107,7 @@ def _depths(references: Sequence[Sequence[int]], referrers: Sequence[Sequence[in
             depth[target] = max(depth[target], depth[number] + 1)
             waiting[target] -= 1
             if waiting[target] == 0:
-                # The loop comes to it: it is a queue.
+                # The loop reaches it: the list is a queue.
                 ready.append(target)
     return depth
 
@@ -116,7 +116,7 @@ def _order(bands: Sequence[list[int]], neighbours: Sequence[Sequence[int]]) -> i
     """
     Order each band, the first one first, by the places of neighbours in other bands.
 
-    :return: how many paths and neighbours were looked at.
+    :return: the number of paths and neighbours visited.
     """
     work = 0
     place: dict[int, float] = {}
@@ -143,7 +143,7 @@ def _radii(sizes: Sequence[int]) -> list[float]:
 
 
 def _width(radius: Sequence[float]) -> float:
-    """A width at which the picture has about the proportions that are wanted."""
+    """Return a width that gives about the wanted proportions."""
     area = sum((2 * each + _GAP) ** 2 for each in radius)
     # Lines are as high as their largest circle, and bands have room between them.
     return max(_LEAST_WIDTH, round(math.sqrt(1.6 * area * _PROPORTION)))

@@ -1,5 +1,5 @@
 """
-The picture of a closure, as data for a script and as SVG for those who run none.
+Draws the picture of a closure, as data for a script and as SVG for browsers without scripts.
 
 Both are drawn from the same layout.  The data hold all that is known of each path, each
 fact once and in columns, for thousands of paths; a path refers to others by their numbers.
@@ -17,13 +17,13 @@ from nixery.layers.svg import xml_text
 __all__ = ["closure_data", "closure_svg", "layer_of_paths"]
 
 DATA_VERSION = 1
-"""Raised when the script of before can't read the data any more."""
+"""The version of the data; raised when an older script cannot read them any more."""
 
 MOST_LINES = 2500
-"""With more references than this, the SVG has only the lines of the shortest chains."""
+"""Maximum number of lines; with more references, the SVG has only those of the shortest chains."""
 
 _LABELLED = 12.0
-"""Circles of this radius or more have their names in the SVG."""
+"""Minimum radius of a circle whose name is shown in the SVG."""
 
 _STYLE = """\
 .closure { font: 10px system-ui, sans-serif; }
@@ -40,7 +40,9 @@ _STYLE = """\
 
 
 def layer_of_paths(report: ImageReport) -> list[int]:
-    """For each path the number of its layer, from 0 at the bottom; -1 for one in no layer."""
+    """
+    Return for each path the number of its layer, from 0 at the bottom; -1 if it is in no layer.
+    """
     layer_of = [-1] * len(report.paths)
     for index, layer in enumerate(report.layers):
         for number in layer.paths:
@@ -50,9 +52,9 @@ def layer_of_paths(report: ImageReport) -> list[int]:
 
 def closure_data(report: ImageReport, layout: ClosureLayout, ways: Sequence[int]) -> bytes:
     """
-    A closure and its layout as JSON.
+    Encode a closure and its layout as JSON.
 
-    :param ways: as :func:`nixery.inspection.reference_chains.shortest_ways` finds them.
+    :param ways: as :func:`nixery.inspection.reference_chains.shortest_ways` returns them.
     """
     value: dict[str, object] = {
         "version": DATA_VERSION,
@@ -72,7 +74,7 @@ def closure_data(report: ImageReport, layout: ClosureLayout, ways: Sequence[int]
         "y": layout.y,
         "radius": layout.radius,
     }
-    # Column by column: encoding holds the interpreter's lock, and others want to run.
+    # Column by column: encoding holds the interpreter's lock, and other threads need it.
     columns = (
         f"{json.dumps(name)}:{json.dumps(column, separators=(',', ':'))}"
         for name, column in value.items()
@@ -82,9 +84,9 @@ def closure_data(report: ImageReport, layout: ClosureLayout, ways: Sequence[int]
 
 def closure_svg(title: str, report: ImageReport, layout: ClosureLayout, ways: Sequence[int]) -> str:
     """
-    A closure as an SVG document.
+    Draw a closure as an SVG document.
 
-    :param title: what it is the closure of.
+    :param title: names the image of the closure.
     :param ways: as for :func:`closure_data`.
     """
     return "\n".join(_svg(title, report, layout, ways)) + "\n"
@@ -106,7 +108,7 @@ def _svg(
     else:
         lines = [(way, n) for n, way in enumerate(ways) if way >= 0]
     if lines:
-        # One element for all of them: thousands would make browsers slow.
+        # One element for all lines: thousands would make browsers slow.
         drawn = "".join(f"M{x[a]} {y[a]}L{x[b]} {y[b]}" for a, b in lines)
         yield f'<path class="way" d="{drawn}"/>'
     asked = set(report.requested)

@@ -1,10 +1,9 @@
 """
-The images that were served, by their names: what the list of images is made of.
+Entries of the list of served images, by their names.
 
-What the registry itself remembers of a name is a hash of what it asks for.  People look
-for names, so that each image has an entry here as well, under the name it was first
-asked for by.  An entry also has the digests of the layers: what images share is found
-out without reading their manifests.
+The registry itself stores only a hash of the packages that a name requests. People look for names,
+so each image also has an entry here, under the name it was first requested by. An entry also has
+the digests of the layers, so that shared layers are found without reading manifests.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ class ListedImage:
 
     :param repository: its name, as a client wrote it.
     :param system: the Nix system it is for.
-    :param digest: of its OCI manifest.
-    :param size: what a client downloads that has no layer yet, in bytes.
+    :param digest: the digest of its OCI manifest.
+    :param size: the download size for a client that has no layer yet, in bytes.
     :param layers: their digests, from the bottom to the top.
-    :param served: when it was first served as what the tag means.
+    :param served: the time at which it was first served for this name and tag.
     """
 
     repository: str
@@ -49,12 +48,12 @@ class ListedImage:
 
 
 def listing_key(repository: str, tag: str) -> str:
-    """The key of an entry, which sorts by name."""
+    """Return the key of an entry, which sorts by name."""
     return f"{repository}:{tag}"
 
 
 def list_image(name: ImageName, tag: Tag, image: Image, served: WallTime) -> ListedImage:
-    """The entry of an image that is being served."""
+    """Make the entry of an image that is being served."""
     manifest = image.manifests[0]
     _, *layers = manifest.blobs()
     return ListedImage(
@@ -69,7 +68,7 @@ def list_image(name: ImageName, tag: Tag, image: Image, served: WallTime) -> Lis
 
 
 def encode_listed(listed: ListedImage) -> bytes:
-    """An entry as it is stored."""
+    """Encode an entry for storage."""
     return json.dumps(
         {
             "repository": listed.repository,
@@ -85,11 +84,11 @@ def encode_listed(listed: ListedImage) -> bytes:
 
 
 def decode_listed(data: bytes) -> ListedImage:
-    """:raises ValueError: it is no entry."""
+    """:raises ValueError: the data are not an entry."""
     try:
         value = json.loads(data)
         system = str(value["system"])
-        # Checked once more: names become links.
+        # Names are checked once more: they become links.
         name = parse_image_name(value["repository"], system)
         return ListedImage(
             repository=name.repository,

@@ -1,9 +1,9 @@
 """
-What can be told of an image that has no report: what its manifest and its config say.
+Summarizes an image that has no report from its manifest and its config.
 
-Images that were made before reports were kept, or by another instance that keeps none,
-are shown by their layers alone: sizes and digests, and the line of the image's history
-that names what is in each.
+Images that were made before reports were kept, or by another instance that keeps none, are shown by
+their layers alone: sizes and digests, and the line of the image's history that names the content of
+each.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LONGEST = 120
 
 def summarize_manifest(manifest: Manifest, config: bytes) -> ImageReport:
     """
-    A report that holds the layers and nothing else.  Unpacked sizes, which no manifest
-    tells, are 0.
+    Make a report that holds the layers and nothing else. Unpacked sizes, which no manifest has, are
+    0.
 
     :param config: the bytes of the manifest's config.
-    :raises ValueError: the config is none of ours.
-    :raises UnexpectedOutput: the manifest is none.
+    :raises ValueError: the config was not made by this registry.
+    :raises UnexpectedOutput: the manifest is not a manifest.
     """
     _, *blobs = manifest.blobs()
     try:

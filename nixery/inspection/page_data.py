@@ -1,8 +1,8 @@
 """
-All that the pages show of one image, made once and kept while it is looked at.
+Computes all that the pages show of one image, once, for a cache.
 
-Making it takes up to some seconds of a processor for the largest closures: it is done on
-a thread of the CPU pool, and what comes out is ready to be sent.
+This takes up to some seconds of processor time for the largest closures: it is done on a thread of
+the CPU pool, and the results can be sent as they are.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from nixery.inspection.report_file import decode_report
 __all__ = ["PageData", "make_page_data", "summary_page_data"]
 
 _GZIP = 31
-"""zlib's word for a window of 32 KiB in gzip's wrapping."""
+"""zlib's ``wbits`` for a window of 32 KiB in gzip format."""
 
 
 @frozen(kw_only=True, eq=False)
 class PageData:
     """
-    An image as the pages show it.
+    The data of one image for the pages.
 
-    :param known: whether there was a report of it; if not, there are layers only.
-    :param ways: as :func:`nixery.inspection.reference_chains.shortest_ways` finds them.
+    :param known: true if the image has a report; otherwise there are only layers.
+    :param ways: as :func:`nixery.inspection.reference_chains.shortest_ways` returns them.
     :param layer_of: for each path the number of its layer, from 0; -1 for none.
-    :param referrers: for each path the numbers of those that refer to it.
+    :param referrers: for each path the numbers of the paths that refer to it.
     :param graph: the closure as JSON, compressed by gzip.
     :param picture: the closure as SVG, compressed by gzip.
-    :param etag: changes with ``graph`` and ``picture``, and otherwise not.
+    :param etag: changes exactly when ``graph`` or ``picture`` changes.
     """
 
     report: ImageReport
@@ -49,7 +49,7 @@ class PageData:
 
     @property
     def weight(self) -> int:
-        """About how much memory it takes, in bytes."""
+        """The approximate memory use, in bytes."""
         references = sum(len(path.references) for path in self.report.paths)
         return (
             20_000
@@ -62,10 +62,10 @@ class PageData:
 
 def make_page_data(data: bytes) -> PageData:
     """
-    The portrait of an image that there is a report of.
+    Make the page data of an image that has a report.
 
     :param data: the report, as it is stored.
-    :raises ValueError: it is no report, or one of another version.
+    :raises ValueError: the data are not a report, or one of another version.
     """
     report = decode_report(data)
     if not report.paths:
@@ -93,7 +93,7 @@ def make_page_data(data: bytes) -> PageData:
 
 
 def summary_page_data(report: ImageReport) -> PageData:
-    """The portrait of an image of which only manifest and config are known."""
+    """Make the page data of an image of which only manifest and config are known."""
     return PageData(report=report, known=False)
 
 

@@ -1,10 +1,9 @@
 """
-Why an image contains something: the chains of references that lead there.
+Finds the chains of references that explain why an image contains a path.
 
-A path is in an image because a package that was asked for refers to it, or refers to
-something that does.  There are many such chains; the shortest is the one that says most.
-Among chains of one length the one through paths that sort first is chosen, so that the
-same question has the same answer.
+A path is in an image because a requested package refers to it, or refers to a path that does. There
+are many such chains; the shortest is the most informative. Among chains of one length the one
+through paths that sort first is chosen, so that the result is deterministic.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from nixery.inspection.report import ImageReport
 __all__ = ["FoundPath", "chain_to", "find_chains", "find_paths", "shortest_ways"]
 
 NOWHERE = -1
-"""What stands for the way to a path that was asked for: nothing leads there."""
+"""The predecessor of a requested path: there is none."""
 
 MOST_FOUND = 20
-"""How many paths one question is answered for."""
+"""Maximum number of paths in the result of one search."""
 
 _LEAST_HASH = 6
 
@@ -31,11 +30,11 @@ _LEAST_HASH = 6
 @frozen(kw_only=True)
 class FoundPath:
     """
-    What a search has found.
+    The result of a search.
 
-    :param chains: for each path that was found the numbers of the paths that lead to it,
-        from one that was asked for to itself.
-    :param total: how many were found, which may be more than there are chains.
+    :param chains: for each path that was found the numbers of the paths that lead to it, from a
+        requested path to itself.
+    :param total: the number of paths found, which may be more than there are chains.
     """
 
     chains: tuple[tuple[int, ...], ...]
@@ -44,10 +43,11 @@ class FoundPath:
 
 def shortest_ways(report: ImageReport) -> tuple[int, ...]:
     """
-    For each path the one before it on the shortest chain from a path that was asked for;
+    Return for each path the one before it on the shortest chain from a requested path;
+    :data:`NOWHERE` for requested paths.
     :data:`NOWHERE` for those themselves.
 
-    What no chain leads to, which does not happen, counts as asked for.
+    A path that no chain leads to, which does not happen, counts as requested.
     """
     ways: list[int | None] = [None] * len(report.paths)
     roots = report.requested
@@ -64,7 +64,7 @@ def _spread(report: ImageReport, roots: Sequence[int], ways: list[int | None]) -
         if ways[root] is None:
             ways[root] = NOWHERE
             waiting.append(root)
-    # Breadth first: what is reached first is reached by the fewest steps.
+    # Breadth first: a path is first reached by the fewest steps.
     while waiting:
         number = waiting.popleft()
         for reference in report.paths[number].references:
@@ -74,7 +74,7 @@ def _spread(report: ImageReport, roots: Sequence[int], ways: list[int | None]) -
 
 
 def chain_to(number: int, ways: Sequence[int]) -> tuple[int, ...]:
-    """The chain to a path, from one that was asked for to itself."""
+    """Return the chain to a path, from a requested one to itself."""
     chain = [number]
     while ways[chain[-1]] != NOWHERE:
         chain.append(ways[chain[-1]])
@@ -85,7 +85,7 @@ def find_chains(
     report: ImageReport, ways: Sequence[int], text: str, most: int = MOST_FOUND
 ) -> FoundPath:
     """
-    Why an image contains what is called so.
+    Find the chains to the paths that match a text.
 
     :param text: as for :func:`find_paths`; empty: nothing is found.  Names that are equal to it
         come first, then those that begin with it, then the shortest.
@@ -105,14 +105,14 @@ def find_chains(
 
 def find_paths(report: ImageReport, text: str) -> list[int]:
     """
-    The numbers of the paths that are called so, rising.
+    Return the numbers of the paths that match a text, rising.
 
     :param text: a part of a name, in any case, or the beginning of a path with some of
         its hash; empty: all paths.
     """
     wanted = text.strip().lower()
     path = wanted.removeprefix(STORE + "/")
-    # Shorter parts of a hash would be found by chance.
+    # Shorter parts of a hash would match by chance.
     hashed = len(path) >= _LEAST_HASH
     return [
         number

@@ -1,12 +1,12 @@
 """
-What is remembered of how an image was made, for those who look at it afterwards.
+Describes how an image was made: packages, layers and closure.
 
-A manifest says how large layers are and what their digests are.  Which store paths lie
-in which of them and why, which refer to which, and which of them somebody asked for, is
-known while an image is made and nowhere afterwards: the closure may have been collected,
-and the popularity data may be others.  So a *report* is kept in storage beside the
-image, in the form of :mod:`nixery.inspection.report_file`.  It shapes no image, and an image
-without one is as good as any other.
+A manifest has the sizes and the digests of layers. The store paths in each layer and the reason for
+each layer, the references between paths, and the requested packages are known only while an image
+is made: later the closure may have been garbage-collected, and the popularity data may have
+changed. So a *report* is kept in storage beside the image, in the form of
+:mod:`nixery.inspection.report_file`. It does not influence the image, and an image without a report
+can be pulled like any other.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from nixery.image.names import Digest
 __all__ = ["ImageReport", "ReportedLayer", "ReportedPackage", "ReportedPath", "make_report"]
 
 _NAME_START = len(STORE) + 34
-"""Behind the store's directory, a slash, a hash of 32 characters and a dash."""
+"""The index after the store's directory, a slash, a hash of 32 characters and a dash."""
 
 ROOT_REASON = "symbolic links to the packages' files"
-"""Why the last layer of every image is there, which holds no store path."""
+"""The reason for the last layer of every image, which holds no store path."""
 
 
 @frozen(kw_only=True)
 class ReportedPackage:
     """
-    A package that was asked for.
+    A package that was requested.
 
-    :param requested: the names it was asked for by.
+    :param requested: the names it was requested by.
     :param paths: its outputs, as numbers of paths.
     """
 
@@ -50,9 +50,9 @@ class ReportedPath:
 
     :param path: the whole path.
     :param size: unpacked, in bytes.
-    :param closure: the same with all that it needs.
-    :param popularity: how many store paths of the package set need its package, as far
-        as that was known; 0 where it was not.
+    :param closure: unpacked size of the path and all that it needs, in bytes.
+    :param popularity: number of store paths of the package set that need its package; 0 if that was
+        unknown.
     :param references: the numbers of the paths it refers to, rising.
     """
 
@@ -64,25 +64,25 @@ class ReportedPath:
 
     @property
     def name(self) -> str:
-        """What stands behind the hash."""
+        """The part of the path behind the hash."""
         return self.path[_NAME_START:]
 
     @property
     def version(self) -> str:
-        """What the name says of a version and an output; empty if nothing."""
+        """The version and the output that the name contains; empty if there are none."""
         return self.name[len(package_name(self.name)) + 1 :]
 
 
 @frozen(kw_only=True)
 class ReportedLayer:
     """
-    A layer, and what lies in it.
+    A layer and its contents.
 
-    :param size: as clients download it, in bytes.
-    :param unpacked: the archive's, in bytes.
-    :param title: what it is about.
-    :param reason: why it is a layer.
-    :param paths: the numbers of its paths, the one it is about first.
+    :param size: download size, in bytes.
+    :param unpacked: size of the archive, in bytes.
+    :param title: names its main content.
+    :param reason: says why it is a layer of its own.
+    :param paths: the numbers of its paths, the main one first.
     """
 
     digest: Digest
@@ -97,15 +97,15 @@ class ReportedLayer:
 @frozen(kw_only=True)
 class ImageReport:
     """
-    How an image was made.
+    The report of how an image was made.
 
-    :param digest: of its OCI manifest.
+    :param digest: the digest of its OCI manifest.
     :param source: the package set's revision, for people.
-    :param popularity: where the popularity data came from, for people; may be empty.
-    :param packages: those asked for, sorted by attribute path.
+    :param popularity: the origin of the popularity data, for people; may be empty.
+    :param packages: the requested packages, sorted by attribute path.
     :param layers: from the bottom to the top.
     :param paths: the closure, sorted by name; empty where it was too large to keep.
-    :param left_out: how many paths the closure has that are not in ``paths``.
+    :param left_out: number of paths of the closure that are not in ``paths``.
     """
 
     digest: Digest
@@ -119,22 +119,22 @@ class ImageReport:
 
     @property
     def requested(self) -> tuple[int, ...]:
-        """The numbers of the paths that were asked for, rising."""
+        """The numbers of the requested paths, rising."""
         return tuple(sorted({number for package in self.packages for number in package.paths}))
 
     @property
     def size(self) -> int:
-        """What a client downloads that has no layer yet, in bytes."""
+        """The download size for a client that has no layer yet, in bytes."""
         return sum(layer.size for layer in self.layers)
 
     @property
     def unpacked(self) -> int:
-        """What all layers take when they are unpacked, in bytes."""
+        """The unpacked size of all layers, in bytes."""
         return sum(layer.unpacked for layer in self.layers)
 
 
 def make_report(made: BuildRecord) -> ImageReport:
-    """The report of an image that has just been made."""
+    """Make the report of an image that has just been made."""
     graph, popularity = made.graph, made.popularity
     number = {path.path: index for index, path in enumerate(graph.paths)}
     sizes = graph.closure_sizes()

@@ -1,10 +1,10 @@
 """
-Reports of images (:mod:`nixery.inspection.report`) as they are stored: compressed JSON with
-the version of its format.
+Encodes reports of images (:mod:`nixery.inspection.report`) for storage: compressed JSON with the
+version of its format.
 
-Paths are written once and referred to by their numbers, so that a closure of 5,000 paths
-takes some hundreds of kilobytes.  What is larger than :data:`MAX_STORED` is stored without
-its graph: the layers are what most people look for.
+Paths are written once and referred to by their numbers, so that a closure of 5,000 paths takes some
+hundreds of kilobytes. A report larger than :data:`MAX_STORED` is stored without its graph: most
+people look for the layers.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ from nixery.inspection.report import ImageReport, ReportedLayer, ReportedPackage
 __all__ = ["MAX_STORED", "VERSION", "decode_report", "encode_report"]
 
 VERSION = 1
-"""Raised when reports of before can't be read any more: they then count as absent."""
+"""
+The version of the format; raised when older reports cannot be read any more, which then count as
+absent.
+"""
 
 MAX_STORED = 4 * 2**20
-"""The most bytes that a report takes in storage."""
+"""Maximum size of a stored report, in bytes."""
 
 MAX_READ = 64 * 2**20
-"""The most bytes that a report may have when it is expanded: what was tampered with ends here."""
+"""Maximum size of a decompressed report, in bytes: stops a manipulated one from filling memory."""
 
 
 def encode_report(report: ImageReport, limit: int = MAX_STORED) -> bytes:
-    """A report as it is stored; without its graph if it would take more than ``limit`` bytes."""
+    """Encode a report for storage; without its graph if it would take more than ``limit`` bytes."""
     data = _compress(report)
     if len(data) <= limit or not report.paths:
         return data
@@ -50,7 +53,7 @@ def encode_report(report: ImageReport, limit: int = MAX_STORED) -> bytes:
 
 
 def decode_report(data: bytes) -> ImageReport:
-    """:raises ValueError: it is no report, or one of another version."""
+    """:raises ValueError: the data are not a report, or one of another version."""
     try:
         expander = zlib.decompressobj()
         text = expander.decompress(data, MAX_READ)
@@ -113,14 +116,14 @@ def _compress(report: ImageReport) -> bytes:
             }
             for layer in report.layers
         ],
-        # Thousands of them: without the names of their fields.
+        # There are thousands of paths: they are stored without the names of their fields.
         "paths": [
             (path.path, path.size, path.closure, path.popularity, path.references)
             for path in report.paths
         ],
         "left_out": report.left_out,
     }
-    # Escaped: text from a package set may hold half of a surrogate pair.
+    # Escaped to ASCII: text from a package set may hold half of a surrogate pair.
     return zlib.compress(json.dumps(value, separators=(",", ":")).encode("ascii"))
 
 
@@ -170,14 +173,14 @@ def _numbers(value: object) -> tuple[int, ...]:
 
 
 def _natural(value: object) -> int:
-    # True is an int, too.
+    # isinstance(True, int) is true, too.
     if type(value) is not int or value < 0:
         raise TypeError(f"not a natural number: {value!r:.40}")
     return value
 
 
 def _check_numbers(report: ImageReport) -> None:
-    """:raises ValueError: a number is not that of a path."""
+    """:raises ValueError: a number is not the number of a path."""
     named = [each.paths for each in report.packages] + [each.paths for each in report.layers]
     highest = max((number for paths in named for number in paths), default=-1)
     highest = max([highest, *(path.references[-1] for path in report.paths if path.references)])
@@ -186,5 +189,5 @@ def _check_numbers(report: ImageReport) -> None:
     for number, path in enumerate(report.paths):
         if number in path.references or list(path.references) != sorted(set(path.references)):
             raise ValueError(f"the references of path {number} are in disorder")
-    # Nix registers no circles, and what walks along references relies on that.
+    # Nix registers no reference cycles, and code that follows references relies on that.
     TopologicalSorter(dict(enumerate(path.references for path in report.paths))).prepare()
