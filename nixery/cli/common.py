@@ -1,6 +1,6 @@
 """
-What the commands have in common that do by hand what the daemon does: how they run,
-end and speak, and the way from a name to built packages.
+Code shared by the commands that do the daemon's work without it: they run, end and report errors
+alike, and build packages from a name.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ THREADS = 4
 @frozen(kw_only=True)
 class Command:
     """
-    A command.
+    Runs a command's work on the reactor.
 
-    :param name: as people call it, ``nixery-layers``.
+    :param name: its name, ``nixery-layers``.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Command:
         """
         Do the work, with a pool of threads; for :func:`nixery.runtime.reactor_time.run_reactor`.
 
-        An interrupt cancels the work, and the process waits until its children are
-        gone.  What fails is told on standard error, and in the exit status.
+        An interrupt cancels the work, and the process waits until its children are gone. Failures
+        are reported on standard error, and by the exit status.
         """
         pool = WorkerPool(self.name, THREADS, reactor)
         ended: Deferred[None] = Deferred()
@@ -76,7 +76,7 @@ class Command:
         return task
 
     def complain(self, error: NixeryError) -> None:
-        """Say on standard error what went wrong."""
+        """Print on standard error what went wrong."""
         print_error(f"{self.name}: {error.message}")
 
 
@@ -84,9 +84,9 @@ async def realise(
     nix: Nix, package_set: PackageSet, name: ImageName, progress: Progress
 ) -> tuple[Evaluation, Realisation]:
     """
-    Build the packages of an image, whatever a garbage collector does meanwhile.
+    Build the packages of an image, and keep them even if a garbage collection runs meanwhile.
 
-    :raises NixeryError: they cannot be had.
+    :raises NixeryError: they cannot be built.
     """
 
     async def fetch() -> PackageSet:
@@ -100,7 +100,7 @@ async def realise(
 
 
 class NullProgress:
-    """Implements :class:`nixery.nix.progress.Progress`, and says nothing."""
+    """Implements :class:`nixery.nix.progress.Progress`, and prints nothing."""
 
     def phase(self, phase: Phase, /) -> None:
         pass
@@ -116,5 +116,5 @@ class NullProgress:
 
 
 def print_error(line: str) -> None:
-    """A line on standard error: standard output is for results."""
+    """Print a line on standard error: standard output is for results."""
     sys.stderr.write(f"{line}\n")

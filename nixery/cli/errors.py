@@ -13,7 +13,7 @@ __all__ = ["AdminRefused"]
 
 @frozen(kw_only=True)
 class AdminRefused(NixeryError):
-    """Something that ``nixery-admin`` was asked for and cannot do."""
+    """``nixery-admin`` cannot do what was asked."""
 
     reason: str
 

@@ -1,9 +1,9 @@
 """
 ``nixery-layers``: shows an image's layers, as text and as a picture.
 
-Which store paths lie in which layer, why, how much there is to download, and what
-other images have as well: by the code that the daemon makes images with, and by its
-popularity data.  Sizes are true: the layers are packed, to nowhere.
+It shows the store paths of each layer, the reason for each layer, the download size, and the layers
+shared with other images, computed by the code that the daemon makes images with, and from its
+popularity data. Sizes are exact: the layers are packed, and the output is discarded.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ _PROGRAM = Command(name="nixery-layers")
 @frozen(kw_only=True)
 class _Request:
     """
-    What is to be shown.
+    The arguments of the command.
 
     :param name: the image.
-    :param others: what it is compared with.
+    :param others: the images that it is compared with.
     :param data: a file of popularity data, if not those of the daemon.
-    :param svg: where the picture goes.
-    :param most_paths: how many store paths are named for each layer.
+    :param svg: the file that the picture is written to.
+    :param most_paths: maximum number of store paths that are named for each layer.
     """
 
     name: ImageName
@@ -79,7 +79,7 @@ class _Request:
 
 def layers(arguments: Sequence[str] | None = None) -> None:
     """
-    The command ``nixery-layers``; ends the process.
+    Run the command ``nixery-layers``; ends the process.
 
     Exits with 0, with 1 and a message if an image cannot be made, with 2 if it was
     called wrongly.
@@ -140,7 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _read(options: argparse.Namespace, environ: Mapping[str, str]) -> _Request:
     """
     :raises ConfigError: the configuration cannot be used.
-    :raises InvalidName: a name is not that of an image.
+    :raises InvalidName: a name is not the name of an image.
     """
     given = {
         "pkgs_path": options.path,
@@ -209,16 +209,16 @@ async def _plan(
 
 
 def _packed_size(group: LayerGroup, compression: Compression) -> int:
-    """How many bytes clients download for a layer.  Blocks."""
+    """Return the download size of a layer, in bytes. Blocks."""
     paths = [path.path for path in group.paths]
     return pack_store_paths(paths, len, compression=compression).size
 
 
 def _read_popularity(request: _Request) -> Popularity:
     """
-    The data to plan by.  Blocks.
+    Read the popularity data to plan by. Blocks.
 
-    :raises NixeryError: they are there, and cannot be used.
+    :raises NixeryError: there are data, but they cannot be used.
     """
     if request.data is not None:
         try:

@@ -11,10 +11,9 @@ Popularity data make a daemon cut images into layers that are shared
     nixery-popcount set --path DIRECTORY      all packages of a package set, as far as
                                               what they need is known
 
-What a package refers to is known when it has been built, and not before.  So counting
-a package set means building it, or asking a binary cache; what is neither in the store
-nor built (``--realise``) nor in a cache (``--cache``) is left out, and the command says
-how much that is.
+What a package refers to is known when it has been built, and not before. So counting a package set
+means building it, or asking a binary cache; packages that are neither in the store nor built
+(``--realise``) nor in a cache (``--cache``) are left out, and the command prints their number.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _PROGRAM = Command(name="nixery-popcount")
 
 def popcount(arguments: Sequence[str] | None = None) -> None:
     """
-    The command ``nixery-popcount``; ends the process.
+    Run the command ``nixery-popcount``; ends the process.
 
     Exits with 0, with 1 and a message if there is nothing to be counted, with 2 if it
     was called wrongly.
@@ -132,7 +131,7 @@ def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> Confi
 
 
 async def _count(census: Census, workers: Workers, options: argparse.Namespace) -> None:
-    """:raises NixeryError: the references could not be had, or the data not be written."""
+    """:raises NixeryError: the references could not be found, or the data not be written."""
     match options.command:
         case "channel":
             references, source = await census.of_channel(options.channel, options.cache)

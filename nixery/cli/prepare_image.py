@@ -1,9 +1,8 @@
 """
-The commands beside the daemon.
+``nixery-prepare-image``: prepares the packages of an image without the daemon.
 
-``nixery-prepare-image NAME...`` does by hand what the daemon does with Nix: the same
-code looks the packages up, builds them and reads their closure, and what it finds is
-printed as JSON.
+``nixery-prepare-image NAME...`` does what the daemon does with Nix: the same code looks the
+packages up, builds them and reads their closure, and the command prints the result as JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _PROGRAM = Command(name="nixery-prepare-image")
 
 def prepare_image(arguments: Sequence[str] | None = None) -> None:
     """
-    The command ``nixery-prepare-image``; ends the process.
+    Run the command ``nixery-prepare-image``; ends the process.
 
     Exits with 0, with 1 and a message if the image cannot be prepared, with 2 if
     it was called wrongly.
@@ -137,7 +136,7 @@ def _describe(evaluation: Evaluation, graph: RuntimeGraph) -> Mapping[str, objec
 
 
 class _Narration(NullProgress):
-    """Tells on standard error what is being built."""
+    """Prints on standard error what is being built."""
 
     def phase(self, phase: Phase, /) -> None:
         print_error(phase.value)

@@ -1,6 +1,4 @@
-"""
-How far a long command is, on standard error: a bar for people, lines for logs.
-"""
+"""Shows the progress of a long command on standard error: a bar for people, lines for logs."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ PAUSE = 10.0
 
 class ProgressBar:
     """
-    Shows how far one thing is.
+    Shows the progress of one operation.
 
-    :param label: what it is.
-    :param stream: where it is shown.
+    :param label: names the operation.
+    :param stream: the stream that it is shown on.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
@@ -33,12 +31,12 @@ class ProgressBar:
         self._shown: tuple[int, int] | None = None
         self._bar: tqdm[Never] | None = None
         if stream.isatty():
-            # It would start a thread that looks after bars nobody updates.
+            # It would start a thread that watches bars without updates.
             tqdm.monitor_interval = 0
             self._bar = tqdm(desc=label, file=stream, unit="", dynamic_ncols=True)
 
     def update(self, done: int, expected: int) -> None:
-        """``done`` of ``expected`` so far; what is expected may grow."""
+        """Show ``done`` of ``expected``; the expected number may grow."""
         self._last = (done, expected)
         if self._bar is not None:
             self._bar.total = expected
@@ -47,7 +45,7 @@ class ProgressBar:
             self._say()
 
     def close(self) -> None:
-        """The last state stays where it is shown."""
+        """End the display; the last state stays visible."""
         if self._bar is not None:
             self._bar.close()
         elif self._last is not None and self._last != self._shown:

@@ -1,8 +1,8 @@
 """
-The references of whole package sets, wherever they can be learnt.
+Collects the references of whole package sets from a channel, a store or a package set.
 
-What a store path refers to is known when it has been built: to the store that has it,
-and to a binary cache.  Three ways lead to a set of them, for ``nixery-popcount``.
+The references of a store path are known when it has been built: to the store that has it, and to a
+binary cache. ``nixery-popcount`` can collect them from three sources.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ CHANNELS = "https://channels.nixos.org"
 CACHE = "https://cache.nixos.org"
 
 LARGEST_LIST = 512 * 1024**2
-"""Bytes of a channel's list of store paths, unpacked; that of nixpkgs has some 10 MB."""
+"""
+Maximum size of a channel's list of store paths, unpacked, in bytes; that of nixpkgs has some 10 MB.
+"""
 
 LIST_TIMEOUT = 600.0
 NARINFO_TIMEOUT = 30.0
@@ -54,12 +56,12 @@ EVALUATION_TIMEOUT = 1800.0
 @frozen(kw_only=True)
 class Census:
     """
-    Collects the references of package sets, and tells on standard error how far it is.
+    Collects the references of package sets, and shows the progress on standard error.
 
-    Each way returns the references, and where they are from, for people.
+    Each method returns the references, and their origin as a text for people.
 
     :param config: the daemon's configuration.
-    :param connections: how many requests to a binary cache are under way at once.
+    :param connections: maximum number of concurrent requests to a binary cache.
     """
 
     config: Config
@@ -71,11 +73,11 @@ class Census:
 
     async def of_channel(self, channel: str, cache: str | None) -> tuple[References, str]:
         """
-        All store paths that a channel lists, and what they need.
+        Collect from all store paths that a channel lists, and their dependencies.
 
         :param channel: its name, or the URL of the list.
         :param cache: the URL of its binary cache, if it is another than nixpkgs'.
-        :raises NixeryError: the list could not be had, or the cache failed.
+        :raises NixeryError: the list could not be fetched, or the cache failed.
         """
         url = channel if "://" in channel else f"{CHANNELS}/{channel}/store-paths.xz"
         with self._fetcher(LIST_TIMEOUT) as fetcher:
@@ -86,9 +88,9 @@ class Census:
 
     async def of_store(self, paths: Sequence[str]) -> tuple[References, str]:
         """
-        What is in this machine's store.
+        Collect from this machine's store.
 
-        :param paths: only these and what they need, if there are any.
+        :param paths: only these and their dependencies, if any are given.
         :raises NixUnusable: Nix failed, or does not know a path.
         """
         with self._nix(self.config) as nix:
@@ -104,7 +106,7 @@ class Census:
         self, excluded: Sequence[str], *, realise: bool, cache: str | None
     ) -> tuple[References, str]:
         """
-        All packages of the package set that is configured.
+        Collect from all packages of the configured package set.
 
         :param excluded: attribute paths, or patterns of them, that are left out.
         :param realise: whether to build what is not in the store.
@@ -119,7 +121,8 @@ class Census:
             package_set = await fetch_package_set(
                 config, self.workers, self.reactor, self.environ, state_directory=state
             )
-            # Patterns cannot keep Nix from looking at what ends an evaluation; names do.
+            # Patterns cannot keep Nix from evaluating an attribute that ends the evaluation; names
+            # do.
             every = await survey.attributes(package_set, config.system, excluded)
             listed = [name for name in every if not _matches(name, excluded)]
             with self._meter("evaluating") as meter:
@@ -203,7 +206,7 @@ def _read_list(packed: bytes) -> tuple[str, ...]:
 
 
 def _resolved(paths: Sequence[str]) -> list[str]:
-    """What ``result`` links and profiles lead to."""
+    """Resolve ``result`` links and profiles to store paths."""
     return [os.path.realpath(path) for path in paths]
 
 

@@ -1,8 +1,8 @@
 """
-``nixery-admin``: what an operator does with the images that are stored.
+``nixery-admin``: lists, verifies, removes and prewarms the images that are stored.
 
-All of it is safe beside a running daemon, and beside several: they agree by way of the
-storage itself.  Only ``warm`` speaks to the daemon.
+All commands are safe beside a running daemon, and beside several: the storage itself coordinates
+them. Only ``warm`` speaks to the daemon.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ USAGE = 2
 INTERRUPTED = 130
 
 ATTEMPTS = 3
-"""How often an image is looked at again that is being made or pulled."""
+"""Number of times that an image is checked again that is being made or pulled."""
 
 BUCKET = (
     "images are in the bucket {bucket}, where this command does not reach: what it should forget"
@@ -56,7 +56,7 @@ BUCKET = (
 
 def admin(arguments: Sequence[str] | None = None) -> None:
     """
-    The command; ends the process.
+    Run the command; ends the process.
 
     Exits with 0; with 1 and a message if something is wrong or could not be done; with 2
     if it was called wrongly.
@@ -80,7 +80,7 @@ def admin(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever reads has enough; and the interpreter must not complain at its end.
+        # The reader has closed the pipe; the interpreter must not complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILURE)
     sys.exit(status)
@@ -206,7 +206,7 @@ def _purge(config: Config, options: argparse.Namespace) -> int:
         parts = {digest for unit in chosen for digest in unit.needs}
         if not any(inventory.files[each].fresh for each in parts & inventory.files.keys()):
             break
-        # Built a moment ago: whether it is being used shows a second later.
+        # Recently built: one second later it is known whether the image is in use.
         time.sleep(FRESH)
         inventory, chosen = _choose(config, options.images)
     done = run_blocking(purge(str(_root(config)), chosen, inventory, dry_run=options.dry_run))
@@ -215,7 +215,7 @@ def _purge(config: Config, options: argparse.Namespace) -> int:
 
 
 def _choose(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[StoredImage]]:
-    """:raises AdminRefused: one of them is not there."""
+    """:raises AdminRefused: one of the images is not stored."""
     inventory = _survey(config)
     found = [unit for image in images for unit in _find(inventory, image, config.system)]
     return inventory, list({unit.manifests: unit for unit in found}.values())
@@ -226,7 +226,7 @@ def _warm(config: Config, options: argparse.Namespace) -> int:
     listen = [
         text.removeprefix(PLAIN)
         for text in config.listen
-        # A certificate is for the name in the public URL.
+        # A certificate is valid for the name in the public URL.
         if config.tls_certificate is None or text.startswith(PLAIN)
     ]
     base = options.url or address_of(listen, config.public_url)
@@ -235,7 +235,7 @@ def _warm(config: Config, options: argparse.Namespace) -> int:
     if base is None:
         raise AdminRefused(reason="where the registry is reached is not configured: give --url")
     for image in images:
-        # Before anything is built, and not after hours.
+        # Checked before anything is built, not after hours.
         name, _, tag = image.partition(":")
         parse_image_name(name.strip("/"), config.system)
         parse_tag(tag or "latest")
@@ -270,7 +270,7 @@ def _warm(config: Config, options: argparse.Namespace) -> int:
     try:
         run_reactor(main)
     except SystemExit as end:
-        # How it ends; what it could not do, it has said.
+        # The command has ended; its errors were reported already.
         if end.code:
             raise
     failed = [each for each in results if each.error]
@@ -282,7 +282,7 @@ def _warm(config: Config, options: argparse.Namespace) -> int:
     return FAILURE if failed or not results else 0
 
 
-# -- what they share --------------------------------------------------------------------
+# -- common to the commands -------------------------------------------------------------
 
 
 def _root(config: Config) -> Path:
@@ -303,9 +303,9 @@ def _survey(config: Config) -> Inventory:
 
 def _find(inventory: Inventory, image: str, system: str) -> list[StoredImage]:
     """
-    The images that a person means.
+    Return the images that an argument means.
 
-    :raises AdminRefused: there is none.
+    :raises AdminRefused: there is no such image.
     """
     units = inventory.units()
     if "@" in image or image.startswith("sha256:"):

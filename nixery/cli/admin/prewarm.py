@@ -1,9 +1,9 @@
 """
-Having a daemon make images before somebody waits for them.
+Makes a daemon build images before clients need them.
 
-An image is asked for as engines ask, by its manifest, and so is made as it would be for
-them; layers are not fetched.  A daemon that is busy says when to ask again, and is asked
-then.
+An image is requested by its manifest, as container engines do, and so is built as it would be for
+them; layers are not fetched. A busy daemon answers with a time to wait, after which the request is
+repeated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 MOST_WAIT = 300.0
-"""The longest pause that a daemon is believed to want, in seconds."""
+"""Maximum wait that is accepted from a daemon, in seconds."""
 
 DEFAULT_WAIT = 5.0
 
@@ -42,10 +42,12 @@ DEFAULT_WAIT = 5.0
 @frozen(kw_only=True)
 class PullResponse:
     """
+    The answer of a daemon to a manifest request.
+
     :param status: the HTTP status.
-    :param retry_after: seconds after which to ask again, if it said so.
+    :param retry_after: seconds after which to ask again, if the daemon said so.
     :param message: what went wrong, for a person.
-    :param digest: of the manifest.
+    :param digest: the digest of the manifest.
     """
 
     status: int
@@ -55,7 +57,7 @@ class PullResponse:
 
 
 class PullClient(Protocol):
-    """Whoever knows how to ask the daemon."""
+    """A callable that asks the daemon for a manifest."""
 
     async def __call__(self, path: str, /) -> PullResponse:
         """
@@ -68,9 +70,11 @@ class PullClient(Protocol):
 @frozen(kw_only=True)
 class Warmed:
     """
+    The result for one image.
+
     :param image: its name, with a tag if one was given.
-    :param digest: of its manifest; empty if it could not be had.
-    :param error: why not.
+    :param digest: the digest of its manifest; empty if it could not be built.
+    :param error: the reason if it could not be built.
     """
 
     image: str
@@ -108,7 +112,7 @@ class _Warmer:
             wait = answer.retry_after
             if answer.status == 429 and wait is None:
                 wait = DEFAULT_WAIT
-            # Of what else is answered with a pause, only passing states are asked again.
+            # Of the other statuses that may carry Retry-After, only temporary ones are asked again.
             if wait is None or answer.status not in (429, 503):
                 return Warmed(image=image, error=f"{answer.status}: {answer.message}")
             wait = min(max(wait, 0.1), MOST_WAIT)
@@ -129,12 +133,12 @@ async def warm(
     told: Callable[[Warmed], None],
 ) -> Sequence[Warmed]:
     """
-    Have images made.
+    Make a daemon build images.
 
     :param images: names, each perhaps with a tag: ``shell/git:latest``.
-    :param jobs: how many are asked for at once.
+    :param jobs: number of images that are requested at once.
     :param deadline: seconds that one of them may take.
-    :param told: called when one is done.
+    :param told: called with each result.
     """
     warmer = _Warmer(
         ask=ask, clock=clock, deadline=deadline, told=told, slots=DeferredSemaphore(jobs)
@@ -144,13 +148,13 @@ async def warm(
 
 
 def split_image(image: str) -> tuple[str, str]:
-    """``shell/git:tag`` as name and tag; without one, it is ``latest``."""
+    """Split ``shell/git:tag`` into name and tag; without one, the tag is ``latest``."""
     name, _, tag = image.partition(":")
     return name.strip("/"), tag or "latest"
 
 
 def address_of(endpoints: Sequence[str], public_url: str | None) -> str | None:
-    """Where a daemon of this machine is reached; ``None`` where that cannot be told."""
+    """Return the URL by which a daemon of this machine is reached; ``None`` if that is unknown."""
     for endpoint in endpoints:
         found = re.match(r"tcp6?:(?:port=)?([0-9]+)(?::|$)", endpoint)
         if found is not None and found[1] != "0":
@@ -210,7 +214,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _message(body: bytes) -> str:
-    """What a registry's answer says, in its own words."""
+    """Return the message of a registry's error response."""
     try:
         text = json.loads(body)["errors"][0]["message"]
     except (KeyError, IndexError, TypeError, ValueError):

@@ -1,6 +1,4 @@
-"""
-What is stored, for people and for programs.
-"""
+"""Formats the list of stored images, for people and for programs."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ __all__ = ["as_data", "details", "table"]
 
 
 def as_data(inventory: Inventory, units: Sequence[StoredImage]) -> list[dict[str, object]]:
-    """Images as plain data: names, digests, sizes in bytes, last pull in ISO 8601."""
+    """Return images as plain data: names, digests, sizes in bytes, last pull in ISO 8601."""
     naming = Counter(digest for unit in inventory.units() for digest in unit.needs)
     return [
         {
@@ -36,7 +34,7 @@ def as_data(inventory: Inventory, units: Sequence[StoredImage]) -> list[dict[str
 
 
 def table(inventory: Inventory, units: Sequence[StoredImage]) -> str:
-    """Images as a table, the one first that was pulled last."""
+    """Format images as a table, most recently pulled first."""
     rows = [("IMAGE", "SIZE", "OWN", "LAST PULL", "DIGEST")]
     for row in as_data(inventory, units):
         names = row["images"]
@@ -66,7 +64,7 @@ def table(inventory: Inventory, units: Sequence[StoredImage]) -> str:
 
 
 def details(inventory: Inventory, unit: StoredImage) -> dict[str, object]:
-    """All that is known of one image: manifests, layers, packages."""
+    """Format all that is known of one image: manifests, layers, packages."""
     (data,) = as_data(inventory, [unit])
     manifests: list[dict[str, object]] = []
     layers: Sequence[Mapping[str, object]] = ()

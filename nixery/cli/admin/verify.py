@@ -1,9 +1,9 @@
 """
-Checking that what is stored is what it says it is.
+Checks that stored blobs have their digests and that stored records refer to existing blobs.
 
-Disks change bits, and people move files.  A pull notices what is missing and what is too
-short, but it does not hash a gigabyte again each time; this does, now and then.  What it
-sets right is only ever made absent: the next pull makes it again.
+Disks change bits, and people move files. A pull notices missing and truncated files, but does not
+hash a gigabyte again each time; this command does, when it is run. It repairs only by removing: the
+next pull makes the removed image again.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ PIECE = 1 << 20
 @frozen(kw_only=True)
 class Fault:
     """
-    Something that is wrong.
+    A fault of a blob, an image or a record.
 
-    :param kind: ``damaged``, ``incomplete`` (bytes or description alone), ``dangling``
-        (names what is not there), ``unreadable``.
-    :param what: which blob, image or record.
-    :param detail: what is wrong with it.
+    :param kind: ``damaged``, ``incomplete`` (only the bytes or only the description is there),
+        ``dangling`` (refers to something missing), ``unreadable``.
+    :param what: names the blob, image or record.
+    :param detail: describes the fault.
     """
 
     kind: str
@@ -52,10 +52,12 @@ class Fault:
 @define(kw_only=True)
 class Verification:
     """
-    :param blobs: how many blobs were hashed.
-    :param size: how many bytes they have.
-    :param findings: what is wrong.
-    :param repaired: how many blobs and records were moved aside or removed.
+    The result of a verification.
+
+    :param blobs: number of blobs that were hashed.
+    :param size: their total size, in bytes.
+    :param findings: the faults that were found.
+    :param repaired: number of blobs and records that were moved aside or removed.
     """
 
     blobs: int = 0
@@ -68,12 +70,12 @@ def verify(
     root: str, *, repair: bool, threads: int, progress: Callable[[int], object]
 ) -> Verification:
     """
-    Hash everything, and look whether what is named is there.  Blocks.
+    Hash every blob, and check that every referenced blob is there. Blocks.
 
-    :param repair: move what is damaged to ``ROOT/damaged``, and take off the images that
-        lack something, so that the next pull makes them again.
-    :param threads: how many files are hashed at once.
-    :param progress: is told how many more bytes have been hashed.
+    :param repair: move damaged blobs to ``ROOT/damaged``, and remove the records of incomplete
+        images, so that the next pull makes them again.
+    :param threads: number of files that are hashed at once.
+    :param progress: called with the number of bytes hashed since the last call.
     :raises StorageError: the storage cannot be read.
     """
     inventory = Inventory(root=root)
@@ -90,7 +92,7 @@ def verify(
                 bad.add(digest)
                 done.findings.append(trouble)
     for digest in sorted(inventory.described.keys() - inventory.files.keys()):
-        # One that was stored meanwhile is neither.
+        # A blob whose bytes were stored meanwhile is complete.
         if not os.path.lexists(inventory.path(digest)):
             bad.add(digest)
             done.findings.append(
@@ -179,7 +181,7 @@ def _repair(
         make_directory(damaged)
 
     def take_off(unit: StoredImage) -> int:
-        # Made anew meanwhile, it is whole.
+        # If it was built again meanwhile, it is whole.
         if not any(each in bad or _missing(inventory, each) for each in unit.needs):
             return 0
         for key in unit.keys:
@@ -195,7 +197,7 @@ def _repair(
         repaired += bool(
             (yield from locked(inventory.root, partial(move_aside, inventory, digest, damaged)))
         )
-    # Records lead nowhere now that did before.
+    # Records that were valid before now refer to removed images.
     left = Inventory(root=inventory.root)
     yield from survey(left)
     for finding in _records(left):
