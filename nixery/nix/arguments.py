@@ -1,12 +1,12 @@
 """
 The arguments and the environment of Nix commands, as pure functions.
 
-Those that look packages up are in :mod:`nixery.nix.resolve_arguments`, and nowhere else is
-known how Nix is called.  What the commands print is read in :mod:`nixery.image.packages`,
-:mod:`nixery.nix.internal_json` and :mod:`nixery.image.closure`; when they are run is decided in
-:mod:`nixery.nix.commands`.
+Commands that look packages up are in :mod:`nixery.nix.resolve_arguments`; no other module
+builds Nix commands.  :mod:`nixery.nix.resolve_output`, :mod:`nixery.nix.internal_json` and
+:mod:`nixery.image.closure` parse the output of the commands; :mod:`nixery.nix.commands` runs
+them.
 
-Options of the operator's travel in the environment: they may hold access tokens, which
+The operator's options are passed in the environment: they may hold access tokens, which
 every user of the machine could read from an argument list.
 """
 
@@ -73,47 +73,47 @@ REFUSED_ATTRIBUTES = frozenset(
     }
 )
 """
-Attributes, in lower case, that attribute paths may not lead through: nixpkgs' other
+Attributes, in lower case, that attribute paths may not contain: nixpkgs' other
 package sets, each of which rebuilds everything from the compiler up, and its tests,
 which start virtual machines.
 """
 
 STORE = "/nix/store"
-"""The only store that images are made of: the packages name it."""
+"""The only supported store: packages contain its path."""
 
 STORE_PROBE = f"{STORE}/00000000000000000000000000000000-nixery-probe"
-"""A store path that exists nowhere."""
+"""A well-formed store path that does not exist."""
 
 LOOKUP_VERSION = "1"
-"""Changes with ``nix/resolve.nix``, whenever it answers a question in another way."""
+"""Has to change whenever ``nix/resolve.nix`` gives other results for the same request."""
 
 ARGUMENTS = 100_000
-"""How many bytes of arguments one command gets: every system allows 128 KiB."""
+"""The most bytes of arguments of one command: every system allows 128 KiB."""
 
 
 @frozen(kw_only=True)
 class NixSettings:
     """
-    How Nix is to be used.
+    The settings of Nix commands.
 
     :param state_directory: garbage collection roots are made in its ``gcroots``,
         which belong to one daemon; it has to lie where the Nix daemon sees it.
-    :param home: a writable directory for what the commands keep in a home.
+    :param home: a writable directory, the HOME of the commands.
     :param timeout: seconds that the build of one derivation may take.
-    :param max_silent: seconds that it may print nothing.
+    :param max_silent: seconds for which it may print nothing.
     :param build_deadline: seconds that all builds and downloads of one image may
         take together.
     :param eval_timeout: seconds that the evaluation of one image may take.
     :param eval_memory: bytes of memory that an evaluation may use.
-    :param evaluations: how many evaluations run at a time.
-    :param allow_import_from_derivation: whether an evaluation may build.
+    :param evaluations: the most concurrent evaluations.
+    :param allow_import_from_derivation: whether an evaluation may build derivations.
     :param options: further options of nix.conf.
     :param config: the ``config`` argument of the package set, as JSON data.
     :param refused: as :data:`REFUSED_ATTRIBUTES`.
     :param fetch_timeout: seconds that fetching one commit may take, all attempts
         together.
-    :param source_keep: seconds after which a fetched commit that was not used is given
-        to the garbage collector.
+    :param source_keep: seconds after which an unused fetched commit is left to the
+        garbage collector.
     :param substitute_only: whether everything has to come from binary caches.
     """
 
@@ -135,16 +135,16 @@ class NixSettings:
 
     @property
     def roots(self) -> Path:
-        """Where garbage collection roots are made, a directory for each build."""
+        """The directory of garbage collection roots, with a directory for each build."""
         return self.state_directory / "gcroots"
 
     @property
     def source_roots(self) -> Path:
-        """Where the garbage collection roots of fetched sources are made."""
+        """The directory of the garbage collection roots of fetched sources."""
         return self.state_directory / "src"
 
     def evaluation_identity(self) -> dict[str, str]:
-        """What of all this shapes an evaluation, for cache keys."""
+        """Return the settings that affect the result of an evaluation, for cache keys."""
         return {
             "config": json_text(self.config),
             "import_from_derivation": json_text(self.allow_import_from_derivation),
@@ -154,19 +154,19 @@ class NixSettings:
 
 def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str, str]:
     """
-    The environment of Nix commands.
+    Return the environment of Nix commands.
 
-    :param inherited: the environment of this process: PATH, certificates, proxies
-        and NIX_REMOTE are as good for Nix as for us.
+    :param inherited: the environment of this process: its PATH, certificates, proxies
+        and NIX_REMOTE apply to Nix too.
     """
-    # A package set brings all that it needs: angle brackets find nothing.
+    # A package set contains all that it needs: look-ups of ``<name>`` find nothing.
     result = {name: value for name, value in inherited.items() if name != "NIX_PATH"}
     result["HOME"] = str(settings.home)
     result["XDG_CACHE_HOME"] = str(settings.home / ".cache")
-    # Read by the evaluator's garbage collector, and by nothing else.
+    # Only the evaluator's garbage collector reads this.
     result["GC_MAXIMUM_HEAP_SIZE"] = str(settings.eval_memory)
     lines = [inherited.get("NIX_CONFIG", "")]
-    # A line is an option: a line end in a value would begin another one.
+    # Each line is an option: a line end in a value would begin another one.
     lines += [
         f"{name} = {' '.join(value.split())}" for name, value in sorted(settings.options.items())
     ]
@@ -180,11 +180,11 @@ def fetch_environment(
     inherited: Mapping[str, str], git: Mapping[str, str], settings: NixSettings
 ) -> dict[str, str]:
     """
-    The environment of Nix commands that fetch.
+    Return the environment of Nix commands that fetch.
 
     :param inherited: the environment of this process.
-    :param git: that of git, which Nix runs: credentials are in the home directory that
-        it is told of.
+    :param git: the environment of git, which Nix runs: its HOME is the home directory with
+        the credentials.
     """
     result = dict(git) | environment(git, settings)
     if inherited.get("HOME"):
@@ -193,15 +193,15 @@ def fetch_environment(
 
 
 def version() -> tuple[str, ...]:
-    """Prints the version; opens no store."""
+    """Command that prints the version; opens no store."""
     return ("nix-store", "--version")
 
 
 def probe_store() -> tuple[str, ...]:
     """
-    Prints :data:`STORE_PROBE` if the store can be opened and asked.
+    Command that prints :data:`STORE_PROBE` if the store can be opened and queried.
 
-    Says also which settings Nix's daemon ignores, as debugging output in versions
+    It also prints which settings Nix's daemon ignores, as debugging output in versions
     before 2.19.
     """
     return ("nix-store", "-vvv", "--check-validity", "--print-invalid", STORE_PROBE)
@@ -209,11 +209,11 @@ def probe_store() -> tuple[str, ...]:
 
 def store_text(text: str) -> tuple[str, ...]:
     """
-    Stores a file, and prints its store path as JSON.
+    Command that stores a file, and prints its store path as JSON.
 
-    Says also where the store lies, as debugging output.
+    It also prints the location of the store, as debugging output.
 
-    :param text: letters and digits.
+    :param text: the content, letters and digits only.
     """
     return (
         *("nix-instantiate", "-vvv", "--eval", "--json", "--read-write-mode"),
@@ -223,7 +223,7 @@ def store_text(text: str) -> tuple[str, ...]:
 
 def fetch(tree: SourceTree, fetch_nix: Path, *, shallow: bool = True) -> tuple[str, ...]:
     """
-    Brings a commit into the store, and prints its store path as JSON.
+    Command that fetches a commit into the store, and prints its store path as JSON.
 
     :param fetch_nix: the path of ``nix/fetch.nix``.
     :param shallow: whether to fetch the commit of a git repository without its history.
@@ -239,7 +239,7 @@ def fetch(tree: SourceTree, fetch_nix: Path, *, shallow: bool = True) -> tuple[s
 
 def hold(tree: SourceTree, fetch_nix: Path, link: Path, *, shallow: bool = True) -> tuple[str, ...]:
     """
-    Brings a commit into the store, and protects it by a derivation that refers to it.
+    Command that fetches a commit into the store, and roots a derivation that refers to it.
 
     :param fetch_nix: the path of ``nix/fetch.nix``.
     :param link: becomes a symlink to the derivation.
@@ -260,7 +260,7 @@ def _fetching(tree: SourceTree, fetch_nix: Path, shallow: bool) -> tuple[str, ..
         if not shallow:
             arguments["depth"] = "whole"
     return (
-        # The machine's own nix.conf may have either.
+        # The machine's own nix.conf may set either.
         *("--option", "restrict-eval", "false"),
         *("--option", "pure-eval", "false"),
         *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
@@ -270,19 +270,19 @@ def _fetching(tree: SourceTree, fetch_nix: Path, shallow: bool) -> tuple[str, ..
 
 def add_root(link: Path, path: str) -> tuple[str, ...]:
     """
-    Protects a store path from garbage collection; fails if it is not valid any more.
+    Command that roots a store path; fails if the path is not valid any more.
 
-    :param link: becomes a symlink to it, or is one.
+    :param link: becomes a symlink to it, or already is one.
     """
     return ("nix-store", "--realise", "--add-root", str(link), "--indirect", path)
 
 
 def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path) -> tuple[str, ...]:
     """
-    Build or download the chosen outputs, and root them.
+    Command that builds or downloads the chosen outputs, and roots them.
 
     :param packages: at least one; without any, Nix would build ``./default.nix``.
-    :param out_link: the first root; the others are called after it.
+    :param out_link: the first root; the names of the others are derived from it.
     """
     wanted = {
         f"{package.derivation}!{output.name}" for package in packages for output in package.outputs
@@ -291,7 +291,7 @@ def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path)
 
 
 def building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:
-    """The first arguments of what builds; the parameters are those of :func:`build`."""
+    """Return the first arguments of commands that build; parameters as in :func:`build`."""
     return (
         "nix-build",
         *("--log-format", "internal-json"),
@@ -303,21 +303,22 @@ def building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:
 
 
 def query_closure(paths: Sequence[str]) -> tuple[str, ...]:
-    """Prints the runtime closure of ``paths``."""
+    """Command that prints the runtime closure of ``paths``."""
     return ("nix-store", "--query", "--requisites", *paths)
 
 
 def serve() -> tuple[str, ...]:
     """
-    Answers questions about the store on its standard input, see
-    :mod:`nixery.nix.serve_protocol`, and keeps paths from garbage collection while it runs.
+    Command that answers requests on its standard input, see :mod:`nixery.nix.serve_protocol`.
+
+    It protects paths from garbage collection while it runs.
     """
     return ("nix-store", "--serve", "--write")
 
 
 def dump(paths: Sequence[str]) -> tuple[str, ...]:
     """
-    Prints the records of ``paths``.
+    Command that prints the database records of ``paths``.
 
     :param paths: at least one; without any, Nix would print the whole database.
     """
@@ -325,7 +326,7 @@ def dump(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_validity(paths: Sequence[str]) -> tuple[str, ...]:
-    """Prints those of ``paths`` that are not in the store; fails for no other reason."""
+    """Command that prints the invalid ones of ``paths``; fails only if Nix does not work."""
     return ("nix-store", "--check-validity", "--print-invalid", *paths)
 
 
@@ -338,9 +339,9 @@ def attributes(
     without: Sequence[str],
 ) -> tuple[str, ...]:
     """
-    Print the attribute paths of all packages of a set, as JSON.
+    Command that prints the attribute paths of all packages of a set, as JSON.
 
-    Evaluates freely: this is for the operator's own package set.
+    Evaluation is not restricted: use this for the operator's own package set only.
 
     :param expression: the path of ``nix/attributes.nix``.
     :param without: top-level names that are left out.
@@ -360,7 +361,7 @@ def attributes(
 
 
 def chunks(paths: Iterable[str], size: int = ARGUMENTS) -> Iterator[list[str]]:
-    """``paths`` in order, cut into lists of at most ``size`` bytes of arguments."""
+    """Split ``paths``, in order, into lists of at most ``size`` bytes of arguments."""
     chunk: list[str] = []
     length = 0
     for path in paths:
@@ -375,5 +376,5 @@ def chunks(paths: Iterable[str], size: int = ARGUMENTS) -> Iterator[list[str]]:
 
 
 def json_text(value: object) -> str:
-    """Data as an argument of an expression."""
+    """Encode data as JSON, for an argument of an expression."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

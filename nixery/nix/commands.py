@@ -1,13 +1,13 @@
 """
-The Nix of this machine: the coroutines that run its commands.
+Run the Nix commands of this machine, as coroutines.
 
     evaluate   nix-instantiate   names -> packages, their derivations written
     hold       nix-store         valid store paths -> rooted, the graph of what they need
     realise    nix-build         derivations -> store paths, rooted
     closure    nix-store         store paths -> the graph of what they need
 
-How the commands are called is in :mod:`nixery.nix.arguments`, what their failures mean in
-:mod:`nixery.nix.error_parsing`, and how packages are looked up in :mod:`nixery.nix.evaluator`.
+:mod:`nixery.nix.arguments` builds the commands, :mod:`nixery.nix.error_parsing` converts their
+failures, and :mod:`nixery.nix.evaluator` looks packages up.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from nixery.sources.source import PackageSet
 __all__ = ["NixCommands"]
 
 QUERY_TIMEOUT = 300.0
-"""Seconds for a command that only asks the store: long, for it may wait for a lock."""
+"""Timeout in seconds of a query of the store; long, for it may wait for a lock."""
 
 OLDEST = (2, 3)
-"""The oldest version whose commands work as they are called here."""
+"""The oldest version that is supported by the commands used here."""
 
 PROBES = 3
-"""How many files are stored before their absence counts, while a collection removes them."""
+"""Attempts to store a file and find it: a running garbage collection may remove it."""
 
 _IGNORED = re.compile(
     r"ignoring the (?:client|user)-specified setting '(?P<name>[^']*)', because it is a restricted"
@@ -77,10 +77,10 @@ class NixCommands:
     An implementation of :class:`nixery.nix.interface.Nix`.
 
     :param spawner: runs the commands.
-    :param clock: what deadlines of several commands together are measured with.
-    :param workers: for the file system and for reading long answers; not the pool
+    :param clock: measures deadlines of several commands together.
+    :param workers: for the file system and for parsing long output; not the pool
         that packs layers, whose threads are busy for long.
-    :param settings: how Nix is to be used.
+    :param settings: the settings of Nix commands.
     :param resolve: the path of ``nix/resolve.nix``.
     :param environ: the environment of this process.
     :param holds: as :func:`nixery.nix.store_location.holds`.
@@ -109,7 +109,7 @@ class NixCommands:
             clock=clock,
             workers=workers,
             settings=settings,
-            # Restricted evaluation refuses a path that leads through a symlink.
+            # Restricted evaluation refuses a path that contains a symlink.
             resolve=resolve.resolve(),
             environment=self._environment,
         )
@@ -118,7 +118,7 @@ class NixCommands:
         )
 
     async def check(self) -> str:
-        """As :meth:`nixery.nix.interface.Nix.check` says."""
+        """See :meth:`nixery.nix.interface.Nix.check`."""
         await self._workers.run(make_directories, self._settings.roots, self._settings.home)
         printed = _text(await self._query(arguments.version()))
         version = _VERSION.search(printed)
@@ -134,7 +134,11 @@ class NixCommands:
         return version[0]
 
     async def _check_place(self) -> None:
-        """:raises NixMisconfigured: the files of the store are not where their paths say."""
+        """
+        Check that the files of the store are at their store paths.
+
+        :raises NixMisconfigured: they are elsewhere.
+        """
         for _ in range(PROBES):
             content = uuid4().hex
             stored = await self._query(arguments.store_text(content))
@@ -142,7 +146,7 @@ class NixCommands:
             ours = path.startswith(f"{arguments.STORE}/")
             if ours and await self._workers.run(self._holds, path, content.encode("ascii")):
                 return
-            # A collection that runs may have taken it; Nix would know.
+            # A running garbage collection may have removed it; Nix would then report it missing.
             if ours and _text(await self._query(arguments.check_validity([path]))):
                 continue
             raise store_location.explain_misplacement(path, stored.stderr, self._environment)
@@ -150,7 +154,7 @@ class NixCommands:
 
     async def probe(self) -> None:
         """
-        Find out whether the store can still be asked; cheaper than :meth:`check`.
+        Check that the store can still be queried; cheaper than :meth:`check`.
 
         :raises NixUnusable: it cannot.
         """
@@ -159,47 +163,47 @@ class NixCommands:
             raise _no_nix(printed)
 
     def evaluation_identity(self) -> Mapping[str, str]:
-        """As :meth:`nixery.nix.interface.Nix.evaluation_identity` says."""
+        """See :meth:`nixery.nix.interface.Nix.evaluation_identity`."""
         return self._settings.evaluation_identity()
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
     ) -> Evaluation:
-        """As :meth:`nixery.nix.interface.Nix.evaluate` says."""
+        """See :meth:`nixery.nix.interface.Nix.evaluate`."""
         return await self._evaluator.evaluate(package_set, system, requirements)
 
     async def look_up(
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
-        """As :meth:`nixery.builds.package_lookup.PackageLookup.look_up` says."""
+        """See :meth:`nixery.builds.package_lookup.PackageLookup.look_up`."""
         return await self._evaluator.look_up(package_set, system, requirements)
 
     def stand_by(self) -> None:
-        """Have a process ready for each next evaluation from now on, until :meth:`stop`."""
+        """Keep a process ready for the next evaluation from now on, until :meth:`stop`."""
         self._evaluator.stand_by()
 
     def expect(self, package_set: PackageSet, system: str) -> None:
-        """The first evaluation is likely to be of this package set; see :meth:`stand_by`."""
+        """Prepare for a first evaluation of this package set; see :meth:`stand_by`."""
         self._evaluator.expect(package_set, system)
 
     def prepare(self) -> None:
-        """As :meth:`nixery.nix.interface.Nix.prepare` says."""
+        """See :meth:`nixery.nix.interface.Nix.prepare`."""
         self._holder.prepare()
 
     async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
-        """As :meth:`nixery.nix.interface.Nix.hold` says."""
+        """See :meth:`nixery.nix.interface.Nix.hold`."""
         return await self._holder.hold(outputs) if outputs else None
 
     def lost(self, realisation: Realisation) -> bool:
-        """As :meth:`nixery.nix.interface.Nix.lost` says."""
+        """See :meth:`nixery.nix.interface.Nix.lost`."""
         return self._holder.lost(realisation)
 
     async def stop(self) -> None:
-        """Let go of all that is held, and of what stands by."""
+        """Stop the processes that protect outputs of :meth:`hold`, and the prewarmed ones."""
         await gather([self._holder.stop(), self._evaluator.stop()])
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
-        """As :meth:`nixery.nix.interface.Nix.realise` says."""
+        """See :meth:`nixery.nix.interface.Nix.realise`."""
         return await self._realise(
             packages,
             lambda link: arguments.build(self._settings, packages=packages, out_link=link),
@@ -213,7 +217,7 @@ class NixCommands:
         evaluation: Evaluation,
         progress: Progress,
     ) -> Realisation:
-        """As :meth:`nixery.nix.interface.Nix.reevaluate_and_realise` says."""
+        """See :meth:`nixery.nix.interface.Nix.reevaluate_and_realise`."""
         lookup = self._evaluator.lookup(package_set, evaluation.system)
         try:
             return await self._realise(
@@ -222,12 +226,13 @@ class NixCommands:
                 progress,
             )
         except UnexpectedOutput as error:
-            # The package set lies at a path, and was changed since.
+            # The package set is at a path, and was changed since.
             raise MissingDerivations(
                 evidence=CommandOutput(argv=("nix-build",), status=0)
             ) from error
         except NixUnusable:
-            # Packages that cannot be evaluated together have been evaluated in parts.
+            # Packages that cannot be evaluated together were evaluated in parts, and cannot be
+            # evaluated and built by one command.
             return await self.realise(evaluation.packages, progress)
 
     async def _realise(
@@ -237,8 +242,10 @@ class NixCommands:
         progress: Progress,
     ) -> Realisation:
         """
-        :param command: what builds, given the first root.
-        :raises UnexpectedOutput: it has not built what was wanted.
+        Run a command that builds, and check that it has built the outputs of ``packages``.
+
+        :param command: makes the command, given the first root.
+        :raises UnexpectedOutput: it has built other store paths.
         """
         root = uuid4().hex
         wanted = sorted({output.path for package in packages for output in package.outputs})
@@ -248,17 +255,17 @@ class NixCommands:
             directory = self._settings.roots / root
             await self._workers.run(make_directories, directory)
             built = await self._build(command(directory / "r"), progress)
-            # Derivations whose outputs are named by their content could differ.
+            # The output paths of content-addressed derivations could differ.
             if built != wanted:
                 raise UnexpectedOutput(what="what nix-build built", excerpt=" ".join(built))
         except BaseException:
-            # A cancellation too: it has waited for the child.
+            # This handles a cancellation too: the child has ended by then.
             await self._remove(root)
             raise
         return Realisation(root=root, outputs=tuple(wanted))
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
-        """As :meth:`nixery.nix.interface.Nix.closure` says."""
+        """See :meth:`nixery.nix.interface.Nix.closure`."""
         paths: set[str] = set()
         for chunk in arguments.chunks(sorted(outputs)):
             result = await self._query(arguments.query_closure(chunk))
@@ -270,7 +277,7 @@ class NixCommands:
         return await self._workers.run(parse_dump, b"".join(records))
 
     async def release(self, realisation: Realisation) -> None:
-        """As :meth:`nixery.nix.interface.Nix.release` says."""
+        """See :meth:`nixery.nix.interface.Nix.release`."""
         if not self._holder.release(realisation):
             await self._remove(realisation.root)
 
@@ -278,19 +285,19 @@ class NixCommands:
         """
         Remove the roots that an earlier run left.
 
-        To be called before anything is built: whatever is there is taken for
-        abandoned.  Never raises.
+        Has to be called before anything is built, because it removes all roots.  Never
+        raises.
         """
         try:
             count = await self._workers.run(remove_all, self._settings.roots)
-        except Exception:  # noqa: BLE001  # what is left costs disk, and no more
+        except Exception:  # noqa: BLE001  # roots that are left only take disk space
             self._log.failure("roots in {roots} are left", roots=self._settings.roots)
         else:
             if count:
                 self._log.info("removed {count} roots that an earlier run left", count=count)
 
     def _tell_ignored(self, said: str) -> None:
-        """Warn of what Nix does not do although it is told to."""
+        """Warn of settings that Nix ignores."""
         ignored = [match["name"] or match["url"] for match in _IGNORED.finditer(said)]
         if ignored:
             self._log.warn(
@@ -305,7 +312,11 @@ class NixCommands:
     # -- commands ---------------------------------------------------------------
 
     async def _build(self, argv: tuple[str, ...], progress: Progress) -> list[str]:
-        """:return: the store paths that have been built or were there, sorted."""
+        """
+        Run a command that builds.
+
+        :return: the store paths that were built or already valid, sorted.
+        """
         log = BuildLog(progress=progress)
         command = Command(
             argv=argv,
@@ -324,7 +335,11 @@ class NixCommands:
         return sorted(set(_text(result).split()))
 
     async def _query(self, argv: tuple[str, ...]) -> ProcessResult:
-        """:raises NixUnusable: a command fails that has no other reason to."""
+        """
+        Run a command that fails only if Nix does not work.
+
+        :raises NixUnusable: it failed.
+        """
         command = Command(argv=argv, environment=self._environment, timeout=QUERY_TIMEOUT)
         try:
             return await self._spawner.run(command)
@@ -346,11 +361,11 @@ class NixCommands:
     async def _remove(self, root: str) -> None:
         try:
             await self._workers.run(remove_directory, self._settings.roots / root)
-        except Exception:  # noqa: BLE001  # it is swept when the daemon starts again
+        except Exception:  # noqa: BLE001  # ``sweep`` removes it at the next start
             self._log.failure("the root {root} is left", root=root)
 
 
-# -- what is printed ---------------------------------------------------------
+# -- output of commands -------------------------------------------------------
 
 
 def _no_nix(printed: str) -> NixMisconfigured:
@@ -358,7 +373,11 @@ def _no_nix(printed: str) -> NixMisconfigured:
 
 
 def _stored_path(result: ProcessResult) -> str:
-    """:raises UnexpectedOutput: it is none."""
+    """
+    Parse the store path that a command printed.
+
+    :raises UnexpectedOutput: it is not a store path.
+    """
     try:
         path = json.loads(result.stdout)
     except ValueError:

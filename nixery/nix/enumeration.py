@@ -1,7 +1,7 @@
 """
-What a whole store, or a whole package set, holds.
+List a whole store, or a whole package set.
 
-For counting popularity only: the daemon asks for single packages and never for all.
+Only counting popularity uses this: the daemon looks up single packages and never all.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["StoreListing"]
 QUERY_TIMEOUT = 300.0
 
 LISTING_TIMEOUT = 1800.0
-"""Seconds for listing a package set: nixpkgs takes a minute or two."""
+"""Timeout in seconds of listing a package set: nixpkgs takes a minute or two."""
 
 
 class StoreListing:
     """
-    Asks Nix for all that there is.
+    Lists all store paths, or all attributes of a package set.
 
     :param spawner: runs the commands.
-    :param workers: for the file system and for reading long answers.
-    :param settings: how Nix is to be used.
+    :param workers: for the file system and for parsing long output.
+    :param settings: the settings of Nix commands.
     :param expression: the path of ``nix/attributes.nix``.
     :param environ: the environment of this process.
     """
@@ -62,7 +62,7 @@ class StoreListing:
         self, package_set: PackageSet, system: str, without: Sequence[str]
     ) -> tuple[str, ...]:
         """
-        The attribute paths of all packages of a set.
+        List the attribute paths of all packages of a set.
 
         :param without: top-level names that are left out.
         :raises EvaluationFailed: the set cannot be listed, or not in time.
@@ -93,7 +93,7 @@ class StoreListing:
 
     async def everything(self) -> tuple[str, ...]:
         """
-        All valid store paths, without derivations, sorted.
+        List all valid store paths, without derivations, sorted.
 
         :raises NixUnusable: Nix itself failed.
         """
@@ -101,7 +101,7 @@ class StoreListing:
 
     async def valid(self, paths: Iterable[str]) -> tuple[str, ...]:
         """
-        Those of store paths that are in the store, sorted.
+        Return those of the store paths that are valid, sorted.
 
         :raises NixUnusable: Nix itself failed.
         """
@@ -137,7 +137,7 @@ def _names(answer: bytes) -> tuple[str, ...]:
 
 
 def _store_paths() -> list[str]:
-    """What looks like a store path; there are locks and links beside them."""
+    """List the entries of the store that look like store paths; others are locks and links."""
     found: list[str] = []
     for name in os.listdir(STORE):
         with suppress(UnexpectedOutput):

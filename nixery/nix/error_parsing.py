@@ -1,8 +1,8 @@
 """
-Which failure it is, when a Nix command fails.
+Convert failures of Nix commands into typed errors.
 
-Nix's exit statuses tell little, and less in newer versions, so its text has to be
-read.  The texts are those of 2.3 to 2.36 and of Lix; where they differ, the older
+Nix's exit statuses say little, and less in newer versions, so its messages have to be
+parsed.  The messages are those of 2.3 to 2.36 and of Lix; where they differ, the older
 one comes first.  All functions are pure.
 """
 
@@ -40,7 +40,7 @@ __all__ = [
 
 INSTALL = "install Nix 2.18 or later"
 
-# -- texts --------------------------------------------------------------------
+# -- messages -----------------------------------------------------------------
 
 _DRV = r"(?P<drv>/nix/store/[^'\s!]+\.drv)"
 _DERIVATION = re.compile(_DRV)
@@ -101,11 +101,11 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|std::bad_alloc", re.IGNORECASE)
 _ERROR = re.compile(r"^[ \t]*error:[ \t]*(?=\S)", re.MULTILINE)
 _LOCATION = re.compile(r"^\s+at .+:\d+(?::\d+)?:?$|^\s*\d*\|.*$|^\(use '--show-trace'.*$")
 LONGEST_TEXT = 1500
-"""Where Nix's text is cut, in characters, before it is shown to a user."""
+"""The most characters of Nix's text that are shown to a user."""
 
 
 def command_missing(error: CommandMissing) -> NixUnusable:
-    """The error if there is no Nix at all."""
+    """Return the error for a machine without Nix."""
     return NixUnusable(reason=f"{error.message}; {INSTALL}")
 
 
@@ -114,7 +114,7 @@ def command_missing(error: CommandMissing) -> NixUnusable:
 
 def error_text(stderr: str, settings: NixSettings) -> str:
     """
-    What an evaluation failed of: Nix's last error, without its source locations.
+    Return the reason of a failed evaluation: Nix's last error, without source locations.
 
     Nix prints the trace that led to an error before it (newer versions) and the
     place in the source behind it (all versions).
@@ -134,7 +134,7 @@ def error_text(stderr: str, settings: NixSettings) -> str:
 
 
 def nix_at_fault(failure: ProcessFailed) -> NixUnusable | None:
-    """The error if Nix, and nothing that was evaluated or built, is to blame."""
+    """Return the error if Nix itself failed, and not the evaluated or built code."""
     stderr = failure.evidence.stderr
     too_old = _TOO_OLD.search(stderr)
     if too_old:
@@ -159,7 +159,7 @@ def _fault_of(line: str) -> type[NixUnusable]:
 
 
 def unusable(failure: ProcessFailed) -> NixUnusable:
-    """A command failed that has no reason to, unless Nix is at fault."""
+    """Return the error for a failed command that fails only if Nix does not work."""
     fault = nix_at_fault(failure)
     if fault is not None:
         return fault
@@ -172,9 +172,9 @@ def unusable(failure: ProcessFailed) -> NixUnusable:
 
 def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) -> NixeryError:
     """
-    Why ``nix-build`` failed.
+    Return the error for a failed ``nix-build``.
 
-    When several derivations fail, the one that failed first is named.
+    When several derivations fail, it names the one that failed first.
     """
     said = "\n".join(log.errors)
     evidence = evolve(failure.evidence, stderr=log.text())
@@ -191,8 +191,8 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
     fault = nix_at_fault(ProcessFailed(evidence=evolve(evidence, stderr=said)))
     failed = _first(_FAILED, said)
     if evidence.status in _BUILD_STATUS or failed or _BUILD_TEXT.search(said):
-        # A full disk of ours makes builders fail too, and is in Nix's own words
-        # only when Nix itself hit it.
+        # A full disk of this machine makes builders fail too; Nix reports it in its own
+        # words only when Nix itself could not write.
         if fault and not failed:
             return fault
         derivation = failed["drv"] if failed else ""
@@ -205,7 +205,7 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
 def build_deadline_passed(
     failure: ProcessTimedOut, log: BuildLog, settings: NixSettings
 ) -> BuildTimedOut:
-    """All builds of an image took too long together."""
+    """Return the error for builds of an image that together took too long."""
     unfinished = log.unfinished()
     derivation = unfinished[0] if unfinished else ""
     return BuildTimedOut(
@@ -218,11 +218,11 @@ def build_deadline_passed(
 
 
 def _not_substitutable(log: BuildLog, evidence: CommandOutput) -> NotSubstitutable:
-    # Dependencies come first, and what was asked for last: that is worth naming.
+    # Dependencies come first and the requested derivations last: name the last ones.
     named = [match["name"] for path in log.planned if (match := _STORE_NAME.fullmatch(path))]
     return NotSubstitutable(
         derivation=log.planned[-1] if log.planned else "",
-        # Of caches that do not answer: that they have nothing may be just that.
+        # The warnings may be of unreachable caches, which would explain missing paths.
         log=tuple(_lines(log.warnings))[-3:],
         evidence=evidence,
         missing=tuple(reversed(named))[:3],
@@ -232,7 +232,7 @@ def _not_substitutable(log: BuildLog, evidence: CommandOutput) -> NotSubstitutab
 
 def _wrong_system(match: re.Match[str], evidence: CommandOutput) -> WrongSystem:
     required, wants = match["required"], (match["wants"] or "").strip()
-    # The same system can be wrong for want of a feature, such as kvm.
+    # The system can be the same, without a required feature, such as kvm.
     return WrongSystem(
         derivation=match["drv"],
         required=f"{required} (with {wants})" if wants else required,
@@ -265,8 +265,9 @@ def _timed_out(
 
 def _log_of(derivation: str, log: BuildLog) -> tuple[str, ...]:
     """
-    The last lines of a build's log, or else what Nix said: a download that fails
-    inside Nix has no log, and its warnings and errors are the story.
+    Return the last lines of a build's log, or Nix's warnings and errors if there is none.
+
+    A download that fails inside Nix has no log; its warnings and errors have the reason.
     """
     errors = "\n".join(log.errors)
     tail = log.tail(derivation) or tuple(_QUOTED_LOG.findall(errors))
@@ -281,6 +282,6 @@ def _lines(messages: Iterable[str]) -> list[str]:
 
 
 def _first(patterns: Iterable[re.Pattern[str]], text: str) -> re.Match[str] | None:
-    """The earliest match of any of the patterns; the first one wins a tie."""
+    """Return the earliest match of any pattern; of matches at one place, the first pattern's."""
     matches = [match for pattern in patterns if (match := pattern.search(text))]
     return min(matches, key=lambda match: match.start(), default=None)

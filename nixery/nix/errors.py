@@ -37,7 +37,7 @@ class NixUnusable(NixeryError):
 
 @frozen(kw_only=True)
 class NixDiskFull(NixUnusable):
-    """There is no room for what Nix makes, or for its garbage collection roots."""
+    """The disk has no space for Nix's outputs or garbage collection roots."""
 
     @property
     def message(self) -> str:
@@ -49,12 +49,12 @@ class NixDiskFull(NixUnusable):
 
 @frozen(kw_only=True)
 class NixMisconfigured(NixUnusable):
-    """Nix stays unusable until somebody changes how it is installed or configured."""
+    """Nix is unusable until its installation or configuration is changed."""
 
 
 @frozen(kw_only=True)
 class EvaluationFailed(NixeryError):
-    """The package set itself does not evaluate, whatever is asked of it."""
+    """The package set itself does not evaluate, whichever package is requested."""
 
     reason: str
     evidence: CommandOutput
@@ -66,7 +66,7 @@ class EvaluationFailed(NixeryError):
 
 @frozen(kw_only=True)
 class EvaluationTimedOut(NixeryError):
-    """An evaluation was stopped at its deadline.  ``setting`` would raise it."""
+    """An evaluation was stopped at its deadline, which ``setting`` configures."""
 
     names: tuple[str, ...]
     seconds: float
@@ -104,10 +104,10 @@ class BuildFailed(NixeryError):
 @frozen(kw_only=True)
 class NotSubstitutable(BuildFailed):
     """
-    Everything has to come from binary caches, and they do not have all of it.
+    Builds are not allowed, and the binary caches do not have all outputs.
 
     :param missing: the names of some derivations that they do not have.
-    :param count: how many there are, 0 when Nix did not say.
+    :param count: the number of these derivations, 0 when Nix did not say.
     """
 
     missing: tuple[str, ...]
@@ -131,9 +131,9 @@ class BuildTimedOut(NixeryError):
     A build was stopped because it took too long or was silent for too long.
 
     :param derivation: as in :class:`BuildFailed`.
-    :param seconds: the limit that was passed.
-    :param setting: the setting that would raise the limit.
-    :param silent: whether silence, and not duration, ended it.
+    :param seconds: the limit that was exceeded.
+    :param setting: the setting that configures the limit.
+    :param silent: whether the limit was of silence, and not of duration.
     """
 
     derivation: str
@@ -156,7 +156,7 @@ class BuildTimedOut(NixeryError):
 
 @frozen(kw_only=True)
 class MissingDerivations(NixeryError):
-    """A garbage collection took derivations between evaluation and build."""
+    """A garbage collection removed derivations between evaluation and build."""
 
     evidence: CommandOutput
 

@@ -1,12 +1,12 @@
 """
-Evaluation: names become packages, whatever the packages do.
+Evaluate names to packages, and isolate packages whose evaluation fails.
 
 All names of an image are evaluated by one command.  Nix catches `throw` and failed
-assertions of a package, and ``nix/resolve.nix`` makes answers of them; but an
+assertions of a package, and ``nix/resolve.nix`` reports them as results; but an
 `abort`, a missing attribute, a type error, a stack overflow or too little memory
 ends the command, and with it the evaluation of all other packages.  Then the names
-are evaluated in halves, and halves of halves, until those that fail stand alone: k
-bad names among n take about 2 k log n commands.
+are bisected until each failing name is evaluated alone: k failing names among n take
+about 2 k log n commands.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from nixery.sources.source import PackageSet
 __all__ = ["Evaluator"]
 
 EXPLAINED = 5
-"""For how many packages of an image that throw Nix is asked why."""
+"""The most throwing packages of an image that are evaluated again to get Nix's text."""
 
 LONGEST_ANSWER = 64 * 1024 * 1024
-"""How many bytes an evaluation may print; the names of nixpkgs are 0.5 MB."""
+"""The most bytes that an evaluation may print; the names of nixpkgs are 0.5 MB."""
 
 
 class Evaluator:
     """
-    Looks packages up.
+    Looks packages up in package sets.
 
     :param spawner: runs the commands.
-    :param clock: what deadlines of several commands together are measured with.
-    :param workers: for reading long answers.
-    :param settings: how Nix is to be used.
+    :param clock: measures deadlines of several commands together.
+    :param workers: for parsing long output.
+    :param settings: the settings of Nix commands.
     :param resolve: the path of ``nix/resolve.nix``, without symlinks.
-    :param environment: that of the commands.
+    :param environment: the environment of the commands.
     """
 
     _log = Logger()
@@ -75,27 +75,27 @@ class Evaluator:
         self._settings = settings
         self._resolve = resolve
         self._environment = environment
-        # Each evaluation may take the memory that one may take.
+        # Limits the memory of all evaluations: each may use up to ``eval_memory``.
         self._slots = DeferredSemaphore(settings.evaluations)
         self._standby: PrewarmedEvaluator | None = None
 
     def stand_by(self) -> None:
-        """As :meth:`nixery.nix.commands.NixCommands.stand_by` says."""
+        """See :meth:`nixery.nix.commands.NixCommands.stand_by`."""
         self._standby = PrewarmedEvaluator(spawner=self._spawner, clock=self._clock)
 
     def expect(self, package_set: PackageSet, system: str) -> None:
-        """As :meth:`nixery.nix.commands.NixCommands.expect` says."""
+        """See :meth:`nixery.nix.commands.NixCommands.expect`."""
         if self._standby is not None:
             self._standby.expect(self._waiting(self.lookup(package_set, system)), 0)
 
     async def stop(self) -> None:
-        """Let nothing stand by any more."""
+        """Stop the prewarmed processes."""
         if self._standby is not None:
             standby, self._standby = self._standby, None
             await standby.stop()
 
     def lookup(self, package_set: PackageSet, system: str) -> Lookup:
-        """Where packages are looked up."""
+        """Return the arguments of look-ups in a package set."""
         return Lookup(
             settings=self._settings, resolve=self._resolve, package_set=package_set, system=system
         )
@@ -103,7 +103,7 @@ class Evaluator:
     async def evaluate(
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
     ) -> Evaluation:
-        """As :meth:`nixery.nix.interface.Nix.evaluate` says."""
+        """See :meth:`nixery.nix.interface.Nix.evaluate`."""
         refused = find_refused(requirements, self._settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
@@ -113,7 +113,7 @@ class Evaluator:
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """
-        What became of each requirement, in their order: problems are answers here.
+        Return a result for each requirement, in their order; problems are results too.
 
         :raises EvaluationFailed: the package set itself does not evaluate.
         :raises EvaluationTimedOut: it took too long.
@@ -145,18 +145,22 @@ class Evaluator:
         try:
             answers = await self._ask_ahead(lookup, requirements)
             if answers is None:
-                # With a deadline of its own, that it tells what is wrong in any case.
+                # This gets a new deadline, so that it can report the error in any case.
                 answers = await self._ask(lookup, requirements, self._deadline())
         except ProcessFailed as failure:
-            # What comes now has a deadline of its own: most of the first may be
-            # gone, and the culprit would hide behind a timeout.
+            # The bisection gets a new deadline: most of the first one may be used up,
+            # and a timeout would hide the failing package.
             deadline = self._deadline()
             await self._check_source(lookup, deadline)
             answers = await self._sift(lookup, requirements, deadline, failure)
         return await self._explain(lookup, answers)
 
     async def _check_source(self, lookup: Lookup, deadline: float) -> None:
-        """:raises EvaluationFailed: the package set fails even if it is asked for nothing."""
+        """
+        Evaluate the package set without requesting a package.
+
+        :raises EvaluationFailed: that fails.
+        """
         try:
             await self._ask(lookup, (), deadline)
         except ProcessFailed as failure:
@@ -171,7 +175,7 @@ class Evaluator:
         deadline: float,
         failure: ProcessFailed,
     ) -> tuple[LookupResult, ...]:
-        """Answers for names that could not be evaluated together: ``failure`` says why."""
+        """Bisect names that could not be evaluated together because of ``failure``."""
         if len(requirements) == 1:
             return (thrown(requirements[0], self._reason(failure)),)
         middle = len(requirements) // 2
@@ -187,10 +191,10 @@ class Evaluator:
         self, lookup: Lookup, answers: Sequence[LookupResult]
     ) -> Sequence[LookupResult]:
         """
-        Add Nix's text to the answers of packages that throw.
+        Add Nix's text to the results of packages that throw.
 
-        Nix can catch what they throw and does not tell what it was; so they are
-        evaluated again, one by one, without being caught.
+        When Nix catches an error, it does not pass on its text; so these packages are
+        evaluated again, one by one, without catching.
         """
         silent = [answer for answer in answers if _throws_silently(answer)][:EXPLAINED]
         if not silent:
@@ -210,9 +214,9 @@ class Evaluator:
         self, lookup: Lookup, requirements: Sequence[PackageRequest]
     ) -> Sequence[LookupResult] | None:
         """
-        Ask the process that stands by.
+        Evaluate with the prewarmed process.
 
-        :return: ``None`` where there is none, or it has not answered.
+        :return: ``None`` if there is none, or it failed.
         """
         if self._standby is None:
             return None
@@ -242,9 +246,8 @@ class Evaluator:
         """
         Run one evaluation.
 
-        :param deadline: on the clock.
-        :raises ProcessFailed: it ended otherwise than well, and not for a fault of
-            Nix itself.
+        :param deadline: a time on the clock.
+        :raises ProcessFailed: it failed, and not because of Nix itself.
         """
         command = self._command(
             resolve_arguments.evaluate(lookup, requirements, guard=guard),
@@ -276,8 +279,8 @@ class Evaluator:
             environment=self._environment,
             timeout=timeout,
             stdout_limit=LONGEST_ANSWER,
-            # Deep in a primitive it heeds no other signal.  One that may build has
-            # to end its builders itself.
+            # Inside a long-running primitive, Nix reacts to SIGKILL only.  A process that
+            # may build gets SIGTERM, for it has to stop its builders itself.
             abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
         )
 
@@ -298,7 +301,7 @@ class Evaluator:
 
 
 def _throws_silently(answer: LookupResult) -> bool:
-    """Whether Nix has caught something, and nobody knows what."""
+    """True if Nix has caught an error of the package, and its text is not known."""
     problem = answer.result
     return (
         isinstance(problem, PackageProblem)

@@ -1,9 +1,9 @@
 """
-Bringing the commits of sources into the Nix store, to stay there while they are used.
+Fetch the commits of sources into the Nix store, and root them while they are used.
 
-Each commit has a garbage collection root in the state directory.  A root whose commit
-nobody has evaluated for long is dropped again: a moving source leaves a package set
-behind with each of its steps, and nixpkgs has hundreds of megabytes.
+Each commit has a garbage collection root in the state directory.  The root of a commit
+that was not evaluated for ``source_keep`` seconds is removed: a moving source adds a
+package set with each update, and nixpkgs has hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ __all__ = ["NixFetcher"]
 
 COLLECTIONS = 10
 """
-How often a commit is fetched again that a collection took before it was rooted.  Once is
-enough, but for what is said of :data:`nixery.builds.realisation.MAX_REEVALUATIONS`.
+The most attempts to fetch a commit again after a collection removed it before it was
+rooted.  One is enough, except as said of :data:`nixery.builds.realisation.MAX_REEVALUATIONS`.
 """
 
 LONGEST_ANSWER = 64 * 1024
 
 ROOT_TIMEOUT = 300.0
-"""Seconds that it may take to make a root, which waits for a running collection."""
+"""Timeout in seconds of making a root, which waits for a running collection."""
 
 _NO_SHALLOW = re.compile(r"does not support shallow (?:capabilities|clients|requests)")
 """
-git's words for a server that hands out a history as a whole only: a static web server,
-or one that has been told so.
+git's messages for a server that only serves complete histories: a static web server, or
+one that is configured so.
 """
 
 _NOT_THERE = re.compile(r"HTTP error (?:404|410)")
@@ -58,10 +58,14 @@ _STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
 
 
 class _Arguments(Protocol):
-    """A command that fetches."""
+    """Makes a command that fetches."""
 
     def __call__(self, *, shallow: bool) -> tuple[str, ...]:
-        """:param shallow: whether to leave the history out."""
+        """
+        Return the command.
+
+        :param shallow: whether to leave the history out.
+        """
 
 
 class NixFetcher:
@@ -69,12 +73,12 @@ class NixFetcher:
     An implementation of :class:`nixery.sources.interface.TreeFetcher`.
 
     :param spawner: runs the commands.
-    :param clock: measures how long a fetch takes, and for how long nothing was used.
-    :param wall_clock: for the times of the roots' files.
+    :param clock: measures the duration of fetches, and the time since the last use.
+    :param wall_clock: for the modification times of the roots.
     :param workers: for the file system.
-    :param settings: how Nix is to be used.
+    :param settings: the settings of Nix commands.
     :param fetch_nix: the path of ``nix/fetch.nix``.
-    :param repository: the URL of the git repository as it was configured, ``""`` where
+    :param repository: the URL of the git repository as it was configured, ``""`` if
         there is none.
     :param environ: the environment of this process.
     """
@@ -103,20 +107,20 @@ class NixFetcher:
         self._environment = arguments.fetch_environment(
             environ, git_arguments.environment(environ, repository), settings
         )
-        # What this process has used, and when by the monotonic clock: it stays for as long as
-        # it should, whatever becomes of the wall clock.
+        # The sources that this process has used, with the time of last use by the monotonic
+        # clock: changes of the wall clock do not shorten the time that they are kept.
         self._rooted: dict[str, float] = {}
         # The URLs of servers that cannot leave the history out.
         self._whole: set[str] = set()
 
     async def fetch(self, tree: SourceTree) -> Path:
-        """As :meth:`nixery.sources.interface.TreeFetcher.fetch` says."""
+        """See :meth:`nixery.sources.interface.TreeFetcher.fetch`."""
         link = self._roots / tree.name
         path = await self._workers.run(_use, link, self._wall_clock.now())
         if path is not None and tree.name in self._rooted:
             self._rooted[tree.name] = self._clock.seconds()
             return path
-        # Of an earlier run: its root may have been lost, and the path with it.
+        # The root is of an earlier run: Nix may have lost it, and collected the path.
         if path is None or not await self._root(link, str(path)):
             path = await self._fetch_and_root(tree, link)
             keep = self._settings.source_keep
@@ -147,15 +151,17 @@ class NixFetcher:
 
     async def _hold_and_root(self, tree: SourceTree, link: Path) -> str:
         """
-        Fetch and root what is collected between the two, by a root that the command
-        makes which fetches.
+        Fetch and root a commit that was collected between fetching and rooting.
+
+        The command that fetches makes a root itself, which protects the commit until its
+        own root is made.
         """
         held = link.with_name(f"{link.name}.held")
         try:
             for _ in range(COLLECTIONS):
                 self._log.info("a garbage collection took {commit}", commit=tree.commit)
                 await self._run(tree, partial(arguments.hold, tree, self._fetch_nix, held))
-                # It is there, and Nix knows it.
+                # The commit is in the store now: this only prints its path.
                 path = await self._fetch(tree)
                 if await self._root(link, path):
                     return path
@@ -166,16 +172,21 @@ class NixFetcher:
         )
 
     async def _fetch(self, tree: SourceTree) -> str:
-        """:return: the store path, which nothing protects."""
+        """
+        Fetch a commit.
+
+        :return: the store path, which is not protected from garbage collection.
+        """
         result = await self._run(tree, partial(arguments.fetch, tree, self._fetch_nix))
         return _store_path(result.stdout)
 
     async def _run(self, tree: SourceTree, arguments: _Arguments) -> ProcessResult:
         """
-        Run a command that fetches: without the history, where the server can leave it
-        out.  Versions of Nix from about 2.20 on ask for that.
+        Run a command that fetches, without the history if the server supports that.
 
-        :param arguments: the command.
+        Versions of Nix from about 2.20 on ask for that.
+
+        :param arguments: makes the command.
         """
         if tree.url not in self._whole:
             try:
@@ -191,7 +202,7 @@ class NixFetcher:
         return await self._persist(tree, arguments(shallow=False))
 
     async def _persist(self, tree: SourceTree, argv: tuple[str, ...]) -> ProcessResult:
-        """Run a command that fetches, again if what it fails of may pass."""
+        """Run a command that fetches, with retries after failures that may be temporary."""
 
         async def attempt(seconds: float) -> ProcessResult:
             command = Command(
@@ -224,7 +235,11 @@ class NixFetcher:
             raise self._unavailable(tree, reason, error) from error
 
     async def _root(self, link: Path, path: str) -> bool:
-        """:return: whether there was anything left to be protected."""
+        """
+        Root a store path.
+
+        :return: whether the path was still valid.
+        """
         command = Command(
             argv=arguments.add_root(link, path), environment=self._environment, timeout=ROOT_TIMEOUT
         )
@@ -279,7 +294,7 @@ def _store_path(printed: bytes) -> str:
 
 def _use(link: Path, now: WallTime) -> Path | None:
     """
-    What a root leads to, if it is there; its time of last use is then ``now``.
+    Return the target of a root, and set its time of last use; ``None`` if it is missing.
     """
     try:
         path = link.readlink()
@@ -293,10 +308,10 @@ def _use(link: Path, now: WallTime) -> Path | None:
 
 def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) -> list[str]:
     """
-    Remove the roots that were not used for long.
+    Remove the roots that were not used for ``keep`` seconds.
 
-    :param mine: the names of those that this process has used lately.
-    :param keep: how long ago the others may have been used, in seconds.
+    :param mine: the names of the roots that this process has used lately, which are kept.
+    :param keep: seconds since the last use after which the others are removed.
     :return: the names of the roots that were removed.
     """
     dropped = []
@@ -309,6 +324,6 @@ def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) ->
                 link.unlink()
                 dropped.append(link.name)
             elif age < 0:
-                # The clock was wrong when it was used.
+                # The last use is in the future: the wall clock was wrong then.
                 os.utime(link, (now, now), follow_symlinks=False)
     return dropped

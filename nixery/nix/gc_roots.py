@@ -1,4 +1,4 @@
-"""The directories of garbage collection roots.  Everything here blocks."""
+"""Make and remove directories of garbage collection roots.  All functions block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def make_directories(*directories: Path) -> None:
     """
     Make directories, with their parents.
 
-    :raises NixDiskFull: there is no room for one.
+    :raises NixDiskFull: the disk is full.
     :raises NixUnusable: one cannot be made.
     """
     for directory in directories:
@@ -37,7 +37,7 @@ def remove_all(directory: Path) -> int:
     """
     Remove all directories in a directory.
 
-    :return: how many there were.
+    :return: the number of directories that were removed.
     """
     if not directory.exists():
         return 0

@@ -1,5 +1,5 @@
 """
-Declares the interface of the Nix of this machine.
+Declares the interface to the Nix of this machine.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Realisation:
 @frozen(kw_only=True)
 class RootedClosure:
     """
-    Outputs that were valid in the store already.
+    Outputs that were already valid in the store, with their runtime closure.
 
-    :param realisation: they are protected from garbage collection.
+    :param realisation: the outputs, protected from garbage collection.
     :param graph: their runtime closure.
     """
 
@@ -45,18 +45,18 @@ class RootedClosure:
 
 
 class Nix(Protocol):
-    """The Nix of this machine."""
+    """Evaluates and builds packages with the Nix of this machine."""
 
     async def check(self) -> str:
         """
-        Find out whether Nix can be used.
+        Check that Nix can be used.
 
         :return: its version, ``2.8.0``.
-        :raises NixUnusable: it cannot.
+        :raises NixUnusable: it cannot be used.
         """
 
     def evaluation_identity(self) -> Mapping[str, str]:
-        """What shapes evaluations besides revisions and names, for cache keys."""
+        """Return what evaluations depend on besides revisions and names, for cache keys."""
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
@@ -71,15 +71,15 @@ class Nix(Protocol):
         """
 
     def prepare(self) -> None:
-        """There may soon be a use for :meth:`hold`."""
+        """Prepare for a call of :meth:`hold`, which is then faster."""
 
     async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
         """
-        Protect outputs that are valid in the store already, and tell their closure.
+        Protect outputs that are already valid in the store, and return their closure.
 
         :param outputs: store paths.
-        :return: ``None`` where something has to be built first, or where that cannot be
-            told in this way: the other methods then say what is wrong.
+        :return: ``None`` if something has to be built first, or if this check failed: the
+            other methods then report the error.
         """
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
@@ -88,9 +88,9 @@ class Nix(Protocol):
 
         :raises BuildFailed: a derivation failed.
         :raises BuildTimedOut: a derivation took too long or was silent.
-        :raises WrongSystem: no builder for the system of a derivation.
-        :raises MissingDerivations: a garbage collection took the derivations, which
-            nothing protects between an evaluation and this.
+        :raises WrongSystem: there is no builder for the system of a derivation.
+        :raises MissingDerivations: a garbage collection removed the derivations, which are
+            not protected between an evaluation and this.
         :raises NixUnusable: Nix itself failed.
         """
 
@@ -102,28 +102,30 @@ class Nix(Protocol):
         progress: Progress,
     ) -> Realisation:
         """
-        As :meth:`realise`, with derivations that are made again and protected from
-        then on: this takes as long as an evaluation longer.
+        Do as :meth:`realise`, with derivations that are evaluated again and then protected.
 
-        :param evaluation: what the other parameters have led to, and what has to be
-            built.
-        :raises MissingDerivations: the package set has been changed since, so that
-            others are built; evaluate again.  It is possible, and unlikely, that a
+        This takes longer by the duration of an evaluation.
+
+        :param evaluation: the earlier result for the other parameters; its outputs have to
+            be built.
+        :raises MissingDerivations: the package set has been changed since, so that other
+            outputs were built; evaluate again.  It is possible, and unlikely, that a
             garbage collection is the reason.
         """
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
         """
-        The runtime closure of valid store paths.
+        Return the runtime closure of valid store paths.
 
         :raises NixUnusable: Nix itself failed.
         """
 
     def lost(self, realisation: Realisation) -> bool:
         """
-        Whether what protects the outputs has ended before it should.  What was read of
-        them since may have been on its way into the bin.
+        True if the protection of the outputs has ended early.
+
+        Files that were read from them since may have been in the course of deletion.
         """
 
     async def release(self, realisation: Realisation) -> None:
-        """Give outputs free for garbage collection; never raises."""
+        """Allow garbage collection of the outputs; never raises."""

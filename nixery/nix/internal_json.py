@@ -1,11 +1,11 @@
 """
-What ``nix-build --log-format internal-json`` tells on its standard error.
+Parse the standard error of ``nix-build --log-format internal-json``.
 
-A line of interest is ``@nix`` and a JSON object: activities start and stop, and
-have results meanwhile; messages stand for themselves.  The numbers of activities
-and results are those of Nix's ``logging.hh``, the same from 2.3 to 2.36; unknown
-ones are passed over.  A large download prints hundreds of thousands of lines, so
-most of them are recognised as uninteresting by their bytes, before any decoding.
+An event is a line of ``@nix`` and a JSON object: activities start, have results and stop;
+messages belong to no activity.  The numbers of activities and results are those of Nix's
+``logging.hh``, the same from 2.3 to 2.36; unknown ones are ignored.  A large download
+prints hundreds of thousands of lines, so most of the lines that are not needed are skipped
+by a search in their bytes, before any decoding.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ PROGRESS = 105
 SET_EXPECTED = 106
 
 LOG_LINES = 20
-"""How many lines of each build's log are kept."""
+"""The number of last lines of each build's log that are kept."""
 
 BUILDS_KEPT = 64
-"""The logs of how many builds are kept: Nix names the failing one after its end."""
+"""The most builds whose logs are kept: Nix names the failing one after its end."""
 
 LONGEST_LINE = 2000
-"""Where a line of a log is cut, in characters."""
+"""The most characters of a line of a log; longer lines are cut."""
 
 MESSAGES = 50
-"""How many of Nix's messages are kept."""
+"""The most messages of Nix that are kept."""
 
 PLANNED = 10
-"""How many of the derivations that Nix is about to build are kept."""
+"""The most derivations that are kept of those that Nix will build."""
 
 _PREFIX = b"@nix "
 
-# Whatever has none of these is of no interest; a line that has one by chance is
-# decoded in vain.
+# Events without any of these are skipped; a line that contains one by chance is decoded
+# and then ignored.
 _STARTS = tuple(b'"type":%d' % kind for kind in (FILE_TRANSFER, COPY_PATHS, BUILDS, BUILD))
 _RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, PROGRESS, SET_EXPECTED))
-# Errors, warnings, and what will be built.
+# Errors, warnings, and derivations that will be built.
 _MESSAGES = (b'"level":0', b'"level":1', b'.drv"}')
 _PLANNED = re.compile(r"\s*(/nix/store/\S+\.drv)")
 
 Event = Mapping[str, Any]
-"""JSON of an event, whose shape is checked by using it."""
+"""The JSON of an event; its structure is checked by using it."""
 
 
 @define(kw_only=True, eq=False)
 class _Downloads:
-    """Bytes, summed over all transfers, those that have ended included."""
+    """Sums the bytes of all transfers, those that have ended included."""
 
     _ended: int = 0
     _current: dict[int, int] = field(factory=dict)
@@ -76,7 +76,7 @@ class _Downloads:
         self._ended += self._current.pop(activity, 0)
 
     def expect(self, activity: int, size: int) -> None:
-        """``activity`` is the one that will download, and not a transfer."""
+        """Set the expected bytes of ``activity``, which starts transfers and is not one itself."""
         self._expected[activity] = size
 
     @property
@@ -85,20 +85,20 @@ class _Downloads:
 
     @property
     def expected(self) -> int:
-        # Compressed files are counted as they come, and announced as they are.
+        # Announced and counted sizes of compressed files differ: ``done`` may be the larger one.
         return max(self.done, sum(self._expected.values()))
 
 
 @define(kw_only=True, eq=False)
 class BuildLog:
     """
-    Reads the lines of one ``nix-build``.
+    Parses the lines of one ``nix-build``.
 
-    :param progress: told how far it is.
-    :ivar errors: Nix's errors, and whatever is no event, oldest first.
+    :param progress: gets the progress of the build.
+    :ivar errors: Nix's errors, and lines that are not events, oldest first.
     :ivar warnings: Nix's warnings, oldest first.
     :ivar planned: derivations that Nix said it would build, the last ones.
-    :ivar planned_count: how many it said it would build.
+    :ivar planned_count: the number of derivations that it said it would build.
     """
 
     progress: Progress
@@ -116,9 +116,9 @@ class BuildLog:
     _ended_badly: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
 
     def line(self, line: bytes) -> None:
-        """Take a line, without its end.  Never raises."""
+        """Parse a line, without its end.  Never raises."""
         if not line.startswith(_PREFIX):
-            # The evaluator's out-of-memory message, a crash, a hook of the operator's.
+            # Such as the evaluator's out-of-memory message, a crash, or the operator's hook.
             text = plain_text(line[:LONGEST_LINE]).strip()
             if text:
                 self.errors.append(text)
@@ -128,19 +128,19 @@ class BuildLog:
         try:
             self._event(json.loads(line[len(_PREFIX) :]))
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-            # Another version's idea of an event: progress is not worth a failure.
+            # Another version may have other events: losing progress must not fail the build.
             return
 
     def tail(self, derivation: str) -> tuple[str, ...]:
-        """The last lines of a derivation's log."""
+        """Return the last lines of a derivation's log."""
         return tuple(self._logs.get(derivation, ()))
 
     def unfinished(self) -> tuple[str, ...]:
-        """The derivations whose builds run or have not ended well, the former first."""
+        """Return the derivations whose builds run, then those whose builds failed."""
         return (*self._derivations.values(), *self._ended_badly)
 
     def text(self) -> str:
-        """What Nix had to say, for a person who looks for the cause."""
+        """Return Nix's warnings and errors as text."""
         return "\n".join([*self.warnings, *self.errors])
 
     # -- events -----------------------------------------------------------------
@@ -191,7 +191,7 @@ class BuildLog:
 
     def _result(self, activity: int, kind: int, fields: list[Any]) -> None:
         if kind == LOG_LINE:
-            # One line to Nix is one to us, whatever it holds.
+            # One result is one line, even if its text contains line ends.
             line = " ".join(plain_text(str(fields[0])[:LONGEST_LINE]).rstrip().split("\n"))
             derivation = self._derivations.get(activity)
             if derivation in self._logs:
@@ -216,7 +216,7 @@ class BuildLog:
             self.progress.count(Phase.BUILDING, done, expected, "builds")
 
     def _enter(self, phase: Phase) -> None:
-        # Downloads go on while builds run: a stage is entered once.
+        # Downloads go on while builds run: report the same phase only once in a row.
         if self._phase is not phase:
             self._phase = phase
             self.progress.phase(phase)

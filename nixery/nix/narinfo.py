@@ -1,10 +1,10 @@
 """
-What binary caches say of store paths, as far as references go.
+Parse the store path lists and narinfo files of binary caches.
 
 A channel lists its store paths in a file, one a line; a binary cache describes each
 of them in a small text, ``<hash>.narinfo``, whose line ``References:`` has the base
-names of the paths that it refers to.  Whoever runs the cache writes these texts, and
-nothing in them is believed before it is checked.
+names of the paths that it refers to.  These texts are untrusted input from the cache, and
+are validated.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _DERIVATION = ".drv"
 
 def parse_store_paths(text: bytes) -> tuple[str, ...]:
     """
-    The base names of the store paths that a channel's ``store-paths`` lists.
+    Return the base names of the store paths that a channel's ``store-paths`` lists.
 
-    Derivations are left out: they are no part of images.
+    Derivations are left out: images do not contain them.
 
-    :raises UnexpectedOutput: a line is no store path of ``/nix/store``.
+    :raises UnexpectedOutput: a line is not a store path of ``/nix/store``.
     """
     lines = text.decode("ascii", "backslashreplace").split("\n")
     return store_names([line for line in lines if line])
@@ -36,9 +36,9 @@ def parse_store_paths(text: bytes) -> tuple[str, ...]:
 
 def store_names(paths: list[str]) -> tuple[str, ...]:
     """
-    The base names of store paths, without derivations, each once, in order.
+    Return the base names of store paths, without derivations, each once, in order.
 
-    :raises UnexpectedOutput: one is no store path of ``/nix/store``.
+    :raises UnexpectedOutput: one is not a store path of ``/nix/store``.
     """
     names: dict[str, None] = {}
     for path in paths:
@@ -52,19 +52,19 @@ def store_names(paths: list[str]) -> tuple[str, ...]:
 
 def parse_references(name: str, text: bytes) -> tuple[str, ...]:
     """
-    The references of a store path, without itself.
+    Return the references of a store path, without itself.
 
     :param name: the path's base name.
     :param text: its narinfo.
-    :raises UnexpectedOutput: it is none, of another path, or has something else
-        than base names where references should be.
+    :raises UnexpectedOutput: it is not a narinfo, is that of another path, or has
+        references that are not base names.
     """
     fields: dict[str, str] = {}
     for line in text.decode("utf-8", "backslashreplace").splitlines():
         key, separator, value = line.partition(":")
         if not separator or key in fields:
             raise UnexpectedOutput(what=f"the narinfo of {name}", excerpt=line)
-        # Some keys may occur several times; none of those is of interest here.
+        # Some keys may occur several times; none of those is used here.
         if key in {"StorePath", "References"}:
             fields[key] = value.strip()
     if fields.get("StorePath") != f"{STORE}/{name}" or "References" not in fields:

@@ -1,12 +1,12 @@
 """
-The next evaluation, started before anybody asks for it.
+Start the process of the next evaluation before it is requested.
 
-Starting takes a Nix process about as long as evaluating a few packages does.  One process
-stands by, for the package set that was used last: it has read its settings, opened the
-store and looked whether the package set is there, and reads nothing of it until it is asked.
+A Nix process takes about as long to start as to evaluate a few packages.  One idle process
+is kept for the package set that was used last: it has read its settings, opened the
+store and checked that the package set exists, and reads none of it until it gets a request.
 
-Only what it answers well counts.  Whatever else becomes of it is no news: the same
-question is put to a process of its own, whose words are then told.
+Only its successful results are used.  After any failure, the same request is evaluated by a
+new process, whose errors are reported.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["AGE", "IDLE", "PrewarmedEvaluator", "IdleEvaluator"]
 
 IDLE = 1.0
 """
-Seconds after an evaluation before the next process is started: the processors belong to
-the image that is being made, and to those who ask for more.
+Seconds between an evaluation and the start of the next process: until then, the processors
+are needed for the image that is being made, and for other requests.
 """
 
 AGE = 300.0
 """
-Seconds after which a process is replaced that was not used: Nix's settings are read, and
-the time of day is taken, when it starts.
+Seconds after which an unused process is replaced: Nix reads its settings and the current
+time when it starts.
 """
 
 _DISMISSAL = b"{ found = null; }\n"
@@ -41,10 +41,10 @@ _DISMISSAL = b"{ found = null; }\n"
 @define(kw_only=True, eq=False)
 class PrewarmedEvaluator:
     """
-    Keeps one process ready.
+    Keeps one idle evaluator process ready.
 
     :param spawner: runs the processes.
-    :param clock: measures how long they wait.
+    :param clock: measures the time that they wait.
     """
 
     spawner: Spawner
@@ -57,9 +57,9 @@ class PrewarmedEvaluator:
 
     def expect(self, command: Command, delay: float = IDLE) -> None:
         """
-        Have a process ready for a command, in place of any other.
+        Keep a process ready for a command, in place of any other.
 
-        :param command: as :func:`nixery.nix.resolve_arguments.stand_by` has it.
+        :param command: a command of :func:`nixery.nix.resolve_arguments.stand_by`.
         :param delay: seconds from now.
         """
         if self._is_ready(command):
@@ -69,7 +69,7 @@ class PrewarmedEvaluator:
         self._start_in(delay)
 
     def take(self, command: Command) -> IdleEvaluator | None:
-        """The process that waits for a command, if there is one; it is the caller's now."""
+        """Hand over the process that waits for a command, if there is one."""
         if not self._is_ready(command):
             return None
         waiting, self._waiting = self._waiting, None
@@ -77,7 +77,7 @@ class PrewarmedEvaluator:
         return waiting
 
     async def stop(self) -> None:
-        """Let no process wait any more, and wait until none is there."""
+        """Stop all processes, and wait until they have ended."""
         self._forget_next()
         self._waiting = None
         running = tuple(self._running)
@@ -118,7 +118,7 @@ class PrewarmedEvaluator:
 
 
 class IdleEvaluator(InteractiveProcess):
-    """A process that waits for one question."""
+    """A process that waits for one request."""
 
     def __init__(self, spawner: Spawner, command: Command) -> None:
         super().__init__(spawner, command)
@@ -127,12 +127,12 @@ class IdleEvaluator(InteractiveProcess):
 
     async def ask(self, question: bytes) -> bytes:
         """
-        Put the question.
+        Send the request, and wait for the result.
 
         Cancelling stops the process, and takes effect when it has ended.
 
-        :return: all that it has printed.
-        :raises NixeryError: it did not end well.
+        :return: the output of the process.
+        :raises NixeryError: the process failed.
         """
         self.send(question)
         self.end()

@@ -1,5 +1,5 @@
 """
-Declares the interface by which a build tells its progress.
+Declares the interface by which a build reports its progress.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["Phase", "Progress"]
 
 
 class Phase(Enum):
-    """The stages of a build, in order; ``FETCHING`` and others may be left out."""
+    """The stages of a build, in order; ``FETCHING`` and others may be skipped."""
 
     RESOLVING = "resolving"
     FETCHING = "fetching"
@@ -24,18 +24,20 @@ class Phase(Enum):
 
 class Progress(Protocol):
     """
-    Where a build tells how far it is.  Called on the reactor thread; never
-    raises; what nobody listens to costs next to nothing.
+    Receives the progress of a build.
+
+    It is called on the reactor thread, and never raises; reports without a listener cost
+    next to nothing.
     """
 
     def phase(self, phase: Phase, /) -> None:
-        """A stage begins."""
+        """Report that a stage begins."""
 
     def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
-        """``done`` of ``expected`` units (``bytes``, ``builds``, ``paths``, ``layers``)."""
+        """Report ``done`` of ``expected`` units (``bytes``, ``builds``, ``paths``, ``layers``)."""
 
     def derivation(self, derivation: str, /) -> None:
-        """The store path of a derivation whose build begins."""
+        """Report the store path of a derivation whose build begins."""
 
     def log(self, line: str, /) -> None:
-        """A line of a build's log, without terminal escapes and line end."""
+        """Report a line of a build's log, without terminal escapes and line end."""

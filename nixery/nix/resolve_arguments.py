@@ -1,9 +1,9 @@
 """
-How ``nix/resolve.nix`` is called: packages looked up, evaluated, and built at once.
+Build the commands that call ``nix/resolve.nix``, to evaluate or to build packages.
 
-As :mod:`nixery.nix.arguments`, whose settings and environment belong to these commands
-too.  Whatever a client wrote travels as JSON in one argument, or in one string of an
-expression, and is never parsed as an expression itself.
+The settings and the environment are those of :mod:`nixery.nix.arguments`.  Text from clients
+is passed as JSON in one argument, or in one string of an expression, and is never parsed
+as an expression itself.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["Lookup", "evaluate", "evaluate_and_build", "question", "stand_by"]
 # Without --read-write-mode no derivation is written.
 _EVALUATION = ("nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode")
 
-# What ends a string of the Nix language, or means something else than itself in one.
+# Characters that end a string of the Nix language, or have a special meaning in one.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "\r": "\\r"})
 
 
 @frozen(kw_only=True)
 class Lookup:
     """
-    Where packages are looked up.
+    The arguments that all look-ups in one package set share.
 
-    :param settings: how Nix is to be used.
+    :param settings: the settings of Nix commands.
     :param resolve: the path of ``nix/resolve.nix``, without symlinks.
-    :param package_set: a file may read what lies beside it; an overlay may not, for
-        that may be the operator's configuration.
-    :param system: what the packages run on.
+    :param package_set: if it is a file, it may read files beside it; an overlay may not, for
+        these may be the operator's configuration.
+    :param system: the system that the packages run on.
     """
 
     settings: NixSettings
@@ -48,9 +48,9 @@ def evaluate(
     lookup: Lookup, requirements: Sequence[PackageRequest], *, guard: bool = True
 ) -> tuple[str, ...]:
     """
-    Look packages up and write their derivations to the store.
+    Command that looks packages up and writes their derivations to the store.
 
-    :param guard: whether a package that throws is an error of its own, or ends
+    :param guard: whether a package that throws is reported as its own error, or ends
         the evaluation with Nix's text.
     """
     return (
@@ -65,9 +65,9 @@ def evaluate_and_build(
     lookup: Lookup, requirements: Sequence[PackageRequest], out_link: Path
 ) -> tuple[str, ...]:
     """
-    Look packages up, and build or download their outputs, in one process.
+    Command that looks packages up and builds or downloads their outputs, in one process.
 
-    :param out_link: as :func:`nixery.nix.arguments.build` says.
+    :param out_link: as in :func:`nixery.nix.arguments.build`.
     """
     return (
         *building(lookup.settings, out_link),
@@ -79,28 +79,28 @@ def evaluate_and_build(
 
 def stand_by(lookup: Lookup) -> tuple[str, ...]:
     """
-    Wait for a :func:`question` on the standard input, then do as :func:`evaluate` does.
+    Command that reads a :func:`question` on its standard input, then does as :func:`evaluate`.
 
-    The same for all systems.
+    It is the same for all systems.
     """
     return (*_EVALUATION, *("-A", "found"), *_options(lookup), "-")
 
 
 def question(lookup: Lookup, requirements: Sequence[PackageRequest]) -> bytes:
-    """What :func:`stand_by` reads, to its end."""
+    """Return the complete standard input for a command of :func:`stand_by`."""
     arguments = "".join(
         f"{name} = {_string(value)}; " for name, value in _values(lookup, requirements).items()
     )
     return f"import (/. + {_string(str(lookup.resolve))}) {{ {arguments}}}\n".encode(
-        # As the arguments of commands are.
+        # The arguments of commands are encoded in the same way.
         errors="surrogateescape"
     )
 
 
 def _options(lookup: Lookup) -> tuple[str, ...]:
-    """What restricts an evaluation."""
+    """Return the options that restrict an evaluation."""
     source = lookup.package_set.path
-    # Restricted evaluation reads what is on the search path, and the store.
+    # Restricted evaluation can read the paths of the search path, and the store.
     readable = {
         "nixery-src": source.parent if source.suffix == ".nix" else source,
         "nixery-resolve": lookup.resolve,
@@ -120,7 +120,7 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
 def _arguments(
     lookup: Lookup, requirements: Sequence[PackageRequest], *, guard: bool = True
 ) -> tuple[str, ...]:
-    """``nix/resolve.nix``, with all that it is given."""
+    """Return the path of ``nix/resolve.nix`` and its arguments."""
     values = _values(lookup, requirements, guard=guard)
     return (
         *(part for name, value in values.items() for part in ("--argstr", name, value)),
@@ -146,5 +146,5 @@ def _values(
 
 
 def _string(text: str) -> str:
-    """A string of the Nix language."""
+    """Quote a text as a string of the Nix language."""
     return f'"{text.translate(_ESCAPES)}"'

@@ -1,8 +1,8 @@
 """
-What ``nix/resolve.nix`` prints, read into answers that a person understands.
+Parse the output of ``nix/resolve.nix`` into packages and problems with messages.
 
-The expression knows what is the case; here it is put into sentences, with the names
-that may have been meant, spelled so that they can be typed into an image name.
+The expression detects the problems; this module writes the messages, with suggestions
+of other names, spelled so that they can be typed into an image name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nixery.nix.suggestions import NameIndex
 __all__ = ["parse_answers", "thrown", "with_reason"]
 
 Record = Mapping[str, Any]
-"""JSON of an answer.  Its shape is checked by using it: see :func:`parse_answers`."""
+"""The JSON of a result.  Its structure is checked by using it: see :func:`parse_answers`."""
 
 SUGGESTIONS_BUDGET = 0.3
 """
@@ -37,15 +37,15 @@ def parse_answers(
     seconds: Callable[[], float],
 ) -> tuple[LookupResult, ...]:
     """
-    Read what ``nix/resolve.nix`` prints.
+    Parse the output of ``nix/resolve.nix``.
 
-    Takes some ten milliseconds for each name that is missing from a large package
+    This takes some ten milliseconds for each name that is missing from a large package
     set, and no more than :data:`SUGGESTIONS_BUDGET` for all of them: call it on a
     worker thread.
 
-    :param requirements: those that it was given, in the same order.
+    :param requirements: those that were looked up, in the same order.
     :param seconds: a clock that may be read on any thread.
-    :raises UnexpectedOutput: it is something else.
+    :raises UnexpectedOutput: it is not output of ``nix/resolve.nix``.
     """
     try:
         data = json.loads(text)
@@ -69,9 +69,9 @@ def parse_answers(
 
 def thrown(requirement: PackageRequest, reason: str = "") -> LookupResult:
     """
-    The answer for a package whose evaluation fails.
+    Return the result for a package whose evaluation fails.
 
-    :param reason: Nix's text, where it is known.
+    :param reason: Nix's text, if it is known.
     """
     problem = PackageProblem(
         name=requirement.name,
@@ -82,14 +82,14 @@ def thrown(requirement: PackageRequest, reason: str = "") -> LookupResult:
 
 
 def with_reason(answer: LookupResult, reason: str) -> LookupResult:
-    """``answer``, whose result is a problem, with Nix's text added to its message."""
+    """Return ``answer``, whose result is a problem, with Nix's text added to its message."""
     if not reason or isinstance(answer.result, Package):
         return answer
     message = f"{answer.result.message}: {reason}"
     return evolve(answer, result=evolve(answer.result, message=message))
 
 
-# -- reading ------------------------------------------------------------------
+# -- parsing ------------------------------------------------------------------
 
 
 def _result(
@@ -123,7 +123,7 @@ def _package(requirement: PackageRequest, record: Record) -> Package:
     )
 
 
-# What is said of a package comes from its own code, which may say anything.
+# The metadata of a package comes from its own code, and may have any type.
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"no text: {value!r:.40}")
@@ -138,10 +138,10 @@ def _integer(value: object) -> int:
 
 def _spell(path: Sequence[str]) -> str:
     """
-    How an attribute is asked for in an image name.
+    Spell an attribute for an image name.
 
-    In lower case and without the underscore before a digit, where that follows the
-    grammar of repository names; the escape where it does not.
+    The spelling is in lower case and without the underscore before a digit, if that follows
+    the grammar of repository names; otherwise it is the escape.
     """
     plain = ".".join(map(_plain, path)).lower()
     try:
@@ -152,11 +152,11 @@ def _spell(path: Sequence[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """Without the underscore that Nix's grammar wants before a digit."""
+    """Remove the underscore that Nix's grammar requires before a digit."""
     return name[1:] if name.startswith("_") and name[1:2].isdigit() else name
 
 
-# -- sentences ----------------------------------------------------------------
+# -- messages -----------------------------------------------------------------
 
 Sentence = tuple[str, Sequence[str]]
 """A message, and the candidates that go with it."""
@@ -200,10 +200,10 @@ def _not_found(requirement: PackageRequest, level: list[str], levels: _Levels) -
 
 class _Levels:
     """
-    The names in each set that a package was looked for in.
+    The names in each set in which a package was looked up.
 
-    :param names: by the JSON of the set's attribute path.
-    :param seconds: the clock of the budget, which begins now.
+    :param names: names by the JSON of the set's attribute path.
+    :param seconds: the clock of the time budget, which starts with the creation.
     """
 
     def __init__(self, names: Mapping[str, Sequence[str]], seconds: Callable[[], float]) -> None:
@@ -213,7 +213,7 @@ class _Levels:
         self._indexes: dict[str, tuple[dict[str, str], NameIndex]] = {}
 
     def suggest(self, level: Sequence[str], missing: str) -> Sequence[str]:
-        """Suggest names for one that a set does not have; none when the budget is spent."""
+        """Suggest names for one that a set does not have; none after the time budget."""
         if self._seconds() >= self._deadline:
             return ()
         key = json.dumps(level, separators=(",", ":"), ensure_ascii=False)
@@ -221,14 +221,14 @@ class _Levels:
             names = {_plain(name): name for name in self._names.get(key, ())}
             self._indexes[key] = names, NameIndex(names)
         names, index = self._indexes[key]
-        # Names that differ in case only are spelled alike.
+        # Names that differ only in case have the same spelling.
         return tuple(
             dict.fromkeys(_spell([*level, names[name]]) for name in index.nearest(missing))
         )
 
 
 def _ambiguous(requirement: PackageRequest, candidates: Sequence[Sequence[str]]) -> Sentence:
-    # Nothing but an escape can tell them apart.
+    # Only an escape can distinguish them.
     names = [".".join(path) for path in candidates]
     escapes = [escape_attribute(name) for name in names]
     meant = " or ".join(
@@ -238,7 +238,7 @@ def _ambiguous(requirement: PackageRequest, candidates: Sequence[Sequence[str]])
 
 
 def _value(kind: str, path: Sequence[str]) -> str:
-    """What stands where a package was expected; ``kind`` is Nix's name for it."""
+    """Describe a value that is not a package; ``kind`` is Nix's name for its type."""
     if kind == "set":
         return f"a set of packages: ask for one of them, as in {_spell([*path, 'name'])}"
     return {"lambda": "a function", "null": "null", "int": "an int"}.get(kind, f"a {kind}")

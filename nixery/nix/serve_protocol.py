@@ -1,18 +1,18 @@
 """
-The protocol that ``nix-store --serve`` speaks, as pure functions.
+The protocol of ``nix-store --serve``, as pure functions.
 
-Nix's own ``ssh://`` stores are reached through it, so that it changes only by
-additions: a client announces its version, and is answered in that one.  Of its
-commands, three are used here: which paths are valid (and may be kept, as long as the
-connection lasts), what they need, and what is known of each.
+Nix's own ``ssh://`` stores use it, so that it changes only by additions: a client
+announces its version, and the server responds in that one.  Three of its commands are
+used here: query the valid paths (and protect them as long as the connection lasts), query
+their closure, and query the metadata of each.
 
 Integers have 64 bits, the least significant byte first.  A string is its length and
 its bytes, filled up with zeros to a multiple of 8.  A list is its length and its
 members.  Sources: ``src/libstore/serve-protocol.hh`` and ``src/nix-store/nix-store.cc``
 of Nix 2.3 to 2.31.
 
-A request is bytes.  An answer is read by a generator, which yields how many bytes it
-wants next, is sent just as many, and returns what the answer was.
+A request is bytes.  A response is parsed by a generator, which yields the number of bytes
+it needs next, is sent exactly as many, and returns the parsed response.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Parse: TypeAlias = Generator[int, bytes, T]
 GREETING = 0x390C9DEB
 WELCOME = 0x5452EECB
 VERSION = (2, 5)
-"""Ours.  From 2.4 on, what is known of a path has the hash of its archive."""
+"""Our version.  From 2.4 on, the metadata of a path has the hash of its archive."""
 
 HASHES_SINCE = (2, 4)
 
@@ -42,14 +42,14 @@ QUERY_PATH_INFOS = 2
 QUERY_CLOSURE = 7
 
 LONGEST_STRING = 64 * 1024
-"""In bytes; what a path's signatures and content address take stays far below."""
+"""In bytes; a path's signatures and content address are much shorter."""
 
 MOST = 1_000_000
-"""How long a list may be: longer ones than any store's are no lists."""
+"""The most members of a list: longer than any store's lists, so more are an error."""
 
 _HASH_BYTES = 32
 _NIX_32 = re.compile(r"[0-9a-df-np-sv-z]{52}")
-# Nix's digits, which leave out e, o, t and u, as Python's.
+# Maps Nix's base 32 digits, which leave out e, o, t and u, to Python's.
 _DIGITS = str.maketrans("abcdfghijklmnpqrsvwxyz", "abcdefghijklmnopqrstuv")
 
 
@@ -57,29 +57,29 @@ _DIGITS = str.maketrans("abcdfghijklmnpqrsvwxyz", "abcdefghijklmnopqrstuv")
 
 
 def greeting() -> bytes:
-    """Begins a connection; answered by :func:`welcome`."""
+    """Start a connection; :func:`welcome` parses the response."""
     return _number(GREETING) + _number(VERSION[0] << 8 | VERSION[1])
 
 
 def hold(wanted: Sequence[str]) -> bytes:
     """
-    Keep ``wanted`` from garbage collection until the connection ends, as far as they
-    are valid; answered by :func:`paths`, with those that are.
+    Protect the valid ones of ``wanted`` from garbage collection until the connection ends.
 
-    For a server with ``--write``.  Each path is protected before its validity is looked
-    at, and a collection that runs already is told of it.
+    :func:`paths` parses the response, the valid paths.  This needs a server with
+    ``--write``.  Each path is protected before its validity is checked, and a collection that
+    already runs is notified.
     """
     # Lock them; substitute nothing.
     return _number(QUERY_VALID_PATHS) + _number(1) + _number(0) + _strings(wanted)
 
 
 def needs(roots: Sequence[str]) -> bytes:
-    """Ask for the runtime closure of valid paths; answered by :func:`paths`."""
+    """Query the runtime closure of valid paths; :func:`paths` parses the response."""
     return _number(QUERY_CLOSURE) + _number(0) + _strings(roots)
 
 
 def infos(wanted: Sequence[str]) -> bytes:
-    """Ask for what is known of paths; answered by :func:`path_infos`."""
+    """Query the metadata of paths; :func:`path_infos` parses the response."""
     return _number(QUERY_PATH_INFOS) + _strings(wanted)
 
 
@@ -93,11 +93,15 @@ def _strings(texts: Sequence[str]) -> bytes:
     return _number(len(texts)) + b"".join(members)
 
 
-# -- answers ------------------------------------------------------------------
+# -- responses ----------------------------------------------------------------
 
 
 def welcome() -> Parse[None]:
-    """:raises UnexpectedOutput: whatever it is, it speaks no version that is understood."""
+    """
+    Parse the server's greeting.
+
+    :raises UnexpectedOutput: the protocol or its version is not supported.
+    """
     magic = yield from _read_number()
     version = yield from _read_number()
     theirs = version >> 8, version & 0xFF
@@ -106,21 +110,21 @@ def welcome() -> Parse[None]:
 
 
 def paths() -> Parse[list[str]]:
-    """A set of store paths."""
+    """Parse a set of store paths."""
     return (yield from _read_strings())
 
 
 def path_infos() -> Parse[list[PathRecord]]:
-    """What is known of paths; those that are not valid are left out."""
+    """Parse the metadata of paths; the server leaves out paths that are not valid."""
     records = []
     while path := (yield from _read_string()):
-        yield from _read_string()  # What derivation made it.
+        yield from _read_string()  # The deriver.
         references = yield from _read_strings()
-        yield from _read_number()  # How much there would be to download.
+        yield from _read_number()  # The download size.
         nar_size = yield from _read_number()
         nar_hash = yield from _read_string()
-        yield from _read_string()  # Its content address.
-        yield from _read_strings()  # Its signatures.
+        yield from _read_string()  # The content address.
+        yield from _read_strings()  # The signatures.
         records.append(PathRecord(path, _hexadecimal(nar_hash), nar_size, references))
     return records
 
@@ -134,7 +138,7 @@ def _read_string() -> Parse[str]:
     if length > LONGEST_STRING:
         raise _odd("a string", f"of {length} bytes")
     data = yield length + -length % 8
-    # What is not ASCII makes a path or a hash invalid.
+    # Characters other than ASCII make a path or a hash invalid.
     return data[:length].decode("ascii", "backslashreplace")
 
 
@@ -150,10 +154,10 @@ def _read_strings() -> Parse[list[str]]:
 
 def _hexadecimal(nar_hash: str) -> str:
     """
-    A SHA-256 hash as ``nix-store --dump-db`` writes it.
+    Convert a SHA-256 hash to the format of ``nix-store --dump-db``.
 
-    :param nar_hash: in hexadecimal, or in Nix's base 32: the digits stand for the bits
-        of the hash from the last to the first, five by five.
+    :param nar_hash: in hexadecimal, or in Nix's base 32: each digit has five bits of the
+        hash, from the last to the first.
     """
     digits = nar_hash.removeprefix("sha256:")
     if len(digits) == 2 * _HASH_BYTES:

@@ -1,10 +1,10 @@
 """
-The place of Nix's store on this machine, and of its daemon's socket.
+Explain a misplaced Nix store, or a socket of Nix's daemon that cannot be used.
 
-Images are packed from the files at store paths, so these files have to be where the paths say.
-Nix can keep them elsewhere without a word: below a ``root`` of its own, which newer versions
+Images are packed from the files at store paths, so the files have to be at these paths.
+Nix can keep them elsewhere without a message: below a ``root`` of its own, which newer versions
 choose by themselves for a user of a machine without ``/nix``, or on another machine.  No command
-tells so reliably: the daemon has Nix store a file that was never stored before, and looks for it.
+reports this reliably: Nixery has Nix store a new file, and checks that it is at its path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["explain_denial", "explain_misplacement", "holds"]
 
 _LOCKED = re.compile(r"locking path '(?P<path>/[^']+)'")
 _CHOSEN = re.compile(r"will use '(?P<root>[^']+)' as a chroot store")
-# What the kernel shows, in a user namespace as of PrivateUsers=, for groups that are not mapped.
+# The kernel's ID for groups that are not mapped in a user namespace, as of PrivateUsers=.
 _UNSEEN = 65534
 
 _DENIED = re.compile(
@@ -40,7 +40,7 @@ _REFUSED = re.compile(
 
 def holds(path: str, content: bytes) -> bool:
     """
-    Find out whether a file has this content; ``False`` if there is none.  Blocks.
+    True if a file has this content, false if there is no such file.  Blocks.
 
     :raises NixMisconfigured: it cannot be read.
     """
@@ -57,11 +57,11 @@ def holds(path: str, content: bytes) -> bool:
 
 def explain_misplacement(path: str, said: str, environ: Mapping[str, str]) -> NixMisconfigured:
     """
-    Say where a store lies that is not where its paths say, and what to do about it.
+    Return the error for a store whose files are not at their paths, with advice.
 
-    :param path: of a file in the store.
+    :param path: the path of a file in the store.
     :param said: Nix's debugging output while it stored the file.
-    :param environ: the environment that Nix has.
+    :param environ: the environment of Nix.
     """
     locked = _LOCKED.search(said)
     where = f"in {os.path.dirname(locked['path'])}" if locked else "elsewhere"
@@ -87,9 +87,9 @@ def explain_misplacement(path: str, said: str, environ: Mapping[str, str]) -> Ni
 
 def explain_denial(said: str) -> NixUnusable | None:
     """
-    Say what this user may not do that Nix needs, and how to be allowed.  Blocks.
+    Return the error for a missing permission that Nix needs, with advice.  Blocks.
 
-    :param said: by a command that failed.
+    :param said: the standard error of a command that failed.
     :return: ``None`` if it failed for another reason.
     """
     socket = _DENIED.search(said)
@@ -100,7 +100,7 @@ def explain_denial(said: str) -> NixUnusable | None:
         return None
     if refused["made"]:
         return NixMisconfigured(reason=f"{refused['line']}; {_make_store(_user())}")
-    # This is what Nix says, too, while its daemon is not up yet and nothing names it.
+    # Nix prints the same while its daemon does not run yet and no setting names it.
     return NixUnusable(
         reason=f"{refused['line']}; the store belongs to somebody else: see that Nix's daemon runs"
         " (systemctl status nix-daemon.socket), and set NIX_REMOTE=daemon"
@@ -109,9 +109,9 @@ def explain_denial(said: str) -> NixUnusable | None:
 
 def _closed(socket: str) -> NixMisconfigured:
     """
-    The error for a socket that may not be connected to.
+    Return the error for a socket that this user may not connect to.
 
-    What denies it is the socket, or a directory on the way to it.
+    The permissions of the socket, or of a parent directory, deny it.
     """
     denying = next(
         (each for each in _steps(socket) if not os.access(each, os.X_OK, effective_ids=True)),
@@ -151,7 +151,7 @@ def _make_store(user: str) -> str:
 
 
 def _steps(path: str) -> list[str]:
-    """The directories on the way to a path, from the root."""
+    """Return the parent directories of a path, from the root."""
     parents: list[str] = []
     while path != os.path.dirname(path):
         path = os.path.dirname(path)

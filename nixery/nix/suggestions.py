@@ -1,8 +1,8 @@
 """
-Suggests names for one that does not exist.
+Suggest names for one that does not exist.
 
 A package set has tens of thousands of names, and a client waits for the answer.  The
-distance of a name to all of them is :mod:`rapidfuzz`'s work: 35 ms for 100,000 names.
+:mod:`rapidfuzz` computes the distance of a name to all of them: 35 ms for 100,000 names.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rapidfuzz.process import extract
 __all__ = ["NameIndex"]
 
 LONGEST = 64
-"""Longer names are not corrected."""
+"""The length beyond which names get no suggestions."""
 
 
 class NameIndex:
     """
     The names of one level of a package set.
 
-    :param names: those that exist.
+    :param names: the names that exist.
     """
 
     def __init__(self, names: Collection[str]) -> None:
-        # Few names differ in case only: a list for each name would cost more than
-        # all else.
+        # Few names differ only in case: a list for each name would cost more than
+        # everything else.
         self._spellings = {name.lower(): name for name in names}
         self._others: dict[str, list[str]] = {}
         for name in names:
@@ -39,11 +39,11 @@ class NameIndex:
 
     def nearest(self, wanted: str, limit: int = 5) -> tuple[str, ...]:
         """
-        Suggest names that ``wanted`` may stand for.
+        Suggest names that ``wanted`` may be a misspelling of.
 
-        Best are names one slip of the finger away (two letters swapped, then one
-        missing or too much, then a wrong one), then those that continue ``wanted`` or
-        that it continues, then those two slips away that begin alike.
+        The best are names at one typing error (two letters swapped, then one missing or
+        added, then a wrong one), then those that are longer than ``wanted`` with it as a
+        prefix or the reverse, then those at two typing errors that begin alike.
 
         :param limit: the most suggestions.
         :return: best first; equally good ones are sorted.
@@ -72,7 +72,7 @@ class NameIndex:
         return sorted([self._spellings[folded], *self._others.get(folded, ())])
 
     def _alike(self, word: str) -> Iterable[str]:
-        """Names that continue ``word``, then those that it continues."""
+        """Return names that ``word`` is a prefix of, then those that are prefixes of it."""
         if len(word) < 2:
             return
         following = self._folded[bisect_left(self._folded, word) :]
@@ -86,7 +86,7 @@ TWO_SLIPS = 3
 
 
 def _rank(word: str, name: str, distance: int) -> int:
-    """Order names by how likely the slip is that makes ``word`` of them."""
+    """Rank a name by the likelihood of the typing error that turns it into ``word``."""
     if distance > 1:
         return TWO_SLIPS
     if len(name) != len(word):

@@ -1,17 +1,17 @@
 """
-Store paths that are valid already: kept from garbage collection, and described.
+Protect valid store paths from garbage collection, and query their closure.
 
-When nothing has to be built, three commands are two too many.  One ``nix-store --serve``
-roots the outputs for as long as it runs, says whether all of them are valid, and tells
-their closure.  That it runs is what protects them: no file is left behind, whichever of
-the two processes dies.
+When nothing has to be built, one process can replace three commands: ``nix-store --serve``
+roots the outputs for as long as it runs, checks that all of them are valid, and returns
+their closure.  The outputs are protected while the process runs: no file is left behind,
+whichever of the two processes dies.
 
-A server may be started ahead of its use, while packages are evaluated.  It has not been
-asked anything then: Nix remembers what it was asked, and would not notice that a
-collection took it since.
+A server may be started before it is needed, while packages are evaluated.  It gets no
+requests until then: Nix caches the validity of paths it was asked about, and would not
+notice that a collection has removed them since.
 
-Whatever fails here says nothing about an image.  What cannot be had this way is
-had by the other commands, a little later.
+A failure here is no error of an image: the other commands then do the same work, a
+little later.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ __all__ = ["TempRootHolder"]
 T = TypeVar("T")
 
 PATIENCE = 60.0
-"""Seconds that an answer may take: a collection may be in the way."""
+"""Timeout in seconds of one :meth:`TempRootHolder.hold`: a collection may delay it."""
 
 SPARE = 5.0
 """
-Seconds that a server which was started ahead waits for its use.  Most evaluations end in
-an image that is known; this bounds how often one is started for nothing.
+Seconds after which a server that was started in advance is stopped if it was not used.  Most
+evaluations end in a known image; this limits how often a server is started in vain.
 """
 
 
 class TempRootHolder:
     """
-    Holds store paths, each set of them by a process of its own.
+    Protects sets of store paths, each with its own process.
 
     :param spawner: runs the processes.
-    :param clock: what patience is measured with.
-    :param workers: where long answers are understood.
-    :param environment: of Nix commands.
+    :param clock: measures timeouts.
+    :param workers: for processing large closures.
+    :param environment: the environment of Nix commands.
     """
 
     _log = Logger()
@@ -80,17 +80,17 @@ class TempRootHolder:
         self._running: set[_Server] = set()
 
     def prepare(self) -> None:
-        """Start a server, if none is ready, because there may soon be a use for it."""
+        """Start a server for the next call of :meth:`hold`, if none is ready."""
         if self._spare is None:
             self._spare = self._start()
             self._expiry = self._clock.callLater(SPARE, self._drop_spare)
 
     async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
         """
-        Protect store paths and describe what they need, if all of them are valid.
+        Protect store paths and return their closure, if all of them are valid.
 
         :param outputs: at least one.
-        :return: ``None`` where one is not valid, or that cannot be found out.
+        :return: ``None`` if one is not valid, or the query failed.
         """
         server = self._take()
         try:
@@ -116,12 +116,16 @@ class TempRootHolder:
         )
 
     def lost(self, realisation: Realisation) -> bool:
-        """Whether what was held here is not protected any more."""
+        """True if outputs that were protected here are not protected any more."""
         server = self._held.get(realisation.root)
         return server is not None and server.over
 
     def release(self, realisation: Realisation) -> bool:
-        """:return: whether it was held here, and is not any more."""
+        """
+        End the protection of outputs.
+
+        :return: whether they were protected here.
+        """
         server = self._held.pop(realisation.root, None)
         if server is None:
             return False
@@ -129,7 +133,7 @@ class TempRootHolder:
         return True
 
     async def stop(self) -> None:
-        """Let everything go, and wait until it has gone."""
+        """Stop all servers, and wait until they have ended."""
         self._drop_spare()
         running = tuple(self._running)
         for server in running:
@@ -159,7 +163,11 @@ class TempRootHolder:
 
 
 async def _ask(server: _Server, outputs: Sequence[str]) -> list[PathRecord] | None:
-    """:return: what is known of a closure; ``None`` where an output is not valid."""
+    """
+    Protect outputs and query their closure.
+
+    :return: the metadata of the closure; ``None`` if an output is not valid.
+    """
     server.send(serve_protocol.hold(outputs))
     await server.read(serve_protocol.welcome())
     valid = await server.read(serve_protocol.paths())
@@ -177,7 +185,7 @@ async def _ask(server: _Server, outputs: Sequence[str]) -> list[PathRecord] | No
 
 
 class _Server(InteractiveProcess):
-    """One ``nix-store --serve``."""
+    """Runs one ``nix-store --serve``."""
 
     def __init__(self, spawner: Spawner, environment: Mapping[str, str]) -> None:
         super().__init__(spawner, Command(argv=arguments.serve(), environment=environment))
@@ -187,10 +195,10 @@ class _Server(InteractiveProcess):
 
     async def read(self, parse: Parse[T]) -> T:
         """
-        Read the next answer.
+        Read the next response.
 
-        :raises UnexpectedOutput: it is none.
-        :raises NixeryError: the server has ended before it had answered.
+        :raises UnexpectedOutput: the response is malformed.
+        :raises NixeryError: the server has ended before the end of the response.
         """
         answer: _Answer[T] = _Answer(parse)
         answer.read(self._buffer)
@@ -212,7 +220,7 @@ class _Server(InteractiveProcess):
             self._answer.read(self._buffer)
 
     def left(self, outcome: object) -> None:
-        # Cancelled, it has ended because nobody wants it: who asks it then is told as much.
+        # A cancelled server was stopped on purpose: later reads fail with the default error.
         if isinstance(outcome, Failure) and isinstance(outcome.value, NixeryError):
             self._fault = outcome.value
         if self._answer is not None:
@@ -221,9 +229,9 @@ class _Server(InteractiveProcess):
 
 class _Answer(Generic[T]):
     """
-    An answer that comes in pieces.
+    A response that arrives in pieces.
 
-    :param parse: reads it.
+    :param parse: parses it.
     """
 
     def __init__(self, parse: Parse[T]) -> None:
@@ -232,7 +240,7 @@ class _Answer(Generic[T]):
         self.result: Deferred[T] = Deferred()
 
     def read(self, buffer: bytearray) -> None:
-        """Take what belongs to the answer from the start of ``buffer``."""
+        """Remove the bytes of the response from the start of ``buffer``."""
         position = 0
         try:
             while len(buffer) - position >= self._wanted:
@@ -240,7 +248,7 @@ class _Answer(Generic[T]):
                 position += self._wanted
                 self._wanted = self._parse.send(piece)
         except StopIteration as ended:
-            # First of all: who waits may ask the next question at once.
+            # This comes before the callback, which may send the next request at once.
             del buffer[:position]
             self._fire(ended.value)
         except NixeryError as error:
@@ -249,7 +257,7 @@ class _Answer(Generic[T]):
             del buffer[:position]
 
     def fail(self, error: BaseException) -> None:
-        """There will be no answer."""
+        """Fail the pending read."""
         self._fire(Failure(error))
 
     def _fire(self, outcome: T | Failure) -> None:
