@@ -1,10 +1,10 @@
 """
-Asking Debian's archive through apt, without touching the machine's own apt.
+Queries Debian's archive through apt, without touching the machine's own apt.
 
-apt is run on a configuration, state and cache of its own in a temporary
-directory: an empty list of installed packages, the architecture that is asked
-about, and of the machine's settings only the sources, their keys and the network
-(proxies).  Nothing needs root, and nobody else's run of apt is in the way.
+apt is run on a configuration, state and cache of its own in a temporary directory: an empty list of
+installed packages, the architecture that is asked about, and of the machine's settings only the
+sources, their keys and the network (proxies). Nothing needs root, and no other run of apt
+interferes.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _KEPT = re.compile(
     r"|netrcparts))\b"
 )
 """
-The machine's settings that hold for us too.  Hooks are left out: some of them
-clean caches or wake desktop services, and fail for users who are not root.
+The machine's settings that are copied into apt's own configuration. Hooks are left out: some of
+them clean caches or wake desktop services, and fail for users who are not root.
 """
 
 _OFFLINE = re.compile(
@@ -68,7 +68,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None = 
 
     :return: its standard output.
     :raises CommandMissing: there is no such command.
-    :raises ProcessFailed: it ended otherwise than with status 0.
+    :raises ProcessFailed: it ended with a status other than 0, or by a signal.
     """
     try:
         done = subprocess.run(
@@ -90,7 +90,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None = 
 
 def native_architecture() -> str:
     """
-    Debian's name of this machine's architecture.
+    Return Debian's name of this machine's architecture.
 
     :raises DemoFailed: this machine has no dpkg.
     """
@@ -105,9 +105,9 @@ def native_architecture() -> str:
 
 class Apt:
     """
-    Debian's archive as one architecture sees it.
+    Debian's archive for one architecture.
 
-    :param home: an empty directory, all to itself; whoever made it removes it.
+    :param home: an empty directory for its exclusive use; the caller that made it removes it.
     :param architecture: Debian's name of it, ``arm64``.
     """
 
@@ -138,7 +138,7 @@ class Apt:
         try:
             self._apt("apt-get", "update")
         except ProcessFailed as error:
-            # One source of several may be out of order, and not the one that counts.
+            # One source of several may be unreachable, and may not be needed.
             failure = error
         if not self._has_debian():
             if failure is not None:
@@ -149,7 +149,7 @@ class Apt:
             )
 
     def records(self, names: Collection[str]) -> Mapping[str, Record]:
-        """The records of those of the names that are packages of the archive."""
+        """Return the records of those of the names that are packages of the archive."""
         try:
             output = self._apt("apt-cache", "show", "--no-all-versions", *sorted(names))
         except ProcessFailed as error:
@@ -160,16 +160,16 @@ class Apt:
 
     def uris(self, records: Collection[Record]) -> Mapping[str, str]:
         """
-        Where the .deb of each record is, by name, as URLs that Nix can fetch.
+        Return the URL of the .deb of each record, by name, in a form that Nix can fetch.
 
-        :raises DemoFailed: apt would fetch one in a way that Nix cannot.
+        :raises DemoFailed: apt would fetch one by a method that Nix does not have.
         """
         output = self._apt("apt-get", "download", "--print-uris", *_exact(records))
         uris = parse_uris(output)
         return {record.name: plain_uri(uris[record.name]) for record in records}
 
     def download(self, record: Record) -> Path:
-        """Fetch a .deb, checked against the archive's signed sums; where it is now."""
+        """Fetch a .deb, checked against the archive's signed sums; return its path."""
         self._apt("apt-get", "download", *_exact([record]))
         return next(self._home.glob(f"{record.name}_*.deb"))
 
@@ -184,7 +184,7 @@ class Apt:
         own = {
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
-            # Otherwise a run that could fetch nothing at all has succeeded.
+            # Otherwise apt reports success even if it could fetch nothing at all.
             "APT::Update::Error-Mode": "any",
             "APT::Architecture": self.architecture,
             # The unprivileged user that root's apt downloads as cannot read a
@@ -198,7 +198,7 @@ class Apt:
             "Dir::Log": home,
             "Dir::Etc::preferences": home / "preferences",
             "Dir::Etc::preferencesparts": "/dev/null",
-            # What follows from the machine's files is in this one already.
+            # The settings derived from the machine's files are in this configuration already.
             "Dir::Etc::main": "/dev/null",
             "Dir::Etc::parts": "/dev/null",
         }
@@ -218,7 +218,7 @@ class Apt:
 
 
 def _unreachable(failure: ProcessFailed) -> DemoFailed | None:
-    """The failure as one of the network, if apt says that it is."""
+    """Return the failure as one of the network, if apt says that it is."""
     for line in failure.evidence.stderr.splitlines():
         if _OFFLINE.search(line):
             return DemoFailed(
@@ -234,7 +234,7 @@ def _exact(records: Collection[Record]) -> list[str]:
 
 def plain_uri(uri: str) -> str:
     """
-    The URL that Nix fetches instead of one of apt's.
+    Return a URL that Nix can fetch in place of one of apt's.
 
     A list of mirrors in a file (``mirror+file:``, which Debian's cloud images are
     set up with) is replaced by the first of its mirrors.

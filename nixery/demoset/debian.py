@@ -1,6 +1,4 @@
-"""
-What Debian's archive says of its packages, as apt prints it.
-"""
+"""Parses the records of Debian's archive, as apt prints them."""
 
 from __future__ import annotations
 
@@ -17,13 +15,13 @@ _DEPENDENCY = re.compile(r"[a-z0-9][a-z0-9+.-]*")
 @frozen(kw_only=True)
 class Record:
     """
-    What the archive says of one Debian package.
+    The archive's record of one Debian package.
 
     :param depends: ``Pre-Depends`` and ``Depends``: every one a list of
         alternatives, names only.
     :param recommends: ``Recommends``, in the same form.
-    :param size: of the .deb, in bytes.
-    :param sha256: of the .deb, in hexadecimal.
+    :param size: size of the .deb, in bytes.
+    :param sha256: hash of the .deb, in hexadecimal.
     """
 
     name: str
@@ -38,7 +36,7 @@ class Record:
 
 
 def parse_records(text: str) -> dict[str, Record]:
-    """The stanzas that ``apt-cache show`` prints; the first one of a name counts."""
+    """Parse the stanzas that ``apt-cache show`` prints; the first one of a name counts."""
     records: dict[str, Record] = {}
     for stanza in re.split(r"\n\s*\n", text):
         fields: dict[str, str] = {}
@@ -67,7 +65,7 @@ def parse_records(text: str) -> dict[str, Record]:
 
 
 def _dependencies(*values: str) -> tuple[tuple[str, ...], ...]:
-    """The dependencies that some fields list."""
+    """Parse the dependencies that some fields list."""
     return tuple(
         alternatives
         for value in values
@@ -77,18 +75,18 @@ def _dependencies(*values: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _alternatives(dependency: str) -> tuple[str, ...]:
-    """The names in ``libfoo (>= 1) | libbar:any``."""
+    """Parse the names in ``libfoo (>= 1) | libbar:any``."""
     matches = (_DEPENDENCY.match(part.strip()) for part in dependency.split("|"))
     return tuple(match.group() for match in matches if match)
 
 
 def parse_uris(text: str) -> dict[str, str]:
-    """Package names and URIs in what ``apt-get download --print-uris`` prints."""
+    """Parse package names and URIs out of what ``apt-get download --print-uris`` prints."""
     return {match["name"]: match["uri"] for match in map(_URI.match, text.splitlines()) if match}
 
 
 def upstream_version(version: str) -> str:
-    """``2.39.5`` of ``1:2.39.5-0+deb12u3``, with nothing that a store path forbids."""
+    """Return ``2.39.5`` of ``1:2.39.5-0+deb12u3``, without characters that a store path forbids."""
     without_epoch = version.partition(":")[2] or version
     upstream = without_epoch.rpartition("-")[0] or without_epoch
     return re.sub(r"[^A-Za-z0-9+._?=-]", "_", upstream)

