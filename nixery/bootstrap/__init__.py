@@ -1,6 +1,6 @@
 """
-Installs what the project needs, before any of that is there.
+Installs what the project needs, with the standard library only.
 
-These modules import nothing but the standard library: the machine's own Python runs them
-from a checkout, for ``nix/demo/start`` and ``tests/run``.
+The machine's own Python runs these modules from a checkout, for ``nix/demo/start`` and
+``tests/run``, before any dependency is installed: they import nothing but the standard library.
 """

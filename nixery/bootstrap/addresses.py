@@ -1,4 +1,4 @@
-"""Addresses that a registry is told to listen on, and whether they are free."""
+"""Parses the addresses that a registry is told to listen on, and checks whether they are free."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Address:
 
     @property
     def everywhere(self) -> bool:
-        """Whether every interface of the machine is meant."""
+        """Tell whether every interface of the machine is meant."""
         try:
             return not self.host or ip_address(self.host).is_unspecified
         except ValueError:
@@ -33,7 +33,7 @@ class Address:
 
     @property
     def registry(self) -> str:
-        """What clients on this machine write before an image's name."""
+        """The host that clients on this machine write before an image's name."""
         if self.everywhere or self.host == "127.0.0.1":
             return f"localhost:{self.port}"
         return str(self)
@@ -42,14 +42,14 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def describe(self) -> str:
-        """The address as a sentence names it."""
+        """Format the address for a sentence."""
         return f"port {self.port} of every interface" if self.everywhere else str(self)
 
     def problem(self) -> str | None:
-        """The reason for which nobody can listen there now, if there is one."""
+        """Return the reason why the address cannot be listened on now, if there is one."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As the registry does it: connections that were closed lately do not count.
+            # As the registry does it: recently closed connections do not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self.host, self.port))
@@ -62,13 +62,13 @@ class Address:
 
 
 def loopback(port: int) -> str:
-    """The endpoint string of a port that only this machine reaches."""
+    """Return the endpoint string of a port that only this machine reaches."""
     return f"tcp:{port}:interface=127.0.0.1"
 
 
 def parse_endpoint(text: str) -> Address | None:
     r"""
-    The address in an endpoint string of Twisted's.
+    Parse the address in an endpoint string of Twisted's.
 
     :param text: ``tcp:8080:interface=127.0.0.1``, with ``\:`` for a colon inside a value.
     :return: ``None`` if it is no TCP port of fixed number.

@@ -1,4 +1,4 @@
-"""The command line of ``nix/demo/start``."""
+"""Parses the command line of ``nix/demo/start``."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class UsageError(Exception):
     """
     The command line cannot be used.
 
-    :param message: why, and what to do.
+    :param message: says why, and how to fix it.
     """
 
 
 @dataclass(frozen=True)
 class Arguments:
     """
-    What was asked for.
+    The parsed command line.
 
     :param registry: the options for ``twistd nixery``.
     :param endpoints: the endpoint strings that it will listen on; ``None`` if only the
         registry itself can tell, because it reads a configuration file or other variables.
-    :param prepare_only: whether it is not to be started.
+    :param prepare_only: true if the registry is not to be started.
     :param help: whether to print :data:`HELP` and nothing else.
     :param version: whether to print the version and nothing else.
     """

@@ -1,9 +1,9 @@
 """
 Runs other programs, shows their progress, and ends them when this program is interrupted.
 
-Each child has a session of its own.  A terminal sends ctrl-C to all processes in its
-foreground, and dpkg must not be stopped in the middle of a package: here the signal reaches
-this program alone, which decides what becomes of the child.
+Each child has a session of its own. A terminal sends ctrl-C to all processes in its foreground, and
+dpkg must not be stopped in the middle of a package: here the signal reaches this program alone,
+which decides whether to end the child.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Interrupted(Exception):
 @dataclass(frozen=True)
 class Finished:
     """
-    A child that has ended.
+    The result of a child that has ended.
 
     :param status: its exit status; negative, the signal that ended it.
-    :param output: all that it printed on either stream, lines of progress excepted.
+    :param output: all that it printed on either stream, without lines of progress.
     """
 
     status: int
     output: str
 
     def tail(self, lines: int = 40) -> str:
-        """The last lines of the output."""
+        """Return the last lines of the output."""
         return "\n".join(self.output.splitlines()[-lines:])
 
 
@@ -92,10 +92,10 @@ class Children:
 
     def wait(self, attempt: Callable[[], bool], seconds: float | None = None) -> bool:
         """
-        Call something until it succeeds.
+        Call a function until it succeeds.
 
         :param seconds: the longest time; ``None`` for as long as it takes.
-        :return: whether it succeeded.
+        :return: true if it succeeded.
         :raises Interrupted: a signal came first.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -119,8 +119,8 @@ class Children:
         """
         Run a program to its end.
 
-        :param detail: makes of a line what is shown as progress; such lines are not kept.
-        :param interruptible: whether a signal ends it; otherwise it is waited for.
+        :param detail: turns a line of output into a text for progress; such lines are not kept.
+        :param interruptible: true if a signal ends it; otherwise it is waited for.
         :raises Interrupted: a signal came before or meanwhile; the child has ended.
         :raises OSError: it cannot be started.
         """
@@ -136,7 +136,7 @@ class Children:
             start_new_session=True,
         ) as child:
             self._child = child
-            # A signal that came while it was started has found no child.
+            # A signal that came during the start could not be forwarded to the child.
             if self._received:
                 self._end_child(signal.SIGTERM)
             try:
@@ -191,20 +191,21 @@ class Children:
         return "\n".join(kept)
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
-        # Nothing is written here: a write may be what the signal has interrupted.
+        # Nothing is written here: the signal may have interrupted a write.
         self._end_child(signal.SIGKILL if self._received else signal.SIGTERM)
         self._received.append(number)
 
     def _end_child(self, number: signal.Signals) -> None:
         if self._child is None or not self._interruptible:
             return
-        # Its session's group has its number, which is its own as long as it is not waited for.
+        # The process group has the child's number, which is not reused before the child is waited
+        # for.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, number)
 
 
 def _available(pipe: int) -> tuple[bytes, bool]:
-    """All that can be read at once, and whether the pipe has been closed."""
+    """Return all that can be read at once, and whether the pipe has been closed."""
     chunks: list[bytes] = []
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Messages and progress on standard error, for a terminal and for a log."""
+"""Writes messages and progress on standard error, for a terminal and for a log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TextIO
 __all__ = ["Console"]
 
 LOG_INTERVAL_SECONDS = 10.0
-"""The time between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if there is no terminal."""
 
 LOG_WIDTH = 80
-"""The longest line of progress there."""
+"""Maximum length of a line of progress in a log."""
 
 
 class Console:
@@ -51,19 +51,19 @@ class Console:
         self._stream.flush()
 
     def quote(self, text: str) -> None:
-        """Write what another program printed, as it is."""
+        """Write another program's output unchanged."""
         self._clear()
         self._stream.write(text if text.endswith("\n") or not text else f"{text}\n")
         self._stream.flush()
 
     def begin(self, step: str) -> None:
-        """Write that a step begins, to whose name :meth:`progress` belongs from now on."""
+        """Write that a step begins; later calls of :meth:`progress` belong to it."""
         self._step = step
         self._began = self._logged = self._monotonic()
         self.say(step)
 
     def progress(self, detail: str) -> None:
-        """Show how far the step is; to be called as often as something is known."""
+        """Show the progress of the step; may be called as often as it changes."""
         if not self._step:
             return
         now = self._monotonic()
@@ -78,7 +78,7 @@ class Console:
             self.say(f"  {now - self._began:.0f} s  {detail[:LOG_WIDTH]}".rstrip())
 
     def end(self) -> None:
-        """Take the progress off the terminal; the step has ended, or its next part begins."""
+        """Remove the progress from the terminal; the step has ended, or its next part begins."""
         self._clear()
         self._stream.flush()
 

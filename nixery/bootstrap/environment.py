@@ -1,10 +1,10 @@
 """
-Python environments that the registry is installed into, one for each state of a checkout.
+Creates Python environments that the registry is installed into, one for each state of a checkout.
 
-An environment is named by a hash of what is installed and of the Python that runs it, and
-is used only when it is marked as complete: one that was interrupted is made again, and one
-that a registry runs from is neither changed nor removed.  Virtual environments cannot be
-moved, so each is made in its place; a symlink, ``environment``, leads to the latest.
+An environment is named by a hash of the checkout's package and of the Python that runs it, and is
+used only when it is marked as complete: one that was interrupted is made again, and one that a
+registry runs from is neither changed nor removed. Virtual environments cannot be moved, so each is
+made in its place; a symlink, ``environment``, leads to the latest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CONTENTS = (
     "web",
     "twisted",
 )
-"""What a checkout's package is built from."""
+"""The files of a checkout that its package is built from."""
 
 _IGNORED = ("*.pyc", "__pycache__", "dropin.cache")
 
@@ -92,7 +92,7 @@ class Environments:
             os.close(descriptor)
 
     def find(self, checkout: Path, python: Path) -> Path | None:
-        """The complete environment of a checkout, if there is one."""
+        """Return the complete environment of a checkout, if there is one."""
         environment = self._place(checkout, python)
         return environment if (environment / _COMPLETE).is_file() else None
 
@@ -118,7 +118,7 @@ class Environments:
 
     def use(self, environment: Path) -> int:
         """
-        Keep an environment from being removed, and remove those that nobody uses.
+        Keep an environment from being removed, and remove the unused ones.
 
         :return: a descriptor that keeps it for as long as a process has it open; children
             inherit it.
@@ -138,7 +138,7 @@ class Environments:
     def _link(self, environment: Path) -> None:
         link = self._directory / "environment"
         if link.is_dir() and not link.is_symlink():
-            # An earlier version had the environment itself there.
+            # Earlier versions had the environment itself at this path.
             shutil.rmtree(link, ignore_errors=True)
         new = self.scratch / "environment"
         new.symlink_to(environment)
@@ -157,7 +157,8 @@ class Environments:
         temporary = self.scratch / "tmp"
         temporary.mkdir()
         environ = {**os.environ, "TMPDIR": str(temporary)}
-        # Settings of the interpreter that runs this are none of the environment's.
+        # Environment variables of the interpreter that runs this must not affect the new
+        # environment.
         for name in ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"):
             environ.pop(name, None)
         self._console.begin(f"installing the registry into {environment} (a minute or so)")
@@ -188,7 +189,7 @@ class Environments:
 
 
 def has_venv(python: Path) -> bool:
-    """Whether an interpreter is new enough for the registry and can make environments."""
+    """Tell whether an interpreter is new enough for the registry and can make environments."""
     script = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))"
     try:
         done = subprocess.run([python, "-c", script], capture_output=True, check=False)
@@ -198,8 +199,8 @@ def has_venv(python: Path) -> bool:
 
 
 def _fingerprint(checkout: Path, python: Path) -> str:
-    """A hash of a checkout's package, and of the interpreter it is installed for."""
-    # Debian's next release has another one in its place, for which nothing is installed.
+    """Return a hash of a checkout's package, and of the interpreter it is installed for."""
+    # Debian's next release has another interpreter at this path, which lacks the packages.
     interpreter = python.resolve()
     sums = hashlib.sha256(f"{interpreter}\0".encode())
     for path in sorted(_files(checkout)):
@@ -232,7 +233,7 @@ def _remove_unused(environment: Path) -> None:
     try:
         descriptor = os.open(environment / _IN_USE, os.O_RDWR)
     except OSError:
-        # It was never complete.
+        # Environments without the mark were never complete.
         shutil.rmtree(environment, ignore_errors=True)
         return
     try:

@@ -17,7 +17,7 @@ __all__ = ["daemon_listens", "store_fault"]
 _ROOT = Path("/nix")
 
 _ELSEWHERE = ("NIX_REMOTE", "NIX_STORE_DIR", "NIX_STATE_DIR")
-"""Variables that name another store."""
+"""Environment variables that select another store."""
 
 
 def daemon_listens(root: Path = _ROOT) -> bool:
@@ -28,7 +28,7 @@ def daemon_listens(root: Path = _ROOT) -> bool:
 
 def store_fault(root: Path = _ROOT) -> str | None:
     """
-    Say why this user cannot build with Nix, and what helps.
+    Return the reason why this user cannot build with Nix, and how to fix it.
 
     :param root: the directory of the store and of Nix's state.
     :return: lines of text, with commands indented by four blanks; ``None`` if nothing is

@@ -1,16 +1,17 @@
 """
-Installs Debian packages with apt, beside other runs of apt and without a network too.
+Installs Debian packages with apt, concurrently with other runs of apt, and without a network if
+possible.
 
-Three hazards are dealt with here, once:
+Three hazards are handled here, once:
 
-- Another run of apt holds a lock.  ``DPkg::Lock::Timeout`` waits for the locks of dpkg only:
-  for those of the lists (``apt-get update``) and of the archives (``apt-get install``), apt of
-  Debian 12 and 13 has no option, and fails at once.  So that very failure is tried again,
-  for all locks, and a signal ends the wait.
-- ``apt-get update`` ends with status 0 when nothing at all could be fetched, and what is
-  installed then is "unable to locate".  The cause is kept, and told.
-- dpkg that is interrupted leaves packages half installed.  So packages are downloaded first,
-  which a signal may end, and then installed, which is waited for.
+- Another run of apt holds a lock. ``DPkg::Lock::Timeout`` waits for the locks of dpkg only: for
+  those of the lists (``apt-get update``) and of the archives (``apt-get install``), apt of Debian
+  12 and 13 has no option, and fails at once. So this failure is retried, for all locks, and a
+  signal ends the wait.
+- ``apt-get update`` ends with status 0 when nothing at all could be fetched, and the following
+  installation fails with "unable to locate". The cause is kept, and reported.
+- An interrupted dpkg leaves packages half installed. So packages are downloaded first, which a
+  signal may end, and then installed, which a signal does not end.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ _UNREACHABLE = re.compile(
 
 class InstallationFailed(Exception):
     """
-    Something could not be installed.
+    An installation failed.
 
-    :param message: what, why, and what to do.
-    :param output: what the program printed that failed; may be empty.
+    :param message: says what failed, why, and how to fix it.
+    :param output: the output of the program that failed; may be empty.
     """
 
     def __init__(self, message: str, output: str = "") -> None:
@@ -59,7 +60,7 @@ class InstallationFailed(Exception):
 
 
 def install_command(packages: Sequence[str]) -> str:
-    """The command line that does what :func:`install_packages` does, for people."""
+    """Return the command line that does the same as :func:`install_packages`, for people."""
     names = shlex.join(packages)
     return f"apt-get update && apt-get install --no-install-recommends {names}"
 
@@ -91,7 +92,7 @@ def install_packages(
         )
     apt = _Apt(children, console)
     console.begin("fetching the lists of Debian packages")
-    # Some source may be out of order, and not one that counts: what follows tells.
+    # Some source may be unreachable, and may not be needed: the installation shows it.
     update = apt.run(["-o", "APT::Update::Error-Mode=any", "update"])
     console.begin(f"installing {' '.join(packages)}")
     install = ["--yes", "--no-install-recommends", "install", *packages]
@@ -103,7 +104,7 @@ def install_packages(
 
 
 def unreachable(output: str) -> str | None:
-    """The first line of what apt or pip printed that tells of a missing network."""
+    """Return the first line of the output of apt or pip that reports a missing network."""
     for line in output.splitlines():
         if _UNREACHABLE.search(line):
             return line.strip()
@@ -111,7 +112,7 @@ def unreachable(output: str) -> str | None:
 
 
 class _Apt:
-    """Runs apt-get, again while another run of it holds a lock."""
+    """Runs apt-get, and retries while another run of it holds a lock."""
 
     def __init__(self, children: Children, console: Console) -> None:
         self._children = children

@@ -1,7 +1,7 @@
 """
-``nix/demo/start``: from a Debian machine with Python to a registry on the demo package set.
+``nix/demo/start``: sets up a registry with the demo package set on a Debian machine with Python.
 
-The steps are in the order of what they cost: what can be refused at once is refused first.
+The steps are ordered by duration: errors that can be found at once are reported first.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ build-users-group =
 sandbox = false
 substitute = false"""
 """
-Root without a Nix daemon builds by itself: there need be no users for the builds.  And the
-demo set comes from Debian: no cache of Nix packages has any of it.
+Settings for root without a Nix daemon, which builds by itself: there may be no users for the
+builds. And the demo set comes from Debian: no cache of Nix packages has any of it.
 """
 
 _DAEMON_SOCKET = Path("/nix/var/nix/daemon-socket/socket")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; its exit status, unless the process has become the registry."""
+    """Run the command; return its exit status, unless the process has become the registry."""
     console = Console("start")
     try:
         arguments = parse_arguments(argv, os.environ)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except Interrupted as interruption:
         console.say("interrupted: nothing that was begun is left half made")
-        # Whoever waits for this process is told of the signal, as by any other program.
+        # The parent process is told of the signal, as by any other program.
         signal.signal(interruption.number, signal.SIG_DFL)
         os.kill(os.getpid(), interruption.number)
         return 128 + interruption.number
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 class _Start:
     """
-    The steps.
+    Runs the steps.
 
     :param arguments: what was asked for.
     :param children: runs other programs.
@@ -83,7 +83,7 @@ class _Start:
         self._arguments = arguments
         self._children = children
         self._console = console
-        # Children and the registry are to know it as well.
+        # Set in the environment, for children and the registry too.
         os.environ.setdefault("HOME", str(Path.home()))
         cache = os.environ.get("XDG_CACHE_HOME", "")
         base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
@@ -98,7 +98,7 @@ class _Start:
             self._install_packages()
             self._use_nix()
             environment = self._environment()
-            # As long as this process, the registry that it becomes included, has it.
+            # Held for as long as this process lives, and by the registry that it becomes.
             self._environments.use(environment)
             endpoints, public_url = self._listening(environment)
             self._check_ports(endpoints)
@@ -111,7 +111,8 @@ class _Start:
         self._announce(endpoints, public_url)
         os.environ["NIXERY_PKGS_PATH"] = str(package_set)
         os.environ.setdefault("NIX_POPULARITY_URL", f"file://{package_set}/popularity.json")
-        # twistd imports from its directory, and a checkout is not what was installed.
+        # twistd imports from its working directory, and the checkout there may differ from the
+        # installed version.
         os.chdir(environment)
         twistd = str(environment / "bin/twistd")
         argv = [twistd, "--nodaemon", "--pidfile=", "nixery", *self._arguments.registry]
@@ -155,7 +156,7 @@ class _Start:
                 done.tail(),
             )
 
-    # -- what is installed for Python -----------------------------------------------
+    # -- Python environment ---------------------------------------------------------
 
     def _environment(self) -> Path:
         python = _find_python()
@@ -167,7 +168,7 @@ class _Start:
         return found or self._environments.make(CHECKOUT, python)
 
     def _listening(self, environment: Path) -> tuple[tuple[str, ...], str | None]:
-        """The endpoint strings, and the URL that clients use, if one is configured."""
+        """Return the endpoint strings, and the URL that clients use, if one is configured."""
         known = self._arguments.endpoints
         settings = [
             name for name, value in os.environ.items() if name.startswith("NIXERY_") and value
@@ -200,7 +201,7 @@ class _Start:
             self._console.say(note.removeprefix("nixery-demo: "))
         return Path(directory)
 
-    # -- where it listens -----------------------------------------------------------
+    # -- endpoints ------------------------------------------------------------------
 
     def _check_ports(self, endpoints: Sequence[str]) -> None:
         if self._arguments.prepare_only:
@@ -236,7 +237,7 @@ def _addresses(endpoints: Sequence[str]) -> list[Address]:
 
 
 def _find_python() -> Path | None:
-    """The first interpreter that can make an environment for the registry."""
+    """Return the first interpreter that can make an environment for the registry."""
     for python in (Path(sys.executable), Path("/usr/bin/python3")):
         if has_venv(python):
             return python
