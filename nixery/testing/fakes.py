@@ -1,8 +1,8 @@
 """
-Verified fakes: stand-ins that keep the promises of :mod:`nixery.interfaces`.
+Verified fakes: implementations for tests that are checked against the contract of each interface.
 
-They ship with the package so that whoever builds on it can test against them.
-The memory storage (:mod:`nixery.testing.memory_storage`) is one more.
+They ship with the package so that code that builds on it can be tested with them. The memory
+storage (:mod:`nixery.testing.memory_storage`) is one more.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"
 
 
 def store_path(name: str, salt: str = "") -> StorePath:
-    """A store path of the given name, whose hash depends on the name and ``salt``."""
+    """Return a store path of the given name, whose hash depends on the name and ``salt``."""
     number = int.from_bytes(hashlib.sha256(f"{name}\0{salt}".encode()).digest()[:20], "big")
     digits = "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in range(32))
     return StorePath(f"/nix/store/{digits}-{name}")
@@ -55,7 +55,7 @@ def store_path(name: str, salt: str = "") -> StorePath:
 @define(eq=False)
 class FakeWallClock:
     """
-    Implements :class:`nixery.runtime.clocks.WallClock`: it goes with a monotonic clock, and is set.
+    Implements :class:`nixery.runtime.clocks.WallClock` by a monotonic clock, and can be set.
 
     :param clock: the monotonic clock.
     :param ahead: by how many seconds the wall clock is ahead of it.
@@ -83,11 +83,11 @@ class InlineWorkers:
 @define(kw_only=True, eq=False)
 class FakeSources:
     """
-    Implements :class:`nixery.sources.interface.Sources` on revisions that are given.
+    Implements :class:`nixery.sources.interface.Sources` with given revisions.
 
-    :param revisions: by their tags; they may be changed at any time.
-    :param path: what every revision is fetched to.
-    :param gate: awaited by whoever fetches.
+    :param revisions: the revisions by their tags; they may be changed at any time.
+    :param path: the path that every revision is fetched to.
+    :param gate: awaited by every fetch.
     """
 
     revisions: dict[str, Revision]
@@ -99,7 +99,7 @@ class FakeSources:
 
     @classmethod
     def at_path(cls, path: Path) -> FakeSources:
-        """As a package set at a path: ``latest`` alone, and not pinned."""
+        """Make it behave as a package set at a path: ``latest`` alone, and not pinned."""
         return cls(revisions={LATEST: path_revision(path)}, path=path)
 
     async def resolve(self, tag: Tag) -> Revision:
@@ -124,10 +124,10 @@ class FakePackage:
     A package of a :class:`FakeNix`.
 
     :param attribute: its attribute path.
-    :param version: goes into its name.
-    :param files: what it contains, by path below its output.
+    :param version: becomes part of its name.
+    :param files: its files, by path below its output.
     :param references: the attributes of the packages it refers to.
-    :param failure: what building it ends with, if not in success.
+    :param failure: the error that building it fails with, if any.
     """
 
     attribute: str
@@ -145,12 +145,12 @@ class FakePackage:
 @define(kw_only=True, eq=False)
 class FakeNix:
     """
-    Implements :class:`nixery.nix.interface.Nix` on a directory and a list of packages.
+    Implements :class:`nixery.nix.interface.Nix` with a directory and a list of packages.
 
-    :param store: the directory that plays ``/nix/store``.
-    :param packages: what there is.
-    :param gate: called before each realisation; what it returns is waited for.
-    :param holds: whether what is there already can be held.
+    :param store: the directory in place of ``/nix/store``.
+    :param packages: the packages that exist.
+    :param gate: called before each realisation; its result is awaited.
+    :param holds: true if paths that exist already can be protected by a root.
     """
 
     store: Path
@@ -165,7 +165,7 @@ class FakeNix:
     roots: set[str] = field(factory=set, init=False)
     holdings: list[tuple[str, ...]] = field(factory=list, init=False)
     collected: int = field(default=0, init=False)
-    """How many of the next realisations find their derivations collected."""
+    """The number of the next realisations that find their derivations garbage-collected."""
 
     async def check(self) -> str:
         return "2.8.0"

@@ -1,8 +1,8 @@
 """
-Storage in memory, for tests: the whole contract and nothing durable.
+A storage in memory, for tests: it keeps the whole contract, and nothing is durable.
 
-It answers at once, so that whoever uses it can be tested without a reactor, and
-it streams, so that the way of a blob that is no file is tried as well.
+It answers at once, so that code that uses it can be tested without a reactor, and it streams, so
+that blobs that are no files are tested as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["MemoryStorage"]
 
 class MemoryStorage:
     """
-    An implementation of :class:`nixery.storage.interface.Storage`.
+    Implements :class:`nixery.storage.interface.Storage`.
 
     :param chunk: the most bytes that :class:`nixery.storage.interface.Stream` yields at
         a time; small, so that a few bytes come in pieces like a large blob.
@@ -46,7 +46,7 @@ class MemoryStorage:
         return self._blob(digest)[0]
 
     async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        """Those of ``digests`` that are not stored."""
+        """Return those of ``digests`` that are not stored."""
         return frozenset(digest for digest in digests if parse_digest(digest) not in self._blobs)
 
     async def read(self, digest: Digest) -> bytes:
@@ -57,7 +57,7 @@ class MemoryStorage:
 
     async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
         """
-        ``part`` of a blob, or all of it, as a stream.
+        Open ``part`` of a blob, or all of it, as a stream.
 
         :raises BlobUnknown: there is no such blob.
         """
@@ -70,7 +70,7 @@ class MemoryStorage:
         return _Writer(self)
 
     async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
-        """:return: the records that were there first, or that now are."""
+        """:return: the records that existed before, or that were stored."""
         records = []
         for each in commits:
             await each.writer.commit(each.digest, each.size, each.media_type)
@@ -78,7 +78,7 @@ class MemoryStorage:
         return records
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
-        """Store a small blob as a whole; one that is there already is kept."""
+        """Store a small blob as a whole; an existing one is kept."""
         check_small("store a blob", len(data))
         return self.keep(Digest("sha256:" + hashlib.sha256(data).hexdigest()), data, media_type)
 
@@ -89,9 +89,9 @@ class MemoryStorage:
         record: tuple[str, str, bytes],
     ) -> None:
         """
-        Store what names other blobs, and a record of it.
+        Store a blob that refers to other blobs, and a record of it.
 
-        :raises BlobsVanished: some of ``needs`` are not there.
+        :raises BlobsMissing: some of ``needs`` are not there.
         """
         gone = sorted(digest for digest in needs if digest not in self._blobs)
         if gone:
@@ -101,17 +101,17 @@ class MemoryStorage:
         await self.set_record(*record)
 
     async def get_record(self, kind: str, key: str) -> bytes | None:
-        """The record, ``None`` when there is none."""
+        """Return the record; ``None`` when there is none."""
         return self._records.get((check_kind(kind), key))
 
     async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
-        """Those of the records that there are."""
+        """Return those of the records that exist."""
         check_kind(kind)
         with self._lock:
             return {key: self._records[kind, key] for key in keys if (kind, key) in self._records}
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
-        """:return: the record that was there first, or ``value``, which now is."""
+        """:return: the record that existed before, or ``value``, which was stored."""
         check_small("store a record", len(value))
         with self._lock:
             return self._records.setdefault((check_kind(kind), key), value)
@@ -123,12 +123,12 @@ class MemoryStorage:
             self._records[check_kind(kind), key] = value
 
     async def delete_record(self, kind: str, key: str) -> None:
-        """Remove the record; one that is absent is no error."""
+        """Remove the record; it is no error if it is absent."""
         with self._lock:
             self._records.pop((check_kind(kind), key), None)
 
     async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
-        """The keys of a kind that begin with ``prefix``, sorted."""
+        """Return the keys of a kind that begin with ``prefix``, sorted."""
         check_kind(kind)
         with self._lock:
             return sorted(
@@ -142,14 +142,14 @@ class MemoryStorage:
             raise BlobUnknown(digest=digest) from None
 
     def keep(self, digest: Digest, data: bytes, media_type: str) -> BlobInfo:
-        """Store a blob, unless it is there already; for the writers."""
+        """Store a blob, unless it is stored already; for the writers."""
         info = BlobInfo(digest=parse_digest(digest), size=len(data), media_type=media_type)
         with self._lock:
             return self._blobs.setdefault(digest, (info, data))[0]
 
 
 class _Writer:
-    """An implementation of :class:`nixery.storage.interface.BlobWriter`."""
+    """Implements :class:`nixery.storage.interface.BlobWriter`."""
 
     def __init__(self, storage: MemoryStorage) -> None:
         self._storage = storage
@@ -162,7 +162,7 @@ class _Writer:
 
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         """
-        Make the blob visible; the writer ends, whatever happens.
+        Make the blob visible; the writer ends in any case.
 
         :raises DigestMismatch: what was written is not ``size`` bytes long.
         """
