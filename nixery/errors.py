@@ -1,10 +1,9 @@
 """
 The tree of typed errors.
 
-Every failure that a person may read is a type here, with the facts as fields
-and one sentence or more that says what happened and what to do
-(:attr:`NixeryError.message`).  The types know nothing of HTTP: which status a
-failure is answered with is decided in one place, ``nixery.http.registry.api``.
+Every failure that a person may read is a type here, with the facts as fields and one sentence or
+more that says what happened and what to do (:attr:`NixeryError.message`). The types know nothing of
+HTTP: one module decides the status of each failure, ``nixery.http.error_responses``.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class NixeryError(Exception):
 
     @property
     def message(self) -> str:
-        """What a user reads: complete sentences, without markup."""
+        """The text for users: complete sentences, without markup."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -31,7 +30,7 @@ class NixeryError(Exception):
 
 @frozen(kw_only=True)
 class UnexpectedOutput(NixeryError):
-    """A child succeeded and printed what nobody can make sense of."""
+    """A child process succeeded, but its output cannot be understood."""
 
     what: str
     excerpt: str = field(repr=False)
@@ -61,7 +60,7 @@ class StorageError(NixeryError):
     """
     The storage failed.
 
-    :param operation: what was being done, as a verb phrase.
+    :param operation: the operation that failed, as a verb phrase.
     :param reason: the operating system's or the service's own words.
     """
 

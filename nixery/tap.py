@@ -1,8 +1,8 @@
 """
-The wiring: what ``twistd nixery`` runs, from options to services.
+The plugin of ``twistd nixery``: makes the services of the daemon out of its options.
 
-The only module, beside the commands, that knows the global reactor, and the only
-one that knows which parts there are.
+This is the only module, beside the commands, that knows the global reactor, and the only one that
+lists the components.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Options(usage.Options):
             ) from None
 
     def postOptions(self) -> None:
-        """:raises usage.UsageError: with all that is wrong with the configuration."""
+        """:raises usage.UsageError: with all errors in the configuration."""
         from twisted.internet import reactor  # noqa: PLC0415  # twistd's --reactor chooses it
 
         # Before anything is made of it.
@@ -179,7 +179,7 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The daemon, ready to be started."""
+    """Make the daemon, ready to be started."""
     from twisted.internet import reactor  # noqa: PLC0415  # as above
 
     try:
@@ -206,18 +206,17 @@ def makeService(options: Options) -> IService:
 def make_daemon(  # noqa: PLR0915  # one statement a part
     config: Config,
     endpoints: Mapping[str, IStreamServerEndpoint],
-    # Any: the global reactor has no type, and each part asks for the interface
-    # that it needs.
+    # Any: the global reactor has no type, and each component asks for the interface that it needs.
     reactor: Any,
     *,
     reread: Callable[[], Config] | None = None,
     wall_clock: WallClock | None = None,
 ) -> IService:
     """
-    All parts of the daemon, wired, in the order in which they start.
+    Make all components of the daemon, connected, in the order in which they start.
 
     :param reactor: its time is monotonic, see :mod:`nixery.runtime.reactor_time`.
-    :param reread: reads the configuration again, for what a reload changes.
+    :param reread: reads the configuration again, for the settings that a reload changes.
     :param wall_clock: the time of day; by default, this machine's.
     """
 
@@ -270,7 +269,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         images=cache,
         files=files,
         cpu=cpu,
-        # While some are packed, others are on their way to the disk.
+        # While some layers are packed, others are being written to the disk.
         packers=3 * config.cpu_workers,
         settings=ImageSettings(
             layers=layer_settings(config),
@@ -304,7 +303,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
         serve_stale=config.serve_stale,
         noted=library.served,
     )
-    # Where pages are: known when the daemon listens, and empty if there are none.
+    # The URL of the pages: known when the daemon listens, and empty if there are none.
     pages: list[str] = []
     patience = PullWaiter(
         clock=reactor,
@@ -371,15 +370,15 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
 
     async def start_nix() -> None:
         version = await nix.check()
-        # What an earlier run left protected from garbage collection.
+        # Remove the garbage collection roots that an earlier run left.
         await nix.sweep()
         _log.info("Nix {version} builds them.", version=version)
         nix.stand_by()
 
     async def open_doors() -> None:
-        # The pages tell where the registry is reached, and a socket that was
-        # passed by systemd, or has a free port, is known only when it is open.
-        # Nothing is answered before this function returns to the reactor.
+        # The pages show the registry's address, and the address of a socket that was passed by
+        # systemd, or has a free port, is known only when it is open. Nothing is answered before
+        # this function returns to the reactor.
         host = registry_host(config.public_url, await listener.start())
         children, missing = people.children(host)
         children = {**children, **access.children()}
@@ -392,14 +391,14 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
             pages.append(config.public_url or f"{tls.scheme}://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
-        # What takes long is done while nobody waits for it: to load what cuts layers, and
-        # what the first request's host name is read with, and to start Nix.
+        # Slow preparations are done now, while no client waits for them: to load the modules that
+        # divide images into layers and that decode the first request's host name, and to start Nix.
         modules = ("networkx", "encodings.idna")
         for readying in (*(cpu.run(import_module, name) for name in modules), expect_evaluation()):
             Deferred.fromCoroutine(readying).addErrback(lambda _: None)
 
     async def expect_evaluation() -> None:
-        # Of other sources it is not known without asking anybody.
+        # The revision of other sources is unknown without a request to another host.
         if isinstance(config.source, PathSource):
             package_set = await sources.fetch(await sources.resolve(LATEST))
             nix.expect(package_set, config.system)
@@ -424,7 +423,7 @@ def make_daemon(  # noqa: PLR0915  # one statement a part
             Component(name="Nix side", start=start_nix, stop=nix.stop),
             *people.parts(),
             Component(name="popularity data", start=popularity.start, stop=popularity.stop),
-            # When the builder has stopped, everybody has an answer.
+            # When the builder has stopped, every request has been answered.
             Component(name="connections", stop=site.finish),
             Component(name="builder", stop=images.stop),
             Component(name="listener", start=open_doors, stop=listener.stop),
@@ -438,15 +437,15 @@ def _parse_endpoints(
     reactor: Any,  # as in make_daemon
     texts: Sequence[str],
 ) -> tuple[dict[str, IStreamServerEndpoint], tuple[ConfigProblem, ...]]:
-    """The endpoints by their strings, and what is wrong with the others."""
+    """Parse the endpoints; return them by their strings, and the errors in the others."""
     endpoints: dict[str, IStreamServerEndpoint] = {}
     problems: list[ConfigProblem] = []
     adopted: dict[int, str] = {}
     for text in texts:
         try:
             endpoint = endpoints[text] = serverFromString(reactor, text.removeprefix(PLAIN))
-        # Each kind of endpoint has a parser of its own, some of them from
-        # plugins, and what they raise is documented nowhere.
+        # Each kind of endpoint has a parser of its own, some of them from plugins, and their
+        # exceptions are not documented.
         except Exception as error:  # noqa: BLE001
             problems.append(
                 ConfigProblem(
