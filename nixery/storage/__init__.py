@@ -1,1 +1,1 @@
-"""Blobs and records: the interface and its backends."""
+"""Storage of blobs and records: the interface and its backends."""

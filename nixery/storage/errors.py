@@ -37,7 +37,7 @@ class BlobUnknown(NixeryError):
 
 @frozen(kw_only=True)
 class StorageFull(StorageError):
-    """There is no room left."""
+    """The storage has no free space left."""
 
     @property
     def message(self) -> str:
@@ -49,7 +49,7 @@ class StorageFull(StorageError):
 
 @frozen(kw_only=True)
 class StorageUnavailable(StorageError):
-    """The storage cannot be reached, or fails, for the moment: another try may succeed."""
+    """The storage is temporarily unreachable or failing: a retry may succeed."""
 
     @property
     def message(self) -> str:
@@ -59,8 +59,8 @@ class StorageUnavailable(StorageError):
 @frozen(kw_only=True)
 class BlobsMissing(NixeryError):
     """
-    Layers were removed from the storage while an image was made of them, again and
-    again: by hand, by a rule of a bucket, or by a collection that keeps too little.
+    Layers were repeatedly removed from the storage while an image was made of them: by
+    hand, by a lifecycle rule of a bucket, or by a garbage collection that keeps too little.
     """
 
     digests: tuple[str, ...]
@@ -76,12 +76,11 @@ class BlobsMissing(NixeryError):
 @frozen(kw_only=True)
 class DiskSpaceLow(StorageFull):
     """
-    So little room is left that no image is made any more; those that are stored are
-    served on.
+    Too little space is free to make images; stored images are still served.
 
-    :param path: the file system in question, by a directory of it.
-    :param free: how much is left, in bytes.
-    :param needed: how much has to be, in bytes.
+    :param path: a directory of the file system in question.
+    :param free: the free space in bytes.
+    :param needed: the free space that is required, in bytes.
     """
 
     path: str
@@ -99,7 +98,7 @@ class DiskSpaceLow(StorageFull):
 
 @frozen(kw_only=True)
 class CollectionRunning(NixeryError):
-    """Another collection is removing things from the storage."""
+    """Another garbage collection is running in the storage."""
 
     path: str
 
@@ -111,7 +110,7 @@ class CollectionRunning(NixeryError):
 @frozen(kw_only=True)
 class StorageRefused(StorageError):
     """
-    The storage service does not let the daemon do what it has to do.
+    The storage service denies the daemon a necessary operation.
 
     :param advice: what the operator has to do about it, in the imperative.
     """
@@ -126,14 +125,14 @@ class StorageRefused(StorageError):
 @frozen(kw_only=True)
 class UploadLost(StorageError):
     """
-    What was sent of a blob is lost, and no longer here to be sent again: whoever
-    makes the blob may make it once more.
+    The uploaded part of a blob is lost, and the daemon no longer has it to send it again:
+    the caller may make the blob once more.
     """
 
 
 @frozen(kw_only=True)
 class DigestMismatch(StorageError):
-    """Bytes that do not hash to the digest they were announced with."""
+    """The bytes do not hash to the digest they were announced with."""
 
     expected: str
     actual: str

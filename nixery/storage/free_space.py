@@ -1,14 +1,14 @@
 """
-Stopping before the disk is full.
+Stops builds before the disk is full.
 
 A disk that fills up in the middle of a layer harms more than one image: Nix, the journal
-and whoever else shares it fail with it.  So no image is begun, and no layer of one, while
-less than a margin is free; what is stored is served on.  Before it refuses anybody, the
-guard has the storage collected, where retention is configured.
+and everything else on it fail too.  So no image and no layer is begun while less than a
+margin is free; stored images are still served.  Before the monitor refuses a build, it
+starts a garbage collection of the storage, where retention is configured.
 
-How much is free is asked once in a while and not for each layer; between two looks a
-build can write no more than disks take in that time.  Nix has a margin of its own for
-its store (``min-free`` in nix.conf), which is its to keep.
+The free space is read at intervals and not for each layer; between two readings a
+build can write no more than the disk's throughput allows.  Nix keeps a margin of its own for
+its store (``min-free`` in nix.conf).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from nixery.storage.errors import DiskSpaceLow
 __all__ = ["FreeSpaceMonitor"]
 
 INTERVAL = 30.0
-"""Seconds between two looks when nothing is built."""
+"""Seconds between two readings when nothing is built."""
 
 BELIEVED = 2.0
-"""For how many seconds a look is believed while something is built."""
+"""Seconds for which a reading is valid while something is built."""
 
 COLLECTIONS = 60.0
-"""Seconds from one attempt to make room to the next."""
+"""Seconds from one attempt to free space to the next."""
 
 
 @define(kw_only=True, eq=False)
@@ -47,10 +47,11 @@ class FreeSpaceMonitor:
 
     :param path: the directory.
     :param margin: how much has to be free.
-    :param workers: asks the file system: a disk that hangs must not hang the reactor.
-    :param clock: tells when to look again.
-    :param make_room: removes what is not needed; ``None`` where nothing does.
-    :param look: what the file system says: how many bytes it has, and how many are free.
+    :param workers: the pool for reading the free space: a hanging disk must not block the
+        reactor.
+    :param clock: for the intervals between readings.
+    :param make_room: removes what is not needed; ``None`` if nothing can be removed.
+    :param look: reads the size of the file system and its free space, both in bytes.
     """
 
     path: Path
@@ -66,21 +67,21 @@ class FreeSpaceMonitor:
     _log = Logger()
 
     async def start(self) -> None:
-        """Look, and go on looking."""
+        """Read the free space now, and then at intervals."""
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._watch()))
         self._loop.clock = self.clock
         self._loop.start(INTERVAL)
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop reading the free space."""
         if self._loop is not None and self._loop.running:
             self._loop.stop()
 
     async def check(self) -> None:
         """
-        Go on only if there is room; makes room first where it can.
+        Check that enough space is free, and try to free some if not.
 
-        :raises DiskSpaceLow: there is too little.
+        :raises DiskSpaceLow: too little is free.
         """
         low = await self._current(BELIEVED)
         if low is None:
@@ -95,7 +96,7 @@ class FreeSpaceMonitor:
         raise low
 
     def faults(self) -> Sequence[str]:
-        """What was wrong at the last look, a sentence each."""
+        """Return the problems found at the last reading, a sentence each."""
         low = self._seen[1]
         return () if low is None else (low.message,)
 
@@ -135,6 +136,6 @@ class FreeSpaceMonitor:
 
 
 def _look(path: str) -> tuple[int, int]:
-    # Free for us: what is reserved for root is not.
+    # Free for this process: without the blocks that are reserved for root.
     found = os.statvfs(path)
     return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize

@@ -33,9 +33,9 @@ class BlobInfo:
     """
     A stored blob.
 
-    :param digest: of its bytes.
+    :param digest: the digest of its bytes.
     :param size: in bytes.
-    :param media_type: as it was stored with.
+    :param media_type: the media type that it was stored with.
     """
 
     digest: Digest
@@ -59,7 +59,7 @@ class ByteRange:
 @frozen(kw_only=True)
 class OpenFile:
     """
-    A blob as a file of this machine.
+    A blob as an open file of this machine.
 
     The reader closes ``descriptor``; because it is open already, a blob that is
     removed meanwhile is still read to its end.
@@ -73,7 +73,7 @@ class OpenFile:
 
 @frozen(kw_only=True)
 class Redirect:
-    """A blob to be fetched elsewhere, by GET only, within its URL's lifetime."""
+    """A blob to be fetched from another URL, by GET only, within that URL's lifetime."""
 
     info: BlobInfo
     url: str
@@ -81,7 +81,7 @@ class Redirect:
 
 @frozen(kw_only=True)
 class Stream:
-    """A blob's bytes as they come; ``chunks`` is iterated once, then closed."""
+    """A blob's bytes as they arrive; ``chunks`` is iterated once, then closed."""
 
     info: BlobInfo
     chunks: AsyncIterator[bytes]
@@ -92,7 +92,7 @@ BlobSource = OpenFile | Redirect | Stream
 
 class BlobWriter(Protocol):
     """
-    A blob that is being written and that nobody can see yet.
+    A blob that is being written and is not visible yet.
 
     Exactly one of :meth:`commit`, :meth:`Storage.commit_all` and :meth:`abort` ends it.
     """
@@ -127,10 +127,10 @@ class PendingBlob:
     """
     A blob that is to become visible, and with it a record that may name it.
 
-    :param writer: of the storage that it is committed to; has all of the blob.
-    :param digest: of the blob.
+    :param writer: a writer of the storage that it is committed to; has all of the blob.
+    :param digest: the digest of the blob.
     :param size: its number of bytes.
-    :param media_type: what it is.
+    :param media_type: its media type.
     :param record: kind, key and value.
     """
 
@@ -156,18 +156,18 @@ class Storage(Protocol):
         """:raises BlobUnknown: there is no such blob."""
 
     async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        """Those of ``digests`` that are not stored, found out in one go."""
+        """Return those of ``digests`` that are not stored, in one operation."""
 
     async def read(self, digest: Digest) -> bytes:
         """
-        A small blob (a manifest, a config) as a whole.
+        Read a small blob (a manifest, a config) as a whole.
 
         :raises BlobUnknown: there is no such blob.
         """
 
     async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
         """
-        A blob for sending.
+        Open a blob for sending.
 
         :param part: the part that will be read; an implementation that streams
             yields just this part, others ignore it.
@@ -179,11 +179,11 @@ class Storage(Protocol):
 
     async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         """
-        As :meth:`BlobWriter.commit` and then :meth:`add_record` for each of several blobs,
-        in one go.
+        Call :meth:`BlobWriter.commit` and then :meth:`add_record` for each of several blobs,
+        in one operation.
 
         :return: the records as they now are, in order.
-        :raises DigestMismatch: of one was written another number of bytes than announced.
+        :raises DigestMismatch: a blob has another size than announced.
         :raises StorageError: the storage failed.  Any of the blobs may have become visible,
             with or without its record; no record is there without its blob.
         """
@@ -199,27 +199,28 @@ class Storage(Protocol):
     ) -> None:
         """
         Store small blobs that name others, and a record that names them: an image.
-        Nothing of it is named before what it names is there, and where something
-        collects unused blobs, that does not come in between.
+
+        Every blob is stored before anything that names it, and a garbage collection, if
+        there is one, cannot run in between.
 
         :param blobs: bytes and media types, innermost first.
         :param needs: the blobs that they name besides each other.
-        :param record: kind, key and value; it replaces what was there.
-        :raises BlobsVanished: some of ``needs`` are not there; nothing is stored.
+        :param record: kind, key and value; it replaces an existing record.
+        :raises BlobsMissing: some of ``needs`` are not stored; nothing is stored.
         """
 
     async def get_record(self, kind: str, key: str) -> bytes | None:
-        """The record, ``None`` when there is none."""
+        """Return the record, ``None`` when there is none."""
 
     async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
-        """Those of the records that there are, by their keys, found out in one go."""
+        """Return those of the records that exist, by their keys, in one operation."""
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
         """
         Create the record only if it is absent, atomically, also between
         processes.
 
-        :return: the record as it now is: ``value``, or what was there first.
+        :return: the record as it now is: ``value``, or the existing one.
         """
 
     async def set_record(self, kind: str, key: str, value: bytes) -> None:
@@ -229,4 +230,4 @@ class Storage(Protocol):
         """Remove the record; one that is absent is no error."""
 
     async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
-        """The keys of a kind that begin with ``prefix``, sorted."""
+        """Return the keys of a kind that begin with ``prefix``, sorted."""

@@ -1,9 +1,9 @@
 """
-Where blobs and records are kept.
+Rules that all storage backends share.
 
-Every backend is a module of its own that implements
-:class:`nixery.storage.interface.Storage`; here is only what all of them agree on, so
-that a record or a blob that one of them takes is taken by the others too.
+Every backend implements :class:`nixery.storage.interface.Storage` in a package of its own;
+this module has only the common rules, so that a record or a blob that one backend accepts is
+accepted by the others too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["MAX_SMALL", "check_kind", "check_small", "publish_in_steps"]
 
 MAX_SMALL = 16 * 1024 * 1024
 """
-The most bytes that are ever held in memory at once: the limit of ``read``,
-``put`` and of a record.  Layers are streamed; manifests that clients accept end
-at about 4 MB.
+Maximum number of bytes that are held in memory at once: the limit of ``read``,
+``put`` and of a record.  Layers are streamed; clients accept manifests of up to
+about 4 MB.
 """
 
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -30,7 +30,7 @@ _KIND = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 def check_kind(kind: str) -> str:
     """
-    ``kind``, which may become a part of a path.
+    Return ``kind``, which may become a part of a path, after checking it.
 
     :raises StorageError: it is no lower-case word.
     """
@@ -58,10 +58,10 @@ async def publish_in_steps(
     record: tuple[str, str, bytes],
 ) -> None:
     """
-    :meth:`nixery.storage.interface.Storage.publish` for a storage from which nothing is removed
-    while it is in use.
+    Implement :meth:`nixery.storage.interface.Storage.publish` for a storage from which nothing
+    is removed while it is in use.
 
-    :raises BlobsVanished: some of ``needs`` are not there.
+    :raises BlobsMissing: some of ``needs`` are not stored.
     """
     gone = await storage.missing(needs)
     if gone:

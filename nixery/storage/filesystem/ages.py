@@ -1,11 +1,11 @@
 """
-The wall clock that ages of files are counted by.
+Implements the wall clock for the ages of files, which ignores recent steps forward.
 
-The last use of a blob is a time of day, in its file.  A clock that is set forward by a month,
-as NTP does where it was wrong at boot, would make everything a month old that was pulled a
-minute ago, and the time of grace would protect nothing.  So a step forward counts only
-when the time of grace has passed since it was noticed: until then, ages are counted as if
-it had not been made.  What is used after it has a new time by then.
+The last use of a blob is stored as a time of day, on its file.  If NTP corrects a clock that
+was wrong at boot, and sets it forward by a month, everything that was pulled a minute ago
+would be a month old, and the grace period would protect nothing.  So a step forward counts
+only when the grace period has passed since it was noticed: until then, ages are computed as if
+it had not been made.  By then, everything that was used after the step has a new time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ __all__ = ["Ages"]
 
 TOLERATED = 10.0
 """
-Seconds between two looks by which the clocks may part without a step: the wall clock may run
-faster than the monotonic one by half a thousandth while it is corrected.
+Seconds by which the clocks may diverge between two readings without this being a step: the
+wall clock may run faster than the monotonic one by 0.05 % while it is corrected.
 """
 
 
@@ -27,7 +27,7 @@ class Ages:
     """
     Implements :class:`nixery.runtime.clocks.WallClock`; one thread uses it at a time.
 
-    :param wall_clock: the one that may be set.
+    :param wall_clock: the clock of the system, which may be set.
     :param seconds: the monotonic time, on any thread.
     :param grace: seconds until a step forward counts.
     """
@@ -43,7 +43,7 @@ class Ages:
         self._until: float | None = None
 
     def now(self) -> WallTime:
-        """The time of day, less the steps forward that do not count yet."""
+        """Return the time of day, less the steps forward that do not count yet."""
         now, passed = self._wall_clock.now(), self._seconds()
         step = now - passed - self._offset
         self._offset += step
@@ -51,7 +51,7 @@ class Ages:
             self._ahead += step
             self._until = passed + self._grace
         elif step < -TOLERATED:
-            # It may take an earlier one back.
+            # A step back may undo an earlier step forward.
             self._ahead = max(0.0, self._ahead + step)
         if self._until is not None and passed >= self._until:
             self._ahead, self._until = 0.0, None

@@ -1,8 +1,8 @@
 """
-Files that appear whole or not at all.
+Creates files that appear whole or not at all.
 
-A file is written where nobody looks, brought to the disk, and then linked or renamed
-to its place.  Everything here blocks, and is safe to use from many threads and
+A file is written under a temporary name, synchronised to the disk, and then linked or renamed
+to its final path.  Everything here blocks, and is safe to use from many threads and
 processes.
 """
 
@@ -35,39 +35,39 @@ __all__ = [
 ]
 
 ATTEMPTS = 8
-"""How often a file is published whose draft or directory somebody else removes at once."""
+"""Maximum attempts to publish a file whose draft or directory is removed concurrently."""
 
 LONGEST_LINK = 1000
-"""The longest target of a symbolic link, in bytes; XFS takes 1,023."""
+"""Maximum length of a symbolic link's target in bytes; XFS allows 1,023."""
 
 _names = count()
 _process = token_hex(12)
 
 _unmasked: set[str] = set()
 """
-The directories where the newest draft got its mode as it was made.  Each draft of a blob
-is looked at anyway, and the small files that follow it are spared the look.
+The directories where the newest draft of a blob was created with the right mode.  The mode of
+such a draft is checked anyway; small files that follow it are not checked.
 """
 
 
 class TempFile:
     """
-    A file that is being written under a name of its own and that nobody looks at.
+    A file that is being written under a temporary name (a draft).
 
-    To publish it, :meth:`rename` it to its place inside a ``with`` block, which
+    To publish it, :meth:`rename` it to its final path inside a ``with`` block, which
     ends the draft and removes whatever is left of it.  A draft that is dropped
-    without an end is removed when it is collected.
+    without an end is removed when the object is garbage-collected.
 
     One thread writes at a time.  Ending it from another thread is safe: it waits
     for a write in progress, and later writes fail.
 
-    :param directory: on the file system of the place it will be published at.
-    :raises StorageError: the file cannot be made.
+    :param directory: a directory on the file system of the final path.
+    :raises StorageError: the file cannot be created.
     """
 
     def __init__(self, directory: str) -> None:
-        # Re-entrant, because whoever publishes a draft ends it too.  It guards
-        # the descriptor: once closed, its number may be that of any other file.
+        # Re-entrant, because publishing a draft ends it too.  It guards the
+        # descriptor: once closed, its number may belong to any other file.
         self._lock = RLock()
         self._descriptor, self.path = _create_locked(directory)
         self._end = weakref.finalize(self, _remove, self._descriptor, self.path)
@@ -78,32 +78,32 @@ class TempFile:
         """
         Append ``data``.
 
-        :return: its length: all of it is taken.
-        :raises StorageFull: there is no room left.
+        :return: its length: all of it is written.
+        :raises StorageFull: there is no free space left.
         :raises StorageError: the system failed, or the draft has ended.
         """
         with self._lock, failures("write a file"):
             self._check()
             rest = memoryview(data)
             while rest:
-                # May take a part only, at a signal or the last free block.
+                # May write a part only, after a signal or at the last free block.
                 written = os.write(self._descriptor, rest)
                 self.size += written
                 rest = rest[written:]
         return len(data)
 
     def synchronise(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Wait until the written data are on the disk."""
         with self._lock:
             self._check()
             os.fsync(self._descriptor)
 
     def rename(self, target: str) -> None:
-        """Publish it over whatever is there, which ends it."""
+        """Publish it, replacing an existing file; this ends the draft."""
         with self._lock:
             self._check()
             into_directory(os.rename, self.path, target)
-            # Nothing is left to be removed, only the descriptor to be closed.
+            # No file is left to be removed, only the descriptor to be closed.
             self._end.detach()
             with suppress(OSError):
                 os.close(self._descriptor)
@@ -115,10 +115,10 @@ class TempFile:
 
     def discard_soon(self) -> None:
         """
-        End the draft without waiting for another thread that is at it.
+        End the draft without waiting for another thread that uses it.
 
         If there is one, its next step fails, and the draft ends when that thread
-        lets go of it.
+        releases the lock.
         """
         self._unwanted = True
         if self._lock.acquire(blocking=False):
@@ -152,10 +152,10 @@ class TempFile:
 
 class SmallTempFile:
     """
-    A small file that is written at once and published in a moment, by one thread.
+    A small file that is written at once and published soon after, by one thread.
 
-    It bears no lock: a process that starts just now may sweep it away, which shows
-    when it is published, and it is written again then.
+    It has no lock: a process that starts at this moment may sweep it.  Publishing
+    notices that, and writes it again.
 
     It ends with its ``with`` block, as a :class:`TempFile` does.
 
@@ -175,14 +175,14 @@ class SmallTempFile:
 
     def link(self, target: str) -> None:
         """
-        Publish it if nothing is there.
+        Publish it if the target does not exist.
 
-        :raises FileExistsError: something is.
+        :raises FileExistsError: the target exists.
         """
         self._publish(os.link, target)
 
     def rename(self, target: str) -> None:
-        """Publish it over whatever is there."""
+        """Publish it, replacing an existing target."""
         self._publish(os.rename, target)
         self._moved = True
 
@@ -191,7 +191,7 @@ class SmallTempFile:
         if not self._moved:
             with suppress(OSError):
                 os.unlink(self.path)
-        # Once only: afterwards its number may be that of any other file.
+        # Close once only: afterwards its number may belong to any other file.
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with suppress(OSError):
@@ -213,7 +213,7 @@ class SmallTempFile:
             try:
                 return into_directory(step, self.path, target)
             except FileNotFoundError:
-                # Swept.  Its descriptor leads to a file without a name.
+                # Another process swept it; the descriptor refers to a file without a name.
                 self.discard()
                 self._write()
                 self.synchronise()
@@ -235,11 +235,11 @@ class SmallTempFile:
 
 class SymlinkRecord:
     """
-    A short text that is published as the target of a symbolic link, which leads nowhere.
+    A short text that is published as the target of a symbolic link, which is never followed.
 
-    As :class:`SmallTempFile` otherwise, and cheaper: one call makes the link, whole and only
-    where there is nothing, and one reads it; a file takes five and three.  There are two
-    of them to each layer, and what they cost is felt.  It is on the disk when its
+    Otherwise it is like :class:`SmallTempFile`, but cheaper: one call creates the link,
+    atomically and only if nothing exists there, and one call reads it; a file takes five and
+    three.  Each layer has two of them, so the cost is noticeable.  It is on the disk when its
     directory is.
     """
 
@@ -248,18 +248,18 @@ class SymlinkRecord:
         self._text = text
 
     def synchronise(self) -> None:
-        """Nothing is written yet."""
+        """Do nothing: nothing is written yet."""
 
     def link(self, target: str) -> None:
         """
-        Publish it if nothing is there.
+        Publish it if the target does not exist.
 
-        :raises FileExistsError: something is.
+        :raises FileExistsError: the target exists.
         """
         into_directory(os.symlink, self._text, target)
 
     def rename(self, target: str) -> None:
-        """Publish it over whatever is there."""
+        """Publish it, replacing an existing target."""
         for _ in range(ATTEMPTS):
             path = _new_path(self._directory)
             os.symlink(self._text, path)
@@ -270,7 +270,7 @@ class SymlinkRecord:
                     os.unlink(path)
                 if not isinstance(error, FileNotFoundError):
                     raise
-                # It was swept.
+                # Another process swept the link.
         raise FileNotFoundError(ENOENT, "it is removed each time", target)
 
 
@@ -278,10 +278,12 @@ def write_symlink_record(
     ends: ExitStack, directory: str, data: bytes
 ) -> SymlinkRecord | SmallTempFile:
     """
-    The cheapest draft of ``data``; :func:`nixery.storage.filesystem.files.read_note` reads either.
+    Make the cheapest draft of ``data``: a link if possible, otherwise a file.
 
-    :param ends: where it ends.
-    :param directory: where drafts are made.
+    :func:`nixery.storage.filesystem.files.read_note` reads either.
+
+    :param ends: the stack whose exit ends the draft.
+    :param directory: the directory of drafts.
     """
     if 0 < len(data) <= LONGEST_LINK and data.isascii() and b"\0" not in data:
         return SymlinkRecord(directory, data.decode("ascii"))
@@ -289,7 +291,7 @@ def write_symlink_record(
 
 
 def small_temp_file(directory: str, data: bytes) -> SmallTempFile:
-    """A draft of ``data``, on the disk and ready to be published."""
+    """Make a draft of ``data`` that is on the disk and ready to be published."""
     draft = SmallTempFile(directory, data)
     try:
         draft.synchronise()
@@ -303,7 +305,7 @@ def sweep(directory: str) -> int:
     """
     Remove the drafts whose processes have died.
 
-    :return: how many.
+    :return: the number of removed drafts.
     """
     swept = 0
     for name in os.listdir(directory):
@@ -331,8 +333,8 @@ def _create(directory: str) -> tuple[int, str]:
 
 
 def _new_path(directory: str) -> str:
-    # Of this process alone, whether it was forked or lives in another namespace of
-    # process numbers; and no random bytes are asked of the system each time.
+    # Unique to this process, also after a fork or in another PID namespace; and without
+    # a system call for random bytes each time.
     return os.path.join(directory, f"{_process}-{os.getpid()}-{next(_names)}")
 
 
@@ -350,13 +352,13 @@ def _create_locked(directory: str) -> tuple[int, str]:
             except BaseException:
                 _remove(descriptor, path)
                 raise
-            # The sweep of another process came between creation and lock and
-            # took the file for a dead one's; it happens at its start only.
+            # Another process swept the file between creation and lock, as if its owner
+            # were dead; this happens only when that process starts.
             os.close(descriptor)
 
 
 def _correct_mode(descriptor: int, directory: str) -> os.stat_result:
-    """Give a new file back what the umask took, which it seldom does."""
+    """Restore the mode bits that the umask removed from a new file, which is rare."""
     found = os.fstat(descriptor)
     if S_IMODE(found.st_mode) == FILE_MODE:
         _unmasked.add(directory)
@@ -367,8 +369,8 @@ def _correct_mode(descriptor: int, directory: str) -> os.stat_result:
 
 
 def _remove(descriptor: int, path: str) -> None:
-    # A published draft has no such path any more, or a second name for it.  The
-    # lock ends with the descriptor, so that no sweep meets the file in between.
+    # A published draft has no such path any more, or has a second name.  The lock is
+    # released with the descriptor, so that no sweep finds the file unlocked in between.
     with suppress(OSError):
         os.unlink(path)
     with suppress(OSError):

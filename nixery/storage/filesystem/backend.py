@@ -1,22 +1,22 @@
 """
-Storage in a directory of this machine: what the reactor may call.
+Implements the storage in a directory of this machine, for the reactor.
 
-Each method is one call on the storage pool, so one hop to a thread and back;
-what happens there is in :mod:`nixery.storage.filesystem.blobs` and
+Each method is one call on the storage pool, so one switch to a thread and back;
+the blocking code is in :mod:`nixery.storage.filesystem.blobs` and
 :mod:`nixery.storage.filesystem.records`.  Several processes may share one directory::
 
     ROOT/blobs/sha256/   blobs, by their digests
     ROOT/records/        records, by kind and key
-    ROOT/tmp/            what is being written, or about to be removed
-    ROOT/damaged/        what a check has moved aside
+    ROOT/tmp/            files that are being written, or about to be removed
+    ROOT/damaged/        files that a check has moved aside
     ROOT/*lock           see :mod:`nixery.storage.filesystem.publish_lock`
 
-Whatever file appears in the first two was written and synchronised in ``tmp``, then
-linked or renamed to its place, and is on the disk, name and all, before anybody
-hears that it is stored.  A process holds a lock on each blob that it writes in
+Every file in the first two was written and synchronised in ``tmp``, then
+linked or renamed to its final path; contents and name are on the disk before any method
+reports that it is stored.  A process holds a lock on each blob that it writes in
 ``tmp``; a file whose lock is free was left there by a crash, and is removed at the
-next start.  Small files are there for a moment only and bear none: one that is
-removed so is written again.
+next start.  Small files are there for a moment only and have no lock: one that is
+removed at such a start is written again.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ class FilesystemStorage:
     """
     An implementation of :class:`nixery.storage.interface.Storage`.
 
-    It holds nothing but paths, so that there is nothing to stop; :meth:`start`
+    It has no state except paths, so that there is nothing to stop; :meth:`start`
     is awaited once before anything else.
 
-    :param root: the directory; made, with its parents, if it is missing.
+    :param root: the directory; created, with its parents, if it is missing.
     :param workers: the pool of threads for storage I/O.
     """
 
     _log = Logger()
 
     def __init__(self, root: Path, workers: Workers) -> None:
-        # A daemon changes its working directory later.
+        # Make the path absolute, because a daemon changes its working directory later.
         self._root = os.path.abspath(root)
         self._workers = workers
         drafts = os.path.join(self._root, "tmp")
@@ -79,7 +79,7 @@ class FilesystemStorage:
 
     async def start(self) -> None:
         """
-        Make the directory ready, and sweep what a crash left in it.
+        Prepare the directory, and remove files that a crash left in it.
 
         :raises StorageError: it cannot be used: not writable, on several file
             systems, or on one without links or locks.
@@ -93,12 +93,12 @@ class FilesystemStorage:
         return await self._workers.run(self._blobs.stat, digest)
 
     async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        """Those of ``digests`` that are not stored, in one hop for all of them."""
+        """Return those of ``digests`` that are not stored, in one call for all of them."""
         return await self._workers.run(self._blobs.missing, tuple(digests))
 
     async def read(self, digest: Digest) -> bytes:
         """
-        A small blob as a whole, its digest verified.
+        Read a small blob as a whole, and verify its digest.
 
         :raises BlobUnknown: there is no such blob.
         """
@@ -107,10 +107,10 @@ class FilesystemStorage:
     async def open(
         self,
         digest: Digest,
-        part: ByteRange | None = None,  # noqa: ARG002  # a file can be read anywhere
+        part: ByteRange | None = None,  # noqa: ARG002  # a file can be read at any offset
     ) -> BlobSource:
         """
-        A blob as an open file, whatever ``part`` of it will be read.
+        Open a blob as a file, independently of the ``part`` that will be read.
 
         :raises BlobUnknown: there is no such blob.
         """
@@ -122,9 +122,9 @@ class FilesystemStorage:
 
     async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         """
-        Make blobs visible, and create those of their records that are absent, in one hop.
+        Make blobs visible, and create those of their records that are absent, in one call.
 
-        :return: the records that were there first, or that now are.
+        :return: the existing records, or those that were created.
         """
         return await self._workers.run(self._commit_all, tuple(commits))
 
@@ -138,13 +138,13 @@ class FilesystemStorage:
                 record = self._records.prepare(ends, *each.record)
                 placements += [blob, record]
                 records.append(record)
-            # Whoever relies upon a record of a blob looks for the blob as well, so that a
-            # power failure may leave it without one.
+            # Readers of a blob's record check the blob too, so a power failure may leave a
+            # record without its blob.
             publish_together(placements)
         return [record.value for record in records]
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
-        """Store a small blob as a whole; one that is there already is kept."""
+        """Store a small blob as a whole; an existing one is kept."""
         return await self._workers.run(self._blobs.put, data, media_type)
 
     async def publish(
@@ -154,9 +154,9 @@ class FilesystemStorage:
         record: tuple[str, str, bytes],
     ) -> None:
         """
-        Store what names other blobs, and a record of it; see the interface.
+        Store blobs that name other blobs, and a record of them; see the interface.
 
-        :raises BlobsVanished: some of ``needs`` are not there.
+        :raises BlobsMissing: some of ``needs`` are not stored.
         """
         await self._workers.run(self._publish, tuple(blobs), tuple(needs), record)
 
@@ -166,7 +166,8 @@ class FilesystemStorage:
         needs: Sequence[Digest],
         record: tuple[str, str, bytes],
     ) -> None:
-        # No collection, of whatever process, comes between the look and the naming.
+        # No garbage collection, in any process, can run between the check of the blobs and
+        # the storing of the manifest.
         with failures("publish an image"), publishing(self._root):
             gone = [digest for digest in needs if not self._claim(digest)]
             if gone:
@@ -176,7 +177,7 @@ class FilesystemStorage:
                     self._blobs.prepare_small(ends, data, media_type) for data, media_type in blobs
                 ]
                 placements.append(self._records.prepare(ends, *record, replace=True))
-                # Each names the ones before, even after a power failure.
+                # Each names the ones before, which must hold even after a power failure.
                 publish_in_order(placements)
 
     def _claim(self, digest: Digest) -> bool:
@@ -187,15 +188,15 @@ class FilesystemStorage:
         return True
 
     async def get_record(self, kind: str, key: str) -> bytes | None:
-        """The record, ``None`` when there is none."""
+        """Return the record, ``None`` when there is none."""
         return await self._workers.run(self._records.get, kind, key)
 
     async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
-        """Those of the records that there are, in one hop for all of them."""
+        """Return those of the records that exist, in one call for all of them."""
         return await self._workers.run(self._records.find, kind, tuple(keys))
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
-        """:return: the record that was there first, or ``value``, which now is."""
+        """:return: the existing record, or ``value`` if it was created."""
         return await self._workers.run(self._records.add, kind, key, value)
 
     async def set_record(self, kind: str, key: str, value: bytes) -> None:
@@ -207,7 +208,7 @@ class FilesystemStorage:
         await self._workers.run(self._records.delete, kind, key)
 
     async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
-        """The keys of a kind that begin with ``prefix``, sorted."""
+        """Return the keys of a kind that begin with ``prefix``, sorted."""
         return await self._workers.run(self._records.keys, kind, prefix)
 
 
@@ -215,8 +216,8 @@ class _Writer:
     """
     An implementation of :class:`nixery.storage.interface.BlobWriter`.
 
-    Its file is made by the first write, which is on a worker thread already.  One that
-    is dropped without an end takes its file with it.
+    Its file is created by the first write, which is on a worker thread already.  If it is
+    dropped without an end, its file is removed.
     """
 
     def __init__(self, blobs: Blobs, workers: Workers) -> None:
@@ -226,36 +227,36 @@ class _Writer:
         self._aborted = False
 
     def write(self, data: bytes, /) -> int:
-        """Append ``data``, on a worker thread; the disk is the back-pressure."""
+        """Append ``data``, on a worker thread; blocking disk writes are the back-pressure."""
         return self._begun().write(data)
 
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         """
-        Make the blob visible; the writer ends, whatever happens.
+        Make the blob visible; the writer ends in any case.
 
-        A commit that is cancelled while it runs still comes to its end: the blob
-        may be there afterwards, and is whole then.
+        A commit that is cancelled while it runs still runs to its end: the blob
+        may exist afterwards, and is whole then.
 
         :raises DigestMismatch: what was written is not ``size`` bytes long.
         """
         return await self._workers.run(self._commit, digest, size, media_type)
 
     async def abort(self) -> None:
-        """Drop what was written.  Never raises; harmless after an end."""
+        """Discard the written data.  Never raises; harmless after an end."""
         self._aborted = True
         if self._draft is None:
             return
         try:
             await self._workers.run(self._draft.discard)
         except (ShuttingDown, CancelledError):
-            # The file has to go all the same.
+            # The file has to be removed all the same.
             self._draft.discard_soon()
 
     def _begun(self) -> TempFile:
         if self._draft is None and not self._aborted:
             self._draft = self._blobs.create()
-        # Looked at once the draft can be seen: an abort that came meanwhile from another
-        # thread has either seen it too, or is seen here.
+        # Checked after the draft was made visible to other threads: a concurrent abort has
+        # either seen the draft, or is noticed here.
         if self._aborted or self._draft is None:
             if self._draft is not None:
                 self._draft.discard()
@@ -263,7 +264,7 @@ class _Writer:
         return self._draft
 
     def prepare(self, ends: ExitStack, digest: Digest, size: int, media_type: str) -> BlobPlacement:
-        """As :meth:`nixery.storage.filesystem.blobs.Blobs.prepare` says, on a worker thread."""
+        """Call :meth:`nixery.storage.filesystem.blobs.Blobs.prepare`, on a worker thread."""
         return self._blobs.prepare(ends, self._begun(), digest, size, media_type)
 
     def _commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
@@ -274,8 +275,8 @@ async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[
     """
     Acquire something on a worker thread.
 
-    A waiter that leaves does not stop the thread: what the thread then acquires
-    for nobody is released, and neither descriptors nor files leak.
+    Cancelling the wait does not stop the thread: what the thread acquires after that is
+    released, and neither descriptors nor files leak.
     """
     handover: _Handover[T] = _Handover(release)
     try:
@@ -286,7 +287,7 @@ async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[
 
 
 class _Handover(Generic[T]):
-    """Between the thread that gives and the reactor that takes or refuses."""
+    """Passes a thing from the thread that acquires it to the reactor, which may refuse it."""
 
     def __init__(self, release: Callable[[T], None]) -> None:
         self._release = release
@@ -317,7 +318,7 @@ def _close(source: OpenFile) -> None:
 
 def _prepare(root: str) -> int:
     """
-    Make what is missing, try what will be needed, sweep what a crash left.
+    Create missing directories, test the required operations, and sweep files of a crash.
 
     :return: how many files were swept.
     """
@@ -328,7 +329,7 @@ def _prepare(root: str) -> int:
         os.makedirs(os.path.dirname(root), exist_ok=True)
         for path in (root, blobs, *places):
             make_directory(path)
-        # All that blobs will ever need: a commit finds its directory there.
+        # Create all directories of blobs now, so that a commit finds its directory.
         present = os.listdir(places[0])
         names = (f"{number:02x}" for number in range(256))
         make_directories(places[0], [name for name in names if name not in present])
@@ -345,7 +346,7 @@ def _try_note(path: str) -> None:
     try:
         os.symlink("-" * LONGEST_LINK, path)
     except OSError as error:
-        # From a full disk images can be served all the same.
+        # Images can still be served from a full disk.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
     with suppress(FileNotFoundError):  # swept by another process that starts

@@ -1,11 +1,11 @@
 """
-What is stored in one go: first all bytes, then all names.
+Publishes several files in one operation: first all contents, then all names.
 
-A layer is its bytes, their description and its record; an image is some more.  The
-files are written first and then brought to the disk one after the other, so that the
+A layer has its bytes, their description and its record; an image has some more.  The
+files are written first and then synchronised one after the other, so that the
 file system has less to do for each; then they become visible in their order, and then
-the directories are synchronised, each once.  All of it runs beside threads that pack,
-which it must not slow down.
+the directories are synchronised, each once.  All of it runs concurrently with threads that
+pack, which it must not slow down.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ __all__ = ["Placement", "Synchronised", "publish_together", "publish_in_order"]
 
 
 class Synchronised(Protocol):
-    """A draft, of whichever kind."""
+    """A draft of any kind."""
 
     def synchronise(self) -> None:
         """Wait until it is on the disk."""
 
 
 class Placement(Protocol):
-    """A blob or a record that is written and not yet visible."""
+    """A blob or a record that is written but not yet visible."""
 
     @property
     def drafts(self) -> Sequence[Synchronised]:
-        """What has to be on the disk before; nothing where it was stored already."""
+        """Return the drafts to synchronise before; empty if it was stored already."""
 
     def place(self) -> str:
         """
-        Make it visible, whole, at one instant.
+        Make it visible, atomically.
 
         :return: the directory that it is in now, which has to be synchronised.
         """
@@ -42,7 +42,7 @@ class Placement(Protocol):
 
 def publish_together(placements: Sequence[Placement]) -> None:
     """
-    Make them visible in their order, and wait until all of it is on the disk.
+    Make placements visible in their order, and wait until all of them are on the disk.
 
     A power failure meanwhile may leave any of them without the ones before.
     """
@@ -52,7 +52,7 @@ def publish_together(placements: Sequence[Placement]) -> None:
 
 
 def publish_in_order(placements: Sequence[Placement]) -> None:
-    """As :func:`place`, but each is on the disk before the next becomes visible."""
+    """Like :func:`publish_together`, but each is on the disk before the next is visible."""
     _synchronise(placements)
     for each in placements:
         synchronise_directory(each.place())

@@ -1,16 +1,16 @@
 """
-Blobs in a directory: what touches the disk, and blocks.
+Reads and writes blobs in a directory, with blocking calls.
 
 Everything here runs on worker threads, several at a time, and in several
 processes at a time that share the directory;
-:mod:`nixery.storage.filesystem.backend` is the shell that the reactor may call.
+:mod:`nixery.storage.filesystem.storage` is the asynchronous interface for the reactor.
 
 A blob is a file, its bytes, and a symbolic link, whose target is their description::
 
     ab/abcd...                the bytes of sha256:abcd...
     ab/abcd....json -> {"mediaType": "...", "size": 1234}
 
-Descriptions were files once, and are read as such too.
+Older versions stored descriptions as files; these are read too.
 
 A blob exists when its description does and agrees with the size of its bytes.  The
 bytes move to their place first, and the description last and only if there is
@@ -19,7 +19,7 @@ none, so that
 - a blob becomes visible whole, at one instant, and its media type never changes;
 - bytes without a description, a description without bytes and bytes of a wrong
   size, which a crash or a disk may leave, are no blob: it is made again, and
-  what is whole is never absent meanwhile.
+  a whole blob is never absent meanwhile.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ from nixery.storage.rules import check_small
 __all__ = ["DESCRIPTION", "BlobPlacement", "Blobs", "read_description"]
 
 DESCRIPTION = ".json"
-"""What follows a blob's name in that of its description."""
+"""The suffix of a description's name, after the name of the blob."""
 
 
 class Blobs:
     """
     The blobs of a directory.
 
-    Without state but for its paths, so that any number of threads and processes
-    may use it.  Methods raise :class:`nixery.errors.StorageError` or, where there
-    is no room left, its :class:`nixery.storage.errors.StorageFull`.
+    It has no state except its paths, so that any number of threads and processes
+    may use it.  Methods raise :class:`nixery.errors.StorageError` or, if there is
+    no free space left, its subclass :class:`nixery.storage.errors.StorageFull`.
 
-    :param directory: where they are; it exists.
-    :param drafts: where they are written, on the same file system.
+    :param directory: the directory of the blobs; it exists.
+    :param drafts: the directory they are written in, on the same file system.
     """
 
     _log = Logger()
@@ -83,8 +83,7 @@ class Blobs:
 
     def claim(self, digest: Digest) -> BlobInfo:
         """
-        A blob that is about to be named: :mod:`.garbage_collector` finds it in use.
-
+        Mark a blob that is about to be named as in use for :mod:`.garbage_collector`.
         :raises BlobUnknown: there is no such blob, or no whole one.
         """
         path = self._path(digest)
@@ -97,7 +96,7 @@ class Blobs:
             return self._whole(digest, path, size)
 
     def missing(self, digests: Iterable[Digest]) -> frozenset[Digest]:
-        """Those of ``digests`` that are not there, or not whole."""
+        """Return those of ``digests`` that are not there, or not whole."""
         return frozenset(digest for digest in digests if self._find(digest) is None)
 
     def open(self, digest: Digest) -> OpenFile:
@@ -119,10 +118,10 @@ class Blobs:
 
     def read(self, digest: Digest) -> bytes:
         """
-        A small blob as a whole, its digest verified.
+        Read a small blob as a whole, and verify its digest.
 
-        One that is damaged although its size is right is withdrawn, so that it
-        is made again like any other that is missing.
+        A damaged blob of the right size is removed, so that it is made again like any
+        other missing blob.
 
         :raises BlobUnknown: there is no such blob, or no whole one.
         """
@@ -149,12 +148,12 @@ class Blobs:
 
     def commit(self, draft: TempFile, digest: Digest, size: int, media_type: str) -> BlobInfo:
         """
-        Make a draft visible under ``digest``; it ends, whatever happens.
+        Make a draft visible under ``digest``; the draft ends in any case.
 
-        That the bytes hash to ``digest`` is taken on trust: whoever wrote them
-        hashed them on the way, and reading them again would double the cost.
+        It is not checked that the bytes hash to ``digest``: the caller computed the digest
+        while writing them, and reading them again would double the cost.
 
-        :return: the blob as it is stored: one that was there keeps its media type.
+        :return: the blob as it is stored: an existing one keeps its media type.
         :raises DigestMismatch: the draft is not ``size`` bytes long.
         """
         with ExitStack() as ends, failures("store a blob"):
@@ -166,9 +165,9 @@ class Blobs:
         self, ends: ExitStack, draft: TempFile, digest: Digest, size: int, media_type: str
     ) -> BlobPlacement:
         """
-        As :meth:`commit`, to become visible in one go with others.
+        Prepare what :meth:`commit` does, to become visible in one operation with others.
 
-        :param ends: where the draft, and whatever else is made, ends.
+        :param ends: the stack whose exit ends the draft and everything else that is made.
         """
         ends.enter_context(draft)
         if draft.size != size:
@@ -180,15 +179,16 @@ class Blobs:
             )
         info = BlobInfo(digest=digest, size=size, media_type=media_type)
         known = self._find(digest)
-        # Equal digests have equal sizes, unless both of its files are damaged.
+        # Equal digests have equal sizes, unless both files of the blob are damaged.
         if known is not None and known.size == size:
             return BlobPlacement(known, self._path(digest))
         return self._placed(ends, draft, info)
 
     def prepare_small(self, ends: ExitStack, data: bytes, media_type: str) -> BlobPlacement:
         """
-        As :meth:`put`, to become visible in one go with others.  A blob that is there
-        is claimed, and a collection sees anyway that one is new.
+        Prepare what :meth:`put` does, to become visible in one operation with others.
+
+        An existing blob is claimed; a garbage collection recognizes a new one anyway.
         """
         check_small("store a blob", len(data))
         info = BlobInfo(digest=_digest(data), size=len(data), media_type=media_type)
@@ -199,14 +199,14 @@ class Blobs:
         return self._placed(ends, ends.enter_context(SmallTempFile(self._drafts, data)), info)
 
     def put(self, data: bytes, media_type: str) -> BlobInfo:
-        """Store a small blob; one that is there already is kept."""
+        """Store a small blob; an existing one is kept."""
         with ExitStack() as ends, failures("store a blob"):
             blob = self.prepare_small(ends, data, media_type)
             publish_together([blob])
         return blob.info
 
     def _path(self, digest: Digest) -> str:
-        """Where its bytes are.  Parsed again: no digest leads out of the directory."""
+        """Return the path of a blob's bytes.  Parses again: no digest may leave the directory."""
         hexadecimal = parse_digest(digest).removeprefix("sha256:")
         return os.path.join(self._directory, hexadecimal[:2], hexadecimal)
 
@@ -229,7 +229,7 @@ class Blobs:
         return info
 
     def _find(self, digest: Digest) -> BlobInfo | None:
-        """The blob, if it is there and whole."""
+        """Return the blob, if it is there and whole."""
         try:
             return self.stat(digest)
         except BlobUnknown:
@@ -247,8 +247,8 @@ class BlobPlacement:
     """
     A :class:`nixery.storage.filesystem.batch_publish.Placement` of a blob.
 
-    :ivar info: once it is placed, the blob as it is stored: one that was there keeps
-        its media type.
+    :ivar info: once it is placed, the blob as it is stored: an existing one keeps its
+        media type.
     """
 
     def __init__(
@@ -269,15 +269,15 @@ class BlobPlacement:
 
     def place(self) -> str:
         if self._draft is not None and self._note is not None:
-            # Over damaged bytes, or over equal ones of somebody who is as far as
-            # this.  Who has the replaced file open reads it to its end.
+            # Replaces damaged bytes, or equal bytes of a concurrent commit.  A reader
+            # that has the replaced file open reads it to its end.
             self._draft.rename(self._path)
             self._describe(self._note)
-        # Whoever stored what is there already need not have synchronised it yet.
+        # The concurrent commit that stored an existing blob may not have synchronised it yet.
         return os.path.dirname(self._path)
 
     def _describe(self, note: SymlinkRecord | SmallTempFile) -> None:
-        """Note a blob's size and media type, unless they are noted already."""
+        """Store a blob's size and media type, unless they are stored already."""
         try:
             note.link(self._path + DESCRIPTION)
         except FileExistsError:
@@ -290,10 +290,10 @@ class BlobPlacement:
 
 def read_description(path: str) -> tuple[str, int] | None:
     """
-    What is noted of a blob.
+    Read the description of a blob.
 
-    :param path: of its description.
-    :return: its media type, and its size in bytes; ``None`` where nothing sensible is noted.
+    :param path: the path of the description.
+    :return: its media type, and its size in bytes; ``None`` if the content is invalid.
     :raises OSError: it cannot be read.
     :raises StorageError: it is too large to be one.
     """

@@ -1,7 +1,7 @@
 """
-What the storage asks of the operating system about files and directories.
+Basic operations of the storage on files and directories.
 
-Each with the hazard it guards against.  Everything here blocks, and is safe to use
+Each handles a hazard of the operating system.  Everything here blocks, and is safe to use
 from many threads and processes.
 """
 
@@ -33,9 +33,9 @@ FILE_MODE = 0o640
 @contextmanager
 def failures(operation: str) -> Iterator[None]:
     """
-    Turn errors of the operating system into those of the storage.
+    Turn errors of the operating system into errors of the storage.
 
-    :param operation: what is being done, as a verb phrase.
+    :param operation: the operation, as a verb phrase.
     """
     try:
         yield
@@ -49,12 +49,12 @@ def failures(operation: str) -> Iterator[None]:
 
 def read_file(path: str, flags: int = 0) -> bytes:
     """
-    What is in a small file.
+    Read a small file.
 
-    :param flags: more of them, to open it with.
+    :param flags: further flags to open it with.
     :raises StorageError: it is too large to be held in memory.
     """
-    # A file object would ask for the size twice more, and read the end by itself.
+    # A file object would call fstat twice more, and read once more at the end.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         size = os.fstat(descriptor).st_size
@@ -69,10 +69,12 @@ def read_file(path: str, flags: int = 0) -> bytes:
 
 def read_note(path: str) -> bytes:
     """
-    What :func:`.atomic_files.write_symlink_record` has written: the target of a symbolic
-    link, or what is in a file, as all of it was in stores of older versions.
+    Read what :func:`.atomic_files.write_symlink_record` has written.
 
-    :raises FileNotFoundError: nothing is there.
+    It is the target of a symbolic link, or the content of a file, which older versions always
+    used.
+
+    :raises FileNotFoundError: ``path`` does not exist.
     :raises StorageError: it is too large to be held in memory.
     """
     while True:
@@ -91,25 +93,25 @@ def read_note(path: str) -> bytes:
 
 def into_directory(step: Callable[[str, str], None], path: str, target: str) -> None:
     """
-    Link or rename ``path`` to ``target``, whose directory is made if it is missing.
+    Link or rename ``path`` to ``target``, whose directory is created if it is missing.
 
-    :raises FileNotFoundError: ``path`` is not there.
+    :raises FileNotFoundError: ``path`` does not exist.
     """
     try:
         step(path, target)
     except FileNotFoundError:
-        # Hardly ever: nobody asks for the directory each time.
+        # Rare: the directory is not checked beforehand, to save a call each time.
         make_directory(os.path.dirname(target))
         step(path, target)
 
 
 def make_directory(path: str) -> None:
-    """Make a directory durably, unless it is there; its parent has to be."""
+    """Create a directory durably, unless it exists; its parent has to exist."""
     make_directories(os.path.dirname(path), [os.path.basename(path)])
 
 
 def make_directories(parent: str, names: Iterable[str]) -> None:
-    """Make directories in one durably, but for those that are there."""
+    """Create directories inside one directory durably, except for existing ones."""
     made = False
     for name in names:
         path = os.path.join(parent, name)
@@ -117,7 +119,7 @@ def make_directories(parent: str, names: Iterable[str]) -> None:
             os.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
             continue
-        os.chmod(path, DIRECTORY_MODE)  # what the umask took
+        os.chmod(path, DIRECTORY_MODE)  # restore the bits that the umask removed
         made = True
     if made:
         synchronise_directory(parent)

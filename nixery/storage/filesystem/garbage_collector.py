@@ -1,37 +1,38 @@
 """
-Removing from a directory of images what is not wanted any more.
+Removes unused images and blobs from a directory of images.
 
-What is live?  Image records name manifests, manifests name a config and layers.  A
-manifest that no record names is live too, because clients pull by digest.  Everything
-that no live manifest names is garbage, and records of layers keep nothing alive: they
-only spare packing.  *Policy* says which images, those not pulled for the longest time
-first, stop being live; what was used within the time of grace stays in any case,
-image or blob.
+Image records name manifests, and manifests name a config and layers.  Manifests are live,
+also those that no record names, because clients pull by digest.  Everything that no live
+manifest names is garbage; records of layers keep nothing alive: they only save packing.
+The *policy* decides which images stop being live, the least recently pulled ones first;
+images and blobs that were used within the grace period are kept in any case.
 
-The promise: **a manifest that is stored never names a blob that this removed**, whatever
-else goes on, in this process or in others, and wherever this one dies.  It holds because
+The guarantee: **a stored manifest never names a blob that this collector removed**, whatever
+runs concurrently, in this process or in others, and wherever this process dies.  It holds
+because
 
-1. an image is taken off from the outside in: what it was served as, its records, its
-   manifests, all of that on the disk before any blob goes.  A crash in between leaves
-   garbage for the next collection, and nothing that dangles;
-2. whoever publishes a manifest holds the lock of :mod:`nixery.storage.filesystem.publish_lock` with
-   others like it, *touches* every blob that the manifest names, and stores the manifest,
-   or fails because a blob is gone and makes the image again.  Whatever removes holds the
-   lock alone, for some files at a time, and spares what does not bear the times any more
-   that it bore when it was listed;
+1. an image is removed from the outside in: its names and tags, its records, its
+   manifests; all of that is on the disk before any blob is removed.  A crash in between
+   leaves garbage for the next collection, and no dangling references;
+2. a publisher of a manifest holds the lock of :mod:`nixery.storage.filesystem.publish_lock`
+   shared with other publishers, *touches* every blob that the manifest names, and stores the
+   manifest, or fails because a blob is missing and makes the image again.  The collector
+   holds the lock exclusively, for some files at a time, and keeps every file whose
+   times have changed since it was listed;
 3. blobs are listed first, then the lock is held once, and then manifests are read.  A
-   publication that touched a blob before that was listed had the lock before us, and so
-   ended before manifests were read, which shows its manifest.  One that came later
-   touched the blob after it was listed, which shows as well.  What was changed at the
-   very moment of the listing, when two changes may bear one time, is left for next time;
-4. a pull in progress touches what it looks at, see :mod:`.last_used`, and a
-   daemon looks at all blobs of an image before it answers with its manifest.  If it was
-   first, the image is spared; if we were, it finds a part missing and makes the image
-   again.  What it may answer from memory was looked at seconds ago, and so lies within
-   the time of grace.  Only a grace of 0 gives that up: clients may then meet a 404
-   between manifest and layer, which is mended by their next try;
-5. a blob is removed by moving its description away, which makes it absent, and then its
-   bytes, to the directory of drafts.  Whoever has it open reads it to its end.  It is
+   publisher that touched a blob before the blob was listed had the lock before the
+   collector, and so ended before manifests were read: its manifest is seen.  A later
+   publisher touched the blob after it was listed: the changed time is seen.  A file that was
+   changed at the very moment of the listing, when two changes may have the same time, is
+   left for the next collection;
+4. a pull in progress touches the blobs it looks up, see :mod:`.last_used`, and a
+   daemon looks up all blobs of an image before it answers with its manifest.  If the daemon
+   was first, the image is kept; if the collector was, the daemon finds a blob missing and
+   makes the image again.  Answers from the daemon's cache were looked up seconds ago, and so
+   are within the grace period.  Only a grace period of 0 gives that up: clients may then
+   get a 404 between manifest and layer, and their next try succeeds;
+5. a blob is removed by moving its description, which makes it absent, and then its
+   bytes to the directory of drafts.  A reader that has it open reads it to its end.  It is
    deleted from there without the lock, and swept like a draft after a crash.
 """
 
@@ -80,25 +81,25 @@ T = TypeVar("T")
 _clock = SystemWallClock()
 
 BATCH = 64
-"""How many blobs are removed under one lock."""
+"""Maximum number of blobs that are removed while the lock is held once."""
 
 ATTEMPTS = 1200
-"""How often the lock is asked for before a collection gives up, some times a second."""
+"""Attempts to get the lock, several per second, before a collection gives up."""
 
 
 class Step(Enum):
-    """What a step of a collection says to whoever drives it."""
+    """Tells the caller that runs the steps of a collection how to continue."""
 
     GO = "go on at once"
     WAIT = "go on in a moment: somebody publishes"
 
 
 Work = Generator[Step, None, Collected]
-"""A collection, step by step; steps may be made on different threads, one at a time."""
+"""A collection, step by step; steps may run on different threads, one at a time."""
 
 
 def run_blocking(work: Generator[Step, None, T]) -> T:
-    """Do all of it on this thread, and block."""
+    """Run all steps of a collection on this thread, and block."""
     while True:
         try:
             if next(work) is Step.WAIT:
@@ -110,12 +111,12 @@ def run_blocking(work: Generator[Step, None, T]) -> T:
 
 def collect(root: str, policy: Policy, ages: WallClock | None = None) -> Work:
     """
-    Remove what the policy does not keep.
+    Remove everything that the policy does not keep.
 
     :param root: the directory of the storage.
-    :param ages: ages are counted by it; by default, the wall clock of this machine.
-    :raises CollectionRunning: another one is going on.
-    :raises StorageError: the disk failed; what was removed so far is.
+    :param ages: the clock for ages; by default, the wall clock of this machine.
+    :raises CollectionRunning: another collection is running.
+    :raises StorageError: the disk failed; files removed before that stay removed.
     """
     ages = ages or _clock
     with attempt_collection(root) as alone:
@@ -137,10 +138,10 @@ def collect(root: str, policy: Policy, ages: WallClock | None = None) -> Work:
 
 def purge(root: str, chosen: Sequence[StoredImage], inventory: Inventory, *, dry_run: bool) -> Work:
     """
-    Remove some images now, however recently they were pulled, and what only they name.
+    Remove some images now, however recently they were pulled, and the blobs only they name.
 
-    :param inventory: where they were found, surveyed just now.
-    :raises CollectionRunning: a collection is going on.
+    :param inventory: a survey made just now, which has these images.
+    :raises CollectionRunning: a collection is running.
     """
     policy = Policy(grace=0.0, dry_run=dry_run)
     with attempt_collection(root) as alone:
@@ -154,11 +155,11 @@ def purge(root: str, chosen: Sequence[StoredImage], inventory: Inventory, *, dry
 
 
 def survey(inventory: Inventory) -> Generator[Step, None, None]:
-    """Find out what is there, in the order that makes removing safe."""
+    """Read the contents of the directory, in the order that makes removing safe."""
     with failures("survey the storage"):
         for _ in read_files(inventory):
             yield Step.GO
-        # Whoever publishes has ended, or has not looked for its blobs yet.
+        # Every publisher has either ended, or not checked its blobs yet.
         yield from locked(inventory.root, lambda: None)
         for _ in read_names(inventory):
             yield Step.GO
@@ -166,9 +167,9 @@ def survey(inventory: Inventory) -> Generator[Step, None, None]:
 
 def move_aside(inventory: Inventory, digest: Digest, directory: str) -> list[str]:
     """
-    With the lock: make a blob absent, and keep what there is of it in ``directory``.
+    Make a blob absent, and move its files to ``directory``.  The caller holds the lock.
 
-    :return: what its files are called there.
+    :return: the new paths of its files.
     """
     path, name = inventory.path(digest), os.path.join(directory, token_hex(16))
     moved = []
@@ -182,9 +183,9 @@ def move_aside(inventory: Inventory, digest: Digest, directory: str) -> list[str
 
 def locked(root: str, change: Callable[[], T]) -> Generator[Step, None, T]:
     """
-    Change something while nobody publishes.
+    Change something while the lock keeps publishers out.
 
-    :raises StorageUnavailable: somebody does all the time.
+    :raises StorageUnavailable: publishers held the lock at every attempt.
     """
     for _ in range(ATTEMPTS):
         with failures("change the storage"), attempt_removal(root) as held:
@@ -206,7 +207,7 @@ def _take_off(
     policy: Policy,
     done: Collected,
 ) -> Generator[Step, None, frozenset[Digest]]:
-    """Take images off the store; returns what those name that stay."""
+    """Remove images from the store; returns the blobs that the remaining images need."""
     leaving = {unit.manifests for unit in victims}
     staying = [unit for unit in units if unit.manifests not in leaving]
     served: dict[str, list[str]] = {}
@@ -217,7 +218,7 @@ def _take_off(
         notes.setdefault(about, []).append(note)
     naming = Counter(digest for unit in units for digest in unit.manifests)
     for victim in [unit for unit in units if unit.manifests in leaving]:
-        # One that another image names as well stays with that one.
+        # A manifest that another image names too is kept.
         alone = [digest for digest in victim.manifests if naming[digest] == 1]
         outside = [("served", place) for key in victim.keys for place in served.get(key, ())]
         outside += [note for digest in alone for note in notes.get(digest, ())]
@@ -244,17 +245,17 @@ def _unpublish(
     outside: Sequence[tuple[str, str]],
 ) -> list[str] | None:
     """
-    With the lock: take an image off.
+    Remove an image.  The caller holds the lock.
 
-    :param manifests: those that no other image has.
-    :param outside: the records that led to it, or told of it, when they were listed.
-    :return: what is left to be deleted; ``None`` if it is being used, and stays.
+    :param manifests: those of its manifests that no other image has.
+    :param outside: the records that named it, or were about it, when they were listed.
+    :return: the paths to be deleted; ``None`` if it was used since, and is kept.
     """
     if not all(_untouched(inventory, digest) for digest in unit.manifests):
         return None
     records = inventory.records
     for kind, key in outside:
-        # It may lead to another image by now.
+        # The record may name another image by now.
         if kind != "served" or records.get(kind, key) == inventory.served[key].encode():
             records.delete(kind, key)
     for key in unit.keys:
@@ -262,7 +263,7 @@ def _unpublish(
         if value is not None and image_manifests(value) == unit.manifests:
             records.delete("image", key)
     drafts = _discard(inventory, manifests)
-    # Before any blob that it names can go.
+    # Has to be on the disk before any blob that it names is removed.
     for directory in {os.path.dirname(inventory.path(digest)) for digest in manifests}:
         if os.path.isdir(directory):
             synchronise_directory(directory)
@@ -277,12 +278,12 @@ def _remove(
     now: WallTime,
     only: frozenset[Digest] | None = None,
 ) -> Generator[Step, None, None]:
-    """Remove the blobs that nothing names."""
+    """Remove the blobs that no manifest names."""
     everything = inventory.files.keys() | inventory.described.keys()
     garbage = []
     for digest in sorted(everything if only is None else everything & only):
         file = inventory.files.get(digest)
-        # Bytes of which the listing came too early to tell, or just written: next time.
+        # Left for the next collection: changed too close to the listing, or used recently.
         recent = file is not None and (file.fresh or now - file.used < policy.protection)
         if digest not in kept and not recent:
             garbage.append(digest)
@@ -307,7 +308,7 @@ def _remove(
 
 
 def _tidy(inventory: Inventory, policy: Policy, done: Collected) -> Generator[Step, None, None]:
-    """Remove the records that lead nowhere now."""
+    """Remove the dangling records."""
     if policy.dry_run:
         return
     records = inventory.records
@@ -336,10 +337,10 @@ def _tidy(inventory: Inventory, policy: Policy, done: Collected) -> Generator[St
 
 def _correct_times(inventory: Inventory, policy: Policy) -> Generator[Step, None, None]:
     """
-    Bring times that lie in the future back to now.
+    Set times of files that lie in the future to now.
 
-    A clock that was wrong once leaves them, and they would protect what nobody uses until
-    they have come.
+    A clock that was wrong leaves such times, and they would protect unused files until
+    then.
     """
     if policy.dry_run:
         return
@@ -347,14 +348,14 @@ def _correct_times(inventory: Inventory, policy: Policy) -> Generator[Step, None
     for digest, file in inventory.files.items():
         _, modified, changed = file.signature
         if max(modified, changed) / 1e9 > latest:
-            # To now, and not to what was listed: somebody may use it at this moment.
+            # Set to now, not to a time from the listing: it may be in use at this moment.
             with failures("correct a time"), suppress(FileNotFoundError, PermissionError):
                 os.utime(inventory.path(digest))
             yield Step.GO
 
 
 def _untouched(inventory: Inventory, digest: Digest) -> bool:
-    """Whether a blob's file is as it was listed; one that is not there is."""
+    """Tell whether a blob's file is unchanged since it was listed; a missing one counts as so."""
     listed = inventory.files.get(digest)
     try:
         found = os.stat(inventory.path(digest))
@@ -366,7 +367,7 @@ def _untouched(inventory: Inventory, digest: Digest) -> bool:
 
 
 def _discard(inventory: Inventory, digests: Sequence[Digest]) -> list[str]:
-    """With the lock: make blobs absent.  :return: what is left to be deleted."""
+    """Make blobs absent.  The caller holds the lock.  :return: the paths to be deleted."""
     drafts = os.path.join(inventory.root, "tmp")
     return [path for digest in digests for path in move_aside(inventory, digest, drafts)]
 
@@ -374,13 +375,13 @@ def _discard(inventory: Inventory, digests: Sequence[Digest]) -> list[str]:
 def _discard_untouched(
     inventory: Inventory, digests: Sequence[Digest]
 ) -> tuple[list[Digest], list[str]]:
-    """With the lock: make those blobs absent that nobody has used since."""
+    """Make the blobs absent that were not used since the listing.  The caller holds the lock."""
     unused = [digest for digest in digests if _untouched(inventory, digest)]
     return unused, _discard(inventory, unused)
 
 
 def _delete(paths: Sequence[str]) -> None:
-    # Not while the lock is held: large files take their time.
+    # Not while the lock is held: deleting large files takes long.
     for path in paths:
         with suppress(FileNotFoundError):  # swept by a process that has just started
             os.unlink(path)

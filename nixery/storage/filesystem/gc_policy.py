@@ -1,6 +1,7 @@
 """
-Which images a collection takes off, and what it tells of itself: values and a decision,
-without a look at the disk.
+Decides which images a garbage collection removes, and defines its policy and its result.
+
+Nothing here accesses the disk.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ __all__ = ["Collected", "Policy", "choose"]
 @frozen(kw_only=True)
 class Policy:
     """
-    What may stay.
+    The limits that a garbage collection enforces.
 
-    :param max_bytes: how many bytes all blobs may take; ``None``: any number.
-    :param max_age: how long ago an image may have been pulled last, in seconds;
-        ``None``: for ever.
-    :param grace: what was used this short a time ago stays, in seconds.
-    :param dry_run: remove nothing, only say what would go.
+    :param max_bytes: maximum size of all blobs in bytes; ``None``: unlimited.
+    :param max_age: maximum time since the last pull of an image, in seconds;
+        ``None``: unlimited.
+    :param grace: grace period: everything used within the last so many seconds is kept.
+    :param dry_run: remove nothing, only report what would be removed.
     """
 
     max_bytes: int | None = None
@@ -37,23 +38,24 @@ class Policy:
 
     @property
     def protection(self) -> float:
-        """How old what is noted of the last use may be for a thing to stay, in seconds."""
+        """Return the age in seconds up to which a recorded last use keeps an image or blob."""
         return self.grace + RESOLUTION if self.grace else 0.0
 
 
 @define(kw_only=True)
 class Collected:
     """
-    What a collection did.
+    The result of a collection.
 
-    :param images: how many images it took off.
+    :param images: how many images it removed.
     :param blobs: how many blobs it removed.
     :param freed: how many bytes they had.
-    :param records: how many records of layers and names that led nowhere it removed.
-    :param spared: how many images and blobs were used just when they were to go.
+    :param records: how many dangling records of layers and names it removed.
+    :param spared: how many images and blobs it kept because they were used just when they
+        were to be removed.
     :param total: the bytes of all blobs that are left.
-    :param over: by how many bytes that is too much all the same, because the rest is
-        within the time of grace.
+    :param over: by how many bytes that still exceeds the limit, because the rest is within
+        the grace period.
     """
 
     images: int = 0
@@ -66,7 +68,7 @@ class Collected:
     dry_run: bool = field(default=False)
 
     def describe(self) -> str:
-        """One sentence, for the log and for people."""
+        """Describe the result in one sentence, for the log and for people."""
         done = "would remove" if self.dry_run else "removed"
         text = (
             f"{done} {self.images} images and {self.blobs} blobs, {self.freed / 2**20:.1f} MiB;"
@@ -84,7 +86,7 @@ def choose(
     inventory: Inventory, units: Sequence[StoredImage], policy: Policy, now: WallTime
 ) -> tuple[StoredImage, ...]:
     """
-    The images that have to go, the one first that was not pulled for the longest time.
+    Choose the images to remove, the least recently pulled one first.
 
     :param units: all images, in that order.
     """

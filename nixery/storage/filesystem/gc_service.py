@@ -1,8 +1,8 @@
 """
-The collection that a daemon does by itself, now and then.
+Runs garbage collections in the daemon at intervals.
 
-All of the work is :mod:`.garbage_collector`, one small step a call on the storage
-pool, so that pulls find a thread in between; here is only when.
+The work is done by :mod:`.garbage_collector`, one small step per call on the storage
+pool, so that pulls get a thread in between; this module only schedules it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ PAUSE = 0.05
 @define(kw_only=True, eq=False)
 class Retention:
     """
-    Keeps a directory of images within bounds.
+    Keeps a directory of images within the limits of a policy.
 
     :param root: the directory.
-    :param policy: the bounds.
+    :param policy: the limits.
     :param interval: seconds between the end of a collection and the next.
     :param workers: the pool for storage.
     :param clock: for the interval.
     :param wall_clock: for the ages of files.
-    :param removed: called after a collection that has removed something: what is in
-        memory may be gone.
+    :param removed: called after a collection that has removed something: entries of caches
+        in memory may be stale.
     """
 
     root: Path
@@ -64,14 +64,14 @@ class Retention:
         self._ages = Ages(self.wall_clock, self.clock.seconds, grace=self.policy.protection)
 
     async def start(self) -> None:
-        """Begin to collect, for the first time after one interval; waits for nothing."""
+        """Start the loop; the first collection begins after one interval.  Does not wait."""
         self._stopping = False
         self._loop = LoopingCall(self._begin)
         self._loop.clock = self.clock
         self._loop.start(self.interval, now=False)
 
     async def stop(self) -> None:
-        """Collect no more; a collection that goes on ends after its next step."""
+        """Stop the loop; a running collection ends after its current step."""
         self._stopping = True
         if self._loop is not None and self._loop.running:
             self._loop.stop()
@@ -82,8 +82,8 @@ class Retention:
         """
         Collect now.
 
-        :return: what was done; ``None`` if it was not, because another collection goes
-            on, something failed, or the daemon stops.  The log says which.
+        :return: the result; ``None`` if it did not finish, because another collection is
+            running, something failed, or the daemon stops.  The log says which.
         """
         try:
             done = await self._drive(collect(str(self.root), self.policy, self._ages))
@@ -103,11 +103,11 @@ class Retention:
         return done
 
     def _begin(self) -> Deferred[None]:
-        # The loop waits for it, and so never runs two.
+        # The loop waits for the collection, and so never runs two at a time.
         async def once() -> None:
             try:
                 await self.collect()
-            except Exception:  # noqa: BLE001  # the next one may do better
+            except Exception:  # noqa: BLE001  # the next one may succeed
                 self._log.failure("The collection of the storage failed.")
 
         self._running = Deferred.fromCoroutine(once())
@@ -117,7 +117,7 @@ class Retention:
         """:return: ``None`` if the daemon stopped meanwhile."""
         try:
             while not self._stopping:
-                # Out of the thread as a value: StopIteration ends coroutines.
+                # Passed out of the thread as a value: StopIteration would end the coroutine.
                 pace, done = await self.workers.run(_step, work)
                 if done is not None:
                     return done

@@ -1,17 +1,17 @@
 """
-When a blob was used last.
+Records the time of a blob's last use.
 
-A collection has to know what was pulled lately, a restart must not forget it, and a
-pull must not pay for it.  So the time of last use is the modification time of a
-blob's file: blobs never change, and nothing else needs that field.  Whoever looks a
-blob up has its old time in hand, and sets a new one only where it is more than
-:data:`RESOLUTION` old: one cheap change of an inode every ten minutes for a blob
+A garbage collection needs to know what was pulled recently, a restart must not lose this,
+and it must cost a pull next to nothing.  So the time of last use is the modification time of
+a blob's file: blobs never change, and nothing else needs that field.  A lookup of a blob
+reads its old time anyway, and sets a new one only if it is more than
+:data:`RESOLUTION` old: one cheap change of an inode every ten minutes for a blob,
 however often it is pulled.  It is not synchronised, and a power failure loses the
-last half minute of it, which :data:`RESOLUTION` covers.
+last half minute of changes, which :data:`RESOLUTION` covers.
 
-The daemon looks for all blobs of an image before it answers with its manifest, every
-few seconds at most (``blob_recheck``), so that a pull by tag is noted without another
-step; a blob that is fetched by its digest is noted by itself.
+The daemon looks up all blobs of an image before it answers with its manifest, every
+few seconds at most (``blob_recheck``), so that a pull by tag is recorded without another
+step; a fetch of a blob by its digest is recorded by itself.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ __all__ = ["RESOLUTION", "note_use"]
 _clock = SystemWallClock()
 
 RESOLUTION = 600.0
-"""How much older than the last use a blob's time may be, in seconds."""
+"""Maximum seconds by which a blob's recorded time may be older than its last use."""
 
 
 def note_use(target: int | str, seen: os.stat_result) -> None:
     """
-    A blob is being used.
+    Record that a blob is being used.
 
     :param target: its file, as a path or an open descriptor.
-    :param seen: what was found there just now.
+    :param seen: the result of ``stat`` on it just now.
     :raises FileNotFoundError: it has been removed since.
     """
-    # A clock that was wrong once leaves times in the future: those are put right too.
+    # A clock that was wrong leaves times in the future: those are corrected too.
     if abs(_clock.now() - seen.st_mtime) > RESOLUTION:
-        # A disk that is mounted read-only, or files of somebody else, can be served from
-        # all the same, and nothing is collected there.
+        # Files on a read-only mount, or of another user, can still be served, and nothing is
+        # collected there.
         with suppress(PermissionError):
             try:
                 os.utime(target)

@@ -1,13 +1,13 @@
 """
-Who may change what a directory of images names: many that publish, or one that removes.
+Locks a directory of images: many publishers share the lock, or one remover holds it alone.
 
-A manifest must never name a blob that is gone.  Whoever publishes one looks for its
-blobs first, and whoever removes blobs looks for manifests first; between looking and
-doing, the other must not do.  A lock on a file of the directory keeps them apart,
-between threads and between processes, and ends with the process that holds it.
+A manifest must never name a blob that was removed.  A publisher checks the blobs first and
+then stores the manifest; a remover checks the manifests first and then removes blobs;
+neither may act between the other's check and its action.  A lock on a file of the directory
+separates them, between threads and between processes, and is released when its process ends.
 
-Publishing takes milliseconds and may wait for the lock.  Removing never waits in line:
-a thread of a pool that waits might be the one that a publisher needs.
+Publishing takes milliseconds and may wait for the lock.  A remover never waits for it:
+the waiting thread of the pool might be the one that a publisher needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPERATION = "lock the storage"
 
 @contextmanager
 def publishing(root: str) -> Iterator[None]:
-    """While this is held, nothing is removed.  Blocks for as long as somebody does."""
+    """Prevent removals while the context lasts.  Blocks while a removal is in progress."""
     with failures(OPERATION):
         descriptor = open_locked(os.path.join(root, "lock"), mode=FILE_MODE, shared=True)
     try:
@@ -37,14 +37,14 @@ def publishing(root: str) -> Iterator[None]:
 
 @contextmanager
 def attempt_removal(root: str) -> Iterator[bool]:
-    """While this is held, nothing is published.  Yields whether it could be had."""
+    """Try to prevent publications while the context lasts.  Yields whether that succeeded."""
     with _attempt(root, "lock") as held:
         yield held
 
 
 @contextmanager
 def attempt_collection(root: str) -> Iterator[bool]:
-    """Whether this is the only collection that is going on."""
+    """Try to prevent other garbage collections.  Yields whether that succeeded."""
     with _attempt(root, "collection.lock") as held:
         yield held
 

@@ -1,7 +1,7 @@
 """
-Records in a directory: what touches the disk, and blocks.
+Reads and writes records in a directory, with blocking calls.
 
-As :mod:`nixery.storage.filesystem.blobs`, for worker threads of any number of processes.
+Like :mod:`nixery.storage.filesystem.blobs`, for worker threads of any number of processes.
 
 A record is one entry in the directory of its kind, a symbolic link that has the record
 for its target, or a file::
@@ -10,8 +10,8 @@ for its target, or a file::
     KIND/SHA256.long    a record whose encoded key is too long for a file name:
                         a line with the encoded key, then the record
 
-The suffixes keep the two apart, and keep keys such as ``..`` and the empty one
-from being names that the file system understands otherwise.
+The suffixes distinguish the two, and keep keys such as ``..`` and the empty one
+from being names with a special meaning for the file system.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ SHORT = ".json"
 LONG = ".long"
 
 MAX_NAME = 200
-"""The longest encoded key that becomes a file name, in bytes; file systems take 255."""
+"""Maximum length in bytes of an encoded key as a file name; file systems allow 255."""
 
 ATTEMPTS = 8
-"""How often a record is created that somebody else deletes at once."""
+"""Maximum attempts to create a record that is deleted concurrently."""
 
 
 class Records:
     """
     The records of a directory.
 
-    Without state but for its paths, so that any number of threads and processes
-    may use it.  Methods raise :class:`nixery.errors.StorageError` or, where there
-    is no room left, its :class:`nixery.storage.errors.StorageFull`.
+    It has no state except its paths, so that any number of threads and processes
+    may use it.  Methods raise :class:`nixery.errors.StorageError` or, if there is
+    no free space left, its subclass :class:`nixery.storage.errors.StorageFull`.
 
-    :param directory: where they are; it exists.
-    :param drafts: where they are written, on the same file system.
+    :param directory: the directory of the records; it exists.
+    :param drafts: the directory they are written in, on the same file system.
     """
 
     _log = Logger()
@@ -65,18 +65,18 @@ class Records:
         self._drafts = drafts
 
     def get(self, kind: str, key: str) -> bytes | None:
-        """The record, ``None`` when there is none."""
+        """Return the record, ``None`` when there is none."""
         path = self._path(kind, key)
         with failures("read a record"):
             return self._read(path, key)
 
     def find(self, kind: str, keys: Iterable[str]) -> dict[str, bytes]:
-        """Those of the records that there are."""
+        """Return those of the records that exist."""
         found = ((key, self.get(kind, key)) for key in keys)
         return {key: record for key, record in found if record is not None}
 
     def add(self, kind: str, key: str, value: bytes) -> bytes:
-        """:return: the record that was there first, or ``value``, which now is."""
+        """:return: the existing record, or ``value`` if it was created."""
         found = self.get(kind, key)
         if found is not None:
             return found
@@ -94,9 +94,9 @@ class Records:
         self, ends: ExitStack, kind: str, key: str, value: bytes, *, replace: bool = False
     ) -> RecordPlacement:
         """
-        As :meth:`add` or :meth:`set`, to become visible in one go with others.
+        Prepare what :meth:`add` or :meth:`set` does, to become visible together with others.
 
-        :param ends: where whatever is made ends.
+        :param ends: the stack whose exit ends everything that is made.
         """
         path = self._path(kind, key)
         check_small("store a record", len(value))
@@ -113,7 +113,7 @@ class Records:
             synchronise_directory(os.path.dirname(path))
 
     def keys(self, kind: str, prefix: str) -> list[str]:
-        """The keys of a kind that begin with ``prefix``, sorted."""
+        """Return the keys of a kind that begin with ``prefix``, sorted."""
         directory = os.path.join(self._directory, check_kind(kind))
         with failures("list records"):
             try:
@@ -140,7 +140,7 @@ class Records:
         return value
 
     def _key(self, directory: str, name: str) -> str | None:
-        """The key of the record in a file; ``None`` if it is none of ours."""
+        """Return the key of the record in a file; ``None`` if the file is no record."""
         encoded = os.fsencode(name.removesuffix(SHORT))
         if name.endswith(LONG):
             try:
@@ -158,8 +158,8 @@ class RecordPlacement:
     """
     A :class:`nixery.storage.filesystem.batch_publish.Placement` of a record.
 
-    :param first: reads what is there already and is kept; ``None`` if it is replaced.
-    :ivar value: once it is placed, the record that is there.
+    :param first: reads the existing record, which is kept; ``None`` if it is replaced.
+    :ivar value: once it is placed, the record as it is stored.
     """
 
     def __init__(
@@ -194,14 +194,14 @@ class RecordPlacement:
                 if found is not None:
                     self.value = found
                     return None
-                # Deleted again already, so that there is none now.
-        # Whatever is there, it is not the record of this key.
+                # The existing record was deleted meanwhile, so there is none now.
+        # A file exists, but is not the record of this key.
         return self._draft.rename(self._path)
 
 
 def _encode(key: str) -> bytes:
-    """``key`` in letters, digits, ``_.-~`` and percent signs."""
-    # Half of a surrogate pair is text too, if not much of one.
+    """Encode ``key`` in letters, digits, ``_.-~`` and percent signs."""
+    # Keys may contain lone surrogates.
     return quote_from_bytes(key.encode("utf-8", "surrogatepass"), safe="").encode("ascii")
 
 

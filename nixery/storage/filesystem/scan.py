@@ -1,8 +1,8 @@
 """
-What a directory of images holds, and what names what.
+Reads the contents of a directory of images, and the references between them.
 
-Read in small steps: each is one call on a worker thread, so that a look through a
-hundred thousand files holds up nobody.  Everything blocks.
+It works in small steps: each is one call on a worker thread, so that scanning a
+hundred thousand files does not block other work for long.  Everything blocks.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from nixery.storage.filesystem.records import Records
 
 __all__ = ["BlobFile", "Inventory", "StoredImage", "image_manifests", "read_files", "read_names"]
 
-# That of the files' times.
+# The clock that the times of files come from.
 _clock = SystemWallClock()
 
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 
 STEP = 64
-"""How many small files are read in one step."""
+"""Number of small files that are read per step."""
 
 DIRECTORIES = 8
-"""How many directories of blobs are looked through in one step; there are 256."""
+"""Number of directories of blobs that are listed per step; there are 256."""
 
 FRESH = 1.0
 """
-Seconds within which two changes of a file may bear the same time: file systems take it
+Seconds within which two changes of a file may have the same time: file systems take it
 from a clock that ticks some hundred times a second.
 """
 
 _NEVER = WallTime(0.0)
-"""The last use of an image that has no files: before there was any."""
+"""The last use of an image that has no files: earlier than any real time."""
 
 
 @frozen(kw_only=True)
@@ -51,9 +51,9 @@ class BlobFile:
     The file with the bytes of a blob.
 
     :param size: in bytes.
-    :param used: when it was used last.
-    :param signature: what changes whenever it is used or replaced.
-    :param fresh: whether the next change might not be seen in the signature.
+    :param used: the time of its last use.
+    :param signature: a value that changes whenever it is used or replaced.
+    :param fresh: whether the next change might leave the signature as it is.
     """
 
     size: int
@@ -74,13 +74,13 @@ class BlobFile:
 @define(kw_only=True)
 class StoredImage:
     """
-    An image: manifests that records name together, or one that no record names.
+    An image: manifests that a record names together, or one that no record names.
 
     :param manifests: their digests, the preferred one first.
     :param keys: the keys of its image records.
-    :param used: when it was pulled last.
+    :param used: the time of its last pull.
     :param needs: all blobs that its manifests name, and its manifests.
-    :param broken: the digests among ``needs`` that are not there.
+    :param broken: the digests among ``needs`` that are missing.
     """
 
     manifests: tuple[Digest, ...]
@@ -93,20 +93,22 @@ class StoredImage:
 @define(kw_only=True)
 class Inventory:
     """
-    What is there.  :func:`read_files` fills in the first part, and then
-    :func:`read_names` the others.
+    The contents of a directory of images.
+
+    :func:`read_files` fills in the first part, and then :func:`read_names` the others.
 
     :param root: the directory.
     :param files: the bytes of blobs, whole or not.
-    :param described: the blobs that have descriptions, and what those say: media type
-        and size; ``None`` where it is nothing sensible.
-    :param manifests: for each manifest the blobs it names; ``None`` where it cannot be
+    :param described: the descriptions of the blobs that have one: media type and size;
+        ``None`` if the description is invalid.
+    :param manifests: for each manifest the blobs it names; ``None`` if it cannot be
         read.
     :param images: for each image record the manifests it names.
     :param served: for each name and tag the key of its image record.
     :param names: spellings of names, by their keys.
-    :param layers: for each layer record the blob it names; ``None`` where it is none.
-    :param notes: for what is noted of images, by kind and key, the manifest it is about.
+    :param layers: for each layer record the blob it names; ``None`` if it names none.
+    :param notes: for each further record about an image, by kind and key, the manifest it
+        is about.
     """
 
     root: str
@@ -132,22 +134,22 @@ class Inventory:
         return os.path.join(self.root, "blobs", "sha256")
 
     def path(self, digest: Digest) -> str:
-        """Where the bytes of a blob are."""
+        """Return the path of a blob's bytes."""
         name = digest.removeprefix("sha256:")
         return os.path.join(self.directory, name[:2], name)
 
     def whole(self, digest: Digest) -> bool:
-        """Whether a blob is there with the size that its description says."""
+        """Tell whether a blob exists with the size that its description says."""
         noted, file = self.described.get(digest), self.files.get(digest)
         return noted is not None and file is not None and noted[1] == file.size
 
     @property
     def total(self) -> int:
-        """The bytes of all blobs together."""
+        """Return the size of all blobs together in bytes."""
         return sum(file.size for file in self.files.values())
 
     def units(self) -> list[StoredImage]:
-        """The images, the one first that was not pulled for the longest time."""
+        """Return the images, the least recently pulled one first."""
         found: dict[tuple[Digest, ...], StoredImage] = {}
         for key, manifests in sorted(self.images.items()):
             if manifests is not None:
@@ -169,7 +171,7 @@ class Inventory:
         return sorted(found.values(), key=lambda unit: (unit.used, unit.manifests))
 
     def tags(self, unit: StoredImage) -> list[tuple[str, str]]:
-        """The names and tags that an image was served under, sorted."""
+        """Return the names and tags that an image was served under, sorted."""
         keys = set(unit.keys)
         places = (place.partition("/") for place, key in self.served.items() if key in keys)
         return sorted((self.names.get(name, f"?{name[:12]}"), tag) for name, _, tag in places)
@@ -186,7 +188,7 @@ def read_files(inventory: Inventory) -> Iterator[None]:
                         digest = _digest(entry.name, directory)
                         if digest is None:
                             continue
-                        with suppress(FileNotFoundError):  # somebody else collects
+                        with suppress(FileNotFoundError):  # another process collects garbage
                             found = entry.stat(follow_symlinks=False)
                             inventory.files[digest] = BlobFile.of(found, now)
             if number % DIRECTORIES == DIRECTORIES - 1:
@@ -205,7 +207,7 @@ def read_names(inventory: Inventory) -> Iterator[None]:
             if number % DIRECTORIES == DIRECTORIES - 1:
                 yield
         yield
-    # First the records, then what they name: whatever is named by then is there.
+    # Records first, then what they name, which is stored before the records are.
     for number, (kind, key) in enumerate(_keys(inventory)):
         value = inventory.records.get(kind, key)
         if value is not None:
@@ -265,7 +267,7 @@ def _note_record(inventory: Inventory, kind: str, key: str, value: bytes) -> Non
 
 
 def image_manifests(value: bytes) -> tuple[Digest, ...] | None:
-    """The manifests that an image record names; ``None`` if it is none."""
+    """Return the manifests that an image record names; ``None`` if it is invalid."""
     try:
         return tuple(parse_digest(each["digest"]) for each in json.loads(value)["manifests"])
     except (KeyError, TypeError, ValueError, NixeryError):
