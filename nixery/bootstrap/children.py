@@ -63,7 +63,7 @@ class Children:
 
     A signal that was ignored at the start (``nohup``) stays so.
 
-    :param console: where progress is shown.
+    :param console: shows progress.
     """
 
     def __init__(self, console: Console) -> None:
@@ -71,7 +71,7 @@ class Children:
         self._child: subprocess.Popen[bytes] | None = None
         self._interruptible = True
         self._received: list[int] = []
-        # Any: what signal.signal() returns is a handler, or a number that means one.
+        # Any: signal.signal() returns a handler, or a number that means one.
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:

@@ -49,7 +49,7 @@ class Environments:
 
     :param directory: of the user's cache; made if it is missing.
     :param children: runs Python and pip.
-    :param console: where progress is shown.
+    :param console: shows progress.
     """
 
     def __init__(self, directory: Path, children: Children, console: Console) -> None:

@@ -76,7 +76,7 @@ def install_packages(
 
     :param packages: their names.
     :param children: runs apt; with its own handling of signals, if not given.
-    :param console: where progress is shown; standard error, if not given.
+    :param console: shows progress; standard error, if not given.
     :raises InstallationFailed: they are not installed.
     :raises Interrupted: by a signal.
     """

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except Interrupted as interruption:
         console.say("interrupted: nothing that was begun is left half made")
-        # The parent process is told of the signal, as by any other program.
+        # The parent process sees the signal in the status, as of any other program.
         signal.signal(interruption.number, signal.SIG_DFL)
         os.kill(os.getpid(), interruption.number)
         return 128 + interruption.number
@@ -74,9 +74,9 @@ class _Start:
     """
     Runs the steps.
 
-    :param arguments: what was asked for.
+    :param arguments: the parsed command line.
     :param children: runs other programs.
-    :param console: where progress is shown.
+    :param console: shows progress.
     """
 
     def __init__(self, arguments: Arguments, children: Children, console: Console) -> None:

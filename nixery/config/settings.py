@@ -33,7 +33,7 @@ class Setting:
 
     :param name: its name in the configuration file.
     :param kind: the kind of its value.
-    :param help: what it does, in one line without a full stop.
+    :param help: its effect, in one line without a full stop.
     :param default: its value where no layer gives one.
     :param default_text: the default as documentation shows it, if it is determined when the daemon
         starts.

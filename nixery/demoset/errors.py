@@ -16,7 +16,7 @@ class DemoFailed(NixeryError):
     """
     The demo package set cannot be made ready.
 
-    :param reason: what is missing or wrong.
+    :param reason: says what is missing or wrong.
     :param advice: how to fix it, in the imperative.
     """
 

@@ -26,8 +26,8 @@ class BuildStats:
 
     :param revision: the source of its packages, for people.
     :param failure: the name of the type of the error that ended it.
-    :param layers_known: how many of its layers were stored already.
-    :param layers_packed: how many of its layers it packed.
+    :param layers_known: number of its layers that were stored already.
+    :param layers_packed: number of its layers that it packed.
     :param unpacked_bytes: size of the layers that it packed, before compression.
     :param packed_bytes: size of the same layers, as they are stored.
     """

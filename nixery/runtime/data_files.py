@@ -41,7 +41,7 @@ def docs_directory() -> Path | None:
     checkout.
     """
     package = Path(__file__).resolve().parents[1]
-    # In a checkout: where ``tox -e docs`` puts it.
+    # The directory in a checkout into which ``tox -e docs`` writes.
     for directory in (package / "_docs", package.parent / "build" / "docs"):
         if (directory / "index.html").is_file():
             return directory

@@ -31,7 +31,7 @@ async def with_timeout(
     """
     Wait for a coroutine for a limited time.
 
-    :param seconds: how long, from now.
+    :param seconds: the time limit, from now.
     :return: its result.
     :raises TimedOut: the time was over, the coroutine was cancelled, and the cancellation ended it.
         If the coroutine still returns or fails in another way, that is the outcome.

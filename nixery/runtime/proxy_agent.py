@@ -269,7 +269,7 @@ class _Digger(Protocol):
             self._fail("hangs up")
 
     @property
-    def _connection(self) -> Any:  # what endpoints connect differs, and has all of it
+    def _connection(self) -> Any:  # the transports of endpoints differ, and all have what is used
         return self.transport
 
     def _fail(self, how: str) -> None:

@@ -51,7 +51,7 @@ def run_reactor(main: Callable[[Any], Awaitable[None]]) -> None:
     :raises SystemExit: when the command has ended.
     """
 
-    def begin(reactor: Any) -> Any:  # what react takes: a Deferred or a coroutine
+    def begin(reactor: Any) -> Any:  # react takes a Deferred or a coroutine
         use_monotonic_time(reactor)
         return main(reactor)
 

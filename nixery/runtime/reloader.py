@@ -69,7 +69,7 @@ class Reloader(Service):
         self.told: Callable[[bool], None] = lambda _begun: None
         self._running: Deferred[None] | None = None
         self._again = False
-        # Any: what signal.signal() returns is a handler, or a number that means one.
+        # Any: signal.signal() returns a handler, or a number that means one.
         self._before: Any = None
 
     def register(self, what: str, callback: Callable[[], Awaitable[object]]) -> None:

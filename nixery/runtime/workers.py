@@ -53,7 +53,7 @@ class WorkerPool(Service):
 
     :param name: part of the names of the threads, as debuggers show them.
     :param size: the most threads that run at a time, at least 1.
-    :param reactor: where results are delivered.
+    :param reactor: results are delivered on its thread.
     """
 
     _log = Logger()

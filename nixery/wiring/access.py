@@ -98,7 +98,7 @@ class AccessParts:
         """
         Return a root that authenticates requests before they reach ``root``.
 
-        :param host: what clients write before an image's name.
+        :param host: the host that clients write before an image's name.
         """
         if self._doorkeeper is None or self.guard is None:
             return root

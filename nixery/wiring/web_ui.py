@@ -37,7 +37,7 @@ class SiteParts:
     :param files: the pool for file systems.
     :param book: tracks the builds.
     :param library: the catalog of images.
-    :param sources: where packages come from.
+    :param sources: the package sources.
     :param looker: looks up names that a user types.
     :param visibility: decides which client may see which image.
     """
@@ -78,7 +78,7 @@ class SiteParts:
         Return the resources of the pages, by the first segment of their paths, and the resource for
         unknown paths; nothing if pages are switched off.
 
-        :param host: what clients write before an image's name.
+        :param host: the host that clients write before an image's name.
         """
         if self._read is None:
             return {}, None

@@ -46,7 +46,7 @@ class PullResponse:
 
     :param status: the HTTP status.
     :param retry_after: seconds after which to ask again, if the daemon said so.
-    :param message: what went wrong, for a person.
+    :param message: the error, for people.
     :param digest: the digest of the manifest.
     """
 
