@@ -1,24 +1,24 @@
 r"""
-Layers by affinity: a path shares a layer with another only if nearly everyone who
-has the one has the other.
+Group layers by affinity: two paths share a layer only if nearly all closures that have
+the one have the other.
 
 Inputs
 ======
 
 - The runtime closure of an image (:class:`~nixery.image.closure.RuntimeGraph`).
-- The *popularity* of packages: in how many closures of the whole package set each of
-  them is (:class:`~nixery.layers.plan.Popularity`).
-- How many layers there may be, and some sizes
+- The *popularity* of packages: the number of closures of the whole package set that
+  contain each of them (:class:`~nixery.layers.plan.Popularity`).
+- The maximum number of layers, and some sizes
   (:class:`~nixery.layers.plan.LayerSettings`, which has the numbers used here).
 
 Algorithm
 =========
 
-1. References between store paths form a directed graph without cycles.  Whatever a
+1. References between store paths form a directed graph without cycles.  All that a
    path needs is in every closure that has the path, so it is at least as popular:
-   walking from users to what they use, popularities are raised where the data are
-   incomplete or older than the image.  What is in every image, with all that it
-   needs, is as popular as can be::
+   walking from users to the paths that they use, popularities are raised where the data
+   are incomplete or older than the image.  The paths that are in every image, with all
+   that they need, have the highest popularity::
 
              git (60)               htop (5)
             /        \                |
@@ -33,10 +33,10 @@ Algorithm
            '---------- glibc (50,000) -----'
 
 2. A small path follows the most popular of its users, if that one is at least 70 % as
-   popular as the path itself: hardly anyone has the path without the user then.  Only
-   these references are kept.  Everything else hangs on the image itself, and so does
-   every path of 4 MiB or more, which would be pulled again with each change of
-   something small::
+   popular as the path itself: hardly any closure has the path without the user then.
+   Only these references are kept.  All other paths become children of the image itself,
+   and so does every path of 4 MiB or more, which would be pulled again with each change
+   of a small path::
 
                             image
         /     /      /        |       \        \        \
@@ -44,33 +44,34 @@ Algorithm
                            /    \
                      nghttp2   libssh2
 
-   If several users are equally popular, the path follows what all of them depend on
-   being there for: its immediate dominator, the last path on every way to it.
+   If several users are equally popular, the path follows its immediate dominator, the
+   last path that is on every way from the image to it.
 
 3. A path joins the unit of its dominator, if the unit's leader is at least 70 % as
-   popular as the path, and leads a unit of its own otherwise.  What is in a unit
-   depends on its leader's closure and on global data, and on nothing else in the image:
+   popular as the path, and leads a unit of its own otherwise.  The paths of a unit
+   depend on its leader's closure and on global data, and on nothing else in the image:
    every image that has the leader makes the same unit.
 
-4. What is in every image gets a tenth of the budget: its largest units have layers of
-   their own, the others share one.
+4. The units that are in every image get a tenth of the budget: the largest of them have
+   layers of their own, the others share one.
 
 5. The other units get a layer each, if there are few enough and none is under 128 KiB.
-   Otherwise the largest get one: layers are a means of saving bytes, and go where the
-   bytes are.  The small ones share at most five layers with those of like popularity,
-   counted in octaves.
+   Otherwise only the largest get one, because a layer of its own saves the most bytes for
+   them.  The small ones share at most five layers with those of like popularity, counted
+   in octaves.
 
-6. Layers lie on each other by::
+6. Layers are stacked in the order of::
 
        least popularity * size * size / paths in the leader's closure
 
-   from the bottom to the top, in whole octaves.  An engine reuses an unpacked layer
-   only on top of the same layers, so that whatever is missing or changes makes all that
-   lies above it be pulled again.  So what many images share goes down; what changes
-   with many other paths, because a path is rebuilt when anything in its closure is,
-   goes up; and of two layers the larger one goes down, because it is dearer to pull
-   again on the other's behalf.  What is in every image counts four octaves more.
-   Shared layers of small units are on top: few other images have the same.
+   with the highest values at the bottom, in whole octaves.  An engine reuses an unpacked
+   layer only on top of the same layers, so a layer that is missing or changes makes all
+   layers above it be pulled again.  So layers that many images share are placed low;
+   layers that change with many other paths, because a path is rebuilt when anything in its
+   closure is, are placed high; and of two layers the larger one is placed lower, because it
+   is more expensive to pull again on account of the other.  Layers that are in every image
+   count four octaves more.  Shared layers of small units are on top: few other images have
+   the same.
 
 Example
 =======
@@ -78,8 +79,8 @@ Example
 The closure above, in a package set of 100,000 store paths, with perl of 60 MB, git of
 40, glibc of 30, openssl of 7, ncurses of 3, curl of 0.6, htop of 0.4, libssh2 of 0.3
 and nghttp2 of 0.2 MB.  curl's unit has 1.1 MB.  A budget of 4 is too small for all: two
-layers are for the largest units, and two classes of popularity are left, which part
-where 316 is, the square root of 100,000.
+layers are for the largest units, and two are left for classes of popularity, whose
+boundary is 316, the square root of 100,000.
 
 ======  ===============================================================================
 budget  layers, from the bottom to the top
@@ -89,12 +90,12 @@ budget  layers, from the bottom to the top
 1       (curl, git, glibc, htop, libssh2, ncurses, nghttp2, openssl, perl)
 ======  ===============================================================================
 
-What is known
-=============
+Incomplete popularity data
+==========================
 
-Counts of direct references say less: a library may be in thousands of closures through
-one user, and a path that looks bound to it need not be.  Paths of 1 MiB or more begin a
-unit then.  Where nothing is known, every path is a unit.
+Counts of direct references are less informative: a library may be in thousands of closures
+through one user, so a path that seems to occur only with it need not.  With such counts
+paths of 1 MiB or more begin a unit.  Without any data every path is a unit.
 """
 
 from __future__ import annotations
@@ -120,17 +121,18 @@ __all__ = ["by_affinity"]
 _Tie: TypeAlias = tuple[str, int, int, str]
 
 _IMAGE = -1
-"""The image's node; a path's is its place in the graph's order."""
+"""The node of the image; the node of a path is its index in the graph's order."""
 
 _COMMON_BONUS = 16
 """
-How much more than by its popularity a layer counts in the order, if every image has
-it.  Not without limit: some of it changes often, and what lies on it would change too.
+The factor by which a layer that every image has counts more in the order than by its
+popularity.  It is bounded, because some of these layers change often, and all layers above
+them would be pulled again.
 """
 
 _DIRECT_DIVISOR = 4
 """
-By how much smaller paths have to be to join a unit, if only direct references were
+The divisor of the size below which paths may join a unit, if only direct references were
 counted.  In the benchmark, pulls cost 1.06, 1.25, 1.18 and 1.64 times the ideal with
 it, 1.10, 1.34, 1.16 and 1.57 times without it, and 1.08, 1.27, 1.22 and 1.72 times
 without any units (small and large images, each in 94 and in 40 layers).
@@ -140,16 +142,16 @@ without any units (small and large images, each in 94 and in 40 layers).
 @frozen(kw_only=True)
 class _Unit:
     """
-    Paths that share a layer wherever they occur.
+    Paths that share a layer in every image that has them.
 
     :param paths: sorted.
     :param popularity: the leader's.
-    :param least: the least popularity among the paths, of which being in every image
-        is no part.
+    :param least: the least popularity among the paths, not raised for paths that are in
+        every image.
     :param closure: the number of paths in the leader's closure, which has all of the
         unit.
-    :param common: whether every image has it.
-    :param tie: decides where all else is equal.
+    :param common: true if every image has it.
+    :param tie: the key that decides the order if all else is equal.
     """
 
     leader: StorePath
@@ -163,10 +165,10 @@ class _Unit:
 
     @property
     def octave(self) -> int:
-        """The higher, the lower it lies."""
+        """The rank in the order of layers; units with higher ranks are placed lower."""
         popularity = self.least * (_COMMON_BONUS if self.common else 1)
-        # In octaves, since a rebuild changes sizes a little, which must not make two
-        # layers change places; and in integers, which are alike on all machines.
+        # In octaves, since a rebuild changes sizes a little, which must not reorder layers;
+        # and in integers, which are equal on all machines.
         return (popularity * self.nar_size**2 // self.closure).bit_length()
 
 
@@ -206,14 +208,14 @@ def _units(graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings)
             least=min(own[path] for path in paths),
             closure=closure,
             common=leader in common,
-            # Paths of one name are told apart by their sizes; the hash decides
-            # between twins only.
+            # Paths of one name are ordered by their sizes; the hash decides only between
+            # paths that are equal in all of these.
             tie=(leader.name, size, closure, leader.hash),
         )
 
 
 def _raised(graph: RuntimeGraph, counts: Mapping[StorePath, int]) -> dict[StorePath, int]:
-    """The counts, no path's less than any of its users'."""
+    """Raise the counts so that no path's count is less than any of its users'."""
     raised = dict(counts)
     for path in reversed(graph.references_first):
         for reference in graph.paths[path].references:
@@ -222,7 +224,7 @@ def _raised(graph: RuntimeGraph, counts: Mapping[StorePath, int]) -> dict[StoreP
 
 
 def _common_paths(graph: RuntimeGraph, settings: LayerSettings) -> frozenset[StorePath]:
-    """What is in every image."""
+    """Return the paths that are in every image, with all that they refer to."""
     common = {path for path in graph.paths if settings.is_everywhere(path)}
     for path in reversed(graph.references_first):
         if path in common:
@@ -237,11 +239,11 @@ def _members(
     common: frozenset[StorePath],
     settings: LayerSettings,
 ) -> dict[StorePath, list[StorePath]]:
-    """The units by their leaders, the paths of each in the graph's order."""
+    """Return the units by their leaders, the paths of each in the graph's order."""
 
     def follows(path: StorePath, user: StorePath) -> bool:
-        # However popular the user is, there are images without it, and none without
-        # what every image has.
+        # A path that every image has must not follow a user that some images do not have,
+        # however popular that user is.
         if path in common and user not in common:
             return False
         return 100 * counts[user] >= settings.affinity * counts[path]
@@ -255,10 +257,10 @@ def _members(
             for reference in info.references:
                 if graph.paths[reference].nar_size < limit and follows(reference, path):
                     users[reference].append(path)
-    # A fifth of what a daemon would import before it answers, and nobody waits for this.
+    # Imported late: it is a fifth of the daemon's import time, and not needed at startup.
     import networkx as nx  # noqa: PLC0415
 
-    # Numbers are hashed much faster than store paths.
+    # Integers are hashed much faster than store paths.
     number = {path: index for index, path in enumerate(graph.paths)}
     kept: nx.DiGraph[int] = nx.DiGraph()
     kept.add_node(_IMAGE)
@@ -271,10 +273,11 @@ def _members(
             kept.add_edge(_IMAGE, number[path])
     dominators = nx.immediate_dominators(kept, _IMAGE)
     leaders: dict[int, StorePath] = {}
-    # A dominator comes before what it dominates, as does every user.
+    # In this order a dominator comes before the paths that it dominates, as does every user.
     for path in reversed(graph.references_first):
         leader = leaders.get(dominators[number[path]], path)
-        # Step by step a long way leads to paths that few of the leader's are.
+        # Compared with the leader, not with the dominator: over many steps the popularity
+        # could drift far from the leader's.
         leaders[number[path]] = leader if follows(path, leader) else path
     units: dict[StorePath, list[StorePath]] = {}
     for path in graph.paths:
@@ -286,12 +289,12 @@ def _common(
     units: Sequence[_Unit], settings: LayerSettings
 ) -> tuple[Sequence[_Unit], Sequence[_Unit]]:
     """
-    Those of the units that are in every image that get layers of their own, and those
-    that share one.
+    Split the units that are in every image into those that get layers of their own, and
+    those that share one.
 
     :param units: by falling size.
     """
-    # At least one layer is left for everything else.
+    # At least one layer is left for all other units.
     slots = max(1, min(settings.budget * settings.common_share // 100, settings.budget - 1))
     alone = sum(unit.nar_size >= settings.minimum_size for unit in units)
     if alone < len(units) or alone > slots:
@@ -303,29 +306,29 @@ def _largest(
     units: Sequence[_Unit], slots: int, settings: LayerSettings
 ) -> tuple[Sequence[_Unit], Sequence[_Unit]]:
     """
-    The units that get layers of their own, and those that share layers.
+    Split the units into those that get layers of their own, and those that share layers.
 
     :param units: by falling size.
-    :param slots: how many layers there may be.
+    :param slots: the maximum number of layers.
     """
     alone = sum(unit.nar_size >= settings.minimum_size for unit in units)
     if alone < len(units) or alone > slots:
-        # As many as the classes may need are set aside even if some of them turn out
-        # empty: which ones do differs between images, which should agree on the rest.
+        # A layer is reserved for each class, even if some classes turn out empty: the empty
+        # ones differ between images, which should agree on the rest.
         alone = min(alone, slots - min(settings.classes, _most_classes(slots)))
     return units[:alone], units[alone:]
 
 
 def _most_classes(slots: int) -> int:
-    """Where there are few layers, no more than half of them are shared by small units."""
+    """Return the most layers that small units may share: half of them, rounded up."""
     return (slots + 1) // 2
 
 
 def _by_popularity(units: Sequence[_Unit], classes: int, most: int) -> list[LayerGroup]:
     """
-    Layers that are shared by units of like popularity, the most popular first.
+    Return layers that are shared by units of like popularity, the most popular first.
 
-    :param most: the popularity of what is in every image.
+    :param most: the popularity of paths that are in every image.
     """
     members: dict[int, list[_Unit]] = defaultdict(list)
     for unit in units:
@@ -350,7 +353,7 @@ def _own(unit: _Unit) -> LayerGroup:
 
 
 def _shared(units: Sequence[_Unit], reason: str) -> LayerGroup:
-    """A layer of several units, led by the largest, which is the first."""
+    """Return a layer of several units; its leader is that of the first, the largest."""
     return LayerGroup(
         paths=tuple(
             sorted((path for unit in units for path in unit.paths), key=lambda path: path.sort_key)

@@ -1,13 +1,13 @@
 """
-From bytes to a layer: one pass that hashes, compresses, hashes again and hands on.
+Make a layer from the bytes of an archive: hash, compress, hash again and write in one pass.
 
-A layer has two identities, the digest of what is stored and sent and the diff ID
-of what it unpacks to.  Both come out of the same pass over the same bytes, and
-that pass is bound by the hardware: ISA-L deflates at ten times the speed of
-zlib, zstd is nearly as fast, SHA-256 runs in the processor's own instructions, and
-all of them let go of the interpreter lock, so that several layers are packed at once.
+A layer has two identities, the digest of the compressed bytes that are stored and sent, and
+the diff ID of the uncompressed archive.  Both are computed in the same pass over the same
+bytes, and that pass is bound by the hardware: ISA-L deflates at ten times the speed of
+zlib, zstd is nearly as fast, SHA-256 uses the processor's own instructions, and
+all of them release the interpreter lock, so that several layers are packed at once.
 
-Why the two hashes are not given threads of their own: there are as many packing
+The two hashes have no threads of their own, because there are as many packing
 threads as processors already, and a piece that stays on its processor is still
 in its cache when it is hashed.
 """
@@ -30,10 +30,10 @@ __all__ = ["PIECE", "Compression", "LayerStream", "PackedLayer"]
 
 PIECE = 1 << 18
 """
-How many bytes the compressor is fed at a time, but for the last piece of a
-layer.  Always full pieces of one size: what compressors write may depend on how
-their input is cut, and ISA-L's does.  This size still fits a processor's own cache,
-and is large enough for the cost of a piece in the interpreter to vanish: 64 KiB and
+The number of bytes that the compressor is fed at a time, except for the last piece of a
+layer.  All pieces are full and of one size: the output of a compressor may depend on how
+its input is divided, and ISA-L's does.  This size still fits a processor's own cache,
+and is large enough for the interpreter's cost per piece to be negligible: 64 KiB and
 1 MiB are both some percent slower.  Changing it changes the digests of all layers.
 """
 
@@ -59,14 +59,14 @@ class PackedLayer:
 
 class LayerStream:
     """
-    Takes an archive, and writes and measures the layer.
+    Takes the bytes of an archive, writes the layer, and computes its digests and sizes.
 
-    Holds one piece of input and what the compressor made of it: memory does not
+    Holds one piece of input and the compressor's output for it: memory does not
     depend on the layer's size.  Belongs to one thread.
 
     :param write: takes the compressed bytes, some ten or hundred KiB at a time;
-        what it raises passes through, and nothing more is written after that.
-    :param should_stop: asked before each piece.
+        its exceptions are passed on, and nothing more is written after one.
+    :param should_stop: called before each piece.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class LayerStream:
         self._filled = 0
         self._compressor = _compressor(compression)
         self._diff_id = hashlib.sha256()
-        # What is not compressed has one identity, and is hashed once.
+        # The two digests of an uncompressed layer are equal: it is hashed once.
         self._digest = self._diff_id if compression.kind == "none" else hashlib.sha256()
         self._size = 0
         self._uncompressed_size = 0
@@ -106,9 +106,9 @@ class LayerStream:
 
     def room(self) -> memoryview:
         """
-        Where the next bytes may be read into, room for at least one.
+        Return the free part of the buffer, at least one byte, to read the next bytes into.
 
-        Nothing of it counts until :meth:`advance` says how much.
+        Bytes in it become part of the archive only when :meth:`advance` is called.
         """
         return self._piece[self._filled :]
 
@@ -156,7 +156,7 @@ class LayerStream:
 
 
 class _Compressor(Protocol):
-    """What the compressors have in common."""
+    """The interface of the compressors."""
 
     def compress(self, data: memoryview, /) -> bytes: ...
 
@@ -167,7 +167,7 @@ class _Copier:
     """Compresses nothing."""
 
     def compress(self, data: memoryview, /) -> bytes:
-        # The memory is written over by the next piece, and a sink may keep what it gets.
+        # The buffer is overwritten by the next piece, and the sink may keep what it gets.
         return bytes(data)
 
     def flush(self) -> bytes:
@@ -178,7 +178,7 @@ def _compressor(compression: Compression) -> _Compressor:
     if compression.kind == "none":
         return _Copier()
     if compression.kind == "zstd":
-        # The frame's header is fixed, too: it tells no size, which nobody knows yet.
+        # The frame's header is fixed, too: it has no size, which is not known yet.
         return ZstdCompressor(level=compression.level).compressobj()
     # The header that this writes is fixed: no name, no time, system 255.
     deflating: _Compressor = isal_zlib.compressobj(

@@ -1,10 +1,10 @@
 """
-What layers can be compressed with: a value that the configuration, the keys of
+The kinds and levels of layer compression, as a value that the configuration, the keys of
 caches and the packing threads share.
 
 The default is gzip, because every engine reads it.  zstd at level 1 packs nearly as
-fast, is a little smaller and much cheaper to unpack: the better choice where Docker is
-version 23 or later on all machines.  ``tests/benchmarks/compression.py`` tells how much.
+fast, is a little smaller and much cheaper to unpack: the better choice if Docker is
+version 23 or later on all machines.  ``tests/benchmarks/compression.py`` measures this.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEVELS: Mapping[str, range] = {"gzip": range(4), "zstd": range(1, 20), "none": r
 The kinds of compression, and the levels that each has.
 
 Those of gzip are ISA-L's, of which 1 is as good as 2 and 3 within some percent.  Those
-of zstd are its own, without the ones that need other memory than engines set aside;
+of zstd are its own, without those that need more memory to unpack than engines reserve;
 from 10 on a packing thread takes some ten MB, and hardly keeps up with a network.
 """
 
@@ -30,7 +30,7 @@ _DEFAULT_LEVELS = {"gzip": 1, "zstd": 1}
 
 
 def default_level(kind: str) -> int:
-    """The level where none was chosen: the fastest one that is worth its bytes."""
+    """Return the default level of a kind: the fastest one that compresses well enough."""
     return _DEFAULT_LEVELS.get(kind, 0)
 
 
@@ -42,7 +42,7 @@ def _has_level(instance: Compression, _: Attribute[int], value: int) -> None:
 @frozen(kw_only=True)
 class Compression:
     """
-    How layers are compressed.
+    The compression of layers.
 
     :param kind: ``gzip``, ``zstd`` or ``none``.
     :param level: one of its :data:`LEVELS`; 0 for ``none``.
@@ -57,5 +57,5 @@ class Compression:
 
     @property
     def label(self) -> str:
-        """What a cache key holds: ``gzip-1``, ``zstd-3``, ``none``."""
+        """The spelling in cache keys: ``gzip-1``, ``zstd-3``, ``none``."""
         return self.kind if self.kind == "none" else f"{self.kind}-{self.level}"

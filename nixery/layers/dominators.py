@@ -1,14 +1,14 @@
 r"""
-Layers by dominators: what only one package needs goes into its layer.
+Group layers by dominators: paths that only one package needs go into its layer.
 
 Inputs
 ======
 
 - The runtime closure of an image (:class:`~nixery.image.closure.RuntimeGraph`).
-- How many store paths of the whole package set refer to each package, as far as that
-  is known.
-- How many layers there may be; from which popularity on, and from which size of its
-  closure on, a path is kept apart.
+- The number of store paths of the whole package set that refer to each package, as far
+  as it is known.
+- The maximum number of layers, and the thresholds of popularity and of closure size from
+  which a path is kept apart.
 
 Algorithm
 =========
@@ -25,10 +25,10 @@ Algorithm
         \     |       /
          `- glibc ---'
 
-2. The image gets further edges, to paths that are better kept apart wherever they
-   occur: the *popular* ones, which other images hold for other reasons, and those
-   with a *large* closure, which would be pulled again with each small thing that
-   needs them.  What every image contains counts as popular.
+2. The image gets further edges, to paths that are better kept apart in every image:
+   the *popular* ones, which other images hold for other reasons, and those
+   with a *large* closure, which would be pulled again with each small path that
+   needs them.  Paths that every image contains count as popular.
 
 3. A path *dominates* another one if every way from the image to the other leads
    through it.  The immediate dominators of all paths form a tree::
@@ -40,22 +40,22 @@ Algorithm
      perl   curl     ncurses
 
    Several paths need glibc, so that nothing but the image dominates it; perl and
-   curl are there because of git alone.  If curl were popular, it would hang on the
-   image as glibc does.
+   curl are there because of git alone.  If curl were popular, it would be a child of the
+   image, as glibc is.
 
 4. Each subtree below the image is a group, led by the path at its top: git with perl
    and curl, htop with ncurses, and glibc.
 
-5. If there are more groups than layers, those with the lowest ratings share a layer,
-   just enough of them.  A group's rating is its size times its leader's popularity:
-   how many bytes are pulled again for nothing when something else in a shared layer
-   changes, times how many have to pull them.
+5. If there are more groups than layers, just enough of those with the lowest ratings
+   share a layer.  A group's rating is its size times its leader's popularity: the bytes
+   that are pulled again needlessly when another group in a shared layer changes, times
+   an estimate of how many clients pull them.
 
-6. Layers lie on each other with the most popular leaders at the bottom.  Among equals
+6. Layers are stacked with the most popular leaders at the bottom.  Among equals
    those come first whose leaders have the fewest paths in their closures, since
-   whatever needs a path is in no more images than the path itself; then the name
-   decides.  What shares a layer by its rating is on top: hardly any other image has
-   the same remainder, and what lies above it could not be shared.
+   a path's users are in no more images than the path itself; then the name
+   decides.  The layer of the groups with the lowest ratings is on top: hardly any other
+   image has the same one, and layers above it could not be shared.
 
 Example
 =======
@@ -93,7 +93,7 @@ __all__ = ["by_dominators"]
 _Tie: TypeAlias = tuple[str, int, int, int, str]
 
 _IMAGE = -1
-"""The image's node; a path's is its place in the graph's order."""
+"""The node of the image; the node of a path is its index in the graph's order."""
 
 
 @frozen(kw_only=True)
@@ -103,7 +103,7 @@ class _Group:
 
     :param popularity: the leader's.
     :param closure: the number of paths in the leader's closure.
-    :param tie: decides where all else is equal.
+    :param tie: the key that decides the order if all else is equal.
     """
 
     leader: StorePath
@@ -173,8 +173,8 @@ def _groups(
             ),
             closure=sizes[leader].paths,
             reason=reasons.get(leader, "needed by several layers"),
-            # Paths of one name are told apart by their sizes; the hash decides
-            # between twins only.
+            # Paths of one name are ordered by their sizes; the hash decides only between
+            # paths that are equal in all of these.
             tie=(
                 leader.name,
                 info.nar_size,
@@ -187,16 +187,16 @@ def _groups(
 
 def _subtrees(graph: RuntimeGraph, apart: Iterable[StorePath]) -> dict[StorePath, list[StorePath]]:
     """
-    The subtrees below the image in the dominator tree, by their topmost paths,
+    Return the subtrees below the image in the dominator tree, by their topmost paths,
     each in the graph's order.
 
-    :param apart: the paths that have an edge from the image; every path is within
-        reach of one of them.
+    :param apart: the paths that have an edge from the image; every path can be reached
+        from one of them.
     """
-    # A fifth of what a daemon would import before it answers, and nobody waits for this.
+    # Imported late: it is a fifth of the daemon's import time, and not needed at startup.
     import networkx as nx  # noqa: PLC0415
 
-    # Numbers are hashed much faster than store paths.
+    # Integers are hashed much faster than store paths.
     number = {path: index for index, path in enumerate(graph.paths)}
     references: nx.DiGraph[int] = nx.DiGraph()
     references.add_node(_IMAGE)
@@ -208,7 +208,7 @@ def _subtrees(graph: RuntimeGraph, apart: Iterable[StorePath]) -> dict[StorePath
     )
     dominators = nx.immediate_dominators(references, _IMAGE)
     leaders: dict[int, StorePath] = {}
-    # A dominator comes before what it dominates, as does every user.
+    # In this order a dominator comes before the paths that it dominates, as does every user.
     for path in reversed(graph.references_first):
         dominator = dominators[number[path]]
         leaders[number[path]] = path if dominator == _IMAGE else leaders[dominator]
@@ -219,7 +219,7 @@ def _subtrees(graph: RuntimeGraph, apart: Iterable[StorePath]) -> dict[StorePath
 
 
 def _remainder(groups: Sequence[_Group]) -> LayerGroup:
-    """What shares a layer; ``groups`` are in the order of their ratings."""
+    """Merge groups into one layer; ``groups`` are in the order of their ratings."""
     return LayerGroup(
         paths=tuple(
             sorted(

@@ -13,7 +13,7 @@ __all__ = ["LayerLimitExceeded", "MissingPath"]
 
 @frozen(kw_only=True)
 class LayerLimitExceeded(NixeryError):
-    """A layer budget that leaves no room for an image."""
+    """The layer budget is too small for any image."""
 
     budget: int
 

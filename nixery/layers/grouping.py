@@ -1,15 +1,14 @@
 """
-Cutting a closure into layers.
+Group the store paths of a closure into layers.
 
-Engines fetch and keep images by layers, and take a hundred-odd of them; a closure
-has up to thousands of store paths.  Which of them lie together decides how much
-of an image its users have already, because they pulled another one, or yesterday's.
-A good cut
+Engines fetch and store images by layers, and take a hundred-odd of them; a closure
+has up to thousands of store paths.  The grouping decides how much of an image its users
+have already, because they pulled another one, or yesterday's.  A good grouping
 
-- puts together what is used together, and apart what is not;
-- comes out alike in every image that holds the same packages, on any server;
-- puts what many images share at the bottom: engines reuse an unpacked layer only
-  on top of the same layers.
+- puts paths together that are used together, and separates others;
+- is the same in every image that holds the same packages, on any server;
+- puts the layers that many images share at the bottom: engines reuse an unpacked layer
+  only on top of the same layers.
 
 So the result depends on nothing but the closure, the popularity of its packages
 among all packages, and the settings: not on the order of the input, on other
@@ -19,13 +18,13 @@ changes.
 There can be several strategies; :class:`Strategy` lists them:
 
 ``affinity``
-    What nearly everyone has together lies together (:mod:`nixery.layers.affinity`).  The
-    default: of the strategies that are compared by ``tests/benchmarks/layering`` it
-    makes clients pull the least.
+    Paths that occur together in nearly all closures share a layer
+    (:mod:`nixery.layers.affinity`).  The default: of the strategies that are compared by
+    ``tests/benchmarks/layering`` it makes clients pull the least.
 
 ``dominators``
-    What only one package needs goes with it (:mod:`nixery.layers.dominators`), as in the
-    first Nixery; for comparison.
+    Paths that only one package needs share its layer (:mod:`nixery.layers.dominators`), as
+    in the first Nixery; for comparison.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-What goes into the layering and what comes out of it, as values.
+The inputs and results of the layering, as values.
 
-They stand apart from the strategies (``affinity``, ``dominators``), so that one can be
-put beside another; ``nixery.layers.grouping`` chooses between them.
+They are separate from the strategies (``affinity``, ``dominators``), so that strategies can
+be added; ``nixery.layers.grouping`` chooses between them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 LAYERING_VERSION = 2
-"""Raised when a strategy comes to another result for the same input: part of image keys."""
+"""Increased when a strategy gives another result for the same input: part of image keys."""
 
 FULL_BUDGET = 94
 """
@@ -57,32 +57,32 @@ _percentage = [validators.ge(1), validators.le(100)]
 @frozen(kw_only=True)
 class LayerSettings:
     """
-    How a closure is cut into layers.
+    The settings by which a closure is cut into layers.
 
-    :param budget: how many layers the store paths may take.  Whatever else an
-        image needs a layer for (the links at its root) comes on top, and is for
-        the caller to set aside: engines take 125 layers in all, 94 leave room for
-        those who build on an image.
-    :param strategy: which way.
+    :param budget: the number of layers that the store paths may take.  Other layers of
+        an image (the links at its root) come on top, and the caller has to
+        reserve them: engines take 125 layers in all, 94 leave some for
+        images that are built on this one.
+    :param strategy: the strategy of grouping.
     :param always: the packages that every image contains, by the names of their
-        store paths without version (:func:`nixery.image.closure.package_name`).  Nothing
-        refers to them much, so popularity data do not show it.
+        store paths without version (:func:`nixery.image.closure.package_name`).  Few paths
+        refer to them, so popularity data do not show it.
 
-    Affinity units take these:
+    These are for the strategy ``affinity``:
 
-    :param affinity: how many of those who have a path have to have another one as
-        well before the two may share a layer, in per cent.
+    :param affinity: the share of the closures with a path that have to contain another
+        path as well before the two may share a layer, in per cent.
     :param unit_size: a path of this size or more begins a unit, in bytes unpacked,
         at a budget of 94.  Fewer layers are larger ones: the size grows in
         proportion.
     :param minimum_size: a unit smaller than this gets no layer of its own, in bytes
         unpacked.
-    :param classes: how many layers the small units are spread over at most, by their
+    :param classes: the most layers that the small units are spread over, by their
         popularity.
-    :param common_share: how much of the budget may be spent on what every image
-        contains, in per cent.
+    :param common_share: the share of the budget that may be spent on paths that every
+        image contains, in per cent.
 
-    Dominators take these:
+    These are for the strategy ``dominators``:
 
     :param popularity_threshold: a path with this popularity or more is kept in a
         layer of its own, with what only it needs; a number of direct references.
@@ -104,11 +104,11 @@ class LayerSettings:
     size_threshold: int = 100_000_000
 
     def is_everywhere(self, path: StorePath) -> bool:
-        """Whether the path belongs to a package that every image contains."""
+        """Tell whether the path belongs to a package that every image contains."""
         return package_name(path.name) in self.always
 
     def identity(self) -> dict[str, Json]:
-        """All that shapes the layers, and the version of the code, for cache keys."""
+        """Return the settings in use and the version of the code, for cache keys."""
         shared: dict[str, Json] = {
             "always": sorted(self.always),
             "budget": self.budget,
@@ -130,7 +130,7 @@ class LayerSettings:
 
 
 class PopularityKind(Enum):
-    """What popularity data know, from the most to the least useful."""
+    """The kinds of popularity data, from the most to the least useful."""
 
     TRANSITIVE = "transitive"
     DIRECT = "direct"
@@ -144,19 +144,18 @@ def _frozen_counts(counts: Mapping[str, int]) -> Mapping[str, int]:
 @frozen(kw_only=True)
 class Popularity:
     """
-    How popular packages are among all packages of the package set.
+    The popularity of packages among all packages of the package set.
 
-    It is no property of an image, so that all images agree on it.  Packages are
+    It does not depend on the image, so that all images agree on it.  Packages are
     called by the names of their store paths without version
-    (:func:`nixery.image.closure.package_name`); what several versions and outputs of one
-    package come to is for ``nixery.layers.popularity_file`` to say.
+    (:func:`nixery.image.closure.package_name`); ``nixery.layers.popularity_file`` defines how
+    the counts of several versions and outputs of one package are merged.
 
-    :param transitive: how many store paths of the set have the package in their
+    :param transitive: the number of store paths of the set that have the package in their
         closure, themselves included.
-    :param direct: how many refer to it themselves.
-    :param setsize: how many store paths there are in the set; 0 where that is not
-        known.
-    :param source: where the counts come from, for people.
+    :param direct: the number of store paths that refer to it directly.
+    :param setsize: the number of store paths in the set; 0 if it is not known.
+    :param source: the origin of the counts, for people.
     """
 
     transitive: Mapping[str, int] = field(
@@ -170,34 +169,34 @@ class Popularity:
 
     @property
     def kind(self) -> PopularityKind:
-        """The most useful of what is known."""
+        """The most useful kind of the data that are known."""
         if self.transitive:
             return PopularityKind.TRANSITIVE
         return PopularityKind.DIRECT if self.direct else PopularityKind.NONE
 
     def of(self, path: StorePath) -> int:
         """
-        The number of store paths that have the path's package in their closure, or,
-        where only that is known, refer to it.  What is missing counts as 1.
+        Return the number of store paths that have the path's package in their closure, or,
+        if only that is known, refer to it.  A missing package counts as 1.
         """
         return max(1, (self.transitive or self.direct).get(package_name(path.name), 1))
 
     def references_to(self, path: StorePath) -> int:
-        """The number of store paths that refer to the path's package, at least 1."""
+        """Return the number of store paths that refer to the path's package, at least 1."""
         return max(1, self.direct.get(package_name(path.name), 1))
 
     @cached_property
     def most(self) -> int:
         """
-        How popular a path is that every image contains: the size of the set, or, where
-        that is not known, more than anything else.
+        The popularity of a path that every image contains: the size of the set, or, if
+        that is not known, one more than the highest count.
         """
         highest = max((self.transitive or self.direct).values(), default=1)
         return max(self.setsize, highest) if self.setsize else highest + 1
 
     @cached_property
     def digest(self) -> str:
-        """What distinguishes these data from others, for cache keys."""
+        """A hash that identifies these data, for cache keys."""
         return sha256_hex(
             {
                 "direct": self.direct,
@@ -214,11 +213,10 @@ class LayerGroup:
     The store paths of a layer.
 
     :param paths: sorted.
-    :param leader: the one among them that the layer is about: because of it the
-        others are there, or it is the most important one of those that have nothing
-        but the layer in common.
+    :param leader: the path that the layer is named after: the others are there because of
+        it, or it is the most important of several unrelated paths that share the layer.
     :param nar_size: the sum of their sizes, in bytes.
-    :param reason: why they have a layer, as a short phrase for people.
+    :param reason: the reason for the layer, as a short phrase for people.
     """
 
     paths: tuple[StorePath, ...]

@@ -1,7 +1,7 @@
 """
-Popularity data as files.
+Read and write files of popularity data.
 
-How popular a package is among all packages is found out once for a package set
+The popularity of packages is counted once for a package set
 (``nixery-popcount``) and then read by every daemon.  A file is a JSON object in
 UTF-8::
 
@@ -15,12 +15,12 @@ UTF-8::
     }
 
 ``source``
-    Where the counts come from, for people.
+    The origin of the counts, for people.
 ``setsize``
-    How many store paths the set has.
+    The number of store paths in the set.
 ``transitive``
     For each package the number of store paths of the set that have it in their
-    closure, themselves included: never more than there are in the set.
+    closure, themselves included: never more than ``setsize``.
 ``direct``
     The number of store paths that refer to it themselves, without itself.
 
@@ -31,19 +31,20 @@ Names and versions
 ==================
 
 Packages are called by the names of their store paths without hash and version, as
-:func:`nixery.image.closure.package_name` cuts them: the version begins behind the first dash
-that is followed by anything but a letter, and what an output adds goes with it.
+:func:`nixery.image.closure.package_name` cuts them: the version begins after the first dash
+that is followed by anything but a letter, and the suffix of an output is cut with it.
 ``curl-8.5.0``, ``curl-8.5.0-bin`` and ``curl-7.88.1-dev`` all are ``curl``, so that data
 of last month still fit today's package set; ``python3.11-requests-2.31.0`` is
 ``python3.11-requests``.
 
 The count of a package is the *highest* of its versions' and outputs' counts
 (:func:`merge`), not their sum.  The layering compares counts of single store paths with
-one another: how many of those who have glibc have curl as well?  A sum counts a user
-twice who has two outputs, and lets many unrelated paths with a common name (``source``,
-``wrapper``) pass for a popular one.  The highest count is that of a path that exists,
-and as a rule of the version that the set, and so the image, is built around.  Of a less
-popular version it says too much, with the harmless effect that the path is kept apart.
+one another: how many of the closures with glibc have curl as well?  A sum counts a closure
+with two outputs of a package twice, and makes many unrelated paths with a common name
+(``source``, ``wrapper``) look like a popular one.  The highest count is that of a path that
+exists, and as a rule of the version that most of the set, and so the image, is built with.
+For a less popular version it is too high, with the harmless effect that the path is kept
+apart.
 
 The older format
 ================
@@ -51,8 +52,7 @@ The older format
 Files for the first Nixery are one flat object of counts by store path names, versions
 and outputs included: ``{"curl-8.5.0": 702, "glibc-2.39-52": 61049}``.  They count direct
 references, themselves included where a path refers to itself, and leave counts of 1
-out.  Read, they are what they are: direct counts without transitive ones, for a set of
-unknown size.
+out.  They are read as direct counts without transitive ones, for a set of unknown size.
 """
 
 from __future__ import annotations
@@ -68,21 +68,21 @@ from nixery.layers.plan import Popularity
 __all__ = ["FORMAT", "VERSION", "encode_popularity", "merge", "parse_popularity"]
 
 FORMAT = "nixery-popularity"
-"""Tells the format from the older one, in which all values are numbers."""
+"""The value that distinguishes the format from the older one, whose values are numbers."""
 
 VERSION = 1
-"""Raised when older readers would misunderstand newer files."""
+"""Increased when older readers would misunderstand newer files."""
 
 
 def parse_popularity(data: bytes) -> Popularity:
     """
     Read a file in either format.
 
-    :raises UnexpectedOutput: it is in neither, or cannot be true.
+    :raises UnexpectedOutput: it is in neither, or its counts are inconsistent.
     """
     try:
         document = json.loads(data)
-    # Nesting without end exhausts the stack; digits without end are a ValueError.
+    # Very deep nesting exhausts the stack; a very long number is a ValueError.
     except (ValueError, RecursionError) as error:
         raise _malformed(f"not JSON: {error}", data) from error
     if not isinstance(document, dict):
@@ -102,10 +102,10 @@ def parse_popularity(data: bytes) -> Popularity:
 
 def encode_popularity(popularity: Popularity) -> bytes:
     """
-    The file for popularity data: equal bytes for equal data and source.
+    Return the file for popularity data: equal bytes for equal data and source.
 
-    Transitive counts are what the format is for: data without them are written, but
-    read as data that know less.
+    The format is meant for transitive counts: data without them are written, but are of a
+    less useful :class:`~nixery.layers.plan.PopularityKind` when they are read.
     """
     return (
         canonical_json(
@@ -124,7 +124,7 @@ def encode_popularity(popularity: Popularity) -> bytes:
 
 def merge(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     """
-    The counts of packages from those of their store paths.
+    Compute the counts of packages from those of their store paths.
 
     :param counts: names as in :attr:`nixery.image.closure.StorePath.name`, any number of times,
         with counts of the single paths.

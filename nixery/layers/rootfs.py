@@ -1,5 +1,5 @@
 """
-The root of an image: the packages' trees merged, and what no package brings.
+Plan the root of an image: merge the packages' trees, and add files that no package has.
 
 ::
 
@@ -10,9 +10,9 @@ The root of an image: the packages' trees merged, and what no package brings.
                                       etc/passwd   the image's own
                                       tmp/         the image's own
 
-How trees merge is :mod:`nixery.layers.symlink_tree`'s matter; which comes first, and what an
-image needs beyond them, is decided here.  The result depends on the packages
-alone: not on the order in which they were asked for, nor on that of a file
+:mod:`nixery.layers.symlink_tree` merges trees; this module decides their precedence, and the
+entries that an image needs besides them.  The result depends on the packages
+alone: not on the order in which they were requested, nor on that of a file
 system.
 
 Blocking (it reads the packages' directories), and safe on any thread.
@@ -32,13 +32,13 @@ __all__ = ["ROOT_VERSION", "Conflict", "RootTree", "plan_root", "precedence"]
 
 IGNORED = frozenset(
     (
-        # Notes of the package set's build machinery to itself.
+        # Metadata for the package set's own build machinery.
         b"nix-support",
         b"propagated-build-inputs",
         b"propagated-native-build-inputs",
         b"propagated-user-env-packages",
-        # What a container's runtime mounts, and the store: a symlink in their
-        # place would lead the runtime, or the other layers, somewhere else.
+        # Mount points of a container's runtime, and the store: a symlink in their
+        # place would redirect the runtime, or the other layers.
         b"dev",
         b"nix",
         b"proc",
@@ -48,12 +48,12 @@ IGNORED = frozenset(
 """Names at the top of an output that never reach the root."""
 
 ROOT_VERSION = 1
-"""Raised when the same packages begin to make another root: part of cache keys."""
+"""Increased when the same packages give another root: part of cache keys."""
 
 CA_BUNDLE = b"etc/ssl/certs/ca-bundle.crt"
 CA_BUNDLE_ALIASES = (b"etc/pki/tls/certs/ca-bundle.crt", b"etc/ssl/certs/ca-certificates.crt")
-"""The bundle's place in Nix packages, and where programs built for Fedora and for
-Debian look."""
+"""The bundle's paths in Nix packages, and those that programs built for Fedora and for
+Debian open."""
 
 NSSWITCH = b"""\
 passwd: files
@@ -77,11 +77,11 @@ class RootTree:
     The root of an image.
 
     :param entries: sorted as in the archive, for :func:`nixery.layers.tarball.pack_tree`.
-    :param shell: ``/bin/bash`` or else ``/bin/sh``; ``None`` where neither is.
-    :param has_ca_bundle: whether ``/etc/ssl/certs/ca-bundle.crt`` is there.
-    :param conflicts: what lost its place to something else, sorted.
+    :param shell: ``/bin/bash`` or else ``/bin/sh``; ``None`` if neither exists.
+    :param has_ca_bundle: true if ``/etc/ssl/certs/ca-bundle.crt`` exists.
+    :param conflicts: the paths that several trees have, sorted.
     :param skipped: the store paths of outputs that are single files and have no
-        place in the root, sorted; they are in the image all the same.
+        place in the root, sorted; they are in the image nevertheless.
     """
 
     entries: tuple[TreeEntry, ...]
@@ -93,11 +93,11 @@ class RootTree:
 
 def plan_root(packages: Sequence[Package], *, store: str = STORE) -> RootTree:
     """
-    The root of an image of these packages.
+    Plan the root of an image of these packages.
 
     :param packages: in any order; their outputs are valid.
     :param store: the directory of this machine that holds the store paths.
-    :raises MissingPath: an output is not there or cannot be read.
+    :raises MissingPath: an output does not exist or cannot be read.
     """
     overlay = SymlinkTree(store, IGNORED)
     skipped = [path for path in precedence(packages) if not overlay.add(path)]
@@ -114,10 +114,10 @@ def plan_root(packages: Sequence[Package], *, store: str = STORE) -> RootTree:
 
 def precedence(packages: Sequence[Package]) -> tuple[str, ...]:
     """
-    The output paths of the packages, each once; who comes first wins a conflict.
+    Return the output paths of the packages, each once; earlier ones win conflicts.
 
-    By priority, then by attribute path; within a package ``out``, ``bin``, then
-    the others by name.
+    They are sorted by priority, then by attribute path; within a package ``out``, ``bin``,
+    then the others by name.
     """
     return tuple(
         dict.fromkeys(
@@ -137,7 +137,7 @@ def _has(overlay: SymlinkTree, path: str) -> bool:
 
 
 def _basics(overlay: SymlinkTree) -> Iterator[TreeEntry]:
-    """What programs expect of a root; a package that brings it itself is left its own."""
+    """Yield the entries that programs expect; entries of the packages take precedence."""
     bash = overlay.find(b"bin/bash")
     if bash is not None:
         yield TreeEntry(path=b"bin/sh", kind="symlink", target=bash)

@@ -1,8 +1,8 @@
 """
-A picture of an image's layers: how large they are, what lies in which, and why.
+Draw an image's layers: their sizes, their contents, and the reasons for them.
 
-Drawn from values, as SVG for browsers and as text for terminals; who asks for the image
-and finds out what other images have is elsewhere.
+They are drawn from values, as SVG for browsers and as text for terminals; other modules
+look up the image and the other images that have the same layers.
 
 In the SVG each layer is a rectangle, whose area is proportional to the bytes that a
 client downloads for it (:mod:`nixery.layers.treemap`).  Colours follow the reader's preference
@@ -27,7 +27,7 @@ WIDTH = 960
 HEIGHT = 540
 _HEADER = 48
 _FONT = 13
-# What a character of a sans-serif font takes at most on the average.
+# An upper estimate of the average width of a character in a sans-serif font.
 _ADVANCE = 0.6 * _FONT
 _LINE = 1.3 * _FONT
 _MARGIN = 4
@@ -37,8 +37,8 @@ _INDENT = " " * 26
 
 _ILLEGAL = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """
-What XML 1.0 has no spelling for (section 2.2), and all that a terminal may obey, or a
-line of a table cannot hold.
+Characters that XML 1.0 cannot express (section 2.2), that a terminal may interpret, or that
+would break a line of a table.
 """
 
 _STYLE = """\
@@ -52,7 +52,7 @@ _STYLE = """\
   .layers .own rect { fill: #6b4f1d; }
   .layers .shared rect { fill: #24523a; }
 }"""
-"""Everything is below a class: in a page the rules hold for all of it."""
+"""All rules are below a class, because in a page they would apply to the whole page."""
 
 
 def _legal(text: str) -> str:
@@ -66,12 +66,12 @@ def _legal_all(texts: Iterable[str]) -> tuple[str, ...]:
 @frozen(kw_only=True)
 class DrawnLayer:
     """
-    A layer as the picture shows it.
+    A layer as the drawing shows it.
 
-    :param title: what it is about, in a few words.
-    :param size: compressed, in bytes: what a client downloads.
-    :param nar_size: unpacked, in bytes; 0 where that is not known.
-    :param reason: why it is a layer.
+    :param title: the name of its leader or a few words.
+    :param size: the compressed size, which a client downloads, in bytes.
+    :param nar_size: the unpacked size, in bytes; 0 if it is not known.
+    :param reason: the reason for the layer.
     :param paths: the names of the store paths in it.
     :param shared_with: the other images that have the same layer.
     """
@@ -85,7 +85,7 @@ class DrawnLayer:
 
     @classmethod
     def of(cls, group: LayerGroup, *, size: int, shared_with: Iterable[str] = ()) -> DrawnLayer:
-        """A layer of a plan; the parameters are those of the class."""
+        """Make one from a layer of a plan; the parameters are those of the class."""
         return cls(
             title=group.leader.name,
             size=size,
@@ -97,13 +97,13 @@ class DrawnLayer:
 
     @property
     def caption(self) -> str:
-        """The title, and how many other paths there are."""
+        """The title, and the number of other paths."""
         others = len(self.paths) - 1
         return f"{self.title} + {others}" if others > 0 else self.title
 
     @property
     def sharing(self) -> str:
-        """Which other images have it."""
+        """A phrase that names other images with the same layer."""
         if not self.shared_with:
             return "in no other image"
         return "also in " + _some(self.shared_with, 5)
@@ -113,19 +113,19 @@ def draw_svg(
     image: str, layers: Sequence[DrawnLayer], *, anchor: str | None = None, styled: bool = True
 ) -> str:
     """
-    An image's layers as SVG.
+    Draw an image's layers as SVG.
 
     :param image: its name.
     :param layers: from the bottom to the top.
-    :param anchor: makes each rectangle a link to what has this, and the layer's number,
-        as its id: ``layer-`` leads to ``#layer-1``.
-    :param styled: whether the style sheet is in it.  Where pages may hold none, theirs
-        has to know the classes.
-    :return: a whole document, which a page can also take in as it is.
+    :param anchor: makes each rectangle a link to the element whose id is this and the
+        layer's number: ``layer-`` links to ``#layer-1``.
+    :param styled: true to include the style sheet.  If it is left out, the page's own style
+        sheet has to define the classes.
+    :return: a whole document, which can also be embedded in a page unchanged.
     """
     image = _legal(image)
     root = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
-    # What can be followed is no mere picture.
+    # A drawing with links must not have the role of an image.
     role = 'role="img"' if anchor is None else 'role="group"'
     label = xml_text(f"The layers of {image}")
     parts = [
@@ -136,7 +136,7 @@ def draw_svg(
         f'<text x="0" y="36">{xml_text(_fit(_summary(layers), WIDTH - 280))}</text>',
         *_legend(),
     ]
-    # The layout wants the largest first; numbers tell where in the image a layer lies.
+    # The layout needs the largest first; the numbers are the layers' positions in the image.
     numbered = sorted(enumerate(layers, start=1), key=lambda item: (-item[1].size, item[0]))
     boxes = squarify([layer.size for _number, layer in numbered], WIDTH, HEIGHT - _HEADER)
     for (number, layer), box in zip(numbered, boxes, strict=True):
@@ -148,12 +148,12 @@ def draw_text(
     image: str, layers: Sequence[DrawnLayer], *, width: int = 100, most_paths: int | None = 6
 ) -> str:
     """
-    An image's layers as text, the bottom-most first.
+    Describe an image's layers as text, the bottom-most first.
 
     :param image: its name.
     :param layers: from the bottom to the top.
-    :param width: of a line, in characters; what describes a layer is wrapped.
-    :param most_paths: how many store paths are named for each layer; ``None``: all.
+    :param width: of a line, in characters; descriptions of layers are wrapped to it.
+    :param most_paths: the number of store paths named for each layer; ``None``: all.
     """
     largest = max((layer.size for layer in layers), default=0)
     lines = [f"{_legal(image)}: {_summary(layers)}"]
@@ -170,7 +170,7 @@ def draw_text(
         if len(layer.paths) > 1:
             details.append(_some(layer.paths, most_paths))
         for detail in details:
-            # Names are cut nowhere: people copy them.
+            # Names are not broken, because people copy them.
             lines += wrap(
                 detail,
                 max(width, 2 * len(_INDENT)),
@@ -240,10 +240,10 @@ def _summary(layers: Sequence[DrawnLayer]) -> str:
 
 
 def _bytes(count: int) -> str:
-    """A size in decimal units, as registries and engines show them."""
+    """Format a size in decimal units, as registries and engines do."""
     size = float(count)
     for unit in ("B", "kB", "MB"):
-        # What would be rounded to four digits is shown in the next unit.
+        # A number that would be rounded to four digits is shown in the next unit.
         if size < 999.5:
             return f"{count} B" if unit == "B" else f"{size:.{1 if size < 99.95 else 0}f} {unit}"
         size /= 1000
@@ -257,7 +257,7 @@ def _some(names: Sequence[str], most: int | None) -> str:
 
 
 def _fit(text: str, width: float) -> str:
-    """As much of the text as fits, nothing if that says nothing."""
+    """Shorten the text to the width; return nothing if too little of it would be left."""
     room = int(width / _ADVANCE)
     if len(text) <= room:
         return text
@@ -265,5 +265,5 @@ def _fit(text: str, width: float) -> str:
 
 
 def xml_text(text: str) -> str:
-    """A text as it stands in SVG, also in an attribute."""
+    """Escape a text for SVG, also for an attribute."""
     return escape(_legal(text), quote=True)

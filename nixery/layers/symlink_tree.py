@@ -1,14 +1,14 @@
 """
-Trees of the store laid over each other, as one tree of symlinks.
+Merge trees of the store into one tree of symlinks.
 
-Directories are real ones all the way down, so that a container can add files to
-them; what is no directory becomes a symlink into the store.  The first tree to
-bring a name keeps it, and what is dropped is noted.
+Directories are real ones at all levels, so that a container can add files to
+them; all other entries become symlinks into the store.  The first tree that has a
+name keeps it, and entries that are dropped are recorded.
 
-A symlink to a directory stays one link while nobody else has that name.  Where
-others do, it is followed, if it leads to a directory of the store, and what is
-in there takes part.  A link that leads back into a directory that is being
-merged around it is not followed, or there would be no end: along any way down,
+A symlink to a directory stays one link while no other tree has that name.  If
+another has, it is followed, if it leads to a directory of the store, and the contents
+of that directory are merged.  A link that leads back into a directory that is being
+merged around it is not followed, because the merge would not end: along any way down,
 a directory of the store is merged once, so the depth is bounded by their number.
 
 Blocking: it reads the directories.  Names are bytes throughout.
@@ -30,11 +30,11 @@ __all__ = ["Conflict", "SymlinkTree"]
 @frozen(kw_only=True, order=True)
 class Conflict:
     """
-    A name that two trees have and one keeps.
+    A path that two trees have, one of which keeps it.
 
-    :param path: where, ``/bin/vi``.
-    :param kept: what is there, a path in the store.
-    :param dropped: what is not.
+    :param path: the path in the image, ``/bin/vi``.
+    :param kept: the path in the store that is kept.
+    :param dropped: the path in the store that is dropped.
     """
 
     path: str
@@ -47,7 +47,7 @@ class _Directory:
     """
     A directory of the merged tree.
 
-    :param origins: the directories merged into it, the first first.
+    :param origins: the directories merged into it, in order.
     """
 
     parent: _Directory | None
@@ -56,7 +56,7 @@ class _Directory:
     children: dict[bytes, _Node] = Factory(dict)
 
     def is_within(self, origin: bytes) -> bool:
-        """Whether ``origin`` has been merged into this directory or one above."""
+        """Tell whether ``origin`` has been merged into this directory or one above."""
         node: _Directory | None = self
         while node is not None:
             if origin in node.origins:
@@ -93,10 +93,10 @@ class SymlinkTree:
 
     def add(self, path: str) -> bool:
         """
-        Merge what is in a store path.
+        Merge the contents of a store path.
 
-        :return: whether it is a directory; nothing happens if it is none.
-        :raises MissingPath: it is not there or cannot be read.
+        :return: true if it is a directory; otherwise nothing is merged.
+        :raises MissingPath: it does not exist or cannot be read.
         """
         source = self._store + b"/" + name_in_store(path)
         if not os.path.lexists(source):
@@ -109,10 +109,10 @@ class SymlinkTree:
 
     def provide(self, entry: TreeEntry) -> None:
         """
-        Add an entry of our own where nothing is yet.
+        Add an entry that is not from the store, if its path is free.
 
-        A directory that is there gets the entry's mode; anything else that is
-        there, or in the way, stays as it is.
+        An existing directory gets the entry's mode; any other existing entry at the path,
+        or at one of its parents, stays as it is.
         """
         node = self._top
         path = b""
@@ -132,8 +132,8 @@ class SymlinkTree:
 
     def find(self, path: bytes) -> bytes | None:
         """
-        Where a symlink to the file at ``path`` should lead: into the store, or
-        to ``path`` itself where the entry is our own; ``None`` where no file is.
+        Return the target for a symlink to the file at ``path``: in the store, or ``path``
+        itself if :meth:`provide` added it; ``None`` if there is no file.
         """
         node: _Node = self._top
         parts = path.split(b"/")
@@ -150,7 +150,7 @@ class SymlinkTree:
         return b"/" + path if isinstance(node, TreeEntry) and node.path == path else None
 
     def entries(self) -> Iterator[TreeEntry]:
-        """The tree as it is now, each directory followed by what is in it, by name."""
+        """Yield the current tree, each directory followed by its contents, by name."""
         stack: list[tuple[bytes, _Node]] = [(b"", self._top)]
         while stack:
             path, node = stack.pop()
@@ -166,7 +166,7 @@ class SymlinkTree:
                 yield node
 
     def conflicts(self) -> tuple[Conflict, ...]:
-        """What has been dropped so far, sorted."""
+        """Return the conflicts so far, sorted."""
         return tuple(sorted(self._conflicts))
 
     def _merge(self, node: _Directory, path: bytes, directory: bytes) -> None:
@@ -184,8 +184,7 @@ class SymlinkTree:
             if not path and name in self._ignored:
                 continue
             if entry.is_dir(follow_symlinks=False):
-                # Only real directories are counted on, so the path stays free
-                # of symlinks on the way down.
+                # This is a real directory, so its path has no symlinks either.
                 self._add_directory(node, _join(path, name), name, entry.path, entry.path)
             elif name not in node.children:
                 node.children[name] = _Link(entry.path, entry.is_symlink())
@@ -198,11 +197,11 @@ class SymlinkTree:
     ) -> None:
         """
         Merge the directory ``target`` under a name that may be taken; ``None``
-        stands for what is no directory and can only lose the name.
+        means that the entry is not a directory and loses the name.
         """
         child = node.children.get(name)
         if target is not None:
-            # Two links to one directory are the same to whoever looks.
+            # Two links to one directory are equivalent, and no conflict.
             if isinstance(child, _Link) and self._directory_behind(child.source) == target:
                 return
             directory = self._descend(node, path, name)
@@ -223,8 +222,8 @@ class SymlinkTree:
 
     def _descend(self, node: _Directory, path: bytes, name: bytes) -> _Directory | None:
         """
-        The directory ``name`` in ``node``: made where nothing is, opened where a
-        symlink to a directory is, ``None`` where anything else is.
+        Return the directory ``name`` in ``node``: create it if the name is free, replace a
+        symlink to a directory by a merged one, and return ``None`` for any other entry.
         """
         child = node.children.get(name)
         if isinstance(child, _Directory):
@@ -242,12 +241,12 @@ class SymlinkTree:
         return opened
 
     def _follow(self, node: _Directory, link: bytes) -> bytes | None:
-        """The directory that a symlink below ``node`` stands for, if it may be merged."""
+        """Return the directory that a symlink below ``node`` leads to, if it may be merged."""
         target = self._directory_behind(link)
         return None if target is None or node.is_within(target) else target
 
     def _directory_behind(self, path: bytes) -> bytes | None:
-        """The directory that ``path`` is or leads to, if that is one of the store."""
+        """Return the directory that ``path`` is or leads to, if it is in the store."""
         target = os.path.realpath(path)
         if target.startswith(self._store + b"/") and os.path.isdir(target):
             return target

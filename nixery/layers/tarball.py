@@ -1,15 +1,15 @@
 """
-Layers as deterministic tar archives.
+Write layers as deterministic tar archives.
 
 The same store paths make the same archive on any host, for any user, locale and
 umask: entries are sorted by the bytes of their names, directories included;
-modes are those of the Nix store (0444, 0555 for what may be executed, 0555 for
-directories); time stamps are 1, owners 0:0; hard links are files of their own;
+modes are those of the Nix store (0444, 0555 for executables, 0555 for
+directories); time stamps are 1, owners 0:0; hard links become separate files;
 a sparse file is written out.  Names are bytes from the file system to the
-archive and are never decoded on the way.
+archive and are never decoded in between.
 
-An archive is whole or it is an error: the size in a header is what ``fstat``
-said, and a file that turns out longer or shorter ends the packing.
+An archive is either complete or an error is raised: the size in a header is that from
+``fstat``, and a file that turns out longer or shorter ends the packing.
 
 Blocking, and safe on any number of threads at once.
 """
@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 FORMAT = 1
-"""Belongs into the key of a cached layer: raised when the same paths begin to
-make another archive."""
+"""Part of the key of a cached layer: increased when the same paths give another
+archive."""
 
 STORE = "/nix/store"
-"""Where store paths lie in an image, and on this machine unless told otherwise."""
+"""The directory of store paths in an image, and by default on this machine."""
 
 _READABLE = 0o444
 _EXECUTABLE = 0o555
@@ -56,7 +56,7 @@ _by_name = attrgetter("name")
 @frozen(kw_only=True)
 class TreeEntry:
     """
-    An entry of an archive that is not read from the disk.
+    An entry of an archive that is not read from disk.
 
     :param path: relative, without a slash at its end, as bytes: ``b"etc/passwd"``.
     :param kind: ``directory``, ``file`` or ``symlink``.
@@ -81,15 +81,15 @@ def pack_store_paths(
     should_stop: Callable[[], bool] | None = None,
 ) -> PackedLayer:
     """
-    Write the layer that holds store paths, each with all that is in it.
+    Write the layer that holds store paths, each with all of its contents.
 
     :param paths: as in the image, ``/nix/store/...``; order and repetition do
         not matter.
-    :param write: takes the compressed bytes; what it raises passes through.
+    :param write: takes the compressed bytes; its exceptions are passed on.
     :param store: the directory of this machine that holds the store paths.
-    :param should_stop: asked every 256 KiB of archive, from this thread.
-    :raises MissingPath: a path is not there, cannot be read, changes while it is
-        read, or holds what is neither file, directory nor symlink.
+    :param should_stop: called for every 256 KiB of archive, on this thread.
+    :raises MissingPath: a path does not exist, cannot be read, changes while it is
+        read, or holds an entry that is neither file, directory nor symlink.
     :raises ShuttingDown: ``should_stop`` said so.
     """
     stream = LayerStream(write, compression, should_stop)
@@ -130,7 +130,7 @@ def pack_tree(
             )
     stream = LayerStream(write, compression, should_stop)
     # Sorted by components and not by paths, so that a directory is directly
-    # followed by what is in it, as in the layers of store paths.
+    # followed by its contents, as in the layers of store paths.
     for _, entry in sorted(tree.items(), key=lambda item: item[0]):
         _append_entry(stream, entry)
     stream.append(ustar.END)
@@ -145,7 +145,7 @@ class _Packer:
         self._store = store
 
     def add(self, name: bytes) -> None:
-        """The store path called ``name``, with all that is in it."""
+        """Append the store path called ``name``, with all of its contents."""
         path = self._store + b"/" + name
         try:
             mode = os.lstat(path).st_mode
@@ -161,11 +161,11 @@ class _Packer:
             raise _special(path)
 
     def _directory(self, top: bytes) -> None:
-        # A stack of our own: trees may be deeper than Python calls.
+        # An explicit stack: trees may be deeper than Python's recursion limit.
         stack = self._open(top)
         while stack:
             entry = stack.pop()
-            # What kind it is costs no system call: it was read with the name.
+            # The kind costs no system call: it was read with the name.
             if entry.is_file(follow_symlinks=False):
                 self._file(entry.path)
             elif entry.is_symlink():
@@ -176,7 +176,7 @@ class _Packer:
                 raise _special(entry.path)
 
     def _open(self, path: bytes) -> list[os.DirEntry[bytes]]:
-        """Append a directory; what is in it, the first of it last."""
+        """Append a directory, and return its entries in reverse order, for the stack."""
         self._stream.append(
             ustar.header(self._archived(path) + b"/", kind=ustar.DIRECTORY, mode=_EXECUTABLE)
         )
@@ -217,8 +217,8 @@ class _Packer:
     def _content(self, path: bytes, descriptor: int, size: int) -> None:
         remaining = size
         while True:
-            # One byte more than there should be: a file that has grown is
-            # noticed by the read that would have ended it.
+            # Ask for one byte more than is expected: the last read then notices a file that
+            # has grown.
             room = self._stream.room()[: remaining + 1]
             try:
                 count = os.readv(descriptor, [room])
@@ -251,7 +251,7 @@ def _append_entry(stream: LayerStream, entry: TreeEntry) -> None:
 
 def name_in_store(path: str) -> bytes:
     """
-    The name of a store path in the store's directory.
+    Return the name of a store path in the store's directory.
 
     :raises MissingPath: ``path`` is not directly below ``/nix/store``.
     """
@@ -262,7 +262,7 @@ def name_in_store(path: str) -> bytes:
 
 
 def printable(path: bytes) -> str:
-    """A path for people: the same in every locale, whatever bytes are in it."""
+    """Format a path for people: the same in every locale, and for any bytes."""
     return path.decode("utf-8", "backslashreplace")
 
 

@@ -1,10 +1,10 @@
 """
-Rectangles whose areas show sizes.
+Lay out rectangles whose areas show sizes.
 
 M. Bruls, K. Huizing and J. van Wijk, "Squarified Treemaps" (2000): rectangles lie in rows
-along the shorter side of what is left, and a row is closed when one more rectangle would
-make the worst of its proportions worse.  Long thin rectangles, in which nothing can be
-read, become rare.
+along the shorter side of the remaining area, and a row is closed when one more rectangle
+would make the worst of its proportions worse.  Long thin rectangles, which have no space for
+text, become rare.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def squarify(sizes: Sequence[float], width: float, height: float) -> list[Box]:
 
 
 def _row(areas: Sequence[float], side: float) -> Sequence[float]:
-    """The first areas that are best put beside each other along a side."""
+    """Return the first areas that make the best row along a side."""
 
     def worst(count: int) -> float:
         together = sum(areas[:count])
         if not areas[count - 1] or not side:
             return float("inf")
-        # The area of a row is known, so that its thickness and all proportions are.
+        # The area and the side of the row give its thickness, and so all proportions.
         return max(side**2 * areas[0] / together**2, together**2 / (side**2 * areas[count - 1]))
 
     count = 1
@@ -62,7 +62,7 @@ def _row(areas: Sequence[float], side: float) -> Sequence[float]:
 
 
 def _place(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
-    """The boxes of a row along the shorter side, and what is left."""
+    """Return the boxes of a row along the shorter side, and the remaining area."""
     across = free.width >= free.height
     side = free.height if across else free.width
     thickness = sum(row) / side if side else 0

@@ -1,13 +1,13 @@
 """
-Tar headers, byte for byte.
+Write tar headers, byte for byte.
 
 :mod:`tarfile` can write them too, but spends 88 us on an entry, and closures
-have ten thousands of entries; what is here costs a few.  Every header is a pure
-function of what is passed: time stamp 1 (the Nix store's own), owner 0:0, no
+have ten thousands of entries; this module takes a few us.  Every header is a pure
+function of its arguments: time stamp 1 (the Nix store's own), owner 0:0, no
 names of users, no devices.
 
 Format: ``ustar`` (POSIX.1-2017, section "ustar Interchange Format" of *pax*)
-wherever it can tell the entry.  What it cannot tell (a name that does not split
+if it can express the entry.  An entry that it cannot express (a name that does not split
 into 155 and 100 bytes, a link target of more than 100 bytes, 8 GiB and more) is
 written as GNU tar writes it (*GNU tar manual*, "Basic Tar Format": records
 ``L`` and ``K`` before the entry, sizes in base 256).  The alternative, pax
@@ -27,7 +27,7 @@ BLOCK = 512
 """Headers and contents are padded to a multiple of this, in bytes."""
 
 END = bytes(2 * BLOCK)
-"""Ends an archive."""
+"""The blocks that end an archive."""
 
 FILE = b"0"
 SYMLINK = b"2"
@@ -54,9 +54,9 @@ _CONSTANT_SUM = 2 * sum(b"0000000") + 8 * 0x20
 
 def header(name: bytes, *, kind: bytes, mode: int, size: int = 0, target: bytes = b"") -> bytes:
     """
-    The header of one entry, with the records before it that it needs.
+    Return the header of one entry, with the records that have to precede it.
 
-    :param name: relative, that of a directory ending in a slash; any length, any
+    :param name: a relative path, with a slash at the end for a directory; any length, any
         bytes but NUL.
     :param kind: :data:`FILE`, :data:`SYMLINK` or :data:`DIRECTORY`.
     :param mode: permissions.
@@ -82,7 +82,7 @@ def header(name: bytes, *, kind: bytes, mode: int, size: int = 0, target: bytes 
 
 
 def padding(size: int) -> bytes:
-    """What follows a content of ``size`` bytes, up to the next block."""
+    """Return the padding after a content of ``size`` bytes, up to the next block."""
     return bytes(-size % BLOCK)
 
 
@@ -97,7 +97,7 @@ def _block(
     time: int,
 ) -> bytes:
     # The low half of an Adler-32 is 1 + the sum of the bytes, modulo 65521, which
-    # no field of up to 155 bytes reaches: a sum at the speed of C.
+    # no field of up to 155 bytes reaches: adler32 computes the sum in C.
     checksum = (
         (adler32(name) & 0xFFFF)
         + (adler32(target) & 0xFFFF)
@@ -120,7 +120,7 @@ def _block(
 
 
 def _record(kind: bytes, text: bytes) -> bytes:
-    """A pseudo-entry that holds a text too long for the header that follows it."""
+    """Return a pseudo-entry that holds a text too long for the header that follows it."""
     text += b"\0"
     size = len(text)
     head = _block(b"././@LongLink", b"", kind, 0, b"%011o\0" % size, b"", _GNU, 0)
@@ -129,10 +129,10 @@ def _record(kind: bytes, text: bytes) -> bytes:
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
     """
-    A long name as prefix and name, joined by the slash that is left out; the
-    shortest prefix that does, ``None`` where none does.
+    Split a long name into prefix and name at a slash, which is left out; use the
+    shortest prefix that is possible, and return ``None`` if none is.
     """
-    # The slash that ends a directory's name must not become the joint: some
-    # readers drop an entry with an empty name.
+    # Never split at the slash that ends a directory's name: some readers drop an
+    # entry with an empty name.
     at = name.find(b"/", max(len(name) - _NAME - 1, 1), len(name) - 1)
     return None if at == -1 or at > _PREFIX else (name[:at], name[at + 1 :])
