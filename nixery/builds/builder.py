@@ -1,9 +1,9 @@
 """
 The build pipeline: make a stored image from an image name and a tag.
 
-    name + tag -> revision -> evaluated packages -> (known image? answer)
+    name + tag -> revision -> evaluated packages -> (known image? return it)
       -> realised closure graph -> layer plan -> packed layers in storage
-      -> manifests in storage -> answer
+      -> manifests in storage -> image
 
 The first line is :mod:`nixery.pulls.images`; the methods of :class:`Builder` read like the
 other lines.  A build is a job of the server: it has a key, is shared by all clients that ask
@@ -123,10 +123,10 @@ class ImageSettings:
     """
     The settings that determine an image besides its packages.
 
-    :param layers: how a closure is cut into layers.  The root of the image takes
+    :param layers: the settings by which a closure is cut into layers.  The root of the image takes
         one more.
     :param popularity: package-set-wide reference counts; empty if unknown.
-    :param compression: how layers are compressed.
+    :param compression: the compression of the layers.
     """
 
     layers: LayerSettings

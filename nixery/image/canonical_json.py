@@ -1,5 +1,5 @@
 """
-Hashes of canonical JSON, which cache keys and stored documents are made of.
+Encode values as canonical JSON, for cache keys and stored documents, and hash them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ __all__ = ["Json", "_plain", "canonical_json", "sha256_hex"]
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 """
-What canonical JSON can express.  Floating point numbers are missing: one number
-has several spellings there, and NaN has none.
+The values that canonical JSON can express.  Floating point numbers are excluded: one number
+has several spellings in JSON, and NaN has none.
 """
 
 
 def sha256_hex(value: Json) -> str:
-    """SHA-256 of a value's canonical JSON, as 64 lower-case hexadecimal digits."""
+    """Return the SHA-256 of a value's canonical JSON, as 64 lower-case hexadecimal digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def canonical_json(value: Json) -> bytes:
     """
-    The one spelling of ``value`` as JSON: keys sorted by their code points, no
-    white space, UTF-8, nothing escaped that need not be.
+    Return the only spelling of ``value`` as JSON: keys sorted by their code points, no
+    white space, UTF-8, no unnecessary escapes.
 
-    :raises TypeError: there is something in it that has no such spelling.
+    :raises TypeError: it contains a value that canonical JSON cannot express.
     :raises UnicodeEncodeError: a string is not text (a lone surrogate).
     """
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -37,12 +37,12 @@ def canonical_json(value: Json) -> bytes:
 
 
 def _plain(value: Json) -> Json:
-    """The same with the types that json.dumps knows, or a TypeError."""
+    """Convert a value to the types that json.dumps knows, or raise a TypeError."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Mapping):
         for key in value:
-            # json.dumps would make one key of 1 and "1".
+            # json.dumps would write the keys 1 and "1" alike.
             if not isinstance(key, str):
                 raise TypeError(f"{key!r} is no key of canonical JSON")
         return {key: _plain(item) for key, item in value.items()}

@@ -1,16 +1,16 @@
 """
 The runtime closure of an image, as a value.
 
-Nix knows for every store path how large it is and which other store paths it
-refers to.  ``nix-store --dump-db`` prints that, in a format that has not changed
+Nix stores the size of every store path, and the other store paths that it
+refers to.  ``nix-store --dump-db`` prints these, in a format that has not changed
 since Nix 2.0 (each of ``path-info --json``'s formats has been replaced by the
-next).  :func:`parse_dump` reads it once into a :class:`RuntimeGraph`, and nothing
-behind it looks at text again.
+next).  :func:`parse_dump` reads it once into a :class:`RuntimeGraph`, and all later
+code uses that instead of the text.
 
-A graph is in a canonical order: by name first and by hash last.  Whatever is
-derived from it by walking it is then independent of the order in which Nix
+A graph is in a canonical order: by name first and by hash last.  Results of walking it
+are then independent of the order in which Nix
 printed it, and as far as possible of the hashes, which a mass rebuild changes
-while everything else stays as it was.
+while all else remains the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 STORE = "/nix/store"
-"""The store's directory: another one would share no binary cache with anybody."""
+"""The store's directory; stores in other directories cannot share binary caches with it."""
 
 _HASH_LENGTH = 32
 _HASH_START = len(STORE) + 1
@@ -65,7 +65,7 @@ class StorePath:
     :raises UnexpectedOutput: it is no store path, or lies inside one.
     """
 
-    # The name and the hash together are the path: comparing them is enough.
+    # The name and the hash determine the path: comparing them is enough.
     path: str = field(eq=False)
     name: str = field(init=False, repr=False)
     hash: str = field(init=False, repr=False)
@@ -77,17 +77,17 @@ class StorePath:
 
     @name.default
     def _name(self) -> str:
-        """What stands behind the hash: ``hello-2.10``, ``curl-8.5.0-dev``."""
+        """Return the part after the hash: ``hello-2.10``, ``curl-8.5.0-dev``."""
         return self.path[_NAME_START:]
 
     @hash.default
     def _hash(self) -> str:
-        """The 32 characters of Nix's base 32."""
+        """Return the hash: 32 characters of Nix's base 32."""
         return self.path[_HASH_START : _NAME_START - 1]
 
     @property
     def sort_key(self) -> tuple[str, str]:
-        """The order as a key: several times as fast to sort by as comparisons."""
+        """The sort key: several times as fast to sort by as comparisons of instances."""
         return self.name, self.hash
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ def _sorted_mapping(paths: Mapping[StorePath, PathInfo]) -> Mapping[StorePath, P
 @frozen(kw_only=True)
 class PathInfo:
     """
-    What Nix knows of a valid store path.
+    The metadata that Nix has of a valid store path.
 
     :param path: the path.
     :param nar_hash: SHA-256 of its archive, in hexadecimal.
@@ -126,7 +126,7 @@ class PathInfo:
 @frozen(kw_only=True)
 class ClosureSize:
     """
-    How large a closure is.
+    The size of a closure.
 
     :param paths: the number of its store paths.
     :param nar_size: the sum of their sizes, in bytes.
@@ -139,12 +139,12 @@ class ClosureSize:
 @frozen(kw_only=True)
 class RuntimeGraph:
     """
-    Store paths with everything that they need at run time.
+    Store paths with all store paths that they need at run time.
 
-    Iterating :attr:`paths` yields them sorted, however they were given.
+    Iterating :attr:`paths` yields them sorted, in whatever order they were given.
 
-    :param paths: the paths and what is known of each.
-    :raises UnexpectedOutput: a path refers to one that is not there, or,
+    :param paths: the paths and the metadata of each.
+    :raises UnexpectedOutput: a path refers to one that is not in the graph, or,
         indirectly, to itself.  Nix registers neither.
     """
 
@@ -153,7 +153,7 @@ class RuntimeGraph:
 
     @references_first.default
     def _references_first(self) -> tuple[StorePath, ...]:
-        """All paths, each behind all that it refers to; the same for equal graphs."""
+        """Return all paths, each after its references; the same order for equal graphs."""
         for info in self.paths.values():
             for reference in info.references:
                 if reference not in self.paths:
@@ -164,7 +164,7 @@ class RuntimeGraph:
         try:
             return tuple(sorter.static_order())
         except CycleError as error:
-            # The first path of the cycle stands at its end again.
+            # The first path of the cycle is repeated at its end.
             cycle = " -> ".join(str(path) for path in error.args[1])
             raise UnexpectedOutput(what="the closure", excerpt=f"a cycle: {cycle}") from error
 
@@ -177,13 +177,13 @@ class RuntimeGraph:
         return sum(info.nar_size for info in self.paths.values())
 
     def roots(self) -> tuple[StorePath, ...]:
-        """The paths that no other path refers to, sorted."""
+        """Return the paths that no other path refers to, sorted."""
         used = {path for info in self.paths.values() for path in info.references}
         return tuple(path for path in self.paths if path not in used)
 
     def closure_of(self, roots: Iterable[StorePath]) -> RuntimeGraph:
         """
-        The part of this graph that ``roots`` need, themselves included.
+        Return the part of this graph that ``roots`` need, themselves included.
 
         :raises UnexpectedOutput: one of them is not in this graph.
         """
@@ -201,9 +201,9 @@ class RuntimeGraph:
 
     def closure_counts(self) -> Mapping[StorePath, int]:
         """
-        How many paths the closure of every path has, the path itself included.
+        Return the number of paths in the closure of every path, the path itself included.
 
-        As :meth:`closure_sizes`, at a small part of its cost.
+        It is computed as in :meth:`closure_sizes`, at a small part of the cost.
         """
         closures: dict[StorePath, int] = {}
         bits = {path: 1 << index for index, path in enumerate(self.paths)}
@@ -216,7 +216,7 @@ class RuntimeGraph:
 
     def closure_sizes(self) -> Mapping[StorePath, ClosureSize]:
         """
-        How large the closure of every path is, the path itself included.
+        Return the size of the closure of every path, the path itself included.
 
         Closures overlap, so sizes cannot be added up along the references.  A
         closure is kept as a bit set in one large integer, and summed by counting
@@ -247,11 +247,11 @@ class RuntimeGraph:
 
 def package_name(name: str) -> str:
     """
-    The name of a store path without version, the key of popularity data.
+    Return the name of a store path without version, the key of popularity data.
 
-    The rule is that of ``builtins.parseDrvName``: the version begins behind the
-    first dash that is followed by anything but a letter.  What an output's name
-    adds to a version goes with it: ``curl-8.5.0-dev`` is ``curl``.
+    The rule is that of ``builtins.parseDrvName``: the version begins after the
+    first dash that is followed by anything but a letter.  The suffix of an output is
+    removed with the version: ``curl-8.5.0-dev`` is ``curl``.
 
     :param name: as in :attr:`StorePath.name`.
     """
@@ -260,12 +260,12 @@ def package_name(name: str) -> str:
 
 def parse_dump(dump: str | bytes) -> RuntimeGraph:
     """
-    Read what ``nix-store --dump-db PATH...`` prints.
+    Parse the output of ``nix-store --dump-db PATH...``.
 
     A record is the path, the hash of its archive in hexadecimal, the archive's
     size in bytes, the derivation that made it or an empty line, the number of
-    references, and the references, each on a line of its own.  Dumps may follow
-    one another: long lists of paths are asked for in pieces.
+    references, and the references, each on a line of its own.  Several dumps may be
+    concatenated: long lists of paths are queried in pieces.
 
     :raises UnexpectedOutput: a record is cut short or otherwise malformed, two
         records of a path differ, or the graph is not closed.
@@ -282,7 +282,7 @@ def parse_dump(dump: str | bytes) -> RuntimeGraph:
 @frozen
 class PathRecord:
     """
-    A store path as Nix tells of it, in its words: nothing of it has been looked at.
+    The record of a store path as Nix prints it, not yet validated.
 
     :param path: the path.
     :param nar_hash: SHA-256 of its archive, in hexadecimal.
@@ -298,7 +298,7 @@ class PathRecord:
 
 def graph_of(records: Iterable[PathRecord]) -> RuntimeGraph:
     """
-    A graph of what Nix tells of its paths.
+    Build a graph from the records that Nix prints of its store paths.
 
     :raises UnexpectedOutput: a record is malformed, two records of a path differ, or
         the graph is not closed.
@@ -307,7 +307,7 @@ def graph_of(records: Iterable[PathRecord]) -> RuntimeGraph:
     paths: dict[StorePath, PathInfo] = {}
 
     def store_path(text: str) -> StorePath:
-        # A path is named by many references: it is checked once.
+        # Many references name the same path: it is validated once.
         if text not in known:
             known[text] = StorePath(text)
         return known[text]

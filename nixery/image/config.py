@@ -1,6 +1,6 @@
 """
-The config of an image: what it runs on, what a container of it runs, and what it
-is made of.
+The config of an image: its platform, the command and environment of its containers, and its
+contents.
 
 Format: OCI image specification 1.1, "Image Configuration".  Docker's is the same.
 """
@@ -19,17 +19,17 @@ from nixery.image.packages import Package
 __all__ = ["CONFIG_VERSION", "CREATED", "Platform", "image_config", "platform_of"]
 
 CONFIG_VERSION = 1
-"""Raised when the same arguments give other bytes: part of image keys."""
+"""Increased when the same arguments give other bytes: part of image keys."""
 
 CREATED = "1970-01-01T00:00:01Z"
-"""When every image was created: identical content has an identical digest."""
+"""The creation time of every image: identical content has an identical digest."""
 
 _SHELL = "/bin/bash"
 
 _CA_BUNDLE = "/etc/ssl/certs/ca-bundle.crt"
 
-# The one that Docker sets where an image sets none.  What someone puts under
-# /usr/local of an image built on this one goes before what is in this one.
+# The value that Docker sets if an image sets none.  Programs that a derived image puts under
+# /usr/local precede those of this image.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # containerd's tools copy an image's labels to its containers, where a label has
@@ -42,7 +42,7 @@ _MAX_HISTORY = 1000
 
 @frozen(kw_only=True)
 class Platform:
-    """What a system is called in images: Go's GOARCH and GOOS, and a variant of ARM."""
+    """The platform of an image: Go's GOARCH and GOOS, and a variant of ARM."""
 
     architecture: str
     variant: str | None = None
@@ -76,24 +76,24 @@ def image_config(
     has_ca_bundle: bool,
 ) -> bytes:
     """
-    The config's bytes.
+    Return the bytes of the config of an image.
 
     :param diff_ids: the digests of the layers' uncompressed archives, from the
         bottom to the top.
-    :param contents: for each layer what it holds, the most important first.
+    :param contents: for each layer the names of its contents, the most important first.
     :param packages: in any order.
     :param system: the Nix system, ``x86_64-linux``.
-    :param has_shell: whether the image holds ``/bin/bash``: a container that is
-        told nothing else then runs it.
-    :param has_ca_bundle: whether it holds ``/etc/ssl/certs/ca-bundle.crt``.
+    :param has_shell: true if the image holds ``/bin/bash``: it is then the default
+        command of containers.
+    :param has_ca_bundle: true if it holds ``/etc/ssl/certs/ca-bundle.crt``.
     :raises UnknownSystem: images have no name for the system.
     """
     platform = platform_of(system)
     environment = [f"PATH={_PATH}"]
     if has_ca_bundle:
         environment.append(f"SSL_CERT_FILE={_CA_BUNDLE}")
-    # Capitalised, as the format has it: Go's decoder forgives lower case, other
-    # clients' decoders do not.  Kubernetes refuses an image without `config`.
+    # Capitalised, as the format requires: Go's decoder accepts lower case, other
+    # clients' decoders do not.  Kubernetes rejects an image without `config`.
     container: dict[str, Json] = {"Env": environment, "Labels": _labels(packages)}
     if has_shell:
         container["Cmd"] = [_SHELL]
@@ -101,7 +101,7 @@ def image_config(
         "architecture": platform.architecture,
         "config": container,
         "created": CREATED,
-        # One for each layer: engines refuse an image where the numbers differ.
+        # One entry for each layer: engines reject an image if the numbers differ.
         "history": [
             {"created": CREATED, "created_by": f"nixery: {_listing(names, _MAX_HISTORY)}"}
             for names in contents
@@ -116,9 +116,9 @@ def image_config(
 
 def platform_of(system: str) -> Platform:
     """
-    What a Nix system is called in images.
+    Return the platform of a Nix system.
 
-    :raises UnknownSystem: it has no name there.
+    :raises UnknownSystem: images have no name for the system.
     """
     try:
         return _PLATFORMS[system]
@@ -128,9 +128,9 @@ def platform_of(system: str) -> Platform:
 
 def _labels(packages: Iterable[Package]) -> Mapping[str, Json]:
     """
-    Labels that tell what an image is made of.
+    Return labels that describe the packages of an image.
 
-    They say what is in it, not how it was asked for: ``git/htop`` and
+    They describe its contents, not the name that was requested: ``git/htop`` and
     ``htop/git`` are one image.
     """
     ordered = sorted(packages, key=lambda package: package.attribute)
@@ -157,7 +157,7 @@ def _labels(packages: Iterable[Package]) -> Mapping[str, Json]:
 
 
 def _listing(items: Sequence[str], limit: int, separator: str = ", ") -> str:
-    """As many whole items as fit into ``limit`` bytes, and how many more there are."""
+    """Join as many whole items as fit into ``limit`` bytes, and the number of the others."""
     room = limit - len(separator) - len("+99999")
     shown: list[str] = []
     for item in items:

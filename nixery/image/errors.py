@@ -24,7 +24,7 @@ __all__ = [
 
 @frozen(kw_only=True)
 class InvalidName(NixeryError):
-    """A repository name outside the grammar or without meaning."""
+    """A repository name is outside the grammar or has no meaning."""
 
     name: str
     reason: str
@@ -36,7 +36,7 @@ class InvalidName(NixeryError):
 
 @frozen(kw_only=True)
 class InvalidReference(NixeryError):
-    """A tag outside the grammar of tags."""
+    """A tag is outside the grammar of tags."""
 
     reference: str
 
@@ -50,7 +50,7 @@ class InvalidReference(NixeryError):
 
 @frozen(kw_only=True)
 class InvalidDigest(NixeryError):
-    """A digest that is not ``sha256:`` and 64 lower-case hexadecimal digits."""
+    """A digest is not ``sha256:`` and 64 lower-case hexadecimal digits."""
 
     digest: str
 
@@ -60,7 +60,7 @@ class InvalidDigest(NixeryError):
 
 
 class ProblemKind(Enum):
-    """Why a package cannot be put into an image."""
+    """The reasons why a package cannot be put into an image."""
 
     NOT_FOUND = "not-found"
     AMBIGUOUS = "ambiguous"
@@ -79,10 +79,10 @@ class PackageProblem:
     """
     One package that cannot be put into an image.
 
-    :param name: the name as it was asked for.
-    :param kind: why.
+    :param name: the name as it was requested.
+    :param kind: the reason.
     :param message: one sentence on this package, complete in itself.
-    :param candidates: names that exist and may have been meant, best first.
+    :param candidates: existing names that may have been meant, best first.
     """
 
     name: str
@@ -91,7 +91,7 @@ class PackageProblem:
     candidates: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        # What is ambiguous names its candidates itself, with what tells them apart.
+        # The message on an ambiguous name lists the candidates itself, with their differences.
         if not self.candidates or self.kind is ProblemKind.AMBIGUOUS:
             return self.message
         return f"{self.message} (did you mean {', '.join(self.candidates)}?)"
@@ -99,7 +99,7 @@ class PackageProblem:
 
 @frozen(kw_only=True)
 class PackagesRefused(NixeryError):
-    """Packages of an image that do not exist or may not be used: all of them."""
+    """Packages of an image do not exist or may not be used; lists all of them."""
 
     problems: tuple[PackageProblem, ...]
 
@@ -109,17 +109,17 @@ class PackagesRefused(NixeryError):
 
     @property
     def not_found(self) -> bool:
-        """Whether at least one of the packages does not exist."""
+        """True if at least one of the packages does not exist."""
         return any(problem.kind is ProblemKind.NOT_FOUND for problem in self.problems)
 
 
 @frozen(kw_only=True)
 class ImageLimitExceeded(NixeryError):
     """
-    An image that container engines would refuse.
+    An image exceeds a limit of container engines.
 
-    :param what: what there is too much of, in the plural.
-    :param value: how much of it.
+    :param what: the things that it has too many of, in the plural.
+    :param value: their number.
     :param limit: the most that engines take.
     """
 
@@ -137,7 +137,7 @@ class ImageLimitExceeded(NixeryError):
 
 @frozen(kw_only=True)
 class UnknownSystem(NixeryError):
-    """A Nix system that container images have no name for."""
+    """Container images have no name for a Nix system."""
 
     system: str
     known: tuple[str, ...]

@@ -1,14 +1,14 @@
 """
-Images as registries and engines know them: manifests and media types.
+Build and read the manifests of images, and choose media types.
 
 An image has one config and the same layers under two manifests, an OCI manifest
-and a Docker v2 manifest, for the clients that know only one of the two.  All of
-it is bytes made from values: the same values make the same bytes, and so the same
+and a Docker v2 manifest, for the clients that know only one of the two.  All of these are
+bytes made from values: the same values make the same bytes, and so the same
 digests, on any host and at any time.
 
-The config's bytes are the same in both formats, and so its digest: it is stored
+The config's bytes are the same in both formats, and so is its digest: it is stored
 once, with OCI's media type.  Each manifest gives it the media type of its own
-family, which is what clients go by; none looks at the Content-Type of a blob.
+family, which clients use; no client reads the Content-Type of a blob.
 
 Formats: OCI image specification 1.1; Docker image manifest version 2, schema 2.
 """
@@ -63,7 +63,7 @@ _LAYERS: Mapping[str, tuple[str, str | None]] = {
     ),
     "zstd": (
         "application/vnd.oci.image.layer.v1.tar+zstd",
-        # Docker and containerd gave it a name once, which no other engine takes.
+        # Docker and containerd once defined a name, which no other engine takes.
         None,
     ),
     "none": (
@@ -71,26 +71,26 @@ _LAYERS: Mapping[str, tuple[str, str | None]] = {
         "application/vnd.docker.image.rootfs.diff.tar",
     ),
 }
-"""Media types of layers in OCI's and in Docker's words, by compression; ``None``: no word."""
+"""OCI's and Docker's media types of layers, by compression; ``None``: there is none."""
 
 MAX_LAYERS = 127
-"""More fail in several engines: overlayfs, mount options and old Docker have limits."""
+"""More layers fail in several engines: overlayfs, mount options and old Docker have limits."""
 
 MAX_MANIFEST_SIZE = 4 << 20
-"""The specification's least that registries and clients must take, in bytes."""
+"""The size that the specification requires registries and clients to accept, in bytes."""
 
 
 @frozen(kw_only=True)
 class ImageLayer:
     """
-    A layer of an image, stored and ready to be named.
+    A stored layer, as :func:`build_image` needs it.
 
     :param digest: of the blob.
     :param size: of the blob, in bytes.
     :param diff_id: the digest of the layer's uncompressed archive.
     :param uncompressed_size: the size of that archive, in bytes.
     :param compression: ``gzip``, ``zstd`` or ``none``.
-    :param contents: what the layer holds, for a person: names of store paths
+    :param contents: the contents of the layer, for a person: names of store paths
         without their hashes, the most important first.
     """
 
@@ -104,7 +104,7 @@ class ImageLayer:
 
 @frozen(kw_only=True)
 class Descriptor:
-    """What a manifest says of a blob: its media type, its digest, its size in bytes."""
+    """A blob's descriptor in a manifest: its media type, its digest, its size in bytes."""
 
     media_type: str
     digest: Digest
@@ -126,12 +126,12 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size of the body, in bytes."""
         return len(self.body)
 
     def blobs(self) -> tuple[Descriptor, ...]:
         """
-        The blobs it names, as :func:`parse_manifest` does.
+        Return the blobs that it names, as :func:`parse_manifest` does.
 
         :raises UnexpectedOutput: it is no manifest.
         """
@@ -143,10 +143,10 @@ class Image:
     """
     An image: manifests for the same config and layers, the preferred one first.
 
-    :param manifests: one for each family of media types that has words for all its
+    :param manifests: one for each family of media types that has types for all of its
         layers.
-    :param config: the config's bytes, where the image has just been made; ``None``
-        where only its manifests were read back from storage.
+    :param config: the config's bytes, if the image has just been made; ``None``
+        if only its manifests were read back from storage.
     :raises UnexpectedOutput: a manifest is malformed.
     """
 
@@ -156,7 +156,7 @@ class Image:
 
     @digests.default
     def _digests(self) -> frozenset[Digest]:
-        """All blobs that must be stored: the manifests, the config, the layers."""
+        """Return all blobs that must be stored: the manifests, the config, the layers."""
         blobs = (blob for manifest in self.manifests for blob in manifest.blobs())
         return frozenset(blob.digest for blob in blobs) | {
             manifest.digest for manifest in self.manifests
@@ -164,7 +164,7 @@ class Image:
 
     def choose(self, accepted: Collection[str]) -> Manifest:
         """
-        The manifest for a client.
+        Choose the manifest for a client.
 
         :param accepted: the media types of all its Accept headers, without
             parameters, in any order.
@@ -185,20 +185,20 @@ def build_image(
     has_ca_bundle: bool,
 ) -> Image:
     """
-    Put an image together.
+    Build the config and the manifests of an image.
 
-    With layers that are compressed with zstd it has an OCI manifest only.
+    An image with layers that are compressed with zstd has an OCI manifest only.
 
     :param layers: from the bottom to the top.
-    :param packages: what the image was made of, for its labels; in any order.
+    :param packages: the packages of the image, for its labels; in any order.
     :param system: the Nix system, ``x86_64-linux``.
-    :param has_shell: whether the root holds ``/bin/bash``: it is then what a
-        container runs that was told nothing else.
-    :param has_ca_bundle: whether the root holds
+    :param has_shell: true if the root holds ``/bin/bash``: it is then the default
+        command of containers.
+    :param has_ca_bundle: true if the root holds
         ``/etc/ssl/certs/ca-bundle.crt``.
     :raises ImageLimitExceeded: there are too many layers, or the manifest is too
         large, for engines to take the image.
-    :raises UnknownSystem: images have no word for the system.
+    :raises UnknownSystem: images have no name for the system.
     """
     if len(layers) > MAX_LAYERS:
         raise ImageLimitExceeded(what="layers", value=len(layers), limit=MAX_LAYERS)
@@ -238,14 +238,14 @@ def build_image(
 
 def preferred_media_type(accepted: Collection[str]) -> str:
     """
-    The media type of the manifest for a client: what is present decides.
+    Return the media type of the manifest for a client, by the set of accepted types alone.
 
     Docker sends its types in a random order that differs between its HEAD and its
-    GET, so neither order nor weights are looked at.  A client that names OCI's
-    manifest gets that; one that names Docker's, or anything else that is
-    Docker's (schema 1, lists), gets Docker's.  What is left names neither family
-    (``*/*``, nothing, OCI's index) and gets OCI's, the one that is still being
-    specified: the clients that cannot read it say what they can read.
+    GET, so both order and weights are ignored.  A client that names OCI's
+    manifest gets that; one that names Docker's, or any other type of
+    Docker's (schema 1, lists), gets Docker's.  All other clients name neither family
+    (``*/*``, nothing, OCI's index) and get OCI's, the one that is still being
+    specified: clients that cannot read it name the types that they can read.
 
     :param accepted: media types without parameters.
     """
@@ -259,8 +259,8 @@ def preferred_media_type(accepted: Collection[str]) -> str:
 
 def parse_manifest(body: bytes) -> tuple[Descriptor, ...]:
     """
-    The blobs that a manifest names: the config first, then the layers as they
-    lie on each other, once for each time they are named.
+    Return the blobs that a manifest names: the config first, then the layers from the
+    bottom to the top, each as often as it is named.
 
     :raises UnexpectedOutput: it is no manifest of an image.
     """
@@ -273,17 +273,17 @@ def parse_manifest(body: bytes) -> tuple[Descriptor, ...]:
 
 
 def layer_media_type(compression: str) -> str:
-    """The media type that a layer is stored with: OCI's."""
+    """Return the media type that a layer is stored with: OCI's."""
     return _LAYERS[compression][0]
 
 
 def digest_of(data: bytes) -> Digest:
-    """The digest of some bytes."""
+    """Return the digest of some bytes."""
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
 def empty_index() -> bytes:
-    """An OCI index without manifests: what the referrers API answers with."""
+    """Return an OCI index without manifests, the response of the referrers API."""
     return canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
 
 

@@ -1,9 +1,9 @@
 """
-Repository names and references: what a client may write, and what it means.
+Parse repository names and references.
 
-A repository name is a list of packages: ``shell/git/htop`` asks for the packages
-of the meta-package ``shell`` and for git and htop.  Parsing happens here, once,
-before anything reaches Nix or a file system; everything behind works on the
+A repository name is a list of packages: ``shell/git/htop`` requests the packages
+of the meta-package ``shell``, and git and htop.  Names are parsed here, once,
+before they reach Nix or a file system; all later code uses the
 frozen :class:`ImageName`.
 
 Grammar: the OCI distribution specification, version 1.1, section "Pulling
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Digest = NewType("Digest", str)
-"""``sha256:`` and 64 lower-case hexadecimal digits, checked where it was parsed."""
+"""``sha256:`` and 64 lower-case hexadecimal digits, checked when it was parsed."""
 
 Tag = NewType("Tag", str)
 """A tag within the grammar."""
@@ -47,14 +47,14 @@ SHELL = ("bashInteractive", "coreutils", "moreutils", "nano")
 """The packages of the meta-package ``shell``, by their exact attribute names."""
 
 DEFAULT_PACKAGES = ("cacert", "iana-etc")
-"""Packages that every image contains, where the package set has them."""
+"""Packages that every image contains, if the package set has them."""
 
 ARCH_META_PACKAGES = {"arm64": "aarch64-linux"}
 """Meta-packages that choose the system of an image."""
 
 ESCAPE = "attr--"
 """
-Begins a component that holds, in hexadecimal, the UTF-8 bytes of an attribute
+The prefix of a component that holds, in hexadecimal, the UTF-8 bytes of an attribute
 path that the grammar of repository names cannot express: ``libsigc++`` is
 ``attr--6c6962736967632b2b``.
 """
@@ -72,13 +72,13 @@ _REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..*)?")
 @frozen(kw_only=True, order=True)
 class PackageRequest:
     """
-    One package that was asked for.
+    One package that was requested.
 
     :param name: an attribute path, its parts joined by dots; the last part may
         be an output (``curl.dev``).
-    :param exact: whether the path is spelled as the package set spells it; if
+    :param exact: true if the path is spelled as in the package set; if
         not, the lookup may change case and prefix digits.
-    :param optional: whether a package set without it is no error.
+    :param optional: true if a package set without it is no error.
     """
 
     name: str
@@ -89,12 +89,12 @@ class PackageRequest:
 @frozen(kw_only=True, cache_hash=True)
 class ImageName:
     """
-    What a repository name asks for.
+    The packages and the system that a repository name requests.
 
-    Names that ask for the same are equal, however they are spelled.
+    Names that request the same are equal, in whatever spelling.
 
-    :param repository: the name as the client wrote it, for messages; it takes no
-        part in comparisons.
+    :param repository: the name as the client wrote it, for messages; it is ignored
+        in comparisons.
     :param requirements: the packages, sorted and without duplicates, those of
         :data:`DEFAULT_PACKAGES` included.
     :param system: the Nix system of the image, ``x86_64-linux``.
@@ -107,14 +107,14 @@ class ImageName:
 
 def parse_image_name(repository: str, system: str) -> ImageName:
     """
-    What a repository name asks for.
+    Parse a repository name.
 
-    Meta-packages count only where they lead the name, in any order and as often
-    as they like; behind the first ordinary component they are ordinary names, so
-    that packages called ``shell`` or ``arm64`` can still be reached.
+    Meta-packages are recognised only at the beginning of the name, in any order and any
+    number; after the first ordinary component they are ordinary names, so
+    that packages called ``shell`` or ``arm64`` can still be requested.
 
     :param repository: the name from the URL, decoded.
-    :param system: the Nix system where no meta-package chooses another.
+    :param system: the Nix system if no meta-package chooses another.
     :raises InvalidName: the name is outside the grammar, too long, or an escape
         in it does not decode.
     """
@@ -152,23 +152,31 @@ def parse_image_name(repository: str, system: str) -> ImageName:
 
 def parse_reference(text: str) -> Tag | Digest:
     """
-    The reference of a manifest: a digest where there is a colon, else a tag.
+    Parse the reference of a manifest: a digest if it has a colon, else a tag.
 
-    :raises InvalidDigest: a colon, and no digest.
-    :raises InvalidReference: outside the grammar of tags.
+    :raises InvalidDigest: it has a colon, and is no digest.
+    :raises InvalidReference: it is outside the grammar of tags.
     """
     return parse_digest(text) if ":" in text else parse_tag(text)
 
 
 def parse_tag(text: str) -> Tag:
-    """:raises InvalidReference: outside the grammar of tags."""
+    """
+    Parse a tag.
+
+    :raises InvalidReference: it is outside the grammar of tags.
+    """
     if not _TAG.fullmatch(text):
         raise InvalidReference(reference=text)
     return Tag(text)
 
 
 def parse_digest(text: str) -> Digest:
-    """:raises InvalidDigest: it is no SHA-256 digest in its canonical form."""
+    """
+    Parse a digest.
+
+    :raises InvalidDigest: it is no SHA-256 digest in its canonical form.
+    """
     if not _DIGEST.fullmatch(text):
         raise InvalidDigest(digest=text)
     return Digest(text)
@@ -176,19 +184,19 @@ def parse_digest(text: str) -> Digest:
 
 def is_referrers_tag(tag: Tag) -> bool:
     """
-    Whether a tag is a referrers fallback or a signature look-up of cosign's
-    (``sha256-<64 hex>``, with or without a suffix): never a revision.
+    Tell whether a tag is a referrers fallback or a signature look-up of cosign's
+    (``sha256-<64 hex>``, with or without a suffix): such a tag is never a revision.
     """
     return _REFERRERS_TAG.fullmatch(tag) is not None
 
 
 def is_commit(text: str) -> bool:
-    """Whether it is the full hash of a git commit."""
+    """Tell whether a text is the full hash of a git commit."""
     return _COMMIT.fullmatch(text) is not None
 
 
 def escape_attribute(path: str) -> str:
-    """The component that asks for the exact attribute path ``path``."""
+    """Return the component that requests the exact attribute path ``path``."""
     return ESCAPE + path.encode("utf-8").hex()
 
 
@@ -199,8 +207,8 @@ def _requirement(repository: str, component: str) -> PackageRequest:
         path = bytes.fromhex(component.removeprefix(ESCAPE)).decode("utf-8")
     except ValueError:
         path = ""
-    # Whatever is printable may be an attribute's name; control characters never
-    # are, and they would forge lines in a log.
+    # Any printable text may be an attribute's name; control characters are never part of
+    # one, and could be used to forge lines in a log.
     if not path.isprintable() or not all(path.split(".")):
         raise InvalidName(
             name=repository,
@@ -213,7 +221,11 @@ def _requirement(repository: str, component: str) -> PackageRequest:
 
 
 def _with_always(requirements: Iterable[PackageRequest]) -> tuple[PackageRequest, ...]:
-    """Sorted, without duplicates; a package asked for is not optional any more."""
+    """
+    Add the default packages, sort, and remove duplicates.
+
+    A default package that was requested explicitly is not optional.
+    """
     wanted = {(item.name, item.exact): item for item in requirements}
     names = {item.name for item in wanted.values()}
     for name in DEFAULT_PACKAGES:

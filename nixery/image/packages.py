@@ -1,10 +1,10 @@
 """
-The packages of an image, as the Nix side has found them.
+The packages of an image, as Nix has found them.
 
-Each requirement has an :class:`Answer`, a package or a problem;
-:mod:`nixery.nix.resolve_output` reads them from what ``nix/resolve.nix`` prints.
-:func:`conclude` makes one :class:`Evaluation` of them, or one error that tells
-everything that is wrong.
+Each requirement has a :class:`LookupResult` with a package or a problem;
+:mod:`nixery.nix.resolve_output` reads them from the output of ``nix/resolve.nix``.
+:func:`make_evaluation` makes one :class:`Evaluation` of them, or one error with all
+problems.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Package:
     """
     A package that exists and may be used.
 
-    :param requested: the names it was asked for by, sorted.
-    :param attribute: its attribute path, spelled as the package set spells it.
+    :param requested: the names that it was requested by, sorted.
+    :param attribute: its attribute path, spelled as in the package set.
     :param name: ``hello-2.10``.
     :param pname: ``hello``.
-    :param version: ``2.10``; empty where the package set gives none.
-    :param description: one line; empty where there is none.
-    :param priority: which of two packages with the same file wins: the lower.
+    :param version: ``2.10``; empty if the package set gives none.
+    :param description: one line; empty if there is none.
+    :param priority: decides between packages with the same file; the lower one wins.
     :param derivation: the store path of the derivation.
     :param outputs: the chosen outputs, sorted by name.
     """
@@ -57,7 +57,7 @@ class Package:
 @frozen(kw_only=True)
 class Evaluation:
     """
-    The packages of an image.
+    The evaluated packages of an image.
 
     :param packages: sorted by attribute path; one for each derivation.
     :param left_out: optional requirements that the package set does not have.
@@ -72,10 +72,10 @@ class Evaluation:
 @frozen(kw_only=True)
 class LookupResult:
     """
-    What became of one requirement.
+    The result for one requirement.
 
-    :param requirement: what was asked for.
-    :param result: a package, or why there is none.
+    :param requirement: the package that was requested.
+    :param result: the package, or the problem.
     """
 
     requirement: PackageRequest
@@ -84,12 +84,12 @@ class LookupResult:
 
 def make_evaluation(answers: Iterable[LookupResult], system: str) -> Evaluation:
     """
-    The packages of an image.
+    Combine the results of the look-ups into the packages of an image.
 
-    Names that lead to the same derivation are one package, called by the attribute
-    path that sorts first, with the outputs that any of them chose.
+    Names that lead to the same derivation become one package, with the attribute
+    path that sorts first, and the outputs that any of them chose.
 
-    :raises PackagesRefused: with every problem that there is.
+    :raises PackagesRefused: there are problems; it has all of them.
     """
     packages: dict[str, Package] = {}
     problems: list[PackageProblem] = []
@@ -118,7 +118,7 @@ def find_refused(
     requirements: Iterable[PackageRequest], refused: frozenset[str]
 ) -> tuple[PackageProblem, ...]:
     """
-    The requirements whose attribute paths lead where clients may not go.
+    Return a problem for each requirement whose attribute path leads through a refused attribute.
 
     :param refused: attributes, in lower case.
     """
@@ -139,7 +139,7 @@ def find_refused(
     return tuple(problems)
 
 
-# A set that has something else under a name does not have the package.
+# A set in which a name is not a package does not have the package either.
 _ABSENT = (ProblemKind.NOT_FOUND, ProblemKind.NOT_A_PACKAGE)
 
 

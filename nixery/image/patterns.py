@@ -1,14 +1,14 @@
 """
-Patterns over packages: what a user may have, whatever an image's name looks like.
+Match packages against patterns, to decide which packages a user may pull.
 
-A pattern is about one package, and an image is allowed if each of its packages is.  It is
-never the name of the image that is compared: packages can stand there in any order, twice,
-behind meta-packages, and in an escape that hides how they are called.  What is compared is
-the attribute path that is looked up, with all that the lookup makes no difference between
-taken away: the case of letters, and the underscore that Nix's grammar wants before a digit.
+A pattern is about one package, and an image is allowed if each of its packages is.
+The name of the image is never compared: packages can occur in it in any order, twice,
+after meta-packages, and in an escape that hides their names.  Patterns are compared with
+the attribute path that is looked up, after removing the differences that the lookup
+ignores: the case of letters, and the underscore that Nix's grammar requires before a digit.
 
-A star stands for any characters but dots: attribute sets lead back to the package set in
-many places (``python3.pkgs``), and a star that reached through dots would allow everything.
+A star matches any characters but dots: attribute sets lead back to the package set in
+many places (``python3.pkgs``), and a star that matched dots would allow all packages.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ MAX_PATTERN = 200
 
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 """
-Letters whose case the lookup makes no difference between: those of ASCII, and no others
-that Unicode knows, some of which would become letters of ASCII.
+The letters whose case the lookup ignores: those of ASCII, and no others of Unicode, some of
+which would become letters of ASCII.
 """
 
 
 @frozen(kw_only=True, cache_hash=True)
 class PackagePatterns:
     """
-    What somebody may have; nothing else.
+    The packages that a user may pull; all others are refused.
 
-    :param patterns: as :func:`parse_patterns` made them: folded, and parts of paths.
+    :param patterns: the patterns from :func:`parse_patterns`: folded, and split at dots.
     """
 
     patterns: tuple[tuple[str, ...], ...]
     everything: bool = field(default=False)
 
     def refused(self, name: ImageName) -> tuple[str, ...]:
-        """The packages of an image that are not allowed, as they were asked for."""
+        """Return the packages of an image that are not allowed, as they were requested."""
         return () if self.everything else _refused(self, name)
 
     def allows(self, name: ImageName) -> bool:
-        """Whether all packages of an image are allowed."""
+        """Tell whether all packages of an image are allowed."""
         return not self.refused(name)
 
     def matches(self, path: str) -> bool:
-        """Whether one of the patterns is about this path."""
+        """Tell whether one of the patterns matches this path."""
         return self.everything or _matches(self, fold(path))
 
     def touches(self, path: str) -> bool:
         """
-        Whether one of the patterns is about some parts of the path, one behind the other:
-        about what leads there, or about what is reached through it.
+        Tell whether one of the patterns matches some consecutive parts of the path: an
+        attribute set that it leads through, or an attribute that it reaches.
         """
         parts = fold(path)
         return self.everything or any(
@@ -79,7 +79,7 @@ def parse_patterns(texts: Iterable[str]) -> PackagePatterns:
     """
     Read patterns as a person writes them: ``git``, ``python3Packages.*``, ``shell``.
 
-    :raises ValueError: one of them is none; the text says what would be right.
+    :raises ValueError: one of them is not a pattern; the message describes a correct one.
     """
     patterns: set[tuple[str, ...]] = set()
     everything = False
@@ -119,7 +119,7 @@ def _refused(patterns: PackagePatterns, name: ImageName) -> tuple[str, ...]:
     return tuple(
         requirement.name
         for requirement in name.requirements
-        # Every image has these, whoever asks for it.
+        # Every image has these, for all clients.
         if requirement.name not in DEFAULT_PACKAGES
         and not _matches(patterns, fold(requirement.name))
     )
@@ -139,7 +139,7 @@ def _part(pattern: str) -> re.Pattern[str]:
 
 
 def fold(path: str) -> tuple[str, ...]:
-    """The parts of an attribute path, alike for all that a lookup takes for the same."""
+    """Return the parts of an attribute path, equal for all paths that a lookup treats alike."""
     return tuple(
         part[1:] if part[:1] == "_" and part[1:2] in _DIGITS else part
         for part in path.translate(_LOWER).split(".")

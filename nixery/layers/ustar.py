@@ -13,7 +13,7 @@ written as GNU tar writes it (*GNU tar manual*, "Basic Tar Format": records
 ``L`` and ``K`` before the entry, sizes in base 256).  The alternative, pax
 records, would have to be UTF-8, and names in a store are any bytes; the GNU
 records are read to the same bytes by GNU tar, by Python's :mod:`tarfile` and by
-Go's ``archive/tar``, which is what the container engines unpack with.  Entries
+Go's ``archive/tar``, which the container engines unpack with.  Entries
 of both formats may follow each other in one archive.
 """
 
