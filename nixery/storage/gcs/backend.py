@@ -1,25 +1,25 @@
 """
-Storage in a bucket of Google Cloud Storage: what the reactor may call.
+Implements the storage in a bucket of Google Cloud Storage, for the reactor.
 
 Any number of daemons share a bucket, and nothing else::
 
     layers/SHA256          blobs: layers, configs and manifests, by their digests
     records/KIND/KEY       records
-    staging/UUID           what is being uploaded
+    staging/UUID           uploads in progress
 
-Large blobs are uploaded to ``staging/`` while they are packed, and get their own
-name when they are whole; small ones and records are one request each.  Whatever
-has a name was checked by the service against its checksum when it was made, and a
-blob is never replaced.  An upload that a crash cut short leaves nothing that can be
-seen.  A crash between upload and publication leaves an object in ``staging/``, which
-the next start sweeps away when it is a day old.  Operators let the bucket do the
+Large blobs are uploaded to ``staging/`` while they are packed, and get their final
+name when they are whole; small ones and records are one request each.  The service verified
+the checksum of every published object when it was created, and a
+blob is never replaced.  An upload that a crash cut short leaves no visible object.
+A crash between upload and publication leaves an object in ``staging/``, which
+the next start deletes if it is at least a day old.  Operators let the bucket do the
 same, by this rule (``gcloud storage buckets update --lifecycle-file``)::
 
     {"rule": [{"action": {"type": "Delete"},
                "condition": {"age": 1, "matchesPrefix": ["staging/"]}}]}
 
-Each method is a function on a thread of the storage's own pool, and each call is a
-task that can be stopped: a thread that nobody waits for any more ends at its next
+Each method runs a function on a thread of the storage's own pool, and each call is a
+task that can be stopped: a thread whose result is not needed any more ends at its next
 request, piece or pause.
 """
 
@@ -71,22 +71,22 @@ T = TypeVar("T")
 
 REMEMBERED = LIFETIME
 """
-Seconds for which a blob that was seen is taken to be there when a client asks for
-it: with it, a pull of ninety layers asks the bucket nothing.  As long as a URL is
-valid that was given to a client.
+Seconds for which a blob that was seen is assumed to exist when a client requests
+it: with it, a pull of ninety layers sends no request to the bucket.  The same as the lifetime
+of a URL that was given to a client.
 """
 
 BELIEVED = 30.0
 """
-The same for :meth:`GcsStorage.missing`, which is asked in order to notice what has
-vanished, every few seconds for an image that is in demand.  A look takes a millisecond
-and a half of a processor: ninety for each of twenty images, all the time, would keep
-one busy, and the images have most blobs in common.
+The same for :meth:`GcsStorage.missing`, which is called in order to notice removed blobs,
+every few seconds for an image in demand.  A check takes 1.5 ms of processor time: ninety for
+each of twenty images, all the time, would keep one processor busy, and the images have most
+blobs in common.
 """
 
 
 STARTING = 5.0
-"""Seconds of patience in one try to reach the bucket; the tries have pauses between them."""
+"""Retry deadline in seconds of one try to connect; the tries have pauses between them."""
 
 _log = Logger()
 
@@ -96,14 +96,14 @@ class GcsStorage:
     """
     An implementation of :class:`nixery.storage.interface.Storage`.
 
-    :param settings: which bucket, and how it is used.
+    :param settings: the settings of the bucket and its use.
     :param workers: the pool for requests; no packing runs there.
-    :param clock: for pauses before the bucket is tried again, and for memory.
+    :param clock: for pauses before the connection is retried, and for the cache.
     :param give_up: called, once, if the bucket can never be used; the reason is in
         the log then.
     :param open_bucket: makes the connection, in place of
         :func:`nixery.storage.gcs.connector.open_bucket`.
-    :param patience: with the service.
+    :param patience: the retry policy for the service.
     """
 
     settings: GcsSettings
@@ -116,7 +116,7 @@ class GcsStorage:
     _reach: BucketConnector = field(init=False)
     _threads: ThreadPoolExecutor = field(init=False)
     _seen: TTLCache[StoredObject] = field(init=False)
-    # Weakly: a task is over when nobody has its event any more.
+    # Weak references: a task has ended when its event is not referenced any more.
     _tasks: WeakSet[Event] = field(factory=WeakSet, init=False)
     _writers: WeakSet[Writer] = field(factory=WeakSet, init=False)
 
@@ -133,14 +133,14 @@ class GcsStorage:
         )
 
     async def start(self) -> None:
-        """Begin to reach the bucket; nothing waits for it but what needs it."""
+        """Begin to connect to the bucket; only operations that need the bucket wait for it."""
         self._reach.start()
 
     async def stop(self) -> None:
         """
-        End what goes on, as failed.
+        End all running operations, as failed.
 
-        When this returns, uploads have ended, or will within the time that one
+        When this returns, uploads have ended, or will end within the time that one
         request may take.
         """
         for task in tuple(self._tasks):
@@ -153,7 +153,7 @@ class GcsStorage:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def faults(self) -> Sequence[str]:
-        """Why the storage is not ready, a sentence each; nothing: it is."""
+        """Return the reasons why the storage is not ready, a sentence each; empty if it is."""
         return self._reach.faults()
 
     # -- blobs ------------------------------------------------------------------------
@@ -164,10 +164,10 @@ class GcsStorage:
 
     async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
         """
-        Those of ``digests`` that are not stored.
+        Return those of ``digests`` that are not stored.
 
-        One request each, as many at a time as there are threads: a listing could not
-        be limited to them, since digests have nothing in common.
+        Sends one request each, as many at a time as there are threads: a listing could not
+        be limited to them, since digests have no common prefix.
         """
         wanted = sorted({parse_digest(digest) for digest in digests})
         found = await gather(self._look(digest, BELIEVED) for digest in wanted)
@@ -175,10 +175,10 @@ class GcsStorage:
 
     async def read(self, digest: Digest) -> bytes:
         """
-        A small blob as a whole, its digest verified.
+        Read a small blob as a whole, and verify its digest.
 
-        One that is damaged although its checksum is right is withdrawn, so that it is
-        made again like any other that is missing.
+        A damaged blob with the right checksum is removed, so that it is made again like any
+        other missing blob.
 
         :raises BlobUnknown: there is no such blob.
         """
@@ -192,7 +192,7 @@ class GcsStorage:
 
     async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
         """
-        Where the blob is fetched from; its bytes, if the daemon is to pass them on.
+        Return the URL to redirect to; or the blob's bytes, if blobs pass through the daemon.
 
         :raises BlobUnknown: there is no such blob.
         """
@@ -219,9 +219,9 @@ class GcsStorage:
 
     async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         """
-        Make blobs visible, each of them and then its record, side by side.
+        Make blobs visible concurrently, each of them and then its record.
 
-        :return: the records that were there first, or that now are.
+        :return: the existing records, or those that were created.
         """
 
         async def commit(each: PendingBlob) -> bytes:
@@ -231,7 +231,7 @@ class GcsStorage:
         return await gather(commit(each) for each in commits)
 
     async def put(self, data: bytes, media_type: str) -> BlobInfo:
-        """Store a small blob as a whole; one that is there already is kept."""
+        """Store a small blob as a whole; an existing one is kept."""
         check_small("store a blob", len(data))
         digest, stored = await self._task(
             "store a blob", lambda objects: put_blob(objects, data, media_type)
@@ -246,20 +246,20 @@ class GcsStorage:
         record: tuple[str, str, bytes],
     ) -> None:
         """
-        Store what names other blobs, and a record of it.
+        Store blobs that name other blobs, and a record of them.
 
-        :raises BlobsVanished: some of ``needs`` are not there.
+        :raises BlobsMissing: some of ``needs`` are not stored.
         """
         await publish_in_steps(self, blobs, needs, record)
 
     # -- records ----------------------------------------------------------------------
 
     async def get_record(self, kind: str, key: str) -> bytes | None:
-        """The record, ``None`` when there is none."""
+        """Return the record, ``None`` when there is none."""
         return await self._records("read a record", lambda records: records.get(kind, key))
 
     async def get_records(self, kind: str, keys: Collection[str]) -> Mapping[str, bytes]:
-        """Those of the records that there are: one request each, side by side."""
+        """Return those of the records that exist: one request each, concurrently."""
         wanted = list(keys)
         found = await gather(self.get_record(kind, key) for key in wanted)
         return {
@@ -267,7 +267,7 @@ class GcsStorage:
         }
 
     async def add_record(self, kind: str, key: str, value: bytes) -> bytes:
-        """:return: the record that was there first, or ``value``, which now is."""
+        """:return: the existing record, or ``value`` if it was created."""
         return await self._records("store a record", lambda records: records.add(kind, key, value))
 
     async def set_record(self, kind: str, key: str, value: bytes) -> None:
@@ -279,7 +279,7 @@ class GcsStorage:
         await self._records("delete a record", lambda records: records.delete(kind, key))
 
     async def list_records(self, kind: str, prefix: str = "") -> Sequence[str]:
-        """The keys of a kind that begin with ``prefix``, sorted."""
+        """Return the keys of a kind that begin with ``prefix``, sorted."""
         return await self._records("list records", lambda records: records.keys(kind, prefix))
 
     # -- tasks ------------------------------------------------------------------------
@@ -295,11 +295,11 @@ class GcsStorage:
         return stored
 
     async def _look(self, digest: Digest, within: float) -> StoredObject | None:
-        """A blob's object, if it is there, or was seen no more than ``within`` seconds ago."""
+        """Return a blob's object if it exists, or was seen at most ``within`` seconds ago."""
         name = blob_name(digest)
 
         def look(objects: Objects) -> StoredObject | None:
-            # Again: somebody else may have looked while this waited for a thread.
+            # Check the cache again: another task may have added it during the wait for a thread.
             stored = self._seen.get(digest, within)
             if stored is None:
                 stored = objects.stat(name)
@@ -313,9 +313,9 @@ class GcsStorage:
 
     async def _task(self, operation: str, function: Callable[[Objects], T]) -> T:
         """
-        What a function returns, on a thread of the pool.
+        Call a function on a thread of the pool, and return its result.
 
-        Cancelling the wait has the function stop at its next request or pause.
+        Cancelling the wait makes the function stop at its next request or pause.
         """
         objects = self._objects(await self._reach.bucket())
 
@@ -343,7 +343,7 @@ class GcsStorage:
         Deferred.fromCoroutine(self._sweep())
 
     async def _sweep(self) -> None:
-        """Remove what crashes have left; nobody depends on it."""
+        """Delete objects that crashes have left; failures are harmless."""
         now = datetime.fromtimestamp(SystemWallClock().now(), UTC)
         try:
             swept = await self._task("sweep", lambda objects: sweep(objects, now))

@@ -1,5 +1,5 @@
 """
-Blobs as objects: their names, and small ones as a whole.
+Names the objects of blobs, and reads and writes small blobs as a whole.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _log = Logger()
 
 
 def blob_name(digest: Digest) -> str:
-    """The name of a blob's object.  Parsed again: no digest leads to another object."""
+    """Return the name of a blob's object.  Parses again: no digest may name another object."""
     return "layers/" + parse_digest(digest).removeprefix("sha256:")
 
 
 def blob_info(digest: Digest, stored: StoredObject) -> BlobInfo:
-    """What is known of a blob."""
+    """Describe a blob by its stored object."""
     return BlobInfo(digest=digest, size=stored.size, media_type=stored.media_type)
 
 
 def put_blob(objects: Objects, data: bytes, media_type: str) -> tuple[Digest, StoredObject]:
-    """Store a small blob; one that is there already is kept.  Blocks."""
+    """Store a small blob; an existing one is kept.  Blocks."""
     digest = Digest("sha256:" + hashlib.sha256(data).hexdigest())
     return digest, publish(objects, blob_name(digest), data, media_type)
 
 
 def read_blob(objects: Objects, digest: Digest) -> bytes | None:
     """
-    A small blob as a whole, its digest verified.  Blocks.
+    Read a small blob as a whole, and verify its digest.  Blocks.
 
-    :return: ``None`` where there is none, or none that is what its name says: that
-        one is withdrawn.
+    :return: ``None`` if there is none, or if its bytes do not have the digest that it is
+        named by: such a blob is removed.
     """
     name = blob_name(digest)
     data = objects.get(name)

@@ -1,13 +1,13 @@
 """
-The way to Google Cloud Storage: credentials, a client, and who signs URLs.
+Connects to Google Cloud Storage: settings, credentials and a client.
 
-Making one blocks (credentials may come from a metadata server), and must happen
-after twistd has forked: it belongs to a worker thread of a daemon that runs.
+Making a client blocks (credentials may come from a metadata server), and must happen
+after twistd has forked: do it on a worker thread of the running daemon.
 
 Credentials are Application Default Credentials: the file that
-``google_application_credentials`` (``GOOGLE_APPLICATION_CREDENTIALS``) names, what
-``gcloud auth application-default login`` left, or the account of the machine that
-the daemon runs on.  It needs the role Storage Object Admin
+``google_application_credentials`` (``GOOGLE_APPLICATION_CREDENTIALS``) names, the one that
+``gcloud auth application-default login`` stored, or the account of the machine that
+the daemon runs on.  The account needs the role Storage Object Admin
 (``roles/storage.objectAdmin``) on the bucket; to sign URLs without a key of its
 own it needs ``iam.serviceAccounts.signBlob`` on itself as well
 (``roles/iam.serviceAccountTokenCreator``).  Where ``STORAGE_EMULATOR_HOST`` is set,
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "GcsSettings", "connect"]
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
-"""What an account may do is decided by its roles, as Google advises."""
+"""The widest scope: permissions are controlled by the account's roles, as Google advises."""
 
 
 @frozen(kw_only=True)
 class GcsSettings:
     """
-    Which bucket, and how it is used.
+    The settings of the bucket, and of its use.
 
     :param bucket: its name.
     :param endpoint: the base URL of the service; ``None``: Google's own, or that of
@@ -54,7 +54,7 @@ class GcsSettings:
     :param credentials: the file of the credentials; ``None``: as the environment
         says.
     :param signing_key: the file of the private key that signs URLs, in PEM.
-    :param signing_account: the e-mail address of the account whose key it is.
+    :param signing_account: the e-mail address of the account that owns the key.
     :param proxy: whether blobs are served through the daemon.
     :param chunk_size: bytes of a blob that are sent at a time, a multiple of 256 KiB.
     :param uploads: how many blobs are uploaded at a time.
@@ -75,10 +75,10 @@ class GcsSettings:
 @frozen(kw_only=True, eq=False)
 class Connection:
     """
-    A client with what it is made of; to be used from any thread.
+    A client with its session and credentials; to be used from any thread.
 
     :param client: for metadata: names, sizes, moves.
-    :param session: for what the client cannot do, or not safely.
+    :param session: for requests that the client does not support, or not safely.
     :param credentials: the daemon's own.
     :param endpoint: the base URL of the service.
     """
@@ -91,7 +91,7 @@ class Connection:
 
     def url(self, *, part: str = "", name: str | None = None) -> str:
         """
-        The URL of the bucket's objects, or of one of them.
+        Return the URL of the bucket's objects, or of one of them.
 
         :param part: ``/upload`` or ``/download``.
         """
@@ -99,7 +99,7 @@ class Connection:
         return objects if name is None else f"{objects}/{quote(name, safe='')}"
 
     def close(self) -> None:
-        """Close the connections that are idle."""
+        """Close the idle connections."""
         self.session.close()
 
 
@@ -108,28 +108,28 @@ class _InPieces(HTTPAdapter):
     Sends bytes in pieces.
 
     A socket's time-out is the time in which ``sendall`` has to send all it was given.
-    What is read from a file is sent piece by piece, and each piece has that time.
+    A body that is read from a file is sent piece by piece, and each piece has that time.
     """
 
     def send(self, request: PreparedRequest, *args: Any, **given: Any) -> Response:
         if isinstance(request.body, bytes):
-            # The type that requests declares is narrower than what it takes.
+            # The type that requests declares is narrower than the types it accepts.
             request.body = cast("bytes", BytesIO(request.body))
         return super().send(request, *args, **given)
 
 
 def connect(settings: GcsSettings) -> Connection:
     """
-    Find credentials and make a client.  Blocks; asks nothing of the bucket.
+    Find credentials and make a client.  Blocks; sends no request to the bucket.
 
-    :raises StorageRefused: there are no credentials, or they are of no use.
+    :raises StorageRefused: there are no credentials, or they cannot be used.
     """
-    # The client would fetch the bucket's metadata behind our back, and be refused.
+    # Otherwise the client would fetch the bucket's metadata by itself, and be refused.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     credentials = _find_credentials(settings)
     session = AuthorizedSession(credentials)
-    # Ten connections are kept by default; whatever else a thread opens is dropped
-    # after one request.
+    # Ten connections are kept by default; any further connection is dropped after one
+    # request.
     adapter = _InPieces(pool_maxsize=settings.connections, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)

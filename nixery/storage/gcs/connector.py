@@ -1,10 +1,10 @@
 """
-Reaching the bucket when the daemon starts.
+Connects to the bucket when the daemon starts.
 
-Listening does not wait for it.  What asks for the bucket during the first try waits
-with it; while the service cannot be reached, it is told so at once, and the bucket
-is tried again and again.  What no further try would change (there is no such
-bucket, or no permission, or no credentials) ends the daemon.
+Listening does not wait for it.  Operations that need the bucket during the first try wait
+for that try; after it, while the service cannot be reached, they fail at once, and the
+connection is retried.  Errors that no retry would change (there is no such
+bucket, or no permission, or no credentials) end the daemon.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ LONGEST_PAUSE = 60.0
 """Seconds between two tries to reach the bucket; each pause is twice the one before."""
 
 ABANDONED = timedelta(days=1)
-"""The age of a staging object that nobody is still uploading."""
+"""The age at which a staging object's upload is considered abandoned."""
 
 SWEPT_PAGES = 20
 SWEPT_OBJECTS = 1000
-"""The most that one start looks at and deletes; the next one goes on."""
+"""Maximum pages listed and objects deleted by one start; the next start continues."""
 
 
 @frozen(kw_only=True, eq=False)
 class Bucket:
     """
-    A bucket that has been reached.
+    A bucket with an established connection.
 
-    :param urls: where its objects are fetched from.
+    :param urls: the URLs that its objects are fetched from.
     """
 
     connection: Connection
@@ -58,18 +58,18 @@ class Bucket:
 
 def open_bucket(settings: GcsSettings, patience: RetryPolicy, stop: Event) -> Bucket:
     """
-    Connect to the bucket, and try what will be needed.  Blocks.
+    Connect to the bucket, and test the required operations.  Blocks.
 
     :raises StorageUnavailable: the service cannot be reached.
-    :raises StorageRefused: there is no such bucket, or it must not be used.
+    :raises StorageRefused: there is no such bucket, or access is denied.
     """
     connection = connect(settings)
     objects = Objects(connection=connection, patience=patience, stop=stop)
     operation = f"use the bucket {settings.bucket}"
     with translate_errors(operation):
         try:
-            # What is not asked for is the bucket's own description: the role that is
-            # needed does not permit that.
+            # The bucket's own metadata are not requested: the required role does not
+            # permit that.
             next(objects.list(STAGING, page_size=1))
             probe = objects.put(
                 f"{STAGING}probe-{uuid4().hex}", b"", "text/plain", cache_control="no-store"
@@ -87,9 +87,9 @@ def open_bucket(settings: GcsSettings, patience: RetryPolicy, stop: Event) -> Bu
 
 def sweep(objects: Objects, now: datetime) -> int:
     """
-    Delete what uploads have left in the bucket that nobody ended.  Blocks.
+    Delete objects that abandoned uploads have left in the bucket.  Blocks.
 
-    :return: how many objects.
+    :return: the number of deleted objects.
     """
     swept = 0
     for number, page in enumerate(objects.list(STAGING), start=1):
@@ -106,14 +106,14 @@ def sweep(objects: Objects, now: datetime) -> int:
 
 class BucketConnector:
     """
-    The way to the bucket, from the start of the daemon to its end.
+    Holds the connection to the bucket, from the start of the daemon to its end.
 
-    :param name: of the bucket.
+    :param name: the name of the bucket.
     :param open_: connects to it, on a thread; one try.
-    :param workers: for that.
+    :param workers: the pool for ``open_``.
     :param clock: for the pauses between tries.
-    :param reached: called, once, when it is reached.
-    :param give_up: called, once, with the reason, if it can never be reached.
+    :param reached: called, once, when the connection is established.
+    :param give_up: called, once, with the reason, if it can never be established.
     """
 
     _log = Logger()
@@ -141,7 +141,7 @@ class BucketConnector:
         self._trying: Deferred[None] | None = None
 
     def start(self) -> None:
-        """Begin to reach the bucket."""
+        """Begin to connect to the bucket."""
         self._trying = Deferred.fromCoroutine(self._try())
 
     async def stop(self) -> None:
@@ -156,7 +156,7 @@ class BucketConnector:
             bucket.connection.close()
 
     def faults(self) -> tuple[str, ...]:
-        """Why the storage is not ready; nothing: it is."""
+        """Return the reasons why the storage is not ready; empty: it is ready."""
         if self._bucket is not None:
             return ()
         if self._fault is not None:
@@ -165,10 +165,10 @@ class BucketConnector:
 
     async def bucket(self) -> Bucket:
         """
-        The bucket.
+        Return the bucket.
 
-        :raises StorageError: it has not been reached so far.
-        :raises ShuttingDown: it will not be.
+        :raises StorageError: the connection is not established yet.
+        :raises ShuttingDown: it will not be established, because the daemon stops.
         """
         if self._bucket is None and self._fault is None:
             waiter: Deferred[None] = Deferred()
@@ -202,7 +202,7 @@ class BucketConnector:
                 )
                 self._give_up(error)
                 return
-            except Exception as error:  # noqa: BLE001  # three libraries of Google's are at work
+            except Exception as error:  # noqa: BLE001  # raised by three Google libraries
                 self._settle(StorageUnavailable(operation="start", reason="the log has the reason"))
                 self._log.failure("The bucket {bucket} cannot be used.", bucket=self._name)
                 self._give_up(error)
@@ -218,7 +218,7 @@ class BucketConnector:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _settle(self, fault: NixeryError | None) -> None:
-        """Tell those who wait how the try ended."""
+        """Pass the result of the try to the operations that wait for it."""
         self._fault = fault
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:

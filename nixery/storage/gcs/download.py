@@ -1,9 +1,9 @@
 """
-A blob on its way through the daemon, piece by piece.
+Streams a blob through the daemon, piece by piece.
 
-For clients that cannot reach the bucket.  A connection that breaks is made again
-where it broke off; bytes that are not the object's are noticed before the last
-piece is handed on, so that no client takes them for a whole blob.
+This is for clients that cannot reach the bucket.  After a broken connection, the download
+continues at the same offset; a wrong checksum is detected before the last piece is
+passed on, so that no client takes damaged bytes for a whole blob.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from nixery.storage.interface import ByteRange
 __all__ = ["Chunks", "Download"]
 
 PIECE = 256 * 1024
-"""Bytes read at a time; see :mod:`nixery.http.registry.blob_readers`."""
+"""Number of bytes per read; see :mod:`nixery.http.registry.blob_readers`."""
 
 
 class Download:
     """
-    The bytes of an object, on one thread at a time.
+    Reads the bytes of an object, on one thread at a time.
 
     :param objects: the bucket, for the task that downloads.
     :param stored: the object.
-    :param part: which bytes of it.
+    :param part: the range of bytes to read.
     """
 
     def __init__(self, objects: Objects, stored: StoredObject, part: ByteRange) -> None:
@@ -41,16 +41,16 @@ class Download:
         self._stored = stored
         self._offset = part.start
         self._stop = part.stop
-        # A checksum is of the whole, and says nothing of a part.
+        # The checksum is that of the whole object, so a part cannot be verified.
         self._whole = part == ByteRange(start=0, stop=stored.size)
         self._crc = 0
         self._answer: Response | None = None
 
     def read(self) -> bytes:
         """
-        The next piece; none at the end.
+        Read the next piece; empty at the end.
 
-        :raises StorageError: there is no more, although there should be.
+        :raises StorageError: the rest of the object cannot be read.
         """
         if self._offset == self._stop:
             return b""
@@ -61,7 +61,7 @@ class Download:
                 piece = self._piece()
             except NixeryError:
                 raise
-            # As in attempt(): what is raised here is documented nowhere.
+            # As in attempt(): the exceptions that are raised here are not documented.
             except Exception as error:  # noqa: BLE001
                 self.close()
                 with translate_errors("read a blob"):
@@ -71,14 +71,14 @@ class Download:
             if self._whole:
                 self._crc = crc_of(piece, self._crc)
                 if self._offset == self._stop and crc_text(self._crc) != self._stored.crc32c:
-                    # What went before is with the client already.
+                    # The earlier pieces were sent to the client already.
                     raise StorageError(
                         operation="read a blob", reason="what was received is damaged"
                     )
             return piece
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.close()
@@ -102,10 +102,10 @@ class Download:
 
 class Chunks(AsyncIterator[bytes]):
     """
-    A download as the reactor sees it.
+    The asynchronous iterator over a download, for the reactor.
 
-    :param download: whose connection is this object's to close.
-    :param workers: read it.
+    :param download: the download; this object closes its connection.
+    :param workers: the pool for reading.
     """
 
     def __init__(self, download: Download, objects: Objects, workers: Workers) -> None:
@@ -125,7 +125,7 @@ class Chunks(AsyncIterator[bytes]):
         return piece
 
     async def aclose(self) -> None:
-        """Let go of the connection, when no thread reads from it any more."""
+        """Close the connection, when no thread reads from it any more."""
         self._objects.stop.set()
         if self._read_ended is not None:
             await self._read_ended

@@ -1,7 +1,7 @@
 """
-What goes over the wire to the service and back, and what it says of an object.
+Sends single HTTP requests to the service, and parses its descriptions of objects.
 
-One request at a time, without retries: those are :mod:`nixery.storage.gcs.retry`'s.
+Retries are not done here: see :mod:`nixery.storage.gcs.retry`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 PIECE = 256 * 1024
-"""Bytes sent at a time."""
+"""Size in bytes of the pieces that are sent."""
 
 IMMUTABLE = "public, no-transform, immutable, max-age=31536000"
 """
-``Cache-Control`` of what is named by its digest.  ``no-transform`` keeps everybody
-on the way from compressing what would then not have its digest any more.
+``Cache-Control`` of objects that are named by their digest.  ``no-transform`` keeps
+intermediaries from compressing them, after which they would not match their digest.
 """
 
 
@@ -51,9 +51,9 @@ class StoredObject:
     An object as it is stored.
 
     :param size: in bytes.
-    :param crc32c: of its bytes, as the service writes it: big-endian, in base64.
-    :param generation: tells the versions of one name apart.
-    :param created: when, by the service's clock.
+    :param crc32c: the CRC32C of its bytes, as the service writes it: big-endian, in base64.
+    :param generation: distinguishes the versions of one name.
+    :param created: the time of its creation, by the service's clock.
     """
 
     name: str
@@ -64,7 +64,7 @@ class StoredObject:
     created: datetime | None = None
 
     def holds(self, size: int, crc32c: str) -> bool:
-        """Whether its bytes are those of this size and checksum."""
+        """Tell whether it has this size and checksum."""
         return (self.size, self.crc32c) == (size, crc32c)
 
 
@@ -80,7 +80,7 @@ def request(
     stream: bool = False,
 ) -> Response:
     """
-    One request over the client's session, without redirects.
+    Send one request over the client's session, without following redirects.
 
     :raises GoogleAPICallError: the service refused it.
     """
@@ -89,11 +89,11 @@ def request(
         url,
         params=params,
         headers=dict(headers or {}),
-        # Buffers of any kind are what sockets take.
+        # Sockets accept any kind of buffer.
         data=cast("Iterable[bytes] | bytes", data),
         stream=stream,
         timeout=patience.timeouts,
-        # 308 means something else here.
+        # 308 is no redirect here: it means that an upload is incomplete.
         allow_redirects=False,
     )
     if answer.status_code >= 400:
@@ -113,8 +113,8 @@ class Body:
     Given in pieces, each piece has that time.  And a task that is stopped stops
     between two pieces.
 
-    Iterated anew for each try: google-auth repeats a request after a refreshed
-    token, and would send nothing of a file that was read already.
+    Each try iterates it from the start: google-auth repeats a request after it has
+    refreshed a token, and would send nothing of a file that was read already.
     """
 
     def __init__(self, data: bytes | memoryview, *, stop: Event) -> None:
@@ -134,10 +134,10 @@ class Body:
 @contextmanager
 def errors_of_uploads() -> Iterator[None]:
     """
-    Raise what the service said of the library's uploads.
+    Raise errors of the library's uploads with the reason that the service gave.
 
-    The library raises errors that name the URL and not the reason, and one of status
-    200 where the answer is not the service's.
+    The library raises errors that name the URL and not the reason, and an error of status
+    200 if the answer did not come from the service.
     """
     try:
         yield
@@ -152,20 +152,20 @@ def errors_of_uploads() -> Iterator[None]:
 
 
 def crc_of(data: bytes, crc: int = 0) -> int:
-    """The CRC32C of ``data``, after what ``crc`` is the checksum of."""
+    """Extend ``crc``, the CRC32C of the preceding bytes, by ``data``."""
     return int(google_crc32c.extend(crc, data))
 
 
 def crc_text(crc: int) -> str:
-    """A CRC32C as the service writes it."""
+    """Format a CRC32C as the service writes it."""
     return base64.b64encode(crc.to_bytes(4, "big")).decode("ascii")
 
 
 def announced_crc(answer: Response) -> str:
     """
-    The checksum of the whole object that an answer has bytes of.
+    Return the checksum of the whole object, from an answer with some or all of its bytes.
 
-    :raises Garbled: there is none: the answer is not the service's.
+    :raises UnexpectedResponse: there is none: the answer did not come from the service.
     """
     for each in answer.headers.get("X-Goog-Hash", "").split(","):
         name, _, value = each.strip().partition("=")
@@ -176,7 +176,7 @@ def announced_crc(answer: Response) -> str:
 
 
 def from_json(answer: Response) -> StoredObject:
-    """:raises Garbled: it is no description of an object."""
+    """:raises UnexpectedResponse: it is no description of an object."""
     try:
         value = answer.json()
         return _described(
@@ -191,7 +191,7 @@ def from_json(answer: Response) -> StoredObject:
 
 
 def from_blob(blob: Blob) -> StoredObject:
-    """:raises Garbled: the answer that the library read describes no object."""
+    """:raises UnexpectedResponse: the answer that the library read describes no object."""
     try:
         return evolve(
             _described(blob.name, blob.size, blob.crc32c, blob.generation, blob.content_type),
@@ -209,7 +209,7 @@ def _described(
         raise TypeError("no checksum")
     return StoredObject(
         name=str(name),
-        # A service may leave out what is zero.
+        # A service may omit fields that are zero.
         size=int(size or 0),
         crc32c=str(crc32c),
         generation=int(generation),

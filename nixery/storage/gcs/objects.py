@@ -1,15 +1,15 @@
 """
-The objects of a bucket: one request each, tried again until it succeeds or is
-known to fail.
+Operations on the objects of a bucket: one request each, retried until it succeeds or
+fails for good.
 
-Everything here blocks, on worker threads.  The client library does metadata and
-uploads of one request; what else is sent and received as bytes goes over its session,
-because the library's own ways have traps: its uploads of more than 8 MiB become
-sessions that fail in ways of their own, and its downloads do not say which object
-they are of.
+Everything here blocks, on worker threads.  The client library is used for metadata and
+for uploads in one request; other uploads and downloads go over its session directly,
+because the library's own methods have hazards: its uploads of more than 8 MiB become
+sessions that fail in ways of their own, and its downloads do not tell which object
+the bytes belong to.
 
-``NotFound``, ``PreconditionFailed`` and their kin are raised as the library
-raises them, for whoever knows what they mean there.
+``NotFound``, ``PreconditionFailed`` and similar errors are raised as the library
+raises them, for the caller to interpret.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = ["MAX_UPLOAD", "Objects"]
 T = TypeVar("T")
 
 MAX_UPLOAD = 8 * 2**20
-"""Bytes that the library sends in one request; of more it makes a session of its own."""
+"""Maximum bytes that the library sends in one request; for more it opens a session."""
 
 CLEANING = RetryPolicy(connect=5.0, read=10.0, total=10.0)
-"""For requests that nobody waits for, and that a sweep will make up for."""
+"""The policy for clean-up requests without a waiting caller; a sweep does what they miss."""
 
 FIELDS = "name,size,crc32c,generation,contentType,timeCreated"
 
@@ -54,10 +54,10 @@ class Objects:
     """
     The objects of a bucket, for one task.
 
-    Methods raise :class:`nixery.storage.errors.StorageUnavailable` when patience ends, and
+    Methods raise :class:`nixery.storage.errors.StorageUnavailable` at the retry deadline, and
     :class:`nixery.errors.StorageError` when the task is stopped.
 
-    :param stop: set when nobody wants the task's result any more.
+    :param stop: set when the task's result is not needed any more.
     """
 
     connection: Connection
@@ -65,11 +65,11 @@ class Objects:
     stop: Event
 
     def cleaning(self) -> Objects:
-        """The same bucket, for cleaning up after a task that was stopped."""
+        """Return the same bucket for cleaning up, usable after the task was stopped."""
         return evolve(self, stop=Event(), patience=_shorter(self.patience))
 
     def stat(self, name: str) -> StoredObject | None:
-        """An object's description, ``None`` where there is none."""
+        """Return an object's description, ``None`` if there is no such object."""
 
         def ask() -> StoredObject | None:
             blob = self._bucket().get_blob(name, retry=None, timeout=self.patience.timeouts)
@@ -84,8 +84,8 @@ class Objects:
         Store an object of at most :data:`MAX_UPLOAD` bytes in one request.
 
         :param replacing: the generation that it replaces; 0: there must be none.
-        :raises PreconditionFailed: there is another one.  After an answer that got
-            lost, that may be this very object.
+        :raises PreconditionFailed: another generation exists.  After a lost answer, that
+            may be this very object.
         """
         crc32c = crc_text(crc_of(data))
         refusals = 0
@@ -100,14 +100,14 @@ class Objects:
                         data,
                         content_type=media_type,
                         if_generation_match=replacing,
-                        # What arrives otherwise is refused.
+                        # The service rejects bytes that do not match it.
                         checksum="crc32c",
                         retry=None,
                         timeout=self.patience.timeouts,
                     )
             except api.BadRequest:
-                # What a checksum gets that does not match: the bytes are still here,
-                # and change on the way once, not twice.
+                # The answer to a wrong checksum: retry, because the bytes are still in
+                # memory, and are unlikely to be damaged on the way twice.
                 refusals += 1
                 if refusals > 1:
                     raise
@@ -137,7 +137,7 @@ class Objects:
                     blob.create_resumable_upload_session(
                         content_type=media_type,
                         if_generation_match=0,
-                        # That of the whole is sent with the last chunk.
+                        # The checksum of the whole is sent with the last chunk.
                         checksum=None,
                         retry=None,
                         timeout=self.patience.timeouts,
@@ -147,7 +147,7 @@ class Objects:
         return self._attempt("upload a blob", start)
 
     def get(self, name: str) -> bytes | None:
-        """A small object as a whole, its checksum verified; ``None`` where there is none."""
+        """Read a small object as a whole, and verify its checksum; ``None`` if there is none."""
 
         def fetch() -> bytes | None:
             try:
@@ -165,15 +165,15 @@ class Objects:
         self, name: str, *, start: int = 0, stop: int | None = None, generation: int | None = None
     ) -> Response:
         """
-        Begin to read an object, or its bytes from ``start`` to before ``stop``; one
-        try.
+        Begin to read an object, or its bytes from ``start`` to before ``stop``, without
+        retries.
 
         :raises NotFound: there is no such object, or not this generation of it.
         """
         params = {"alt": "media"}
         if generation is not None:
             params["generation"] = str(generation)
-        # Nothing here has a Content-Encoding, and nothing may be given one.
+        # The objects have no Content-Encoding, and no intermediary may add one.
         headers = {"Accept-Encoding": "identity"}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -195,10 +195,10 @@ class Objects:
 
     def move(self, source: StoredObject, name: str, *, replacing: int = 0) -> StoredObject:
         """
-        Give an object another name, at once.
+        Rename an object atomically.
 
-        :raises NotFound: it is gone, perhaps because an answer was lost.
-        :raises PreconditionFailed: there is one of that name.
+        :raises NotFound: it does not exist, perhaps because an earlier answer was lost.
+        :raises PreconditionFailed: an object of the new name exists.
         """
 
         def move() -> StoredObject:
@@ -220,9 +220,9 @@ class Objects:
         self, source: StoredObject, name: str, token: str | None, *, replacing: int = 0
     ) -> tuple[StoredObject | None, str | None, int]:
         """
-        One step of a copy within the bucket.
+        Do one step of a copy within the bucket.
 
-        :return: the copy when it is there; else the token for the next step, and
+        :return: the copy when it is complete; else the token for the next step, and
             how many bytes were copied so far.
         :raises GoogleAPICallError: with 410, the token is not valid any more.
         """
@@ -259,7 +259,7 @@ class Objects:
 
     def delete(self, name: str, generation: int | None = None) -> None:
         """
-        Delete an object, if it is there and of this generation.
+        Delete an object, if it exists in this generation.
         """
 
         def delete() -> None:
@@ -272,7 +272,7 @@ class Objects:
 
     def list(self, prefix: str, *, page_size: int = 1000) -> Iterator[list[StoredObject]]:
         """
-        The objects whose names begin with ``prefix``, page by page.
+        List the objects whose names begin with ``prefix``, page by page.
 
         :raises NotFound: there is no such bucket.
         """
@@ -298,8 +298,8 @@ class Objects:
                 return
 
     def _bucket(self) -> Any:
-        # A new one each time: these objects are mutable, and no two threads may
-        # share one.
+        # A new blob object each time: these are mutable, and no two threads may share
+        # one.
         return self.connection.client.bucket(self.connection.bucket)
 
     def _attempt(self, operation: str, try_: Callable[[], T]) -> T:

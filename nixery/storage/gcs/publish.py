@@ -1,10 +1,10 @@
 """
-How an object gets the name under which it is found.
+Publishes objects under their final names.
 
-An object that has the name of a digest is never replaced by another one, and two
-instances that publish the same blob both succeed: everything here is conditional
-on what is there, and what is there is compared by size and checksum.  That also
-absorbs answers that got lost.
+An object that is named by a digest is never replaced by different bytes, and two
+instances that publish the same blob both succeed: every request is conditional
+on the existing generation, and existing objects are compared by size and checksum.  That
+also handles lost answers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from nixery.storage.gcs.retry import RetryState, UnexpectedResponse
 __all__ = ["promote", "publish"]
 
 ROUNDS = 8
-"""How often what is there may turn out to be another thing than a moment before."""
+"""Maximum attempts while the existing object is changed concurrently."""
 
 _log = Logger()
 
 
 def publish(objects: Objects, name: str, data: bytes, media_type: str) -> StoredObject:
     """
-    Store a small object, unless it is there already.
+    Store a small object, unless it exists already.
 
-    :return: it, or what was there.
+    :return: the new object, or the existing one.
     """
     for _ in range(ROUNDS):
         found = _find(objects, name, len(data), crc_text(crc_of(data)))
@@ -45,11 +45,12 @@ def publish(objects: Objects, name: str, data: bytes, media_type: str) -> Stored
 
 def promote(objects: Objects, staged: StoredObject, name: str, media_type: str) -> StoredObject:
     """
-    Give a staged object its name, unless it is there already; the staged one is gone
-    afterwards, whatever happens.
+    Move a staged object to its final name, unless that exists already.
 
-    :return: it, or what was there.
-    :raises UploadLost: the staged object has vanished.
+    The staged object is removed in any case.
+
+    :return: the published object, or the existing one.
+    :raises UploadLost: the staged object has disappeared.
     """
     gone = False
     try:
@@ -83,10 +84,10 @@ def promote(objects: Objects, staged: StoredObject, name: str, media_type: str) 
 
 
 def discard(objects: Objects, staged: StoredObject) -> None:
-    """Delete a staged object, whatever the task's state.  Never raises."""
+    """Delete a staged object, also after the task was stopped.  Never raises."""
     try:
         objects.cleaning().delete(staged.name, staged.generation)
-    except Exception as error:  # noqa: BLE001  # a sweep will find it
+    except Exception as error:  # noqa: BLE001  # a sweep will delete it
         _log.warn(
             "{name} could not be deleted, and is left for a sweep: {error}",
             name=staged.name,
@@ -96,10 +97,10 @@ def discard(objects: Objects, staged: StoredObject) -> None:
 
 def _find(objects: Objects, name: str, size: int, crc32c: str) -> StoredObject | int:
     """
-    What has a name already.
+    Find the existing object of a name.
 
-    :return: the object, if it is the one of this size and checksum; else the
-        generation that has to be replaced, 0 where there is none.
+    :return: the object, if it has this size and checksum; else the generation that has
+        to be replaced, 0 if there is none.
     """
     found = objects.stat(name)
     if found is None:
@@ -119,9 +120,9 @@ def _copy(
     objects: Objects, staged: StoredObject, name: str, *, replacing: int
 ) -> StoredObject | None:
     """
-    Give an object a second name, where the service offers no move.
+    Copy an object to another name, if the service offers no move.
 
-    :return: ``None``: something got that name meanwhile.
+    :return: the copy; ``None``: an object of that name was created meanwhile.
     """
     attempts = RetryState("publish a blob", objects.patience, objects.stop)
     token: str | None = None
@@ -135,7 +136,7 @@ def _copy(
         except api.GoogleAPICallError as error:
             if error.code != 410:
                 raise
-            # The token has expired, and with it what was copied.
+            # The token has expired, and the copied part is lost with it.
             token, done = None, 0
             attempts.failed(UnexpectedResponse("the copy has to begin again and again"))
             continue

@@ -1,12 +1,11 @@
 """
-Records as small objects.
-
+Stores records as small objects.
     records/KIND/KEY           the record; the key is percent-encoded
     records/KIND.long/SHA256   a record whose encoded key is too long for the name
                                of an object: a line with the encoded key, then the
                                record
 
-A kind has no dot, so that the two never meet.  Everything blocks, on worker
+A kind has no dot, so that the two never collide.  Everything blocks, on worker
 threads.
 """
 
@@ -26,13 +25,13 @@ from nixery.storage.rules import check_kind, check_small
 __all__ = ["Records"]
 
 MAX_NAME = 800
-"""The longest encoded key that becomes a name, in bytes; the service takes 1024 in all."""
+"""Maximum length in bytes of an encoded key in a name; the service allows 1024 in all."""
 
 ATTEMPTS = 16
-"""How often a record may change under the hands of somebody who changes it."""
+"""Maximum attempts to change a record that is changed concurrently."""
 
 NOT_CACHED = "no-store"
-"""``Cache-Control`` of what may change."""
+"""``Cache-Control`` of objects that may change."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -46,11 +45,11 @@ class Records:
     objects: Objects
 
     def get(self, kind: str, key: str) -> bytes | None:
-        """The record, ``None`` when there is none."""
+        """Return the record, ``None`` when there is none."""
         return self._read(_place(kind, key))
 
     def add(self, kind: str, key: str, value: bytes) -> bytes:
-        """:return: the record that was there first, or ``value``, which now is."""
+        """:return: the existing record, or ``value`` if it was created."""
         place = _place(kind, key)
         check_small("store a record", len(value))
         for _ in range(ATTEMPTS):
@@ -60,7 +59,7 @@ class Records:
             try:
                 self._write(place, value, replacing=0)
             except api.PreconditionFailed:
-                # Somebody was faster, or this was, and its answer got lost.
+                # Another writer was faster, or this request succeeded and its answer was lost.
                 continue
             return value
         raise _restless(kind)
@@ -69,8 +68,8 @@ class Records:
         """
         Create or replace the record.
 
-        Each try replaces what was seen to be there, so that one whose answer is late
-        or lost is not repeated over what somebody wrote after it.
+        Each try replaces only the generation that was seen before, so that a try whose
+        answer is late or lost does not overwrite a later write of another writer.
         """
         place = _place(kind, key)
         check_small("store a record", len(value))
@@ -92,7 +91,7 @@ class Records:
         self.objects.delete(_place(kind, key).name)
 
     def keys(self, kind: str, prefix: str) -> list[str]:
-        """The keys of a kind that begin with ``prefix``, sorted."""
+        """Return the keys of a kind that begin with ``prefix``, sorted."""
         folder = f"records/{check_kind(kind)}/"
         found: list[str | None] = []
         encoded = _encode(prefix)
@@ -130,9 +129,9 @@ class Records:
 @frozen(kw_only=True)
 class _Place:
     """
-    Where a record is.
+    The location of a record.
 
-    :param head: what stands before it in its object.
+    :param head: the bytes before the record in its object.
     """
 
     name: str
@@ -149,13 +148,13 @@ def _place(kind: str, key: str) -> _Place:
 
 
 def _encode(key: str) -> str:
-    """``key`` in letters, digits, ``_.-~`` and percent signs."""
-    # Half of a surrogate pair is text too, if not much of one.
+    """Encode ``key`` in letters, digits, ``_.-~`` and percent signs."""
+    # Keys may contain lone surrogates.
     return quote_from_bytes(key.encode("utf-8", "surrogatepass"), safe="")
 
 
 def _decode(encoded: str) -> str | None:
-    """The key; ``None``: no record of ours has this name."""
+    """Decode a key; ``None``: this is not the name of a record."""
     try:
         key = unquote_to_bytes(encoded).decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:

@@ -1,12 +1,11 @@
 """
-Trying again: what passes by itself, how long it is given, and when to stop.
+Retries requests: decides which errors are temporary, how long to retry, and when to stop.
 
-google-cloud-storage has retries of its own.  They sleep where nobody can wake
-them, know nothing of a build that was cancelled, and do not take a page of HTML
-with status 200, as a captive portal sends it, for the passing fault that it is.
-Here is one policy for all requests, whoever makes them: its waits end when the
-task is stopped, and its patience is bounded, and starts anew only when there was
-progress.
+google-cloud-storage has retries of its own.  Their sleeps cannot be interrupted, they
+do not notice that a build was cancelled, and they do not treat a page of HTML
+with status 200, as a captive portal sends it, as a temporary error.
+This module has one policy for all requests, in whichever way they are made: pauses end when
+the task is stopped, and there is a retry deadline, which is reset only on progress.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ __all__ = [
 T = TypeVar("T")
 
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""HTTP statuses that say nothing about the next try."""
+"""HTTP statuses of temporary errors."""
 
 GRANT = (
     "give the account that the daemon uses the role Storage Object Admin on the bucket"
@@ -56,10 +55,10 @@ class RetryPolicy:
 
     :param connect: to connect, and to send a piece of a request.
     :param read: to wait for the next byte of an answer.
-    :param total: after which no retry begins; counted from the first try, or from
-        the last progress.
+    :param total: the retry deadline, after which no retry begins; counted from the first
+        try, or from the last progress.
     :param first: the pause before the first retry; each pause is twice as long as
-        the one before, and a random part shorter.
+        the one before, and then shortened by a random part.
     :param longest: the longest pause.
     """
 
@@ -71,19 +70,19 @@ class RetryPolicy:
 
     @property
     def timeouts(self) -> tuple[float, float]:
-        """As ``requests`` takes them."""
+        """Return the time-outs in the form that ``requests`` takes."""
         return self.connect, self.read
 
 
 class UnexpectedResponse(Exception):
-    """An answer that the service would not have given: somebody else did."""
+    """The answer did not come from the service, but from something in between."""
 
 
 class RetryState:
     """
     The tries of one operation, on one thread.
 
-    :param operation: what is being tried, as a verb phrase.
+    :param operation: the operation, as a verb phrase.
     :param stop: ends it, at the next chunk or pause.
     """
 
@@ -94,7 +93,7 @@ class RetryState:
         self.progressed()
 
     def progressed(self) -> None:
-        """Something was achieved: patience starts anew."""
+        """Reset the retry deadline, after progress."""
         self._deadline = time.monotonic() + self._patience.total
         self._pause = self._patience.first
 
@@ -107,14 +106,14 @@ class RetryState:
         """
         Pause before the next try.
 
-        :raises StorageUnavailable: patience is at its end.
+        :raises StorageUnavailable: the retry deadline has passed.
         :raises StorageError: the task was stopped.
-        :raises Exception: ``error`` itself, which no retry will change.
+        :raises Exception: ``error`` itself, if it is not temporary.
         """
         self.check()
         if not _passes(error):
             raise error
-        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311  # spreads load, hides nothing
+        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311  # jitter, not cryptography
         if time.monotonic() + pause > self._deadline:
             raise StorageUnavailable(operation=self.operation, reason=_describe(error)) from error
         self._pause = min(2 * self._pause, self._patience.longest)
@@ -124,31 +123,31 @@ class RetryState:
 
 def attempt(operation: str, patience: RetryPolicy, stop: Event, try_: Callable[[], T]) -> T:
     """
-    What ``try_`` returns, once it does.
+    Call ``try_`` until it returns, and return its result.
 
-    :raises StorageUnavailable: it did not, for too long.
+    :raises StorageUnavailable: it had not succeeded by the retry deadline.
     :raises StorageError: the task was stopped.
-    :raises Exception: whatever else ``try_`` raises.
+    :raises Exception: any error of ``try_`` that is not temporary.
     """
     attempts = RetryState(operation, patience, stop)
     attempts.check()
     while True:
         try:
             return try_()
-        # What is raised here and why is documented nowhere: requests, urllib3 and
-        # three libraries of Google's are at work.
+        # The exceptions that are raised here are not documented: they come from requests,
+        # urllib3 and three Google libraries.
         except Exception as error:  # noqa: BLE001
             attempts.failed(error)
 
 
 def stopped(operation: str) -> StorageError:
-    """The failure of an operation that was told to stop."""
+    """Make the error of an operation that was stopped."""
     return StorageError(operation=operation, reason="it was stopped")
 
 
 @contextmanager
 def translate_errors(operation: str) -> Iterator[None]:
-    """Turn what the libraries raise into errors of ours."""
+    """Turn exceptions of the libraries into errors of the storage."""
     try:
         yield
     except GoogleAPICallError as error:
@@ -168,14 +167,14 @@ def translate_errors(operation: str) -> Iterator[None]:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether another try may end differently."""
+    """Tell whether an error is temporary, so that a retry may succeed."""
     if isinstance(error, GoogleAPICallError):
         return error.code in PASSING
     if isinstance(error, DefaultCredentialsError):
         return False
     if isinstance(error, GoogleAuthError):
-        # What the token service or the metadata server answered; a refusal such as
-        # a revoked key is final, and google-auth tells the two apart.
+        # An error of the token service or the metadata server; a refusal such as a
+        # revoked key is final, and google-auth distinguishes the two.
         return bool(error.retryable) or _is_about_transport(error)
     return isinstance(error, RequestException | HTTPError | UnexpectedResponse | ConnectionError)
 
@@ -186,10 +185,10 @@ def _is_about_transport(error: Exception) -> bool:
 
 def _describe(error: Exception) -> str:
     """
-    What happened, for a log and for clients.
+    Describe an error for the log and for clients.
 
-    The libraries' own texts name URLs, and the URL of an upload is all that is
-    needed to write to it.
+    The libraries' own texts are not used, because they contain URLs: anyone who has the URL
+    of an upload can write to it.
     """
     if isinstance(error, GoogleAPICallError):
         code = int(error.code or 0)
@@ -218,7 +217,7 @@ def _lost_connection(error: Exception) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it wraps, and what it was raised from."""
+    """Yield an error, the errors that it wraps, and those it was raised from."""
     pending: list[object] = [error]
     seen: set[int] = set()
     while pending:

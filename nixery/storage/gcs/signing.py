@@ -1,17 +1,17 @@
 """
-Who signs the URLs that blobs are fetched from, and how.
+Signs the URLs that blobs are fetched from.
 
-A URL in Google's version 4 of signing lets whoever has it read one object for some
+A URL with Google's V4 signature lets any client that has it read one object for some
 minutes.  It is signed by
 
-- a key of its own, ``gcs_signing_key`` and ``gcs_signing_account``;
-- the key of the service account whose file the daemon's credentials are;
-- Google's IAM service, for accounts whose key nobody has (a machine's own account):
-  one request for each URL, which is therefore kept for half of its life;
-- nobody, where none of these works: then the URL is the object's public one, and
-  the bucket has to be readable by all.
+- a separate key, ``gcs_signing_key`` and ``gcs_signing_account``;
+- the key of the service account, if the daemon's credentials are its key file;
+- Google's IAM service, for accounts without an available key (a machine's own account):
+  one request for each URL, which is therefore cached for half of its lifetime;
+- no key, if none of these works: then the URL is the object's public one, and
+  the bucket has to be publicly readable.
 
-A URL is signed for GET alone, and so its HEAD is refused.
+A URL is signed for GET alone, so that a HEAD request for it is refused.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ LIFETIME = 300.0
 IAM = "https://iamcredentials.googleapis.com"
 
 KEPT = 20_000
-"""How many URLs of the IAM service are kept."""
+"""Maximum number of cached URLs that the IAM service has signed."""
 
 _log = Logger()
 
 
 class Urls(Protocol):
-    """Where objects are fetched from."""
+    """Makes the URLs that objects are fetched from."""
 
     blocking: bool
-    """Whether :meth:`url` may have to ask somebody, and belongs on a worker thread."""
+    """True if :meth:`url` may send a request, and has to be called on a worker thread."""
 
     def known(self, name: str) -> str | None:
-        """The URL of an object, if it takes no request to tell it."""
+        """Return the URL of an object, if that takes no request."""
 
     def url(self, name: str, stop: Event) -> str:
         """
-        The URL of an object.
+        Return the URL of an object.
 
-        :param stop: set when nobody waits for it any more.
-        :raises StorageError: nobody signs it.
+        :param stop: set when the URL is not needed any more.
+        :raises StorageError: it cannot be signed.
         """
 
 
 class PublicUrls:
-    """URLs without signatures."""
+    """Makes URLs without signatures."""
 
     blocking = False
 
@@ -84,7 +84,7 @@ class PublicUrls:
 
 class KeyUrls:
     """
-    URLs signed by a key that is here: a third of a millisecond each, on any thread.
+    Signs URLs with a local key: a third of a millisecond each, on any thread.
 
     :param signer: an account with its key.
     """
@@ -104,10 +104,10 @@ class KeyUrls:
 
 class IamUrls:
     """
-    URLs signed by Google's IAM service.
+    Has Google's IAM service sign URLs.
 
     :param account: the e-mail address of the account.
-    :param patience: with the IAM service.
+    :param patience: the retry policy for the IAM service.
     :param iam: its base URL.
     """
 
@@ -145,10 +145,10 @@ class IamUrls:
 
     def sign(self, message: bytes, stop: Event) -> bytes:
         """
-        The signature of ``message``.
+        Return the signature of ``message``.
 
-        google-auth has this too, with pauses that nobody can end and a time-out of
-        two minutes.
+        google-auth has this too, but with pauses that cannot be interrupted and a time-out
+        of two minutes.
 
         :raises StorageRefused: the account may not sign.
         :raises StorageUnavailable: the service does not answer.
@@ -179,7 +179,7 @@ class IamUrls:
 
 
 class _IamSigner(Signer):
-    """What the library wants to sign with."""
+    """Implements the signer interface of the library."""
 
     key_id = None
 
@@ -200,11 +200,13 @@ def choose_urls(
     iam: str = IAM,
 ) -> Urls:
     """
-    Find out who signs.  Blocks: keys are parsed once, here, and an account that
-    depends on the IAM service signs something on trial.
+    Choose how URLs are signed.
+
+    Blocks: keys are parsed once, here, and for an account that depends on the IAM service
+    a test signature is requested.
 
     :raises StorageRefused: the key cannot be used.
-    :raises StorageUnavailable: the account cannot be found out for the moment.
+    :raises StorageUnavailable: the account cannot be determined at the moment.
     """
     if settings.signing_key is not None:
         return KeyUrls(connection, _load_key(settings))
@@ -221,7 +223,7 @@ def choose_urls(
         try:
             urls.sign(b"trial", stop)
         except StorageUnavailable as error:
-            # It may well be back before the first blob is asked for.
+            # The IAM service may be available again before the first blob is requested.
             _log.warn("{error}", error=error)
             return urls
         except StorageRefused as error:
@@ -269,7 +271,7 @@ def _load_key(settings: GcsSettings) -> Signing:
 def _find_account(
     connection: Connection, credentials: Credentials, patience: RetryPolicy, stop: Event
 ) -> str | None:
-    """The account that credentials without a key are for; ``None``: they are a person's."""
+    """Return the account of credentials without a key; ``None`` if they are a person's."""
 
     def refresh() -> None:
         credentials.refresh(Request(connection.session))

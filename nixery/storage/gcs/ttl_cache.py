@@ -1,5 +1,5 @@
 """
-What was seen a moment ago, so that it need not be looked for again.
+Caches objects that were seen recently, so that they need not be requested again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 class TTLCache(Generic[T]):
     """
-    A bounded memory, for all threads; what was seen longest ago is forgotten first.
+    A thread-safe cache of limited size, which drops the entry that was seen longest ago.
 
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param limit: how many things are kept.
+    :param limit: maximum number of entries.
     """
 
     def __init__(self, seconds: Callable[[], float], limit: int = 50_000) -> None:
@@ -30,7 +30,7 @@ class TTLCache(Generic[T]):
         self._things: dict[Digest, tuple[float, T]] = {}
 
     def add(self, digest: Digest, thing: T) -> None:
-        """It is there, now."""
+        """Add an object that was seen just now."""
         with self._lock:
             self._things.pop(digest, None)
             self._things[digest] = self._seconds(), thing
@@ -38,7 +38,7 @@ class TTLCache(Generic[T]):
                 del self._things[next(iter(self._things))]
 
     def get(self, digest: Digest, within: float) -> T | None:
-        """What was seen no more than ``within`` seconds ago."""
+        """Return the object if it was seen at most ``within`` seconds ago."""
         with self._lock:
             seen = self._things.get(digest)
         if seen is None or self._seconds() - seen[0] > within:
@@ -46,6 +46,6 @@ class TTLCache(Generic[T]):
         return seen[1]
 
     def forget(self, digest: Digest) -> None:
-        """It is not there any more."""
+        """Remove an object that does not exist any more."""
         with self._lock:
             self._things.pop(digest, None)

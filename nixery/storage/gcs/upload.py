@@ -1,15 +1,15 @@
 """
-A resumable upload: a blob whose end is not known yet, chunk by chunk.
+Uploads a blob of unknown size chunk by chunk, in a resumable upload.
 
-The protocol is the service's ("Resumable uploads"): a session is begun, chunks are
-put into it with their place, and each is answered 308 with how much is kept, the
-last one with the object.  Nobody sees an object before the last chunk, which
-carries the checksum of the whole: what was changed on the way never appears.
+The protocol is the service's ("Resumable uploads"): a session is begun, and chunks are
+put into it with their offset; each is answered with 308 and the number of bytes kept, the
+last one with the object.  The object is not visible before the last chunk, which
+carries the checksum of the whole: bytes that were damaged on the way are never published.
 
 The library's own writer is not used.  It cancels nothing when it is terminated, it
-publishes half a blob when it is dropped, and it gives up where the service keeps
-less than it was sent, as the service may.  Here, after whatever went wrong, the
-service is asked how much it has, and sent what it has not.
+publishes half a blob when it is dropped, and it gives up if the service keeps
+less than it was sent, as the service may.  Here, after any error, the
+service is asked how much it has, and the rest is sent.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ OPERATION = "upload a blob"
 
 SESSION_OVER = frozenset({400, 404, 410, 412})
 """
-The statuses that a session ends with.  400 is what a checksum gets that does not match: something
-changed the bytes on the way, and which of them is not known.
+The statuses that end a session.  400 is the answer to a checksum that does not match: some
+bytes were changed on the way, and it is not known which.
 """
 
 _RANGE = re.compile(r"bytes=0-(\d+)")
@@ -47,8 +47,8 @@ class Upload:
     One session, on one thread.
 
     :param objects: the bucket, for the task that uploads.
-    :param name: of the object; nobody else uses it.
-    :param media_type: of the object.
+    :param name: the name of the object; it is used by this upload only.
+    :param media_type: the media type of the object.
     """
 
     _log = Logger()
@@ -58,8 +58,8 @@ class Upload:
         self._name = name
         self._media_type = media_type
         self._session: str | None = None
-        # How much the service has, for all we know, and the checksum of all that
-        # was given to send().
+        # The number of bytes that the service has, as last reported, and the checksum of
+        # all bytes that were passed to send().
         self._kept = 0
         self._crc = 0
 
@@ -74,11 +74,11 @@ class Upload:
 
     def send(self, chunk: bytes, *, last: bool) -> StoredObject | None:
         """
-        Send a chunk, and see to it that the service keeps it.
+        Send a chunk, and retry until the service keeps it.
 
         :param last: whether it is the last one; it must not be empty.
         :return: the object, after the last one.
-        :raises UploadLost: the service has lost the session, or what it had kept.
+        :raises UploadLost: the service has lost the session, or bytes it had kept.
         :raises StorageUnavailable: it makes no progress.
         """
         start = self._kept
@@ -96,7 +96,7 @@ class Upload:
                 kept = _kept(answer)
             except NixeryError:
                 raise
-            # As in attempt(): what is raised here is documented nowhere.
+            # As in attempt(): the exceptions that are raised here are not documented.
             except Exception as error:  # noqa: BLE001
                 if isinstance(error, api.GoogleAPICallError) and error.code in SESSION_OVER:
                     return self._lost(error, stop, last=last)
@@ -120,24 +120,24 @@ class Upload:
                     attempts.failed(
                         UnexpectedResponse("the service makes nothing of what it is sent")
                     )
-            # With all of it and no object, asking makes one.
+            # If the service has all bytes but no object, the query makes it create one.
             asking = kept == stop
 
     def cancel(self) -> None:
-        """Have the service forget what it has.  Never raises; whatever the task's state."""
+        """Cancel the upload at the service, also after the task was stopped.  Never raises."""
         if self._session is None:
             return
         cleaning = self._objects.cleaning()
         try:
             request(cleaning.connection, cleaning.patience, "DELETE", self._session)
         except Exception as error:  # noqa: BLE001
-            # 499 is success here.  Whatever else: the service forgets by itself,
-            # after a week.
+            # 499 is success here.  After any other error, the service drops the session
+            # by itself, after a week.
             if not (isinstance(error, api.GoogleAPICallError) and error.code in (404, 410, 499)):
                 self._log.debug("an upload could not be cancelled: {error!r}", error=error)
 
     def _put(self, data: memoryview | None, stop: int, *, last: bool) -> Response:
-        """Send ``data``, or, where that is ``None``, ask how much is kept."""
+        """Send ``data``, or, if that is ``None``, ask how much is kept."""
         assert self._session is not None
         place = "*" if data is None else f"{self._kept}-{stop - 1}"
         headers = {"Content-Range": f"bytes {place}/{stop if last else '*'}"}
@@ -155,7 +155,7 @@ class Upload:
     def _finished(self, answer: Response, size: int, *, last: bool) -> StoredObject:
         stored = from_json(answer)
         if not last or not stored.holds(size, crc_text(self._crc)):
-            # Somebody else's bytes, or half of ours: not to be published.
+            # The object has other bytes, or a part only: it must not be published.
             self._objects.cleaning().delete(self._name)
             raise UploadLost(
                 operation=OPERATION, reason="the service made an object of something else"
@@ -163,7 +163,7 @@ class Upload:
         return stored
 
     def _lost(self, error: api.GoogleAPICallError, size: int, *, last: bool) -> StoredObject | None:
-        """The session is gone, perhaps because it has ended, and the answer was lost."""
+        """Handle a lost session; if it had succeeded and its answer was lost, find the object."""
         if last:
             stored = self._objects.stat(self._name)
             if stored is not None and stored.holds(size, crc_text(self._crc)):
@@ -174,7 +174,7 @@ class Upload:
 
 
 def _kept(answer: Response) -> int:
-    """How many bytes a 308 says are kept: none, where it has no range."""
+    """Return how many bytes are kept according to a 308: none, if it has no range."""
     text = answer.headers.get("Range")
     if text is None:
         return 0

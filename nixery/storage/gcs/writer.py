@@ -1,16 +1,15 @@
 """
-A blob that is being packed and uploaded at the same time.
-
+Uploads a blob while it is being packed.
     packing thread --write()--> chunk, two more in a queue --> upload thread --> bucket
 
 The packing thread fills a chunk while an upload thread sends an earlier one.  When
-the queue is full, write() waits: what a blob takes in memory is bounded, whatever
-its size and however slow the network is.  A blob that fits into one chunk and into
-one request of the library's never sees the queue: when it is committed its checksum
-is known, and it is sent at once, or not at all if it is there already.
+the queue is full, write() waits: the memory per blob is bounded, for blobs of any
+size and networks of any speed.  A blob that fits into one chunk and into
+one request of the library bypasses the queue: when it is committed, its checksum
+is known, and it is sent at once, or not at all if it exists already.
 
-Threads for uploads are this module's own, as many as blobs are packed at a time.
-In the pool for short requests they would wait for the packing threads that wait
+Uploads have threads of their own, as many as blobs are packed at a time.
+In the pool for short requests they could deadlock with the packing threads that wait
 for them.
 """
 
@@ -41,27 +40,27 @@ from nixery.storage.interface import BlobInfo
 __all__ = ["STAGING", "Writer"]
 
 STAGING = "staging/"
-"""What the names of unfinished objects begin with."""
+"""The prefix of the names of unfinished objects."""
 
 QUEUE = 2
-"""Chunks between the two threads."""
+"""Maximum number of chunks in the queue between the two threads."""
 
 GRACE = 10.0
-"""Seconds that an upload that was dropped is waited for."""
+"""Seconds to wait for the end of an upload that was dropped."""
 
 USUAL_TYPE = layer_media_type("gzip")
-"""What nearly all large blobs are; another type takes one more request."""
+"""The media type of nearly all large blobs; another type takes one more request."""
 
 
 class Writer:
     """
     An implementation of :class:`nixery.storage.interface.BlobWriter`.
 
-    One that is dropped without an end cancels its upload.
+    If it is dropped without an end, it cancels its upload.
 
     :param objects: the bucket, for the task of this blob alone.
-    :param workers: for requests at the end.
-    :param threads: where uploads run.
+    :param workers: the pool for requests at the end.
+    :param threads: the threads that uploads run on.
     :param chunk_size: in bytes.
     """
 
@@ -83,17 +82,17 @@ class Writer:
             self.stop()
 
     def stop(self) -> None:
-        """Have whatever goes on end at once, as failed; whoever uses it still ends it."""
+        """Make running operations fail at once; the caller still has to end the writer."""
         self._objects.stop.set()
         if self._transfer is not None:
             self._transfer.stop()
 
     def write(self, data: bytes, /) -> int:
-        """Append ``data``, on a worker thread; waits while the network is behind."""
+        """Append ``data``, on a worker thread; waits while the queue is full."""
         self._check()
         view = memoryview(data)
         while view:
-            # A full chunk stays until there is more: the last one must not be empty.
+            # Keep a full chunk until more data follow: the last chunk must not be empty.
             if len(self._buffer) == self._chunk_size:
                 self._ship(last=False)
             room = self._chunk_size - len(self._buffer)
@@ -104,9 +103,9 @@ class Writer:
 
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         """
-        Make the blob visible; the writer ends, whatever happens.
+        Make the blob visible; the writer ends in any case.
 
-        A commit that is cancelled ends at its next request: the blob may be there
+        A commit that is cancelled ends at its next request: the blob may exist
         afterwards, and is whole then.
 
         :raises DigestMismatch: what was written is not ``size`` bytes long.
@@ -129,15 +128,15 @@ class Writer:
         return blob_info(digest, stored)
 
     async def abort(self) -> None:
-        """Drop what was written.  Never raises; harmless after an end."""
+        """Discard the written data.  Never raises; harmless after an end."""
         if self._ended:
             return
         self._ended = True
-        # A thread that is about to publish must see this before its bytes go.
+        # A thread that is about to publish must see the stop before the data are dropped.
         self.stop()
         self._buffer.clear()
         if self._transfer is not None:
-            # Cancelled or not, the upload ends by itself.
+            # Even if this wait is cancelled, the upload ends by itself.
             with suppress(ShuttingDown, CancelledError):
                 await self._workers.run(self._transfer.drop)
 
@@ -155,7 +154,7 @@ class Writer:
         return self._transfer
 
     def _publish(self, name: str, media_type: str) -> StoredObject:
-        """On a worker thread."""
+        """Publish the blob, on a worker thread."""
         with translate_errors("store a blob"):
             if self._transfer is None and self._size <= MAX_UPLOAD:
                 data = bytes(self._buffer)
@@ -165,7 +164,7 @@ class Writer:
             if self._objects.stop.is_set():
                 raise stopped("store a blob")
             transfer = self._ship(last=True)
-            # While the last chunks are on their way.
+            # Done while the last chunks are being uploaded.
             found = self._objects.stat(name)
             if found is not None and found.holds(self._size, crc_text(self._crc)):
                 transfer.stop()
@@ -176,8 +175,10 @@ class Writer:
 
 class _Transfer:
     """
-    What the packing thread and the upload thread share; it does not know the writer,
-    so that a writer that nobody has any more can be told from one that is slow.
+    The state that the packing thread and the upload thread share.
+
+    It has no reference to the writer, so that a writer that is not used any more is
+    garbage-collected, and thus differs from a slow one.
     """
 
     def __init__(self, objects: Objects, threads: ThreadPoolExecutor) -> None:
@@ -192,7 +193,7 @@ class _Transfer:
 
     def put(self, chunk: bytes, *, last: bool) -> None:
         """
-        Hand over a chunk; waits until there is room.
+        Put a chunk into the queue; waits until there is room.
 
         :raises StorageError: the upload has failed.
         """
@@ -205,17 +206,17 @@ class _Transfer:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Have the upload end without an object."""
+        """Make the upload end without an object."""
         self._objects.stop.set()
         with self._changed:
             self._changed.notify_all()
 
     def result(self) -> StoredObject:
-        """The staged object; waits until the last chunk is uploaded."""
+        """Return the staged object; waits until the last chunk is uploaded."""
         return self._future.result()
 
     def drop(self) -> None:
-        """Wait for the end of an upload that was stopped, and remove what came of it."""
+        """Wait for the end of an upload that was stopped, and remove its object, if any."""
         wait_for([self._future], GRACE)
         if self._future.done() and not self._future.cancelled():
             if self._future.exception() is None:
@@ -224,7 +225,7 @@ class _Transfer:
             self._future.cancel()
 
     def _run(self) -> StoredObject:
-        """On the upload thread."""
+        """Upload the chunks of the queue, on the upload thread."""
         upload = Upload(self._objects, STAGING + uuid4().hex, USUAL_TYPE)
         try:
             with translate_errors(OPERATION):
@@ -232,7 +233,7 @@ class _Transfer:
                 while True:
                     chunk, last = self._take()
                     stored = upload.send(chunk, last=last)
-                    del chunk  # while waiting for the next one
+                    del chunk  # free its memory while waiting for the next one
                     if stored is not None:
                         return stored
         except BaseException as error:
