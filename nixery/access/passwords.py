@@ -71,7 +71,7 @@ class Passwords:
         usable = known is not None and b"\0" not in password
         expected = known if usable and known is not None else self._nobody
         tried = password.replace(b"\0", b"?")[:_LONGEST]
-        # Compares in constant time.
+        # checkpw compares in constant time.
         return bcrypt.checkpw(tried, expected) and usable
 
     def mark(self, user: str) -> str | None:

@@ -114,12 +114,12 @@ class BlobWriter(Protocol):
         A blob of this digest that exists already is kept, and this one dropped:
         that is success.
 
-        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        :raises DigestMismatch: the written data are not ``size`` bytes long.
         :raises StorageError: the storage failed; nothing has become visible.
         """
 
     async def abort(self) -> None:
-        """Drop what was written.  Never raises; harmless after an end."""
+        """Discard the written data.  Never raises; harmless after an end."""
 
 
 @frozen(kw_only=True)

@@ -45,8 +45,8 @@ _process = token_hex(12)
 
 _unmasked: set[str] = set()
 """
-The directories where the newest draft of a blob was created with the right mode.  The mode of
-such a draft is checked anyway; small files that follow it are not checked.
+The directories where the newest checked draft was created with the right mode.  The mode of a
+blob's draft is checked anyway; small files that follow it are not checked.
 """
 
 

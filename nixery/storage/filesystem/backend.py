@@ -237,7 +237,7 @@ class _Writer:
         A commit that is cancelled while it runs still runs to its end: the blob
         may exist afterwards, and is whole then.
 
-        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        :raises DigestMismatch: the written data are not ``size`` bytes long.
         """
         return await self._workers.run(self._commit, digest, size, media_type)
 

@@ -51,7 +51,7 @@ GRANT = (
 @frozen(kw_only=True)
 class RetryPolicy:
     """
-    How long requests and their retries may take; all in seconds.
+    The time limits of requests and their retries, all in seconds.
 
     :param connect: to connect, and to send a piece of a request.
     :param read: to wait for the next byte of an answer.

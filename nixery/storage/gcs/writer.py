@@ -108,7 +108,7 @@ class Writer:
         A commit that is cancelled ends at its next request: the blob may exist
         afterwards, and is whole then.
 
-        :raises DigestMismatch: what was written is not ``size`` bytes long.
+        :raises DigestMismatch: the written data are not ``size`` bytes long.
         """
         self._check()
         try:
