@@ -18,7 +18,7 @@ MIB = 2**20
 
 @define(eq=False)
 class Making:
-    """A parcel that is made when the test says so."""
+    """A batch that is made when the test says so."""
 
     jobs: list[str]
     stop: Event
@@ -95,7 +95,7 @@ class ParcelsTests(SynchronousTestCase):
         self.assertEqual([["a"], ["b"], ["c"], ["d"]], self.maker.jobs)
 
     def test_slots(self) -> None:
-        """As many parcels are in the making as there are slots."""
+        """As many batches are in the making as there are slots."""
         self.parcels = BatchQueue(make=self.maker, slots=2)
         for name in "abcd":
             self.run_job(name, LARGEST)
@@ -104,7 +104,7 @@ class ParcelsTests(SynchronousTestCase):
         self.assertEqual([["a"], ["b"], ["c"]], self.maker.jobs)
 
     def test_smaller_and_smaller(self) -> None:
-        """Each parcel is a share of what is left, so that the last ones are small."""
+        """Each batch is a share of what is left, so that the last ones are small."""
         self.parcels = BatchQueue(make=self.maker, slots=6)
         for number in range(6 + 40):
             self.run_job(str(number), MIB - PER_JOB_COST)
@@ -118,7 +118,7 @@ class ParcelsTests(SynchronousTestCase):
         self.assertLessEqual(counts[-1], SMALLEST // MIB)
 
     def test_many(self) -> None:
-        """However small they are, a parcel has a bounded number of jobs."""
+        """A batch has a bounded number of jobs, however small they are."""
         self.run_job("first")
         for number in range(3 * MOST):
             self.run_job(str(number), 0)
@@ -141,7 +141,7 @@ class ParcelsTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     @given(st.lists(st.integers(0, 40 * MIB), max_size=60), st.integers(1, 8))
     def test_each_once(self, sizes: list[int], slots: int) -> None:
-        """Whatever their sizes are, all are made, each once, in order."""
+        """Jobs of any size are all made, each once, in order."""
         maker = Maker()
         parcels = BatchQueue(make=maker, slots=slots)
         done = [
@@ -170,7 +170,7 @@ class ParcelsTests(SynchronousTestCase):
         self.assertEqual("B", self.successResultOf(second))
 
     def test_blameless(self) -> None:
-        """Where one of several fails, the others do not."""
+        """One failing job of a batch does not fail the others."""
         self.maker.poison = {"c"}
         done = [self.run_job(name) for name in "abcd"]
         for _ in range(5):
@@ -196,7 +196,7 @@ class ParcelsTests(SynchronousTestCase):
         self.assertEqual("C", self.successResultOf(third))
 
     def test_leaves_the_making(self) -> None:
-        """One that is being made is waited for, and told to stop: nobody wants it."""
+        """An unwanted batch that is being made is told to stop, and waited for."""
         done = self.run_job("a")
         done.cancel()
         self.assertNoResult(done)
@@ -205,7 +205,7 @@ class ParcelsTests(SynchronousTestCase):
         self.failureResultOf(done, CancelledError)
 
     def test_leaves_the_others(self) -> None:
-        """A parcel is not stopped as long as somebody wants something of it."""
+        """A batch is not stopped as long as one of its jobs is wanted."""
         self.run_job("a")
         second, third = self.run_job("b"), self.run_job("c")
         self.let()

@@ -1,4 +1,4 @@
-"""What clients may have built, and of what size, all the way through the builder."""
+"""Tests of the limits on packages, builds and image sizes, all the way through the builder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BuildLimitTests(BuilderCase):
         self.successResultOf(self.by("a", "hello/git"))
 
     def test_joining_in_vain(self) -> None:
-        """Who has joined another client that may not have it built has it built itself."""
+        """A client that joined a build refused for another client gets its own build."""
         for name in ("hello", "git", "bash"):
             self.successResultOf(self.by("a", name))
         gate: Deferred[None] = Deferred()
@@ -65,20 +65,20 @@ class BuildLimitTests(BuilderCase):
         self.successResultOf(second)
 
     def test_denied(self) -> None:
-        """What is denied is not evaluated."""
+        """A denied package is not evaluated."""
         self.builder.rules = PackageRules(denied=parse_patterns(["git"]))
         self.failureResultOf(self.ask("hello/git"), PackagesDenied)
         self.assertEqual([], self.nix.evaluations)
 
     def test_denied_when_found(self) -> None:
-        """What turns out to be denied is not built."""
+        """A package that turns out to be denied after evaluation is not built."""
         self.patch(PackageRules, "check", lambda *_: None)
         self.builder.rules = PackageRules(denied=parse_patterns(["git"]))
         self.failureResultOf(self.ask("hello/git"), PackagesDenied)
         self.assertEqual([], self.nix.realisations)
 
     def test_size(self) -> None:
-        """What is too large is not packed, and not tried again at once."""
+        """An image that is too large is not packed, and not tried again at once."""
         self.limits = evolve(self.limits, closure=1)
         self.restart()
         error = self.failureResultOf(self.ask("hello"), ImageTooLarge).value

@@ -119,7 +119,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(self.storage.begun, begun)
 
     def test_another_process_knows_it_too(self) -> None:
-        """What one daemon stored, the next one finds."""
+        """An image stored by one daemon is found by the next."""
         first = self.build("hello")
         self.restart()
         self.assertEqual(self.build("hello"), first)
@@ -134,7 +134,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(self.storage.begun - begun, 3)
 
     def test_a_blob_that_is_gone_is_made_again(self) -> None:
-        """A manifest never names a blob that somebody removed."""
+        """A manifest never names a blob that was removed."""
         image = self.build("hello")
         _, layer, *_ = parse_manifest(image.manifests[0].body)
         del self.storage._blobs[layer.digest]
@@ -196,14 +196,14 @@ class BuilderTests(BuilderCase):
         self.assertEqual(len(self.nix.realisations), 2)
 
     def test_storage_failures_are_not_remembered(self) -> None:
-        """What the next try may mend is tried again at once."""
+        """A build that failed on the storage is tried again at once."""
         self.storage.full = True
         self.failureResultOf(self.ask("hello"), StorageError)
         self.storage.full = False
         self.build("hello")
 
     def test_roots_are_released(self) -> None:
-        """Whether a build succeeds or fails, its roots are dropped."""
+        """A build's roots are dropped, whether it succeeds or fails."""
         self.build("hello")
         self.storage.full = True
         self.failureResultOf(self.ask("git"), StorageError)
@@ -218,7 +218,7 @@ class BuilderTests(BuilderCase):
         self.failureResultOf(self.ask("git"), MissingDerivations)
 
     def test_what_is_there_is_held(self) -> None:
-        """Where all is there, nothing is asked to be built, and the image is the same."""
+        """A closure already in the store is rooted, not realised, and gives the same image."""
         self.nix = AskedNix(store=self.directory / "store", packages=PACKAGES, holds=True)
         self.restart()
         built = self.build("hello")
@@ -271,7 +271,7 @@ class BuilderTests(BuilderCase):
     # -- builds that take long ----------------------------------------------------
 
     def gates(self) -> list[Deferred[None]]:
-        """Hold builds back: a gate for each that has begun."""
+        """Hold builds back, with a Deferred to release each that has begun."""
         gates: list[Deferred[None]] = []
 
         def gate() -> Deferred[None]:
@@ -282,7 +282,7 @@ class BuilderTests(BuilderCase):
         return gates
 
     def limited(self, **fields: Any) -> list[Deferred[None]]:
-        """A builder with limits, and its gates."""
+        """Make a builder with limits; return the Deferreds that release its builds."""
         self.limits = BuildLimits(**fields)
         self.restart()
         return self.gates()
@@ -297,7 +297,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(len(gates), 1)
         self.assertEqual(self.states(), {"hello": "running", "git": "queued"})
         self.failureResultOf(self.ask("bash"), QueueFull)
-        # Nobody remembers that against it.
+        # The refusal is not remembered.
         gates[0].callback(None)
         self.successResultOf(first)
         self.assertEqual(self.states(), {"hello": "succeeded", "git": "running"})
@@ -309,7 +309,7 @@ class BuilderTests(BuilderCase):
         self.successResultOf(third)
 
     def test_joining_is_free(self) -> None:
-        """Whoever asks for what is being made, or waits to be, takes no place."""
+        """A request for an image that is being made, or queued, takes no place in the queue."""
         gates = self.limited(builds=1, queue=1)
         waiting = [self.ask(name) for name in ("hello", "git", "hello", "git", "git/git")]
         for gate in range(2):
@@ -336,7 +336,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(len(self.nix.realisations), 1)
 
     def test_progress(self) -> None:
-        """The book tells the phases of a build, and what became of it."""
+        """The tracker tells the phases of a build, and its outcome."""
         image = self.build("hello")
         [build] = self.book.overview()
         self.assertEqual(
@@ -352,7 +352,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(len(self.book.overview()), 1)
 
     def test_failed_progress(self) -> None:
-        """A build that failed stays in the book, and is there once."""
+        """A failed build stays in the tracker, and is there once."""
         for _ in range(3):
             self.ask("broken").addErrback(lambda _: None)
         [build] = self.book.overview()
@@ -360,7 +360,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(build.problem.derivation, FAILURE.derivation)
 
     def test_one_image_by_two_names(self) -> None:
-        """Who asks for an image that is being made under another name follows that build."""
+        """A request for an image that is being made under another name follows that build."""
         gates = self.gates()
         first = self.ask("hello")
         escaped = self.ask(escape_attribute("hello"))
@@ -410,7 +410,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stopping_does_not_wait_for_ever(self) -> None:
-        """What has not ended then is cancelled, and the book says so."""
+        """A build still running after the grace period is cancelled, and tracked as such."""
         self.limited(stop_grace=10)
         waiting = self.ask("hello")
         stopped = Deferred.fromCoroutine(self.service.stop())
@@ -421,7 +421,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(self.nix.roots, set())
 
     def test_unforeseen_failures(self) -> None:
-        """What nobody foresaw is in the log, even if nobody waits any more."""
+        """An unforeseen failure is logged, even if no client waits any more."""
         gates = self.gates()
         asked = self.ask("hello")
         asked.cancel()

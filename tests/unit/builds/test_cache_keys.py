@@ -63,7 +63,7 @@ class CanonicalJsonTests(SynchronousTestCase):
         self.assertEqual(canonical_json(one) == canonical_json(other), same)
 
     def test_refused(self) -> None:
-        """What has no spelling of its own is refused at any depth."""
+        """A value without a canonical JSON spelling is refused at any depth."""
         for value in (1.5, float("nan"), {1: "a"}, {None: 1}, {"a": [b"bytes"]}, {"a", "b"}):
             self.assertRaises(TypeError, canonical_json, value)
 
@@ -106,7 +106,7 @@ class ImageKeyTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=30)
     @given(evaluations(), st.data())
     def test_same(self, evaluation: Evaluation, data: st.DataObject) -> None:
-        """How packages were asked for, their derivations and order do not matter."""
+        """Requested names, derivations and the order of packages do not matter."""
         other = evolve(
             evaluation,
             left_out=("cacert",),
@@ -120,7 +120,7 @@ class ImageKeyTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=30)
     @given(packages())
     def test_distinct(self, package: Package) -> None:
-        """Whatever an image's bytes depend on takes part in the key."""
+        """All that an image's bytes depend on takes part in the key."""
         evaluation = Evaluation(packages=(package,), left_out=(), system="x86_64-linux")
         [only] = evaluation.packages
         others = [

@@ -74,7 +74,7 @@ class QueueTestCase(SynchronousTestCase):
 
 
 class FairQueueTests(QueueTestCase):
-    """Whose turn it is."""
+    """Tests of the order in which jobs run."""
 
     def test_room(self) -> None:
         """As many run at once as may, and the next begins when one ends."""
@@ -96,7 +96,7 @@ class FairQueueTests(QueueTestCase):
         self.assertEqual(self.order, ["x1", "a1", "b1", "c1", "a2", "c2", "a3"])
 
     def test_positions(self) -> None:
-        """Whoever waits is told its place when it comes and when the place changes."""
+        """A waiting job is told its place when it comes and when the place changes."""
         running = self.come("x1")
         first, second, other = (self.come(name) for name in ("a1", "a2", "b1"))
         self.assertEqual((first.positions, second.positions), ([1], [2, 3]))
@@ -130,7 +130,7 @@ class FairQueueTests(QueueTestCase):
         self.assertTrue(waiting.running)
 
     def test_full(self) -> None:
-        """When as many wait as may, the next is sent away and told for how long."""
+        """A job that comes to a full queue is refused and told when to come back."""
         self.make(running=1, waiting=2)
         for name in ("x1", "a1", "b1"):
             self.come(name)
@@ -157,7 +157,7 @@ class FairQueueTests(QueueTestCase):
         self.failureResultOf(self.come("a4").result, QueueFull)
 
     def test_stopping(self) -> None:
-        """Whoever waits or comes is turned away; what runs goes on."""
+        """Stopping refuses jobs that wait or come; running jobs go on."""
         running, waiting = self.come("a1"), self.come("b1")
         self.queue.stop()
         self.failureResultOf(waiting.result, ShuttingDown)
@@ -184,7 +184,7 @@ class FairQueueTests(QueueTestCase):
 
 
 class FairnessTests(QueueTestCase):
-    """What holds whatever comes, ends and gives up."""
+    """Tests of invariants that hold for any sequence of arrivals, ends and cancellations."""
 
     @given(
         st.integers(1, 3),

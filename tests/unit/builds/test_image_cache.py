@@ -50,7 +50,7 @@ class CountingStorage(MemoryStorage):
 
 
 class CacheTests(SynchronousTestCase):
-    """What the tests of both caches need."""
+    """Base class for the tests of both caches."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -103,7 +103,7 @@ class ImageCacheTests(CacheTests):
         return ImageCache(storage=self.storage, seconds=self.clock.seconds, ttl=3600, recheck=10)
 
     def test_an_image_is_found_again(self) -> None:
-        """What one instance published, all find."""
+        """An image published by one instance is found by all."""
         image = self.image(self.layer(b"one"))
         self.assertIsNone(self.now(self.cache.get("key")))
         self.now(self.cache.add("key", image))
@@ -139,7 +139,7 @@ class ImageCacheTests(CacheTests):
         self.assertIsNone(self.now(self.make_cache().get("key")))
 
     def test_distrust(self) -> None:
-        """Somebody who missed a blob makes the next answer look for all of them."""
+        """A report of a missing blob makes the next answer look for all of them."""
         layer = self.layer(b"one")
         self.now(self.cache.add("key", self.image(layer)))
         self.storage.lose(layer.digest)
@@ -181,7 +181,7 @@ class ImageCacheTests(CacheTests):
             self.assertEqual(self.storage.reads, reads)
 
     def test_garbage(self) -> None:
-        """A record that nobody can read is as good as none, and is withdrawn."""
+        """An unreadable record counts as none, and is withdrawn."""
         blob = self.now(self.storage.put(b"no manifest", "text/plain"))
         for garbage in (
             b"",

@@ -31,7 +31,7 @@ class LayerCacheTests(CacheTests):
         return self.now(cache.add(written, "application/octet-stream"))
 
     def test_a_layer_is_found_again(self) -> None:
-        """What one instance published, all find, and the record is read once."""
+        """A layer published by one instance is found by all, and its record is read once."""
         layer = self.layer(b"one")
         self.assertIsNone(self.now(self.cache.get("key")))
         self.assertEqual(self.add(self.cache, "key", layer), layer)
@@ -42,7 +42,7 @@ class LayerCacheTests(CacheTests):
         self.assertEqual(self.storage.reads, 1)
 
     def test_the_first_published_wins(self) -> None:
-        """Whoever packs the same layer to other bytes adopts those that are named already."""
+        """An instance that packs the same layer to other bytes adopts the published ones."""
         first, second = self.layer(b"one"), self.layer(b"two")
         self.add(self.cache, "key", first)
         other = LayerCache(storage=self.storage)
@@ -68,7 +68,7 @@ class LayerCacheTests(CacheTests):
         self.assertEqual(self.add(self.cache, "key", second), second)
 
     def test_garbage(self) -> None:
-        """A record that nobody can read is as good as none."""
+        """An unreadable record counts as none."""
         layer = self.layer(b"one")
         for garbage in (b"", b"{}", b"[]", b'{"digest": "sha256:1"}', b"\xff"):
             self.now(self.storage.set_record("layer", "key", garbage))

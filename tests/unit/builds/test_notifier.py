@@ -11,7 +11,7 @@ from nixery.builds.notifier import ThrottledNotifier
 
 
 class BellTests(SynchronousTestCase):
-    """How often listeners are told."""
+    """Tests of the rate at which listeners are notified."""
 
     def setUp(self) -> None:
         self.clock = Clock()

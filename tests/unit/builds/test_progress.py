@@ -51,7 +51,7 @@ class ProgressTestCase(SynchronousTestCase):
 
 
 class BuildTests(ProgressTestCase):
-    """What a build tells, and how it is kept."""
+    """Tests of a build's view: its state, phases, counts and log."""
 
     def test_interface(self) -> None:
         """mypy holds it against the protocol here."""
@@ -105,7 +105,7 @@ class BuildTests(ProgressTestCase):
         self.assertIsNone(self.build.view().derivation)
 
     def test_doing(self) -> None:
-        """What is being done is said in a few words."""
+        """The current activity is described in a few words."""
         self.assertEqual(self.build.view().doing(), "running")
         self.build.queued(2)
         self.assertEqual(self.build.view().doing(), "waiting for its turn, number 2")
@@ -124,7 +124,7 @@ class BuildTests(ProgressTestCase):
         self.assertTrue(view.state.ended)
 
     def test_failure(self) -> None:
-        """A failed build tells what its error tells clients, and no evidence."""
+        """A failed build tells what its error tells clients, and no command output."""
         self.build.phase(Phase.BUILDING)
         error = BuildFailed(derivation="/nix/store/x.drv", log=("a", "b"), evidence=EVIDENCE)
         self.build.failed(error)
@@ -137,7 +137,7 @@ class BuildTests(ProgressTestCase):
         self.assertNotIn("secret", str(view))
 
     def test_unforeseen_failure(self) -> None:
-        """What nobody has vetted is not told."""
+        """The message of an unforeseen error is not told to clients."""
         self.build.failed(RuntimeError("/home/secret"))
         view = self.build.view()
         self.assertEqual(view.state, BuildState.FAILED)

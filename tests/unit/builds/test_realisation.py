@@ -65,13 +65,13 @@ class RealiseTests(SynchronousTestCase):
         )
 
     def test_at_once(self) -> None:
-        """Where nothing is collected nothing is evaluated again."""
+        """Packages that were not garbage-collected are not evaluated again."""
         _, evaluation = self.successResultOf(self.realise())
         self.assertIs(evaluation, self.evaluation)
         self.assertEqual((self.nix.package_sets, self.sets.taken), ([], []))
 
     def test_collected(self) -> None:
-        """What was collected is built by what evaluates it, of the same package set."""
+        """Collected derivations are evaluated again, of the same package set, and built."""
         self.nix.collected = 1
         realisation, evaluation = self.successResultOf(self.realise())
         self.assertEqual(evaluation, self.evaluation)
@@ -89,6 +89,6 @@ class RealiseTests(SynchronousTestCase):
         self.assertEqual(self.nix.collected, 0)
 
     def test_not_to_be_had_any_more(self) -> None:
-        """What cannot be evaluated any more says why."""
+        """Collected packages that cannot be evaluated again fail with the reason."""
         self.nix.collected, self.sets.failing = 1, True
         self.assertEqual(self.failureResultOf(self.realise()).value, FAILURE)

@@ -21,7 +21,7 @@ TRANSIENT = (CoroutineType, Deferred, Failure, LayerStream)
 
 
 class SoakTests(BuilderCase):
-    """What lives as long as the daemon does not grow with what it has done."""
+    """Tests that objects that live as long as the daemon do not grow with use."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -36,7 +36,7 @@ class SoakTests(BuilderCase):
         self.restart()
 
     def held(self) -> Counter[str]:
-        """How many of each kind of transient thing there are."""
+        """Count the live objects of each transient type."""
         self.asked.clear()
         gc.collect()
         held: Counter[str] = Counter()

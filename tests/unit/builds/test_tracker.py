@@ -48,7 +48,7 @@ class BookTestCase(SynchronousTestCase):
 
 
 class BuildBookTests(BookTestCase):
-    """What is kept, and what is told of it."""
+    """Tests of the builds that are kept, and of the notifications about them."""
 
     def test_order(self) -> None:
         """Those that run come first, then those that ended; the youngest first."""
@@ -72,7 +72,7 @@ class BuildBookTests(BookTestCase):
         self.assertEqual(len(self.listed()), 3)
 
     def test_ids(self) -> None:
-        """By itself, the book makes ids that nobody guesses."""
+        """The tracker's default ids cannot be guessed."""
         book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         ids = {book.begin(named("a"), LATEST).id for _ in range(100)}
         self.assertEqual(len(ids), 100)
@@ -80,7 +80,7 @@ class BuildBookTests(BookTestCase):
             self.assertRegex(each, "^[0-9a-f]{16}$")
 
     def test_before_the_first_phase(self) -> None:
-        """What is answered from memory is never seen, and nobody is told of it."""
+        """A build that is answered from memory is never listed or notified."""
         told: list[None] = []
         self.book.watch(lambda: told.append(None))
         build = self.book.begin(named("a"), LATEST)
@@ -108,7 +108,7 @@ class BuildBookTests(BookTestCase):
         self.assertEqual(self.listed(), [])
 
     def test_announced(self) -> None:
-        """A build that somebody was told to watch is kept however it ends."""
+        """A build that a client was told to watch is kept however it ends."""
         build = self.begin("a", Phase.EVALUATING)
         view = self.book.announce(named("a"), LATEST)
         assert view is not None
@@ -125,7 +125,7 @@ class BuildBookTests(BookTestCase):
         self.assertIsNone(self.book.announce(named("git"), LATEST))
 
     def test_announced_follower(self) -> None:
-        """Whoever waits for another build's image is told to watch that build."""
+        """A request that follows another build is told to watch that build."""
         maker, follower = self.begin("git"), self.begin("git-minimal", Phase.EVALUATING)
         follower.follow(maker)
         view = self.book.announce(named("git-minimal"), LATEST)
@@ -158,7 +158,7 @@ class BuildBookTests(BookTestCase):
         self.assertEqual([build.log_size for build in builds], [0, 100, 100])
         self.assertEqual(self.book.log(builds[0].id, 0, 10).first, 1)
         self.assertEqual(self.book.log(builds[1].id, 0, 10).lines, ("x" * 99,))
-        # The sum follows what falls out of the book.
+        # The sum follows builds that the tracker drops.
         for name in "def":
             self.begin(name).succeeded(DIGEST)
         self.assertEqual(self.book._old_logs, 0)
@@ -171,7 +171,7 @@ class BuildBookTests(BookTestCase):
 
 
 class ChangesTests(BookTestCase):
-    """What has happened since."""
+    """Tests of the changes since a given version."""
 
     def test_everything(self) -> None:
         """From nothing, everything is new."""
@@ -191,14 +191,14 @@ class ChangesTests(BookTestCase):
         self.assertEqual(self.book.changes(changes.version).builds, ())
 
     def test_removed(self) -> None:
-        """What is gone is told by its id."""
+        """A removed build is told by its id."""
         build = self.begin("a", Phase.EVALUATING)
         version = self.book.changes(0).version
         build.succeeded(DIGEST)
         self.assertEqual(self.book.changes(version).removed, (build.id,))
 
     def test_long_ago(self) -> None:
-        """Who has been away for too long gets everything."""
+        """A reader whose version is too old gets everything."""
         self.begin("a")
         version = self.book.changes(0).version
         for _ in range(tracker.REMOVED + 1):
@@ -230,7 +230,7 @@ class ChangesTests(BookTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_watching_one(self) -> None:
-        """Whoever watches one build is told of its log and its end, and of no other."""
+        """A watcher of one build is told of its log and its end, and of no other."""
         told: list[float] = []
         build, other = self.begin("a"), self.begin("b")
         self.book.watch(lambda: told.append(self.clock.seconds()), build.id)
