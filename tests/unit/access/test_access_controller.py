@@ -1,4 +1,4 @@
-"""Who somebody is, and what is for them."""
+"""Tests of authentication and authorization by the access controller."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class PasswordTests(DoorkeeperTestCase):
         verifyObject(ICredentialsChecker, HtpasswdChecker(USERS, InlineWorkers()))
 
     def test_log_in(self) -> None:
-        """A password that is right proves who somebody is; no other does."""
+        """Only the right password logs a user in."""
         self.assertEqual(self.successResultOf(self.log_in("alice", "secret")).user, "alice")
         for user, password in (
             ("alice", "hunter2"),
@@ -105,7 +105,7 @@ class PasswordTests(DoorkeeperTestCase):
             self.failureResultOf(self.log_in(user, password), LoginFailed)
 
     def test_remembered(self) -> None:
-        """What was right is known for minutes, without a check, and then checked again."""
+        """A verified login is cached for minutes, and then checked again."""
         workers = HeldWorkers()
         self.doorkeeper = self.make(workers)
         first = self.log_in("alice", "secret", b"Basic x")
@@ -151,7 +151,7 @@ class PasswordTests(DoorkeeperTestCase):
             self.failureResultOf(each, LoginFailed)
 
     def test_throttled(self) -> None:
-        """Who has failed too often is sent away, even with the right password, for a while."""
+        """Too many failed logins are throttled for a while, even with the right password."""
         for _ in range(4):
             self.failureResultOf(self.log_in("alice", "wrong"), LoginFailed)
         error = self.failureResultOf(self.log_in("alice", "secret"), LoginThrottled).value
@@ -161,7 +161,7 @@ class PasswordTests(DoorkeeperTestCase):
         self.successResultOf(self.log_in("alice", "secret"))
 
     def test_replaced(self) -> None:
-        """When users are replaced, nobody is remembered; nor who is being checked just then."""
+        """Replacing the users drops cached identities, and those of checks in progress."""
         self.successResultOf(self.log_in("alice", "secret", b"old"))
         workers = HeldWorkers()
         self.doorkeeper.replace(passwords(alice="new"), RULES)
@@ -179,7 +179,7 @@ class PasswordTests(DoorkeeperTestCase):
 
 
 class RuleTests(DoorkeeperTestCase):
-    """What is for whom."""
+    """Tests of the rules: the packages each user may pull."""
 
     def refused(self, user: str | None, image: str) -> tuple[str, ...]:
         return self.doorkeeper.refused(user, parse_image_name(image, SYSTEM))
@@ -191,7 +191,7 @@ class RuleTests(DoorkeeperTestCase):
         self.assertEqual(self.refused("bob", "git/htop"), ())
 
     def test_strangers(self) -> None:
-        """Nothing is for whoever has not logged in, or is no user any more."""
+        """Anonymous clients and removed users are refused every package."""
         self.assertEqual(self.refused(None, "git"), ("git",))
         self.assertEqual(self.refused("mallory", "git"), ("git",))
 
@@ -216,7 +216,7 @@ class RuleTests(DoorkeeperTestCase):
         self.assertTrue(self.may_read_digest("alice", "git/shell/git", OCI.digest))
 
     def test_digests_of_other_processes(self) -> None:
-        """What others have served, or this daemon before it was started, is found."""
+        """Digests served by other processes, or before a restart, are found."""
         name = parse_image_name("git", SYSTEM)
 
         async def store() -> None:
@@ -286,7 +286,7 @@ class TokenTests(DoorkeeperTestCase):
             self.assertRaises(TokenInvalid, self.doorkeeper.verify_refresh_token, issued.refresh)
 
     def test_anonymous(self) -> None:
-        """Tokens for nobody are good as long as there is something for nobody."""
+        """Anonymous tokens are valid as long as anonymous clients may pull something."""
         issued = self.doorkeeper.issue(None, ["repository:git:pull"], refresh=True)
         self.assertIsNone(issued.refresh)
         self.assertRaises(TokenInvalid, self.doorkeeper.read_token, issued.token, b"x")
@@ -296,7 +296,7 @@ class TokenTests(DoorkeeperTestCase):
         self.assertIsNone(self.doorkeeper.read_token(empty, b"x").user)
 
     def test_none(self) -> None:
-        """Where there are no tokens, none are made or taken."""
+        """Without a token key, tokens are neither issued nor accepted."""
         token = self.doorkeeper.issue("alice", []).token
         self.doorkeeper._tokens = None
         self.assertFalse(self.doorkeeper.gives_tokens)

@@ -36,7 +36,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual({*parse_passwords(text, "f").hashes}, {"alice", "böb"})
 
     def test_other_hashes(self) -> None:
-        """What is no bcrypt is refused, with the command that writes it; and is not shown."""
+        """Other hashes than bcrypt are refused, naming the command for one, and not shown."""
         for other in (
             b"opensesame",
             b"$apr1$abcdefgh$0123456789012345678901",
@@ -80,7 +80,7 @@ class ParseTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=200)
     @given(st.binary(max_size=200))
     def test_anything(self, text: bytes) -> None:
-        """Whatever is in the file, it is users or an error of ours."""
+        """Any file either parses as users or raises PasswordFileUnusable."""
         with contextlib.suppress(PasswordFileUnusable):
             parse_passwords(text, "f")
 
@@ -110,7 +110,7 @@ class VerifyTests(SynchronousTestCase):
             self.assertFalse(passwords.verify("alice", b"Secret"))
 
     def test_unknown_user(self) -> None:
-        """Nobody's password is right, and its check is as expensive as a user's."""
+        """An unknown user is refused, and the check is as expensive as a known user's."""
         passwords = self.passwords()
         self.assertFalse(passwords.verify("mallory", b"secret"))
         self.assertFalse(passwords.verify("", b""))
@@ -127,7 +127,7 @@ class VerifyTests(SynchronousTestCase):
         self.assertNotEqual(*tried)
 
     def test_nobody_is_a_hash(self) -> None:
-        """What unknown users are compared with is a hash that bcrypt can check."""
+        """Unknown users are compared with a hash that bcrypt can check."""
         for _ in range(5):
             self.assertFalse(Passwords(hashes={"a": GOOD}).verify("mallory", b"secret"))
 

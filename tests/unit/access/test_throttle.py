@@ -1,4 +1,4 @@
-"""How often somebody may fail to log in."""
+"""Tests of the throttling of failed logins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ThrottleTests(SynchronousTestCase):
         self.assertEqual(self.failures(5000), LONGEST)
 
     def test_time_passes(self) -> None:
-        """When the time is over, one may try; a quarter of an hour later all is forgotten."""
+        """A login may be tried after the wait; all failures are forgotten 15 minutes later."""
         self.failures(FREE + 3)
         self.clock.advance(3.5)
         self.assertAlmostEqual(self.throttle.wait("192.0.2.1", "alice"), 0.5)
@@ -53,7 +53,7 @@ class ThrottleTests(SynchronousTestCase):
         self.assertEqual(self.throttle.wait("192.0.2.2", "bob"), 0)
 
     def test_network(self) -> None:
-        """Who has one address of IPv6 has its whole network."""
+        """All addresses of an IPv6 /64 network are throttled together."""
         self.failures(FREE + 1, address="2001:db8::1")
         self.assertGreater(self.throttle.wait("2001:db8::ffff:2", "alice"), 0)
         self.assertEqual(self.throttle.wait("2001:db8:0:1::1", "alice"), 0)

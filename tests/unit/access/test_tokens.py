@@ -34,7 +34,7 @@ def part(value: object) -> str:
 
 
 class TokenTests(SynchronousTestCase):
-    """What is issued and what is read."""
+    """Tests of issuing and reading tokens."""
 
     def issue(self, seconds: int = 300, use: str = ACCESS) -> str:
         return TOKENS.issue(use, "alice", "mark", ["shell/git"], seconds)
@@ -43,7 +43,7 @@ class TokenTests(SynchronousTestCase):
         self.assertRaises(TokenInvalid, TOKENS.read, token, use)
 
     def test_round_trip(self) -> None:
-        """What a token says is what it was issued with."""
+        """A token is read with the claims it was issued with."""
         for key in (KEY, ec.generate_private_key(ec.SECP256R1())):
             tokens = Tokens(key=SigningKey(private=key), wall_clock=CLOCK)
             claims = tokens.read(tokens.issue(ACCESS, "alice", "mark", ["b", "a"], 300), ACCESS)
@@ -69,13 +69,13 @@ class TokenTests(SynchronousTestCase):
             self.assertEqual("alice", TOKENS.read(token, ACCESS).user)
 
     def test_use(self) -> None:
-        """What gets tokens pulls nothing, and the other way round."""
+        """A refresh token is refused as an access token, and the other way round."""
         self.refused(self.issue(use=REFRESH))
         self.refused(self.issue(), REFRESH)
         self.assertEqual(TOKENS.read(self.issue(use=REFRESH), REFRESH).user, "alice")
 
     def test_other_key(self) -> None:
-        """What somebody else has signed is none of ours."""
+        """A token signed with another key is refused."""
         other = Tokens(
             key=SigningKey(private=ed25519.Ed25519PrivateKey.generate()), wall_clock=CLOCK
         )
@@ -114,7 +114,7 @@ class TokenTests(SynchronousTestCase):
         self.refused(f"{header}.{body}")
 
     def test_claims_are_complete(self) -> None:
-        """What is signed and says too little, or something else, is none either."""
+        """A signed token is refused if a claim is missing or has an unexpected value."""
         claims = jwt.decode(self.issue(), options={"verify_signature": False})
         for name in claims:
             if name == "jti":
@@ -127,11 +127,11 @@ class TokenTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=200)
     @given(st.one_of(st.text(max_size=60), st.text("abc.-_=", max_size=60)))
     def test_anything(self, token: str) -> None:
-        """Whatever is sent as a token, it is refused as what it is."""
+        """Any text that is no token is refused as an invalid token."""
         self.refused(token)
 
     def test_length(self) -> None:
-        """What is too long to be a token is not looked at."""
+        """A text that is too long for a token is refused unparsed."""
         self.refused("a" * 9000)
 
 
@@ -139,7 +139,7 @@ class KeyTests(SynchronousTestCase):
     """The key and its file."""
 
     def test_own(self) -> None:
-        """A key is made once, for nobody else to read."""
+        """A key is made once, and only its owner can read it."""
         path = Path(self.mktemp()) / "token-key.pem"
         first = load_or_create_key(path)
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
