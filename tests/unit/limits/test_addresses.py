@@ -1,4 +1,4 @@
-"""Whose request it is."""
+"""Tests of client addresses behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ForwardedTests(SynchronousTestCase):
         return self.proxies.client(peer, values)
 
     def test_strangers(self) -> None:
-        """What somebody else says of itself is nothing."""
+        """A header from an untrusted peer is ignored."""
         self.assertEqual("192.0.2.1", self.client("192.0.2.1", b"198.51.100.7"))
         self.assertEqual("10.0.0.1", TrustedProxies().client("10.0.0.1", [b"198.51.100.7"]))
 
@@ -43,7 +43,7 @@ class ForwardedTests(SynchronousTestCase):
         self.assertEqual("192.0.2.1", self.client("::ffff:10.0.0.1", b"192.0.2.1"))
 
     def test_nonsense(self) -> None:
-        """What is no address counts for the one who passed it on."""
+        """An invalid address counts as that of the proxy that passed it on."""
         for text in (b"", b"unknown", b"x" * 10_000, b"\xff", b"192.0.2.1, -", b",,,"):
             self.assertEqual("10.0.0.1", self.client("10.0.0.1", text), text)
 
@@ -67,7 +67,7 @@ class ForwardedTests(SynchronousTestCase):
 
 
 class OriginTests(SynchronousTestCase):
-    """What stands for a client."""
+    """Tests of the origins that stand for a client."""
 
     def test_origins(self) -> None:
         """An address of version 4, a network of version 6, and what has none."""
@@ -82,7 +82,7 @@ class OriginTests(SynchronousTestCase):
             self.assertEqual(origin, origin_of(host))
 
     def test_settings(self) -> None:
-        """What is no network is refused."""
+        """A setting that is no network is refused."""
         self.assertRaises(ValueError, parse_proxies, ["proxy.example.org"])
         self.assertFalse(parse_proxies([]))
         self.assertTrue(parse_proxies(["unix"]))

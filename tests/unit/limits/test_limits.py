@@ -1,4 +1,4 @@
-"""Which packages are served, how many builds a client may have, and who is let in."""
+"""Tests of the package rules, the build quota, and admission control."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RulesTests(SynchronousTestCase):
     """Packages that are allowed and denied."""
 
     def denied(self, rules: PackageRules, repository: str) -> tuple[str, ...]:
-        """What is not served of an image."""
+        """Return the packages of an image that are not served."""
         try:
             rules.check(parse_image_name(repository, "x86_64-linux"))
         except PackagesDenied as error:
@@ -60,7 +60,7 @@ class RulesTests(SynchronousTestCase):
             self.assertEqual((name,), self.denied(rules, f"git/{name}"), name)
 
     def test_denied(self) -> None:
-        """Whatever leads to it, however it is spelled."""
+        """A denied package is refused by every path that leads to it, in every spelling."""
         rules = PackageRules(denied=parse_patterns(["curl", "_7zz", "python3Packages.re*"]))
         escaped = "attr--" + b"Curl".hex()
         for name, shown in (
@@ -75,7 +75,7 @@ class RulesTests(SynchronousTestCase):
         self.assertEqual((), self.denied(rules, "git/curlftpfs/python3packages.numpy"))
 
     def test_found(self) -> None:
-        """What has been found is looked at again, by its path and by its own name."""
+        """A package is checked again once it is found, by its path and by its own name."""
         rules = PackageRules(denied=parse_patterns(["curl"]))
         rules.check_found(found("git"))
         for evaluation in (
@@ -87,14 +87,14 @@ class RulesTests(SynchronousTestCase):
             self.assertEqual(("x",), error.packages)
 
     def test_found_elsewhere(self) -> None:
-        """What is allowed has to be what is found; an output stands behind the path."""
+        """The package that is found has to be allowed; an output follows the path."""
         rules = PackageRules(allowed=parse_patterns(["git", "curl.*"]))
         rules.check_found(found("git"))
         rules.check_found(found("curl", "curl.dev"))
         self.assertRaises(PackagesDenied, rules.check_found, found("htop", "git"))
 
     def test_always(self) -> None:
-        """What is in every image need not be allowed."""
+        """Packages that are in every image need not be allowed."""
         rules = PackageRules(allowed=parse_patterns(["git"]), denied=parse_patterns(["cacert"]))
         self.assertEqual((), self.denied(rules, "git"))
         rules.check_found(found("cacert"))

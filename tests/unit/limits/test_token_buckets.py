@@ -25,13 +25,13 @@ class BucketTests(SynchronousTestCase):
         self.assertGreater(self.buckets.take("a"), 0)
 
     def test_others(self) -> None:
-        """What one client has taken nobody else misses."""
+        """Each client has a bucket of its own."""
         for _ in range(5):
             self.buckets.take("a")
         self.assertEqual(0, self.buckets.take("b"))
 
     def test_asking(self) -> None:
-        """Whoever asks takes nothing, and is told what taking would say."""
+        """Asking for the wait takes no token, and returns what taking would."""
         for _ in range(3):
             self.assertEqual(0, self.buckets.wait("a"))
             self.buckets.take("a")
@@ -39,7 +39,7 @@ class BucketTests(SynchronousTestCase):
         self.assertAlmostEqual(0.5, self.buckets.wait("a"))
 
     def test_giving_back(self) -> None:
-        """What is given back can be taken again."""
+        """A token that is given back can be taken again."""
         for _ in range(3):
             self.buckets.take("a")
         self.buckets.give_back("a")
@@ -58,7 +58,7 @@ class BucketTests(SynchronousTestCase):
     @given(st.lists(st.floats(0, 3), max_size=60), st.integers(1, 20), st.floats(0.1, 50))
     @settings(deadline=None, max_examples=60)
     def test_bound(self, pauses: list[float], burst: int, rate: float) -> None:
-        """However it is asked, nobody gets more than the burst and what has come back."""
+        """A client never gets more than the burst and the tokens refilled since."""
         clock = Clock()
         buckets = Buckets(rate=rate, burst=burst, seconds=clock.seconds)
         got = 0
