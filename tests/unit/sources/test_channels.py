@@ -131,7 +131,7 @@ class ChannelHostTests(SynchronousTestCase):
             self.assertIsNone(self.successResultOf(self.ask(self.host(text("gone", status)))))
 
     def test_nonsense(self) -> None:
-        """What is no commit is never taken for one, and no second attempt made."""
+        """An answer that is no commit is an error, and is not retried."""
         for body in ("", "HEAD", COMMIT[:-1], COMMIT + "0", COMMIT.upper(), f"{COMMIT} {COMMIT}"):
             self.assertIn("no commit", self.reason(text(body)))
             self.assertEqual(len(self.resource.paths), 1)
@@ -159,7 +159,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_connection(self) -> None:
-        """What keeps a request from being made is the reason, in readable words."""
+        """A failed connection is retried; the error names its cause in readable words."""
 
         def refuse() -> Deferred[IResponse]:
             failing: Deferred[IResponse] = Deferred()
@@ -183,7 +183,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_other_references(self) -> None:
-        """A commit is what it is, and nobody has to be asked; git is not our business."""
+        """A commit resolves to itself without a request; refs of git are not handled here."""
         host = self.host(silence)
         commit = NixpkgsCommit(commit=COMMIT)
         self.assertEqual(self.successResultOf(self.ask(host, commit)), ResolvedRef(commit=COMMIT))

@@ -1,4 +1,4 @@
-"""How git is called, and what it prints."""
+"""Tests of the command lines of git, and of parsing what it prints."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class EnvironmentTests(SynchronousTestCase):
     """The environment of git."""
 
     def test_nobody_is_asked(self) -> None:
-        """Git and ssh ask nobody for a password."""
+        """Git and ssh never prompt for a password."""
         environment = git_arguments.environment({"HOME": "/root", "PATH": "/bin"}, "/r")
         self.assertEqual(environment["GIT_TERMINAL_PROMPT"], "0")
         self.assertEqual(environment["SSH_ASKPASS_REQUIRE"], "never")
 
     def test_credentials_are_ours(self) -> None:
-        """What this process has for git and ssh, git gets; what a hook left, it does not."""
+        """Git inherits variables for git and ssh, but none that a hook left (GIT_DIR)."""
         inherited = {
             "HOME": "/home/x",
             "SSH_AUTH_SOCK": "/agent",
@@ -62,7 +62,7 @@ class ArgumentTests(SynchronousTestCase):
     """The commands."""
 
     def test_urls_are_no_options(self) -> None:
-        """What could be taken for an option comes after two dashes."""
+        """Arguments that could be taken for an option come after two dashes."""
         for argv in (
             git_arguments.list_refs("-u", ["refs/heads/x"]),
             git_arguments.list_tips("-u"),
@@ -74,7 +74,7 @@ class ArgumentTests(SynchronousTestCase):
             self.assertTrue(all(at > argv.index("--") for at in dangerous))
 
     def test_history_has_no_pull_requests(self) -> None:
-        """Only branches and tags are fetched: anybody can make a pull request."""
+        """Only branches and tags are fetched, no pull requests: any user can make one."""
         argv = git_arguments.fetch_history(Path("/m"), "/r")
         self.assertEqual(
             [part for part in argv if part.startswith("+")],
@@ -88,7 +88,7 @@ class ArgumentTests(SynchronousTestCase):
 
 
 class RefListTests(SynchronousTestCase):
-    """What git ls-remote prints."""
+    """Tests of parsing the output of git ls-remote."""
 
     LISTED = git_arguments.parse_refs(
         f"ref: refs/heads/main\tHEAD\n{A}\tHEAD\n{A}\trefs/heads/main\n{B}\trefs/heads/v1\n"

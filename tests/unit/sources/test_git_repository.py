@@ -118,7 +118,7 @@ class GitRepositoryTests(SynchronousTestCase):
         self.assertEqual(len(self.git.commands), 3)
 
     def test_strange_answers(self) -> None:
-        """What is not understood is a failure of the upstream."""
+        """An answer that cannot be parsed is a failure of the upstream."""
         self.git.answers["ls-remote"] = lambda: "<html>"
         self.failureResultOf(self.find(MAIN), SourceUnavailable)
 
@@ -129,7 +129,7 @@ class GitRepositoryTests(SynchronousTestCase):
         self.failureResultOf(checked, CommandMissing)
 
     def test_a_commit_at_a_tip(self) -> None:
-        """What has just been pushed is found without any history."""
+        """A commit at the tip of a branch is found without fetching history."""
         found = self.successResultOf(self.find(GitCommit(commit=A)))
         self.assertEqual(found, ResolvedRef(commit=A, ref="refs/heads/main"))
         self.assertEqual(self.git.verbs(), ["ls-remote"])
@@ -163,7 +163,7 @@ class GitRepositoryTests(SynchronousTestCase):
         self.failureResultOf(self.find(GitCommit(commit=B)), SourceUnavailable)
 
     def test_a_damaged_mirror(self) -> None:
-        """What a kill left behind is thrown away, once."""
+        """A mirror damaged by a kill is removed and fetched anew, once."""
         lock = failed("error: Unable to create '/m/packed-refs.lock': File exists.")
         self.git.answers["fetch"] = self.raising(lock)
         self.successResultOf(self.find(GitCommit(commit=B)))
@@ -178,7 +178,7 @@ class GitRepositoryTests(SynchronousTestCase):
         self.failureResultOf(self.find(GitCommit(commit="c" * 40)), SourceUnavailable)
 
     def test_one_history_for_all(self) -> None:
-        """Who asks while the history is fetched waits for the next fetch, all together."""
+        """All requests made during a fetch of the history share the next fetch."""
         gates: list[Deferred[str]] = []
 
         def fetch() -> Deferred[str]:
@@ -198,13 +198,13 @@ class GitRepositoryTests(SynchronousTestCase):
         self.assertEqual(len(gates), 2)
 
     def test_a_fetch_that_fails_is_not_counted(self) -> None:
-        """Nobody else's question is answered by a history that did not come."""
+        """A fetch of the history that failed answers no later request."""
         self.git.answers["fetch"] = self.raising(failed(DOWN))
         self.failureResultOf(self.find(GitCommit(commit=B)), SourceUnavailable)
         self.assertIsNotNone(self.successResultOf(self.find(GitCommit(commit=B))))
 
     def test_few_at_a_time(self) -> None:
-        """However many made-up tags are asked for, few commands run."""
+        """Any number of requests for made-up tags runs only a few commands at a time."""
         gates: list[Deferred[str]] = []
 
         def listing() -> Deferred[str]:

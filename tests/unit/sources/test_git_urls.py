@@ -56,7 +56,7 @@ class UrlTests(SynchronousTestCase):
             self.assertEqual(has_secret(url), "secret" in url, url)
 
     def test_unsupported(self) -> None:
-        """What would run programs, or be taken for options, is no URL."""
+        """URLs that would run programs, or be taken for options, are unsupported."""
         for url in (
             "",
             "-x",
@@ -82,7 +82,7 @@ class UrlTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=200)
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
     def test_anything(self, text: str) -> None:
-        """Whatever is supported has a public form that is supported, and ends there."""
+        """The public form of a supported URL is stable: its own public form is the same."""
         for url in (text, f"/{text}", f"https://{text}", f"u@h:{text}", f"ssh://{text}"):
             if is_supported(url):
                 public = public_url(url)

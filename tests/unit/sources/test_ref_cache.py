@@ -1,4 +1,4 @@
-"""What is remembered of an upstream, and for how long."""
+"""Tests of the cache of upstream refs, and of how long its entries last."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual(len(self.upstream.asked), 3)
 
     def test_shared(self) -> None:
-        """Questions at the same time are one, and whoever leaves takes nothing along."""
+        """Concurrent lookups of a ref share one request, and cancelling one leaves the others."""
         self.lookups = self.make(ttl=0)
         gate: Deferred[None] = Deferred()
         self.upstream.gate = gate
@@ -124,7 +124,7 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual(len(self.upstream.asked), 2)
 
     def test_unknown(self) -> None:
-        """What does not exist is asked about again soon, and not at once."""
+        """A missing ref is asked about again soon, but not at once."""
         other = ChannelName(name="nixos-99.99")
         for _ in range(5):
             self.assertIsNone(self.found(other))
@@ -144,7 +144,7 @@ class LookupTests(SynchronousTestCase):
         self.failureResultOf(self.find(), SourceUnavailable)
 
     def test_doubt(self) -> None:
-        """What cannot be fetched is looked up again before its time."""
+        """A commit that cannot be fetched is looked up again before its time."""
         self.found()
         self.upstream.refs[MAIN] = B
         self.lookups.doubt(B.commit)
@@ -176,7 +176,7 @@ class LookupTests(SynchronousTestCase):
     # -- failures -------------------------------------------------------------------
 
     def test_last_known(self) -> None:
-        """When the upstream is away, what it said last counts, and the log says so once."""
+        """The last known commit is served while the upstream is down, and the log says so once."""
         self.found()
         self.upstream.down = True
         for _ in range(3):
@@ -199,7 +199,7 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual(len(self.logged), 3)
 
     def test_an_upstream_that_is_away_is_left_alone(self) -> None:
-        """Nobody waits again and again for what has just failed."""
+        """An upstream that has just failed is not asked again until the pause is over."""
         self.lookups = self.make(ttl=0)
         self.found()
         self.upstream.down = True
@@ -211,7 +211,7 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual(len(self.upstream.asked), 3)
 
     def test_nothing_known(self) -> None:
-        """Where nothing is known there is nothing to serve, and the next one tries again."""
+        """Without a last known commit the lookup fails, and the next one tries again."""
         self.upstream.down = True
         self.assertEqual(self.failureResultOf(self.find(), SourceUnavailable).value, DOWN)
         self.upstream.down = False
@@ -243,7 +243,7 @@ class LookupTests(SynchronousTestCase):
             self.assertEqual(self.found(), A)
 
     def test_file_that_cannot_be_written(self) -> None:
-        """A full disk does not keep anybody from what was found."""
+        """A ref that was found is served even if the file cannot be written (full disk)."""
         self.path.parent.write_text("no directory")
         self.assertEqual(self.found(), A)
 

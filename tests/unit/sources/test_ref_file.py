@@ -32,12 +32,12 @@ class LastKnownTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=30)
     @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), founds, max_size=4))
     def test_round_trip(self, references: dict[str, ResolvedRef]) -> None:
-        """What is saved is loaded, in the same order."""
+        """Saved refs are loaded in the same order."""
         self.file.save(references)
         self.assertEqual(list(RefFile(self.path).load().items()), list(references.items()))
 
     def test_foreign_files(self) -> None:
-        """What something else wrote is an error, and never a commit."""
+        """A file in another format is an error, and never yields a commit."""
         self.file.save({})
         commit = '{"commit": "HEAD", "ref": null}'
         for text in (

@@ -129,13 +129,13 @@ class ResolveTests(ResolverCase):
         self.assertEqual(self.revision(resolver, "nixos-25.05").identity["commit"], B)
 
     def test_commit(self) -> None:
-        """A configured commit is what it is: nobody is asked."""
+        """A configured commit resolves to itself without a lookup."""
         revision = self.revision(self.make(ChannelSource(channel=A)))
         self.assertEqual(revision.identity["commit"], A)
         self.assertEqual(self.channels.asked, [])
 
     def test_any_commit(self) -> None:
-        """A commit of anybody's is served only where that is allowed."""
+        """Any commit may be asked for only if the tag policy allows it."""
         self.failureResultOf(self.resolve(self.make(CHANNEL), A), UnknownRevision)
         allowed = self.make(CHANNEL, rules=TagPolicy(any_commit=True))
         self.assertEqual(self.revision(allowed, A).identity["commit"], A)
@@ -150,7 +150,7 @@ class ResolveTests(ResolverCase):
         self.assertNotEqual(self.revision(resolver), revision)
 
     def test_unknown(self) -> None:
-        """What is not there is told with what is, and nothing is fetched."""
+        """The error for an unknown tag names what is allowed, and nothing is fetched."""
         error = self.failureResultOf(self.resolve(self.make(GIT), "nope"), UnknownRevision).value
         self.assertEqual(error.tag, "nope")
         self.assertIn("branches", error.allowed)
@@ -158,7 +158,7 @@ class ResolveTests(ResolverCase):
         self.assertEqual(self.fetcher.fetched, [])
 
     def test_refused_without_a_question(self) -> None:
-        """What may not be served is not asked about, either."""
+        """The upstream is not asked about tags that may not be served."""
         rules = TagPolicy(patterns=("latest",))
         for source in (GIT, CHANNEL):
             for tag in ("v1", "nixos-25.05", A, "sha256-" + "0" * 64, f"sha256-{'0' * 64}.sig"):
@@ -168,7 +168,7 @@ class ResolveTests(ResolverCase):
         self.assertEqual(self.git.asked + self.channels.asked, [])
 
     def test_configured_and_missing(self) -> None:
-        """If what the operator named is not there, whoever pulls is not to blame."""
+        """A missing configured ref is reported as the operator's error, not the client's."""
         self.git.refs.clear()
         error = self.failureResultOf(self.resolve(self.make(GIT)), SourceUnavailable).value
         self.assertIn("operator", error.message)

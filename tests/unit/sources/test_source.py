@@ -57,7 +57,7 @@ class PathTests(SynchronousTestCase):
 
 
 class RevisionTests(SynchronousTestCase):
-    """What tells revisions apart."""
+    """Tests of the identity of revisions."""
 
     def test_distinct(self) -> None:
         """Another commit, another origin, another kind, another overlay: another revision."""
@@ -110,7 +110,7 @@ class RevisionTests(SynchronousTestCase):
 
 
 class TreeTests(SynchronousTestCase):
-    """What has to be fetched."""
+    """Tests of the source trees that have to be fetched."""
 
     def trees(self, revision: Revision) -> list[tuple[str, str, str | None]]:
         return [(tree.kind, tree.url, tree.ref) for tree in source_trees(revision)]

@@ -1,4 +1,4 @@
-"""What tags mean, and which are served."""
+"""Tests of the refs that tags stand for, and of the tags that are served."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class GitTests(ReferenceCase):
             self.assertIsInstance(reference, GitRefs)
 
     def test_impossible_names(self) -> None:
-        """What no branch can be called is refused without asking anybody."""
+        """A tag that no branch can be named is refused without a lookup."""
         for tag in ("a..b", "a.lock", "a."):
             self.assertIn("branches", self.refused(GIT, tag).allowed)
 
@@ -143,7 +143,7 @@ class GitTests(ReferenceCase):
     @settings(deadline=None, max_examples=200)
     @given(tags)
     def test_anything(self, tag: str) -> None:
-        """Whatever git is asked for is the full name of a ref, or a full commit."""
+        """Git is asked only for full names of refs, or for full commits."""
         try:
             [reference] = references(GIT, DEFAULT, Tag(tag))
         except UnknownRevision:
@@ -160,7 +160,7 @@ class GitTests(ReferenceCase):
 
 
 class RulesTests(ReferenceCase):
-    """What the configuration allows."""
+    """Tests of the tags that the configuration allows."""
 
     @settings(deadline=None, max_examples=50)
     @given(tags.filter(lambda tag: tag != "latest"))
