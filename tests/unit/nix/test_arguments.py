@@ -1,4 +1,4 @@
-"""How Nix is called."""
+"""Tests of the command lines of Nix."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class BuildTests(SynchronousTestCase):
         )
 
     def test_substitute_only(self) -> None:
-        """Where nothing may be built, there are no jobs."""
+        """Substitute-only builds run with ``--max-jobs 0``."""
         argv = arguments.build(
             evolve(SETTINGS, substitute_only=True),
             packages=[self.package("/a.drv", "out")],

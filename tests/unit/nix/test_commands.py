@@ -159,7 +159,7 @@ class NixTests(SynchronousTestCase):
         self.assertEqual(2, len(set(looked)))
 
     def test_check_ignored_settings(self) -> None:
-        """What Nix's daemon ignores is named, each once, whatever version says it."""
+        """Settings that Nix's daemon ignores are named, each once, for any version of Nix."""
         self.script.stderr = (
             "acquiring a lock\n"
             "ignoring the client-specified setting 'builders', because it is a restricted setting"
@@ -179,7 +179,7 @@ class NixTests(SynchronousTestCase):
         self.assertEqual(other, "Nix says: warning: unknown setting 'colour'")
 
     def test_check_fails(self) -> None:
-        """What is no usable Nix is told."""
+        """An unusable Nix is reported."""
         self.failureResultOf(self.checked("nix-store (Nix) 2.2.2"), NixUnusable)
         self.failureResultOf(self.checked("hello"), NixUnusable)
         self.failureResultOf(self.checked("nix-store (Nix) 2.8.0", probe=""), NixUnusable)
@@ -219,7 +219,7 @@ class NixTests(SynchronousTestCase):
         self.assertEqual(self.script.commands, [])
 
     def test_realise_fails(self) -> None:
-        """Whatever happens, no root is left, and progress was told until then."""
+        """However a build fails, no root is left, and progress was told until then."""
         build_failed = CommandOutput(argv=("nix-build",), status=100, stderr="")
         for error, expected in (
             (ProcessFailed(evidence=build_failed), BuildFailed),
@@ -250,7 +250,7 @@ class NixTests(SynchronousTestCase):
         )
 
     def test_realise_anew(self) -> None:
-        """What evaluates is what builds, and roots; nothing is done before."""
+        """One command evaluates, builds and roots; none runs before it."""
         self.script.play = lambda _: f"{PATHS[1]}\n{PATHS[0]}\n{PATHS[1]}\n"
         realisation = self.successResultOf(self.anew())
         self.assertEqual(realisation.outputs, tuple(sorted(PATHS[:2])))
@@ -261,7 +261,7 @@ class NixTests(SynchronousTestCase):
         self.assertEqual(command.timeout, self.settings.build_deadline)
 
     def test_realise_others_anew(self) -> None:
-        """Where the package set was changed meanwhile the evaluation is of no use any more."""
+        """An evaluation of a package set that was changed meanwhile is refused."""
         self.script.play = lambda _: f"{PATHS[0]}\n{PATHS[2]}\n"
         self.failureResultOf(self.anew(), MissingDerivations)
         self.assertEqual(self.roots(), [])
@@ -289,7 +289,7 @@ class NixTests(SynchronousTestCase):
         self.assertEqual(self.roots(), [])
 
     def test_progress(self) -> None:
-        """What Nix tells meanwhile is passed on."""
+        """Progress that Nix reports during a build is passed on."""
         recorder = Recorder()
 
         def play(command: Command) -> str:
@@ -320,7 +320,7 @@ class NixTests(SynchronousTestCase):
             self.assertLess(sum(len(part) + 1 for part in command.argv), 128 * 1024)
 
     def test_empty_closure(self) -> None:
-        """The closure of nothing is asked of nobody."""
+        """The closure of no paths is empty, and runs no command."""
         graph = self.successResultOf(self.run_nix("closure", ()))
         self.assertEqual((len(graph.paths), self.script.commands), (0, []))
 
@@ -352,7 +352,7 @@ class NixTests(SynchronousTestCase):
     # -- roots ------------------------------------------------------------------
 
     def test_sweep(self) -> None:
-        """What an earlier run left is removed, links and all; their targets stay."""
+        """Roots that an earlier run left are removed with their links; the targets stay."""
         target = self.directory / "target"
         target.mkdir(parents=True)
         for name in ("one", "two"):
@@ -364,7 +364,7 @@ class NixTests(SynchronousTestCase):
         self.successResultOf(self.run_nix("sweep"))
 
     def test_cleaning_never_fails(self) -> None:
-        """What cannot be removed is logged, and hurts nobody."""
+        """A root that cannot be removed is logged, and raises nothing."""
         self.settings.roots.mkdir(parents=True)
         (self.settings.roots / "file").write_text("")
         self.successResultOf(self.run_nix("sweep"))

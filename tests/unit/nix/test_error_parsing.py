@@ -1,4 +1,4 @@
-"""Which failure it is, by the texts of several versions of Nix."""
+"""Tests of the classification of failures by the texts of several versions of Nix."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def failed(stderr: str = "", status: int | None = 1) -> ProcessFailed:
 
 
 class ErrorTextTests(SynchronousTestCase):
-    """What an evaluation failed of."""
+    """Tests of the extraction of the error from an evaluation's output."""
 
     def test_old(self) -> None:
         """Older versions print the place behind the error."""
@@ -93,7 +93,7 @@ class ErrorTextTests(SynchronousTestCase):
 
 
 class FaultTests(SynchronousTestCase):
-    """Whether Nix is to blame."""
+    """Tests of the distinction between faults of Nix and other failures."""
 
     def test_nix(self) -> None:
         """Daemons, databases and disks are Nix's own, and told in its words."""
@@ -139,7 +139,7 @@ class FaultTests(SynchronousTestCase):
             self.assertIn("install Nix 2.18", fault.reason)
 
     def test_not_nix(self) -> None:
-        """Whatever else fails is not."""
+        """Any other failure is not a fault of Nix."""
         self.assertIsNone(nix_at_fault(failed("error: attribute 'foo' missing")))
         self.assertEqual(unusable(failed("error: surprise")).reason, "surprise")
         self.assertIn("status 1", unusable(failed()).reason)
@@ -203,7 +203,7 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertEqual(error.derivation, B)
 
     def test_quoted_log(self) -> None:
-        """Where the log did not come as events, Nix's quotation of it is used."""
+        """Nix's quotation of the log is used where the log did not come as events."""
         error = self.judge(
             f"error: builder for '{A}' failed with exit code 1;\n"
             "       last 2 log lines:\n       > one\n       > two\n       For full logs, run:",
@@ -279,7 +279,7 @@ class BuildFailureTests(SynchronousTestCase):
             self.assertIsInstance(self.judge(text), MissingDerivations, text)
 
     def test_not_substitutable(self) -> None:
-        """Where nothing may be built, what is missing is named, and what was asked for first."""
+        """A substitute-only failure names the missing packages, those asked for first."""
         text = "error: unable to start any build; either increase '--max-jobs' or ..."
         self.assertIsInstance(self.judge(text), BuildFailed)
         for name in ("libc-2", "libz-1", "libx-1", "curl-8.1"):
@@ -290,7 +290,7 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertIn("no binary cache has curl-8.1, libx-1, libz-1 and 1 more", error.message)
 
     def test_wrong_system(self) -> None:
-        """What has no builder here, old and new."""
+        """A derivation for another system is recognised, in old and new versions of Nix."""
         old = (
             f"error: a 'aarch64-linux' with features {{}} is required to build '{A}', but I am"
             " a 'x86_64-linux' with features {benchmark, kvm}"
@@ -309,7 +309,7 @@ class BuildFailureTests(SynchronousTestCase):
             )
 
     def test_nix_itself(self) -> None:
-        """What is nobody's package is a fault of Nix."""
+        """A failure that names no derivation is a fault of Nix."""
         error = self.judge("error: No space left on device", status=100)
         assert isinstance(error, NixUnusable)
         self.assertIn("No space left", error.reason)

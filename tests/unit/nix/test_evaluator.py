@@ -1,4 +1,4 @@
-"""What is evaluated again, and how often."""
+"""Tests of evaluations, and of those that are repeated."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class EvaluatorCase(SynchronousTestCase):
 
 
 class EvaluatorTests(EvaluatorCase):
-    """What is asked, and what is asked again."""
+    """Tests of the queries to Nix, and of those that are repeated."""
 
     def test_once(self) -> None:
         """Packages that evaluate are evaluated once, all together."""
@@ -232,7 +232,7 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual(len(evaluation.packages), 5)
 
     def test_thrown(self) -> None:
-        """What was thrown is found out by evaluating those names alone, some of them."""
+        """Thrown messages are found by evaluating the names alone, a bounded number of them."""
         names = [f"n{number}" for number in range(EXPLAINED + 2)]
         self.spawner.throwing = {name: f"because of {name}" for name in names}
         refused = self.failureResultOf(self.evaluate([*names, "fine"]), PackagesRefused).value
@@ -301,13 +301,13 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual(self.successResultOf(results[3]).packages[0].attribute, "d")
 
     def test_refused(self) -> None:
-        """What is refused never reaches Nix."""
+        """A refused name never reaches Nix."""
         self.failureResultOf(self.evaluate(["a", "pkgscross.x"]), PackagesRefused)
         self.assertEqual(self.spawner.asked, [])
 
 
 class StandbyTests(EvaluatorCase):
-    """Evaluations by a process that was started before anybody asked."""
+    """Tests of evaluations by a process that was started before any request."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -344,7 +344,7 @@ class StandbyTests(EvaluatorCase):
                 {"exact": False, "name": "b.c", "path": ["b", "c"]},
             ],
         )
-        # By nobody else.
+        # By no other process.
         self.assertEqual(self.spawner.asked, [(("a", "b.c"), True)])
 
     def test_again(self) -> None:
@@ -395,7 +395,7 @@ class StandbyTests(EvaluatorCase):
         self.assertEqual(len(self.spawner.asked), 1)
 
     def test_fails(self) -> None:
-        """What the process does not answer is asked again, and what is told then counts."""
+        """A query that the process fails to answer is repeated; the repeated one's error counts."""
         self.spawner.fatal = {"b": self.failing("error: why")}
         self.waiting()
         self.spawner.ahead_failure = self.failing("error: who knows")
@@ -407,7 +407,7 @@ class StandbyTests(EvaluatorCase):
         self.assertEqual(asked, ["ab", "ab", "", "a", "b"])
 
     def test_fails_alone(self) -> None:
-        """Where only the process failed nobody hears of it."""
+        """A failure of the process alone is not reported."""
         self.waiting()
         self.spawner.ahead_failure = self.failing(signal=9)
         self.assertEqual(self.evaluated("ab"), ["a", "b"])
@@ -423,7 +423,7 @@ class StandbyTests(EvaluatorCase):
         self.assertEqual(process.heard, b"")
 
     def test_explained(self) -> None:
-        """What was thrown is found out as ever."""
+        """A thrown message is found as without a process that waits."""
         self.spawner.throwing = {"a": "because"}
         process = self.waiting()
         refused = self.failureResultOf(self.evaluate("ab"), PackagesRefused).value
@@ -432,7 +432,7 @@ class StandbyTests(EvaluatorCase):
         self.assertEqual(self.spawner.asked, [(("a", "b"), True), (("a",), False)])
 
     def test_timeout(self) -> None:
-        """A process that takes too long is stopped, and nobody else is asked."""
+        """A process that takes too long is stopped, and no other is asked."""
         process = self.waiting()
         self.spawner.seconds = 101.0
         evaluation = self.evaluate("ab")
@@ -479,7 +479,7 @@ class StandbyTests(EvaluatorCase):
         self.successResultOf(self.stop())
 
     def test_not_wanted(self) -> None:
-        """Nothing stands by where nobody has asked for that."""
+        """No process waits unless prewarming was enabled."""
         self.evaluator = self.make()
         self.evaluator.expect(PACKAGE_SET, "x86_64-linux")
         self.assertEqual(self.evaluated("a"), ["a"])

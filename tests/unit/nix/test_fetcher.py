@@ -71,7 +71,7 @@ class NixFetcherTests(SynchronousTestCase):
         return fetcher
 
     def nix(self, command: Command) -> str:
-        """What Nix does: fetching makes the path, rooting makes a link if it is there."""
+        """Simulate Nix: fetching makes the path, rooting makes a link if it is there."""
         path = self.store / NAME
         if "holder" in command.argv:
             path.mkdir(exist_ok=True)
@@ -142,7 +142,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertEqual(self.programs().count("nix-instantiate"), 4)
 
     def test_collected_before_it_was_rooted(self) -> None:
-        """What a collection takes between fetch and root is held by the next fetch."""
+        """A source collected between fetch and root is held by the next fetch."""
         self.collections = 1
         self.fetched()
         self.assertEqual(
@@ -171,7 +171,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertIn("secret", command.environment["GIT_CONFIG_KEY_0"])
 
     def test_attempts(self) -> None:
-        """What may pass is tried again."""
+        """A fetch that failed for a passing reason is tried again."""
         self.fetches = [self.raising(failed("error: unable to download 'u': timeout"))] * 2
         asked = self.fetch()
         self.clock.pump([0.5, 2])
@@ -231,7 +231,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertEqual(self.programs().count("nix-store"), 0)
 
     def test_old_sources(self) -> None:
-        """What nobody has used for long is dropped when something else is fetched."""
+        """A source that was unused for long is dropped when another is fetched."""
         self.settings = evolve(self.settings, source_keep=100.0)
         self.fetcher = self.make()
         used, unused, fresh = (evolve(TREE, commit=letter * 40) for letter in "abc")

@@ -34,7 +34,7 @@ class Recorder:
 
 
 class BuildLogTests(SynchronousTestCase):
-    """What becomes of lines."""
+    """Tests of the interpretation of log lines."""
 
     def setUp(self) -> None:
         self.recorder = Recorder()
@@ -53,7 +53,7 @@ class BuildLogTests(SynchronousTestCase):
         self.tell(action="stop", id=activity)
 
     def test_plan(self) -> None:
-        """What Nix is about to build is counted, and the last of it kept."""
+        """Planned derivations are counted, and the last of them kept."""
         self.tell(action="msg", level=3, msg="these 30 derivations will be built:")
         for number in range(30):
             self.tell(action="msg", level=3, msg=f"  /nix/store/{number}.drv")

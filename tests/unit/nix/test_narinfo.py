@@ -38,7 +38,7 @@ class ReferencesTests(SynchronousTestCase):
         self.assertEqual((), parse_references(CURL, text.encode()))
 
     def test_refused(self) -> None:
-        """What is of another path, incomplete or no narinfo is not believed."""
+        """A narinfo of another path, an incomplete one and any other text are refused."""
         for text in (
             "",
             "<html>",
@@ -55,7 +55,7 @@ class ReferencesTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=200)
     @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
     def test_anything(self, text: bytes) -> None:
-        """Whatever is answered is read, or refused."""
+        """Any answer is read or refused."""
         for whole in (text, NARINFO.encode() + text):
             try:
                 references = parse_references(CURL, whole)

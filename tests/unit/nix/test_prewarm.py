@@ -24,7 +24,7 @@ def failed() -> ProcessFailed:
 
 
 class StandbyTests(SynchronousTestCase):
-    """Which process is there, and when."""
+    """Tests of the prewarmed process: its start, use, replacement and end."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -79,7 +79,7 @@ class StandbyTests(SynchronousTestCase):
         self.assert_waits(child)
 
     def test_postponed(self) -> None:
-        """The delay is one since what was expected last: somebody is busy still."""
+        """The delay starts anew with each expected command, as clients are still active."""
         for name in ("one", "one", "two"):
             self.standby.expect(command(name))
             self.clock.advance(IDLE * 0.75)
@@ -89,7 +89,7 @@ class StandbyTests(SynchronousTestCase):
         self.assertEqual(command("two").argv, child.command.argv)
 
     def test_same(self) -> None:
-        """What is expected already leaves the process that waits alone, and its age."""
+        """Expecting the same command leaves the waiting process and its age alone."""
         child = self.ready()
         self.clock.advance(AGE - IDLE)
         self.standby.expect(command())
@@ -100,7 +100,7 @@ class StandbyTests(SynchronousTestCase):
         self.assert_dismissed(child)
 
     def test_other(self) -> None:
-        """Where something else is expected the process that waits is let go, at once."""
+        """Expecting another command ends the waiting process at once."""
         old = self.ready()
         self.standby.expect(command("two"))
         self.assert_dismissed(old)
@@ -111,7 +111,7 @@ class StandbyTests(SynchronousTestCase):
         self.taken("two")
 
     def test_age(self) -> None:
-        """A process that nobody used is replaced, again and again."""
+        """An unused process is replaced, again and again."""
         self.ready()
         for count in (1, 2, 3):
             self.assertEqual(count, len(self.children.all))
@@ -122,7 +122,7 @@ class StandbyTests(SynchronousTestCase):
         self.assert_waits(self.children.all[-1])
 
     def test_one(self) -> None:
-        """Whatever is expected, there is one process at a time that waits."""
+        """One process waits at a time, for any sequence of expected commands."""
         for name in ("one", "two", "two", "one", "three"):
             self.standby.expect(command(name))
             for _ in range(3):
@@ -171,7 +171,7 @@ class StandbyTests(SynchronousTestCase):
         self.taken()
 
     def test_missing(self) -> None:
-        """Where there is no Nix nothing waits, and nobody is hurt."""
+        """Without Nix no process waits, and nothing fails."""
         self.children.missing = True
         self.standby.expect(command(), 0)
         self.clock.advance(0)
@@ -200,7 +200,7 @@ class StandbyTests(SynchronousTestCase):
         self.assertIsNone(self.take("three"))
 
     def test_stopped_before(self) -> None:
-        """What was to be started is not; what has ended is not waited for."""
+        """Stopping cancels a start that is due, and does not wait for an ended process."""
         self.ready().exits()
         self.standby.expect(command("two"))
         self.successResultOf(self.stop())
@@ -240,7 +240,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(1, self.ends)
 
     def test_failed(self) -> None:
-        """What it did not end well of is told, whatever it has printed."""
+        """A process that fails reports its error, whatever it has printed."""
         child = self.start()
         asking = self.ask()
         child.says(b"{}")
@@ -264,7 +264,7 @@ class WaitingTests(SynchronousTestCase):
         self.failureResultOf(self.ask(), CommandMissing)
 
     def test_cancelled(self) -> None:
-        """Who stops waiting is told when the process has ended, and not before."""
+        """A cancelled question ends when the process has ended, and not before."""
         child = self.start()
         child.lingers = Deferred()
         asking = self.ask()
@@ -277,7 +277,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(1, self.ends)
 
     def test_stopped(self) -> None:
-        """Who asks one that is stopped by somebody else has no answer, and goes on."""
+        """A question to a process that is stopped from elsewhere fails with UnexpectedOutput."""
         child = self.start()
         asking = self.ask()
         child.says(b"{}")
@@ -286,7 +286,7 @@ class WaitingTests(SynchronousTestCase):
         self.failureResultOf(asking, UnexpectedOutput)
 
     def test_broken(self) -> None:
-        """Nor has who asks one that ended in a way that nobody has foreseen."""
+        """So does a question to a process that ended with an unforeseen error."""
         child = self.start()
         asking = self.ask()
         child.end.errback(ZeroDivisionError())

@@ -1,4 +1,4 @@
-"""How Nix is asked for packages."""
+"""Tests of the arguments and questions that ask Nix for packages."""
 
 from __future__ import annotations
 
@@ -156,10 +156,10 @@ class StandByTests(SynchronousTestCase):
 
 
 class QuestionTests(SynchronousTestCase):
-    """What is put to the command that waits."""
+    """Tests of the question that is sent to the waiting command."""
 
     def parsed(self, asked: Lookup, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-        """What is imported, and what it is given, as Nix reads it."""
+        """Return the imported path and the arguments it is given, as Nix reads them."""
         question = resolve_arguments.question(asked, requirements(*names))
         around, (resolve, *values) = literals(question.decode(errors="surrogateescape"))
         given = ("src", "system", "names", "config", "overlays", "guard")
@@ -197,7 +197,7 @@ class QuestionTests(SynchronousTestCase):
         self.assertEqual(self.parsed(asked, names), (argv[-1], arguments(argv)))
 
     def test_awkward(self) -> None:
-        """What would end a string, or be evaluated in one, is itself in it."""
+        """Text that would end a string, or be evaluated in one, stands for itself in it."""
         names = ['"; x = "', "${abort}", "$${x}", "\\", '\\"', "\\${x}", "a\r\nb\rc", "''${x}"]
         for name in names:
             source = Path("/") / name

@@ -1,4 +1,4 @@
-"""What the expression prints, put into sentences."""
+"""Tests of the parsing of the expression's output, and of its error messages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class AnswerTests(SynchronousTestCase):
         return result
 
     def test_budget(self) -> None:
-        """When the budget is spent, names that are missing get no more suggestions."""
+        """Missing names get no more suggestions once the time budget is spent."""
         record = {"error": "not-found", "path": []}
         printed = json.dumps({"answers": [record] * 3, "levels": {"[]": ["git"]}}).encode()
         clock = iter([0.0, 0.0, SUGGESTIONS_BUDGET / 2, SUGGESTIONS_BUDGET])
@@ -111,7 +111,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertRegex(found.message, r"Twin \(write .*\) or tWin \(write ")
 
     def test_not_a_package(self) -> None:
-        """What it is instead is told."""
+        """The message tells the kind of a value that is not a package."""
         for kind, what in (("lambda", "a function"), ("list", "a list"), ("set", "as in x.name")):
             found = self.problem("x", {"error": "not-a-package", "path": ["x"], "type": kind})
             self.assertIn(what, found.message)
@@ -170,7 +170,7 @@ class AnswerTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=100)
     @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))
     def test_any_names(self, names: list[str]) -> None:
-        """Whatever a package set calls its attributes, a missing name is told."""
+        """A missing name gets suggestions from a package set with any attribute names."""
         record = {"error": "not-found", "path": []}
         answer = parse("somename", record, {"[]": [*names, "someName+"]})
         assert isinstance(answer.result, PackageProblem)

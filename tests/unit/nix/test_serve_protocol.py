@@ -38,7 +38,7 @@ def strings(texts: Sequence[str]) -> bytes:
 
 
 def info(path: str, references: Sequence[str] = (), *, nar_hash: str = f"sha256:{NIX_32}") -> bytes:
-    """What a server says of a path."""
+    """Encode a server's information about a path."""
     return (
         string(path)
         + string(f"{path}.drv")
@@ -52,7 +52,7 @@ def info(path: str, references: Sequence[str] = (), *, nar_hash: str = f"sha256:
 
 
 def read(parse: Parse[T], data: bytes) -> tuple[T, bytes]:
-    """What a parser makes of ``data``, and what is left of it."""
+    """Return the result of a parser for ``data``, and the rest of the data."""
     wanted, position = next(parse), 0
     while True:
         piece = data[position : position + wanted]
@@ -65,7 +65,7 @@ def read(parse: Parse[T], data: bytes) -> tuple[T, bytes]:
 
 
 class RequestTests(SynchronousTestCase):
-    """What is sent, byte for byte."""
+    """Tests of the requests, byte for byte."""
 
     def test_greeting(self) -> None:
         """Two numbers: what it is, and the version."""
@@ -84,7 +84,7 @@ class RequestTests(SynchronousTestCase):
 
 
 class AnswerTests(SynchronousTestCase):
-    """What comes back."""
+    """Tests of the parsing of answers."""
 
     def refused(self, parse: Parse[object], data: bytes) -> str:
         with self.assertRaises(UnexpectedOutput) as caught:
@@ -128,7 +128,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(b"", rest)
 
     def test_nonsense(self) -> None:
-        """What is no answer is refused before memory is filled with it."""
+        """A malformed answer is refused before memory is filled with it."""
         self.assertIn("a string", self.refused(serve_protocol.path_infos(), number(1 << 40)))
         self.assertIn("a list", self.refused(serve_protocol.paths(), number(1 << 63)))
         for nar_hash in ("e" * 52, "z" * 52):
@@ -142,7 +142,7 @@ class AnswerTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     @given(st.lists(st.text(alphabet=st.characters(codec="ascii"), max_size=40), max_size=6))
     def test_round_trip(self, texts: list[str]) -> None:
-        """Whatever is sent as a list is read as one."""
+        """Any list that is sent is read as the same list."""
         self.assertEqual(
             (texts, b""), read(serve_protocol.paths(), serve_protocol.infos(texts)[8:])
         )

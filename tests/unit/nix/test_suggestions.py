@@ -29,7 +29,7 @@ def nearest(wanted: str, names: Collection[str], limit: int = 5) -> tuple[str, .
 
 
 class NearestTests(SynchronousTestCase):
-    """What somebody may have meant."""
+    """Tests of the nearest names to a misspelt one."""
 
     def test_slips(self) -> None:
         """One slip of the finger is found: swapped, missing, too much, wrong."""

@@ -90,14 +90,14 @@ class HolderTests(SynchronousTestCase):
         self.successResultOf(self.stop())
 
     def test_vanished(self) -> None:
-        """What is left out of the answer is no closure."""
+        """An answer that leaves out a path of the closure yields no closure."""
         holding = self.hold(HELLO)
         [child] = self.children.all
         child.says(*self.answers()[:3], info(HELLO, [GLIBC]) + string(""))
         self.assertIsNone(self.successResultOf(holding))
 
     def test_nonsense(self) -> None:
-        """What does not speak the protocol is stopped, and other commands are used."""
+        """A process that does not speak the protocol is stopped, and other commands are used."""
         for said in (b"usage: nix-store ...\n" * 4, WELCOME + number(1 << 50)):
             holding = self.hold(HELLO)
             child = self.children.all[-1]
@@ -118,12 +118,12 @@ class HolderTests(SynchronousTestCase):
         self.successResultOf(self.stop())
 
     def test_missing(self) -> None:
-        """Where there is no Nix, the other commands say so."""
+        """A missing Nix raises nothing here; the other commands report it."""
         self.children.missing = True
         self.assertIsNone(self.successResultOf(self.hold(HELLO)))
 
     def test_silence(self) -> None:
-        """Patience ends; what comes later changes nothing."""
+        """A silent server is stopped after a timeout; a later answer changes nothing."""
         holding = self.hold(HELLO)
         [child] = self.children.all
         child.says(WELCOME)
@@ -133,7 +133,7 @@ class HolderTests(SynchronousTestCase):
         child.says(*self.answers()[1:])
 
     def test_cancelled(self) -> None:
-        """Who stops waiting is told when the server has ended, and not before."""
+        """A cancelled request ends when the server has ended, and not before."""
         holding = self.hold(HELLO)
         [child] = self.children.all
         child.says(WELCOME)
@@ -146,7 +146,7 @@ class HolderTests(SynchronousTestCase):
     # -- the end ----------------------------------------------------------------------
 
     def test_released(self) -> None:
-        """What is released is so once, by the end of its server's input."""
+        """A closure is released once, by the end of its server's input."""
         held = self.held()
         self.assertTrue(self.holder.release(held.realisation))
         self.assertTrue(self.children.all[0].closed)
