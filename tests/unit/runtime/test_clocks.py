@@ -138,7 +138,7 @@ class StepTests(SynchronousTestCase):
             self.assertEqual(0, buckets.take("a"))
 
     def test_failed_logins(self) -> None:
-        """So does somebody who has failed to log in."""
+        """So does a client that has failed to log in."""
         for step in STEPS:
             throttle = Throttle(self.reactor.seconds)
             for _ in range(FREE + 1):
@@ -149,7 +149,7 @@ class StepTests(SynchronousTestCase):
             self.assertEqual(0, throttle.wait("192.0.2.1", "ann"))
 
     def test_timeouts(self) -> None:
-        """What is given ten seconds has ten seconds."""
+        """A timeout of ten seconds lasts ten seconds."""
         for step in STEPS:
 
             async def wait() -> None:
@@ -164,7 +164,7 @@ class StepTests(SynchronousTestCase):
             self.failureResultOf(waiting, TimedOut)
 
     def test_loops(self) -> None:
-        """What is done once a minute is done once a minute."""
+        """A loop with an interval of a minute runs once a minute."""
         for step in STEPS:
             done: list[int] = []
             loop = LoopingCall(done.append, 1)
@@ -225,7 +225,7 @@ class StepTests(SynchronousTestCase):
             cache.check("key")
 
     def test_ages(self) -> None:
-        """What was used lately is not old because of a step, until its grace has passed."""
+        """A recent use does not become old by a step of the clock until the grace has passed."""
         for step, at_once, later in ((MONTH, 60, MONTH + 3660), (-MONTH, 60 - MONTH, None)):
             wall_clock = self.reactor.wall_clock
             ages = Ages(wall_clock, self.reactor.seconds, grace=3600)

@@ -11,7 +11,7 @@ from nixery.runtime.errors import ResourceMissing
 
 
 class ResourceTests(SynchronousTestCase):
-    """Where the files are that are no Python."""
+    """Tests of the location of data files."""
 
     def setUp(self) -> None:
         self.top = Path(self.mktemp())
@@ -38,7 +38,7 @@ class ResourceTests(SynchronousTestCase):
         self.assertEqual(self.package / "_nix", _find("nix", self.package))
 
     def test_folder_of_another_package(self) -> None:
-        """A folder of the right name beside an installation is somebody else's."""
+        """A folder of the right name beside an installation belongs to another package."""
         (self.top / "web").mkdir()
         error = self.assertRaises(ResourceMissing, _find, "web", self.package)
         self.assertIn("web", str(error))

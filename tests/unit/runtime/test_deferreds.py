@@ -78,7 +78,7 @@ class WithinTests(SynchronousTestCase):
         self.waiting = Deferred.fromCoroutine(with_timeout(5, self.clock, outcome(self.task)))
 
     def test_in_time(self) -> None:
-        """What ends in time ends as it would without a limit, and no timer is left."""
+        """Work that ends in time ends as it would without a limit, and no timer is left."""
         self.clock.advance(4)
         self.task.callback("done")
         self.assertEqual(self.successResultOf(self.waiting), "done")
@@ -91,7 +91,7 @@ class WithinTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_too_late(self) -> None:
-        """When the time is over, the work is cancelled."""
+        """Work that exceeds its time is cancelled."""
         self.clock.advance(5)
         self.assertEqual(self.cancelled, [self.task])
         self.failureResultOf(self.waiting, TimedOut)

@@ -113,10 +113,10 @@ class PassedTests(SynchronousTestCase):
 
 
 class HostTests(SynchronousTestCase):
-    """What clients write before an image's name."""
+    """Tests of the registry host that clients write before an image's name."""
 
     def test_public_url(self) -> None:
-        """Where somebody said how the registry is reached, that is believed."""
+        """A configured public URL decides the registry host."""
         self.assertEqual(
             "r.example:5000", registry_host("https://r.example:5000", [tcp("127.0.0.1", 1)])
         )

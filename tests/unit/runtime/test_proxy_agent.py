@@ -29,13 +29,13 @@ from twisted.web.server import Request, Site
 from nixery.runtime.proxy_agent import Agent, Proxies, Proxy, ProxyRefused, read_proxies
 
 NAME = "server.example"
-"""A name that nobody but the proxy can make anything of."""
+"""A host name that only the proxy can resolve."""
 
 PROXY = Proxy(secure=False, host="proxy", port=3128)
 
 
 class EnvironmentTests(SynchronousTestCase):
-    """What the environment says."""
+    """Tests of the proxy settings in the environment."""
 
     def test_urls(self) -> None:
         """A proxy is a URL, or a host and a port; with a password, it is told of that."""
@@ -161,7 +161,7 @@ class Server(Resource):
 
 
 class AgentTests(TestCase):
-    """What goes through a proxy, and how."""
+    """Tests of requests that go through a proxy, and of those that do not."""
 
     timeout = 10
 
@@ -242,14 +242,14 @@ class AgentTests(TestCase):
         self.assertTrue(head.startswith(f"CONNECT {NAME}:8443 "))
 
     async def test_http(self) -> None:
-        """What is not secret anyway is asked of the proxy."""
+        """A plain HTTP request is sent to the proxy itself."""
         self.assertEqual(await self.get("http://server.example/x?y"), b"proxy")
         [head] = self.heads
         self.assertTrue(head.startswith("GET http://server.example/x?y HTTP/1.1\r\n"), head)
         self.assertIn("Basic bWU6c2VjcmV0", head)
 
     async def test_direct(self) -> None:
-        """What is not to go through the proxy does not."""
+        """A host in NO_PROXY is reached directly."""
         client = self.client(NO_PROXY="127.0.0.1")
         with self.assertRaises(Exception) as caught:
             await self.get(f"https://127.0.0.1:{self.server}/", client)
@@ -283,7 +283,7 @@ class AgentTests(TestCase):
             await self.get(f"https://{NAME}/", self.client(HTTPS_PROXY="http://127.0.0.1:1"))
 
     async def test_cancelled(self) -> None:
-        """Who gives up leaves no connection to a proxy that does not answer."""
+        """A cancelled request leaves no connection to a proxy that does not answer."""
         self.answer = b""
         asked = Deferred.fromCoroutine(self.get(f"https://{NAME}/"))
         asked.addErrback(lambda failure: failure.trap(CancelledError))

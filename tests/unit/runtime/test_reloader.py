@@ -100,7 +100,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(self.said, ["SIGHUP reloads: users."])
 
     def test_failures(self) -> None:
-        """What cannot be used is told, and the others are looked at all the same."""
+        """A file that cannot be used is reported, and the others are reloaded all the same."""
 
         async def broken() -> None:
             raise PasswordFileUnusable(path="/f", line=2, reason="it is broken")
@@ -136,7 +136,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(len(waiting), 2)
 
     def test_stop(self) -> None:
-        """Who stops does not wait for what hangs."""
+        """Stopping does not wait for a reload that hangs."""
         self.reloader.register("users", Deferred)
         self.reloader.startService()
         self.reloader.reload()
@@ -166,7 +166,7 @@ class HangupTests(SynchronousTestCase):
         self.addCleanup(os.close, self.terminal)
 
     def answer(self, before: str, *, prefix: tuple[str, ...] = ()) -> str:
-        """What a process finds whose standard input is a terminal, after some statements."""
+        """Run statements in a process whose standard input is a terminal; return its findings."""
         checkout = str(Path(reloader.__file__).parents[2])
         program = _IN_TERMINAL.format(checkout=checkout, before=before)
         done = subprocess.run(

@@ -40,7 +40,7 @@ class PersistTests(SynchronousTestCase):
         )
 
     def test_success(self) -> None:
-        """What succeeds at once is asked once, with half of the time."""
+        """An attempt that succeeds at once is the only one, and is given half of the time."""
         self.assertEqual(self.successResultOf(self.persist("yes")), "yes")
         self.assertEqual(self.given, [10])
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -63,7 +63,7 @@ class PersistTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result), "yes")
 
     def test_hopeless(self) -> None:
-        """What will not pass is not tried again."""
+        """A permanent failure is not tried again."""
         self.failureResultOf(self.persist(ValueError()), ValueError)
         self.assertEqual(len(self.given), 1)
 

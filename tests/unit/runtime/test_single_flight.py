@@ -28,7 +28,7 @@ class SingleFlightTests(SynchronousTestCase):
         self.work = Work()
 
     def test_one_job_for_all_who_ask(self) -> None:
-        """Whoever asks while the job runs shares its result."""
+        """Callers that ask while the job runs share its result."""
         waiters = [self.flight.run("a", self.work) for _ in range(3)]
         self.assertEqual(len(self.work.started), 1)
         self.assertEqual(len(self.flight), 1)
@@ -94,7 +94,7 @@ class SingleFlightTests(SynchronousTestCase):
         self.assertNoResult(again[0])
 
     def test_a_closed_job_is_not_joined(self) -> None:
-        """Whoever asks after a job was closed starts another; both end on their own."""
+        """A caller that asks after a job was closed starts another; both end on their own."""
         first = self.flight.run("a", self.work)
         self.flight.close("a")
         self.assertNotIn("a", self.flight)
@@ -108,7 +108,7 @@ class SingleFlightTests(SynchronousTestCase):
         self.assertEqual(len(self.flight), 0)
 
     def test_a_closed_job_is_stopped_too(self) -> None:
-        """Stopping reaches the jobs that nobody can join any more."""
+        """Stopping reaches the jobs that cannot be joined any more."""
         waiter = self.flight.run("a", self.work)
         self.flight.close("a")
         self.successResultOf(self.flight.stop())

@@ -131,7 +131,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual([], recorder.given_up)
 
     def test_fault_because_of_stopping(self) -> None:
-        """What a part says when it is interrupted is no fault."""
+        """An error of a component that is interrupted by stopping is no fault."""
 
         async def start() -> None:
             try:

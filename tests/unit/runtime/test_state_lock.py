@@ -27,7 +27,7 @@ class StateLockTests(SynchronousTestCase):
         two.release()
 
     def test_release_without_acquire(self) -> None:
-        """What was not taken is not given back to anybody's harm."""
+        """Releasing a lock that was not acquired leaves its holder's lock in place."""
         one, two = StateLock(self.directory), StateLock(self.directory)
         one.acquire()
         self.assertRaises(StateDirectoryLocked, two.acquire)

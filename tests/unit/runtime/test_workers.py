@@ -72,7 +72,7 @@ class WorkerPoolTests(TestCase):
         self.assertIn("test", name)
 
     async def test_errors_keep_their_type(self) -> None:
-        """What a function raises reaches the waiter as the same object."""
+        """An exception of a function reaches the waiter as the same object."""
         error = BlobUnknown(digest="sha256:0")
 
         def fail() -> None:
@@ -137,7 +137,7 @@ class WorkerPoolTests(TestCase):
         running.cancel()
         self.failureResultOf(running, CancelledError)
         gate.open()
-        # On the only thread, so behind the function that nobody waits for.
+        # On the only thread, so behind the function that has no waiter.
         self.assertEqual(1, await pool.run(int, "1"))
 
     async def test_cancelled_while_running(self) -> None:
@@ -203,7 +203,7 @@ class WorkerPoolTests(TestCase):
         self.assertEqual(1, len(ended))
 
     async def test_stop_fails_what_is_queued(self) -> None:
-        """What has not begun when the pool stops fails at once and is never called."""
+        """A function that has not begun when the pool stops fails at once and is never called."""
         pool = self.pool()
         gate, calls = Gate(), list[str]()
         running = begin(pool.run(gate))
@@ -231,7 +231,7 @@ class WorkerPoolTests(TestCase):
         await gatherResults(stops)
 
     async def test_load(self) -> None:
-        """What waits or runs counts as load, whether or not somebody waits for it."""
+        """Queued and running functions count as load; a cancelled one only while it runs."""
         pool = self.pool(start=False)
         gate = Gate()
         running, early = begin(pool.run(gate)), begin(pool.run(int))

@@ -61,7 +61,7 @@ class ManagedCase(SynchronousTestCase):
 
 
 class NoticeTests(ManagedCase):
-    """What the service manager is told."""
+    """Tests of the notifications to the service manager."""
 
     def test_told(self) -> None:
         """Assignments come in one datagram, and none of them can begin another."""
@@ -77,7 +77,7 @@ class NoticeTests(ManagedCase):
         self.assertEqual([{"READY": "1"}], manager.heard())
 
     def test_nobody(self) -> None:
-        """Without a service manager, nobody is told, and nothing fails."""
+        """Without a service manager nothing is sent, and nothing fails."""
         for address in ("", "vsock:1:2"):
             notices = NotifySocket({"NOTIFY_SOCKET": address})
             self.assertFalse(notices.heard)
@@ -92,7 +92,7 @@ class NoticeTests(ManagedCase):
         self.assertEqual(1, len(logs))
 
     def test_never_waits(self) -> None:
-        """A service manager that reads nothing holds nobody up."""
+        """A service manager that reads nothing does not block the daemon."""
         with capturedLogs() as logs:
             for _ in range(2000):
                 self.notices.tell(STATUS="x")
@@ -100,7 +100,7 @@ class NoticeTests(ManagedCase):
 
 
 class HeartTests(ManagedCase):
-    """Signs of life."""
+    """Tests of the watchdog pings."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -120,18 +120,18 @@ class HeartTests(ManagedCase):
         return heart
 
     def pings(self, seconds: int) -> int:
-        """How many signs of life come in so many seconds."""
+        """Count the watchdog pings of that many seconds."""
         self.manager.heard()
         self.clock.pump([BEAT] * seconds)
         return sum("WATCHDOG" in notice for notice in self.manager.heard())
 
     def test_lives(self) -> None:
-        """There are three signs in the time after which the lack of them is death."""
+        """Three watchdog pings are sent per watchdog interval."""
         self.start(InlineWorkers())
         self.assertEqual(3, self.pings(6))
 
     def test_stuck_threads(self) -> None:
-        """When no thread answers there is none, the log says so, and they come back."""
+        """Stuck threads stop the pings and are logged once; the pings resume afterwards."""
         workers = HeldWorkers()
         self.start(workers)
         with capturedLogs() as logs:
@@ -186,7 +186,7 @@ class HeartTests(ManagedCase):
 
 
 class PassingTests(SynchronousTestCase):
-    """Sockets that were opened by somebody else."""
+    """Tests of sockets that were opened by the service manager."""
 
     def test_families(self) -> None:
         """Each is told by its place and its kind."""

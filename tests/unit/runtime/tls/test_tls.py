@@ -151,7 +151,7 @@ class IdentityTests(CertificateCase):
         self.assertIn("it holds a certificate", self.refused().message)
 
     def test_rubbish(self) -> None:
-        """What is neither is refused, whatever it is."""
+        """A file that is neither a key nor a certificate is refused, with any content."""
         self.key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
         self.assertIn("no private key", self.refused().message)
         self.certificate.write_bytes(b"\xff\x00")
@@ -191,10 +191,10 @@ class IdentityTests(CertificateCase):
 
 
 class DoorTests(SynchronousTestCase):
-    """Which ports speak TLS, and how."""
+    """Tests of the endpoints that speak TLS, and of their set-up."""
 
     def test_texts(self) -> None:
-        """What can be reached from elsewhere speaks TLS, unless it is told not to."""
+        """An endpoint that can be reached from elsewhere speaks TLS, unless it is told not to."""
         for text in ("tcp:443", "tcp6:443", "systemd:domain=INET6:index=0", "haproxy:tcp:443"):
             self.assertTrue(speaks_tls(text), text)
         for text in ("ssl:443", "unix:/run/x", "plain:tcp:80", "systemd:domain=UNIX:index=0"):
