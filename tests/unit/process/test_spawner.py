@@ -69,7 +69,7 @@ class FakeReactor:
 
 
 class SpawnerTests(SynchronousTestCase):
-    """What becomes of the events of a child."""
+    """Tests of the handling of a child's events."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -98,12 +98,12 @@ class SpawnerTests(SynchronousTestCase):
         self.assertEqual(self.reactor.transport.closed, ["stdin"])
 
     def test_abandoned(self) -> None:
-        """What might not heed SIGTERM may be killed when we die."""
+        """A child that might ignore SIGTERM can be sent SIGKILL when the daemon dies."""
         self.run_command(abandoned=signal.SIGKILL)
         self.assertEqual(self.reactor.args[2:4], ["--pdeathsig", "KILL"])
 
     def test_without_setpriv(self) -> None:
-        """Where there is no setpriv, a child runs without it."""
+        """A child runs without setpriv where there is none."""
         programs = Path(self.mktemp()).absolute()
         programs.mkdir()
         for name in ("setsid", "sh"):
@@ -126,7 +126,7 @@ class SpawnerTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_dialogue(self) -> None:
-        """Whoever speaks with a child has its standard input and output, and a bound."""
+        """A dialogue with a child has its standard input and output, within the output limit."""
         told: list[object] = []
 
         class Dialogue:
@@ -189,7 +189,7 @@ class SpawnerTests(SynchronousTestCase):
         self.failureResultOf(result, ProcessFailed)
 
     def test_success_at_deadline(self) -> None:
-        """Whoever succeeds in the face of the signal has succeeded."""
+        """A child that exits successfully after the timeout's signal has succeeded."""
         result = self.run_command(timeout=10.0)
         self.clock.advance(10)
         self.reactor.end()
