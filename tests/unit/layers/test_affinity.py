@@ -82,7 +82,7 @@ def layers_of(
 
 
 class UnitsTests(SynchronousTestCase):
-    """Which paths lie together."""
+    """Tests of the units: the paths that share a layer."""
 
     def test_documented_example(self) -> None:
         """The example of the documentation is true."""
@@ -174,7 +174,7 @@ class UnitsTests(SynchronousTestCase):
         self.assertEqual(layers, [["a", "b"], ["c", "d"]])
 
     def test_repair(self) -> None:
-        """Whatever a popular path needs is as popular, if the data do not know it."""
+        """A dependency of a popular path counts as being as popular, if the data lack it."""
         layers = layers_of(
             {"new": MB, "old": MB, "other": MB},
             {"old": ["new"], "other": ["new"]},
@@ -183,7 +183,7 @@ class UnitsTests(SynchronousTestCase):
         self.assertEqual(layers, [["new", "old"], ["other"]])
 
     def test_image_independent(self) -> None:
-        """What else is in an image does not change a unit."""
+        """Other contents of an image do not change a unit."""
         graph = RuntimeGraph(
             paths={
                 **GIT_AND_HTOP.paths,
@@ -215,10 +215,10 @@ class UnitsTests(SynchronousTestCase):
 
 
 class SlotsTests(SynchronousTestCase):
-    """Which units get layers of their own."""
+    """Tests of the choice of the units that get layers of their own."""
 
     def test_small(self) -> None:
-        """What is too small for a layer of its own lies with what is as popular."""
+        """Units too small for a layer of their own share one with units as popular."""
         sizes = {f"{kind}{number}": KB for kind in ("a", "b") for number in range(3)} | {"big": MB}
         counts = {f"a{number}": 40_000 + number for number in range(3)} | {"b0": 2}
         self.assertEqual(
@@ -233,7 +233,7 @@ class SlotsTests(SynchronousTestCase):
             self.assertEqual(["p"] in layers, alone)
 
     def test_budget(self) -> None:
-        """When layers are scarce the largest units get them."""
+        """The largest units get the layers if these are scarce."""
         sizes = {f"p{number:02}": (100 - number) * MB for number in range(30)}
         layers = layers_of(sizes, {}, {}, LayerSettings(budget=20))
         alone = [layer for layer in layers if len(layer) == 1]
@@ -247,14 +247,14 @@ class SlotsTests(SynchronousTestCase):
         self.assertEqual(layers, [["p10", "p99"], ["p100", "p999"], ["p100000"], ["p9"]])
 
     def test_common(self) -> None:
-        """What every image contains never shares a layer with anything else."""
+        """Paths that every image contains never share a layer with anything else."""
         chosen = LayerSettings(always=frozenset({"base"}))
         sizes = {"base": MB, "needed": KB, "small": KB, "large": 50 * MB}
         layers = layers_of(sizes, {"base": ["needed"]}, {"large": 2}, chosen)
         self.assertEqual(layers, [["base", "needed"], ["large"], ["small"]])
 
     def test_common_share(self) -> None:
-        """What every image contains gets its share of the budget, the rest one layer."""
+        """Paths that every image contains get their share of the budget, the rest one layer."""
         names = [f"base{letter}" for letter in "abcdef"]
         sizes = {name: (10 - index) * MB for index, name in enumerate(names)}
         for share, count in ((10, 2), (15, 3), (30, 6), (100, 6)):
@@ -274,7 +274,7 @@ class SlotsTests(SynchronousTestCase):
 
 
 class OrderTests(SynchronousTestCase):
-    """Which layer lies on which."""
+    """Tests of the order of the layers."""
 
     def order(
         self,
@@ -287,15 +287,15 @@ class OrderTests(SynchronousTestCase):
         return names_of(plan_layers(graph_of(sizes, references), popularity, chosen))
 
     def test_popular(self) -> None:
-        """What more images share lies lower."""
+        """A layer that more images share lies lower."""
         self.assertEqual(self.order({"a": MB, "b": MB}, {}, {"b": 10}), [["b"], ["a"]])
 
     def test_size(self) -> None:
-        """What is dearer to pull again lies lower."""
+        """A layer that costs more to pull again lies lower."""
         self.assertEqual(self.order({"a": MB, "b": 5 * MB}, {}, {}), [["b"], ["a"]])
 
     def test_closure(self) -> None:
-        """What needs little, and is rebuilt rarely, lies lower."""
+        """A layer that needs little, and is rebuilt rarely, lies lower."""
         sizes = {"a": 5 * MB, "b": 5 * MB} | {f"n{number}": MB for number in range(8)}
         references = {"a": [f"n{number}" for number in range(8)]}
         self.assertLess(
@@ -303,7 +303,7 @@ class OrderTests(SynchronousTestCase):
         )
 
     def test_common(self) -> None:
-        """What every image contains counts four octaves more."""
+        """A layer that every image contains counts four octaves more."""
         for count, order in ((8, [["base"], ["other"]]), (64, [["other"], ["base"]])):
             self.assertEqual(
                 self.order({"base": MB, "other": MB}, {}, {"base": 1, "other": count}), order
@@ -323,7 +323,7 @@ class OrderTests(SynchronousTestCase):
 
 
 class ReasonsTests(SynchronousTestCase):
-    """What people are told."""
+    """Tests of the reasons that are given to users."""
 
     def test_reasons(self) -> None:
         """Each layer says why it is one."""

@@ -37,7 +37,7 @@ def stream(chunks: list[bytes], compression: Compression = GZIP) -> tuple[bytes,
 
 
 def unzstd(data: bytes) -> bytes:
-    """What a decoder makes of it: zstd's own program, where it is installed."""
+    """Decompress data with zstd's own program, where it is installed."""
     if shutil.which("zstd") is None:
         return expanded(data)
     return subprocess.run(
@@ -49,7 +49,7 @@ class LayerStreamTests(SynchronousTestCase):
     """Bytes become a compressed stream and two digests."""
 
     def test_readable(self) -> None:
-        """What is written is gzip to the standard library; digests and sizes are right."""
+        """The standard library reads the output as gzip; digests and sizes are right."""
         for length in (0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE):
             for level in (0, 1, 2, 3):
                 data = NOISE[: length // 2] + bytes(length - length // 2)
@@ -59,7 +59,7 @@ class LayerStreamTests(SynchronousTestCase):
                 self.assert_true(packed, written, data)
 
     def test_zstd(self) -> None:
-        """What is written is zstd to its own program, at every level; digests are right."""
+        """The program ``zstd`` reads the output at every level; digests are right."""
         data = NOISE[:PIECE] + bytes(PIECE) + b"the same again\n" * 9000
         for level in LEVELS["zstd"]:
             written, packed = stream([data], Compression(kind="zstd", level=level))
@@ -72,7 +72,7 @@ class LayerStreamTests(SynchronousTestCase):
             self.assert_true(packed, written, NOISE[:length])
 
     def test_none(self) -> None:
-        """What is not compressed is written as it is, and has one digest."""
+        """An uncompressed layer is written as it is, and has one digest."""
         for length in (0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE):
             written, packed = stream([NOISE[:length]], NONE)
             self.assertEqual(written, NOISE[:length])
@@ -111,7 +111,7 @@ class LayerStreamTests(SynchronousTestCase):
             self.assertEqual(stream(chunks, compression), stream([NOISE], compression))
 
     def test_read_in_place(self) -> None:
-        """What is read into the stream's own room is the same as what is appended."""
+        """Data read into the stream's own buffer give the same result as appended data."""
         for compression in KINDS:
             written: list[bytes] = []
             layer = LayerStream(written.append, compression)
@@ -128,7 +128,7 @@ class LayerStreamTests(SynchronousTestCase):
             )
 
     def test_bounded_writes(self) -> None:
-        """What is handed on at once is bounded, even for what does not compress."""
+        """The size of a single write is bounded, even for data that do not compress."""
         for compression in KINDS:
             pieces: list[bytes] = []
             layer = LayerStream(pieces.append, compression)
@@ -137,14 +137,14 @@ class LayerStreamTests(SynchronousTestCase):
             self.assertLess(max(map(len, pieces)), 2 * PIECE)
 
     def test_stop(self) -> None:
-        """When told to stop, it raises at the next piece and writes nothing more."""
+        """A stream that is told to stop raises at the next piece and writes nothing more."""
         written: list[bytes] = []
         layer = LayerStream(written.append, Compression(), lambda: True)
         self.assertRaises(ShuttingDown, layer.append, NOISE)
         self.assertEqual(written, [])
 
     def test_write_fails(self) -> None:
-        """What the sink raises passes through as it is."""
+        """An exception of the sink passes through as it is."""
 
         def fail(data: bytes) -> None:
             raise OSError("disk on fire")

@@ -92,7 +92,7 @@ GLIBC_IS_POPULAR = Popularity(direct={"glibc": 50_000})
 
 
 class AnyStrategyTests(SynchronousTestCase):
-    """What holds for every strategy, every graph and all settings."""
+    """Tests that hold for every strategy, every graph and all settings."""
 
     @settings(deadline=None, max_examples=150)
     @given(graphs(), popularities, layer_settings)
@@ -237,7 +237,7 @@ class DominatorsTests(SynchronousTestCase):
             self.assertEqual(["perl"] in layers, apart)
 
     def test_everywhere(self) -> None:
-        """What every image contains is at the bottom, with data or without."""
+        """Paths that every image contains are at the bottom, with data or without."""
         graph = graph_of(
             {"git": 1, "glibc": 1, "nss-cacert-3.101": 1, "iana-etc-20240318": 1},
             {"git": ["nss-cacert-3.101", "glibc"]},
@@ -369,7 +369,7 @@ class LayerSettingsTests(SynchronousTestCase):
                 LayerSettings(**wrong)
 
     def test_identity(self) -> None:
-        """Whatever changes the layers changes the identity, and nothing else does."""
+        """Every setting that changes the layers changes the identity, and nothing else does."""
         dominators = LayerSettings(strategy=Strategy.DOMINATORS)
         identities = [
             LayerSettings().identity(),
@@ -395,7 +395,7 @@ class PopularityTests(SynchronousTestCase):
     """Tests for :class:`Popularity`."""
 
     def test_unknown(self) -> None:
-        """What is unknown counts as 1."""
+        """An unknown popularity counts as 1."""
         git = store_path("git-2.47")
         for popularity in (Popularity(), Popularity(transitive={"git": 0}, direct={"git": 0})):
             self.assertEqual(popularity.of(git), 1)

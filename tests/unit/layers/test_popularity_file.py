@@ -77,7 +77,7 @@ class ParseTests(SynchronousTestCase):
         self.refused(json.dumps(DOCUMENT | {"format": "other"}).encode())
 
     def test_malformed(self) -> None:
-        """What is not the format is refused."""
+        """Data in another format are refused."""
         for data in (
             b"",
             b"null",
@@ -123,7 +123,7 @@ class EncodeTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=60)
     @given(popularities, st.text(st.characters(codec="utf-8")))
     def test_round_trip(self, popularity: Popularity, source: str) -> None:
-        """What was written is read as it was."""
+        """Data that were written are read as they were."""
         given_data = Popularity(
             transitive=popularity.transitive,
             direct=popularity.direct,

@@ -53,7 +53,7 @@ class RootTestCase(SynchronousTestCase):
         return plan_root(packages or [package(name) for name in paths], store=store)
 
     def added(self, root: RootTree) -> dict[bytes, bytes | None]:
-        """What the packages have brought: targets of symlinks, ``None`` for directories."""
+        """Return the packages' entries: targets of symlinks, ``None`` for directories."""
         return {
             entry.path: entry.target if entry.kind == "symlink" else None
             for entry in root.entries
@@ -178,7 +178,7 @@ class SymlinkTests(RootTestCase):
     """Symlinks to directories are followed where, and only where, it is needed."""
 
     def test_alone(self) -> None:
-        """A symlink to a directory that nobody else has stays a link."""
+        """A symlink to a directory that no other package has stays a link."""
         root = self.plan(a={b"lib": {b"x": File()}, b"lib64": Link(b"lib")})
         self.assertEqual(self.added(root)[b"lib64"], b"/nix/store/a/lib64")
 
@@ -298,7 +298,7 @@ class SymlinkTests(RootTestCase):
 
 
 class BasicsTests(RootTestCase):
-    """What every image has, and what some have."""
+    """Tests of the files that every image has, and of those that some have."""
 
     def test_without_packages(self) -> None:
         """An image of nothing has users, a place for files, and neither shell nor CAs."""
@@ -370,7 +370,7 @@ class BasicsTests(RootTestCase):
         self.assertEqual(added[b"etc/ssl/certs/more"], b"/nix/store/data/certs/more")
 
     def test_own_passwd(self) -> None:
-        """What a package brings in their place is kept."""
+        """A file or directory that a package has in place of a basic one is kept."""
         root = self.plan(a={b"etc": {b"passwd": File(b"mine")}, b"tmp": {b"x": File()}})
         self.assertEqual(self.entry(root, b"etc/passwd").target, b"/nix/store/a/etc/passwd")
         self.assertEqual(self.entry(root, b"tmp").mode, 0o1777)

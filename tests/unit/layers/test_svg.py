@@ -59,7 +59,7 @@ class SvgTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=60)
     @given(any_text, drawn_layers)
     def test_well_formed(self, image: str, layers: list[DrawnLayer]) -> None:
-        """Whatever things are called, the picture is XML with a rectangle for each layer."""
+        """With any names, the picture is XML with a rectangle for each layer."""
         root = ET.fromstring(draw_svg(image, layers))
         self.assertEqual(root.tag, f"{SVG}svg")
         groups = [group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}title") is not None]
@@ -156,7 +156,7 @@ git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also 
     @settings(deadline=None, max_examples=60)
     @given(any_text, drawn_layers)
     def test_plain(self, image: str, layers: list[DrawnLayer]) -> None:
-        """Whatever things are called, a terminal gets lines of plain text."""
+        """With any names, a terminal gets lines of plain text."""
         for line in draw_text(image, layers).split("\n"):
             self.assertTrue(line.isprintable() or not line.isascii(), repr(line))
             self.assertNotIn("\x1b", line)

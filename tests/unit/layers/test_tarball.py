@@ -109,7 +109,7 @@ class PackingTestCase(SynchronousTestCase):
 
 
 class ContentTests(PackingTestCase):
-    """What goes in comes out."""
+    """Tests that the archive holds the contents of the store paths."""
 
     def test_kinds(self) -> None:
         """Directories, empty ones too, files, programs and symlinks; all of several paths."""
@@ -217,7 +217,7 @@ class ContentTests(PackingTestCase):
     @given(st.dictionaries(st.sampled_from(["a-x", "b-y", "c-z"]), TREE, min_size=1))
     @settings(deadline=None, max_examples=60)
     def test_any_tree(self, paths: dict[str, Node]) -> None:
-        """Whatever a store path holds is what both readers find in the archive."""
+        """Both readers find any contents of a store path in the archive."""
         self.assert_packs(paths)
 
 
@@ -323,7 +323,7 @@ class FailureTests(PackingTestCase):
             self.assertRaises(MissingPath, pack_store_paths, [path], len, compression=Compression())
 
     def test_special(self) -> None:
-        """What is neither file, directory nor symlink, on top or inside."""
+        """A file that is neither regular, directory nor symlink is an error, at any depth."""
         os.mkfifo(Path(self.store, "a-fifo"))
         Path(self.store, "b-dir").mkdir()
         os.mkfifo(Path(self.store, "b-dir", "fifo"))

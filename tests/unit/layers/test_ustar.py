@@ -26,7 +26,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=4).map(b"/".join)
 
 
 def parse(archive: bytes) -> list[tarfile.TarInfo]:
-    """What the standard library makes of an archive."""
+    """Return the members that the standard library reads from an archive."""
     with tarfile.open(
         fileobj=io.BytesIO(archive), mode="r:", encoding="utf-8", errors="surrogateescape"
     ) as entries:
@@ -44,7 +44,7 @@ def golden(
 
 
 class HeaderTests(SynchronousTestCase):
-    """What is written is what others write and read."""
+    """Tests that headers are as other programs write and read them."""
 
     def test_simple_entries(self) -> None:
         """Files, directories and symlinks are written as ``tarfile`` writes them."""
@@ -103,7 +103,7 @@ class HeaderTests(SynchronousTestCase):
             self.assertIn(str(size).encode(), listed.stdout)
 
     def test_behind_large_file(self) -> None:
-        """What follows 8 GiB and more is found by GNU tar and ``tarfile``."""
+        """An entry behind 8 GiB and more is found by GNU tar and ``tarfile``."""
         size = (8 << 30) + 100
         path = Path(self.mktemp())
         with path.open("wb") as archive:
@@ -141,7 +141,7 @@ class HeaderTests(SynchronousTestCase):
     @example(b"\xff" * 155 + b"/" + b"\xff" * 100, b"\xff", 0o7777)
     @settings(deadline=None, max_examples=150)
     def test_any_bytes(self, name: bytes, target: bytes, mode: int) -> None:
-        """Whatever the bytes of name and target are, they come back."""
+        """Any bytes of name and target come back unchanged."""
         (entry,) = parse(header(name, kind=SYMLINK, mode=mode, target=target) + END)
         self.assertEqual(entry.name.encode("utf-8", "surrogateescape"), name)
         self.assertEqual(entry.linkname.encode("utf-8", "surrogateescape"), target)

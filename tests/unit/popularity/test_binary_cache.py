@@ -104,7 +104,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertEqual({}, self.crawl([]).references)
 
     def test_second_time(self) -> None:
-        """What was found out is not asked again."""
+        """References that are known already are not requested again."""
         first = self.crawl([A])
         self.cache.asked.clear()
         self.assertEqual(first, self.crawl([A]))
@@ -157,7 +157,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertIn(CACHE, error.message)
 
     def test_transient(self) -> None:
-        """What fails is tried again, after a pause, which the server may choose."""
+        """A request that fails is tried again, after a pause, which the server may choose."""
         self.cache.failures[B[:32]] = [failure(503), failure(None), failure(429, 17.0)]
         task = self.start([A])
         for pause in (17.0, 2.0, 4.0):
@@ -181,7 +181,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertEqual([D[:32]], self.cache.asked)
 
     def test_interrupted(self) -> None:
-        """Who is interrupted has lost nothing, and the log is free again."""
+        """An interrupted crawl has lost nothing, and the log is free again."""
         self.cache.held = []
         task = self.start([A, B])
         while len(self.cache.asked) < 4:

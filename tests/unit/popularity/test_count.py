@@ -66,7 +66,7 @@ class CountTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     @given(graphs())
     def test_can_be_read(self, references: dict[str, list[str]]) -> None:
-        """What is counted is what daemons read."""
+        """The data that are counted can be read by daemons."""
         popularity = count_popularity(references, "somewhere")
         self.assertEqual(popularity, parse_popularity(encode_popularity(popularity)))
 

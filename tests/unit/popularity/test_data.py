@@ -30,7 +30,7 @@ NEW = Popularity(transitive={"glibc": 8, "curl": 3}, direct={"glibc": 4}, setsiz
 
 
 class Server:
-    """What is fetched; each fetch waits for its answer."""
+    """A fake server; each fetch waits for its answer."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -120,7 +120,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(2, len(list(self.directory.iterdir())))
 
     def test_refresh(self) -> None:
-        """Who asks for it gets new data; until then, and if that fails, the old ones."""
+        """A refresh gets new data; until then, and if it fails, the old ones are used."""
         self.keep(OLD)
         data = self.start(refresh=True)
         self.server.fail()
@@ -158,7 +158,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(OLD, self.start().current)
 
     def test_bad_data(self) -> None:
-        """What is no popularity data is neither used nor kept."""
+        """A body that is no popularity data is neither used nor kept."""
         for bad in (b"", b"<html>", b"{}", b'{"format": "x"}', gzip.compress(b"{}")):
             data = self.start()
             self.server.answer(bad)
@@ -219,7 +219,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(2, len(self.warnings()))
 
     def test_first_images_wait(self) -> None:
-        """What is asked for while data are being fetched is made by them."""
+        """Images that are requested while data are being fetched wait for these data."""
         data = self.start()
         waiting = [Deferred.fromCoroutine(data.settled()) for _ in range(2)]
         waiting[0].cancel()
@@ -230,7 +230,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_first_images_do_not_wait_long(self) -> None:
-        """A server that does not answer holds nobody up for more than some seconds."""
+        """A server that does not answer delays images by no more than some seconds."""
         data = self.start()
         first = Deferred.fromCoroutine(data.settled())
         self.clock.advance(PATIENCE / 2)
@@ -244,7 +244,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(OLD, self.now(data.settled()))
 
     def test_failure_ends_the_wait(self) -> None:
-        """Nobody waits for a second attempt."""
+        """Images do not wait for a second attempt."""
         data = self.start()
         waiting = Deferred.fromCoroutine(data.settled())
         self.server.fail()

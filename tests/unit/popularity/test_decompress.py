@@ -22,13 +22,13 @@ class ExpandTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     @given(st.binary(max_size=3000), st.binary(max_size=3000))
     def test_round_trip(self, one: bytes, two: bytes) -> None:
-        """What was compressed comes out again; streams may follow one another."""
+        """Compressed data are expanded again; streams may follow one another."""
         for compress in (gzip.compress, lzma.compress):
             self.assertEqual(one, expand(compress(one), LIMIT))
             self.assertEqual(one + two, expand(compress(one) + compress(two), LIMIT))
 
     def test_plain(self) -> None:
-        """What is not compressed stays as it is."""
+        """Data that are not compressed stay as they are."""
         self.assertEqual(TEXT, expand(TEXT, len(TEXT)))
         self.assertEqual(b"", expand(b"", 0))
 

@@ -121,7 +121,7 @@ class FetchTests(TestCase):
 
     @property
     def path(self) -> Path:
-        """Where a file may be."""
+        """Return a path at which a file may be made."""
         return Path(self.mktemp()).absolute()
 
     def listen(self, factory: Any) -> str:
@@ -143,7 +143,7 @@ class FetchTests(TestCase):
             self.assertEqual(b"x" * LIMIT, data)
 
     async def test_content_encoding(self) -> None:
-        """What was compressed for the way arrives unpacked, within the bound."""
+        """A body with a content encoding is decompressed, within the bound."""
         data = await self.fetcher.fetch(f"http://{self.address}/packed", LIMIT)
         self.assertEqual(b"y" * 500, data)
         error = await self.failure(f"http://{self.address}/bomb")
@@ -165,7 +165,7 @@ class FetchTests(TestCase):
             self.assertEqual(f"it has more than {LIMIT} bytes", error.reason)
 
     async def test_status(self) -> None:
-        """What the server refuses is told with its status."""
+        """A refusal of the server is reported with its status."""
         error = await self.failure(f"http://{self.address}/nowhere")
         self.assertEqual((404, None), (error.status, error.retry_after))
         error = await self.failure(f"http://{self.address}/busy")
@@ -184,7 +184,7 @@ class FetchTests(TestCase):
         self.assertIn("0.05 s", error.reason)
 
     async def test_cancelled(self) -> None:
-        """Who gives up gets no error of the network, wherever it was."""
+        """A fetch that is cancelled at any stage raises no error of the network."""
         for url in (f"http://{self.address}/silent", "http://127.0.0.1:1/", "http://192.0.2.1/"):
             task = Deferred.fromCoroutine(self.fetcher.fetch(url, LIMIT))
             task.cancel()
@@ -195,7 +195,7 @@ class FetchTests(TestCase):
         self.failureResultOf(task, CancelledError)
 
     async def test_no_server(self) -> None:
-        """Where nobody listens, that is told."""
+        """A refused connection is reported if there is no server."""
         port = _reactor.listenTCP(0, Factory(), interface="127.0.0.1")
         number = port.getHost().port
         await port.stopListening()
@@ -215,5 +215,5 @@ class FetchTests(TestCase):
             await self.failure(url)
 
     def test_shown(self) -> None:
-        """What may be secret is not shown."""
+        """Parts of a URL that may be secret are not shown."""
         self.assertEqual("https://h:1/p", shown("https://user:secret@h:1/p?token=secret#x"))

@@ -70,7 +70,7 @@ class WholeSetTests(SynchronousTestCase):
         self.assertEqual(((), ("a", "b")), (found.packages, found.refused))
 
     def test_realise(self) -> None:
-        """What can be built is, whatever fails beside it."""
+        """All packages that can be built are built, whatever others fail."""
         self.patch(package_set, "BUILT_AT_ONCE", 8)
         nix = self.make(20, failing=(0, 9, 10, 19))
         packages = self.evaluate(nix, [f"p{number}" for number in range(20)]).packages
@@ -84,7 +84,7 @@ class WholeSetTests(SynchronousTestCase):
         self.assertEqual(set(), nix.roots)
 
     def test_nix_fails(self) -> None:
-        """Where more than a build fails, nothing stays protected."""
+        """After a failure of Nix itself, not of a build, nothing stays protected."""
         self.patch(package_set, "BUILT_AT_ONCE", 1)
         nix = self.make(3)
         nix.packages = [

@@ -25,7 +25,7 @@ class LogTests(SynchronousTestCase):
             return log.read()
 
     def test_round_trip(self) -> None:
-        """What was written is there the next time, whatever is added."""
+        """Entries that were written are there the next time, whatever is added."""
         with ReferenceLog(self.directory, CACHE) as log:
             self.assertEqual({}, log.read())
             log.append(FOUND)
@@ -35,7 +35,7 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(FOUND | {"d-1": ("a-1",)}, self.read())
 
     def test_a_cache_each(self) -> None:
-        """What one cache says is not taken for what another one says."""
+        """Each cache has entries of its own."""
         with ReferenceLog(self.directory, CACHE) as log:
             log.read()
             log.append(FOUND)
