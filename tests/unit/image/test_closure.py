@@ -42,7 +42,7 @@ DUMP = f"""\
 
 
 def dump_of(graph: RuntimeGraph, random: Random) -> str:
-    """What Nix might print of a graph: in any order, self references included."""
+    """Return a graph as Nix might print it: in any order, self references included."""
     infos = list(graph.paths.values())
     random.shuffle(infos)
     lines: list[str] = []
@@ -86,7 +86,7 @@ class StorePathTests(SynchronousTestCase):
         self.assertEqual(len({StorePath(HELLO), StorePath(HELLO), StorePath(GLIBC)}), 2)
 
     def test_invalid(self) -> None:
-        """What is no store path is refused, and named in the error."""
+        """A text that is no store path is refused, and named in the error."""
         for text in (
             "",
             "/nix/store",
@@ -191,7 +191,7 @@ class ParseDumpTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=100)
     @given(st.one_of(st.text(), st.binary()))
     def test_anything(self, dump: str | bytes) -> None:
-        """Whatever Nix prints, there is a graph or the one error."""
+        """Any output of Nix becomes a graph or the one error."""
         try:
             parse_dump(dump)
         except UnexpectedOutput as error:
@@ -303,6 +303,6 @@ class PackageNameTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     @given(store_names)
     def test_prefix(self, name: str) -> None:
-        """What is left is the name's beginning and has no version of its own."""
+        """A package name is a prefix of the path's name and has no version of its own."""
         self.assertTrue(name.startswith(package_name(name)))
         self.assertEqual(package_name(package_name(name)), package_name(name))

@@ -280,7 +280,7 @@ class ConfigTests(SynchronousTestCase):
         )
 
     def test_labels_of_what_is_always_there(self) -> None:
-        """Where nothing else was asked for, it is the title."""
+        """A package that every image has is the title if nothing else was requested."""
         labels = config_of(build(packages=[package("cacert", "")]))["config"]["Labels"]
         self.assertEqual(labels["org.opencontainers.image.title"], "cacert")
         self.assertNotIn("org.opencontainers.image.version", labels)
@@ -305,7 +305,7 @@ class ConfigTests(SynchronousTestCase):
 
 
 class ChooseTests(SynchronousTestCase):
-    """Which manifest a client gets."""
+    """Tests of the choice of the manifest that a client gets."""
 
     image = build(layer(1))
 
@@ -340,7 +340,7 @@ class ChooseTests(SynchronousTestCase):
         self.assertEqual(self.image.choose(accepted), self.image.choose(other))
 
     def test_lonely(self) -> None:
-        """An image with one manifest serves that one to everybody."""
+        """An image with one manifest serves that one to every client."""
         image = Image(manifests=self.image.manifests[1:])
         self.assertEqual(image.choose({OCI_MANIFEST}).media_type, DOCKER_MANIFEST)
 
@@ -349,7 +349,7 @@ class ParseManifestTests(SynchronousTestCase):
     """Tests for :func:`parse_manifest`."""
 
     def test_malformed(self) -> None:
-        """What is no manifest is an error."""
+        """A body that is no manifest is an error."""
         digest = "sha256:" + "0" * 64
         blob = {"mediaType": "m", "digest": digest, "size": 1}
         good = {"config": blob, "layers": [blob]}
@@ -382,7 +382,7 @@ class ParseManifestTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     @given(st.binary())
     def test_anything(self, body: bytes) -> None:
-        """Whatever the bytes, there is the one error."""
+        """Any bytes that are no manifest raise the one error."""
         self.assertRaises(UnexpectedOutput, parse_manifest, body)
 
     def test_image_of_garbage(self) -> None:

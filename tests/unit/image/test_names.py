@@ -32,7 +32,7 @@ def parse(repository: str) -> ImageName:
 
 
 def names_of(repository: str) -> list[str]:
-    """What a name asks for, without what every image contains."""
+    """Return the packages a name asks for, without those that every image contains."""
     return [item.name for item in parse(repository).requirements if not item.optional]
 
 
@@ -86,7 +86,7 @@ class ImageNameTests(SynchronousTestCase):
         )
 
     def test_always_asked_for(self) -> None:
-        """What is always there is not optional for those who ask for it, and there once."""
+        """A default package that is asked for is not optional, and is there once."""
         requirements = parse("cacert").requirements
         self.assertEqual(
             requirements,
@@ -157,7 +157,7 @@ class ImageNameTests(SynchronousTestCase):
                 self.assertTrue(item.name.isprintable())
 
     def test_invalid(self) -> None:
-        """What is outside the grammar is refused, and the component named."""
+        """A component outside the grammar is refused, and named in the error."""
         for component in ("Git", "git_", "git__", ".git", "a..b", "a___b", "gtk+", "-x", "x-", "é"):
             error = self.assertRaises(InvalidName, parse, f"shell/{component}")
             self.assertIn(repr(component), error.message)
@@ -228,7 +228,7 @@ class ReferenceTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=60)
     @given(tags)
     def test_tag(self, tag: str) -> None:
-        """Whatever is in the grammar is a tag."""
+        """Any text within the grammar is a tag."""
         self.assertEqual(parse_reference(tag), tag)
 
     def test_invalid_digest(self) -> None:

@@ -45,7 +45,7 @@ def problem(name: str, kind: ProblemKind, *, optional: bool = False) -> LookupRe
 
 
 class ConcludeTests(SynchronousTestCase):
-    """What becomes of the answers."""
+    """Tests of the evaluation or error that is made of the answers."""
 
     def test_merged(self) -> None:
         """Names of one derivation are one package, with the outputs of all."""
@@ -114,7 +114,7 @@ class ConcludeTests(SynchronousTestCase):
 
 
 class RefusedTests(SynchronousTestCase):
-    """Where clients may not go."""
+    """Tests of the attribute paths that clients may not request."""
 
     def test_refused(self) -> None:
         """Any part of a path is refused, in any case; parts of parts are not."""

@@ -1,4 +1,4 @@
-"""Which packages a user may have, however an image's name spells them."""
+"""Tests of the packages a user may have, however an image's name spells them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class PatternTests(SynchronousTestCase):
         self.assertFalse(self.allows(["git"], "shell/git"))
 
     def test_always(self) -> None:
-        """What every image contains is for everybody."""
+        """The packages that every image contains are allowed to every user."""
         self.assertTrue(self.allows([], "cacert"))
 
     def test_stars_end_at_dots(self) -> None:

@@ -31,7 +31,7 @@ class ForgetfulStorage(CountingStorage):
 
 
 class LibraryTests(BuilderCase):
-    """The library beside a builder of fakes."""
+    """Tests of the image catalog, with a builder made of fakes."""
 
     library: ImageCatalog
 
@@ -57,7 +57,7 @@ class LibraryTests(BuilderCase):
         return None if found is None else self.now(self.library.portrait(found))
 
     def test_report(self) -> None:
-        """How an image was made is written down a while after it was answered."""
+        """The report of an image is written some time after the image was answered."""
         image = self.build("git")
         self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
         self.clock.advance(catalog.PAUSE)
@@ -77,7 +77,7 @@ class LibraryTests(BuilderCase):
         )
 
     def test_looked_at_early(self) -> None:
-        """Who looks before the report is there waits for it, and it is written once."""
+        """A lookup before the report is written waits for it, and it is written once."""
         self.build("git")
         found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
         assert found is not None
@@ -90,7 +90,7 @@ class LibraryTests(BuilderCase):
         self.assertTrue(self.successResultOf(looks[1]).known)
 
     def test_looked_at_in_vain(self) -> None:
-        """Where the report cannot be written, its image is shown without."""
+        """An image whose report cannot be written is shown without it."""
         self.storage = ForgetfulStorage()
         self.restart()
         self.build("git")
@@ -110,7 +110,7 @@ class LibraryTests(BuilderCase):
         self.assertFalse(portrait.known)
 
     def test_not_served(self) -> None:
-        """What was never served is not found, and looking for it builds nothing."""
+        """An image that was never served is not found, and looking for it builds nothing."""
         self.build("git")
         for name in ("hello", "shell/git", "arm64/git"):
             self.assertIsNone(self.portrait(name))
@@ -153,7 +153,7 @@ class LibraryTests(BuilderCase):
         self.assertEqual([decode_listed(record)], list(listed))
 
     def test_holders(self) -> None:
-        """Which images have a layer is known for all that are listed."""
+        """The images that have a layer are known for all that are listed."""
         git, hello = self.build("git"), self.build("hello")
         holders = self.now(self.library.holders())
 
@@ -168,7 +168,7 @@ class LibraryTests(BuilderCase):
         self.assertNotIn(("git:latest",), labels(hello))
 
     def test_failures(self) -> None:
-        """That nothing can be written down costs nobody an image."""
+        """Images are built although no report can be written."""
         self.storage = ForgetfulStorage()
         self.restart()
         self.build("git")
@@ -176,7 +176,7 @@ class LibraryTests(BuilderCase):
         self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
 
     def test_too_many(self) -> None:
-        """What waits to be written down is bounded."""
+        """The number of reports that wait to be written is bounded."""
         made: list[BuildRecord] = []
         self.builder.made = made.append
         self.build("git")

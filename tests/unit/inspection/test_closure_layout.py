@@ -46,7 +46,7 @@ class LayoutTests(SynchronousTestCase):
         self.assertEqual(lay_out(report), lay_out(report))
 
     def test_short_lines(self) -> None:
-        """What belongs together lies below each other, not crosswise."""
+        """Paths that refer to each other lie below each other, without crossing lines."""
         layout = lay_out(report_of({"a": 1, "b": 1, "y": 1, "z": 1}, {"a": ["z"], "b": ["y"]}))
         a, b, y, z = layout.x
         self.assertEqual(a < b, z < y)

@@ -1,4 +1,4 @@
-"""Why an image contains something."""
+"""Tests of the explanations of why an image contains a path."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SearchTests(SynchronousTestCase):
         return [self.report.paths[chain[-1]].name for chain in finding.chains]
 
     def test_order(self) -> None:
-        """What is called just so comes first, then what begins so, then the rest."""
+        """The exact name comes first, then names that begin so, then the rest."""
         self.assertEqual(
             ["openssl-3.0", "openssl-3.0-dev", "python-openssl"], self.found(" OpenSSL")
         )
@@ -65,7 +65,7 @@ class SearchTests(SynchronousTestCase):
         self.assertEqual(3, find_chains(self.report, self.ways, "openssl", 1).total)
 
     def test_nothing(self) -> None:
-        """Who asks for nothing, or for what is not there, gets nothing."""
+        """A search for nothing, or for a name that is not there, finds nothing."""
         self.assertEqual([], self.found("  "))
         self.assertEqual([], self.found("<script>"))
 

@@ -45,7 +45,7 @@ class MakingTests(SynchronousTestCase):
         )
 
     def test_requested(self) -> None:
-        """What was asked for is known by the outputs of the packages."""
+        """The requested paths are found by the outputs of the packages."""
         self.assertEqual(
             ["git-2.40"], [self.report.paths[number].name for number in self.report.requested]
         )
@@ -58,7 +58,7 @@ class MakingTests(SynchronousTestCase):
         )
 
     def test_no_popularity(self) -> None:
-        """Where nothing is known of popularity, no path has one."""
+        """Without popularity data, no path has a popularity."""
         report = make_report(made_of(self.graph))
         self.assertEqual({0}, {path.popularity for path in report.paths})
 

@@ -19,7 +19,7 @@ class StoringTests(SynchronousTestCase):
     @given(reports)
     @settings(deadline=None, max_examples=50)
     def test_round_trip(self, report: ImageReport) -> None:
-        """What is written is read again as it was, whatever texts are in it."""
+        """A report that is written is read again as it was, whatever texts are in it."""
         self.assertEqual(report, decode_report(encode_report(report)))
 
     @given(reports)
@@ -37,7 +37,7 @@ class StoringTests(SynchronousTestCase):
     @given(st.binary(max_size=60))
     @settings(deadline=None)
     def test_rubbish(self, data: bytes) -> None:
-        """What is no report is refused as such, and with nothing else."""
+        """Data that are no report are refused with ``ValueError``, and with nothing else."""
         for candidate in (data, zlib.compress(data), zlib.compress(b'{"version":1}' + data)):
             with self.assertRaises(ValueError):
                 decode_report(candidate)
@@ -66,6 +66,6 @@ class StoringTests(SynchronousTestCase):
                 decode_report(zlib.compress(json.dumps({**good, **wrong}).encode()))
 
     def test_bomb(self) -> None:
-        """What expands beyond all measure is not expanded."""
+        """Compressed data that expand beyond the limit are not expanded."""
         with self.assertRaises(ValueError):
             decode_report(zlib.compress(b" " * (80 * 2**20), 1))

@@ -49,7 +49,7 @@ class PinnedTests(BuilderCase):
         self.assertEqual(len(self.nix.evaluations), 1)
 
     def test_two_tags_of_one_commit(self) -> None:
-        """What counts is the commit, not what it is called."""
+        """The commit decides which image is served, and not the tag that names it."""
         self.assertEqual(self.build("hello"), self.successResultOf(self.ask("hello", Tag("v1"))))
         self.assertEqual(len(self.nix.evaluations), 1)
 
@@ -115,7 +115,7 @@ class PinnedTests(BuilderCase):
         self.successResultOf(stopped)
 
     def test_a_full_storage(self) -> None:
-        """What is stored is served, although nothing can be noted about it."""
+        """A stored image is served, although its records cannot be written."""
         image = self.build("hello")
         self.restart()
 
@@ -126,7 +126,7 @@ class PinnedTests(BuilderCase):
         self.assertEqual(self.build("hello"), image)
 
     def test_a_blob_that_is_gone(self) -> None:
-        """Whoever misses a blob is heard: the next pull makes it again."""
+        """A blob reported missing is made again by the next pull."""
         image = self.build("hello")
         layer = image.manifests[0].blobs()[1]
         self.clock.advance(1)
@@ -159,7 +159,7 @@ class StaleTests(PinnedTests):
         self.assertEqual(len(self.nix.realisations), 2)
 
     def test_after_a_restart(self) -> None:
-        """What was current is remembered in storage."""
+        """The current image of a tag is read from storage after a restart."""
         first = self.build("hello")
         self.restart()
         self.nix.gate = Deferred
@@ -240,7 +240,7 @@ class UnpinnedTests(BuilderCase):
         self.assertNotEqual(self.build("hello"), first)
 
     def test_a_change_during_a_build(self) -> None:
-        """Who asks after a change does not join the build of what was before it."""
+        """A pull after a change does not join the build of the state before it."""
         self.nix.gate = Deferred
         self.ask("hello")
         self.change()
@@ -257,7 +257,7 @@ class TagTests(BuilderCase):
         return self.now(self.service.tags(parse_image_name(name, "x86_64-linux")))
 
     def test_configured_and_served(self) -> None:
-        """What the configuration names, and what the name was served under."""
+        """The tags listed are those of the configuration and those the name was served under."""
         self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
         self.successResultOf(self.ask("hello", Tag("v1")))
         self.sources.revisions = {"latest": commit("one")}
