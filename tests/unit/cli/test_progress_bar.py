@@ -19,7 +19,7 @@ class MeterTests(SynchronousTestCase):
     """Tests for :class:`ProgressBar`."""
 
     def test_lines(self) -> None:
-        """Where there is no terminal, a line now and then, and one at the end."""
+        """Without a terminal, a line is printed now and then, and one at the end."""
         clock, stream = Clock(), io.StringIO()
         meter = ProgressBar("asking", stream, clock.seconds)
         for done in range(1, 31):
@@ -36,7 +36,7 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual("asking: 40 of 40", stream.getvalue().splitlines()[-1])
 
     def test_nothing_done(self) -> None:
-        """What has not begun says nothing."""
+        """Work that has not begun prints nothing."""
         stream = io.StringIO()
         ProgressBar("asking", stream, Clock().seconds).close()
         self.assertEqual("", stream.getvalue())

@@ -43,7 +43,7 @@ COMPOSED = {
 
 
 class ConfigCase(SynchronousTestCase):
-    """What the tests of the configuration have in common."""
+    """Base class of the tests of the configuration."""
 
     def load(
         self,
@@ -64,7 +64,7 @@ class ConfigCase(SynchronousTestCase):
         environ: Mapping[str, str] | None = None,
         **command_line: object,
     ) -> tuple[ConfigProblem, ...]:
-        """What is wrong with a configuration."""
+        """Return the problems of a configuration that has some."""
         try:
             self.load(file, environ, **command_line)
         except ConfigError as error:
@@ -84,7 +84,7 @@ class ConfigCase(SynchronousTestCase):
 
 
 class DefaultTests(ConfigCase):
-    """What holds without any configuration."""
+    """Tests of the defaults, without any configuration."""
 
     def test_defaults(self) -> None:
         """Loopback, the channel nixos-unstable, and storage in the state directory."""
@@ -162,7 +162,7 @@ class DefaultTests(ConfigCase):
 
 
 class LayerTests(ConfigCase):
-    """How a layer replaces the one below it."""
+    """Tests of the layers, each of which replaces the one below it."""
 
     def test_variables_of_nixery(self) -> None:
         """The environment variables that users of Nixery know are the settings' own."""
@@ -208,7 +208,7 @@ class LayerTests(ConfigCase):
         self.assertEqual(PathSource(path=Path("/p")), config.source)
 
     def test_unknown_variables(self) -> None:
-        """Kubernetes' variables for a service called nixery are nobody's business."""
+        """Kubernetes' variables for a service called nixery are ignored."""
         config = self.load(
             environ={
                 "NIXERY_PORT": "tcp://10.0.0.1:8080",
@@ -230,7 +230,7 @@ class LayerTests(ConfigCase):
     )
     @settings(deadline=None, max_examples=30)
     def test_highest_layer_wins(self, layers: dict[str, int]) -> None:
-        """Whatever layers give a setting, the highest of them decides."""
+        """The highest of the layers that give a setting decides."""
         config = self.load(
             f"nix_timeout: {layers['file']}" if "file" in layers else None,
             {"NIX_TIMEOUT": str(layers["environment"])} if "environment" in layers else None,
@@ -255,7 +255,7 @@ class AlternativeTests(ConfigCase):
         self.assertEqual(PathSource(path=Path("/p")), self.load(pkgs_path="/p").source)
 
     def test_details_of_a_repository(self) -> None:
-        """What is in the repository, and where, comes with it."""
+        """The reference, kind and base channel of a repository are part of its source."""
         config = self.load(
             "{pkgs_repo: 'https://r', pkgs_ref: stable, pkgs_repo_kind: overlay,"
             " base_channel: nixos-26.05}"
@@ -279,7 +279,7 @@ class AlternativeTests(ConfigCase):
         self.assertEqual(GitSource(url="https://r", ref="stable"), config.source)
 
     def test_rules(self) -> None:
-        """Which tags are served is one value."""
+        """The settings of the tags that are served become one value."""
         self.assertEqual(TagPolicy(), self.load().rules)
         config = self.load("{revisions: latest, allow_any_commit: true}")
         self.assertEqual(TagPolicy(patterns=("latest",), any_commit=True), config.rules)
@@ -332,7 +332,7 @@ class AlternativeTests(ConfigCase):
 
 
 class ProblemTests(ConfigCase):
-    """What is wrong, and how it is said."""
+    """Tests of the problems that are found, and of their messages."""
 
     def test_bad_value(self) -> None:
         """A bad value is named with its setting, its layer, and what would be right."""
@@ -587,7 +587,7 @@ REJECTED: dict[str, list[object]] = {
 
 
 class KindTests(SynchronousTestCase):
-    """What the settings accept."""
+    """Tests of the values that settings accept."""
 
     def test_accepted(self) -> None:
         """Values are accepted as text and as YAML has them."""
@@ -598,7 +598,7 @@ class KindTests(SynchronousTestCase):
                     self.assertEqual(expected, by_name[name].kind.parse(given_value))
 
     def test_rejected(self) -> None:
-        """What is no value of its setting is rejected with what would be right."""
+        """A value that its setting does not allow is rejected with what would be right."""
         by_name = {setting.name: setting for setting in SETTINGS}
         for name, values in REJECTED.items():
             for value in values:
@@ -622,7 +622,7 @@ class KindTests(SynchronousTestCase):
     )
     @settings(deadline=None, max_examples=100)
     def test_anything(self, value: object) -> None:
-        """Whatever a file holds, it is accepted or rejected, never a crash."""
+        """Any value in a file is accepted or rejected, and never crashes the parser."""
         for setting in SETTINGS:
             try:
                 setting.kind.parse(value)
@@ -656,7 +656,7 @@ class AuthTests(ConfigCase):
         self.assertEqual(config.token_key, config.state_directory / "token-key.pem")
 
     def test_contradictions(self) -> None:
-        """What makes no sense is refused, with what to do."""
+        """Settings that contradict each other are refused, with what to do."""
         for text, words in (
             ("{auth: htpasswd}", "htpasswd_file"),
             ("{auth: token}", "htpasswd_file"),

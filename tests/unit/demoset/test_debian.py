@@ -47,7 +47,7 @@ Version: 1
 
 class RecordTests(SynchronousTestCase):
     def test_fields(self) -> None:
-        """What apt-cache prints becomes a record; versions and architectures are dropped."""
+        """The output of apt-cache becomes a record; versions and architectures are dropped."""
         git = parse_records(SHOWN)["git"]
         self.assertEqual(
             git,

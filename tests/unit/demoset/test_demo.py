@@ -110,7 +110,7 @@ class DirectoryTests(SynchronousTestCase):
 
 
 class PrepareTests(SynchronousTestCase):
-    """What is there already is kept; apt is not asked at all."""
+    """Tests of preparation: it keeps what is there already, and does not ask apt at all."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
@@ -150,7 +150,7 @@ class PrepareTests(SynchronousTestCase):
             self.assertTrue(os.access(self.directory / "seeds/bin" / seed, os.X_OK))
 
     def test_kept(self) -> None:
-        """A second call asks nobody and changes no file."""
+        """A second call makes no query and changes no file."""
         prepare(self.directory)
         before = {path: path.stat().st_ino for path in self.directory.rglob("*")}
         prepare(self.directory)
@@ -275,7 +275,7 @@ class StaticTests(SynchronousTestCase):
 
 class UriTests(SynchronousTestCase):
     def test_ordinary(self) -> None:
-        """What Nix can fetch stays as it is."""
+        """A URI that Nix can fetch stays as it is."""
         for uri in ("http://m/p/h.deb", "https://m/p/h.deb"):
             self.assertEqual(plain_uri(uri), uri)
 
@@ -302,7 +302,7 @@ class UriTests(SynchronousTestCase):
 
 
 class ListeningTests(SynchronousTestCase):
-    """Where the registry would listen, for ``nix/demo/start``."""
+    """Tests of the addresses that the registry would listen on, for ``nix/demo/start``."""
 
     def setUp(self) -> None:
         self.out, self.err = StringIO(), StringIO()

@@ -246,7 +246,7 @@ class ResolveTests(SynchronousTestCase):
     def test_no_circles(
         self, edges: dict[int, list[int]], recommended: dict[int, list[int]]
     ) -> None:
-        """Whatever depends on whatever: units never depend on themselves through others."""
+        """With any dependencies, a unit never depends on itself through others."""
         records = [
             record(
                 f"lib{name}",

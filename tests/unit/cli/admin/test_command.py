@@ -47,7 +47,7 @@ class AdminCase(StoreCase):
         return manifests
 
     def run_admin(self, *arguments: str, status: int = 0) -> str:
-        """What a command prints; it has to end with ``status``."""
+        """Return a command's output; the command has to exit with ``status``."""
         out, err = io.StringIO(), io.StringIO()
         command, *rest = arguments
         with (
@@ -96,7 +96,7 @@ class StoredTests(AdminCase):
         self.assertIn("0 images", self.run_admin("list"))
 
     def test_purge(self) -> None:
-        """What is named goes, one tag or all of them."""
+        """Purge removes the images that are named: one tag, or all tags of a name."""
         for tag in ("v1", "v2", "v3"):
             self.serve("git", tag, tag.encode())
         self.serve("htop", "v1", b"htop")
@@ -223,7 +223,7 @@ class WarmTests(SynchronousTestCase):
         self.assertEqual("d", self.successResultOf(done)[0].digest)
 
     def test_fails(self) -> None:
-        """What will not be ready is told with the daemon's words, and the others go on."""
+        """An image that fails is reported with the daemon's message; the others go on."""
         self.answers = [
             PullResponse(status=404, message="no such package"),
             FetchFailed(url="http://h", reason="refused"),
