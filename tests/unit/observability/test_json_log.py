@@ -66,7 +66,7 @@ class JsonLineTests(SynchronousTestCase):
         self.assertIn("RuntimeError: the\nreason", document["traceback"])
 
     def test_requests(self) -> None:
-        """What is said while a request is worked for names it."""
+        """An event that is logged while a request is handled names that request."""
         token = current_request.set("abc-1")
         self.addCleanup(current_request.reset, token)
         self.log.info("x")
@@ -111,7 +111,7 @@ class JsonLineTests(SynchronousTestCase):
     @given(text=st.text(), raw=st.binary())
     @settings(deadline=None, max_examples=100)
     def test_no_forged_lines(self, text: str, raw: bytes) -> None:
-        """Whatever is logged, it stays within its line, and comes back unchanged."""
+        """Any text that is logged stays within its line, and comes back unchanged."""
         self.log.info("{text}", text=text, raw=raw)
         self.assertEqual(text, self.read()["text"])
 

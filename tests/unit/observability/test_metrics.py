@@ -101,7 +101,7 @@ class ExpositionTests(MeasuresCase):
         self.assertEqual(b"", page.ask("HEAD", "/metrics").body)
 
     def test_samples_are_taken_when_asked(self) -> None:
-        """What is looked up is as it was when somebody asked."""
+        """A sampled metric has the value of the moment of the request."""
         values = [1.0]
         self.measures.sample(
             SampledMetric(
@@ -268,7 +268,7 @@ class CommandTests(MeasuresCase):
             self.assertEqual(1, self.value("nixery_commands_total", **labels), outcome)
 
     def test_dialogues(self) -> None:
-        """A command that runs for as long as somebody speaks with it counts, untimed."""
+        """A command with a dialogue is counted, but its duration is not."""
 
         class Spawner:
             async def run(self, command: Command) -> ProcessResult:
@@ -339,7 +339,7 @@ class NamesTests(SynchronousTestCase):
     """The names that a daemon with all of its parts shows."""
 
     def families(self, *options: str) -> list[Metric]:
-        """What is registered where everything is wired."""
+        """Return the metrics that are registered in a daemon with all of its parts."""
         parsed = Options({"HOME": self.mktemp()})
         parsed.parseOptions(["--pkgs-path=/p", "--listen=tcp:1", *options])
         made: list[OperationParts] = []
@@ -371,7 +371,7 @@ class NamesTests(SynchronousTestCase):
             self.assertNotRegex(family.name, r"milli|_ms\b|kilo|mega|minutes")
 
     def test_switched_off(self) -> None:
-        """Where metrics are switched off, there are none."""
+        """No metrics are registered if they are switched off."""
         self.assertEqual([], self.families("--metrics=false"))
 
     def test_dashboard(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether what the daemon stands on can be used."""
+"""Tests of readiness: the checks of what the daemon depends on."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ReadinessTests(SynchronousTestCase):
         self.asked[1].callback(None)
 
     def test_ill(self) -> None:
-        """What is wrong is said with its name, until it is over."""
+        """A fault is reported with the name of its check, until it is over."""
         first = self.faults()
         self.asked[0].errback(NixUnusable(reason="its daemon is gone"))
         [fault] = self.successResultOf(first)
@@ -62,7 +62,7 @@ class ReadinessTests(SynchronousTestCase):
         self.assertEqual([("Nix", True)], self.readiness.known())
 
     def test_crowd(self) -> None:
-        """However many ask at once, the check is made once; one that leaves harms nobody."""
+        """Concurrent requests share one check; one that is cancelled does not harm the others."""
         crowd = [self.faults() for _ in range(20)]
         crowd[0].addErrback(lambda _: None)
         crowd[0].cancel()
@@ -127,7 +127,7 @@ class HealthPageTests(SynchronousTestCase):
         self.assertEqual(b"", self.connection.ask("HEAD", "/readyz").body)
 
     def test_ill(self) -> None:
-        """What is wrong has a line each, and nothing that acts on a terminal."""
+        """Each fault has a line of its own, and nothing that acts on a terminal."""
         self.faults += ["a\nb", "c\x1b[31m"]
         answer = self.connection.ask("GET", "/readyz")
         self.assertEqual(503, answer.status)

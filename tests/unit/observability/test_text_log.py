@@ -62,11 +62,11 @@ class TextLineTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     @given(st.text(), st.floats(min_value=0, max_value=4e9))
     def test_any(self, line: str, when: float) -> None:
-        """Whatever a line holds."""
+        """A line with any text is written as twistd writes it."""
         self.check(EVENT | {"line": line, "log_time": when})
 
     def test_where(self) -> None:
-        """What twistd does with a log when it leaves its terminal is its own affair."""
+        """The format applies only in the foreground; otherwise twistd handles the log."""
         self.assertTrue(in_foreground({"nodaemon": True, "syslog": False}))
         self.assertFalse(in_foreground({"nodaemon": True, "syslog": True}))
         self.assertFalse(in_foreground({"nodaemon": False}))

@@ -32,10 +32,10 @@ from nixery.wiring.exit_status import PASSING, PERMANENT, exit_status
 
 
 class KindTests(SynchronousTestCase):
-    """What kinds of errors mean."""
+    """Tests of the exit status for each kind of error."""
 
     def test_permanent(self) -> None:
-        """What lasts until somebody changes something ends with EX_CONFIG."""
+        """An error that lasts until something is changed ends with EX_CONFIG."""
         for error in (
             ConfigError(problems=()),
             CommandMissing(command="git"),
@@ -45,7 +45,7 @@ class KindTests(SynchronousTestCase):
             self.assertEqual(78, exit_status(error), error)
 
     def test_passing(self) -> None:
-        """What may pass, and what nobody foresaw, is worth a restart."""
+        """An error that may pass, or was not foreseen, is worth a restart."""
         for error in (
             NixUnusable(reason="connection refused"),
             NixDiskFull(reason="no space"),
@@ -74,7 +74,7 @@ class KindTests(SynchronousTestCase):
 
 
 class FileTests(SynchronousTestCase):
-    """What files and directories that are not as they should be mean."""
+    """Tests of the exit status for faulty files and directories."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -115,7 +115,7 @@ class FileTests(SynchronousTestCase):
 
 
 class ListeningTests(TestCase):
-    """What an address that cannot be had means."""
+    """Tests of the exit status for an address that cannot be used."""
 
     async def status(self, endpoint: str) -> int:
         listener = Listener({endpoint: serverFromString(reactor, endpoint)}, Factory())

@@ -19,7 +19,7 @@ class LayerSettingsTests(SynchronousTestCase):
     """Tests for :func:`layer_settings`."""
 
     def test_defaults(self) -> None:
-        """What is configured by default is what the layering was measured with."""
+        """The default settings are those that the layering was measured with."""
         self.assertEqual(LayerSettings(), layer_settings(load_config({}, {})))
 
     def test_all(self) -> None:
