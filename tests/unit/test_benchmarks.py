@@ -50,7 +50,7 @@ class ArithmeticTests(SynchronousTestCase):
         self.assertIsNone(Figure(name="n", value=2, unit="u").met)
 
     def test_table(self) -> None:
-        """What is missed stands out."""
+        """The table marks a figure that misses its limit."""
         table = as_table([Figure(name="n", value=2, unit="u", at_most=1)])
         self.assertIn("MISSED", table)
 
@@ -67,7 +67,7 @@ class ArithmeticTests(SynchronousTestCase):
         self.assertEqual(0, soak.slope([3], [4]))
 
     def test_pulls(self) -> None:
-        """What is done side by side costs what the longer part costs."""
+        """Steps that run at the same time cost as much as the longest of them."""
         costs = Costs(pack=1, size=100, unpack=3)
         self.assertEqual([14, 11, 10], list(pull_seconds(costs, 10).values()))
         self.assertEqual([5, 4, 3], list(pull_seconds(costs, 100).values()))
@@ -110,7 +110,7 @@ class ClientTests(SynchronousTestCase):
             self.assertEqual(count, len(load.latencies))
 
     def test_download(self) -> None:
-        """Everybody gets all of it."""
+        """Every client gets the whole body."""
         self.assertGreater(download(self.port, "/body", len(BODY), connections=3), 0)
         self.assertEqual(BODY, fetch(self.port, request_for("/body"))[1])
 
@@ -129,7 +129,7 @@ class SmokeTests(SynchronousTestCase):
         self.assertEqual(scale.generate_dump(30), scale.generate_dump(30))
 
     def test_run(self) -> None:
-        """What needs no peers comes to figures."""
+        """The benchmarks that need no peers give figures."""
         for benchmark in (scale, hardware_limits):
             for figure in benchmark.measure(Options(rounds=1, quick=True)):
                 self.assertGreater(figure.value, 0, figure.name)

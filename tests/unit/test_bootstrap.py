@@ -29,7 +29,7 @@ START = CHECKOUT / "nix/demo/start"
 
 @contextlib.contextmanager
 def taken_port(host: str = "127.0.0.1") -> Iterator[int]:
-    """A port that somebody listens on."""
+    """A port that has a listener."""
     with socket.socket() as listener:
         listener.bind((host, 0))
         listener.listen()
@@ -67,7 +67,7 @@ class ArgumentTests(SynchronousTestCase):
         self.assertEqual(arguments.registry, ("--listen", "tcp:80", "--listen", "unix:/s"))
 
     def test_configured(self) -> None:
-        """Where a file or a variable may tell the endpoints, only the registry knows them."""
+        """Only the registry knows the endpoints if a file or a variable may give them."""
         for argv, environ in (
             (["-c", "n.yaml"], {}),
             (["--config=n.yaml"], {}),
@@ -83,7 +83,7 @@ class ArgumentTests(SynchronousTestCase):
         self.assertEqual(arguments.registry, ("--config", path, "--system", "x"))
 
     def test_refused(self) -> None:
-        """What cannot be meant is refused."""
+        """Invalid options are refused."""
         for argv, environ in (
             (["--port", "http"], {}),
             (["--port", "0"], {}),
@@ -96,7 +96,7 @@ class ArgumentTests(SynchronousTestCase):
 
 
 class AddressTests(SynchronousTestCase):
-    """What is listened on."""
+    """Tests of the addresses that are listened on."""
 
     def test_endpoints(self) -> None:
         """Endpoint strings are understood as far as they name a port."""
@@ -230,7 +230,7 @@ class ChildrenTests(SynchronousTestCase):
     def interrupt(
         self, script: str, number: int, *, interruptible: bool = True, hangup: str = "SIG_DFL"
     ) -> str:
-        """What the program prints that gets a signal when the child has written ``begun``."""
+        """Return the output of a program that gets a signal once the child wrote ``begun``."""
         os.mkfifo(self.directory / "begun")
         program = _INTERRUPTED.format(
             checkout=str(CHECKOUT), script=script, interruptible=interruptible, hangup=hangup
@@ -270,7 +270,7 @@ class ChildrenTests(SynchronousTestCase):
             (self.directory / "begun").unlink()
 
     def test_not_interruptible(self) -> None:
-        """What must not be interrupted ends by itself, and the signal is told after that."""
+        """A child that must not be interrupted ends by itself; then the signal is reported."""
         script = "echo > begun; sleep 0.5; echo done > result"
         printed = self.interrupt(script, signal.SIGINT, interruptible=False)
         self.assertEqual(printed, "interrupted by SIGINT\n")
@@ -323,7 +323,7 @@ class EnvironmentTests(SynchronousTestCase):
             return self.environments.make(self.checkout, self.python)
 
     def test_found(self) -> None:
-        """What is made is found, until the checkout changes."""
+        """An environment that was made is found, until the checkout changes."""
         environment = self.made()
         self.assertEqual(self.environments.find(self.checkout, self.python), environment)
         (self.checkout / "nixery/file.pyc").write_text("no source")
@@ -352,7 +352,7 @@ class EnvironmentTests(SynchronousTestCase):
                          ["environments", "lock"])  # fmt: skip
 
     def test_killed(self) -> None:
-        """What a process left that was killed is made again."""
+        """An environment that a killed process left incomplete is made again."""
         environment = self.made()
         (environment / "complete").unlink()
         (self.directory / "scratch").mkdir()
@@ -363,7 +363,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertFalse((self.directory / "scratch").exists())
 
     def test_in_use(self) -> None:
-        """An environment that a registry runs from stays; one that nobody uses goes."""
+        """An environment that a registry runs from stays; an unused one is removed."""
         first = self.made()
         with self.environments.locked():
             held = self.environments.use(first)

@@ -65,7 +65,7 @@ class ProgramTests(SynchronousTestCase):
 
 
 class EnvironmentTests(SynchronousTestCase):
-    """What the environments need."""
+    """Tests of the programs that the environments need."""
 
     def test_listed(self) -> None:
         """They are those that tox runs by default."""
@@ -83,7 +83,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual(("zstd",), ENVIRONMENTS["unit"].programs)
 
     def test_complete(self) -> None:
-        """What the tests run is installed for their environment."""
+        """Every program that the tests run is installed for their environment."""
         for name, environment in ENVIRONMENTS.items():
             folder = CHECKOUT / "tests" / name.replace("-", "_")
             wanted = {
@@ -110,7 +110,7 @@ class DiskTests(SynchronousTestCase):
         return shortages(names, self.checkout, self.temporary, lambda path: free)
 
     def test_all(self) -> None:
-        """What all environments need is what the help says."""
+        """All environments together need the room that the help states."""
         self.assertEqual([], self.shortages(*ENVIRONMENTS, free=5_000_000_000))
         [said] = self.shortages(*ENVIRONMENTS, free=4_500_000_000)
         self.assertRegex(
@@ -122,7 +122,7 @@ class DiskTests(SynchronousTestCase):
         self.assertEqual([], self.shortages("lint", free=200_000_000))
 
     def test_again(self) -> None:
-        """What is installed already needs no room."""
+        """Environments that are installed already need no room."""
         for name in ENVIRONMENTS:
             (self.checkout / ".tox" / name).mkdir(parents=True)
         self.assertEqual([], self.shortages(*ENVIRONMENTS, free=3_000_000_000))

@@ -41,7 +41,7 @@ def instances(kind: type[NixeryError]) -> st.SearchStrategy[NixeryError]:
 
 
 class TreeTests(SynchronousTestCase):
-    """What holds for every type of error."""
+    """Tests that hold for every type of error."""
 
     @settings(deadline=None, max_examples=200)
     @given(st.sampled_from(TYPES).flatmap(instances))
@@ -66,7 +66,7 @@ class TreeTests(SynchronousTestCase):
 
 
 class MessageTests(SynchronousTestCase):
-    """What some messages say."""
+    """Tests of the wording of some messages."""
 
     def test_packages(self) -> None:
         """All packages that are in the way are named, with those that may be meant."""

@@ -1,4 +1,4 @@
-"""Whatever is sent to the server: no failure of ours, no file, no process, no forged log."""
+"""Tests that no request causes an internal error, a file, a process or a forged log line."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class RequestTests(SynchronousTestCase):
             each.check(data)
 
     def test_seeds(self) -> None:
-        """What the fuzzers begin from is answered."""
+        """The inputs that the fuzzers begin from are answered."""
         for data in REQUESTS:
             with self.subTest(data=data):
                 for each in self.worlds:
@@ -270,10 +270,10 @@ class RequestTests(SynchronousTestCase):
 
 
 class WorkTests(SynchronousTestCase):
-    """What is sent costs no more than its length."""
+    """Tests that the cost of a request is bounded by its length."""
 
     def calls(self, one: World, data: bytes) -> int:
-        """How many calls of functions an exchange takes."""
+        """Count the calls of functions that an exchange takes."""
         count = 0
 
         def called(_frame: object, event: str, _argument: object) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a file, a command or another host says: it is read, or refused as promised."""
+"""Tests that any text of a file, a command or a host is read, or refused as promised."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TextTests(SynchronousTestCase):
     """Nothing but the promised failures."""
 
     def test_seeds(self) -> None:
-        """What has been a trouble once, or could be."""
+        """Texts that caused trouble once, or could, are read or refused."""
         for name, text in TEXTS.items():
             for seed in text.seeds:
                 with self.subTest(name=name, seed=seed[:80]):

@@ -14,7 +14,7 @@ from nixery.bootstrap.nixstore import store_fault
 
 
 class StoreFaultTests(SynchronousTestCase):
-    """Whether a user can build."""
+    """Tests of the faults that keep a user from building."""
 
     def setUp(self) -> None:
         directory = tempfile.TemporaryDirectory()
@@ -30,7 +30,7 @@ class StoreFaultTests(SynchronousTestCase):
 
     def test_absent(self) -> None:
         """Without a store, the command that makes one is named."""
-        # Nobody makes a directory in a file.
+        # A directory cannot be made in a file.
         self.root.touch()
         fault = store_fault(self.root)
         assert fault is not None
@@ -47,13 +47,13 @@ class StoreFaultTests(SynchronousTestCase):
         self.assertIsNone(store_fault(self.root))
 
     def test_foreign(self) -> None:
-        """Somebody else's store is of no use."""
+        """The store of another user cannot be used."""
         self.state.mkdir(parents=True)
         self.denied.add(self.state)
         self.assertIn("belongs to somebody else", str(store_fault(self.root)))
 
     def test_daemon(self) -> None:
-        """A daemon builds for everybody who may connect to it."""
+        """A daemon builds for every user who may connect to it."""
         (self.state / "daemon-socket").mkdir(parents=True)
         self.denied.add(self.state)
         with socket.socket(socket.AF_UNIX) as daemon:
@@ -63,7 +63,7 @@ class StoreFaultTests(SynchronousTestCase):
             self.assertIsNone(store_fault(self.root))
 
     def test_elsewhere(self) -> None:
-        """Who names another store knows why."""
+        """A store that ``NIX_REMOTE`` names is not checked."""
         self.state.mkdir(parents=True)
         self.denied.add(self.state)
         os.environ["NIX_REMOTE"] = "ssh://builder"

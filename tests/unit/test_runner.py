@@ -19,15 +19,15 @@ from tests.runner import CannotRunError, Tally, choose
 
 
 def count(lines: list[str], status: int) -> Tally:
-    """What an environment adds to the last line."""
+    """Return the counts that an environment adds to the last line."""
     return runner.count(lines, status).tally
 
 
 class CountTests(SynchronousTestCase):
-    """What the last line of the test command is made of."""
+    """Tests of the counts in the last line of the test command."""
 
     def test_passed(self) -> None:
-        """What trial counted is what counts."""
+        """The counts are those of trial."""
         lines = ["Ran 12 tests in 1.2s\n", "\n", "PASSED (skips=2, successes=10)\n"]
         self.assertEqual(Tally(passed=10, skipped=2), count(lines, 0))
 
@@ -50,7 +50,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(Tally(passed=4, failed=1), count(["PASSED (successes=4)\n"], 1))
 
     def test_linter(self) -> None:
-        """What is no test counts only where it failed."""
+        """A linter, which is no test, counts only if it failed."""
         self.assertEqual(Tally(), count(["All checks passed!\n"], 0))
         self.assertEqual(Tally(failed=1), count(["Found 3 errors.\n"], 1))
 
@@ -73,7 +73,7 @@ class LineTests(SynchronousTestCase):
         return str(runner.count(lines, status))
 
     def test_linter(self) -> None:
-        """What runs no tests counts none: it is well or not."""
+        """An environment without tests has no counts: it is ok or failed."""
         self.assertEqual("ok", self.line(["All checks passed!\n"], 0))
         self.assertEqual("failed", self.line(["Found 3 errors.\n"], 1))
 
@@ -85,7 +85,7 @@ class LineTests(SynchronousTestCase):
 
 
 class ChoiceTests(SynchronousTestCase):
-    """What the arguments ask for."""
+    """Tests of the environments that the arguments choose."""
 
     def choose(self, *arguments: str, root: bool = True) -> list[str]:
         with contextlib.redirect_stdout(io.StringIO()) as output:
@@ -107,7 +107,7 @@ class ChoiceTests(SynchronousTestCase):
         self.assertIn("integration", str(error))
 
     def test_user(self) -> None:
-        """What is for root is left out, and said so; asked for, it is refused."""
+        """Environments that need root are left out with a message, or refused if asked for."""
         self.assertEqual(
             ["lint", "mypy", "unit", "fuzz", "docs", "integration"], self.choose(root=False)
         )
@@ -117,7 +117,7 @@ class ChoiceTests(SynchronousTestCase):
 
 
 class PreparationTests(SynchronousTestCase):
-    """What comes before the first test."""
+    """Tests of the preparations before the first test."""
 
     def setUp(self) -> None:
         self.installed: list[str] = []
@@ -172,7 +172,7 @@ class PreparationTests(SynchronousTestCase):
         self.assertEqual(["docker-cli", "skopeo"], self.installed)
 
     def test_installed_in_vain(self) -> None:
-        """What cannot be run after it was installed is no failure of its tests."""
+        """A program that cannot be run after its installation is no failure of its tests."""
         self.patch(os, "geteuid", lambda: 0)
         self.lacking = [["docker"], ["docker"]]
         with contextlib.redirect_stdout(io.StringIO()):
@@ -181,7 +181,7 @@ class PreparationTests(SynchronousTestCase):
         self.assertEqual(["docker-cli"], self.installed)
 
     def test_without_lists(self) -> None:
-        """Where apt had read no lists, what it knows after it did is installed."""
+        """The package is chosen again, and installed, once apt has read its lists."""
         self.patch(os, "geteuid", lambda: 0)
         self.lacking = [["docker"], ["docker"], []]
         self.there = {"docker": "docker.io"}
@@ -228,7 +228,7 @@ class RunTests(SynchronousTestCase):
         return status, output.getvalue().splitlines()
 
     def test_left_over(self) -> None:
-        """What tests leave in the temporary directory is told, and removed."""
+        """Files that tests leave in the temporary directory are reported, and removed."""
         status, lines = self.run_all("")
         self.assertEqual(0, status)
         self.assertIn("lint left in the temporary directory: forgotten", lines)

@@ -45,7 +45,7 @@ class ScratchTests(SynchronousTestCase):
         self.assertEqual([], self.there())
 
     def test_for_all(self) -> None:
-        """Everybody may have files in it, and nobody removes others'."""
+        """Every user may have files in it, and cannot remove those of others."""
         with Scratch(self.parent) as scratch:
             self.assertEqual(0o1777, scratch.path.stat().st_mode & 0o7777)
 

@@ -35,14 +35,14 @@ class OptionsTests(SynchronousTestCase):
         raise AssertionError("the options were accepted")
 
     def test_options_become_the_configuration(self) -> None:
-        """What the command line says arrives in the configuration."""
+        """The options of the command line arrive in the configuration."""
         config = self.parse("--pkgs-path", "/p", "--nix-timeout=5", "--layer-budget", "7").config
         self.assertEqual(PathSource(path=Path("/p")), config.source)
         self.assertEqual(5, config.nix_timeout)
         self.assertEqual(7, config.layer_budget)
 
     def test_environment(self) -> None:
-        """What the command line leaves open comes from the environment."""
+        """Settings that the command line leaves open come from the environment."""
         options = self.parse("--port", "1", environ={"NIXERY_PKGS_PATH": "/p", "PORT": "2"})
         self.assertEqual(("tcp:1",), options.config.listen)
         self.assertEqual(PathSource(path=Path("/p")), options.config.source)
@@ -77,7 +77,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertTrue(self.refused("--pkgs-path=/p", "hello"))
 
     def test_all_problems(self) -> None:
-        """Whatever is wrong is said in one message, a line each."""
+        """All problems are in one message, a line each."""
         text = self.refused("--port=x", "--system=y", environ={"NIX_TIMEOUT": "z"})
         for name in ("--port", "--system", "NIX_TIMEOUT"):
             self.assertIn(f"\n  {name} = ", text)
@@ -95,7 +95,7 @@ class OptionsTests(SynchronousTestCase):
 
 
 class WiringTests(SynchronousTestCase):
-    """What the parts become together."""
+    """Tests of the daemon that the parts become together."""
 
     def test_nothing_happens_before_the_start(self) -> None:
         """
