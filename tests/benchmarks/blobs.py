@@ -1,11 +1,11 @@
 """
-How fast large blobs are sent, against nginx with sendfile and one worker.
+Measure the throughput of large blobs, against nginx with sendfile and one worker.
 
     python -m tests.benchmarks.blobs [--rounds N] [--quick] [--json]
 
 Both send the same file of the daemon's storage: out of the page cache, to one client
 and to sixteen, and with the page cache dropped, to one client.  While sixteen clients
-download, somebody else asks for ``/v2/`` all the time.
+download, another client asks for ``/v2/`` all the time.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Unexpected(Exception):
 @frozen(kw_only=True)
 class Load:
     """
-    What a load came to.
+    The result of a load.
 
     :param latencies: of each request, in seconds.
     :param seconds: from the first request to the last answer.

@@ -1,5 +1,5 @@
 """
-How long the first pull of an image waits for its manifest, and the next ones.
+Measure the time to the manifest of an image: of its first pull, and of the next ones.
 
     python -m tests.benchmarks.cold [--rounds N] [--quick] [--json]
 

@@ -1,5 +1,5 @@
 """
-What a pull costs with each kind of compression, on a LAN of 1 and of 10 Gbit/s.
+Compare the cost of pulls by kind of compression, on a LAN of 1 and of 10 Gbit/s.
 
     python -m tests.benchmarks.compression [--rounds N] [--quick] [--json FILE]
 
@@ -88,7 +88,7 @@ class Costs:
 
 def pull_seconds(costs: Costs, rate: float) -> dict[str, float]:
     """
-    What a pull takes, in seconds.
+    Compute the duration of a pull, in seconds.
 
     :param rate: of the network, in bytes per second.
     """

@@ -1,5 +1,5 @@
 """
-What a bucket costs: uploads beside a disk, memory, signatures, and a warm second instance.
+Measure a bucket: uploads against a disk, memory, signatures, and a warm second instance.
 
     python -m tests.benchmarks.gcs [--rounds N] [--quick] [--json]
 
@@ -175,7 +175,7 @@ def _signatures(options: Options) -> list[Figure]:
 
 
 def _looking(options: Options) -> list[Figure]:
-    """Whether the 95 blobs of an image are there."""
+    """Measure how fast the 95 blobs of an image are looked up."""
     figures = []
     for latency in (0.0, 0.03):
         bucket = fake_gcs().make_bucket(latency=latency)

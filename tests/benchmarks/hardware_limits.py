@@ -1,5 +1,5 @@
 """
-What this machine can do at best: no daemon on it is faster than these.
+Measure the limits of this machine: no daemon on it is faster than these.
 
     python -m tests.benchmarks.hardware_limits [--rounds N] [--quick] [--json]
 """
@@ -48,7 +48,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def _typical_bytes(size: int) -> bytes:
-    """What layers are made of: programs and libraries of this machine."""
+    """Return bytes typical of layers: programs and libraries of this machine."""
     data = bytearray()
     for path in sorted(Path("/usr/lib").rglob("*.so*")):
         if len(data) >= size:

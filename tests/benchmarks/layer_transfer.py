@@ -1,5 +1,5 @@
 """
-What clients really download, by strategy: real packages, engines and updates.
+Measure the bytes that clients download, by strategy: real packages, engines and updates.
 
     python -m tests.benchmarks.layer_transfer [--strategies NAME ...] [--engines NAME ...] [--json]
 
@@ -64,7 +64,7 @@ _FETCHED = re.compile(r" GET /v2/\S+/blobs/(sha256:[0-9a-f]{64}) (\d+) (\d+) B "
 @frozen(kw_only=True)
 class Figures:
     """
-    What one engine did in one step, all images together.
+    Counts of one engine in one step, all images together.
 
     :param layers: that the images have, each as often as an image has it.
     :param downloaded: how many of them were fetched.

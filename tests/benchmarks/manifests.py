@@ -1,5 +1,5 @@
 """
-How fast the manifest of a known image is answered, against docker-registry.
+Measure how fast the manifest of a known image is answered, against docker-registry.
 
     python -m tests.benchmarks.manifests [--rounds N] [--quick] [--json]
 

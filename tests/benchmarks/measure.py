@@ -56,7 +56,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether it meets its bar; ``None`` where it has none."""
+        """Tell whether the value meets its bar; ``None`` where it has none."""
         if self.at_least is not None:
             return self.value >= self.at_least
         if self.at_most is not None:
@@ -67,7 +67,7 @@ class Figure:
 @frozen(kw_only=True)
 class Options:
     """
-    How much to measure.
+    The amounts to measure.
 
     :param rounds: how many times.
     :param quick: whether the smallest amounts will do, because only the benchmark
@@ -137,7 +137,7 @@ def as_table(figures: Sequence[Figure]) -> str:
 
 
 def median_ratio(some: Sequence[float], others: Sequence[float]) -> float:
-    """How many times the others some are: the median over rounds."""
+    """Return the ratio of ``some`` to ``others``: the median over rounds."""
     return statistics.median(a / b for a, b in zip(some, others, strict=True))
 
 
@@ -148,7 +148,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """How long something takes, in seconds."""
+    """Measure how long ``work`` takes, in seconds."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun

@@ -1,5 +1,5 @@
 """
-How much memory the daemon takes while it packs a large image and serves downloads.
+Measure the daemon's memory while it packs a large image and serves downloads.
 
     python -m tests.benchmarks.memory [--quick] [--json FILE]
 

@@ -1,11 +1,11 @@
 """
-How fast layers are packed, against what the hardware and others can do.
+Measure how fast layers are packed, against the hardware's limits and other programs.
 
     python -m tests.benchmarks.packing [--rounds N] [--quick] [--json]
 
 Copies this machine's libraries and programs into a scratch store of eight store paths,
 so that all runs read the same files out of the page cache, and makes another one of
-50,000 small files.  Two threads need two processors that nobody else uses.
+50,000 small files.  Two threads need two processors that nothing else uses.
 
 ``tar | gzip -6`` are two processes on two processors, of which gzip's is the one
 that is busy; pigz uses all processors that there are.
@@ -131,7 +131,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def tar_through(compressor: str, store: Path) -> None:
-    """What a shell would do, its result thrown away."""
+    """Run ``tar`` through a compressor in a shell, and discard the result."""
     subprocess.run(
         f"tar --create --sort=name . | {compressor} > /dev/null", shell=True, check=True, cwd=store
     )
@@ -192,7 +192,7 @@ def pack_to_memory(store: Path) -> Iterator[bytes]:
 
 
 def deflate_and_hash(archives: Sequence[bytes]) -> None:
-    """What packing costs when there are no files, no headers and no copies."""
+    """Do the least work of packing: no files, no headers and no copies."""
     for archive in archives:
         compressor = isal_zlib.compressobj(COMPRESSION.level, isal_zlib.DEFLATED, 31)
         uncompressed, compressed = hashlib.sha256(), hashlib.sha256()

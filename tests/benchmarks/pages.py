@@ -1,5 +1,5 @@
 """
-What looking at a large image costs those who pull meanwhile.
+Measure the effect that viewing a large image's page has on concurrent pulls.
 
     python -m tests.benchmarks.pages [--rounds N] [--quick] [--json]
 

@@ -1,5 +1,5 @@
 """
-What Nix does for an image, and what packing it costs, each alone.
+Measure the parts of a cold pull, each alone: the work of Nix, and packing.
 
     python -m tests.benchmarks.parts PACKAGE_SET NAME
 

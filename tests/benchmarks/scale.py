@@ -1,5 +1,5 @@
 """
-How the stages of a build grow with the closure: 100, 1,000 and 5,000 store paths.
+Measure the growth of a build's stages with the closure: 100, 1,000 and 5,000 store paths.
 
     python -m tests.benchmarks.scale [--rounds N] [--quick] [--json]
 
@@ -74,7 +74,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def _stages(size: int) -> dict[str, Callable[[], object]]:
-    """What is done with a closure, by what it is called."""
+    """Return the stages of a build with a closure of so many paths, by name."""
     dump = generate_dump(size)
     graph = parse_dump(dump)
     settings = LayerSettings()

@@ -1,5 +1,5 @@
 """
-Whether the daemon grows: a thousand cold images, one after the other.
+Measure whether the daemon grows: a thousand cold images, one after the other.
 
     python -m tests.benchmarks.soak [--images N] [--quick] [--json FILE]
 
@@ -39,7 +39,7 @@ STORING = 4
 @frozen(kw_only=True)
 class Sample:
     """
-    What a process held.
+    The resources that a process held.
 
     :param image: after how many images.
     :param resident: in bytes.
@@ -100,7 +100,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def slope(places: Sequence[float], values: Sequence[float]) -> float:
-    """How much values grow from one place to the next, by least squares."""
+    """Return the growth of values from one place to the next, by least squares."""
     return statistics.linear_regression(places, values).slope if len(places) > 1 else 0.0
 
 

@@ -1,5 +1,5 @@
 """
-How long it takes from ``twistd -n nixery`` to the first answer.
+Measure the time from ``twistd -n nixery`` to the first answer.
 
     python -m tests.benchmarks.start [--rounds N] [--quick] [--json]
 """

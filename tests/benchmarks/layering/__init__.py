@@ -1,5 +1,5 @@
 """
-What ways of cutting closures into layers cost those who pull.
+Compare strategies for cutting closures into layers by their cost for clients.
 
     python -m tests.benchmarks.layering [--seeds N] [--json]
 
@@ -8,11 +8,11 @@ and three histories of updates (``tests/benchmarks/data``), cuts all images by e
 strategy, and adds up what has to be transferred and kept.  No image is built.
 
 - ``workload`` reads the data;
-- ``measures`` says what is measured;
+- ``measures`` defines and computes the measures;
 - ``ours`` asks this project's own layering;
 - ``peers`` has the strategies of others, written anew from their descriptions;
-- ``study`` has what they came to in the study that chose the strategy, which the peers
-  must reproduce before a comparison with them means anything, and the limits that ours
-  has to keep;
+- ``study`` has their results in the study that chose the strategy, which the peers must
+  reproduce before a comparison with them means anything, and the limits that ours has
+  to keep;
 - ``fresh`` draws other images, clients and histories of the same kind.
 """

@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 @frozen(kw_only=True)
 class Scored:
     """
-    What a strategy costs in one case.
+    The cost of a strategy in one case.
 
     :param pull: a multiple of one layer per path.
     :param chain: a multiple of one layer.
@@ -162,7 +162,7 @@ class Check:
 
 
 def reproduced(rows: Rows) -> Iterable[Check]:
-    """Whether the peers are what they were in the study."""
+    """Check that the peers reproduce their results of the study."""
     for name in PEERS:
         for case, expected in study.STUDY[name].items():
             scored = rows[name][case]
@@ -178,7 +178,7 @@ def reproduced(rows: Rows) -> Iterable[Check]:
 
 
 def kept(rows: Rows, seed: int | None = None) -> Iterable[Check]:
-    """Whether our strategy keeps its limits."""
+    """Check that our strategy keeps its limits."""
     for limit in study.LIMITS:
         if seed is not None and not limit.with_seeds:
             continue

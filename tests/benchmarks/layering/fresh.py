@@ -107,7 +107,7 @@ def _histories(data: Data, choose: random.Random) -> dict[str, Sequence[int]]:
 def _spread(
     packages: PackageSet, sources: Iterable[_Source], changes: Sequence[int]
 ) -> Sequence[int]:
-    """When each path is rebuilt, if its source changes, or what it needs is rebuilt."""
+    """Return each path's weeks of rebuilds: its source changes, or a path it needs is rebuilt."""
     rebuilt = [0] * len(packages.names)
     for source, weeks in zip(sources, changes, strict=True):
         for index in source.members:
@@ -202,7 +202,7 @@ def _sources(data: Data) -> list[_Source]:
 
 
 def _alike(source: _Source, changes: dict[str, int], seen: dict[str, int]) -> bool:
-    """Whether changes are those of a source, in at least three weeks that show it."""
+    """Tell whether changes equal those of a source, in at least three weeks with changes."""
     common = 0
     for model, weeks in changes.items():
         both = seen[model] & source.seen[model]

@@ -1,5 +1,5 @@
 """
-What is measured.
+The measures, and their computation.
 
 Every node keeps all that it ever pulled.  A layer is the set of its members; its content
 changes in each week in which one of them is rebuilt.  Bytes are added up over all
@@ -45,7 +45,7 @@ TINY = 100_000
 @frozen(kw_only=True)
 class Costs:
     """
-    What a strategy costs.
+    The costs of a strategy.
 
     :param pull: bytes.
     :param chain: bytes.
@@ -82,7 +82,7 @@ class _Changing:
 
 def costs(plans: Sequence[Sequence[Paths]], clients: Clients, data: Data) -> Costs:
     """
-    What it costs to pull images that are cut like this.
+    Compute the costs of pulling images that are cut into these layers.
 
     :param plans: for each image its layers, from the bottom to the top.
     """
@@ -161,7 +161,7 @@ def _pulled(
 @frozen(kw_only=True)
 class Leaf:
     """
-    What is pulled again for nothing when a package is added.
+    The share of an image that is pulled again needlessly when a package is added.
 
     :param leaves: on the average over packages that bring few paths.
     :param packages: on the average over all packages.

@@ -95,7 +95,7 @@ class Ours:
 
 def seconds_for(ours: Ours, count: int, rounds: int = 5) -> float:
     """
-    How long it takes to cut so many paths into 94 layers: the median of some rounds.
+    Measure the seconds to cut so many paths into 94 layers: the median of some rounds.
 
     The whole of the package set, and as many of its paths once more, under other
     hashes, as are missing.

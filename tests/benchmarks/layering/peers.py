@@ -1,8 +1,8 @@
 """
-How others cut closures into layers, written anew from their descriptions.
+Layering strategies of other projects, written anew from their descriptions.
 
-Nothing here is anybody else's code.  Where a description leaves something open, what the
-program does counts, with its quirks; ties are broken by name.
+Nothing here is copied code.  Where a description leaves something open, the behaviour of
+the program counts, with its quirks; ties are broken by name.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What the study measured, and the limits that the project's layering keeps.
+The results of the study, and the limits that the project's layering keeps.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ STUDY: Mapping[str, Mapping[Case, Row]] = {
 @frozen(kw_only=True)
 class Limit:
     """
-    What a ratio may be at most.
+    The upper limit of a ratio.
 
     :param measure: ``pull``, ``chain`` or ``storage``.
     :param versus: the strategy that is compared with.

@@ -45,7 +45,7 @@ def indices(paths: Paths) -> Iterator[int]:
 
 
 def union(parts: Iterable[Paths]) -> Paths:
-    """What is in any of the sets."""
+    """Return the union of the sets."""
     together = 0
     for part in parts:
         together |= part
@@ -108,7 +108,7 @@ class PackageSet:
         return sum(self.sizes[index] for index in indices(paths))
 
     def closure(self, roots: Iterable[int]) -> Closure:
-        """What an image with the given packages contains."""
+        """Return the paths that an image with the given packages contains."""
         roots = tuple(sorted({*roots, *self.always}))
         return Closure(
             packages=self, roots=roots, members=union(self.closures[root] for root in roots)
@@ -136,7 +136,7 @@ class Closure:
 @frozen(kw_only=True)
 class Clients:
     """
-    Who pulls what.
+    The nodes that pull, and their images.
 
     :param images: the indices of the packages of each image.
     :param deployers: for each of these nodes the images that it pulls every week.
