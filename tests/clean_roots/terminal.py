@@ -41,7 +41,7 @@ class Terminal:
 
     @property
     def output(self) -> str:
-        """What is on the screen."""
+        """The text on the screen."""
         return b"".join(self._screen).decode(errors="replace").replace("\r\n", "\n")
 
     def wait_until(self, true: Callable[[], bool], what: str, seconds: float) -> None:

@@ -1,5 +1,5 @@
 """
-What the tests share: registries and engines that are started once a run.
+Shared fixtures of the tests: registries and engines that are started once a run.
 
 Starting a container engine takes longer than most tests, and trial has no
 fixtures for a class or a module: each of these is started by the first test that

@@ -115,7 +115,7 @@ class Daemon:
         self._server.kill()
 
     def log(self, since: int = 0) -> str:
-        """What it logged, from an offset on."""
+        """The daemon's log, from an offset on."""
         return self._server.said(since)
 
     def log_size(self) -> int:
@@ -149,8 +149,8 @@ def private_environment(home: Path) -> dict[str, str]:
 
 def single_user_nix() -> dict[str, str]:
     """
-    How Nix is used on a machine without a Nix daemon: by root, without build
-    users and without a sandbox, which containers often cannot have.
+    Return the environment of Nix on a machine without a Nix daemon: it is used by root,
+    without build users and without a sandbox, which containers often cannot have.
     """
     if "NIX_REMOTE" in os.environ:
         return {"NIX_REMOTE": os.environ["NIX_REMOTE"]}
@@ -159,7 +159,7 @@ def single_user_nix() -> dict[str, str]:
 
 @functools.cache
 def checkout() -> dict[str, str]:
-    """Where the daemon is found, if it is not installed beside this Python."""
+    """Return the environment that finds the daemon, if it is not installed beside this Python."""
     installed = subprocess.run(
         [sys.executable, "-c", "import nixery"], cwd="/", check=False, capture_output=True
     )

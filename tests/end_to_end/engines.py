@@ -33,7 +33,7 @@ REQUIRED = "NIXERY_REQUIRE_ENGINES"
 
 
 class Engine(Protocol):
-    """What pulls images and runs containers."""
+    """A container engine: it pulls images and runs containers."""
 
     def pull(self, image: str) -> Finished:
         """Pull ``127.0.0.1:port/name``."""
@@ -200,7 +200,7 @@ class Podman:
         )
 
     def logs(self, container: str) -> Finished:
-        """What a container said so far."""
+        """The output of a container so far."""
         return self._command("logs", container)
 
     def stop(self, container: str) -> Finished:
@@ -308,7 +308,7 @@ def _with_tag(image: str) -> str:
 @functools.cache
 def _overlay_works() -> bool:
     """
-    Whether layers can be stacked by the kernel.
+    Tell whether layers can be stacked by the kernel.
 
     In a container that is itself on an overlay they often cannot; engines then
     copy the whole file system once for every layer.

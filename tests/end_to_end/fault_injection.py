@@ -1,8 +1,8 @@
 """
-What goes wrong, on purpose and at a known moment.
+Faults, on purpose and at a known moment.
 
-A Nix store that is a test's own, so that a garbage collection takes nothing from
-anybody else; Nix commands that wait where a test wants to step in between; and a
+A Nix store that is a test's own, so that a garbage collection deletes nothing of
+other users; Nix commands that wait where a test wants to step in between; and a
 registry that stops, or waits, at a given step of its own.
 """
 
@@ -118,7 +118,7 @@ class HeldCommands:
             script.chmod(0o755)
 
     def environ(self) -> dict[str, str]:
-        """What lets a registry find them."""
+        """The environment that lets a registry find the commands."""
         return {"PATH": f"{self.path}:{private_environment(Path('/'))['PATH']}"}
 
     def hold(self, command: str) -> None:
@@ -135,7 +135,7 @@ class HeldCommands:
         wait_until(lambda: not self.waits(command), f"{command} to go on")
 
     def evaluated(self) -> bool:
-        """Whether an evaluation has begun, and none goes on."""
+        """Tell whether an evaluation has begun, and none goes on."""
         said = self._journal.read_text().splitlines()
         return "nix-instantiate --eval goes on" in said and not any(
             b"nix-instantiate" in _read(process / "cmdline")
@@ -150,13 +150,13 @@ class HeldCommands:
         self._journal.write_text("")
 
     def waits(self, command: str) -> bool:
-        """Whether a command waits."""
+        """Tell whether a command waits."""
         said = self._journal.read_text().splitlines()
         return said.count(command) > said.count(f"{command} goes on")
 
 
 def _stands_by(process: Path) -> bool:
-    """Whether one of the commands above has not been asked yet."""
+    """Tell whether a process is one of the commands above, and has not been asked yet."""
     try:
         asked = not os.readlink(process / "fd" / "0").startswith("pipe:")
     except OSError:

@@ -70,7 +70,7 @@ class WatchedSet:
         )
 
     def builds(self, package: str) -> int:
-        """How often the build of a package has begun."""
+        """Count how often the build of a package has begun."""
         return self._journal.read_text().split().count(package)
 
     def wait_for(self, package: str) -> None:

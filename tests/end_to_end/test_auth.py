@@ -1,5 +1,5 @@
 """
-Who may pull, with the clients that log in: passwords, and tokens that they fetch.
+Tests of authentication with real clients: passwords, and tokens that they fetch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Guarded:
         half.rename(self.passwords)
 
     def write_rules(self, alice: list[str]) -> None:
-        """What alice may have; bob may have everything."""
+        """Set the packages that alice may pull; bob may pull all."""
         self.configuration.write_text(
             json.dumps(
                 {
@@ -106,7 +106,7 @@ token_registry = Once(lambda: Guarded("token"))
 
 
 class AuthTests(Mixin):
-    """What is the same, whichever way clients log in."""
+    """Tests that hold for both ways of logging in."""
 
     challenge: ClassVar[str]
 
@@ -165,7 +165,7 @@ class AuthTests(Mixin):
         )
 
     def test_images_of_others(self) -> None:
-        """Who may not have an image gets neither its manifest nor its blobs."""
+        """A user who may not pull an image gets neither its manifest nor its blobs."""
         registry = self.registry()
         manifest = registry.get("/v2/git/manifests/latest", "bob")
         self.assertEqual(manifest.status, 200)

@@ -32,7 +32,7 @@ SHARED_SIZE = 16_000_000
 
 
 class BuildTests(EndToEndCase):
-    """How often things are built, on a registry that all tests share."""
+    """Tests of how often things are built, on a registry that all tests share."""
 
     def nix(self, *argv: str) -> None:
         """Run a command of Nix's by hand."""
@@ -125,7 +125,7 @@ class BuildTests(EndToEndCase):
 
 
 class RestartTests(EndToEndCase):
-    """What a registry that is started again remembers."""
+    """Tests of the state that a registry keeps over a restart."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -173,7 +173,7 @@ class RestartTests(EndToEndCase):
         check_image(answer.body, lambda digest: http.blob("crowded", digest))
 
     def test_stopped_while_building(self) -> None:
-        """Who waits for a build when the registry is stopped is told to come back."""
+        """A client that waits for a build when the registry is stopped is told to retry."""
         with ThreadPoolExecutor(1) as pool:
             client = pool.submit(self.daemon.registry.manifest, "crowded")
             self.packages.wait_for("crowded")

@@ -1,5 +1,5 @@
 """
-What real engines make of layers that are compressed otherwise than by gzip.
+Tests of real engines with layers that are compressed otherwise than by gzip.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CompressionTests(EndToEndCase):
             self.assertRegex(pulled.output, re.compile("zstd: Docker .* does not know"))
 
     def test_zstd_for_docker_manifests_only(self) -> None:
-        """Who reads Docker's manifests alone is told that there is none."""
+        """A client that accepts Docker's manifests alone is told that there is none."""
         answer = zstd_registry().registry.manifest("hello", accept=DOCKER_MANIFEST)
         self.assertEqual(answer.status, 422)
         self.assertIn("zstd", answer.message)

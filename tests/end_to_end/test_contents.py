@@ -1,5 +1,5 @@
 """
-What runs from the demo set truly runs: in a container, without a network.
+Tests of programs of the demo set: they run in a container, without a network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ContentsTests(EndToEndCase):
     """Programs in containers of the demo set."""
 
     def execute(self, name: str, *command: str) -> str:
-        """What a command in a new container prints."""
+        """Run a command in a new container, and return its output."""
         image = f"{demo_registry().address}/{name}"
         docker().pull(image).checked()
         return docker().run(image, *command).checked().stdout

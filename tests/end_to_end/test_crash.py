@@ -79,7 +79,7 @@ class CrashCase(ChaosCase):
         return list((self.storage / "tmp").iterdir())
 
     def processes(self) -> list[str]:
-        """What runs for the registry, itself included, by its environment."""
+        """Find the registry's processes, itself included, by their environment."""
         marks = [str(each).encode() for each in (self.packages.directory, self.directory)]
         found = []
         for process in Path("/proc").glob("[0-9]*"):

@@ -1,5 +1,5 @@
 """
-What Docker, podman and containerd pull from us runs; what cannot be pulled says
+Tests of Docker, podman and containerd: images pulled from us run; a failing pull says
 why.
 """
 

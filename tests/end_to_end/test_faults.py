@@ -1,6 +1,6 @@
 """
-What the daemon stands on fails: the disk is full, somebody removes files, Nix ignores
-what it is told.
+Tests of failures below the daemon: the disk is full, files are removed, Nix ignores
+its settings.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FullDiskTests(ChaosCase):
         return ballast
 
     def check_refused(self, name: str) -> None:
-        """Who asks is told why there is no image, and nothing half-written is left."""
+        """Check that the client is told why there is no image, and no partial file is left."""
         answer = self.daemon.registry.manifest(name)
         self.assertEqual(answer.status, 503, answer.body)
         self.assertIn("No space left on device", answer.message)
@@ -66,7 +66,7 @@ class FullDiskTests(ChaosCase):
                 self.assertEqual(digest_of(blob.read_bytes()), f"sha256:{blob.name}")
 
     def test_too_large(self) -> None:
-        """What does not fit is refused; what fits is served, and all when there is room."""
+        """An image that does not fit is refused until there is room; one that fits is served."""
         self.check_refused("large")
         self.check(self.daemon, "plain")
         self.check_refused("large")
@@ -75,7 +75,7 @@ class FullDiskTests(ChaosCase):
         self.assertEqual(self.packages.builds("large"), 1)
 
     def test_full(self) -> None:
-        """What is stored is served from a disk that is full, by a new process too."""
+        """Stored images are served from a disk that is full, by a new process too."""
         self.check(self.daemon, "plain")
         ballast = self.fill()
         self.check_refused("known")
@@ -89,7 +89,7 @@ class FullDiskTests(ChaosCase):
 
 
 class RemovedFileTests(ChaosCase):
-    """Files of the storage that somebody removes."""
+    """Tests of files that are removed from the storage."""
 
     def start(self, *options: str) -> Daemon:
         daemon = Daemon(WatchedSet().path, name="removed", options=options).start()
@@ -159,7 +159,7 @@ class UntrustedTests(ChaosCase):
         )
 
     def test_ignored_settings(self) -> None:
-        """What Nix ignores is said at start-up, by name, and what it heeds is not."""
+        """Settings that Nix ignores are logged at start-up, by name; those it heeds are not."""
         daemon = self.start(
             configuration="nix_options: {builders: 'ssh://nowhere', cores: '1', sandbox: 'true'}\n"
         )
@@ -169,7 +169,7 @@ class UntrustedTests(ChaosCase):
         self.check(daemon, "plain")
 
     def test_substitutes_only(self) -> None:
-        """What is in no cache is refused by name, if nothing may be built."""
+        """Store paths that are in no cache are refused by name, if nothing may be built."""
         daemon = self.start(["--substitute-only=true"], "nix_options: {substitute: 'false'}\n")
         answer = daemon.registry.manifest("first")
         self.assertEqual(answer.status, 422)

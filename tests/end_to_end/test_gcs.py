@@ -134,7 +134,7 @@ class EngineTests(GcsCase):
 
 
 class InstanceTests(GcsCase):
-    """What registries have in common is the bucket."""
+    """Tests of registries that share nothing but the bucket."""
 
     def test_second_instance(self) -> None:
         """An instance with an empty disk answers with what another one has made."""

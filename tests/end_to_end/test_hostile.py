@@ -56,7 +56,7 @@ class HostileTests(EndToEndCase):
         self.addCleanup(self.check_rest)
 
     def open_files(self) -> int:
-        """How many files the daemon has open."""
+        """Count the files that the daemon has open."""
         return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
 
     def check_rest(self) -> None:
@@ -82,7 +82,7 @@ class HostileTests(EndToEndCase):
         return made
 
     def say(self, data: bytes) -> bytes:
-        """What is answered to bytes, until the connection ends."""
+        """Send bytes, and return the answer until the connection ends."""
         (client,) = self.connect()
         with contextlib.suppress(ConnectionError):
             client.sendall(data)
@@ -167,7 +167,7 @@ class HostileTests(EndToEndCase):
         self.assertIn(b" 200 ", other.recv(65536))
 
     def test_byte_by_byte(self) -> None:
-        """Whoever takes a large blob at a byte a second does not have it for long."""
+        """A client that reads a large blob at a byte a second is soon disconnected."""
         path = self.large_blob().encode()
         with self.served():
             clients = self.connect(20, window=4096)
@@ -262,7 +262,7 @@ class HostileTests(EndToEndCase):
         self.assertEqual([], [path for path in spilled if path.is_file()])
 
     def test_floods(self) -> None:
-        """Who asks too often is told when to come back, and others notice nothing."""
+        """A client that asks too often is told when to retry, and others notice nothing."""
         (client,) = (
             socket.create_connection(
                 ("127.0.0.1", self.http.port), source_address=("127.0.0.3", 0), timeout=60

@@ -1,6 +1,6 @@
 """
-What an operator sees of a daemon at work: metrics, readiness, and a log that a program
-can read.
+Tests of an operator's view of a daemon at work: metrics, readiness, and a log that a
+program can read.
 """
 
 from __future__ import annotations

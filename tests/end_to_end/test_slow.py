@@ -98,7 +98,7 @@ class SlowBuildTests(EndToEndCase):
             pulled.result().checked()
 
     def test_watching(self) -> None:
-        """Who is sent away is told where to watch, and sees the build to its end."""
+        """A client that gets a 429 is told where to watch, and can follow the build to its end."""
         http = self.daemon.registry
         for method in ("HEAD", "GET"):
             answer = http.request(method, "/v2/slow-http/manifests/latest")
@@ -140,7 +140,7 @@ class SlowBuildTests(EndToEndCase):
 
 
 class StopTests(EndToEndCase):
-    """What is left of a build when the registry ends."""
+    """Tests of the remains of a build when the registry ends."""
 
     def setUp(self) -> None:
         super().setUp()

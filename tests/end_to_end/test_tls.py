@@ -139,7 +139,7 @@ class TLSTests(EndToEndCase):
         self.assertIn("Hello, world!", containerd().run(image, "hello").checked().stdout)
 
     def test_renewed_during_a_download(self) -> None:
-        """Whoever comes next is shown the new certificate; a download that runs goes on."""
+        """The next client is shown the new certificate; a download that runs goes on."""
         stage = secured()
         layer = max(stage.manifest["layers"], key=lambda each: int(each["size"]))
         before = stage.serial()

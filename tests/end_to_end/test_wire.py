@@ -43,7 +43,7 @@ class WireTests(EndToEndCase):
             self.assertEqual(int(head.headers["content-length"]), len(get.body), url)
 
     def test_digests(self) -> None:
-        """What is named by a digest has it, and is announced with it."""
+        """Content that is named by a digest has this digest, and is announced with it."""
         http = watched_registry().registry
         for url in self.urls("plain"):
             answer = http.get(url, accept_encoding="gzip, zstd, deflate")
@@ -76,7 +76,7 @@ class WireTests(EndToEndCase):
         self.assertEqual(outside.headers["content-range"], f"bytes */{size}")
 
     def test_refusals(self) -> None:
-        """What cannot be answered says why, in the specification's words."""
+        """A request that cannot be answered says why, in the specification's words."""
         http = demo_registry().registry
         for path, status, code, words in (
             ("helo/manifests/latest", 404, "MANIFEST_UNKNOWN", ("helo", "hello")),

@@ -43,7 +43,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """What the first error tells a person."""
+        """The message of the first error."""
         return str(self.error["message"])
 
 
@@ -68,7 +68,7 @@ class Registry:
         """
         Ask for ``path`` and read the whole answer.
 
-        :raises OSError: nobody answers.
+        :raises OSError: there is no answer.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
@@ -102,7 +102,7 @@ class Registry:
         return answer.body
 
     def connections(self) -> int:
-        """How many connections clients have with it."""
+        """Count the connections that clients have with the registry."""
         rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
         ends = [row.split()[1:4] for row in rows]
         established = "01"
@@ -111,7 +111,7 @@ class Registry:
         )
 
     def answers(self) -> bool:
-        """Whether somebody listens and is a registry."""
+        """Tell whether a registry listens on the port."""
         try:
             # The second: and wants to know who asks.
             return self.get("/v2/").status in (200, 401)

@@ -40,7 +40,7 @@ def check(function: Callable[[], None]) -> Callable[[], None]:
 
 def run(*command: str, status: int | None = 0) -> str:
     """
-    What a command says.
+    Run a command, and return its output.
 
     :param status: what it has to end with; ``None`` for anything.
     """
@@ -215,7 +215,7 @@ def reload() -> None:
 
 @check
 def hardening() -> None:
-    """What is left open is as little as it was."""
+    """The service's exposure level has not risen."""
     said = run("systemd-analyze", "security", "--no-pager", "nixery")
     found = re.search(r"Overall exposure level for nixery.service: ([0-9.]+)", said)
     assert found is not None and float(found[1]) <= 1.3, said

@@ -37,7 +37,7 @@ tar -xf /checks.tar -C /run/checks
 @functools.cache
 def results() -> dict[str, dict[str, Any]]:
     """
-    What became of each check.
+    Return the result of each check.
 
     :raises SkipTest: no such system can be made here.
     """
