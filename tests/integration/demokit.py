@@ -98,7 +98,7 @@ def build_all(names: tuple[str, ...]) -> Mapping[str, Sequence[Path]]:
 
 
 def evaluate(expression: str) -> object:
-    """What an expression about the set, which it knows as ``set``, evaluates to."""
+    """Evaluate an expression about the set, which it knows as ``set``."""
     bound = f"let set = system: import {demo_set()} {{ inherit system; }}; in {expression}"
     return json.loads(
         checked(

@@ -50,7 +50,7 @@ class LockTests(SynchronousTestCase):
         self.patch(os, "environ", {**os.environ, "APT_CONFIG": str(settings)})
 
     def run_beside(self, lock: str, *arguments: str) -> str:
-        """What is said by a run of apt while another process holds a lock, until it waits."""
+        """Run apt while another process holds a lock, until it waits, and return the messages."""
         err = StringIO()
         console = Console("start", err)
         with (

@@ -77,7 +77,7 @@ class PrepareImageTests(SynchronousTestCase):
         self.assertEqual(image["packages"][0]["name"], "x86_64-linux")
 
     def test_failures(self) -> None:
-        """What cannot be prepared exits with 1, and says why in one place."""
+        """The command exits with 1 if it cannot prepare an image, and says why in one place."""
         for name, text in {
             "plian": "there is no package plian (did you mean plain?)",
             "numbered": "line 30",

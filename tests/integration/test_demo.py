@@ -339,7 +339,7 @@ class PackageTests(SetTestCase):
         self.assertEqual(int.from_bytes(loaded[18:20], "little"), 183)
 
     def test_lazy(self) -> None:
-        """Whoever asks for one package fetches nothing of the others."""
+        """A build of one package fetches nothing of the others."""
         derivation = evaluate('(set "x86_64-linux").hello.drvPath')
         assert isinstance(derivation, str)
         # Evaluation in read-only mode does not write it.
@@ -371,7 +371,7 @@ class PackageTests(SetTestCase):
         self.assertIn("the sixth step failed", str(failure))
 
     def test_vanished(self) -> None:
-        """When a mirror has dropped a file, the failure says how to get a new lock."""
+        """A failure because a mirror has dropped a file says how to get a new lock."""
         copy = self.directory / "set"
         shutil.copytree(demo_set(), copy)
         lock = json.loads((copy / "lock.json").read_text())

@@ -205,7 +205,7 @@ class EveryPackageTests(SetTestCase):
 
 
 def list_libraries(loader: Path, path: Path) -> str:
-    """What the loader says of the libraries of a file; a static program has none."""
+    """List the libraries of a file by the loader; a static program has none."""
     done = run([loader, "--list", path])
     if done.returncode != 0 and "statically linked" not in done.stdout + done.stderr:
         return done.stdout + f"not found: {done.stderr}"

@@ -22,7 +22,7 @@ LOADED = {"script": "src", "link": "href", "img": "src", "form": "action", "ifra
 
 
 class Page(HTMLParser):
-    """What there is on a page."""
+    """The elements of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 @cache
 def directory() -> Path | None:
-    """Where it is: what was built just now, or what is installed."""
+    """The documentation's directory: the one built just now, or the installed one."""
     given = os.environ.get("NIXERY_TEST_DOCS")
     return Path(given) if given else docs_directory()
 
@@ -96,7 +96,7 @@ class BuiltTests(SynchronousTestCase):
                 self.assertFalse(given.get("href", "").startswith(("javascript:", "data:")), name)
 
     def test_own_files(self) -> None:
-        """What is loaded comes from the documentation itself, and is there."""
+        """All that a page loads comes from the documentation itself, and exists."""
         for name, page in self.pages.items():
             for tag, given in page.elements:
                 url = given.get(LOADED.get(tag, ""), "")

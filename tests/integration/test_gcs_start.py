@@ -1,4 +1,4 @@
-"""How a daemon starts on a bucket: real processes of twistd on the tests' own service."""
+"""Tests of a start on a bucket: real processes of twistd on the tests' own service."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class GcsStartTests(SynchronousTestCase):
             self.assertIn(word, output)
 
     def readiness(self) -> tuple[int, str]:
-        """What ``/readyz`` answers; 0: nobody does."""
+        """The status of ``/readyz``; 0: there is no answer."""
         try:
             with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=30) as answer:
                 return answer.status, answer.read().decode()

@@ -22,7 +22,7 @@ DOCKERFILE = CHECKOUT / "nix" / "container" / "Dockerfile"
 
 
 class KubernetesTests(SynchronousTestCase):
-    """What a user applies."""
+    """Tests of the Kubernetes manifests that a user applies."""
 
     def resources(self, name: str) -> dict[str, dict[str, Any]]:
         """The resources of a file, by kind."""

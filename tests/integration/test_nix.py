@@ -141,7 +141,7 @@ class NixTestCase(TestCase):
 
 
 class NameTests(NixTestCase):
-    """Which package a name leads to."""
+    """Tests of finding the package of a name."""
 
     async def test_spellings(self) -> None:
         """Exactly, then with `_` before a digit, then in any case, at every level."""
@@ -251,7 +251,7 @@ class NameTests(NixTestCase):
 
 
 class OutputTests(NixTestCase):
-    """Which outputs of a package an image has."""
+    """Tests of the choice of a package's outputs."""
 
     async def test_chosen(self) -> None:
         """Those to install without documentation, else `out`, else the first; or as asked."""
@@ -284,7 +284,7 @@ class UseTests(NixTestCase):
     """Values that are no packages, and packages that are not to be used."""
 
     async def test_no_packages(self) -> None:
-        """What is no package is told, with what it is."""
+        """An attribute that is no package is reported, with its type."""
         for name, what in {
             "function": "a function",
             "functor": "a function",
@@ -325,7 +325,7 @@ class UseTests(NixTestCase):
             await self.evaluate(name, nix=self.make(config=config))
 
     async def test_thrown(self) -> None:
-        """What a package throws is told in its own words; the others are not hurt."""
+        """A package's throw is reported in its own words; the others are not affected."""
         problems = await self.problems("throwing", "plain", "throwinglater", "asserting")
         self.assertEqual(
             [problem.name for problem in problems], ["throwing", "throwinglater", "asserting"]
@@ -337,7 +337,7 @@ class UseTests(NixTestCase):
             self.assertIn(text, problem.message)
 
     async def test_fatal(self) -> None:
-        """What ends a whole evaluation is found out by name, all of it, with Nix's text."""
+        """All packages that end a whole evaluation are found by name, with Nix's text."""
         expected = {
             "aborting": "aborted on purpose",
             "attributemissing": "attribute 'nowhere' missing",
@@ -379,7 +379,7 @@ class UseTests(NixTestCase):
 
 
 class SetTests(NixTestCase):
-    """What a package set may be."""
+    """Tests of the kinds of package sets."""
 
     def write(self, text: str, path: str = "set/default.nix") -> Path:
         file = self.directory / path
@@ -507,7 +507,7 @@ class StandbyTests(NixTestCase):
     async def answers(
         self, package_set: PackageSet, requirements: Sequence[PackageRequest], system: str = SYSTEM
     ) -> Sequence[LookupResult]:
-        """What the process answers that waits, and nobody else."""
+        """Return the answers of the waiting process, and check that it alone was asked."""
         [child] = self.spy.children
         answers = await self.ahead.look_up(package_set, system, requirements)
         self.assertEqual(self.spy.children, [child])
@@ -681,7 +681,7 @@ class BuildTests(NixTestCase):
             self.assertEqual(self.delete(output), 0)
 
     async def test_held(self) -> None:
-        """What is there already is protected and described without a build."""
+        """Valid outputs are protected and described without a build."""
         spy = SpyReactor()
         nix = self.nix = make_nix(self.directory, reactor=spy, config={"salt": self.salt})
         evaluation = await self.evaluate("dependent", "multi", "multi.dev")
@@ -718,7 +718,7 @@ class BuildTests(NixTestCase):
         await nix.stop()
 
     async def test_built_before(self) -> None:
-        """What is there already is rooted again, by a root of its own."""
+        """Valid outputs are rooted again, by a root of their own."""
         evaluation = await self.evaluate("plain")
         first = await self.nix.realise(evaluation.packages, Recorder())
         recorder = Recorder()
@@ -827,7 +827,7 @@ class BuildTests(NixTestCase):
         self.assertIn(f"unable to download '{url}': HTTP error 404", error.message)
 
     async def test_substitute_only(self) -> None:
-        """Where nothing may be built, what no cache has is told."""
+        """If nothing may be built, the error names the paths that no cache has."""
         error = await self.realise_failing(NotSubstitutable, "plain", substitute_only=True)
         self.assertIn("no binary cache has plain-1.2,", error.message)
 
@@ -844,7 +844,7 @@ class BuildTests(NixTestCase):
         await self.nix.realise(again.packages, Recorder())
 
     async def test_evaluated_and_built(self) -> None:
-        """What evaluates and builds in one needs no derivations, and roots the same."""
+        """Evaluating and building in one needs no derivations, and roots the same outputs."""
         names = ("dependent", "multi", "multi.dev")
         evaluation = await self.evaluate(*names)
         for package in evaluation.packages:
@@ -902,7 +902,7 @@ class BuildTests(NixTestCase):
                 os.killpg(pid, 0)
 
     async def test_sweep(self) -> None:
-        """What an earlier run left is removed at the start, and only then."""
+        """Roots of an earlier run are removed at the start, and only then."""
         await self.nix.sweep()
         evaluation = await self.evaluate("plain")
         await self.nix.realise(evaluation.packages, Recorder())
@@ -971,7 +971,7 @@ class FullDiskTests(NixTestCase):
 
 
 class CheckTests(NixTestCase):
-    """Whether Nix can be used."""
+    """Tests of the check that Nix can be used."""
 
     async def test_usable(self) -> None:
         """The version is told, and the directories are made."""

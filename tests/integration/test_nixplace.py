@@ -20,7 +20,7 @@ NOBODY = 65534
 
 
 class DenialTests(SynchronousTestCase):
-    """What is told to a user who may not use Nix."""
+    """Tests of the message to a user who may not use Nix."""
 
     def setUp(self) -> None:
         if reason := nix_missing():
@@ -114,7 +114,7 @@ class DenialTests(SynchronousTestCase):
         self.assertEqual(PASSING, exit_status(error))
 
     def test_other(self) -> None:
-        """What Nix says about anything else is left as it is."""
+        """Any other message of Nix is left as it is."""
         for said in (
             "",
             f"error: cannot connect to socket at '{self.socket}': Connection refused",
@@ -123,7 +123,7 @@ class DenialTests(SynchronousTestCase):
             self.assertIsNone(explain_denial(said))
 
     def test_no_store(self) -> None:
-        """Where there is no store, and Nix may not make one, the command is told."""
+        """If there is no store, and Nix may not make one, the error has the command for it."""
         error = explain_denial("error: creating directory '/nix': Permission denied")
         assert error is not None
         self.assertIn("install -d -o root /nix /nix/var /nix/var/nix", error.message)

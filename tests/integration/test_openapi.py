@@ -75,7 +75,7 @@ class Server:
 
 
 class DescriptionTests(SynchronousTestCase):
-    """Whatever is asked is answered as described, and never with a failure of ours."""
+    """Tests that every answer is as described, and never a failure of ours."""
 
     def check_all(self, *, gated: bool) -> None:
         document = json.loads(read_description(web_directory()))
@@ -109,9 +109,9 @@ class DescriptionTests(SynchronousTestCase):
         )(given(operation.as_strategy())(ask))()
 
     def test_open(self) -> None:
-        """Where everybody may have everything."""
+        """The description holds if all may be pulled without logging in."""
         self.check_all(gated=False)
 
     def test_with_users(self) -> None:
-        """Where clients have to log in."""
+        """The description holds if clients have to log in."""
         self.check_all(gated=True)

@@ -244,7 +244,7 @@ class ModuleTests(NixTests):
     """``nix/module.nix``: the service of NixOS."""
 
     def nixery(self, options: str, then: str) -> Any:
-        """What a machine with these options has: an attribute, or an expression of ``found``."""
+        """Evaluate an attribute, or an expression of ``found``: a machine with these options."""
         if not then.startswith("{"):
             then = f"found.{then}"
         return self.evaluate(f"let found = system {self.machine(options)}; in {then}")
@@ -261,7 +261,7 @@ class ModuleTests(NixTests):
         return self.nixery(options, "systemd.services.nixery.serviceConfig")
 
     def written(self, options: str) -> dict[str, object]:
-        """What is in the configuration file that the service is given."""
+        """The content of the configuration file that the service is given."""
         _, _, settings = self.service(options)["ExecStart"].partition("nixery.yaml-")
         value: dict[str, object] = json.loads(settings)
         return value
@@ -296,7 +296,7 @@ class ModuleTests(NixTests):
         load_config({"config": str(file)}, {})
 
     def test_wrong_values(self) -> None:
-        """What the daemon would refuse is refused by the module, and named."""
+        """A setting that the daemon would refuse is refused by the module, and named."""
         for setting in ('port = "80"', 'system = "vax"', "max_builds = 0", 'prot = "x"'):
             name = setting.split(" ", maxsplit=1)[0]
             expression = f"(system {self.machine(f'settings.{setting};')}).services.nixery.settings"
@@ -393,7 +393,7 @@ class ModuleTests(NixTests):
         )
 
     def test_same_as_the_unit(self) -> None:
-        """What the unit for other systems says of the service holds here as well."""
+        """The directives of the unit for other systems hold here as well."""
         unit = configparser.RawConfigParser(strict=False, interpolation=None)
         unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have case
         unit.read_string((CHECKOUT / "nixery.service").read_text("utf-8"))
@@ -502,7 +502,7 @@ class ModuleTests(NixTests):
 
 
 def _setup_requires() -> list[str]:
-    """What setup.py wants installed."""
+    """The requirements of setup.py."""
     tree = ast.parse((CHECKOUT / "setup.py").read_text("utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "install_requires":

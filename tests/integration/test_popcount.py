@@ -94,7 +94,7 @@ class Cache:
 
 
 class CommandTests(SynchronousTestCase):
-    """What the tests of both commands need."""
+    """The common parts of the tests of both commands."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -151,7 +151,7 @@ class ChannelTests(CommandTests):
         self.assertEqual(PATHS, self.cache.asked.total())
 
     def test_interrupted(self) -> None:
-        """Who is interrupted goes on where they were, after a signal of any kind."""
+        """The command resumes its work after an interrupt, by a signal of any kind."""
         for number, (ending, status) in enumerate(((signal.SIGINT, 130), (signal.SIGKILL, -9))):
             self.cache.arrived.clear()
             self.cache.go_on.clear()
@@ -173,7 +173,7 @@ class ChannelTests(CommandTests):
         self.assertLess(self.cache.asked.total(), PATHS + PATHS // 3 + 3 * 8)
 
     def test_faults(self) -> None:
-        """What is missing is left out and told; what fails for a while is tried again."""
+        """Missing paths are left out and reported; temporary failures are tried again."""
         paths = sorted(self.cache.narinfos)
         self.cache.failing = {*paths[:3]}
         del self.cache.narinfos[paths[5]]
@@ -223,7 +223,7 @@ class SetTests(CommandTests):
         return [part for name in every for part in ("--exclude", name)]
 
     def test_set(self) -> None:
-        """What can be built is counted; what cannot is told."""
+        """Packages that can be built are counted; those that cannot are reported."""
         result = self.succeed(*POPCOUNT, "set", *self.arguments())
         self.assertIn("packages cannot be used", result.stderr)
         self.assertIn("are not in the store", result.stderr)
@@ -294,7 +294,7 @@ class SetTests(CommandTests):
         )
 
     def test_layers_refused(self) -> None:
-        """What cannot be shown exits with 1 or 2, and says why."""
+        """The command exits with 1 or 2 if it cannot show the layers, and says why."""
         for status, arguments in (
             (1, ("plian",)),
             (1, ("plain", "--popularity", str(self.directory / "nothing"))),

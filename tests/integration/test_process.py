@@ -154,7 +154,7 @@ class ChildTests(TestCase):
                 await running
 
     async def test_left_behind(self) -> None:
-        """What a child leaves in its group ends with it."""
+        """Processes that a child leaves in its group end with it."""
         result = await self.run_shell("sleep 1000 > /dev/null 2>&1 & echo $!")
         left = int(result.stdout)
         with self.killed_afterwards(left):

@@ -146,7 +146,7 @@ class SourceCase(TestCase):
         ).stdout.strip()
 
     def delete(self, path: Path) -> bool:
-        """Whether a garbage collection would take a path; if so, it is gone."""
+        """Delete a path if a garbage collection would, and tell whether it did."""
         done = subprocess.run(
             ["nix-store", "--delete", str(path)],
             env=self.environ,
@@ -378,7 +378,7 @@ class GitTests(SourceCase):
         self.assertEqual(await self.evaluated(await self.make(), served), "plain-served")
 
     async def test_a_commit_that_was_just_pushed(self) -> None:
-        """What was unknown a moment ago is found when it is there."""
+        """A commit that was unknown a moment ago is found when it is there."""
         sources = await self.make()
         await self.revision(sources, self.first)
         self.repository.commit("below")
@@ -401,7 +401,7 @@ class GitTests(SourceCase):
         await self.revision(await self.make(), commit)
 
     async def test_a_repository_that_vanishes(self) -> None:
-        """What is known goes on being served, also after a restart; the log says so once."""
+        """Known commits go on being served, also after a restart; the log says so once."""
         sources = await self.make()
         self.assertEqual(await self.evaluated(sources), "plain-one")
         away = self.repository.path.with_name("away")
@@ -636,7 +636,7 @@ class ChannelTests(ChannelCase):
         self.assertEqual(len(self.messages("collection took {commit}")), 1)
 
     async def test_a_host_that_is_away(self) -> None:
-        """What is known goes on being served, also after a restart."""
+        """Known sources go on being served, also after a restart."""
         sources = await self.make(source_ttl=0)
         await self.fetched(sources)
         await self.port.stopListening()

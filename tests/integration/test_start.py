@@ -1,4 +1,4 @@
-"""How the daemon starts, and how it ends when it cannot: real processes of twistd."""
+"""Tests of the daemon's start, and of its exit if it fails: real processes of twistd."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class ServiceTests(SynchronousTestCase):
-    """What the service manager hears, from the start to the end."""
+    """Tests of the notices to the service manager, from the start to the end."""
 
     def setUp(self) -> None:
         if shutil.which("nix-build") is None:
@@ -87,7 +87,7 @@ class ServiceTests(SynchronousTestCase):
         self.addCleanup(self.child.kill)
 
     def log(self) -> str:
-        """What the daemon wrote."""
+        """The daemon's log."""
         return (self.directory / "log").read_text()
 
     def hears(self, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
@@ -197,7 +197,7 @@ class UnitTests(SynchronousTestCase):
             service.write_text(text)
 
     def run_tool(self, *command: str) -> str:
-        """What a program of systemd says, which must find nothing wrong."""
+        """Run a program of systemd, which must find nothing wrong, and return its output."""
         done = subprocess.run(
             command,
             capture_output=True,
@@ -272,7 +272,7 @@ class UnitTests(SynchronousTestCase):
         )
 
     def test_permanent_faults(self) -> None:
-        """What only the operator can mend is not tried again and again; all else is, for ever."""
+        """Only faults that the operator must mend stop the restarts; all others retry for ever."""
         found = directives(CHECKOUT / "nixery.service")
         [statuses] = found["RestartPreventExitStatus"]
         self.assertIn(str(os.EX_CONFIG), statuses.split())
