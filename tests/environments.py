@@ -1,4 +1,4 @@
-"""What each environment of tox.ini needs of the machine that it runs on."""
+"""Requirements that each environment of tox.ini has of the machine that it runs on."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def shortages(
     free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> list[str]:
     """
-    What there is too little room for.
+    Find the file systems with too little free space for the environments.
 
     :param names: the environments to be run.
     :param checkout: where the project is.

@@ -62,7 +62,7 @@ class CannotRunError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """How many tests ended how."""
+    """Counts of tests by their result."""
 
     passed: int = 0
     failed: int = 0
@@ -83,7 +83,7 @@ class Tally:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """
-    How an environment ended.
+    The result of an environment.
 
     :param tests: its tests, if it ran any.
     :param succeeded: whether all is well.
@@ -94,7 +94,7 @@ class Outcome:
 
     @property
     def tally(self) -> Tally:
-        """What it adds to the last line: a failure that is no test's counts as one."""
+        """The counts that it adds to the last line: a failure that is no test's counts as one."""
         tally = self.tests or Tally()
         if not self.succeeded and not tally.failed:
             tally += Tally(failed=1)
@@ -197,7 +197,7 @@ def prepare(chosen: Iterable[str]) -> None:
 
 def count(lines: Iterable[str], status: int) -> Outcome:
     """
-    What an environment's output says.
+    Count the tests in an environment's output.
 
     :param lines: all of its lines.
     :param status: its exit status.

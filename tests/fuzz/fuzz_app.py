@@ -316,7 +316,7 @@ class World:
         return door
 
     def exchange(self, data: bytes) -> bytes:
-        """What is answered to some bytes on a connection of their own."""
+        """Send some bytes on a connection of their own, and return the answer."""
         transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.1", 40000))
         protocol = self.site.buildProtocol(None)
         assert protocol is not None

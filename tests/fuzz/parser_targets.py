@@ -1,6 +1,6 @@
 """
-What reads texts that others have written: each takes any bytes, and fails in no other way
-than the one that it promises.
+Parsers of texts from outside: each takes any bytes, and fails in no other way than the
+one that it promises.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _HASH = "0" * 32
 @frozen(kw_only=True)
 class Text:
     """
-    One reader.
+    One parser.
 
     :param read: takes any bytes; raises what is a fault of ours.
-    :param seeds: what it likes to read, to begin with.
+    :param seeds: valid texts, to begin with.
     """
 
     read: Callable[[bytes], None]

@@ -1,4 +1,4 @@
-"""What can be fuzzed: functions that take any bytes, by their names, with what to begin from."""
+"""Targets for fuzzing: functions that take any bytes, by name, with their seeds."""
 
 from __future__ import annotations
 

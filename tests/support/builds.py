@@ -67,7 +67,7 @@ class CountingStorage(MemoryStorage):
 
 
 class BuilderCase(SynchronousTestCase):
-    """What the tests of the pipeline need: all of it, over verified fakes."""
+    """The base of the pipeline's tests: the whole pipeline, over verified fakes."""
 
     def setUp(self) -> None:
         self.clock = Clock()

@@ -110,12 +110,12 @@ def make_storage(
 
 
 def follow(source: Redirect, part: ByteRange | None = None) -> bytes:
-    """What is where a client is sent to."""
+    """Follow a redirect as a client does, and return the content."""
     return fetch(source.url, part)
 
 
 def fetch(url: str, part: ByteRange | None = None) -> bytes:
-    """What a client without credentials gets."""
+    """Fetch a URL as a client without credentials."""
     headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
     with urlopen(Request(url, headers=headers), timeout=30) as answer:
         body: bytes = answer.read()

@@ -122,7 +122,7 @@ class Connection:
         return value
 
     def answer(self) -> Answer:
-        """What the server has sent, as one answer."""
+        """Take the bytes that the server has sent, as one answer."""
         head, separator, body = self.received().partition(b"\r\n\r\n")
         if not separator:
             raise AssertionError(f"there is no answer: {head!r}")
@@ -252,7 +252,7 @@ class FileStorage(MemoryStorage):
         return digest
 
     def path(self, digest: Digest) -> str:
-        """Where the bytes of a blob are."""
+        """The path of a blob's file."""
         return os.path.join(self._directory, digest.removeprefix("sha256:"))
 
     async def stat(self, digest: Digest) -> BlobInfo:

@@ -134,7 +134,7 @@ class StoreCase(SynchronousTestCase):
         return set(finish(self.storage.list_records(IMAGES)))
 
     def assert_sound(self) -> None:
-        """What is named is there: by records, manifests; what is there is whole."""
+        """Check that all that records and manifests name exists, and that all blobs are whole."""
         inventory = self.inventory()
         there = {digest for digest in inventory.files if inventory.whole(digest)}
         for key, manifests in inventory.images.items():

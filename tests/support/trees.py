@@ -60,7 +60,7 @@ def make_tree(path: bytes, node: Node) -> None:
 
 
 def normalised(path: bytes, node: Node) -> Seen:
-    """What an archive should hold of ``node``, at ``path`` in it."""
+    """Return the entries that an archive should hold of ``node``, at ``path`` in it."""
     if isinstance(node, File):
         return {path: ("file", 0o555 if node.executable else 0o444, node.data)}
     if isinstance(node, Link):

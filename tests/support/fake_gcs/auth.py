@@ -1,5 +1,5 @@
 """
-Who may ask the fake Google Cloud Storage, and what is signed how: tokens, the
+Authentication and signatures of the fake Google Cloud Storage: tokens, the
 metadata server, the IAM service, and URLs of version 4.
 """
 
@@ -83,12 +83,12 @@ class Authority:
         return self.key.sign(message, padding.PKCS1v15(), hashes.SHA256())
 
     def sign_blob(self, body: bytes) -> dict[str, str]:
-        """What the IAM service answers."""
+        """The answer of the IAM service."""
         message = base64.b64decode(json.loads(body)["payload"])
         return {"signedBlob": base64.b64encode(self.sign(message)).decode("ascii")}
 
     def admits(self, authorization: str | None) -> bool:
-        """Whether a request has a token that was issued."""
+        """Tell whether a request has a token that was issued."""
         return (authorization or "").removeprefix("Bearer ") in self.tokens
 
     def verify_url(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> None:

@@ -56,7 +56,7 @@ PAGE = b"<!DOCTYPE html><title>Welcome to the hotel's network</title>"
 
 @frozen(kw_only=True)
 class Reply:
-    """What a request is answered with."""
+    """The answer to a request."""
 
     status: int = 200
     headers: Mapping[str, str] = field(factory=dict)

@@ -1,5 +1,5 @@
 """
-What a bucket of the fake Google Cloud Storage holds, and the rules it keeps.
+The content of a bucket of the fake Google Cloud Storage, and the rules it keeps.
 
 Pure: no HTTP here.  The rules are those that publication relies on: generations and
 preconditions, checksums, sessions that keep what they were given and nothing else.
@@ -115,7 +115,7 @@ class Bucket:
     """How often an object was made under each name."""
 
     def fault(self, operation: str) -> Fault | None:
-        """What goes wrong with this request."""
+        """Take the fault that this request meets, if any."""
         for fault in self.faults:
             if fault.where not in ("*", operation) or fault.times <= 0:
                 continue
