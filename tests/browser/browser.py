@@ -47,7 +47,7 @@ _RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice
 
 @frozen(kw_only=True)
 class Screen:
-    """What somebody looks at a page on."""
+    """The size and the abilities of the screen that a page is shown on."""
 
     width: int
     height: int
@@ -60,7 +60,7 @@ PHONE = Screen(width=360, height=740, dark=True, touch=True)
 
 
 class Browser:
-    """A browser with one window, and a profile that nobody has used before."""
+    """A browser with one window, and an unused profile."""
 
     def __init__(self) -> None:
         require("chromium", "chromedriver")
@@ -199,7 +199,7 @@ class Browser:
     # -- judging
 
     def faults(self) -> list[str]:
-        """What axe finds wrong with the page as it is, and what is wider than the screen."""
+        """List the faults that axe finds in the page as it is, and a width beyond the screen."""
         if not self.run("return typeof axe === 'object'"):
             self.run(_axe())
         found = self.driver.execute_async_script(
@@ -226,8 +226,8 @@ class Browser:
 
     def complaints(self, allowed: Mapping[str, int]) -> list[str]:
         """
-        What was written down since the last call and should not have been: messages
-        of scripts and of the browser, requests to other hosts, dialogs.
+        List the recorded faults since the last call: messages of scripts and of the
+        browser, requests to other hosts, dialogs.
 
         :param allowed: the failed requests that are right: statuses by paths.
         """

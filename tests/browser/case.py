@@ -1,5 +1,5 @@
 """
-What the tests in the browser share: one browser, and the registries of the other tests.
+Fixtures that the tests in the browser share: one browser, and the registries of the other tests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class BrowserCase(EndToEndCase):
         self.addCleanup(self.check)
 
     def check(self) -> None:
-        """What holds for every page that a test has seen."""
+        """Assert that no page of the test caused a complaint."""
         found = self.browser.complaints(self.allowed)
         self.browser.screen(DESKTOP)
         self.browser.open(BLANK)

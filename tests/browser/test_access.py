@@ -1,6 +1,6 @@
 """
-Whether everybody can use the pages: judged by axe, in light and dark, on a desk and on
-a phone.
+Tests of the accessibility of the pages: judged by axe, in light and dark, on a desktop
+and on a phone.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from tests.end_to_end.case import demo_registry, podman, watched_registry
 class BoxTests(BrowserCase):
     def test_a_command_that_pulls(self) -> None:
         """
-        A name that nobody has is corrected by a click; the command that then stands on
+        An unknown name is corrected by a click; the command that then stands on
         the page pulls an image, which runs by the next one.
         """
         page = self.browser
@@ -85,7 +85,7 @@ class BoxTests(BrowserCase):
         self.assertEqual(f"docker pull {watched_registry().address}/plain/estate", pull)
 
     def test_nonsense(self) -> None:
-        """What can be no name is said to be none, and stays the text that it is."""
+        """Text that can be no package name is reported as such, and is shown as text."""
         page = self.browser
         self.allow("/api/packages", 400)
         markup = "<img src=x onerror=alert(1)>"

@@ -15,7 +15,7 @@ class BuildTests(BrowserCase):
     @contextmanager
     def building(self, name: str) -> Iterator[str]:
         """
-        Have an image built, which comes to its gate.
+        Start the build of an image, which waits in the package set until the block ends.
 
         :return: the path of the page to watch it on; the build has ended after that.
         """
@@ -108,7 +108,7 @@ class BuildTests(BrowserCase):
             page.wait("#builds [data-state=failed]")
 
     def test_hostile(self) -> None:
-        """What a build prints is shown as text, whatever it is made of."""
+        """The output of a build is shown as text, whatever it contains."""
         page = self.browser
         self.assertEqual(422, watched_registry().registry.manifest("hostile-failing").status)
         self.visit(watched_registry(), "/")

@@ -1,4 +1,4 @@
-"""What is inside an image, and why."""
+"""Tests of the pages that show the contents of an image, and why each path is in it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class ImageTests(BrowserCase):
         self.assertEqual([], page.find_all("#no-report"))
 
     def test_hostile_search(self) -> None:
-        """What is looked for is shown as text."""
+        """A search term in the URL is shown as text."""
         for path in ("/images?q=", "/images/estate:latest?why=", "/images/estate:latest/paths?q="):
             self.visit(watched_registry(), f"{path}%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E")
             field = self.browser.wait("main input[type=search]")
@@ -151,7 +151,7 @@ class ImageTests(BrowserCase):
             self.assertEqual([], self.browser.find_all("main img[src=x]"))
 
     def test_hostile(self) -> None:
-        """What a package says of itself is shown as text, and so are names in an address."""
+        """The description of a package is shown as text, and so are names in a URL."""
         page = self.browser
         self.assertEqual(200, watched_registry().registry.manifest("hostile").status)
         self.visit(watched_registry(), "/images/hostile:latest")
