@@ -116,7 +116,7 @@ class ManifestTests(RegistryTestCase):
         self.assertIsNone(answer.header("Content-Encoding"))
 
     def test_accept(self) -> None:
-        """What is present decides, over all headers; nothing is a 406."""
+        """The types named in all Accept headers together decide; none leads to a 406."""
         containerd = f"{DOCKER_MANIFEST}, application/x-list, {OCI_MANIFEST}, {OCI_INDEX}, */*"
         cases: list[tuple[list[str], str]] = [
             ([OCI_MANIFEST], OCI_MANIFEST),
@@ -137,7 +137,7 @@ class ManifestTests(RegistryTestCase):
                 self.assertEqual(media_type, answer.header("Content-Type"), accept)
 
     def test_by_digest(self) -> None:
-        """What was named by tag is there by digest, the same bytes, whatever is accepted."""
+        """A manifest is served by digest with the same bytes, whatever is accepted."""
         for manifest in (OCI, DOCKER):
             for accept in (OCI_MANIFEST, DOCKER_MANIFEST, "*/*"):
                 answer = self.get(f"/v2/shell/git/manifests/{manifest.digest}", ("Accept", accept))
@@ -274,7 +274,7 @@ class FailureTests(RegistryTestCase):
             self.assertTrue(formatEvent(event).startswith(f"GET {self.PATH} is answered with 503"))
 
     def test_surprises(self) -> None:
-        """What nobody foresaw is logged under a reference, and not told."""
+        """An unforeseen error is logged under a reference, and its text is not sent."""
         self.fail_with(RuntimeError("the secret"))
         answer = self.get(self.PATH)
         message = self.refused(answer, 500, "UNKNOWN")
@@ -297,7 +297,7 @@ class FailureTests(RegistryTestCase):
 
 
 class SlowBuildTests(RegistryTestCase):
-    """What clients get while an image is being built."""
+    """Tests of the answers to clients while an image is being built."""
 
     PATH = "/v2/git/manifests/latest"
 
@@ -561,7 +561,7 @@ class ListTests(RegistryTestCase):
         self.assertIsNone(answer.header("Link"))
 
     def test_bad_sizes(self) -> None:
-        """What is no number of tags is refused."""
+        """A page size that is no number of tags is refused."""
         for size in ("-1", "x", "", "1.5", "%C2%B2", "9" * 5000):
             answer = self.get(f"/v2/shell/git/tags/list?n={size}")
             self.refused(answer, 400, "PAGINATION_NUMBER_INVALID")
@@ -625,7 +625,7 @@ class OtherClientTests(RegistryTestCase):
     """The same through a client and a server that are not our own."""
 
     def test_pull(self) -> None:
-        """What a client does that pulls an image."""
+        """The requests of a client that pulls an image are answered; an upload is a 405."""
         client = HTTPClient(RequestTraversalAgent(self.root))
         base = "http://reg.example/v2/"
         self.assertEqual(200, self.successResultOf(client.get(base)).code)

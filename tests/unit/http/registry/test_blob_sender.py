@@ -118,7 +118,7 @@ class FileTests(SynchronousTestCase):
         self.workers.finish()
 
     def test_trickles(self) -> None:
-        """Who takes a little again and again, and too little in all, is given up as well."""
+        """A client that takes a little again and again, but too little in all, is given up."""
         told: list[str] = []
         limits = SendLimits(stall=100, rate=PIECE_SIZE / 50, given_up=lambda: told.append("slow"))
         connection = serve(self.storage, self.workers, self.clock, slow=True, sending=limits)
@@ -169,7 +169,7 @@ class FileTests(SynchronousTestCase):
         self.workers.finish()
 
     def test_leaving_while_it_is_opened(self) -> None:
-        """A file that is opened for nobody is closed at once."""
+        """A file is closed at once if the client left while it was opened."""
         connection = serve(self.storage, self.workers, self.clock)
         self.storage.opening = Deferred()
         connection.send("GET", self.path)
@@ -179,7 +179,7 @@ class FileTests(SynchronousTestCase):
         self.workers.finish()
 
     def test_leaving_before_it_is_not_found(self) -> None:
-        """A failure to open what nobody wants any more is nobody's business."""
+        """A failure to open a blob is not logged if the client has left."""
         connection = serve(self.storage, self.workers, self.clock)
         self.storage.opening = Deferred()
         connection.send("GET", self.path)
@@ -200,7 +200,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(1, len(self.flushLoggedErrors(StorageError)))
 
     def test_empty_when_it_should_not_be(self) -> None:
-        """What is found out before the status was sent is told by the status."""
+        """A failure found before the status was sent is reported by the status."""
         connection = serve(self.storage, self.workers, self.clock)
         os.truncate(self.storage.path(self.digest), 0)
         connection.send("GET", self.path)
@@ -313,7 +313,7 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual(1, len(self.flushLoggedErrors(StorageError)))
 
     def test_failures_under_way(self) -> None:
-        """Whatever ends a stream early, even a cancellation, loses the connection."""
+        """Any failure that ends a stream early, even a cancellation, loses the connection."""
         for failure in (StorageError(operation="o", reason="r"), OSError(), CancelledError()):
             chunks = Chunks(b"ab", failure)
             connection = self.connect(chunks, 3)
@@ -434,7 +434,7 @@ class LoopbackTests(TestCase):
         )
         client.ask(self.path)
         await client.sipped
-        # Nobody reads on: what the sockets hold is all that can have been sent.
+        # The client reads no more: what the sockets hold is all that can have been sent.
         [descriptor] = self.storage.open_descriptors()
         client.leave()
         await closed(self.storage)

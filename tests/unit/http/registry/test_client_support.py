@@ -33,7 +33,7 @@ NEW = (b"docker/23.0.1 go/go1.19.5", b"Docker/28.1.0", b"docker/dev", b"containe
 
 
 class AbilityTests(SynchronousTestCase):
-    """Who is refused, and who is not."""
+    """Tests of which clients are refused an image that they could not read."""
 
     def test_old_docker(self) -> None:
         """Docker before 23 is told at once what it would fail with in the end."""
@@ -45,13 +45,13 @@ class AbilityTests(SynchronousTestCase):
             check_readable(ZSTD, other, accepted)
 
     def test_accept(self) -> None:
-        """Who names Docker's manifest alone could not read OCI's."""
+        """A client that accepts Docker's manifest alone is refused: it could not read OCI's."""
         self.assertRaises(UnsupportedClient, check_readable, ZSTD, None, {DOCKER_MANIFEST})
         for accepted in ({DOCKER_MANIFEST, OCI_MANIFEST}, {DOCKER_MANIFEST, "*/*"}, {"*/*"}, set()):
             check_readable(ZSTD, None, accepted)
 
     def test_other_images(self) -> None:
-        """What is not compressed with zstd is for everybody, whatever they say."""
+        """An image without zstd is for every client, whatever it accepts."""
         for image in (IMAGE, evolve(IMAGE, manifests=(DOCKER,))):
             check_readable(image, OLD, {DOCKER_MANIFEST})
 

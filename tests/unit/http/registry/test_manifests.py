@@ -48,7 +48,7 @@ class ManifestsTests(SynchronousTestCase):
         self.assertEqual(1, self.storage.asked)
 
     def test_first_second(self) -> None:
-        """What was read when the monotonic time began is kept as long as anything else."""
+        """A manifest read at monotonic time 0 is kept as long as any other."""
         self.assertEqual(0, self.clock.seconds())
         digest = self.put(BODY)
         for seconds, asked in ((0, 1), (RECHECK - 1, 1), (1, 2), (RECHECK - 1, 2), (1, 3)):
@@ -71,7 +71,7 @@ class ManifestsTests(SynchronousTestCase):
         self.failureResultOf(self.manifests.get(NAME, manifest.digest), ManifestUnknown)
 
     def test_no_manifests(self) -> None:
-        """What is not there is unknown, and so is a blob of another kind; each time."""
+        """A missing digest and a blob of another kind are unknown manifests, each time."""
         layer = self.put(b"layer", "application/vnd.oci.image.layer.v1.tar+gzip")
         for digest in (layer, digest_of(b"nothing")) * 2:
             error = self.failureResultOf(self.manifests.get(NAME, digest), ManifestUnknown)

@@ -1,4 +1,4 @@
-"""Which question a URL asks."""
+"""Tests of the parsing of URLs to routes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RouteTests(SynchronousTestCase):
     @QUICK
     @given(repository=NAMES, tag=TAGS)
     def test_every_name_has_every_route(self, repository: str, tag: str) -> None:
-        """Whatever words a name is made of, its routes are found from the right."""
+        """Routes are found from the right, whatever words the name is made of."""
         name = parse_image_name(repository, SYSTEM)
         expected: dict[str, Route] = {
             f"manifests/{tag}": ManifestByTag(name, Tag(tag)),
@@ -100,7 +100,7 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual(Catalog(), parse("/v2/_catalog"))
 
     def test_no_routes(self) -> None:
-        """What has no name, something behind its end, or another root, is no route."""
+        """A path without a name, with an extra end or with another root is no route."""
         for path in (
             "",
             "/",
@@ -155,7 +155,7 @@ class RouteTests(SynchronousTestCase):
             self.assertRaises(InvalidDigest, parse, b"/v2/git/blobs/" + digest)
 
     def test_the_name_comes_first(self) -> None:
-        """Where both are wrong, it is the name that is complained about."""
+        """The error is about the name if the tag or digest is invalid as well."""
         self.assertRaises(InvalidName, parse, "/v2/Git/manifests/.bad")
         self.assertRaises(InvalidName, parse, "/v2/Git/blobs/bad")
 

@@ -53,7 +53,7 @@ COMING_BACK = (
 
 
 class ClientTests(SynchronousTestCase):
-    """Which client waits for how long."""
+    """Tests of how long each client is kept waiting."""
 
     def test_docker(self) -> None:
         """Docker's own puller waits for as long as it takes."""
@@ -61,7 +61,7 @@ class ClientTests(SynchronousTestCase):
             self.assertIsNone(wait_limit(agent, 25), agent)
 
     def test_others(self) -> None:
-        """All others, and those that nobody knows, get the deadline."""
+        """All other clients, and unknown ones, get the deadline."""
         for agent in (*COMING_BACK, None):
             self.assertEqual(wait_limit(agent, 25), 25, agent)
 
@@ -106,7 +106,7 @@ class HoldTests(SynchronousTestCase):
         return Deferred.fromCoroutine(waiting.hold(agent, NAME, LATEST, work()))
 
     def test_ready_in_time(self) -> None:
-        """Who waits long enough gets the image, and no timer is left."""
+        """A client that waits long enough gets the image, and no timer is left."""
         held = self.hold()
         self.clock.advance(24)
         self.image.callback("image")
@@ -114,7 +114,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_ready_at_once(self) -> None:
-        """What is known costs no timer at all."""
+        """An image that is ready at once costs no timer at all."""
         self.image.callback("image")
         calls: list[float] = []
         self.patch(self.clock, "callLater", lambda delay, *_: calls.append(delay))
@@ -150,7 +150,7 @@ class HoldTests(SynchronousTestCase):
         self.assertIn("http://reg/builds/id", error.message)
 
     def test_no_pages(self) -> None:
-        """Where nothing can be watched, nothing is promised."""
+        """The error names no page to watch if there are no pages."""
         self.links = False
         self.book.begin(NAME, LATEST)
         held = self.hold()
