@@ -76,7 +76,7 @@ class PagesTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
-        # mypy holds the book against what the pages ask for here.
+        # mypy checks here that the tracker has all that the pages ask for.
         checked: Builds = self.book
         self.pages = BuildPages(checked, self.clock, make_pages())
         root = make_root(Resource(), children={"builds": self.pages})
@@ -209,7 +209,7 @@ class PageTests(PagesTestCase):
         self.assertEqual((answer.status, answer.header("Allow")), (405, "GET, HEAD"))
 
     def test_switched_off(self) -> None:
-        """Where pages are switched off, there are none."""
+        """The page of builds is a 404 if pages are switched off."""
         root = make_root(Resource())
         self.assertEqual(Connection(root).ask("GET", "/builds").status, 404)
 
@@ -246,8 +246,8 @@ class OverviewStreamTests(PagesTestCase):
 
     def test_long_list(self) -> None:
         """
-        A long list comes in parts, between which others have their turn; who leaves with
-        a part of it begins anew, and whoever has all of it goes on.
+        A long list comes in parts, between which others have their turn; a client that
+        leaves with a part of it begins anew, and one that has all of it goes on.
         """
         images = [f"image-{number}" for number in range(12 * BUILDS_AT_ONCE)]
         for image in images:

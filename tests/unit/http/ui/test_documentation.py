@@ -75,7 +75,7 @@ class ServingTests(SynchronousTestCase):
         )
 
     def get(self, path: str, *headers: tuple[str, str]) -> Answer:
-        """What a browser is answered."""
+        """Ask for a path as a browser does."""
         return self.connection.ask("GET", path, BROWSER, *headers)
 
     def test_pages(self) -> None:
@@ -110,7 +110,7 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(got.headers["content-length"], head.headers["content-length"])
 
     def test_unchanged(self) -> None:
-        """What a browser has is not sent again; there is no date that could mislead it."""
+        """A page that a browser has is not sent again; no Last-Modified could mislead it."""
         answer = self.get("/docs/")
         self.assertNotIn("last-modified", answer.headers)
         self.assertEqual("no-cache", answer.header("Cache-Control"))
@@ -119,7 +119,7 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(200, self.get("/docs/", ("If-None-Match", '"other"')).status)
 
     def test_lifetime(self) -> None:
-        """What is asked for by its digest is kept for ever, and nothing else is."""
+        """An asset asked for by its digest is kept for ever, and nothing else is."""
         for path, kept in (
             ("/docs/_static/docs.css?v=1", True),
             ("/docs/_static/docs.css", False),
@@ -229,7 +229,7 @@ def entry_points() -> dict[str, tuple[str, str]]:
 
 @cache
 def usage(command: str, *arguments: str) -> str:
-    """What a command says of itself, with those below it."""
+    """Return the help text of a command, with those of the commands below it."""
     module, function = entry_points()[command]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
@@ -247,7 +247,7 @@ def options(text: str) -> set[str]:
 
 
 class SourceTests(SynchronousTestCase):
-    """What the pages say is so."""
+    """Tests that the statements of the documentation are true."""
 
     def test_settings(self) -> None:
         """The reference has every setting once."""
@@ -372,7 +372,7 @@ class SourceTests(SynchronousTestCase):
         self.assertEqual(sorted(counted | {"nixery_build_info"}), sorted(listed))
 
     def test_light(self) -> None:
-        """What the documentation is built of imports nothing that a build would not have."""
+        """The modules that the documentation is built from import only what a build has."""
         script = (
             "import sys; own = set(sys.modules);"
             "import nixery.config.settings, nixery.errors, nixery.http.error_responses;"

@@ -1,4 +1,4 @@
-"""How pages write what they show."""
+"""Tests of the formatting of texts and numbers on pages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nixery.runtime.clocks import WallTime
 
 
 class FilterTests(SynchronousTestCase):
-    """How texts and numbers are written."""
+    """Tests of the filters of templates."""
 
     def test_shown(self) -> None:
-        """What can be seen stays as it is."""
+        """Visible text stays as it is; control and direction characters are escaped."""
         self.assertEqual("naïve\n\tאבג 👩\u200d💻", escape_invisible("naïve\n\tאבג 👩\u200d💻"))
         self.assertEqual("a\\u202eb\\x1b\\x85", escape_invisible("a\u202eb\x1b\x85"))
 

@@ -157,7 +157,7 @@ class ListTests(PagesCase):
         self.assertNotIn("<script>alert", self.page("/images?q=%22%3E%3Cscript%3Ealert(1)"))
 
     def test_hidden(self) -> None:
-        """What somebody may not see is not listed."""
+        """An image that the client may not see is not listed."""
         self.veil.hidden.add("shell/git")
         self.assertNotIn("shell/git", self.page("/images"))
 
@@ -203,13 +203,13 @@ class ImageTests(PagesCase):
         )
 
     def test_hostile_question(self) -> None:
-        """What is asked for is shown as text."""
+        """A question in the URL is shown as text."""
         page = self.page("/images/shell/git:latest?why=%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
         self.assertIn("&lt;script&gt;", page)
         self.assertNotIn("<script>alert", page)
 
     def test_hostile_report(self) -> None:
-        """Whatever a package set says of itself is shown as text."""
+        """All texts from a package set are shown as text."""
         hostile = evolve(
             self.report,
             digest=digest("hostile"),
@@ -230,7 +230,7 @@ class ImageTests(PagesCase):
             self.assertNotIn("\u202e", page)
 
     def test_shared(self) -> None:
-        """A layer tells which other images have it, and which of them nobody is told of."""
+        """A layer tells which other images have it, but for those that are hidden."""
         other = report_of({"glibc-2.38": 30_000_000, "hello": 5_000_000}, {"hello": ["glibc-2.38"]})
         self.add("hello", evolve(other, digest=digest("other")))
         shared = self.report.layers[-1].digest  # The root's, in the kit.
@@ -255,7 +255,7 @@ class ImageTests(PagesCase):
         self.page("/images/shell/git:latest/graph.json", 404)
 
     def test_no_image(self) -> None:
-        """What can be no name or no tag is a mistake of the client's."""
+        """A path that can be no name or no tag is a mistake of the client's: 400 or 404."""
         for path in (
             "/images/Shell:latest",
             "/images/a:b:c",
@@ -306,7 +306,7 @@ class PathsTests(PagesCase):
         return [str(each["data-path"])[44:] for _, each in tags.found if "data-path" in each]
 
     def test_sorted(self) -> None:
-        """Paths are listed by what somebody asks for."""
+        """Paths are sorted as the query asks for."""
         self.assertEqual(["git-2.40", "glibc-2.38", "curl-8.5"], self.names(""))
         self.assertEqual(["git-2.40", "curl-8.5", "glibc-2.38"], self.names("sort=closure"))
         self.assertEqual(["curl-8.5", "git-2.40", "glibc-2.38"], self.names("sort=name"))
@@ -337,7 +337,7 @@ class GraphTests(PagesCase):
             self.assertIn("default-src 'none'", plain.header("Content-Security-Policy") or "")
 
     def test_unchanged(self) -> None:
-        """Who has it already gets it not again."""
+        """A client that has the graph already does not get it again."""
         path = "/images/shell/git:latest/graph.json"
         etag = self.ask(path).header("ETag") or ""
         answer = self.ask(path, ("If-None-Match", etag))

@@ -137,7 +137,7 @@ class IndexTests(PeopleTestCase):
         self.assertNotIn("docker pull reg.example:8080/gti", page)
 
     def test_hostile_names(self) -> None:
-        """What is typed is shown as text, wherever it is shown."""
+        """Typed text is shown as text, wherever it is shown."""
         for typed in ("%3Cscript%3Ealert(1)%3C/script%3E", "%22%3E%3Cimg%20src=x%3E", "%E2%80%AE"):
             answer = self.ask(f"/?packages={typed}", BROWSER)
             self.assertNotIn(b"<script>alert", answer.body)
@@ -155,7 +155,7 @@ class IndexTests(PeopleTestCase):
         self.assertNotIn("secret", page)
 
     def test_private(self) -> None:
-        """What is private is not there, and what is switched off neither."""
+        """Private builds are not shown, nor are any if builds are switched off."""
         build = self.failing("secret/thing", "hush")
         for path in ("/", "/builds"):
             page = self.page(path)
@@ -201,7 +201,7 @@ class ApiTests(PeopleTestCase):
         self.assertEqual("192.0.2.1", self.desk.asked[0][0])
 
     def test_refused(self) -> None:
-        """What cannot be looked up is an answer too."""
+        """A query that cannot be looked up is answered with a status and an error."""
         for query, status in (("", 400), ("a..b", 400), ("x" * 1001, 400)):
             code, value = self.get(query)
             self.assertEqual((status, []), (code, value["packages"]))
@@ -278,7 +278,7 @@ class BuildsForPeopleTests(PeopleTestCase):
             self.assertLessEqual(lane.begin + lane.width, 1000)
 
     def test_terminal(self) -> None:
-        """What curl shows: the log, and a line whenever something changes."""
+        """curl is sent the log, and a line whenever something changes."""
         build = self.begin()
         connection = Connection(self.root, self.clock)
         connection.send("GET", f"/builds/{build.id}/events", ("Accept", "*/*"))
@@ -306,7 +306,7 @@ class BuildsForPeopleTests(PeopleTestCase):
 
 
 class LookupTests(SynchronousTestCase):
-    """What is asked once is not asked again at once."""
+    """Tests of cached lookups of packages."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -318,7 +318,7 @@ class LookupTests(SynchronousTestCase):
         return Revision(identity={"kind": "test"}, pinned=self.pinned, label="x")
 
     async def fetch(self, revision: Revision) -> PackageSet:
-        return PackageSet(revision=revision, path=None)  # type: ignore[arg-type]  # nobody looks
+        return PackageSet(revision=revision, path=None)  # type: ignore[arg-type]  # not used
 
     async def look_up(
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
@@ -342,7 +342,7 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual(["b"], self.asked[-1])
 
     def test_moving(self) -> None:
-        """What may change is believed for seconds only."""
+        """Results that may change (not pinned) are cached for seconds only."""
         self.pinned = False
         self.check("a")
         self.check("a")

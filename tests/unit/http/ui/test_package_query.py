@@ -58,7 +58,7 @@ def parsed(text: str) -> PackageQueries:
 
 
 class ParsingTests(SynchronousTestCase):
-    """What people type."""
+    """Tests of the parsing of typed queries."""
 
     def test_between_names(self) -> None:
         """Spaces, commas and slashes part names; each counts once."""
@@ -85,7 +85,7 @@ class ParsingTests(SynchronousTestCase):
             self.assertIsNone(parse_query(text, SYSTEM))
 
     def test_limits(self) -> None:
-        """What is too long, too much or no name is refused, with a reason."""
+        """Text that is too long, too many names or no name is refused, with a reason."""
         for text in (
             "x" * (MAX_TYPED + 1),
             " ".join(f"p{number}" for number in range(31)),
@@ -99,7 +99,7 @@ class ParsingTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=200)
     @given(st.text(max_size=60))
     def test_anything(self, text: str) -> None:
-        """Whatever is typed becomes an image name within the grammar, or is refused."""
+        """Any text becomes an image name within the grammar, or is refused."""
         try:
             wishes = parse_query(text, SYSTEM)
         except InvalidName:
@@ -113,7 +113,7 @@ class ParsingTests(SynchronousTestCase):
 
 
 class TellingTests(SynchronousTestCase):
-    """What people get."""
+    """Tests of the results and commands that are shown."""
 
     def test_found(self) -> None:
         """A package that is there, with what is known of it."""

@@ -22,10 +22,10 @@ HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202eevil\x00"
 
 
 class TemplateTests(SynchronousTestCase):
-    """What all templates have in common."""
+    """Tests that hold for all templates."""
 
     def test_assets_exist(self) -> None:
-        """Whatever a template or a script names is there."""
+        """Each asset that a template or a script names exists."""
         files = site_files()
         for name, text in files.templates.items():
             for asset in re.findall(r"asset\(['\"]([^'\"]+)['\"]\)", text):
@@ -79,7 +79,7 @@ class PagesTests(SynchronousTestCase):
         self.assertEqual("Accept", answer.header("Vary"))
 
     def test_hostile_text(self) -> None:
-        """Whatever is shown is shown as text, and cannot turn what follows around."""
+        """Hostile text is shown as text, and cannot reverse the direction of what follows."""
         body = self.site.render("error.html", title=HOSTILE, status=404, message=HOSTILE).decode()
         self.assertNotIn("<script>alert", body)
         self.assertIn("&lt;script&gt;alert", body)
@@ -99,7 +99,7 @@ class PagesTests(SynchronousTestCase):
         self.assertIn(b"\\ud800", body)
 
     def test_others_get_a_line(self) -> None:
-        """Who is no browser is told in a line of text."""
+        """A client that is no browser gets a line of text."""
         answer = self.serve(self.site).ask("GET", "/p/x", ("Accept", "*/*"))
         self.assertEqual((404, b"x\n"), (answer.status, answer.body))
         answer = self.serve(self.site).ask("GET", "/p/x?format=html")
@@ -143,12 +143,12 @@ class PagesTests(SynchronousTestCase):
     def test_visibility(self) -> None:
         """So far everybody sees everything."""
         seen: VisibilityRules = AllowAll()
-        request: Request = object()  # type: ignore[assignment]  # nobody looks at it
+        request: Request = object()  # type: ignore[assignment]  # not used
         self.assertTrue(seen.may_see(request, "shell"))
 
 
 class AssetsTests(SynchronousTestCase):
-    """What stands under ``/static``."""
+    """Tests of the assets under ``/static``."""
 
     def setUp(self) -> None:
         self.assets = Assets({"a.css": b"x" * 4096, "b/c.js": b"y"})
@@ -170,7 +170,7 @@ class AssetsTests(SynchronousTestCase):
         self.assertNotEqual(self.assets.url("a.css"), other.url("a.css"))
 
     def test_compressed(self) -> None:
-        """Who takes gzip gets it, where it gains something."""
+        """A client that accepts gzip gets it, where it gains something."""
         answer = Connection(self.root).ask(
             "GET", self.assets.url("a.css"), ("Accept-Encoding", "gzip, br")
         )
@@ -179,7 +179,7 @@ class AssetsTests(SynchronousTestCase):
         self.assertEqual("Accept-Encoding", answer.header("Vary"))
 
     def test_unchanged(self) -> None:
-        """Who has it gets no second copy."""
+        """A client that has the asset gets no second copy."""
         asset = self.assets.get("a.css")
         assert asset is not None
         status, _, body = self.ask("/static/old/a.css", ("If-None-Match", asset.etag.decode()))

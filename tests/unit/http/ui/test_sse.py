@@ -163,10 +163,10 @@ class LoopbackTests(TestCase):
 
 
 class EventTests(SynchronousTestCase):
-    """How an event is written."""
+    """Tests of the encoding of an event."""
 
     def test_lines(self) -> None:
-        """Whatever is in an event, it is three lines of ASCII and an empty one."""
+        """An event is three lines of ASCII and an empty one, whatever is in it."""
         event = Event(id="1-2", type="log", data={"lines": ["a\nb\r\n\u2028", "\x1b[0m"]})
         text = ServerSent().encode(event)
         self.assertEqual(text.count(b"\n"), 4)
