@@ -1,4 +1,4 @@
-"""The gate, and what is behind it, through the real HTTP server."""
+"""Tests of AuthenticatingRoot and the resources behind it, through the real HTTP server."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ class GateTestCase(DoorkeeperTestCase):
 
 
 class GateTests(GateTestCase):
-    """What does not depend on how clients of the registry API log in."""
+    """Tests that do not depend on how clients of the registry API log in."""
 
     def test_strangers(self) -> None:
-        """Whoever has not logged in sees nothing but health, and no reasons."""
+        """A client that has not logged in sees nothing but health, and no reasons."""
         for path in ("/", "/page", "/page/below", "/nowhere", "/v3"):
             self.assertIn("Basic realm=", self.challenged(self.get(path)))
         self.assertEqual(self.get("/healthz").body, b"ok\n")
@@ -110,7 +110,7 @@ class GateTests(GateTestCase):
         self.assertEqual(self.source.asked, [])
 
     def test_users(self) -> None:
-        """Who has logged in sees what is for them."""
+        """A user who has logged in sees the pages with the packages of that user."""
         self.assertEqual(self.get("/page", ALICE).body, b"alice ['git']")
         self.assertEqual(self.get("/page", BOB).body, b"bob ['git', 'htop']")
         self.assertEqual(self.get("/nowhere", ALICE).status, 404)
@@ -127,7 +127,7 @@ class GateTests(GateTestCase):
         self.assertEqual(self.get("/page", BOB).status, 200)
 
     def test_malformed_credentials(self) -> None:
-        """What is neither password nor token is answered as nothing is."""
+        """A header that is neither password nor token is challenged as a missing one is."""
         for value in ("", "Basic", "Basic =", "Bearer", "Bearer a.b.c", "Negotiate abc", "\x7f"):
             self.challenged(self.get("/page", ("Authorization", value)))
             self.challenged(self.get("/v2/", ("Authorization", value)))
@@ -154,7 +154,7 @@ class GateTests(GateTestCase):
         self.get("/page", ALICE)
 
     def test_left(self) -> None:
-        """Who leaves while a password is checked is told nothing, and nothing fails."""
+        """A client that leaves during the check of a password causes no failure."""
         workers = HeldWorkers()
         self.build(workers)
         self.connection.send("GET", "/page", ALICE)
@@ -185,7 +185,7 @@ class RegistryTests(GateTestCase):
         self.assertEqual(self.source.asked, [])
 
     def test_digests(self) -> None:
-        """What is stored and belongs to no image of the name is not there for the user."""
+        """A stored digest that belongs to no image of the name is unknown to the user."""
         for path, code in (
             (f"/v2/git/manifests/{OCI.digest}", "MANIFEST_UNKNOWN"),
             (f"/v2/git/blobs/{OCI.digest}", "BLOB_UNKNOWN"),
@@ -199,7 +199,7 @@ class RegistryTests(GateTestCase):
         self.assertEqual(self.get(f"/v2/shell/manifests/{OCI.digest}", ALICE).status, 404)
 
     def test_challenges(self) -> None:
-        """A stranger is told where there are tokens, and what for."""
+        """A client that has not logged in is told where to get tokens, and for which scope."""
         place = 'Bearer realm="https://reg/token",service="reg"'
         self.assertEqual(self.challenged(self.get("/v2/")), place)
         self.assertEqual(
@@ -211,7 +211,7 @@ class RegistryTests(GateTestCase):
 
 
 class TokenTests(GateTestCase):
-    """Tokens, from the desk to the registry."""
+    """Tests of tokens, from the token endpoint to the registry."""
 
     def fetch(self, path: str, *headers: tuple[str, str]) -> tuple[str, str]:
         answer = self.get(path, *headers)
@@ -249,7 +249,7 @@ class TokenTests(GateTestCase):
         self.assertIn('scope="repository:git:pull",error="invalid_token"', self.challenged(answer))
 
     def test_desk_wants_passwords(self) -> None:
-        """Nobody gets a token for nothing, nor for another token."""
+        """No token is issued without a password, nor for another token."""
         token = self.fetch("/token", ALICE)
         for headers in ((), (basic("alice", "wrong"),), (token,)):
             self.assertIn("Basic realm=", self.challenged(self.get("/token", *headers)))
@@ -257,7 +257,7 @@ class TokenTests(GateTestCase):
         self.assertEqual(self.get("/token/below", ALICE).status, 404)
 
     def test_anonymous(self) -> None:
-        """Where the rules have something for nobody, nobody gets a token for it."""
+        """An anonymous client gets a token for what the rules allow to anonymous clients."""
         self.doorkeeper.replace(USERS, RULES | {"anonymous": parse_patterns(["git"])})
         token = self.fetch("/token?scope=repository:git:pull&scope=repository:htop:pull")
         self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
@@ -281,7 +281,7 @@ class TokenTests(GateTestCase):
         self.assertEqual(self.post(refresh).status, 401)
 
     def test_bad_forms(self) -> None:
-        """What is no such form is refused."""
+        """A form with a wrong password, another grant type or too many fields is refused."""
         wrong = {"grant_type": "password", "username": "alice", "password": "wrong"}
         self.assertEqual(self.post(wrong).status, 401)
         for form in ({}, {"grant_type": "client_credentials"}):

@@ -1,4 +1,4 @@
-"""What a connection may cost."""
+"""Tests of the limits of a connection."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ChannelCase(SynchronousTestCase):
         self.connection.protocol.dataReceived(data)
 
     def closed(self) -> bool:
-        """Whether the connection is being ended."""
+        """Tell whether the connection is being ended."""
         return bool(self.connection.transport.disconnecting)
 
     def turned_away(self, status: int, reason: str) -> None:
@@ -68,7 +68,7 @@ class ChannelCase(SynchronousTestCase):
 
 
 class TimeTests(ChannelCase):
-    """How long things may take."""
+    """Tests of the limits on time."""
 
     def test_slow_head(self) -> None:
         """A request that drops in byte by byte has its time and no more."""
@@ -103,7 +103,7 @@ class TimeTests(ChannelCase):
         self.assertTrue(self.closed())
 
     def test_held_answer(self) -> None:
-        """Whoever waits for an answer may send what it likes, and wait as long as it takes."""
+        """A client that waits for an answer has no time limit, even within its next request."""
         self.give(b"GET /held HTTP/1.1\r\n\r\n" + HEAD[:5])
         self.clock.advance(10_000)
         self.assertFalse(self.closed())
@@ -114,7 +114,7 @@ class TimeTests(ChannelCase):
         self.assertTrue(self.closed())
 
     def test_unread_end(self) -> None:
-        """What is left unread is dropped in the end."""
+        """A connection whose end is left unread is dropped after CLOSE_TIMEOUT."""
         self.give(b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")
         self.assertTrue(self.closed())
         self.assertFalse(self.connection.transport.disconnected)
@@ -133,7 +133,7 @@ class TimeTests(ChannelCase):
 
 
 class SizeTests(ChannelCase):
-    """How much may be sent."""
+    """Tests of the limits on the size of a request."""
 
     def test_many_headers(self) -> None:
         """They are counted."""
@@ -173,7 +173,7 @@ class SizeTests(ChannelCase):
         self.turned_away(413, "body")
 
     def test_smuggling(self) -> None:
-        """What two servers might read differently is read by none."""
+        """A request that two servers might read differently is refused as malformed."""
         for lines in (
             b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
             b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
@@ -217,7 +217,7 @@ class TurnTests(ChannelCase):
         self.assertEqual(3000, self.connection.received().count(b"hello"))
 
     def test_held(self) -> None:
-        """What stands behind one that is held waits, in order."""
+        """Requests behind one that is held wait, and are answered in order."""
         pipe = b"".join(
             b"GET /%s HTTP/1.1\r\n\r\n" % (b"held" if number % 300 == 0 else b"%d" % number)
             for number in range(1500)
@@ -233,7 +233,7 @@ class TurnTests(ChannelCase):
 
 
 class RoomTests(ChannelCase):
-    """How many connections there may be."""
+    """Tests of the limits on the number of connections."""
 
     limits = AdmissionLimits(connections=2, client_connections=1000, head_timeout=30)
 
@@ -255,7 +255,7 @@ class RoomTests(ChannelCase):
         self.assertEqual(200, Connection(self.site).ask("GET", "/v2/").status)
 
     def test_full(self) -> None:
-        """Beyond that, nobody gets a word."""
+        """Beyond the reserved connections, one more is dropped without an answer."""
         extra = [Connection(self.site) for _ in range(RESERVED + 1)]
         self.assertFalse(extra[-1].transport.disconnected)
         self.assertTrue(Connection(self.site).transport.disconnected)
@@ -273,7 +273,7 @@ class RoomTests(ChannelCase):
 
 
 class ClientTests(ChannelCase):
-    """Who is counted."""
+    """Tests of which client a request or connection is counted for."""
 
     limits = AdmissionLimits(rate=1, burst=2, proxies=parse_proxies(["192.0.2.1"]))
 

@@ -20,7 +20,7 @@ class FrontTests(SynchronousTestCase):
         return Connection(CoroutineResource(answer))
 
     def test_at_once(self) -> None:
-        """What waits for nothing is answered at once, with the status and headers it set."""
+        """A coroutine that does not wait is answered at once, with its status and headers."""
 
         async def work(request: Request) -> bytes:
             request.setResponseCode(404)
@@ -34,7 +34,7 @@ class FrontTests(SynchronousTestCase):
             self.assertEqual("3", answer.header("Content-Length"))
 
     def test_later(self) -> None:
-        """What waits is answered when it is ready."""
+        """A coroutine that waits is answered when it is ready."""
         ready: Deferred[bytes] = Deferred()
 
         async def work(request: Request) -> bytes:
@@ -47,7 +47,7 @@ class FrontTests(SynchronousTestCase):
         self.assertTrue(connection.answer().body.startswith(b"3\r\nabc"))
 
     def test_written_by_itself(self) -> None:
-        """Whoever returns nothing has written the body."""
+        """A coroutine that returns None has written the body."""
 
         async def work(request: Request) -> None:
             request.setHeader(b"Content-Length", b"3")

@@ -1,4 +1,4 @@
-"""What clients send to log in, and what they are told to."""
+"""Tests of the headers that clients log in with, and of the challenges to do so."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CredentialsTests(SynchronousTestCase):
         self.assertEqual(parse_authorization(b"bearer  a.b.c "), Bearer(token="a.b.c"))
 
     def test_old_clients(self) -> None:
-        """What is no UTF-8 is what clients sent before that was agreed upon."""
+        """Credentials that are no UTF-8 are Latin-1, as clients sent before UTF-8 was agreed."""
         self.assertEqual(
             parse_authorization(b"Basic " + b64encode(b"j\xf6:p")), Basic(user="jö", password="p")
         )
@@ -39,12 +39,12 @@ class CredentialsTests(SynchronousTestCase):
     @settings(deadline=None)
     @given(st.binary(max_size=60))
     def test_anything(self, header: bytes) -> None:
-        """Whatever is sent, it is read or refused."""
+        """Any header is read or refused with LoginFailed."""
         with contextlib.suppress(LoginFailed):
             parse_authorization(header)
 
     def test_malformed(self) -> None:
-        """What is neither is refused."""
+        """A header that is neither Basic nor Bearer credentials is refused."""
         for header in (b"", b"Basic", b"Basic !!!", b"Basic " + b64encode(b"alice"), b"Digest x=y"):
             self.assertRaises(LoginFailed, parse_authorization, header)
 

@@ -154,7 +154,7 @@ def read(problem: ErrorResponse) -> dict[str, Any]:
 
 
 class WatchTests(SynchronousTestCase):
-    """Where to read more."""
+    """Tests of the link to the page of a failed build."""
 
     def test_link(self) -> None:
         """The page of the failed build is named, however long the story is."""
@@ -176,7 +176,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(error.message, document["message"])
 
     def test_every_type_has_an_answer(self) -> None:
-        """Types that nobody has thought of here are failures of ours."""
+        """An error of a type without an entry is a failure of ours: 500."""
 
         class Unheard(NixeryError):
             message = "what?"
@@ -264,7 +264,7 @@ class DetailTests(SynchronousTestCase):
 
 class TextTests(SynchronousTestCase):
     def test_long_messages_keep_both_ends(self) -> None:
-        """What failed stands at the beginning, why at the end."""
+        """A long message keeps its beginning (what failed) and its end (the reason)."""
         problem = ErrorResponse(status=422, code="X", message="BEGIN" + "x" * 100_000 + "END")
         message = read(problem)["message"]
         self.assertLessEqual(len(message), MAX_MESSAGE)

@@ -1,4 +1,4 @@
-"""What request headers say."""
+"""Tests of the parsing of request headers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RangeTests(SynchronousTestCase):
     @QUICK
     @given(value=st.binary(max_size=30), size=st.integers(0, 100))
     def test_no_header_breaks_it(self, value: bytes, size: int) -> None:
-        """Whatever is sent is a range within the blob, or ignored, or unsatisfiable."""
+        """Any value is a range within the blob, or ignored, or unsatisfiable."""
         for each in (value, b"bytes=" + value):
             try:
                 part = ask(each, size)

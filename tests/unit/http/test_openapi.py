@@ -72,7 +72,7 @@ class DescriptionTests(SynchronousTestCase):
         self.assertEqual({*get_args(Route)} - {NoRoute}, asked)
 
     def test_pages(self) -> None:
-        """What is described answers as it is described, to GET and HEAD."""
+        """Each path that is described answers as described, to GET and HEAD."""
         for path, operations in self.paths.items():
             for method in ("get", "head"):
                 if method not in operations:
@@ -84,7 +84,7 @@ class DescriptionTests(SynchronousTestCase):
                         self.assertEqual(200, status)
 
     def test_elsewhere(self) -> None:
-        """What is not described is not there."""
+        """A path that is not described is a 404."""
         for path in (
             "/api",
             "/api/x",

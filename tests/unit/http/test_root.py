@@ -31,12 +31,12 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(b"", Connection(self.root).ask("HEAD", "/x").body)
 
     def test_without_pages(self) -> None:
-        """Where pages are switched off, there is nothing at the root either."""
+        """The root is a 404 as well if pages are switched off."""
         answer = Connection(make_root(self.registry)).ask("GET", "/", BROWSER)
         self.assertEqual((404, b"not found\n"), (answer.status, answer.body))
 
     def test_missing_page(self) -> None:
-        """Where there are pages, browsers get one that says that there is nothing."""
+        """Browsers get a page that says that there is nothing, other clients a line."""
         root = make_root(self.registry, missing=make_pages().missing())
         answer = Connection(root).ask("GET", "/x", BROWSER)
         self.assertEqual(

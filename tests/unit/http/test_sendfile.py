@@ -71,7 +71,7 @@ class LineTests(LineCase):
         self.line.close()
 
     def test_lost(self) -> None:
-        """A connection that is lost wakes whoever waits: sending tells the rest."""
+        """The loss of the connection ends the wait: sending tells the rest."""
         ready = Deferred.fromCoroutine(self.line.ready())
         self.line.connectionLost(Failure(ConnectionError()))
         self.successResultOf(ready)
@@ -87,7 +87,7 @@ class LineTests(LineCase):
         self.ours.send(b"x")
 
     def test_not_for_every_connection(self) -> None:
-        """What is no socket of the reactor's has no line."""
+        """A connection that is no socket of the reactor's has no DupSocket."""
         lines: list[DupSocket | None] = []
 
         async def answer(request: Request) -> bytes:
@@ -136,7 +136,7 @@ class SendTests(LineCase):
         self.close(pieces)
 
     def test_after_a_piece(self) -> None:
-        """What was read already is not sent again."""
+        """A piece that was read already is not sent again."""
         pieces = self.pieces(0, len(DATA))
         first = self.successResultOf(Deferred.fromCoroutine(pieces.__anext__()))
         self.assertFalse(pieces.reads_ahead)

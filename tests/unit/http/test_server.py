@@ -106,7 +106,7 @@ class LogTests(ServerTestCase):
 
 
 class IdTests(ServerTestCase):
-    """What a request is known by."""
+    """Tests of the ids of requests, and of the observer of their end."""
 
     def test_client_and_log(self) -> None:
         """The client gets the id that the log has, whatever it sent itself."""
@@ -127,7 +127,7 @@ class IdTests(ServerTestCase):
         self.assertNotEqual(first.header("X-Request-Id"), second.header("X-Request-Id"))
 
     def test_observer(self) -> None:
-        """Whoever wants to is told of each request, and how long it took."""
+        """The observer is told of each request that has ended, and how long it took."""
         ended: list[tuple[bytes, float]] = []
         site = make_site(
             Page(), self.clock, ended=lambda request, took: ended.append((request.path, took))
@@ -154,7 +154,7 @@ class LimitTests(ServerTestCase):
         self.assertTrue(second.transport.disconnecting)
 
     def test_waiting_is_not_idling(self) -> None:
-        """While a request is being answered, nobody counts."""
+        """The idle time is not counted while a request is being answered."""
         self.connection.send("GET", "/never")
         self.clock.advance(100 * IDLE_TIMEOUT)
         self.assertFalse(self.connection.transport.disconnecting)
@@ -198,7 +198,7 @@ class FinishTests(ServerTestCase):
         return Deferred.fromCoroutine(site.finish())
 
     def test_answered(self) -> None:
-        """Who has an answer gets all of it, and the connection ends."""
+        """A client that has an answer gets all of it, and the connection ends."""
         self.connection.send("GET", "/page")
         finished = self.finish()
         self.assertTrue(self.connection.transport.disconnecting)
@@ -208,7 +208,7 @@ class FinishTests(ServerTestCase):
         self.successResultOf(finished)
 
     def test_waiting(self) -> None:
-        """Who waits for an answer gets it first."""
+        """A client that waits for an answer gets it before the connection ends."""
         page = Page()
         self.connection = Connection(page, self.clock)
         self.connection.send("GET", "/never")
@@ -222,7 +222,7 @@ class FinishTests(ServerTestCase):
         self.successResultOf(finished)
 
     def test_deaf(self) -> None:
-        """Who does not take its answer is waited for a while."""
+        """An answer that does not end is waited for until DRAIN_TIMEOUT, and no longer."""
         self.connection.send("GET", "/never")
         finished = self.finish()
         self.clock.advance(DRAIN_TIMEOUT - 0.1)
@@ -232,6 +232,6 @@ class FinishTests(ServerTestCase):
         self.connection.lose()
 
     def test_nobody(self) -> None:
-        """Where nobody is connected, nothing is waited for."""
+        """Nothing is waited for if no client is connected."""
         self.connection.lose()
         self.successResultOf(self.finish())
