@@ -38,7 +38,7 @@ class BuildLimitTests(BuilderCase):
         self.successResultOf(self.by("a", "hello/git"))
 
     def test_at_once(self) -> None:
-        """So many at a time; who joins another's takes no place."""
+        """A client has a limited number of builds at a time; joining another's takes no place."""
         gate: Deferred[None] = Deferred()
         self.nix.gate = lambda: gate
         for name in ("hello", "git"):

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class CountingStorage(MemoryStorage):
-    """Counts what is asked of it, and forgets what it is told to."""
+    """Storage that counts checks and reads, and can be made to lose blobs."""
 
     def __init__(self) -> None:
         super().__init__()

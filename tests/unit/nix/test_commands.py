@@ -329,7 +329,7 @@ class NixTests(SynchronousTestCase):
         self.script.play = self.raising(ProcessFailed(evidence=EVIDENCE))
         self.failureResultOf(self.run_nix("closure", PATHS[:2]), NixUnusable)
 
-    # -- what stands by ---------------------------------------------------------
+    # -- prewarmed evaluations --------------------------------------------------
 
     def test_stand_by(self) -> None:
         """A process waits for what is expected, if that is wanted, until the end."""

@@ -82,7 +82,7 @@ class ErrorTextTests(SynchronousTestCase):
         )
 
     def test_memory(self) -> None:
-        """Too little memory is told with the limit."""
+        """The message about too little memory names the limit."""
         stderr = "GC Warning: Out of Memory!  Trying to continue...\nerror: out of memory\n"
         self.assertIn("more than 2048 MiB", error_text(stderr, SETTINGS))
 
@@ -111,7 +111,7 @@ class FaultTests(SynchronousTestCase):
             self.assertEqual(unusable(failed(f"error: {text}")).reason, text)
 
     def test_kinds(self) -> None:
-        """A full disk is one, and what only a person mends is told from what may pass."""
+        """Full disks, faults that need an administrator and transient ones are distinguished."""
         for text, kind in (
             ("creating symlink '/x/gcroots/1/r': No space left on device", NixDiskFull),
             ("writing to file: Disk quota exceeded", NixDiskFull),
@@ -213,7 +213,7 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertEqual(error.log, ("one", "two"))
 
     def test_download(self) -> None:
-        """A download without a log is told in Nix's words."""
+        """A failed download without a log is reported in Nix's words."""
         error = self.judge(
             f"error: builder for '{A}' failed with exit code 1",
             status=100,
@@ -223,7 +223,7 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertIn("HTTP error 404", error.message)
 
     def test_mismatch(self) -> None:
-        """A wrong hash is told with both."""
+        """The message about a wrong hash names both hashes."""
         error = self.judge(
             f"error: hash mismatch in fixed-output derivation '{A}':\n"
             "         specified: sha256-A\n            got:    sha256-B",

@@ -243,7 +243,7 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual(self.spawner.asked[1:], [((name,), False) for name in names[:EXPLAINED]])
 
     def test_set_fails(self) -> None:
-        """A set that fails when it is asked for nothing is told apart."""
+        """A package set that fails when no package is asked for is distinguished."""
         self.spawner.set_failure = self.failing("error: syntax error")
         failure = self.failureResultOf(self.evaluate("ab"), EvaluationFailed).value
         self.assertIn("syntax error", failure.message)
@@ -468,7 +468,7 @@ class StandbyTests(EvaluatorCase):
         self.assertEqual(len(self.spawner.ahead), 2)
 
     def test_stopped(self) -> None:
-        """From the end on nothing stands by, whatever is evaluated or expected."""
+        """No process waits after the stop, whatever is evaluated or expected."""
         process = self.waiting()
         self.successResultOf(self.stop())
         self.assertTrue(process.stopped)

@@ -211,7 +211,7 @@ class NixFetcherTests(SynchronousTestCase):
         )
 
     def test_failures(self) -> None:
-        """Each failure is told apart, and tried once."""
+        """Each kind of failure is distinguished, and tried once."""
         for tree, raised, expected in (
             (ARCHIVE, failed("error: unable to download 'u': HTTP error 404"), CommitMissing),
             (TREE, failed("error: opening lock file 'x': Permission denied"), NixUnusable),

@@ -68,7 +68,7 @@ class StandbyTests(SynchronousTestCase):
         self.assertEqual([], self.children.all)
 
     def test_delay(self) -> None:
-        """A process is started when the delay is over, and is told nothing."""
+        """A process is started when the delay is over, and is sent nothing."""
         self.standby.expect(command())
         self.clock.advance(IDLE / 2)
         self.assertEqual([], self.children.all)
@@ -131,7 +131,7 @@ class StandbyTests(SynchronousTestCase):
                 self.assertEqual(1, len(waiting))
         self.assertEqual(4, len(self.children.all))
 
-    # -- who gets it ------------------------------------------------------------------
+    # -- taking the process -----------------------------------------------------------
 
     def test_taken(self) -> None:
         """A process is given once, and no other is started until one is expected."""
@@ -163,7 +163,7 @@ class StandbyTests(SynchronousTestCase):
         self.taken()
 
     def test_dead_unnoticed(self) -> None:
-        """One that has ended is replaced at its age, too, and is told nothing."""
+        """A process that has ended is replaced at its age, too, and is sent nothing."""
         child = self.ready()
         child.end.errback(failed())
         self.clock.advance(AGE)
@@ -227,7 +227,7 @@ class WaitingTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.waiting.ask(QUESTION))
 
     def test_answer(self) -> None:
-        """It is told the question and its end; the answer is all that it prints."""
+        """The process is sent the question and its end; the answer is all that it prints."""
         child = self.start()
         asking = self.ask()
         self.assertEqual((QUESTION, True), (child.sent, child.closed))
@@ -250,7 +250,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(1, self.ends)
 
     def test_failed_before(self) -> None:
-        """One that has ended already is told nothing, and its end is told."""
+        """A process that has ended already is sent nothing, and its end is reported."""
         child = self.start()
         child.end.errback(failed())
         self.failureResultOf(self.ask(), ProcessFailed)
@@ -293,7 +293,7 @@ class WaitingTests(SynchronousTestCase):
         self.failureResultOf(asking, UnexpectedOutput)
 
     def test_not_started(self) -> None:
-        """One that was not started hears nothing, and there is no end to wait for."""
+        """A process that was not started is sent nothing, and there is no end to wait for."""
         self.waiting.send(QUESTION)
         self.waiting.end()
         self.waiting.kill()
@@ -301,7 +301,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertFalse(self.waiting.over)
 
     def test_ended(self) -> None:
-        """One that has ended hears nothing any more, and ends once."""
+        """A process that has ended is sent nothing any more, and ends once."""
         child = self.start()
         waits = [Deferred.fromCoroutine(self.waiting.ended()) for _ in range(2)]
         child.exits()

@@ -178,7 +178,7 @@ class StepTests(SynchronousTestCase):
             loop.stop()
 
     def test_watchdog(self) -> None:
-        """The service manager hears as often as it wants to."""
+        """The watchdog pings come as often as the service manager demands."""
         told: list[str] = []
 
         class Told:

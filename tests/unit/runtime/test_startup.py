@@ -14,7 +14,7 @@ from nixery.runtime.startup import Component, OrderedService
 
 
 class Recorder:
-    """Parts that tell what happens to them, in order."""
+    """Components that record what happens to them, in order."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -22,7 +22,7 @@ class Recorder:
         self.given_up: list[BaseException] = []
 
     def part(self, name: str) -> Component:
-        """A part that starts and stops at once."""
+        """Make a component that starts and stops at once."""
 
         async def start() -> None:
             self.events.append(f"start {name}")
@@ -33,7 +33,7 @@ class Recorder:
         return Component(name=name, start=start, stop=stop)
 
     def slow(self, name: str) -> Component:
-        """A part that starts and stops when the test says so."""
+        """Make a component that starts and stops when the test says so."""
 
         async def wait(event: str) -> None:
             self.events.append(event)
@@ -45,7 +45,7 @@ class Recorder:
         )
 
     def failing(self, name: str, error: Exception) -> Component:
-        """A part that cannot start."""
+        """Make a component that cannot start."""
 
         async def start() -> None:
             raise error
@@ -53,19 +53,19 @@ class Recorder:
         return Component(name=name, start=start, stop=self.part(name).stop)
 
     def daemon(self, parts: Sequence[Component]) -> OrderedService:
-        """A daemon of these parts."""
+        """Make a daemon of these components."""
 
         return OrderedService(parts, self.given_up.append)
 
 
 class DaemonTests(SynchronousTestCase):
-    """The order in which parts start and stop."""
+    """Tests of the order in which components start and stop."""
 
     def setUp(self) -> None:
         self.recorder = Recorder()
 
     def test_order(self) -> None:
-        """Parts start in their order and stop in the reverse one."""
+        """Components start in their order and stop in the reverse one."""
         daemon = self.recorder.daemon([self.recorder.part(name) for name in "abc"])
         daemon.startService()
         self.assertEqual(["start a", "start b", "start c"], self.recorder.events)
@@ -74,7 +74,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual([], self.recorder.given_up)
 
     def test_each_waits_for_the_one_before(self) -> None:
-        """A part starts when the one before it is ready, and stops when the one after it has."""
+        """A component starts when its predecessor is ready, and stops after its successor."""
         slow, recorder = self.recorder.slow, self.recorder
         daemon = recorder.daemon([slow("a"), slow("b")])
         daemon.startService()
@@ -90,7 +90,7 @@ class DaemonTests(SynchronousTestCase):
         self.successResultOf(stopping)
 
     def test_fault(self) -> None:
-        """A part that cannot start is said once, and ends the daemon; later parts do not start."""
+        """A failed start is logged once and ends the daemon; later components do not start."""
         recorder = self.recorder
         error = NixUnusable(reason="gone")
         daemon = recorder.daemon(
@@ -145,7 +145,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual([], self.recorder.given_up)
 
     def test_part_that_does_not_stop_as_it_should(self) -> None:
-        """A part that fails to stop is logged, and the parts below it stop all the same."""
+        """A component that fails to stop is logged, and those below it stop all the same."""
 
         async def stop() -> None:
             raise ZeroDivisionError
@@ -165,7 +165,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(["start a", "stop a"] * 2, self.recorder.events)
 
     def test_services(self) -> None:
-        """A service of Twisted's is a part, also where it takes time to stop."""
+        """A service of Twisted's can be a component, also where it takes time to stop."""
         ended: Deferred[None] = Deferred()
 
         class Slow(Service):

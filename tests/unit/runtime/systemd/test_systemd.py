@@ -155,7 +155,7 @@ class HeartTests(ManagedCase):
         self.assertEqual(3, self.pings(6))
 
     def test_status(self) -> None:
-        """The status is told when it is another one, once a second at most."""
+        """The status is sent when it has changed, once a second at most."""
         self.start(InlineWorkers(), watchdog=None)
         self.assertEqual([{"STATUS": "idle"}], self.manager.heard())
         self.clock.advance(BEAT)
@@ -189,7 +189,7 @@ class PassingTests(SynchronousTestCase):
     """Tests of sockets that were opened by the service manager."""
 
     def test_families(self) -> None:
-        """Each is told by its place and its kind."""
+        """Each socket is identified by its position and its family."""
         families = {3: socket.AF_INET6, 4: socket.AF_UNIX, 5: socket.AF_NETLINK, 6: socket.AF_INET}
         self.assertEqual(
             (

@@ -324,7 +324,7 @@ class PartsTests(CertificateCase):
         self.assertEqual(1, len([each for each in logs if each["log_level"] is LogLevel.warn]))
 
     def test_metric(self) -> None:
-        """Prometheus is told when it ends."""
+        """A metric tells Prometheus the time at which the certificate expires."""
         measures = Metrics()
         self.parts.watch(
             Reloader(cast(IReactorFromThreads, MemoryReactorClock()), lambda: None), measures
