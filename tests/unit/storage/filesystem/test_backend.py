@@ -1,7 +1,7 @@
 """
 Tests of storage in a directory: what a crash, a full disk, a second process and
-a waiter that leaves do to it.  What every backend does is in
-``test_storage_contract``.
+a cancelled waiter do to it.  Tests that every backend has to pass are in
+``tests.unit.storage.test_contract``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def tree(root: Path) -> set[str]:
 
 
 def kind(path: Path) -> int:
-    """What is there; a link leads nowhere, and is not followed."""
+    """Return the type of the file at a path; a link dangles, and is not followed."""
     return S_IFMT(path.lstat().st_mode)
 
 
@@ -147,7 +147,7 @@ class DirectoryCase(SynchronousTestCase):
 
 
 class LayoutTests(DirectoryCase):
-    """Where things are, and who may read them."""
+    """Tests of the paths and the modes of files."""
 
     def test_layout(self) -> None:
         """Blobs lie under their digests, records under their keys, and nothing else stays."""
@@ -221,7 +221,7 @@ class LayoutTests(DirectoryCase):
 
 
 class RestartTests(DirectoryCase):
-    """What a daemon finds that starts again."""
+    """Tests of the state that a daemon finds after a restart."""
 
     def test_keeps(self) -> None:
         """A restart loses nothing."""
@@ -242,7 +242,7 @@ class RestartTests(DirectoryCase):
         self.assertEqual(b"one", self.finish(other.add_record("layer", "key", b"other")))
 
     def test_sweeps_dead_drafts(self) -> None:
-        """What a dead process was writing is removed at the next start."""
+        """Temporary files of a dead process are removed at the next start."""
         self.open_storage()
         (self.root / "tmp" / "0123").write_bytes(b"half a layer")
         (self.root / "tmp" / "4567").symlink_to("a description")
@@ -252,7 +252,7 @@ class RestartTests(DirectoryCase):
         self.assertEqual([2], [event["swept"] for event in events if "swept" in event])
 
     def test_spares_living_drafts(self) -> None:
-        """What a living process is writing is spared, and can be committed."""
+        """Temporary files of a living process are kept, and can be committed."""
         storage = self.open_storage()
         writer = self.write(storage)
         other = self.open_storage()
@@ -309,7 +309,7 @@ class RestartTests(DirectoryCase):
         self.assertEqual([], self.drafts())
 
     def test_directories_are_gone(self) -> None:
-        """Directories that somebody has removed are made again by what goes there."""
+        """Directories that were removed are made again by the next write to them."""
         storage = self.open_storage()
         self.finish(storage.set_record("layer", "key", b"1"))
         for directory in (self.blob().parent, self.root / "records" / "layer"):
@@ -403,7 +403,7 @@ class RestartTests(DirectoryCase):
         self.assertEqual(records, dict(found))
 
     def test_link_while_read(self) -> None:
-        """Who meets a file that a link replaces at this moment reads the link."""
+        """A record whose file is replaced by a link during the read is read from the link."""
         storage = self.open_storage()
         overtaking: list[bytes] = []
 
@@ -445,7 +445,7 @@ class RestartTests(DirectoryCase):
         self.assert_stored(storage)
 
     def test_replaced_while_read(self) -> None:
-        """Who has opened a blob reads it to its end, even if it is removed or replaced."""
+        """An open blob can be read to its end, even if it is removed or replaced."""
         storage = self.open_storage()
         self.store(storage)
         source = self.finish(storage.open(DIGEST))
@@ -490,7 +490,7 @@ values = st.one_of(
 
 
 class RepresentationTests(DirectoryCase):
-    """A record is a link if it is a short text, and else a file, and nobody can tell."""
+    """A record is a link if it is a short text, else a file; callers see no difference."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -517,7 +517,7 @@ class RepresentationTests(DirectoryCase):
     @example("k" * 300, b"x" * (LONGEST_LINK - 301), b"x" * (LONGEST_LINK - 300))
     @example("key", b"a\0b", b"../../tmp")
     def test_round_trip(self, key: str, first: bytes, second: bytes) -> None:
-        """Whatever bytes are stored, and whatever they replace, are read again."""
+        """Any bytes stored are read again, whichever bytes they replace."""
         head = key.encode() + b"\n" if len(key) > 200 else b""
         self.finish(self.storage.delete_record("layer", key))
         self.assertIsNone(self.finish(self.storage.get_record("layer", key)))
@@ -532,7 +532,7 @@ class RepresentationTests(DirectoryCase):
 
 
 class Died(BaseException):
-    """Where a process would have died."""
+    """Raised at the point where a process would have died."""
 
 
 class MortalOs(ModuleType):
@@ -757,10 +757,10 @@ class CrashTests(DirectoryCase):
 
 
 class FailureTests(DirectoryCase):
-    """What the operating system refuses."""
+    """Tests of failing calls of the operating system."""
 
     def replace_descriptor(self, path: str) -> None:
-        """The only draft is, behind its writer's back, open on ``path`` instead."""
+        """Open the only temporary file on ``path`` instead, unknown to its writer."""
         other = os.open(path, os.O_RDWR)
         os.dup2(other, descriptor_within(self.root / "tmp"))
         os.close(other)
@@ -778,7 +778,7 @@ class FailureTests(DirectoryCase):
         self.assert_absent(storage)
 
     def test_not_synchronised(self) -> None:
-        """What cannot be brought to the disk does not become visible."""
+        """Data that cannot be synchronised to the disk does not become visible."""
         storage = self.open_storage()
         writer = self.write(storage)
         # A character device cannot be synchronised.
@@ -824,7 +824,7 @@ class FailureTests(DirectoryCase):
         self.assertEqual([], self.drafts())
 
     def test_every_failure_is_typed(self) -> None:
-        """Whatever fails, and however, is an error of the storage, and leaves no draft."""
+        """Any failing system call raises a StorageError, and leaves no temporary file."""
         storage = self.open_storage()
         common = ("open", "write", "fsync")
         works: dict[Callable[[], object], tuple[str, ...]] = {
@@ -870,7 +870,7 @@ class FailureTests(DirectoryCase):
                     self.assertIn(self.finish(storage.get_record("layer", key)), (None, value))
 
     def test_no_directory(self) -> None:
-        """What cannot be made nor read for want of its directory leaves no draft either."""
+        """A missing directory of records is a StorageError, and leaves no temporary file."""
         storage = self.open_storage()
         shutil.rmtree(self.root / "records")
         for value in (b"1", LONG):
@@ -885,7 +885,7 @@ class FailureTests(DirectoryCase):
 
     def test_on_the_disk_first(self) -> None:
         """
-        Whatever is published was brought to the disk before, and its name afterwards.
+        Data is synchronised to the disk before it is published, and its name afterwards.
 
         A link is no more than its name.
         """
@@ -1001,7 +1001,7 @@ class LateTests(DirectoryCase):
     """A waiter that leaves when its result is on the way already."""
 
     def test_nothing_leaks(self) -> None:
-        """What was opened is closed."""
+        """A cancelled open closes its file descriptor."""
         self.store(self.open_storage())
         before = descriptors()
         storage = FilesystemStorage(self.root, LateWorkers())

@@ -48,7 +48,7 @@ class Unhurried(StoreCase):
 
 
 class PolicyTests(Unhurried):
-    """What goes, and in which order."""
+    """Tests of the choice of blobs to remove, and of the order."""
 
     def test_nothing_to_do(self) -> None:
         """Without limits, images stay however old they are."""
@@ -60,7 +60,7 @@ class PolicyTests(Unhurried):
         self.assert_sound()
 
     def test_garbage(self) -> None:
-        """What nothing names goes once it is older than the grace, with its record."""
+        """An unreferenced blob is removed with its record once it is older than the grace."""
         self.image("one", b"1")
         self.layer(b"stray")
         self.assertEqual(0, self.collect().blobs)
@@ -99,7 +99,7 @@ class PolicyTests(Unhurried):
         self.assert_sound()
 
     def test_grace(self) -> None:
-        """What was pulled lately stays, however much it is, and that is said."""
+        """Images pulled lately stay, whatever their size, and the result says so."""
         self.image("one", b"1" * 10_000)
         self.age(DAY)  # a little older than the grace, but a mark may be old
         done = self.collect(max_bytes=1, max_age=1.0)
@@ -162,7 +162,7 @@ class PolicyTests(Unhurried):
         self.assert_sound()
 
     def test_purge(self) -> None:
-        """What is purged goes although it was just pulled; what others name stays."""
+        """Purging removes images just pulled, but not blobs that other images name."""
         self.image("one", b"own", b"shared")
         self.image("two", b"shared")
         self.layer(b"stray")
@@ -181,10 +181,10 @@ class PolicyTests(Unhurried):
 
 
 class UseTests(Unhurried):
-    """What counts as a use, and what it costs."""
+    """Tests of the operations that count as a use, and of their cost."""
 
     def test_looks_are_uses(self) -> None:
-        """Whatever looks at a blob renews its time, unless that is recent."""
+        """Every access to a blob renews its time of use, unless that is recent."""
         digest = self.layer(b"1")
         path = self.inventory().path(digest)
 
@@ -216,7 +216,7 @@ class UseTests(Unhurried):
         self.assertLess(self.inventory().files[digest].used, time.time() + 60)
 
     def test_files_of_others(self) -> None:
-        """Where the time cannot be set, blobs are served all the same."""
+        """Blobs are served even if their time of use cannot be set."""
         digest = self.layer(b"1")
         self.age()
         for error in (PermissionError(1, "no"), OSError(30, "read-only")):
@@ -321,7 +321,7 @@ class RaceTests(StoreCase):
         self.assertGreater(self.spared, 1)
 
     def test_waits_for_publication(self) -> None:
-        """While somebody publishes, nothing is removed; and nothing blocks."""
+        """Nothing is removed during a publication; and nothing blocks."""
         self.image("old", b"1")
         self.age()
         self.patch(scan, "FRESH", float("-inf"))
@@ -342,14 +342,14 @@ class RaceTests(StoreCase):
             self.assertTrue(held)
 
     def test_just_written(self) -> None:
-        """What was written at the moment of the listing stays for next time."""
+        """A blob written at the moment of the listing stays until the next collection."""
         self.layer(b"stray")
         self.assertEqual(0, self.collect(grace=0.0).blobs)
         self.settle()
         self.assertEqual(1, self.collect(grace=0.0).blobs)
 
     def test_running_download(self) -> None:
-        """Whoever has a blob open reads it to its end."""
+        """A blob that is removed while open can be read to its end."""
         manifests = self.image("old", b"1" * 100_000)
         source = finish(self.storage.open(digest_of(b"1" * 100_000)))
         assert isinstance(source, OpenFile)
@@ -373,7 +373,7 @@ class RaceTests(StoreCase):
         )
     )
     def test_any_history(self, history: list[tuple[str, int, set[int]]]) -> None:
-        """Whatever happens in whatever order, no manifest ever names what is gone."""
+        """No order of operations leaves a manifest that names a removed blob."""
         self.setUp()
         work: Work | None = None
         with mock.patch.object(scan, "FRESH", -1e18):

@@ -93,7 +93,7 @@ class RetentionTests(StoreCase):
         self.assertEqual(set(), self.images())
 
     def test_waits_without_a_thread(self) -> None:
-        """While somebody publishes, it asks again by the clock."""
+        """During a publication, the collection tries again by the clock, without a thread."""
         with publishing(str(self.root)):
             collecting = Deferred.fromCoroutine(self.retention.collect())
             self.clock.pump([0.05] * 10)
@@ -116,7 +116,7 @@ class RetentionTests(StoreCase):
             self.assertTrue(alone)
 
     def test_failures_are_survived(self) -> None:
-        """What fails is logged, and tried again after the next interval."""
+        """A failed collection is logged, and tried again after the next interval."""
         self.successResultOf(Deferred.fromCoroutine(self.retention.start()))
         with attempt_collection(str(self.root)):
             self.clock.advance(60)
