@@ -101,7 +101,7 @@ class GcsCase(SynchronousTestCase):
 
 
 class LookTests(GcsCase):
-    """What is asked, and what is remembered."""
+    """Tests of lookups of blobs, and of caching them."""
 
     def test_look_once(self) -> None:
         """A blob that was seen is sent without asking the bucket again, for a while."""
@@ -115,7 +115,7 @@ class LookTests(GcsCase):
         self.assertEqual(2, len(self.bucket.log("stat")))
 
     def test_missing_looks(self) -> None:
-        """Whether blobs are missing is found out anew, but for what was seen just now."""
+        """Missing blobs are looked up anew, except those seen just now."""
         digest, other = self.put(), self.put(b"other")
         self.assertEqual(set(), finish(self.storage.missing([digest, other])))
         self.bucket.remove("layers/" + other.removeprefix("sha256:"))
@@ -127,7 +127,7 @@ class LookTests(GcsCase):
             finish(self.storage.open(other))
 
     def test_missing_faults(self) -> None:
-        """What passes is asked again; what does not is an error, and not missing."""
+        """A transient fault is retried; a lasting one is an error, and no missing blob."""
         digest = self.put()
         for action, value in PASSING:
             self.bucket.fail("stat", action, value)
@@ -159,7 +159,7 @@ class LookTests(GcsCase):
             self.assertIn("roles/storage.objectAdmin", caught.exception.message)
 
     def test_other_instance(self) -> None:
-        """What one instance stores, another finds, with nothing of its own."""
+        """An instance without state of its own finds the data that another stored."""
         other = self.make()
         info = finish(self.storage.put(b"{}", MANIFEST))
         self.assertEqual(b"{}", finish(other.read(info.digest)))
@@ -172,7 +172,7 @@ class ReadTests(GcsCase):
     """Small blobs, read as a whole."""
 
     def test_passing_faults(self) -> None:
-        """What passes, damage on the way included, changes nothing."""
+        """Transient faults, damage on the way included, do not change the result."""
         digest = self.put()
         for action, value in (*PASSING, ("cut", 0), ("flip", 0)):
             with self.subTest(action=action, value=value):
@@ -244,7 +244,7 @@ class StreamTests(GcsCase):
         self.assertEqual(BLOB[part.start : part.stop], finish(drain(stream)))
 
     def test_passing_faults(self) -> None:
-        """What passes, in the middle too, changes nothing: it goes on where it was."""
+        """Transient faults, in the middle too, change nothing: the stream resumes where it was."""
         part = ByteRange(start=1000, stop=2 * PIECE)
         for action, value in (*PASSING, ("cut", 0)):
             with self.subTest(action=action, value=value):
@@ -297,7 +297,7 @@ class StreamTests(GcsCase):
 
 
 class RedirectTests(GcsCase):
-    """Where clients are sent to."""
+    """Tests of the URLs that clients are redirected to."""
 
     def status(self, url: str) -> int:
         try:
@@ -341,7 +341,7 @@ class RecordTests(GcsCase):
     """Records, and what may go wrong with them."""
 
     def test_passing_faults(self) -> None:
-        """What passes changes nothing, even if only the answer was lost."""
+        """Transient faults do not change the result, even if only the answer was lost."""
         for where, operation in (
             ("media", lambda key: self.storage.get_record("layer", key)),
             ("media", lambda key: self.storage.add_record("layer", key, b"1")),
@@ -383,13 +383,13 @@ class RecordTests(GcsCase):
         self.assertEqual(b"new", finish(other.get_record("image", "key")))
 
     def test_not_cached(self) -> None:
-        """What may change is cached by nobody."""
+        """Records, which may change, are stored with "no-store", so that no cache keeps them."""
         finish(self.storage.set_record("image", "key", b"{}"))
         (thing,) = self.bucket.things("records/").values()
         self.assertEqual(("no-store", "application/json"), (thing["cache"], thing["type"]))
 
     def test_changing_all_the_time(self) -> None:
-        """A record that somebody else replaces at every try is an error in the end."""
+        """A record that another writer replaces at every try is an error in the end."""
         self.bucket.fail("multipart", "status", 412, times=1000)
         with self.assertRaises(StorageError):
             finish(self.storage.set_record("image", "key", b"{}"))
@@ -397,7 +397,7 @@ class RecordTests(GcsCase):
             finish(self.storage.add_record("image", "key", b"{}"))
 
     def test_foreign_objects(self) -> None:
-        """What is no record of ours is not listed."""
+        """Objects that are no records of this registry are not listed."""
         finish(self.storage.set_record("image", "key", b"{}"))
         self.bucket.put("records/image/%zz", b"")
         self.bucket.put("records/image/a b", b"")
@@ -416,7 +416,7 @@ class RecordTests(GcsCase):
 
 
 class TaskTests(GcsCase):
-    """Tasks that nobody waits for any more."""
+    """Tests of tasks without a waiter."""
 
     def test_stopped(self) -> None:
         """A task that is stopped makes no more requests."""

@@ -1,5 +1,5 @@
 """
-Tests for :mod:`nixery.storage.gcs.connector`: how a daemon comes to its bucket.
+Tests for :mod:`nixery.storage.gcs.connector`: connecting a daemon to its bucket.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class ReachTests(ReachCase):
         self.assertEqual([], self.given_up)
 
     def test_waiting(self) -> None:
-        """What asks for the bucket during the first try waits with it."""
+        """Operations during the first try to reach the bucket wait for it."""
         workers = HeldWorkers()
         storage = self.make(workers=workers)
         finish(storage.start())
@@ -196,7 +196,7 @@ class ReachTests(ReachCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_unexpected(self) -> None:
-        """What nobody foresaw ends the daemon too, and is in the log."""
+        """An unexpected exception ends the daemon too, and is logged."""
 
         def fail(_stop: Event) -> Bucket:
             raise KeyError("?")
@@ -211,10 +211,10 @@ class ReachTests(ReachCase):
 
 
 class SweepTests(ReachCase):
-    """What a crash has left in the bucket."""
+    """Tests of removing the objects that a crash has left in the bucket."""
 
     def test_at_start(self) -> None:
-        """What is older than a day is removed at the start, and nothing else is."""
+        """Staged objects older than a day are removed at the start, and nothing else is."""
         self.bucket.put("staging/old", b"half", age=DAY + 60)
         self.bucket.put("staging/young", b"half", age=DAY - 60)
         self.bucket.put("layers/old", b"whole", age=10 * DAY)

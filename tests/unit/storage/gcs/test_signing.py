@@ -1,5 +1,5 @@
 """
-Tests for :mod:`nixery.storage.gcs.signing`: who signs, and what if nobody does.
+Tests for :mod:`nixery.storage.gcs.signing`: the choice of the signer, and URLs without one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class SigningCase(SynchronousTestCase):
 
 
 class ChoiceTests(SigningCase):
-    """Who signs."""
+    """Tests of the choice of the signer of URLs."""
 
     def test_key_file(self) -> None:
         """The key of the account whose file the credentials are."""
@@ -118,7 +118,7 @@ class ChoiceTests(SigningCase):
         self.check(urls)
 
     def test_nobody(self) -> None:
-        """Nobody: the URLs are the public ones."""
+        """Credentials that cannot sign yield the public URLs."""
         for credentials in (AnonymousCredentials(), PersonsCredentials()):
             self.connection = evolve(self.connection, credentials=credentials)
             urls = self.choose()
@@ -130,7 +130,7 @@ class ChoiceTests(SigningCase):
         self.check(urls)
 
     def test_machine_account_may_not_sign(self) -> None:
-        """Nobody either, where the machine's account may not sign for itself."""
+        """A machine's account that may not sign for itself yields the public URLs, too."""
         self.connection = evolve(self.connection, credentials=AmbientCredentials())
         fake_gcs().control("fault", where="sign", action="status", value=403, times=10)
         self.assertIsInstance(self.choose(), PublicUrls)
@@ -158,7 +158,7 @@ class ChoiceTests(SigningCase):
 
 
 class PersonsCredentials(Credentials):
-    """What a person who has logged in has."""
+    """Credentials of a person who has logged in."""
 
     def refresh(self, request: object) -> None:
         raise NotImplementedError
@@ -188,7 +188,7 @@ class IamTests(SigningCase):
         self.assertEqual(1, self.signed())
 
     def test_passing_faults(self) -> None:
-        """What passes changes nothing."""
+        """Transient faults of the IAM service do not change the result."""
         for action, value in (("status", 503), ("reset", 0), ("html", 0), ("drop", 0)):
             fake_gcs().control("fault", where="sign", action=action, value=value)
             self.urls = self.make(HASTY)
@@ -211,7 +211,7 @@ class IamTests(SigningCase):
         self.assertIn("iam.serviceAccountTokenCreator", caught.exception.message)
 
     def test_stopped(self) -> None:
-        """A signature that nobody waits for any more is not asked for."""
+        """A signature without a waiter is not asked for."""
         stop = Event()
         stop.set()
         with self.assertRaises(StorageError):

@@ -1,5 +1,5 @@
 """
-The storage in a bucket on real pools: who leaves, and who stops, frees its threads.
+The storage in a bucket on real pools: cancelling and stopping free threads.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ThreadTests(TestCase):
         await self.until(lambda: bool(self.bucket.log(operation)))
 
     async def test_cancelled_request(self) -> None:
-        """A request that nobody waits for any more is not tried again."""
+        """A cancelled request is not tried again."""
         self.bucket.fail("stat", "status", 503, times=10**6)
         looking = Deferred.fromCoroutine(self.storage.stat(digest_of(DATA)))
         await self.seen("stat")

@@ -1,5 +1,5 @@
 """
-What may go wrong while a blob is uploaded and published: it ends in success after
+Tests of faults while a blob is uploaded and published: it ends in success after
 some retries, or in a clear error with nothing half-published.
 """
 
@@ -126,7 +126,7 @@ class LargeTests(UploadCase):
     """Blobs of several chunks, which are staged and promoted."""
 
     def test_requests(self) -> None:
-        """What it takes: a session, four chunks, a look at what is there, and a move."""
+        """An upload takes a session, four chunks, stats of the objects, and a move."""
         self.upload()
         self.assertEqual(
             ["chunk", "chunk", "chunk", "final", "move", "start", "stat", "stat"],
@@ -135,7 +135,7 @@ class LargeTests(UploadCase):
         self.assert_published()
 
     def test_passing_faults(self) -> None:
-        """What passes, at any request, changes nothing."""
+        """Transient faults of any request do not change the result."""
         for where in ("start", "chunk", "final", "stat", "move"):
             for action, value in PASSING:
                 with self.subTest(where=where, action=action, value=value):
@@ -146,7 +146,7 @@ class LargeTests(UploadCase):
                     self.assert_published(unheard=int(where == "start"))
 
     def test_several_faults(self) -> None:
-        """Patience starts anew when there is progress."""
+        """The retry deadline is reset on progress."""
         for where in ("chunk", "query", "final"):
             self.bucket.fail(where, "status", 503, times=3)
         self.bucket.fail("chunk", "drop", times=2)
@@ -170,7 +170,7 @@ class LargeTests(UploadCase):
         self.assertEqual(["patch", "patch", "move"], log)
 
     def test_short_range(self) -> None:
-        """Where the service keeps less than it was sent, it is sent the rest."""
+        """The rest is sent again if the service keeps less than it was sent."""
         for where in ("chunk", "final"):
             for kept in (0, CHUNK):
                 with self.subTest(where=where, kept=kept):
@@ -285,13 +285,13 @@ class LargeTests(UploadCase):
         self.assert_published()
 
     def test_damaged(self) -> None:
-        """What is there under the name of a digest, and is something else, is replaced."""
+        """An object under the name of a digest that has other content is replaced."""
         self.bucket.put("layers/" + hashlib.sha256(DATA).hexdigest(), b"something else")
         self.upload()
         self.assert_published()
 
     def test_move_unavailable(self) -> None:
-        """Where the service offers no move, it copies, in as many steps as it takes."""
+        """A service without moves is asked to copy, in as many steps as it takes."""
         for status in (501, 405):
             with self.subTest(status=status):
                 self.storage = self.make()
@@ -355,7 +355,7 @@ class LargeTests(UploadCase):
         self.assert_published()
 
     def test_race_for_the_name(self) -> None:
-        """Whoever comes second to the name finds the blob there, and drops its own."""
+        """An upload that comes second to the name finds the blob there, and drops its own."""
         # Both look before either moves.
         self.bucket.control("latency", seconds=0.02)
         storages = [self.storage, *(make_storage(self.bucket) for _ in range(7))]
@@ -369,7 +369,7 @@ class LargeTests(UploadCase):
 
 
 class BodyTests(SynchronousTestCase):
-    """What a request sends."""
+    """Tests of the bodies that requests send."""
 
     def test_pieces(self) -> None:
         """A body comes in pieces, and as often as it is asked for."""
@@ -381,7 +381,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(len(DATA), len(body))
 
     def test_stopped(self) -> None:
-        """It ends when nobody wants it any more."""
+        """A body ends with an error once its upload is stopped."""
         stop = Event()
         pieces = iter(Body(DATA, stop=stop))
         next(pieces)
@@ -427,13 +427,13 @@ class SmallTests(UploadCase):
     """Blobs of one chunk, which are one request."""
 
     def test_requests(self) -> None:
-        """What it takes: a look, and one request."""
+        """A small upload takes a stat and one request."""
         self.upload(SMALL)
         self.assertEqual([("stat", 404), ("multipart", 200)], self.bucket.log())
         self.assert_published(SMALL)
 
     def test_passing_faults(self) -> None:
-        """What passes changes nothing."""
+        """Transient faults do not change the result."""
         for where in ("stat", "multipart"):
             for action, value in PASSING:
                 with self.subTest(where=where, action=action, value=value):
@@ -487,7 +487,7 @@ class SmallTests(UploadCase):
         self.assert_nothing()
 
     def test_damaged(self) -> None:
-        """What is there under the name of a digest, and is something else, is replaced."""
+        """An object under the name of a digest that has other content is replaced."""
         self.bucket.put("layers/" + hashlib.sha256(SMALL).hexdigest(), b"something else")
         self.upload(SMALL)
         self.assert_published(SMALL)
@@ -501,7 +501,7 @@ class SmallTests(UploadCase):
             self.assert_nothing()
 
     def test_refused(self) -> None:
-        """What the account may not do is not taken for something else."""
+        """A missing permission of the account is reported as StorageRefused."""
         self.bucket.fail("stat", "status", 403, times=10)
         with self.assertRaises(StorageRefused):
             finish(self.storage.stat(digest_of(SMALL)))
@@ -511,7 +511,7 @@ class SmallTests(UploadCase):
 
 
 class EndTests(UploadCase):
-    """Uploads that nobody wants to the end."""
+    """Tests of uploads that are ended early."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -536,7 +536,7 @@ class EndTests(UploadCase):
         self.assert_nothing()
 
     def test_dropped(self) -> None:
-        """An upload whose writer nobody has any more makes no object."""
+        """An upload whose writer was dropped makes no object."""
         writer = self.begin()
         self.wait_for(lambda: self.open_sessions() == 1)
         del writer
@@ -545,7 +545,7 @@ class EndTests(UploadCase):
         self.assert_nothing()
 
     def test_dropped_before(self) -> None:
-        """A writer that nobody wrote a chunk to leaves nothing either."""
+        """A writer dropped before its first full chunk leaves nothing either."""
         writer = finish(self.storage.create())
         writer.write(SMALL)
         del writer
@@ -611,7 +611,7 @@ class EndTests(UploadCase):
         self.assert_published()
 
     def test_next_request(self) -> None:
-        """What was stored is read after whatever went wrong before."""
+        """A blob can be stored and read after any earlier failure."""
         self.storage = self.make(BRIEF)
         self.bucket.fail("*", "status", 503, times=1000)
         with self.assertRaises(StorageUnavailable):
