@@ -1,5 +1,5 @@
 """
-What every storage backend has to do.
+Tests that every storage backend has to pass.
 
 :class:`StorageContract` is mixed into one test case for each backend; a backend
 that needs a server or a pool of threads brings it along in :meth:`storage`.
@@ -81,7 +81,7 @@ class InlineWorkers:
 
 
 def finish(coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
-    """What a coroutine returns or raises that waits for nothing."""
+    """Return or raise the result of a coroutine that waits for nothing."""
     returned: list[T] = []
     failed: list[Failure] = []
     Deferred.fromCoroutine(coroutine).addCallbacks(returned.append, failed.append)
@@ -101,9 +101,9 @@ class StorageContract(Base):
 
     def finish(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
         """
-        What a coroutine returns or raises, from any thread.
+        Return or raise the result of a coroutine, from any thread.
 
-        As it stands, for backends that answer without a reactor.
+        This implementation is for backends that answer without a reactor.
         """
         return finish(coroutine)
 
@@ -195,7 +195,7 @@ class StorageContract(Base):
         self.assertEqual(data[part.start : part.stop], self.content(source, part))
 
     def test_invisible_until_committed(self) -> None:
-        """What is being written cannot be seen."""
+        """A blob is invisible until it is committed."""
         storage = self.storage()
         writer = self.finish(storage.create())
         writer.write(b"half")
@@ -263,7 +263,7 @@ class StorageContract(Base):
         self.assertEqual(b"1", self.finish(storage.get_record("layer", "key")))
 
     def test_recorded_in_vain(self) -> None:
-        """Where a blob cannot be committed, there is no record of it either."""
+        """A blob that cannot be committed has no record either."""
         storage = self.storage()
         with self.assertRaises(DigestMismatch):
             self.commit_all(storage, (b"three", 5, "other", b"3"), (b"four", 5, "key", b"1"))
@@ -292,7 +292,7 @@ class StorageContract(Base):
         self.assert_stored(storage, b"config", "application/first")
 
     def test_limits(self) -> None:
-        """What is too large for memory is neither put nor read, but streamed."""
+        """A blob that is too large for memory is neither put nor read, but streamed."""
         storage = self.storage()
         data = bytes(MAX_SMALL)
         self.finish(storage.put(data, LAYER))
@@ -313,7 +313,7 @@ class StorageContract(Base):
     @contract
     @given(st.one_of(texts, texts.map("sha256:".__add__)))
     def test_no_digest(self, text: str) -> None:
-        """What is no digest is refused, wherever it points."""
+        """A text that is no digest is refused, wherever it points."""
         storage = self.storage()
         digest = Digest(text)
         for call in (storage.stat(digest), storage.read(digest), storage.open(digest)):
@@ -393,7 +393,7 @@ class StorageContract(Base):
     @contract
     @given(st.text(st.characters(), max_size=10).filter(lambda text: not text.isalnum()))
     def test_no_kind(self, kind: str) -> None:
-        """What is no lower-case word is no kind."""
+        """A kind of records that is no lower-case word is refused."""
         storage = self.storage()
         if set(kind) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and kind[:1].isalpha():
             return

@@ -100,7 +100,7 @@ class GuardTests(SynchronousTestCase):
         self.assertTrue(self.refused())
 
     def test_looks_by_itself(self) -> None:
-        """Readiness knows of a full disk though nobody builds."""
+        """Readiness reports a full disk even if there are no builds."""
         self.successResultOf(Deferred.fromCoroutine(self.guard.start()))
         self.free = 0
         self.clock.advance(30)
@@ -109,7 +109,7 @@ class GuardTests(SynchronousTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_unknown(self) -> None:
-        """A file system that does not say refuses nobody."""
+        """A file system whose free space is unknown refuses no build."""
 
         def fail(_path: str) -> tuple[int, int]:
             raise OSError(5, "input/output error")
@@ -144,5 +144,5 @@ class SizeTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=100)
     @given(st.integers(0, 2**50))
     def test_shown(self, size: int) -> None:
-        """What is shown can be read, and is right within the digits that are shown."""
+        """A formatted size can be parsed, and is right within the digits that are shown."""
         self.assertLessEqual(abs(size - parse_size(format_size(size))), max(1, size / 18))
