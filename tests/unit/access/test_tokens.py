@@ -1,4 +1,4 @@
-"""Tokens, and what is not taken for one."""
+"""Tests of tokens, and of the texts that are refused as tokens."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class LastKnownTests(SynchronousTestCase):
             self.assertRaises(ValueError, self.file.load)
 
     def test_replaced_at_once(self) -> None:
-        """A writer that was killed leaves the old file, and no one minds its draft."""
+        """A writer that was killed leaves the old file, and its temporary file does no harm."""
         self.file.save({"k": ResolvedRef(commit="a" * 40)})
         self.path.with_suffix(".new").write_text("{ half")
         self.assertEqual(set(self.file.load()), {"k"})
