@@ -2,7 +2,7 @@
 A temporary directory for a run of the tests.  It goes with the run, and whatever the
 tests left in it, so that nothing of theirs stays in the machine's own.
 
-A run that was killed cannot clean up: the next one does, for the dead run's lock on
+A run that was killed cannot clean up: the next one does, for the killed run's lock on
 its directory is free.
 """
 
@@ -29,7 +29,7 @@ class Scratch:
     """
     The temporary directory of a run.  A context manager.
 
-    :param parent: where it is made; what dead runs left there is removed first.
+    :param parent: where it is made; what killed runs left there is removed first.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -65,7 +65,7 @@ class Scratch:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the directories of runs that are dead."""
+    """Remove the directories of runs that have ended."""
     for path in sorted(parent.glob(f"{PREFIX}*")):
         try:
             if path.lstat().st_uid != os.getuid():
@@ -116,7 +116,7 @@ def _mounts_below(directory: Path) -> list[str]:
 
 
 def _locked(directory: Path) -> int:
-    """:raises BlockingIOError: somebody else has locked it."""
+    """:raises BlockingIOError: another process has locked it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -67,7 +67,7 @@ def measure_parts(package_set: Path, name: str) -> Parts:
 
 
 class _Silence:
-    """Progress that nobody wants to know of."""
+    """Progress that is discarded."""
 
     def phase(self, _phase: Phase, /) -> None: ...
 

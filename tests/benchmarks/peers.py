@@ -149,7 +149,7 @@ class Nginx:
                 directory=directory,
                 root=root,
                 port=self.port,
-                # Files of our daemon are nobody else's to read.
+                # Files of our daemon are readable by its own user only.
                 user="user root;" if os.getuid() == 0 else "",
             )
         )

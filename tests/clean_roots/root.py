@@ -88,7 +88,7 @@ class CleanRoot:
         """
         The command that runs another one in the root, in the checkout.
 
-        Nobody else runs there, and nothing survives it.
+        No other process runs there, and none survives it.
         """
         user = self.user if user is None else user
         home = self.home if user == self.user else Path("/root")
@@ -146,7 +146,7 @@ class CleanRoot:
             assert process.stdout is not None
             for line in process.stdout:
                 if shown:
-                    # Indented: nobody takes it for the result of these tests.
+                    # Indented, so that it is not taken for the result of these tests.
                     sys.stdout.write(f"    | {line}")
                     sys.stdout.flush()
                 lines.append(line)

@@ -1,6 +1,6 @@
 """
-``nix/demo/start`` and ``tests/run`` in roots of Debian 12 and 13 in which nobody has
-prepared anything.
+Tests of ``nix/demo/start`` and ``tests/run`` in roots of Debian 12 and 13 in which nothing
+is prepared.
 
 The heavy half, all tests in all of these roots, needs ``tests/run full``.
 """

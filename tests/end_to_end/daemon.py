@@ -129,7 +129,7 @@ class Daemon:
 
 
 DAEMONS: list[Daemon] = []
-"""All that were made, for whoever wants to know what they said."""
+"""All daemons that were made, so that their logs can be read."""
 
 
 def private_environment(home: Path) -> dict[str, str]:

@@ -44,12 +44,12 @@ class ChaosCase(EndToEndCase):
 
 
 class PrivateNix:
-    """A Nix store that nobody else sees: a mount of its own on ``/nix``."""
+    """A Nix store that no other process sees: a mount of its own on ``/nix``."""
 
     def __init__(self) -> None:
         self.directory = private_directory("nix")
         self._home = private_directory("home")
-        # What runs behind it sees the store; whoever started it does not.
+        # The command that it runs sees the store; the process that started it does not.
         self.enter = (
             *("unshare", "--mount", "sh", "-euc"),
             'mount --bind "$0" /nix; exec "$@"',

@@ -1,5 +1,5 @@
 """
-A registry that runs as somebody else, who reaches the store through Nix's own daemon.
+A registry that runs as another user, and reaches the store through Nix's own daemon.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def start_stranger(
 
     :param packages: the package set that it serves.
     :param configuration: YAML.
-    :param interpreter: the command that becomes the somebody else, and then is Python.
+    :param interpreter: the command that becomes the other user, and then is Python.
     """
     directory = private_directory("stranger")
     directory.chmod(0o755)

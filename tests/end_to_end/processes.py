@@ -2,7 +2,7 @@
 Children of the tests: commands that end, servers that run until they are stopped.
 
 The tests start other programs' daemons as root.  Whatever happens to a test, none
-of them may be left behind: every server dies with the process that started it,
+of them may be left behind: every server ends with the process that started it,
 and is stopped, with all that it mounted, when the tests end.
 """
 
@@ -212,7 +212,7 @@ def wait_until(true: Callable[[], bool], what: str, *, seconds: float = 60) -> N
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
+    """A TCP port of the loopback interface on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

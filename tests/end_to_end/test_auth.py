@@ -29,7 +29,7 @@ PASSWORDS = {"alice": "correct horse", "bob": "battery staple"}
 
 
 class Guarded:
-    """A registry that asks who somebody is, with its files."""
+    """A registry that authenticates clients, with its files."""
 
     def __init__(self, auth: str) -> None:
         directory = private_directory(f"auth-{auth}")
@@ -184,7 +184,7 @@ class AuthTests(Mixin):
         self.assertEqual(registry.get(f"/v2/hello/blobs/{foreign}", "bob").status, 200)
 
     def test_pages(self) -> None:
-        """Pages are for users, each of whom sees what is for them; health is for everybody."""
+        """Pages need a user, and show only what this user may pull; health checks need none."""
         registry = self.registry()
         # No other test has them made: what is known already is no build.
         mine, theirs = "shell/hello", "git/hello"
@@ -206,7 +206,7 @@ class AuthTests(Mixin):
         self.assertEqual(registry.get("/api/packages?names=hello", "alice").status, 200)
 
     def test_challenge(self) -> None:
-        """A stranger is told how to log in."""
+        """An unauthenticated client is told how to log in."""
         answer = self.registry().get("/v2/")
         self.assertEqual((answer.status, answer.error["code"]), (401, "UNAUTHORIZED"))
         self.assertTrue(answer.headers["www-authenticate"].startswith(self.challenge))
@@ -253,7 +253,7 @@ class TokenTests(AuthTests, EndToEndCase):
         return token_registry()
 
     def test_key(self) -> None:
-        """The key that signs tokens is for nobody else to read, and outlasts a restart."""
+        """The key that signs tokens is readable by its owner only, and outlasts a restart."""
         registry = self.registry()
         key = registry.daemon.directory / "state" / "token-key.pem"
         self.assertEqual(key.stat().st_mode & 0o777, 0o600)

@@ -1,6 +1,6 @@
 """
-Builds belong to the registry: each is done once, whoever asks, whoever leaves,
-whatever is restarted meanwhile.
+Tests that each build is done once, for all clients that ask, also if clients
+disconnect or programs are restarted meanwhile.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class RestartTests(EndToEndCase):
         end()
         self.daemon.start()
         digest = before.headers["docker-content-digest"]
-        # Blobs first: nobody has asked this process for the image.
+        # Blobs first: this process has not been asked for the image.
         check_image(before.body, lambda digest: http.blob("plain", digest))
         self.assertEqual(http.manifest("plain", digest).body, before.body)
         self.assertEqual(http.manifest("plain").body, before.body)

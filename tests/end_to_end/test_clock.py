@@ -180,7 +180,7 @@ class ClockTests(EndToEndCase):
                 pass
 
     def test_watchdog(self) -> None:
-        """The service manager goes on to hear that the daemon lives."""
+        """The service manager goes on receiving watchdog pings."""
         manager = ServiceManager()
         self.addCleanup(manager.close)
         self.start(NOTIFY_SOCKET=manager.address, WATCHDOG_USEC="3000000")

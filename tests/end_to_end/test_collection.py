@@ -177,7 +177,7 @@ class CollectionTests(ChaosCase):
         self.check(self.daemon, "plain")
 
     def test_output_removed_by_force(self) -> None:
-        """An output that somebody takes by force costs this try, and not the next."""
+        """An output that is removed by force fails this try, and not the next."""
         with self.pulling("plain", CLOSURE) as asked:
             self.wait_for_roots()
             self.nix.remove("plain-1.0")

@@ -107,7 +107,7 @@ class PodmanTests(EngineTests, EndToEndCase):
 
 
 class ContainerdTests(EngineTests, EndToEndCase):
-    """containerd by ``ctr``, which shows nobody's explanations."""
+    """containerd by ``ctr``, which shows no registry's error messages."""
 
     failing = "failing-ctr"
     instead: ClassVar[Mapping[int, str]] = {404: "not found", 422: "422 Unprocessable"}

@@ -231,7 +231,7 @@ class InstanceTests(GcsCase):
         (left,) = self.bucket.things("staging/")
         second = self.registry()
         self.pull(second, "large")
-        # It may still be somebody's upload: a start of tomorrow will remove it.
+        # It may still be a running upload: a start of tomorrow will remove it.
         self.bucket.remove(left)
         self.assert_stored_once()
 

@@ -36,7 +36,7 @@ besieged_registry = Once(
         ],
     ).start()
 )
-"""A registry with little patience."""
+"""A registry with short timeouts."""
 
 PING = b"GET /v2/ HTTP/1.1\r\nHost: reg\r\n\r\n"
 
@@ -98,7 +98,7 @@ class HostileTests(EndToEndCase):
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
-        """Meanwhile somebody asks again and again, and has an answer each time."""
+        """Meanwhile another client asks again and again, and has an answer each time."""
         over = threading.Event()
         answered: list[bool] = []
 
@@ -147,7 +147,7 @@ class HostileTests(EndToEndCase):
             self.assertEqual(200, ended)
 
     def test_idle_connections(self) -> None:
-        """A thousand connections that say nothing take nobody's place."""
+        """A thousand connections that send nothing keep no other client out."""
         with self.served():
             self.connect(1000)
             wait_until(lambda: self.http.connections() >= 1000, "the connections")
@@ -177,7 +177,7 @@ class HostileTests(EndToEndCase):
 
             def given_up() -> bool:
                 for client in clients:
-                    # Few enough that the window stays shut.
+                    # Few enough that the window stays closed.
                     with contextlib.suppress(OSError):
                         client.recv(1)
                 return self.daemon.log().count(f"{path.decode()} 200") >= 20

@@ -31,7 +31,7 @@ with a chance of more than a half to miss it.
 daemon = Once(
     lambda: Daemon(demo_set(), name="storage-care", options=["--blob-recheck", "0"]).start()
 )
-"""A registry whose images nobody else wants."""
+"""A registry whose images no other test uses."""
 
 
 def admin(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -55,7 +55,7 @@ class Secured:
         self.manifest = self.daemon.registry.manifest("hello").json()
 
     def connect(self) -> ssl.SSLSocket:
-        """A connection that trusts our authority and nobody else."""
+        """A connection that trusts our authority and no other."""
         context = ssl.create_default_context(cafile=str(self.directory / "ca.crt"))
         plain = socket.create_connection(self.place, timeout=60)
         # Little fits into a small window: what is downloaded stays with the daemon.

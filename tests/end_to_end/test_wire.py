@@ -121,7 +121,7 @@ class WireTests(EndToEndCase):
         self.assertEqual(refused.exception.reason, "WRONG_VERSION_NUMBER")
 
     def test_writes(self) -> None:
-        """Nobody pushes here."""
+        """Pushes are refused."""
         http = watched_registry().registry
         for method, path in (
             ("PUT", "manifests/latest"),

@@ -2,9 +2,8 @@
 All that is served, in one process and in memory, and what must hold whatever is sent.
 
 Images are made by the real pipeline over a Nix that is played; they are kept by the real
-storage, in a directory.  Whoever sends anything at all must not get an answer that says we
-failed, make us open a file elsewhere or start a process, or write a line of their own in the
-log.
+storage, in a directory.  No input may get an answer that says we failed, make us open a file
+elsewhere or start a process, or write a line of its own in the log.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ _CODE = (".py", ".pyc", ".so", ".typed")
 
 
 class _Auditor:
-    """Notes what the interpreter says of files and processes while somebody wants to know."""
+    """Records the interpreter's audit events of files and processes, between begin and end."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, tuple[object, ...]]] | None = None
@@ -124,7 +123,7 @@ class _Auditor:
 
     def begin(self) -> list[tuple[str, tuple[object, ...]]]:
         if not self._added:
-            # It cannot be removed again, and costs next to nothing while nobody listens.
+            # It cannot be removed again, and costs next to nothing while nothing is recorded.
             sys.addaudithook(self)
             self._added = True
         self.events = []

@@ -57,7 +57,7 @@ AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 def debian(wheel: Path) -> Path:
     """
-    The root directory of the system, which nobody may change; it is made if it is not there.
+    The root directory of the system, which must not be changed; it is made if it is not there.
 
     :param wheel: the registry, whose dependencies are installed.
     :raises AssertionError: it cannot be made.

@@ -120,7 +120,7 @@ class UnitTests(SynchronousTestCase):
         self.succeeds("passed_socket")
 
     def test_waiting_client(self) -> None:
-        """A client's patience does not start a service for ever that cannot start."""
+        """A waiting client does not start a service for ever that cannot start."""
         self.succeeds("waiting_client")
 
     def test_instances(self) -> None:

@@ -74,7 +74,7 @@ def nix_environment() -> dict[str, str]:
 def command_environment(directory: Path) -> dict[str, str]:
     """
     The environment of a command that has all that it needs in a directory, and makes
-    packages of the odd set that nobody else has made.
+    packages of the odd set that no other test has made.
 
     :param directory: has to exist.
     """

@@ -40,7 +40,7 @@ from tests.integration.nixenv import nix_environment
 
 
 class AptTests(SynchronousTestCase):
-    """Archives in a directory stand for Debian's, and for somebody else's."""
+    """Tests of apt with archives in a directory, in place of Debian's and a third party's."""
 
     def setUp(self) -> None:
         for program in ("apt-get", "dpkg-deb"):
@@ -286,7 +286,7 @@ class _TLSServer(http.server.HTTPServer):
         ), address
 
     def shutdown_request(self, request: Any) -> None:
-        # A client that trusts nobody here has not even begun.
+        # A client that does not trust the server has not even begun.
         with contextlib.suppress(OSError):
             request.unwrap()
         super().shutdown_request(request)

@@ -1,9 +1,9 @@
 """
 The storage in a bucket on an emulator that is not ours, from PyPI.
 
-It is lenient: it ignores preconditions and signatures, and has no moves.  That the
-requests are understood by somebody who did not write them is what this proves, and
-that the storage finds its way without moves; all else is for the tests' own service.
+It is lenient: it ignores preconditions and signatures, and has no moves.  These tests
+prove that a server of other authors understands the requests, and that the storage
+works without moves; all else is for the tests' own service.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class GcsStartTests(SynchronousTestCase):
         deadline = time.monotonic() + 60
         while (answer := self.readiness())[0] != status or text not in answer[1]:
             self.assertLess(time.monotonic(), deadline, answer)
-            # Each is a line in a log that nobody reads before the end.
+            # Each is a line in a log that is not read before the end.
             time.sleep(0.1)
 
     def end(self, process: subprocess.Popen[str]) -> str:
@@ -128,7 +128,7 @@ class GcsStartTests(SynchronousTestCase):
         A service that cannot be reached is waited for: the daemon listens, is healthy
         and not ready, says what it waits for, and ends in good order.
         """
-        # Taken, so that nobody else gets it, and not listened on.
+        # Bound, so that no other process gets it, and not listened on.
         closed = socket.socket()
         self.addCleanup(closed.close)
         closed.bind(("127.0.0.1", 0))

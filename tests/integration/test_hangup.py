@@ -92,7 +92,7 @@ class TerminalTests(SynchronousTestCase):
         self.assertFalse((self.directory / "socket").exists())
 
     def test_log_in_the_terminal(self) -> None:
-        """It ends as well when the log goes to the terminal, and nobody can be told."""
+        """It ends as well when the log goes to the terminal, and can be written no more."""
         master = self.start()
         said = b""
         while b"Listening on" not in said:

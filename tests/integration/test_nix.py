@@ -350,7 +350,7 @@ class UseTests(NixTestCase):
         self.assertEqual([problem.name for problem in problems], list(expected))
         for problem in problems:
             self.assertIn(expected[problem.name], problem.message)
-            # The daemon's own files are nobody's business.
+            # The daemon's own files are not disclosed.
             self.assertNotIn("resolve.nix", problem.message)
 
     async def test_restricted(self) -> None:
@@ -484,7 +484,7 @@ class SetTests(NixTestCase):
 
 
 class StandbyTests(NixTestCase):
-    """Evaluations by a process that was started before anybody asked."""
+    """Tests of evaluations by a process that was started before the request."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -758,7 +758,7 @@ class BuildTests(NixTestCase):
         self.assertTrue(caught.exception.log)
 
     async def test_escapes(self) -> None:
-        """Escape sequences in a log reach nobody."""
+        """Escape sequences are removed from a log."""
         error = await self.realise_failing(BuildFailed, "escaping")
         self.assertEqual(error.log, ("ared b",))
 
@@ -954,7 +954,7 @@ class FullDiskTests(NixTestCase):
         return str(caught.exception)
 
     async def test_told(self) -> None:
-        """That the disk is full is said, whoever finds no room: this daemon or Nix."""
+        """The error says that the disk is full, both if this daemon and if Nix finds it so."""
         evaluation = await self.evaluate("plain")
         ballast = self.fill()
         message = await self.full(evaluation)

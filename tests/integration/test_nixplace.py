@@ -106,7 +106,7 @@ class DenialTests(SynchronousTestCase):
         self.assertNotIn("SupplementaryGroups", error.message)
 
     def test_store(self) -> None:
-        """A store of somebody else's, whose daemon may not be up yet."""
+        """A store of another user, whose daemon may not be up yet."""
         if daemon_listens():
             raise SkipTest("Nix's daemon runs")
         error = self.explained("local")

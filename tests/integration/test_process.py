@@ -25,7 +25,7 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     with open(f"/proc/{pid}/stat") as stat:
-        # Whoever is its parent now may not have reaped it yet.
+        # Its present parent may not have reaped it yet.
         return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
@@ -69,7 +69,7 @@ class ChildTests(TestCase):
                 os.kill(pid, signal.SIGKILL)
 
     async def test_output(self) -> None:
-        """Both pipes are drained, far beyond what they hold, whoever reads."""
+        """Both pipes are drained, far beyond their capacity."""
         script = (
             "i=0; while [ $i -lt 3000 ]; do i=$((i+1));"
             " echo 0123456789012345678901234567890123456789012345678901234567890123;"

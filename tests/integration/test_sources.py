@@ -329,8 +329,8 @@ class GitTests(SourceCase):
 
     async def test_foreign_commits(self) -> None:
         """
-        A commit that only a pull request has, or nobody, is refused, though the server
-        would hand it out; and so is what is no commit.
+        A commit that only a pull request has, or no ref at all, is refused, though the
+        server would hand it out; and so is an object that is no commit.
         """
         git = self.repository.git
         git("checkout", "--quiet", "--detach")
@@ -452,7 +452,7 @@ class GitTests(SourceCase):
     # -- fetching -------------------------------------------------------------------
 
     async def test_fetched_once(self) -> None:
-        """Twenty who ask fetch once, and so does whoever asks for the same by another name."""
+        """Concurrent requests for a commit fetch it once, also by different names."""
         sources = await self.make()
         tags = ["latest", "main", self.first] * 7
         sets = await gather([self.fetched(sources, tag) for tag in tags])

@@ -24,7 +24,7 @@ class ProcessesTests(StoreCase):
     """No grace at all, and room for next to nothing."""
 
     def test_publishers_and_collectors(self) -> None:
-        """Whenever somebody looks, every manifest that is stored is whole."""
+        """At any time, every manifest that is stored is whole."""
         context = multiprocessing.get_context("fork")
         done = context.Event()
         collectors = [

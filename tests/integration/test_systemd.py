@@ -104,7 +104,7 @@ class ServiceTests(SynchronousTestCase):
         raise AssertionError(f"the service manager waits in vain\n{self.log()}")
 
     def test_life(self) -> None:
-        """It is ready, lives, reloads and stops, and is reached where systemd listens."""
+        """It notifies of ready, watchdog, reload and stop, and serves on systemd's socket."""
         self.start()
         self.assertIn("STATUS", self.hears(lambda notice: "STATUS" in notice))
         self.assertIn("Serving", self.hears(lambda notice: "READY" in notice)["STATUS"])
@@ -192,7 +192,7 @@ class UnitTests(SynchronousTestCase):
         address.parent.mkdir()
         address.write_text("[Socket]\nListenStream=8443\n")
         for service in self.directory.glob("*.service"):
-            # It wants to see the program, which is installed by whoever uses the unit.
+            # It wants to see the program, which is installed by the user of the unit.
             text = service.read_text("utf-8").replace("/opt/nixery/bin/twistd", "/bin/true")
             service.write_text(text)
 

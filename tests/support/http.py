@@ -190,7 +190,7 @@ class HeldWorkers:
     """
     Workers that work when they are told to.
 
-    Like the real ones, they never begin what nobody waits for any more.
+    Like the real ones, they never begin a job whose result is not awaited any more.
     """
 
     def __init__(self) -> None:

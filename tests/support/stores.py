@@ -37,7 +37,7 @@ class StoreCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         set_garbage_apart(self)
-        # Nobody cuts the power here, and a disk takes its time.
+        # There is no power failure in these tests, and fsync is slow.
         self.patch(os, "fsync", lambda _: None)
         self.root = Path(self.mktemp()).absolute()
         self.storage = self.open_storage()

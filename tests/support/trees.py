@@ -165,7 +165,7 @@ def _compression(archive: bytes) -> str:
 
 
 def make_removable(top: str) -> None:
-    """Give directories without write permission back to whoever has to delete them."""
+    """Make directories without write permission writable, so that they can be deleted."""
     for directory, subdirectories, _ in os.walk(os.fsencode(top)):
         for name in subdirectories:
             path = os.path.join(directory, name)

@@ -156,7 +156,7 @@ def auto_layer(closure: Closure, budget: int) -> Sequence[Paths]:
         needed = packages.closures[first] & ~(1 << first)
         changed = {**owners, first: 1 << first}
         for index in indices(needed):
-            # Whoever needs the new beginning is farther away than it is.
+            # A beginning that needs the new one is farther away than the new one.
             nearest = owners[index] & ~users[first]
             changed[index] = nearest if nearest & needed else nearest | 1 << first
         if len(set(changed.values())) > budget:

@@ -61,7 +61,7 @@ class RemoteGcs:
 
 
 class FakeGcs(RemoteGcs):
-    """A server that ends with whoever started it."""
+    """A server that ends with the process that started it."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -107,7 +107,7 @@ class FakeBucket:
     def put(
         self, name: str, data: bytes, *, media_type: str = "text/plain", age: float = 0.0
     ) -> None:
-        """An object that nobody uploaded."""
+        """Put an object without an upload."""
         self.control("put", name=name, hex=data.hex(), type=media_type, age=age)
 
     def remove(self, name: str) -> None:

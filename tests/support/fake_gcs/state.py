@@ -198,7 +198,7 @@ class Bucket:
         del self.things[name]
 
     def put(self, name: str, data: bytes, content_type: str, age: float) -> None:
-        """An object that was made ``age`` seconds ago, by nobody."""
+        """An object that was made ``age`` seconds ago, without an upload."""
         self.things[name] = Thing(
             name=name,
             data=data,
