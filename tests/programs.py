@@ -16,7 +16,7 @@ from dataclasses import dataclass
 __all__ = ["PATH", "PROGRAMS", "Program", "installable", "missing", "packages"]
 
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
-"""Where programs are found: Debian keeps in ``sbin`` what container engines need."""
+"""The search path of programs: Debian keeps in ``sbin`` those that container engines need."""
 
 
 @dataclass(frozen=True)

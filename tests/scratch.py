@@ -22,7 +22,7 @@ from typing import Self
 __all__ = ["PREFIX", "Scratch", "remove_tree", "unmount_below"]
 
 PREFIX = "nixery-tests-"
-"""How the names of these directories begin; short, as sockets lie below."""
+"""The prefix of these directories' names; short, as sockets lie below."""
 
 
 class Scratch:

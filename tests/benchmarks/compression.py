@@ -68,7 +68,7 @@ EXPANDERS = {
 }
 
 NETWORKS = {"1 Gbit/s": 0.94e9 / 8, "10 Gbit/s": 9.4e9 / 8}
-"""What a network carries of layers, in bytes per second."""
+"""Throughput of layers on a network, in bytes per second."""
 
 
 @frozen(kw_only=True)

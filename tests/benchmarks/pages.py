@@ -40,7 +40,7 @@ NAME = "hello"
 PAGE = f"/images/{NAME}:latest"
 LOOKS = {"page": f"{PAGE}?why=package-10", "paths": f"{PAGE}/paths", "graph": f"{PAGE}/graph.json"}
 AGAIN = 10
-"""How often each is asked for when it has been drawn."""
+"""Requests for each of them once it has been drawn."""
 
 
 def measure(options: Options) -> list[Figure]:

@@ -32,7 +32,7 @@ from tests.integration.nixenv import make_nix, path_set
 __all__ = ["EVALUATIONS", "Parts", "measure_parts"]
 
 EVALUATIONS = 5
-"""How often the evaluation alone is measured: it is short, and differences are shorter."""
+"""Measurements of the evaluation alone: it is short, and differences are shorter."""
 
 
 @frozen(kw_only=True)

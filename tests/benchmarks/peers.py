@@ -39,7 +39,7 @@ ACCEPT = (
     " application/vnd.oci.image.manifest.v1+json,"
     " */*"
 )
-"""What container engines accept as a manifest."""
+"""The media types that container engines accept as a manifest."""
 
 REGISTRY_CONFIG = """\
 version: 0.1
@@ -63,7 +63,7 @@ health:
     interval: 10s
     threshold: 3
 """
-"""What Debian installs, without its password file."""
+"""The configuration that Debian installs, without its password file."""
 
 NGINX_CONFIG = """\
 daemon off;
@@ -88,7 +88,7 @@ http {{
     }}
 }}
 """
-"""What Debian installs, with one worker."""
+"""The configuration that Debian installs, with one worker."""
 
 
 class DockerRegistry:

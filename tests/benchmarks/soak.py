@@ -28,12 +28,12 @@ __all__ = ["Sample", "measure", "slope"]
 
 SAMPLES = 50
 WARM_UP = 0.4
-"""How much of the images is left out: buildbook, manifests and allocator fill meanwhile."""
+"""The share of the images left out, while build tracker, manifests and allocator fill."""
 
 
 PACKING = 2
 STORING = 4
-"""How many threads the daemon's pools may have."""
+"""The maximum sizes of the daemon's thread pools."""
 
 
 @frozen(kw_only=True)

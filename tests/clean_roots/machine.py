@@ -29,7 +29,7 @@ _APT = re.compile(r'Acquire::\S*(Proxy|CaInfo|Verify|Retries|Timeout)\S* ".+";',
 _PROXY = re.compile(r'Acquire::(https?)::Proxy "(.+)";', re.IGNORECASE)
 
 CERTIFICATES = "usr/local/share/machine"
-"""Where in a root the files lie that settings name."""
+"""The directory in a root of the files that settings name."""
 
 
 @frozen(kw_only=True)

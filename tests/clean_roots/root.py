@@ -30,13 +30,13 @@ BASES = "NIXERY_TEST_BASES"
 """Names a directory in which trees of the releases are, or will be, kept between runs."""
 
 USER = "tester"
-"""Who is not root."""
+"""An unprivileged user."""
 
 NOT_COPIED = (
     *(".git", ".tox", ".venv", "build", "dist", "htmlcov", "__pycache__", "*.pyc"),
     *(".mypy_cache", ".ruff_cache", ".hypothesis", "_trial_temp*", "*.egg-info", "dropin.cache"),
 )
-"""What work in a checkout leaves there, and is not of the project."""
+"""Files that work in a checkout leaves there, and that are not of the project."""
 
 
 @frozen(kw_only=True)

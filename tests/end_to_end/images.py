@@ -35,7 +35,7 @@ LAYER_TYPES: Mapping[str, Callable[[bytes], bytes]] = {
     "application/vnd.oci.image.layer.v1.tar": bytes,
     "application/vnd.docker.image.rootfs.diff.tar": bytes,
 }
-"""How layers are expanded, by their media types."""
+"""The functions that expand layers, by media type."""
 
 
 @frozen(kw_only=True)

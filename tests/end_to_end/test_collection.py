@@ -123,7 +123,7 @@ class CollectionTests(ChaosCase):
         self.check(self.daemon, "plain")
 
     def test_derivations_taken_again_and_again(self) -> None:
-        """Whenever a build is about to begin its derivations are taken, and it is built."""
+        """An image is built although its derivations are deleted before each try to build."""
         tries = 0
         self.commands.hold(BUILD)
         with ThreadPoolExecutor(1) as pool:

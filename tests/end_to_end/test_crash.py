@@ -27,7 +27,7 @@ COMMANDS = (
     "nix-store --query",
     "nix-store --dump-db",
 )
-"""What is run for an image that has to be built."""
+"""The commands that are run for an image that has to be built."""
 
 EVALUATING = 0.3
 """Seconds of processor time that starting a process does not take."""

@@ -31,7 +31,7 @@ class EngineTests(Mixin):
     """The tests that every engine has to pass."""
 
     instead: ClassVar[Mapping[int, str]] = {}
-    """What the engine says where it does not show a registry's message, by status."""
+    """The engine's own message if it does not show the registry's, by status."""
 
     failing: ClassVar[str]
     """A package that does not build, and that no other test asks for."""

@@ -36,7 +36,7 @@ besieged_registry = Once(
         ],
     ).start()
 )
-"""A registry with short timeouts."""
+"""A registry with short timeouts and low limits."""
 
 PING = b"GET /v2/ HTTP/1.1\r\nHost: reg\r\n\r\n"
 

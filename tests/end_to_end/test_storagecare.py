@@ -23,7 +23,7 @@ PULLS = 6
 
 TRIES = 20
 """
-How often a pull is tried again that a collection without any grace has met: each time
+Tries of a pull that a collection without any grace has met: each time
 with a chance of more than a half to miss it.
 """
 

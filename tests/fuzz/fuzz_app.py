@@ -104,10 +104,10 @@ _TOUCHES = {
 """Events of what touches files; their arguments that are paths are the first, but for:"""
 
 _PATHS = {"os.link": slice(2), "os.rename": slice(2), "os.symlink": slice(1, 2)}
-"""Which arguments of an event are paths that are touched: what a link says is none."""
+"""The arguments of an event that are touched paths: the target of a symlink is none."""
 
 _CODE = (".py", ".pyc", ".so", ".typed")
-"""What Python itself reads: modules that are imported when they are first needed."""
+"""Suffixes of files that Python itself reads: modules are imported when first needed."""
 
 
 class _Auditor:

@@ -15,7 +15,7 @@ from tests.end_to_end.processes import Finished, at_end, run, wait_until
 __all__ = ["Booted"]
 
 GROUPS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
-"""Where the hierarchy of control groups is that systemd uses, on hosts with two and with one."""
+"""The hierarchy of control groups that systemd uses, on hosts with two and with one."""
 
 BOOT = """
 set -eu

@@ -18,7 +18,7 @@ SITE = {"/"}
 """Pages that are no documentation, and that it leads to."""
 
 LOADED = {"script": "src", "link": "href", "img": "src", "form": "action", "iframe": "src"}
-"""What a browser fetches, or sends something to, by itself."""
+"""Attributes with URLs that a browser fetches, or sends data to, by itself."""
 
 
 class Page(HTMLParser):

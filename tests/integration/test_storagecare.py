@@ -21,7 +21,7 @@ PATIENCE = 120.0
 
 
 class ProcessesTests(StoreCase):
-    """No grace at all, and room for next to nothing."""
+    """Tests of concurrent processes, with no grace period and hardly any space."""
 
     def test_publishers_and_collectors(self) -> None:
         """At any time, every manifest that is stored is whole."""

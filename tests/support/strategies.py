@@ -93,7 +93,7 @@ json_values = st.recursive(
     ),
     max_leaves=12,
 )
-"""Whatever canonical JSON can express."""
+"""All values that canonical JSON can express."""
 
 _counts = st.dictionaries(
     st.sampled_from(["bash", "curl", "git", "glibc", "gtk+3", "perl5.40"]),

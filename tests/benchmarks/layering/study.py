@@ -29,7 +29,7 @@ Case: TypeAlias = tuple[str, int]
 CASES: tuple[Case, ...] = (("small", 94), ("large", 94), ("small", 40), ("large", 40))
 
 TOLERANCE = 0.05
-"""How far a strategy that was written anew may be from the study, as a fraction."""
+"""Allowed difference of a strategy that was written anew from the study, as a fraction."""
 
 Row: TypeAlias = tuple[float, float, float, float]
 """
@@ -125,7 +125,7 @@ LIMITS = (
 )
 
 SEED_ALLOWANCE = 0.05
-"""How much more the limits allow for other workloads."""
+"""The amount that is added to the limits for other workloads."""
 
 LEAF_LIMIT = 0.01
 TINY_LIMIT = 1.5

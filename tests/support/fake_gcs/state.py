@@ -112,7 +112,7 @@ class Bucket:
     faults: list[Fault] = field(factory=list)
     log: list[tuple[str, int]] = field(factory=list)
     published: dict[str, int] = field(factory=dict)
-    """How often an object was made under each name."""
+    """Counts of the objects that were made under each name."""
 
     def fault(self, operation: str) -> Fault | None:
         """Take the fault that this request meets, if any."""
