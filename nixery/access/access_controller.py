@@ -32,20 +32,20 @@ from nixery.runtime.workers import Workers
 
 __all__ = ["AccessController"]
 
-REMEMBERED = 300.0
+PASSWORD_CACHE_SECONDS = 300.0
 """Seconds for which a correct password is not checked again."""
 
-TOKEN_LIFE = 300
+ACCESS_TOKEN_SECONDS = 300
 """Lifetime of an access token in seconds; clients fetch another one by themselves."""
 
-REFRESH_LIFE = 30 * 86400
+REFRESH_TOKEN_SECONDS = 30 * 86400
 """Lifetime in seconds of a refresh token, which replaces a password in a client's file."""
 
 MAX_SCOPES = 16
 """Maximum number of repositories per token."""
 
-MAX_CHECKS = 64
-MAX_CHECKS_OF_ADDRESS = 4
+MAX_PENDING_CHECKS = 64
+MAX_PENDING_CHECKS_PER_ADDRESS = 4
 """Maximum number of passwords being checked or waiting for it, in all and per address."""
 
 
@@ -152,7 +152,7 @@ class AccessController:
         await self._checking.run((generation, mark), lambda: self._check(user, password, address))
         identity = Identity(user=user)
         if generation == self._generation:
-            until = self._seconds() + REMEMBERED
+            until = self._seconds() + PASSWORD_CACHE_SECONDS
             self._remembered.keep(mark, identity, until)
             if credentials is not None:
                 self._remembered.keep(self._remembered.mark(credentials), identity, until)
@@ -171,7 +171,7 @@ class AccessController:
         self._check_mark(claims.user, claims.mark)
         identity = Identity(user=claims.user, scopes=claims.repositories)
         # Tokens expire at a time of day, and the clock may be set during a pull.
-        left = min(claims.expires - self._wall_clock.now(), REMEMBERED)
+        left = min(claims.expires - self._wall_clock.now(), PASSWORD_CACHE_SECONDS)
         until = self._seconds() + left
         self._remembered.keep(self._remembered.mark(credentials), identity, until)
         return identity
@@ -206,10 +206,10 @@ class AccessController:
         mark = None if user is None else self._checker.passwords.mark(user)
         repositories = [name for name in _repositories(scopes) if self._may_pull_from(user, name)]
         return IssuedToken(
-            token=self._tokens.issue(ACCESS, user, mark, repositories, TOKEN_LIFE),
-            seconds=TOKEN_LIFE,
+            token=self._tokens.issue(ACCESS, user, mark, repositories, ACCESS_TOKEN_SECONDS),
+            seconds=ACCESS_TOKEN_SECONDS,
             time=int(self._wall_clock.now()),
-            refresh=self._tokens.issue(REFRESH, user, mark, (), REFRESH_LIFE)
+            refresh=self._tokens.issue(REFRESH, user, mark, (), REFRESH_TOKEN_SECONDS)
             if refresh and user is not None
             else None,
         )
@@ -266,7 +266,10 @@ class AccessController:
 
     async def _check(self, user: str, password: str, address: str) -> None:
         waiting = self._waiting.get(address, 0)
-        if waiting >= MAX_CHECKS_OF_ADDRESS or sum(self._waiting.values()) >= MAX_CHECKS:
+        if (
+            waiting >= MAX_PENDING_CHECKS_PER_ADDRESS
+            or sum(self._waiting.values()) >= MAX_PENDING_CHECKS
+        ):
             raise LoginThrottled(retry_after=2.0)
         self._waiting[address] = waiting + 1
         credentials = UsernamePassword(

@@ -18,7 +18,7 @@ from nixery.access.identity import Identity
 
 __all__ = ["CredentialCache"]
 
-KEPT = 4096
+MAX_CACHED_CREDENTIALS = 4096
 """Maximum number of cached credentials."""
 
 
@@ -32,7 +32,7 @@ class CredentialCache:
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._key = secrets.token_bytes(32)
-        self._kept: LRUCache[bytes, tuple[Identity, float]] = LRUCache(KEPT)
+        self._kept: LRUCache[bytes, tuple[Identity, float]] = LRUCache(MAX_CACHED_CREDENTIALS)
 
     def get(self, mark: bytes) -> Identity | None:
         """Return the identity of credentials; ``None`` if they have to be checked."""

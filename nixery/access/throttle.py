@@ -20,19 +20,19 @@ from nixery.limits.addresses import origin_of
 
 __all__ = ["Throttle"]
 
-FREE = 3
+FREE_FAILURES_PER_USER = 3
 """Failures of a user, from one address, without a delay: typing errors are common."""
 
-FREE_OF_ADDRESS = 20
+FREE_FAILURES_PER_ADDRESS = 20
 """The same for all users of an address, because many users may share one."""
 
-LONGEST = 300.0
+MAX_DELAY_SECONDS = 300.0
 """Maximum delay in seconds."""
 
-FORGOTTEN = 900.0
+FORGET_AFTER_SECONDS = 900.0
 """Seconds after the last failure until failures are forgotten."""
 
-REMEMBERED = 16384
+MAX_TRACKED_KEYS = 16384
 """Maximum number of users and addresses that are remembered."""
 
 
@@ -54,7 +54,7 @@ class Throttle:
     _failures: TTLCache[tuple[str, str], _Failures] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._failures = TTLCache(REMEMBERED, FORGOTTEN, timer=self.seconds)
+        self._failures = TTLCache(MAX_TRACKED_KEYS, FORGET_AFTER_SECONDS, timer=self.seconds)
 
     def wait(self, address: str, user: str) -> float:
         """Return the seconds until a user may try again; 0: now."""
@@ -71,7 +71,7 @@ class Throttle:
             over = failures.count - free
             if over > 0:
                 # Limit the exponent before computing the power: there may be many failures.
-                failures.until = now + min(LONGEST, 2.0 ** min(over - 1, 30))
+                failures.until = now + min(MAX_DELAY_SECONDS, 2.0 ** min(over - 1, 30))
             self._failures[key] = failures
         return self.wait(address, user)
 
@@ -83,4 +83,7 @@ class Throttle:
 def _keys(address: str, user: str) -> tuple[tuple[tuple[str, str], int], ...]:
     origin = origin_of(address)
     # No user's name is empty.
-    return ((origin, user[:255] or "-"), FREE), ((origin, ""), FREE_OF_ADDRESS)
+    return ((origin, user[:255] or "-"), FREE_FAILURES_PER_USER), (
+        (origin, ""),
+        FREE_FAILURES_PER_ADDRESS,
+    )

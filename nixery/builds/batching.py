@@ -32,13 +32,13 @@ R = TypeVar("R")
 QUEUE_SHARE = 2.0
 """A batch takes the share of this many slots in the work left: some slots wait for the disk."""
 
-LARGEST = 16 * 2**20
+MAX_BATCH_BYTES = 16 * 2**20
 """The largest batch of more than one job, in bytes: more would be lost in a crash."""
 
-SMALLEST = 2 * 2**20
+MIN_BATCH_BYTES = 2 * 2**20
 """The smallest batch, in bytes, if that much is queued: some milliseconds' work."""
 
-MOST = 32
+MAX_BATCH_JOBS = 32
 """The most jobs in a batch; each holds a file open."""
 
 PER_JOB_COST = 256 * 2**10
@@ -100,9 +100,9 @@ class BatchQueue(Generic[J, R]):
 
     def _next(self) -> _Parcel[J, R]:
         share = QUEUE_SHARE / self.slots * sum(item.cost for item in self._waiting)
-        room = max(SMALLEST, min(LARGEST, share))
+        room = max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, share))
         items: list[_Item[J, R]] = []
-        while self._waiting and len(items) < MOST:
+        while self._waiting and len(items) < MAX_BATCH_JOBS:
             if items and self._waiting[0].cost > room:
                 break
             items.append(self._waiting.popleft())

@@ -76,7 +76,7 @@ __all__ = ["BuildLimits", "Builder", "ImageSettings"]
 MAX_REPACKS = 2
 """The most times that an image is made again because its layers were removed meanwhile."""
 
-REMEMBERED = (
+CACHED_FAILURES = (
     BuildFailed,
     BuildTimedOut,
     EvaluationTimedOut,
@@ -88,7 +88,7 @@ REMEMBERED = (
 """Failures that are expensive and would only be repeated by the next try: they are cached."""
 
 
-MARGIN = 30.0
+DEADLINE_MARGIN_SECONDS = 30.0
 """
 Seconds that an image is given beyond its deadline.  Nix has the same deadline and
 begins a little later; its own failure names the derivation.
@@ -445,7 +445,7 @@ class Builder(Service):
             raise
         except NixeryError as error:
             tell("{image} was not {done}: {error}", image=name.repository, done=done, error=error)
-            if isinstance(error, REMEMBERED):
+            if isinstance(error, CACHED_FAILURES):
                 self._failures.add(key, error)
             raise
         except Exception:
@@ -489,7 +489,7 @@ class Builder(Service):
         limit = self.limits.deadline
         try:
             image = await with_timeout(
-                limit + MARGIN,
+                limit + DEADLINE_MARGIN_SECONDS,
                 self.clock,
                 self._make(name, revision, evaluation, progress, settings),
             )

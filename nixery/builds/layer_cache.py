@@ -27,7 +27,7 @@ __all__ = ["LAYERS", "LayerCache", "LayerRecord"]
 LAYERS = "layer"
 """The kind of the records of layers."""
 
-TOGETHER = 32
+LOOKUP_BATCH_SIZE = 32
 """
 The number of layers that are looked up together.  An image has up to a hundred: the first of
 them that have to be packed keep the packing threads busy while the others are looked up.
@@ -153,7 +153,10 @@ class LayerCache:
         """Look up the requested layers until no request is left."""
         self._looking = True
         while self._waiting:
-            asked, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+            asked, self._waiting = (
+                self._waiting[:LOOKUP_BATCH_SIZE],
+                self._waiting[LOOKUP_BATCH_SIZE:],
+            )
             found: dict[str, LayerRecord] | Failure
             try:
                 found = await self._find({key for key, _ in asked})

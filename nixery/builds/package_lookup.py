@@ -30,7 +30,7 @@ PINNED_TTL = 3600.0
 OTHER_TTL = 10.0
 """The time that results for a revision that may change are cached, in seconds."""
 
-KEPT = 4096
+MAX_CACHED_RESULTS = 4096
 """The number of results that each of the two caches holds."""
 
 
@@ -85,8 +85,8 @@ class Lookup:
     _queue: FairQueue[str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._pinned = TTLCache(KEPT, PINNED_TTL, timer=self.seconds)
-        self._other = TTLCache(KEPT, OTHER_TTL, timer=self.seconds)
+        self._pinned = TTLCache(MAX_CACHED_RESULTS, PINNED_TTL, timer=self.seconds)
+        self._other = TTLCache(MAX_CACHED_RESULTS, OTHER_TTL, timer=self.seconds)
         self._queue = FairQueue(max_running=self.running, max_waiting=self.waiting, retry_after=5.0)
 
     async def revision(self) -> Revision:

@@ -29,13 +29,13 @@ from nixery.sources.errors import UnknownRevision
 
 __all__ = ["Build", "Keeper"]
 
-LOG_LINES = 1000
+MAX_LOG_LINES = 1000
 """The number of lines of a build's log that are kept."""
 
-LOG_SIZE = 256 * 1024
+MAX_LOG_CHARACTERS = 256 * 1024
 """The number of characters of a build's log that are kept."""
 
-STAGES = 32
+MAX_STAGES = 32
 """The number of stages of a build that are kept; each re-evaluation adds some."""
 
 _QUICK = (PackagesRefused, UnknownRevision, CachedFailure, QueueFull)
@@ -78,7 +78,7 @@ class Build:
     _state: BuildState = BuildState.RUNNING
     _ended: WallTime | None = None
     _position: int | None = None
-    _stages: deque[Stage] = field(factory=lambda: deque(maxlen=STAGES))
+    _stages: deque[Stage] = field(factory=lambda: deque(maxlen=MAX_STAGES))
     _counts: dict[tuple[Phase, str], Count] = field(factory=dict)
     _derivation: str | None = None
     _follows: Build | None = None
@@ -126,7 +126,7 @@ class Build:
         """Implement :meth:`nixery.nix.progress.Progress.log`."""
         self._lines.append(line)
         self._size += len(line) + 1
-        while len(self._lines) > LOG_LINES or self._size > LOG_SIZE:
+        while len(self._lines) > MAX_LOG_LINES or self._size > MAX_LOG_CHARACTERS:
             self._size -= len(self._lines.popleft()) + 1
             self._dropped_lines += 1
         self.bell.ring()

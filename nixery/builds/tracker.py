@@ -28,16 +28,16 @@ from nixery.runtime.clocks import WallClock
 
 __all__ = ["BuildTracker"]
 
-OLD_LOGS_SIZE = 8 * 1024 * 1024
+MAX_ENDED_LOG_CHARACTERS = 8 * 1024 * 1024
 """The number of characters that are kept of the logs of all ended builds together."""
 
-REMOVED = 1024
+MAX_REMOVED_IDS = 1024
 """The number of removed builds whose ids are kept, for ``Changes.removed``."""
 
-BUILD_INTERVAL = 0.1
+BUILD_NOTIFICATION_SECONDS = 0.1
 """The least seconds between two notifications that a build has changed."""
 
-OVERVIEW_INTERVAL = 0.5
+OVERVIEW_NOTIFICATION_SECONDS = 0.5
 """The least seconds between two notifications that any build has changed."""
 
 _Request: TypeAlias = tuple[ImageName, Tag]
@@ -65,14 +65,16 @@ class BuildTracker:
     _running: dict[str, Build] = field(factory=dict, init=False)
     _recent: OrderedDict[str, Build] = field(factory=OrderedDict, init=False)
     _requests: dict[_Request, Build] = field(factory=dict, init=False)
-    _removed: deque[tuple[int, str]] = field(factory=lambda: deque(maxlen=REMOVED), init=False)
+    _removed: deque[tuple[int, str]] = field(
+        factory=lambda: deque(maxlen=MAX_REMOVED_IDS), init=False
+    )
     _removals_known_since: int = field(default=0, init=False)
     _old_logs: int = field(default=0, init=False)
     _version: int = field(default=1, init=False)
     _bell: ThrottledNotifier = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._bell = ThrottledNotifier(clock=self.clock, interval=OVERVIEW_INTERVAL)
+        self._bell = ThrottledNotifier(clock=self.clock, interval=OVERVIEW_NOTIFICATION_SECONDS)
 
     def begin(self, name: ImageName, tag: Tag) -> Build:
         """Begin a build; the caller has to call its ``succeeded`` or ``failed``."""
@@ -81,7 +83,7 @@ class BuildTracker:
             name=name,
             tag=tag,
             begun=self.wall_clock.now(),
-            bell=ThrottledNotifier(clock=self.clock, interval=BUILD_INTERVAL),
+            bell=ThrottledNotifier(clock=self.clock, interval=BUILD_NOTIFICATION_SECONDS),
             book=self,
         )
         self._running[build.id] = self._requests[name, tag] = build
@@ -187,7 +189,7 @@ class BuildTracker:
             self._old_logs -= oldest.log_size
             self._remove(oldest)
         old = iter(tuple(self._recent.values()))
-        while self._old_logs > OLD_LOGS_SIZE:
+        while self._old_logs > MAX_ENDED_LOG_CHARACTERS:
             oldest = next(old)
             self._old_logs -= oldest.log_size
             oldest.forget_log()
@@ -195,7 +197,7 @@ class BuildTracker:
     def _remove(self, build: Build) -> None:
         if build.version == 0:
             return  # It was never listed.
-        if len(self._removed) == REMOVED:
+        if len(self._removed) == MAX_REMOVED_IDS:
             self._removals_known_since = self._removed[0][0]
         self._removed.append((self.changed(), build.id))
 

@@ -41,7 +41,7 @@ from nixery.layers.popularity_file import parse_popularity
 from nixery.layers.svg import DrawnLayer, draw_svg, draw_text
 from nixery.layers.tarball import pack_store_paths
 from nixery.nix.interface import Nix
-from nixery.popularity.data import LARGEST, read_pinned
+from nixery.popularity.data import MAX_BYTES, read_pinned
 from nixery.popularity.decompress import expand
 from nixery.popularity.errors import FetchFailed
 from nixery.runtime.deferreds import gather
@@ -222,7 +222,7 @@ def _read_popularity(request: _Request) -> Popularity:
     """
     if request.data is not None:
         try:
-            return parse_popularity(expand(request.data.read_bytes(), LARGEST))
+            return parse_popularity(expand(request.data.read_bytes(), MAX_BYTES))
         except OSError as error:
             raise FetchFailed(url=str(request.data), reason=error.strerror or str(error)) from error
     pinned = read_pinned(request.config.state_directory / "popularity")

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 __all__ = ["ProgressBar"]
 
-PAUSE = 10.0
+LOG_INTERVAL_SECONDS = 10.0
 """Seconds between lines where there is no terminal."""
 
 
@@ -41,7 +41,7 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.total = expected
             self._bar.update(done - self._bar.n)
-        elif self._seconds() - self._said >= PAUSE:
+        elif self._seconds() - self._said >= LOG_INTERVAL_SECONDS:
             self._say()
 
     def close(self) -> None:

@@ -43,10 +43,10 @@ from nixery.image.names import Digest, ImageName, parse_image_name
 
 __all__ = ["Authority", "AuthenticatingRoot", "PagesGuard", "RegistryGuard", "client_of"]
 
-OPEN = frozenset({b"healthz", b"readyz", b"token", b"v2"})
+SELF_AUTHORIZING_PATHS = frozenset({b"healthz", b"readyz", b"token", b"v2"})
 """First path segments open without a login; their resources authorize clients themselves."""
 
-UNCHECKED = frozenset({b"healthz"})
+UNAUTHENTICATED_PATHS = frozenset({b"healthz"})
 """First path segments for which credentials are not checked at all."""
 
 
@@ -194,7 +194,7 @@ class AuthenticatingRoot(Resource):
         credentials = request.getHeader(b"Authorization")
         address = client_address(request)
         identity = None
-        if credentials is not None and path not in UNCHECKED:
+        if credentials is not None and path not in UNAUTHENTICATED_PATHS:
             identity = self._authority.cached_identity(credentials)
             if identity is None:
                 return _Checking(self, path, credentials, address)
@@ -224,7 +224,7 @@ class AuthenticatingRoot(Resource):
         """Return the resource that answers a client which has been authenticated."""
         if isinstance(request, LoggedRequest):
             request.visitor = visitor
-        if path in OPEN or visitor.user is not None:
+        if path in SELF_AUTHORIZING_PATHS or visitor.user is not None:
             child: IResource = self._root.getChildWithDefault(path, request)
             return child
         reason = visitor.fault or "this page is for those who have logged in"

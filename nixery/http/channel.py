@@ -42,7 +42,7 @@ and for some hundred of the shortest.
 CLOSE_TIMEOUT = 120.0
 """Seconds that a client has to read the remaining data when the connection is closed."""
 
-CROWDED = 5.0
+OVER_LIMIT_READ_SECONDS = 5.0
 """Seconds for the request to arrive on a connection above the limit."""
 
 _TLS_HANDSHAKE = b"\x16"
@@ -151,7 +151,7 @@ class RegistryChannel(HTTPChannel):
             return
         if not room:
             self.crowded = True
-            self.setTimeout(CROWDED)
+            self.setTimeout(OVER_LIMIT_READ_SECONDS)
         self._occupy()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -291,7 +291,9 @@ class RegistryChannel(HTTPChannel):
             # The timeout for a request to arrive runs from its first byte: unlike Twisted's
             # own, it does not restart with every byte.
             self._arriving = True
-            self.setTimeout(CROWDED if self.crowded else self.site.door.limits.head_timeout)
+            self.setTimeout(
+                OVER_LIMIT_READ_SECONDS if self.crowded else self.site.door.limits.head_timeout
+            )
         LineReceiver.dataReceived(self, data)
 
     def allHeadersReceived(self) -> None:  # noqa: N802

@@ -59,7 +59,7 @@ path that the grammar of repository names cannot express: ``libsigc++`` is
 ``attr--6c6962736967632b2b``.
 """
 
-MAX_NAME = 255
+MAX_NAME_CHARACTERS = 255
 """The longest repository name that registries and clients agree on, in characters."""
 
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
@@ -118,10 +118,10 @@ def parse_image_name(repository: str, system: str) -> ImageName:
     :raises InvalidName: the name is outside the grammar, too long, or an escape
         in it does not decode.
     """
-    if len(repository) > MAX_NAME:
+    if len(repository) > MAX_NAME_CHARACTERS:
         raise InvalidName(
             name=repository[:64] + "...",
-            reason=f"it is longer than {MAX_NAME} characters",
+            reason=f"it is longer than {MAX_NAME_CHARACTERS} characters",
         )
     components = repository.split("/")
     for component in components:

@@ -29,7 +29,7 @@ EVERYTHING = "*"
 
 _META = "shell"
 
-MAX_PATTERN = 200
+MAX_PATTERN_CHARACTERS = 200
 """The longest pattern, in characters."""
 
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
@@ -104,7 +104,7 @@ def _check(text: str) -> None:
         raise ValueError(f"{shown}: write the attribute path itself, not its escape")
     if (
         not text.isprintable()
-        or len(text) > MAX_PATTERN
+        or len(text) > MAX_PATTERN_CHARACTERS
         or any(character in " []!" for character in text)
         or not all(text.split("."))
     ):

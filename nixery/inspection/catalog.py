@@ -43,7 +43,7 @@ from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
 
-__all__ = ["LISTED", "MOST_COMPARED", "REPORTS", "ImageCatalog"]
+__all__ = ["LISTED", "MAX_COMPARED_IMAGES", "REPORTS", "ImageCatalog"]
 
 REPORTS = "report"
 """The kind of the records of how images were made, by the digests of their OCI manifests."""
@@ -51,26 +51,26 @@ REPORTS = "report"
 LISTED = "listed"
 """The kind of the records of images by name and tag, for the list of images."""
 
-MOST_COMPARED = 300
+MAX_COMPARED_IMAGES = 300
 """Maximum number of images that an image is compared with."""
 
-MOST_PENDING = 32
+MAX_PENDING_REPORTS = 32
 """
 Maximum number of records that wait to be written. More accumulate only when the storage does not
 keep up with builds; those images then have no report.
 """
 
-PAUSE = 1.0
+RETRY_PAUSE_SECONDS = 1.0
 """Seconds between the end of a build and the making of its report."""
 
-_KEYS_BELIEVED = 10.0
-_HOLDERS_BELIEVED = 60.0
+_KEYS_TTL_SECONDS = 10.0
+_HOLDERS_TTL_SECONDS = 60.0
 """Seconds for which a list of names, and the images found to have a layer, are cached."""
 
-_KEPT = 48 * 2**20
+_MAX_CACHED_BYTES = 48 * 2**20
 """Maximum memory for cached page data, in bytes."""
 
-_LAST_NOTES = 5.0
+_SHUTDOWN_TIMEOUT_SECONDS = 5.0
 
 
 @define(kw_only=True, eq=False)
@@ -101,9 +101,9 @@ class ImageCatalog:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._portraits = LRUCache(_KEPT, getsizeof=lambda portrait: portrait.weight)
-        self._keys = TTLCache(1, _KEYS_BELIEVED, timer=self.clock.seconds)
-        self._holders = TTLCache(1, _HOLDERS_BELIEVED, timer=self.clock.seconds)
+        self._portraits = LRUCache(_MAX_CACHED_BYTES, getsizeof=lambda portrait: portrait.weight)
+        self._keys = TTLCache(1, _KEYS_TTL_SECONDS, timer=self.clock.seconds)
+        self._holders = TTLCache(1, _HOLDERS_TTL_SECONDS, timer=self.clock.seconds)
 
     # -- writing records ------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class ImageCatalog:
 
         async def write() -> None:
             # The clients that waited for the image fetch its layers now, and have priority.
-            await deferLater(self.clock, PAUSE)
+            await deferLater(self.clock, RETRY_PAUSE_SECONDS)
             data = await self.cpu.run(lambda: encode_report(make_report(made)))
             await self.storage.set_record(REPORTS, made.digest, data)
             # An image that is built again may have been cached without a report.
@@ -133,7 +133,7 @@ class ImageCatalog:
     async def stop(self) -> None:
         """Write the pending records, if that takes little time."""
         try:
-            await with_timeout(_LAST_NOTES, self.clock, self._writing.settled())
+            await with_timeout(_SHUTDOWN_TIMEOUT_SECONDS, self.clock, self._writing.settled())
         except TimedOut:
             self._log.warn("{count} notes on images are lost", count=len(self._writing))
         await self._writing.stop()
@@ -141,7 +141,7 @@ class ImageCatalog:
         await self._comparing.stop()
 
     def _write(self, what: str, write: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
-        if len(self._writing) >= MOST_PENDING:
+        if len(self._writing) >= MAX_PENDING_REPORTS:
             self._log.warn("{what} is not written down: too much waits for that", what=what)
             return
         self._writing.run(what, write).addErrback(self._not_written, what)
@@ -209,7 +209,8 @@ class ImageCatalog:
 
     async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
         """
-        Return the images that have a layer, sorted by their names. At most :data:`MOST_COMPARED`
+        Return the images that have a layer, sorted by their names.  At most
+        :data:`MAX_COMPARED_IMAGES`
         images are examined.
 
         :raises StorageError: the storage failed.
@@ -234,7 +235,7 @@ class ImageCatalog:
         if portrait is None:
             portrait = summary_page_data(summarize_manifest(manifest, await self._config(manifest)))
         # Data larger than the whole cache are made each time.
-        if portrait.weight <= _KEPT:
+        if portrait.weight <= _MAX_CACHED_BYTES:
             self._portraits[manifest.digest] = portrait
         return portrait
 
@@ -245,7 +246,7 @@ class ImageCatalog:
             return b""
 
     async def _compare(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
-        listed = await self.listed((await self.names())[:MOST_COMPARED])
+        listed = await self.listed((await self.names())[:MAX_COMPARED_IMAGES])
         holders = self._holders[None] = await self.cpu.run(_holders_of, listed)
         return holders
 

@@ -31,8 +31,8 @@ __all__ = ["ClosureLayout", "lay_out"]
 SWEEPS = 3
 """Number of passes, downwards and upwards, that improve the order within depths."""
 
-SMALLEST = 3.0
-LARGEST = 26.0
+MIN_RADIUS = 3.0
+MAX_RADIUS = 26.0
 """The smallest and the largest radius of a circle."""
 
 _GAP = 3.0
@@ -139,7 +139,7 @@ def _order(bands: Sequence[list[int]], neighbours: Sequence[Sequence[int]]) -> i
 
 def _radii(sizes: Sequence[int]) -> list[float]:
     largest = max(sizes, default=0) or 1
-    return [round(max(SMALLEST, LARGEST * math.sqrt(size / largest)), 1) for size in sizes]
+    return [round(max(MIN_RADIUS, MAX_RADIUS * math.sqrt(size / largest)), 1) for size in sizes]
 
 
 def _width(radius: Sequence[float]) -> float:

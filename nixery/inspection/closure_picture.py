@@ -19,7 +19,7 @@ __all__ = ["closure_data", "closure_svg", "layer_of_paths"]
 DATA_VERSION = 1
 """The version of the data; raised when an older script cannot read them any more."""
 
-MOST_LINES = 2500
+MAX_LINES = 2500
 """Maximum number of lines; with more references, the SVG has only those of the shortest chains."""
 
 _LABELLED = 12.0
@@ -103,7 +103,7 @@ def _svg(
     yield f"<style>{_STYLE}</style>"
     x, y = layout.x, layout.y
     references = [path.references for path in report.paths]
-    if sum(map(len, references)) <= MOST_LINES:
+    if sum(map(len, references)) <= MAX_LINES:
         lines = [(n, target) for n, targets in enumerate(references) for target in targets]
     else:
         lines = [(way, n) for n, way in enumerate(ways) if way >= 0]

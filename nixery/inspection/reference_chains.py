@@ -21,7 +21,7 @@ __all__ = ["FoundPath", "chain_to", "find_chains", "find_paths", "shortest_ways"
 NOWHERE = -1
 """The predecessor of a requested path: there is none."""
 
-MOST_FOUND = 20
+MAX_MATCHES = 20
 """Maximum number of paths in the result of one search."""
 
 _LEAST_HASH = 6
@@ -82,7 +82,7 @@ def chain_to(number: int, ways: Sequence[int]) -> tuple[int, ...]:
 
 
 def find_chains(
-    report: ImageReport, ways: Sequence[int], text: str, most: int = MOST_FOUND
+    report: ImageReport, ways: Sequence[int], text: str, most: int = MAX_MATCHES
 ) -> FoundPath:
     """
     Find the chains to the paths that match a text.

@@ -3,8 +3,8 @@ Encodes reports of images (:mod:`nixery.inspection.report`) for storage: compres
 version of its format.
 
 Paths are written once and referred to by their numbers, so that a closure of 5,000 paths takes some
-hundreds of kilobytes. A report larger than :data:`MAX_STORED` is stored without its graph: most
-people look for the layers.
+hundreds of kilobytes. A report larger than :data:`MAX_STORED_BYTES` is stored without its
+graph: most people look for the layers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nixery.image.closure import StorePath
 from nixery.image.names import parse_digest
 from nixery.inspection.report import ImageReport, ReportedLayer, ReportedPackage, ReportedPath
 
-__all__ = ["MAX_STORED", "VERSION", "decode_report", "encode_report"]
+__all__ = ["MAX_STORED_BYTES", "VERSION", "decode_report", "encode_report"]
 
 VERSION = 1
 """
@@ -29,14 +29,14 @@ The version of the format; raised when older reports cannot be read any more, wh
 absent.
 """
 
-MAX_STORED = 4 * 2**20
+MAX_STORED_BYTES = 4 * 2**20
 """Maximum size of a stored report, in bytes."""
 
-MAX_READ = 64 * 2**20
+MAX_EXPANDED_BYTES = 64 * 2**20
 """Maximum size of a decompressed report, in bytes: stops a manipulated one from filling memory."""
 
 
-def encode_report(report: ImageReport, limit: int = MAX_STORED) -> bytes:
+def encode_report(report: ImageReport, limit: int = MAX_STORED_BYTES) -> bytes:
     """Encode a report for storage; without its graph if it would take more than ``limit`` bytes."""
     data = _compress(report)
     if len(data) <= limit or not report.paths:
@@ -56,7 +56,7 @@ def decode_report(data: bytes) -> ImageReport:
     """:raises ValueError: the data are not a report, or one of another version."""
     try:
         expander = zlib.decompressobj()
-        text = expander.decompress(data, MAX_READ)
+        text = expander.decompress(data, MAX_EXPANDED_BYTES)
         if not expander.eof:
             raise ValueError("cut short, or too large")
         value = json.loads(text)

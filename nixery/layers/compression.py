@@ -26,9 +26,9 @@ from nixery.errors import ShuttingDown
 from nixery.image.names import Digest
 from nixery.layers.compression_levels import Compression
 
-__all__ = ["PIECE", "Compression", "LayerStream", "PackedLayer"]
+__all__ = ["PIECE_BYTES", "Compression", "LayerStream", "PackedLayer"]
 
-PIECE = 1 << 18
+PIECE_BYTES = 1 << 18
 """
 The number of bytes that the compressor is fed at a time, except for the last piece of a
 layer.  All pieces are full and of one size: the output of a compressor may depend on how
@@ -77,7 +77,7 @@ class LayerStream:
     ) -> None:
         self._write = write
         self._should_stop = should_stop
-        self._piece = memoryview(bytearray(PIECE))
+        self._piece = memoryview(bytearray(PIECE_BYTES))
         self._filled = 0
         self._compressor = _compressor(compression)
         self._diff_id = hashlib.sha256()
@@ -93,13 +93,13 @@ class LayerStream:
         :raises ShuttingDown: ``should_stop`` said so.
         """
         end = self._filled + len(data)
-        if end < PIECE:
+        if end < PIECE_BYTES:
             self._piece[self._filled : end] = data
             self._filled = end
             return
         rest = memoryview(data)
         while rest:
-            count = min(len(rest), PIECE - self._filled)
+            count = min(len(rest), PIECE_BYTES - self._filled)
             self.room()[:count] = rest[:count]
             self.advance(count)
             rest = rest[count:]
@@ -119,7 +119,7 @@ class LayerStream:
         :raises ShuttingDown: ``should_stop`` said so.
         """
         self._filled += count
-        if self._filled == PIECE:
+        if self._filled == PIECE_BYTES:
             self._drain()
 
     def finish(self) -> PackedLayer:

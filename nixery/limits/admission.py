@@ -22,10 +22,10 @@ from nixery.limits.token_buckets import Buckets
 
 __all__ = ["AdmissionControl", "AdmissionLimits"]
 
-RESERVED = 64
+RESERVED_CONNECTIONS = 64
 """Connections that are accepted beyond the limit, for a moment."""
 
-UNLIMITED = frozenset({b"/healthz", b"/readyz"})
+UNLIMITED_PATHS = frozenset({b"/healthz", b"/readyz"})
 """Paths that monitors request; they are exempt from the limits."""
 
 
@@ -104,7 +104,7 @@ class AdmissionControl:
         :param crowded: whether it came on a connection beyond the limit.
         :return: the error to answer with; ``None``: it is allowed.
         """
-        if path in UNLIMITED:
+        if path in UNLIMITED_PATHS:
             return None
         if crowded:
             self.refused("connections")
@@ -137,7 +137,7 @@ class AdmissionControl:
         over = self._count - self.limits.connections
         if not self.limits.connections or over <= 0:
             return True
-        return False if over <= RESERVED else None
+        return False if over <= RESERVED_CONNECTIONS else None
 
     def leave(self) -> None:
         """Count the end of a connection."""

@@ -26,7 +26,7 @@ The keys of the client that the current work is for, its address and its user; e
 daemon works for itself.
 """
 
-BUSY = 10.0
+BUSY_RETRY_SECONDS = 10.0
 """Seconds to retry after, for a client that has too many builds at once."""
 
 
@@ -71,7 +71,7 @@ class BuildQuota:
                 limit=self.at_once,
                 period="at once",
                 setting="client_builds",
-                retry_after=BUSY,
+                retry_after=BUSY_RETRY_SECONDS,
             )
         for key in client:
             self._running[key] = self._running.get(key, 0) + 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 
 __all__ = ["Buckets"]
 
-KEPT = 65536
+MAX_TRACKED_CLIENTS = 65536
 """Maximum number of clients whose buckets are stored."""
 
 
@@ -29,7 +29,12 @@ class Buckets:
     """
 
     def __init__(
-        self, *, rate: float, burst: float, seconds: Callable[[], float], kept: int = KEPT
+        self,
+        *,
+        rate: float,
+        burst: float,
+        seconds: Callable[[], float],
+        kept: int = MAX_TRACKED_CLIENTS,
     ) -> None:
         self._seconds = seconds
         self._each = 1.0 / rate

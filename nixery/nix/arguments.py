@@ -87,7 +87,7 @@ STORE_PROBE = f"{STORE}/00000000000000000000000000000000-nixery-probe"
 LOOKUP_VERSION = "1"
 """Has to change whenever ``nix/resolve.nix`` gives other results for the same request."""
 
-ARGUMENTS = 100_000
+MAX_ARGUMENT_BYTES = 100_000
 """The most bytes of arguments of one command: every system allows 128 KiB."""
 
 
@@ -360,7 +360,7 @@ def attributes(
     )
 
 
-def chunks(paths: Iterable[str], size: int = ARGUMENTS) -> Iterator[list[str]]:
+def chunks(paths: Iterable[str], size: int = MAX_ARGUMENT_BYTES) -> Iterator[list[str]]:
     """Split ``paths``, in order, into lists of at most ``size`` bytes of arguments."""
     chunk: list[str] = []
     length = 0

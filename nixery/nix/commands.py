@@ -59,7 +59,7 @@ __all__ = ["NixCommands"]
 QUERY_TIMEOUT = 300.0
 """Timeout in seconds of a query of the store; long, for it may wait for a lock."""
 
-OLDEST = (2, 3)
+OLDEST_VERSION = (2, 3)
 """The oldest version that is supported by the commands used here."""
 
 PROBES = 3
@@ -124,7 +124,7 @@ class NixCommands:
         version = _VERSION.search(printed)
         if version is None:
             raise _no_nix(printed)
-        if (int(version[1]), int(version[2])) < OLDEST:
+        if (int(version[1]), int(version[2])) < OLDEST_VERSION:
             raise NixMisconfigured(reason=f"version {version[0]} is too old: {INSTALL}")
         await self._check_place()
         probed = await self._query(arguments.probe_store())

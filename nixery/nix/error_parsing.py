@@ -100,7 +100,7 @@ _MISCONFIGURED = re.compile(
 _OUT_OF_MEMORY = re.compile(r"out of memory|std::bad_alloc", re.IGNORECASE)
 _ERROR = re.compile(r"^[ \t]*error:[ \t]*(?=\S)", re.MULTILINE)
 _LOCATION = re.compile(r"^\s+at .+:\d+(?::\d+)?:?$|^\s*\d*\|.*$|^\(use '--show-trace'.*$")
-LONGEST_TEXT = 1500
+MAX_TEXT_CHARACTERS = 1500
 """The most characters of Nix's text that are shown to a user."""
 
 
@@ -130,7 +130,7 @@ def error_text(stderr: str, settings: NixSettings) -> str:
             break
         if line.strip():
             lines.append(line.strip())
-    return "\n".join(lines)[:LONGEST_TEXT] or "Nix did not say why"
+    return "\n".join(lines)[:MAX_TEXT_CHARACTERS] or "Nix did not say why"
 
 
 def nix_at_fault(failure: ProcessFailed) -> NixUnusable | None:
@@ -163,7 +163,7 @@ def unusable(failure: ProcessFailed) -> NixUnusable:
     fault = nix_at_fault(failure)
     if fault is not None:
         return fault
-    said = failure.evidence.stderr.strip()[-LONGEST_TEXT:].removeprefix("error:").strip()
+    said = failure.evidence.stderr.strip()[-MAX_TEXT_CHARACTERS:].removeprefix("error:").strip()
     return NixUnusable(reason=said or failure.evidence.describe(), evidence=failure.evidence)
 
 
@@ -199,7 +199,7 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
         return BuildFailed(derivation=derivation, log=_log_of(derivation, log), evidence=evidence)
     if fault:
         return evolve(fault, evidence=evidence)
-    return NixUnusable(reason=said[-LONGEST_TEXT:] or evidence.describe(), evidence=evidence)
+    return NixUnusable(reason=said[-MAX_TEXT_CHARACTERS:] or evidence.describe(), evidence=evidence)
 
 
 def build_deadline_passed(

@@ -38,10 +38,10 @@ from nixery.sources.source import PackageSet
 
 __all__ = ["Evaluator"]
 
-EXPLAINED = 5
+MAX_EXPLAINED_NAMES = 5
 """The most throwing packages of an image that are evaluated again to get Nix's text."""
 
-LONGEST_ANSWER = 64 * 1024 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 """The most bytes that an evaluation may print; the names of nixpkgs are 0.5 MB."""
 
 
@@ -196,7 +196,7 @@ class Evaluator:
         When Nix catches an error, it does not pass on its text; so these packages are
         evaluated again, one by one, without catching.
         """
-        silent = [answer for answer in answers if _throws_silently(answer)][:EXPLAINED]
+        silent = [answer for answer in answers if _throws_silently(answer)][:MAX_EXPLAINED_NAMES]
         if not silent:
             return answers
         deadline = self._deadline()
@@ -278,7 +278,7 @@ class Evaluator:
             argv=argv,
             environment=self._environment,
             timeout=timeout,
-            stdout_limit=LONGEST_ANSWER,
+            stdout_limit=MAX_OUTPUT_BYTES,
             # Inside a long-running primitive, Nix reacts to SIGKILL only.  A process that
             # may build gets SIGTERM, for it has to stop its builders itself.
             abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,

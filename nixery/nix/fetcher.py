@@ -36,13 +36,13 @@ from nixery.sources.source import SourceTree
 
 __all__ = ["NixFetcher"]
 
-COLLECTIONS = 10
+MAX_REFETCHES = 10
 """
 The most attempts to fetch a commit again after a collection removed it before it was
 rooted.  One is enough, except as said of :data:`nixery.builds.realisation.MAX_REEVALUATIONS`.
 """
 
-LONGEST_ANSWER = 64 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024
 
 ROOT_TIMEOUT = 300.0
 """Timeout in seconds of making a root, which waits for a running collection."""
@@ -158,7 +158,7 @@ class NixFetcher:
         """
         held = link.with_name(f"{link.name}.held")
         try:
-            for _ in range(COLLECTIONS):
+            for _ in range(MAX_REFETCHES):
                 self._log.info("a garbage collection took {commit}", commit=tree.commit)
                 await self._run(tree, partial(arguments.hold, tree, self._fetch_nix, held))
                 # The commit is in the store now: this only prints its path.
@@ -209,7 +209,7 @@ class NixFetcher:
                 argv=argv,
                 environment=self._environment,
                 timeout=seconds,
-                stdout_limit=LONGEST_ANSWER,
+                stdout_limit=MAX_OUTPUT_BYTES,
             )
             return await self._spawner.run(command)
 

@@ -32,19 +32,19 @@ LOG_LINE = 101
 PROGRESS = 105
 SET_EXPECTED = 106
 
-LOG_LINES = 20
+MAX_LOG_LINES = 20
 """The number of last lines of each build's log that are kept."""
 
-BUILDS_KEPT = 64
+MAX_LOGGED_BUILDS = 64
 """The most builds whose logs are kept: Nix names the failing one after its end."""
 
-LONGEST_LINE = 2000
+MAX_LINE_CHARACTERS = 2000
 """The most characters of a line of a log; longer lines are cut."""
 
-MESSAGES = 50
+MAX_MESSAGES = 50
 """The most messages of Nix that are kept."""
 
-PLANNED = 10
+MAX_PLANNED_DERIVATIONS = 10
 """The most derivations that are kept of those that Nix will build."""
 
 _PREFIX = b"@nix "
@@ -102,9 +102,9 @@ class BuildLog:
     """
 
     progress: Progress
-    errors: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
-    warnings: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
-    planned: deque[str] = field(init=False, factory=lambda: deque(maxlen=PLANNED))
+    errors: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    warnings: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    planned: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_PLANNED_DERIVATIONS))
     planned_count: int = field(init=False, default=0)
     _activities: dict[int, int] = field(init=False, factory=dict)
     _derivations: dict[int, str] = field(init=False, factory=dict)
@@ -113,13 +113,13 @@ class BuildLog:
     _phase: Phase | None = field(init=False, default=None)
     _builds_done: int = field(init=False, default=0)
     _ended_well: int = field(init=False, default=0)
-    _ended_badly: deque[str] = field(init=False, factory=lambda: deque(maxlen=MESSAGES))
+    _ended_badly: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
 
     def line(self, line: bytes) -> None:
         """Parse a line, without its end.  Never raises."""
         if not line.startswith(_PREFIX):
             # Such as the evaluator's out-of-memory message, a crash, or the operator's hook.
-            text = plain_text(line[:LONGEST_LINE]).strip()
+            text = plain_text(line[:MAX_LINE_CHARACTERS]).strip()
             if text:
                 self.errors.append(text)
             return
@@ -172,8 +172,8 @@ class BuildLog:
             derivation = str(event["fields"][0])
             self._derivations[activity] = derivation
             self._logs.pop(derivation, None)
-            self._logs[derivation] = deque(maxlen=LOG_LINES)
-            while len(self._logs) > BUILDS_KEPT:
+            self._logs[derivation] = deque(maxlen=MAX_LOG_LINES)
+            while len(self._logs) > MAX_LOGGED_BUILDS:
                 del self._logs[next(iter(self._logs))]
             self._enter(Phase.BUILDING)
             self.progress.derivation(derivation)
@@ -192,7 +192,7 @@ class BuildLog:
     def _result(self, activity: int, kind: int, fields: list[Any]) -> None:
         if kind == LOG_LINE:
             # One result is one line, even if its text contains line ends.
-            line = " ".join(plain_text(str(fields[0])[:LONGEST_LINE]).rstrip().split("\n"))
+            line = " ".join(plain_text(str(fields[0])[:MAX_LINE_CHARACTERS]).rstrip().split("\n"))
             derivation = self._derivations.get(activity)
             if derivation in self._logs:
                 self._logs[derivation].append(line)

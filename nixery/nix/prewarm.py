@@ -21,15 +21,15 @@ from nixery.process.interactive import InteractiveProcess
 from nixery.process.spawner import Command, Spawner
 from nixery.runtime.deferreds import gather
 
-__all__ = ["AGE", "IDLE", "PrewarmedEvaluator", "IdleEvaluator"]
+__all__ = ["MAX_AGE_SECONDS", "START_DELAY_SECONDS", "PrewarmedEvaluator", "IdleEvaluator"]
 
-IDLE = 1.0
+START_DELAY_SECONDS = 1.0
 """
 Seconds between an evaluation and the start of the next process: until then, the processors
 are needed for the image that is being made, and for other requests.
 """
 
-AGE = 300.0
+MAX_AGE_SECONDS = 300.0
 """
 Seconds after which an unused process is replaced: Nix reads its settings and the current
 time when it starts.
@@ -55,7 +55,7 @@ class PrewarmedEvaluator:
     _next: IDelayedCall | None = field(default=None, init=False)
     _running: set[IdleEvaluator] = field(factory=set, init=False)
 
-    def expect(self, command: Command, delay: float = IDLE) -> None:
+    def expect(self, command: Command, delay: float = START_DELAY_SECONDS) -> None:
         """
         Keep a process ready for a command, in place of any other.
 
@@ -103,7 +103,7 @@ class PrewarmedEvaluator:
             waiting = self._waiting = IdleEvaluator(self.spawner, self._expected)
             self._running.add(waiting)
             waiting.start(lambda: self._running.discard(waiting))
-            self._start_in(AGE)
+            self._start_in(MAX_AGE_SECONDS)
 
     def _dismiss(self) -> None:
         waiting, self._waiting = self._waiting, None

@@ -24,7 +24,7 @@ __all__ = ["parse_answers", "thrown", "with_reason"]
 Record = Mapping[str, Any]
 """The JSON of a result.  Its structure is checked by using it: see :func:`parse_answers`."""
 
-SUGGESTIONS_BUDGET = 0.3
+SUGGESTIONS_BUDGET_SECONDS = 0.3
 """
 Seconds for the suggestions of one evaluation.  A name that is missing from 100,000
 takes 35 ms of a processor, and an image may name a hundred of them.
@@ -40,7 +40,7 @@ def parse_answers(
     Parse the output of ``nix/resolve.nix``.
 
     This takes some ten milliseconds for each name that is missing from a large package
-    set, and no more than :data:`SUGGESTIONS_BUDGET` for all of them: call it on a
+    set, and no more than :data:`SUGGESTIONS_BUDGET_SECONDS` for all of them: call it on a
     worker thread.
 
     :param requirements: those that were looked up, in the same order.
@@ -209,7 +209,7 @@ class _Levels:
     def __init__(self, names: Mapping[str, Sequence[str]], seconds: Callable[[], float]) -> None:
         self._names = names
         self._seconds = seconds
-        self._deadline = seconds() + SUGGESTIONS_BUDGET
+        self._deadline = seconds() + SUGGESTIONS_BUDGET_SECONDS
         self._indexes: dict[str, tuple[dict[str, str], NameIndex]] = {}
 
     def suggest(self, level: Sequence[str], missing: str) -> Sequence[str]:

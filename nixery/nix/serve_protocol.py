@@ -41,10 +41,10 @@ QUERY_VALID_PATHS = 1
 QUERY_PATH_INFOS = 2
 QUERY_CLOSURE = 7
 
-LONGEST_STRING = 64 * 1024
+MAX_STRING_BYTES = 64 * 1024
 """In bytes; a path's signatures and content address are much shorter."""
 
-MOST = 1_000_000
+MAX_ITEMS = 1_000_000
 """The most members of a list: longer than any store's lists, so more are an error."""
 
 _HASH_BYTES = 32
@@ -135,7 +135,7 @@ def _read_number() -> Parse[int]:
 
 def _read_string() -> Parse[str]:
     length = yield from _read_number()
-    if length > LONGEST_STRING:
+    if length > MAX_STRING_BYTES:
         raise _odd("a string", f"of {length} bytes")
     data = yield length + -length % 8
     # Characters other than ASCII make a path or a hash invalid.
@@ -144,7 +144,7 @@ def _read_string() -> Parse[str]:
 
 def _read_strings() -> Parse[list[str]]:
     count = yield from _read_number()
-    if count > MOST:
+    if count > MAX_ITEMS:
         raise _odd("a list", f"of {count} members")
     members = []
     for _ in range(count):

@@ -16,7 +16,7 @@ from rapidfuzz.process import extract
 
 __all__ = ["NameIndex"]
 
-LONGEST = 64
+MAX_NAME_CHARACTERS = 64
 """The length beyond which names get no suggestions."""
 
 
@@ -49,7 +49,7 @@ class NameIndex:
         :return: best first; equally good ones are sorted.
         """
         word = wanted.lower()
-        if len(word) > LONGEST:
+        if len(word) > MAX_NAME_CHARACTERS:
             return ()
         slips = sorted(
             (_rank(word, name, distance), name)

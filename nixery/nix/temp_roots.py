@@ -40,10 +40,10 @@ __all__ = ["TempRootHolder"]
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
+ANSWER_TIMEOUT_SECONDS = 60.0
 """Timeout in seconds of one :meth:`TempRootHolder.hold`: a collection may delay it."""
 
-SPARE = 5.0
+SPARE_LIFETIME_SECONDS = 5.0
 """
 Seconds after which a server that was started in advance is stopped if it was not used.  Most
 evaluations end in a known image; this limits how often a server is started in vain.
@@ -83,7 +83,7 @@ class TempRootHolder:
         """Start a server for the next call of :meth:`hold`, if none is ready."""
         if self._spare is None:
             self._spare = self._start()
-            self._expiry = self._clock.callLater(SPARE, self._drop_spare)
+            self._expiry = self._clock.callLater(SPARE_LIFETIME_SECONDS, self._drop_spare)
 
     async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
         """
@@ -94,7 +94,7 @@ class TempRootHolder:
         """
         server = self._take()
         try:
-            graph = await with_timeout(PATIENCE, self._clock, _ask(server, outputs))
+            graph = await with_timeout(ANSWER_TIMEOUT_SECONDS, self._clock, _ask(server, outputs))
             if graph is None:
                 server.end()
                 return None

@@ -23,7 +23,7 @@ from nixery.observability.context import current_request
 
 __all__ = ["json_line"]
 
-MAX_TEXT = 16 * 1024
+MAX_TEXT_CHARACTERS = 16 * 1024
 """The longest text in a line, in characters: a traceback is the longest."""
 
 MAX_ITEMS = 64
@@ -75,7 +75,7 @@ def _document(event: LogEvent) -> dict[str, object]:
         # Access lines are formatted already.
         "message": event["line"]
         if event.get("log_format") == "{line}"
-        else formatEvent(event)[:MAX_TEXT],
+        else formatEvent(event)[:MAX_TEXT_CHARACTERS],
     }
     for name, value in event.items():
         if name in _LEFT_OUT or name in _OURS or name.startswith("log_"):
@@ -84,13 +84,15 @@ def _document(event: LogEvent) -> dict[str, object]:
         if kind is int or kind is bool or value is None:
             document[name] = value
         elif kind is str:
-            document[name] = value if len(value) <= MAX_TEXT else value[:MAX_TEXT]
+            document[name] = (
+                value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS]
+            )
         elif isinstance(value, _SHOWN):
             document[name] = _plain(value)
     failure = event.get("log_failure")
     if failure is not None:
         # The end of a traceback says what went wrong.
-        document["traceback"] = failure.getTraceback()[-MAX_TEXT:]
+        document["traceback"] = failure.getTraceback()[-MAX_TEXT_CHARACTERS:]
     if "request_id" not in document:
         request = current_request.get()
         if request:
@@ -105,15 +107,15 @@ def _plain(value: object, depth: int = 3) -> object:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, bytes):
-        value = value[:MAX_TEXT].decode("utf-8", "backslashreplace")
+        value = value[:MAX_TEXT_CHARACTERS].decode("utf-8", "backslashreplace")
     if isinstance(value, str):
-        return value[:MAX_TEXT]
+        return value[:MAX_TEXT_CHARACTERS]
     if depth and isinstance(value, Mapping):
         items = list(value.items())[:MAX_ITEMS]
-        return {str(key)[:MAX_TEXT]: _plain(each, depth - 1) for key, each in items}
+        return {str(key)[:MAX_TEXT_CHARACTERS]: _plain(each, depth - 1) for key, each in items}
     if depth and isinstance(value, Sequence | set | frozenset):
         return [_plain(each, depth - 1) for each in list(value)[:MAX_ITEMS]]
-    return str(value)[:MAX_TEXT]
+    return str(value)[:MAX_TEXT_CHARACTERS]
 
 
 def _time(seconds: float) -> str:

@@ -20,7 +20,7 @@ from nixery.runtime.deferreds import TimedOut, gather, with_timeout
 
 __all__ = ["Check", "Readiness"]
 
-RETRY = 2.0
+RETRY_SECONDS = 2.0
 """Seconds for which a negative result is used."""
 
 
@@ -94,7 +94,7 @@ class Readiness:
             fault = f"{check.name}: the check failed ({type(error).__name__}), see the log"
         waiting, state.running = state.running or [], None
         # A fault is checked again soon: it may be fixed by then.
-        ttl = check.ttl if fault is None else min(RETRY, check.ttl)
+        ttl = check.ttl if fault is None else min(RETRY_SECONDS, check.ttl)
         state.until = self.clock.seconds() + ttl
         self._settle(check, state, fault)
         for waiter in waiting:

@@ -28,13 +28,13 @@ __all__ = ["Crawled", "Crawler"]
 CONNECTIONS = 64
 """Maximum number of concurrent requests; binary caches are made for many clients."""
 
-LARGEST_NARINFO = 4 * 1024**2
+MAX_NARINFO_BYTES = 4 * 1024**2
 """Maximum size in bytes: the largest in nixpkgs name thousands of paths and have some 500 kB."""
 
-MOST_PATHS = 3_000_000
+MAX_PATHS = 3_000_000
 """Maximum number of store paths, as a bound on a cache that invents them without end."""
 
-ATTEMPTS = 5
+MAX_ATTEMPTS = 5
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 """Maximum requests for a path, and the seconds between them, doubled each time."""
@@ -186,15 +186,15 @@ class Crawler:
 
     async def _fetch(self, url: str) -> bytes:
         pause = FIRST_PAUSE
-        for _ in range(ATTEMPTS - 1):
+        for _ in range(MAX_ATTEMPTS - 1):
             try:
-                return await self.fetch(url, LARGEST_NARINFO)
+                return await self.fetch(url, MAX_NARINFO_BYTES)
             except FetchFailed as error:
                 if error.status in _MISSING or self._stopped:
                     raise
                 await deferLater(self.clock, min(error.retry_after or pause, LONGEST_PAUSE))
             pause *= 2
-        return await self.fetch(url, LARGEST_NARINFO)
+        return await self.fetch(url, MAX_NARINFO_BYTES)
 
     def _add(self, names: Iterable[str]) -> None:
         """Queue paths; those in the log are taken from there, with their references."""
@@ -211,9 +211,9 @@ class Crawler:
             else:
                 self._found(name, known)
                 more += known
-        if len(self._names) > MOST_PATHS:
+        if len(self._names) > MAX_PATHS:
             raise UnexpectedOutput(
-                what=f"the binary cache (more than {MOST_PATHS} store paths)", excerpt=self.cache
+                what=f"the binary cache (more than {MAX_PATHS} store paths)", excerpt=self.cache
             )
 
     def _found(self, name: str, references: Sequence[str]) -> None:

@@ -45,12 +45,12 @@ from nixery.runtime.workers import Workers
 from nixery.storage.filesystem.atomic_files import small_temp_file
 from nixery.storage.filesystem.files import failures
 
-__all__ = ["LARGEST", "PopularityData", "Snapshot", "read_pinned"]
+__all__ = ["MAX_BYTES", "PopularityData", "Snapshot", "read_pinned"]
 
-LARGEST = 64 * 1024**2
+MAX_BYTES = 64 * 1024**2
 """Maximum size in bytes, compressed or not; the data of nixpkgs have some 2 MB."""
 
-PATIENCE = 10.0
+FIRST_FETCH_WAIT_SECONDS = 10.0
 """Seconds that the first images wait at most for the first attempt to fetch the data."""
 
 FIRST_PAUSE = 30.0
@@ -122,7 +122,7 @@ class PopularityData:
                 data=_describe(known),
             )
         if known is None or known.url != self.url or self.refresh:
-            self._deadline = self.clock.seconds() + PATIENCE
+            self._deadline = self.clock.seconds() + FIRST_FETCH_WAIT_SECONDS
             self._fetching = Deferred.fromCoroutine(self._fetch_at_last(self.url))
             self._fetching.addErrback(self._broken)
 
@@ -190,7 +190,7 @@ class PopularityData:
         :raises FetchFailed: they could not be fetched.
         :raises UnexpectedOutput: they are no popularity data.
         """
-        data = await self.fetch(url, LARGEST)
+        data = await self.fetch(url, MAX_BYTES)
         snapshot, plain = await self.workers.run(_check, url, data)
         try:
             await self.workers.run(_keep, self.directory, url, snapshot.digest, plain)
@@ -249,7 +249,7 @@ def _check(url: str, data: bytes) -> tuple[Snapshot, bytes]:
 
     :raises UnexpectedOutput: it is no popularity data.
     """
-    plain = expand(data, LARGEST)
+    plain = expand(data, MAX_BYTES)
     popularity = parse_popularity(plain)
     if popularity.kind is PopularityKind.NONE:
         raise UnexpectedOutput(what="the popularity data (without a single count)", excerpt=url)

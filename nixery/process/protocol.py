@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ChildProtocol", "StdioHandler", "Exit", "Stdin"]
 
-STDERR_TAIL = 16 * 1024
+STDERR_TAIL_BYTES = 16 * 1024
 """Bytes of a child's standard error that are kept for error reports."""
 
-LONGEST_LINE = 1024 * 1024
+MAX_LINE_BYTES = 1024 * 1024
 """Maximum length of a line of standard error, in bytes; longer ones are cut."""
 
 
@@ -107,7 +107,7 @@ class ChildProtocol(ProcessProtocol):
 
     @property
     def stderr(self) -> bytes:
-        return bytes(self._tail[-STDERR_TAIL:])
+        return bytes(self._tail[-STDERR_TAIL_BYTES:])
 
     def end(self) -> Deferred[Exit]:
         """Return a Deferred that fires with the exit, once the child's pipes are drained."""
@@ -152,8 +152,8 @@ class ChildProtocol(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:
         self._tail += data
-        if len(self._tail) > 2 * STDERR_TAIL:
-            del self._tail[:-STDERR_TAIL]
+        if len(self._tail) > 2 * STDERR_TAIL_BYTES:
+            del self._tail[:-STDERR_TAIL_BYTES]
         if self._on_stderr_line is None:
             return
         *lines, rest = data.split(b"\n")
@@ -161,7 +161,7 @@ class ChildProtocol(ProcessProtocol):
             self._line += line
             self._end_line()
         self._line += rest
-        if len(self._line) > LONGEST_LINE:
+        if len(self._line) > MAX_LINE_BYTES:
             self._end_line()
 
     def processExited(self, reason: Failure) -> None:  # noqa: ARG002  # Twisted's signature

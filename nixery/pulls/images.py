@@ -59,10 +59,10 @@ image that was current last.
 NAMES = "name"
 """The kind of the records of names: for the key of a name, a spelling of it."""
 
-LAST_NOTES = 5.0
+SHUTDOWN_TIMEOUT_SECONDS = 5.0
 """Seconds in which finished images are recorded in storage when the daemon stops."""
 
-HEAD_CACHE_TTL = 30.0
+HEAD_CACHE_SECONDS = 30.0
 """
 Seconds for which the evaluation of a HEAD request is kept for the GET that follows it,
 which uses it once: clients send both for one pull.
@@ -108,7 +108,7 @@ class ImageService:
 
     def __attrs_post_init__(self) -> None:
         self._believed = TTLCache(1024, self.evaluation_ttl, timer=self.seconds)
-        self._peeked = TTLCache(1024, HEAD_CACHE_TTL, timer=self.seconds)
+        self._peeked = TTLCache(1024, HEAD_CACHE_SECONDS, timer=self.seconds)
         self._current = LRUCache(4096)
         self._overdue = LRUCache(4096)
 
@@ -148,11 +148,11 @@ class ImageService:
         self.cache.invalidate_checks()
 
     async def stop(self) -> None:
-        """Stop the builder, then cancel jobs that have not ended :data:`LAST_NOTES` later."""
+        """Stop the builder, and cancel jobs after :data:`SHUTDOWN_TIMEOUT_SECONDS` more."""
         await self.builder.stopService()
         # Jobs whose build ended in time only have to write their records.
         with suppress(TimedOut):
-            await with_timeout(LAST_NOTES, self.builder.clock, self._jobs.settled())
+            await with_timeout(SHUTDOWN_TIMEOUT_SECONDS, self.builder.clock, self._jobs.settled())
         await self._jobs.stop()
 
     # -- pinned revisions -----------------------------------------------------------

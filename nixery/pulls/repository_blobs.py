@@ -19,7 +19,7 @@ from nixery.storage.interface import Storage
 
 __all__ = ["RepositoryBlobs"]
 
-KEPT = 200_000
+MAX_CACHED_DIGESTS = 200_000
 """The number of digests of all names together that are kept in memory."""
 
 
@@ -36,7 +36,9 @@ class RepositoryBlobs:
         self._images = images
         # Only positive results are cached: a blob that does not belong to a name now may be
         # served for it the next moment, also by another instance.
-        self._found: LRUCache[ImageName, set[Digest]] = LRUCache(KEPT, getsizeof=_weight)
+        self._found: LRUCache[ImageName, set[Digest]] = LRUCache(
+            MAX_CACHED_DIGESTS, getsizeof=_weight
+        )
         self._looking: SingleFlight[tuple[ImageName, Digest], bool] = SingleFlight()
 
     def served(self, name: ImageName, image: Image) -> None:
@@ -72,7 +74,7 @@ class RepositoryBlobs:
         return False
 
     def _keep(self, name: ImageName, digests: set[Digest]) -> None:
-        if len(digests) >= KEPT:
+        if len(digests) >= MAX_CACHED_DIGESTS:
             digests = set()
         # Always a new set: the cache would not notice the growth of a set that it holds.
         self._found[name] = digests

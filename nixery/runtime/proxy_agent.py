@@ -43,7 +43,7 @@ __all__ = ["Agent", "Proxies", "Proxy", "ProxyRefused", "read_proxies"]
 
 CONNECT_TIMEOUT = 30.0
 
-LONGEST_HEAD = 16 * 1024
+MAX_HEAD_BYTES = 16 * 1024
 """Maximum size of the head of a proxy's answer, in bytes."""
 
 _PORTS = {"http": 80, "https": 443}
@@ -244,7 +244,7 @@ class _Digger(Protocol):
             return
         self._head += data
         head, end, rest = self._head.partition(b"\r\n\r\n")
-        if not end and len(head) <= LONGEST_HEAD:
+        if not end and len(head) <= MAX_HEAD_BYTES:
             return
         status = head.split(b"\r\n", 1)[0].split(None, 2)[1:]
         if not end or not status or not status[0].startswith(b"2"):

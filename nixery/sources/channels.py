@@ -31,14 +31,14 @@ from nixery.version import VERSION
 
 __all__ = ["ChannelHost", "HttpClient"]
 
-LONGEST_ANSWER = 1024
+MAX_RESPONSE_BYTES = 1024
 """The most bytes that are read of a response, which should have 41."""
 
-REDIRECTS = 5
+MAX_REDIRECTS = 5
 
-GONE = (404, 410)
+MISSING_STATUSES = (404, 410)
 
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which another attempt may succeed."""
 
 
@@ -111,11 +111,12 @@ class ChannelHost:
 
     async def _ask(self, url: str) -> ResolvedRef | None:
         response = await self._follow(url)
-        if response.code in GONE:
+        if response.code in MISSING_STATUSES:
             return None
         if response.code != 200:
             raise _Refused(
-                f"it answers with status {response.code}", passing=response.code in PASSING
+                f"it answers with status {response.code}",
+                passing=response.code in TEMPORARY_STATUSES,
             )
         commit = (await _read(response)).decode("ascii", "replace").strip()
         if not is_commit(commit):
@@ -123,7 +124,7 @@ class ChannelHost:
         return ResolvedRef(commit=commit)
 
     async def _follow(self, url: str) -> IResponse:
-        for _ in range(REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             response = await self._get(url)
             if response.code not in (301, 302, 303, 307, 308):
                 return response
@@ -159,13 +160,13 @@ class _Body(Connection):
 
     def dataReceived(self, data: bytes) -> None:
         self._data += data
-        if len(self._data) > LONGEST_ANSWER:
+        if len(self._data) > MAX_RESPONSE_BYTES:
             self.close_pipes()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
             return
-        if len(self._data) > LONGEST_ANSWER:
+        if len(self._data) > MAX_RESPONSE_BYTES:
             self.done.errback(_Refused("its answer is too long", passing=False))
         # PotentialDataLoss: a response without a length, as in HTTP/1.0.
         elif reason.check(ResponseDone, PotentialDataLoss):

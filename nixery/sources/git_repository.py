@@ -37,10 +37,10 @@ __all__ = ["GitRepository"]
 
 T = TypeVar("T")
 
-LOOKUPS = 4
+MAX_CONCURRENT_LOOKUPS = 4
 """The most concurrent look-ups: each made-up tag in a request causes one."""
 
-LONGEST_LIST = 64 * 1024 * 1024
+MAX_REF_BYTES = 64 * 1024 * 1024
 """The most bytes of refs that are read."""
 
 LOCAL_TIMEOUT = 120.0
@@ -94,7 +94,7 @@ class GitRepository:
         self._fetch_seconds = fetch_seconds
         self._environment = git_arguments.environment(environ, source.url)
         self._local = git_arguments.local_environment(environ)
-        self._slots = DeferredSemaphore(LOOKUPS)
+        self._slots = DeferredSemaphore(MAX_CONCURRENT_LOOKUPS)
         self._lock = DeferredLock()
         self._ticks = count(1)
         self._fetch_began = 0
@@ -196,7 +196,7 @@ class GitRepository:
         self, argv: tuple[str, ...], environment: Mapping[str, str], seconds: float
     ) -> bytes:
         command = Command(
-            argv=argv, environment=environment, timeout=seconds, stdout_limit=LONGEST_LIST
+            argv=argv, environment=environment, timeout=seconds, stdout_limit=MAX_REF_BYTES
         )
         return (await self._spawner.run(command)).stdout
 

@@ -40,7 +40,7 @@ UPSTREAM_PAUSE = 30.0
 NEGATIVE_TTL = 30.0
 """The most seconds for which a reference that does not exist is cached."""
 
-MOST_REMEMBERED = 4096
+MAX_CACHED_REFS = 4096
 """The most references that are cached."""
 
 
@@ -217,5 +217,5 @@ class RefCache:
 
 def _shorten(mapping: dict[str, T]) -> None:
     """Remove the oldest entries beyond the limit."""
-    while len(mapping) > MOST_REMEMBERED:
+    while len(mapping) > MAX_CACHED_REFS:
         del mapping[next(iter(mapping))]

@@ -30,13 +30,13 @@ from nixery.storage.errors import DiskSpaceLow
 
 __all__ = ["FreeSpaceMonitor"]
 
-INTERVAL = 30.0
+IDLE_INTERVAL_SECONDS = 30.0
 """Seconds between two readings when nothing is built."""
 
-BELIEVED = 2.0
+READING_TTL_SECONDS = 2.0
 """Seconds for which a reading is valid while something is built."""
 
-COLLECTIONS = 60.0
+COLLECTION_INTERVAL_SECONDS = 60.0
 """Seconds from one attempt to free space to the next."""
 
 
@@ -70,7 +70,7 @@ class FreeSpaceMonitor:
         """Read the free space now, and then at intervals."""
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._watch()))
         self._loop.clock = self.clock
-        self._loop.start(INTERVAL)
+        self._loop.start(IDLE_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
         """Stop reading the free space."""
@@ -83,11 +83,11 @@ class FreeSpaceMonitor:
 
         :raises DiskSpaceLow: too little is free.
         """
-        low = await self._current(BELIEVED)
+        low = await self._current(READING_TTL_SECONDS)
         if low is None:
             return
         now = self.clock.seconds()
-        if self.make_room is not None and now - self._tried >= COLLECTIONS:
+        if self.make_room is not None and now - self._tried >= COLLECTION_INTERVAL_SECONDS:
             self._tried = now
             await self.make_room()
             low = await self._current(0.0)

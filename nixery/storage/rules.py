@@ -16,9 +16,9 @@ from nixery.image.names import Digest
 from nixery.storage.errors import BlobsMissing
 from nixery.storage.interface import Storage
 
-__all__ = ["MAX_SMALL", "check_kind", "check_small", "publish_in_steps"]
+__all__ = ["MAX_SMALL_BYTES", "check_kind", "check_small", "publish_in_steps"]
 
-MAX_SMALL = 16 * 1024 * 1024
+MAX_SMALL_BYTES = 16 * 1024 * 1024
 """
 Maximum number of bytes that are held in memory at once: the limit of ``read``,
 ``put`` and of a record.  Layers are streamed; clients accept manifests of up to
@@ -44,10 +44,10 @@ def check_kind(kind: str) -> str:
 
 def check_small(operation: str, size: int) -> None:
     """:raises StorageError: ``size`` bytes are too many to be held in memory."""
-    if size > MAX_SMALL:
+    if size > MAX_SMALL_BYTES:
         raise StorageError(
             operation=operation,
-            reason=f"it has {size} bytes, and no more than {MAX_SMALL} are held in memory",
+            reason=f"it has {size} bytes, and no more than {MAX_SMALL_BYTES} are held in memory",
         )
 
 

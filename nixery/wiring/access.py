@@ -29,7 +29,7 @@ from nixery.storage.interface import Storage
 
 __all__ = ["AccessParts"]
 
-CHECKERS = 2
+PASSWORD_THREADS = 2
 """Maximum number of passwords that are checked at once: each check occupies a processor."""
 
 
@@ -60,7 +60,9 @@ class AccessParts:
     def __attrs_post_init__(self) -> None:
         if self.config.auth == "none":
             return
-        self._pool = WorkerPool("passwords", min(CHECKERS, self.config.cpu_workers), self.reactor)
+        self._pool = WorkerPool(
+            "passwords", min(PASSWORD_THREADS, self.config.cpu_workers), self.reactor
+        )
         self._doorkeeper = AccessController(
             holdings=RepositoryBlobs(self.storage, self.images),
             workers=self._pool,

@@ -16,7 +16,7 @@ from nixery.http.registry.blob_sender import SendLimits
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest
 from nixery.image.packages import LookupResult
-from nixery.limits.admission import RESERVED, AdmissionControl, AdmissionLimits
+from nixery.limits.admission import RESERVED_CONNECTIONS, AdmissionControl, AdmissionLimits
 from nixery.limits.build_quota import BuildQuota
 from nixery.limits.errors import PackagesDenied
 from nixery.limits.package_rules import PackageRules
@@ -24,7 +24,7 @@ from nixery.sources.source import PackageSet
 
 __all__ = ["LimitParts", "FilteredLookup", "raise_open_files"]
 
-FILES_OF_CONNECTION = 3
+FILES_PER_CONNECTION = 3
 """Files that a connection may need: its socket, the duplicate that it sends by, and a blob."""
 
 OTHER_FILES = 256
@@ -90,7 +90,7 @@ class LimitParts:
         Raise the limit of open files to what the connections need, or else lower the limit of
         connections.
         """
-        room = max(RESERVED, (raise_open_files() - OTHER_FILES) // FILES_OF_CONNECTION)
+        room = max(RESERVED_CONNECTIONS, (raise_open_files() - OTHER_FILES) // FILES_PER_CONNECTION)
         most = self.door.limits.connections
         if most and room < most:
             self.door.limits = evolve(self.door.limits, connections=room)

@@ -35,10 +35,10 @@ from nixery.storage.interface import Storage
 
 __all__ = ["OperationParts"]
 
-CHECKED = 5.0
+CHECK_TTL_SECONDS = 5.0
 """Seconds for which the result of a check of this machine is used."""
 
-SOURCE_CHECKED = 60.0
+SOURCE_CHECK_TTL_SECONDS = 60.0
 """
 Seconds for which the result of a check is used that asks other hosts for the revision of a branch
 or a channel.
@@ -186,12 +186,12 @@ class OperationParts:
         moving = not isinstance(self.config.source, PathSource)
         readiness = Readiness(
             checks=(
-                Check(name="storage", ask=check_storage, ttl=CHECKED),
-                Check(name="Nix", ask=nix.probe, ttl=CHECKED),
+                Check(name="storage", ask=check_storage, ttl=CHECK_TTL_SECONDS),
+                Check(name="Nix", ask=nix.probe, ttl=CHECK_TTL_SECONDS),
                 Check(
                     name="package source",
                     ask=lambda: sources.resolve(LATEST),
-                    ttl=SOURCE_CHECKED if moving else CHECKED,
+                    ttl=SOURCE_CHECK_TTL_SECONDS if moving else CHECK_TTL_SECONDS,
                 ),
             ),
             clock=self.reactor,

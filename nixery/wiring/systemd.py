@@ -19,7 +19,7 @@ from nixery.runtime.workers import Workers
 
 __all__ = ["SystemdParts"]
 
-STOPPING = 15.0
+STOP_TIMEOUT_SECONDS = 15.0
 """Seconds that stopping may take in addition to the builds that may finish."""
 
 
@@ -63,7 +63,7 @@ class SystemdParts:
 
         async def stop() -> None:
             self._doing = "Stopping"
-            extended = self.config.stop_grace + STOPPING
+            extended = self.config.stop_grace + STOP_TIMEOUT_SECONDS
             self._notices.tell(
                 STOPPING=1, STATUS=self.status(), EXTEND_TIMEOUT_USEC=round(extended * 1e6)
             )

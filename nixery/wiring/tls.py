@@ -29,13 +29,13 @@ from nixery.runtime.workers import Workers
 
 __all__ = ["TLSParts"]
 
-LOOKED_AT = 30.0
+POLL_INTERVAL_SECONDS = 30.0
 """Seconds between two looks at the files, for renewals that send no signal."""
 
-SOON = 14 * 86400.0
+EXPIRY_WARNING_SECONDS = 14 * 86400.0
 """Seconds before the certificate expires from which on warnings are logged."""
 
-REMINDED = 86400.0
+REMINDER_INTERVAL_SECONDS = 86400.0
 """Seconds between two such warnings."""
 
 
@@ -104,7 +104,7 @@ class TLSParts:
         await self._load()
         self._looking = LoopingCall(self._look_again)
         self._looking.clock = self.reactor
-        self._looking.start(LOOKED_AT, now=False)
+        self._looking.start(POLL_INTERVAL_SECONDS, now=False)
 
     async def _stop(self) -> None:
         if self._looking is not None and self._looking.running:
@@ -155,7 +155,9 @@ class TLSParts:
         assert self.identity is not None
         left = self.identity.expires - self.wall_clock.now()
         now: float = self.reactor.seconds()
-        if left > SOON or (self._reminded is not None and now - self._reminded < REMINDED):
+        if left > EXPIRY_WARNING_SECONDS or (
+            self._reminded is not None and now - self._reminded < REMINDER_INTERVAL_SECONDS
+        ):
             return
         self._reminded = now
         self._log.warn(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from isal import isal_zlib
 
-from nixery.layers.compression import PIECE
+from nixery.layers.compression import PIECE_BYTES
 from tests.benchmarks.measure import Figure, Options, run, timed
 from tests.end_to_end.processes import private_directory
 
@@ -30,7 +30,7 @@ def measure(options: Options) -> list[Figure]:
     data = _typical_bytes((4 if options.quick else MEGABYTES) << 20)
     file = private_directory("ceilings") / "file"
     file.write_bytes(data)
-    pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
+    pieces = [data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES)]
     works: dict[str, Callable[[], object]] = {
         "SHA-256 alone": lambda: _hash(pieces),
         "ISA-L gzip, level 1, alone": lambda: _compress(pieces),

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from isal import isal_zlib
 
-from nixery.layers.compression import PIECE
+from nixery.layers.compression import PIECE_BYTES
 from nixery.layers.tarball import Compression, pack_store_paths
 from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
 from tests.end_to_end.processes import private_directory
@@ -197,8 +197,8 @@ def deflate_and_hash(archives: Sequence[bytes]) -> None:
         compressor = isal_zlib.compressobj(COMPRESSION.level, isal_zlib.DEFLATED, 31)
         uncompressed, compressed = hashlib.sha256(), hashlib.sha256()
         view = memoryview(archive)
-        for start in range(0, len(view), PIECE):
-            piece = view[start : start + PIECE]
+        for start in range(0, len(view), PIECE_BYTES):
+            piece = view[start : start + PIECE_BYTES]
             uncompressed.update(piece)
             compressed.update(compressor.compress(piece))
         compressed.update(compressor.flush())

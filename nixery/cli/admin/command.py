@@ -36,7 +36,7 @@ from nixery.runtime.sizes import parse_size
 from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, survey
 from nixery.storage.filesystem.gc_policy import Policy
-from nixery.storage.filesystem.scan import FRESH, Inventory, StoredImage
+from nixery.storage.filesystem.scan import TIMESTAMP_RESOLUTION_SECONDS, Inventory, StoredImage
 
 __all__ = ["admin"]
 
@@ -44,7 +44,7 @@ FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
 
-ATTEMPTS = 3
+MAX_VERIFY_ATTEMPTS = 3
 """Number of times that an image is checked again that is being made or pulled."""
 
 BUCKET = (
@@ -202,12 +202,12 @@ def _inspect(config: Config, options: argparse.Namespace) -> int:
 
 def _purge(config: Config, options: argparse.Namespace) -> int:
     inventory, chosen = _choose(config, options.images)
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_VERIFY_ATTEMPTS):
         parts = {digest for unit in chosen for digest in unit.needs}
         if not any(inventory.files[each].fresh for each in parts & inventory.files.keys()):
             break
         # Recently built: one second later it is known whether the image is in use.
-        time.sleep(FRESH)
+        time.sleep(TIMESTAMP_RESOLUTION_SECONDS)
         inventory, chosen = _choose(config, options.images)
     done = run_blocking(purge(str(_root(config)), chosen, inventory, dry_run=options.dry_run))
     _print(options, asdict(done), done.describe())

@@ -33,10 +33,10 @@ __all__ = [
     "warm",
 ]
 
-MOST_WAIT = 300.0
+MAX_RETRY_AFTER_SECONDS = 300.0
 """Maximum wait that is accepted from a daemon, in seconds."""
 
-DEFAULT_WAIT = 5.0
+DEFAULT_RETRY_AFTER_SECONDS = 5.0
 
 
 @frozen(kw_only=True)
@@ -111,11 +111,11 @@ class _Warmer:
                 return Warmed(image=image, digest=answer.digest)
             wait = answer.retry_after
             if answer.status == 429 and wait is None:
-                wait = DEFAULT_WAIT
+                wait = DEFAULT_RETRY_AFTER_SECONDS
             # Of the other statuses that may carry Retry-After, only temporary ones are asked again.
             if wait is None or answer.status not in (429, 503):
                 return Warmed(image=image, error=f"{answer.status}: {answer.message}")
-            wait = min(max(wait, 0.1), MOST_WAIT)
+            wait = min(max(wait, 0.1), MAX_RETRY_AFTER_SECONDS)
             if self.clock.seconds() + wait > end:
                 return Warmed(
                     image=image, error=f"not ready after {self.deadline:g} s: {answer.message}"

@@ -30,7 +30,7 @@ from nixery.storage.filesystem.scan import Inventory, StoredImage
 
 __all__ = ["Fault", "Verification", "verify"]
 
-PIECE = 1 << 20
+READ_BYTES = 1 << 20
 
 
 @frozen(kw_only=True)
@@ -121,7 +121,7 @@ def _check(inventory: Inventory, digest: Digest, progress: Callable[[int], objec
     hashed, size = hashlib.sha256(), 0
     try:
         with open(inventory.path(digest), "rb", buffering=0) as file:
-            while piece := file.read(PIECE):
+            while piece := file.read(READ_BYTES):
                 hashed.update(piece)
                 size += len(piece)
                 progress(len(piece))

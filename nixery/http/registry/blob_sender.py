@@ -33,9 +33,9 @@ from nixery.runtime.deferreds import shield
 from nixery.runtime.workers import Workers
 from nixery.storage.interface import BlobSource, ByteRange, OpenFile, Redirect, Storage, Stream
 
-__all__ = ["STALL_LIMIT", "BlobSender", "SendLimits"]
+__all__ = ["STALL_LIMIT_SECONDS", "BlobSender", "SendLimits"]
 
-STALL_LIMIT = 600.0
+STALL_LIMIT_SECONDS = 600.0
 """
 Seconds after which a client that takes no data at all is disconnected.  Twisted's idle
 timeout is suspended while a request is being answered, and a peer that keeps its TCP
@@ -43,14 +43,14 @@ window closed would hold a descriptor for ever.  Engines that unpack while they 
 may well pause for minutes.
 """
 
-SEND_RATE = 1024.0
+MIN_BYTES_PER_SECOND = 1024.0
 """
 Bytes per second that a client must have taken on average, not counting one pause of the
 stall limit: slower than any connection over which an image can be pulled.  Without it, a
 client that takes a byte now and then would keep a connection for years.
 """
 
-SENDERS = 4
+SEND_THREADS = 4
 """
 The number of threads that send files to sockets at once: enough for a disk and some
 processors.  More threads do not send faster, compete with the reactor, and leave none for
@@ -68,8 +68,8 @@ class SendLimits:
     :param given_up: called for each client that was disconnected for being slower.
     """
 
-    stall: float = STALL_LIMIT
-    rate: float = SEND_RATE
+    stall: float = STALL_LIMIT_SECONDS
+    rate: float = MIN_BYTES_PER_SECOND
     given_up: Callable[[], None] = lambda: None
 
     def left(self, sent: int, seconds: float) -> float:
@@ -107,7 +107,7 @@ class BlobSender:
         self._storage = storage
         self._workers = workers
         self._clock = clock
-        self._senders = DeferredSemaphore(SENDERS)
+        self._senders = DeferredSemaphore(SEND_THREADS)
 
     async def send(self, request: Request, digest: Digest, part: ByteRange | None) -> None:
         """

@@ -30,14 +30,14 @@ __all__ = ["Manifests"]
 MEDIA_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX})
 """Media types of the blobs that may be fetched as a manifest."""
 
-RECHECK = 60.0
+RECHECK_SECONDS = 60.0
 """
 Seconds for which a manifest is served from memory without a request to the storage.  The
 manifest may have been removed there, by another process too, and the storage records each
 use.
 """
 
-KEPT = 4 * MAX_MANIFEST_SIZE
+MAX_CACHED_BYTES = 4 * MAX_MANIFEST_SIZE
 """The total size of the manifests in memory, in bytes."""
 
 
@@ -52,10 +52,10 @@ class Manifests:
     def __init__(self, storage: Storage, seconds: Callable[[], float]) -> None:
         self._storage = storage
         self._seconds = seconds
-        self._seen: LRUCache[Digest, float] = LRUCache(KEPT // 4096)
+        self._seen: LRUCache[Digest, float] = LRUCache(MAX_CACHED_BYTES // 4096)
         self.counts = LookupCounts()
         self._kept: LRUCache[Digest, Manifest] = LRUCache(
-            KEPT, getsizeof=lambda manifest: manifest.size
+            MAX_CACHED_BYTES, getsizeof=lambda manifest: manifest.size
         )
 
     async def get(self, name: ImageName, digest: Digest) -> Manifest:
@@ -68,7 +68,7 @@ class Manifests:
         :raises StorageError: the storage failed.
         """
         kept, seen = self._kept.get(digest), self._seen.get(digest)
-        if kept is not None and seen is not None and self._seconds() < seen + RECHECK:
+        if kept is not None and seen is not None and self._seconds() < seen + RECHECK_SECONDS:
             self.counts.memory += 1
             return kept
         try:

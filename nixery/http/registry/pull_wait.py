@@ -28,13 +28,13 @@ __all__ = ["PullWaiter", "wait_limit", "retry_after"]
 
 T = TypeVar("T")
 
-SHORTEST_RETRY = 5.0
+MIN_RETRY_AFTER_SECONDS = 5.0
 """
 Seconds.  The next request is held again, so that an early retry costs little; but
 clients make a limited number of retries.
 """
 
-LONGEST_RETRY = 60.0
+MAX_RETRY_AFTER_SECONDS = 60.0
 """Seconds; podman and skopeo wait no longer, even if Retry-After is larger."""
 
 
@@ -67,7 +67,7 @@ def retry_after(elapsed: float) -> float:
     :param elapsed: seconds since the build began.
     :return: seconds.
     """
-    return min(max(elapsed / 2, SHORTEST_RETRY), LONGEST_RETRY)
+    return min(max(elapsed / 2, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS)
 
 
 def _no_build(_name: ImageName, _tag: Tag, _error: NixeryError) -> BuildView | None:
@@ -128,7 +128,7 @@ class PullWaiter:
                 image=name.repository,
                 doing="starting",
                 seconds=seconds,
-                retry_after=SHORTEST_RETRY,
+                retry_after=MIN_RETRY_AFTER_SECONDS,
             )
         return StillBuilding(
             image=name.repository,

@@ -41,7 +41,7 @@ __all__ = ["BuildPages", "TimelineLane", "timeline"]
 MAX_STREAMS = 256
 """The most streams that are open at once: each is a long-lived connection."""
 
-LINES_SHOWN = 10_000
+MAX_LOG_LINES_SHOWN = 10_000
 """The most log lines that a page shows: more than are ever kept."""
 
 _CURSOR = re.compile(rb"([0-9a-f]{1,32})-([0-9]{1,15})")
@@ -116,7 +116,7 @@ class BuildPages(Resource):
         return await self._pages.answer_later(request, "builds.html", builds=builds)
 
     async def _build(self, request: Request, build: BuildView) -> bytes | None:
-        log = self._builds.log(build.id, 0, LINES_SHOWN)
+        log = self._builds.log(build.id, 0, MAX_LOG_LINES_SHOWN)
         if not wants_html(request):
             data = {**described(build), "log": {"first": log.first, "lines": log.lines}}
             return _json(request, data)

@@ -31,7 +31,7 @@ LABELS = 5
 PATHS_AT_ONCE = 100
 """The number of paths on a page of the list."""
 
-LONGEST_QUESTION = 200
+MAX_SEARCH_CHARACTERS = 200
 
 SORTS = ("size", "closure", "popularity", "name")
 """The orders in which paths can be listed."""
@@ -126,7 +126,7 @@ def image_view(
         )
         for layer in layers
     ]
-    question = question.strip()[:LONGEST_QUESTION]
+    question = question.strip()[:MAX_SEARCH_CHARACTERS]
     finding = find_chains(report, portrait.ways, question)
     return ImageView(
         report=report,
@@ -175,7 +175,7 @@ def paths_view(portrait: PageData, query: PathQuery) -> PathsView:
     report = portrait.report
     found = [
         number
-        for number in find_paths(report, query.text[:LONGEST_QUESTION])
+        for number in find_paths(report, query.text[:MAX_SEARCH_CHARACTERS])
         if not query.layer or portrait.layer_of[number] == query.layer - 1
     ]
     if query.sort != "name":

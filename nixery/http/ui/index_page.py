@@ -23,7 +23,13 @@ from nixery.errors import NixeryError
 from nixery.http.error_responses import error_response
 from nixery.http.responses import answer_with, client_disconnected, set_headers
 from nixery.http.ui.build_streams import Builds
-from nixery.http.ui.package_query import MAX_TYPED, Found, commands, describe_results, parse_query
+from nixery.http.ui.package_query import (
+    MAX_QUERY_CHARACTERS,
+    Found,
+    commands,
+    describe_results,
+    parse_query,
+)
 from nixery.http.ui.pages import Pages
 from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.image.names import ARCH_META_PACKAGES, DEFAULT_PACKAGES, SHELL, PackageRequest
@@ -33,13 +39,13 @@ from nixery.sources.source import Revision
 
 __all__ = ["IndexPage", "PackageSearch"]
 
-REVISION_WAIT = 0.5
+REVISION_WAIT_SECONDS = 0.5
 """Seconds for which the page waits for the revision that is served."""
 
-RECENT = 12
+MAX_RECENT_BUILDS = 12
 """The number of builds on the page."""
 
-FAILURES = 5
+MAX_RECENT_FAILURES = 5
 """The number of failed builds on the page, with their logs."""
 
 
@@ -125,10 +131,10 @@ class IndexPage:
             shell=SHELL,
             always=DEFAULT_PACKAGES,
             systems=ARCH_META_PACKAGES,
-            max_typed=MAX_TYPED,
+            max_typed=MAX_QUERY_CHARACTERS,
             show_builds=self._builds is not None,
-            builds=builds[:RECENT],
-            failures=[build for build in builds if build.problem is not None][:FAILURES],
+            builds=builds[:MAX_RECENT_BUILDS],
+            failures=[build for build in builds if build.problem is not None][:MAX_RECENT_FAILURES],
         )
 
     async def _api(self, request: Request, path: Sequence[str]) -> bytes | None:
@@ -169,7 +175,7 @@ class IndexPage:
 
     async def _revision(self) -> str | None:
         try:
-            revision = await with_timeout(REVISION_WAIT, self._clock, self._desk.revision())
+            revision = await with_timeout(REVISION_WAIT_SECONDS, self._clock, self._desk.revision())
         except (NixeryError, TimedOut):
             return None
         return revision.label

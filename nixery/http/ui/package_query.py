@@ -17,7 +17,7 @@ from attrs import frozen
 from nixery.image.errors import InvalidName
 from nixery.image.names import (
     ARCH_META_PACKAGES,
-    MAX_NAME,
+    MAX_NAME_CHARACTERS,
     SHELL,
     ImageName,
     PackageRequest,
@@ -27,7 +27,7 @@ from nixery.image.names import (
 from nixery.image.packages import LookupResult, Package
 
 __all__ = [
-    "MAX_TYPED",
+    "MAX_QUERY_CHARACTERS",
     "Found",
     "PackageQuery",
     "PackageQueries",
@@ -36,10 +36,10 @@ __all__ = [
     "describe_results",
 ]
 
-MAX_TYPED = 1000
+MAX_QUERY_CHARACTERS = 1000
 """The longest text that is accepted, in characters."""
 
-MAX_WISHES = 30
+MAX_QUERIES = 30
 """The most names that are looked up at once."""
 
 _BETWEEN = re.compile(r"[\s,;/]+")
@@ -88,27 +88,27 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
     :param system: the Nix system of images whose name chooses none.
     :raises InvalidName: it is too long, or contains something that cannot be a name.
     """
-    if len(text) > MAX_TYPED:
+    if len(text) > MAX_QUERY_CHARACTERS:
         raise InvalidName(
-            name=text[:64] + "...", reason=f"it is longer than {MAX_TYPED} characters"
+            name=text[:64] + "...", reason=f"it is longer than {MAX_QUERY_CHARACTERS} characters"
         )
     typed = list(dict.fromkeys(word for word in _BETWEEN.split(text) if word))
     if not typed:
         return None
-    if len(typed) > MAX_WISHES:
+    if len(typed) > MAX_QUERIES:
         raise InvalidName(
             name=" ".join(typed)[:64] + "...",
-            reason=f"there are more than {MAX_WISHES} names; ask for them in parts",
+            reason=f"there are more than {MAX_QUERIES} names; ask for them in parts",
         )
     # Meta-packages have a meaning only at the start of a name, so they are moved there.
     leading = [word for word in typed if word == "shell" or word in ARCH_META_PACKAGES]
     typed = [*leading, *(word for word in typed if word not in leading)]
     components = [_component(word) for word in typed]
     repository = "/".join(components)
-    if len(repository) > MAX_NAME:
+    if len(repository) > MAX_NAME_CHARACTERS:
         raise InvalidName(
             name=repository[:64] + "...",
-            reason=f"the name of the image would be longer than {MAX_NAME} characters",
+            reason=f"the name of the image would be longer than {MAX_NAME_CHARACTERS} characters",
         )
     name = parse_image_name(repository, system)
     return PackageQueries(

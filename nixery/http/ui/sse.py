@@ -20,12 +20,20 @@ from zope.interface import implementer
 
 from nixery.http.responses import set_headers
 
-__all__ = ["AT_ONCE", "KEEP_ALIVE", "Event", "EventStream", "Feed", "Encoder", "ServerSent"]
+__all__ = [
+    "POLLS_PER_TURN",
+    "KEEP_ALIVE_SECONDS",
+    "Event",
+    "EventStream",
+    "Feed",
+    "Encoder",
+    "ServerSent",
+]
 
-KEEP_ALIVE = 15.0
+KEEP_ALIVE_SECONDS = 15.0
 """Seconds without events after which a comment is sent, since proxies close idle connections."""
 
-AT_ONCE = 4
+POLLS_PER_TURN = 4
 """The number of times a feed is polled before other connections have their turn."""
 
 
@@ -144,14 +152,14 @@ class EventStream:
         # Even an empty opening sends the headers: without them, a client assumes that the
         # server hangs.
         self._request.write(self._form.opening)
-        self._timer = self._clock.callLater(KEEP_ALIVE, self._keep_alive)
+        self._timer = self._clock.callLater(KEEP_ALIVE_SECONDS, self._keep_alive)
         self._pump()
 
     def _pump(self) -> None:
         """Send new events while the client accepts data, with turns for other connections."""
         if self._next is not None and self._next.active():
             return
-        for _ in range(AT_ONCE):
+        for _ in range(POLLS_PER_TURN):
             if not self._open or self._paused:
                 return
             over = self._feed.over()
@@ -159,7 +167,7 @@ class EventStream:
             if events:
                 self._write(b"".join(map(self._form.encode, events)))
                 if self._timer is not None:
-                    self._timer.reset(KEEP_ALIVE)
+                    self._timer.reset(KEEP_ALIVE_SECONDS)
             elif over:
                 self._finish()
             else:
@@ -167,7 +175,7 @@ class EventStream:
         self._next = self._clock.callLater(0, self._pump)
 
     def _keep_alive(self) -> None:
-        self._timer = self._clock.callLater(KEEP_ALIVE, self._keep_alive)
+        self._timer = self._clock.callLater(KEEP_ALIVE_SECONDS, self._keep_alive)
         if not self._paused:
             self._write(self._form.idle())
 

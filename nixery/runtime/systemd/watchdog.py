@@ -20,12 +20,12 @@ from nixery.errors import ShuttingDown
 from nixery.runtime.systemd.sd_notify import NotifySocket
 from nixery.runtime.workers import Workers
 
-__all__ = ["BEAT", "ServiceNotifier", "watchdog_interval"]
+__all__ = ["STATUS_INTERVAL_SECONDS", "ServiceNotifier", "watchdog_interval"]
 
-BEAT = 1.0
+STATUS_INTERVAL_SECONDS = 1.0
 """Seconds between two looks at the status."""
 
-SIGNS = 3
+PINGS_PER_INTERVAL = 3
 """Watchdog pings per WatchdogSec interval."""
 
 
@@ -77,7 +77,7 @@ class ServiceNotifier:
     async def start(self) -> None:
         """Begin to send notifications."""
         if self._notices.heard:
-            self._beating.start(BEAT)
+            self._beating.start(STATUS_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
         """Stop sending notifications."""
@@ -96,12 +96,14 @@ class ServiceNotifier:
         now = self._clock.seconds()
         since = None if self._asked is None else now - self._asked
         if self._asking is None:
-            if since is None or since >= self._watchdog / SIGNS:
+            if since is None or since >= self._watchdog / PINGS_PER_INTERVAL:
                 self._asked = now
                 self._warned = False
                 asking = self._asking = Deferred.fromCoroutine(self._ask())
                 asking.addBoth(self._answered)
-        elif since is not None and since >= self._watchdog / SIGNS and not self._warned:
+        elif (
+            since is not None and since >= self._watchdog / PINGS_PER_INTERVAL and not self._warned
+        ):
             self._warned = True
             self._log.error(
                 "The threads for storage have not answered for {seconds} s: the service manager"

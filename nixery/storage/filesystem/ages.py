@@ -16,7 +16,7 @@ from nixery.runtime.clocks import WallClock, WallTime
 
 __all__ = ["Ages"]
 
-TOLERATED = 10.0
+MAX_CLOCK_DRIFT_SECONDS = 10.0
 """
 Seconds by which the clocks may diverge between two readings without this being a step: the
 wall clock may run faster than the monotonic one by 0.05 % while it is corrected.
@@ -47,10 +47,10 @@ class Ages:
         now, passed = self._wall_clock.now(), self._seconds()
         step = now - passed - self._offset
         self._offset += step
-        if step > TOLERATED:
+        if step > MAX_CLOCK_DRIFT_SECONDS:
             self._ahead += step
             self._until = passed + self._grace
-        elif step < -TOLERATED:
+        elif step < -MAX_CLOCK_DRIFT_SECONDS:
             # A step back may undo an earlier step forward.
             self._ahead = max(0.0, self._ahead + step)
         if self._until is not None and passed >= self._until:

@@ -25,7 +25,7 @@ from nixery.runtime.file_lock import open_locked
 from nixery.storage.filesystem.files import FILE_MODE, failures, into_directory
 
 __all__ = [
-    "LONGEST_LINK",
+    "MAX_LINK_BYTES",
     "TempFile",
     "SymlinkRecord",
     "SmallTempFile",
@@ -34,10 +34,10 @@ __all__ = [
     "write_symlink_record",
 ]
 
-ATTEMPTS = 8
+MAX_PUBLISH_ATTEMPTS = 8
 """Maximum attempts to publish a file whose draft or directory is removed concurrently."""
 
-LONGEST_LINK = 1000
+MAX_LINK_BYTES = 1000
 """Maximum length of a symbolic link's target in bytes; XFS allows 1,023."""
 
 _names = count()
@@ -209,7 +209,7 @@ class SmallTempFile:
         self.discard()
 
     def _publish(self, step: Callable[[str, str], None], target: str) -> None:
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_PUBLISH_ATTEMPTS):
             try:
                 return into_directory(step, self.path, target)
             except FileNotFoundError:
@@ -260,7 +260,7 @@ class SymlinkRecord:
 
     def rename(self, target: str) -> None:
         """Publish it, replacing an existing target."""
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_PUBLISH_ATTEMPTS):
             path = _new_path(self._directory)
             os.symlink(self._text, path)
             try:
@@ -285,7 +285,7 @@ def write_symlink_record(
     :param ends: the stack whose exit ends the draft.
     :param directory: the directory of drafts.
     """
-    if 0 < len(data) <= LONGEST_LINK and data.isascii() and b"\0" not in data:
+    if 0 < len(data) <= MAX_LINK_BYTES and data.isascii() and b"\0" not in data:
         return SymlinkRecord(directory, data.decode("ascii"))
     return ends.enter_context(SmallTempFile(directory, data))
 

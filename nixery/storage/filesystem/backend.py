@@ -36,7 +36,7 @@ from nixery.errors import ShuttingDown, StorageError
 from nixery.image.names import Digest
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobsMissing, BlobUnknown
-from nixery.storage.filesystem.atomic_files import LONGEST_LINK, TempFile, sweep
+from nixery.storage.filesystem.atomic_files import MAX_LINK_BYTES, TempFile, sweep
 from nixery.storage.filesystem.batch_publish import Placement, publish_in_order, publish_together
 from nixery.storage.filesystem.blobs import BlobPlacement, Blobs
 from nixery.storage.filesystem.files import failures, make_directories, make_directory
@@ -344,7 +344,7 @@ def _prepare(root: str) -> int:
 
 def _try_note(path: str) -> None:
     try:
-        os.symlink("-" * LONGEST_LINK, path)
+        os.symlink("-" * MAX_LINK_BYTES, path)
     except OSError as error:
         # Images can still be served from a full disk.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

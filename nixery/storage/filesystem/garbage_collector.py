@@ -54,7 +54,7 @@ from nixery.storage.errors import CollectionRunning, StorageUnavailable
 from nixery.storage.filesystem.blobs import DESCRIPTION
 from nixery.storage.filesystem.files import failures, synchronise_directory
 from nixery.storage.filesystem.gc_policy import Collected, Policy, choose
-from nixery.storage.filesystem.last_used import RESOLUTION
+from nixery.storage.filesystem.last_used import RESOLUTION_SECONDS
 from nixery.storage.filesystem.publish_lock import attempt_collection, attempt_removal
 from nixery.storage.filesystem.scan import (
     BlobFile,
@@ -80,10 +80,10 @@ T = TypeVar("T")
 
 _clock = SystemWallClock()
 
-BATCH = 64
+REMOVAL_BATCH_SIZE = 64
 """Maximum number of blobs that are removed while the lock is held once."""
 
-ATTEMPTS = 1200
+MAX_LOCK_ATTEMPTS = 1200
 """Attempts to get the lock, several per second, before a collection gives up."""
 
 
@@ -187,7 +187,7 @@ def locked(root: str, change: Callable[[], T]) -> Generator[Step, None, T]:
 
     :raises StorageUnavailable: publishers held the lock at every attempt.
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_LOCK_ATTEMPTS):
         with failures("change the storage"), attempt_removal(root) as held:
             if held:
                 return change()
@@ -288,8 +288,8 @@ def _remove(
         if digest not in kept and not recent:
             garbage.append(digest)
     done.total = inventory.total
-    for start in range(0, len(garbage), BATCH):
-        batch = garbage[start : start + BATCH]
+    for start in range(0, len(garbage), REMOVAL_BATCH_SIZE):
+        batch = garbage[start : start + REMOVAL_BATCH_SIZE]
         sizes = {
             digest: inventory.files[digest].size for digest in batch if digest in inventory.files
         }
@@ -328,8 +328,10 @@ def _tidy(inventory: Inventory, policy: Policy, done: Collected) -> Generator[St
     doubtful = [("layer", key) for key in inventory.layers]
     doubtful += [("served", place) for place in inventory.served]
     doubtful += list(inventory.notes)
-    for start in range(0, len(doubtful), BATCH):
-        batch = [each for each in doubtful[start : start + BATCH] if leads_nowhere(*each)]
+    for start in range(0, len(doubtful), REMOVAL_BATCH_SIZE):
+        batch = [
+            each for each in doubtful[start : start + REMOVAL_BATCH_SIZE] if leads_nowhere(*each)
+        ]
         if batch:
             yield from locked(inventory.root, partial(tidy, batch))
         yield Step.GO
@@ -344,7 +346,7 @@ def _correct_times(inventory: Inventory, policy: Policy) -> Generator[Step, None
     """
     if policy.dry_run:
         return
-    latest = _clock.now() + RESOLUTION
+    latest = _clock.now() + RESOLUTION_SECONDS
     for digest, file in inventory.files.items():
         _, modified, changed = file.signature
         if max(modified, changed) / 1e9 > latest:

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from nixery.image.names import Digest
 from nixery.runtime.clocks import WallTime
-from nixery.storage.filesystem.last_used import RESOLUTION
+from nixery.storage.filesystem.last_used import RESOLUTION_SECONDS
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
 __all__ = ["Collected", "Policy", "choose"]
@@ -39,7 +39,7 @@ class Policy:
     @property
     def protection(self) -> float:
         """Return the age in seconds up to which a recorded last use keeps an image or blob."""
-        return self.grace + RESOLUTION if self.grace else 0.0
+        return self.grace + RESOLUTION_SECONDS if self.grace else 0.0
 
 
 @define(kw_only=True)

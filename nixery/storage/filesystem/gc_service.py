@@ -26,7 +26,7 @@ from nixery.storage.filesystem.gc_policy import Collected, Policy
 
 __all__ = ["Retention"]
 
-PAUSE = 0.05
+LOCK_PAUSE_SECONDS = 0.05
 """Seconds between two attempts to get the lock."""
 
 
@@ -122,7 +122,7 @@ class Retention:
                 if done is not None:
                     return done
                 if pace is Step.WAIT:
-                    await deferLater(self.clock, PAUSE)
+                    await deferLater(self.clock, LOCK_PAUSE_SECONDS)
             return None
         finally:
             work.close()

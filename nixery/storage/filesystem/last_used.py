@@ -22,11 +22,11 @@ from contextlib import suppress
 
 from nixery.runtime.clocks import SystemWallClock
 
-__all__ = ["RESOLUTION", "note_use"]
+__all__ = ["RESOLUTION_SECONDS", "note_use"]
 
 _clock = SystemWallClock()
 
-RESOLUTION = 600.0
+RESOLUTION_SECONDS = 600.0
 """Maximum seconds by which a blob's recorded time may be older than its last use."""
 
 
@@ -39,7 +39,7 @@ def note_use(target: int | str, seen: os.stat_result) -> None:
     :raises FileNotFoundError: it has been removed since.
     """
     # A clock that was wrong leaves times in the future: those are corrected too.
-    if abs(_clock.now() - seen.st_mtime) > RESOLUTION:
+    if abs(_clock.now() - seen.st_mtime) > RESOLUTION_SECONDS:
         # Files on a read-only mount, or of another user, can still be served, and nothing is
         # collected there.
         with suppress(PermissionError):

@@ -42,7 +42,7 @@ LONG = ".long"
 MAX_NAME = 200
 """Maximum length in bytes of an encoded key as a file name; file systems allow 255."""
 
-ATTEMPTS = 8
+MAX_CREATE_ATTEMPTS = 8
 """Maximum attempts to create a record that is deleted concurrently."""
 
 
@@ -186,7 +186,7 @@ class RecordPlacement:
         return os.path.dirname(self._path)
 
     def _link(self, first: Callable[[], bytes | None]) -> None:
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_CREATE_ATTEMPTS):
             try:
                 return self._draft.link(self._path)
             except FileExistsError:

@@ -29,13 +29,13 @@ _clock = SystemWallClock()
 
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 
-STEP = 64
+FILES_PER_STEP = 64
 """Number of small files that are read per step."""
 
-DIRECTORIES = 8
+DIRECTORIES_PER_STEP = 8
 """Number of directories of blobs that are listed per step; there are 256."""
 
-FRESH = 1.0
+TIMESTAMP_RESOLUTION_SECONDS = 1.0
 """
 Seconds within which two changes of a file may have the same time: file systems take it
 from a clock that ticks some hundred times a second.
@@ -67,7 +67,7 @@ class BlobFile:
             size=found.st_size,
             used=WallTime(found.st_mtime),
             signature=(found.st_ino, found.st_mtime_ns, found.st_ctime_ns),
-            fresh=max(found.st_mtime, found.st_ctime) > now - FRESH,
+            fresh=max(found.st_mtime, found.st_ctime) > now - TIMESTAMP_RESOLUTION_SECONDS,
         )
 
 
@@ -191,7 +191,7 @@ def read_files(inventory: Inventory) -> Iterator[None]:
                         with suppress(FileNotFoundError):  # another process collects garbage
                             found = entry.stat(follow_symlinks=False)
                             inventory.files[digest] = BlobFile.of(found, now)
-            if number % DIRECTORIES == DIRECTORIES - 1:
+            if number % DIRECTORIES_PER_STEP == DIRECTORIES_PER_STEP - 1:
                 yield
         yield
 
@@ -204,7 +204,7 @@ def read_names(inventory: Inventory) -> Iterator[None]:
                 digest = _digest(name.removesuffix(DESCRIPTION), directory)
                 if name.endswith(DESCRIPTION) and digest is not None:
                     inventory.described[digest] = _description(os.path.join(directory, name))
-            if number % DIRECTORIES == DIRECTORIES - 1:
+            if number % DIRECTORIES_PER_STEP == DIRECTORIES_PER_STEP - 1:
                 yield
         yield
     # Records first, then what they name, which is stored before the records are.
@@ -212,7 +212,7 @@ def read_names(inventory: Inventory) -> Iterator[None]:
         value = inventory.records.get(kind, key)
         if value is not None:
             _note_record(inventory, kind, key, value)
-        if number % STEP == STEP - 1:
+        if number % FILES_PER_STEP == FILES_PER_STEP - 1:
             yield
     yield
     known = {digest for each in inventory.images.values() for digest in each or ()}
@@ -224,7 +224,7 @@ def read_names(inventory: Inventory) -> Iterator[None]:
     for number, digest in enumerate(sorted(known)):
         if os.path.lexists(inventory.path(digest)):
             inventory.manifests[digest] = _manifest(inventory.path(digest))
-        if number % STEP == STEP - 1:
+        if number % FILES_PER_STEP == FILES_PER_STEP - 1:
             yield
     yield
 

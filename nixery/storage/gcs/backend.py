@@ -51,7 +51,7 @@ from nixery.storage.gcs.http import StoredObject
 from nixery.storage.gcs.objects import Objects
 from nixery.storage.gcs.records import Records
 from nixery.storage.gcs.retry import RetryPolicy, translate_errors
-from nixery.storage.gcs.signing import LIFETIME
+from nixery.storage.gcs.signing import URL_LIFETIME_SECONDS
 from nixery.storage.gcs.ttl_cache import TTLCache
 from nixery.storage.gcs.writer import Writer
 from nixery.storage.interface import (
@@ -69,14 +69,14 @@ __all__ = ["GcsStorage"]
 
 T = TypeVar("T")
 
-REMEMBERED = LIFETIME
+SEEN_BLOB_TTL_SECONDS = URL_LIFETIME_SECONDS
 """
 Seconds for which a blob that was seen is assumed to exist when a client requests
 it: with it, a pull of ninety layers sends no request to the bucket.  The same as the lifetime
 of a URL that was given to a client.
 """
 
-BELIEVED = 30.0
+MISSING_CHECK_TTL_SECONDS = 30.0
 """
 The same for :meth:`GcsStorage.missing`, which is called in order to notice removed blobs,
 every few seconds for an image in demand.  A check takes 1.5 ms of processor time: ninety for
@@ -85,7 +85,7 @@ blobs in common.
 """
 
 
-STARTING = 5.0
+CONNECT_DEADLINE_SECONDS = 5.0
 """Retry deadline in seconds of one try to connect; the tries have pauses between them."""
 
 _log = Logger()
@@ -170,7 +170,7 @@ class GcsStorage:
         be limited to them, since digests have no common prefix.
         """
         wanted = sorted({parse_digest(digest) for digest in digests})
-        found = await gather(self._look(digest, BELIEVED) for digest in wanted)
+        found = await gather(self._look(digest, MISSING_CHECK_TTL_SECONDS) for digest in wanted)
         return frozenset(digest for digest, stored in zip(wanted, found, strict=True) if not stored)
 
     async def read(self, digest: Digest) -> bytes:
@@ -289,7 +289,7 @@ class GcsStorage:
 
     async def _stored(self, digest: Digest) -> StoredObject:
         """:raises BlobUnknown: there is no such blob."""
-        stored = await self._look(digest, REMEMBERED)
+        stored = await self._look(digest, SEEN_BLOB_TTL_SECONDS)
         if stored is None:
             raise BlobUnknown(digest=digest)
         return stored
@@ -335,7 +335,7 @@ class GcsStorage:
         return Objects(connection=bucket.connection, patience=self.patience, stop=stop)
 
     def _open_bucket(self, stop: Event) -> Bucket:
-        patience = evolve(self.patience, total=min(STARTING, self.patience.total))
+        patience = evolve(self.patience, total=min(CONNECT_DEADLINE_SECONDS, self.patience.total))
         return open_bucket(self.settings, patience, stop)
 
     def _reached(self) -> None:

@@ -36,11 +36,11 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 """Seconds between two tries to reach the bucket; each pause is twice the one before."""
 
-ABANDONED = timedelta(days=1)
+STAGING_MAX_AGE = timedelta(days=1)
 """The age at which a staging object's upload is considered abandoned."""
 
-SWEPT_PAGES = 20
-SWEPT_OBJECTS = 1000
+MAX_SWEPT_PAGES = 20
+MAX_SWEPT_OBJECTS = 1000
 """Maximum pages listed and objects deleted by one start; the next start continues."""
 
 
@@ -94,12 +94,12 @@ def sweep(objects: Objects, now: datetime) -> int:
     swept = 0
     for number, page in enumerate(objects.list(STAGING), start=1):
         for stored in page:
-            if stored.created is not None and stored.created < now - ABANDONED:
+            if stored.created is not None and stored.created < now - STAGING_MAX_AGE:
                 objects.delete(stored.name, stored.generation)
                 swept += 1
-            if swept == SWEPT_OBJECTS:
+            if swept == MAX_SWEPT_OBJECTS:
                 return swept
-        if number == SWEPT_PAGES:
+        if number == MAX_SWEPT_PAGES:
             break
     return swept
 

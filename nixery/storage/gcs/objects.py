@@ -43,7 +43,7 @@ T = TypeVar("T")
 MAX_UPLOAD = 8 * 2**20
 """Maximum bytes that the library sends in one request; for more it opens a session."""
 
-CLEANING = RetryPolicy(connect=5.0, read=10.0, total=10.0)
+CLEANUP_POLICY = RetryPolicy(connect=5.0, read=10.0, total=10.0)
 """The policy for clean-up requests without a waiting caller; a sweep does what they miss."""
 
 FIELDS = "name,size,crc32c,generation,contentType,timeCreated"
@@ -308,9 +308,9 @@ class Objects:
 
 def _shorter(patience: RetryPolicy) -> RetryPolicy:
     return RetryPolicy(
-        connect=min(patience.connect, CLEANING.connect),
-        read=min(patience.read, CLEANING.read),
-        total=min(patience.total, CLEANING.total),
+        connect=min(patience.connect, CLEANUP_POLICY.connect),
+        read=min(patience.read, CLEANUP_POLICY.read),
+        total=min(patience.total, CLEANUP_POLICY.total),
         first=patience.first,
         longest=patience.longest,
     )

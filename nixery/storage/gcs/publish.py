@@ -20,7 +20,7 @@ from nixery.storage.gcs.retry import RetryState, UnexpectedResponse
 
 __all__ = ["promote", "publish"]
 
-ROUNDS = 8
+MAX_PUBLISH_ATTEMPTS = 8
 """Maximum attempts while the existing object is changed concurrently."""
 
 _log = Logger()
@@ -32,7 +32,7 @@ def publish(objects: Objects, name: str, data: bytes, media_type: str) -> Stored
 
     :return: the new object, or the existing one.
     """
-    for _ in range(ROUNDS):
+    for _ in range(MAX_PUBLISH_ATTEMPTS):
         found = _find(objects, name, len(data), crc_text(crc_of(data)))
         if isinstance(found, StoredObject):
             return found
@@ -57,7 +57,7 @@ def promote(objects: Objects, staged: StoredObject, name: str, media_type: str) 
         if staged.media_type != media_type:
             staged = objects.retype(staged, media_type)
         found = _find(objects, name, staged.size, staged.crc32c)
-        for _ in range(ROUNDS):
+        for _ in range(MAX_PUBLISH_ATTEMPTS):
             if isinstance(found, StoredObject):
                 return found
             try:

@@ -27,7 +27,7 @@ __all__ = ["Records"]
 MAX_NAME = 800
 """Maximum length in bytes of an encoded key in a name; the service allows 1024 in all."""
 
-ATTEMPTS = 16
+MAX_CHANGE_ATTEMPTS = 16
 """Maximum attempts to change a record that is changed concurrently."""
 
 NOT_CACHED = "no-store"
@@ -52,7 +52,7 @@ class Records:
         """:return: the existing record, or ``value`` if it was created."""
         place = _place(kind, key)
         check_small("store a record", len(value))
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_CHANGE_ATTEMPTS):
             found = self._read(place)
             if found is not None:
                 return found
@@ -74,7 +74,7 @@ class Records:
         place = _place(kind, key)
         check_small("store a record", len(value))
         seen: StoredObject | None = None
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_CHANGE_ATTEMPTS):
             try:
                 self._write(place, value, replacing=0 if seen is None else seen.generation)
             except api.PreconditionFailed:

@@ -39,7 +39,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
+TEMPORARY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP statuses of temporary errors."""
 
 GRANT = (
@@ -169,7 +169,7 @@ def translate_errors(operation: str) -> Iterator[None]:
 def _passes(error: Exception) -> bool:
     """Tell whether an error is temporary, so that a retry may succeed."""
     if isinstance(error, GoogleAPICallError):
-        return error.code in PASSING
+        return error.code in TEMPORARY_STATUSES
     if isinstance(error, DefaultCredentialsError):
         return False
     if isinstance(error, GoogleAuthError):

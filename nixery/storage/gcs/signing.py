@@ -36,14 +36,14 @@ from nixery.storage.gcs.client import Connection, GcsSettings
 from nixery.storage.gcs.http import request
 from nixery.storage.gcs.retry import RetryPolicy, UnexpectedResponse, attempt, translate_errors
 
-__all__ = ["LIFETIME", "IamUrls", "KeyUrls", "PublicUrls", "Urls", "choose_urls"]
+__all__ = ["URL_LIFETIME_SECONDS", "IamUrls", "KeyUrls", "PublicUrls", "Urls", "choose_urls"]
 
-LIFETIME = 300.0
+URL_LIFETIME_SECONDS = 300.0
 """Seconds for which a URL is valid."""
 
 IAM = "https://iamcredentials.googleapis.com"
 
-KEPT = 20_000
+MAX_CACHED_URLS = 20_000
 """Maximum number of cached URLs that the IAM service has signed."""
 
 _log = Logger()
@@ -121,7 +121,7 @@ class IamUrls:
         self._patience = patience
         self._iam = iam
         self._lock = Lock()
-        self._kept: TTLCache[str, str] = TTLCache(KEPT, LIFETIME / 2)
+        self._kept: TTLCache[str, str] = TTLCache(MAX_CACHED_URLS, URL_LIFETIME_SECONDS / 2)
 
     def known(self, name: str) -> str | None:
         with self._lock:
@@ -244,7 +244,7 @@ def _sign(connection: Connection, name: str, signer: Signing) -> str:
     return str(
         blob.generate_signed_url(
             version="v4",
-            expiration=timedelta(seconds=LIFETIME),
+            expiration=timedelta(seconds=URL_LIFETIME_SECONDS),
             method="GET",
             credentials=signer,
             api_access_endpoint=connection.endpoint,

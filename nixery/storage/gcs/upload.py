@@ -33,7 +33,7 @@ CHUNK_UNIT = 256 * 1024
 
 OPERATION = "upload a blob"
 
-SESSION_OVER = frozenset({400, 404, 410, 412})
+SESSION_END_STATUSES = frozenset({400, 404, 410, 412})
 """
 The statuses that end a session.  400 is the answer to a checksum that does not match: some
 bytes were changed on the way, and it is not known which.
@@ -98,7 +98,7 @@ class Upload:
                 raise
             # As in attempt(): the exceptions that are raised here are not documented.
             except Exception as error:  # noqa: BLE001
-                if isinstance(error, api.GoogleAPICallError) and error.code in SESSION_OVER:
+                if isinstance(error, api.GoogleAPICallError) and error.code in SESSION_END_STATUSES:
                     return self._lost(error, stop, last=last)
                 with translate_errors(OPERATION):
                     attempts.failed(error)

@@ -42,10 +42,10 @@ __all__ = ["STAGING", "Writer"]
 STAGING = "staging/"
 """The prefix of the names of unfinished objects."""
 
-QUEUE = 2
+MAX_QUEUED_CHUNKS = 2
 """Maximum number of chunks in the queue between the two threads."""
 
-GRACE = 10.0
+ABORT_TIMEOUT_SECONDS = 10.0
 """Seconds to wait for the end of an upload that was dropped."""
 
 USUAL_TYPE = layer_media_type("gzip")
@@ -199,7 +199,7 @@ class _Transfer:
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: len(self._chunks) < QUEUE or self._failure or self._stopped()
+                lambda: len(self._chunks) < MAX_QUEUED_CHUNKS or self._failure or self._stopped()
             )
             self._check()
             self._chunks.append((chunk, last))
@@ -217,7 +217,7 @@ class _Transfer:
 
     def drop(self) -> None:
         """Wait for the end of an upload that was stopped, and remove its object, if any."""
-        wait_for([self._future], GRACE)
+        wait_for([self._future], ABORT_TIMEOUT_SECONDS)
         if self._future.done() and not self._future.cancelled():
             if self._future.exception() is None:
                 discard(self._objects, self._future.result())

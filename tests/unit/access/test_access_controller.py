@@ -12,7 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from nixery.access.access_controller import MAX_CHECKS_OF_ADDRESS, REMEMBERED, AccessController
+from nixery.access.access_controller import (
+    MAX_PENDING_CHECKS_PER_ADDRESS,
+    PASSWORD_CACHE_SECONDS,
+    AccessController,
+)
 from nixery.access.errors import LoginFailed, LoginThrottled, TokenInvalid
 from nixery.access.identity import Identity
 from nixery.access.password_checker import HtpasswdChecker
@@ -115,7 +119,7 @@ class PasswordTests(DoorkeeperTestCase):
         self.assertEqual(self.doorkeeper.cached_identity(b"Basic x"), Identity(user="alice"))
         self.successResultOf(self.log_in("alice", "secret"))
         self.assertIsNone(self.doorkeeper.cached_identity(b"Basic y"))
-        self.clock.advance(REMEMBERED + 1)
+        self.clock.advance(PASSWORD_CACHE_SECONDS + 1)
         self.assertIsNone(self.doorkeeper.cached_identity(b"Basic x"))
         self.assertNoResult(self.log_in("alice", "secret"))
 
@@ -142,7 +146,7 @@ class PasswordTests(DoorkeeperTestCase):
         """An address has few passwords checked at a time, and others are not kept waiting."""
         workers = HeldWorkers()
         self.doorkeeper = self.make(workers)
-        asked = [self.log_in(f"user{each}", "x") for each in range(MAX_CHECKS_OF_ADDRESS)]
+        asked = [self.log_in(f"user{each}", "x") for each in range(MAX_PENDING_CHECKS_PER_ADDRESS)]
         self.failureResultOf(self.log_in("one more", "x"), LoginThrottled)
         elsewhere = self.log_in("alice", "secret", address="192.0.2.2")
         workers.finish()

@@ -5,7 +5,13 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.access.throttle import FREE, FREE_OF_ADDRESS, LONGEST, REMEMBERED, Throttle
+from nixery.access.throttle import (
+    FREE_FAILURES_PER_ADDRESS,
+    FREE_FAILURES_PER_USER,
+    MAX_DELAY_SECONDS,
+    MAX_TRACKED_KEYS,
+    Throttle,
+)
 
 
 class ThrottleTests(SynchronousTestCase):
@@ -23,58 +29,58 @@ class ThrottleTests(SynchronousTestCase):
 
     def test_doubling(self) -> None:
         """Some failures cost nothing; then each doubles the time, up to a limit."""
-        self.assertEqual(self.failures(FREE), 0)
+        self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
         self.assertEqual([self.failures(1) for _ in range(4)], [1, 2, 4, 8])
-        self.assertEqual(self.failures(20), LONGEST)
-        self.assertEqual(self.failures(5000), LONGEST)
+        self.assertEqual(self.failures(20), MAX_DELAY_SECONDS)
+        self.assertEqual(self.failures(5000), MAX_DELAY_SECONDS)
 
     def test_time_passes(self) -> None:
         """A login may be tried after the wait; all failures are forgotten 15 minutes later."""
-        self.failures(FREE + 3)
+        self.failures(FREE_FAILURES_PER_USER + 3)
         self.clock.advance(3.5)
         self.assertAlmostEqual(self.throttle.wait("192.0.2.1", "alice"), 0.5)
         self.clock.advance(1)
         self.assertEqual(self.throttle.wait("192.0.2.1", "alice"), 0)
         self.assertEqual(self.failures(1), 8)
         self.clock.advance(901)
-        self.assertEqual(self.failures(FREE), 0)
+        self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
 
     def test_others(self) -> None:
         """Users elsewhere are not locked out, nor other users from there."""
-        self.failures(FREE + 5)
+        self.failures(FREE_FAILURES_PER_USER + 5)
         self.assertEqual(self.throttle.wait("192.0.2.2", "alice"), 0)
         self.assertEqual(self.throttle.wait("192.0.2.1", "bob"), 0)
 
     def test_address(self) -> None:
         """Names that are made up count together."""
-        for number in range(FREE_OF_ADDRESS + 1):
+        for number in range(FREE_FAILURES_PER_ADDRESS + 1):
             self.failures(1, user=f"user{number}")
         self.assertGreater(self.throttle.wait("192.0.2.1", "bob"), 0)
         self.assertEqual(self.throttle.wait("192.0.2.2", "bob"), 0)
 
     def test_network(self) -> None:
         """All addresses of an IPv6 /64 network are throttled together."""
-        self.failures(FREE + 1, address="2001:db8::1")
+        self.failures(FREE_FAILURES_PER_USER + 1, address="2001:db8::1")
         self.assertGreater(self.throttle.wait("2001:db8::ffff:2", "alice"), 0)
         self.assertEqual(self.throttle.wait("2001:db8:0:1::1", "alice"), 0)
-        self.failures(FREE + 1, address="::ffff:192.0.2.9")
+        self.failures(FREE_FAILURES_PER_USER + 1, address="::ffff:192.0.2.9")
         self.assertGreater(self.throttle.wait("192.0.2.9", "alice"), 0)
-        self.failures(FREE + 1, address="local")
+        self.failures(FREE_FAILURES_PER_USER + 1, address="local")
         self.assertGreater(self.throttle.wait("local", "alice"), 0)
 
     def test_success(self) -> None:
         """A password that is right ends the count."""
-        self.failures(FREE)
+        self.failures(FREE_FAILURES_PER_USER)
         self.throttle.succeeded("192.0.2.1", "alice")
-        self.assertEqual(self.failures(FREE), 0)
+        self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
 
     def test_empty_name(self) -> None:
         """A name that is empty is not mistaken for all of an address."""
-        self.failures(FREE + 1, user="")
+        self.failures(FREE_FAILURES_PER_USER + 1, user="")
         self.assertEqual(self.throttle.wait("192.0.2.1", "alice"), 0)
 
     def test_bounded(self) -> None:
         """However many try, the table does not grow without end."""
-        for number in range(REMEMBERED):
+        for number in range(MAX_TRACKED_KEYS):
             self.throttle.failed(f"host{number}", "alice")
-        self.assertLessEqual(len(self.throttle._failures), REMEMBERED)
+        self.assertLessEqual(len(self.throttle._failures), MAX_TRACKED_KEYS)

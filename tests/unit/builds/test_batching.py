@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds.batching import LARGEST, MOST, PER_JOB_COST, SMALLEST, BatchQueue
+from nixery.builds.batching import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_JOBS,
+    MIN_BATCH_BYTES,
+    PER_JOB_COST,
+    BatchQueue,
+)
 
 MIB = 2**20
 
@@ -80,14 +86,14 @@ class ParcelsTests(SynchronousTestCase):
     def test_large(self) -> None:
         """Large ones are made by themselves, in turn."""
         for name in "abc":
-            self.run_job(name, LARGEST)
+            self.run_job(name, MAX_BATCH_BYTES)
         self.let()
         self.let()
         self.assertEqual([["a"], ["b"], ["c"]], self.maker.jobs)
 
     def test_in_turn(self) -> None:
         """A small job behind a large one does not overtake it."""
-        for name, size in (("a", 1), ("b", 1), ("c", LARGEST), ("d", 1)):
+        for name, size in (("a", 1), ("b", 1), ("c", MAX_BATCH_BYTES), ("d", 1)):
             self.run_job(name, size)
         self.let()
         self.let()
@@ -98,7 +104,7 @@ class ParcelsTests(SynchronousTestCase):
         """As many batches are in the making as there are slots."""
         self.parcels = BatchQueue(make=self.maker, slots=2)
         for name in "abcd":
-            self.run_job(name, LARGEST)
+            self.run_job(name, MAX_BATCH_BYTES)
         self.assertEqual([["a"], ["b"]], self.maker.jobs)
         self.let(1)
         self.assertEqual([["a"], ["b"], ["c"]], self.maker.jobs)
@@ -115,22 +121,22 @@ class ParcelsTests(SynchronousTestCase):
         self.assertEqual(40, sum(counts))
         self.assertEqual(sorted(counts, reverse=True), counts)
         self.assertEqual(40 // 3, counts[0])
-        self.assertLessEqual(counts[-1], SMALLEST // MIB)
+        self.assertLessEqual(counts[-1], MIN_BATCH_BYTES // MIB)
 
     def test_many(self) -> None:
         """A batch has a bounded number of jobs, however small they are."""
         self.run_job("first")
-        for number in range(3 * MOST):
+        for number in range(3 * MAX_BATCH_JOBS):
             self.run_job(str(number), 0)
         self.let()
-        self.assertEqual(MOST, len(self.maker.jobs[1]))
+        self.assertEqual(MAX_BATCH_JOBS, len(self.maker.jobs[1]))
 
     def test_ends_at_once(self) -> None:
         """Any number of jobs that never wait can be made, one after the other."""
         self.maker.at_once = True
         blocked = Making(["x"], Event())
         self.parcels.make = lambda jobs, stop: self.block(blocked, jobs, stop)
-        done = [self.run_job(str(number), LARGEST) for number in range(2000)]
+        done = [self.run_job(str(number), MAX_BATCH_BYTES) for number in range(2000)]
         blocked.end.callback(None)
         self.assertEqual("1999", self.successResultOf(done[-1]))
 

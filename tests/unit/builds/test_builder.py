@@ -10,7 +10,7 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, capturedLogs
 
-from nixery.builds.builder import MARGIN, Builder, BuildLimits
+from nixery.builds.builder import DEADLINE_MARGIN_SECONDS, Builder, BuildLimits
 from nixery.builds.errors import CachedFailure, ImageTimedOut, QueueFull
 from nixery.builds.realisation import MAX_REEVALUATIONS
 from nixery.errors import ShuttingDown, StorageError
@@ -374,7 +374,7 @@ class BuilderTests(BuilderCase):
         """An image that takes too long as a whole is given up, and that is remembered."""
         self.limited(builds=1, deadline=60)
         waiting = self.ask("hello")
-        self.clock.advance(60 + MARGIN)
+        self.clock.advance(60 + DEADLINE_MARGIN_SECONDS)
         error = self.failureResultOf(waiting, ImageTimedOut).value
         self.assertEqual((error.seconds, error.setting), (60, "build_deadline"))
         self.failureResultOf(self.ask("hello"), CachedFailure)

@@ -163,7 +163,7 @@ class BuildTests(ProgressTestCase):
         for _ in range(100):
             self.build.phase(Phase.EVALUATING)
             self.build.phase(Phase.BUILDING)
-        self.assertEqual(len(self.build.view().stages), progress.STAGES)
+        self.assertEqual(len(self.build.view().stages), progress.MAX_STAGES)
 
 
 class LogTests(ProgressTestCase):
@@ -183,8 +183,8 @@ class LogTests(ProgressTestCase):
     @settings(deadline=None, max_examples=100)
     def test_bounds(self, lengths: list[int], after: int, limit: int) -> None:
         """The newest lines are kept, within both bounds, under their numbers."""
-        self.patch(progress, "LOG_LINES", 20)
-        self.patch(progress, "LOG_SIZE", 1000)
+        self.patch(progress, "MAX_LOG_LINES", 20)
+        self.patch(progress, "MAX_LOG_CHARACTERS", 1000)
         lines = [f"{number} {'x' * length}" for number, length in enumerate(lengths)]
         build = self.begin()
         for line in lines:
@@ -213,7 +213,7 @@ class LogTests(ProgressTestCase):
             used, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        self.assertLess(used, 2 * progress.LOG_SIZE)
+        self.assertLess(used, 2 * progress.MAX_LOG_CHARACTERS)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         self.clock.advance(0)
         self.assertEqual(len(told), 1)

@@ -150,7 +150,7 @@ class BuildBookTests(BookTestCase):
 
     def test_old_logs(self) -> None:
         """The logs of builds that have ended take bounded memory: the oldest go first."""
-        self.patch(tracker, "OLD_LOGS_SIZE", 250)
+        self.patch(tracker, "MAX_ENDED_LOG_CHARACTERS", 250)
         builds = [self.begin(name) for name in "abc"]
         for build in builds:
             build.log("x" * 99)
@@ -201,7 +201,7 @@ class ChangesTests(BookTestCase):
         """A reader whose version is too old gets everything."""
         self.begin("a")
         version = self.book.changes(0).version
-        for _ in range(tracker.REMOVED + 1):
+        for _ in range(tracker.MAX_REMOVED_IDS + 1):
             self.book.new_id = lambda: "x"
             self.begin("b", Phase.EVALUATING).succeeded(DIGEST)
         self.assertIsNone(self.book.changes(version).removed)

@@ -7,7 +7,7 @@ import io
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.cli.progress_bar import PAUSE, ProgressBar
+from nixery.cli.progress_bar import LOG_INTERVAL_SECONDS, ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -26,7 +26,7 @@ class MeterTests(SynchronousTestCase):
             clock.advance(1)
             meter.update(done, 40)
         self.assertEqual(
-            [f"asking: {int(PAUSE) * n} of 40" for n in (1, 2, 3)],
+            [f"asking: {int(LOG_INTERVAL_SECONDS) * n} of 40" for n in (1, 2, 3)],
             stream.getvalue().splitlines(),
         )
         meter.close()

@@ -10,10 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from nixery.http.channel import CLOSE_TIMEOUT, CROWDED, MAX_BODY, MAX_HEADERS
+from nixery.http.channel import CLOSE_TIMEOUT, MAX_BODY, MAX_HEADERS, OVER_LIMIT_READ_SECONDS
 from nixery.http.server import RegistrySite, make_site
 from nixery.limits.addresses import parse_proxies
-from nixery.limits.admission import RESERVED, AdmissionControl, AdmissionLimits
+from nixery.limits.admission import RESERVED_CONNECTIONS, AdmissionControl, AdmissionLimits
 from tests.support.http import Connection
 
 HEAD = b"GET /x HTTP/1.1\r\nHost: reg\r\n"
@@ -248,7 +248,7 @@ class RoomTests(ChannelCase):
             self.assertTrue(extra.transport.disconnecting)
             extra.lose()
         silent = Connection(self.site)
-        self.clock.advance(CROWDED)
+        self.clock.advance(OVER_LIMIT_READ_SECONDS)
         self.assertTrue(silent.transport.disconnecting)
         silent.lose()
         other.lose()
@@ -256,7 +256,7 @@ class RoomTests(ChannelCase):
 
     def test_full(self) -> None:
         """Beyond the reserved connections, one more is dropped without an answer."""
-        extra = [Connection(self.site) for _ in range(RESERVED + 1)]
+        extra = [Connection(self.site) for _ in range(RESERVED_CONNECTIONS + 1)]
         self.assertFalse(extra[-1].transport.disconnected)
         self.assertTrue(Connection(self.site).transport.disconnected)
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
 from nixery.image.names import (
     DEFAULT_PACKAGES,
-    MAX_NAME,
+    MAX_NAME_CHARACTERS,
     SHELL,
     ImageName,
     PackageRequest,
@@ -116,7 +116,7 @@ class ImageNameTests(SynchronousTestCase):
         leading = data.draw(st.permutations(["shell", "arm64", "shell"]))
         one = "/".join(["arm64", "shell", *parts])
         other = "/".join([*leading, *other_parts])
-        assume(len(one) <= MAX_NAME and len(other) <= MAX_NAME)
+        assume(len(one) <= MAX_NAME_CHARACTERS and len(other) <= MAX_NAME_CHARACTERS)
         self.assertEqual(parse(one), parse(other))
         self.assertEqual(hash(parse(one)), hash(parse(other)))
 
@@ -124,7 +124,7 @@ class ImageNameTests(SynchronousTestCase):
     @given(repositories)
     def test_invariants(self, repository: str) -> None:
         """Requirements are sorted, distinct, and hold what every image contains."""
-        assume(len(repository) <= MAX_NAME)
+        assume(len(repository) <= MAX_NAME_CHARACTERS)
         requirements = parse(repository).requirements
         self.assertEqual(list(requirements), sorted(requirements))
         keys = [(item.name, item.exact) for item in requirements]
@@ -166,7 +166,7 @@ class ImageNameTests(SynchronousTestCase):
 
     def test_length(self) -> None:
         """A name is as long as registries agree on, and no longer."""
-        self.assertEqual(names_of("a" * MAX_NAME), ["a" * MAX_NAME])
+        self.assertEqual(names_of("a" * MAX_NAME_CHARACTERS), ["a" * MAX_NAME_CHARACTERS])
         error = self.assertRaises(InvalidName, parse, "a" * 100_000)
         self.assertLess(len(error.message), 300)
 
@@ -188,7 +188,7 @@ class EscapeTests(SynchronousTestCase):
     def test_round_trip(self, path: str) -> None:
         """An attribute path comes back as it was, exact, behind any other component."""
         component = escape_attribute(path)
-        assume(len(component) + len("git/") <= MAX_NAME)
+        assume(len(component) + len("git/") <= MAX_NAME_CHARACTERS)
         for repository in (component, f"git/{component}"):
             self.assertIn(PackageRequest(name=path, exact=True), parse(repository).requirements)
 

@@ -60,7 +60,7 @@ class LibraryTests(BuilderCase):
         """The report of an image is written some time after the image was answered."""
         image = self.build("git")
         self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
-        self.clock.advance(catalog.PAUSE)
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertEqual([image.manifests[0].digest], self.now(self.storage.list_records(REPORTS)))
         portrait = self.portrait("git")
         assert portrait is not None
@@ -86,7 +86,7 @@ class LibraryTests(BuilderCase):
             self.assertNoResult(each)
         looks[0].cancel()
         self.failureResultOf(looks[0], CancelledError)
-        self.clock.advance(catalog.PAUSE)
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertTrue(self.successResultOf(looks[1]).known)
 
     def test_looked_at_in_vain(self) -> None:
@@ -97,13 +97,13 @@ class LibraryTests(BuilderCase):
         found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
         assert found is not None
         look = Deferred.fromCoroutine(self.library.portrait(found))
-        self.clock.advance(catalog.PAUSE)
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertFalse(self.successResultOf(look).known)
 
     def test_damaged_report(self) -> None:
         """A report that cannot be read is as good as none."""
         image = self.build("git")
-        self.clock.advance(catalog.PAUSE)
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.now(self.storage.set_record(REPORTS, image.manifests[0].digest, b"rubbish"))
         portrait = self.portrait("git")
         assert portrait is not None
@@ -172,7 +172,7 @@ class LibraryTests(BuilderCase):
         self.storage = ForgetfulStorage()
         self.restart()
         self.build("git")
-        self.clock.advance(catalog.PAUSE)
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
 
     def test_too_many(self) -> None:
@@ -180,17 +180,19 @@ class LibraryTests(BuilderCase):
         made: list[BuildRecord] = []
         self.builder.made = made.append
         self.build("git")
-        for number in range(2 * catalog.MOST_PENDING):
+        for number in range(2 * catalog.MAX_PENDING_REPORTS):
             digest = Digest(f"sha256:{number:064x}")
             self.library.made(evolve(made[0], digest=digest))
-        self.clock.advance(catalog.PAUSE)
-        self.assertEqual(catalog.MOST_PENDING, len(self.now(self.storage.list_records(REPORTS))))
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
+        self.assertEqual(
+            catalog.MAX_PENDING_REPORTS, len(self.now(self.storage.list_records(REPORTS)))
+        )
 
     def test_stop(self) -> None:
         """A daemon that stops writes down what it has made."""
         self.build("git")
         stopping = Deferred.fromCoroutine(self.library.stop())
         self.assertNoResult(stopping)
-        self.clock.advance(catalog.PAUSE)
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.successResultOf(stopping)
         self.assertEqual(1, len(self.now(self.storage.list_records(REPORTS))))

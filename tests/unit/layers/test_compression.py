@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import ShuttingDown
-from nixery.layers.compression import PIECE, LayerStream, PackedLayer
+from nixery.layers.compression import PIECE_BYTES, LayerStream, PackedLayer
 from nixery.layers.compression_levels import LEVELS, Compression
 from tests.support.trees import expanded
 
-NOISE = random.Random(1).randbytes(3 * PIECE)
+NOISE = random.Random(1).randbytes(3 * PIECE_BYTES)
 
 GZIP = Compression()
 ZSTD = Compression(kind="zstd")
@@ -50,7 +50,7 @@ class LayerStreamTests(SynchronousTestCase):
 
     def test_readable(self) -> None:
         """The standard library reads the output as gzip; digests and sizes are right."""
-        for length in (0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE):
+        for length in (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES):
             for level in (0, 1, 2, 3):
                 data = NOISE[: length // 2] + bytes(length - length // 2)
                 written, packed = stream([data], Compression(level=level))
@@ -60,20 +60,20 @@ class LayerStreamTests(SynchronousTestCase):
 
     def test_zstd(self) -> None:
         """The program ``zstd`` reads the output at every level; digests are right."""
-        data = NOISE[:PIECE] + bytes(PIECE) + b"the same again\n" * 9000
+        data = NOISE[:PIECE_BYTES] + bytes(PIECE_BYTES) + b"the same again\n" * 9000
         for level in LEVELS["zstd"]:
             written, packed = stream([data], Compression(kind="zstd", level=level))
             self.assertEqual(unzstd(written), data)
             self.assert_true(packed, written, data)
-            self.assertLess(packed.size, PIECE + 2000)
-        for length in (0, 1, PIECE - 1, PIECE, PIECE + 1):
+            self.assertLess(packed.size, PIECE_BYTES + 2000)
+        for length in (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1):
             written, packed = stream([NOISE[:length]], ZSTD)
             self.assertEqual(unzstd(written), NOISE[:length])
             self.assert_true(packed, written, NOISE[:length])
 
     def test_none(self) -> None:
         """An uncompressed layer is written as it is, and has one digest."""
-        for length in (0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE):
+        for length in (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES):
             written, packed = stream([NOISE[:length]], NONE)
             self.assertEqual(written, NOISE[:length])
             self.assert_true(packed, written, written)
@@ -95,10 +95,10 @@ class LayerStreamTests(SynchronousTestCase):
         """Nothing of one layer is left in the next one, nor of one level in another."""
         for compression in KINDS:
             first = stream([NOISE], compression)
-            stream([bytes(PIECE)], Compression(kind="zstd", level=19))
+            stream([bytes(PIECE_BYTES)], Compression(kind="zstd", level=19))
             self.assertEqual(stream([NOISE], compression), first)
 
-    @given(st.lists(st.integers(0, PIECE + 10), max_size=8))
+    @given(st.lists(st.integers(0, PIECE_BYTES + 10), max_size=8))
     @settings(deadline=None, max_examples=30)
     def test_cuts(self, cuts: list[int]) -> None:
         """However the bytes come, the compressor is fed the same pieces."""
@@ -115,7 +115,7 @@ class LayerStreamTests(SynchronousTestCase):
         for compression in KINDS:
             written: list[bytes] = []
             layer = LayerStream(written.append, compression)
-            rest = NOISE[: 2 * PIECE + 5]
+            rest = NOISE[: 2 * PIECE_BYTES + 5]
             while rest:
                 room = layer.room()
                 count = min(len(room), 100_000, len(rest))
@@ -124,7 +124,7 @@ class LayerStreamTests(SynchronousTestCase):
                 rest = rest[count:]
             packed = layer.finish()
             self.assertEqual(
-                (b"".join(written), packed), stream([NOISE[: 2 * PIECE + 5]], compression)
+                (b"".join(written), packed), stream([NOISE[: 2 * PIECE_BYTES + 5]], compression)
             )
 
     def test_bounded_writes(self) -> None:
@@ -134,7 +134,7 @@ class LayerStreamTests(SynchronousTestCase):
             layer = LayerStream(pieces.append, compression)
             layer.append(NOISE)
             layer.finish()
-            self.assertLess(max(map(len, pieces)), 2 * PIECE)
+            self.assertLess(max(map(len, pieces)), 2 * PIECE_BYTES)
 
     def test_stop(self) -> None:
         """A stream that is told to stop raises at the next piece and writes nothing more."""

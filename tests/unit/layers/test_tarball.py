@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import nixery
 from nixery.errors import ShuttingDown
-from nixery.layers.compression import PIECE
+from nixery.layers.compression import PIECE_BYTES
 from nixery.layers.errors import MissingPath
 from nixery.layers.tarball import Compression, PackedLayer, TreeEntry, pack_store_paths, pack_tree
 from tests.support.trees import (
@@ -140,10 +140,20 @@ class ContentTests(PackingTestCase):
 
     def test_sizes(self) -> None:
         """Sizes around a block and around a piece, alone and behind each other."""
-        noise = random.Random(2).randbytes(2 * PIECE + 1)
+        noise = random.Random(2).randbytes(2 * PIECE_BYTES + 1)
         # Three headers precede the first file's content: 1,536 bytes.
-        sizes = [0, 1, 511, 512, 513, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE]
-        sizes += [PIECE - 1536 + more for more in (-513, -512, -511, -1, 0, 1)]
+        sizes = [
+            0,
+            1,
+            511,
+            512,
+            513,
+            PIECE_BYTES - 1,
+            PIECE_BYTES,
+            PIECE_BYTES + 1,
+            2 * PIECE_BYTES,
+        ]
+        sizes += [PIECE_BYTES - 1536 + more for more in (-513, -512, -511, -1, 0, 1)]
         for size in sizes:
             self.assert_packs({"a-file": File(noise[:size])})
         self.assert_packs(
@@ -333,7 +343,7 @@ class FailureTests(PackingTestCase):
     def change_while_packing(self, change: Callable[[Path], object]) -> MissingPath:
         """Pack a file of several pieces and change it between the first two."""
         path = Path(self.store, "a-file")
-        path.write_bytes(random.Random(4).randbytes(4 * PIECE))
+        path.write_bytes(random.Random(4).randbytes(4 * PIECE_BYTES))
         changes = iter([change])
 
         def interfere() -> bool:
@@ -348,19 +358,19 @@ class FailureTests(PackingTestCase):
 
     def test_shrinks(self) -> None:
         """A file that gets shorter while it is read."""
-        error = self.change_while_packing(lambda path: os.truncate(path, 3 * PIECE))
+        error = self.change_while_packing(lambda path: os.truncate(path, 3 * PIECE_BYTES))
         self.assertIn("changed", error.reason)
 
     def test_grows(self) -> None:
         """A file that gets longer while it is read, by one byte."""
-        error = self.change_while_packing(lambda path: os.truncate(path, 4 * PIECE + 1))
+        error = self.change_while_packing(lambda path: os.truncate(path, 4 * PIECE_BYTES + 1))
         self.assertIn("changed", error.reason)
 
     def test_vanishes(self) -> None:
         """A file that is removed after its directory was listed."""
         directory = Path(self.store, "a-dir")
         directory.mkdir()
-        Path(directory, "1").write_bytes(random.Random(5).randbytes(2 * PIECE))
+        Path(directory, "1").write_bytes(random.Random(5).randbytes(2 * PIECE_BYTES))
         Path(directory, "2").write_bytes(b"")
 
         def remove() -> bool:
@@ -372,13 +382,13 @@ class FailureTests(PackingTestCase):
 
     def test_stop(self) -> None:
         """Packing ends early when it is told to."""
-        Path(self.store, "a-file").write_bytes(bytes(10 * PIECE))
+        Path(self.store, "a-file").write_bytes(bytes(10 * PIECE_BYTES))
         answers = iter([False, False, True])
         self.assertRaises(ShuttingDown, self.pack, "a-file", should_stop=answers.__next__)
 
     def test_sink_fails(self) -> None:
         """A failure of the sink is not taken for one of the store path."""
-        Path(self.store, "a-file").write_bytes(random.Random(6).randbytes(2 * PIECE))
+        Path(self.store, "a-file").write_bytes(random.Random(6).randbytes(2 * PIECE_BYTES))
 
         def fail(data: bytes) -> None:
             raise OSError("sink")
@@ -397,7 +407,7 @@ class FailureTests(PackingTestCase):
         """Failures leave no file open."""
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
-            self.change_while_packing(lambda path: os.truncate(path, PIECE))
+            self.change_while_packing(lambda path: os.truncate(path, PIECE_BYTES))
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
 

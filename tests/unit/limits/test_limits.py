@@ -9,7 +9,7 @@ from nixery.image.names import parse_image_name
 from nixery.image.packages import Evaluation, Output, Package
 from nixery.image.patterns import parse_patterns
 from nixery.limits.addresses import parse_proxies
-from nixery.limits.admission import RESERVED, AdmissionControl, AdmissionLimits
+from nixery.limits.admission import RESERVED_CONNECTIONS, AdmissionControl, AdmissionLimits
 from nixery.limits.build_quota import BuildQuota, current_client
 from nixery.limits.errors import (
     BuildsExceeded,
@@ -204,9 +204,11 @@ class DoorTests(SynchronousTestCase):
     def test_connections(self) -> None:
         """So many, some for a moment, and no more."""
         self.assertEqual([True] * 3, [self.door.enter() for _ in range(3)])
-        self.assertEqual([False] * RESERVED, [self.door.enter() for _ in range(RESERVED)])
+        self.assertEqual(
+            [False] * RESERVED_CONNECTIONS, [self.door.enter() for _ in range(RESERVED_CONNECTIONS)]
+        )
         self.assertIsNone(self.door.enter())
-        for _ in range(RESERVED + 2):
+        for _ in range(RESERVED_CONNECTIONS + 2):
             self.door.leave()
         self.assertTrue(self.door.enter())
 

@@ -18,8 +18,8 @@ from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation
 from nixery.nix.arguments import NixSettings
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut, NixUnusable
-from nixery.nix.evaluator import EXPLAINED, Evaluator
-from nixery.nix.prewarm import IDLE
+from nixery.nix.evaluator import MAX_EXPLAINED_NAMES, Evaluator
+from nixery.nix.prewarm import START_DELAY_SECONDS
 from nixery.process.errors import (
     CommandMissing,
     CommandOutput,
@@ -233,14 +233,16 @@ class EvaluatorTests(EvaluatorCase):
 
     def test_thrown(self) -> None:
         """Thrown messages are found by evaluating the names alone, a bounded number of them."""
-        names = [f"n{number}" for number in range(EXPLAINED + 2)]
+        names = [f"n{number}" for number in range(MAX_EXPLAINED_NAMES + 2)]
         self.spawner.throwing = {name: f"because of {name}" for name in names}
         refused = self.failureResultOf(self.evaluate([*names, "fine"]), PackagesRefused).value
         messages = [problem.message for problem in refused.problems]
         self.assertEqual(len(messages), len(names))
         told = [message for message in messages if "because of" in message]
-        self.assertEqual(len(told), EXPLAINED)
-        self.assertEqual(self.spawner.asked[1:], [((name,), False) for name in names[:EXPLAINED]])
+        self.assertEqual(len(told), MAX_EXPLAINED_NAMES)
+        self.assertEqual(
+            self.spawner.asked[1:], [((name,), False) for name in names[:MAX_EXPLAINED_NAMES]]
+        )
 
     def test_set_fails(self) -> None:
         """A package set that fails when no package is asked for is distinguished."""
@@ -325,7 +327,7 @@ class StandbyTests(EvaluatorCase):
         """The one process that waits, after an evaluation by none."""
         self.assertEqual(self.evaluated("z"), ["z"])
         self.assertEqual(self.spawner.ahead, [])
-        self.clock.advance(IDLE)
+        self.clock.advance(START_DELAY_SECONDS)
         self.spawner.asked.clear()
         [process] = self.spawner.ahead
         self.assertEqual(process.heard, b"")
@@ -354,7 +356,7 @@ class StandbyTests(EvaluatorCase):
             self.assertEqual(self.evaluated(name), [name])
             self.assertEqual(len(self.spawner.ahead), count)
             self.assertTrue(self.spawner.ahead[-1].ended)
-            self.clock.advance(IDLE)
+            self.clock.advance(START_DELAY_SECONDS)
             self.assertEqual(len(self.spawner.ahead), count + 1)
         self.assertEqual(len(self.spawner.asked), 3)
 
@@ -381,7 +383,7 @@ class StandbyTests(EvaluatorCase):
         process = self.waiting()
         self.assertEqual(self.evaluated("a", OTHER_SET), ["a"])
         self.assertTrue(process.dismissed)
-        self.clock.advance(IDLE)
+        self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(self.evaluated("b", OTHER_SET), ["b"])
         self.assertIn("/other", literals(self.spawner.ahead[-1].heard.decode())[1])
 
@@ -412,7 +414,7 @@ class StandbyTests(EvaluatorCase):
         self.spawner.ahead_failure = self.failing(signal=9)
         self.assertEqual(self.evaluated("ab"), ["a", "b"])
         self.assertEqual(self.spawner.asked, [(("a", "b"), True)] * 2)
-        self.clock.advance(IDLE)
+        self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(len(self.spawner.ahead), 2)
 
     def test_dead(self) -> None:
@@ -464,7 +466,7 @@ class StandbyTests(EvaluatorCase):
         evaluation.cancel()
         self.failureResultOf(evaluation, CancelledError)
         self.assertTrue(process.stopped)
-        self.clock.advance(IDLE)
+        self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(len(self.spawner.ahead), 2)
 
     def test_stopped(self) -> None:

@@ -18,7 +18,7 @@ from nixery.errors import UnexpectedOutput
 from nixery.nix import fetcher
 from nixery.nix.arguments import NixSettings
 from nixery.nix.errors import NixUnusable
-from nixery.nix.fetcher import COLLECTIONS, NixFetcher
+from nixery.nix.fetcher import MAX_REFETCHES, NixFetcher
 from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command
 from nixery.sources.errors import CommitMissing, SourceUnavailable
@@ -153,7 +153,7 @@ class NixFetcherTests(SynchronousTestCase):
 
     def test_collected_again_and_again(self) -> None:
         """A source that vanishes all the time is given up, and not held any more."""
-        self.collections = COLLECTIONS + 1
+        self.collections = MAX_REFETCHES + 1
         error = self.failureResultOf(self.fetch(), SourceUnavailable).value
         self.assertIn("collection", error.reason)
         self.assertEqual((self.collections, self.roots()), (0, []))

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.nix.internal_json import BUILDS_KEPT, LOG_LINES, LONGEST_LINE, PLANNED, BuildLog
+from nixery.nix.internal_json import (
+    MAX_LINE_CHARACTERS,
+    MAX_LOG_LINES,
+    MAX_LOGGED_BUILDS,
+    MAX_PLANNED_DERIVATIONS,
+    BuildLog,
+)
 from nixery.nix.progress import Phase
 
 
@@ -60,7 +66,7 @@ class BuildLogTests(SynchronousTestCase):
         self.tell(action="msg", level=3, msg="  /nix/store/fetched")
         self.assertEqual(self.log.planned_count, 30)
         self.assertEqual(self.log.planned[-1], "/nix/store/29.drv")
-        self.assertEqual(len(self.log.planned), PLANNED)
+        self.assertEqual(len(self.log.planned), MAX_PLANNED_DERIVATIONS)
 
     def test_build(self) -> None:
         """Builds are announced and counted, and their logs are passed on and kept."""
@@ -70,7 +76,7 @@ class BuildLogTests(SynchronousTestCase):
         self.result(2, 101, "\x1b[31mone\x1b[0m\r")
         self.start(3, 105, "/nix/store/b.drv", "", 1, 1)
         self.result(3, 101, "two")
-        self.result(2, 101, "x" * 2 * LONGEST_LINE)
+        self.result(2, 101, "x" * 2 * MAX_LINE_CHARACTERS)
         self.assertEqual(self.log.unfinished(), ("/nix/store/a.drv", "/nix/store/b.drv"))
         self.result(1, 105, 1, 2, 1, 0)
         self.stop(2)
@@ -84,11 +90,11 @@ class BuildLogTests(SynchronousTestCase):
                 ("log", "one"),
                 ("derivation", "/nix/store/b.drv"),
                 ("log", "two"),
-                ("log", "x" * LONGEST_LINE),
+                ("log", "x" * MAX_LINE_CHARACTERS),
                 (1, 2, "builds"),
             ],
         )
-        self.assertEqual(self.log.tail("/nix/store/a.drv"), ("one", "x" * LONGEST_LINE))
+        self.assertEqual(self.log.tail("/nix/store/a.drv"), ("one", "x" * MAX_LINE_CHARACTERS))
         self.assertEqual(self.log.tail("/nix/store/b.drv"), ("two",))
         self.assertEqual(self.log.tail("/nix/store/c.drv"), ())
 
@@ -101,14 +107,14 @@ class BuildLogTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         """The tails of some logs are kept, whatever the builds print."""
-        for number in range(BUILDS_KEPT + 1):
+        for number in range(MAX_LOGGED_BUILDS + 1):
             self.start(number, 105, f"/{number}.drv")
-            for line in range(LOG_LINES + 5):
+            for line in range(MAX_LOG_LINES + 5):
                 self.result(number, 101, f"{number} {line}")
             self.stop(number)
         self.assertEqual(self.log.tail("/0.drv"), ())
         self.assertEqual(
-            self.log.tail("/1.drv"), tuple(f"1 {line}" for line in range(5, LOG_LINES + 5))
+            self.log.tail("/1.drv"), tuple(f"1 {line}" for line in range(5, MAX_LOG_LINES + 5))
         )
 
     def test_download(self) -> None:

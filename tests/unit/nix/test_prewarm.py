@@ -7,7 +7,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnexpectedOutput
-from nixery.nix.prewarm import AGE, IDLE, IdleEvaluator, PrewarmedEvaluator
+from nixery.nix.prewarm import (
+    MAX_AGE_SECONDS,
+    START_DELAY_SECONDS,
+    IdleEvaluator,
+    PrewarmedEvaluator,
+)
 from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
 from nixery.process.spawner import Command
 from tests.support.nix import Child, Children
@@ -63,17 +68,17 @@ class StandbyTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """Nothing is started before something is expected."""
-        self.clock.advance(AGE)
+        self.clock.advance(MAX_AGE_SECONDS)
         self.assertIsNone(self.take())
         self.assertEqual([], self.children.all)
 
     def test_delay(self) -> None:
         """A process is started when the delay is over, and is sent nothing."""
         self.standby.expect(command())
-        self.clock.advance(IDLE / 2)
+        self.clock.advance(START_DELAY_SECONDS / 2)
         self.assertEqual([], self.children.all)
         self.assertIsNone(self.take())
-        self.clock.advance(IDLE / 2)
+        self.clock.advance(START_DELAY_SECONDS / 2)
         [child] = self.children.all
         self.assertEqual(command().argv, child.command.argv)
         self.assert_waits(child)
@@ -82,21 +87,21 @@ class StandbyTests(SynchronousTestCase):
         """The delay starts anew with each expected command, as clients are still active."""
         for name in ("one", "one", "two"):
             self.standby.expect(command(name))
-            self.clock.advance(IDLE * 0.75)
+            self.clock.advance(START_DELAY_SECONDS * 0.75)
         self.assertEqual([], self.children.all)
-        self.clock.advance(IDLE * 0.25)
+        self.clock.advance(START_DELAY_SECONDS * 0.25)
         [child] = self.children.all
         self.assertEqual(command("two").argv, child.command.argv)
 
     def test_same(self) -> None:
         """Expecting the same command leaves the waiting process and its age alone."""
         child = self.ready()
-        self.clock.advance(AGE - IDLE)
+        self.clock.advance(MAX_AGE_SECONDS - START_DELAY_SECONDS)
         self.standby.expect(command())
-        self.clock.advance(IDLE / 2)
+        self.clock.advance(START_DELAY_SECONDS / 2)
         self.assertEqual([child], self.children.all)
         self.assert_waits(child)
-        self.clock.advance(IDLE / 2)
+        self.clock.advance(START_DELAY_SECONDS / 2)
         self.assert_dismissed(child)
 
     def test_other(self) -> None:
@@ -106,7 +111,7 @@ class StandbyTests(SynchronousTestCase):
         self.assert_dismissed(old)
         self.assertIsNone(self.take("one"))
         self.assertIsNone(self.take("two"))
-        self.clock.advance(IDLE)
+        self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(2, len(self.children.all))
         self.taken("two")
 
@@ -115,7 +120,7 @@ class StandbyTests(SynchronousTestCase):
         self.ready()
         for count in (1, 2, 3):
             self.assertEqual(count, len(self.children.all))
-            self.clock.advance(AGE - 1)
+            self.clock.advance(MAX_AGE_SECONDS - 1)
             self.assert_waits(self.children.all[-1])
             self.clock.advance(1)
             self.assert_dismissed(self.children.all[-2])
@@ -126,7 +131,7 @@ class StandbyTests(SynchronousTestCase):
         for name in ("one", "two", "two", "one", "three"):
             self.standby.expect(command(name))
             for _ in range(3):
-                self.clock.advance(IDLE)
+                self.clock.advance(START_DELAY_SECONDS)
                 waiting = [child for child in self.children.all if not child.closed]
                 self.assertEqual(1, len(waiting))
         self.assertEqual(4, len(self.children.all))
@@ -141,7 +146,7 @@ class StandbyTests(SynchronousTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assert_waits(child)
         self.standby.expect(command())
-        self.clock.advance(IDLE)
+        self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(2, len(self.children.all))
         self.assert_waits(child)
         self.taken()
@@ -158,7 +163,7 @@ class StandbyTests(SynchronousTestCase):
         self.ready().exits()
         self.assertIsNone(self.take())
         self.standby.expect(command())
-        self.clock.advance(IDLE)
+        self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(2, len(self.children.all))
         self.taken()
 
@@ -166,7 +171,7 @@ class StandbyTests(SynchronousTestCase):
         """A process that has ended is replaced at its age, too, and is sent nothing."""
         child = self.ready()
         child.end.errback(failed())
-        self.clock.advance(AGE)
+        self.clock.advance(MAX_AGE_SECONDS)
         self.assertEqual((b"", False), (child.sent, child.closed))
         self.taken()
 

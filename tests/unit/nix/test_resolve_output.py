@@ -13,7 +13,7 @@ from nixery.errors import UnexpectedOutput
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest, escape_attribute
 from nixery.image.packages import LookupResult, Output, Package
-from nixery.nix.resolve_output import SUGGESTIONS_BUDGET, parse_answers, thrown, with_reason
+from nixery.nix.resolve_output import SUGGESTIONS_BUDGET_SECONDS, parse_answers, thrown, with_reason
 
 RECORD = {
     "path": ["python3", "pkgs", "six"],
@@ -50,7 +50,7 @@ class AnswerTests(SynchronousTestCase):
         """Missing names get no more suggestions once the time budget is spent."""
         record = {"error": "not-found", "path": []}
         printed = json.dumps({"answers": [record] * 3, "levels": {"[]": ["git"]}}).encode()
-        clock = iter([0.0, 0.0, SUGGESTIONS_BUDGET / 2, SUGGESTIONS_BUDGET])
+        clock = iter([0.0, 0.0, SUGGESTIONS_BUDGET_SECONDS / 2, SUGGESTIONS_BUDGET_SECONDS])
         answers = parse_answers(printed, [PackageRequest(name="gti")] * 3, lambda: next(clock))
         found = [answer.result for answer in answers]
         self.assertEqual(

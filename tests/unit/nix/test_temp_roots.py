@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.nix.interface import RootedClosure
-from nixery.nix.temp_roots import PATIENCE, SPARE, TempRootHolder
+from nixery.nix.temp_roots import ANSWER_TIMEOUT_SECONDS, SPARE_LIFETIME_SECONDS, TempRootHolder
 from nixery.process.errors import CommandOutput, ProcessFailed
 from nixery.testing.fakes import InlineWorkers
 from tests.support.nix import Children
@@ -127,7 +127,7 @@ class HolderTests(SynchronousTestCase):
         holding = self.hold(HELLO)
         [child] = self.children.all
         child.says(WELCOME)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(ANSWER_TIMEOUT_SECONDS)
         self.assertIsNone(self.successResultOf(holding))
         self.assertTrue(child.stopped)
         child.says(*self.answers()[1:])
@@ -187,7 +187,7 @@ class HolderTests(SynchronousTestCase):
     def test_unused_spare(self) -> None:
         """It does not wait for ever."""
         self.holder.prepare()
-        self.clock.advance(SPARE)
+        self.clock.advance(SPARE_LIFETIME_SECONDS)
         self.assertTrue(self.children.all[0].closed)
         self.holder.prepare()
         self.assertEqual(2, len(self.children.all))

@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 from nixery.http.health import health_page
 from nixery.nix.errors import NixUnusable
 from nixery.observability.disk_check import check_directory
-from nixery.observability.readiness import RETRY, Check, Readiness
+from nixery.observability.readiness import RETRY_SECONDS, Check, Readiness
 from nixery.storage.errors import StorageUnavailable
 from tests.support.http import Connection
 
@@ -55,7 +55,7 @@ class ReadinessTests(SynchronousTestCase):
         self.assertIn("Nix: ", fault)
         self.assertIn("its daemon is gone", fault)
         self.assertEqual([("Nix", False)], self.readiness.known())
-        self.clock.advance(RETRY)
+        self.clock.advance(RETRY_SECONDS)
         second = self.faults()
         self.asked[1].callback(None)
         self.assertEqual([], self.successResultOf(second))

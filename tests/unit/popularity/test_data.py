@@ -18,7 +18,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.errors import NixeryError, UnexpectedOutput
 from nixery.layers.plan import Popularity, PopularityKind
 from nixery.layers.popularity_file import encode_popularity
-from nixery.popularity.data import FIRST_PAUSE, LONGEST_PAUSE, PATIENCE, PopularityData, read_pinned
+from nixery.popularity.data import (
+    FIRST_FETCH_WAIT_SECONDS,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PopularityData,
+    read_pinned,
+)
 from nixery.popularity.errors import FetchFailed
 from nixery.testing.fakes import InlineWorkers
 
@@ -233,10 +239,10 @@ class PopularityTests(SynchronousTestCase):
         """A server that does not answer delays images by no more than some seconds."""
         data = self.start()
         first = Deferred.fromCoroutine(data.settled())
-        self.clock.advance(PATIENCE / 2)
+        self.clock.advance(FIRST_FETCH_WAIT_SECONDS / 2)
         second = Deferred.fromCoroutine(data.settled())
         self.assertNoResult(first)
-        self.clock.advance(PATIENCE / 2)
+        self.clock.advance(FIRST_FETCH_WAIT_SECONDS / 2)
         for each in (first, second):
             self.assertEqual(PopularityKind.NONE, self.successResultOf(each).kind)
         self.assertEqual(PopularityKind.NONE, self.now(data.settled()).kind)

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
-from nixery.process.protocol import STDERR_TAIL
+from nixery.process.protocol import STDERR_TAIL_BYTES
 from nixery.process.spawner import Command, ProcessResult, ProcessSpawner
 
 
@@ -153,14 +153,14 @@ class SpawnerTests(SynchronousTestCase):
     def test_failure(self) -> None:
         """Another status is a failure, with the command and the tail of its errors."""
         result = self.run_command()
-        self.reactor.child.childDataReceived(2, b"a" * STDERR_TAIL)
-        self.reactor.child.childDataReceived(2, b"b" * STDERR_TAIL + b"end")
+        self.reactor.child.childDataReceived(2, b"a" * STDERR_TAIL_BYTES)
+        self.reactor.child.childDataReceived(2, b"b" * STDERR_TAIL_BYTES + b"end")
         self.reactor.end(status=3)
         evidence = self.failureResultOf(result, ProcessFailed).value.evidence
         self.assertEqual(
             (evidence.argv, evidence.status, evidence.signal), (self.command.argv, 3, None)
         )
-        self.assertEqual(evidence.stderr, "b" * (STDERR_TAIL - 3) + "end")
+        self.assertEqual(evidence.stderr, "b" * (STDERR_TAIL_BYTES - 3) + "end")
 
     def test_signal(self) -> None:
         """A child that a signal ended has failed."""

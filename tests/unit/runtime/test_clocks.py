@@ -11,7 +11,7 @@ from twisted.internet.task import Clock, LoopingCall
 from twisted.trial.unittest import SynchronousTestCase
 
 import nixery
-from nixery.access.throttle import FREE, Throttle
+from nixery.access.throttle import FREE_FAILURES_PER_USER, Throttle
 from nixery.builds.errors import CachedFailure
 from nixery.builds.image_cache import FailureCache
 from nixery.errors import NixeryError
@@ -141,7 +141,7 @@ class StepTests(SynchronousTestCase):
         """So does a client that has failed to log in."""
         for step in STEPS:
             throttle = Throttle(self.reactor.seconds)
-            for _ in range(FREE + 1):
+            for _ in range(FREE_FAILURES_PER_USER + 1):
                 throttle.failed("192.0.2.1", "ann")
             self.reactor.step(step)
             self.assertEqual(1, throttle.wait("192.0.2.1", "ann"))

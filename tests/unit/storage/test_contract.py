@@ -35,7 +35,7 @@ from nixery.storage.interface import (
     Storage,
     Stream,
 )
-from nixery.storage.rules import MAX_SMALL
+from nixery.storage.rules import MAX_SMALL_BYTES
 from nixery.testing.memory_storage import MemoryStorage
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ class StorageContract(Base):
     def test_limits(self) -> None:
         """A blob that is too large for memory is neither put nor read, but streamed."""
         storage = self.storage()
-        data = bytes(MAX_SMALL)
+        data = bytes(MAX_SMALL_BYTES)
         self.finish(storage.put(data, LAYER))
         self.assertEqual(data, self.finish(storage.read(digest_of(data))))
         data += b"!"
@@ -412,9 +412,9 @@ class StorageContract(Base):
         """A record that is too large for memory is refused."""
         storage = self.storage()
         with self.assertRaises(StorageError):
-            self.finish(storage.set_record("layer", "key", bytes(MAX_SMALL + 1)))
+            self.finish(storage.set_record("layer", "key", bytes(MAX_SMALL_BYTES + 1)))
         with self.assertRaises(StorageError):
-            self.finish(storage.add_record("layer", "key", bytes(MAX_SMALL + 1)))
+            self.finish(storage.add_record("layer", "key", bytes(MAX_SMALL_BYTES + 1)))
         self.assertEqual([], list(self.finish(storage.list_records("layer"))))
 
     @contract

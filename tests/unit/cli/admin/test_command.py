@@ -31,7 +31,7 @@ class AdminCase(StoreCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(scan, "FRESH", float("-inf"))
+        self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
         self.patch(os, "environ", {"HOME": "/nonexistent"})
 
     def serve(self, name: str, tag: str, *layers: bytes) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from nixery.errors import ShuttingDown, StorageError
 from nixery.http.registry.api import Registry, RegistryLimits
 from nixery.http.registry.blob_readers import PIECE_SIZE
-from nixery.http.registry.blob_sender import STALL_LIMIT, SendLimits
+from nixery.http.registry.blob_sender import STALL_LIMIT_SECONDS, SendLimits
 from nixery.http.server import make_site
 from nixery.image.manifests import digest_of
 from nixery.image.names import Digest
@@ -109,10 +109,10 @@ class FileTests(SynchronousTestCase):
         connection.send("GET", self.path)
         for _ in range(2):
             self.workers.finish()
-            self.clock.advance(STALL_LIMIT - 1)
+            self.clock.advance(STALL_LIMIT_SECONDS - 1)
             self.assertFalse(connection.transport.disconnecting)
             connection.resume()
-        self.clock.advance(STALL_LIMIT)
+        self.clock.advance(STALL_LIMIT_SECONDS)
         self.assertTrue(connection.transport.disconnecting)
         connection.lose()
         self.workers.finish()

@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.http.registry.errors import ManifestUnknown
-from nixery.http.registry.manifests import KEPT, RECHECK, Manifests
+from nixery.http.registry.manifests import MAX_CACHED_BYTES, RECHECK_SECONDS, Manifests
 from nixery.image.manifests import OCI_MANIFEST, Manifest, digest_of
 from nixery.image.names import Digest, parse_image_name
 from nixery.storage.interface import BlobInfo
@@ -51,7 +51,13 @@ class ManifestsTests(SynchronousTestCase):
         """A manifest read at monotonic time 0 is kept as long as any other."""
         self.assertEqual(0, self.clock.seconds())
         digest = self.put(BODY)
-        for seconds, asked in ((0, 1), (RECHECK - 1, 1), (1, 2), (RECHECK - 1, 2), (1, 3)):
+        for seconds, asked in (
+            (0, 1),
+            (RECHECK_SECONDS - 1, 1),
+            (1, 2),
+            (RECHECK_SECONDS - 1, 2),
+            (1, 3),
+        ):
             self.clock.advance(seconds)
             self.get(digest)
             self.assertEqual(asked, self.storage.asked)
@@ -79,7 +85,7 @@ class ManifestsTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Memory has an end: what was asked for longest ago is read again."""
-        bodies = [bytes([number]) * (KEPT // 5) for number in range(6)]
+        bodies = [bytes([number]) * (MAX_CACHED_BYTES // 5) for number in range(6)]
         digests = [digest_of(body) for body in bodies]
         for digest, body in zip(digests, bodies, strict=True):
             self.manifests.keep(Manifest(media_type=OCI_MANIFEST, digest=digest, body=body))

@@ -11,8 +11,8 @@ from nixery.builds.tracker import BuildTracker
 from nixery.errors import StorageError
 from nixery.http.registry.errors import StillBuilding
 from nixery.http.registry.pull_wait import (
-    LONGEST_RETRY,
-    SHORTEST_RETRY,
+    MAX_RETRY_AFTER_SECONDS,
+    MIN_RETRY_AFTER_SECONDS,
     PullWaiter,
     retry_after,
     wait_limit,
@@ -67,9 +67,9 @@ class ClientTests(SynchronousTestCase):
 
     def test_when_to_come_back(self) -> None:
         """Sooner to what has just begun, later to what takes long, within limits."""
-        self.assertEqual(retry_after(0), SHORTEST_RETRY)
+        self.assertEqual(retry_after(0), MIN_RETRY_AFTER_SECONDS)
         self.assertEqual(retry_after(25), 12.5)
-        self.assertEqual(retry_after(10_000), LONGEST_RETRY)
+        self.assertEqual(retry_after(10_000), MAX_RETRY_AFTER_SECONDS)
 
     def test_how_long_podman_lasts(self) -> None:
         """Five requests, held for 25 s each, last for more than four minutes."""

@@ -9,14 +9,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from nixery.builds.progress import LOG_LINES, Build
+from nixery.builds.progress import MAX_LOG_LINES, Build
 from nixery.builds.tracker import BuildTracker
 from nixery.http.root import make_root
 from nixery.http.server import make_site
 from nixery.http.ui import build_pages, build_streams
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.build_streams import BUILDS_AT_ONCE, Builds
-from nixery.http.ui.sse import KEEP_ALIVE
+from nixery.http.ui.sse import KEEP_ALIVE_SECONDS
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.nix.errors import BuildFailed
 from nixery.nix.progress import Phase
@@ -306,13 +306,13 @@ class OverviewStreamTests(PagesTestCase):
         """In silence, a comment is sent now and then."""
         stream = self.listen("/builds/events")
         stream.events()
-        self.clock.advance(KEEP_ALIVE - 1)
+        self.clock.advance(KEEP_ALIVE_SECONDS - 1)
         self.begin("a")
         self.clock.advance(1)
         self.assertEqual(stream.types(), ["build"])
         self.assertEqual(stream.comments, [])
         for _ in range(3):
-            self.clock.advance(KEEP_ALIVE)
+            self.clock.advance(KEEP_ALIVE_SECONDS)
         self.assertEqual(stream.types(), [])
         self.assertEqual(stream.comments, ["still here"] * 3)
 
@@ -424,8 +424,8 @@ class BuildStreamTests(PagesTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 2)
         self.clock.advance(0)
         events = [data for kind, data in stream.events() if kind == "log"]
-        self.assertEqual(events[0]["first"], 100_000 - LOG_LINES)
-        self.assertEqual(sum(len(data["lines"]) for data in events), LOG_LINES)
+        self.assertEqual(events[0]["first"], 100_000 - MAX_LOG_LINES)
+        self.assertEqual(sum(len(data["lines"]) for data in events), MAX_LOG_LINES)
         self.assertTrue(all(len(data["lines"]) <= build_streams.LINES_AT_ONCE for data in events))
         self.assertEqual(events[-1]["lines"][-1], "line 99999")
 
@@ -447,15 +447,15 @@ class BuildStreamTests(PagesTestCase):
             kinds += stream.events()
         self.assertEqual(kinds[0][0], "build")
         self.assertEqual(kinds[0][1]["stages"][-1]["phase"], "packing")
-        self.assertEqual(kinds[1][1]["first"], 50_000 - LOG_LINES)
-        self.assertEqual(len(kinds), 1 + LOG_LINES // build_streams.LINES_AT_ONCE)
+        self.assertEqual(kinds[1][1]["first"], 50_000 - MAX_LOG_LINES)
+        self.assertEqual(len(kinds), 1 + MAX_LOG_LINES // build_streams.LINES_AT_ONCE)
 
     def test_a_slow_client_sees_the_state(self) -> None:
         """Lines that never cease do not hide the state from it."""
         stream = self.listen(self.path, slow=True)
         kinds = []
         for _ in range(6):
-            for number in range(LOG_LINES):
+            for number in range(MAX_LOG_LINES):
                 self.build.log(f"line {number}")
             self.build.count(Phase.BUILDING, 1, 2, "builds")
             stream.connection.resume()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.http.ui.package_query import (
-    MAX_TYPED,
+    MAX_QUERY_CHARACTERS,
     PackageQueries,
     commands,
     describe_results,
@@ -87,7 +87,7 @@ class ParsingTests(SynchronousTestCase):
     def test_limits(self) -> None:
         """Text that is too long, too many names or no name is refused, with a reason."""
         for text in (
-            "x" * (MAX_TYPED + 1),
+            "x" * (MAX_QUERY_CHARACTERS + 1),
             " ".join(f"p{number}" for number in range(31)),
             " ".join("x" * 60 + str(number) for number in range(8)),
             "a..b",

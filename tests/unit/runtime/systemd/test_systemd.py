@@ -22,7 +22,11 @@ from nixery.runtime.systemd.credentials import find_credential
 from nixery.runtime.systemd.journal import journal_line, to_journal, with_priority
 from nixery.runtime.systemd.sd_notify import NotifySocket
 from nixery.runtime.systemd.socket_activation import passed_endpoints
-from nixery.runtime.systemd.watchdog import BEAT, ServiceNotifier, watchdog_interval
+from nixery.runtime.systemd.watchdog import (
+    STATUS_INTERVAL_SECONDS,
+    ServiceNotifier,
+    watchdog_interval,
+)
 from nixery.runtime.workers import Workers
 from nixery.testing.fakes import InlineWorkers
 from tests.support.http import HeldWorkers
@@ -122,7 +126,7 @@ class HeartTests(ManagedCase):
     def pings(self, seconds: int) -> int:
         """Count the watchdog pings of that many seconds."""
         self.manager.heard()
-        self.clock.pump([BEAT] * seconds)
+        self.clock.pump([STATUS_INTERVAL_SECONDS] * seconds)
         return sum("WATCHDOG" in notice for notice in self.manager.heard())
 
     def test_lives(self) -> None:
@@ -140,7 +144,7 @@ class HeartTests(ManagedCase):
         self.assertEqual(1, len(errors))
         workers.finish()
         self.assertEqual([{"WATCHDOG": "1"}], self.manager.heard())
-        self.clock.advance(BEAT)
+        self.clock.advance(STATUS_INTERVAL_SECONDS)
         workers.finish()
         self.assertEqual([{"WATCHDOG": "1"}], self.manager.heard())
 
@@ -158,11 +162,11 @@ class HeartTests(ManagedCase):
         """The status is sent when it has changed, once a second at most."""
         self.start(InlineWorkers(), watchdog=None)
         self.assertEqual([{"STATUS": "idle"}], self.manager.heard())
-        self.clock.advance(BEAT)
+        self.clock.advance(STATUS_INTERVAL_SECONDS)
         self.assertEqual([], self.manager.heard())
         for self.status in ("one", "two"):
-            self.clock.advance(BEAT / 4)
-        self.clock.advance(BEAT)
+            self.clock.advance(STATUS_INTERVAL_SECONDS / 4)
+        self.clock.advance(STATUS_INTERVAL_SECONDS)
         self.assertEqual([{"STATUS": "two"}], self.manager.heard())
 
     def test_stops(self) -> None:

@@ -39,7 +39,7 @@ from nixery.runtime.tls.certificates import Identity, fingerprint, load_identity
 from nixery.runtime.tls.endpoint import Contexts, TLSEndpoint
 from nixery.runtime.tls.endpoint_strings import speaks_tls
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
-from nixery.wiring.tls import LOOKED_AT, TLSParts
+from nixery.wiring.tls import POLL_INTERVAL_SECONDS, TLSParts
 from tests.support.certificates import Authority, pem_key
 
 DAY = 86400.0
@@ -276,7 +276,7 @@ class PartsTests(CertificateCase):
         before = self.shown()
         new = AUTHORITY.issue(self.directory)
         self.assertEqual(before, self.shown())
-        self.clock.advance(LOOKED_AT)
+        self.clock.advance(POLL_INTERVAL_SECONDS)
         self.assertEqual(new.serial_number, self.shown())
 
     def test_reloaded(self) -> None:
@@ -295,13 +295,13 @@ class PartsTests(CertificateCase):
         whole = self.key.read_bytes()
         self.key.write_bytes(b"")
         with capturedLogs() as logs:
-            self.clock.pump([LOOKED_AT] * 3)
+            self.clock.pump([POLL_INTERVAL_SECONDS] * 3)
         errors = [event for event in logs if event["log_level"] is LogLevel.error]
         self.assertEqual(1, len(errors))
         self.assertIn("no private key", errors[0]["reason"])
         self.assertEqual(before, self.shown())
         AUTHORITY.issue(self.directory)
-        self.clock.advance(LOOKED_AT)
+        self.clock.advance(POLL_INTERVAL_SECONDS)
         self.assertNotEqual(before, self.shown())
         self.assertNotEqual(whole, self.key.read_bytes())
 
@@ -309,18 +309,18 @@ class PartsTests(CertificateCase):
         """Its end is announced from two weeks before, once a day."""
         with capturedLogs() as logs:
             self.start()
-            self.clock.advance(LOOKED_AT)
+            self.clock.advance(POLL_INTERVAL_SECONDS)
         self.assertEqual([], [event for event in logs if event["log_level"] is LogLevel.warn])
         assert self.parts.identity is not None
         self.wall_clock.step(self.parts.identity.expires - DAY - self.wall_clock.now())
         with capturedLogs() as logs:
-            self.clock.pump([LOOKED_AT] * 3)
+            self.clock.pump([POLL_INTERVAL_SECONDS] * 3)
         self.assertEqual(1, len([each for each in logs if each["log_level"] is LogLevel.warn]))
         # A day by the monotonic clock, whatever the other one says.
         self.wall_clock.step(-10 * DAY)
         with capturedLogs() as logs:
             self.clock.advance(DAY)
-            self.clock.pump([LOOKED_AT] * 3)
+            self.clock.pump([POLL_INTERVAL_SECONDS] * 3)
         self.assertEqual(1, len([each for each in logs if each["log_level"] is LogLevel.warn]))
 
     def test_metric(self) -> None:

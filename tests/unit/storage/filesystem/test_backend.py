@@ -34,10 +34,10 @@ from nixery.runtime import file_lock
 from nixery.runtime.workers import WorkerPool
 from nixery.storage.errors import BlobUnknown, StorageFull
 from nixery.storage.filesystem import atomic_files, backend, blobs, files, records
-from nixery.storage.filesystem.atomic_files import LONGEST_LINK
+from nixery.storage.filesystem.atomic_files import MAX_LINK_BYTES
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.interface import BlobInfo, BlobWriter, OpenFile, PendingBlob
-from nixery.storage.rules import MAX_SMALL
+from nixery.storage.rules import MAX_SMALL_BYTES
 from tests.support.garbage import set_garbage_apart
 from tests.support.trees import below
 from tests.unit.storage.test_contract import (
@@ -56,7 +56,7 @@ reactor = cast(IReactorFromThreads, global_reactor)
 DATA = b"the bytes of a layer"
 DIGEST = digest_of(DATA)
 
-LONG = b"x" * (LONGEST_LINK + 1)
+LONG = b"x" * (MAX_LINK_BYTES + 1)
 """A record that is a file, where shorter ones are links."""
 
 
@@ -474,7 +474,7 @@ class RestartTests(DirectoryCase):
         storage = self.open_storage()
         self.store(storage)
         self.damage_description(b"")
-        os.truncate(self.blob(".json"), MAX_SMALL + 1)
+        os.truncate(self.blob(".json"), MAX_SMALL_BYTES + 1)
         with self.assertRaises(StorageError):
             self.finish(storage.stat(DIGEST))
 
@@ -482,7 +482,7 @@ class RestartTests(DirectoryCase):
 values = st.one_of(
     st.binary(max_size=3000),
     st.integers(0, 3000).map(lambda size: b"x" * size),
-    st.integers(LONGEST_LINK - 2, LONGEST_LINK + 2).map(lambda size: b"\x7f" * size),
+    st.integers(MAX_LINK_BYTES - 2, MAX_LINK_BYTES + 2).map(lambda size: b"\x7f" * size),
     st.text(st.characters(max_codepoint=127), max_size=20).map(str.encode),
     st.binary(max_size=20).map(lambda data: data + b"\0"),
 )
@@ -503,7 +503,7 @@ class RepresentationTests(DirectoryCase):
         self.assertEqual(value, self.finish(self.storage.get_record("layer", key)))
         self.assertEqual([key], list(self.finish(self.storage.list_records("layer"))))
         (path,) = (self.root / "records" / "layer").iterdir()
-        linked = 0 < len(noted) <= LONGEST_LINK and noted.isascii() and b"\0" not in noted
+        linked = 0 < len(noted) <= MAX_LINK_BYTES and noted.isascii() and b"\0" not in noted
         self.assertEqual(S_IFLNK if linked else S_IFREG, kind(path))
         found = os.readlink(os.fsencode(path)) if linked else path.read_bytes()
         self.assertEqual(noted, found)
@@ -512,9 +512,9 @@ class RepresentationTests(DirectoryCase):
     @settings(deadline=None)
     @given(st.sampled_from(["key", "k" * 300]), values, values)
     @example("key", b"", b"1")
-    @example("key", b"x" * LONGEST_LINK, b"x" * (LONGEST_LINK + 1))
-    @example("key", b"x" * (LONGEST_LINK + 1), b"x" * LONGEST_LINK)
-    @example("k" * 300, b"x" * (LONGEST_LINK - 301), b"x" * (LONGEST_LINK - 300))
+    @example("key", b"x" * MAX_LINK_BYTES, b"x" * (MAX_LINK_BYTES + 1))
+    @example("key", b"x" * (MAX_LINK_BYTES + 1), b"x" * MAX_LINK_BYTES)
+    @example("k" * 300, b"x" * (MAX_LINK_BYTES - 301), b"x" * (MAX_LINK_BYTES - 300))
     @example("key", b"a\0b", b"../../tmp")
     def test_round_trip(self, key: str, first: bytes, second: bytes) -> None:
         """Any bytes stored are read again, whichever bytes they replace."""

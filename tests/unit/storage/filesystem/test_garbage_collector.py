@@ -44,7 +44,7 @@ class Unhurried(StoreCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(scan, "FRESH", float("-inf"))
+        self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
 
 
 class PolicyTests(Unhurried):
@@ -253,7 +253,7 @@ class RaceTests(StoreCase):
             self.image("other", b"2", b"3")
             self.layer(b"stray")
             self.age(age)
-            self.patch(scan, "FRESH", float("-inf"))
+            self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
             work = self.work(**policy)
             step, ended = -1, False
             for step, _ in enumerate(work):
@@ -286,7 +286,7 @@ class RaceTests(StoreCase):
         """One that began before the collection, and names blobs when it has looked, is seen."""
         stray = self.layer(b"stray")
         self.age()
-        self.patch(scan, "FRESH", float("-inf"))
+        self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
         parts, record = self.parts("slow", b"stray")
         found = self.inventory()
         work = self.work()
@@ -324,7 +324,7 @@ class RaceTests(StoreCase):
         """Nothing is removed during a publication; and nothing blocks."""
         self.image("old", b"1")
         self.age()
-        self.patch(scan, "FRESH", float("-inf"))
+        self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
         with publishing(str(self.root)):
             work = self.work(max_bytes=0)
             paces = [next(work) for _ in range(20)]
@@ -354,7 +354,7 @@ class RaceTests(StoreCase):
         source = finish(self.storage.open(digest_of(b"1" * 100_000)))
         assert isinstance(source, OpenFile)
         self.age()
-        self.patch(scan, "FRESH", float("-inf"))
+        self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
         self.collect(max_bytes=0)
         self.assertTrue(self.stored().isdisjoint(manifests))
         self.assertEqual([], os.listdir(self.root / "tmp"))
@@ -376,7 +376,7 @@ class RaceTests(StoreCase):
         """No order of operations leaves a manifest that names a removed blob."""
         self.setUp()
         work: Work | None = None
-        with mock.patch.object(scan, "FRESH", -1e18):
+        with mock.patch.object(scan, "TIMESTAMP_RESOLUTION_SECONDS", -1e18):
             for action, number, parts in history:
                 layers = [b"layer %d" % part for part in sorted(parts)]
                 match action:

@@ -39,7 +39,7 @@ class CountingWorkers(InlineWorkers):
 class RetentionTests(StoreCase):
     def setUp(self) -> None:
         super().setUp()
-        self.patch(scan, "FRESH", float("-inf"))
+        self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
         self.clock = Clock()
         # The files bear the times of this machine.
         self.wall_clock = FakeWallClock(self.clock, time.time())

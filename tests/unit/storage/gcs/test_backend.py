@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.errors import StorageError
 from nixery.image.names import Digest
 from nixery.storage.errors import BlobUnknown, StorageRefused, StorageUnavailable
-from nixery.storage.gcs.backend import BELIEVED, REMEMBERED, GcsStorage
+from nixery.storage.gcs.backend import MISSING_CHECK_TTL_SECONDS, SEEN_BLOB_TTL_SECONDS, GcsStorage
 from nixery.storage.gcs.download import PIECE
 from nixery.storage.gcs.retry import RetryPolicy
 from nixery.storage.interface import BlobSource, ByteRange, Redirect, Storage, Stream
@@ -110,7 +110,7 @@ class LookTests(GcsCase):
             finish(self.storage.open(digest))
             finish(self.storage.stat(digest))
         self.assertEqual(1, len(self.bucket.log("stat")))
-        self.clock.advance(REMEMBERED + 1)
+        self.clock.advance(SEEN_BLOB_TTL_SECONDS + 1)
         finish(self.storage.open(digest))
         self.assertEqual(2, len(self.bucket.log("stat")))
 
@@ -121,7 +121,7 @@ class LookTests(GcsCase):
         self.bucket.remove("layers/" + other.removeprefix("sha256:"))
         self.assertEqual(set(), finish(self.storage.missing([digest, other])))
         self.assertEqual(2, len(self.bucket.log("stat")))
-        self.clock.advance(BELIEVED + 1)
+        self.clock.advance(MISSING_CHECK_TTL_SECONDS + 1)
         self.assertEqual({other}, finish(self.storage.missing([digest, other])))
         with self.assertRaises(BlobUnknown):
             finish(self.storage.open(other))
@@ -131,7 +131,7 @@ class LookTests(GcsCase):
         digest = self.put()
         for action, value in PASSING:
             self.bucket.fail("stat", action, value)
-            self.clock.advance(BELIEVED + 1)
+            self.clock.advance(MISSING_CHECK_TTL_SECONDS + 1)
             self.assertEqual(set(), finish(self.storage.missing([digest])), action)
         self.storage = self.make(BRIEF)
         self.bucket.fail("stat", "status", 503, times=1000)
@@ -278,7 +278,7 @@ class StreamTests(GcsCase):
                 self.put()
             with self.assertRaises(StorageError):
                 finish(anext(chunks))  # type: ignore[arg-type]  # it is a coroutine
-            self.clock.advance(REMEMBERED + 1)
+            self.clock.advance(SEEN_BLOB_TTL_SECONDS + 1)
 
     def test_closed(self) -> None:
         """A stream that is closed early lets go of its connection."""

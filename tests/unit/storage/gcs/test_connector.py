@@ -236,7 +236,7 @@ class SweepTests(ReachCase):
         """One sweep deletes no more than a limit."""
         for number in range(5):
             self.bucket.put(f"staging/{number}", b"", age=2 * DAY)
-        self.patch(connector, "SWEPT_OBJECTS", 3)
+        self.patch(connector, "MAX_SWEPT_OBJECTS", 3)
         objects = make_objects(self.bucket, HASTY)
         self.assertEqual(3, sweep(objects, datetime.now(UTC)))
         self.assertEqual(2, sweep(objects, datetime.now(UTC)))
