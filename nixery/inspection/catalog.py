@@ -210,8 +210,7 @@ class ImageCatalog:
     async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
         """
         Return the images that have a layer, sorted by their names.  At most
-        :data:`MAX_COMPARED_IMAGES`
-        images are examined.
+        :data:`MAX_COMPARED_IMAGES` images are examined.
 
         :raises StorageError: the storage failed.
         """

@@ -14,7 +14,8 @@ from zope.interface.verify import verifyObject
 
 from nixery.config.settings import SETTINGS
 from nixery.sources.source import PathSource
-from nixery.tap import Options, make_daemon
+from nixery.tap import Options
+from nixery.wiring.application import make_application
 
 
 class OptionsTests(SynchronousTestCase):
@@ -108,7 +109,7 @@ class WiringTests(SynchronousTestCase):
             options.parseOptions(["--pkgs-path=/p", "--listen=tcp:1", *storage])
             reactor = MemoryReactorClock()
             threads = threading.active_count()
-            service = make_daemon(options.config, options.endpoints, reactor)
+            service = make_application(options.config, options.endpoints, reactor)
             verifyObject(IService, service)
             self.assertEqual([], reactor.tcpServers)
             self.assertEqual([], reactor.getDelayedCalls())

@@ -37,8 +37,9 @@ from nixery.runtime.clocks import WallTime
 from nixery.runtime.data_files import web_directory
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
-from nixery.tap import Options, make_daemon
+from nixery.tap import Options
 from nixery.testing.memory_storage import MemoryStorage
+from nixery.wiring.application import make_application
 from nixery.wiring.observability import OperationParts
 from tests.support.http import Connection, InlineWorkers
 from tests.unit.storage.test_contract import StorageContract
@@ -350,7 +351,7 @@ class NamesTests(SynchronousTestCase):
             watch(parts, *args)
 
         self.patch(OperationParts, "watch", remember)
-        make_daemon(parsed.config, parsed.endpoints, MemoryReactorClock())
+        make_application(parsed.config, parsed.endpoints, MemoryReactorClock())
         measures = made[0].measures
         return [] if measures is None else list(measures.registry.collect())
 
