@@ -54,6 +54,7 @@ setup(
         "nixery.cli",
         "nixery.cli.admin",
         "nixery.config",
+        "nixery.config.declarations",
         "nixery.demoset",
         "nixery.http",
         "nixery.http.registry",

@@ -20,7 +20,8 @@ from twisted.python import usage
 from nixery.config.config import Config, load_config
 from nixery.config.errors import ConfigError, ConfigProblem
 from nixery.config.layers import CONFIG_VARIABLE, suggest
-from nixery.config.settings import SETTINGS, Setting
+from nixery.config.setting import Setting
+from nixery.config.settings import SETTINGS
 from nixery.errors import NixeryError
 from nixery.observability.json_log import json_line
 from nixery.observability.log_service import LoggedService, in_foreground, log_file

@@ -16,7 +16,8 @@ import yaml
 from attrs import frozen
 
 from nixery.config.errors import ConfigProblem
-from nixery.config.settings import ANY_VALUE, SETTINGS, Setting
+from nixery.config.setting import ANY_VALUE, Setting
+from nixery.config.settings import SETTINGS
 from nixery.config.types import PATH, InvalidValue
 from nixery.layers.compression_levels import LEVELS
 from nixery.runtime.systemd.credentials import PREFIX, find_credential

@@ -18,7 +18,8 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from nixery.config.config import load_config
-from nixery.config.settings import SETTINGS, SYSTEMS
+from nixery.config.declarations.sources import SYSTEMS
+from nixery.config.settings import SETTINGS
 from nixery.version import VERSION
 from tests.integration.test_install import installation, run
 

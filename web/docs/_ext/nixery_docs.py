@@ -20,7 +20,8 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from nixery.config.settings import ANY_VALUE, SETTINGS, Setting
+from nixery.config.setting import ANY_VALUE, Setting
+from nixery.config.settings import SETTINGS
 from nixery.config.types import InvalidValue, Kind
 from nixery.errors import NixeryError
 from nixery.http.error_responses import error_response

@@ -1,0 +1,47 @@
+"""Settings of the caches: what is remembered of images, and for how long."""
+
+from __future__ import annotations
+
+from nixery.config import types
+from nixery.config.setting import Setting
+
+__all__ = ["CACHE_SETTINGS"]
+
+CACHE_SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="failure_ttl",
+        kind=types.SECONDS,
+        help="how long a failed build is remembered before it is tried again",
+        default=60.0,
+    ),
+    Setting(
+        name="manifest_ttl",
+        kind=types.SECONDS,
+        help="how long manifests are kept in memory",
+        default=21600.0,
+    ),
+    Setting(
+        name="manifest_memory",
+        kind=types.integer(1, unit="MiB"),
+        help="how much memory the manifests that are kept there may take",
+        default=64,
+    ),
+    Setting(
+        name="blob_recheck",
+        kind=types.DURATION,
+        help="how long the blobs of an image are taken to be stored once they were seen",
+        default=10.0,
+    ),
+    Setting(
+        name="evaluation_ttl",
+        kind=types.DURATION,
+        help="how long the evaluation of a package set is believed that may change at any time",
+        default=0.0,
+    ),
+    Setting(
+        name="serve_stale",
+        kind=types.DURATION,
+        help="how long an old image is served while that of a new revision is being built",
+        default=0.0,
+    ),
+)

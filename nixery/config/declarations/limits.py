@@ -1,0 +1,104 @@
+"""Settings of the limits for clients: requests, connections, downloads and packages."""
+
+from __future__ import annotations
+
+from nixery.config import types
+from nixery.config.setting import Setting
+from nixery.limits.addresses import TrustedProxies
+
+__all__ = ["LIMIT_SETTINGS"]
+
+LIMIT_SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="trusted_proxies",
+        kind=types.PROXIES,
+        help="whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets",
+        default=TrustedProxies(),
+        default_text="nobody's",
+    ),
+    Setting(
+        name="client_rate",
+        kind=types.integer(0, 1_000_000, unit="requests a second"),
+        help="how many requests one client may send in the long run; 0: any number",
+        default=1000,
+    ),
+    Setting(
+        name="client_burst",
+        kind=types.integer(1, 10_000_000, unit="requests"),
+        help="how many requests one client may send at once",
+        default=20_000,
+    ),
+    Setting(
+        name="client_builds",
+        kind=types.integer(0, 100_000, unit="images"),
+        help="how many images are made at once, or wait for it, for one client; 0: any number",
+        default=50,
+    ),
+    Setting(
+        name="client_builds_hourly",
+        kind=types.integer(0, 1_000_000, unit="images"),
+        help="how many images are made in an hour for one client; 0: any number",
+        default=1000,
+    ),
+    Setting(
+        name="client_connections",
+        kind=types.integer(0, 1_000_000, unit="connections"),
+        help="how many connections one client may have; 0: any number",
+        default=5000,
+    ),
+    Setting(
+        name="max_connections",
+        kind=types.integer(0, 1_000_000, unit="connections"),
+        help="how many connections there may be, if there may be files for them; 0: any number",
+        default=10_000,
+    ),
+    Setting(
+        name="head_timeout",
+        kind=types.SECONDS,
+        help="how long a request may take to arrive, from its first byte to its last",
+        default=30.0,
+    ),
+    Setting(
+        name="idle_timeout",
+        kind=types.SECONDS,
+        help="how long a connection may wait for its next request",
+        default=60.0,
+    ),
+    Setting(
+        name="stall_timeout",
+        kind=types.SECONDS,
+        help="how long a client may take nothing of what it downloads",
+        default=600.0,
+    ),
+    Setting(
+        name="min_send_rate",
+        kind=types.integer(0, unit="bytes a second"),
+        help="what a client must take of a download in the long run; 0: nothing",
+        default=1024,
+    ),
+    Setting(
+        name="max_packages",
+        kind=types.integer(1, 1000, unit="packages"),
+        help="how many packages an image may be asked for",
+        default=100,
+    ),
+    Setting(
+        name="max_closure",
+        kind=types.SIZE,
+        help="how large an image may be, unpacked, with all that its packages need, as 32 GiB",
+        default=32 * 2**30,
+        default_text="32 GiB",
+    ),
+    Setting(
+        name="allow_packages",
+        kind=types.PACKAGES,
+        help="which packages are served, as [shell, git, python3Packages.*], and no others",
+        default_text="all",
+    ),
+    Setting(
+        name="deny_packages",
+        kind=types.PACKAGES,
+        help="which packages are not served, wherever they are found",
+        default_text="none",
+    ),
+)

@@ -1,0 +1,130 @@
+"""Tests for :mod:`nixery.config.settings`, the list of all settings."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.config.settings import SETTINGS
+
+NAMES = (
+    "listen",
+    "port",
+    "tls_certificate",
+    "tls_key",
+    "public_url",
+    "auth",
+    "htpasswd_file",
+    "auth_rules",
+    "token_key",
+    "trusted_proxies",
+    "client_rate",
+    "client_burst",
+    "client_builds",
+    "client_builds_hourly",
+    "client_connections",
+    "max_connections",
+    "head_timeout",
+    "idle_timeout",
+    "stall_timeout",
+    "min_send_rate",
+    "max_packages",
+    "max_closure",
+    "allow_packages",
+    "deny_packages",
+    "channel",
+    "pkgs_repo",
+    "pkgs_path",
+    "pkgs_repo_kind",
+    "pkgs_ref",
+    "base_channel",
+    "overlays",
+    "revisions",
+    "allow_any_commit",
+    "source_ttl",
+    "source_timeout",
+    "fetch_timeout",
+    "source_keep",
+    "channel_url",
+    "nixpkgs_url",
+    "system",
+    "nixpkgs_config",
+    "state_directory",
+    "cache_directory",
+    "storage_backend",
+    "storage_path",
+    "max_bytes",
+    "max_age",
+    "retention_grace",
+    "retention_interval",
+    "min_free",
+    "gcs_bucket",
+    "gcs_signing_key",
+    "gcs_signing_account",
+    "gcs_proxy",
+    "gcs_endpoint",
+    "gcs_chunk_size",
+    "gcs_workers",
+    "google_application_credentials",
+    "nix_timeout",
+    "nix_max_silent",
+    "build_deadline",
+    "eval_timeout",
+    "eval_memory",
+    "evaluations",
+    "max_builds",
+    "max_queue",
+    "allow_import_from_derivation",
+    "substitute_only",
+    "nix_options",
+    "layer_budget",
+    "layer_strategy",
+    "layer_affinity",
+    "layer_unit_size",
+    "layer_minimum_size",
+    "layer_classes",
+    "layer_common_share",
+    "layer_popularity_threshold",
+    "layer_size_threshold",
+    "compression",
+    "compression_level",
+    "popularity_url",
+    "popularity_refresh",
+    "failure_ttl",
+    "manifest_ttl",
+    "manifest_memory",
+    "blob_recheck",
+    "evaluation_ttl",
+    "serve_stale",
+    "request_deadline",
+    "stop_grace",
+    "site",
+    "show_builds",
+    "show_images",
+    "metrics",
+    "log_format",
+    "cpu_workers",
+    "storage_workers",
+)
+"""The names of the settings, in their order; files, options and scripts of users rely on them."""
+
+
+class SettingsTests(SynchronousTestCase):
+    """Tests of the settings as they are listed."""
+
+    def test_names_and_order(self) -> None:
+        """Every setting that is declared is listed once, in its place."""
+        self.assertEqual(NAMES, tuple(setting.name for setting in SETTINGS))
+
+    def test_help_is_one_line(self) -> None:
+        """Every setting has one line of help, and a name that an option can have."""
+        for setting in SETTINGS:
+            self.assertTrue(setting.help)
+            self.assertNotIn("\n", setting.help)
+            self.assertFalse(setting.help.endswith("."))
+            self.assertRegex(setting.name, r"^[a-z][a-z_]*$")
+
+    def test_defaults_parse(self) -> None:
+        """A default is a value that its own setting would accept."""
+        for setting in SETTINGS:
+            if setting.default is not None:
+                self.assertEqual(setting.default, setting.kind.parse(setting.default))
