@@ -1,30 +1,19 @@
 """
-The build pipeline: make a stored image from an image name and a tag.
+Decide which images are made, and when.
 
-    name + tag -> revision -> evaluated packages -> (known image? return it)
-      -> realised closure graph -> layer plan -> packed layers in storage
-      -> manifests in storage -> image
+    request -> evaluation, once for all clients, in its turn
+      -> (known image? return it) -> build, once for all clients, in its turn
 
-The first line is :mod:`nixery.pulls.images`; the methods of :class:`Builder` read like the
-other lines.  A build is a job of the server: it has a key, is shared by all clients that ask
-for the same image, and is never owned by a connection.
+The stages themselves are :mod:`nixery.builds.pipeline`.  A build is a job of the server: it has
+a key, is shared by all clients that ask for the same image, and is never owned by a connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,49 +21,30 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery.builds import cache_keys
-from nixery.builds.build_record import BuildRecord
 from nixery.builds.errors import ImageTimedOut
 from nixery.builds.fair_queue import FairQueue
 from nixery.builds.image_cache import FailureCache, ImageCache
-from nixery.builds.layer_cache import LayerRecord
-from nixery.builds.packer import Packer
+from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.progress import Build
-from nixery.builds.realisation import realise
+from nixery.builds.request import ImageRequest
+from nixery.builds.settings import BuildLimits, ImageSettings
 from nixery.errors import NixeryError, ShuttingDown
-from nixery.image.canonical_json import Json, sha256_hex
-from nixery.image.closure import RuntimeGraph
+from nixery.image.canonical_json import sha256_hex
 from nixery.image.errors import ImageLimitExceeded
-from nixery.image.manifests import CONFIG_VERSION, Image, ImageLayer, build_image
+from nixery.image.manifests import Image
 from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation
-from nixery.layers import tarball
-from nixery.layers.grouping import LayerPlan, LayerSettings, Popularity, plan_layers
-from nixery.layers.rootfs import ROOT_VERSION, RootTree, plan_root
-from nixery.layers.tarball import STORE, Compression
+from nixery.layers.plan import Popularity
 from nixery.limits.build_quota import BuildQuota
 from nixery.limits.errors import ImageTooLarge
 from nixery.limits.package_rules import PackageRules
-from nixery.nix.errors import (
-    BuildFailed,
-    BuildTimedOut,
-    EvaluationTimedOut,
-    NixUnusable,
-    WrongSystem,
-)
-from nixery.nix.interface import Nix
-from nixery.nix.progress import Phase, Progress
-from nixery.runtime.deferreds import TimedOut, gather, with_timeout
+from nixery.nix.errors import BuildFailed, BuildTimedOut, EvaluationTimedOut, WrongSystem
+from nixery.nix.progress import Phase
+from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.runtime.single_flight import SingleFlight
-from nixery.runtime.workers import Workers
-from nixery.sources.interface import Sources
-from nixery.sources.source import PackageSet, Revision, source_trees
-from nixery.storage.errors import BlobsMissing
-from nixery.storage.interface import Storage
+from nixery.sources.source import Revision
 
-__all__ = ["BuildLimits", "Builder", "ImageSettings"]
-
-MAX_REPACKS = 2
-"""The most times that an image is made again because its layers were removed meanwhile."""
+__all__ = ["Builder"]
 
 CACHED_FAILURES = (
     BuildFailed,
@@ -88,122 +58,33 @@ CACHED_FAILURES = (
 """Failures that are expensive and would only be repeated by the next try: they are cached."""
 
 
-DEADLINE_MARGIN_SECONDS = 30.0
-"""
-Seconds that an image is given beyond its deadline.  Nix has the same deadline and
-begins a little later; its own failure names the derivation.
-"""
-
-
-@frozen(kw_only=True)
-class BuildLimits:
-    """
-    Limits of the number, time and size of builds.
-
-    :param builds: the number of images that are made at once.
-    :param evaluations: the number of images whose packages are looked up at once.
-    :param queue: the number of images that may wait for either.
-    :param deadline: seconds that the making of one image may take, from when its
-        turn has come.
-    :param stop_grace: seconds that running builds are given to end when the
-        daemon stops.
-    :param closure: bytes that an image may have, unpacked; ``None``: any number.
-    """
-
-    builds: int = 4
-    evaluations: int = 4
-    queue: int = 64
-    deadline: float = 14400.0
-    stop_grace: float = 0.0
-    closure: int | None = None
-
-
-@frozen(kw_only=True)
-class ImageSettings:
-    """
-    The settings that determine an image besides its packages.
-
-    :param layers: the settings by which a closure is cut into layers.  The root of the image takes
-        one more.
-    :param popularity: package-set-wide reference counts; empty if unknown.
-    :param compression: the compression of the layers.
-    """
-
-    layers: LayerSettings
-    popularity: Popularity
-    compression: Compression
-
-    def identity(self) -> dict[str, Json]:
-        """Return all settings as plain data, for cache keys."""
-        return {
-            "compression": self.compression.label,
-            "config": CONFIG_VERSION,
-            "layers": self.layers.identity(),
-            "popularity": self.popularity.digest,
-            "root": ROOT_VERSION,
-            "tar": tarball.FORMAT,
-        }
-
-
-@frozen(kw_only=True)
-class _Packed:
-    """
-    The stored layers of an image.
-
-    :param layers: from the bottom to the top.
-    :param root: the tree in the top layer.
-    """
-
-    layers: list[ImageLayer]
-    root: RootTree
-
-
 @define(kw_only=True, eq=False)
 class Builder(Service):
     """
     Makes images, each of them once.
 
-    :param sources: fetches package sets.
-    :param nix: evaluates and builds packages.
-    :param storage: stores layers and manifests.
+    :param pipeline: makes an image.
     :param images: the cache of images that have been made.
-    :param files: the thread pool for short file system operations.
-    :param cpu: the thread pool in which layers are grouped and packed.
-    :param packers: the number of layers that are made at once: some on the threads of
-        ``cpu``, others being written to the disk.
     :param settings: the settings of the images.
     :param popularity: returns the popularity data to use instead of those of
         ``settings``; they may change while the daemon runs.
     :param clock: measures the time of builds.
     :param limits: the limits of builds.
     :param failure_ttl: the time that a failure is cached, in seconds.
-    :param store: the directory of this machine that holds the store paths.
-    :param room: awaited before an image is begun, and before each of its layers; raises
-        :class:`nixery.storage.errors.DiskSpaceLow` if there is too little free space.
-    :param made: called with the record of each image that was made; must not block.
     :param rules: decide which packages are served.
     :param allowance: limits the images that are made for a client.
     """
 
-    sources: Sources
-    nix: Nix
-    storage: Storage
+    pipeline: ImagePipeline
     images: ImageCache
-    files: Workers
-    cpu: Workers
-    packers: int
     settings: ImageSettings
     clock: IReactorTime
     failure_ttl: float
-    limits: BuildLimits = BuildLimits()
-    store: str = STORE
+    limits: BuildLimits = field(factory=BuildLimits)
     popularity: Callable[[], Awaitable[Popularity]] | None = None
-    room: Callable[[], Awaitable[None]] | None = None
-    made: Callable[[BuildRecord], None] | None = None
     rules: PackageRules = field(factory=PackageRules)
     allowance: BuildQuota = field(factory=BuildQuota)
 
-    _packer: Packer = field(init=False)
     _keys: MutableMapping[tuple[ImageName, Revision, str], str] = field(init=False)
     _failures: FailureCache = field(init=False)
     _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
@@ -223,14 +104,6 @@ class Builder(Service):
             max_running=self.limits.evaluations, max_waiting=self.limits.queue
         )
         self._build_queue = FairQueue(max_running=self.limits.builds, max_waiting=self.limits.queue)
-        self._packer = Packer(
-            storage=self.storage,
-            cpu=self.cpu,
-            slots=self.packers,
-            compression=self.settings.compression,
-            store=self.store,
-            room=self.room,
-        )
 
     @property
     def queues(self) -> Mapping[str, FairQueue[ImageName]]:
@@ -242,22 +115,13 @@ class Builder(Service):
         """True once the builder accepts no more builds."""
         return self._stopping
 
-    async def current_settings(self) -> ImageSettings:
-        """Return the settings for images requested now; the first requests wait for the data."""
-        if self.popularity is None:
-            return self.settings
-        popularity = await self.popularity()
-        if popularity is not self.settings.popularity:
-            self.settings = evolve(self.settings, popularity=popularity)
-        return self.settings
-
-    def request_key(self, name: ImageName, revision: Revision, settings: ImageSettings) -> str:
+    async def request(self, name: ImageName, revision: Revision) -> ImageRequest:
         """
-        Return the request key of a name at a revision.
+        Return the request for a name at a revision, with the settings in force now.
 
-        It covers all that the image depends on, as far as that is known without evaluating
-        anything.
+        The first requests wait for the popularity data.
         """
+        settings = await self._current_settings()
         # Hashing everything takes longer than all the rest of a cached response; only these
         # three change while the daemon runs.
         asked = name, revision, settings.popularity.digest
@@ -266,17 +130,22 @@ class Builder(Service):
             key = self._keys[asked] = cache_keys.request_key(
                 name,
                 revision,
-                {**settings.identity(), "evaluation": self.nix.evaluation_identity()},
+                {**settings.identity(), "evaluation": self.pipeline.nix.evaluation_identity()},
             )
-        return key
+        return ImageRequest(name=name, revision=revision, settings=settings, key=key)
 
-    async def evaluate(
-        self, name: ImageName, revision: Revision, request: str, progress: Build
-    ) -> Evaluation:
+    async def _current_settings(self) -> ImageSettings:
+        if self.popularity is None:
+            return self.settings
+        popularity = await self.popularity()
+        if popularity is not self.settings.popularity:
+            self.settings = evolve(self.settings, popularity=popularity)
+        return self.settings
+
+    async def evaluate(self, request: ImageRequest, progress: Build) -> Evaluation:
         """
         Evaluate the packages of an image, once for all concurrent requests.
 
-        :param request: the request key of the name at the revision.
         :param progress: receives the progress.
         :raises QueueFull: too many wait for their evaluation already.
         :raises PackagesDenied: packages are not served.
@@ -287,53 +156,31 @@ class Builder(Service):
         """
         if self._stopping:
             raise ShuttingDown
-        self.rules.check(name)
-        self._failures.check(request)
+        self.rules.check(request.name)
+        self._failures.check(request.key)
 
         async def work() -> Evaluation:
             # Logged as information, not as an error: most failures are users' misspellings.
-            with self._noting(name, "evaluated", request, self._log.info):
+            with self._noting(request.name, "evaluated", request.key, self._log.info):
                 # Fetched before the turn in the queue is taken, since it may take minutes.
-                package_set = await self._fetch(revision, progress)
-
-                async def evaluate() -> Evaluation:
-                    progress.started()
-                    evaluating = Deferred.fromCoroutine(
-                        self.nix.evaluate(package_set, name.system, name.requirements)
-                    )
-                    # Called after the evaluation was started: starting a process takes a while.
-                    self.nix.prepare()
-                    return await evaluating
-
-                evaluation = await self._evaluation_queue.run(name, evaluate, progress.queued)
+                package_set = await self.pipeline.fetch(request.revision, progress)
+                evaluation = await self._evaluation_queue.run(
+                    request.name,
+                    lambda: self.pipeline.evaluate(package_set, request, progress),
+                    progress.queued,
+                )
                 self.rules.check_found(evaluation)
                 return evaluation
 
         progress.phase(Phase.EVALUATING)
-        return await self._evaluating.run(request, work)
+        return await self._evaluating.run(request.key, work)
 
-    async def _fetch(self, revision: Revision, progress: Build) -> PackageSet:
-        if not source_trees(revision):
-            return await self.sources.fetch(revision)
-        progress.phase(Phase.FETCHING)
-        package_set = await self.sources.fetch(revision)
-        progress.phase(Phase.EVALUATING)
-        return package_set
-
-    async def build(
-        self,
-        name: ImageName,
-        revision: Revision,
-        evaluation: Evaluation,
-        progress: Build,
-        settings: ImageSettings,
-    ) -> Image:
+    async def build(self, request: ImageRequest, evaluation: Evaluation, progress: Build) -> Image:
         """
         Return the image of evaluated packages: from the cache, or made once for all
         concurrent requests.
 
         :param progress: receives the progress, or the build that makes the image already.
-        :param settings: the settings that :meth:`current_settings` returned.
         :raises BuildFailed: a derivation failed.
         :raises BuildsExceeded: the client has had too many images built.
         :raises ImageTooLarge: it is larger than images may be.
@@ -344,7 +191,7 @@ class Builder(Service):
         """
         if self._stopping:
             raise ShuttingDown
-        key = cache_keys.image_key(evaluation, settings.identity())
+        key = request.image_key(evaluation)
         known = await self.images.get(key)
         if known is not None:
             return known
@@ -352,7 +199,7 @@ class Builder(Service):
         if maker is not None:
             progress.follow(maker)
         return await self._building.run(
-            key, lambda: self._build(key, name, revision, evaluation, progress, settings)
+            key, lambda: self._build(key, request, evaluation, progress)
         )
 
     def stopService(self) -> Deferred[None]:
@@ -374,7 +221,7 @@ class Builder(Service):
         # the results of the jobs that it waited for are not needed any more.
         await evaluating
         await self._building.stop()
-        await self._packer.stop()
+        await self.pipeline.stop()
 
     async def _settle(self) -> None:
         """Wait up to ``stop_grace`` seconds for running builds to end."""
@@ -390,13 +237,7 @@ class Builder(Service):
             await with_timeout(grace, self.clock, self._building.settled())
 
     async def _build(
-        self,
-        key: str,
-        name: ImageName,
-        revision: Revision,
-        evaluation: Evaluation,
-        progress: Build,
-        settings: ImageSettings,
+        self, key: str, request: ImageRequest, evaluation: Evaluation, progress: Build
     ) -> Image:
         """Make an image when its turn comes, log the outcome, and cache failures."""
         # The key of a failure has the derivations as well as the image's own key: the same
@@ -409,18 +250,15 @@ class Builder(Service):
         for missing in evaluation.left_out:
             self._log.info(
                 "{image}: the package set has no {missing}, which is left out",
-                image=name.repository,
+                image=request.name.repository,
                 missing=missing,
             )
         self._makers[key] = progress
         try:
-            with self._noting(name, "built", attempt, self._log.error):
+            with self._noting(request.name, "built", attempt, self._log.error):
                 return await self._build_queue.run(
-                    name,
-                    lambda: self._publish(
-                        key,
-                        lambda: self._make_in_time(name, revision, evaluation, progress, settings),
-                    ),
+                    request.name,
+                    lambda: self.pipeline.make(request, evaluation, progress),
                     progress.queued,
                 )
         finally:
@@ -431,7 +269,7 @@ class Builder(Service):
         self, name: ImageName, done: str, key: str, tell: Callable[..., None]
     ) -> Iterator[None]:
         """
-        Log a failure, and cache it if it is one of :data:`REMEMBERED`.
+        Log a failure, and cache it if it is one of :data:`CACHED_FAILURES`.
 
         :param done: the participle of the action, for the log: ``built``.
         :param key: the key that a failure is cached under.
@@ -452,194 +290,3 @@ class Builder(Service):
             # Logged here, because there may be no waiter left that would receive it.
             self._log.failure("{image} was not {done}", image=name.repository, done=done)
             raise
-
-    async def _publish(self, key: str, make: Callable[[], Awaitable[Image]]) -> Image:
-        """
-        Make an image and publish it; make it again if a collection removed its layers.
-
-        :raises BlobsMissing: layers were removed each time.
-        """
-        for _ in range(MAX_REPACKS):
-            image = await make()
-            try:
-                await self.images.add(key, image)
-            except BlobsMissing as error:
-                self._log.warn("an image is made again: {error}", error=error)
-            else:
-                return image
-        image = await make()
-        await self.images.add(key, image)
-        return image
-
-    async def _make_in_time(
-        self,
-        name: ImageName,
-        revision: Revision,
-        evaluation: Evaluation,
-        progress: Build,
-        settings: ImageSettings,
-    ) -> Image:
-        """
-        Make an image within the deadline.
-
-        :raises ImageTimedOut: all stages together took too long.
-        """
-        progress.started()
-        begun = self.clock.seconds()
-        limit = self.limits.deadline
-        try:
-            image = await with_timeout(
-                limit + DEADLINE_MARGIN_SECONDS,
-                self.clock,
-                self._make(name, revision, evaluation, progress, settings),
-            )
-        except TimedOut:
-            raise ImageTimedOut(
-                image=name.repository,
-                phase=progress.view().doing(),
-                seconds=limit,
-                setting="build_deadline",
-            ) from None
-        self._log.info(
-            "{image} was built in {seconds:.2f} s as {digest}",
-            image=name.repository,
-            seconds=self.clock.seconds() - begun,
-            digest=image.manifests[0].digest,
-        )
-        return image
-
-    async def _make(
-        self,
-        name: ImageName,
-        revision: Revision,
-        evaluation: Evaluation,
-        progress: Progress,
-        settings: ImageSettings,
-    ) -> Image:
-        if self.room is not None:
-            await self.room()
-        held = await self.nix.hold(_outputs(evaluation))
-        if held is not None:
-            realisation = held.realisation
-        else:
-            realisation, evaluation = await realise(
-                self.nix,
-                lambda: self.sources.fetch(revision),
-                name,
-                evaluation,
-                progress,
-            )
-        try:
-            graph = held.graph if held is not None else await self.nix.closure(_outputs(evaluation))
-            self._check_size(graph)
-            plan = await self.cpu.run(plan_layers, graph, settings.popularity, settings.layers)
-            progress.phase(Phase.PACKING)
-            packed = await self._pack(evaluation, plan, progress)
-            if self.nix.lost(realisation):
-                await self._mistrust(plan)
-        finally:
-            # The layers are in storage: store paths that are collected from here on are
-            # not needed any more.
-            await self.nix.release(realisation)
-        progress.phase(Phase.STORING)
-        image = build_image(
-            layers=packed.layers,
-            packages=evaluation.packages,
-            system=evaluation.system,
-            has_shell=packed.root.shell == "/bin/bash",
-            has_ca_bundle=packed.root.has_ca_bundle,
-        )
-        if self.made is not None:
-            self.made(
-                BuildRecord(
-                    digest=image.manifests[0].digest,
-                    source=revision.label,
-                    evaluation=evaluation,
-                    graph=graph,
-                    plan=plan,
-                    layers=packed.layers,
-                    popularity=settings.popularity,
-                )
-            )
-        return image
-
-    async def _mistrust(self, plan: LayerPlan) -> None:
-        """
-        Discard the layers whose store paths may have been removed while they were packed.
-
-        :raises NixUnusable: always.
-        """
-        # A directory that is being removed looks like a smaller one.
-        reason = "the process that kept its store paths from garbage collection has ended"
-        for group in plan:
-            await self._packer.forget(group.paths, reason)
-        raise NixUnusable(reason=f"{reason} while they were packed: try again")
-
-    def _check_size(self, graph: RuntimeGraph) -> None:
-        limit = self.limits.closure
-        if limit is not None and (size := graph.nar_size) > limit:
-            raise ImageTooLarge(
-                what="MiB of unpacked files",
-                value=size >> 20,
-                limit=limit >> 20,
-                setting="max_closure",
-            )
-
-    async def _pack(self, evaluation: Evaluation, plan: LayerPlan, progress: Progress) -> _Packed:
-        """Pack the layers of a closure and the root, and store them."""
-        trees: list[RootTree] = []
-
-        async def root() -> LayerRecord:
-            # Runs concurrently with the layers, which do not depend on it.
-            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
-            trees.append(tree)
-            return await self._packer.root(evaluation.packages, tree)
-
-        # The largest layer first: begun last, it would keep one thread busy while the
-        # others are idle.
-        order = sorted(
-            range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
-        )
-        jobs = [
-            root(),
-            *(
-                self._packer.store_paths(plan.layers[index].paths, plan.layers[index].nar_size)
-                for index in order
-            ),
-        ]
-        done = 0
-
-        async def counted(job: Coroutine[Deferred[Any], Any, LayerRecord]) -> LayerRecord:
-            nonlocal done
-            record = await job
-            done += 1
-            progress.count(Phase.PACKING, done, len(jobs), "layers")
-            return record
-
-        top, *others = await gather(counted(job) for job in jobs)
-        records = dict(zip(order, others, strict=True))
-        compression = self.settings.compression.kind
-        layers = [
-            *(
-                _image_layer(records[index], compression, group.names)
-                for index, group in enumerate(plan)
-            ),
-            _image_layer(top, compression, ["symbolic links to the packages' files"]),
-        ]
-        return _Packed(layers=layers, root=trees[0])
-
-
-def _outputs(evaluation: Evaluation) -> list[str]:
-    """Return the store paths of an image's packages, sorted."""
-    return sorted({output.path for each in evaluation.packages for output in each.outputs})
-
-
-def _image_layer(record: LayerRecord, compression: str, contents: Sequence[str]) -> ImageLayer:
-    return ImageLayer(
-        digest=record.digest,
-        size=record.size,
-        diff_id=record.diff_id,
-        uncompressed_size=record.uncompressed_size,
-        compression=compression,
-        contents=tuple(contents),
-    )

@@ -29,10 +29,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from nixery.builds import cache_keys
-from nixery.builds.builder import Builder, ImageSettings
+from nixery.builds.builder import Builder
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.progress import Build
+from nixery.builds.request import ImageRequest
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.image.canonical_json import sha256_hex
@@ -45,7 +45,6 @@ from nixery.observability.context import BuildStats, LookupCounts, current_tally
 from nixery.runtime.deferreds import TimedOut, gather_both, with_timeout
 from nixery.runtime.single_flight import SingleFlight
 from nixery.sources.interface import Sources
-from nixery.sources.source import Revision
 from nixery.storage.interface import Storage
 
 __all__ = ["SERVED", "ImageService", "tag_record_key", "tag_record_prefix"]
@@ -126,12 +125,11 @@ class ImageService:
         :raises NixeryError: any other failure.
         """
         revision = await self.sources.resolve(tag)
-        settings = await self.builder.current_settings()
-        request = self.builder.request_key(name, revision, settings)
+        request = await self.builder.request(name, revision)
         if not revision.pinned:
-            image = await self._unpinned(name, tag, revision, request, settings, peek=peek)
+            image = await self._unpinned(request, tag, peek=peek)
         else:
-            image = await self._pinned(name, tag, revision, request, settings)
+            image = await self._pinned(request, tag)
         return image
 
     async def tags(self, name: ImageName) -> Sequence[str]:
@@ -157,38 +155,36 @@ class ImageService:
 
     # -- pinned revisions -----------------------------------------------------------
 
-    async def _pinned(
-        self, name: ImageName, tag: Tag, revision: Revision, request: str, settings: ImageSettings
-    ) -> Image:
-        known = await self.cache.get(request)
+    async def _pinned(self, request: ImageRequest, tag: Tag) -> Image:
+        known = await self.cache.get(request.key)
         if known is not None:
-            await self._note(name, tag, request, known)
+            await self._note(request.name, tag, request.key, known)
             return known
 
         async def make(build: Build) -> Image:
-            evaluation = await self.builder.evaluate(name, revision, request, build)
-            image = await self.builder.build(name, revision, evaluation, build, settings)
-            await self.cache.add(request, image)
-            await self._note(name, tag, request, image)
+            evaluation = await self.builder.evaluate(request, build)
+            image = await self.builder.build(request, evaluation, build)
+            await self.cache.add(request.key, image)
+            await self._note(request.name, tag, request.key, image)
             return image
 
-        stale = await self._stale(name, tag, request)
-        made = Deferred.fromCoroutine(self._job(name, tag, revision, request, make))
+        stale = await self._stale(request, tag)
+        made = Deferred.fromCoroutine(self._job(request, tag, make))
         if stale is None:
             return await made
-        made.addErrback(self._failed_behind, name)
+        made.addErrback(self._failed_behind, request.name)
         return stale
 
-    async def _stale(self, name: ImageName, tag: Tag, request: str) -> Image | None:
+    async def _stale(self, request: ImageRequest, tag: Tag) -> Image | None:
         """Return the image that was current before, if it may still be served."""
         if self.serve_stale <= 0:
             return None
         now = self.seconds()
         # The time runs from the first pull of the new revision, even if its image cannot be
         # made: clients have to see that failure eventually.
-        if now - self._overdue.setdefault(request, now) >= self.serve_stale:
+        if now - self._overdue.setdefault(request.key, now) >= self.serve_stale:
             return None
-        record = await self.storage.get_record(SERVED, tag_record_key(name, tag))
+        record = await self.storage.get_record(SERVED, tag_record_key(request.name, tag))
         return None if record is None else await self.cache.get(record.decode("ascii", "replace"))
 
     def _failed_behind(self, failure: Failure, name: ImageName) -> None:
@@ -198,52 +194,38 @@ class ImageService:
 
     # -- revisions that may change at any moment ------------------------------------
 
-    async def _unpinned(
-        self,
-        name: ImageName,
-        tag: Tag,
-        revision: Revision,
-        request: str,
-        settings: ImageSettings,
-        *,
-        peek: bool,
-    ) -> Image:
-        evaluation = self._believed.get(request)
+    async def _unpinned(self, request: ImageRequest, tag: Tag, *, peek: bool) -> Image:
+        evaluation = self._believed.get(request.key)
         if evaluation is None and not peek:
-            evaluation = self._peeked.pop(request, None)
+            evaluation = self._peeked.pop(request.key, None)
         if evaluation is not None:
             self.evaluations.memory += 1
-            key = cache_keys.image_key(evaluation, settings.identity())
+            key = request.image_key(evaluation)
             known = await self.cache.get(key)
             if known is not None:
-                await self._note(name, tag, key, known)
+                await self._note(request.name, tag, key, known)
                 return known
 
         async def make(build: Build) -> Image:
-            evaluation = await self.builder.evaluate(name, revision, request, build)
+            evaluation = await self.builder.evaluate(request, build)
             # A later request may be due to a change of the source, so it gets an evaluation
             # of its own; if nothing has changed, it still shares the build.
-            self._jobs.close((request, tag))
+            self._jobs.close((request.key, tag))
             if self.evaluation_ttl > 0:
-                self._believed[request] = evaluation
-            image = await self.builder.build(name, revision, evaluation, build, settings)
+                self._believed[request.key] = evaluation
+            image = await self.builder.build(request, evaluation, build)
             if peek:
-                self._peeked[request] = evaluation
-            key = cache_keys.image_key(evaluation, settings.identity())
-            await self._note(name, tag, key, image)
+                self._peeked[request.key] = evaluation
+            key = request.image_key(evaluation)
+            await self._note(request.name, tag, key, image)
             return image
 
-        return await self._job(name, tag, revision, request, make)
+        return await self._job(request, tag, make)
 
     # -- both kinds of revisions ------------------------------------------------------
 
     async def _job(
-        self,
-        name: ImageName,
-        tag: Tag,
-        revision: Revision,
-        request: str,
-        make: Callable[[Build], Awaitable[Image]],
+        self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
         """
         Return the image of a job, begun for this client or for an earlier one.
@@ -253,7 +235,7 @@ class ImageService:
         while True:
             try:
                 return await self._jobs.run(
-                    (request, tag), lambda: self._told(name, tag, revision, make)
+                    (request.key, tag), lambda: self._told(request, tag, make)
                 )
             except BuildsExceeded as error:
                 # The quota of the client that began the job is used up; this client's may
@@ -262,29 +244,21 @@ class ImageService:
                     raise
 
     async def _told(
-        self,
-        name: ImageName,
-        tag: Tag,
-        revision: Revision,
-        make: Callable[[Build], Awaitable[Image]],
+        self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
         """Make an image within the client's build quota, and track its build."""
         if self.builder.stopping:
             raise ShuttingDown
         with self.builder.allowance.place():
-            return await self._made(name, tag, revision, make)
+            return await self._made(request, tag, make)
 
     async def _made(
-        self,
-        name: ImageName,
-        tag: Tag,
-        revision: Revision,
-        make: Callable[[Build], Awaitable[Image]],
+        self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
         self.evaluations.missing += 1
-        tally = BuildStats(revision=revision.label)
+        tally = BuildStats(revision=request.revision.label)
         current_tally.set(tally)
-        build = self.book.begin(name, tag)
+        build = self.book.begin(request.name, tag)
         try:
             image = await make(build)
         except BaseException as error:

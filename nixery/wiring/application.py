@@ -15,8 +15,10 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
-from nixery.builds.builder import Builder, BuildLimits, ImageSettings
+from nixery.builds.builder import Builder
 from nixery.builds.image_cache import ImageCache
+from nixery.builds.pipeline import ImagePipeline
+from nixery.builds.settings import BuildLimits, ImageSettings
 from nixery.builds.tracker import BuildTracker
 from nixery.config.config import Config
 from nixery.http.registry.api import Registry
@@ -112,33 +114,40 @@ def make_application(  # noqa: PLR0915  # one statement a part
     library = ImageCatalog(
         storage=storage, images=cache, cpu=cpu, clock=reactor, wall_clock=wall_clock
     )
-    builder = Builder(
+    build_limits = BuildLimits(
+        builds=config.max_builds,
+        evaluations=config.evaluations,
+        queue=config.max_queue,
+        deadline=config.build_deadline,
+        stop_grace=config.stop_grace,
+        closure=config.max_closure,
+    )
+    pipeline = ImagePipeline(
         sources=sources,
         nix=nix,
         storage=storage,
         images=cache,
-        files=files,
         cpu=cpu,
         # While some layers are packed, others are being written to the disk.
         packers=3 * config.cpu_workers,
+        compression=config.compression,
+        clock=reactor,
+        limits=build_limits,
+        room=stored.room,
+        made=library.made,
+    )
+    builder = Builder(
+        pipeline=pipeline,
+        images=cache,
         settings=ImageSettings(
             layers=layer_settings(config),
             popularity=Popularity(),
             compression=config.compression,
         ),
         popularity=popularity.settled,
-        room=stored.room,
-        made=library.made,
         clock=reactor,
         failure_ttl=config.failure_ttl,
-        limits=BuildLimits(
-            builds=config.max_builds,
-            evaluations=config.evaluations,
-            queue=config.max_queue,
-            deadline=config.build_deadline,
-            stop_grace=config.stop_grace,
-            closure=config.max_closure,
-        ),
+        limits=build_limits,
         rules=limits.rules,
         allowance=limits.allowance,
     )

@@ -34,9 +34,11 @@ from nixery.access.access_controller import AccessController
 from nixery.access.identity import ANONYMOUS
 from nixery.access.passwords import Passwords
 from nixery.access.tokens import SigningKey, Tokens
-from nixery.builds.builder import Builder, BuildLimits, ImageSettings
+from nixery.builds.builder import Builder
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.package_lookup import Lookup
+from nixery.builds.pipeline import ImagePipeline
+from nixery.builds.settings import ImageSettings
 from nixery.builds.tracker import BuildTracker
 from nixery.http.auth import AuthenticatingRoot, PagesGuard, RegistryGuard
 from nixery.http.health import health_page
@@ -220,14 +222,21 @@ class World:
             clock=clock,
             wall_clock=self.wall_clock,
         )
-        builder = Builder(
+        pipeline = ImagePipeline(
             sources=sources,
             nix=self.nix,
             storage=storage,
             images=cache,
-            files=workers,
             cpu=workers,
             packers=2,
+            compression=Compression(),
+            clock=clock,
+            store=str(self.directory / "store"),
+            made=library.made,
+        )
+        builder = Builder(
+            pipeline=pipeline,
+            images=cache,
             settings=ImageSettings(
                 layers=LayerSettings(budget=94),
                 popularity=Popularity(),
@@ -235,9 +244,6 @@ class World:
             ),
             clock=clock,
             failure_ttl=60,
-            limits=BuildLimits(),
-            store=str(self.directory / "store"),
-            made=library.made,
         )
         images = ImageService(
             sources=sources,

@@ -13,8 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds.builder import Builder, BuildLimits, ImageSettings
+from nixery.builds.builder import Builder
 from nixery.builds.image_cache import ImageCache
+from nixery.builds.pipeline import ImagePipeline
+from nixery.builds.settings import BuildLimits, ImageSettings
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import StorageError
 from nixery.image.manifests import Image, parse_manifest
@@ -86,14 +88,22 @@ class BuilderCase(SynchronousTestCase):
         self.checked: tuple[Nix, Workers, Sources] = (self.nix, InlineWorkers(), self.sources)
 
     def make_builder(self) -> Builder:
-        return Builder(
+        images = ImageCache(storage=self.storage, seconds=self.clock.seconds)
+        pipeline = ImagePipeline(
             sources=self.sources,
             nix=self.nix,
             storage=self.storage,
-            images=ImageCache(storage=self.storage, seconds=self.clock.seconds),
-            files=InlineWorkers(),
+            images=images,
             cpu=InlineWorkers(),
             packers=2,
+            compression=Compression(),
+            clock=self.clock,
+            limits=self.limits,
+            store=str(self.directory / "store"),
+        )
+        return Builder(
+            pipeline=pipeline,
+            images=images,
             settings=ImageSettings(
                 layers=LayerSettings(budget=94),
                 popularity=Popularity(direct={"glibc": 1000, "bash": 500}),
@@ -102,7 +112,6 @@ class BuilderCase(SynchronousTestCase):
             clock=self.clock,
             failure_ttl=60,
             limits=self.limits,
-            store=str(self.directory / "store"),
         )
 
     def make_service(self) -> ImageService:

@@ -44,7 +44,7 @@ class LibraryTests(BuilderCase):
             clock=self.clock,
             wall_clock=FakeWallClock(self.clock),
         )
-        builder.made = self.library.made
+        builder.pipeline.made = self.library.made
         return builder
 
     def make_service(self) -> ImageService:
@@ -178,7 +178,7 @@ class LibraryTests(BuilderCase):
     def test_too_many(self) -> None:
         """The number of reports that wait to be written is bounded."""
         made: list[BuildRecord] = []
-        self.builder.made = made.append
+        self.builder.pipeline.made = made.append
         self.build("git")
         for number in range(2 * catalog.MAX_PENDING_REPORTS):
             digest = Digest(f"sha256:{number:064x}")

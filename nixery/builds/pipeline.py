@@ -1,0 +1,335 @@
+"""
+The pipeline that makes one image:
+
+    revision -> package set -> evaluated packages
+      -> realised closure graph -> layer plan -> packed layers in storage
+      -> manifests in storage -> image
+
+The methods of :class:`ImagePipeline` read like these lines.  It makes an image each time that
+it is told to: :class:`nixery.builds.builder.Builder` decides which images are made, and when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from nixery.builds.build_record import BuildRecord
+from nixery.builds.errors import ImageTimedOut
+from nixery.builds.image_cache import ImageCache
+from nixery.builds.layer_cache import LayerRecord
+from nixery.builds.packer import Packer
+from nixery.builds.progress import Build
+from nixery.builds.realisation import realise
+from nixery.builds.request import ImageRequest
+from nixery.builds.settings import BuildLimits
+from nixery.image.closure import RuntimeGraph
+from nixery.image.manifests import Image, ImageLayer, build_image
+from nixery.image.packages import Evaluation
+from nixery.layers.grouping import plan_layers
+from nixery.layers.plan import LayerPlan
+from nixery.layers.rootfs import RootTree, plan_root
+from nixery.layers.tarball import STORE, Compression
+from nixery.limits.errors import ImageTooLarge
+from nixery.nix.errors import NixUnusable
+from nixery.nix.interface import Nix
+from nixery.nix.progress import Phase, Progress
+from nixery.runtime.deferreds import TimedOut, gather, with_timeout
+from nixery.runtime.workers import Workers
+from nixery.sources.interface import Sources
+from nixery.sources.source import PackageSet, Revision, source_trees
+from nixery.storage.errors import BlobsMissing
+from nixery.storage.interface import Storage
+
+__all__ = ["DEADLINE_MARGIN_SECONDS", "ImagePipeline"]
+
+MAX_REPACKS = 2
+"""The most times that an image is made again because its layers were removed meanwhile."""
+
+DEADLINE_MARGIN_SECONDS = 30.0
+"""
+Seconds that an image is given beyond its deadline.  Nix has the same deadline and
+begins a little later; its own failure names the derivation.
+"""
+
+
+@frozen(kw_only=True)
+class _Packed:
+    """
+    The stored layers of an image.
+
+    :param layers: from the bottom to the top.
+    :param root: the tree in the top layer.
+    """
+
+    layers: list[ImageLayer]
+    root: RootTree
+
+
+@define(kw_only=True, eq=False)
+class ImagePipeline:
+    """
+    The stages that make an image of a request.
+
+    :param sources: fetches package sets.
+    :param nix: evaluates and builds packages.
+    :param storage: stores layers.
+    :param images: stores the manifests.
+    :param cpu: the thread pool in which layers are grouped and packed.
+    :param packers: the number of layers that are made at once: some on the threads of
+        ``cpu``, others being written to the disk.
+    :param compression: the compression of the layers.
+    :param clock: measures the time of builds.
+    :param limits: the deadline of an image, and its largest size.
+    :param store: the directory of this machine that holds the store paths.
+    :param room: awaited before an image is begun, and before each of its layers; raises
+        :class:`nixery.storage.errors.DiskSpaceLow` if there is too little free space.
+    :param made: called with the record of each image that was made; must not block.
+    """
+
+    sources: Sources
+    nix: Nix
+    storage: Storage
+    images: ImageCache
+    cpu: Workers
+    packers: int
+    compression: Compression
+    clock: IReactorTime
+    limits: BuildLimits = field(factory=BuildLimits)
+    store: str = STORE
+    room: Callable[[], Awaitable[None]] | None = None
+    made: Callable[[BuildRecord], None] | None = None
+
+    _packer: Packer = field(init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._packer = Packer(
+            storage=self.storage,
+            cpu=self.cpu,
+            slots=self.packers,
+            compression=self.compression,
+            store=self.store,
+            room=self.room,
+        )
+
+    async def fetch(self, revision: Revision, progress: Build) -> PackageSet:
+        """Fetch the package set of a revision; it may take minutes."""
+        if not source_trees(revision):
+            return await self.sources.fetch(revision)
+        progress.phase(Phase.FETCHING)
+        package_set = await self.sources.fetch(revision)
+        progress.phase(Phase.EVALUATING)
+        return package_set
+
+    async def evaluate(
+        self, package_set: PackageSet, request: ImageRequest, progress: Build
+    ) -> Evaluation:
+        """Evaluate the packages of an image."""
+        progress.started()
+        evaluating = Deferred.fromCoroutine(
+            self.nix.evaluate(package_set, request.name.system, request.name.requirements)
+        )
+        # Called after the evaluation was started: starting a process takes a while.
+        self.nix.prepare()
+        return await evaluating
+
+    async def make(self, request: ImageRequest, evaluation: Evaluation, progress: Build) -> Image:
+        """
+        Make an image and publish it; make it again if a collection removed its layers.
+
+        :param evaluation: the evaluation of the requested packages.
+        :param progress: receives the progress.
+        :raises BuildFailed: a derivation failed.
+        :raises ImageTimedOut: all stages together took too long.
+        :raises ImageTooLarge: it is larger than images may be.
+        :raises BlobsMissing: layers were removed each time.
+        :raises NixeryError: any other failure of a stage.
+        """
+        key = request.image_key(evaluation)
+        for _ in range(MAX_REPACKS):
+            image = await self._make_in_time(request, evaluation, progress)
+            try:
+                await self.images.add(key, image)
+            except BlobsMissing as error:
+                self._log.warn("an image is made again: {error}", error=error)
+            else:
+                return image
+        image = await self._make_in_time(request, evaluation, progress)
+        await self.images.add(key, image)
+        return image
+
+    async def _make_in_time(
+        self, request: ImageRequest, evaluation: Evaluation, progress: Build
+    ) -> Image:
+        """
+        Make an image within the deadline.
+
+        :raises ImageTimedOut: all stages together took too long.
+        """
+        progress.started()
+        begun = self.clock.seconds()
+        limit = self.limits.deadline
+        try:
+            image = await with_timeout(
+                limit + DEADLINE_MARGIN_SECONDS,
+                self.clock,
+                self._make(request, evaluation, progress),
+            )
+        except TimedOut:
+            raise ImageTimedOut(
+                image=request.name.repository,
+                phase=progress.view().doing(),
+                seconds=limit,
+                setting="build_deadline",
+            ) from None
+        self._log.info(
+            "{image} was built in {seconds:.2f} s as {digest}",
+            image=request.name.repository,
+            seconds=self.clock.seconds() - begun,
+            digest=image.manifests[0].digest,
+        )
+        return image
+
+    async def stop(self) -> None:
+        """Cancel the layers that are being packed."""
+        await self._packer.stop()
+
+    async def _make(
+        self, request: ImageRequest, evaluation: Evaluation, progress: Progress
+    ) -> Image:
+        if self.room is not None:
+            await self.room()
+        held = await self.nix.hold(_outputs(evaluation))
+        if held is not None:
+            realisation = held.realisation
+        else:
+            realisation, evaluation = await realise(
+                self.nix,
+                lambda: self.sources.fetch(request.revision),
+                request.name,
+                evaluation,
+                progress,
+            )
+        try:
+            graph = held.graph if held is not None else await self.nix.closure(_outputs(evaluation))
+            self._check_size(graph)
+            plan = await self.cpu.run(
+                plan_layers, graph, request.settings.popularity, request.settings.layers
+            )
+            progress.phase(Phase.PACKING)
+            packed = await self._pack(evaluation, plan, progress)
+            if self.nix.lost(realisation):
+                await self._mistrust(plan)
+        finally:
+            # The layers are in storage: store paths that are collected from here on are
+            # not needed any more.
+            await self.nix.release(realisation)
+        progress.phase(Phase.STORING)
+        image = build_image(
+            layers=packed.layers,
+            packages=evaluation.packages,
+            system=evaluation.system,
+            has_shell=packed.root.shell == "/bin/bash",
+            has_ca_bundle=packed.root.has_ca_bundle,
+        )
+        if self.made is not None:
+            self.made(
+                BuildRecord(
+                    digest=image.manifests[0].digest,
+                    source=request.revision.label,
+                    evaluation=evaluation,
+                    graph=graph,
+                    plan=plan,
+                    layers=packed.layers,
+                    popularity=request.settings.popularity,
+                )
+            )
+        return image
+
+    async def _mistrust(self, plan: LayerPlan) -> None:
+        """
+        Discard the layers whose store paths may have been removed while they were packed.
+
+        :raises NixUnusable: always.
+        """
+        # A directory that is being removed looks like a smaller one.
+        reason = "the process that kept its store paths from garbage collection has ended"
+        for group in plan:
+            await self._packer.forget(group.paths, reason)
+        raise NixUnusable(reason=f"{reason} while they were packed: try again")
+
+    def _check_size(self, graph: RuntimeGraph) -> None:
+        limit = self.limits.closure
+        if limit is not None and (size := graph.nar_size) > limit:
+            raise ImageTooLarge(
+                what="MiB of unpacked files",
+                value=size >> 20,
+                limit=limit >> 20,
+                setting="max_closure",
+            )
+
+    async def _pack(self, evaluation: Evaluation, plan: LayerPlan, progress: Progress) -> _Packed:
+        """Pack the layers of a closure and the root, and store them."""
+        trees: list[RootTree] = []
+
+        async def root() -> LayerRecord:
+            # Runs concurrently with the layers, which do not depend on it.
+            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
+            trees.append(tree)
+            return await self._packer.root(evaluation.packages, tree)
+
+        # The largest layer first: begun last, it would keep one thread busy while the
+        # others are idle.
+        order = sorted(
+            range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
+        )
+        jobs = [
+            root(),
+            *(
+                self._packer.store_paths(plan.layers[index].paths, plan.layers[index].nar_size)
+                for index in order
+            ),
+        ]
+        done = 0
+
+        async def counted(job: Coroutine[Deferred[Any], Any, LayerRecord]) -> LayerRecord:
+            nonlocal done
+            record = await job
+            done += 1
+            progress.count(Phase.PACKING, done, len(jobs), "layers")
+            return record
+
+        top, *others = await gather(counted(job) for job in jobs)
+        records = dict(zip(order, others, strict=True))
+        compression = self.compression.kind
+        layers = [
+            *(
+                _image_layer(records[index], compression, group.names)
+                for index, group in enumerate(plan)
+            ),
+            _image_layer(top, compression, ["symbolic links to the packages' files"]),
+        ]
+        return _Packed(layers=layers, root=trees[0])
+
+
+def _outputs(evaluation: Evaluation) -> list[str]:
+    """Return the store paths of an image's packages, sorted."""
+    return sorted({output.path for each in evaluation.packages for output in each.outputs})
+
+
+def _image_layer(record: LayerRecord, compression: str, contents: Sequence[str]) -> ImageLayer:
+    return ImageLayer(
+        digest=record.digest,
+        size=record.size,
+        diff_id=record.diff_id,
+        uncompressed_size=record.uncompressed_size,
+        compression=compression,
+        contents=tuple(contents),
+    )

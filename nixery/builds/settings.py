@@ -1,0 +1,64 @@
+"""Define the limits of builds, and the settings that determine an image."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.image.canonical_json import Json
+from nixery.image.manifests import CONFIG_VERSION
+from nixery.layers import tarball
+from nixery.layers.plan import LayerSettings, Popularity
+from nixery.layers.rootfs import ROOT_VERSION
+from nixery.layers.tarball import Compression
+
+__all__ = ["BuildLimits", "ImageSettings"]
+
+
+@frozen(kw_only=True)
+class BuildLimits:
+    """
+    Limits of the number, time and size of builds.
+
+    :param builds: the number of images that are made at once.
+    :param evaluations: the number of images whose packages are looked up at once.
+    :param queue: the number of images that may wait for either.
+    :param deadline: seconds that the making of one image may take, from when its
+        turn has come.
+    :param stop_grace: seconds that running builds are given to end when the
+        daemon stops.
+    :param closure: bytes that an image may have, unpacked; ``None``: any number.
+    """
+
+    builds: int = 4
+    evaluations: int = 4
+    queue: int = 64
+    deadline: float = 14400.0
+    stop_grace: float = 0.0
+    closure: int | None = None
+
+
+@frozen(kw_only=True)
+class ImageSettings:
+    """
+    The settings that determine an image besides its packages.
+
+    :param layers: the settings by which a closure is cut into layers.  The root of the image takes
+        one more.
+    :param popularity: package-set-wide reference counts; empty if unknown.
+    :param compression: the compression of the layers.
+    """
+
+    layers: LayerSettings
+    popularity: Popularity
+    compression: Compression
+
+    def identity(self) -> dict[str, Json]:
+        """Return all settings as plain data, for cache keys."""
+        return {
+            "compression": self.compression.label,
+            "config": CONFIG_VERSION,
+            "layers": self.layers.identity(),
+            "popularity": self.popularity.digest,
+            "root": ROOT_VERSION,
+            "tar": tarball.FORMAT,
+        }
