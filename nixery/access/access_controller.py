@@ -52,10 +52,10 @@ MAX_PENDING_CHECKS_PER_ADDRESS = 4
 class RepositoryBlobs(Protocol):
     """Tells which blobs belong to the images of a name."""
 
-    def served(self, name: ImageName, image: Image) -> None:
+    def record_pull(self, name: ImageName, image: Image) -> None:
         """Record that an image was served as ``name``."""
 
-    async def hold(self, name: ImageName, digest: Digest) -> bool:
+    async def contains(self, name: ImageName, digest: Digest) -> bool:
         """
         Tell whether a blob or manifest belongs to an image of ``name``.
 
@@ -67,7 +67,7 @@ class AccessController:
     """
     Authenticates clients and authorizes pulls; denies everything until :meth:`replace`.
 
-    :param holdings: tells which blobs belong to which image name.
+    :param repository_blobs: tells which blobs belong to which image name.
     :param workers: the pool in which passwords are checked.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param wall_clock: tells when tokens are issued.
@@ -79,7 +79,7 @@ class AccessController:
     def __init__(
         self,
         *,
-        holdings: RepositoryBlobs,
+        repository_blobs: RepositoryBlobs,
         workers: Workers,
         seconds: Callable[[], float],
         wall_clock: WallClock,
@@ -88,7 +88,7 @@ class AccessController:
         self._checker = HtpasswdChecker(Passwords(hashes={}), workers)
         self._rules: Mapping[str, PackagePatterns] = {}
         self._tokens: Tokens | None = None
-        self._holdings = holdings
+        self._repository_blobs = repository_blobs
         self._seconds = seconds
         self._wall_clock = wall_clock
         self._system = system
@@ -226,10 +226,10 @@ class AccessController:
         patterns = self._patterns(user)
         return () if patterns is None else patterns.refused(name)
 
-    def served(self, user: str | None, name: ImageName, image: Image) -> None:
+    def record_pull(self, user: str | None, name: ImageName, image: Image) -> None:
         """Record that an image was served to a user, who may now read its blobs."""
         if self._patterns(user) is not None:
-            self._holdings.served(name, image)
+            self._repository_blobs.record_pull(name, image)
 
     async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
         """
@@ -238,7 +238,7 @@ class AccessController:
         :param name: the name of an image that the user may pull.
         :raises StorageError: the storage failed.
         """
-        return self._patterns(user) is None or await self._holdings.hold(name, digest)
+        return self._patterns(user) is None or await self._repository_blobs.contains(name, digest)
 
     def _patterns(self, user: str | None) -> PackagePatterns | None:
         """Return the patterns of the packages that a user may pull; ``None``: all packages."""

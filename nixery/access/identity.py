@@ -37,12 +37,12 @@ class Client:
     :param user: the user who has logged in; ``None`` without a login.
     :param identity: what the credentials have proved; ``None``: there were none, or they
         are invalid.
-    :param fault: why they are invalid, for people; empty if there were none.
+    :param auth_error: why they are invalid, for people; empty if there were none.
     """
 
     address: str
     identity: Identity | None = None
-    fault: str = ""
+    auth_error: str = ""
 
     @property
     def user(self) -> str | None:

@@ -1,7 +1,7 @@
 """
 Authenticate the client of each request before a resource answers it.
 
-    request --AuthenticatingRoot--> request.visitor --> resource
+    request --AuthenticatingRoot--> request.resolved_client --> resource
                                                            |
              /v2: RegistryGuard authorizes each image, and sends the login challenge
              pages: only for users; PagesGuard checks each build and image
@@ -77,7 +77,7 @@ class Authority(Protocol):
     def refused(self, user: str | None, name: ImageName) -> tuple[str, ...]:
         """Return the packages of an image that a user may not pull."""
 
-    def served(self, user: str | None, name: ImageName, image: Image) -> None:
+    def record_pull(self, user: str | None, name: ImageName, image: Image) -> None:
         """Record that a user was served the manifest of an image."""
 
     async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
@@ -86,8 +86,8 @@ class Authority(Protocol):
 
 def client_of(request: Request) -> Client:
     """Return the client of a request; without an identity if it was not authenticated."""
-    visitor = request.visitor if isinstance(request, LoggedRequest) else None
-    return visitor or Client(address=client_address(request))
+    client = request.client if isinstance(request, LoggedRequest) else None
+    return client or Client(address=client_address(request))
 
 
 class RegistryGuard:
@@ -104,19 +104,19 @@ class RegistryGuard:
         self.service = ""
         """The service that tokens are issued for: the address where clients reach the registry."""
 
-    def admit(self, request: Request, route: Route) -> None:
+    def authorize(self, request: Request, route: Route) -> None:
         """
         Authorize a request.
 
         :raises LoginRequired: the client has not logged in, or its token is for something else.
         :raises AccessDenied: the user may not pull the image.
         """
-        visitor = client_of(request)
+        client = client_of(request)
         name: ImageName | None = getattr(route, "name", None)
-        identity = visitor.identity
+        identity = client.identity
         if identity is None:
-            error = "invalid_token" if visitor.fault else None
-            raise self._challenge(name, error, visitor.fault)
+            error = "invalid_token" if client.auth_error else None
+            raise self._challenge(name, error, client.auth_error)
         if name is None:
             return
         refused = self._authority.refused(identity.user, name)
@@ -129,9 +129,9 @@ class RegistryGuard:
                 name, "insufficient_scope", f"the token is not for {name.repository}"
             )
 
-    def served(self, request: Request, name: ImageName, image: Image) -> None:
+    def record_pull(self, request: Request, name: ImageName, image: Image) -> None:
         """Record that the client of a request was served the manifest of an image."""
-        self._authority.served(client_of(request).user, name, image)
+        self._authority.record_pull(client_of(request).user, name, image)
 
     async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
         """
@@ -141,12 +141,14 @@ class RegistryGuard:
         """
         return await self._authority.may_read_digest(client_of(request).user, name, digest)
 
-    def _challenge(self, name: ImageName | None, error: str | None, fault: str) -> LoginRequired:
+    def _challenge(
+        self, name: ImageName | None, error: str | None, auth_error: str
+    ) -> LoginRequired:
         if not self._authority.gives_tokens:
-            return LoginRequired(challenge=BASIC, reason=fault)
+            return LoginRequired(challenge=BASIC, reason=auth_error)
         repository = None if name is None else name.repository
         challenge = bearer_challenge(self.realm, self.service, repository, error)
-        return LoginRequired(challenge=challenge, reason=fault)
+        return LoginRequired(challenge=challenge, reason=auth_error)
 
 
 class PagesGuard:
@@ -197,14 +199,14 @@ class AuthenticatingRoot(Resource):
         if credentials is not None and path not in UNAUTHENTICATED_PATHS:
             identity = self._authority.cached_identity(credentials)
             if identity is None:
-                return _Checking(self, path, credentials, address)
-        return self.enter(path, request, Client(address=address, identity=identity))
+                return _DeferredAuth(self, path, credentials, address)
+        return self.resource_for(path, request, Client(address=address, identity=identity))
 
     async def check(self, credentials: bytes, address: str) -> Client:
         """
         Check credentials that are not cached, and return their client.
 
-        Wrong credentials give a client without an identity, whose ``fault`` is the reason.
+        Wrong credentials give a client without an identity, whose ``auth_error`` is the reason.
 
         :raises LoginThrottled: they are not checked now.
         """
@@ -217,31 +219,31 @@ class AuthenticatingRoot(Resource):
             else:
                 identity = self._authority.read_token(parsed.token, credentials)
         except (LoginFailed, TokenInvalid) as error:
-            return Client(address=address, fault=error.message)
+            return Client(address=address, auth_error=error.message)
         return Client(address=address, identity=identity)
 
-    def enter(self, path: bytes, request: Request, visitor: Client) -> IResource:
+    def resource_for(self, path: bytes, request: Request, client: Client) -> IResource:
         """Return the resource that answers a client which has been authenticated."""
         if isinstance(request, LoggedRequest):
-            request.visitor = visitor
-        if path in SELF_AUTHORIZING_PATHS or visitor.user is not None:
+            request.client = client
+        if path in SELF_AUTHORIZING_PATHS or client.user is not None:
             child: IResource = self._root.getChildWithDefault(path, request)
             return child
-        reason = visitor.fault or "this page is for those who have logged in"
+        reason = client.auth_error or "this page is for those who have logged in"
         return _Refusal(LoginRequired(challenge=BASIC, reason=reason), path)
 
 
-class _Checking(Resource):
+class _DeferredAuth(Resource):
     """Checks credentials, and then renders the resource that the check leads to."""
 
     _log = Logger()
 
     def __init__(
-        self, gate: AuthenticatingRoot, path: bytes, credentials: bytes, address: str
+        self, root: AuthenticatingRoot, path: bytes, credentials: bytes, address: str
     ) -> None:
         super().__init__()
         self.isLeaf = True
-        self._gate = gate
+        self._root = root
         self._path = path
         self._credentials = credentials
         self._address = address
@@ -256,11 +258,11 @@ class _Checking(Resource):
     async def _check(self, request: Request) -> None:
         resource: IResource
         try:
-            visitor = await self._gate.check(self._credentials, self._address)
+            client = await self._root.check(self._credentials, self._address)
         except NixeryError as error:
             resource = _Refusal(error, self._path)
         else:
-            resource = self._gate.enter(self._path, request, visitor)
+            resource = self._root.resource_for(self._path, request, client)
         if not client_disconnected(request):
             # Not the request's own method, which would log and count the request a second time.
             Request.render(request, getChildForRequest(resource, request))
@@ -275,10 +277,12 @@ class _Checking(Resource):
             failure,
             reference=reference,
         )
-        Request.render(request, _Problem(send_error(request, internal_error_response(reference))))
+        Request.render(
+            request, _RenderedError(send_error(request, internal_error_response(reference)))
+        )
 
 
-class _Problem(Resource):
+class _RenderedError(Resource):
     """Renders a body whose status and headers have been set already."""
 
     def __init__(self, body: bytes) -> None:

@@ -49,7 +49,7 @@ _TLS_HANDSHAKE = b"\x16"
 """The type of the record that a TLS client begins with (RFC 8446, section 5.1)."""
 
 
-def _words(status: bytes, code: str, message: str, *headers: bytes) -> bytes:
+def _raw_response(status: bytes, code: str, message: str, *headers: bytes) -> bytes:
     """Make a raw response for input that was not parsed into a request."""
     body = ErrorResponse(status=int(status[:3]), code=code, message=message).body()
     lines = [
@@ -62,25 +62,25 @@ def _words(status: bytes, code: str, message: str, *headers: bytes) -> bytes:
     return b"\r\n".join([*lines, b"", body])
 
 
-_MALFORMED = _words(
+_MALFORMED = _raw_response(
     b"400 Bad Request",
     "UNSUPPORTED",
     f"the request is not HTTP/1.1 as it should be, or has more than {MAX_HEADERS} headers or"
     " 16 KiB of them",
 )
-_LONG_URL = _words(b"414 URI Too Long", "UNSUPPORTED", "the URL is longer than 16 KiB")
-_LONG_HEADER = _words(
+_LONG_URL = _raw_response(b"414 URI Too Long", "UNSUPPORTED", "the URL is longer than 16 KiB")
+_LONG_HEADER = _raw_response(
     b"431 Request Header Fields Too Large", "UNSUPPORTED", "a header is longer than 16 KiB"
 )
-_LONG_BODY = _words(
+_LONG_BODY = _raw_response(
     b"413 Content Too Large",
     "UNSUPPORTED",
     "this registry builds its images itself: nothing can be pushed to it",
 )
-_SLOW = _words(
+_SLOW = _raw_response(
     b"408 Request Timeout", "UNSUPPORTED", "the request took too long to arrive (head_timeout)"
 )
-_TOO_MANY = _words(
+_TOO_MANY = _raw_response(
     b"429 Too Many Requests",
     "TOOMANYREQUESTS",
     "this client has as many connections as one may have (client_connections)",
@@ -109,7 +109,7 @@ class ChannelTransport(Protocol):
 class ChannelSite(Protocol):
     """The part of a site's interface that its channels use."""
 
-    door: AdmissionControl
+    admission: AdmissionControl
     channels: set[RegistryChannel]
 
 
@@ -122,7 +122,7 @@ class RegistryChannel(HTTPChannel):
     site: ChannelSite
     transport: ChannelTransport  # type: ignore[assignment]  # Twisted's type has fewer methods
 
-    crowded = False
+    over_limit = False
     """True if the connection is above the limit, so that only monitors are answered on it."""
 
     _begun = False
@@ -144,13 +144,13 @@ class RegistryChannel(HTTPChannel):
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.channels.add(self)
-        room = self.site.door.enter()
+        room = self.site.admission.connection_opened()
         if room is None:
-            self.site.door.refused("connections")
+            self.site.admission.refused("connections")
             self.transport.abortConnection()
             return
         if not room:
-            self.crowded = True
+            self.over_limit = True
             self.setTimeout(OVER_LIMIT_READ_SECONDS)
         self._occupy()
 
@@ -159,8 +159,8 @@ class RegistryChannel(HTTPChannel):
             return
         self._lost = True
         self.site.channels.discard(self)
-        self.site.door.leave()
-        self.site.door.release_client(self._origin)
+        self.site.admission.connection_closed()
+        self.site.admission.release_client(self._origin)
         for call in (self._turn, self._linger):
             if call is not None and call.active():
                 call.cancel()
@@ -187,22 +187,22 @@ class RegistryChannel(HTTPChannel):
     def timeoutConnection(self) -> None:  # noqa: N802
         """Close a connection that was idle too long, or whose request took too long to arrive."""
         if self._arriving:
-            self._turn_away("head_timeout", _SLOW)
+            self._reject("head_timeout", _SLOW)
         else:
             self.loseConnection()
 
     def _occupy(self) -> None:
         """Count the connection for its client; called again when the address has changed."""
-        door = self.site.door
+        admission = self.site.admission
         self._peer = getattr(self.getPeer(), "host", None)
-        door.release_client(self._origin)
-        self._origin = door.assign_client(self._peer)
+        admission.release_client(self._origin)
+        self._origin = admission.assign_client(self._peer)
         if self._origin is None:
-            self._turn_away("client_connections", _TOO_MANY)
+            self._reject("client_connections", _TOO_MANY)
 
-    def _turn_away(self, reason: str, words: bytes) -> None:
+    def _reject(self, reason: str, words: bytes) -> None:
         """Send a raw response that belongs to no request, and end the connection."""
-        self.site.door.refused(reason)
+        self.site.admission.refused(reason)
         self.transport.write(words)
         self.loseConnection()
 
@@ -292,16 +292,18 @@ class RegistryChannel(HTTPChannel):
             # own, it does not restart with every byte.
             self._arriving = True
             self.setTimeout(
-                OVER_LIMIT_READ_SECONDS if self.crowded else self.site.door.limits.head_timeout
+                OVER_LIMIT_READ_SECONDS
+                if self.over_limit
+                else self.site.admission.limits.head_timeout
             )
         LineReceiver.dataReceived(self, data)
 
     def allHeadersReceived(self) -> None:  # noqa: N802
         if self.length is not None and self.length > MAX_BODY:
-            self._turn_away("body", _LONG_BODY)
+            self._reject("body", _LONG_BODY)
             return
         super().allHeadersReceived()
-        if self.crowded:
+        if self.over_limit:
             self.persistent = False
             self.requests[-1].responseHeaders.setRawHeaders(b"Connection", [b"close"])
 
@@ -309,7 +311,7 @@ class RegistryChannel(HTTPChannel):
         if not self._answering:
             self._body += len(data)
             if self._body > MAX_BODY + MAX_BYTES_PER_TURN:
-                self._turn_away("body", _LONG_BODY)
+                self._reject("body", _LONG_BODY)
                 return
         super().rawDataReceived(data)
 
@@ -317,12 +319,12 @@ class RegistryChannel(HTTPChannel):
         self._arriving = False
         self._body = 0
         # Twisted suspends it while the request is answered.
-        self.timeOut = self.site.door.limits.idle_timeout  # type: ignore[assignment]  # seconds
+        self.timeOut = self.site.admission.limits.idle_timeout  # type: ignore[assignment]  # seconds
         super().allContentReceived()
 
     def lineLengthExceeded(self, _line: bytes) -> None:  # noqa: N802
-        self._turn_away("malformed", _LONG_HEADER if self.requests else _LONG_URL)
+        self._reject("malformed", _LONG_HEADER if self.requests else _LONG_URL)
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         # As Twisted's own, with an error message in the body.
-        self._turn_away("malformed", _MALFORMED)
+        self._reject("malformed", _MALFORMED)

@@ -18,12 +18,12 @@ __all__ = ["client_address", "client_keys"]
 def client_address(request: Request) -> str:
     """Return the client's address; all clients of a UNIX socket share one."""
     if isinstance(request, LoggedRequest):
-        return request.visitor_address
+        return request.client_address
     return getattr(request.client, "host", None) or LOCAL
 
 
 def client_keys(request: Request) -> tuple[str, ...]:
     """Return the keys that a client is counted by: its address, and its user if logged in."""
     if isinstance(request, LoggedRequest):
-        return request.visitor_keys
+        return request.client_keys
     return (origin_of(client_address(request)),)

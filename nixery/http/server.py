@@ -57,7 +57,7 @@ def make_site(
     clock: IReactorTime,
     *,
     ended: Ended = lambda _request, _seconds: None,
-    door: AdmissionControl | None = None,
+    admission: AdmissionControl | None = None,
 ) -> RegistrySite:
     """
     Make the factory that serves a resource tree.
@@ -66,10 +66,10 @@ def make_site(
     :param clock: for timeouts, and to measure the duration of requests.
     :param ended: called with each request that has ended, complete or not; must not fail,
         and must return within microseconds.
-    :param door: limits requests and connections of clients; by default, they are not
+    :param admission: limits requests and connections of clients; by default, they are not
         limited.
     """
-    return RegistrySite(root, clock, ended, door or AdmissionControl(seconds=clock.seconds))
+    return RegistrySite(root, clock, ended, admission or AdmissionControl(seconds=clock.seconds))
 
 
 class RegistrySite(Site):
@@ -78,18 +78,18 @@ class RegistrySite(Site):
     _log = Logger()
 
     def __init__(
-        self, root: Resource, clock: IReactorTime, ended: Ended, door: AdmissionControl
+        self, root: Resource, clock: IReactorTime, ended: Ended, admission: AdmissionControl
     ) -> None:
         super().__init__(
             root,
             requestFactory=LoggedRequest,
-            timeout=door.limits.idle_timeout,
+            timeout=admission.limits.idle_timeout,
             reactor=clock,
             # The token endpoint parses its form itself, with its own size limit.
             parsePOSTFormSubmission=False,
         )
         self.clock = clock
-        self.door = door
+        self.admission = admission
         self.channels: set[RegistryChannel] = set()
         self.ended = ended
         # Ids differ between processes, so that one search covers the logs of several.
@@ -130,14 +130,14 @@ class RegistrySite(Site):
     def log(self, request: HTTPRequest) -> None:
         """Write the line for a request that has ended."""
         assert isinstance(request, LoggedRequest)
-        client = request.visitor_address
-        user = None if request.visitor is None else request.visitor.user
+        client = request.client_address
+        user = None if request.resolved_client is None else request.resolved_client.user
         who = client if user is None else f"{user}@{client}"
         method = log_text(request.method)
         path = log_text(request.path)
         seconds = 0.0 if request.begun is None else self.clock.seconds() - request.begun
         agent = log_text(request.getHeader(b"User-Agent") or b"-")
-        end = " (incomplete)" if request.cut_short else ""
+        end = " (incomplete)" if request.aborted else ""
         self._log.info(
             # The other fields are for consumers of events.  Formatting them into a line with
             # Twisted would take as long as finding and sending a manifest.
@@ -152,7 +152,7 @@ class RegistrySite(Site):
             sent=request.sentLength,
             seconds=seconds,
             agent=agent,
-            complete=not request.cut_short,
+            complete=not request.aborted,
             request_id=request.id,
         )
         self.ended(request, seconds)
@@ -167,12 +167,12 @@ class LoggedRequest(Request):
     begun: float | None = None
     """The start of processing, by the site's monotonic clock; ``None``: not yet begun."""
 
-    visitor: Client | None = None
+    resolved_client: Client | None = None
     """The client, as determined by :mod:`nixery.http.auth`; ``None``: not determined."""
 
     _address: str | None = None
 
-    cut_short = False
+    aborted = False
     """True if the connection was lost before the response was complete."""
 
     def gotLength(self, length: int | None) -> None:  # noqa: N802
@@ -181,7 +181,7 @@ class LoggedRequest(Request):
         # is refused without having been stored.  Only the forms that fetch a token are
         # kept, and they are small.
         small = length is not None and 0 < length <= _MAX_FORM
-        self.content = BytesIO() if small else _Nowhere()
+        self.content = BytesIO() if small else _DiscardedBody()
 
     def process(self) -> None:
         # Each resource sets its own Content-Type.
@@ -193,8 +193,8 @@ class LoggedRequest(Request):
             self.begun = self.site.clock.seconds()
             self.id = self.site.new_id()
             self.responseHeaders.setRawHeaders(b"X-Request-Id", [self.id.encode("ascii")])
-            refusal = self.site.door.admit(
-                self.path, self.visitor_keys, crowded=getattr(self.channel, "crowded", False)
+            refusal = self.site.admission.admit(
+                self.path, self.client_keys, over_limit=getattr(self.channel, "over_limit", False)
             )
             if refusal is not None:
                 self._refuse(refusal)
@@ -203,21 +203,21 @@ class LoggedRequest(Request):
         super().render(resrc)
 
     @property
-    def visitor_address(self) -> str:
+    def client_address(self) -> str:
         """The client's address; behind a trusted proxy, that of the client of the proxy."""
         if self._address is None:
             peer: str | None = getattr(self.client, "host", None)
             self._address = peer or LOCAL
-            if isinstance(self.site, RegistrySite) and self.site.door.limits.proxies:
+            if isinstance(self.site, RegistrySite) and self.site.admission.limits.proxies:
                 forwarded = self.requestHeaders.getRawHeaders(b"X-Forwarded-For")
-                self._address = self.site.door.client(peer, forwarded)
+                self._address = self.site.admission.client(peer, forwarded)
         return self._address
 
     @property
-    def visitor_keys(self) -> tuple[str, ...]:
+    def client_keys(self) -> tuple[str, ...]:
         """The keys that the client is counted by: its address, and its user if there is one."""
-        origin = origin_of(self.visitor_address)
-        user = None if self.visitor is None else self.visitor.user
+        origin = origin_of(self.client_address)
+        user = None if self.resolved_client is None else self.resolved_client.user
         # No address has a space in it.
         return (origin,) if user is None else (origin, f"user {user}")
 
@@ -230,7 +230,7 @@ class LoggedRequest(Request):
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
-        self.cut_short = True
+        self.aborted = True
         if isinstance(self.site, RegistrySite):  # otherwise it was never processed
             self.site.log(self)
 
@@ -240,7 +240,7 @@ async def _all(ends: Sequence[Deferred[None]]) -> None:
         await end
 
 
-class _Nowhere:
+class _DiscardedBody:
     """A file object for a request's body that discards what is written to it."""
 
     def write(self, data: bytes) -> int:

@@ -125,19 +125,19 @@ def token_resource(issuer: Issuer) -> Resource:
 
 
 def _answer_query(request: Request, issuer: Issuer) -> bytes:
-    visitor = client_of(request)
-    if visitor.fault:
-        raise LoginRequired(challenge=BASIC, reason=visitor.fault)
+    client = client_of(request)
+    if client.auth_error:
+        raise LoginRequired(challenge=BASIC, reason=client.auth_error)
     # A token cannot be used to fetch another token, which would extend its lifetime.
-    if visitor.identity is not None and visitor.identity.scopes is not None:
+    if client.identity is not None and client.identity.scopes is not None:
         raise LoginRequired(challenge=BASIC)
-    if visitor.identity is None and not issuer.allows_anonymous:
+    if client.identity is None and not issuer.allows_anonymous:
         raise LoginRequired(challenge=BASIC)
     query: Mapping[bytes, Sequence[bytes]] = request.args or {}
     scopes = [each.decode("utf-8", "replace") for each in query.get(b"scope", ())]
     wanted = query.get(b"offline_token", [b""])[-1] == b"true"
-    issued = issuer.issue(visitor.user, scopes, refresh=wanted)
-    return _hand_over(request, issued)
+    issued = issuer.issue(client.user, scopes, refresh=wanted)
+    return _token_response(request, issued)
 
 
 async def _answer_form(request: Request, issuer: Issuer) -> bytes | None:
@@ -164,10 +164,10 @@ async def _answer_form(request: Request, issuer: Issuer) -> bytes | None:
     issued = issuer.issue(
         identity.user, form.get("scope", []), refresh=given("access_type") == "offline"
     )
-    return _hand_over(request, issued)
+    return _token_response(request, issued)
 
 
-def _hand_over(request: Request, issued: IssuedToken) -> bytes:
+def _token_response(request: Request, issued: IssuedToken) -> bytes:
     document: dict[str, object] = {
         "token": issued.token,
         "access_token": issued.token,

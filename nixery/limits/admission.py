@@ -96,17 +96,17 @@ class AdmissionControl:
             return self.limits.proxies.client(address, forwarded)
         return address
 
-    def admit(self, path: bytes, client: Sequence[str], *, crowded: bool) -> NixeryError | None:
+    def admit(self, path: bytes, client: Sequence[str], *, over_limit: bool) -> NixeryError | None:
         """
         Tell whether a request is allowed.
 
         :param client: the keys that its client is counted under.
-        :param crowded: whether it came on a connection beyond the limit.
+        :param over_limit: whether it came on a connection beyond the limit.
         :return: the error to answer with; ``None``: it is allowed.
         """
         if path in UNLIMITED_PATHS:
             return None
-        if crowded:
+        if over_limit:
             self.refused("connections")
             return TooManyConnections(limit=self.limits.connections)
         if self._requests is None:
@@ -126,9 +126,9 @@ class AdmissionControl:
 
     # -- connections ------------------------------------------------------------------
 
-    def enter(self) -> bool | None:
+    def connection_opened(self) -> bool | None:
         """
-        Count a new connection; call :meth:`leave` when it ends.
+        Count a new connection; call :meth:`connection_closed` when it ends.
 
         :return: whether it is within the limit; ``None``: it is not to be accepted at all,
             not even for a moment.
@@ -139,7 +139,7 @@ class AdmissionControl:
             return True
         return False if over <= RESERVED_CONNECTIONS else None
 
-    def leave(self) -> None:
+    def connection_closed(self) -> None:
         """Count the end of a connection."""
         self._count -= 1
 

@@ -50,7 +50,7 @@ class EndedRequest(Protocol):
         """The number of body bytes that were sent."""
 
     @property
-    def cut_short(self) -> bool:
+    def aborted(self) -> bool:
         """True if the connection was lost before the answer was complete."""
 
 
@@ -77,7 +77,7 @@ class RequestMeter:
         """
         route = route_of(request.path, self._pages)
         method = request.method if request.method in _METHODS else b"other"
-        key = route, method, CLIENT_LEFT if request.cut_short else request.code
+        key = route, method, CLIENT_LEFT if request.aborted else request.code
         answer = self._answers.get(key)
         if answer is None:
             answer = self._answers[key] = self._measures.requests.labels(

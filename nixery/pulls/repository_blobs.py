@@ -41,7 +41,7 @@ class RepositoryBlobs:
         )
         self._looking: SingleFlight[tuple[ImageName, Digest], bool] = SingleFlight()
 
-    def served(self, name: ImageName, image: Image) -> None:
+    def record_pull(self, name: ImageName, image: Image) -> None:
         """Add the blobs of an image served for a name; older blobs may still be downloaded."""
         found = self._found.get(name)
         if found is None:
@@ -49,7 +49,7 @@ class RepositoryBlobs:
         elif not image.digests <= found:
             self._keep(name, found | image.digests)
 
-    async def hold(self, name: ImageName, digest: Digest) -> bool:
+    async def contains(self, name: ImageName, digest: Digest) -> bool:
         """
         Tell whether a blob or a manifest belongs to an image of a name.
 
@@ -69,7 +69,7 @@ class RepositoryBlobs:
             seen.add(key)
             image = await self._images.get(key)
             if image is not None and digest in image.digests:
-                self.served(name, image)
+                self.record_pull(name, image)
                 return True
         return False
 

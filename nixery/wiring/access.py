@@ -53,7 +53,7 @@ class AccessParts:
     wall_clock: WallClock = field(factory=SystemWallClock)
     guard: RegistryGuard | None = field(default=None, init=False)
     visibility: VisibilityRules = field(factory=AllowAll, init=False)
-    _doorkeeper: AccessController | None = field(default=None, init=False)
+    _access_controller: AccessController | None = field(default=None, init=False)
     _pool: WorkerPool | None = field(default=None, init=False)
     _log = Logger()
 
@@ -63,15 +63,15 @@ class AccessParts:
         self._pool = WorkerPool(
             "passwords", min(PASSWORD_THREADS, self.config.cpu_workers), self.reactor
         )
-        self._doorkeeper = AccessController(
-            holdings=RepositoryBlobs(self.storage, self.images),
+        self._access_controller = AccessController(
+            repository_blobs=RepositoryBlobs(self.storage, self.images),
             workers=self._pool,
             seconds=self.reactor.seconds,
             wall_clock=self.wall_clock,
             system=self.config.system,
         )
-        self.guard = RegistryGuard(self._doorkeeper)
-        self.visibility = PagesGuard(self._doorkeeper, self.config.system)
+        self.guard = RegistryGuard(self._access_controller)
+        self.visibility = PagesGuard(self._access_controller, self.config.system)
 
     def parts(self) -> tuple[Component, ...]:
         """
@@ -87,14 +87,14 @@ class AccessParts:
 
     def watch(self, reloader: Reloader) -> None:
         """Register the files that a reload reads again."""
-        if self._doorkeeper is not None:
+        if self._access_controller is not None:
             reloader.register("users and their rules", self._reload)
 
     def children(self) -> Mapping[str, Resource]:
         """Return the resources with paths of their own, by their first path segments."""
-        if self._doorkeeper is None or self.config.auth != "token":
+        if self._access_controller is None or self.config.auth != "token":
             return {}
-        return {"token": token_resource(self._doorkeeper)}
+        return {"token": token_resource(self._access_controller)}
 
     def gated(self, root: Resource, host: str | None) -> Resource:
         """
@@ -102,7 +102,7 @@ class AccessParts:
 
         :param host: the host that clients write before an image's name.
         """
-        if self._doorkeeper is None or self.guard is None:
+        if self._access_controller is None or self.guard is None:
             return root
         host = host or "localhost"
         self.guard.service = host
@@ -113,38 +113,38 @@ class AccessParts:
                 "Passwords are asked for without TLS, and can be read on the network: serve TLS,"
                 " or stand behind a proxy that does and is named in public_url."
             )
-        return AuthenticatingRoot(root, self._doorkeeper)
+        return AuthenticatingRoot(root, self._access_controller)
 
     def tells(self, request: Request) -> bool:
         """Tell whether the client of a request may know what is wrong with the daemon."""
-        return self._doorkeeper is None or client_of(request).user is not None
+        return self._access_controller is None or client_of(request).user is not None
 
     async def _start(self) -> None:
         """
         :raises PasswordFileUnusable: no user can log in.
         :raises TokenKeyUnusable: tokens cannot be signed.
         """
-        assert self._doorkeeper is not None
+        assert self._access_controller is not None
         passwords = await self._read(self.config)
-        self._doorkeeper.replace(passwords, self.config.auth_rules)
+        self._access_controller.replace(passwords, self.config.auth_rules)
         if self.config.auth == "token":
             path = self.config.token_key
             # A key file that was named is not created: a mistyped path would become a key of its
             # own.
             own = path == self.config.state_directory / "token-key.pem"
             key = await self.files.run(load_or_create_key if own else load_key, path)
-            self._doorkeeper.sign(Tokens(key=key, wall_clock=self.wall_clock))
+            self._access_controller.sign(Tokens(key=key, wall_clock=self.wall_clock))
         self._log.info("{count} users may log in.", count=len(passwords.hashes))
 
     async def _reload(self) -> None:
-        assert self._doorkeeper is not None
+        assert self._access_controller is not None
         config = self.config
         if self.reread is not None:
             config = await self.files.run(self.reread)
         if config.auth != self.config.auth:
             self._log.warn("auth itself is changed by a restart only.")
             config = self.config
-        self._doorkeeper.replace(await self._read(config), config.auth_rules)
+        self._access_controller.replace(await self._read(config), config.auth_rules)
 
     async def _read(self, config: Config) -> Passwords:
         assert config.htpasswd_file is not None  # the configuration ensures it

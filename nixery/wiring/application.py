@@ -149,7 +149,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         failure_ttl=config.failure_ttl,
         limits=build_limits,
         rules=limits.rules,
-        allowance=limits.allowance,
+        allowance=limits.build_quota,
     )
     images = ImageService(
         sources=sources,
@@ -164,7 +164,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
     )
     # The URL of the pages: known when the daemon listens, and empty if there are none.
     pages: list[str] = []
-    patience = PullWaiter(
+    pull_waiter = PullWaiter(
         clock=reactor,
         deadline=config.request_deadline,
         announce=book.announce,
@@ -188,7 +188,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         files,
         config.system,
         reactor,
-        patience=patience,
+        pull_waiter=pull_waiter,
         guard=access.guard,
         limits=limits.registry,
     )
@@ -203,7 +203,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         looker=limits.looker(nix),
         visibility=access.visibility,
     )
-    site = make_site(Resource(), reactor, ended=operations.ended, door=limits.door)
+    site = make_site(Resource(), reactor, ended=operations.ended, admission=limits.admission)
     operations.watch(builder, images, registry, site)
     tls = TLSParts(config=config, files=files, reactor=reactor, wall_clock=wall_clock)
     tls.watch(reloader, operations.measures)

@@ -40,8 +40,8 @@ class LimitParts:
 
     config: Config
     reactor: Any  # the global reactor, which has no type
-    door: AdmissionControl = field(init=False)
-    allowance: BuildQuota = field(init=False)
+    admission: AdmissionControl = field(init=False)
+    build_quota: BuildQuota = field(init=False)
     rules: PackageRules = field(init=False)
     registry: RegistryLimits = field(init=False)
 
@@ -49,7 +49,7 @@ class LimitParts:
 
     def __attrs_post_init__(self) -> None:
         config = self.config
-        self.door = door = AdmissionControl(
+        self.admission = admission = AdmissionControl(
             limits=AdmissionLimits(
                 rate=config.client_rate,
                 burst=config.client_burst,
@@ -61,11 +61,11 @@ class LimitParts:
             ),
             seconds=self.reactor.seconds,
         )
-        self.allowance = BuildQuota(
+        self.build_quota = BuildQuota(
             at_once=config.client_builds,
             hourly=config.client_builds_hourly,
             seconds=self.reactor.seconds,
-            refused=door.refused,
+            refused=admission.refused,
         )
         self.rules = PackageRules(
             allowed=config.allow_packages,
@@ -77,7 +77,7 @@ class LimitParts:
             sending=SendLimits(
                 stall=config.stall_timeout,
                 rate=config.min_send_rate,
-                given_up=lambda: door.refused("slow_download"),
+                on_disconnect=lambda: admission.refused("slow_download"),
             ),
         )
 
@@ -91,9 +91,9 @@ class LimitParts:
         connections.
         """
         room = max(RESERVED_CONNECTIONS, (raise_open_files() - OTHER_FILES) // FILES_PER_CONNECTION)
-        most = self.door.limits.connections
+        most = self.admission.limits.connections
         if most and room < most:
-            self.door.limits = evolve(self.door.limits, connections=room)
+            self.admission.limits = evolve(self.admission.limits, connections=room)
             self._log.warn(
                 "There is room for {room} connections and not for {most} (max_connections):"
                 " the process may open too few files (LimitNOFILE=, ulimit -n).",

@@ -135,7 +135,7 @@ class OperationParts:
                 "nixery_refused_total",
                 "What was refused because it was too much, by the reason.",
                 ("reason",),
-                lambda: [((reason,), count) for reason, count in site.door.refusals.items()],
+                lambda: [((reason,), count) for reason, count in site.admission.refusals.items()],
             ),
             _sampled(
                 "nixery_http_connections",

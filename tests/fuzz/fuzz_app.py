@@ -256,12 +256,18 @@ class World:
             serve_stale=0,
             noted=library.served,
         )
-        door, guard = self._doorkeeper(cache), None
+        controller, guard = self._access_controller(cache), None
         if self.gated:
-            guard = RegistryGuard(door)
+            guard = RegistryGuard(controller)
             guard.realm, guard.service = "http://reg.example/token", "reg.example"
         registry = Registry(
-            images, storage, workers, SYSTEM, clock, patience=PullWaiter(clock=clock), guard=guard
+            images,
+            storage,
+            workers,
+            SYSTEM,
+            clock,
+            pull_waiter=PullWaiter(clock=clock),
+            guard=guard,
         )
         files = read_site_files(web_directory())
         docs = self.directory / "docs"
@@ -275,7 +281,7 @@ class World:
             sections=[Section("Builds", "/builds"), Section("Images", "/images")],
         )
         missing = pages.missing()
-        visibility = PagesGuard(door, SYSTEM) if self.gated else None
+        visibility = PagesGuard(controller, SYSTEM) if self.gated else None
         lookup = Lookup(sources=sources, looker=_Looker(self.nix), seconds=clock.seconds)
         index = IndexPage(pages, lookup, SYSTEM, clock, builds=self.book, visibility=visibility)
 
@@ -299,26 +305,26 @@ class World:
             "healthz": health_page(well),
             "readyz": health_page(well),
             "metrics": metrics_page(metrics),
-            **({"token": token_resource(door)} if self.gated else {}),
+            **({"token": token_resource(controller)} if self.gated else {}),
         }
         root = make_root(registry.resource(), children=self.children, missing=missing)
-        return AuthenticatingRoot(root, door) if self.gated else root
+        return AuthenticatingRoot(root, controller) if self.gated else root
 
-    def _doorkeeper(self, cache: ImageCache) -> AccessController:
-        door = AccessController(
-            holdings=RepositoryBlobs(self.storage, cache),
+    def _access_controller(self, cache: ImageCache) -> AccessController:
+        controller = AccessController(
+            repository_blobs=RepositoryBlobs(self.storage, cache),
             workers=self.workers,
             seconds=self.clock.seconds,
             wall_clock=self.wall_clock,
             system=SYSTEM,
         )
         hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4))
-        door.replace(
+        controller.replace(
             Passwords(hashes={USER: hashed}), {ANONYMOUS: parse_patterns(["hello", "cacert"])}
         )
         key = SigningKey(private=Ed25519PrivateKey.generate())
-        door.sign(Tokens(key=key, wall_clock=self.wall_clock))
-        return door
+        controller.sign(Tokens(key=key, wall_clock=self.wall_clock))
+        return controller
 
     def exchange(self, data: bytes) -> bytes:
         """Send some bytes on a connection of their own, and return the answer."""

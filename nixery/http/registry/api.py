@@ -108,7 +108,7 @@ class Images(Protocol):
 class Guard(Protocol):
     """Authorizes requests to the registry API."""
 
-    def admit(self, request: Request, route: Route) -> None:
+    def authorize(self, request: Request, route: Route) -> None:
         """
         Authorize a request.
 
@@ -116,7 +116,7 @@ class Guard(Protocol):
         :raises AccessDenied: the user that has logged in may not make it.
         """
 
-    def served(self, request: Request, name: ImageName, image: Image) -> None:
+    def record_pull(self, request: Request, name: ImageName, image: Image) -> None:
         """Record that the client of a request was served the manifest of an image."""
 
     async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
@@ -149,7 +149,7 @@ class Registry:
     :param workers: threads to read files on.
     :param system: the Nix system of images whose name chooses none.
     :param clock: for the timeouts of clients that stall.
-    :param patience: holds requests for images; by default, for as long as
+    :param pull_waiter: holds requests for images; by default, for as long as
         :class:`nixery.http.registry.pull_wait.PullWaiter` says.
     :param guard: authorizes requests; by default, every client may pull every image.
     :param limits: the packages that are served at all, and the minimum speed of clients.
@@ -165,13 +165,13 @@ class Registry:
         system: str,
         clock: IReactorTime,
         *,
-        patience: PullWaiter | None = None,
+        pull_waiter: PullWaiter | None = None,
         guard: Guard | None = None,
         limits: RegistryLimits | None = None,
     ) -> None:
         self._images = images
         self._guard = guard
-        self._patience = patience or PullWaiter(clock=clock)
+        self._pull_waiter = pull_waiter or PullWaiter(clock=clock)
         self._storage = storage
         self._system = system
         limits = limits or RegistryLimits()
@@ -222,7 +222,7 @@ class Registry:
 
     async def _dispatch(self, request: Request, route: Route) -> bytes | None:
         if self._guard is not None:
-            self._guard.admit(request, route)
+            self._guard.authorize(request, route)
             await self._check_digest(self._guard, request, route)
         asked: ImageName | None = getattr(route, "name", None)
         if asked is not None:
@@ -266,15 +266,15 @@ class Registry:
         peek = request.method == b"HEAD"
         agent = request.getHeader(b"User-Agent")
         try:
-            image = await self._patience.hold(
+            image = await self._pull_waiter.wait_for_image(
                 agent, name, tag, self._images.image(name, tag, peek=peek)
             )
         except NixeryError as error:
             if client_disconnected(request):
                 raise
-            return self._fail(request, error, self._patience.page_of(name, tag, error))
+            return self._fail(request, error, self._pull_waiter.build_url(name, tag, error))
         if self._guard is not None:
-            self._guard.served(request, name, image)
+            self._guard.record_pull(request, name, image)
         accepted = accepted_types(request.requestHeaders.getRawHeaders(b"Accept", []))
         check_readable(image, agent, accepted)
         manifest = image.choose(accepted)

@@ -65,12 +65,12 @@ class SendLimits:
 
     :param stall: seconds for which it may take nothing at all.
     :param rate: bytes per second that it must have taken on average besides; 0: no minimum.
-    :param given_up: called for each client that was disconnected for being slower.
+    :param on_disconnect: called for each client that was disconnected for being slower.
     """
 
     stall: float = STALL_LIMIT_SECONDS
     rate: float = MIN_BYTES_PER_SECOND
-    given_up: Callable[[], None] = lambda: None
+    on_disconnect: Callable[[], None] = lambda: None
 
     def left(self, sent: int, seconds: float) -> float:
         """
@@ -120,7 +120,7 @@ class BlobSender:
         :raises BlobUnknown: there is no such blob.
         :raises StorageError: the storage failed.
         """
-        source = await _Opening(self._storage, self._pieces, digest, part).source()
+        source = await _CancellableOpen(self._storage, self._pieces, digest, part).source()
         if isinstance(source, Redirect):
             # 307 is the one redirect that all clients follow.
             request.setResponseCode(307)
@@ -135,7 +135,7 @@ class BlobSender:
             if not first and source.info.size:
                 raise StorageError(operation=f"read {digest}", reason="its bytes are missing")
             describe_blob(request, source.info, part)
-            await self._pour(request, first, pieces, wanted.stop - wanted.start)
+            await self._write_body(request, first, pieces, wanted.stop - wanted.start)
         finally:
             await self._close(pieces)
 
@@ -151,17 +151,19 @@ class BlobSender:
         except OSError:
             self._log.failure("a blob that has been read could not be closed")
 
-    async def _pour(self, request: Request, first: bytes, rest: BlobReader, length: int) -> None:
+    async def _write_body(
+        self, request: Request, first: bytes, rest: BlobReader, length: int
+    ) -> None:
         """Write exactly ``length`` bytes, as fast as the client takes them."""
-        gate = _Gate(request, self._clock, self._limits)
-        request.registerProducer(gate, True)
+        back_pressure = _BackPressure(request, self._clock, self._limits)
+        request.registerProducer(back_pressure, True)
         piece = first
         try:
             while piece and len(piece) <= length:
                 length -= len(piece)
                 request.write(piece)
-                if await gate.passage() and isinstance(rest, FileReader):
-                    length -= await self._send(request, rest, length, gate)
+                if await back_pressure.passage() and isinstance(rest, FileReader):
+                    length -= await self._send(request, rest, length, back_pressure)
                 piece = await anext(rest, b"")
             if piece or length:
                 raise StorageError(
@@ -183,10 +185,12 @@ class BlobSender:
             # connection, which follows at once, cancels this wait.
             await Deferred()
         finally:
-            gate.close()
+            back_pressure.close()
         request.unregisterProducer()
 
-    async def _send(self, request: Request, pieces: FileReader, length: int, gate: _Gate) -> int:
+    async def _send(
+        self, request: Request, pieces: FileReader, length: int, back_pressure: _BackPressure
+    ) -> int:
         """
         Send the rest of a file from the page cache to the socket.
 
@@ -213,9 +217,9 @@ class BlobSender:
                 rest -= sent
                 if not rest:
                     return length
-                gate.pauseProducing()
+                back_pressure.pauseProducing()
                 await line.ready()
-                gate.resumeProducing()
+                back_pressure.resumeProducing()
         except ConnectionError:
             # The client has closed the connection.  The reactor notices as well, unless it has
             # paused reading from this client; the abort then cancels this wait.
@@ -223,7 +227,7 @@ class BlobSender:
             return await Deferred()
 
 
-class _Opening:
+class _CancellableOpen:
     """
     Opens a blob for a client that may disconnect meanwhile.
 
@@ -258,7 +262,7 @@ class _Opening:
 
 
 @implementer(IPushProducer)
-class _Gate:
+class _BackPressure:
     """Back pressure: suspends a coroutine while the connection's write buffer is full."""
 
     def __init__(self, request: Request, clock: IReactorTime, limits: SendLimits) -> None:
@@ -306,7 +310,7 @@ class _Gate:
         self._resumed()
 
     def _give_up(self) -> None:
-        self._limits.given_up()
+        self._limits.on_disconnect()
         _abort(self._request)
 
     def _resumed(self) -> None:

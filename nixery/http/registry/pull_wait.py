@@ -94,7 +94,7 @@ class PullWaiter:
     failed: Callable[[ImageName, Tag, NixeryError], BuildView | None] = _no_build
     link: Callable[[str], str | None] = lambda _id: None
 
-    async def hold(
+    async def wait_for_image(
         self,
         user_agent: bytes | None,
         name: ImageName,
@@ -116,7 +116,7 @@ class PullWaiter:
         except TimedOut:
             raise self._still_building(name, tag, seconds) from None
 
-    def page_of(self, name: ImageName, tag: Tag, error: NixeryError) -> str | None:
+    def build_url(self, name: ImageName, tag: Tag, error: NixeryError) -> str | None:
         """Return the URL of the page of a failed build, if there is one."""
         build = self.failed(name, tag, error)
         return None if build is None else self.link(build.id)

@@ -56,7 +56,7 @@ class DoorkeeperTestCase(SynchronousTestCase):
         self.wall_clock = FakeWallClock(self.clock)
         self.storage = MemoryStorage()
         self.images = ImageCache(storage=self.storage, seconds=self.clock.seconds)
-        self.doorkeeper = self.make(InlineWorkers())
+        self.access_controller = self.make(InlineWorkers())
         self.said: list[str] = []
 
         @implementer(ILogObserver)
@@ -67,26 +67,28 @@ class DoorkeeperTestCase(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, observe)
 
     def make(self, workers: Workers) -> AccessController:
-        doorkeeper = AccessController(
-            holdings=RepositoryBlobs(self.storage, self.images),
+        access_controller = AccessController(
+            repository_blobs=RepositoryBlobs(self.storage, self.images),
             workers=workers,
             seconds=self.clock.seconds,
             wall_clock=self.wall_clock,
             system=SYSTEM,
         )
-        doorkeeper.replace(USERS, RULES)
-        doorkeeper.sign(Tokens(key=KEY, wall_clock=self.wall_clock))
-        return doorkeeper
+        access_controller.replace(USERS, RULES)
+        access_controller.sign(Tokens(key=KEY, wall_clock=self.wall_clock))
+        return access_controller
 
     def log_in(
         self, user: str, password: str, credentials: bytes | None = None, address: str = HERE
     ) -> Deferred[Identity]:
-        return Deferred.fromCoroutine(self.doorkeeper.log_in(user, password, address, credentials))
+        return Deferred.fromCoroutine(
+            self.access_controller.log_in(user, password, address, credentials)
+        )
 
     def may_read_digest(self, user: str | None, image: str, digest: Digest) -> bool:
         name = parse_image_name(image, SYSTEM)
         return self.successResultOf(
-            Deferred.fromCoroutine(self.doorkeeper.may_read_digest(user, name, digest))
+            Deferred.fromCoroutine(self.access_controller.may_read_digest(user, name, digest))
         )
 
 
@@ -111,23 +113,23 @@ class PasswordTests(DoorkeeperTestCase):
     def test_remembered(self) -> None:
         """A verified login is cached for minutes, and then checked again."""
         workers = HeldWorkers()
-        self.doorkeeper = self.make(workers)
+        self.access_controller = self.make(workers)
         first = self.log_in("alice", "secret", b"Basic x")
-        self.assertIsNone(self.doorkeeper.cached_identity(b"Basic x"))
+        self.assertIsNone(self.access_controller.cached_identity(b"Basic x"))
         workers.finish()
         self.successResultOf(first)
-        self.assertEqual(self.doorkeeper.cached_identity(b"Basic x"), Identity(user="alice"))
+        self.assertEqual(self.access_controller.cached_identity(b"Basic x"), Identity(user="alice"))
         self.successResultOf(self.log_in("alice", "secret"))
-        self.assertIsNone(self.doorkeeper.cached_identity(b"Basic y"))
+        self.assertIsNone(self.access_controller.cached_identity(b"Basic y"))
         self.clock.advance(PASSWORD_CACHE_SECONDS + 1)
-        self.assertIsNone(self.doorkeeper.cached_identity(b"Basic x"))
+        self.assertIsNone(self.access_controller.cached_identity(b"Basic x"))
         self.assertNoResult(self.log_in("alice", "secret"))
 
     def test_no_password_is_kept(self) -> None:
         """Neither memory nor log has a password."""
         self.successResultOf(self.log_in("alice", "secret", b"Basic c2VjcmV0"))
         self.failureResultOf(self.log_in("alice", "open sesame"), LoginFailed)
-        kept = repr(vars(self.doorkeeper._remembered)) + "".join(self.said)
+        kept = repr(vars(self.access_controller._remembered)) + "".join(self.said)
         for secret in ("secret", "c2VjcmV0", "sesame"):
             self.assertNotIn(secret, kept)
         self.assertIn("alice", "".join(self.said))
@@ -135,7 +137,7 @@ class PasswordTests(DoorkeeperTestCase):
     def test_shared_check(self) -> None:
         """A password that comes with several requests at once is checked once."""
         workers = HeldWorkers()
-        self.doorkeeper = self.make(workers)
+        self.access_controller = self.make(workers)
         asked = [self.log_in("alice", "secret") for _ in range(5)]
         self.assertEqual(len(workers), 1)
         asked[0].addErrback(lambda _: None).cancel()
@@ -145,7 +147,7 @@ class PasswordTests(DoorkeeperTestCase):
     def test_many_checks(self) -> None:
         """An address has few passwords checked at a time, and others are not kept waiting."""
         workers = HeldWorkers()
-        self.doorkeeper = self.make(workers)
+        self.access_controller = self.make(workers)
         asked = [self.log_in(f"user{each}", "x") for each in range(MAX_PENDING_CHECKS_PER_ADDRESS)]
         self.failureResultOf(self.log_in("one more", "x"), LoginThrottled)
         elsewhere = self.log_in("alice", "secret", address="192.0.2.2")
@@ -168,25 +170,25 @@ class PasswordTests(DoorkeeperTestCase):
         """Replacing the users drops cached identities, and those of checks in progress."""
         self.successResultOf(self.log_in("alice", "secret", b"old"))
         workers = HeldWorkers()
-        self.doorkeeper.replace(passwords(alice="new"), RULES)
-        self.assertIsNone(self.doorkeeper.cached_identity(b"old"))
+        self.access_controller.replace(passwords(alice="new"), RULES)
+        self.assertIsNone(self.access_controller.cached_identity(b"old"))
         self.failureResultOf(self.log_in("alice", "secret"), LoginFailed)
-        self.doorkeeper = self.make(workers)
+        self.access_controller = self.make(workers)
         late = self.log_in("alice", "secret", b"late")
         # It has begun with the old ones.
         verify = USERS.verify
-        self.doorkeeper.replace(passwords(alice="new"), RULES)
+        self.access_controller.replace(passwords(alice="new"), RULES)
         workers.finish()
         self.successResultOf(late)
         self.assertTrue(verify("alice", b"secret"))
-        self.assertIsNone(self.doorkeeper.cached_identity(b"late"))
+        self.assertIsNone(self.access_controller.cached_identity(b"late"))
 
 
 class RuleTests(DoorkeeperTestCase):
     """Tests of the rules: the packages each user may pull."""
 
     def refused(self, user: str | None, image: str) -> tuple[str, ...]:
-        return self.doorkeeper.refused(user, parse_image_name(image, SYSTEM))
+        return self.access_controller.refused(user, parse_image_name(image, SYSTEM))
 
     def test_rules(self) -> None:
         """A user with rules has what they allow, one without has everything."""
@@ -201,7 +203,7 @@ class RuleTests(DoorkeeperTestCase):
 
     def test_others(self) -> None:
         """A star names all users that have no rules of their own."""
-        self.doorkeeper.replace(USERS, RULES | {"*": parse_patterns(["htop"])})
+        self.access_controller.replace(USERS, RULES | {"*": parse_patterns(["htop"])})
         self.assertEqual(self.refused("bob", "htop/git"), ("git",))
         self.assertEqual(self.refused("alice", "git"), ())
         self.assertEqual(self.refused("mallory", "htop"), ("htop",))
@@ -211,11 +213,11 @@ class RuleTests(DoorkeeperTestCase):
         layer = OCI.blobs()[1].digest
         self.assertTrue(self.may_read_digest("bob", "htop", layer))
         self.assertFalse(self.may_read_digest("alice", "git", layer))
-        self.doorkeeper.served("alice", parse_image_name("shell", SYSTEM), IMAGE)
+        self.access_controller.record_pull("alice", parse_image_name("shell", SYSTEM), IMAGE)
         self.assertFalse(self.may_read_digest("alice", "git", layer))
         for image in ("shell", "arm64/git"):
             self.assertEqual(self.may_read_digest("alice", image, layer), image == "shell")
-        self.doorkeeper.served("alice", parse_image_name("git/shell", SYSTEM), IMAGE)
+        self.access_controller.record_pull("alice", parse_image_name("git/shell", SYSTEM), IMAGE)
         # Another spelling of it.
         self.assertTrue(self.may_read_digest("alice", "git/shell/git", OCI.digest))
 
@@ -242,8 +244,8 @@ class TokenTests(DoorkeeperTestCase):
     """Tokens that are issued by rules, and end with them."""
 
     def scopes(self, user: str | None, *scopes: str) -> frozenset[str] | None:
-        issued = self.doorkeeper.issue(user, scopes)
-        return self.doorkeeper.read_token(issued.token, issued.token.encode()).scopes
+        issued = self.access_controller.issue(user, scopes)
+        return self.access_controller.read_token(issued.token, issued.token.encode()).scopes
 
     def test_scopes(self) -> None:
         """A token is for what was asked for, and is for the user; to pull, and nothing else."""
@@ -271,39 +273,41 @@ class TokenTests(DoorkeeperTestCase):
 
     def test_remembered(self) -> None:
         """A token that was good is known until it ends."""
-        token = self.doorkeeper.issue("alice", ["repository:git:pull"]).token
-        identity = self.doorkeeper.read_token(token, b"Bearer x")
-        self.assertEqual(self.doorkeeper.cached_identity(b"Bearer x"), identity)
+        token = self.access_controller.issue("alice", ["repository:git:pull"]).token
+        identity = self.access_controller.read_token(token, b"Bearer x")
+        self.assertEqual(self.access_controller.cached_identity(b"Bearer x"), identity)
         self.clock.advance(301)
-        self.assertIsNone(self.doorkeeper.cached_identity(b"Bearer x"))
+        self.assertIsNone(self.access_controller.cached_identity(b"Bearer x"))
 
     def test_changes(self) -> None:
         """A token ends when its user has another password, or is gone."""
-        issued = self.doorkeeper.issue("alice", [], refresh=True)
+        issued = self.access_controller.issue("alice", [], refresh=True)
         assert issued.refresh is not None
-        self.assertEqual(self.doorkeeper.verify_refresh_token(issued.refresh).user, "alice")
-        self.doorkeeper.read_token(issued.token, b"x")
+        self.assertEqual(self.access_controller.verify_refresh_token(issued.refresh).user, "alice")
+        self.access_controller.read_token(issued.token, b"x")
         for users in (passwords(alice="new"), passwords(bob="secret")):
-            self.doorkeeper.replace(users, RULES)
-            self.assertIsNone(self.doorkeeper.cached_identity(b"x"))
-            self.assertRaises(TokenInvalid, self.doorkeeper.read_token, issued.token, b"x")
-            self.assertRaises(TokenInvalid, self.doorkeeper.verify_refresh_token, issued.refresh)
+            self.access_controller.replace(users, RULES)
+            self.assertIsNone(self.access_controller.cached_identity(b"x"))
+            self.assertRaises(TokenInvalid, self.access_controller.read_token, issued.token, b"x")
+            self.assertRaises(
+                TokenInvalid, self.access_controller.verify_refresh_token, issued.refresh
+            )
 
     def test_anonymous(self) -> None:
         """Anonymous tokens are valid as long as anonymous clients may pull something."""
-        issued = self.doorkeeper.issue(None, ["repository:git:pull"], refresh=True)
+        issued = self.access_controller.issue(None, ["repository:git:pull"], refresh=True)
         self.assertIsNone(issued.refresh)
-        self.assertRaises(TokenInvalid, self.doorkeeper.read_token, issued.token, b"x")
-        self.doorkeeper.replace(USERS, {"anonymous": parse_patterns(["git"])})
+        self.assertRaises(TokenInvalid, self.access_controller.read_token, issued.token, b"x")
+        self.access_controller.replace(USERS, {"anonymous": parse_patterns(["git"])})
         self.assertEqual(self.scopes(None, "repository:git:pull", "repository:htop:pull"), {"git"})
         empty = Tokens(key=KEY, wall_clock=self.wall_clock).issue(ACCESS, "", "", [], 60)
-        self.assertIsNone(self.doorkeeper.read_token(empty, b"x").user)
+        self.assertIsNone(self.access_controller.read_token(empty, b"x").user)
 
     def test_none(self) -> None:
         """Without a token key, tokens are neither issued nor accepted."""
-        token = self.doorkeeper.issue("alice", []).token
-        self.doorkeeper._tokens = None
-        self.assertFalse(self.doorkeeper.gives_tokens)
-        self.assertRaises(TokenInvalid, self.doorkeeper.issue, "alice", [])
-        self.assertRaises(TokenInvalid, self.doorkeeper.read_token, token, b"x")
-        self.assertRaises(TokenInvalid, self.doorkeeper.verify_refresh_token, token)
+        token = self.access_controller.issue("alice", []).token
+        self.access_controller._tokens = None
+        self.assertFalse(self.access_controller.gives_tokens)
+        self.assertRaises(TokenInvalid, self.access_controller.issue, "alice", [])
+        self.assertRaises(TokenInvalid, self.access_controller.read_token, token, b"x")
+        self.assertRaises(TokenInvalid, self.access_controller.verify_refresh_token, token)

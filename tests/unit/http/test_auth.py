@@ -49,7 +49,7 @@ class _Page(Resource):
         return f"{client_of(request).user} {seen}".encode()
 
 
-class GateTestCase(DoorkeeperTestCase):
+class AuthTestCase(DoorkeeperTestCase):
     tokens = True
 
     def setUp(self) -> None:
@@ -64,10 +64,10 @@ class GateTestCase(DoorkeeperTestCase):
         self.build(InlineWorkers())
 
     def build(self, workers: InlineWorkers | HeldWorkers) -> None:
-        self.doorkeeper = self.make(workers)
+        self.access_controller = self.make(workers)
         if not self.tokens:
-            self.doorkeeper._tokens = None
-        guard = RegistryGuard(self.doorkeeper)
+            self.access_controller._tokens = None
+        guard = RegistryGuard(self.access_controller)
         guard.realm, guard.service = "https://reg/token", "reg"
         registry = Registry(
             self.source, self.storage, InlineWorkers(), SYSTEM, self.clock, guard=guard
@@ -80,14 +80,14 @@ class GateTestCase(DoorkeeperTestCase):
             return ["a disk is full"]
 
         children = {
-            "page": _Page(PagesGuard(self.doorkeeper, SYSTEM)),
+            "page": _Page(PagesGuard(self.access_controller, SYSTEM)),
             "healthz": health_page(well),
             "readyz": health_page(unwell, lambda request: client_of(request).user is not None),
         }
         if self.tokens:
-            children["token"] = token_resource(self.doorkeeper)
+            children["token"] = token_resource(self.access_controller)
         root = make_root(registry.resource(), children=children)
-        self.connection = Connection(AuthenticatingRoot(root, self.doorkeeper), self.clock)
+        self.connection = Connection(AuthenticatingRoot(root, self.access_controller), self.clock)
 
     def get(self, path: str, *headers: tuple[str, str]) -> Answer:
         return self.connection.ask("GET", path, *headers)
@@ -97,7 +97,7 @@ class GateTestCase(DoorkeeperTestCase):
         return answer.header("WWW-Authenticate") or ""
 
 
-class GateTests(GateTestCase):
+class AuthenticatingRootTests(AuthTestCase):
     """Tests that do not depend on how clients of the registry API log in."""
 
     def test_strangers(self) -> None:
@@ -163,7 +163,7 @@ class GateTests(GateTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
-class RegistryTests(GateTestCase):
+class RegistryTests(AuthTestCase):
     """The registry API."""
 
     def test_own_images(self) -> None:
@@ -210,7 +210,7 @@ class RegistryTests(GateTestCase):
         self.assertEqual(self.source.asked, [])
 
 
-class TokenTests(GateTestCase):
+class TokenTests(AuthTestCase):
     """Tests of tokens, from the token endpoint to the registry."""
 
     def fetch(self, path: str, *headers: tuple[str, str]) -> tuple[str, str]:
@@ -258,7 +258,7 @@ class TokenTests(GateTestCase):
 
     def test_anonymous(self) -> None:
         """An anonymous client gets a token for what the rules allow to anonymous clients."""
-        self.doorkeeper.replace(USERS, RULES | {"anonymous": parse_patterns(["git"])})
+        self.access_controller.replace(USERS, RULES | {"anonymous": parse_patterns(["git"])})
         token = self.fetch("/token?scope=repository:git:pull&scope=repository:htop:pull")
         self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
         self.challenged(self.get("/v2/htop/manifests/latest", token))
@@ -289,7 +289,7 @@ class TokenTests(GateTestCase):
         self.assertEqual(self.post({f"f{each}": "x" for each in range(70)}).status, 400)
 
 
-class HtpasswdTests(GateTestCase):
+class HtpasswdTests(AuthTestCase):
     """Without tokens."""
 
     tokens = False

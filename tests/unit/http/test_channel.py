@@ -47,8 +47,8 @@ class ChannelCase(SynchronousTestCase):
         self.connection = Connection(self.site)
 
     def make_site(self, limits: AdmissionLimits) -> RegistrySite:
-        door = AdmissionControl(limits=limits, seconds=self.clock.seconds)
-        return make_site(self.page, self.clock, door=door)
+        admission = AdmissionControl(limits=limits, seconds=self.clock.seconds)
+        return make_site(self.page, self.clock, admission=admission)
 
     def give(self, data: bytes) -> None:
         """The client sends something."""
@@ -64,7 +64,7 @@ class ChannelCase(SynchronousTestCase):
         self.assertEqual(status, answer.status)
         self.assertTrue(answer.error()["message"])
         self.assertTrue(self.closed())
-        self.assertEqual({reason: 1}, self.site.door.refusals)
+        self.assertEqual({reason: 1}, self.site.admission.refusals)
 
 
 class TimeTests(ChannelCase):

@@ -115,7 +115,7 @@ class AllowanceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.refused: list[str] = []
-        self.allowance = BuildQuota(
+        self.build_quota = BuildQuota(
             at_once=2, hourly=3, seconds=self.clock.seconds, refused=self.refused.append
         )
         token = current_client.set(("192.0.2.1", "user alice"))
@@ -123,55 +123,55 @@ class AllowanceTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """So many, and others when they have ended, however they did."""
-        first, second, third = (self.allowance.place() for _ in range(3))
+        first, second, third = (self.build_quota.place() for _ in range(3))
         first.__enter__()
         second.__enter__()
         self.assertRaises(BuildsExceeded, third.__enter__)
         error = KeyError()
         self.assertFalse(second.__exit__(KeyError, error, None))
-        with self.allowance.place():
+        with self.build_quota.place():
             pass
         first.__exit__(None, None, None)
         self.assertEqual(["builds"], self.refused)
 
     def test_user_elsewhere(self) -> None:
         """A user who has moved is still the user, and another one at the place is not free."""
-        with self.allowance.place(), self.allowance.place():
+        with self.build_quota.place(), self.build_quota.place():
             for client in (("198.51.100.1", "user alice"), ("192.0.2.1", "user bob")):
                 current_client.set(client)
-                error = self.assertRaises(BuildsExceeded, self.allowance.place().__enter__)
+                error = self.assertRaises(BuildsExceeded, self.build_quota.place().__enter__)
                 self.assertEqual(client, error.client)
             current_client.set(("198.51.100.1", "user bob"))
-            with self.allowance.place():
+            with self.build_quota.place():
                 pass
             current_client.set(("192.0.2.1", "user alice"))
 
     def test_in_an_hour(self) -> None:
         """So many, and then one whenever a part of the hour has passed."""
         for _ in range(3):
-            self.allowance.begin()
-        error = self.assertRaises(BuildsExceeded, self.allowance.begin)
+            self.build_quota.begin()
+        error = self.assertRaises(BuildsExceeded, self.build_quota.begin)
         self.assertAlmostEqual(1200, error.retry_after)
         self.clock.advance(1201)
-        self.allowance.begin()
+        self.build_quota.begin()
         self.assertEqual(["hourly_builds"], self.refused)
 
     def test_ourselves(self) -> None:
         """The daemon's own work is not counted, and nor is anything where nothing is said."""
         current_client.set(())
         for _ in range(9):
-            self.allowance.begin()
+            self.build_quota.begin()
         current_client.set(("192.0.2.1",))
         for _ in range(9):
             BuildQuota().begin()
 
 
-class DoorTests(SynchronousTestCase):
+class AdmissionTests(SynchronousTestCase):
     """Requests and connections."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.door = AdmissionControl(
+        self.admission = AdmissionControl(
             limits=AdmissionLimits(
                 rate=1,
                 burst=2,
@@ -185,39 +185,40 @@ class DoorTests(SynchronousTestCase):
     def test_requests(self) -> None:
         """Too many are refused, of an address and of a user, and monitors never are."""
         for _ in range(2):
-            self.assertIsNone(self.door.admit(b"/v2/", ("a", "user x"), crowded=False))
+            self.assertIsNone(self.admission.admit(b"/v2/", ("a", "user x"), over_limit=False))
         for client in (("a",), ("b", "user x")):
-            refusal = self.door.admit(b"/v2/", client, crowded=False)
+            refusal = self.admission.admit(b"/v2/", client, over_limit=False)
             assert isinstance(refusal, RequestsExceeded)
             self.assertAlmostEqual(1, refusal.retry_after)
-        self.assertIsNone(self.door.admit(b"/healthz", ("a",), crowded=True))
-        self.assertEqual({"requests": 2}, self.door.refusals)
+        self.assertIsNone(self.admission.admit(b"/healthz", ("a",), over_limit=True))
+        self.assertEqual({"requests": 2}, self.admission.refusals)
         # What was refused for the user has cost the address nothing.
         for _ in range(2):
-            self.assertIsNone(self.door.admit(b"/v2/", ("b",), crowded=False))
+            self.assertIsNone(self.admission.admit(b"/v2/", ("b",), over_limit=False))
 
     def test_crowded(self) -> None:
         """A connection that is one too many is for monitors."""
-        refusal = self.door.admit(b"/v2/", ("a",), crowded=True)
+        refusal = self.admission.admit(b"/v2/", ("a",), over_limit=True)
         self.assertIsInstance(refusal, TooManyConnections)
 
     def test_connections(self) -> None:
         """So many, some for a moment, and no more."""
-        self.assertEqual([True] * 3, [self.door.enter() for _ in range(3)])
+        self.assertEqual([True] * 3, [self.admission.connection_opened() for _ in range(3)])
         self.assertEqual(
-            [False] * RESERVED_CONNECTIONS, [self.door.enter() for _ in range(RESERVED_CONNECTIONS)]
+            [False] * RESERVED_CONNECTIONS,
+            [self.admission.connection_opened() for _ in range(RESERVED_CONNECTIONS)],
         )
-        self.assertIsNone(self.door.enter())
+        self.assertIsNone(self.admission.connection_opened())
         for _ in range(RESERVED_CONNECTIONS + 2):
-            self.door.leave()
-        self.assertTrue(self.door.enter())
+            self.admission.connection_closed()
+        self.assertTrue(self.admission.connection_opened())
 
     def test_connections_of_a_client(self) -> None:
         """So many of an address; a proxy has any number."""
-        origins = [self.door.assign_client("192.0.2.1") for _ in range(3)]
+        origins = [self.admission.assign_client("192.0.2.1") for _ in range(3)]
         self.assertEqual(["192.0.2.1", "192.0.2.1", None], origins)
-        self.assertIsNotNone(self.door.assign_client("192.0.2.2"))
-        self.assertEqual([""] * 9, [self.door.assign_client("10.0.0.1") for _ in range(9)])
+        self.assertIsNotNone(self.admission.assign_client("192.0.2.2"))
+        self.assertEqual([""] * 9, [self.admission.assign_client("10.0.0.1") for _ in range(9)])
         for origin in origins:
-            self.door.release_client(origin)
-        self.assertIsNotNone(self.door.assign_client("192.0.2.1"))
+            self.admission.release_client(origin)
+        self.assertIsNotNone(self.admission.assign_client("192.0.2.1"))

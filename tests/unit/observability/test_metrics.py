@@ -152,13 +152,13 @@ class RequestTests(MeasuresCase):
             path = b"/v2/a/blobs/x"
             code = 200
             sentLength = 7  # noqa: N815  # Twisted's name
-            cut_short = False
+            aborted = False
 
         meter = RequestMeter(self.measures, lambda: ())
         meter.ended(Ended(), 0.002)
         meter.ended(Ended(), 0.002)
         left = Ended()
-        left.cut_short, left.method = True, b"BREW"
+        left.aborted, left.method = True, b"BREW"
         meter.ended(left, 1.0)
         blobs = "/v2/{name}/blobs/{digest}"
         count = "nixery_http_requests_total"

@@ -310,7 +310,7 @@ class SlowBuildTests(RegistryTestCase):
             InlineWorkers(),
             "x86_64-linux",
             self.clock,
-            patience=PullWaiter(clock=self.clock, deadline=25),
+            pull_waiter=PullWaiter(clock=self.clock, deadline=25),
         )
         self.connection = Connection(self.registry.resource())
         self.cancelled: list[Deferred[Image]] = []

@@ -120,7 +120,9 @@ class FileTests(SynchronousTestCase):
     def test_trickles(self) -> None:
         """A client that takes a little again and again, but too little in all, is given up."""
         told: list[str] = []
-        limits = SendLimits(stall=100, rate=PIECE_SIZE / 50, given_up=lambda: told.append("slow"))
+        limits = SendLimits(
+            stall=100, rate=PIECE_SIZE / 50, on_disconnect=lambda: told.append("slow")
+        )
         connection = serve(self.storage, self.workers, self.clock, slow=True, sending=limits)
         connection.send("GET", self.path)
         for _ in range(2):

@@ -92,7 +92,7 @@ class HoldTests(SynchronousTestCase):
         self.image: Deferred[str] = Deferred()
         self.links = True
 
-    def hold(self, agent: bytes | None = b"skopeo/1.9.3") -> Deferred[str]:
+    def wait_for_image(self, agent: bytes | None = b"skopeo/1.9.3") -> Deferred[str]:
         waiting = PullWaiter(
             clock=self.clock,
             deadline=25,
@@ -103,11 +103,11 @@ class HoldTests(SynchronousTestCase):
         async def work() -> str:
             return await self.image
 
-        return Deferred.fromCoroutine(waiting.hold(agent, NAME, LATEST, work()))
+        return Deferred.fromCoroutine(waiting.wait_for_image(agent, NAME, LATEST, work()))
 
     def test_ready_in_time(self) -> None:
         """A client that waits long enough gets the image, and no timer is left."""
-        held = self.hold()
+        held = self.wait_for_image()
         self.clock.advance(24)
         self.image.callback("image")
         self.assertEqual(self.successResultOf(held), "image")
@@ -118,12 +118,12 @@ class HoldTests(SynchronousTestCase):
         self.image.callback("image")
         calls: list[float] = []
         self.patch(self.clock, "callLater", lambda delay, *_: calls.append(delay))
-        self.assertEqual(self.successResultOf(self.hold()), "image")
+        self.assertEqual(self.successResultOf(self.wait_for_image()), "image")
         self.assertEqual(calls, [])
 
     def test_failures(self) -> None:
         """A failure is told when it comes."""
-        held = self.hold()
+        held = self.wait_for_image()
         self.image.errback(StorageError(operation="write", reason="full"))
         self.failureResultOf(held, StorageError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -132,7 +132,7 @@ class HoldTests(SynchronousTestCase):
         """At the deadline, it is told how far the build is, and where to watch it."""
         build = self.book.begin(NAME, LATEST)
         self.clock.advance(10)
-        held = self.hold()
+        held = self.wait_for_image()
         build.phase(Phase.BUILDING)
         build.count(Phase.BUILDING, 3, 14, "builds")
         self.clock.advance(25)
@@ -153,7 +153,7 @@ class HoldTests(SynchronousTestCase):
         """The error names no page to watch if there are no pages."""
         self.links = False
         self.book.begin(NAME, LATEST)
-        held = self.hold()
+        held = self.wait_for_image()
         self.clock.advance(25)
         error = self.failureResultOf(held, StillBuilding).value
         self.assertIsNone(error.watch)
@@ -161,21 +161,21 @@ class HoldTests(SynchronousTestCase):
 
     def test_no_build(self) -> None:
         """Something may take long before there is a build."""
-        held = self.hold()
+        held = self.wait_for_image()
         self.clock.advance(25)
         error = self.failureResultOf(held, StillBuilding).value
         self.assertEqual((error.doing, error.seconds), ("starting", 25))
 
     def test_docker(self) -> None:
         """Docker is held until the image is ready."""
-        held = self.hold(DOCKER)
+        held = self.wait_for_image(DOCKER)
         self.clock.advance(100_000)
         self.image.callback("image")
         self.assertEqual(self.successResultOf(held), "image")
 
     def test_clients_that_leave(self) -> None:
         """Nothing is left of a client that leaves."""
-        held = self.hold()
+        held = self.wait_for_image()
         held.cancel()
         self.failureResultOf(held, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
