@@ -13,9 +13,9 @@ from nixery.observability.disk_check import check_directory
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import WorkerPool, Workers
+from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.filesystem.gc_policy import Policy
 from nixery.storage.filesystem.gc_service import Retention
-from nixery.storage.filesystem.storage import FilesystemStorage
 from nixery.storage.free_space import FreeSpaceMonitor
 from nixery.storage.interface import Storage
 
@@ -115,8 +115,8 @@ def _make_gcs(
     measured: Callable[[Storage], Storage],
 ) -> StorageParts:
     # Imported only for a bucket: it loads a hundred modules of Google's.
+    from nixery.storage.gcs.backend import GcsStorage  # noqa: PLC0415
     from nixery.storage.gcs.client import GcsSettings  # noqa: PLC0415
-    from nixery.storage.gcs.storage import GcsStorage  # noqa: PLC0415
 
     # Not the pool for file systems: a slow network is no reason for a slow disk.
     pool = WorkerPool("bucket", config.gcs_workers, reactor)

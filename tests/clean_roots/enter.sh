@@ -11,8 +11,9 @@ mount --bind "$root" "$root"
 cd "$root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-# Engines are confused by a tree of both versions.
-mount -t cgroup2 cgroup2 sys/fs/cgroup
+# The machine's own tree: where controllers belong to version 1, a new mount of version 2 has none,
+# and container runtimes need them.
+mount --rbind /sys/fs/cgroup sys/fs/cgroup
 
 mount -t tmpfs -o mode=755,nosuid dev dev
 mkdir dev/pts dev/shm dev/net

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -17,6 +16,9 @@ from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import at_end, free_port, private_directory, run, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+RELEASE = "trixie"
+"""The Debian that the Dockerfile is made for; its Python and its Nix are in the image."""
 
 USER = 10001
 """Whom the Dockerfile lets the registry run as."""
@@ -28,7 +30,10 @@ class ContainerTests(EndToEndCase):
     def test_registry_in_a_container(self) -> None:
         """It builds with a Nix of its own, and its images are pulled and run."""
         engine = podman()
-        engine.build(_context(), "nix/container/Dockerfile", "nixery", BASE=_base(engine))
+        root = _debian()
+        context = _context(root)
+        base = _load(engine, root)
+        engine.build(context, "nix/container/Dockerfile", "nixery", BASE=base)
         volumes = private_directory("volumes")
         volumes.chmod(0o755)
         for name in ("nix", "state", "cache", "tmp"):
@@ -70,25 +75,33 @@ class ContainerTests(EndToEndCase):
         self.assertIn("Server Shut Down.", engine.logs(container).output)
 
 
-def _base(engine: Podman) -> str:
-    """The image of a small Debian: what ``debian:bookworm-slim`` is elsewhere."""
+def _debian() -> Path:
+    """
+    The root of a small Debian: what ``debian:trixie-slim`` is elsewhere.
+
+    It has what is needed for making wheels, which are for its own Python: this machine's
+    may be another.
+    """
     require("debootstrap")
-    if sys.version_info[:2] != (3, 11):
-        raise AssertionError("the wheels are for this Python, and Debian 12 has version 3.11")
     root = private_directory("debian")
-    run(["debootstrap", "--variant=minbase", "bookworm", str(root)], seconds=600).checked()
+    run(
+        [
+            *("debootstrap", "--variant=minbase", "--include=ca-certificates,python3-venv"),
+            *(RELEASE, str(root)),
+        ],
+        seconds=900,
+    ).checked()
     # As Debian's own images have it.
     (root / "etc/dpkg/dpkg.cfg.d/docker-apt-speedup").write_text("force-unsafe-io\n")
-    archive = private_directory("archive") / "debian.tar"
-    run(["tar", "-C", str(root), "-cf", str(archive), "."]).checked()
-    engine.load(archive, "localhost/debian")
-    shutil.rmtree(root)
-    archive.unlink()
-    return "localhost/debian"
+    return root
 
 
-def _context() -> Path:
-    """The build context of the image, with all that it needs of PyPI at hand."""
+def _context(root: Path) -> Path:
+    """
+    Make the build context of the image, with all that it needs of PyPI at hand.
+
+    :param root: of the Debian that the image is made of; it has the wheels made in it.
+    """
     context = private_directory("context")
     wanted = (CHECKOUT / ".dockerignore").read_text().split()
     for name in [each[1:] for each in wanted if each.startswith("!")]:
@@ -98,9 +111,38 @@ def _context() -> Path:
         elif source.exists():
             shutil.copy(source, context / name)
     shutil.copy(CHECKOUT / ".dockerignore", context)
-    run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "-w", str(context / "wheels"), "."],
-        cwd=context,
-        seconds=600,
-    ).checked()
+    work = root / "tmp/work"
+    shutil.copytree(context, work / "src")
+    # What this machine needs to reach PyPI: its name servers, pip's settings and authorities.
+    for name in ("/etc/resolv.conf", "/etc/pip.conf"):
+        if Path(name).exists():
+            shutil.copy(name, root / name[1:])
+    environ = {
+        **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+    }
+    authorities = next(
+        (os.environ[name] for name in ("PIP_CERT", "SSL_CERT_FILE") if name in os.environ), None
+    )
+    if authorities is not None:
+        shutil.copy(authorities, work / "authorities.pem")
+        environ["PIP_CERT"] = "/tmp/work/authorities.pem"
+    for command in (
+        ["python3", "-m", "venv", "/tmp/work/venv"],
+        ["/tmp/work/venv/bin/pip", "wheel", "--quiet", "-w", "/tmp/work/wheels", "/tmp/work/src"],
+    ):
+        run(["chroot", str(root), *command], environ=environ, seconds=900).checked()
+    (work / "wheels").rename(context / "wheels")
+    shutil.rmtree(work)
     return context
+
+
+def _load(engine: Podman, root: Path) -> str:
+    """Make an image of a root, which is removed; its name."""
+    archive = private_directory("archive") / "debian.tar"
+    run(["tar", "-C", str(root), "-cf", str(archive), "."]).checked()
+    engine.load(archive, "localhost/debian")
+    shutil.rmtree(root)
+    archive.unlink()
+    return "localhost/debian"

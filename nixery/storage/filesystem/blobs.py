@@ -3,7 +3,7 @@ Reads and writes blobs in a directory, with blocking calls.
 
 Everything here runs on worker threads, several at a time, and in several
 processes at a time that share the directory;
-:mod:`nixery.storage.filesystem.storage` is the asynchronous interface for the reactor.
+:mod:`nixery.storage.filesystem.backend` is the asynchronous interface for the reactor.
 
 A blob is a file, its bytes, and a symbolic link, whose target is their description::
 
