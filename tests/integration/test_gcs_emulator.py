@@ -125,12 +125,12 @@ from threading import Event
 from google.auth.compute_engine import Credentials
 from nixery.storage.gcs.client import GcsSettings, connect
 from nixery.storage.gcs.signing import IamUrls, choose_urls
-from nixery.storage.gcs.retry import Patience
+from nixery.storage.gcs.retry import RetryPolicy
 
 settings = GcsSettings(bucket=sys.argv[2], endpoint=sys.argv[1])
 connection = connect(settings)
 assert isinstance(connection.credentials, Credentials), connection.credentials
-urls = choose_urls(connection, settings, Patience(), Event(), iam=sys.argv[1])
+urls = choose_urls(connection, settings, RetryPolicy(), Event(), iam=sys.argv[1])
 assert isinstance(urls, IamUrls), urls
 print(urls.url("layers/x", Event()))
 """
