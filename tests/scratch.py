@@ -21,8 +21,11 @@ from typing import Self
 
 __all__ = ["PREFIX", "Scratch", "remove_tree", "unmount_below"]
 
-PREFIX = "nixery-tests-"
-"""The prefix of these directories' names; short, as sockets lie below."""
+PREFIX = "nixery-t-"
+"""
+The prefix of these directories' names; short, as sockets lie below, and podman refuses a
+directory for its run-time files whose path is longer than 50 characters.
+"""
 
 
 class Scratch:

@@ -125,7 +125,7 @@ class Podman:
 
     def __init__(self) -> None:
         require("podman", "conmon")
-        directory = private_directory("podman")
+        directory = private_directory("pod")
         # Raising a container's limits needs a privilege that root in a container
         # does not have; and crun refuses hosts with both versions of cgroups.
         self._limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]

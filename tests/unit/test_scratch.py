@@ -34,6 +34,11 @@ class ScratchTests(SynchronousTestCase):
             self.assertEqual([scratch.path.name], self.there())
         self.assertEqual([], self.there())
 
+    def test_short(self) -> None:
+        """Podman's directory of run-time files fits below it: 50 characters, it says."""
+        random = "x" * 8
+        self.assertLess(len(f"/tmp/{PREFIX}{random}/nixery-pod-{random}/run"), 50)
+
     def test_failure(self) -> None:
         """It goes after a failure, too."""
 
