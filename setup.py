@@ -1,5 +1,5 @@
 """
-What is installed.
+Lists what is installed.
 
 A plain ``pip install .`` brings the plugin of twistd, the expressions for Nix, the
 files of the web pages and the documentation.  An editable install does not: it hides the

@@ -171,7 +171,7 @@ def makeService(options: Options) -> IService:
 
 
 def _parse_endpoints(
-    reactor: Any,  # as in make_daemon
+    reactor: Any,  # as in make_application
     texts: Sequence[str],
 ) -> tuple[dict[str, IStreamServerEndpoint], tuple[ConfigProblem, ...]]:
     """Parse the endpoints; return them by their strings, and the errors in the others."""

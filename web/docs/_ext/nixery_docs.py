@@ -1,5 +1,5 @@
 """
-What the documentation says of settings and of errors, rendered from the code.
+Renders what the documentation says of settings and of errors from the code.
 
 ``settings`` shows the settings that it names, as their table declares them, and the role
 ``setting`` links to one.  ``says`` shows how an error reads: its body has the fields
@@ -105,7 +105,7 @@ _WORDS = {
 
 
 def _expected(kind: Kind) -> str:
-    """What a value has to be, in the words in which a wrong one is refused."""
+    """Tell what a value has to be, in the words in which a wrong one is refused."""
     if kind.name in _WORDS:
         return _WORDS[kind.name]
     try:
@@ -123,7 +123,7 @@ def _expected(kind: Kind) -> str:
 
 class Says(SphinxDirective):
     """
-    How an error reads.
+    Shows how an error reads.
 
     The argument is its type, the body its fields, as YAML.  What is left out gets a value
     that does not matter.  ``at`` says where it is met, if not in an answer to a client.
