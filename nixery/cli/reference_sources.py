@@ -99,7 +99,7 @@ class Census:
                 roots: Sequence[str] = await self.workers.run(_resolved, paths)
             else:
                 survey = make_survey(self.config, self.workers, self.reactor, self.environ)
-                roots = await survey.everything()
+                roots = await survey.all_paths()
             return _references(await nix.closure(roots)), "a Nix store"
 
     async def of_set(

@@ -95,13 +95,13 @@ class ImageCatalog:
     _comparing: SingleFlight[None, Mapping[Digest, tuple[ListedImage, ...]]] = field(
         factory=SingleFlight, init=False
     )
-    _portraits: LRUCache[Digest, PageData] = field(init=False)
+    _page_data: LRUCache[Digest, PageData] = field(init=False)
     _keys: TTLCache[None, Sequence[str]] = field(init=False)
     _holders: TTLCache[None, Mapping[Digest, tuple[ListedImage, ...]]] = field(init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._portraits = LRUCache(_MAX_CACHED_BYTES, getsizeof=lambda portrait: portrait.weight)
+        self._page_data = LRUCache(_MAX_CACHED_BYTES, getsizeof=lambda page_data: page_data.weight)
         self._keys = TTLCache(1, _KEYS_TTL_SECONDS, timer=self.clock.seconds)
         self._holders = TTLCache(1, _HOLDERS_TTL_SECONDS, timer=self.clock.seconds)
 
@@ -116,7 +116,7 @@ class ImageCatalog:
             data = await self.cpu.run(lambda: encode_report(make_report(made)))
             await self.storage.set_record(REPORTS, made.digest, data)
             # An image that is built again may have been cached without a report.
-            self._portraits.pop(made.digest, None)
+            self._page_data.pop(made.digest, None)
 
         self._write(f"{REPORTS} {made.digest}", write)
 
@@ -194,7 +194,7 @@ class ImageCatalog:
         image = await self.images.get(record.decode("ascii", "replace"))
         return None if image is None else image.manifests[0]
 
-    async def portrait(self, manifest: Manifest) -> PageData:
+    async def page_data(self, manifest: Manifest) -> PageData:
         """
         Return the page data of an image. If the image has just been made, wait for its report.
 
@@ -202,9 +202,9 @@ class ImageCatalog:
         :raises NixeryError: the image itself is damaged.
         """
         await self._noted(f"{REPORTS} {manifest.digest}")
-        known = self._portraits.get(manifest.digest)
+        known = self._page_data.get(manifest.digest)
         if known is None:
-            known = await self._drawing.run(manifest.digest, lambda: self._portrait(manifest))
+            known = await self._drawing.run(manifest.digest, lambda: self._read_page_data(manifest))
         return known
 
     async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
@@ -219,24 +219,26 @@ class ImageCatalog:
             known = await self._comparing.run(None, self._compare)
         return known
 
-    async def _portrait(self, manifest: Manifest) -> PageData:
+    async def _read_page_data(self, manifest: Manifest) -> PageData:
         data = await self.storage.get_record(REPORTS, manifest.digest)
-        portrait = None
+        page_data = None
         if data is not None:
             try:
-                portrait = await self.cpu.run(make_page_data, data)
+                page_data = await self.cpu.run(make_page_data, data)
             except ValueError as error:
                 self._log.warn(
                     "the report of {digest} is of no use: {error}",
                     digest=manifest.digest,
                     error=error,
                 )
-        if portrait is None:
-            portrait = summary_page_data(summarize_manifest(manifest, await self._config(manifest)))
+        if page_data is None:
+            page_data = summary_page_data(
+                summarize_manifest(manifest, await self._config(manifest))
+            )
         # Data larger than the whole cache are made each time.
-        if portrait.weight <= _MAX_CACHED_BYTES:
-            self._portraits[manifest.digest] = portrait
-        return portrait
+        if page_data.weight <= _MAX_CACHED_BYTES:
+            self._page_data[manifest.digest] = page_data
+        return page_data
 
     async def _config(self, manifest: Manifest) -> bytes:
         try:

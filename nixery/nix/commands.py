@@ -178,13 +178,13 @@ class NixCommands:
         """See :meth:`nixery.builds.package_lookup.PackageLookup.look_up`."""
         return await self._evaluator.look_up(package_set, system, requirements)
 
-    def stand_by(self) -> None:
+    def enable_prewarming(self) -> None:
         """Keep a process ready for the next evaluation from now on, until :meth:`stop`."""
-        self._evaluator.stand_by()
+        self._evaluator.enable_prewarming()
 
-    def expect(self, package_set: PackageSet, system: str) -> None:
-        """Prepare for a first evaluation of this package set; see :meth:`stand_by`."""
-        self._evaluator.expect(package_set, system)
+    def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
+        """Prepare for a first evaluation of this package set; see :meth:`enable_prewarming`."""
+        self._evaluator.prewarm_evaluation(package_set, system)
 
     def prepare(self) -> None:
         """See :meth:`nixery.nix.interface.Nix.prepare`."""

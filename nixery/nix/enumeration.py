@@ -91,7 +91,7 @@ class StoreListing:
             ) from error
         return await self._workers.run(_names, result.stdout)
 
-    async def everything(self) -> tuple[str, ...]:
+    async def all_paths(self) -> tuple[str, ...]:
         """
         List all valid store paths, without derivations, sorted.
 

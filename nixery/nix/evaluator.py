@@ -79,14 +79,14 @@ class Evaluator:
         self._slots = DeferredSemaphore(settings.evaluations)
         self._standby: PrewarmedEvaluator | None = None
 
-    def stand_by(self) -> None:
-        """See :meth:`nixery.nix.commands.NixCommands.stand_by`."""
+    def enable_prewarming(self) -> None:
+        """See :meth:`nixery.nix.commands.NixCommands.enable_prewarming`."""
         self._standby = PrewarmedEvaluator(spawner=self._spawner, clock=self._clock)
 
-    def expect(self, package_set: PackageSet, system: str) -> None:
-        """See :meth:`nixery.nix.commands.NixCommands.expect`."""
+    def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
+        """See :meth:`nixery.nix.commands.NixCommands.prewarm_evaluation`."""
         if self._standby is not None:
-            self._standby.expect(self._waiting(self.lookup(package_set, system)), 0)
+            self._standby.prewarm_evaluation(self._waiting(self.lookup(package_set, system)), 0)
 
     async def stop(self) -> None:
         """Stop the prewarmed processes."""
@@ -137,7 +137,7 @@ class Evaluator:
         finally:
             self._slots.release()
             if self._standby is not None:
-                self._standby.expect(self._waiting(lookup))
+                self._standby.prewarm_evaluation(self._waiting(lookup))
 
     async def _answer(
         self, lookup: Lookup, requirements: Sequence[PackageRequest]
@@ -271,7 +271,7 @@ class Evaluator:
         )
 
     def _waiting(self, lookup: Lookup) -> Command:
-        return self._command(resolve_arguments.stand_by(lookup))
+        return self._command(resolve_arguments.prewarm(lookup))
 
     def _command(self, argv: tuple[str, ...], timeout: float | None = None) -> Command:
         return Command(
@@ -281,7 +281,7 @@ class Evaluator:
             stdout_limit=MAX_OUTPUT_BYTES,
             # Inside a long-running primitive, Nix reacts to SIGKILL only.  A process that
             # may build gets SIGTERM, for it has to stop its builders itself.
-            abandoned=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
+            parent_death_signal=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
         )
 
     def _timed_out(self, requirements: Sequence[PackageRequest]) -> EvaluationTimedOut:

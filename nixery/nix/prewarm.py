@@ -55,11 +55,11 @@ class PrewarmedEvaluator:
     _next: IDelayedCall | None = field(default=None, init=False)
     _running: set[IdleEvaluator] = field(factory=set, init=False)
 
-    def expect(self, command: Command, delay: float = START_DELAY_SECONDS) -> None:
+    def prewarm_evaluation(self, command: Command, delay: float = START_DELAY_SECONDS) -> None:
         """
         Keep a process ready for a command, in place of any other.
 
-        :param command: a command of :func:`nixery.nix.resolve_arguments.stand_by`.
+        :param command: a command of :func:`nixery.nix.resolve_arguments.prewarm`.
         :param delay: seconds from now.
         """
         if self._is_ready(command):

@@ -17,7 +17,7 @@ from nixery.image.names import PackageRequest
 from nixery.nix.arguments import NixSettings, building, json_text
 from nixery.sources.source import PackageSet
 
-__all__ = ["Lookup", "evaluate", "evaluate_and_build", "question", "stand_by"]
+__all__ = ["Lookup", "evaluate", "evaluate_and_build", "prewarm", "question"]
 
 # Without --read-write-mode no derivation is written.
 _EVALUATION = ("nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode")
@@ -77,7 +77,7 @@ def evaluate_and_build(
     )
 
 
-def stand_by(lookup: Lookup) -> tuple[str, ...]:
+def prewarm(lookup: Lookup) -> tuple[str, ...]:
     """
     Command that reads a :func:`question` on its standard input, then does as :func:`evaluate`.
 
@@ -87,7 +87,7 @@ def stand_by(lookup: Lookup) -> tuple[str, ...]:
 
 
 def question(lookup: Lookup, requirements: Sequence[PackageRequest]) -> bytes:
-    """Return the complete standard input for a command of :func:`stand_by`."""
+    """Return the complete standard input for a command of :func:`prewarm`."""
     arguments = "".join(
         f"{name} = {_string(value)}; " for name, value in _values(lookup, requirements).items()
     )

@@ -47,12 +47,12 @@ class Readiness:
 
     :param checks: run on demand if the last result is too old.
     :param clock: measures the age of results.
-    :param patience: maximum wait for a result, in seconds.
+    :param timeout: maximum wait for a result, in seconds.
     """
 
     checks: Sequence[Check]
     clock: IReactorTime
-    patience: float = 5.0
+    timeout: float = 5.0
 
     _states: dict[str, _State] = field(factory=dict, init=False)
     _log = Logger()
@@ -77,9 +77,9 @@ class Readiness:
                 Deferred.fromCoroutine(self._make(check, state))
             if state.running is not None:
                 try:
-                    await with_timeout(self.patience, self.clock, _wait(state.running))
+                    await with_timeout(self.timeout, self.clock, _wait(state.running))
                 except TimedOut:
-                    fault = f"{check.name}: there was no answer for {self.patience:g} s"
+                    fault = f"{check.name}: there was no answer for {self.timeout:g} s"
                     self._settle(check, state, fault)
         return state.fault
 

@@ -55,7 +55,7 @@ class Command:
     :param stdout_limit: the most bytes that it may print.
     :param on_stderr_line: called on the reactor thread with each line of standard
         error, without its end.
-    :param abandoned: the signal that it gets when this process dies before it:
+    :param parent_death_signal: the signal that it gets when this process dies before it:
         SIGTERM lets it end its own children, SIGKILL cannot be ignored.
     :param dialogue: writes to and reads from the child while it runs; its standard output
         is then not part of the result.  Without one, its standard input is empty.
@@ -66,7 +66,7 @@ class Command:
     timeout: float | None = None
     stdout_limit: int = 256 * 1024 * 1024
     on_stderr_line: Callable[[bytes], None] | None = None
-    abandoned: signal.Signals = signal.SIGTERM
+    parent_death_signal: signal.Signals = signal.SIGTERM
     dialogue: StdioHandler | None = field(default=None, repr=False)
 
 
@@ -182,16 +182,16 @@ class ProcessSpawner:
             ended = await child.end()
         except CancelledError:
             stop()
-            await _outlast(child)
+            await _wait_until_exited(child)
             raise
         finally:
             for timer in timers:
                 if timer.active():
                     timer.cancel()
-        return _judge(command, child, ended)
+        return _to_result(command, child, ended)
 
 
-async def _outlast(child: ChildProtocol) -> None:
+async def _wait_until_exited(child: ChildProtocol) -> None:
     """Wait for the end of a child that is being stopped; kill it when cancelled again."""
     while True:
         try:
@@ -211,14 +211,14 @@ def _find(program: str, environment: Mapping[str, str]) -> str:
 
 def _until_death(command: Command) -> tuple[str, ...]:
     """Return the argv prefix that has the kernel signal a command when its parent dies."""
-    name = command.abandoned.name.removeprefix("SIG")
+    name = command.parent_death_signal.name.removeprefix("SIG")
     try:
         return (_find("setpriv", command.environment), "--pdeathsig", name, "--")
     except CommandMissing:
         return ()
 
 
-def _judge(command: Command, child: ChildProtocol, ended: Exit) -> ProcessResult:
+def _to_result(command: Command, child: ChildProtocol, ended: Exit) -> ProcessResult:
     """
     Convert the exit of a child into its result.
 

@@ -158,14 +158,14 @@ class ImageService:
     async def _pinned(self, request: ImageRequest, tag: Tag) -> Image:
         known = await self.cache.get(request.key)
         if known is not None:
-            await self._note(request.name, tag, request.key, known)
+            await self._record_tag(request.name, tag, request.key, known)
             return known
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(request, build)
             image = await self.builder.build(request, evaluation, build)
             await self.cache.add(request.key, image)
-            await self._note(request.name, tag, request.key, image)
+            await self._record_tag(request.name, tag, request.key, image)
             return image
 
         stale = await self._stale(request, tag)
@@ -203,7 +203,7 @@ class ImageService:
             key = request.image_key(evaluation)
             known = await self.cache.get(key)
             if known is not None:
-                await self._note(request.name, tag, key, known)
+                await self._record_tag(request.name, tag, key, known)
                 return known
 
         async def make(build: Build) -> Image:
@@ -217,7 +217,7 @@ class ImageService:
             if peek:
                 self._peeked[request.key] = evaluation
             key = request.image_key(evaluation)
-            await self._note(request.name, tag, key, image)
+            await self._record_tag(request.name, tag, key, image)
             return image
 
         return await self._job(request, tag, make)
@@ -235,7 +235,7 @@ class ImageService:
         while True:
             try:
                 return await self._jobs.run(
-                    (request.key, tag), lambda: self._told(request, tag, make)
+                    (request.key, tag), lambda: self._tracked(request, tag, make)
                 )
             except BuildsExceeded as error:
                 # The quota of the client that began the job is used up; this client's may
@@ -243,16 +243,16 @@ class ImageService:
                 if error.client == current_client.get():
                     raise
 
-    async def _told(
+    async def _tracked(
         self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
         """Make an image within the client's build quota, and track its build."""
         if self.builder.stopping:
             raise ShuttingDown
         with self.builder.allowance.place():
-            return await self._made(request, tag, make)
+            return await self._run_build(request, tag, make)
 
-    async def _made(
+    async def _run_build(
         self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
         self.evaluations.missing += 1
@@ -268,7 +268,7 @@ class ImageService:
         build.succeeded(image.manifests[0].digest)
         return image
 
-    async def _note(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
+    async def _record_tag(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
         """Record that this is the current image of a name and a tag."""
         place = tag_record_key(name, tag)
         if self._current.get(place) != key:

@@ -213,7 +213,7 @@ class GitRepository:
         try:
             return await work()
         except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
-            said, evidence = _last_words(error), error.evidence
+            said, evidence = _error_summary(error), error.evidence
             cause: Exception = error
         except ValueError as error:
             said, evidence, cause = f"git was not understood: {error}", None, error
@@ -230,7 +230,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, ProcessFailed | ProcessTimedOut)
 
 
-def _last_words(error: ProcessFailed | ProcessTimedOut | OutputTooLarge) -> str:
+def _error_summary(error: ProcessFailed | ProcessTimedOut | OutputTooLarge) -> str:
     """Return the first two error lines that git printed, which usually have the reason."""
     if not isinstance(error, ProcessFailed):
         return error.message

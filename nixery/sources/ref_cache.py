@@ -135,7 +135,7 @@ class RefCache:
 
         return await self._asking.run(key, work)
 
-    def doubt(self, commit: str) -> None:
+    def invalidate(self, commit: str) -> None:
         """Drop cached results that are a commit which cannot be fetched, to look them up anew."""
         for key, answer in list(self._fresh.items()):
             if answer.found is not None and answer.found.commit == commit:

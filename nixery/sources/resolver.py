@@ -210,7 +210,7 @@ class Resolver:
                 self._log.warn("{error}", error=error, evidence=error.evidence)
                 # The branch may have been rewritten since it was looked up.
                 for lookups in self._lookups():
-                    lookups.doubt(tree.commit)
+                    lookups.invalidate(tree.commit)
                 raise
 
         return await self._fetching.run(tree, work)

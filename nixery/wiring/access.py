@@ -96,7 +96,7 @@ class AccessParts:
             return {}
         return {"token": token_resource(self._access_controller)}
 
-    def gated(self, root: Resource, host: str | None) -> Resource:
+    def with_authentication(self, root: Resource, host: str | None) -> Resource:
         """
         Return a root that authenticates requests before they reach ``root``.
 

@@ -48,7 +48,7 @@ from nixery.wiring.sources import make_sources
 from nixery.wiring.storage import make_storage
 from nixery.wiring.systemd import SystemdParts
 from nixery.wiring.tls import TLSParts
-from nixery.wiring.web_ui import SiteParts
+from nixery.wiring.web_ui import WebUIParts
 
 __all__ = ["make_application"]
 
@@ -111,7 +111,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         limit=config.manifest_memory * 2**20,
         recheck=config.blob_recheck,
     )
-    library = ImageCatalog(
+    catalog = ImageCatalog(
         storage=storage, images=cache, cpu=cpu, clock=reactor, wall_clock=wall_clock
     )
     build_limits = BuildLimits(
@@ -134,7 +134,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         clock=reactor,
         limits=build_limits,
         room=stored.room,
-        made=library.made,
+        made=catalog.made,
     )
     builder = Builder(
         pipeline=pipeline,
@@ -160,7 +160,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         seconds=reactor.seconds,
         evaluation_ttl=config.evaluation_ttl,
         serve_stale=config.serve_stale,
-        noted=library.served,
+        noted=catalog.served,
     )
     # The URL of the pages: known when the daemon listens, and empty if there are none.
     pages: list[str] = []
@@ -192,13 +192,13 @@ def make_application(  # noqa: PLR0915  # one statement a part
         guard=access.guard,
         limits=limits.registry,
     )
-    people = SiteParts(
+    web_ui = WebUIParts(
         config=config,
         cpu=cpu,
         files=files,
         reactor=reactor,
         book=book,
-        library=library,
+        catalog=catalog,
         sources=sources,
         looker=limits.looker(nix),
         visibility=access.visibility,
@@ -207,10 +207,10 @@ def make_application(  # noqa: PLR0915  # one statement a part
     operations.watch(builder, images, registry, site)
     tls = TLSParts(config=config, files=files, reactor=reactor, wall_clock=wall_clock)
     tls.watch(reloader, operations.measures)
-    manager = SystemdParts(
+    systemd = SystemdParts(
         config=config, files=files, reactor=reactor, environ=os.environ, book=book, builder=builder
     )
-    reloader.told = manager.reloading
+    reloader.told = systemd.reloading
     listener = Listener(tls.wrap_endpoints(endpoints), site)
 
     async def check_source() -> None:
@@ -232,21 +232,21 @@ def make_application(  # noqa: PLR0915  # one statement a part
         # Remove the garbage collection roots that an earlier run left.
         await nix.sweep()
         _log.info("Nix {version} builds them.", version=version)
-        nix.stand_by()
+        nix.enable_prewarming()
 
-    async def open_doors() -> None:
+    async def start_listening() -> None:
         # The pages show the registry's address, and the address of a socket that was passed by
         # systemd, or has a free port, is known only when it is open. Nothing is answered before
         # this function returns to the reactor.
         host = registry_host(config.public_url, await listener.start())
-        children, missing = people.children(host)
+        children, missing = web_ui.children(host)
         children = {**children, **access.children()}
         checks = operations.children(
             nix, sources, stored.check, stored.unready, [*children], access.tells
         )
         root = make_root(registry.resource(), children={**children, **checks}, missing=missing)
-        site.resource = access.gated(root, host)
-        if people.shows_builds and host is not None:
+        site.resource = access.with_authentication(root, host)
+        if web_ui.shows_builds and host is not None:
             pages.append(config.public_url or f"{tls.scheme}://{host}")
         if host is not None:
             _log.info("Pull with: docker pull {host}/hello", host=host)
@@ -260,11 +260,11 @@ def make_application(  # noqa: PLR0915  # one statement a part
         # The revision of other sources is unknown without a request to another host.
         if isinstance(config.source, PathSource):
             package_set = await sources.fetch(await sources.resolve(LATEST))
-            nix.expect(package_set, config.system)
+            nix.prewarm_evaluation(package_set, config.system)
 
     return OrderedService(
         [
-            manager.heart(),
+            systemd.watchdog(),
             Component.of_service("pool for packing", cpu),
             Component.of_service("pool for storage", files),
             *operations.parts(),
@@ -280,13 +280,13 @@ def make_application(  # noqa: PLR0915  # one statement a part
             Component(name="package set", start=check_source, stop=sources.stop),
             *stored.parts,
             Component(name="Nix side", start=start_nix, stop=nix.stop),
-            *people.parts(),
+            *web_ui.parts(),
             Component(name="popularity data", start=popularity.start, stop=popularity.stop),
             # When the builder has stopped, every request has been answered.
             Component(name="connections", stop=site.finish),
             Component(name="builder", stop=images.stop),
-            Component(name="listener", start=open_doors, stop=listener.stop),
-            manager.readiness(),
+            Component(name="listener", start=start_listening, stop=listener.stop),
+            systemd.readiness(),
         ],
         give_up=give_up,
     )

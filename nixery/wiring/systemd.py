@@ -43,16 +43,16 @@ class SystemdParts:
     def __attrs_post_init__(self) -> None:
         self._notices = NotifySocket(self.environ)
 
-    def heart(self) -> Component:
+    def watchdog(self) -> Component:
         """Return the component that must start first and stop last."""
-        heart = ServiceNotifier(
+        watchdog = ServiceNotifier(
             notices=self._notices,
             clock=self.reactor,
             workers=self.files,
             status=self.status,
             watchdog=watchdog_interval(self.environ, os.getpid()),
         )
-        return Component(name="signs of life", start=heart.start, stop=heart.stop)
+        return Component(name="signs of life", start=watchdog.start, stop=watchdog.stop)
 
     def readiness(self) -> Component:
         """Return the component that must start last and stop first."""

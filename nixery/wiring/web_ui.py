@@ -25,18 +25,18 @@ from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
 
-__all__ = ["SiteParts"]
+__all__ = ["WebUIParts"]
 
 
 @define(kw_only=True, eq=False)
-class SiteParts:
+class WebUIParts:
     """
     The web pages of one daemon.
 
     :param cpu: the pool in which large pages are rendered.
     :param files: the pool for file systems.
     :param book: tracks the builds.
-    :param library: the catalog of images.
+    :param catalog: the catalog of images.
     :param sources: the package sources.
     :param looker: looks up names that a user types.
     :param visibility: decides which client may see which image.
@@ -47,7 +47,7 @@ class SiteParts:
     files: Workers
     reactor: Any  # the global reactor, which has no type
     book: BuildTracker
-    library: ImageCatalog
+    catalog: ImageCatalog
     sources: Sources
     looker: PackageLookup
     visibility: VisibilityRules = field(factory=AllowAll)
@@ -62,7 +62,7 @@ class SiteParts:
         """Return the components that must start before the pages can be made."""
         # Reports are stored even without pages: they are there when the pages are switched on
         # later.
-        notes = Component(name="notes on images", stop=self.library.stop)
+        notes = Component(name="notes on images", stop=self.catalog.stop)
         return (
             (notes, Component(name="web pages", start=self._start))
             if self.config.site
@@ -115,7 +115,7 @@ class SiteParts:
             )
         if self.config.show_images:
             children["images"] = ImagePages(
-                self.library, pages, self.cpu, self.visibility, system=self.config.system
+                self.catalog, pages, self.cpu, self.visibility, system=self.config.system
             ).resource()
         children["docs"] = Documentation(pages, docs_directory(), self.files).resource()
         return children, missing

@@ -168,7 +168,7 @@ class MachineAccountTests(SynchronousTestCase):
 
 
 def _all(storage: GcsStorage, prefix: str) -> list[StoredObject]:
-    bucket = finish(storage._reach.bucket())
+    bucket = finish(storage._connector.bucket())
     return [item for page in storage._objects(bucket).list(prefix) for item in page]
 
 

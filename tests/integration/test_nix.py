@@ -493,13 +493,13 @@ class StandbyTests(NixTestCase):
         self.salt = "s\"a'l${t}\\\r\n" + uuid4().hex
         self.nix = self.make()
         self.ahead = self.make(reactor=self.spy)
-        self.ahead.stand_by()
+        self.ahead.enable_prewarming()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.ahead.stop()))
 
-    async def expect(self, package_set: PackageSet) -> ChildProtocol:
+    async def prewarm_evaluation(self, package_set: PackageSet) -> ChildProtocol:
         """Have a process wait for a package set."""
         count = len(self.spy.children)
-        self.ahead.expect(package_set, SYSTEM)
+        self.ahead.prewarm_evaluation(package_set, SYSTEM)
         while len(self.spy.children) == count:
             await deferLater(cast(Any, reactor), 0)
         return self.spy.children[-1]
@@ -556,7 +556,7 @@ class StandbyTests(NixTestCase):
             PackageRequest(name="throwing"),
             PackageRequest(name="unfree"),
         ]
-        child = await self.expect(self.odd)
+        child = await self.prewarm_evaluation(self.odd)
         answers = await self.ahead.look_up(self.odd, SYSTEM, requirements)
         self.assertEqual(answers, await self.nix.look_up(self.odd, SYSTEM, requirements))
         self.assertEqual(await child.end(), Exit(status=0))
@@ -567,7 +567,7 @@ class StandbyTests(NixTestCase):
         """Quotes, backslashes, dollars and ends of lines are themselves, in names and paths."""
         package_set, names = self.odd_set()
         requirements = [PackageRequest(name=name, exact=True) for name in names]
-        await self.expect(package_set)
+        await self.prewarm_evaluation(package_set)
         answers = await self.answers(package_set, requirements)
         self.assertEqual(answers, await self.nix.look_up(package_set, SYSTEM, requirements))
         *found, missing = [answer.result for answer in answers]
@@ -580,7 +580,7 @@ class StandbyTests(NixTestCase):
 
     async def test_system(self) -> None:
         """It is asked for any system."""
-        await self.expect(self.odd)
+        await self.prewarm_evaluation(self.odd)
         [answer] = await self.answers(self.odd, [PackageRequest(name="own")], FOREIGN)
         assert isinstance(answer.result, Package)
         self.assertEqual(answer.result.name, f"own-{FOREIGN}")
@@ -588,7 +588,7 @@ class StandbyTests(NixTestCase):
     async def test_restricted(self) -> None:
         """It reads nothing of the machine, and builds nothing."""
         names = ("readshost", "looksup", "importsbuilt")
-        await self.expect(self.odd)
+        await self.prewarm_evaluation(self.odd)
         problems = await self.problems(*names, nix=self.ahead)
         self.assertEqual(problems, await self.problems(*names))
         self.assertEqual({problem.kind for problem in problems}, {ProblemKind.EVALUATION})
@@ -599,7 +599,7 @@ class StandbyTests(NixTestCase):
         directory.mkdir()
         text = '{ system }: { x = derivation { name = "NAME"; inherit system; builder = "b"; }; }'
         (directory / "default.nix").write_text(text.replace("NAME", "before"))
-        await self.expect(path_set(directory))
+        await self.prewarm_evaluation(path_set(directory))
         # For what it might do by now.
         await deferLater(cast(Any, reactor), 0.3)
         (directory / "default.nix").write_text(text.replace("NAME", "after"))
@@ -609,9 +609,9 @@ class StandbyTests(NixTestCase):
 
     async def test_dismissed(self) -> None:
         """One that is not needed any more ends by itself, and well."""
-        first = await self.expect(self.odd)
+        first = await self.prewarm_evaluation(self.odd)
         (self.directory / "other").mkdir()
-        second = await self.expect(path_set(self.directory / "other"))
+        second = await self.prewarm_evaluation(path_set(self.directory / "other"))
         self.assertEqual(await first.end(), Exit(status=0))
         await self.ahead.stop()
         await second.end()
@@ -623,7 +623,7 @@ class StandbyTests(NixTestCase):
         directory = self.directory / "set"
         directory.mkdir()
         (directory / "default.nix").write_text("{ ")
-        await self.expect(path_set(directory))
+        await self.prewarm_evaluation(path_set(directory))
         with self.assertRaises(EvaluationFailed) as caught:
             await self.evaluate("x", nix=self.ahead, package_set=path_set(directory))
         self.assertIn("syntax error", caught.exception.message)
@@ -631,8 +631,8 @@ class StandbyTests(NixTestCase):
     async def test_time(self) -> None:
         """One that takes too long is stopped."""
         self.ahead = self.make(reactor=self.spy, eval_timeout=0.5, eval_memory=2 * 1024**3)
-        self.ahead.stand_by()
-        child = await self.expect(self.odd)
+        self.ahead.enable_prewarming()
+        child = await self.prewarm_evaluation(self.odd)
         with self.assertRaises(EvaluationTimedOut):
             await self.evaluate("hungry", nix=self.ahead)
         self.assertNotEqual((await child.end()).status, 0)

@@ -34,7 +34,7 @@ from nixery.inspection.image_list import ListedImage
 from nixery.inspection.page_data import PageData
 from nixery.runtime.workers import Workers
 
-__all__ = ["ImagePages", "Library"]
+__all__ = ["ImagePages", "Catalog"]
 
 IMAGES_AT_ONCE = 50
 """The number of images on a page of the list."""
@@ -43,7 +43,7 @@ _PICTURE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'"
 """The policy for a picture that is opened by itself: it contains only a style sheet."""
 
 
-class Library(Protocol):
+class Catalog(Protocol):
     """Supplies the images that this registry has served."""
 
     async def names(self) -> Sequence[str]:
@@ -55,7 +55,7 @@ class Library(Protocol):
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
         """Return the manifest that was last served for a name and a tag."""
 
-    async def portrait(self, manifest: Manifest) -> PageData:
+    async def page_data(self, manifest: Manifest) -> PageData:
         """Return all data for the page of an image."""
 
     async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
@@ -66,7 +66,7 @@ class ImagePages:
     """
     Serves the pages of images.
 
-    :param library: supplies the images.
+    :param catalog: supplies the images.
     :param pages: renders the pages.
     :param workers: the pool in which their data is prepared.
     :param visibility: decides which images a client may see.
@@ -75,14 +75,14 @@ class ImagePages:
 
     def __init__(
         self,
-        library: Library,
+        catalog: Catalog,
         pages: Pages,
         workers: Workers,
         visibility: VisibilityRules,
         *,
         system: str,
     ) -> None:
-        self._library = library
+        self._catalog = catalog
         self._pages = pages
         self._workers = workers
         self._visibility = visibility
@@ -115,11 +115,11 @@ class ImagePages:
     async def _list(self, request: Request) -> bytes | None:
         wanted = _argument(request, b"q").strip().lower()[:200]
         page = _number(request, b"page")
-        names = await self._library.names()
+        names = await self._catalog.names()
         total, shown = await self._workers.run(
             _chosen, self._visibility, request, names, wanted, page
         )
-        images = await self._library.listed(shown)
+        images = await self._catalog.listed(shown)
         if client_disconnected(request):
             return None
         if not wants_html(request):
@@ -157,21 +157,21 @@ class ImagePages:
     async def _image(self, request: Request, name: ImageName, tag: Tag, rest: str) -> bytes | None:
         manifest = None
         if self._visibility.may_see(request, name.repository):
-            manifest = await self._library.find(name, tag)
+            manifest = await self._catalog.find(name, tag)
         if manifest is None:
             return None if client_disconnected(request) else self._unknown(request, name, tag)
-        portrait = await self._library.portrait(manifest)
+        page_data = await self._catalog.page_data(manifest)
         if client_disconnected(request):
             return None
         match rest:
             case "":
-                return await self._page(request, name, tag, portrait)
-            case "paths" if portrait.report.paths:
-                return await self._paths(request, name, tag, portrait)
-            case "graph.json" if portrait.graph:
-                return await self._send(request, "application/json", portrait.graph, portrait)
-            case "graph.svg" if portrait.picture:
-                return await self._send(request, "image/svg+xml", portrait.picture, portrait)
+                return await self._page(request, name, tag, page_data)
+            case "paths" if page_data.report.paths:
+                return await self._paths(request, name, tag, page_data)
+            case "graph.json" if page_data.graph:
+                return await self._send(request, "application/json", page_data.graph, page_data)
+            case "graph.svg" if page_data.picture:
+                return await self._send(request, "image/svg+xml", page_data.picture, page_data)
         return self._pages.error(request, 404, "there is nothing more to see of this image")
 
     def _unknown(self, request: Request, name: ImageName, tag: Tag) -> bytes:
@@ -184,11 +184,11 @@ class ImagePages:
         )
 
     async def _page(
-        self, request: Request, name: ImageName, tag: Tag, portrait: PageData
+        self, request: Request, name: ImageName, tag: Tag, page_data: PageData
     ) -> bytes | None:
         label = f"{name.repository}:{tag}"
-        holders = await self._library.holders()
-        own = portrait.report.digest
+        holders = await self._catalog.holders()
+        own = page_data.report.digest
         # The same image under another name is not counted as another image.
         visible = {
             layer.digest: [
@@ -196,10 +196,10 @@ class ImagePages:
                 for image in holders.get(layer.digest, ())
                 if image.digest != own and self._visibility.may_see(request, image.repository)
             ]
-            for layer in portrait.report.layers
+            for layer in page_data.report.layers
         }
         view = await self._workers.run(
-            image_view, label, portrait, visible, _argument(request, b"why")
+            image_view, label, page_data, visible, _argument(request, b"why")
         )
         if client_disconnected(request):
             return None
@@ -216,16 +216,16 @@ class ImagePages:
         )
 
     async def _paths(
-        self, request: Request, name: ImageName, tag: Tag, portrait: PageData
+        self, request: Request, name: ImageName, tag: Tag, page_data: PageData
     ) -> bytes | None:
         sort = _argument(request, b"sort")
         query = PathQuery(
             text=_argument(request, b"q")[:200],
-            layer=min(_number(request, b"layer", 0), len(portrait.report.layers)),
+            layer=min(_number(request, b"layer", 0), len(page_data.report.layers)),
             sort=sort if sort in SORTS else SORTS[0],
             page=_number(request, b"page"),
         )
-        view = await self._workers.run(paths_view, portrait, query)
+        view = await self._workers.run(paths_view, page_data, query)
         if client_disconnected(request):
             return None
         label = f"{name.repository}:{tag}"
@@ -236,15 +236,15 @@ class ImagePages:
             label=label,
             base=_place(label),
             view=view,
-            layers=portrait.report.layers,
+            layers=page_data.report.layers,
             sorts=SORTS,
         )
 
     async def _send(
-        self, request: Request, media_type: str, packed: bytes, portrait: PageData
+        self, request: Request, media_type: str, packed: bytes, page_data: PageData
     ) -> bytes | None:
         """Send a compressed document, unchanged to clients that accept gzip."""
-        etag = b'"%s"' % portrait.etag.encode("ascii")
+        etag = b'"%s"' % page_data.etag.encode("ascii")
         set_headers(
             request,
             {

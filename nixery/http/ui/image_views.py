@@ -98,7 +98,7 @@ class ImageView:
 
 def image_view(
     label: str,
-    portrait: PageData,
+    page_data: PageData,
     holders: Mapping[Digest, Sequence[ListedImage]],
     question: str,
 ) -> ImageView:
@@ -109,9 +109,9 @@ def image_view(
     :param holders: the images that have each layer, as far as the client may see them.
     :param question: a part of the name of a path; empty: no search.
     """
-    report = portrait.report
+    report = page_data.report
     layers = tuple(
-        _layer(portrait, index, layer, holders.get(layer.digest, ()))
+        _layer(page_data, index, layer, holders.get(layer.digest, ()))
         for index, layer in enumerate(report.layers)
     )
     drawn = [
@@ -127,17 +127,17 @@ def image_view(
         for layer in layers
     ]
     question = question.strip()[:MAX_SEARCH_CHARACTERS]
-    finding = find_chains(report, portrait.ways, question)
+    finding = find_chains(report, page_data.ways, question)
     return ImageView(
         report=report,
-        known=portrait.known,
+        known=page_data.known,
         layers=layers,
         # draw_svg() escapes all text.
         picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
         shared_size=sum(layer.size for layer in layers if layer.shared_count),
         question=question,
         answers=tuple(
-            tuple(_path(portrait, number) for number in chain) for chain in finding.chains
+            tuple(_path(page_data, number) for number in chain) for chain in finding.chains
         ),
         found=finding.total,
     )
@@ -170,13 +170,13 @@ class PathsView:
     pages: int
 
 
-def paths_view(portrait: PageData, query: PathQuery) -> PathsView:
+def paths_view(page_data: PageData, query: PathQuery) -> PathsView:
     """Prepare a page of the list of an image's paths."""
-    report = portrait.report
+    report = page_data.report
     found = [
         number
         for number in find_paths(report, query.text[:MAX_SEARCH_CHARACTERS])
-        if not query.layer or portrait.layer_of[number] == query.layer - 1
+        if not query.layer or page_data.layer_of[number] == query.layer - 1
     ]
     if query.sort != "name":
         found.sort(key=lambda number: (-getattr(report.paths[number], query.sort), number))
@@ -184,7 +184,7 @@ def paths_view(portrait: PageData, query: PathQuery) -> PathsView:
     return PathsView(
         query=query,
         paths=tuple(
-            _path(portrait, number, chain=True) for number in found[start : start + PATHS_AT_ONCE]
+            _path(page_data, number, chain=True) for number in found[start : start + PATHS_AT_ONCE]
         ),
         total=len(found),
         pages=max(1, -(-len(found) // PATHS_AT_ONCE)),
@@ -225,9 +225,9 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
 
 
 def _layer(
-    portrait: PageData, index: int, layer: ReportedLayer, holders: Sequence[ListedImage]
+    page_data: PageData, index: int, layer: ReportedLayer, holders: Sequence[ListedImage]
 ) -> LayerView:
-    paths = portrait.report.paths
+    paths = page_data.report.paths
     # The main path of the layer comes first, then the others, the largest first.
     leader, others = layer.paths[:1], layer.paths[1:]
     named = (*leader, *sorted(others, key=lambda number: (-paths[number].size, number)))
@@ -239,16 +239,16 @@ def _layer(
         size=layer.size,
         unpacked=layer.unpacked,
         reason=escape_invisible(layer.reason),
-        paths=tuple(_path(portrait, number) for number in named[:PATHS_IN_LAYER]),
+        paths=tuple(_path(page_data, number) for number in named[:PATHS_IN_LAYER]),
         count=len(layer.paths),
         shared=tuple(image.label for image in holders[:LABELS]),
         shared_count=len(holders),
     )
 
 
-def _path(portrait: PageData, number: int, *, chain: bool = False) -> PathView:
-    report = portrait.report
-    path, layer = report.paths[number], portrait.layer_of[number]
+def _path(page_data: PageData, number: int, *, chain: bool = False) -> PathView:
+    report = page_data.report
+    path, layer = report.paths[number], page_data.layer_of[number]
     return PathView(
         number=number,
         path=path.path,
@@ -258,12 +258,12 @@ def _path(portrait: PageData, number: int, *, chain: bool = False) -> PathView:
         closure=path.closure,
         popularity=path.popularity,
         references=len(path.references),
-        referrers=len(portrait.referrers[number]),
-        asked=portrait.ways[number] < 0,
+        referrers=len(page_data.referrers[number]),
+        asked=page_data.ways[number] < 0,
         layer=layer + 1,
         layer_title=report.layers[layer].title if layer >= 0 else "",
         reason=report.layers[layer].reason if layer >= 0 else "",
-        chain=tuple(report.paths[each].name for each in chain_to(number, portrait.ways))
+        chain=tuple(report.paths[each].name for each in chain_to(number, page_data.ways))
         if chain
         else (),
     )

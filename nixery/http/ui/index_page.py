@@ -74,7 +74,7 @@ class IndexPage:
     Serves the index page, and the requests of its search box.
 
     :param pages: renders the page.
-    :param desk: looks up packages.
+    :param search: looks up packages.
     :param system: the Nix system of images whose name chooses none.
     :param clock: for the timeout of the revision, which the page can do without.
     :param builds: supplies the builds to show; ``None``: none are shown.
@@ -84,7 +84,7 @@ class IndexPage:
     def __init__(
         self,
         pages: Pages,
-        desk: PackageSearch,
+        search: PackageSearch,
         system: str,
         clock: IReactorTime,
         *,
@@ -92,7 +92,7 @@ class IndexPage:
         visibility: VisibilityRules | None = None,
     ) -> None:
         self._pages = pages
-        self._desk = desk
+        self._search = search
         self._system = system
         self._clock = clock
         self._builds = builds
@@ -152,30 +152,32 @@ class IndexPage:
         """Look up the typed names; :return: a status, and the results or an error as JSON."""
         client = getattr(request.client, "host", "")
         try:
-            wishes = parse_query(typed, self._system)
-            if wishes is None:
+            queries = parse_query(typed, self._system)
+            if queries is None:
                 return 400, {**_NOTHING, "error": "type the names of packages: shell git htop"}
-            if not self._visibility.may_see(request, wishes.name.repository):
+            if not self._visibility.may_see(request, queries.name.repository):
                 return 403, {**_NOTHING, "error": "one of these packages is not for you"}
-            checked = await self._desk.check(client, wishes.name.system, wishes.requirements)
+            checked = await self._search.check(client, queries.name.system, queries.requirements)
         except NixeryError as error:
             problem = error_response(error)
             if not client_disconnected(request):
                 set_headers(request, problem.headers)
             return problem.status, {**_NOTHING, "error": problem.message}
-        packages: list[Found] = describe_results(wishes, checked.answers)
+        packages: list[Found] = describe_results(queries, checked.answers)
         return 200, {
             "error": None,
-            "image": wishes.name.repository,
-            "system": wishes.name.system,
+            "image": queries.name.repository,
+            "system": queries.name.system,
             "revision": checked.revision.label,
             "packages": packages,
-            "commands": commands(self._pages.address, wishes, checked.answers),
+            "commands": commands(self._pages.address, queries, checked.answers),
         }
 
     async def _revision(self) -> str | None:
         try:
-            revision = await with_timeout(REVISION_WAIT_SECONDS, self._clock, self._desk.revision())
+            revision = await with_timeout(
+                REVISION_WAIT_SECONDS, self._clock, self._search.revision()
+            )
         except (NixeryError, TimedOut):
             return None
         return revision.label

@@ -71,7 +71,7 @@ class PackageQueries:
     :param name: the image with all of these packages.
     """
 
-    wishes: tuple[PackageQuery, ...]
+    queries: tuple[PackageQuery, ...]
     name: ImageName
 
     @property
@@ -112,7 +112,7 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
         )
     name = parse_image_name(repository, system)
     return PackageQueries(
-        wishes=tuple(
+        queries=tuple(
             PackageQuery(
                 typed=word,
                 component=component,
@@ -124,37 +124,37 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
     )
 
 
-def describe_results(wishes: PackageQueries, answers: Sequence[LookupResult]) -> list[Found]:
+def describe_results(queries: PackageQueries, answers: Sequence[LookupResult]) -> list[Found]:
     """Return the result for each name, in the order in which they are in the image's name."""
     found = {answer.requirement: answer for answer in answers}
     told: list[Found] = []
-    for wish in wishes.wishes:
-        if wish.requirement is not None:
-            told.append(_tell(wish, found[wish.requirement]))
+    for query in queries.queries:
+        if query.requirement is not None:
+            told.append(_tell(query, found[query.requirement]))
             continue
-        told.append(_tell_meta(wish, found))
+        told.append(_tell_meta(query, found))
     return told
 
 
-def _tell_meta(wish: PackageQuery, found: Mapping[PackageRequest, LookupResult]) -> Found:
-    common = {"name": wish.typed, "component": wish.component}
-    if wish.component in ARCH_META_PACKAGES:
+def _tell_meta(query: PackageQuery, found: Mapping[PackageRequest, LookupResult]) -> Found:
+    common = {"name": query.typed, "component": query.component}
+    if query.component in ARCH_META_PACKAGES:
         return {
             **common,
             "status": "meta",
-            "message": f"the image is for {ARCH_META_PACKAGES[wish.component]}",
+            "message": f"the image is for {ARCH_META_PACKAGES[query.component]}",
             "candidates": [],
         }
     parts = [found[PackageRequest(name=name, exact=True)] for name in SHELL]
     for answer in parts:
         if not isinstance(answer.result, Package):
-            return {**_tell(wish, answer), **common}
+            return {**_tell(query, answer), **common}
     message = f"stands for {', '.join(SHELL)}"
     return {**common, "status": "meta", "message": message, "candidates": []}
 
 
-def _tell(wish: PackageQuery, answer: LookupResult) -> Found:
-    common = {"name": wish.typed, "component": wish.component}
+def _tell(query: PackageQuery, answer: LookupResult) -> Found:
+    common = {"name": query.typed, "component": query.component}
     result = answer.result
     if isinstance(result, Package):
         return {
@@ -175,7 +175,7 @@ def _tell(wish: PackageQuery, answer: LookupResult) -> Found:
 
 
 def commands(
-    address: str, wishes: PackageQueries, answers: Sequence[LookupResult]
+    address: str, queries: PackageQueries, answers: Sequence[LookupResult]
 ) -> Mapping[str, str] | None:
     """
     Return the commands that pull, run and deploy the image; ``None`` if a package is missing.
@@ -189,13 +189,13 @@ def commands(
     }
     if len(packages) < len(answers):
         return None
-    image = f"{address}/{wishes.name.repository}"
-    shell = any(wish.component == "shell" for wish in wishes.wishes)
-    named = [wish.requirement for wish in wishes.wishes if wish.requirement is not None]
+    image = f"{address}/{queries.name.repository}"
+    shell = any(query.component == "shell" for query in queries.queries)
+    named = [query.requirement for query in queries.queries if query.requirement is not None]
     program = "bash" if shell or not named else packages[named[0]].pname
     # This keeps a container with a shell running; another one runs its first package.
     args = ["sleep", "infinity"] if shell else [program]
-    label = re.sub(r"[^a-z0-9]+", "-", wishes.name.repository)[:50].strip("-")
+    label = re.sub(r"[^a-z0-9]+", "-", queries.name.repository)[:50].strip("-")
     return {
         "pull": f"docker pull {image}",
         "run": f"docker run --rm -it {image} {program}",

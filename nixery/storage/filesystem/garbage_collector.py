@@ -127,9 +127,9 @@ def collect(root: str, policy: Policy, ages: WallClock | None = None) -> Work:
         done = Collected(dry_run=policy.dry_run)
         units = inventory.units()
         victims = choose(inventory, units, policy, ages.now())
-        kept = yield from _take_off(inventory, units, victims, policy, done)
+        kept = yield from _untag(inventory, units, victims, policy, done)
         yield from _remove(inventory, kept, policy, done, ages.now())
-        yield from _tidy(inventory, policy, done)
+        yield from _remove_dangling(inventory, policy, done)
         yield from _correct_times(inventory, policy)
         if policy.max_bytes is not None:
             done.over = max(0, done.total - policy.max_bytes)
@@ -148,7 +148,7 @@ def purge(root: str, chosen: Sequence[StoredImage], inventory: Inventory, *, dry
         if not alone:
             raise CollectionRunning(path=root)
         done = Collected(dry_run=dry_run)
-        kept = yield from _take_off(inventory, inventory.units(), chosen, policy, done)
+        kept = yield from _untag(inventory, inventory.units(), chosen, policy, done)
         mine = frozenset(digest for unit in chosen for digest in unit.needs)
         yield from _remove(inventory, kept, policy, done, _clock.now(), only=mine)
         return done
@@ -200,7 +200,7 @@ def locked(root: str, change: Callable[[], T]) -> Generator[Step, None, T]:
 # -- the steps --------------------------------------------------------------------------
 
 
-def _take_off(
+def _untag(
     inventory: Inventory,
     units: Sequence[StoredImage],
     victims: Iterable[StoredImage],
@@ -307,7 +307,9 @@ def _remove(
         yield Step.GO
 
 
-def _tidy(inventory: Inventory, policy: Policy, done: Collected) -> Generator[Step, None, None]:
+def _remove_dangling(
+    inventory: Inventory, policy: Policy, done: Collected
+) -> Generator[Step, None, None]:
     """Remove the dangling records."""
     if policy.dry_run:
         return

@@ -113,7 +113,7 @@ class GcsStorage:
     patience: RetryPolicy = field(factory=RetryPolicy)
     open_bucket: Callable[[Event], Bucket] | None = None
 
-    _reach: BucketConnector = field(init=False)
+    _connector: BucketConnector = field(init=False)
     _threads: ThreadPoolExecutor = field(init=False)
     _seen: TTLCache[StoredObject] = field(init=False)
     # Weak references: a task has ended when its event is not referenced any more.
@@ -123,7 +123,7 @@ class GcsStorage:
     def __attrs_post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.settings.uploads, thread_name_prefix="upload")
         self._seen = TTLCache(self.clock.seconds)
-        self._reach = BucketConnector(
+        self._connector = BucketConnector(
             self.settings.bucket,
             self.open_bucket or self._open_bucket,
             workers=self.workers,
@@ -134,7 +134,7 @@ class GcsStorage:
 
     async def start(self) -> None:
         """Begin to connect to the bucket; only operations that need the bucket wait for it."""
-        self._reach.start()
+        self._connector.start()
 
     async def stop(self) -> None:
         """
@@ -148,13 +148,13 @@ class GcsStorage:
         writers = tuple(self._writers)
         for writer in writers:
             writer.stop()
-        await self._reach.stop()
+        await self._connector.stop()
         await gather(writer.abort() for writer in writers)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def faults(self) -> Sequence[str]:
         """Return the reasons why the storage is not ready, a sentence each; empty if it is."""
-        return self._reach.faults()
+        return self._connector.faults()
 
     # -- blobs ------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class GcsStorage:
         """
         stored = await self._stored(digest)
         info = blob_info(digest, stored)
-        bucket = await self._reach.bucket()
+        bucket = await self._connector.bucket()
         if self.settings.proxy:
             objects = self._objects(bucket)
             wanted = part or ByteRange(start=0, stop=stored.size)
@@ -212,7 +212,7 @@ class GcsStorage:
 
     async def create(self) -> BlobWriter:
         """Begin a blob whose digest is not known yet."""
-        objects = self._objects(await self._reach.bucket())
+        objects = self._objects(await self._connector.bucket())
         writer = Writer(objects, self.workers, self._threads, self.settings.chunk_size)
         self._writers.add(writer)
         return writer
@@ -317,7 +317,7 @@ class GcsStorage:
 
         Cancelling the wait makes the function stop at its next request or pause.
         """
-        objects = self._objects(await self._reach.bucket())
+        objects = self._objects(await self._connector.bucket())
 
         def run() -> T:
             with translate_errors(operation):

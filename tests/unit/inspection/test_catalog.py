@@ -30,7 +30,7 @@ class ForgetfulStorage(CountingStorage):
         await super().set_record(kind, key, value)
 
 
-class LibraryTests(BuilderCase):
+class ImageCatalogTests(BuilderCase):
     """Tests of the image catalog, with a builder made of fakes."""
 
     library: ImageCatalog
@@ -52,9 +52,9 @@ class LibraryTests(BuilderCase):
         service.noted = self.library.served
         return service
 
-    def portrait(self, name: str) -> PageData | None:
+    def page_data(self, name: str) -> PageData | None:
         found = self.now(self.library.find(parse_image_name(name, SYSTEM), LATEST))
-        return None if found is None else self.now(self.library.portrait(found))
+        return None if found is None else self.now(self.library.page_data(found))
 
     def test_report(self) -> None:
         """The report of an image is written some time after the image was answered."""
@@ -62,10 +62,10 @@ class LibraryTests(BuilderCase):
         self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertEqual([image.manifests[0].digest], self.now(self.storage.list_records(REPORTS)))
-        portrait = self.portrait("git")
-        assert portrait is not None
-        self.assertTrue(portrait.known)
-        report = portrait.report
+        page_data = self.page_data("git")
+        assert page_data is not None
+        self.assertTrue(page_data.known)
+        report = page_data.report
         self.assertEqual(["cacert", "git"], [each.attribute for each in report.packages])
         self.assertEqual(
             [blob.digest for blob in image.manifests[0].blobs()[1:]],
@@ -81,7 +81,7 @@ class LibraryTests(BuilderCase):
         self.build("git")
         found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
         assert found is not None
-        looks = [Deferred.fromCoroutine(self.library.portrait(found)) for _ in range(2)]
+        looks = [Deferred.fromCoroutine(self.library.page_data(found)) for _ in range(2)]
         for each in looks:
             self.assertNoResult(each)
         looks[0].cancel()
@@ -96,7 +96,7 @@ class LibraryTests(BuilderCase):
         self.build("git")
         found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
         assert found is not None
-        look = Deferred.fromCoroutine(self.library.portrait(found))
+        look = Deferred.fromCoroutine(self.library.page_data(found))
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertFalse(self.successResultOf(look).known)
 
@@ -105,15 +105,15 @@ class LibraryTests(BuilderCase):
         image = self.build("git")
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.now(self.storage.set_record(REPORTS, image.manifests[0].digest, b"rubbish"))
-        portrait = self.portrait("git")
-        assert portrait is not None
-        self.assertFalse(portrait.known)
+        page_data = self.page_data("git")
+        assert page_data is not None
+        self.assertFalse(page_data.known)
 
     def test_not_served(self) -> None:
         """An image that was never served is not found, and looking for it builds nothing."""
         self.build("git")
         for name in ("hello", "shell/git", "arm64/git"):
-            self.assertIsNone(self.portrait(name))
+            self.assertIsNone(self.page_data(name))
         self.assertIsNone(
             self.now(self.library.find(parse_image_name("git", SYSTEM), Tag("other")))
         )
@@ -124,7 +124,7 @@ class LibraryTests(BuilderCase):
         self.build("git")
         self.storage._blobs.clear()  # as a bucket's rules do
         self.restart()
-        self.assertIsNone(self.portrait("git"))
+        self.assertIsNone(self.page_data("git"))
 
     def test_listing(self) -> None:
         """Each image is listed once, under the name that it was first asked for by."""

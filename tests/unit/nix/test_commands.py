@@ -331,16 +331,16 @@ class NixTests(SynchronousTestCase):
 
     # -- prewarmed evaluations --------------------------------------------------
 
-    def test_stand_by(self) -> None:
+    def test_enable_prewarming(self) -> None:
         """A process waits for what is expected, if that is wanted, until the end."""
         path = Path("/set")
         package_set = PackageSet(revision=path_revision(path, ()), path=path)
-        self.nix.expect(package_set, "x86_64-linux")
+        self.nix.prewarm_evaluation(package_set, "x86_64-linux")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         waiting: Deferred[str] = Deferred()
         self.script.play = lambda _: waiting
-        self.nix.stand_by()
-        self.nix.expect(package_set, "x86_64-linux")
+        self.nix.enable_prewarming()
+        self.nix.prewarm_evaluation(package_set, "x86_64-linux")
         self.clock.advance(0)
         [command] = self.script.commands
         self.assertEqual(command.argv[-1], "-")

@@ -313,7 +313,7 @@ class StandbyTests(EvaluatorCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.evaluator.stand_by()
+        self.evaluator.enable_prewarming()
 
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self.evaluator.stop())
@@ -389,7 +389,7 @@ class StandbyTests(EvaluatorCase):
 
     def test_expected(self) -> None:
         """For what is expected a process is started at once, and used."""
-        self.evaluator.expect(PACKAGE_SET, "x86_64-linux")
+        self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")
         self.clock.advance(0)
         [process] = self.spawner.ahead
         self.assertEqual(self.evaluated("a"), ["a"])
@@ -475,7 +475,7 @@ class StandbyTests(EvaluatorCase):
         self.successResultOf(self.stop())
         self.assertTrue(process.stopped)
         self.assertEqual(self.evaluated("a"), ["a"])
-        self.evaluator.expect(PACKAGE_SET, "x86_64-linux")
+        self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.spawner.ahead, [process])
         self.successResultOf(self.stop())
@@ -483,7 +483,7 @@ class StandbyTests(EvaluatorCase):
     def test_not_wanted(self) -> None:
         """No process waits unless prewarming was enabled."""
         self.evaluator = self.make()
-        self.evaluator.expect(PACKAGE_SET, "x86_64-linux")
+        self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")
         self.assertEqual(self.evaluated("a"), ["a"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.spawner.ahead, [])

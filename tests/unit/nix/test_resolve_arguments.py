@@ -88,7 +88,7 @@ class EvaluateTests(SynchronousTestCase):
         )
         for argv in (
             resolve_arguments.evaluate(allowing, ()),
-            resolve_arguments.stand_by(allowing),
+            resolve_arguments.prewarm(allowing),
         ):
             self.assertIn("--option allow-import-from-derivation true", " ".join(argv))
 
@@ -143,16 +143,16 @@ class StandByTests(SynchronousTestCase):
             asked = lookup(source, *overlays)
             evaluating = resolve_arguments.evaluate(asked, requirements("x"))
             options = evaluating[: evaluating.index("--argstr")]
-            self.assertEqual(resolve_arguments.stand_by(asked), (*options, "-"))
+            self.assertEqual(resolve_arguments.prewarm(asked), (*options, "-"))
 
     def test_for_every_question(self) -> None:
         """One that waits for a package set can be asked for each system."""
         asked = lookup("/pkgs")
-        argv = resolve_arguments.stand_by(asked)
-        self.assertEqual(argv, resolve_arguments.stand_by(evolve(asked, system="aarch64-linux")))
+        argv = resolve_arguments.prewarm(asked)
+        self.assertEqual(argv, resolve_arguments.prewarm(evolve(asked, system="aarch64-linux")))
         self.assertNotIn("--argstr", argv)
         self.assertNotIn("x86_64-linux", " ".join(argv))
-        self.assertNotEqual(argv, resolve_arguments.stand_by(lookup("/other")))
+        self.assertNotEqual(argv, resolve_arguments.prewarm(lookup("/other")))
 
 
 class QuestionTests(SynchronousTestCase):

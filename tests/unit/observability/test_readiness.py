@@ -23,7 +23,7 @@ class ReadinessTests(SynchronousTestCase):
         self.clock = Clock()
         self.asked: list[Deferred[None]] = []
         self.readiness = Readiness(
-            checks=[Check(name="Nix", ask=self.ask, ttl=10)], clock=self.clock, patience=5
+            checks=[Check(name="Nix", ask=self.ask, ttl=10)], clock=self.clock, timeout=5
         )
 
     async def ask(self) -> None:

@@ -99,7 +99,7 @@ class SpawnerTests(SynchronousTestCase):
 
     def test_abandoned(self) -> None:
         """A child that might ignore SIGTERM can be sent SIGKILL when the daemon dies."""
-        self.run_command(abandoned=signal.SIGKILL)
+        self.run_command(parent_death_signal=signal.SIGKILL)
         self.assertEqual(self.reactor.args[2:4], ["--pdeathsig", "KILL"])
 
     def test_without_setpriv(self) -> None:

@@ -187,20 +187,20 @@ class StepTests(SynchronousTestCase):
             def tell(self, **fields: object) -> None:
                 told.extend(each for each in fields if each == "WATCHDOG")
 
-        heart = ServiceNotifier(
+        notifier = ServiceNotifier(
             notices=Told(),  # type: ignore[arg-type]  # as much of it as is used
             clock=self.reactor,
             workers=InlineWorkers(),
             status=lambda: "",
             watchdog=30.0,
         )
-        self.successResultOf(Deferred.fromCoroutine(heart.start()))
+        self.successResultOf(Deferred.fromCoroutine(notifier.start()))
         for step in STEPS:
             told.clear()
             self.reactor.step(step)
             self.reactor.pump([1] * 30)
             self.assertEqual(3, len(told))
-        self.successResultOf(Deferred.fromCoroutine(heart.stop()))
+        self.successResultOf(Deferred.fromCoroutine(notifier.stop()))
 
     def test_downloads(self) -> None:
         """A client that takes something is not cut off, and one that takes nothing is."""

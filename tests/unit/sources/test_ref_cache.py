@@ -147,9 +147,9 @@ class LookupTests(SynchronousTestCase):
         """A commit that cannot be fetched is looked up again before its time."""
         self.found()
         self.upstream.refs[MAIN] = B
-        self.lookups.doubt(B.commit)
+        self.lookups.invalidate(B.commit)
         self.assertEqual(self.found(), A)
-        self.lookups.doubt(A.commit)
+        self.lookups.invalidate(A.commit)
         self.assertEqual(self.found(), B)
 
     # -- commits --------------------------------------------------------------------

@@ -29,11 +29,11 @@ from tests.support.pages import BROWSER, make_pages
 HOSTILE = '"><script>alert(1)</script>\u202e'
 
 
-class FakeLibrary:
+class FakeCatalog:
     """Portraits by repository name and tag."""
 
     def __init__(self) -> None:
-        self.portraits: dict[tuple[str, str], PageData] = {}
+        self.page_data_of: dict[tuple[str, str], PageData] = {}
         self.images: list[ListedImage] = []
 
     async def names(self) -> Sequence[str]:
@@ -43,12 +43,12 @@ class FakeLibrary:
         return [image for name in names for image in self.images if image.label == name]
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
-        portrait = self.portraits.get((name.repository, tag))
-        return None if portrait is None else evolve(OCI, digest=portrait.report.digest)
+        page_data = self.page_data_of.get((name.repository, tag))
+        return None if page_data is None else evolve(OCI, digest=page_data.report.digest)
 
-    async def portrait(self, manifest: Manifest) -> PageData:
+    async def page_data(self, manifest: Manifest) -> PageData:
         [found] = [
-            each for each in self.portraits.values() if each.report.digest == manifest.digest
+            each for each in self.page_data_of.values() if each.report.digest == manifest.digest
         ]
         return found
 
@@ -100,7 +100,7 @@ def listed(repository: str, report: ImageReport, *, tag: str = "latest") -> List
 
 class PagesCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.library = FakeLibrary()
+        self.library = FakeCatalog()
         self.veil = Veil()
         pages = ImagePages(
             self.library, make_pages(), InlineWorkers(), self.veil, system="x86_64-linux"
@@ -115,7 +115,7 @@ class PagesCase(SynchronousTestCase):
         self.add("shell/git", self.report)
 
     def add(self, repository: str, report: ImageReport) -> None:
-        self.library.portraits[repository, "latest"] = make_page_data(encode_report(report))
+        self.library.page_data_of[repository, "latest"] = make_page_data(encode_report(report))
         self.library.images.append(listed(repository, report))
 
     def ask(self, path: str, *headers: tuple[str, str]) -> Answer:
@@ -281,7 +281,7 @@ class ImageTests(PagesCase):
             packages=(),
             layers=tuple(evolve(each, paths=(), unpacked=0) for each in self.report.layers),
         )
-        self.library.portraits["shell/git", "latest"] = summary_page_data(bare)
+        self.library.page_data_of["shell/git", "latest"] = summary_page_data(bare)
         page = self.page("/images/shell/git:latest")
         self.assertIn('id="no-report"', page)
         self.assertIn(bare.layers[0].digest, page)

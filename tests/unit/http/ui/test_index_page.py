@@ -37,7 +37,7 @@ LATEST = Tag("latest")
 EVIDENCE = CommandOutput(argv=("secret",), status=1, stderr="secret")
 
 
-class Desk:
+class FakePackageSearch:
     """Knows every package but ``gti``."""
 
     def __init__(self) -> None:
@@ -71,14 +71,14 @@ class PeopleTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
-        self.desk = Desk()
+        self.package_search = FakePackageSearch()
         self.pages = make_pages()
         self.root = self.make_root()
 
     def make_root(self, *, builds: bool = True) -> Resource:
         index = IndexPage(
             self.pages,
-            self.desk,
+            self.package_search,
             "x86_64-linux",
             self.clock,
             builds=self.book if builds else None,
@@ -120,7 +120,7 @@ class IndexTests(PeopleTestCase):
     def test_what_is_served(self) -> None:
         """It names source, revision and system; and does not wait long for them."""
         self.assertIn("nixos at 0123", self.page("/"))
-        self.desk.unknown = Deferred()
+        self.package_search.unknown = Deferred()
         connection = Connection(self.root, self.clock)
         connection.send("GET", "/", BROWSER)
         self.clock.advance(1)
@@ -198,7 +198,7 @@ class ApiTests(PeopleTestCase):
         self.assertEqual(("shell/git", "x86_64-linux"), (value["image"], value["system"]))
         self.assertEqual(["meta", "found"], [each["status"] for each in value["packages"]])
         self.assertEqual({"pull", "run", "kubernetes"}, set(value["commands"]))
-        self.assertEqual("192.0.2.1", self.desk.asked[0][0])
+        self.assertEqual("192.0.2.1", self.package_search.asked[0][0])
 
     def test_refused(self) -> None:
         """A query that cannot be looked up is answered with a status and an error."""
@@ -206,12 +206,12 @@ class ApiTests(PeopleTestCase):
             code, value = self.get(query)
             self.assertEqual((status, []), (code, value["packages"]))
             self.assertTrue(value["error"])
-        self.assertEqual([], self.desk.asked)
+        self.assertEqual([], self.package_search.asked)
         for error, status in (
             (QueueFull(waiting=1, retry_after=5), 429),
             (EvaluationFailed(reason="syntax", evidence=EVIDENCE), 422),
         ):
-            self.desk.error = error
+            self.package_search.error = error
             code, value = self.get("git")
             self.assertEqual(status, code)
             self.assertNotIn("secret", json.dumps(value))

@@ -52,9 +52,9 @@ def missing(requirement: PackageRequest) -> LookupResult:
 
 
 def parsed(text: str) -> PackageQueries:
-    wishes = parse_query(text, SYSTEM)
-    assert wishes is not None
-    return wishes
+    queries = parse_query(text, SYSTEM)
+    assert queries is not None
+    return queries
 
 
 class ParsingTests(SynchronousTestCase):
@@ -67,17 +67,19 @@ class ParsingTests(SynchronousTestCase):
 
     def test_spelling(self) -> None:
         """Names are typed as the package set spells them, or as it does not."""
-        wishes = parsed("python3Packages.requests libsigc++")
+        queries = parsed("python3Packages.requests libsigc++")
         self.assertEqual(
-            "python3packages.requests/attr--6c6962736967632b2b", wishes.name.repository
+            "python3packages.requests/attr--6c6962736967632b2b", queries.name.repository
         )
-        self.assertEqual(PackageRequest(name="libsigc++", exact=True), wishes.wishes[1].requirement)
+        self.assertEqual(
+            PackageRequest(name="libsigc++", exact=True), queries.queries[1].requirement
+        )
 
     def test_meta_packages(self) -> None:
         """They lead the name, wherever they were typed."""
-        wishes = parsed("git shell arm64")
-        self.assertEqual("shell/arm64/git", wishes.name.repository)
-        self.assertEqual("aarch64-linux", wishes.name.system)
+        queries = parsed("git shell arm64")
+        self.assertEqual("shell/arm64/git", queries.name.repository)
+        self.assertEqual("aarch64-linux", queries.name.system)
 
     def test_nothing(self) -> None:
         """Nothing is no mistake."""
@@ -101,15 +103,15 @@ class ParsingTests(SynchronousTestCase):
     def test_anything(self, text: str) -> None:
         """Any text becomes an image name within the grammar, or is refused."""
         try:
-            wishes = parse_query(text, SYSTEM)
+            queries = parse_query(text, SYSTEM)
         except InvalidName:
             return
-        if wishes is None:
+        if queries is None:
             return
-        again = parse_image_name(wishes.name.repository, SYSTEM)
-        self.assertEqual(wishes.name, again)
-        answers = [found(item) for item in wishes.requirements]
-        self.assertEqual(len(wishes.wishes), len(describe_results(wishes, answers)))
+        again = parse_image_name(queries.name.repository, SYSTEM)
+        self.assertEqual(queries.name, again)
+        answers = [found(item) for item in queries.requirements]
+        self.assertEqual(len(queries.queries), len(describe_results(queries, answers)))
 
 
 class TellingTests(SynchronousTestCase):
@@ -117,8 +119,8 @@ class TellingTests(SynchronousTestCase):
 
     def test_found(self) -> None:
         """A package that is there, with what is known of it."""
-        wishes = parsed("git")
-        [told] = describe_results(wishes, [found(item) for item in wishes.requirements])
+        queries = parsed("git")
+        [told] = describe_results(queries, [found(item) for item in queries.requirements])
         self.assertEqual(
             {
                 "name": "git",
@@ -135,28 +137,28 @@ class TellingTests(SynchronousTestCase):
 
     def test_missing(self) -> None:
         """One that is not, with what may have been meant, and no commands then."""
-        wishes = parsed("shell gti")
+        queries = parsed("shell gti")
         answers = [
-            missing(item) if item.name == "gti" else found(item) for item in wishes.requirements
+            missing(item) if item.name == "gti" else found(item) for item in queries.requirements
         ]
-        shell, gti = describe_results(wishes, answers)
+        shell, gti = describe_results(queries, answers)
         self.assertEqual("meta", shell["status"])
         self.assertEqual(("not-found", ["near"]), (gti["status"], gti["candidates"]))
-        self.assertIsNone(commands("reg", wishes, answers))
+        self.assertIsNone(commands("reg", queries, answers))
 
     def test_shell_without_its_packages(self) -> None:
         """A package set may have no shell."""
-        wishes = parsed("shell")
+        queries = parsed("shell")
         answers = [
-            missing(item) if item.name == SHELL[0] else found(item) for item in wishes.requirements
+            missing(item) if item.name == SHELL[0] else found(item) for item in queries.requirements
         ]
-        [told] = describe_results(wishes, answers)
+        [told] = describe_results(queries, answers)
         self.assertEqual(("shell", "not-found"), (told["name"], told["status"]))
 
     def test_commands(self) -> None:
         """Lines that work as they are."""
-        wishes = parsed("shell git")
-        made = commands("reg:1", wishes, [found(item) for item in wishes.requirements])
+        queries = parsed("shell git")
+        made = commands("reg:1", queries, [found(item) for item in queries.requirements])
         assert made is not None
         self.assertEqual("docker pull reg:1/shell/git", made["pull"])
         self.assertEqual("docker run --rm -it reg:1/shell/git bash", made["run"])

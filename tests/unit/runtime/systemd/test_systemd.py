@@ -103,7 +103,7 @@ class NoticeTests(ManagedCase):
         self.assertEqual(1, len(logs))
 
 
-class HeartTests(ManagedCase):
+class ServiceNotifierTests(ManagedCase):
     """Tests of the watchdog pings."""
 
     def setUp(self) -> None:
@@ -112,16 +112,16 @@ class HeartTests(ManagedCase):
         self.status = "idle"
 
     def start(self, workers: Workers, watchdog: float | None = 6) -> ServiceNotifier:
-        heart = ServiceNotifier(
+        notifier = ServiceNotifier(
             notices=self.notices,
             clock=self.clock,
             workers=workers,
             status=lambda: self.status,
             watchdog=watchdog,
         )
-        self.successResultOf(Deferred.fromCoroutine(heart.start()))
-        self.addCleanup(lambda: self.successResultOf(Deferred.fromCoroutine(heart.stop())))
-        return heart
+        self.successResultOf(Deferred.fromCoroutine(notifier.start()))
+        self.addCleanup(lambda: self.successResultOf(Deferred.fromCoroutine(notifier.stop())))
+        return notifier
 
     def pings(self, seconds: int) -> int:
         """Count the watchdog pings of that many seconds."""
@@ -171,8 +171,8 @@ class HeartTests(ManagedCase):
 
     def test_stops(self) -> None:
         """After the end there is silence."""
-        heart = self.start(HeldWorkers())
-        self.successResultOf(Deferred.fromCoroutine(heart.stop()))
+        notifier = self.start(HeldWorkers())
+        self.successResultOf(Deferred.fromCoroutine(notifier.stop()))
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual(0, self.pings(20))
 

@@ -202,7 +202,7 @@ class ReachTests(ReachCase):
             raise KeyError("?")
 
         storage = self.make()
-        storage._reach._open = fail
+        storage._connector._open = fail
         finish(storage.start())
         self.assertEqual(1, len(self.given_up))
         self.assertEqual(1, len(self.flushLoggedErrors(KeyError)))
