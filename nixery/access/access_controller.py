@@ -93,7 +93,7 @@ class AccessController:
         self._wall_clock = wall_clock
         self._system = system
         self._throttle = Throttle(seconds)
-        self._remembered = CredentialCache(seconds)
+        self._credential_cache = CredentialCache(seconds)
         # A check that began before the users were replaced must not count afterwards.
         self._generation = 0
         self._checking: SingleFlight[tuple[int, bytes], None] = SingleFlight()
@@ -116,9 +116,9 @@ class AccessController:
         self._checker.passwords = passwords
         self._rules = rules
         self._generation += 1
-        self._remembered.clear()
+        self._credential_cache.clear()
 
-    def sign(self, tokens: Tokens) -> None:
+    def enable_tokens(self, tokens: Tokens) -> None:
         """Enable tokens: from now on they are issued to clients and accepted."""
         self._tokens = tokens
 
@@ -126,7 +126,7 @@ class AccessController:
 
     def cached_identity(self, credentials: bytes) -> Identity | None:
         """Return the cached identity of credentials; ``None`` if they have to be checked."""
-        return self._remembered.get(self._remembered.mark(credentials))
+        return self._credential_cache.get(self._credential_cache.fingerprint(credentials))
 
     async def log_in(
         self, user: str, password: str, address: str, credentials: bytes | None = None
@@ -141,21 +141,27 @@ class AccessController:
         :raises LoginThrottled: too many were wrong, or too many are being checked.
         """
         # User names contain no NUL, so different pairs never join to the same text.
-        mark = self._remembered.mark(f"{user}\0{password}".encode("utf-8", "replace"))
-        known = self._remembered.get(mark)
+        fingerprint = self._credential_cache.fingerprint(
+            f"{user}\0{password}".encode("utf-8", "replace")
+        )
+        known = self._credential_cache.get(fingerprint)
         if known is not None:
             return known
         wait = self._throttle.wait(address, user)
         if wait > 0:
             raise LoginThrottled(retry_after=wait)
         generation = self._generation
-        await self._checking.run((generation, mark), lambda: self._check(user, password, address))
+        await self._checking.run(
+            (generation, fingerprint), lambda: self._check(user, password, address)
+        )
         identity = Identity(user=user)
         if generation == self._generation:
             until = self._seconds() + PASSWORD_CACHE_SECONDS
-            self._remembered.keep(mark, identity, until)
+            self._credential_cache.keep(fingerprint, identity, until)
             if credentials is not None:
-                self._remembered.keep(self._remembered.mark(credentials), identity, until)
+                self._credential_cache.keep(
+                    self._credential_cache.fingerprint(credentials), identity, until
+                )
         return identity
 
     def read_token(self, token: str, credentials: bytes) -> Identity:
@@ -168,12 +174,14 @@ class AccessController:
         if self._tokens is None:
             raise TokenInvalid(reason="this registry takes passwords, and no tokens")
         claims = self._tokens.read(token, ACCESS)
-        self._check_mark(claims.user, claims.mark)
+        self._check_fingerprint(claims.user, claims.fingerprint)
         identity = Identity(user=claims.user, scopes=claims.repositories)
         # Tokens expire at a time of day, and the clock may be set during a pull.
         left = min(claims.expires - self._wall_clock.now(), PASSWORD_CACHE_SECONDS)
         until = self._seconds() + left
-        self._remembered.keep(self._remembered.mark(credentials), identity, until)
+        self._credential_cache.keep(
+            self._credential_cache.fingerprint(credentials), identity, until
+        )
         return identity
 
     def verify_refresh_token(self, token: str) -> Identity:
@@ -187,7 +195,7 @@ class AccessController:
         claims = self._tokens.read(token, REFRESH)
         if claims.user is None:
             raise TokenInvalid(reason="it is nobody's")
-        self._check_mark(claims.user, claims.mark)
+        self._check_fingerprint(claims.user, claims.fingerprint)
         return Identity(user=claims.user)
 
     def issue(
@@ -203,13 +211,13 @@ class AccessController:
         """
         if self._tokens is None:
             raise TokenInvalid(reason="this registry takes passwords, and no tokens")
-        mark = None if user is None else self._checker.passwords.mark(user)
+        fingerprint = None if user is None else self._checker.passwords.fingerprint(user)
         repositories = [name for name in _repositories(scopes) if self._may_pull_from(user, name)]
         return IssuedToken(
-            token=self._tokens.issue(ACCESS, user, mark, repositories, ACCESS_TOKEN_SECONDS),
+            token=self._tokens.issue(ACCESS, user, fingerprint, repositories, ACCESS_TOKEN_SECONDS),
             seconds=ACCESS_TOKEN_SECONDS,
             time=int(self._wall_clock.now()),
-            refresh=self._tokens.issue(REFRESH, user, mark, (), REFRESH_TOKEN_SECONDS)
+            refresh=self._tokens.issue(REFRESH, user, fingerprint, (), REFRESH_TOKEN_SECONDS)
             if refresh and user is not None
             else None,
         )
@@ -256,12 +264,12 @@ class AccessController:
             return False
         return not self.refused(user, name)
 
-    def _check_mark(self, user: str | None, mark: str | None) -> None:
+    def _check_fingerprint(self, user: str | None, fingerprint: str | None) -> None:
         """:raises TokenInvalid: the user was removed, or has another password."""
         if user is None:
             if not self.allows_anonymous:
                 raise TokenInvalid(reason="nobody may pull without logging in any more")
-        elif mark is None or mark != self._checker.passwords.mark(user):
+        elif fingerprint is None or fingerprint != self._checker.passwords.fingerprint(user):
             raise TokenInvalid(reason="its user has another password now, or is gone")
 
     async def _check(self, user: str, password: str, address: str) -> None:

@@ -34,24 +34,24 @@ class CredentialCache:
         self._key = secrets.token_bytes(32)
         self._kept: LRUCache[bytes, tuple[Identity, float]] = LRUCache(MAX_CACHED_CREDENTIALS)
 
-    def get(self, mark: bytes) -> Identity | None:
+    def get(self, fingerprint: bytes) -> Identity | None:
         """Return the identity of credentials; ``None`` if they have to be checked."""
-        kept = self._kept.get(mark)
+        kept = self._kept.get(fingerprint)
         if kept is None:
             return None
         identity, until = kept
         if self._seconds() < until:
             return identity
-        del self._kept[mark]
+        del self._kept[fingerprint]
         return None
 
-    def mark(self, credentials: bytes) -> bytes:
+    def fingerprint(self, credentials: bytes) -> bytes:
         """Return the cache key of credentials: their keyed hash."""
         return blake2b(credentials, key=self._key, digest_size=32).digest()
 
-    def keep(self, mark: bytes, identity: Identity, until: float) -> None:
+    def keep(self, fingerprint: bytes, identity: Identity, until: float) -> None:
         """Cache credentials until a monotonic time."""
-        self._kept[mark] = identity, until
+        self._kept[fingerprint] = identity, until
 
     def clear(self) -> None:
         """Remove all entries."""

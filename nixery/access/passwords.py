@@ -74,7 +74,7 @@ class Passwords:
         # checkpw compares in constant time.
         return bcrypt.checkpw(tried, expected) and usable
 
-    def mark(self, user: str) -> str | None:
+    def fingerprint(self, user: str) -> str | None:
         """
         Return a fingerprint that changes with the user's password and reveals nothing about
         it; ``None`` if there is no such user.

@@ -65,14 +65,14 @@ class Claims:
     The claims of a token.
 
     :param user: the user it was issued to; ``None``: a client that has not logged in.
-    :param mark: the fingerprint of the password that the user had, see
-        :meth:`nixery.access.passwords.Passwords.mark`.
+    :param fingerprint: the fingerprint of the password that the user had, see
+        :meth:`nixery.access.passwords.Passwords.fingerprint`.
     :param repositories: the repositories that may be pulled with it.
     :param expires: when it expires.
     """
 
     user: str | None
-    mark: str | None
+    fingerprint: str | None
     repositories: frozenset[str]
     expires: WallTime
 
@@ -92,7 +92,7 @@ class Tokens:
         self,
         use: str,
         user: str | None,
-        mark: str | None,
+        fingerprint: str | None,
         repositories: Iterable[str],
         seconds: int,
     ) -> str:
@@ -112,7 +112,7 @@ class Tokens:
                 "exp": now + seconds,
                 "jti": secrets.token_hex(8),
                 "use": use,
-                "mark": mark or "",
+                "mark": fingerprint or "",
                 "access": [
                     {"type": "repository", "name": name, "actions": ["pull"]}
                     for name in sorted(repositories)
@@ -152,7 +152,7 @@ class Tokens:
                 raise TokenInvalid(reason="it is for something else")
             return Claims(
                 user=claims["sub"] or None,
-                mark=claims["mark"] or None,
+                fingerprint=claims["mark"] or None,
                 repositories=frozenset(each["name"] for each in claims["access"]),
                 expires=WallTime(float(claims["exp"])),
             )

@@ -206,7 +206,7 @@ class ImagePipeline:
     ) -> Image:
         if self.room is not None:
             await self.room()
-        held = await self.nix.hold(_outputs(evaluation))
+        held = await self.nix.root_if_valid(_outputs(evaluation))
         if held is not None:
             realisation = held.realisation
         else:
@@ -225,7 +225,7 @@ class ImagePipeline:
             )
             progress.phase(Phase.PACKING)
             packed = await self._pack(evaluation, plan, progress)
-            if self.nix.lost(realisation):
+            if self.nix.root_expired(realisation):
                 await self._mistrust(plan)
         finally:
             # The layers are in storage: store paths that are collected from here on are

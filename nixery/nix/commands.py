@@ -1,10 +1,10 @@
 """
 Run the Nix commands of this machine, as coroutines.
 
-    evaluate   nix-instantiate   names -> packages, their derivations written
-    hold       nix-store         valid store paths -> rooted, the graph of what they need
-    realise    nix-build         derivations -> store paths, rooted
-    closure    nix-store         store paths -> the graph of what they need
+    evaluate        nix-instantiate   names -> packages, their derivations written
+    root_if_valid   nix-store         valid store paths -> rooted, the graph of what they need
+    realise         nix-build         derivations -> store paths, rooted
+    closure         nix-store         store paths -> the graph of what they need
 
 :mod:`nixery.nix.arguments` builds the commands, :mod:`nixery.nix.error_parsing` converts their
 failures, and :mod:`nixery.nix.evaluator` looks packages up.
@@ -190,16 +190,16 @@ class NixCommands:
         """See :meth:`nixery.nix.interface.Nix.prepare`."""
         self._holder.prepare()
 
-    async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
-        """See :meth:`nixery.nix.interface.Nix.hold`."""
-        return await self._holder.hold(outputs) if outputs else None
+    async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
+        """See :meth:`nixery.nix.interface.Nix.root_if_valid`."""
+        return await self._holder.root_if_valid(outputs) if outputs else None
 
-    def lost(self, realisation: Realisation) -> bool:
-        """See :meth:`nixery.nix.interface.Nix.lost`."""
-        return self._holder.lost(realisation)
+    def root_expired(self, realisation: Realisation) -> bool:
+        """See :meth:`nixery.nix.interface.Nix.root_expired`."""
+        return self._holder.root_expired(realisation)
 
     async def stop(self) -> None:
-        """Stop the processes that protect outputs of :meth:`hold`, and the prewarmed ones."""
+        """Stop the processes that hold roots of :meth:`root_if_valid`, and the prewarmed ones."""
         await gather([self._holder.stop(), self._evaluator.stop()])
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:

@@ -71,9 +71,9 @@ class Nix(Protocol):
         """
 
     def prepare(self) -> None:
-        """Prepare for a call of :meth:`hold`, which is then faster."""
+        """Prepare for a call of :meth:`root_if_valid`, which is then faster."""
 
-    async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
+    async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
         """
         Protect outputs that are already valid in the store, and return their closure.
 
@@ -120,7 +120,7 @@ class Nix(Protocol):
         :raises NixUnusable: Nix itself failed.
         """
 
-    def lost(self, realisation: Realisation) -> bool:
+    def root_expired(self, realisation: Realisation) -> bool:
         """
         True if the protection of the outputs has ended early.
 

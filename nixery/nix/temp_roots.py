@@ -41,7 +41,7 @@ __all__ = ["TempRootHolder"]
 T = TypeVar("T")
 
 ANSWER_TIMEOUT_SECONDS = 60.0
-"""Timeout in seconds of one :meth:`TempRootHolder.hold`: a collection may delay it."""
+"""Timeout in seconds of one :meth:`TempRootHolder.root_if_valid`: a collection may delay it."""
 
 SPARE_LIFETIME_SECONDS = 5.0
 """
@@ -80,12 +80,12 @@ class TempRootHolder:
         self._running: set[_Server] = set()
 
     def prepare(self) -> None:
-        """Start a server for the next call of :meth:`hold`, if none is ready."""
+        """Start a server for the next call of :meth:`root_if_valid`, if none is ready."""
         if self._spare is None:
             self._spare = self._start()
             self._expiry = self._clock.callLater(SPARE_LIFETIME_SECONDS, self._drop_spare)
 
-    async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
+    async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
         """
         Protect store paths and return their closure, if all of them are valid.
 
@@ -115,7 +115,7 @@ class TempRootHolder:
             realisation=Realisation(root=root, outputs=tuple(sorted(outputs))), graph=described
         )
 
-    def lost(self, realisation: Realisation) -> bool:
+    def root_expired(self, realisation: Realisation) -> bool:
         """True if outputs that were protected here are not protected any more."""
         server = self._held.get(realisation.root)
         return server is not None and server.over

@@ -201,7 +201,7 @@ class FakeNix:
 
     def prepare(self) -> None: ...
 
-    async def hold(self, outputs: Sequence[str]) -> RootedClosure | None:
+    async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
         wanted = self._closure(
             [each.attribute for each in self.packages if each.path.path in outputs]
         )
@@ -260,7 +260,7 @@ class FakeNix:
         }
         return RuntimeGraph(paths=paths)
 
-    def lost(self, realisation: Realisation) -> bool:
+    def root_expired(self, realisation: Realisation) -> bool:
         return realisation.root not in self.roots
 
     async def release(self, realisation: Realisation) -> None:

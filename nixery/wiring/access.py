@@ -133,7 +133,7 @@ class AccessParts:
             # own.
             own = path == self.config.state_directory / "token-key.pem"
             key = await self.files.run(load_or_create_key if own else load_key, path)
-            self._access_controller.sign(Tokens(key=key, wall_clock=self.wall_clock))
+            self._access_controller.enable_tokens(Tokens(key=key, wall_clock=self.wall_clock))
         self._log.info("{count} users may log in.", count=len(passwords.hashes))
 
     async def _reload(self) -> None:

@@ -184,7 +184,7 @@ def _looking(options: Options) -> list[Figure]:
             bucket.put("layers/" + digests[number].removeprefix("sha256:"), b"%d" % number)
         for threads in (16, 32):
             connection = connection_to(bucket)
-            objects = Objects(connection=connection, patience=RetryPolicy(), stop=Event())
+            objects = Objects(connection=connection, retry_policy=RetryPolicy(), stop=Event())
 
             def look(
                 digests: list[Digest] = digests, threads: int = threads, objects: Objects = objects

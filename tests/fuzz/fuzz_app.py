@@ -323,7 +323,7 @@ class World:
             Passwords(hashes={USER: hashed}), {ANONYMOUS: parse_patterns(["hello", "cacert"])}
         )
         key = SigningKey(private=Ed25519PrivateKey.generate())
-        controller.sign(Tokens(key=key, wall_clock=self.wall_clock))
+        controller.enable_tokens(Tokens(key=key, wall_clock=self.wall_clock))
         return controller
 
     def exchange(self, data: bytes) -> bytes:

@@ -66,7 +66,7 @@ class EmulatorTests(SynchronousTestCase):
             workers=InlineWorkers(),
             clock=Clock(),
             give_up=lambda reason: self.fail(f"it gave up: {reason}"),
-            patience=HASTY,
+            retry_policy=HASTY,
         )
         finish(storage.start())
         self.assertEqual((), storage.faults())

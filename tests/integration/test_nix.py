@@ -686,27 +686,27 @@ class BuildTests(NixTestCase):
         nix = self.nix = make_nix(self.directory, reactor=spy, config={"salt": self.salt})
         evaluation = await self.evaluate("dependent", "multi", "multi.dev")
         outputs = sorted(o.path for package in evaluation.packages for o in package.outputs)
-        self.assertIsNone(await nix.hold(outputs))
+        self.assertIsNone(await nix.root_if_valid(outputs))
         realisation = await nix.realise(evaluation.packages, Recorder())
         graph = await nix.closure(realisation.outputs)
 
         for prepared in (False, True):
             if prepared:
                 nix.prepare()
-            held = await nix.hold(outputs)
+            held = await nix.root_if_valid(outputs)
             assert held is not None
             self.assertEqual(held.realisation.outputs, tuple(outputs))
             # Hash for hash.
             self.assertEqual(held.graph, graph)
             await nix.release(realisation)
             self.assertEqual(self.roots(), [])
-            self.assertFalse(nix.lost(held.realisation))
+            self.assertFalse(nix.root_expired(held.realisation))
             for output in outputs:
                 self.assertEqual(self.delete(output), 1, f"{output} is not protected")
             realisation = held.realisation
 
         os.kill(spy.pids[-1], signal.SIGKILL)
-        while not nix.lost(realisation):
+        while not nix.root_expired(realisation):
             await deferLater(cast(Any, reactor), 0.01)
         await nix.release(realisation)
         await nix.stop()
@@ -714,7 +714,7 @@ class BuildTests(NixTestCase):
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
         for output in outputs:
             self.assertEqual(self.delete(output), 0)
-        self.assertIsNone(await nix.hold(outputs))
+        self.assertIsNone(await nix.root_if_valid(outputs))
         await nix.stop()
 
     async def test_built_before(self) -> None:

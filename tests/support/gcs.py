@@ -80,15 +80,15 @@ def connection_to(bucket: FakeBucket) -> Connection:
     return evolve(_connection(bucket.server), bucket=bucket.name)
 
 
-def make_objects(bucket: FakeBucket, patience: RetryPolicy = HASTY) -> Objects:
-    return Objects(connection=connection_to(bucket), patience=patience, stop=Event())
+def make_objects(bucket: FakeBucket, retry_policy: RetryPolicy = HASTY) -> Objects:
+    return Objects(connection=connection_to(bucket), retry_policy=retry_policy, stop=Event())
 
 
 def make_storage(
     bucket: FakeBucket,
     *,
     proxy: bool = False,
-    patience: RetryPolicy = HASTY,
+    retry_policy: RetryPolicy = HASTY,
     workers: Workers | None = None,
     clock: IReactorTime | None = None,
     urls: Urls | None = None,
@@ -104,7 +104,7 @@ def make_storage(
         workers=workers or InlineWorkers(),
         clock=clock or Clock(),
         give_up=_never,
-        patience=patience,
+        retry_policy=retry_policy,
         open_bucket=lambda _: reached,
     )
 

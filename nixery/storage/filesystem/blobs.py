@@ -42,7 +42,7 @@ from nixery.storage.filesystem.atomic_files import (
 )
 from nixery.storage.filesystem.batch_publish import publish_together
 from nixery.storage.filesystem.files import failures, read_note
-from nixery.storage.filesystem.last_used import note_use
+from nixery.storage.filesystem.last_used import record_use
 from nixery.storage.interface import BlobInfo, OpenFile
 from nixery.storage.rules import check_small
 
@@ -76,7 +76,7 @@ class Blobs:
         with failures("look a blob up"):
             try:
                 found = os.stat(path)
-                note_use(path, found)
+                record_use(path, found)
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
             return self._whole(digest, path, found.st_size)
@@ -109,7 +109,7 @@ class Blobs:
                 raise BlobUnknown(digest=digest) from None
             try:
                 found = os.fstat(descriptor)
-                note_use(descriptor, found)
+                record_use(descriptor, found)
                 info = self._whole(digest, path, found.st_size)
             except BaseException:
                 os.close(descriptor)

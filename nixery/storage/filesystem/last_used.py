@@ -22,7 +22,7 @@ from contextlib import suppress
 
 from nixery.runtime.clocks import SystemWallClock
 
-__all__ = ["RESOLUTION_SECONDS", "note_use"]
+__all__ = ["RESOLUTION_SECONDS", "record_use"]
 
 _clock = SystemWallClock()
 
@@ -30,7 +30,7 @@ RESOLUTION_SECONDS = 600.0
 """Maximum seconds by which a blob's recorded time may be older than its last use."""
 
 
-def note_use(target: int | str, seen: os.stat_result) -> None:
+def record_use(target: int | str, seen: os.stat_result) -> None:
     """
     Record that a blob is being used.
 

@@ -103,14 +103,14 @@ class GcsStorage:
         the log then.
     :param open_bucket: makes the connection, in place of
         :func:`nixery.storage.gcs.connector.open_bucket`.
-    :param patience: the retry policy for the service.
+    :param retry_policy: the retry policy for the service.
     """
 
     settings: GcsSettings
     workers: Workers
     clock: IReactorTime
     give_up: Callable[[BaseException], None]
-    patience: RetryPolicy = field(factory=RetryPolicy)
+    retry_policy: RetryPolicy = field(factory=RetryPolicy)
     open_bucket: Callable[[Event], Bucket] | None = None
 
     _connector: BucketConnector = field(init=False)
@@ -332,11 +332,13 @@ class GcsStorage:
     def _objects(self, bucket: Bucket) -> Objects:
         stop = Event()
         self._tasks.add(stop)
-        return Objects(connection=bucket.connection, patience=self.patience, stop=stop)
+        return Objects(connection=bucket.connection, retry_policy=self.retry_policy, stop=stop)
 
     def _open_bucket(self, stop: Event) -> Bucket:
-        patience = evolve(self.patience, total=min(CONNECT_DEADLINE_SECONDS, self.patience.total))
-        return open_bucket(self.settings, patience, stop)
+        retry_policy = evolve(
+            self.retry_policy, total=min(CONNECT_DEADLINE_SECONDS, self.retry_policy.total)
+        )
+        return open_bucket(self.settings, retry_policy, stop)
 
     def _reached(self) -> None:
         _log.info("Images are stored in the bucket {bucket}.", bucket=self.settings.bucket)

@@ -56,7 +56,7 @@ class Bucket:
     urls: Urls
 
 
-def open_bucket(settings: GcsSettings, patience: RetryPolicy, stop: Event) -> Bucket:
+def open_bucket(settings: GcsSettings, retry_policy: RetryPolicy, stop: Event) -> Bucket:
     """
     Connect to the bucket, and test the required operations.  Blocks.
 
@@ -64,7 +64,7 @@ def open_bucket(settings: GcsSettings, patience: RetryPolicy, stop: Event) -> Bu
     :raises StorageRefused: there is no such bucket, or access is denied.
     """
     connection = connect(settings)
-    objects = Objects(connection=connection, patience=patience, stop=stop)
+    objects = Objects(connection=connection, retry_policy=retry_policy, stop=stop)
     operation = f"use the bucket {settings.bucket}"
     with translate_errors(operation):
         try:
@@ -81,7 +81,7 @@ def open_bucket(settings: GcsSettings, patience: RetryPolicy, stop: Event) -> Bu
                 reason="there is no such bucket",
                 advice="make it, or correct gcs_bucket (GCS_BUCKET)",
             ) from None
-        urls = choose_urls(connection, settings, patience, stop)
+        urls = choose_urls(connection, settings, retry_policy, stop)
     return Bucket(connection=connection, urls=urls)
 
 

@@ -54,7 +54,7 @@ class Download:
         """
         if self._offset == self._stop:
             return b""
-        attempts = RetryState("read a blob", self._objects.patience, self._objects.stop)
+        attempts = RetryState("read a blob", self._objects.retry_policy, self._objects.stop)
         while True:
             attempts.check()
             try:

@@ -70,7 +70,7 @@ class StoredObject:
 
 def request(
     connection: Connection,
-    patience: RetryPolicy,
+    retry_policy: RetryPolicy,
     method: str,
     url: str,
     *,
@@ -92,7 +92,7 @@ def request(
         # Sockets accept any kind of buffer.
         data=cast("Iterable[bytes] | bytes", data),
         stream=stream,
-        timeout=patience.timeouts,
+        timeout=retry_policy.timeouts,
         # 308 is no redirect here: it means that an upload is incomplete.
         allow_redirects=False,
     )

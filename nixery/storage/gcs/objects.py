@@ -61,18 +61,18 @@ class Objects:
     """
 
     connection: Connection
-    patience: RetryPolicy
+    retry_policy: RetryPolicy
     stop: Event
 
     def cleaning(self) -> Objects:
         """Return the same bucket for cleaning up, usable after the task was stopped."""
-        return evolve(self, stop=Event(), patience=_shorter(self.patience))
+        return evolve(self, stop=Event(), retry_policy=_shorter(self.retry_policy))
 
     def stat(self, name: str) -> StoredObject | None:
         """Return an object's description, ``None`` if there is no such object."""
 
         def ask() -> StoredObject | None:
-            blob = self._bucket().get_blob(name, retry=None, timeout=self.patience.timeouts)
+            blob = self._bucket().get_blob(name, retry=None, timeout=self.retry_policy.timeouts)
             return None if blob is None else from_blob(blob)
 
         return self._attempt("look an object up", ask)
@@ -103,7 +103,7 @@ class Objects:
                         # The service rejects bytes that do not match it.
                         checksum="crc32c",
                         retry=None,
-                        timeout=self.patience.timeouts,
+                        timeout=self.retry_policy.timeouts,
                     )
             except api.BadRequest:
                 # The answer to a wrong checksum: retry, because the bytes are still in
@@ -140,7 +140,7 @@ class Objects:
                         # The checksum of the whole is sent with the last chunk.
                         checksum=None,
                         retry=None,
-                        timeout=self.patience.timeouts,
+                        timeout=self.retry_policy.timeouts,
                     )
                 )
 
@@ -179,7 +179,7 @@ class Objects:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         answer = request(
             self.connection,
-            self.patience,
+            self.retry_policy,
             "GET",
             self.connection.url(part="/download", name=name),
             params=params,
@@ -210,7 +210,7 @@ class Objects:
                     if_generation_match=replacing,
                     if_source_generation_match=source.generation,
                     retry=None,
-                    timeout=self.patience.timeouts,
+                    timeout=self.retry_policy.timeouts,
                 )
             )
 
@@ -238,7 +238,7 @@ class Objects:
                 if_generation_match=replacing,
                 if_source_generation_match=source.generation,
                 retry=None,
-                timeout=self.patience.timeouts,
+                timeout=self.retry_policy.timeouts,
             )
             return (from_blob(target) if following is None else None), following, int(done)
 
@@ -251,7 +251,9 @@ class Objects:
             blob = self._bucket().blob(stored.name)
             blob.content_type = media_type
             blob.patch(
-                if_generation_match=stored.generation, retry=None, timeout=self.patience.timeouts
+                if_generation_match=stored.generation,
+                retry=None,
+                timeout=self.retry_policy.timeouts,
             )
             return evolve(stored, media_type=media_type)
 
@@ -265,7 +267,7 @@ class Objects:
         def delete() -> None:
             with suppress(api.NotFound, api.PreconditionFailed):
                 self._bucket().blob(name).delete(
-                    if_generation_match=generation, retry=None, timeout=self.patience.timeouts
+                    if_generation_match=generation, retry=None, timeout=self.retry_policy.timeouts
                 )
 
         self._attempt("delete an object", delete)
@@ -287,7 +289,7 @@ class Objects:
                     page_size=page_size,
                     fields=f"items({FIELDS}),nextPageToken",
                     retry=None,
-                    timeout=self.patience.timeouts,
+                    timeout=self.retry_policy.timeouts,
                 )
                 objects = [from_blob(blob) for blob in next(listing.pages, ())]
                 return objects, listing.next_page_token
@@ -303,14 +305,14 @@ class Objects:
         return self.connection.client.bucket(self.connection.bucket)
 
     def _attempt(self, operation: str, try_: Callable[[], T]) -> T:
-        return attempt(operation, self.patience, self.stop, try_)
+        return attempt(operation, self.retry_policy, self.stop, try_)
 
 
-def _shorter(patience: RetryPolicy) -> RetryPolicy:
+def _shorter(retry_policy: RetryPolicy) -> RetryPolicy:
     return RetryPolicy(
-        connect=min(patience.connect, CLEANUP_POLICY.connect),
-        read=min(patience.read, CLEANUP_POLICY.read),
-        total=min(patience.total, CLEANUP_POLICY.total),
-        first=patience.first,
-        longest=patience.longest,
+        connect=min(retry_policy.connect, CLEANUP_POLICY.connect),
+        read=min(retry_policy.read, CLEANUP_POLICY.read),
+        total=min(retry_policy.total, CLEANUP_POLICY.total),
+        first=retry_policy.first,
+        longest=retry_policy.longest,
     )

@@ -40,7 +40,7 @@ def publish(objects: Objects, name: str, data: bytes, media_type: str) -> Stored
             return objects.put(name, data, media_type, cache_control=IMMUTABLE, replacing=found)
         except api.PreconditionFailed:
             continue
-    raise _restless(name)
+    raise _contention(name)
 
 
 def promote(objects: Objects, staged: StoredObject, name: str, media_type: str) -> StoredObject:
@@ -77,7 +77,7 @@ def promote(objects: Objects, staged: StoredObject, name: str, media_type: str) 
             else:
                 gone = True
                 return moved
-        raise _restless(name)
+        raise _contention(name)
     finally:
         if not gone:
             discard(objects, staged)
@@ -124,7 +124,7 @@ def _copy(
 
     :return: the copy; ``None``: an object of that name was created meanwhile.
     """
-    attempts = RetryState("publish a blob", objects.patience, objects.stop)
+    attempts = RetryState("publish a blob", objects.retry_policy, objects.stop)
     token: str | None = None
     done = 0
     while True:
@@ -149,5 +149,5 @@ def _copy(
         done = now
 
 
-def _restless(name: str) -> StorageError:
+def _contention(name: str) -> StorageError:
     return StorageError(operation="publish a blob", reason=f"{name} changes all the time")

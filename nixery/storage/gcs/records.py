@@ -62,7 +62,7 @@ class Records:
                 # Another writer was faster, or this request succeeded and its answer was lost.
                 continue
             return value
-        raise _restless(kind)
+        raise _contention(kind)
 
     def set(self, kind: str, key: str, value: bytes) -> None:
         """
@@ -84,7 +84,7 @@ class Records:
                     return
             else:
                 return
-        raise _restless(kind)
+        raise _contention(kind)
 
     def delete(self, kind: str, key: str) -> None:
         """Remove the record, if there is one."""
@@ -162,7 +162,7 @@ def _decode(encoded: str) -> str | None:
     return key if _encode(key) == encoded else None
 
 
-def _restless(kind: str) -> StorageError:
+def _contention(kind: str) -> StorageError:
     return StorageError(
         operation="store a record", reason=f"a record of the kind {kind} changes all the time"
     )

@@ -86,16 +86,16 @@ class RetryState:
     :param stop: ends it, at the next chunk or pause.
     """
 
-    def __init__(self, operation: str, patience: RetryPolicy, stop: Event) -> None:
+    def __init__(self, operation: str, retry_policy: RetryPolicy, stop: Event) -> None:
         self.operation = operation
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._stop = stop
         self.progressed()
 
     def progressed(self) -> None:
         """Reset the retry deadline, after progress."""
-        self._deadline = time.monotonic() + self._patience.total
-        self._pause = self._patience.first
+        self._deadline = time.monotonic() + self._retry_policy.total
+        self._pause = self._retry_policy.first
 
     def check(self) -> None:
         """:raises StorageError: the task was stopped."""
@@ -116,12 +116,12 @@ class RetryState:
         pause = self._pause * random.uniform(0.5, 1)  # noqa: S311  # jitter, not cryptography
         if time.monotonic() + pause > self._deadline:
             raise StorageUnavailable(operation=self.operation, reason=_describe(error)) from error
-        self._pause = min(2 * self._pause, self._patience.longest)
+        self._pause = min(2 * self._pause, self._retry_policy.longest)
         self._stop.wait(pause)
         self.check()
 
 
-def attempt(operation: str, patience: RetryPolicy, stop: Event, try_: Callable[[], T]) -> T:
+def attempt(operation: str, retry_policy: RetryPolicy, stop: Event, try_: Callable[[], T]) -> T:
     """
     Call ``try_`` until it returns, and return its result.
 
@@ -129,7 +129,7 @@ def attempt(operation: str, patience: RetryPolicy, stop: Event, try_: Callable[[
     :raises StorageError: the task was stopped.
     :raises Exception: any error of ``try_`` that is not temporary.
     """
-    attempts = RetryState(operation, patience, stop)
+    attempts = RetryState(operation, retry_policy, stop)
     attempts.check()
     while True:
         try:

@@ -107,18 +107,18 @@ class IamUrls:
     Has Google's IAM service sign URLs.
 
     :param account: the e-mail address of the account.
-    :param patience: the retry policy for the IAM service.
+    :param retry_policy: the retry policy for the IAM service.
     :param iam: its base URL.
     """
 
     blocking = True
 
     def __init__(
-        self, connection: Connection, account: str, patience: RetryPolicy, iam: str = IAM
+        self, connection: Connection, account: str, retry_policy: RetryPolicy, iam: str = IAM
     ) -> None:
         self._connection = connection
         self._account = account
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._iam = iam
         self._lock = Lock()
         self._kept: TTLCache[str, str] = TTLCache(MAX_CACHED_URLS, URL_LIFETIME_SECONDS / 2)
@@ -160,7 +160,7 @@ class IamUrls:
         def ask() -> bytes:
             answer = request(
                 self._connection,
-                self._patience,
+                self._retry_policy,
                 "POST",
                 url,
                 headers={"Content-Type": "application/json"},
@@ -173,7 +173,7 @@ class IamUrls:
 
         try:
             with translate_errors("sign a URL"):
-                return attempt("sign a URL", self._patience, stop, ask)
+                return attempt("sign a URL", self._retry_policy, stop, ask)
         except StorageRefused as error:
             raise evolve(error, advice=_grant(self._account)) from error
 
@@ -195,7 +195,7 @@ class _IamSigner(Signer):
 def choose_urls(
     connection: Connection,
     settings: GcsSettings,
-    patience: RetryPolicy,
+    retry_policy: RetryPolicy,
     stop: Event,
     iam: str = IAM,
 ) -> Urls:
@@ -215,11 +215,11 @@ def choose_urls(
         return PublicUrls(connection)
     if isinstance(credentials, service_account.Credentials):
         return KeyUrls(connection, credentials)
-    account = _find_account(connection, credentials, patience, stop)
+    account = _find_account(connection, credentials, retry_policy, stop)
     if account is None:
         reason = "the daemon's credentials are a person's, who has no key to sign with"
     else:
-        urls = IamUrls(connection, account, patience, iam)
+        urls = IamUrls(connection, account, retry_policy, iam)
         try:
             urls.sign(b"trial", stop)
         except StorageUnavailable as error:
@@ -269,7 +269,7 @@ def _load_key(settings: GcsSettings) -> Signing:
 
 
 def _find_account(
-    connection: Connection, credentials: Credentials, patience: RetryPolicy, stop: Event
+    connection: Connection, credentials: Credentials, retry_policy: RetryPolicy, stop: Event
 ) -> str | None:
     """Return the account of credentials without a key; ``None`` if they are a person's."""
 
@@ -280,7 +280,7 @@ def _find_account(
         return None
     # A machine's account is called `default` before the metadata server is asked.
     with translate_errors("find the daemon's account"):
-        attempt("find the daemon's account", patience, stop, refresh)
+        attempt("find the daemon's account", retry_policy, stop, refresh)
     return str(credentials.service_account_email)
 
 

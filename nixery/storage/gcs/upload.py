@@ -84,7 +84,7 @@ class Upload:
         start = self._kept
         stop = start + len(chunk)
         self._crc = crc_of(chunk, self._crc)
-        attempts = RetryState(OPERATION, self._objects.patience, self._objects.stop)
+        attempts = RetryState(OPERATION, self._objects.retry_policy, self._objects.stop)
         asking = False  # or sending
         while True:
             attempts.check()
@@ -129,7 +129,7 @@ class Upload:
             return
         cleaning = self._objects.cleaning()
         try:
-            request(cleaning.connection, cleaning.patience, "DELETE", self._session)
+            request(cleaning.connection, cleaning.retry_policy, "DELETE", self._session)
         except Exception as error:  # noqa: BLE001
             # 499 is success here.  After any other error, the service drops the session
             # by itself, after a week.
@@ -145,7 +145,7 @@ class Upload:
             headers["X-Goog-Hash"] = f"crc32c={crc_text(self._crc)}"
         return request(
             self._objects.connection,
-            self._objects.patience,
+            self._objects.retry_policy,
             "PUT",
             self._session,
             headers=headers,

@@ -50,7 +50,7 @@ USERS = passwords(alice="secret", bob="hunter2")
 RULES = {"alice": parse_patterns(["shell", "git"])}
 
 
-class DoorkeeperTestCase(SynchronousTestCase):
+class AccessControllerTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.wall_clock = FakeWallClock(self.clock)
@@ -75,7 +75,7 @@ class DoorkeeperTestCase(SynchronousTestCase):
             system=SYSTEM,
         )
         access_controller.replace(USERS, RULES)
-        access_controller.sign(Tokens(key=KEY, wall_clock=self.wall_clock))
+        access_controller.enable_tokens(Tokens(key=KEY, wall_clock=self.wall_clock))
         return access_controller
 
     def log_in(
@@ -92,7 +92,7 @@ class DoorkeeperTestCase(SynchronousTestCase):
         )
 
 
-class PasswordTests(DoorkeeperTestCase):
+class PasswordTests(AccessControllerTestCase):
     """Logging in."""
 
     def test_checker(self) -> None:
@@ -129,7 +129,7 @@ class PasswordTests(DoorkeeperTestCase):
         """Neither memory nor log has a password."""
         self.successResultOf(self.log_in("alice", "secret", b"Basic c2VjcmV0"))
         self.failureResultOf(self.log_in("alice", "open sesame"), LoginFailed)
-        kept = repr(vars(self.access_controller._remembered)) + "".join(self.said)
+        kept = repr(vars(self.access_controller._credential_cache)) + "".join(self.said)
         for secret in ("secret", "c2VjcmV0", "sesame"):
             self.assertNotIn(secret, kept)
         self.assertIn("alice", "".join(self.said))
@@ -184,7 +184,7 @@ class PasswordTests(DoorkeeperTestCase):
         self.assertIsNone(self.access_controller.cached_identity(b"late"))
 
 
-class RuleTests(DoorkeeperTestCase):
+class RuleTests(AccessControllerTestCase):
     """Tests of the rules: the packages each user may pull."""
 
     def refused(self, user: str | None, image: str) -> tuple[str, ...]:
@@ -240,7 +240,7 @@ class RuleTests(DoorkeeperTestCase):
         self.assertFalse(self.may_read_digest("alice", "shell", OCI.digest))
 
 
-class TokenTests(DoorkeeperTestCase):
+class TokenTests(AccessControllerTestCase):
     """Tokens that are issued by rules, and end with them."""
 
     def scopes(self, user: str | None, *scopes: str) -> frozenset[str] | None:

@@ -143,9 +143,9 @@ class VerifyTests(SynchronousTestCase):
         self.assertFalse(passwords.verify("alice", b"secret\0more"))
 
     def test_mark(self) -> None:
-        """A mark changes with the password, and has nothing of its hash."""
+        """A fingerprint changes with the password, and has nothing of its hash."""
         one, two = self.passwords(), self.passwords()
-        self.assertNotEqual(one.mark("alice"), two.mark("alice"))
-        self.assertIsNone(one.mark("mallory"))
-        self.assertNotIn(one.mark("alice") or "", repr(one))
+        self.assertNotEqual(one.fingerprint("alice"), two.fingerprint("alice"))
+        self.assertIsNone(one.fingerprint("mallory"))
+        self.assertNotIn(one.fingerprint("alice") or "", repr(one))
         self.assertNotIn("2y", repr(one))

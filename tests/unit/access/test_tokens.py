@@ -48,10 +48,10 @@ class TokenTests(SynchronousTestCase):
             tokens = Tokens(key=SigningKey(private=key), wall_clock=CLOCK)
             claims = tokens.read(tokens.issue(ACCESS, "alice", "mark", ["b", "a"], 300), ACCESS)
             self.assertEqual(claims.user, "alice")
-            self.assertEqual(claims.mark, "mark")
+            self.assertEqual(claims.fingerprint, "mark")
             self.assertEqual(claims.repositories, {"a", "b"})
             nobody = tokens.read(tokens.issue(ACCESS, None, None, [], 300), ACCESS)
-            self.assertEqual((nobody.user, nobody.mark), (None, None))
+            self.assertEqual((nobody.user, nobody.fingerprint), (None, None))
 
     def test_expiry(self) -> None:
         """A token whose time is over is none, nor is one of tomorrow."""

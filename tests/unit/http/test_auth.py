@@ -25,7 +25,7 @@ from tests.support.http import (
     HeldWorkers,
     InlineWorkers,
 )
-from tests.unit.access.test_access_controller import RULES, SYSTEM, USERS, DoorkeeperTestCase
+from tests.unit.access.test_access_controller import RULES, SYSTEM, USERS, AccessControllerTestCase
 
 
 def basic(user: str, password: str) -> tuple[str, str]:
@@ -49,7 +49,7 @@ class _Page(Resource):
         return f"{client_of(request).user} {seen}".encode()
 
 
-class AuthTestCase(DoorkeeperTestCase):
+class AuthTestCase(AccessControllerTestCase):
     tokens = True
 
     def setUp(self) -> None:

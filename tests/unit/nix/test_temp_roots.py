@@ -36,8 +36,8 @@ class HolderTests(SynchronousTestCase):
             spawner=self.children, clock=self.clock, workers=InlineWorkers(), environment={}
         )
 
-    def hold(self, *outputs: str) -> Deferred[RootedClosure | None]:
-        return Deferred.fromCoroutine(self.holder.hold(outputs))
+    def root_if_valid(self, *outputs: str) -> Deferred[RootedClosure | None]:
+        return Deferred.fromCoroutine(self.holder.root_if_valid(outputs))
 
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self.holder.stop())
@@ -53,7 +53,7 @@ class HolderTests(SynchronousTestCase):
 
     def held(self, pieces: Sequence[bytes] | None = None) -> RootedClosure:
         """Hold a path, with a new server or the spare one."""
-        holding = self.hold(HELLO)
+        holding = self.root_if_valid(HELLO)
         self.children.all[-1].says(*(pieces or self.answers()))
         held = self.successResultOf(holding)
         assert held is not None
@@ -69,7 +69,7 @@ class HolderTests(SynchronousTestCase):
         self.assertEqual((HELLO,), held.realisation.outputs)
         self.assertEqual({GLIBC: [], HELLO: [GLIBC]}, graph(held))
         self.assertFalse(child.closed)
-        self.assertFalse(self.holder.lost(held.realisation))
+        self.assertFalse(self.holder.root_expired(held.realisation))
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_pieces(self) -> None:
@@ -81,7 +81,7 @@ class HolderTests(SynchronousTestCase):
 
     def test_not_valid(self) -> None:
         """If one path is not valid nothing is held, and the server is let go."""
-        holding = self.hold(HELLO, GLIBC)
+        holding = self.root_if_valid(HELLO, GLIBC)
         [child] = self.children.all
         child.says(WELCOME, strings([HELLO]))
         self.assertIsNone(self.successResultOf(holding))
@@ -91,7 +91,7 @@ class HolderTests(SynchronousTestCase):
 
     def test_vanished(self) -> None:
         """An answer that leaves out a path of the closure yields no closure."""
-        holding = self.hold(HELLO)
+        holding = self.root_if_valid(HELLO)
         [child] = self.children.all
         child.says(*self.answers()[:3], info(HELLO, [GLIBC]) + string(""))
         self.assertIsNone(self.successResultOf(holding))
@@ -99,7 +99,7 @@ class HolderTests(SynchronousTestCase):
     def test_nonsense(self) -> None:
         """A process that does not speak the protocol is stopped, and other commands are used."""
         for said in (b"usage: nix-store ...\n" * 4, WELCOME + number(1 << 50)):
-            holding = self.hold(HELLO)
+            holding = self.root_if_valid(HELLO)
             child = self.children.all[-1]
             child.says(said)
             self.assertIsNone(self.successResultOf(holding))
@@ -108,7 +108,7 @@ class HolderTests(SynchronousTestCase):
     def test_death(self) -> None:
         """A server may end before it has answered, at any point."""
         for count in range(len(self.answers())):
-            holding = self.hold(HELLO)
+            holding = self.root_if_valid(HELLO)
             child = self.children.all[-1]
             child.says(*self.answers()[:count])
             self.assertNoResult(holding)
@@ -120,11 +120,11 @@ class HolderTests(SynchronousTestCase):
     def test_missing(self) -> None:
         """A missing Nix raises nothing here; the other commands report it."""
         self.children.missing = True
-        self.assertIsNone(self.successResultOf(self.hold(HELLO)))
+        self.assertIsNone(self.successResultOf(self.root_if_valid(HELLO)))
 
     def test_silence(self) -> None:
         """A silent server is stopped after a timeout; a later answer changes nothing."""
-        holding = self.hold(HELLO)
+        holding = self.root_if_valid(HELLO)
         [child] = self.children.all
         child.says(WELCOME)
         self.clock.advance(ANSWER_TIMEOUT_SECONDS)
@@ -134,7 +134,7 @@ class HolderTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """A cancelled request ends when the server has ended, and not before."""
-        holding = self.hold(HELLO)
+        holding = self.root_if_valid(HELLO)
         [child] = self.children.all
         child.says(WELCOME)
         child.lingers = Deferred()
@@ -156,14 +156,14 @@ class HolderTests(SynchronousTestCase):
         """A server that ends by itself protects nothing any more."""
         held = self.held()
         self.children.all[0].exits()
-        self.assertTrue(self.holder.lost(held.realisation))
+        self.assertTrue(self.holder.root_expired(held.realisation))
         self.assertTrue(self.holder.release(held.realisation))
-        self.assertFalse(self.holder.lost(held.realisation))
+        self.assertFalse(self.holder.root_expired(held.realisation))
 
     def test_stopped(self) -> None:
         """All servers end: the spare one, those in use, and those that are asked."""
         self.held()
-        asked = self.hold(HELLO)
+        asked = self.root_if_valid(HELLO)
         self.holder.prepare()
         self.successResultOf(self.stop())
         self.assertIsNone(self.successResultOf(asked))

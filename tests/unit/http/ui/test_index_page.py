@@ -67,7 +67,7 @@ class Hidden:
         return not image.startswith("secret")
 
 
-class PeopleTestCase(SynchronousTestCase):
+class UsersTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
@@ -107,7 +107,7 @@ class PeopleTestCase(SynchronousTestCase):
         return build
 
 
-class IndexTests(PeopleTestCase):
+class IndexTests(UsersTestCase):
     """The first page."""
 
     def test_address(self) -> None:
@@ -180,7 +180,7 @@ class IndexTests(PeopleTestCase):
             self.assertEqual(404, self.ask(path).status, path)
 
 
-class ApiTests(PeopleTestCase):
+class ApiTests(UsersTestCase):
     """The answer to the box, as JSON."""
 
     def get(self, query: str) -> tuple[int, dict[str, Any]]:
@@ -217,7 +217,7 @@ class ApiTests(PeopleTestCase):
             self.assertNotIn("secret", json.dumps(value))
 
 
-class BuildsForPeopleTests(PeopleTestCase):
+class BuildsForUsersTests(UsersTestCase):
     """``/builds`` for browsers and for terminals."""
 
     def test_list(self) -> None:

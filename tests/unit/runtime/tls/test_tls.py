@@ -190,7 +190,7 @@ class IdentityTests(CertificateCase):
         self.assertNotEqual(seen, fingerprint(link))
 
 
-class DoorTests(SynchronousTestCase):
+class EndpointTests(SynchronousTestCase):
     """Tests of the endpoints that speak TLS, and of their set-up."""
 
     def test_texts(self) -> None:

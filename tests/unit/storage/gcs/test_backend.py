@@ -89,8 +89,10 @@ class GcsCase(SynchronousTestCase):
         self.storage = self.make()
         self.bucket.heal()
 
-    def make(self, patience: RetryPolicy = HASTY, *, proxy: bool = False) -> GcsStorage:
-        storage = make_storage(self.bucket, patience=patience, proxy=proxy, clock=self.clock)
+    def make(self, retry_policy: RetryPolicy = HASTY, *, proxy: bool = False) -> GcsStorage:
+        storage = make_storage(
+            self.bucket, retry_policy=retry_policy, proxy=proxy, clock=self.clock
+        )
         finish(storage.start())
         return storage
 

@@ -64,7 +64,7 @@ class ReachCase(SynchronousTestCase):
             workers=workers or InlineWorkers(),
             clock=self.clock,
             give_up=self.given_up.append,
-            patience=BRIEF,
+            retry_policy=BRIEF,
         )
 
     def start(self, settings: GcsSettings | None = None) -> GcsStorage:
@@ -73,7 +73,7 @@ class ReachCase(SynchronousTestCase):
         return storage
 
 
-class ReachTests(ReachCase):
+class BucketConnectorTests(ReachCase):
     """The bucket is reached, now, later, or never."""
 
     def test_reached(self) -> None:

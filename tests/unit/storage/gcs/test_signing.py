@@ -59,9 +59,9 @@ class SigningCase(SynchronousTestCase):
         self.bucket.put("layers/a b+c", b"here", media_type="x/y")
         self.addCleanup(fake_gcs().control, "heal")
 
-    def choose(self, patience: RetryPolicy = HASTY) -> Urls:
+    def choose(self, retry_policy: RetryPolicy = HASTY) -> Urls:
         return choose_urls(
-            self.connection, self.settings, patience, Event(), iam=self.bucket.server.url
+            self.connection, self.settings, retry_policy, Event(), iam=self.bucket.server.url
         )
 
     def check(self, urls: Urls) -> None:
@@ -171,8 +171,8 @@ class IamTests(SigningCase):
         super().setUp()
         self.urls = self.make(HASTY)
 
-    def make(self, patience: RetryPolicy) -> IamUrls:
-        return IamUrls(self.connection, ACCOUNT, patience, self.bucket.server.url)
+    def make(self, retry_policy: RetryPolicy) -> IamUrls:
+        return IamUrls(self.connection, ACCOUNT, retry_policy, self.bucket.server.url)
 
     def signed(self) -> int:
         state = fake_gcs().control("state")

@@ -36,8 +36,10 @@ class ThreadTests(TestCase):
         self.bucket.heal()
 
     async def make(self, *, proxy: bool = False) -> GcsStorage:
-        patience = evolve(HASTY, read=0.3, total=60.0)
-        storage = make_storage(self.bucket, patience=patience, workers=self.pool, proxy=proxy)
+        retry_policy = evolve(HASTY, read=0.3, total=60.0)
+        storage = make_storage(
+            self.bucket, retry_policy=retry_policy, workers=self.pool, proxy=proxy
+        )
         await storage.start()
         await self.until(lambda: not storage.faults() and bool(self.bucket.log("list")))
         return storage

@@ -60,9 +60,9 @@ class UploadCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.storage = self.make()
 
-    def make(self, patience: RetryPolicy = HASTY, chunk: int = CHUNK) -> GcsStorage:
+    def make(self, retry_policy: RetryPolicy = HASTY, chunk: int = CHUNK) -> GcsStorage:
         self.bucket = fake_gcs().make_bucket()
-        storage = make_storage(self.bucket, patience=patience)
+        storage = make_storage(self.bucket, retry_policy=retry_policy)
         storage.settings = evolve(storage.settings, chunk_size=chunk)
         finish(storage.start())
         self.bucket.heal()
@@ -569,7 +569,7 @@ class EndTests(UploadCase):
     def test_stop_while_it_waits(self) -> None:
         """A packing thread that waits for the network is woken by the end."""
         self.bucket.fail("start", "status", 503, times=1000)
-        storage = make_storage(self.bucket, patience=evolve(HASTY, total=PATIENCE))
+        storage = make_storage(self.bucket, retry_policy=evolve(HASTY, total=PATIENCE))
         finish(storage.start())
         writer = finish(storage.create())
         with ThreadPoolExecutor(1) as threads:
