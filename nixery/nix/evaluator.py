@@ -77,21 +77,21 @@ class Evaluator:
         self._environment = environment
         # Limits the memory of all evaluations: each may use up to ``eval_memory``.
         self._slots = DeferredSemaphore(settings.evaluations)
-        self._standby: PrewarmedEvaluator | None = None
+        self._prewarmed: PrewarmedEvaluator | None = None
 
     def enable_prewarming(self) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.enable_prewarming`."""
-        self._standby = PrewarmedEvaluator(spawner=self._spawner, clock=self._clock)
+        self._prewarmed = PrewarmedEvaluator(spawner=self._spawner, clock=self._clock)
 
     def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.prewarm_evaluation`."""
-        if self._standby is not None:
-            self._standby.prewarm_evaluation(self._waiting(self.lookup(package_set, system)), 0)
+        if self._prewarmed is not None:
+            self._prewarmed.prewarm_evaluation(self._waiting(self.lookup(package_set, system)), 0)
 
     async def stop(self) -> None:
         """Stop the prewarmed processes."""
-        if self._standby is not None:
-            standby, self._standby = self._standby, None
+        if self._prewarmed is not None:
+            standby, self._prewarmed = self._prewarmed, None
             await standby.stop()
 
     def lookup(self, package_set: PackageSet, system: str) -> Lookup:
@@ -136,8 +136,8 @@ class Evaluator:
             return await self._answer(lookup, requirements)
         finally:
             self._slots.release()
-            if self._standby is not None:
-                self._standby.prewarm_evaluation(self._waiting(lookup))
+            if self._prewarmed is not None:
+                self._prewarmed.prewarm_evaluation(self._waiting(lookup))
 
     async def _answer(
         self, lookup: Lookup, requirements: Sequence[PackageRequest]
@@ -218,9 +218,9 @@ class Evaluator:
 
         :return: ``None`` if there is none, or it failed.
         """
-        if self._standby is None:
+        if self._prewarmed is None:
             return None
-        waiting = self._standby.take(self._waiting(lookup))
+        waiting = self._prewarmed.take(self._waiting(lookup))
         if waiting is None:
             return None
         question = resolve_arguments.question(lookup, requirements)

@@ -66,7 +66,7 @@ class Reloader(Service):
         self._end = end
         self._hung_up = False
         self._callbacks: dict[str, Callable[[], Awaitable[object]]] = {}
-        self.told: Callable[[bool], None] = lambda _begun: None
+        self.on_reload: Callable[[bool], None] = lambda _begun: None
         self._running: Deferred[None] | None = None
         self._again = False
         # Any: signal.signal() returns a handler, or a number that means one.
@@ -114,7 +114,7 @@ class Reloader(Service):
         if self._running is not None:
             self._again = True
             return
-        self.told(True)
+        self.on_reload(True)
         running = self._running = Deferred.fromCoroutine(self._reload())
         running.addBoth(self._ended)
 
@@ -150,7 +150,7 @@ class Reloader(Service):
 
     def _ended(self, _result: object) -> None:
         self._running = None
-        self.told(False)
+        self.on_reload(False)
         if self._again and self.running:
             self._again = False
             self.reload()

@@ -200,7 +200,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         book=book,
         catalog=catalog,
         sources=sources,
-        looker=limits.looker(nix),
+        package_lookup=limits.package_lookup(nix),
         visibility=access.visibility,
     )
     site = make_site(Resource(), reactor, ended=operations.ended, admission=limits.admission)
@@ -210,7 +210,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
     systemd = SystemdParts(
         config=config, files=files, reactor=reactor, environ=os.environ, book=book, builder=builder
     )
-    reloader.told = systemd.reloading
+    reloader.on_reload = systemd.reloading
     listener = Listener(tls.wrap_endpoints(endpoints), site)
 
     async def check_source() -> None:

@@ -81,9 +81,9 @@ class LimitParts:
             ),
         )
 
-    def looker(self, looker: PackageLookup) -> PackageLookup:
+    def package_lookup(self, package_lookup: PackageLookup) -> PackageLookup:
         """Return the package lookup of the pages, without packages that are not served."""
-        return FilteredLookup(looker=looker, rules=self.rules)
+        return FilteredLookup(package_lookup=package_lookup, rules=self.rules)
 
     async def make_room(self) -> None:
         """
@@ -107,10 +107,10 @@ class FilteredLookup:
     """
     Looks up served packages, and reports all others as not served.
 
-    :param looker: does the lookups.
+    :param package_lookup: does the lookups.
     """
 
-    looker: PackageLookup
+    package_lookup: PackageLookup
     rules: PackageRules
 
     async def look_up(
@@ -119,7 +119,9 @@ class FilteredLookup:
         """As :meth:`nixery.builds.package_lookup.PackageLookup.look_up` says."""
         denied = {item for item in requirements if self.rules.denies(item)}
         wanted = [item for item in requirements if item not in denied]
-        found = iter(await self.looker.look_up(package_set, system, wanted) if wanted else ())
+        found = iter(
+            await self.package_lookup.look_up(package_set, system, wanted) if wanted else ()
+        )
         return [
             LookupResult(
                 requirement=item,

@@ -38,7 +38,7 @@ class WebUIParts:
     :param book: tracks the builds.
     :param catalog: the catalog of images.
     :param sources: the package sources.
-    :param looker: looks up names that a user types.
+    :param package_lookup: looks up names that a user types.
     :param visibility: decides which client may see which image.
     """
 
@@ -49,7 +49,7 @@ class WebUIParts:
     book: BuildTracker
     catalog: ImageCatalog
     sources: Sources
-    looker: PackageLookup
+    package_lookup: PackageLookup
     visibility: VisibilityRules = field(factory=AllowAll)
     _read: SiteFiles | None = field(default=None, init=False)
 
@@ -99,7 +99,7 @@ class WebUIParts:
         children: dict[str, Resource] = {STATIC: AssetsResource(self._read.assets, missing)}
         index = IndexPage(
             pages,
-            Lookup(sources=self.sources, looker=self.looker, seconds=self.reactor.seconds),
+            Lookup(sources=self.sources, looker=self.package_lookup, seconds=self.reactor.seconds),
             self.config.system,
             self.reactor,
             builds=self.book if self.config.show_builds else None,

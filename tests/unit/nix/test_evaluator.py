@@ -308,7 +308,7 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual(self.spawner.asked, [])
 
 
-class StandbyTests(EvaluatorCase):
+class PrewarmingTests(EvaluatorCase):
     """Tests of evaluations by a process that was started before any request."""
 
     def setUp(self) -> None:

@@ -28,16 +28,16 @@ def failed() -> ProcessFailed:
     return ProcessFailed(evidence=CommandOutput(argv=("nix",), status=1))
 
 
-class StandbyTests(SynchronousTestCase):
+class PrewarmedEvaluatorTests(SynchronousTestCase):
     """Tests of the prewarmed process: its start, use, replacement and end."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.children = Children()
-        self.standby = PrewarmedEvaluator(spawner=self.children, clock=self.clock)
+        self.prewarmed = PrewarmedEvaluator(spawner=self.children, clock=self.clock)
 
     def take(self, name: str = "one") -> IdleEvaluator | None:
-        return self.standby.take(command(name))
+        return self.prewarmed.take(command(name))
 
     def taken(self, name: str = "one") -> IdleEvaluator:
         waiting = self.take(name)
@@ -45,11 +45,11 @@ class StandbyTests(SynchronousTestCase):
         return waiting
 
     def stop(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self.standby.stop())
+        return Deferred.fromCoroutine(self.prewarmed.stop())
 
     def ready(self, name: str = "one") -> Child:
         """Have a process wait."""
-        self.standby.prewarm_evaluation(command(name), 0)
+        self.prewarmed.prewarm_evaluation(command(name), 0)
         self.clock.advance(0)
         child = self.children.all[-1]
         self.assertEqual(command(name).argv, child.command.argv)
@@ -74,7 +74,7 @@ class StandbyTests(SynchronousTestCase):
 
     def test_delay(self) -> None:
         """A process is started when the delay is over, and is sent nothing."""
-        self.standby.prewarm_evaluation(command())
+        self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS / 2)
         self.assertEqual([], self.children.all)
         self.assertIsNone(self.take())
@@ -86,7 +86,7 @@ class StandbyTests(SynchronousTestCase):
     def test_postponed(self) -> None:
         """The delay starts anew with each expected command, as clients are still active."""
         for name in ("one", "one", "two"):
-            self.standby.prewarm_evaluation(command(name))
+            self.prewarmed.prewarm_evaluation(command(name))
             self.clock.advance(START_DELAY_SECONDS * 0.75)
         self.assertEqual([], self.children.all)
         self.clock.advance(START_DELAY_SECONDS * 0.25)
@@ -97,7 +97,7 @@ class StandbyTests(SynchronousTestCase):
         """Expecting the same command leaves the waiting process and its age alone."""
         child = self.ready()
         self.clock.advance(MAX_AGE_SECONDS - START_DELAY_SECONDS)
-        self.standby.prewarm_evaluation(command())
+        self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS / 2)
         self.assertEqual([child], self.children.all)
         self.assert_waits(child)
@@ -107,7 +107,7 @@ class StandbyTests(SynchronousTestCase):
     def test_other(self) -> None:
         """Expecting another command ends the waiting process at once."""
         old = self.ready()
-        self.standby.prewarm_evaluation(command("two"))
+        self.prewarmed.prewarm_evaluation(command("two"))
         self.assert_dismissed(old)
         self.assertIsNone(self.take("one"))
         self.assertIsNone(self.take("two"))
@@ -129,7 +129,7 @@ class StandbyTests(SynchronousTestCase):
     def test_one(self) -> None:
         """One process waits at a time, for any sequence of expected commands."""
         for name in ("one", "two", "two", "one", "three"):
-            self.standby.prewarm_evaluation(command(name))
+            self.prewarmed.prewarm_evaluation(command(name))
             for _ in range(3):
                 self.clock.advance(START_DELAY_SECONDS)
                 waiting = [child for child in self.children.all if not child.closed]
@@ -145,7 +145,7 @@ class StandbyTests(SynchronousTestCase):
         self.assertIsNone(self.take())
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assert_waits(child)
-        self.standby.prewarm_evaluation(command())
+        self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(2, len(self.children.all))
         self.assert_waits(child)
@@ -162,7 +162,7 @@ class StandbyTests(SynchronousTestCase):
         """One that has ended is not given, and is replaced when one is expected."""
         self.ready().exits()
         self.assertIsNone(self.take())
-        self.standby.prewarm_evaluation(command())
+        self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(2, len(self.children.all))
         self.taken()
@@ -178,7 +178,7 @@ class StandbyTests(SynchronousTestCase):
     def test_missing(self) -> None:
         """Without Nix no process waits, and nothing fails."""
         self.children.missing = True
-        self.standby.prewarm_evaluation(command(), 0)
+        self.prewarmed.prewarm_evaluation(command(), 0)
         self.clock.advance(0)
         self.assertIsNone(self.take())
         self.successResultOf(self.stop())
@@ -207,7 +207,7 @@ class StandbyTests(SynchronousTestCase):
     def test_stopped_before(self) -> None:
         """Stopping cancels a start that is due, and does not wait for an ended process."""
         self.ready().exits()
-        self.standby.prewarm_evaluation(command("two"))
+        self.prewarmed.prewarm_evaluation(command("two"))
         self.successResultOf(self.stop())
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual(1, len(self.children.all))

@@ -26,7 +26,7 @@ from tests.unit.nix.test_serve_protocol import (
 WELCOME = number(0x5452EECB) + number(0x205)
 
 
-class HolderTests(SynchronousTestCase):
+class TempRootHolderTests(SynchronousTestCase):
     """Store paths by a server that a test plays."""
 
     def setUp(self) -> None:

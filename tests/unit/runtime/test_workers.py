@@ -27,7 +27,7 @@ def begin(coroutine: Coroutine[Deferred[object], object, T]) -> Deferred[T]:
     return Deferred.fromCoroutine(coroutine)
 
 
-class Gate:
+class HeldCall:
     """A function that a test holds, on its thread, until it lets it go."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Gate:
     def __call__(self) -> str:
         reactor.callFromThread(self.entered.callback, None)
         if not self._open.wait(PATIENCE):
-            raise AssertionError("the gate was never opened")
+            raise AssertionError("the call was never released")
         return threading.current_thread().name
 
     def open(self) -> None:
@@ -85,7 +85,7 @@ class WorkerPoolTests(TestCase):
     async def test_bounded(self) -> None:
         """As many functions as the pool is wide run at once, and never more."""
         pool = self.pool(2)
-        gates = [Gate() for _ in range(3)]
+        gates = [HeldCall() for _ in range(3)]
         results = [begin(pool.run(gate)) for gate in gates]
         await gatherResults([gates[0].entered, gates[1].entered])
         # A third thread would have to come from this pool: all that it has made
@@ -112,7 +112,7 @@ class WorkerPoolTests(TestCase):
     async def test_cancelled_before_it_began(self) -> None:
         """A call cancelled while it is queued is never made."""
         pool = self.pool()
-        gate, calls = Gate(), list[str]()
+        gate, calls = HeldCall(), list[str]()
         running = begin(pool.run(gate))
         await gate.entered
         cancelled = begin(pool.run(calls.append, "cancelled"))
@@ -126,7 +126,7 @@ class WorkerPoolTests(TestCase):
 
     async def _cancel_while_running(self, then: Callable[[], object]) -> None:
         pool = self.pool()
-        gate = Gate()
+        gate = HeldCall()
 
         def function() -> object:
             gate()
@@ -152,7 +152,7 @@ class WorkerPoolTests(TestCase):
     async def test_waiter_dropped(self) -> None:
         """A coroutine that is closed while it waits counts as one that has gone."""
         pool = self.pool()
-        gate = Gate()
+        gate = HeldCall()
 
         def fail() -> None:
             gate()
@@ -176,7 +176,7 @@ class WorkerPoolTests(TestCase):
     async def test_stop_waits_for_what_runs(self) -> None:
         """Stopping waits for a running function, without blocking, and delivers its result."""
         pool = self.pool()
-        gate = Gate()
+        gate = HeldCall()
         running = begin(pool.run(gate))
         await gate.entered
         stopped = pool.stopService()
@@ -191,7 +191,7 @@ class WorkerPoolTests(TestCase):
     async def test_stop_waits_for_what_nobody_waits_for(self) -> None:
         """A running function whose waiter has gone holds the stop up as well."""
         pool = self.pool()
-        gate, ended = Gate(), list[str]()
+        gate, ended = HeldCall(), list[str]()
         running = begin(pool.run(lambda: ended.append(gate())))
         await gate.entered
         running.cancel()
@@ -205,7 +205,7 @@ class WorkerPoolTests(TestCase):
     async def test_stop_fails_what_is_queued(self) -> None:
         """A function that has not begun when the pool stops fails at once and is never called."""
         pool = self.pool()
-        gate, calls = Gate(), list[str]()
+        gate, calls = HeldCall(), list[str]()
         running = begin(pool.run(gate))
         await gate.entered
         queued = begin(pool.run(calls.append, "queued"))
@@ -219,7 +219,7 @@ class WorkerPoolTests(TestCase):
     async def test_stop_again_on_failure(self) -> None:
         """A call that fails because the pool stops may stop the pool, too."""
         pool = self.pool()
-        gate, stops = Gate(), list[Deferred[None]]()
+        gate, stops = HeldCall(), list[Deferred[None]]()
         running = begin(pool.run(gate))
         await gate.entered
         queued = begin(pool.run(int))
@@ -233,7 +233,7 @@ class WorkerPoolTests(TestCase):
     async def test_load(self) -> None:
         """Queued and running functions count as load; a cancelled one only while it runs."""
         pool = self.pool(start=False)
-        gate = Gate()
+        gate = HeldCall()
         running, early = begin(pool.run(gate)), begin(pool.run(int))
         self.assertEqual(2, pool.load)
         early.cancel()
@@ -252,7 +252,7 @@ class WorkerPoolTests(TestCase):
     async def test_stop_twice(self) -> None:
         """Two stops of a busy pool both wait; a third finds nothing to do."""
         pool = self.pool()
-        gate = Gate()
+        gate = HeldCall()
         running = begin(pool.run(gate))
         await gate.entered
         stops = [pool.stopService(), pool.stopService()]
