@@ -86,7 +86,7 @@ class Authority(Protocol):
 
 def client_of(request: Request) -> Client:
     """Return the client of a request; without an identity if it was not authenticated."""
-    client = request.client if isinstance(request, LoggedRequest) else None
+    client = request.resolved_client if isinstance(request, LoggedRequest) else None
     return client or Client(address=client_address(request))
 
 
@@ -225,7 +225,7 @@ class AuthenticatingRoot(Resource):
     def resource_for(self, path: bytes, request: Request, client: Client) -> IResource:
         """Return the resource that answers a client which has been authenticated."""
         if isinstance(request, LoggedRequest):
-            request.client = client
+            request.resolved_client = client
         if path in SELF_AUTHORIZING_PATHS or client.user is not None:
             child: IResource = self._root.getChildWithDefault(path, request)
             return child

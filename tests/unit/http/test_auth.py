@@ -7,6 +7,7 @@ from base64 import b64encode
 from urllib.parse import urlencode
 
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
@@ -114,6 +115,15 @@ class AuthenticatingRootTests(AuthTestCase):
         self.assertEqual(self.get("/page", ALICE).body, b"alice ['git']")
         self.assertEqual(self.get("/page", BOB).body, b"bob ['git', 'htop']")
         self.assertEqual(self.get("/nowhere", ALICE).status, 404)
+
+    def test_access_log_names_the_user(self) -> None:
+        """The access log has the user of a request, and the address without a login."""
+        with capturedLogs() as logs:
+            self.get("/page", ALICE)
+            self.get("/healthz")
+        lines = [str(event["line"]) for event in logs if "line" in event]
+        self.assertTrue(lines[0].startswith("alice@192.0.2.1 GET /page 200 "), lines)
+        self.assertTrue(lines[1].startswith("192.0.2.1 GET /healthz 200 "), lines)
 
     def test_wrong_passwords(self) -> None:
         """A wrong password is no password, and after some there is a pause."""
