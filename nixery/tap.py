@@ -8,6 +8,7 @@ listed in :mod:`nixery.wiring.application`.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from nixery.observability.text_log import text_line
 from nixery.runtime.reactor_time import use_monotonic_time
 from nixery.runtime.systemd.journal import journal_line, to_journal, with_priority
 from nixery.runtime.systemd.socket_activation import passed_endpoints
+from nixery.runtime.systemd.unix_socket import PassedUNIXEndpoint
 from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.version import VERSION
 from nixery.wiring.application import make_application
@@ -201,4 +203,6 @@ def _parse_endpoints(
                 # it is configured, which is what comes last.
                 endpoints.pop(adopted.get(endpoint.fileno, ""), None)
                 adopted[endpoint.fileno] = text
+                if endpoint.addressFamily == socket.AF_UNIX:
+                    endpoints[text] = PassedUNIXEndpoint(reactor, endpoint.fileno)
     return endpoints, tuple(problems)

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -52,8 +53,17 @@ class ServiceTests(SynchronousTestCase):
         self.addCleanup(self.manager.close)
         self.manager.bind(str(self.directory / "notify"))
         self.manager.settimeout(60)
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.addCleanup(self.listening.close)
+        self.listening = self.open_socket(("127.0.0.1", 0))
+
+    def open_socket(
+        self, address: tuple[str, int] | str, family: socket.AddressFamily = socket.AF_INET
+    ) -> socket.socket:
+        """Listen on an address, as systemd does."""
+        opened = socket.socket(family)
+        self.addCleanup(opened.close)
+        opened.bind(address)
+        opened.listen()
+        return opened
 
     def start(self, *options: str) -> None:
         """Start the daemon, as systemd does."""
@@ -147,6 +157,22 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual([], [line for line in lines if not re.match(r"<[2-7]>\{", line)])
         messages = [json.loads(line[3:])["message"] for line in lines]
         self.assertTrue(any("is reached through that" in line for line in messages), messages)
+
+    def test_unix_socket(self) -> None:
+        """A UNIX socket that is passed keeps its mode and its path, and clients wait at it."""
+        path = self.directory / "socket"
+        self.listening = self.open_socket(str(path), socket.AF_UNIX)
+        path.chmod(0o640)
+        for _ in range(2):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(60)
+                client.connect(str(path))
+                client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: registry\r\nConnection: close\r\n\r\n")
+                self.start()
+                self.assertEqual(b"HTTP/1.1 200 ", client.recv(13), self.log())
+            self.child.send_signal(signal.SIGTERM)
+            self.assertEqual(-signal.SIGTERM, self.child.wait(60))
+            self.assertEqual(0o640, stat.S_IMODE(path.stat().st_mode))
 
 
 UNITS = CHECKOUT / "nix" / "systemd"
