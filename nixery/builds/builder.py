@@ -70,7 +70,7 @@ class Builder(Service):
         ``settings``; they may change while the daemon runs.
     :param clock: measures the time of builds.
     :param limits: the limits of builds.
-    :param failure_ttl: the time that a failure is cached, in seconds.
+    :param failure_cache_ttl: the time that a failure is cached, in seconds.
     :param rules: decide which packages are served.
     :param allowance: limits the images that are made for a client.
     """
@@ -79,7 +79,7 @@ class Builder(Service):
     images: ImageCache
     settings: ImageSettings
     clock: IReactorTime
-    failure_ttl: float
+    failure_cache_ttl: float
     limits: BuildLimits = field(factory=BuildLimits)
     popularity: Callable[[], Awaitable[Popularity]] | None = None
     rules: PackageRules = field(factory=PackageRules)
@@ -99,7 +99,7 @@ class Builder(Service):
 
     def __attrs_post_init__(self) -> None:
         self._keys = LRUCache(4096)
-        self._failures = FailureCache(seconds=self.clock.seconds, ttl=self.failure_ttl)
+        self._failures = FailureCache(seconds=self.clock.seconds, ttl=self.failure_cache_ttl)
         self._evaluation_queue = FairQueue(
             max_running=self.limits.evaluations, max_waiting=self.limits.queue
         )
@@ -224,8 +224,8 @@ class Builder(Service):
         await self.pipeline.stop()
 
     async def _settle(self) -> None:
-        """Wait up to ``stop_grace`` seconds for running builds to end."""
-        grace = self.limits.stop_grace
+        """Wait up to ``shutdown_timeout`` seconds for running builds to end."""
+        grace = self.limits.shutdown_timeout
         if len(self._building) == 0 or grace <= 0:
             return
         self._log.info(

@@ -272,7 +272,7 @@ class ImagePipeline:
                 what="MiB of unpacked files",
                 value=size >> 20,
                 limit=limit >> 20,
-                setting="max_closure",
+                setting="max_closure_size",
             )
 
     async def _pack(self, evaluation: Evaluation, plan: LayerPlan, progress: Progress) -> _Packed:

@@ -24,7 +24,7 @@ class BuildLimits:
     :param queue: the number of images that may wait for either.
     :param deadline: seconds that the making of one image may take, from when its
         turn has come.
-    :param stop_grace: seconds that running builds are given to end when the
+    :param shutdown_timeout: seconds that running builds are given to end when the
         daemon stops.
     :param closure: bytes that an image may have, unpacked; ``None``: any number.
     """
@@ -33,7 +33,7 @@ class BuildLimits:
     evaluations: int = 4
     queue: int = 64
     deadline: float = 14400.0
-    stop_grace: float = 0.0
+    shutdown_timeout: float = 0.0
     closure: int | None = None
 
 

@@ -39,7 +39,7 @@ class Config:
     :param listen: endpoint strings, from ``listen`` or from ``port``.
     :param source: the package source, from ``channel``, ``pkgs_repo`` or ``pkgs_path``, and the
         details of each.
-    :param rules: the tags that are served, from ``revisions`` and ``allow_any_commit``.
+    :param rules: the tags that are served, from ``allowed_tags`` and ``allow_any_commit``.
     :param compression: of layers, from ``compression`` and ``compression_level``.
     """
 
@@ -52,18 +52,18 @@ class Config:
     auth_rules: Mapping[str, PackagePatterns] = field(hash=False)
     token_key: Path
     trusted_proxies: TrustedProxies
-    client_rate: int
-    client_burst: int
-    client_builds: int
-    client_builds_hourly: int
-    client_connections: int
+    requests_per_client: int
+    requests_per_client_burst: int
+    builds_per_client: int
+    builds_per_client_per_hour: int
+    connections_per_client: int
     max_connections: int
-    head_timeout: float
+    request_read_timeout: float
     idle_timeout: float
-    stall_timeout: float
-    min_send_rate: int
+    send_timeout: float
+    min_response_rate: int
     max_packages: int
-    max_closure: int
+    max_closure_size: int
     allow_packages: PackagePatterns | None
     deny_packages: PackagePatterns | None
     source: Source
@@ -72,7 +72,7 @@ class Config:
     source_ttl: float
     source_timeout: float
     fetch_timeout: float
-    source_keep: int
+    source_retention: int
     channel_url: str
     nixpkgs_url: str
     system: str
@@ -81,15 +81,15 @@ class Config:
     cache_directory: Path
     storage_backend: Literal["filesystem", "gcs"]
     storage_path: Path
-    max_bytes: int | None
-    max_age: float | None
+    max_storage_size: int | None
+    max_image_age: float | None
     retention_grace: float
     retention_interval: float
-    min_free: FreeSpaceLimit
+    min_free_space: FreeSpaceLimit
     gcs_bucket: str | None
     gcs_signing_key: Path | None = field(repr=False)
     gcs_signing_account: str | None
-    gcs_proxy: bool
+    gcs_redirect: bool
     gcs_endpoint: str | None
     gcs_chunk_size: int
     gcs_workers: int
@@ -98,10 +98,10 @@ class Config:
     nix_max_silent: int
     build_deadline: float
     eval_timeout: float
-    eval_memory: int
-    evaluations: int
+    max_eval_memory: int
+    max_evaluations: int
     max_builds: int
-    max_queue: int
+    max_queued_builds: int
     allow_import_from_derivation: bool
     substitute_only: bool
     # Access tokens are options of Nix.
@@ -118,15 +118,15 @@ class Config:
     compression: Compression
     popularity_url: str | None
     popularity_refresh: bool
-    failure_ttl: float
+    failure_cache_ttl: float
     manifest_ttl: float
     manifest_memory: int
     blob_recheck: float
     evaluation_ttl: float
-    serve_stale: float
-    request_deadline: float
-    stop_grace: float
-    site: bool
+    stale_while_revalidate: float
+    pull_wait_timeout: float
+    shutdown_timeout: float
+    web_ui: bool
     show_builds: bool
     show_images: bool
     metrics: bool
@@ -213,7 +213,7 @@ def _assemble(
 
     values["source"] = _source(values)
     values["rules"] = TagPolicy(
-        patterns=values.pop("revisions"), any_commit=values.pop("allow_any_commit")
+        patterns=values.pop("allowed_tags"), any_commit=values.pop("allow_any_commit")
     )
     kind, level = (values.pop(name) for name in ("compression", "compression_level"))
     values["compression"] = Compression(

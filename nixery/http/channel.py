@@ -78,12 +78,14 @@ _LONG_BODY = _raw_response(
     "this registry builds its images itself: nothing can be pushed to it",
 )
 _SLOW = _raw_response(
-    b"408 Request Timeout", "UNSUPPORTED", "the request took too long to arrive (head_timeout)"
+    b"408 Request Timeout",
+    "UNSUPPORTED",
+    "the request took too long to arrive (request_read_timeout)",
 )
 _TOO_MANY = _raw_response(
     b"429 Too Many Requests",
     "TOOMANYREQUESTS",
-    "this client has as many connections as one may have (client_connections)",
+    "this client has as many connections as one may have (connections_per_client)",
     b"Retry-After: 5",
 )
 
@@ -294,7 +296,7 @@ class RegistryChannel(HTTPChannel):
             self.setTimeout(
                 OVER_LIMIT_READ_SECONDS
                 if self.over_limit
-                else self.site.admission.limits.head_timeout
+                else self.site.admission.limits.request_read_timeout
             )
         LineReceiver.dataReceived(self, data)
 

@@ -37,8 +37,8 @@ class AdmissionLimits:
     :param rate: requests of a client per second, in the long run.
     :param burst: requests of a client at once.
     :param connections: connections of all clients.
-    :param client_connections: connections of one client.
-    :param head_timeout: seconds from the first byte of a request to its last.
+    :param connections_per_client: connections of one client.
+    :param request_read_timeout: seconds from the first byte of a request to its last.
     :param idle_timeout: seconds that a connection may wait for its next request.
     :param proxies: the proxies whose ``X-Forwarded-For`` is trusted.
     """
@@ -46,8 +46,8 @@ class AdmissionLimits:
     rate: int = 0
     burst: int = 1
     connections: int = 0
-    client_connections: int = 0
-    head_timeout: float = 30.0
+    connections_per_client: int = 0
+    request_read_timeout: float = 30.0
     idle_timeout: float = 60.0
     proxies: TrustedProxies = field(factory=TrustedProxies)
 
@@ -149,11 +149,11 @@ class AdmissionControl:
 
         :return: the key that it is counted under; ``None``: the client is at its limit.
         """
-        if not self.limits.client_connections or self.limits.proxies.trusts(peer or LOCAL):
+        if not self.limits.connections_per_client or self.limits.proxies.trusts(peer or LOCAL):
             return ""
         origin = origin_of(peer or LOCAL)
         count = self._connections.get(origin, 0)
-        if count >= self.limits.client_connections:
+        if count >= self.limits.connections_per_client:
             return None
         self._connections[origin] = count + 1
         return origin

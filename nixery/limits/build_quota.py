@@ -70,7 +70,7 @@ class BuildQuota:
                 client=client,
                 limit=self.at_once,
                 period="at once",
-                setting="client_builds",
+                setting="builds_per_client",
                 retry_after=BUSY_RETRY_SECONDS,
             )
         for key in client:
@@ -99,7 +99,7 @@ class BuildQuota:
                 client=client,
                 limit=self.hourly,
                 period="in an hour",
-                setting="client_builds_hourly",
+                setting="builds_per_client_per_hour",
                 retry_after=wait,
             )
         for key in client:

@@ -104,7 +104,7 @@ class NixSettings:
     :param build_deadline: seconds that all builds and downloads of one image may
         take together.
     :param eval_timeout: seconds that the evaluation of one image may take.
-    :param eval_memory: bytes of memory that an evaluation may use.
+    :param max_eval_memory: bytes of memory that an evaluation may use.
     :param evaluations: the most concurrent evaluations.
     :param allow_import_from_derivation: whether an evaluation may build derivations.
     :param options: further options of nix.conf.
@@ -112,7 +112,7 @@ class NixSettings:
     :param refused: as :data:`REFUSED_ATTRIBUTES`.
     :param fetch_timeout: seconds that fetching one commit may take, all attempts
         together.
-    :param source_keep: seconds after which an unused fetched commit is left to the
+    :param source_retention: seconds after which an unused fetched commit is left to the
         garbage collector.
     :param substitute_only: whether everything has to come from binary caches.
     """
@@ -123,14 +123,14 @@ class NixSettings:
     max_silent: int = 1800
     build_deadline: float = 14400.0
     eval_timeout: float = 120.0
-    eval_memory: int = 4 * 1024**3
+    max_eval_memory: int = 4 * 1024**3
     evaluations: int = 4
     allow_import_from_derivation: bool = False
     options: Mapping[str, str] = field(factory=dict, hash=False, repr=False)
     config: Mapping[str, object] = field(factory=dict, hash=False)
     refused: frozenset[str] = REFUSED_ATTRIBUTES
     fetch_timeout: float = 1800.0
-    source_keep: float = 1209600.0
+    source_retention: float = 1209600.0
     substitute_only: bool = False
 
     @property
@@ -164,7 +164,7 @@ def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str
     result["HOME"] = str(settings.home)
     result["XDG_CACHE_HOME"] = str(settings.home / ".cache")
     # Only the evaluator's garbage collector reads this.
-    result["GC_MAXIMUM_HEAP_SIZE"] = str(settings.eval_memory)
+    result["GC_MAXIMUM_HEAP_SIZE"] = str(settings.max_eval_memory)
     lines = [inherited.get("NIX_CONFIG", "")]
     # Each line is an option: a line end in a value would begin another one.
     lines += [

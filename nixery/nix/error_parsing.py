@@ -120,8 +120,8 @@ def error_text(stderr: str, settings: NixSettings) -> str:
     place in the source behind it (all versions).
     """
     if _OUT_OF_MEMORY.search(stderr):
-        mebibytes = settings.eval_memory // 1024**2
-        return f"it needs more than {mebibytes} MiB of memory; eval_memory sets the limit"
+        mebibytes = settings.max_eval_memory // 1024**2
+        return f"it needs more than {mebibytes} MiB of memory; max_eval_memory sets the limit"
     starts = list(_ERROR.finditer(stderr))
     text = stderr[starts[-1].end() :] if starts else stderr
     lines: list[str] = []

@@ -75,7 +75,7 @@ class Evaluator:
         self._settings = settings
         self._resolve = resolve
         self._environment = environment
-        # Limits the memory of all evaluations: each may use up to ``eval_memory``.
+        # Limits the memory of all evaluations: each may use up to ``max_eval_memory``.
         self._slots = DeferredSemaphore(settings.evaluations)
         self._prewarmed: PrewarmedEvaluator | None = None
 

@@ -2,7 +2,7 @@
 Fetch the commits of sources into the Nix store, and root them while they are used.
 
 Each commit has a garbage collection root in the state directory.  The root of a commit
-that was not evaluated for ``source_keep`` seconds is removed: a moving source adds a
+that was not evaluated for ``source_retention`` seconds is removed: a moving source adds a
 package set with each update, and nixpkgs has hundreds of megabytes.
 """
 
@@ -123,7 +123,7 @@ class NixFetcher:
         # The root is of an earlier run: Nix may have lost it, and collected the path.
         if path is None or not await self._root(link, str(path)):
             path = await self._fetch_and_root(tree, link)
-            keep = self._settings.source_keep
+            keep = self._settings.source_retention
             old = self._clock.seconds() - keep
             mine = frozenset(name for name, used in self._rooted.items() if used >= old)
             dropped = await self._workers.run(

@@ -81,7 +81,7 @@ class ImageService:
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param evaluation_ttl: the seconds for which the evaluation of a source that is
         not pinned is reused; 0: every pull evaluates again.
-    :param serve_stale: the seconds for which the image of the old revision is served
+    :param stale_while_revalidate: the seconds for which the image of the old revision is served
         while the one of a new revision is being made; 0: not at all.
     :param noted: called with the new current image of a name and a tag; must not block.
     """
@@ -93,7 +93,7 @@ class ImageService:
     book: BuildTracker
     seconds: Callable[[], float]
     evaluation_ttl: float = 0.0
-    serve_stale: float = 0.0
+    stale_while_revalidate: float = 0.0
     noted: Callable[[ImageName, Tag, Image], None] | None = None
 
     _believed: MutableMapping[str, Evaluation] = field(init=False)
@@ -177,12 +177,12 @@ class ImageService:
 
     async def _stale(self, request: ImageRequest, tag: Tag) -> Image | None:
         """Return the image that was current before, if it may still be served."""
-        if self.serve_stale <= 0:
+        if self.stale_while_revalidate <= 0:
             return None
         now = self.seconds()
         # The time runs from the first pull of the new revision, even if its image cannot be
         # made: clients have to see that failure eventually.
-        if now - self._overdue.setdefault(request.key, now) >= self.serve_stale:
+        if now - self._overdue.setdefault(request.key, now) >= self.stale_while_revalidate:
             return None
         record = await self.storage.get_record(SERVED, tag_record_key(request.name, tag))
         return None if record is None else await self.cache.get(record.decode("ascii", "replace"))

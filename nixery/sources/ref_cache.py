@@ -8,7 +8,7 @@ served, also after a restart; this is logged once, and so is the recovery.
 A commit that was found to be in the history of a branch or a tag stays accepted, even
 if that branch is rewritten later: a deployment that is pinned to a commit has to go on
 working, and the commit did come from the repository.  To withdraw one,
-set ``revisions`` so that it does not match.
+set ``allowed_tags`` so that it does not match.
 """
 
 from __future__ import annotations

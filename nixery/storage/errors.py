@@ -91,8 +91,9 @@ class DiskSpaceLow(StorageFull):
     def message(self) -> str:
         return (
             f"nothing is built while the disk of {self.path} is nearly full: {self.free >> 20} MiB"
-            f" are free, and min_free asks for {self.needed >> 20} MiB. Images that are stored are"
-            " still served. Free some space, or let nixery-admin gc --max-bytes remove old images"
+            f" are free, and min_free_space asks for {self.needed >> 20} MiB. Images that are"
+            " stored are still served. Free some space, or let nixery-admin gc --max-bytes remove"
+            " old images"
         )
 
 

@@ -116,11 +116,11 @@ def make_application(  # noqa: PLR0915  # one statement a part
     )
     build_limits = BuildLimits(
         builds=config.max_builds,
-        evaluations=config.evaluations,
-        queue=config.max_queue,
+        evaluations=config.max_evaluations,
+        queue=config.max_queued_builds,
         deadline=config.build_deadline,
-        stop_grace=config.stop_grace,
-        closure=config.max_closure,
+        shutdown_timeout=config.shutdown_timeout,
+        closure=config.max_closure_size,
     )
     pipeline = ImagePipeline(
         sources=sources,
@@ -146,7 +146,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         ),
         popularity=popularity.settled,
         clock=reactor,
-        failure_ttl=config.failure_ttl,
+        failure_cache_ttl=config.failure_cache_ttl,
         limits=build_limits,
         rules=limits.rules,
         allowance=limits.build_quota,
@@ -159,14 +159,14 @@ def make_application(  # noqa: PLR0915  # one statement a part
         book=book,
         seconds=reactor.seconds,
         evaluation_ttl=config.evaluation_ttl,
-        serve_stale=config.serve_stale,
+        stale_while_revalidate=config.stale_while_revalidate,
         noted=catalog.served,
     )
     # The URL of the pages: known when the daemon listens, and empty if there are none.
     pages: list[str] = []
     pull_waiter = PullWaiter(
         clock=reactor,
-        deadline=config.request_deadline,
+        deadline=config.pull_wait_timeout,
         announce=book.announce,
         failed=book.failed,
         link=lambda build_id: f"{pages[0]}/builds/{build_id}" if pages else None,

@@ -51,19 +51,19 @@ class LimitParts:
         config = self.config
         self.admission = admission = AdmissionControl(
             limits=AdmissionLimits(
-                rate=config.client_rate,
-                burst=config.client_burst,
+                rate=config.requests_per_client,
+                burst=config.requests_per_client_burst,
                 connections=config.max_connections,
-                client_connections=config.client_connections,
-                head_timeout=config.head_timeout,
+                connections_per_client=config.connections_per_client,
+                request_read_timeout=config.request_read_timeout,
                 idle_timeout=config.idle_timeout,
                 proxies=config.trusted_proxies,
             ),
             seconds=self.reactor.seconds,
         )
         self.build_quota = BuildQuota(
-            at_once=config.client_builds,
-            hourly=config.client_builds_hourly,
+            at_once=config.builds_per_client,
+            hourly=config.builds_per_client_per_hour,
             seconds=self.reactor.seconds,
             refused=admission.refused,
         )
@@ -75,8 +75,8 @@ class LimitParts:
         self.registry = RegistryLimits(
             rules=self.rules,
             sending=SendLimits(
-                stall=config.stall_timeout,
-                rate=config.min_send_rate,
+                stall=config.send_timeout,
+                rate=config.min_response_rate,
                 on_disconnect=lambda: admission.refused("slow_download"),
             ),
         )

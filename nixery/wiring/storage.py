@@ -76,7 +76,9 @@ def make_storage(
     retention = Retention(
         root=config.storage_path,
         policy=Policy(
-            max_bytes=config.max_bytes, max_age=config.max_age, grace=config.retention_grace
+            max_bytes=config.max_storage_size,
+            max_age=config.max_image_age,
+            grace=config.retention_grace,
         ),
         interval=config.retention_interval,
         workers=files,
@@ -84,10 +86,10 @@ def make_storage(
         wall_clock=wall_clock or SystemWallClock(),
         removed=collected,
     )
-    bounded = config.max_bytes is not None or config.max_age is not None
+    bounded = config.max_storage_size is not None or config.max_image_age is not None
     guard = FreeSpaceMonitor(
         path=config.storage_path,
-        margin=config.min_free,
+        margin=config.min_free_space,
         workers=files,
         clock=reactor,
         make_room=retention.collect if bounded else None,
@@ -127,7 +129,7 @@ def _make_gcs(
             credentials=config.google_application_credentials,
             signing_key=config.gcs_signing_key,
             signing_account=config.gcs_signing_account,
-            proxy=config.gcs_proxy,
+            redirect=config.gcs_redirect,
             chunk_size=config.gcs_chunk_size * 2**20,
             # As many as layers are packed at a time, so that none of them waits for another.
             uploads=config.cpu_workers,

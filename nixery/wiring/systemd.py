@@ -63,7 +63,7 @@ class SystemdParts:
 
         async def stop() -> None:
             self._doing = "Stopping"
-            extended = self.config.stop_grace + STOP_TIMEOUT_SECONDS
+            extended = self.config.shutdown_timeout + STOP_TIMEOUT_SECONDS
             self._notices.tell(
                 STOPPING=1, STATUS=self.status(), EXTEND_TIMEOUT_USEC=round(extended * 1e6)
             )

@@ -56,7 +56,7 @@ class WebUIParts:
     @property
     def shows_builds(self) -> bool:
         """Tell whether there are pages of builds, which messages may link to."""
-        return self.config.site and self.config.show_builds
+        return self.config.web_ui and self.config.show_builds
 
     def parts(self) -> tuple[Component, ...]:
         """Return the components that must start before the pages can be made."""
@@ -65,7 +65,7 @@ class WebUIParts:
         notes = Component(name="notes on images", stop=self.catalog.stop)
         return (
             (notes, Component(name="web pages", start=self._start))
-            if self.config.site
+            if self.config.web_ui
             else (notes,)
         )
 

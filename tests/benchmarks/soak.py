@@ -56,7 +56,7 @@ def measure(options: Options) -> list[Figure]:
     images = 10 if options.quick else options.images
     settings = [
         # Limits are on, and this client may have that many.
-        f"--client-builds-hourly={images}",
+        f"--builds-per-client-per-hour={images}",
         f"--cpu-workers={PACKING}",
         f"--storage-workers={STORING}",
     ]

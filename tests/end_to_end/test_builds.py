@@ -131,7 +131,7 @@ class RestartTests(EndToEndCase):
         super().setUp()
         self.packages = WatchedSet()
         self.daemon = Daemon(
-            self.packages.path, name="restarted", options=["--stop-grace=1"]
+            self.packages.path, name="restarted", options=["--shutdown-timeout=1"]
         ).start()
         self.addCleanup(self.daemon.kill)
 

@@ -81,7 +81,7 @@ class ClockTests(EndToEndCase):
             watched_set().path,
             name="jumping",
             environ=environ,
-            options=["--head-timeout=5"],
+            options=["--request-read-timeout=5"],
             interpreter=self.clock.interpreter,
         ).start()
         self.addCleanup(self.daemon.kill)

@@ -55,7 +55,7 @@ class CrashCase(ChaosCase):
             directory=self.directory,
             interpreter=interpreter,
             environ=environ,
-            options=["--stop-grace=0"],
+            options=["--shutdown-timeout=0"],
         ).start()
         self.addCleanup(self.daemon.kill)
 

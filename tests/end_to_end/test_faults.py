@@ -34,7 +34,7 @@ class FullDiskTests(ChaosCase):
             name="full",
             environ={"STORAGE_PATH": str(self.disk / "storage")},
             # A disk of this size would be taken for full.
-            options=["--min-free=0"],
+            options=["--min-free-space=0"],
         )
         self.daemon.storage = self.disk / "storage"
         self.daemon.start()

@@ -166,7 +166,7 @@ class InstanceTests(GcsCase):
 
     def test_proxy(self) -> None:
         """A registry may pass blobs on itself, whole and in parts."""
-        daemon = self.registry("--gcs-proxy", "true")
+        daemon = self.registry("--gcs-redirect", "false")
         image = self.pull(daemon, "large")
         self.assertEqual([], self.bucket.log("signed"))
         (largest,) = (item for item in image.manifest["layers"] if item["size"] > 1_000_000)
@@ -238,7 +238,7 @@ class InstanceTests(GcsCase):
     def test_stopped_while_uploading(self) -> None:
         """A registry that is stopped in the middle of an upload ends it."""
         self.bucket.fail("chunk", "slow", 1000, times=1000)
-        first = self.registry("--stop-grace", "0")
+        first = self.registry("--shutdown-timeout", "0")
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(first.registry.manifest, "large")
             wait_until(lambda: len(self.bucket.log("chunk")) > 1, "the upload to begin")

@@ -25,14 +25,14 @@ besieged_registry = Once(
         watched_set().path,
         name="besieged",
         options=[
-            "--head-timeout=3",
+            "--request-read-timeout=3",
             "--idle-timeout=120",
-            "--stall-timeout=3",
+            "--send-timeout=3",
             # As low as what the tests ask of it in good faith allows, and no higher.
-            "--client-connections=1500",
+            "--connections-per-client=1500",
             "--max-connections=3000",
-            "--client-burst=15000",
-            "--client-rate=1000",
+            "--requests-per-client-burst=15000",
+            "--requests-per-client=1000",
         ],
     ).start()
 )

@@ -30,7 +30,7 @@ class OperationsTests(EndToEndCase):
         the build that they caused are found by the id that clients get.
         """
         daemon = Daemon(
-            demo_set(), name="operations", options=["--log-format=json", "--site=false"]
+            demo_set(), name="operations", options=["--log-format=json", "--web-ui=false"]
         ).start()
         at_end(daemon.kill)
         http = daemon.registry
@@ -71,7 +71,7 @@ class OperationsTests(EndToEndCase):
 
     def test_storage_is_gone(self) -> None:
         """A daemon whose storage cannot be written is alive, not ready, and says why."""
-        daemon = Daemon(demo_set(), name="unready", options=["--site=false"]).start()
+        daemon = Daemon(demo_set(), name="unready", options=["--web-ui=false"]).start()
         at_end(daemon.kill)
         drafts = daemon.storage / "tmp"
         drafts.rename(daemon.storage / "elsewhere")

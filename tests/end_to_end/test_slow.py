@@ -31,7 +31,7 @@ DEADLINE = 2
 
 impatient_registry = Once(
     lambda: Daemon(
-        watched_set().path, name="impatient", options=[f"--request-deadline={DEADLINE}"]
+        watched_set().path, name="impatient", options=[f"--pull-wait-timeout={DEADLINE}"]
     ).start()
 )
 """A registry that sends clients away soon."""
@@ -180,7 +180,7 @@ class StopTests(EndToEndCase):
 
     def test_stop(self) -> None:
         """A build that has not ended after its grace is ended, and nothing is left of it."""
-        daemon = self.start("--stop-grace=0.5")
+        daemon = self.start("--shutdown-timeout=0.5")
         with ThreadPoolExecutor(1) as pool:
             status = self.build(daemon, pool)
             self.assertNotEqual(self.left_over(daemon), [])
@@ -194,7 +194,7 @@ class StopTests(EndToEndCase):
 
     def test_grace(self) -> None:
         """A build that ends within its grace is answered, stored, and known later."""
-        daemon = self.start("--stop-grace=25")
+        daemon = self.start("--shutdown-timeout=25")
         with ThreadPoolExecutor(2) as pool:
             status = self.build(daemon, pool)
             stopped = pool.submit(daemon.stop)

@@ -120,12 +120,12 @@ class CollectionTests(EndToEndCase):
         full = Daemon(
             demo_set(),
             name="full",
-            options=["--storage-path", str(daemon().storage), "--min-free", "99.99%"],
+            options=["--storage-path", str(daemon().storage), "--min-free-space", "99.99%"],
         ).start()
         self.assertEqual(200, full.registry.manifest("hello").status)
         refused = full.registry.get("/v2/hello/htop/git/manifests/latest")
         self.assertEqual(507, refused.status)
-        self.assertIn("min_free", refused.body.decode())
+        self.assertIn("min_free_space", refused.body.decode())
         self.assertEqual(503, full.registry.get("/readyz").status)
         self.assertEqual(200, full.registry.get("/healthz").status)
         full.stop()

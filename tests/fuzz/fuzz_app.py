@@ -243,7 +243,7 @@ class World:
                 compression=Compression(),
             ),
             clock=clock,
-            failure_ttl=60,
+            failure_cache_ttl=60,
         )
         images = ImageService(
             sources=sources,
@@ -253,7 +253,7 @@ class World:
             book=self.book,
             seconds=clock.seconds,
             evaluation_ttl=60,
-            serve_stale=0,
+            stale_while_revalidate=0,
             noted=library.served,
         )
         controller, guard = self._access_controller(cache), None

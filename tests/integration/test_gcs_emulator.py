@@ -60,9 +60,9 @@ class EmulatorTests(SynchronousTestCase):
             self.assertLess(time.monotonic(), deadline, "the emulator does not answer")
             time.sleep(0.05)
 
-    def make(self, *, proxy: bool = False) -> GcsStorage:
+    def make(self, *, redirect: bool = True) -> GcsStorage:
         storage = GcsStorage(
-            settings=GcsSettings(bucket=BUCKET, chunk_size=CHUNK, proxy=proxy),
+            settings=GcsSettings(bucket=BUCKET, chunk_size=CHUNK, redirect=redirect),
             workers=InlineWorkers(),
             clock=Clock(),
             give_up=lambda reason: self.fail(f"it gave up: {reason}"),
@@ -74,7 +74,7 @@ class EmulatorTests(SynchronousTestCase):
 
     def test_whole_way(self) -> None:
         """Blobs of all sizes and records are stored, found by another instance, and read."""
-        first, second = self.make(), self.make(proxy=True)
+        first, second = self.make(), self.make(redirect=False)
         large = random.Random(0).randbytes(3 * CHUNK + 5)
         for data in (b"", b"small", large):
             writer = finish(first.create())

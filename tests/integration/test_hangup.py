@@ -46,7 +46,7 @@ class TerminalTests(SynchronousTestCase):
             [
                 *(sys.executable, "-c", PROGRAM.format(hangup=hangup)),
                 *(sys.executable, str(Path(sys.executable).parent / "twistd")),
-                *("--nodaemon", "--pidfile=", *options, "nixery", "--stop-grace=1"),
+                *("--nodaemon", "--pidfile=", *options, "nixery", "--shutdown-timeout=1"),
                 f"--listen=unix:{self.directory}/socket",
             ],
             cwd=self.directory,

@@ -367,13 +367,15 @@ class UseTests(NixTestCase):
 
     async def test_memory(self) -> None:
         """An evaluation that needs too much memory is told by name, with the limit."""
-        problem = await self.problem("hungry", nix=self.make(eval_memory=200 * 1024**2))
+        problem = await self.problem("hungry", nix=self.make(max_eval_memory=200 * 1024**2))
         self.assertIn("needs more than 200 MiB", problem.message)
 
     async def test_time(self) -> None:
         """An evaluation that takes too long is stopped."""
         with self.assertRaises(EvaluationTimedOut) as caught:
-            await self.evaluate("hungry", nix=self.make(eval_timeout=0.5, eval_memory=2 * 1024**3))
+            await self.evaluate(
+                "hungry", nix=self.make(eval_timeout=0.5, max_eval_memory=2 * 1024**3)
+            )
         self.assertEqual(caught.exception.names, ("hungry",))
         self.assertIn("eval_timeout", caught.exception.message)
 
@@ -630,7 +632,7 @@ class StandbyTests(NixTestCase):
 
     async def test_time(self) -> None:
         """One that takes too long is stopped."""
-        self.ahead = self.make(reactor=self.spy, eval_timeout=0.5, eval_memory=2 * 1024**3)
+        self.ahead = self.make(reactor=self.spy, eval_timeout=0.5, max_eval_memory=2 * 1024**3)
         self.ahead.enable_prewarming()
         child = await self.prewarm_evaluation(self.odd)
         with self.assertRaises(EvaluationTimedOut):
@@ -891,7 +893,7 @@ class BuildTests(NixTestCase):
     async def test_cancelled_evaluation(self) -> None:
         """An evaluation that is cancelled ends."""
         spy = SpyReactor()
-        nix = self.make(reactor=spy, eval_memory=2 * 1024**3)
+        nix = self.make(reactor=spy, max_eval_memory=2 * 1024**3)
         running = Deferred.fromCoroutine(self.evaluate("hungry", nix=nix))
         await deferLater(cast(Any, reactor), 0.3)
         running.cancel()

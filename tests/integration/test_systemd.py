@@ -74,7 +74,7 @@ class ServiceTests(SynchronousTestCase):
             [
                 *(sys.executable, "-c", PARENT, str(self.listening.fileno())),
                 *(sys.executable, str(Path(sys.executable).parent / "twistd")),
-                *("--nodaemon", "--pidfile=", "nixery", "--stop-grace=1", *options),
+                *("--nodaemon", "--pidfile=", "nixery", "--shutdown-timeout=1", *options),
             ],
             cwd=self.directory,
             env={

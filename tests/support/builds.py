@@ -81,7 +81,7 @@ class BuilderCase(SynchronousTestCase):
         self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         self.limits = BuildLimits()
         self.evaluation_ttl = 0.0
-        self.serve_stale = 0.0
+        self.stale_while_revalidate = 0.0
         self.restart()
         self.addCleanup(self.end)
         # mypy holds the fakes against the protocols here.
@@ -110,7 +110,7 @@ class BuilderCase(SynchronousTestCase):
                 compression=Compression(),
             ),
             clock=self.clock,
-            failure_ttl=60,
+            failure_cache_ttl=60,
             limits=self.limits,
         )
 
@@ -124,7 +124,7 @@ class BuilderCase(SynchronousTestCase):
             book=self.book,
             seconds=self.clock.seconds,
             evaluation_ttl=self.evaluation_ttl,
-            serve_stale=self.serve_stale,
+            stale_while_revalidate=self.stale_while_revalidate,
         )
 
     def end(self) -> None:

@@ -87,7 +87,7 @@ def make_objects(bucket: FakeBucket, retry_policy: RetryPolicy = HASTY) -> Objec
 def make_storage(
     bucket: FakeBucket,
     *,
-    proxy: bool = False,
+    redirect: bool = True,
     retry_policy: RetryPolicy = HASTY,
     workers: Workers | None = None,
     clock: IReactorTime | None = None,
@@ -100,7 +100,7 @@ def make_storage(
         urls=urls or KeyUrls(connection, connection.credentials),  # type: ignore[arg-type]  # these credentials sign
     )
     return GcsStorage(
-        settings=evolve(settings_for(bucket), proxy=proxy),
+        settings=evolve(settings_for(bucket), redirect=redirect),
         workers=workers or InlineWorkers(),
         clock=clock or Clock(),
         give_up=_never,

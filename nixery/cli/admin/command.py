@@ -147,8 +147,8 @@ def _gc(config: Config, options: argparse.Namespace) -> int:
         return configured if given is None else given
 
     policy = Policy(
-        max_bytes=chosen(options.max_bytes, config.max_bytes),
-        max_age=chosen(options.max_age, config.max_age),
+        max_bytes=chosen(options.max_bytes, config.max_storage_size),
+        max_age=chosen(options.max_age, config.max_image_age),
         grace=chosen(options.grace, config.retention_grace),
         dry_run=options.dry_run,
     )

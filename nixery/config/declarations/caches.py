@@ -9,7 +9,7 @@ __all__ = ["CACHE_SETTINGS"]
 
 CACHE_SETTINGS: tuple[Setting, ...] = (
     Setting(
-        name="failure_ttl",
+        name="failure_cache_ttl",
         kind=types.SECONDS,
         help="how long a failed build is remembered before it is tried again",
         default=60.0,
@@ -39,7 +39,7 @@ CACHE_SETTINGS: tuple[Setting, ...] = (
         default=0.0,
     ),
     Setting(
-        name="serve_stale",
+        name="stale_while_revalidate",
         kind=types.DURATION,
         help="how long an old image is served while that of a new revision is being built",
         default=0.0,

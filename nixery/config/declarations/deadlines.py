@@ -9,13 +9,13 @@ __all__ = ["DEADLINE_SETTINGS"]
 
 DEADLINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
-        name="request_deadline",
+        name="pull_wait_timeout",
         kind=types.SECONDS,
         help="how long a request waits for its image, unless it is Docker's, which waits for ever",
         default=25.0,
     ),
     Setting(
-        name="stop_grace",
+        name="shutdown_timeout",
         kind=types.DURATION,
         help="how long the builds that run may go on when the daemon is stopped",
         default=10.0,

@@ -31,11 +31,11 @@ GCS_SETTINGS: tuple[Setting, ...] = (
         requires=("storage_backend", "gcs"),
     ),
     Setting(
-        name="gcs_proxy",
+        name="gcs_redirect",
         kind=types.BOOLEAN,
-        help="whether the daemon passes blobs on itself, for clients that cannot reach the bucket",
-        default=False,
-        default_text="false",
+        help="whether clients are redirected to the bucket, or get blobs through the daemon",
+        default=True,
+        default_text="true",
         requires=("storage_backend", "gcs"),
     ),
     Setting(

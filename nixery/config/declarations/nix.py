@@ -34,13 +34,13 @@ NIX_SETTINGS: tuple[Setting, ...] = (
         default=120.0,
     ),
     Setting(
-        name="eval_memory",
+        name="max_eval_memory",
         kind=types.integer(64, unit="MiB"),
         help="how much memory an evaluation may use",
         default=4096,
     ),
     Setting(
-        name="evaluations",
+        name="max_evaluations",
         kind=types.integer(1, 1024, unit="processes"),
         help="how many evaluations run at once",
         default=4,
@@ -52,7 +52,7 @@ NIX_SETTINGS: tuple[Setting, ...] = (
         default=4,
     ),
     Setting(
-        name="max_queue",
+        name="max_queued_builds",
         kind=types.integer(0, 100_000, unit="images"),
         help="how many more may wait for their turn, before clients are sent away for a while",
         default=64,

@@ -9,7 +9,7 @@ __all__ = ["OBSERVABILITY_SETTINGS"]
 
 OBSERVABILITY_SETTINGS: tuple[Setting, ...] = (
     Setting(
-        name="site",
+        name="web_ui",
         kind=types.BOOLEAN,
         help="whether there are pages for people: what this is, builds, images, documentation",
         default=True,

@@ -10,14 +10,14 @@ __all__ = ["RETENTION_SETTINGS"]
 
 RETENTION_SETTINGS: tuple[Setting, ...] = (
     Setting(
-        name="max_bytes",
+        name="max_storage_size",
         kind=types.SIZE,
         help="how much stored images may take, as 200 GiB; those not pulled for longest go first",
         default_text="any amount",
         requires=("storage_backend", "filesystem"),
     ),
     Setting(
-        name="max_age",
+        name="max_image_age",
         kind=types.SECONDS,
         help="how long after its last pull an image is kept",
         default_text="for ever",
@@ -38,7 +38,7 @@ RETENTION_SETTINGS: tuple[Setting, ...] = (
         requires=("storage_backend", "filesystem"),
     ),
     Setting(
-        name="min_free",
+        name="min_free_space",
         kind=types.SPACE,
         help="nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off",
         default=FreeSpaceLimit(amount=2**30),

@@ -72,7 +72,7 @@ SOURCE_SETTINGS: tuple[Setting, ...] = (
         default_text="none",
     ),
     Setting(
-        name="revisions",
+        name="allowed_tags",
         kind=types.TAG_PATTERNS,
         help="which tags are served besides latest: patterns as nixos-*, or latest alone",
         default=("*",),
@@ -104,7 +104,7 @@ SOURCE_SETTINGS: tuple[Setting, ...] = (
         default=1800.0,
     ),
     Setting(
-        name="source_keep",
+        name="source_retention",
         kind=types.integer(86400, unit="seconds"),
         help="how long a fetched revision that is not used is kept from garbage collection",
         default=1209600,

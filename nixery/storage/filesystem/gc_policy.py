@@ -76,8 +76,8 @@ class Collected:
         )
         if self.over:
             text += (
-                f", {self.over / 2**20:.1f} MiB more than max_bytes: all of it was used within"
-                " the time of grace (retention_grace)"
+                f", {self.over / 2**20:.1f} MiB more than max_storage_size: all of it was used"
+                " within the time of grace (retention_grace)"
             )
         return text
 

@@ -199,7 +199,7 @@ class GcsStorage:
         stored = await self._stored(digest)
         info = blob_info(digest, stored)
         bucket = await self._connector.bucket()
-        if self.settings.proxy:
+        if not self.settings.redirect:
             objects = self._objects(bucket)
             wanted = part or ByteRange(start=0, stop=stored.size)
             download = Download(objects, stored, wanted)

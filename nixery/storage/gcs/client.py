@@ -55,7 +55,7 @@ class GcsSettings:
         says.
     :param signing_key: the file of the private key that signs URLs, in PEM.
     :param signing_account: the e-mail address of the account that owns the key.
-    :param proxy: whether blobs are served through the daemon.
+    :param redirect: whether clients are redirected to the bucket, or get blobs through the daemon.
     :param chunk_size: bytes of a blob that are sent at a time, a multiple of 256 KiB.
     :param uploads: how many blobs are uploaded at a time.
     :param connections: how many connections are kept for further requests.
@@ -66,7 +66,7 @@ class GcsSettings:
     credentials: Path | None = None
     signing_key: Path | None = field(default=None, repr=False)
     signing_account: str | None = None
-    proxy: bool = False
+    redirect: bool = True
     chunk_size: int = 16 * 2**20
     uploads: int = 4
     connections: int = 40

@@ -82,6 +82,6 @@ class BuildLimitTests(BuilderCase):
         self.limits = evolve(self.limits, closure=1)
         self.restart()
         error = self.failureResultOf(self.ask("hello"), ImageTooLarge).value
-        self.assertEqual("max_closure", error.setting)
+        self.assertEqual("max_closure_size", error.setting)
         self.assertEqual(0, self.storage.begun)
         self.failureResultOf(self.ask("hello"), CachedFailure)

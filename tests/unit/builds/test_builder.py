@@ -264,7 +264,7 @@ class BuilderTests(BuilderCase):
 
     def test_stopping_gives_time(self) -> None:
         """Builds that run may end while the daemon stops; no others begin."""
-        gates = self.limited(builds=1, stop_grace=10)
+        gates = self.limited(builds=1, shutdown_timeout=10)
         running, queued = self.ask("hello"), self.ask("git")
         with capturedLogs() as logs:
             stopped = Deferred.fromCoroutine(self.service.stop())
@@ -282,7 +282,7 @@ class BuilderTests(BuilderCase):
 
     def test_stopping_does_not_wait_for_ever(self) -> None:
         """A build still running after the grace period is cancelled, and tracked as such."""
-        self.limited(stop_grace=10)
+        self.limited(shutdown_timeout=10)
         waiting = self.ask("hello")
         stopped = Deferred.fromCoroutine(self.service.stop())
         self.clock.advance(10)

@@ -31,7 +31,7 @@ COMPOSED = {
     "pkgs_repo_kind",
     "pkgs_ref",
     "base_channel",
-    "revisions",
+    "allowed_tags",
     "allow_any_commit",
     "compression",
     "compression_level",
@@ -129,7 +129,13 @@ class DefaultTests(ConfigCase):
             " 'http://h', build_deadline: 1, tls_certificate: /t, tls_key: /k}"
         )
         text, number = {"str", "str | None"}, {"float"}
-        off = {"max_bytes", "max_age", "trusted_proxies", "allow_packages", "deny_packages"}
+        off = {
+            "max_storage_size",
+            "max_image_age",
+            "trusted_proxies",
+            "allow_packages",
+            "deny_packages",
+        }
         for field in attrs.fields(Config):
             value = getattr(config, field.name)
             annotation = str(field.type)
@@ -148,7 +154,15 @@ class DefaultTests(ConfigCase):
             else:
                 self.assertIn(
                     field.name,
-                    {"listen", "source", "rules", "overlays", "compression", "min_free", *off},
+                    {
+                        "listen",
+                        "source",
+                        "rules",
+                        "overlays",
+                        "compression",
+                        "min_free_space",
+                        *off,
+                    },
                 )
 
 
@@ -272,7 +286,7 @@ class AlternativeTests(ConfigCase):
     def test_rules(self) -> None:
         """The settings of the tags that are served become one value."""
         self.assertEqual(TagPolicy(), self.load().rules)
-        config = self.load("{revisions: latest, allow_any_commit: true}")
+        config = self.load("{allowed_tags: latest, allow_any_commit: true}")
         self.assertEqual(TagPolicy(patterns=("latest",), any_commit=True), config.rules)
 
     def test_a_password_is_not_shown(self) -> None:

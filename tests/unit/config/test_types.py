@@ -16,9 +16,9 @@ from nixery.runtime.sizes import FreeSpaceLimit
 ACCEPTED: dict[str, list[tuple[object, object]]] = {
     "port": [("8080", 8080), (8080, 8080), (" 80 ", 80)],
     "nix_timeout": [("60", 60)],
-    "failure_ttl": [("0.5", 0.5), (3, 3.0), ("1e2", 100.0)],
-    "stop_grace": [("0", 0.0), (2.5, 2.5)],
-    "max_queue": [("0", 0)],
+    "failure_cache_ttl": [("0.5", 0.5), (3, 3.0), ("1e2", 100.0)],
+    "shutdown_timeout": [("0", 0.0), (2.5, 2.5)],
+    "max_queued_builds": [("0", 0)],
     "substitute_only": [("true", True), ("No", False), (True, True), (False, False)],
     "storage_path": [("/a/../b", Path("/a/../b"))],
     "gcs_bucket": [(2024, "2024"), (" b ", "b")],
@@ -50,16 +50,22 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
         ("ssh://u@h:22/p", "ssh://u@h:22/p"),
     ],
     "pkgs_ref": [("feature/x", "feature/x"), ("A" * 40, "a" * 40)],
-    "revisions": [
+    "allowed_tags": [
         ("latest", ("latest",)),
         ("nixos-*, v1.? [ab]", ("nixos-*", "v1.?", "[ab]")),
         (["a", "b c"], ("a", "b", "c")),
     ],
     "overlays": [("/a", (Path("/a"),)), (["/a", "/b c"], (Path("/a"), Path("/b c")))],
     "source_ttl": [("0", 0.0), (900, 900.0)],
-    "max_bytes": [("200 GiB", 200 * 2**30), ("2g", 2**31), ("1.5kB", 1500), (7, 7), ("0", 0)],
-    "max_age": [(3600, 3600.0)],
-    "min_free": [
+    "max_storage_size": [
+        ("200 GiB", 200 * 2**30),
+        ("2g", 2**31),
+        ("1.5kB", 1500),
+        (7, 7),
+        ("0", 0),
+    ],
+    "max_image_age": [(3600, 3600.0)],
+    "min_free_space": [
         ("1 GiB", FreeSpaceLimit(amount=2**30)),
         (0, FreeSpaceLimit(amount=0)),
         ("5%", FreeSpaceLimit(amount=5, percent=True)),
@@ -71,11 +77,11 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
 REJECTED: dict[str, list[object]] = {
     "port": ["", "0", "65536", "-1", "8o80", 80.0, True, [80], None, "9" * 5000],
     "nix_timeout": ["60s", 0, -5, "1.5", 1.5, "\u0661"],
-    "failure_ttl": ["", "inf", "nan", "-1", 0, True, [], "10 min", 10**400],
-    "stop_grace": ["", "-1", "10 s", True, None],
+    "failure_cache_ttl": ["", "inf", "nan", "-1", 0, True, [], "10 min", 10**400],
+    "shutdown_timeout": ["", "-1", "10 s", True, None],
     "max_builds": [0, 1025],
-    "max_queue": [-1],
-    "request_deadline": [0],
+    "max_queued_builds": [-1],
+    "pull_wait_timeout": [0],
     "storage_path": ["", "  ", True, [], {}, "/a\nb", "/a\0b", "~nobody-of-this-name/x"],
     "channel": ["-f", "a/b", "", "../x", True],
     "pkgs_repo": [
@@ -91,13 +97,13 @@ REJECTED: dict[str, list[object]] = {
         "u@-oProxyCommand=x:p",
     ],
     "pkgs_ref": ["", "-f", "a..b", "a b", "/a", "a/", "a.lock", "x~1", "a*", "@{u}", True],
-    "revisions": ["", [], "a/b", [""], "a;b", True],
+    "allowed_tags": ["", [], "a/b", [""], "a;b", True],
     "overlays": ["", [""], True, {}],
     "source_ttl": ["-1", "inf", True, ""],
-    "source_keep": [3600],
-    "max_bytes": ["", "-1", "10 parrots", True, "1e9", [1]],
-    "max_age": [0, "30d"],
-    "min_free": ["", "-1", "101%", "-1%", "x%", True],
+    "source_retention": [3600],
+    "max_storage_size": ["", "-1", "10 parrots", True, "1e9", [1]],
+    "max_image_age": [0, "30d"],
+    "min_free_space": ["", "-1", "101%", "-1%", "x%", True],
     "nixpkgs_url": ["http://h/x.tar", "ftp://h/{commit}", "/x/{commit}"],
     "channel_url": ["channels.nixos.org"],
     "public_url": [
@@ -130,7 +136,7 @@ REJECTED: dict[str, list[object]] = {
     "compression": ["", "lzma", "zstd-3", True, None],
     "compression_level": [-1, 20, "fast"],
     "cpu_workers": [0],
-    "eval_memory": [63],
+    "max_eval_memory": [63],
 }
 
 

@@ -37,7 +37,7 @@ class Page(Resource):
 
 
 class ChannelCase(SynchronousTestCase):
-    limits = AdmissionLimits(head_timeout=30, idle_timeout=60)
+    limits = AdmissionLimits(request_read_timeout=30, idle_timeout=60)
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -235,7 +235,7 @@ class TurnTests(ChannelCase):
 class RoomTests(ChannelCase):
     """Tests of the limits on the number of connections."""
 
-    limits = AdmissionLimits(connections=2, client_connections=1000, head_timeout=30)
+    limits = AdmissionLimits(connections=2, connections_per_client=1000, request_read_timeout=30)
 
     def test_crowded(self) -> None:
         """One too many is for monitors, for a moment, and when others have gone for all."""
@@ -262,7 +262,7 @@ class RoomTests(ChannelCase):
 
     def test_one_client(self) -> None:
         """A client has so many, and is told."""
-        self.site = self.make_site(AdmissionLimits(client_connections=2))
+        self.site = self.make_site(AdmissionLimits(connections_per_client=2))
         first = Connection(self.site)
         Connection(self.site)
         self.connection = Connection(self.site)
@@ -298,7 +298,7 @@ class ClientTests(ChannelCase):
 
     def test_proxy_protocol(self) -> None:
         """The address is that which the PROXY protocol tells, for requests and connections."""
-        self.site = self.make_site(AdmissionLimits(rate=1, burst=1, client_connections=1))
+        self.site = self.make_site(AdmissionLimits(rate=1, burst=1, connections_per_client=1))
         factory = HAProxyWrappingFactory(self.site)
         for client, statuses in (("198.51.100.1", (200, 429)), ("198.51.100.2", (200,))):
             transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.9", 1))

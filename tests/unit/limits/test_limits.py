@@ -176,7 +176,7 @@ class AdmissionTests(SynchronousTestCase):
                 rate=1,
                 burst=2,
                 connections=3,
-                client_connections=2,
+                connections_per_client=2,
                 proxies=parse_proxies(["10.0.0.1"]),
             ),
             seconds=self.clock.seconds,

@@ -28,7 +28,7 @@ class EnvironmentTests(SynchronousTestCase):
             "NIX_REMOTE": "daemon",
         }
         self.assertEqual(
-            arguments.environment(inherited, evolve(SETTINGS, eval_memory=1000)),
+            arguments.environment(inherited, evolve(SETTINGS, max_eval_memory=1000)),
             {
                 "PATH": "/bin",
                 "NIX_REMOTE": "daemon",

@@ -32,7 +32,11 @@ from nixery.process.errors import CommandOutput, ProcessFailed, ProcessTimedOut
 from tests.unit.nix.test_internal_json import Recorder
 
 SETTINGS = NixSettings(
-    state_directory=Path("/s"), home=Path("/h"), timeout=60, max_silent=30, eval_memory=2 * 1024**3
+    state_directory=Path("/s"),
+    home=Path("/h"),
+    timeout=60,
+    max_silent=30,
+    max_eval_memory=2 * 1024**3,
 )
 A = "/nix/store/ia5vdjji7b8w565cgb8z357gl1h2pmk2-a-1.drv"
 B = "/nix/store/jgvfhgpylq9wfsy3gxd8nz7jfyw10vya-b-1.drv"

@@ -232,7 +232,7 @@ class NixFetcherTests(SynchronousTestCase):
 
     def test_old_sources(self) -> None:
         """A source that was unused for long is dropped when another is fetched."""
-        self.settings = evolve(self.settings, source_keep=100.0)
+        self.settings = evolve(self.settings, source_retention=100.0)
         self.fetcher = self.make()
         used, unused, fresh = (evolve(TREE, commit=letter * 40) for letter in "abc")
         self.fetched(used)

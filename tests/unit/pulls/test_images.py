@@ -143,7 +143,7 @@ class StaleTests(PinnedTests):
 
     def setUp(self) -> None:
         super().setUp()
-        self.serve_stale = 100.0
+        self.stale_while_revalidate = 100.0
         self.restart()
 
     def test_a_moved_reference(self) -> None:

@@ -69,7 +69,7 @@ class GuardTests(SynchronousTestCase):
         self.free = GIB - 1
         self.assertTrue(self.refused())
         (fault,) = self.guard.faults()
-        self.assertIn("min_free", fault)
+        self.assertIn("min_free_space", fault)
         self.assertIn("1024 MiB", fault)
         self.free = GIB
         self.clock.advance(2)

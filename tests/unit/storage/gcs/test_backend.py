@@ -89,9 +89,9 @@ class GcsCase(SynchronousTestCase):
         self.storage = self.make()
         self.bucket.heal()
 
-    def make(self, retry_policy: RetryPolicy = HASTY, *, proxy: bool = False) -> GcsStorage:
+    def make(self, retry_policy: RetryPolicy = HASTY, *, redirect: bool = True) -> GcsStorage:
         storage = make_storage(
-            self.bucket, retry_policy=retry_policy, proxy=proxy, clock=self.clock
+            self.bucket, retry_policy=retry_policy, redirect=redirect, clock=self.clock
         )
         finish(storage.start())
         return storage
@@ -217,7 +217,7 @@ class StreamTests(GcsCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.storage = self.make(proxy=True)
+        self.storage = self.make(redirect=False)
         self.digest = self.put()
         self.bucket.heal()
 
@@ -292,7 +292,7 @@ class StreamTests(GcsCase):
 
     def test_unavailable(self) -> None:
         """A fault that stays is given up after a while."""
-        self.storage = self.make(BRIEF, proxy=True)
+        self.storage = self.make(BRIEF, redirect=False)
         self.bucket.fail("media", "status", 503, times=1000)
         with self.assertRaises(StorageUnavailable):
             finish(drain(self.stream()))

@@ -35,10 +35,10 @@ class ThreadTests(TestCase):
         self.storage = await self.make()
         self.bucket.heal()
 
-    async def make(self, *, proxy: bool = False) -> GcsStorage:
+    async def make(self, *, redirect: bool = True) -> GcsStorage:
         retry_policy = evolve(HASTY, read=0.3, total=60.0)
         storage = make_storage(
-            self.bucket, retry_policy=retry_policy, workers=self.pool, proxy=proxy
+            self.bucket, retry_policy=retry_policy, workers=self.pool, redirect=redirect
         )
         await storage.start()
         await self.until(lambda: not storage.faults() and bool(self.bucket.log("list")))
@@ -101,7 +101,7 @@ class ThreadTests(TestCase):
 
     async def test_streams(self) -> None:
         """Blobs pass through while others do, and a client may leave at any time."""
-        storage = await self.make(proxy=True)
+        storage = await self.make(redirect=False)
         info = await storage.put(BLOB, LAYER)
         sources = [await storage.open(info.digest) for _ in range(12)]
         streams = [source for source in sources if isinstance(source, Stream)]
