@@ -78,7 +78,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None = 
         raise CommandMissing(command=argv[0]) from None
     if done.returncode != 0:
         raise ProcessFailed(
-            evidence=CommandOutput(
+            output=CommandOutput(
                 argv=tuple(argv),
                 status=done.returncode if done.returncode > 0 else None,
                 signal=-done.returncode if done.returncode < 0 else None,
@@ -153,7 +153,7 @@ class Apt:
         try:
             output = self._apt("apt-cache", "show", "--no-all-versions", *sorted(names))
         except ProcessFailed as error:
-            if "No packages found" not in error.evidence.stderr:
+            if "No packages found" not in error.output.stderr:
                 raise
             return {}
         return parse_records(output)
@@ -219,7 +219,7 @@ class Apt:
 
 def _unreachable(failure: ProcessFailed) -> DemoFailed | None:
     """Return the failure as one of the network, if apt says that it is."""
-    for line in failure.evidence.stderr.splitlines():
+    for line in failure.output.stderr.splitlines():
         if _OFFLINE.search(line):
             return DemoFailed(
                 reason=f"Debian's archive cannot be reached ({line.removeprefix('E: ').strip()})",

@@ -227,9 +227,7 @@ class NixCommands:
             )
         except UnexpectedOutput as error:
             # The package set is at a path, and was changed since.
-            raise MissingDerivations(
-                evidence=CommandOutput(argv=("nix-build",), status=0)
-            ) from error
+            raise MissingDerivations(output=CommandOutput(argv=("nix-build",), status=0)) from error
         except NixUnusable:
             # Packages that cannot be evaluated together were evaluated in parts, and cannot be
             # evaluated and built by one command.
@@ -347,15 +345,15 @@ class NixCommands:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
             raise NixUnusable(
-                reason=f"{error.message}: does its daemon run?", evidence=error.evidence
+                reason=f"{error.message}: does its daemon run?", output=error.output
             ) from error
         except OutputTooLarge as error:
-            raise NixUnusable(reason=error.message, evidence=error.evidence) from error
+            raise NixUnusable(reason=error.message, output=error.output) from error
         except ProcessFailed as error:
-            said = error.evidence.stderr
+            said = error.output.stderr
             denial = await self._workers.run(store_location.explain_denial, said)
             if denial is not None:
-                raise evolve(denial, evidence=error.evidence) from error
+                raise evolve(denial, output=error.output) from error
             raise unusable(error) from error
 
     async def _remove(self, root: str) -> None:

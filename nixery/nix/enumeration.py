@@ -80,14 +80,14 @@ class StoreListing:
         except ProcessTimedOut as error:
             raise EvaluationFailed(
                 reason=f"listing it took longer than {LISTING_TIMEOUT:g} s",
-                evidence=error.evidence,
+                output=error.output,
             ) from error
         except ProcessFailed as error:
             fault = nix_at_fault(error)
             if fault is not None:
                 raise fault from error
             raise EvaluationFailed(
-                reason=error_text(error.evidence.stderr, self._settings), evidence=error.evidence
+                reason=error_text(error.output.stderr, self._settings), output=error.output
             ) from error
         return await self._workers.run(_names, result.stdout)
 
@@ -111,7 +111,7 @@ class StoreListing:
                 result = await self._run(arguments.check_validity(chunk), QUERY_TIMEOUT)
             except ProcessTimedOut as error:
                 raise NixUnusable(
-                    reason=f"{error.message}: does its daemon run?", evidence=error.evidence
+                    reason=f"{error.message}: does its daemon run?", output=error.output
                 ) from error
             except ProcessFailed as error:
                 raise unusable(error) from error

@@ -135,20 +135,18 @@ def error_text(stderr: str, settings: NixSettings) -> str:
 
 def nix_at_fault(failure: ProcessFailed) -> NixUnusable | None:
     """Return the error if Nix itself failed, and not the evaluated or built code."""
-    stderr = failure.evidence.stderr
+    stderr = failure.output.stderr
     too_old = _TOO_OLD.search(stderr)
     if too_old:
         return NixMisconfigured(
             reason=f"the package set refuses it as too old ({too_old[0].strip()}): {INSTALL}",
-            evidence=failure.evidence,
+            output=failure.output,
         )
     fault = _NIX_AT_FAULT.search(stderr)
     if fault:
         start = stderr.rfind("\n", 0, fault.start()) + 1
         line = stderr[start:].split("\n", 1)[0].strip()
-        return _fault_of(line)(
-            reason=line.removeprefix("error:").strip(), evidence=failure.evidence
-        )
+        return _fault_of(line)(reason=line.removeprefix("error:").strip(), output=failure.output)
     return None
 
 
@@ -163,8 +161,8 @@ def unusable(failure: ProcessFailed) -> NixUnusable:
     fault = nix_at_fault(failure)
     if fault is not None:
         return fault
-    said = failure.evidence.stderr.strip()[-MAX_TEXT_CHARACTERS:].removeprefix("error:").strip()
-    return NixUnusable(reason=said or failure.evidence.describe(), evidence=failure.evidence)
+    said = failure.output.stderr.strip()[-MAX_TEXT_CHARACTERS:].removeprefix("error:").strip()
+    return NixUnusable(reason=said or failure.output.describe(), output=failure.output)
 
 
 # -- builds -------------------------------------------------------------------
@@ -177,29 +175,29 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
     When several derivations fail, it names the one that failed first.
     """
     said = "\n".join(log.errors)
-    evidence = evolve(failure.evidence, stderr=log.text())
+    output = evolve(failure.output, stderr=log.text())
     if _MISSING.search(said):
-        return MissingDerivations(evidence=evidence)
+        return MissingDerivations(output=output)
     wrong = _first(_WRONG_SYSTEM, said)
     if wrong:
-        return _wrong_system(wrong, evidence)
+        return _wrong_system(wrong, output)
     timed_out = _TIMED_OUT.search(said)
-    if timed_out or evidence.status == 101:
-        return _timed_out(log, evidence, settings, silent=bool(timed_out and timed_out["silent"]))
+    if timed_out or output.status == 101:
+        return _timed_out(log, output, settings, silent=bool(timed_out and timed_out["silent"]))
     if settings.substitute_only and _NO_BUILDS.search(said):
-        return _not_substitutable(log, evidence)
-    fault = nix_at_fault(ProcessFailed(evidence=evolve(evidence, stderr=said)))
+        return _not_substitutable(log, output)
+    fault = nix_at_fault(ProcessFailed(output=evolve(output, stderr=said)))
     failed = _first(_FAILED, said)
-    if evidence.status in _BUILD_STATUS or failed or _BUILD_TEXT.search(said):
+    if output.status in _BUILD_STATUS or failed or _BUILD_TEXT.search(said):
         # A full disk of this machine makes builders fail too; Nix reports it in its own
         # words only when Nix itself could not write.
         if fault and not failed:
             return fault
         derivation = failed["drv"] if failed else ""
-        return BuildFailed(derivation=derivation, log=_log_of(derivation, log), evidence=evidence)
+        return BuildFailed(derivation=derivation, log=_log_of(derivation, log), output=output)
     if fault:
-        return evolve(fault, evidence=evidence)
-    return NixUnusable(reason=said[-MAX_TEXT_CHARACTERS:] or evidence.describe(), evidence=evidence)
+        return evolve(fault, output=output)
+    return NixUnusable(reason=said[-MAX_TEXT_CHARACTERS:] or output.describe(), output=output)
 
 
 def build_deadline_passed(
@@ -213,36 +211,36 @@ def build_deadline_passed(
         seconds=settings.build_deadline,
         setting="build_deadline",
         log=_log_of(derivation, log),
-        evidence=evolve(failure.evidence, stderr=log.text()),
+        output=evolve(failure.output, stderr=log.text()),
     )
 
 
-def _not_substitutable(log: BuildLog, evidence: CommandOutput) -> NotSubstitutable:
+def _not_substitutable(log: BuildLog, output: CommandOutput) -> NotSubstitutable:
     # Dependencies come first and the requested derivations last: name the last ones.
     named = [match["name"] for path in log.planned if (match := _STORE_NAME.fullmatch(path))]
     return NotSubstitutable(
         derivation=log.planned[-1] if log.planned else "",
         # The warnings may be of unreachable caches, which would explain missing paths.
         log=tuple(_lines(log.warnings))[-3:],
-        evidence=evidence,
+        output=output,
         missing=tuple(reversed(named))[:3],
         count=log.planned_count,
     )
 
 
-def _wrong_system(match: re.Match[str], evidence: CommandOutput) -> WrongSystem:
+def _wrong_system(match: re.Match[str], output: CommandOutput) -> WrongSystem:
     required, wants = match["required"], (match["wants"] or "").strip()
     # The system can be the same, without a required feature, such as kvm.
     return WrongSystem(
         derivation=match["drv"],
         required=f"{required} (with {wants})" if wants else required,
         available=match["available"],
-        evidence=evidence,
+        output=output,
     )
 
 
 def _timed_out(
-    log: BuildLog, evidence: CommandOutput, settings: NixSettings, *, silent: bool
+    log: BuildLog, output: CommandOutput, settings: NixSettings, *, silent: bool
 ) -> BuildTimedOut:
     match = next(
         (
@@ -258,7 +256,7 @@ def _timed_out(
         seconds=settings.max_silent if silent else settings.timeout,
         setting="nix_max_silent" if silent else "NIX_TIMEOUT",
         log=_log_of(derivation, log),
-        evidence=evidence,
+        output=output,
         silent=silent,
     )
 

@@ -28,7 +28,7 @@ class NixUnusable(NixeryError):
     """Nix is missing, too old, or cannot open its store."""
 
     reason: str
-    evidence: CommandOutput | None = None
+    output: CommandOutput | None = None
 
     @property
     def message(self) -> str:
@@ -57,7 +57,7 @@ class EvaluationFailed(NixeryError):
     """The package set itself does not evaluate, whichever package is requested."""
 
     reason: str
-    evidence: CommandOutput
+    output: CommandOutput
 
     @property
     def message(self) -> str:
@@ -92,7 +92,7 @@ class BuildFailed(NixeryError):
 
     derivation: str
     log: tuple[str, ...]
-    evidence: CommandOutput
+    output: CommandOutput
 
     @property
     def message(self) -> str:
@@ -140,7 +140,7 @@ class BuildTimedOut(NixeryError):
     seconds: float
     setting: str
     log: tuple[str, ...]
-    evidence: CommandOutput
+    output: CommandOutput
     silent: bool = False
 
     @property
@@ -158,7 +158,7 @@ class BuildTimedOut(NixeryError):
 class MissingDerivations(NixeryError):
     """A garbage collection removed derivations between evaluation and build."""
 
-    evidence: CommandOutput
+    output: CommandOutput
 
     @property
     def message(self) -> str:
@@ -175,7 +175,7 @@ class WrongSystem(NixeryError):
     derivation: str
     required: str
     available: str
-    evidence: CommandOutput
+    output: CommandOutput
 
     @property
     def message(self) -> str:

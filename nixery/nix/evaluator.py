@@ -164,9 +164,7 @@ class Evaluator:
         try:
             await self._ask(lookup, (), deadline)
         except ProcessFailed as failure:
-            raise EvaluationFailed(
-                reason=self._reason(failure), evidence=failure.evidence
-            ) from failure
+            raise EvaluationFailed(reason=self._reason(failure), output=failure.output) from failure
 
     async def _sift(
         self,
@@ -260,7 +258,7 @@ class Evaluator:
         except ProcessTimedOut as error:
             raise self._timed_out(requirements) from error
         except OutputTooLarge as error:
-            raise EvaluationFailed(reason=error.message, evidence=error.evidence) from error
+            raise EvaluationFailed(reason=error.message, output=error.output) from error
         except ProcessFailed as failure:
             fault = nix_at_fault(failure)
             if fault is not None:
@@ -295,9 +293,9 @@ class Evaluator:
         return self._clock.seconds() + self._settings.eval_timeout
 
     def _reason(self, failure: ProcessFailed) -> str:
-        if failure.evidence.signal is not None:
-            return failure.evidence.describe()
-        return error_text(failure.evidence.stderr, self._settings)
+        if failure.output.signal is not None:
+            return failure.output.describe()
+        return error_text(failure.output.stderr, self._settings)
 
 
 def _throws_silently(answer: LookupResult) -> bool:

@@ -192,7 +192,7 @@ class NixFetcher:
             try:
                 return await self._persist(tree, arguments(shallow=True))
             except SourceUnavailable as error:
-                if error.evidence is None or not _NO_SHALLOW.search(error.evidence.stderr):
+                if error.output is None or not _NO_SHALLOW.search(error.output.stderr):
                     raise
             self._log.info(
                 "{url} cannot be fetched without its history, and is fetched with it",
@@ -229,9 +229,9 @@ class NixFetcher:
             fault = nix_at_fault(error)
             if fault is not None:
                 raise fault from error
-            if tree.kind == "archive" and _NOT_THERE.search(error.evidence.stderr):
+            if tree.kind == "archive" and _NOT_THERE.search(error.output.stderr):
                 raise CommitMissing(url=tree.url, commit=tree.commit) from error
-            reason = error_text(error.evidence.stderr, self._settings)
+            reason = error_text(error.output.stderr, self._settings)
             raise self._unavailable(tree, reason, error) from error
 
     async def _root(self, link: Path, path: str) -> bool:
@@ -264,7 +264,7 @@ class NixFetcher:
             source=tree.url,
             what=tree.commit,
             reason=reason,
-            evidence=error.evidence if error is not None else None,
+            output=error.output if error is not None else None,
         )
 
 
@@ -272,8 +272,8 @@ def _may_pass(error: Exception) -> bool:
     return (
         isinstance(error, ProcessFailed)
         and nix_at_fault(error) is None
-        and _NOT_THERE.search(error.evidence.stderr) is None
-        and _NO_SHALLOW.search(error.evidence.stderr) is None
+        and _NOT_THERE.search(error.output.stderr) is None
+        and _NO_SHALLOW.search(error.output.stderr) is None
     )
 
 

@@ -83,12 +83,12 @@ class PrewarmedEvaluator:
         running = tuple(self._running)
         for waiting in running:
             waiting.kill()
-        await gather(waiting.ended() for waiting in running)
+        await gather(waiting.wait_until_exited() for waiting in running)
 
     def _is_ready(self, command: Command) -> bool:
         return (
             self._waiting is not None
-            and not self._waiting.over
+            and not self._waiting.has_exited
             and self._expected is not None
             and self._expected.argv == command.argv
         )
@@ -109,7 +109,7 @@ class PrewarmedEvaluator:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.send(_DISMISSAL)
-            waiting.end()
+            waiting.close_stdin()
 
     def _forget_next(self) -> None:
         if self._next is not None and self._next.active():
@@ -135,21 +135,21 @@ class IdleEvaluator(InteractiveProcess):
         :raises NixeryError: the process failed.
         """
         self.send(question)
-        self.end()
+        self.close_stdin()
         try:
-            await self.ended()
+            await self.wait_until_exited()
         except CancelledError:
             self.kill()
-            await self.ended()
+            await self.wait_until_exited()
             raise
         if self._fault is not None:
             raise self._fault
         return bytes(self._printed)
 
-    def heard(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         self._printed += data
 
-    def left(self, outcome: object) -> None:
+    def exited(self, outcome: object) -> None:
         if isinstance(outcome, Failure):
             error = outcome.value
             self._fault = error if isinstance(error, NixeryError) else _stopped()

@@ -96,7 +96,7 @@ class TempRootHolder:
         try:
             graph = await with_timeout(ANSWER_TIMEOUT_SECONDS, self._clock, _ask(server, outputs))
             if graph is None:
-                server.end()
+                server.close_stdin()
                 return None
             described = await self._workers.run(graph_of, graph)
         except (NixeryError, TimedOut) as error:
@@ -107,7 +107,7 @@ class TempRootHolder:
             return None
         except BaseException:
             server.kill()
-            await server.ended()
+            await server.wait_until_exited()
             raise
         root = uuid4().hex
         self._held[root] = server
@@ -118,7 +118,7 @@ class TempRootHolder:
     def root_expired(self, realisation: Realisation) -> bool:
         """True if outputs that were protected here are not protected any more."""
         server = self._held.get(realisation.root)
-        return server is not None and server.over
+        return server is not None and server.has_exited
 
     def release(self, realisation: Realisation) -> bool:
         """
@@ -129,7 +129,7 @@ class TempRootHolder:
         server = self._held.pop(realisation.root, None)
         if server is None:
             return False
-        server.end()
+        server.close_stdin()
         return True
 
     async def stop(self) -> None:
@@ -138,16 +138,16 @@ class TempRootHolder:
         running = tuple(self._running)
         for server in running:
             server.kill()
-        await gather(server.ended() for server in running)
+        await gather(server.wait_until_exited() for server in running)
 
     def _take(self) -> _Server:
         spare = self._spare
         self._forget_spare()
-        return spare if spare is not None and not spare.over else self._start()
+        return spare if spare is not None and not spare.has_exited else self._start()
 
     def _drop_spare(self) -> None:
         if self._spare is not None:
-            self._spare.end()
+            self._spare.close_stdin()
             self._forget_spare()
 
     def _forget_spare(self) -> None:
@@ -202,7 +202,7 @@ class _Server(InteractiveProcess):
         """
         answer: _Answer[T] = _Answer(parse)
         answer.read(self._buffer)
-        if self.over:
+        if self.has_exited:
             answer.fail(self._fault)
         self._answer = answer
         try:
@@ -210,16 +210,16 @@ class _Server(InteractiveProcess):
         finally:
             self._answer = None
 
-    def begun(self, stdin: Stdin) -> None:
-        super().begun(stdin)
+    def started(self, stdin: Stdin) -> None:
+        super().started(stdin)
         self.send(serve_protocol.greeting())
 
-    def heard(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         self._buffer += data
         if self._answer is not None:
             self._answer.read(self._buffer)
 
-    def left(self, outcome: object) -> None:
+    def exited(self, outcome: object) -> None:
         # A cancelled server was stopped on purpose: later reads fail with the default error.
         if isinstance(outcome, Failure) and isinstance(outcome.value, NixeryError):
             self._fault = outcome.value

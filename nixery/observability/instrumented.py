@@ -145,7 +145,7 @@ class MeasuredSpawner:
             self._measures.commands.labels(program, outcome).inc()
             # An interactive process runs as long as it is needed: its duration says nothing of the
             # command.
-            if command.dialogue is None:
+            if command.stdio_handler is None:
                 self._measures.command_seconds.labels(program).observe(self._seconds() - begun)
         return result
 

@@ -37,7 +37,7 @@ _LEFT_OUT = frozenset(
     {"line", "shown", "format", "isError", "failure", "why", "system"}
 )
 
-# Other objects are meant for code that reads events: evidence has command lines.
+# Other objects are meant for code that reads events: the output of a command has its command line.
 _SHOWN = (float, str, bytes, Mapping, list, tuple, set, frozenset, BaseException, PurePath)
 
 # Twice as fast as json.dumps with options, which makes an encoder each time.

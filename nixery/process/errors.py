@@ -53,32 +53,32 @@ class CommandMissing(NixeryError):
 class ProcessFailed(NixeryError):
     """A child ended with a signal or a status other than 0, or could not be started."""
 
-    evidence: CommandOutput
+    output: CommandOutput
 
     @property
     def message(self) -> str:
-        return f"{self.evidence.describe()}: {self.evidence.stderr.strip() or 'it said nothing'}"
+        return f"{self.output.describe()}: {self.output.stderr.strip() or 'it said nothing'}"
 
 
 @frozen(kw_only=True)
 class ProcessTimedOut(NixeryError):
     """A child was stopped at its deadline, ``seconds`` after its start."""
 
-    evidence: CommandOutput
+    output: CommandOutput
     seconds: float
 
     @property
     def message(self) -> str:
-        return f"{self.evidence.argv[0]} was stopped after {self.seconds:g} s"
+        return f"{self.output.argv[0]} was stopped after {self.seconds:g} s"
 
 
 @frozen(kw_only=True)
 class OutputTooLarge(NixeryError):
     """A child was stopped because it printed more than ``limit`` bytes."""
 
-    evidence: CommandOutput
+    output: CommandOutput
     limit: int
 
     @property
     def message(self) -> str:
-        return f"{self.evidence.argv[0]} was stopped: it printed more than {self.limit} bytes"
+        return f"{self.output.argv[0]} was stopped: it printed more than {self.limit} bytes"

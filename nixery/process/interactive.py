@@ -31,33 +31,33 @@ class InteractiveProcess:
 
     def __init__(self, spawner: Spawner, command: Command) -> None:
         self._spawner = spawner
-        self._command = evolve(command, dialogue=self)
+        self._command = evolve(command, stdio_handler=self)
         self._stdin: Stdin | None = None
         self._task: Deferred[object] | None = None
-        self._over = False
+        self._has_exited = False
 
     @property
-    def over(self) -> bool:
+    def has_exited(self) -> bool:
         """True if the child has ended."""
-        return self._over
+        return self._has_exited
 
-    def start(self, on_end: Callable[[], None]) -> None:
+    def start(self, on_exit: Callable[[], None]) -> None:
         """
         Start the child.
 
-        :param on_end: called when it has ended.
+        :param on_exit: called when it has ended.
         """
         self._task = Deferred.fromCoroutine(self._spawner.run(self._command))
-        self._task.addBoth(self._ended, on_end)
+        self._task.addBoth(self._process_exited, on_exit)
 
     def send(self, data: bytes) -> None:
         """Write to the child's standard input, unless it has ended."""
-        if self._stdin is not None and not self._over:
+        if self._stdin is not None and not self._has_exited:
             self._stdin.write(data)
 
-    def end(self) -> None:
+    def close_stdin(self) -> None:
         """Close the child's standard input, so that it ends by itself soon."""
-        if self._stdin is not None and not self._over:
+        if self._stdin is not None and not self._has_exited:
             self._stdin.closeStdin()
 
     def kill(self) -> None:
@@ -65,21 +65,21 @@ class InteractiveProcess:
         if self._task is not None:
             self._task.cancel()
 
-    async def ended(self) -> None:
+    async def wait_until_exited(self) -> None:
         """Wait until the child has ended."""
         if self._task is not None:
             await when_finished(self._task)
 
     # -- events of the child ------------------------------------------------------
 
-    def begun(self, stdin: Stdin) -> None:
+    def started(self, stdin: Stdin) -> None:
         self._stdin = stdin
 
-    def heard(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Handle the next bytes of the child's standard output."""
         raise NotImplementedError
 
-    def left(self, outcome: object) -> None:
+    def exited(self, outcome: object) -> None:
         """
         Handle the end of the child.
 
@@ -88,7 +88,7 @@ class InteractiveProcess:
         """
         raise NotImplementedError
 
-    def _ended(self, outcome: object, on_end: Callable[[], None]) -> None:
-        self._over = True
-        self.left(outcome)
-        on_end()
+    def _process_exited(self, outcome: object, on_exit: Callable[[], None]) -> None:
+        self._has_exited = True
+        self.exited(outcome)
+        on_exit()

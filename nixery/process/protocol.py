@@ -58,10 +58,10 @@ class Stdin(Protocol):
 class StdioHandler(Protocol):
     """Writes to and reads from a child while it runs.  Called on the reactor thread."""
 
-    def begun(self, stdin: Stdin, /) -> None:
+    def started(self, stdin: Stdin, /) -> None:
         """Take the standard input of a child that has been started."""
 
-    def heard(self, data: bytes, /) -> None:
+    def data_received(self, data: bytes, /) -> None:
         """Take the next bytes of its standard output, split at arbitrary places."""
 
 
@@ -73,7 +73,7 @@ class ChildProtocol(ProcessProtocol):
     :param stdout_limit: the most bytes of standard output that are kept; if there are
         more, none are kept.
     :param on_stderr_line: called with each line of standard error.
-    :param dialogue: gets the standard input and the standard output; without one, the input
+    :param stdio_handler: gets the standard input and the standard output; without one, the input
         is closed and the output is kept.
     """
 
@@ -84,38 +84,38 @@ class ChildProtocol(ProcessProtocol):
         name: str,
         stdout_limit: int,
         on_stderr_line: Callable[[bytes], None] | None,
-        dialogue: StdioHandler | None = None,
+        stdio_handler: StdioHandler | None = None,
     ) -> None:
         self._name = name
         self._stdout_limit = stdout_limit
         self._on_stderr_line = on_stderr_line
-        self._dialogue = dialogue
+        self._stdio_handler = stdio_handler
         self._pid: int | None = None
         self._exit: Exit | None = None
-        self._waiting: list[Deferred[Exit]] = []
-        self._tail = bytearray()
-        self._line = bytearray()
-        self._printed = 0
+        self._exit_waiters: list[Deferred[Exit]] = []
+        self._stderr_tail = bytearray()
+        self._stderr_line = bytearray()
+        self._stdout_bytes = 0
         self.stdout: list[bytes] = []
-        self.expired = False
-        self.on_overflow: Callable[[], None] = _nothing
-        self.on_exit: Callable[[], None] = _nothing
+        self.timed_out = False
+        self.on_overflow: Callable[[], None] = _do_nothing
+        self.on_exit: Callable[[], None] = _do_nothing
 
     @property
     def overflowed(self) -> bool:
-        return self._printed > self._stdout_limit
+        return self._stdout_bytes > self._stdout_limit
 
     @property
     def stderr(self) -> bytes:
-        return bytes(self._tail[-STDERR_TAIL_BYTES:])
+        return bytes(self._stderr_tail[-STDERR_TAIL_BYTES:])
 
-    def end(self) -> Deferred[Exit]:
+    def wait_until_exited(self) -> Deferred[Exit]:
         """Return a Deferred that fires with the exit, once the child's pipes are drained."""
         waiter: Deferred[Exit] = Deferred()
         if self._exit is not None:
             waiter.callback(self._exit)
         else:
-            self._waiting.append(waiter)
+            self._exit_waiters.append(waiter)
         return waiter
 
     def signal(self, number: int) -> None:
@@ -136,33 +136,33 @@ class ChildProtocol(ProcessProtocol):
 
     def connectionMade(self) -> None:
         self._pid = self._process().pid
-        if self._dialogue is None:
+        if self._stdio_handler is None:
             self._process().closeStdin()
         else:
-            self._dialogue.begun(self._process())
+            self._stdio_handler.started(self._process())
 
     def outReceived(self, data: bytes) -> None:
-        within = not self.overflowed
-        self._printed += len(data)
+        was_within_limit = not self.overflowed
+        self._stdout_bytes += len(data)
         if not self.overflowed:
-            self._keep(data)
-        elif within:
+            self._handle_stdout(data)
+        elif was_within_limit:
             self.stdout.clear()
             self.on_overflow()
 
     def errReceived(self, data: bytes) -> None:
-        self._tail += data
-        if len(self._tail) > 2 * STDERR_TAIL_BYTES:
-            del self._tail[:-STDERR_TAIL_BYTES]
+        self._stderr_tail += data
+        if len(self._stderr_tail) > 2 * STDERR_TAIL_BYTES:
+            del self._stderr_tail[:-STDERR_TAIL_BYTES]
         if self._on_stderr_line is None:
             return
         *lines, rest = data.split(b"\n")
         for line in lines:
-            self._line += line
-            self._end_line()
-        self._line += rest
-        if len(self._line) > MAX_LINE_BYTES:
-            self._end_line()
+            self._stderr_line += line
+            self._finish_stderr_line()
+        self._stderr_line += rest
+        if len(self._stderr_line) > MAX_LINE_BYTES:
+            self._finish_stderr_line()
 
     def processExited(self, reason: Failure) -> None:  # noqa: ARG002  # Twisted's signature
         # Kill the remaining processes of its group: nothing else would stop them.  The
@@ -173,33 +173,33 @@ class ChildProtocol(ProcessProtocol):
         self.on_exit()
 
     def processEnded(self, reason: Failure) -> None:
-        if self._line:
-            self._end_line()
-        ended = reason.value
+        if self._stderr_line:
+            self._finish_stderr_line()
+        error = reason.value
         self._exit = (
-            Exit(status=ended.exitCode, signal=ended.signal)
-            if isinstance(ended, ProcessTerminated)
+            Exit(status=error.exitCode, signal=error.signal)
+            if isinstance(error, ProcessTerminated)
             else Exit(status=0)
         )
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
+        waiters, self._exit_waiters = self._exit_waiters, []
+        for waiter in waiters:
             if not waiter.called:
                 waiter.callback(self._exit)
 
     def _process(self) -> Process:
         return cast("Process", self.transport)
 
-    def _keep(self, data: bytes) -> None:
-        if self._dialogue is None:
+    def _handle_stdout(self, data: bytes) -> None:
+        if self._stdio_handler is None:
             self.stdout.append(data)
             return
         try:
-            self._dialogue.heard(data)
+            self._stdio_handler.data_received(data)
         except Exception:  # noqa: BLE001  # as in _end_line
             self._log.failure("a dialogue with {program} failed", program=self._name)
 
-    def _end_line(self) -> None:
-        line, self._line = bytes(self._line), bytearray()
+    def _finish_stderr_line(self) -> None:
+        line, self._stderr_line = bytes(self._stderr_line), bytearray()
         try:
             if self._on_stderr_line is not None:
                 self._on_stderr_line(line)
@@ -214,5 +214,5 @@ def _signal_group(group: int, number: int) -> None:
             os.killpg(group, number)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing; the default of a child's callbacks."""

@@ -57,7 +57,7 @@ class Command:
         error, without its end.
     :param parent_death_signal: the signal that it gets when this process dies before it:
         SIGTERM lets it end its own children, SIGKILL cannot be ignored.
-    :param dialogue: writes to and reads from the child while it runs; its standard output
+    :param stdio_handler: writes to and reads from the child while it runs; its standard output
         is then not part of the result.  Without one, its standard input is empty.
     """
 
@@ -67,7 +67,7 @@ class Command:
     stdout_limit: int = 256 * 1024 * 1024
     on_stderr_line: Callable[[bytes], None] | None = None
     parent_death_signal: signal.Signals = signal.SIGTERM
-    dialogue: StdioHandler | None = field(default=None, repr=False)
+    stdio_handler: StdioHandler | None = field(default=None, repr=False)
 
 
 @frozen(kw_only=True)
@@ -125,8 +125,8 @@ class ProcessSpawner:
 
     :param reactor: spawns them.
     :param clock: measures deadlines.
-    :param grace: seconds between SIGTERM and SIGKILL.
-    :param drain: seconds between the end of a child and the end of its pipes.
+    :param kill_delay: seconds between SIGTERM and SIGKILL.
+    :param drain_timeout: seconds between the end of a child and the end of its pipes.
     """
 
     def __init__(
@@ -134,35 +134,39 @@ class ProcessSpawner:
         reactor: ProcessReactor,
         clock: IReactorTime,
         *,
-        grace: float = 5.0,
-        drain: float = 5.0,
+        kill_delay: float = 5.0,
+        drain_timeout: float = 5.0,
     ) -> None:
         self._reactor = reactor
         self._clock = clock
-        self._grace = grace
-        self._drain = drain
+        self._kill_delay = kill_delay
+        self._drain_timeout = drain_timeout
 
     async def run(self, command: Command) -> ProcessResult:
         """See :meth:`Spawner.run`."""
-        setsid = _find("setsid", command.environment)
+        setsid = _find_program("setsid", command.environment)
         # setsid and setpriv both exec the program: there is one process, our own child.
-        argv = [setsid, *_until_death(command)]
-        program = _find(command.argv[0], command.environment)
+        argv = [setsid, *_parent_death_argv(command)]
+        program = _find_program(command.argv[0], command.environment)
         child = ChildProtocol(
-            command.argv[0], command.stdout_limit, command.on_stderr_line, command.dialogue
+            command.argv[0], command.stdout_limit, command.on_stderr_line, command.stdio_handler
         )
         timers: list[IDelayedCall] = []
 
-        def stop() -> None:
+        def terminate() -> None:
             child.signal(signal.SIGTERM)
-            timers.append(self._clock.callLater(self._grace, lambda: child.signal(signal.SIGKILL)))
+            timers.append(
+                self._clock.callLater(self._kill_delay, lambda: child.signal(signal.SIGKILL))
+            )
 
         def expire() -> None:
-            child.expired = True
-            stop()
+            child.timed_out = True
+            terminate()
 
-        child.on_overflow = stop
-        child.on_exit = lambda: timers.append(self._clock.callLater(self._drain, child.close_pipes))
+        child.on_overflow = terminate
+        child.on_exit = lambda: timers.append(
+            self._clock.callLater(self._drain_timeout, child.close_pipes)
+        )
         try:
             self._reactor.spawnProcess(
                 child,
@@ -174,65 +178,65 @@ class ProcessSpawner:
         except OSError as error:
             # No process, no memory, no descriptors, or too long an argument list.
             raise ProcessFailed(
-                evidence=CommandOutput(argv=command.argv, stderr=f"it cannot be started: {error}")
+                output=CommandOutput(argv=command.argv, stderr=f"it cannot be started: {error}")
             ) from error
         if command.timeout is not None:
             timers.append(self._clock.callLater(command.timeout, expire))
         try:
-            ended = await child.end()
+            child_exit = await child.wait_until_exited()
         except CancelledError:
-            stop()
+            terminate()
             await _wait_until_exited(child)
             raise
         finally:
             for timer in timers:
                 if timer.active():
                     timer.cancel()
-        return _to_result(command, child, ended)
+        return _to_result(command, child, child_exit)
 
 
 async def _wait_until_exited(child: ChildProtocol) -> None:
     """Wait for the end of a child that is being stopped; kill it when cancelled again."""
     while True:
         try:
-            await child.end()
+            await child.wait_until_exited()
         except CancelledError:
             child.signal(signal.SIGKILL)
         else:
             return
 
 
-def _find(program: str, environment: Mapping[str, str]) -> str:
+def _find_program(program: str, environment: Mapping[str, str]) -> str:
     path = shutil.which(program, path=environment.get("PATH", os.defpath))
     if path is None:
         raise CommandMissing(command=program)
     return path
 
 
-def _until_death(command: Command) -> tuple[str, ...]:
+def _parent_death_argv(command: Command) -> tuple[str, ...]:
     """Return the argv prefix that has the kernel signal a command when its parent dies."""
     name = command.parent_death_signal.name.removeprefix("SIG")
     try:
-        return (_find("setpriv", command.environment), "--pdeathsig", name, "--")
+        return (_find_program("setpriv", command.environment), "--pdeathsig", name, "--")
     except CommandMissing:
         return ()
 
 
-def _to_result(command: Command, child: ChildProtocol, ended: Exit) -> ProcessResult:
+def _to_result(command: Command, child: ChildProtocol, child_exit: Exit) -> ProcessResult:
     """
     Convert the exit of a child into its result.
 
     :raises NixeryError: the child failed, expired or printed too much.
     """
     stderr = plain_text(child.stderr)
-    evidence = CommandOutput(
-        argv=command.argv, status=ended.status, signal=ended.signal, stderr=stderr
+    output = CommandOutput(
+        argv=command.argv, status=child_exit.status, signal=child_exit.signal, stderr=stderr
     )
     if child.overflowed:
-        raise OutputTooLarge(evidence=evidence, limit=command.stdout_limit)
-    if ended.status == 0:
+        raise OutputTooLarge(output=output, limit=command.stdout_limit)
+    if child_exit.status == 0:
         # A success counts even if the child was about to be stopped.
         return ProcessResult(stdout=b"".join(child.stdout), stderr=stderr)
-    if child.expired and command.timeout is not None:
-        raise ProcessTimedOut(evidence=evidence, seconds=command.timeout)
-    raise ProcessFailed(evidence=evidence)
+    if child.timed_out and command.timeout is not None:
+        raise ProcessTimedOut(output=output, seconds=command.timeout)
+    raise ProcessFailed(output=output)

@@ -45,7 +45,7 @@ class SourceUnavailable(NixeryError):
     what: str
     reason: str
     advice: str = "try again later; its operator finds more in the registry's log"
-    evidence: CommandOutput | None = None
+    output: CommandOutput | None = None
 
     @property
     def message(self) -> str:

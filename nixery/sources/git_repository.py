@@ -153,7 +153,7 @@ class GitRepository:
         try:
             await self._fetch_once()
         except ProcessFailed as error:
-            if not _DAMAGED.search(error.evidence.stderr):
+            if not _DAMAGED.search(error.output.stderr):
                 raise
             self._log.warn(
                 "The mirror {mirror} is damaged, and is made anew: {error}",
@@ -213,15 +213,15 @@ class GitRepository:
         try:
             return await work()
         except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
-            said, evidence = _error_summary(error), error.evidence
+            said, output = _error_summary(error), error.output
             cause: Exception = error
         except ValueError as error:
-            said, evidence, cause = f"git was not understood: {error}", None, error
+            said, output, cause = f"git was not understood: {error}", None, error
         raise SourceUnavailable(
             source=self._source.describe(),
             what=reference.describe(),
             reason=said,
-            evidence=evidence,
+            output=output,
         ) from cause
 
 
@@ -234,10 +234,10 @@ def _error_summary(error: ProcessFailed | ProcessTimedOut | OutputTooLarge) -> s
     """Return the first two error lines that git printed, which usually have the reason."""
     if not isinstance(error, ProcessFailed):
         return error.message
-    lines = [line.strip() for line in error.evidence.stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in error.output.stderr.splitlines() if line.strip()]
     # The lines after the reason are advice for people at a terminal.
     reasons = [line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))] or lines
-    return " ".join(reasons[:2])[:300] or error.evidence.describe()
+    return " ".join(reasons[:2])[:300] or error.output.describe()
 
 
 def _make_parent(path: Path) -> None:

@@ -154,7 +154,7 @@ class RefCache:
                 )
         except SourceUnavailable as error:
             if known is None:
-                self._log.warn("{error}", error=error, evidence=error.evidence)
+                self._log.warn("{error}", error=error, output=error.output)
                 raise
             self._fail(reference, known, error)
             self._remember(key, known, UPSTREAM_PAUSE)
@@ -175,7 +175,7 @@ class RefCache:
                 reference=reference.describe(),
                 reason=error.reason,
                 commit=known.commit,
-                evidence=error.evidence,
+                output=error.output,
             )
 
     def _recover(self) -> None:

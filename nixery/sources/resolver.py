@@ -207,7 +207,7 @@ class Resolver:
                     self._settings.source, self._settings.rules, tree.commit
                 ) from error
             except SourceUnavailable as error:
-                self._log.warn("{error}", error=error, evidence=error.evidence)
+                self._log.warn("{error}", error=error, output=error.output)
                 # The branch may have been rewritten since it was looked up.
                 for lookups in self._lookups():
                     lookups.invalidate(tree.commit)

@@ -224,7 +224,7 @@ class FakeNix:
             await self.gate()
         if self.collected:
             self.collected -= 1
-            raise MissingDerivations(evidence=CommandOutput(argv=("nix-build",), status=1))
+            raise MissingDerivations(output=CommandOutput(argv=("nix-build",), status=1))
         wanted = self._closure([package.attribute for package in packages])
         for package in wanted:
             if package.failure is not None:

@@ -105,7 +105,7 @@ def make_nix(
     """
     directory = directory.absolute()
     return NixCommands(
-        spawner=ProcessSpawner(cast(Any, reactor), cast(Any, reactor), grace=3.0),
+        spawner=ProcessSpawner(cast(Any, reactor), cast(Any, reactor), kill_delay=3.0),
         clock=cast(Any, reactor),
         workers=InlineWorkers(),
         settings=evolve(

@@ -513,7 +513,7 @@ class StandbyTests(NixTestCase):
         [child] = self.spy.children
         answers = await self.ahead.look_up(package_set, system, requirements)
         self.assertEqual(self.spy.children, [child])
-        self.assertEqual(await child.end(), Exit(status=0))
+        self.assertEqual(await child.wait_until_exited(), Exit(status=0))
         return answers
 
     def odd_set(self) -> tuple[PackageSet, list[str]]:
@@ -561,7 +561,7 @@ class StandbyTests(NixTestCase):
         child = await self.prewarm_evaluation(self.odd)
         answers = await self.ahead.look_up(self.odd, SYSTEM, requirements)
         self.assertEqual(answers, await self.nix.look_up(self.odd, SYSTEM, requirements))
-        self.assertEqual(await child.end(), Exit(status=0))
+        self.assertEqual(await child.wait_until_exited(), Exit(status=0))
         # What was thrown is found out by one more.
         self.assertEqual(len(self.spy.children), 2)
 
@@ -614,9 +614,9 @@ class StandbyTests(NixTestCase):
         first = await self.prewarm_evaluation(self.odd)
         (self.directory / "other").mkdir()
         second = await self.prewarm_evaluation(path_set(self.directory / "other"))
-        self.assertEqual(await first.end(), Exit(status=0))
+        self.assertEqual(await first.wait_until_exited(), Exit(status=0))
         await self.ahead.stop()
-        await second.end()
+        await second.wait_until_exited()
         for pid in self.spy.pids:
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
@@ -637,7 +637,7 @@ class StandbyTests(NixTestCase):
         child = await self.prewarm_evaluation(self.odd)
         with self.assertRaises(EvaluationTimedOut):
             await self.evaluate("hungry", nix=self.ahead)
-        self.assertNotEqual((await child.end()).status, 0)
+        self.assertNotEqual((await child.wait_until_exited()).status, 0)
         self.assertEqual(len(self.spy.children), 1)
 
 
@@ -743,7 +743,7 @@ class BuildTests(NixTestCase):
         error = await self.realise_failing(BuildFailed, "numbered")
         self.assertTrue(error.derivation.endswith("-numbered-1.drv"), error.derivation)
         self.assertEqual(error.log, tuple(f"line {number}" for number in range(11, 31)))
-        self.assertIn("failed", error.evidence.stderr)
+        self.assertIn("failed", error.output.stderr)
 
     async def test_dependency_failed(self) -> None:
         """The derivation that failed is named, and not the one that was asked for."""

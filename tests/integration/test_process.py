@@ -53,7 +53,7 @@ class ChildTests(TestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.spawner = ProcessSpawner(cast(Any, reactor), self.clock, grace=5, drain=3)
+        self.spawner = ProcessSpawner(cast(Any, reactor), self.clock, kill_delay=5, drain_timeout=3)
 
     def run_shell(self, script: str, **fields: Any) -> Deferred[ProcessResult]:
         fields.setdefault("environment", ENVIRONMENT)
@@ -91,8 +91,8 @@ class ChildTests(TestCase):
         for script, status, number in (("exit 7", 7, None), ("kill -9 $$", None, 9)):
             with self.assertRaises(ProcessFailed) as caught:
                 await self.run_shell(script)
-            evidence = caught.exception.evidence
-            self.assertEqual((evidence.status, evidence.signal), (status, number))
+            output = caught.exception.output
+            self.assertEqual((output.status, output.signal), (status, number))
 
     async def test_group(self) -> None:
         """A child leads a process group and a session of its own."""

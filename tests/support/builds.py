@@ -40,7 +40,7 @@ LATEST = Tag("latest")
 FAILURE = BuildFailed(
     derivation="/nix/store/x.drv",
     log=("no",),
-    evidence=CommandOutput(argv=("nix-build",), status=100),
+    output=CommandOutput(argv=("nix-build",), status=100),
 )
 
 PACKAGES = (

@@ -29,9 +29,9 @@ class Child:
         self.closed = True
 
     def says(self, *data: bytes) -> None:
-        assert self.command.dialogue is not None
+        assert self.command.stdio_handler is not None
         for each in data:
-            self.command.dialogue.heard(each)
+            self.command.stdio_handler.data_received(each)
 
     def exits(self) -> None:
         self.end.callback(ProcessResult(stdout=b"", stderr=""))
@@ -49,8 +49,8 @@ class Children:
             raise CommandMissing(command=command.argv[0])
         child = Child(command)
         self.all.append(child)
-        assert command.dialogue is not None
-        command.dialogue.begun(child)
+        assert command.stdio_handler is not None
+        command.stdio_handler.started(child)
         try:
             return await child.end
         except CancelledError:

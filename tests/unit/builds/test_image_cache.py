@@ -206,7 +206,7 @@ class FailureCacheTests(SynchronousTestCase):
             seconds=1,
             setting="NIX_TIMEOUT",
             log=(),
-            evidence=CommandOutput(argv=("x",)),
+            output=CommandOutput(argv=("x",)),
         )
         cache.check("key")
         cache.add("key", error)
@@ -226,7 +226,7 @@ class FailureCacheTests(SynchronousTestCase):
             seconds=1,
             setting="NIX_TIMEOUT",
             log=(),
-            evidence=CommandOutput(argv=("x",)),
+            output=CommandOutput(argv=("x",)),
         )
         for number in range(3):
             cache.add(str(number), error)

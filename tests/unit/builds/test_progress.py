@@ -23,9 +23,7 @@ from nixery.process.errors import CommandOutput
 from nixery.testing.fakes import FakeWallClock
 
 DIGEST = Digest("sha256:" + "0" * 64)
-EVIDENCE = CommandOutput(
-    argv=("nix-build", "--option", "secret"), status=100, stderr="/home/secret"
-)
+OUTPUT = CommandOutput(argv=("nix-build", "--option", "secret"), status=100, stderr="/home/secret")
 
 BEGUN = 1_800_001_000
 
@@ -126,7 +124,7 @@ class BuildTests(ProgressTestCase):
     def test_failure(self) -> None:
         """A failed build tells what its error tells clients, and no command output."""
         self.build.phase(Phase.BUILDING)
-        error = BuildFailed(derivation="/nix/store/x.drv", log=("a", "b"), evidence=EVIDENCE)
+        error = BuildFailed(derivation="/nix/store/x.drv", log=("a", "b"), output=OUTPUT)
         self.build.failed(error)
         view = self.build.view()
         self.assertEqual(view.state, BuildState.FAILED)

@@ -23,9 +23,7 @@ from tests.unit.nix.test_internal_json import Recorder
 T = TypeVar("T")
 
 NAME = parse_image_name("hello", "x86_64-linux")
-FAILURE = EvaluationFailed(
-    reason="gone", evidence=CommandOutput(argv=("nix-instantiate",), status=1)
-)
+FAILURE = EvaluationFailed(reason="gone", output=CommandOutput(argv=("nix-instantiate",), status=1))
 
 
 @define(eq=False)

@@ -58,7 +58,7 @@ from nixery.storage.errors import (
 )
 
 SECRET = "/secret/path"
-EVIDENCE = CommandOutput(argv=("nix-build", SECRET), status=1, stderr=SECRET)
+OUTPUT = CommandOutput(argv=("nix-build", SECRET), status=1, stderr=SECRET)
 DIGEST = "sha256:" + "0" * 64
 DRV = "/nix/store/abc-hello.drv"
 
@@ -72,7 +72,7 @@ def refused(*kinds: ProblemKind) -> PackagesRefused:
     )
 
 
-BUILD_FAILED = BuildFailed(derivation=DRV, log=("one", "two"), evidence=EVIDENCE)
+BUILD_FAILED = BuildFailed(derivation=DRV, log=("one", "two"), output=OUTPUT)
 
 EXPECTED: list[tuple[NixeryError, int, str]] = [
     (InvalidName(name="A", reason="r"), 400, "NAME_INVALID"),
@@ -87,7 +87,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
     (refused(ProblemKind.UNFREE), 422, "MANIFEST_INVALID"),
     (BUILD_FAILED, 422, "MANIFEST_INVALID"),
     (
-        BuildTimedOut(derivation=DRV, seconds=60, setting="NIX_TIMEOUT", log=(), evidence=EVIDENCE),
+        BuildTimedOut(derivation=DRV, seconds=60, setting="NIX_TIMEOUT", log=(), output=OUTPUT),
         422,
         "MANIFEST_INVALID",
     ),
@@ -98,7 +98,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
     ),
     (
         WrongSystem(
-            derivation=DRV, required="aarch64-linux", available="x86_64-linux", evidence=EVIDENCE
+            derivation=DRV, required="aarch64-linux", available="x86_64-linux", output=OUTPUT
         ),
         422,
         "MANIFEST_INVALID",
@@ -116,12 +116,12 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
         "TOOMANYREQUESTS",
     ),
     (QueueFull(waiting=64, retry_after=30), 429, "TOOMANYREQUESTS"),
-    (EvaluationFailed(reason="it is broken", evidence=EVIDENCE), 422, "MANIFEST_INVALID"),
-    (MissingDerivations(evidence=EVIDENCE), 503, "UNAVAILABLE"),
+    (EvaluationFailed(reason="it is broken", output=OUTPUT), 422, "MANIFEST_INVALID"),
+    (MissingDerivations(output=OUTPUT), 503, "UNAVAILABLE"),
     (errors.ShuttingDown(), 503, "UNAVAILABLE"),
     (SourceMissing(path="/p", reason="r"), 503, "UNAVAILABLE"),
     (
-        SourceUnavailable(source="s", what="w", reason="r", evidence=EVIDENCE),
+        SourceUnavailable(source="s", what="w", reason="r", output=OUTPUT),
         503,
         "UNAVAILABLE",
     ),
@@ -138,7 +138,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
         500,
         "UNKNOWN",
     ),
-    (NixUnusable(reason="too old", evidence=EVIDENCE), 500, "UNKNOWN"),
+    (NixUnusable(reason="too old", output=OUTPUT), 500, "UNKNOWN"),
     (MissingPath(path="/nix/store/x", reason="r"), 500, "UNKNOWN"),
     (errors.UnexpectedOutput(what="w", excerpt="e"), 500, "UNKNOWN"),
     (LayerLimitExceeded(budget=0), 500, "UNKNOWN"),
@@ -248,7 +248,7 @@ class DetailTests(SynchronousTestCase):
         error = BuildFailed(
             derivation=DRV,
             log=(*map(str, range(1000)), "a" * 9999 + "z"),
-            evidence=EVIDENCE,
+            output=OUTPUT,
         )
         log = read(error_response(error))["detail"]["log"]
         self.assertEqual(MAX_LOG_LINES, len(log))

@@ -52,7 +52,7 @@ PACKAGE = Package(
     outputs=(Output(name="out", path=PATHS[0]), Output(name="dev", path=PATHS[1])),
 )
 PROBED = store_path("nixery-probe").path
-EVIDENCE = CommandOutput(argv=("nix-x",), status=1, stderr="error: surprise")
+OUTPUT = CommandOutput(argv=("nix-x",), status=1, stderr="error: surprise")
 
 
 @define(eq=False)
@@ -185,9 +185,9 @@ class NixTests(SynchronousTestCase):
         self.failureResultOf(self.checked("nix-store (Nix) 2.8.0", probe=""), NixUnusable)
         for error in (
             CommandMissing(command="nix-store"),
-            ProcessFailed(evidence=EVIDENCE),
-            ProcessTimedOut(evidence=EVIDENCE, seconds=300),
-            OutputTooLarge(evidence=EVIDENCE, limit=10),
+            ProcessFailed(output=OUTPUT),
+            ProcessTimedOut(output=OUTPUT, seconds=300),
+            OutputTooLarge(output=OUTPUT, limit=10),
         ):
             self.script.play = self.raising(error)
             self.failureResultOf(self.run_nix("check"), NixUnusable)
@@ -222,9 +222,9 @@ class NixTests(SynchronousTestCase):
         """However a build fails, no root is left, and progress was told until then."""
         build_failed = CommandOutput(argv=("nix-build",), status=100, stderr="")
         for error, expected in (
-            (ProcessFailed(evidence=build_failed), BuildFailed),
-            (ProcessFailed(evidence=EVIDENCE), NixUnusable),
-            (ProcessTimedOut(evidence=EVIDENCE, seconds=1), BuildTimedOut),
+            (ProcessFailed(output=build_failed), BuildFailed),
+            (ProcessFailed(output=OUTPUT), NixUnusable),
+            (ProcessTimedOut(output=OUTPUT, seconds=1), BuildTimedOut),
             (CommandMissing(command="nix-build"), NixUnusable),
             (ZeroDivisionError(), ZeroDivisionError),
         ):
@@ -271,7 +271,7 @@ class NixTests(SynchronousTestCase):
 
         def play(command: Command) -> str:
             if "-A" in command.argv:
-                raise ProcessFailed(evidence=EVIDENCE)
+                raise ProcessFailed(output=OUTPUT)
             return f"{PATHS[0]}\n{PATHS[1]}\n"
 
         self.script.play = play
@@ -326,7 +326,7 @@ class NixTests(SynchronousTestCase):
 
     def test_closure_fails(self) -> None:
         """A query that fails is a fault of Nix."""
-        self.script.play = self.raising(ProcessFailed(evidence=EVIDENCE))
+        self.script.play = self.raising(ProcessFailed(output=OUTPUT))
         self.failureResultOf(self.run_nix("closure", PATHS[:2]), NixUnusable)
 
     # -- prewarmed evaluations --------------------------------------------------

@@ -43,7 +43,7 @@ B = "/nix/store/jgvfhgpylq9wfsy3gxd8nz7jfyw10vya-b-1.drv"
 
 
 def failed(stderr: str = "", status: int | None = 1) -> ProcessFailed:
-    return ProcessFailed(evidence=CommandOutput(argv=("nix-x",), status=status, stderr=stderr))
+    return ProcessFailed(output=CommandOutput(argv=("nix-x",), status=status, stderr=stderr))
 
 
 class ErrorTextTests(SynchronousTestCase):
@@ -188,7 +188,7 @@ class BuildFailureTests(SynchronousTestCase):
             error = self.judge(text, status=status, logs={A: ["one", "two"], B: ["other"]})
             assert isinstance(error, BuildFailed)
             self.assertEqual((error.derivation, error.log), (A, ("one", "two")), text)
-            self.assertIn(text.split("\n")[0], error.evidence.stderr)
+            self.assertIn(text.split("\n")[0], error.output.stderr)
 
     def test_first(self) -> None:
         """Of several the first is named, and not what depends on it."""
@@ -264,9 +264,9 @@ class BuildFailureTests(SynchronousTestCase):
     def test_deadline(self) -> None:
         """At the deadline of all builds the one that ran is named."""
         self.judge(logs={A: ["begun"]})
-        evidence = failed("@nix {}").evidence
+        output = failed("@nix {}").output
         error = build_deadline_passed(
-            ProcessTimedOut(evidence=evidence, seconds=14400), self.log, SETTINGS
+            ProcessTimedOut(output=output, seconds=14400), self.log, SETTINGS
         )
         self.assertEqual((error.derivation, error.log), (A, ("begun",)))
         self.assertEqual((error.setting, error.seconds), ("build_deadline", 14400))

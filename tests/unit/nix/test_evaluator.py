@@ -39,7 +39,7 @@ OTHER_SET = PackageSet(revision=path_revision(Path("/other")), path=Path("/other
 ARGUMENT = re.compile(r"(\w+) = ")
 
 
-def evidence(stderr: str = "", signal: int | None = None) -> CommandOutput:
+def command_output(stderr: str = "", signal: int | None = None) -> CommandOutput:
     status = 1 if signal is None else None
     return CommandOutput(argv=("nix-instantiate",), status=status, signal=signal, stderr=stderr)
 
@@ -89,7 +89,7 @@ class FakeEvaluations:
     ahead_failure: ProcessFailed | None = None
 
     async def run(self, command: Command) -> ProcessResult:
-        if command.dialogue is not None:
+        if command.stdio_handler is not None:
             return await self.run_ahead(command)
         names, guarded = self.note(dict(zip(command.argv, command.argv[1:], strict=False)))
         if self.waiting is not None:
@@ -98,15 +98,15 @@ class FakeEvaluations:
         assert command.timeout is not None
         if self.seconds > command.timeout:
             self.clock.advance(command.timeout)
-            raise ProcessTimedOut(evidence=evidence(), seconds=command.timeout)
+            raise ProcessTimedOut(output=command_output(), seconds=command.timeout)
         self.clock.advance(self.seconds)
         return ProcessResult(stdout=self.answer(names, guarded=guarded), stderr="")
 
     async def run_ahead(self, command: Command) -> ProcessResult:
-        assert command.dialogue is not None
+        assert command.stdio_handler is not None
         process = Ahead(command)
         self.ahead.append(process)
-        command.dialogue.begun(process)
+        command.stdio_handler.started(process)
         try:
             question = await process.question
             if process.dismissed:
@@ -117,7 +117,7 @@ class FakeEvaluations:
                 await deferLater(self.clock, self.seconds)
             if self.ahead_failure is not None:
                 raise self.ahead_failure
-            command.dialogue.heard(self.answer(names, guarded=True))
+            command.stdio_handler.data_received(self.answer(names, guarded=True))
         except CancelledError:
             process.stopped = True
             raise
@@ -138,9 +138,9 @@ class FakeEvaluations:
             if name in self.fatal:
                 raise self.fatal[name]
             if name in self.throwing and not guarded:
-                raise ProcessFailed(evidence=evidence(f"error: {self.throwing[name]}"))
+                raise ProcessFailed(output=command_output(f"error: {self.throwing[name]}"))
         if len(names) > self.together:
-            raise ProcessFailed(evidence=evidence("error: out of memory"))
+            raise ProcessFailed(output=command_output("error: out of memory"))
         answers = [self.record(name) for name in names]
         return json.dumps({"answers": answers, "levels": {}}).encode()
 
@@ -190,7 +190,7 @@ class EvaluatorCase(SynchronousTestCase):
         return Deferred.fromCoroutine(self.evaluator.evaluate(package_set, system, requirements))
 
     def failing(self, text: str = "", signal: int | None = None) -> ProcessFailed:
-        return ProcessFailed(evidence=evidence(text, signal))
+        return ProcessFailed(output=command_output(text, signal))
 
 
 class EvaluatorTests(EvaluatorCase):
@@ -262,7 +262,7 @@ class EvaluatorTests(EvaluatorCase):
 
     def test_too_much(self) -> None:
         """A set that prints without end does not evaluate."""
-        self.spawner.set_failure = OutputTooLarge(evidence=evidence(), limit=1)
+        self.spawner.set_failure = OutputTooLarge(output=command_output(), limit=1)
         self.failureResultOf(self.evaluate("ab"), EvaluationFailed)
 
     def test_timeout(self) -> None:

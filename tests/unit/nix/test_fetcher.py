@@ -33,7 +33,7 @@ NAME = "00000000000000000000000000000000-source"
 
 
 def failed(stderr: str) -> ProcessFailed:
-    return ProcessFailed(evidence=CommandOutput(argv=("nix-instantiate",), status=1, stderr=stderr))
+    return ProcessFailed(output=CommandOutput(argv=("nix-instantiate",), status=1, stderr=stderr))
 
 
 class NixFetcherTests(SynchronousTestCase):
@@ -218,7 +218,7 @@ class NixFetcherTests(SynchronousTestCase):
             (TREE, CommandMissing(command="nix-instantiate"), NixUnusable),
             (
                 TREE,
-                ProcessTimedOut(evidence=CommandOutput(argv=("nix-instantiate",)), seconds=1),
+                ProcessTimedOut(output=CommandOutput(argv=("nix-instantiate",)), seconds=1),
                 SourceUnavailable,
             ),
         ):

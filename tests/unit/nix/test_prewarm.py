@@ -25,7 +25,7 @@ def command(name: str = "one") -> Command:
 
 
 def failed() -> ProcessFailed:
-    return ProcessFailed(evidence=CommandOutput(argv=("nix",), status=1))
+    return ProcessFailed(output=CommandOutput(argv=("nix",), status=1))
 
 
 class PrewarmedEvaluatorTests(SynchronousTestCase):
@@ -238,10 +238,10 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual((QUESTION, True), (child.sent, child.closed))
         child.says(b'{"ans', b"", b'wers"', b": []}\n")
         self.assertNoResult(asking)
-        self.assertFalse(self.waiting.over)
+        self.assertFalse(self.waiting.has_exited)
         child.exits()
         self.assertEqual(b'{"answers": []}\n', self.successResultOf(asking))
-        self.assertTrue(self.waiting.over)
+        self.assertTrue(self.waiting.has_exited)
         self.assertEqual(1, self.ends)
 
     def test_failed(self) -> None:
@@ -265,7 +265,7 @@ class WaitingTests(SynchronousTestCase):
         """So is one that could not be started."""
         self.children.missing = True
         self.waiting.start(self.end)
-        self.assertEqual((True, 1), (self.waiting.over, self.ends))
+        self.assertEqual((True, 1), (self.waiting.has_exited, self.ends))
         self.failureResultOf(self.ask(), CommandMissing)
 
     def test_cancelled(self) -> None:
@@ -300,22 +300,22 @@ class WaitingTests(SynchronousTestCase):
     def test_not_started(self) -> None:
         """A process that was not started is sent nothing, and there is no end to wait for."""
         self.waiting.send(QUESTION)
-        self.waiting.end()
+        self.waiting.close_stdin()
         self.waiting.kill()
-        self.successResultOf(Deferred.fromCoroutine(self.waiting.ended()))
-        self.assertFalse(self.waiting.over)
+        self.successResultOf(Deferred.fromCoroutine(self.waiting.wait_until_exited()))
+        self.assertFalse(self.waiting.has_exited)
 
     def test_ended(self) -> None:
         """A process that has ended is sent nothing any more, and ends once."""
         child = self.start()
-        waits = [Deferred.fromCoroutine(self.waiting.ended()) for _ in range(2)]
+        waits = [Deferred.fromCoroutine(self.waiting.wait_until_exited()) for _ in range(2)]
         child.exits()
         self.waiting.send(QUESTION)
-        self.waiting.end()
+        self.waiting.close_stdin()
         self.waiting.kill()
         self.assertEqual(
             (b"", False, False), (child.sent, child.closed, child.stopped), "it has ended"
         )
-        for wait in (*waits, Deferred.fromCoroutine(self.waiting.ended())):
+        for wait in (*waits, Deferred.fromCoroutine(self.waiting.wait_until_exited())):
             self.successResultOf(wait)
         self.assertEqual(1, self.ends)

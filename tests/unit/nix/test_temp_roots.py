@@ -112,8 +112,8 @@ class TempRootHolderTests(SynchronousTestCase):
             child = self.children.all[-1]
             child.says(*self.answers()[:count])
             self.assertNoResult(holding)
-            evidence = CommandOutput(argv=("nix-store",), status=1)
-            child.end.errback(ProcessFailed(evidence=evidence))
+            output = CommandOutput(argv=("nix-store",), status=1)
+            child.end.errback(ProcessFailed(output=output))
             self.assertIsNone(self.successResultOf(holding))
         self.successResultOf(self.stop())
 

@@ -243,11 +243,11 @@ class MeasuredContractTests(StorageContract, SynchronousTestCase):
 class CommandTests(MeasuresCase):
     def test_outcomes(self) -> None:
         """Commands count by their program and how they ended."""
-        evidence = CommandOutput(argv=("nix-build",), stderr="")
+        output = CommandOutput(argv=("nix-build",), stderr="")
         results: list[ProcessResult | Exception] = [
             ProcessResult(stdout=b"", stderr=""),
-            ProcessFailed(evidence=evidence),
-            ProcessTimedOut(evidence=evidence, seconds=1),
+            ProcessFailed(output=output),
+            ProcessTimedOut(output=output, seconds=1),
             CommandMissing(command="nix-build"),
             CancelledError(),
         ]
@@ -268,21 +268,21 @@ class CommandTests(MeasuresCase):
             labels = {"command": "nix-build", "outcome": outcome}
             self.assertEqual(1, self.value("nixery_commands_total", **labels), outcome)
 
-    def test_dialogues(self) -> None:
-        """A command with a dialogue is counted, but its duration is not."""
+    def test_interactive_command(self) -> None:
+        """An interactive command is counted, but its duration is not."""
 
         class Spawner:
             async def run(self, command: Command) -> ProcessResult:
-                assert command.dialogue is not None
+                assert command.stdio_handler is not None
                 return ProcessResult(stdout=b"", stderr="")
 
-        class Dialogue:
-            def begun(self, stdin: Stdin, /) -> None: ...
+        class Handler:
+            def started(self, stdin: Stdin, /) -> None: ...
 
-            def heard(self, data: bytes, /) -> None: ...
+            def data_received(self, data: bytes, /) -> None: ...
 
         spawner = MeasuredSpawner(Spawner(), self.measures, self.clock.seconds)
-        run = spawner.run(Command(argv=("nix-store",), environment={}, dialogue=Dialogue()))
+        run = spawner.run(Command(argv=("nix-store",), environment={}, stdio_handler=Handler()))
         self.successResultOf(Deferred.fromCoroutine(run))
         labels = {"command": "nix-store"}
         self.assertEqual(1, self.value("nixery_commands_total", **labels, outcome="succeeded"))

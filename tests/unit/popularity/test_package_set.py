@@ -20,9 +20,7 @@ from nixery.testing.fakes import FakeNix, FakePackage
 
 T = TypeVar("T")
 
-FAILURE = BuildFailed(
-    derivation="", log=(), evidence=CommandOutput(argv=("nix-build",), status=100)
-)
+FAILURE = BuildFailed(derivation="", log=(), output=CommandOutput(argv=("nix-build",), status=100))
 
 
 class WholeSetTests(SynchronousTestCase):

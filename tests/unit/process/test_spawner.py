@@ -74,7 +74,7 @@ class SpawnerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.reactor = FakeReactor()
-        self.spawner = ProcessSpawner(self.reactor, self.clock, grace=5, drain=3)
+        self.spawner = ProcessSpawner(self.reactor, self.clock, kill_delay=5, drain_timeout=3)
         self.command = Command(
             argv=("sh", "-c", "true"), environment={"PATH": os.environ["PATH"], "A": "b"}
         )
@@ -125,20 +125,20 @@ class SpawnerTests(SynchronousTestCase):
         )
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_dialogue(self) -> None:
-        """A dialogue with a child has its standard input and output, within the output limit."""
+    def test_stdio_handler(self) -> None:
+        """A handler of a child has its standard input and output, within the output limit."""
         told: list[object] = []
 
-        class Dialogue:
-            def begun(self, stdin: object, /) -> None:
+        class Handler:
+            def started(self, stdin: object, /) -> None:
                 told.append(stdin)
 
-            def heard(self, data: bytes, /) -> None:
+            def data_received(self, data: bytes, /) -> None:
                 told.append(data)
                 if data == b"odd":
                     raise ValueError(data)
 
-        result = self.run_command(dialogue=Dialogue(), stdout_limit=6)
+        result = self.run_command(stdio_handler=Handler(), stdout_limit=6)
         self.assertEqual([self.reactor.transport], told)
         self.assertEqual([], self.reactor.transport.closed)
         for data in (b"one", b"odd"):
@@ -156,18 +156,16 @@ class SpawnerTests(SynchronousTestCase):
         self.reactor.child.childDataReceived(2, b"a" * STDERR_TAIL_BYTES)
         self.reactor.child.childDataReceived(2, b"b" * STDERR_TAIL_BYTES + b"end")
         self.reactor.end(status=3)
-        evidence = self.failureResultOf(result, ProcessFailed).value.evidence
-        self.assertEqual(
-            (evidence.argv, evidence.status, evidence.signal), (self.command.argv, 3, None)
-        )
-        self.assertEqual(evidence.stderr, "b" * (STDERR_TAIL_BYTES - 3) + "end")
+        output = self.failureResultOf(result, ProcessFailed).value.output
+        self.assertEqual((output.argv, output.status, output.signal), (self.command.argv, 3, None))
+        self.assertEqual(output.stderr, "b" * (STDERR_TAIL_BYTES - 3) + "end")
 
     def test_signal(self) -> None:
         """A child that a signal ended has failed."""
         result = self.run_command()
         self.reactor.end(status=None, signal=9)
-        evidence = self.failureResultOf(result, ProcessFailed).value.evidence
-        self.assertEqual((evidence.status, evidence.signal), (None, 9))
+        output = self.failureResultOf(result, ProcessFailed).value.output
+        self.assertEqual((output.status, output.signal), (None, 9))
 
     def test_deadline(self) -> None:
         """A child that fails after its deadline was stopped at it, and not before."""
@@ -178,7 +176,7 @@ class SpawnerTests(SynchronousTestCase):
         self.assertNoResult(result)
         self.reactor.end(status=None, signal=15)
         failure = self.failureResultOf(result, ProcessTimedOut).value
-        self.assertEqual((failure.seconds, failure.evidence.stderr), (10.0, "busy"))
+        self.assertEqual((failure.seconds, failure.output.stderr), (10.0, "busy"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_failure_before_deadline(self) -> None:

@@ -25,7 +25,7 @@ DOWN = "fatal: unable to access 'https://h/p': Could not resolve host: h\n"
 
 
 def failed(stderr: str, status: int = 128) -> ProcessFailed:
-    return ProcessFailed(evidence=CommandOutput(argv=("git",), status=status, stderr=stderr))
+    return ProcessFailed(output=CommandOutput(argv=("git",), status=status, stderr=stderr))
 
 
 @define(eq=False)
@@ -114,7 +114,7 @@ class GitRepositoryTests(SynchronousTestCase):
         self.assertIn("Could not resolve host", error.message)
         self.assertIn("main", error.message)
         self.assertNotIn("secret", error.message)
-        self.assertEqual(error.evidence.stderr, DOWN)
+        self.assertEqual(error.output.stderr, DOWN)
         self.assertEqual(len(self.git.commands), 3)
 
     def test_strange_answers(self) -> None:

@@ -187,7 +187,7 @@ def _make(kind: type[Any], given: Mapping[str, Any]) -> Any:
     return kind(**values)
 
 
-_PLAIN = {"evidence": {"argv": ["nix-build"], "status": 1}}
+_PLAIN = {"output": {"argv": ["nix-build"], "status": 1}}
 """Fields that are in no message, and may be left out."""
 
 

@@ -241,7 +241,7 @@ class FailureTests(RegistryTestCase):
             BuildFailed(
                 derivation="/nix/store/x-git.drv",
                 log=("cc1: \x1b[31merror", "make: *** [all] Error 1"),
-                evidence=CommandOutput(argv=("nix-build",), status=100),
+                output=CommandOutput(argv=("nix-build",), status=100),
             )
         )
         message = self.refused(self.get(self.PATH), 422, "MANIFEST_INVALID")

@@ -168,8 +168,8 @@ class PageTests(PagesTestCase):
     def test_failed(self) -> None:
         """A build that failed says why."""
         build = self.begin()
-        evidence = CommandOutput(argv=("secret",), status=1, stderr="secret")
-        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=("no",), evidence=evidence))
+        output = CommandOutput(argv=("secret",), status=1, stderr="secret")
+        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=("no",), output=output))
         page = self.get(f"/builds/{build.id}")
         self.assertEqual(page["state"], "failed")
         self.assertEqual(page["problem"]["derivation"], "/nix/store/x.drv")

@@ -34,7 +34,7 @@ from tests.unit.http.ui.test_package_query import found, missing
 
 DIGEST = Digest("sha256:" + "0" * 64)
 LATEST = Tag("latest")
-EVIDENCE = CommandOutput(argv=("secret",), status=1, stderr="secret")
+OUTPUT = CommandOutput(argv=("secret",), status=1, stderr="secret")
 
 
 class FakePackageSearch:
@@ -103,7 +103,7 @@ class UsersTestCase(SynchronousTestCase):
 
     def failing(self, repository: str, *log: str) -> Build:
         build = self.begin(repository)
-        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=log, evidence=EVIDENCE))
+        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=log, output=OUTPUT))
         return build
 
 
@@ -209,7 +209,7 @@ class ApiTests(UsersTestCase):
         self.assertEqual([], self.package_search.asked)
         for error, status in (
             (QueueFull(waiting=1, retry_after=5), 429),
-            (EvaluationFailed(reason="syntax", evidence=EVIDENCE), 422),
+            (EvaluationFailed(reason="syntax", output=OUTPUT), 422),
         ):
             self.package_search.error = error
             code, value = self.get("git")
