@@ -16,7 +16,7 @@ from collections.abc import Callable
 from attrs import define, field
 from cachetools import TTLCache
 
-from nixery.limits.addresses import origin_of
+from nixery.limits.addresses import client_key_of
 
 __all__ = ["Throttle"]
 
@@ -77,11 +77,11 @@ class Throttle:
 
     def succeeded(self, address: str, user: str) -> None:
         """Record a successful login."""
-        self._failures.pop((origin_of(address), user), None)
+        self._failures.pop((client_key_of(address), user), None)
 
 
 def _keys(address: str, user: str) -> tuple[tuple[tuple[str, str], int], ...]:
-    origin = origin_of(address)
+    origin = client_key_of(address)
     # No user's name is empty.
     return ((origin, user[:255] or "-"), FREE_FAILURES_PER_USER), (
         (origin, ""),

@@ -169,7 +169,7 @@ class Builder(Service):
                     lambda: self.pipeline.evaluate(package_set, request, progress),
                     progress.queued,
                 )
-                self.rules.check_found(evaluation)
+                self.rules.check_evaluation(evaluation)
                 return evaluation
 
         progress.phase(Phase.EVALUATING)
@@ -246,7 +246,7 @@ class Builder(Service):
             {"image": key, "derivations": [package.derivation for package in evaluation.packages]}
         )
         self._failures.check(attempt)
-        self.allowance.begin()
+        self.allowance.count_new_image()
         for missing in evaluation.left_out:
             self._log.info(
                 "{image}: the package set has no {missing}, which is left out",

@@ -148,7 +148,7 @@ class RegistryChannel(HTTPChannel):
         self.site.channels.add(self)
         room = self.site.admission.connection_opened()
         if room is None:
-            self.site.admission.refused("connections")
+            self.site.admission.count_refusal("connections")
             self.transport.abortConnection()
             return
         if not room:
@@ -204,7 +204,7 @@ class RegistryChannel(HTTPChannel):
 
     def _reject(self, reason: str, words: bytes) -> None:
         """Send a raw response that belongs to no request, and end the connection."""
-        self.site.admission.refused(reason)
+        self.site.admission.count_refusal(reason)
         self.transport.write(words)
         self.loseConnection()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from twisted.web.server import Request
 
 from nixery.http.server import LoggedRequest
-from nixery.limits.addresses import LOCAL, origin_of
+from nixery.limits.addresses import UNIX_SOCKET, client_key_of
 
 __all__ = ["client_address", "client_keys"]
 
@@ -19,11 +19,11 @@ def client_address(request: Request) -> str:
     """Return the client's address; all clients of a UNIX socket share one."""
     if isinstance(request, LoggedRequest):
         return request.client_address
-    return getattr(request.client, "host", None) or LOCAL
+    return getattr(request.client, "host", None) or UNIX_SOCKET
 
 
 def client_keys(request: Request) -> tuple[str, ...]:
     """Return the keys that a client is counted by: its address, and its user if logged in."""
     if isinstance(request, LoggedRequest):
         return request.client_keys
-    return (origin_of(client_address(request)),)
+    return (client_key_of(client_address(request)),)

@@ -32,7 +32,7 @@ from nixery.errors import NixeryError
 from nixery.http.channel import RegistryChannel
 from nixery.http.error_responses import error_response, log_text
 from nixery.http.responses import send_error
-from nixery.limits.addresses import LOCAL, origin_of
+from nixery.limits.addresses import UNIX_SOCKET, client_key_of
 from nixery.limits.admission import AdmissionControl
 from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.version import VERSION
@@ -193,7 +193,7 @@ class LoggedRequest(Request):
             self.begun = self.site.clock.seconds()
             self.id = self.site.new_id()
             self.responseHeaders.setRawHeaders(b"X-Request-Id", [self.id.encode("ascii")])
-            refusal = self.site.admission.admit(
+            refusal = self.site.admission.check_request(
                 self.path, self.client_keys, over_limit=getattr(self.channel, "over_limit", False)
             )
             if refusal is not None:
@@ -207,19 +207,19 @@ class LoggedRequest(Request):
         """The client's address; behind a trusted proxy, that of the client of the proxy."""
         if self._address is None:
             peer: str | None = getattr(self.client, "host", None)
-            self._address = peer or LOCAL
+            self._address = peer or UNIX_SOCKET
             if isinstance(self.site, RegistrySite) and self.site.admission.limits.proxies:
                 forwarded = self.requestHeaders.getRawHeaders(b"X-Forwarded-For")
-                self._address = self.site.admission.client(peer, forwarded)
+                self._address = self.site.admission.client_address(peer, forwarded)
         return self._address
 
     @property
     def client_keys(self) -> tuple[str, ...]:
         """The keys that the client is counted by: its address, and its user if there is one."""
-        origin = origin_of(self.client_address)
+        key = client_key_of(self.client_address)
         user = None if self.resolved_client is None else self.resolved_client.user
         # No address has a space in it.
-        return (origin,) if user is None else (origin, f"user {user}")
+        return (key,) if user is None else (key, f"user {user}")
 
     def _refuse(self, error: NixeryError) -> None:
         self.responseHeaders.setRawHeaders(b"Server", [_SERVER])

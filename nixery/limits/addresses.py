@@ -22,9 +22,9 @@ from ipaddress import (
 
 from attrs import field, frozen
 
-__all__ = ["LOCAL", "TrustedProxies", "origin_of", "parse_proxies"]
+__all__ = ["UNIX_SOCKET", "TrustedProxies", "client_key_of", "parse_proxies"]
 
-LOCAL = "unix"
+UNIX_SOCKET = "unix"
 """The address of all clients on a UNIX socket, which has no addresses."""
 
 MAX_HOPS = 16
@@ -40,31 +40,31 @@ class TrustedProxies:
     The proxies whose ``X-Forwarded-For`` is trusted.
 
     :param networks: their networks.
-    :param local: whether the peer on a UNIX socket is such a proxy.
+    :param trust_unix_sockets: whether the peer on a UNIX socket is such a proxy.
     """
 
     networks: tuple[Network, ...] = ()
-    local: bool = False
-    _known: dict[str, bool] = field(factory=dict, init=False, eq=False, repr=False)
+    trust_unix_sockets: bool = False
+    _cache: dict[str, bool] = field(factory=dict, init=False, eq=False, repr=False)
 
     def __bool__(self) -> bool:
-        return self.local or bool(self.networks)
+        return self.trust_unix_sockets or bool(self.networks)
 
     def trusts(self, host: str) -> bool:
         """Tell whether a peer is a trusted proxy."""
-        if host == LOCAL:
-            return self.local
+        if host == UNIX_SOCKET:
+            return self.trust_unix_sockets
         if not self.networks:
             return False
-        known = self._known.get(host)
-        if known is None:
-            if len(self._known) >= 4096:
-                self._known.clear()
+        trusted = self._cache.get(host)
+        if trusted is None:
+            if len(self._cache) >= 4096:
+                self._cache.clear()
             address = _parse(host)
-            known = self._known[host] = address is not None and self._holds(address)
-        return known
+            trusted = self._cache[host] = address is not None and self._contains(address)
+        return trusted
 
-    def client(self, peer: str, forwarded: Iterable[bytes]) -> str:
+    def client_address(self, peer: str, forwarded: Iterable[bytes]) -> str:
         """
         Return the address of the client behind a peer.
 
@@ -80,26 +80,26 @@ class TrustedProxies:
             client = str(address)
         return client
 
-    def _holds(self, address: Address) -> bool:
+    def _contains(self, address: Address) -> bool:
         return any(
             address.version == network.version and address in network for network in self.networks
         )
 
 
-def parse_proxies(texts: Sequence[str]) -> TrustedProxies:
+def parse_proxies(values: Sequence[str]) -> TrustedProxies:
     """
     Parse networks and addresses; ``unix`` stands for UNIX sockets.
 
     :raises ValueError: an item is neither a network, nor an address, nor ``unix``.
     """
     return TrustedProxies(
-        networks=tuple(ip_network(text, strict=False) for text in texts if text != LOCAL),
-        local=LOCAL in texts,
+        networks=tuple(ip_network(text, strict=False) for text in values if text != UNIX_SOCKET),
+        trust_unix_sockets=UNIX_SOCKET in values,
     )
 
 
 @lru_cache(maxsize=8192)
-def origin_of(host: str) -> str:
+def client_key_of(host: str) -> str:
     """
     Return the key that a client is counted under.
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from attrs import define, field, frozen
 
 from nixery.errors import NixeryError
-from nixery.limits.addresses import LOCAL, TrustedProxies, origin_of
+from nixery.limits.addresses import UNIX_SOCKET, TrustedProxies, client_key_of
 from nixery.limits.errors import RequestsExceeded, TooManyConnections
-from nixery.limits.token_buckets import Buckets
+from nixery.limits.token_buckets import TokenBuckets
 
 __all__ = ["AdmissionControl", "AdmissionLimits"]
 
@@ -34,18 +34,18 @@ class AdmissionLimits:
     """
     The limits for clients; 0 stands for any number.
 
-    :param rate: requests of a client per second, in the long run.
+    :param requests_per_second: requests of a client per second, in the long run.
     :param burst: requests of a client at once.
-    :param connections: connections of all clients.
+    :param max_connections: connections of all clients.
     :param connections_per_client: connections of one client.
     :param request_read_timeout: seconds from the first byte of a request to its last.
     :param idle_timeout: seconds that a connection may wait for its next request.
     :param proxies: the proxies whose ``X-Forwarded-For`` is trusted.
     """
 
-    rate: int = 0
+    requests_per_second: int = 0
     burst: int = 1
-    connections: int = 0
+    max_connections: int = 0
     connections_per_client: int = 0
     request_read_timeout: float = 30.0
     idle_timeout: float = 60.0
@@ -66,62 +66,64 @@ class AdmissionControl:
     refusals: dict[str, int] = field(factory=dict, init=False)
     """Number of refusals, by a word for the reason."""
 
-    _requests: Buckets | None = field(init=False)
-    _connections: dict[str, int] = field(factory=dict, init=False)
-    _count: int = field(default=0, init=False)
+    _request_buckets: TokenBuckets | None = field(init=False)
+    _client_connections: dict[str, int] = field(factory=dict, init=False)
+    _connection_count: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         limits = self.limits
-        self._requests = None
-        if limits.rate:
-            self._requests = Buckets(
-                rate=limits.rate, burst=max(1, limits.burst), seconds=self.seconds
+        self._request_buckets = None
+        if limits.requests_per_second:
+            self._request_buckets = TokenBuckets(
+                rate=limits.requests_per_second, burst=max(1, limits.burst), seconds=self.seconds
             )
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Count a refusal."""
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     # -- requests -------------------------------------------------------------------
 
-    def client(self, peer: str | None, forwarded: Sequence[bytes] | None) -> str:
+    def client_address(self, peer: str | None, forwarded: Sequence[bytes] | None) -> str:
         """
         Return the address of the client that sends a request.
 
         :param peer: the peer of the connection; ``None``: it has no address.
         :param forwarded: the values of ``X-Forwarded-For``, if there are any.
         """
-        address = peer or LOCAL
+        address = peer or UNIX_SOCKET
         if forwarded and self.limits.proxies:
-            return self.limits.proxies.client(address, forwarded)
+            return self.limits.proxies.client_address(address, forwarded)
         return address
 
-    def admit(self, path: bytes, client: Sequence[str], *, over_limit: bool) -> NixeryError | None:
+    def check_request(
+        self, path: bytes, client_keys: Sequence[str], *, over_limit: bool
+    ) -> NixeryError | None:
         """
         Tell whether a request is allowed.
 
-        :param client: the keys that its client is counted under.
+        :param client_keys: the keys that its client is counted under.
         :param over_limit: whether it came on a connection beyond the limit.
         :return: the error to answer with; ``None``: it is allowed.
         """
         if path in UNLIMITED_PATHS:
             return None
         if over_limit:
-            self.refused("connections")
-            return TooManyConnections(limit=self.limits.connections)
-        if self._requests is None:
+            self.count_refusal("connections")
+            return TooManyConnections(limit=self.limits.max_connections)
+        if self._request_buckets is None:
             return None
-        taken: list[str] = []
-        for key in client:
-            wait = self._requests.take(key)
+        charged: list[str] = []
+        for key in client_keys:
+            wait = self._request_buckets.take(key)
             if wait:
-                for each in taken:
-                    self._requests.give_back(each)
-                self.refused("requests")
+                for each in charged:
+                    self._request_buckets.put_back(each)
+                self.count_refusal("requests")
                 return RequestsExceeded(
-                    rate=self.limits.rate, burst=self.limits.burst, retry_after=wait
+                    rate=self.limits.requests_per_second, burst=self.limits.burst, retry_after=wait
                 )
-            taken.append(key)
+            charged.append(key)
         return None
 
     # -- connections ------------------------------------------------------------------
@@ -133,15 +135,15 @@ class AdmissionControl:
         :return: whether it is within the limit; ``None``: it is not to be accepted at all,
             not even for a moment.
         """
-        self._count += 1
-        over = self._count - self.limits.connections
-        if not self.limits.connections or over <= 0:
+        self._connection_count += 1
+        excess = self._connection_count - self.limits.max_connections
+        if not self.limits.max_connections or excess <= 0:
             return True
-        return False if over <= RESERVED_CONNECTIONS else None
+        return False if excess <= RESERVED_CONNECTIONS else None
 
     def connection_closed(self) -> None:
         """Count the end of a connection."""
-        self._count -= 1
+        self._connection_count -= 1
 
     def assign_client(self, peer: str | None) -> str | None:
         """
@@ -149,18 +151,20 @@ class AdmissionControl:
 
         :return: the key that it is counted under; ``None``: the client is at its limit.
         """
-        if not self.limits.connections_per_client or self.limits.proxies.trusts(peer or LOCAL):
+        if not self.limits.connections_per_client or self.limits.proxies.trusts(
+            peer or UNIX_SOCKET
+        ):
             return ""
-        origin = origin_of(peer or LOCAL)
-        count = self._connections.get(origin, 0)
+        client_key = client_key_of(peer or UNIX_SOCKET)
+        count = self._client_connections.get(client_key, 0)
         if count >= self.limits.connections_per_client:
             return None
-        self._connections[origin] = count + 1
-        return origin
+        self._client_connections[client_key] = count + 1
+        return client_key
 
-    def release_client(self, origin: str | None) -> None:
+    def release_client(self, client_key: str | None) -> None:
         """Stop counting a connection for a client: it ended, or has another client now."""
-        if origin:
-            self._connections[origin] -= 1
-            if not self._connections[origin]:
-                del self._connections[origin]
+        if client_key:
+            self._client_connections[client_key] -= 1
+            if not self._client_connections[client_key]:
+                del self._client_connections[client_key]

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from attrs import define, field
 
 from nixery.limits.errors import BuildsExceeded
-from nixery.limits.token_buckets import Buckets
+from nixery.limits.token_buckets import TokenBuckets
 
 __all__ = ["BuildQuota", "current_client"]
 
@@ -26,7 +26,7 @@ The keys of the client that the current work is for, its address and its user; e
 daemon works for itself.
 """
 
-BUSY_RETRY_SECONDS = 10.0
+CONCURRENCY_RETRY_SECONDS = 10.0
 """Seconds to retry after, for a client that has too many builds at once."""
 
 
@@ -35,43 +35,47 @@ class BuildQuota:
     """
     Counts the builds of each client.
 
-    :param at_once: how many a client may have at once; 0: any number.
-    :param hourly: how many it may begin in an hour; 0: any number.
+    :param max_concurrent: how many a client may have at once; 0: any number.
+    :param max_per_hour: how many it may begin in an hour; 0: any number.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param refused: called for each refused build, with a word for the reason.
+    :param on_refusal: called for each refused build, with a word for the reason.
     """
 
-    at_once: int = 0
-    hourly: int = 0
+    max_concurrent: int = 0
+    max_per_hour: int = 0
     seconds: Callable[[], float] = lambda: 0.0
-    refused: Callable[[str], None] = lambda _reason: None
+    on_refusal: Callable[[str], None] = lambda _reason: None
 
     _running: dict[str, int] = field(factory=dict, init=False)
-    _hours: Buckets | None = field(init=False)
+    _hourly_buckets: TokenBuckets | None = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._hours = (
-            Buckets(rate=self.hourly / 3600.0, burst=self.hourly, seconds=self.seconds)
-            if self.hourly
+        self._hourly_buckets = (
+            TokenBuckets(
+                rate=self.max_per_hour / 3600.0, burst=self.max_per_hour, seconds=self.seconds
+            )
+            if self.max_per_hour
             else None
         )
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def reserve_slot(self) -> Iterator[None]:
         """
         Count a build for the current client while the context lasts.
 
         :raises BuildsExceeded: it has as many as it may have.
         """
         client = current_client.get()
-        if self.at_once and any(self._running.get(key, 0) >= self.at_once for key in client):
-            self.refused("builds")
+        if self.max_concurrent and any(
+            self._running.get(key, 0) >= self.max_concurrent for key in client
+        ):
+            self.on_refusal("builds")
             raise BuildsExceeded(
                 client=client,
-                limit=self.at_once,
+                limit=self.max_concurrent,
                 period="at once",
                 setting="builds_per_client",
-                retry_after=BUSY_RETRY_SECONDS,
+                retry_after=CONCURRENCY_RETRY_SECONDS,
             )
         for key in client:
             self._running[key] = self._running.get(key, 0) + 1
@@ -83,24 +87,24 @@ class BuildQuota:
                 if not self._running[key]:
                     del self._running[key]
 
-    def begin(self) -> None:
+    def count_new_image(self) -> None:
         """
         Count an image that is made for the current client.
 
         :raises BuildsExceeded: it has made too many lately.
         """
         client = current_client.get()
-        if self._hours is None:
+        if self._hourly_buckets is None:
             return
-        wait = max((self._hours.wait(key) for key in client), default=0.0)
+        wait = max((self._hourly_buckets.seconds_until_token(key) for key in client), default=0.0)
         if wait > 0:
-            self.refused("hourly_builds")
+            self.on_refusal("hourly_builds")
             raise BuildsExceeded(
                 client=client,
-                limit=self.hourly,
+                limit=self.max_per_hour,
                 period="in an hour",
                 setting="builds_per_client_per_hour",
                 retry_after=wait,
             )
         for key in client:
-            self._hours.take(key)
+            self._hourly_buckets.take(key)

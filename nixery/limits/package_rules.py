@@ -32,12 +32,12 @@ class PackageRules:
 
     :param allowed: only these may be served; ``None``: all.
     :param denied: these may not be served.
-    :param most: how many packages may be requested in one image; ``None``: any number.
+    :param max_packages: how many packages may be requested in one image; ``None``: any number.
     """
 
     allowed: PackagePatterns | None = None
     denied: PackagePatterns | None = None
-    most: int | None = None
+    max_packages: int | None = None
 
     def check(self, name: ImageName) -> None:
         """
@@ -46,61 +46,61 @@ class PackageRules:
         :raises PackagesDenied: some of them may not be served.
         :raises ImageTooLarge: there are too many of them.
         """
-        denied = _denied(self, name)
+        denied = _denied_packages(self, name)
         if denied:
             raise PackagesDenied(packages=denied)
         # Default packages are in every image and do not count.
         count = len(name.requirements) - len(DEFAULT_PACKAGES)
-        if self.most is not None and count > self.most:
+        if self.max_packages is not None and count > self.max_packages:
             raise ImageTooLarge(
-                what="packages", value=count, limit=self.most, setting="max_packages"
+                what="packages", value=count, limit=self.max_packages, setting="max_packages"
             )
 
-    def check_found(self, evaluation: Evaluation) -> None:
+    def check_evaluation(self, evaluation: Evaluation) -> None:
         """
         Check the packages that an evaluation found.
 
         :raises PackagesDenied: some of them may not be served.
         """
-        denied = [package for package in evaluation.packages if self._denies_found(package)]
+        denied = [package for package in evaluation.packages if self._denies_package(package)]
         if denied:
             raise PackagesDenied(
                 packages=tuple(sorted({name for package in denied for name in package.requested}))
             )
 
-    def denies(self, item: PackageRequest) -> bool:
+    def denies(self, request: PackageRequest) -> bool:
         """Tell whether a requested package may not be served."""
-        if item.name in DEFAULT_PACKAGES:
+        if request.name in DEFAULT_PACKAGES:
             return False
-        return (self.allowed is not None and not self.allowed.matches(item.name)) or (
-            self.denied is not None and self.denied.touches(item.name)
+        return (self.allowed is not None and not self.allowed.matches(request.name)) or (
+            self.denied is not None and self.denied.touches(request.name)
         )
 
-    def _denies_found(self, package: Package) -> bool:
+    def _denies_package(self, package: Package) -> bool:
         if all(name in DEFAULT_PACKAGES for name in package.requested):
             return False
         if self.denied is not None and (
             self.denied.touches(package.attribute)
             or any(self.denied.touches(name) for name in package.requested)
-            or self.denied.touches(_as_one_part(package.pname))
+            or self.denied.touches(_escape_dots(package.pname))
         ):
             return True
         return self.allowed is not None and not self._allows(self.allowed, package)
 
     def _allows(self, allowed: PackagePatterns, package: Package) -> bool:
-        found = fold(package.attribute)
+        attribute_path = fold(package.attribute)
         return allowed.matches(package.attribute) or any(
             # A requested output follows the attribute path.
-            fold(name)[: len(found)] == found and allowed.matches(name)
+            fold(name)[: len(attribute_path)] == attribute_path and allowed.matches(name)
             for name in package.requested
         )
 
 
 @lru_cache(maxsize=4096)
-def _denied(rules: PackageRules, name: ImageName) -> tuple[str, ...]:
+def _denied_packages(rules: PackageRules, name: ImageName) -> tuple[str, ...]:
     return tuple(item.name for item in name.requirements if rules.denies(item))
 
 
-def _as_one_part(pname: str) -> str:
+def _escape_dots(pname: str) -> str:
     """Turn a derivation's name, in which dots separate nothing, into one part of a path."""
     return pname.replace(".", "_")

@@ -249,7 +249,7 @@ class ImageService:
         """Make an image within the client's build quota, and track its build."""
         if self.builder.stopping:
             raise ShuttingDown
-        with self.builder.allowance.place():
+        with self.builder.allowance.reserve_slot():
             return await self._run_build(request, tag, make)
 
     async def _run_build(

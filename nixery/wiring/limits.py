@@ -51,9 +51,9 @@ class LimitParts:
         config = self.config
         self.admission = admission = AdmissionControl(
             limits=AdmissionLimits(
-                rate=config.requests_per_client,
+                requests_per_second=config.requests_per_client,
                 burst=config.requests_per_client_burst,
-                connections=config.max_connections,
+                max_connections=config.max_connections,
                 connections_per_client=config.connections_per_client,
                 request_read_timeout=config.request_read_timeout,
                 idle_timeout=config.idle_timeout,
@@ -62,22 +62,22 @@ class LimitParts:
             seconds=self.reactor.seconds,
         )
         self.build_quota = BuildQuota(
-            at_once=config.builds_per_client,
-            hourly=config.builds_per_client_per_hour,
+            max_concurrent=config.builds_per_client,
+            max_per_hour=config.builds_per_client_per_hour,
             seconds=self.reactor.seconds,
-            refused=admission.refused,
+            on_refusal=admission.count_refusal,
         )
         self.rules = PackageRules(
             allowed=config.allow_packages,
             denied=config.deny_packages,
-            most=config.max_packages,
+            max_packages=config.max_packages,
         )
         self.registry = RegistryLimits(
             rules=self.rules,
             sending=SendLimits(
                 stall=config.send_timeout,
                 rate=config.min_response_rate,
-                on_disconnect=lambda: admission.refused("slow_download"),
+                on_disconnect=lambda: admission.count_refusal("slow_download"),
             ),
         )
 
@@ -91,9 +91,9 @@ class LimitParts:
         connections.
         """
         room = max(RESERVED_CONNECTIONS, (raise_open_files() - OTHER_FILES) // FILES_PER_CONNECTION)
-        most = self.admission.limits.connections
+        most = self.admission.limits.max_connections
         if most and room < most:
-            self.admission.limits = evolve(self.admission.limits, connections=room)
+            self.admission.limits = evolve(self.admission.limits, max_connections=room)
             self._log.warn(
                 "There is room for {room} connections and not for {most} (max_connections):"
                 " the process may open too few files (LimitNOFILE=, ulimit -n).",

@@ -17,7 +17,7 @@ from tests.support.builds import BuilderCase
 class BuildLimitTests(BuilderCase):
     def setUp(self) -> None:
         super().setUp()
-        self.allowance = BuildQuota(at_once=2, hourly=3, seconds=self.clock.seconds)
+        self.allowance = BuildQuota(max_concurrent=2, max_per_hour=3, seconds=self.clock.seconds)
         self.builder.allowance = self.allowance
 
     def by(self, client: str, name: str) -> Deferred[Image]:

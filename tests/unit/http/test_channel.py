@@ -235,7 +235,9 @@ class TurnTests(ChannelCase):
 class RoomTests(ChannelCase):
     """Tests of the limits on the number of connections."""
 
-    limits = AdmissionLimits(connections=2, connections_per_client=1000, request_read_timeout=30)
+    limits = AdmissionLimits(
+        max_connections=2, connections_per_client=1000, request_read_timeout=30
+    )
 
     def test_crowded(self) -> None:
         """One too many is for monitors, for a moment, and when others have gone for all."""
@@ -275,7 +277,7 @@ class RoomTests(ChannelCase):
 class ClientTests(ChannelCase):
     """Tests of which client a request or connection is counted for."""
 
-    limits = AdmissionLimits(rate=1, burst=2, proxies=parse_proxies(["192.0.2.1"]))
+    limits = AdmissionLimits(requests_per_second=1, burst=2, proxies=parse_proxies(["192.0.2.1"]))
 
     def test_too_many(self) -> None:
         """A client that sends too many requests is told when to come back."""
@@ -298,7 +300,9 @@ class ClientTests(ChannelCase):
 
     def test_proxy_protocol(self) -> None:
         """The address is that which the PROXY protocol tells, for requests and connections."""
-        self.site = self.make_site(AdmissionLimits(rate=1, burst=1, connections_per_client=1))
+        self.site = self.make_site(
+            AdmissionLimits(requests_per_second=1, burst=1, connections_per_client=1)
+        )
         factory = HAProxyWrappingFactory(self.site)
         for client, statuses in (("198.51.100.1", (200, 429)), ("198.51.100.2", (200,))):
             transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.9", 1))

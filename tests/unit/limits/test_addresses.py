@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.limits.addresses import LOCAL, TrustedProxies, origin_of, parse_proxies
+from nixery.limits.addresses import UNIX_SOCKET, TrustedProxies, client_key_of, parse_proxies
 
 
 class ForwardedTests(SynchronousTestCase):
@@ -15,12 +15,12 @@ class ForwardedTests(SynchronousTestCase):
     proxies = parse_proxies(["10.0.0.0/8", "fd00::1"])
 
     def client(self, peer: str, *values: bytes) -> str:
-        return self.proxies.client(peer, values)
+        return self.proxies.client_address(peer, values)
 
     def test_strangers(self) -> None:
         """A header from an untrusted peer is ignored."""
         self.assertEqual("192.0.2.1", self.client("192.0.2.1", b"198.51.100.7"))
-        self.assertEqual("10.0.0.1", TrustedProxies().client("10.0.0.1", [b"198.51.100.7"]))
+        self.assertEqual("10.0.0.1", TrustedProxies().client_address("10.0.0.1", [b"198.51.100.7"]))
 
     def test_proxy(self) -> None:
         """A proxy tells whom it has seen, and what the client wrote there is not reached."""
@@ -49,8 +49,10 @@ class ForwardedTests(SynchronousTestCase):
 
     def test_unix(self) -> None:
         """A UNIX socket is that of a proxy if that is said."""
-        self.assertEqual(LOCAL, self.client(LOCAL, b"192.0.2.1"))
-        self.assertEqual("192.0.2.1", parse_proxies(["unix"]).client(LOCAL, [b"192.0.2.1"]))
+        self.assertEqual(UNIX_SOCKET, self.client(UNIX_SOCKET, b"192.0.2.1"))
+        self.assertEqual(
+            "192.0.2.1", parse_proxies(["unix"]).client_address(UNIX_SOCKET, [b"192.0.2.1"])
+        )
 
     def test_many_hops(self) -> None:
         """A header of any length is read for a few steps."""
@@ -62,8 +64,8 @@ class ForwardedTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=100)
     def test_anything(self, values: list[bytes]) -> None:
         """Nothing that is sent fails, and an untrusted peer stays who it is."""
-        self.assertTrue(self.proxies.client("10.0.0.1", values).isprintable())
-        self.assertEqual("192.0.2.1", self.proxies.client("192.0.2.1", values))
+        self.assertTrue(self.proxies.client_address("10.0.0.1", values).isprintable())
+        self.assertEqual("192.0.2.1", self.proxies.client_address("192.0.2.1", values))
 
 
 class OriginTests(SynchronousTestCase):
@@ -77,9 +79,9 @@ class OriginTests(SynchronousTestCase):
             ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
             ("2001:db8:1:2::", "2001:db8:1:2::/64"),
             ("fe80::1%eth0", "fe80::/64"),
-            (LOCAL, LOCAL),
+            (UNIX_SOCKET, UNIX_SOCKET),
         ):
-            self.assertEqual(origin, origin_of(host))
+            self.assertEqual(origin, client_key_of(host))
 
     def test_settings(self) -> None:
         """A setting that is no network is refused."""

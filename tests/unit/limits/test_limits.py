@@ -77,31 +77,31 @@ class RulesTests(SynchronousTestCase):
     def test_found(self) -> None:
         """A package is checked again once it is found, by its path and by its own name."""
         rules = PackageRules(denied=parse_patterns(["curl"]))
-        rules.check_found(found("git"))
+        rules.check_evaluation(found("git"))
         for evaluation in (
             found("Curl", "x"),
             found("python3.pkgs.curl", "x"),
             found("curlFull", "x", pname="curl"),
         ):
-            error = self.assertRaises(PackagesDenied, rules.check_found, evaluation)
+            error = self.assertRaises(PackagesDenied, rules.check_evaluation, evaluation)
             self.assertEqual(("x",), error.packages)
 
     def test_found_elsewhere(self) -> None:
         """The package that is found has to be allowed; an output follows the path."""
         rules = PackageRules(allowed=parse_patterns(["git", "curl.*"]))
-        rules.check_found(found("git"))
-        rules.check_found(found("curl", "curl.dev"))
-        self.assertRaises(PackagesDenied, rules.check_found, found("htop", "git"))
+        rules.check_evaluation(found("git"))
+        rules.check_evaluation(found("curl", "curl.dev"))
+        self.assertRaises(PackagesDenied, rules.check_evaluation, found("htop", "git"))
 
     def test_always(self) -> None:
         """Packages that are in every image need not be allowed."""
         rules = PackageRules(allowed=parse_patterns(["git"]), denied=parse_patterns(["cacert"]))
         self.assertEqual((), self.denied(rules, "git"))
-        rules.check_found(found("cacert"))
+        rules.check_evaluation(found("cacert"))
 
     def test_how_many(self) -> None:
         """Those count that were asked for."""
-        rules = PackageRules(most=2)
+        rules = PackageRules(max_packages=2)
         rules.check(parse_image_name("git/curl/git", "x86_64-linux"))
         error = self.assertRaises(
             ImageTooLarge, rules.check, parse_image_name("git/curl/htop", "x86_64-linux")
@@ -116,54 +116,57 @@ class AllowanceTests(SynchronousTestCase):
         self.clock = Clock()
         self.refused: list[str] = []
         self.build_quota = BuildQuota(
-            at_once=2, hourly=3, seconds=self.clock.seconds, refused=self.refused.append
+            max_concurrent=2,
+            max_per_hour=3,
+            seconds=self.clock.seconds,
+            on_refusal=self.refused.append,
         )
         token = current_client.set(("192.0.2.1", "user alice"))
         self.addCleanup(current_client.reset, token)
 
     def test_at_once(self) -> None:
         """So many, and others when they have ended, however they did."""
-        first, second, third = (self.build_quota.place() for _ in range(3))
+        first, second, third = (self.build_quota.reserve_slot() for _ in range(3))
         first.__enter__()
         second.__enter__()
         self.assertRaises(BuildsExceeded, third.__enter__)
         error = KeyError()
         self.assertFalse(second.__exit__(KeyError, error, None))
-        with self.build_quota.place():
+        with self.build_quota.reserve_slot():
             pass
         first.__exit__(None, None, None)
         self.assertEqual(["builds"], self.refused)
 
     def test_user_elsewhere(self) -> None:
         """A user who has moved is still the user, and another one at the place is not free."""
-        with self.build_quota.place(), self.build_quota.place():
+        with self.build_quota.reserve_slot(), self.build_quota.reserve_slot():
             for client in (("198.51.100.1", "user alice"), ("192.0.2.1", "user bob")):
                 current_client.set(client)
-                error = self.assertRaises(BuildsExceeded, self.build_quota.place().__enter__)
+                error = self.assertRaises(BuildsExceeded, self.build_quota.reserve_slot().__enter__)
                 self.assertEqual(client, error.client)
             current_client.set(("198.51.100.1", "user bob"))
-            with self.build_quota.place():
+            with self.build_quota.reserve_slot():
                 pass
             current_client.set(("192.0.2.1", "user alice"))
 
     def test_in_an_hour(self) -> None:
         """So many, and then one whenever a part of the hour has passed."""
         for _ in range(3):
-            self.build_quota.begin()
-        error = self.assertRaises(BuildsExceeded, self.build_quota.begin)
+            self.build_quota.count_new_image()
+        error = self.assertRaises(BuildsExceeded, self.build_quota.count_new_image)
         self.assertAlmostEqual(1200, error.retry_after)
         self.clock.advance(1201)
-        self.build_quota.begin()
+        self.build_quota.count_new_image()
         self.assertEqual(["hourly_builds"], self.refused)
 
     def test_ourselves(self) -> None:
         """The daemon's own work is not counted, and nor is anything where nothing is said."""
         current_client.set(())
         for _ in range(9):
-            self.build_quota.begin()
+            self.build_quota.count_new_image()
         current_client.set(("192.0.2.1",))
         for _ in range(9):
-            BuildQuota().begin()
+            BuildQuota().count_new_image()
 
 
 class AdmissionTests(SynchronousTestCase):
@@ -173,9 +176,9 @@ class AdmissionTests(SynchronousTestCase):
         self.clock = Clock()
         self.admission = AdmissionControl(
             limits=AdmissionLimits(
-                rate=1,
+                requests_per_second=1,
                 burst=2,
-                connections=3,
+                max_connections=3,
                 connections_per_client=2,
                 proxies=parse_proxies(["10.0.0.1"]),
             ),
@@ -185,20 +188,22 @@ class AdmissionTests(SynchronousTestCase):
     def test_requests(self) -> None:
         """Too many are refused, of an address and of a user, and monitors never are."""
         for _ in range(2):
-            self.assertIsNone(self.admission.admit(b"/v2/", ("a", "user x"), over_limit=False))
+            self.assertIsNone(
+                self.admission.check_request(b"/v2/", ("a", "user x"), over_limit=False)
+            )
         for client in (("a",), ("b", "user x")):
-            refusal = self.admission.admit(b"/v2/", client, over_limit=False)
+            refusal = self.admission.check_request(b"/v2/", client, over_limit=False)
             assert isinstance(refusal, RequestsExceeded)
             self.assertAlmostEqual(1, refusal.retry_after)
-        self.assertIsNone(self.admission.admit(b"/healthz", ("a",), over_limit=True))
+        self.assertIsNone(self.admission.check_request(b"/healthz", ("a",), over_limit=True))
         self.assertEqual({"requests": 2}, self.admission.refusals)
         # What was refused for the user has cost the address nothing.
         for _ in range(2):
-            self.assertIsNone(self.admission.admit(b"/v2/", ("b",), over_limit=False))
+            self.assertIsNone(self.admission.check_request(b"/v2/", ("b",), over_limit=False))
 
     def test_crowded(self) -> None:
         """A connection that is one too many is for monitors."""
-        refusal = self.admission.admit(b"/v2/", ("a",), over_limit=True)
+        refusal = self.admission.check_request(b"/v2/", ("a",), over_limit=True)
         self.assertIsInstance(refusal, TooManyConnections)
 
     def test_connections(self) -> None:

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.limits.token_buckets import Buckets
+from nixery.limits.token_buckets import TokenBuckets
 
 
 class BucketTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
-        self.buckets = Buckets(rate=2, burst=3, seconds=self.clock.seconds, kept=10)
+        self.buckets = TokenBuckets(rate=2, burst=3, seconds=self.clock.seconds, max_tracked=10)
 
     def test_burst(self) -> None:
         """So many at once, and no more until one has come back."""
@@ -33,16 +33,16 @@ class BucketTests(SynchronousTestCase):
     def test_asking(self) -> None:
         """Asking for the wait takes no token, and returns what taking would."""
         for _ in range(3):
-            self.assertEqual(0, self.buckets.wait("a"))
+            self.assertEqual(0, self.buckets.seconds_until_token("a"))
             self.buckets.take("a")
-        self.assertAlmostEqual(0.5, self.buckets.wait("a"))
-        self.assertAlmostEqual(0.5, self.buckets.wait("a"))
+        self.assertAlmostEqual(0.5, self.buckets.seconds_until_token("a"))
+        self.assertAlmostEqual(0.5, self.buckets.seconds_until_token("a"))
 
     def test_giving_back(self) -> None:
         """A token that is given back can be taken again."""
         for _ in range(3):
             self.buckets.take("a")
-        self.buckets.give_back("a")
+        self.buckets.put_back("a")
         self.assertEqual(0, self.buckets.take("a"))
         self.assertGreater(self.buckets.take("a"), 0)
 
@@ -53,14 +53,14 @@ class BucketTests(SynchronousTestCase):
             for _ in range(3):
                 self.buckets.take("busy")
         self.assertEqual(10, len(self.buckets))
-        self.assertGreater(self.buckets.wait("busy"), 0)
+        self.assertGreater(self.buckets.seconds_until_token("busy"), 0)
 
     @given(st.lists(st.floats(0, 3), max_size=60), st.integers(1, 20), st.floats(0.1, 50))
     @settings(deadline=None, max_examples=60)
     def test_bound(self, pauses: list[float], burst: int, rate: float) -> None:
         """A client never gets more than the burst and the tokens refilled since."""
         clock = Clock()
-        buckets = Buckets(rate=rate, burst=burst, seconds=clock.seconds)
+        buckets = TokenBuckets(rate=rate, burst=burst, seconds=clock.seconds)
         got = 0
         for pause in pauses:
             clock.advance(pause)

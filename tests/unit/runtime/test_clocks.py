@@ -16,7 +16,7 @@ from nixery.builds.errors import CachedFailure
 from nixery.builds.image_cache import FailureCache
 from nixery.errors import NixeryError
 from nixery.http.registry.blob_sender import SendLimits
-from nixery.limits.token_buckets import Buckets
+from nixery.limits.token_buckets import TokenBuckets
 from nixery.runtime.clocks import WallClock, WallTime
 from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.runtime.reactor_time import use_monotonic_time
@@ -129,10 +129,10 @@ class StepTests(SynchronousTestCase):
     def test_limits(self) -> None:
         """A client waits as long as it would have, no longer and no shorter."""
         for step in STEPS:
-            buckets = Buckets(rate=1, burst=2, seconds=self.reactor.seconds)
+            buckets = TokenBuckets(rate=1, burst=2, seconds=self.reactor.seconds)
             self.assertEqual([0, 0], [buckets.take("a"), buckets.take("a")])
             self.reactor.step(step)
-            self.assertEqual(1, buckets.wait("a"))
+            self.assertEqual(1, buckets.seconds_until_token("a"))
             self.assertEqual(1, buckets.take("a"))
             self.reactor.advance(1)
             self.assertEqual(0, buckets.take("a"))
