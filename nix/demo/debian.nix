@@ -39,7 +39,7 @@ let
 
   # A mirror drops a version when the next one comes. Nix shows the URL of what it
   # could not fetch, and nothing else of ours; mirrors never see a fragment.
-  hint = "#if-this-is-gone-from-the-mirror,run:_nixery-demo_lock_--refresh";
+  hint = "#if-this-is-gone-from-the-mirror,run:_nix/demo/start_--prepare-only_--refresh";
 
   fetch =
     deb:

@@ -11,11 +11,11 @@ let
     if builtins.pathExists ./lock.json then
       builtins.fromJSON (builtins.readFile ./lock.json)
     else
-      throw "the demo package set has no lock.json here: `nixery-demo lock DIRECTORY` makes DIRECTORY a package set that has one";
+      throw "the demo package set has no lock.json here: `nix/demo/start --prepare-only --directory DIRECTORY` makes DIRECTORY a package set that has one";
 
   units =
     lock.systems.${system}
-      or (throw "the lock of the demo package set holds nothing for ${system}: see that the machine's apt sources offer it, then run `nixery-demo lock --refresh`");
+      or (throw "the lock of the demo package set holds nothing for ${system}: see that the machine's apt sources offer it, then run `nix/demo/start --prepare-only --refresh`");
 
   built = import ./debian.nix {
     inherit system;

@@ -12,6 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from demoset.package_set import SOURCE
 from tests.end_to_end.daemon import checkout
 from tests.end_to_end.processes import private_directory, run, wait_until
 
@@ -30,15 +31,12 @@ def demo_set() -> Path:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = Path(os.environ.get(DEMO_SET) or cache / "nixery-tests" / "demo")
+    path = [str(SOURCE), *checkout().values()]
     run(
         [
-            sys.executable,
-            "-c",
-            "import sys; from nixery.demoset.demo import main; sys.exit(main())",
-            "lock",
-            str(directory),
+            *(sys.executable, "-m", "demoset", str(directory)),
         ],
-        environ={**os.environ, **checkout()},
+        environ={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         cwd=Path("/"),
         seconds=600,
     ).checked()

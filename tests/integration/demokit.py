@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.demoset.demo import prepare
+from demoset.package_set import prepare
 from tests.integration.nixenv import nix_environment, nix_missing
 
 __all__ = ["SetTestCase", "build", "build_all", "checked", "closure", "demo_set", "evaluate", "run"]

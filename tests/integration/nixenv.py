@@ -18,7 +18,7 @@ from uuid import uuid4
 from attrs import evolve
 from twisted.internet import reactor
 
-from nixery.bootstrap.nixstore import daemon_listens, store_fault
+from bootstrap.nixstore import daemon_listens, store_fault
 from nixery.nix.arguments import NixSettings
 from nixery.nix.commands import NixCommands
 from nixery.process.spawner import ProcessSpawner

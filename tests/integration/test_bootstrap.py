@@ -12,9 +12,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.bootstrap.children import Children
-from nixery.bootstrap.console import Console
-from nixery.bootstrap.packages import _Apt
+from bootstrap.children import Children
+from bootstrap.console import Console
+from bootstrap.packages import _Apt
 
 # Locks are each process's own, so another process has to hold them.
 _HOLDER = """

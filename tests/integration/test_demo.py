@@ -23,8 +23,8 @@ from urllib.parse import quote, unquote
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.demoset.apt import Apt
-from nixery.demoset.errors import DemoFailed
+from demoset.apt import Apt
+from demoset.errors import DemoFailed
 from tests.integration.demokit import (
     SetTestCase,
     build,
@@ -103,20 +103,20 @@ class AptTests(SynchronousTestCase):
         root = self.add_archive("Debian", {"hello": "1:2.10-3", "libfoo": "1.0"})
         apt = self.make()
         apt.update()
-        records = apt.records(["hello", "libfoo", "nothing"])
-        self.assertEqual(sorted(records), ["hello", "libfoo"])
-        self.assertEqual(records["hello"].version, "1:2.10-3")
-        urls = apt.uris(records.values())
+        hello, libfoo = apt.record("hello"), apt.record("libfoo")
+        assert hello is not None and libfoo is not None
+        self.assertEqual(hello.version, "1:2.10-3")
+        urls = apt.uris([hello, libfoo])
         self.assertEqual(unquote(urls["libfoo"]), f"file://{root}/pool/libfoo_1.0_amd64.deb")
-        content = apt.download(records["libfoo"]).read_bytes()
-        self.assertEqual(hashlib.sha256(content).hexdigest(), records["libfoo"].sha256)
+        content = apt.download(libfoo).read_bytes()
+        self.assertEqual(hashlib.sha256(content).hexdigest(), libfoo.sha256)
 
     def test_nothing_known(self) -> None:
         """Names that the archive does not know are no error."""
         self.add_archive("Debian", {"hello": "1.0"})
         apt = self.make()
         apt.update()
-        self.assertEqual(apt.records(["nothing"]), {})
+        self.assertIsNone(apt.record("nothing"))
 
     def test_offline(self) -> None:
         """Without a network it is that which is told, and not that apt has no sources."""
@@ -140,7 +140,9 @@ class AptTests(SynchronousTestCase):
         self.add_archive("Elsewhere", {"hello": "2.0"})
         apt = self.make()
         apt.update()
-        self.assertEqual(apt.records(["hello"])["hello"].description, "from Debian")
+        hello = apt.record("hello")
+        assert hello is not None
+        self.assertEqual(hello.description, "from Debian")
 
     def test_no_debian(self) -> None:
         """Without an archive of Debian's, the error says what to add."""
@@ -162,7 +164,7 @@ class AptTests(SynchronousTestCase):
             file.write("deb [trusted=yes] file:/no/such/archive stable main\n")
         apt = self.make()
         apt.update()
-        self.assertIn("hello", apt.records(["hello"]))
+        self.assertIsNotNone(apt.record("hello"))
 
 
 # -- the set ----------------------------------------------------------------------
@@ -383,7 +385,7 @@ class PackageTests(SetTestCase):
             ["nix-build", "--no-out-link", copy, "--attr", "hello"], environ=nix_environment()
         )
         self.assertNotEqual(done.returncode, 0)
-        self.assertIn("nixery-demo_lock_--refresh", done.stderr)
+        self.assertIn("nix/demo/start_--prepare-only_--refresh", done.stderr)
         self.assertIn("hello_1.deb", done.stderr)
 
     def test_without_a_lock(self) -> None:
@@ -394,7 +396,7 @@ class PackageTests(SetTestCase):
         done = run(
             ["nix-instantiate", self.directory, "--attr", "hello"], environ=nix_environment()
         )
-        self.assertIn("nixery-demo lock", done.stderr)
+        self.assertIn("nix/demo/start --prepare-only --directory", done.stderr)
 
     def test_reproducible(self) -> None:
         """A unit that is built again is the same, bit for bit."""

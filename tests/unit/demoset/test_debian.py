@@ -1,5 +1,5 @@
 """
-Tests for ``nixery.demoset.debian``.
+Tests for ``demoset.debian``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.demoset.debian import Record, parse_records, parse_uris, upstream_version
+from demoset.debian import Record, Records, parse_uris, upstream_version
 
-SHOWN = """\
+AVAILABLE = b"""\
 Package: git
 Version: 1:2.39.5-0+deb12u3
 Pre-Depends: libfirst (>= 1)
@@ -48,7 +48,7 @@ Version: 1
 class RecordTests(SynchronousTestCase):
     def test_fields(self) -> None:
         """The output of apt-cache becomes a record; versions and architectures are dropped."""
-        git = parse_records(SHOWN)["git"]
+        git = Records(AVAILABLE).get("git")
         self.assertEqual(
             git,
             Record(
@@ -72,13 +72,19 @@ class RecordTests(SynchronousTestCase):
 
     def test_qualified_section(self) -> None:
         """Of a section in another area only the section counts."""
-        flash = parse_records(SHOWN)["pepperflash"]
+        flash = Records(AVAILABLE).get("pepperflash")
+        assert flash is not None
         self.assertEqual((flash.section, flash.description), ("web", "a translated archive"))
 
     def test_without_a_file(self) -> None:
         """A stanza without a file to fetch is no package."""
-        self.assertNotIn("virtual", parse_records(SHOWN))
-        self.assertEqual(parse_records(""), {})
+        self.assertIsNone(Records(AVAILABLE).get("virtual"))
+
+    def test_unknown(self) -> None:
+        """A name that no stanza begins with is none of a package."""
+        for name in ("nothing", "not", "role::program,"):
+            self.assertIsNone(Records(AVAILABLE).get(name))
+        self.assertIsNone(Records(b"").get("git"))
 
 
 class UriTests(SynchronousTestCase):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from nixery.bootstrap.console import Console
+from bootstrap.console import Console
 
 __all__ = ["Children", "Finished", "Interrupted"]
 

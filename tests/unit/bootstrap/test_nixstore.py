@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.bootstrap.nixstore`."""
+"""Tests for :mod:`bootstrap.nixstore`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.bootstrap import nixstore
-from nixery.bootstrap.nixstore import store_fault
+from bootstrap import nixstore
+from bootstrap.nixstore import store_fault
 
 
 class StoreFaultTests(SynchronousTestCase):

@@ -18,11 +18,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from nixery.bootstrap.children import Children
-from nixery.bootstrap.console import Console
-from nixery.bootstrap.packages import InstallationFailed, unreachable
+from bootstrap.children import Children
+from bootstrap.console import Console
+from bootstrap.packages import InstallationFailed, unreachable
 
 __all__ = ["Environments", "has_venv"]
+
+_REQUIREMENTS = "nix/demo/requirements.txt"
 
 _CONTENTS = (
     "setup.py",
@@ -34,10 +36,15 @@ _CONTENTS = (
     "nix",
     "web",
     "twisted",
+    _REQUIREMENTS,
 )
-"""The files of a checkout that its package is built from."""
+"""The files of a checkout that are installed, and directories of such files."""
 
-_IGNORED = ("*.pyc", "__pycache__", "dropin.cache")
+_IGNORED = ("*.pyc", "__pycache__", "dropin.cache", "nix/demo")
+"""
+Patterns of files and directories that are not installed. The demo package set is used where it is:
+a change to it needs no new environment.
+"""
 
 _COMPLETE = "complete"
 _IN_USE = "in-use"
@@ -147,13 +154,10 @@ class Environments:
     def _install(self, checkout: Path, python: Path, environment: Path) -> None:
         # Building a package leaves files beside its sources, so it is built of a copy.
         copy = self.scratch / "source"
-        copy.mkdir()
-        for name in _CONTENTS:
-            source = checkout / name
-            if source.is_dir():
-                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns(*_IGNORED))
-            else:
-                shutil.copy(source, copy / name)
+        for path in _files(checkout):
+            target = copy / path.relative_to(checkout)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
         temporary = self.scratch / "tmp"
         temporary.mkdir()
         environ = {**os.environ, "TMPDIR": str(temporary)}
@@ -172,7 +176,7 @@ class Environments:
             [
                 *(environment / "bin/python", "-m", "pip", "install"),
                 *("--disable-pip-version-check", "--no-input", "--progress-bar", "off"),
-                f"{copy}[demo]",
+                *(copy, "-r", copy / _REQUIREMENTS),
             ],
             environ=environ,
             detail=_pip_progress,
@@ -199,7 +203,7 @@ def has_venv(python: Path) -> bool:
 
 
 def _fingerprint(checkout: Path, python: Path) -> str:
-    """Return a hash of a checkout's package, and of the interpreter it is installed for."""
+    """Return a hash of what is installed of a checkout, and of the interpreter it is for."""
     # Debian's next release has another interpreter at this path, which lacks the packages.
     interpreter = python.resolve()
     sums = hashlib.sha256(f"{interpreter}\0".encode())
@@ -214,11 +218,16 @@ def _files(checkout: Path) -> Iterator[Path]:
         top = checkout / name
         if top.is_file():
             yield top
-        for directory, _, names in os.walk(top):
-            for each in names:
-                path = Path(directory, each)
-                if not any(path.match(pattern) for pattern in _IGNORED) and path.is_file():
+        for directory, directories, names in os.walk(top):
+            here = Path(directory)
+            directories[:] = [each for each in directories if not _ignored(here / each, checkout)]
+            for path in (here / each for each in names):
+                if not _ignored(path, checkout) and path.is_file():
                     yield path
+
+
+def _ignored(path: Path, checkout: Path) -> bool:
+    return any(path.relative_to(checkout).match(pattern) for pattern in _IGNORED)
 
 
 def _lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:

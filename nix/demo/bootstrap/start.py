@@ -16,17 +16,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nixery.bootstrap.addresses import Address, parse_endpoint
-from nixery.bootstrap.arguments import HELP, Arguments, UsageError, parse_arguments
-from nixery.bootstrap.children import Children, Interrupted
-from nixery.bootstrap.console import Console
-from nixery.bootstrap.environment import Environments, has_venv
-from nixery.bootstrap.nixstore import store_fault
-from nixery.bootstrap.packages import InstallationFailed, install_command, install_packages
+from bootstrap.addresses import Address, parse_endpoint
+from bootstrap.arguments import HELP, Arguments, UsageError, parse_arguments
+from bootstrap.children import Children, Finished, Interrupted
+from bootstrap.console import Console
+from bootstrap.environment import Environments, has_venv
+from bootstrap.nixstore import store_fault
+from bootstrap.packages import InstallationFailed, install_command, install_packages
 
 __all__ = ["main"]
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
+_DEMO = Path(__file__).resolve().parents[1]
+
+CHECKOUT = _DEMO.parents[1]
 
 _NIX_BY_ITSELF = """\
 build-users-group =
@@ -175,13 +177,7 @@ class _Start:
         ]
         if known is not None and not settings and len(self._arguments.registry) <= 2 * len(known):
             return known, None
-        done = self._children.run(
-            [
-                *(environment / "bin/python", "-m", "nixery.demoset.listening"),
-                *self._arguments.registry,
-            ],
-            cwd=environment,
-        )
+        done = self._run_demoset(environment, "demoset.endpoints", *self._arguments.registry)
         if done.status != 0:
             raise InstallationFailed(done.tail())
         answer = json.loads(done.output.splitlines()[-1])
@@ -189,17 +185,30 @@ class _Start:
 
     def _package_set(self, environment: Path) -> Path:
         self._console.begin("making the demo package set ready")
-        done = self._children.run(
-            [environment / "bin/nixery-demo", "lock"],
-            environ={**os.environ, "TMPDIR": str(self._environments.scratch)},
-            detail=_lock_progress,
-        )
+        arguments = [] if self._arguments.directory is None else [self._arguments.directory]
+        if self._arguments.refresh:
+            arguments.append("--refresh")
+        done = self._run_demoset(environment, "demoset", *arguments)
         if done.status != 0:
             raise InstallationFailed(done.tail())
         *notes, directory = done.output.splitlines()
         for note in notes:
-            self._console.say(note.removeprefix("nixery-demo: "))
+            self._console.say(note.removeprefix("demoset: "))
         return Path(directory)
+
+    def _run_demoset(self, environment: Path, module: str, *arguments: str) -> Finished:
+        """Run a module of the demo set, which lies in the checkout, with what is installed."""
+        return self._children.run(
+            # Nothing is written into the checkout.
+            [environment / "bin/python", "-B", "-m", module, *arguments],
+            environ={
+                **os.environ,
+                "PYTHONPATH": str(_DEMO),
+                "TMPDIR": str(self._environments.scratch),
+            },
+            cwd=environment,
+            detail=_lock_progress,
+        )
 
     # -- endpoints ------------------------------------------------------------------
 
@@ -252,5 +261,5 @@ def _is_socket(path: Path) -> bool:
 
 
 def _lock_progress(line: str) -> str | None:
-    asked = line.removeprefix("nixery-demo: ")
+    asked = line.removeprefix("demoset: ")
     return asked if asked.startswith("asking apt") else None

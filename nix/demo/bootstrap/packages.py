@@ -23,8 +23,8 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from nixery.bootstrap.children import Children, Finished
-from nixery.bootstrap.console import Console
+from bootstrap.children import Children, Finished
+from bootstrap.console import Console
 
 __all__ = ["InstallationFailed", "install_command", "install_packages", "unreachable"]
 

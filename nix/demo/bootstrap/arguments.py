@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nixery.bootstrap.addresses import loopback
+from bootstrap.addresses import loopback
 
 __all__ = ["HELP", "Arguments", "UsageError", "parse_arguments"]
 
 HELP = """\
-Usage: nix/demo/start [--prepare-only] [options of the registry]
+Usage: nix/demo/start [--prepare-only] [--refresh] [options of the registry]
 
 Installs what is missing (Nix, Python packages), makes the demo package set ready, and
 starts the registry in the foreground, on http://localhost:8080. Ctrl-C ends it.
@@ -21,6 +22,8 @@ starts the registry in the foreground, on http://localhost:8080. Ctrl-C ends it.
   --listen TEXT     listen elsewhere: a Twisted endpoint string, as tcp:8080 for every
                     interface
   --config FILE     a configuration file
+  --directory DIR   where the package set is, in place of the state directory
+  --refresh         make the set anew, of the packages that the Debian mirror has now
   --prepare-only    start nothing, and print the directory of the package set
   --version         print the version
   --help            print this
@@ -47,6 +50,8 @@ class Arguments:
     :param registry: the options for ``twistd nixery``.
     :param endpoints: the endpoint strings that it will listen on; ``None`` if only the
         registry itself can tell, because it reads a configuration file or other variables.
+    :param directory: where the package set is made; ``None`` for the usual place.
+    :param refresh: whether to make the set anew.
     :param prepare_only: true if the registry is not to be started.
     :param help: whether to print :data:`HELP` and nothing else.
     :param version: whether to print the version and nothing else.
@@ -54,6 +59,8 @@ class Arguments:
 
     registry: tuple[str, ...] = ()
     endpoints: tuple[str, ...] | None = None
+    directory: str | None = None
+    refresh: bool = False
     prepare_only: bool = False
     help: bool = False
     version: bool = False
@@ -69,10 +76,10 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Argument
     :raises UsageError: an option lacks its value, or contradicts another.
     """
     rest: list[str] = []
-    listen: list[str] = []
-    ports: list[str] = []
-    config = environ.get("NIXERY_CONFIG") or None
-    flags = {"--prepare-only": False, "--help": False, "--version": False}
+    flags = dict.fromkeys(("--refresh", "--prepare-only", "--help", "--version"), False)
+    values: dict[str, list[str]] = {
+        name: [] for name in ("--port", "--listen", "--config", "--directory")
+    }
     remaining = list(argv)
     while remaining:
         argument = remaining.pop(0)
@@ -80,36 +87,35 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Argument
         name = {"-h": "--help", "-c": "--config"}.get(name, name)
         if argument in flags or name == "--help":
             flags[name] = True
-        elif name in {"--port", "--listen", "--config"}:
+        elif name in values:
             if not equals:
                 if not remaining:
                     raise UsageError(f"{name} lacks its value: see --help")
                 value = remaining.pop(0)
-            if name == "--port":
-                ports.append(_port(name, value))
-            elif name == "--listen":
-                listen.append(value)
-            else:
-                config = os.path.abspath(value)
-                rest += ["--config", config]
+            values[name].append(value)
         else:
             rest.append(argument)
+    ports = [_port("--port", value) for value in values["--port"]]
+    listen = values["--listen"]
     if ports and listen:
         raise UsageError("--port and --listen contradict each other: give one of them")
     if not ports and not listen and environ.get("PORT"):
         ports.append(_port("the variable PORT", environ["PORT"]))
     listen += [loopback(int(port)) for port in ports[-1:]]
+    configured = bool(values["--config"]) or any(
+        environ.get(name) for name in ("NIXERY_CONFIG", "NIXERY_LISTEN", "LISTEN_FDS")
+    )
     endpoints: tuple[str, ...] | None = tuple(listen)
     if not listen:
-        known = config is None and not any(
-            environ.get(name) for name in ("NIXERY_LISTEN", "LISTEN_FDS")
-        )
-        endpoints = (loopback(_DEFAULT_PORT),) if known else None
-    for endpoint in listen:
-        rest += ["--listen", endpoint]
+        endpoints = None if configured else (loopback(_DEFAULT_PORT),)
+    options = [("--config", os.path.abspath(file)) for file in values["--config"]]
+    options += [("--listen", endpoint) for endpoint in listen]
+    directories = [os.path.abspath(directory) for directory in values["--directory"]]
     return Arguments(
-        registry=tuple(rest),
+        registry=(*rest, *itertools.chain(*options)),
         endpoints=endpoints,
+        directory=directories[-1] if directories else None,
+        refresh=flags["--refresh"],
         prepare_only=flags["--prepare-only"],
         help=flags["--help"],
         version=flags["--version"],

@@ -20,14 +20,15 @@ others.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from attrs import evolve, frozen
 
-from nixery.demoset.debian import Record
-from nixery.demoset.errors import DemoFailed
+from demoset.debian import Record
+from demoset.errors import DemoFailed
 
 __all__ = ["Lookup", "Recipe", "Recipes", "Unit", "parse_recipes", "resolve"]
 
@@ -85,38 +86,30 @@ class Unit:
     depends: tuple[str, ...] = ()
 
 
-Lookup = Callable[[Collection[str]], Mapping[str, Record]]
-"""Looks names up: returns the records of those that the archive has a package for."""
+Lookup = Callable[[str], Record | None]
+"""Returns the record of a package; ``None`` if the archive has none of that name."""
 
 
 def resolve(recipes: Recipes, lookup: Lookup) -> dict[str, Unit]:
     """
     Resolve all recipes into units, and the libraries they need into more units.
 
-    :param lookup: called a few times, each time with all the names of a step.
+    :param lookup: looks packages up in the archive.
     :return: the units by name, in the order of names.
     :raises DemoFailed: the archive does not have a package that a recipe names.
     """
-    archive = _Archive(lookup)
-    archive.load(
-        name
-        for recipe in recipes.units.values()
-        for deb in recipe.debs
-        if not _is_pattern(deb)
-        for name in _alternatives(deb)
-    )
+    lookup = functools.cache(lookup)
     units = {
-        name: _assemble(name, recipe, archive) for name, recipe in sorted(recipes.units.items())
+        name: _assemble(name, recipe, lookup) for name, recipe in sorted(recipes.units.items())
     }
     owners = {deb.name: unit.name for unit in units.values() for deb in unit.debs}
     recommended: dict[str, set[str]] = {}
     fresh = list(units.values())
     while fresh:
-        archive.load(name for unit in fresh for name in _mentioned(unit, recipes))
         found: dict[str, Unit] = {}
         for unit in fresh:
-            wanted = _wanted(unit, recipes, archive, owners)
-            libraries = _recommended(unit, recipes, archive, owners)
+            wanted = _wanted(unit, recipes, lookup, owners)
+            libraries = _recommended(unit, recipes, lookup, owners)
             for deb in (*wanted, *libraries):
                 if deb.name not in owners:
                     owners[deb.name] = deb.name
@@ -129,34 +122,15 @@ def resolve(recipes: Recipes, lookup: Lookup) -> dict[str, Unit]:
     return _with_recommended(_without_cycles(units), recommended)
 
 
-class _Archive:
-    """Caches the records that were looked up."""
-
-    def __init__(self, lookup: Lookup) -> None:
-        self._lookup = lookup
-        self._known: dict[str, Record | None] = {}
-
-    def load(self, names: Iterable[str]) -> None:
-        missing = sorted(set(names) - self._known.keys())
-        if missing:
-            records = self._lookup(missing)
-            self._known |= {name: records.get(name) for name in missing}
-
-    def get(self, name: str) -> Record | None:
-        self.load([name])
-        return self._known[name]
-
-
-def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
+def _assemble(name: str, recipe: Recipe, lookup: Lookup) -> Unit:
     """Return the Debian packages of a recipe, patterns resolved."""
-    exact = [_available(name, deb, archive) for deb in recipe.debs if not _is_pattern(deb)]
+    exact = [_available(name, deb, lookup) for deb in recipe.debs if not _is_pattern(deb)]
     patterns = [deb for deb in recipe.debs if _is_pattern(deb)]
     taken: dict[str, Record] = {}
     queue = list(exact)
     while queue:
-        archive.load(queue)
         deb = queue.pop(0)
-        record = archive.get(deb)
+        record = lookup(deb)
         if record is not None and deb not in taken:
             taken[deb] = record
             queue += [
@@ -176,14 +150,14 @@ def _assemble(name: str, recipe: Recipe, archive: _Archive) -> Unit:
     return Unit(name=name, main=taken[mains[-1]], debs=debs)
 
 
-def _available(unit: str, deb: str, archive: _Archive) -> str:
+def _available(unit: str, deb: str, lookup: Lookup) -> str:
     """
     Return the first of the alternatives that the archive has.
 
     :raises DemoFailed: it has none.
     """
     for alternative in _alternatives(deb):
-        if archive.get(alternative) is not None:
+        if lookup(alternative) is not None:
             return alternative
     raise DemoFailed(
         reason=f"Debian's archive has no package {' or '.join(_alternatives(deb))},"
@@ -192,29 +166,15 @@ def _available(unit: str, deb: str, archive: _Archive) -> str:
     )
 
 
-def _mentioned(unit: Unit, recipes: Recipes) -> Iterator[str]:
-    """Return every name that may become a dependency of the unit."""
-    recipe = recipes.units.get(unit.name)
-    if recipe is None or not recipe.leaf:
-        for deb in unit.debs:
-            yield from _names(deb)
-            for alternatives in deb.recommends:
-                yield from filter(_SHARED_LIBRARY.fullmatch, alternatives)
-    if recipe is not None:
-        for need in recipe.needs:
-            if need not in recipes.units and not _is_pattern(need):
-                yield need
-
-
 def _wanted(
-    unit: Unit, recipes: Recipes, archive: _Archive, owners: Mapping[str, str]
+    unit: Unit, recipes: Recipes, lookup: Lookup, owners: Mapping[str, str]
 ) -> list[Record]:
     """Return the Debian packages outside the unit that it needs, sorted by name."""
     recipe = recipes.units.get(unit.name, Recipe(debs=()))
     chosen: dict[str, Record] = {}
     for deb in unit.debs if not recipe.leaf else ():
         for alternatives in deb.depends:
-            records = [record for name in alternatives if (record := archive.get(name))]
+            records = [record for name in alternatives if (record := lookup(name))]
             follow = [
                 record
                 for record in records
@@ -226,7 +186,7 @@ def _wanted(
             chosen |= {record.name: record for record in follow[:1]}
     for need in recipe.needs:
         if need not in recipes.units and not _is_pattern(need):
-            record = archive.get(need)
+            record = lookup(need)
             if record is None:
                 raise DemoFailed(
                     reason=f"Debian's archive has no package {need}, which {unit.name} needs",
@@ -237,7 +197,7 @@ def _wanted(
 
 
 def _recommended(
-    unit: Unit, recipes: Recipes, archive: _Archive, owners: Mapping[str, str]
+    unit: Unit, recipes: Recipes, lookup: Lookup, owners: Mapping[str, str]
 ) -> list[Record]:
     """Return the shared libraries outside the unit that it recommends."""
     recipe = recipes.units.get(unit.name, Recipe(debs=()))
@@ -247,7 +207,7 @@ def _recommended(
             records = [
                 record
                 for name in filter(_SHARED_LIBRARY.fullmatch, alternatives)
-                if (record := archive.get(name)) is not None
+                if (record := lookup(name)) is not None
                 and record.section == "libs"
                 and not _matches(name, recipes.ignore)
             ]

@@ -1,0 +1,76 @@
+"""Tests for :mod:`bootstrap.arguments`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bootstrap.arguments import UsageError, parse_arguments
+
+
+class ArgumentTests(SynchronousTestCase):
+    """The command line of the program."""
+
+    def test_nothing(self) -> None:
+        """Without options the registry listens on the loopback, as it does by itself."""
+        arguments = parse_arguments([], {})
+        self.assertEqual(arguments.registry, ())
+        self.assertEqual(arguments.endpoints, ("tcp:8080:interface=127.0.0.1",))
+
+    def test_port(self) -> None:
+        """A port is one of the loopback, however it is given; the last one holds."""
+        expected = ("tcp:8099:interface=127.0.0.1",)
+        environs: tuple[tuple[list[str], Mapping[str, str]], ...] = (
+            (["--port", "8099"], {}),
+            (["--port=8099"], {"PORT": "1"}),
+            (["--port", "1", "--port", "8099"], {}),
+            ([], {"PORT": "8099"}),
+            (["--port", "8099"], {"NIXERY_CONFIG": "/etc/n.yaml"}),
+        )
+        for argv, environ in environs:
+            arguments = parse_arguments(argv, environ)
+            self.assertEqual(arguments.endpoints, expected)
+            self.assertEqual(arguments.registry, ("--listen", *expected))
+
+    def test_listen(self) -> None:
+        """An endpoint is passed on as it is."""
+        arguments = parse_arguments(["--listen", "tcp:80", "--listen=unix:/s"], {"PORT": "1"})
+        self.assertEqual(arguments.endpoints, ("tcp:80", "unix:/s"))
+        self.assertEqual(arguments.registry, ("--listen", "tcp:80", "--listen", "unix:/s"))
+
+    def test_configured(self) -> None:
+        """Only the registry knows the endpoints if a file or a variable may give them."""
+        for argv, environ in (
+            (["-c", "n.yaml"], {}),
+            (["--config=n.yaml"], {}),
+            ([], {"NIXERY_CONFIG": "n.yaml"}),
+            ([], {"NIXERY_LISTEN": "tcp:1"}),
+        ):
+            self.assertIsNone(parse_arguments(argv, environ).endpoints)
+
+    def test_relative(self) -> None:
+        """A configuration file is one of the directory that the program was called in."""
+        arguments = parse_arguments(["--config", "n.yaml", "--system", "x"], {})
+        path = os.path.join(os.getcwd(), "n.yaml")
+        self.assertEqual(arguments.registry, ("--system", "x", "--config", path))
+
+    def test_package_set(self) -> None:
+        """The options of the package set are not passed on to the registry."""
+        arguments = parse_arguments(["--directory=set", "--refresh", "--prepare-only"], {})
+        self.assertEqual(arguments.directory, os.path.join(os.getcwd(), "set"))
+        self.assertTrue(arguments.refresh and arguments.prepare_only)
+        self.assertEqual(arguments.registry, ())
+
+    def test_refused(self) -> None:
+        """Invalid options are refused."""
+        for argv, environ in (
+            (["--port", "http"], {}),
+            (["--port", "0"], {}),
+            (["--port", "65536"], {}),
+            (["--port"], {}),
+            ([], {"PORT": "x"}),
+            (["--port", "1", "--listen", "tcp:2"], {}),
+        ):
+            self.assertRaises(UsageError, parse_arguments, argv, environ)
