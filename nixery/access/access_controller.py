@@ -20,7 +20,7 @@ from nixery.access.errors import LoginFailed, LoginThrottled, TokenInvalid
 from nixery.access.identity import ANONYMOUS, ANY_USER, Identity, IssuedToken
 from nixery.access.password_checker import HtpasswdChecker
 from nixery.access.passwords import Passwords
-from nixery.access.throttle import Throttle
+from nixery.access.throttle import LoginThrottle
 from nixery.access.tokens import ACCESS, REFRESH, Tokens
 from nixery.image.errors import InvalidName
 from nixery.image.manifests import Image
@@ -65,7 +65,7 @@ class RepositoryBlobs(Protocol):
 
 class AccessController:
     """
-    Authenticates clients and authorizes pulls; denies everything until :meth:`replace`.
+    Authenticates clients and authorizes pulls; denies everything until :meth:`replace_users`.
 
     :param repository_blobs: tells which blobs belong to which image name.
     :param workers: the pool in which passwords are checked.
@@ -92,19 +92,19 @@ class AccessController:
         self._seconds = seconds
         self._wall_clock = wall_clock
         self._system = system
-        self._throttle = Throttle(seconds)
+        self._throttle = LoginThrottle(seconds)
         self._credential_cache = CredentialCache(seconds)
         # A check that began before the users were replaced must not count afterwards.
         self._generation = 0
-        self._checking: SingleFlight[tuple[int, bytes], None] = SingleFlight()
-        self._waiting: dict[str, int] = {}
+        self._password_checks: SingleFlight[tuple[int, bytes], None] = SingleFlight()
+        self._pending_checks: dict[str, int] = {}
 
     @property
-    def gives_tokens(self) -> bool:
+    def issues_tokens(self) -> bool:
         """True if clients of the registry API have to fetch tokens."""
         return self._tokens is not None
 
-    def replace(self, passwords: Passwords, rules: Mapping[str, PackagePatterns]) -> None:
+    def replace_users(self, passwords: Passwords, rules: Mapping[str, PackagePatterns]) -> None:
         """
         Replace users and rules, and forget all cached credentials.
 
@@ -144,27 +144,27 @@ class AccessController:
         fingerprint = self._credential_cache.fingerprint(
             f"{user}\0{password}".encode("utf-8", "replace")
         )
-        known = self._credential_cache.get(fingerprint)
-        if known is not None:
-            return known
-        wait = self._throttle.wait(address, user)
+        cached = self._credential_cache.get(fingerprint)
+        if cached is not None:
+            return cached
+        wait = self._throttle.seconds_until_allowed(address, user)
         if wait > 0:
             raise LoginThrottled(retry_after=wait)
         generation = self._generation
-        await self._checking.run(
-            (generation, fingerprint), lambda: self._check(user, password, address)
+        await self._password_checks.run(
+            (generation, fingerprint), lambda: self._check_password(user, password, address)
         )
         identity = Identity(user=user)
         if generation == self._generation:
-            until = self._seconds() + PASSWORD_CACHE_SECONDS
-            self._credential_cache.keep(fingerprint, identity, until)
+            expires = self._seconds() + PASSWORD_CACHE_SECONDS
+            self._credential_cache.add(fingerprint, identity, expires)
             if credentials is not None:
-                self._credential_cache.keep(
-                    self._credential_cache.fingerprint(credentials), identity, until
+                self._credential_cache.add(
+                    self._credential_cache.fingerprint(credentials), identity, expires
                 )
         return identity
 
-    def read_token(self, token: str, credentials: bytes) -> Identity:
+    def verify_access_token(self, token: str, credentials: bytes) -> Identity:
         """
         Verify an access token and return the identity that it proves.
 
@@ -173,14 +173,14 @@ class AccessController:
         """
         if self._tokens is None:
             raise TokenInvalid(reason="this registry takes passwords, and no tokens")
-        claims = self._tokens.read(token, ACCESS)
+        claims = self._tokens.verify(token, ACCESS)
         self._check_fingerprint(claims.user, claims.fingerprint)
         identity = Identity(user=claims.user, scopes=claims.repositories)
         # Tokens expire at a time of day, and the clock may be set during a pull.
-        left = min(claims.expires - self._wall_clock.now(), PASSWORD_CACHE_SECONDS)
-        until = self._seconds() + left
-        self._credential_cache.keep(
-            self._credential_cache.fingerprint(credentials), identity, until
+        remaining = min(claims.expires - self._wall_clock.now(), PASSWORD_CACHE_SECONDS)
+        expires = self._seconds() + remaining
+        self._credential_cache.add(
+            self._credential_cache.fingerprint(credentials), identity, expires
         )
         return identity
 
@@ -192,21 +192,21 @@ class AccessController:
         """
         if self._tokens is None:
             raise TokenInvalid(reason="this registry takes passwords, and no tokens")
-        claims = self._tokens.read(token, REFRESH)
+        claims = self._tokens.verify(token, REFRESH)
         if claims.user is None:
             raise TokenInvalid(reason="it is nobody's")
         self._check_fingerprint(claims.user, claims.fingerprint)
         return Identity(user=claims.user)
 
-    def issue(
-        self, user: str | None, scopes: Sequence[str], *, refresh: bool = False
+    def issue_tokens(
+        self, user: str | None, scopes: Sequence[str], *, with_refresh_token: bool = False
     ) -> IssuedToken:
         """
         Issue a token for those of the repositories that a user may pull from.
 
         :param user: ``None`` for a client that has not logged in.
         :param scopes: as the Docker token protocol writes them.
-        :param refresh: whether to issue a refresh token too.
+        :param with_refresh_token: whether to issue a refresh token too.
         :raises TokenInvalid: tokens are not enabled.
         """
         if self._tokens is None:
@@ -215,10 +215,10 @@ class AccessController:
         repositories = [name for name in _repositories(scopes) if self._may_pull_from(user, name)]
         return IssuedToken(
             token=self._tokens.issue(ACCESS, user, fingerprint, repositories, ACCESS_TOKEN_SECONDS),
-            seconds=ACCESS_TOKEN_SECONDS,
-            time=int(self._wall_clock.now()),
-            refresh=self._tokens.issue(REFRESH, user, fingerprint, (), REFRESH_TOKEN_SECONDS)
-            if refresh and user is not None
+            lifetime=ACCESS_TOKEN_SECONDS,
+            issued_at=int(self._wall_clock.now()),
+            refresh_token=self._tokens.issue(REFRESH, user, fingerprint, (), REFRESH_TOKEN_SECONDS)
+            if with_refresh_token and user is not None
             else None,
         )
 
@@ -229,7 +229,7 @@ class AccessController:
         """True if clients that have not logged in may pull any package."""
         return ANONYMOUS in self._rules
 
-    def refused(self, user: str | None, name: ImageName) -> tuple[str, ...]:
+    def denied_packages(self, user: str | None, name: ImageName) -> tuple[str, ...]:
         """Return the packages of an image that a user may not pull; empty if all are allowed."""
         patterns = self._patterns(user)
         return () if patterns is None else patterns.refused(name)
@@ -251,10 +251,10 @@ class AccessController:
     def _patterns(self, user: str | None) -> PackagePatterns | None:
         """Return the patterns of the packages that a user may pull; ``None``: all packages."""
         if user is None:
-            return self._rules.get(ANONYMOUS, _NOTHING)
+            return self._rules.get(ANONYMOUS, _NO_PACKAGES)
         # An event stream may stay open after its user was removed.
         if user not in self._checker.passwords:
-            return _NOTHING
+            return _NO_PACKAGES
         return self._rules.get(user, self._rules.get(ANY_USER))
 
     def _may_pull_from(self, user: str | None, repository: str) -> bool:
@@ -262,7 +262,7 @@ class AccessController:
             name = parse_image_name(repository, self._system)
         except InvalidName:
             return False
-        return not self.refused(user, name)
+        return not self.denied_packages(user, name)
 
     def _check_fingerprint(self, user: str | None, fingerprint: str | None) -> None:
         """:raises TokenInvalid: the user was removed, or has another password."""
@@ -272,21 +272,21 @@ class AccessController:
         elif fingerprint is None or fingerprint != self._checker.passwords.fingerprint(user):
             raise TokenInvalid(reason="its user has another password now, or is gone")
 
-    async def _check(self, user: str, password: str, address: str) -> None:
-        waiting = self._waiting.get(address, 0)
+    async def _check_password(self, user: str, password: str, address: str) -> None:
+        pending = self._pending_checks.get(address, 0)
         if (
-            waiting >= MAX_PENDING_CHECKS_PER_ADDRESS
-            or sum(self._waiting.values()) >= MAX_PENDING_CHECKS
+            pending >= MAX_PENDING_CHECKS_PER_ADDRESS
+            or sum(self._pending_checks.values()) >= MAX_PENDING_CHECKS
         ):
             raise LoginThrottled(retry_after=2.0)
-        self._waiting[address] = waiting + 1
+        self._pending_checks[address] = pending + 1
         credentials = UsernamePassword(
             user.encode("utf-8", "replace"), password.encode("utf-8", "replace")
         )
         try:
             await self._checker.requestAvatarId(credentials)
         except UnauthorizedLogin:
-            wait = self._throttle.failed(address, user)
+            wait = self._throttle.record_failure(address, user)
             self._log.warn(
                 "{user!r} from {address} failed to log in{wait}",
                 user=user[:64],
@@ -295,14 +295,14 @@ class AccessController:
             )
             raise LoginFailed from None
         finally:
-            left = self._waiting.pop(address) - 1
-            if left:
-                self._waiting[address] = left
-        self._throttle.succeeded(address, user)
+            remaining = self._pending_checks.pop(address) - 1
+            if remaining:
+                self._pending_checks[address] = remaining
+        self._throttle.record_success(address, user)
         self._log.info("{user} from {address} logged in", user=user, address=address)
 
 
-_NOTHING = PackagePatterns(patterns=())
+_NO_PACKAGES = PackagePatterns(patterns=())
 
 
 def _repositories(scopes: Sequence[str]) -> Sequence[str]:

@@ -32,27 +32,27 @@ class CredentialCache:
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._key = secrets.token_bytes(32)
-        self._kept: LRUCache[bytes, tuple[Identity, float]] = LRUCache(MAX_CACHED_CREDENTIALS)
+        self._entries: LRUCache[bytes, tuple[Identity, float]] = LRUCache(MAX_CACHED_CREDENTIALS)
 
     def get(self, fingerprint: bytes) -> Identity | None:
         """Return the identity of credentials; ``None`` if they have to be checked."""
-        kept = self._kept.get(fingerprint)
-        if kept is None:
+        entry = self._entries.get(fingerprint)
+        if entry is None:
             return None
-        identity, until = kept
-        if self._seconds() < until:
+        identity, expires = entry
+        if self._seconds() < expires:
             return identity
-        del self._kept[fingerprint]
+        del self._entries[fingerprint]
         return None
 
     def fingerprint(self, credentials: bytes) -> bytes:
         """Return the cache key of credentials: their keyed hash."""
         return blake2b(credentials, key=self._key, digest_size=32).digest()
 
-    def keep(self, fingerprint: bytes, identity: Identity, until: float) -> None:
+    def add(self, fingerprint: bytes, identity: Identity, expires: float) -> None:
         """Cache credentials until a monotonic time."""
-        self._kept[fingerprint] = identity, until
+        self._entries[fingerprint] = identity, expires
 
     def clear(self) -> None:
         """Remove all entries."""
-        self._kept.clear()
+        self._entries.clear()

@@ -54,12 +54,12 @@ class IssuedToken:
     """
     A token that was issued to a client.
 
-    :param seconds: its lifetime.
-    :param time: when it was issued, in seconds since 1970.
-    :param refresh: the refresh token, if the client has asked for one.
+    :param lifetime: its lifetime.
+    :param issued_at: when it was issued, in seconds since 1970.
+    :param refresh_token: the refresh token, if the client has asked for one.
     """
 
     token: str
-    seconds: int
-    time: int
-    refresh: str | None = None
+    lifetime: int
+    issued_at: int
+    refresh_token: str | None = None

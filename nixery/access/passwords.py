@@ -22,7 +22,7 @@ from nixery.access.identity import ANONYMOUS, ANY_USER
 
 __all__ = ["Passwords", "parse_passwords", "read_passwords"]
 
-MAX_FILE = 4 * 2**20
+MAX_FILE_BYTES = 4 * 2**20
 """Maximum size of the password file in bytes."""
 
 MAX_COST = 16
@@ -31,10 +31,10 @@ MAX_COST = 16
 # The last character of a salt has four bits only, and bcrypt refuses to check any other.
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 
-_LONGEST = 72
+_MAX_PASSWORD_BYTES = 72
 """Bytes of a password that bcrypt uses; ``htpasswd`` silently truncates to them, too."""
 
-_ALPHABET = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_BCRYPT_ALPHABET = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 @frozen(kw_only=True)
@@ -46,14 +46,14 @@ class Passwords:
     """
 
     hashes: Mapping[str, bytes] = field(repr=False)
-    _nobody: bytes = field(init=False, repr=False)
+    _dummy_hash: bytes = field(init=False, repr=False)
 
-    @_nobody.default
-    def _make_nobody(self) -> bytes:
+    @_dummy_hash.default
+    def _make_dummy_hash(self) -> bytes:
         # Checked for unknown users, at the highest cost in the file: the time that an answer
         # takes does not reveal which users exist.
         cost = max((int(each[4:6]) for each in self.hashes.values()), default=10)
-        salt = "".join(secrets.choice(_ALPHABET) for _ in range(53))
+        salt = "".join(secrets.choice(_BCRYPT_ALPHABET) for _ in range(53))
         # The last characters of salt and hash encode fewer bits than the others do.
         return f"$2b${cost:02}${salt[:21]}.{salt[22:52]}.".encode("ascii")
 
@@ -66,21 +66,21 @@ class Passwords:
 
         Takes a good part of a second of processor time: call it on a thread of a pool.
         """
-        known = self.hashes.get(user)
+        stored = self.hashes.get(user)
         # bcrypt's own code ends a password at a NUL, so that any text after it would match.
-        usable = known is not None and b"\0" not in password
-        expected = known if usable and known is not None else self._nobody
-        tried = password.replace(b"\0", b"?")[:_LONGEST]
+        valid = stored is not None and b"\0" not in password
+        expected = stored if valid and stored is not None else self._dummy_hash
+        candidate = password.replace(b"\0", b"?")[:_MAX_PASSWORD_BYTES]
         # checkpw compares in constant time.
-        return bcrypt.checkpw(tried, expected) and usable
+        return bcrypt.checkpw(candidate, expected) and valid
 
     def fingerprint(self, user: str) -> str | None:
         """
         Return a fingerprint that changes with the user's password and reveals nothing about
         it; ``None`` if there is no such user.
         """
-        known = self.hashes.get(user)
-        return None if known is None else hashlib.blake2b(known, digest_size=12).hexdigest()
+        stored = self.hashes.get(user)
+        return None if stored is None else hashlib.blake2b(stored, digest_size=12).hexdigest()
 
 
 def read_passwords(path: Path) -> Passwords:
@@ -91,12 +91,12 @@ def read_passwords(path: Path) -> Passwords:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise PasswordFileUnusable(
             path=str(path), reason=f"it cannot be read: {error.strerror or error}"
         ) from error
-    if len(data) > MAX_FILE:
+    if len(data) > MAX_FILE_BYTES:
         raise PasswordFileUnusable(path=str(path), reason="it is larger than 4 MiB")
     return parse_passwords(data, str(path))
 
@@ -111,32 +111,32 @@ def parse_passwords(data: bytes, path: str) -> Passwords:
     hashes: dict[str, bytes] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
 
-        def refuse(reason: str, number: int = number) -> PasswordFileUnusable:
+        def make_error(reason: str, number: int = number) -> PasswordFileUnusable:
             return PasswordFileUnusable(path=path, line=number, reason=reason)
 
         try:
             text = line.decode("utf-8").strip("\r")
         except UnicodeDecodeError:
-            raise refuse("it is no UTF-8") from None
+            raise make_error("it is no UTF-8") from None
         if not text.strip() or text.startswith("#"):
             continue
         user, colon, hashed = text.partition(":")
         if not colon:
-            raise refuse("there is no colon between a user's name and a hash")
+            raise make_error("there is no colon between a user's name and a hash")
         if not user or not user.isprintable() or " " in user or len(user) > 255:
-            raise refuse("the name of a user has to be printable, without spaces")
+            raise make_error("the name of a user has to be printable, without spaces")
         if user in (ANONYMOUS, ANY_USER):
-            raise refuse(f"no user can be called {user}: the rules have a meaning for it")
+            raise make_error(f"no user can be called {user}: the rules have a meaning for it")
         if user in hashes:
-            raise refuse(f"the user {user} has been there before")
+            raise make_error(f"the user {user} has been there before")
         match = _BCRYPT.fullmatch(hashed)
         if match is None:
-            raise refuse(
+            raise make_error(
                 f"what follows {user} is no bcrypt hash: write it anew with"
                 f" htpasswd -B {path} {user}"
             )
         if not 4 <= int(match[1]) <= MAX_COST:
-            raise refuse(f"the cost {match[1]} is not between 4 and {MAX_COST}")
+            raise make_error(f"the cost {match[1]} is not between 4 and {MAX_COST}")
         hashes[user] = hashed.encode("ascii")
     if not hashes:
         raise PasswordFileUnusable(path=path, reason="there is no user in it")

@@ -18,7 +18,7 @@ from cachetools import TTLCache
 
 from nixery.limits.addresses import client_key_of
 
-__all__ = ["Throttle"]
+__all__ = ["LoginThrottle"]
 
 FREE_FAILURES_PER_USER = 3
 """Failures of a user, from one address, without a delay: typing errors are common."""
@@ -39,11 +39,11 @@ MAX_TRACKED_KEYS = 16384
 @define(eq=False)
 class _Failures:
     count: int = 0
-    until: float = float("-inf")
+    blocked_until: float = float("-inf")
 
 
 @define(eq=False)
-class Throttle:
+class LoginThrottle:
     """
     Counts failed logins per user and address, and per address.
 
@@ -56,34 +56,34 @@ class Throttle:
     def __attrs_post_init__(self) -> None:
         self._failures = TTLCache(MAX_TRACKED_KEYS, FORGET_AFTER_SECONDS, timer=self.seconds)
 
-    def wait(self, address: str, user: str) -> float:
+    def seconds_until_allowed(self, address: str, user: str) -> float:
         """Return the seconds until a user may try again; 0: now."""
         now = self.seconds()
         found = [self._failures.get(key) for key, _ in _keys(address, user)]
-        return max(0.0, *(each.until - now for each in found if each is not None), 0.0)
+        return max(0.0, *(each.blocked_until - now for each in found if each is not None), 0.0)
 
-    def failed(self, address: str, user: str) -> float:
+    def record_failure(self, address: str, user: str) -> float:
         """Record a failed login; :return: seconds until that user may try again."""
         now = self.seconds()
         for key, free in _keys(address, user):
             failures = self._failures.pop(key, None) or _Failures()
             failures.count += 1
-            over = failures.count - free
-            if over > 0:
+            excess = failures.count - free
+            if excess > 0:
                 # Limit the exponent before computing the power: there may be many failures.
-                failures.until = now + min(MAX_DELAY_SECONDS, 2.0 ** min(over - 1, 30))
+                failures.blocked_until = now + min(MAX_DELAY_SECONDS, 2.0 ** min(excess - 1, 30))
             self._failures[key] = failures
-        return self.wait(address, user)
+        return self.seconds_until_allowed(address, user)
 
-    def succeeded(self, address: str, user: str) -> None:
+    def record_success(self, address: str, user: str) -> None:
         """Record a successful login."""
         self._failures.pop((client_key_of(address), user), None)
 
 
 def _keys(address: str, user: str) -> tuple[tuple[tuple[str, str], int], ...]:
-    origin = client_key_of(address)
+    client = client_key_of(address)
     # No user's name is empty.
-    return ((origin, user[:255] or "-"), FREE_FAILURES_PER_USER), (
-        (origin, ""),
+    return ((client, user[:255] or "-"), FREE_FAILURES_PER_USER), (
+        (client, ""),
         FREE_FAILURES_PER_ADDRESS,
     )

@@ -38,13 +38,13 @@ ACCESS = "access"
 REFRESH = "refresh"
 """The purpose of a token: to pull, or to get further tokens with."""
 
-MAX_TOKEN = 8192
+MAX_TOKEN_CHARACTERS = 8192
 """Maximum length of a token in characters."""
 
 SERVICE = "nixery"
 """Issuer and audience of the tokens."""
 
-_SKEW = 10
+_MAX_CLOCK_SKEW_SECONDS = 10
 """Seconds by which the clocks of two instances may differ."""
 
 
@@ -52,11 +52,11 @@ _SKEW = 10
 class SigningKey:
     """A private key, and the one algorithm that it is used with."""
 
-    private: Ed25519PrivateKey | EllipticCurvePrivateKey = field(repr=False)
+    private_key: Ed25519PrivateKey | EllipticCurvePrivateKey = field(repr=False)
 
     @property
     def algorithm(self) -> str:
-        return "EdDSA" if isinstance(self.private, Ed25519PrivateKey) else "ES256"
+        return "EdDSA" if isinstance(self.private_key, Ed25519PrivateKey) else "ES256"
 
 
 @frozen(kw_only=True)
@@ -90,16 +90,16 @@ class Tokens:
 
     def issue(
         self,
-        use: str,
+        purpose: str,
         user: str | None,
         fingerprint: str | None,
         repositories: Iterable[str],
-        seconds: int,
+        lifetime: int,
     ) -> str:
         """
         Issue a token.
 
-        :param use: :data:`ACCESS` or :data:`REFRESH`.
+        :param purpose: :data:`ACCESS` or :data:`REFRESH`.
         """
         now = int(self.wall_clock.now())
         return jwt.encode(
@@ -108,33 +108,33 @@ class Tokens:
                 "aud": SERVICE,
                 "sub": user or "",
                 "iat": now,
-                "nbf": now - _SKEW,
-                "exp": now + seconds,
+                "nbf": now - _MAX_CLOCK_SKEW_SECONDS,
+                "exp": now + lifetime,
                 "jti": secrets.token_hex(8),
-                "use": use,
+                "use": purpose,
                 "mark": fingerprint or "",
                 "access": [
                     {"type": "repository", "name": name, "actions": ["pull"]}
                     for name in sorted(repositories)
                 ],
             },
-            self.key.private,
+            self.key.private_key,
             algorithm=self.key.algorithm,
         )
 
-    def read(self, token: str, use: str) -> Claims:
+    def verify(self, token: str, purpose: str) -> Claims:
         """
         Verify a token and return its claims.
 
         :raises TokenInvalid: it was not issued with this key, is not in force, or is for
             another use.
         """
-        if len(token) > MAX_TOKEN:
+        if len(token) > MAX_TOKEN_CHARACTERS:
             raise TokenInvalid(reason="it is too long")
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
-                self.key.private.public_key(),
+                self.key.private_key.public_key(),
                 algorithms=[self.key.algorithm],
                 audience=SERVICE,
                 issuer=SERVICE,
@@ -148,7 +148,7 @@ class Tokens:
                 },
             )
             self._check_times(float(claims["nbf"]), float(claims["exp"]))
-            if claims["use"] != use:
+            if claims["use"] != purpose:
                 raise TokenInvalid(reason="it is for something else")
             return Claims(
                 user=claims["sub"] or None,
@@ -167,13 +167,13 @@ class Tokens:
         ) as error:
             raise TokenInvalid(reason=f"it is none of ours ({type(error).__name__})") from None
 
-    def _check_times(self, begins: float, expires: float) -> None:
+    def _check_times(self, not_before: float, expires: float) -> None:
         """:raises TokenInvalid: the token is not in force."""
         now = self.wall_clock.now()
         # Both comparisons are false for NaN.
         if not now < expires:
             raise TokenInvalid(reason="it has expired")
-        if not begins <= now:
+        if not not_before <= now:
             raise TokenInvalid(
                 reason="it is from the future: the clock of the registry was set back, log in again"
             )
@@ -186,7 +186,7 @@ def load_key(path: Path) -> SigningKey:
     :raises TokenKeyUnusable: it does not exist, or is not such a key.
     """
     try:
-        private = load_pem_private_key(path.read_bytes(), password=None)
+        private_key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise TokenKeyUnusable(
             path=str(path), reason=f"it cannot be read: {error.strerror or error}"
@@ -195,10 +195,11 @@ def load_key(path: Path) -> SigningKey:
         raise TokenKeyUnusable(
             path=str(path), reason="it holds no private key in PEM without a passphrase"
         ) from None
-    if isinstance(private, Ed25519PrivateKey) or (
-        isinstance(private, EllipticCurvePrivateKey) and isinstance(private.curve, SECP256R1)
+    if isinstance(private_key, Ed25519PrivateKey) or (
+        isinstance(private_key, EllipticCurvePrivateKey)
+        and isinstance(private_key.curve, SECP256R1)
     ):
-        return SigningKey(private=private)
+        return SigningKey(private_key=private_key)
     raise TokenKeyUnusable(
         path=str(path), reason="its key is neither Ed25519 nor ECDSA on the curve P-256"
     )
@@ -212,7 +213,7 @@ def load_or_create_key(path: Path) -> SigningKey:
     """
     try:
         if not path.exists():
-            _make_key(path)
+            _create_key(path)
     except OSError as error:
         raise TokenKeyUnusable(
             path=str(path), reason=f"it cannot be made: {error.strerror or error}"
@@ -220,19 +221,19 @@ def load_or_create_key(path: Path) -> SigningKey:
     return load_key(path)
 
 
-def _make_key(path: Path) -> None:
-    text = Ed25519PrivateKey.generate().private_bytes(
+def _create_key(path: Path) -> None:
+    pem = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
+            file.write(pem)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(half, path)
+        os.replace(temporary, path)
     except BaseException:
-        half.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -54,7 +54,7 @@ class Authority(Protocol):
     """Authenticates clients, and decides which packages and digests they may pull."""
 
     @property
-    def gives_tokens(self) -> bool:
+    def issues_tokens(self) -> bool:
         """True if clients of the registry API have to fetch tokens."""
 
     def cached_identity(self, credentials: bytes) -> Identity | None:
@@ -71,10 +71,10 @@ class Authority(Protocol):
         :raises LoginThrottled: the password is not checked now.
         """
 
-    def read_token(self, token: str, credentials: bytes) -> Identity:
+    def verify_access_token(self, token: str, credentials: bytes) -> Identity:
         """Return the identity that a token proves; :raises TokenInvalid: it proves none."""
 
-    def refused(self, user: str | None, name: ImageName) -> tuple[str, ...]:
+    def denied_packages(self, user: str | None, name: ImageName) -> tuple[str, ...]:
         """Return the packages of an image that a user may not pull."""
 
     def record_pull(self, user: str | None, name: ImageName, image: Image) -> None:
@@ -119,7 +119,7 @@ class RegistryGuard:
             raise self._challenge(name, error, client.auth_error)
         if name is None:
             return
-        refused = self._authority.refused(identity.user, name)
+        refused = self._authority.denied_packages(identity.user, name)
         if refused and identity.user is None:
             raise self._challenge(name, "insufficient_scope", "")
         if refused:
@@ -144,7 +144,7 @@ class RegistryGuard:
     def _challenge(
         self, name: ImageName | None, error: str | None, auth_error: str
     ) -> LoginRequired:
-        if not self._authority.gives_tokens:
+        if not self._authority.issues_tokens:
             return LoginRequired(challenge=BASIC, reason=auth_error)
         repository = None if name is None else name.repository
         challenge = bearer_challenge(self.realm, self.service, repository, error)
@@ -171,7 +171,7 @@ class PagesGuard:
             name = parse_image_name(image, self._system)
         except InvalidName:
             return False
-        return not self._authority.refused(identity.user, name) and (
+        return not self._authority.denied_packages(identity.user, name) and (
             identity.scopes is None or image in identity.scopes
         )
 
@@ -217,7 +217,7 @@ class AuthenticatingRoot(Resource):
                     parsed.user, parsed.password, address, credentials
                 )
             else:
-                identity = self._authority.read_token(parsed.token, credentials)
+                identity = self._authority.verify_access_token(parsed.token, credentials)
         except (LoginFailed, TokenInvalid) as error:
             return Client(address=address, auth_error=error.message)
         return Client(address=address, identity=identity)

@@ -79,8 +79,8 @@ class Issuer(Protocol):
         :raises TokenInvalid: the token is invalid.
         """
 
-    def issue(
-        self, user: str | None, scopes: Sequence[str], *, refresh: bool = False
+    def issue_tokens(
+        self, user: str | None, scopes: Sequence[str], *, with_refresh_token: bool = False
     ) -> IssuedToken:
         """Issue a token for those of the requested repositories that a user may pull from."""
 
@@ -136,7 +136,7 @@ def _answer_query(request: Request, issuer: Issuer) -> bytes:
     query: Mapping[bytes, Sequence[bytes]] = request.args or {}
     scopes = [each.decode("utf-8", "replace") for each in query.get(b"scope", ())]
     wanted = query.get(b"offline_token", [b""])[-1] == b"true"
-    issued = issuer.issue(client.user, scopes, refresh=wanted)
+    issued = issuer.issue_tokens(client.user, scopes, with_refresh_token=wanted)
     return _token_response(request, issued)
 
 
@@ -161,8 +161,8 @@ async def _answer_form(request: Request, issuer: Issuer) -> bytes | None:
             return send_error(request, _BAD_FORM)
     if client_disconnected(request):
         return None
-    issued = issuer.issue(
-        identity.user, form.get("scope", []), refresh=given("access_type") == "offline"
+    issued = issuer.issue_tokens(
+        identity.user, form.get("scope", []), with_refresh_token=given("access_type") == "offline"
     )
     return _token_response(request, issued)
 
@@ -171,9 +171,11 @@ def _token_response(request: Request, issued: IssuedToken) -> bytes:
     document: dict[str, object] = {
         "token": issued.token,
         "access_token": issued.token,
-        "expires_in": issued.seconds,
-        "issued_at": datetime.fromtimestamp(issued.time, UTC).isoformat().replace("+00:00", "Z"),
+        "expires_in": issued.lifetime,
+        "issued_at": datetime.fromtimestamp(issued.issued_at, UTC)
+        .isoformat()
+        .replace("+00:00", "Z"),
     }
-    if issued.refresh is not None:
-        document["refresh_token"] = issued.refresh
+    if issued.refresh_token is not None:
+        document["refresh_token"] = issued.refresh_token
     return answer_with(request, "application/json", json.dumps(document).encode("ascii"))

@@ -126,7 +126,7 @@ class AccessParts:
         """
         assert self._access_controller is not None
         passwords = await self._read(self.config)
-        self._access_controller.replace(passwords, self.config.auth_rules)
+        self._access_controller.replace_users(passwords, self.config.auth_rules)
         if self.config.auth == "token":
             path = self.config.token_key
             # A key file that was named is not created: a mistyped path would become a key of its
@@ -144,7 +144,7 @@ class AccessParts:
         if config.auth != self.config.auth:
             self._log.warn("auth itself is changed by a restart only.")
             config = self.config
-        self._access_controller.replace(await self._read(config), config.auth_rules)
+        self._access_controller.replace_users(await self._read(config), config.auth_rules)
 
     async def _read(self, config: Config) -> Passwords:
         assert config.htpasswd_file is not None  # the configuration ensures it

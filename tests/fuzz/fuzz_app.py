@@ -319,10 +319,10 @@ class World:
             system=SYSTEM,
         )
         hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4))
-        controller.replace(
+        controller.replace_users(
             Passwords(hashes={USER: hashed}), {ANONYMOUS: parse_patterns(["hello", "cacert"])}
         )
-        key = SigningKey(private=Ed25519PrivateKey.generate())
+        key = SigningKey(private_key=Ed25519PrivateKey.generate())
         controller.enable_tokens(Tokens(key=key, wall_clock=self.wall_clock))
         return controller
 

@@ -34,7 +34,7 @@ from tests.support.http import IMAGE, OCI, HeldWorkers, InlineWorkers
 
 SYSTEM = "x86_64-linux"
 HERE = "192.0.2.1"
-KEY = SigningKey(private=Ed25519PrivateKey.generate())
+KEY = SigningKey(private_key=Ed25519PrivateKey.generate())
 
 
 def passwords(**given: str) -> Passwords:
@@ -74,7 +74,7 @@ class AccessControllerTestCase(SynchronousTestCase):
             wall_clock=self.wall_clock,
             system=SYSTEM,
         )
-        access_controller.replace(USERS, RULES)
+        access_controller.replace_users(USERS, RULES)
         access_controller.enable_tokens(Tokens(key=KEY, wall_clock=self.wall_clock))
         return access_controller
 
@@ -170,14 +170,14 @@ class PasswordTests(AccessControllerTestCase):
         """Replacing the users drops cached identities, and those of checks in progress."""
         self.successResultOf(self.log_in("alice", "secret", b"old"))
         workers = HeldWorkers()
-        self.access_controller.replace(passwords(alice="new"), RULES)
+        self.access_controller.replace_users(passwords(alice="new"), RULES)
         self.assertIsNone(self.access_controller.cached_identity(b"old"))
         self.failureResultOf(self.log_in("alice", "secret"), LoginFailed)
         self.access_controller = self.make(workers)
         late = self.log_in("alice", "secret", b"late")
         # It has begun with the old ones.
         verify = USERS.verify
-        self.access_controller.replace(passwords(alice="new"), RULES)
+        self.access_controller.replace_users(passwords(alice="new"), RULES)
         workers.finish()
         self.successResultOf(late)
         self.assertTrue(verify("alice", b"secret"))
@@ -188,7 +188,7 @@ class RuleTests(AccessControllerTestCase):
     """Tests of the rules: the packages each user may pull."""
 
     def refused(self, user: str | None, image: str) -> tuple[str, ...]:
-        return self.access_controller.refused(user, parse_image_name(image, SYSTEM))
+        return self.access_controller.denied_packages(user, parse_image_name(image, SYSTEM))
 
     def test_rules(self) -> None:
         """A user with rules has what they allow, one without has everything."""
@@ -203,7 +203,7 @@ class RuleTests(AccessControllerTestCase):
 
     def test_others(self) -> None:
         """A star names all users that have no rules of their own."""
-        self.access_controller.replace(USERS, RULES | {"*": parse_patterns(["htop"])})
+        self.access_controller.replace_users(USERS, RULES | {"*": parse_patterns(["htop"])})
         self.assertEqual(self.refused("bob", "htop/git"), ("git",))
         self.assertEqual(self.refused("alice", "git"), ())
         self.assertEqual(self.refused("mallory", "htop"), ("htop",))
@@ -244,8 +244,10 @@ class TokenTests(AccessControllerTestCase):
     """Tokens that are issued by rules, and end with them."""
 
     def scopes(self, user: str | None, *scopes: str) -> frozenset[str] | None:
-        issued = self.access_controller.issue(user, scopes)
-        return self.access_controller.read_token(issued.token, issued.token.encode()).scopes
+        issued = self.access_controller.issue_tokens(user, scopes)
+        return self.access_controller.verify_access_token(
+            issued.token, issued.token.encode()
+        ).scopes
 
     def test_scopes(self) -> None:
         """A token is for what was asked for, and is for the user; to pull, and nothing else."""
@@ -273,41 +275,49 @@ class TokenTests(AccessControllerTestCase):
 
     def test_remembered(self) -> None:
         """A token that was good is known until it ends."""
-        token = self.access_controller.issue("alice", ["repository:git:pull"]).token
-        identity = self.access_controller.read_token(token, b"Bearer x")
+        token = self.access_controller.issue_tokens("alice", ["repository:git:pull"]).token
+        identity = self.access_controller.verify_access_token(token, b"Bearer x")
         self.assertEqual(self.access_controller.cached_identity(b"Bearer x"), identity)
         self.clock.advance(301)
         self.assertIsNone(self.access_controller.cached_identity(b"Bearer x"))
 
     def test_changes(self) -> None:
         """A token ends when its user has another password, or is gone."""
-        issued = self.access_controller.issue("alice", [], refresh=True)
-        assert issued.refresh is not None
-        self.assertEqual(self.access_controller.verify_refresh_token(issued.refresh).user, "alice")
-        self.access_controller.read_token(issued.token, b"x")
+        issued = self.access_controller.issue_tokens("alice", [], with_refresh_token=True)
+        assert issued.refresh_token is not None
+        self.assertEqual(
+            self.access_controller.verify_refresh_token(issued.refresh_token).user, "alice"
+        )
+        self.access_controller.verify_access_token(issued.token, b"x")
         for users in (passwords(alice="new"), passwords(bob="secret")):
-            self.access_controller.replace(users, RULES)
+            self.access_controller.replace_users(users, RULES)
             self.assertIsNone(self.access_controller.cached_identity(b"x"))
-            self.assertRaises(TokenInvalid, self.access_controller.read_token, issued.token, b"x")
             self.assertRaises(
-                TokenInvalid, self.access_controller.verify_refresh_token, issued.refresh
+                TokenInvalid, self.access_controller.verify_access_token, issued.token, b"x"
+            )
+            self.assertRaises(
+                TokenInvalid, self.access_controller.verify_refresh_token, issued.refresh_token
             )
 
     def test_anonymous(self) -> None:
         """Anonymous tokens are valid as long as anonymous clients may pull something."""
-        issued = self.access_controller.issue(None, ["repository:git:pull"], refresh=True)
-        self.assertIsNone(issued.refresh)
-        self.assertRaises(TokenInvalid, self.access_controller.read_token, issued.token, b"x")
-        self.access_controller.replace(USERS, {"anonymous": parse_patterns(["git"])})
+        issued = self.access_controller.issue_tokens(
+            None, ["repository:git:pull"], with_refresh_token=True
+        )
+        self.assertIsNone(issued.refresh_token)
+        self.assertRaises(
+            TokenInvalid, self.access_controller.verify_access_token, issued.token, b"x"
+        )
+        self.access_controller.replace_users(USERS, {"anonymous": parse_patterns(["git"])})
         self.assertEqual(self.scopes(None, "repository:git:pull", "repository:htop:pull"), {"git"})
         empty = Tokens(key=KEY, wall_clock=self.wall_clock).issue(ACCESS, "", "", [], 60)
-        self.assertIsNone(self.access_controller.read_token(empty, b"x").user)
+        self.assertIsNone(self.access_controller.verify_access_token(empty, b"x").user)
 
     def test_none(self) -> None:
         """Without a token key, tokens are neither issued nor accepted."""
-        token = self.access_controller.issue("alice", []).token
+        token = self.access_controller.issue_tokens("alice", []).token
         self.access_controller._tokens = None
-        self.assertFalse(self.access_controller.gives_tokens)
-        self.assertRaises(TokenInvalid, self.access_controller.issue, "alice", [])
-        self.assertRaises(TokenInvalid, self.access_controller.read_token, token, b"x")
+        self.assertFalse(self.access_controller.issues_tokens)
+        self.assertRaises(TokenInvalid, self.access_controller.issue_tokens, "alice", [])
+        self.assertRaises(TokenInvalid, self.access_controller.verify_access_token, token, b"x")
         self.assertRaises(TokenInvalid, self.access_controller.verify_refresh_token, token)

@@ -10,7 +10,7 @@ from nixery.access.throttle import (
     FREE_FAILURES_PER_USER,
     MAX_DELAY_SECONDS,
     MAX_TRACKED_KEYS,
-    Throttle,
+    LoginThrottle,
 )
 
 
@@ -19,12 +19,12 @@ class ThrottleTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.throttle = Throttle(self.clock.seconds)
+        self.throttle = LoginThrottle(self.clock.seconds)
 
     def failures(self, times: int, address: str = "192.0.2.1", user: str = "alice") -> float:
         wait = 0.0
         for _ in range(times):
-            wait = self.throttle.failed(address, user)
+            wait = self.throttle.record_failure(address, user)
         return wait
 
     def test_doubling(self) -> None:
@@ -38,9 +38,9 @@ class ThrottleTests(SynchronousTestCase):
         """A login may be tried after the wait; all failures are forgotten 15 minutes later."""
         self.failures(FREE_FAILURES_PER_USER + 3)
         self.clock.advance(3.5)
-        self.assertAlmostEqual(self.throttle.wait("192.0.2.1", "alice"), 0.5)
+        self.assertAlmostEqual(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 0.5)
         self.clock.advance(1)
-        self.assertEqual(self.throttle.wait("192.0.2.1", "alice"), 0)
+        self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 0)
         self.assertEqual(self.failures(1), 8)
         self.clock.advance(901)
         self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
@@ -48,39 +48,39 @@ class ThrottleTests(SynchronousTestCase):
     def test_others(self) -> None:
         """Users elsewhere are not locked out, nor other users from there."""
         self.failures(FREE_FAILURES_PER_USER + 5)
-        self.assertEqual(self.throttle.wait("192.0.2.2", "alice"), 0)
-        self.assertEqual(self.throttle.wait("192.0.2.1", "bob"), 0)
+        self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.2", "alice"), 0)
+        self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "bob"), 0)
 
     def test_address(self) -> None:
         """Names that are made up count together."""
         for number in range(FREE_FAILURES_PER_ADDRESS + 1):
             self.failures(1, user=f"user{number}")
-        self.assertGreater(self.throttle.wait("192.0.2.1", "bob"), 0)
-        self.assertEqual(self.throttle.wait("192.0.2.2", "bob"), 0)
+        self.assertGreater(self.throttle.seconds_until_allowed("192.0.2.1", "bob"), 0)
+        self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.2", "bob"), 0)
 
     def test_network(self) -> None:
         """All addresses of an IPv6 /64 network are throttled together."""
         self.failures(FREE_FAILURES_PER_USER + 1, address="2001:db8::1")
-        self.assertGreater(self.throttle.wait("2001:db8::ffff:2", "alice"), 0)
-        self.assertEqual(self.throttle.wait("2001:db8:0:1::1", "alice"), 0)
+        self.assertGreater(self.throttle.seconds_until_allowed("2001:db8::ffff:2", "alice"), 0)
+        self.assertEqual(self.throttle.seconds_until_allowed("2001:db8:0:1::1", "alice"), 0)
         self.failures(FREE_FAILURES_PER_USER + 1, address="::ffff:192.0.2.9")
-        self.assertGreater(self.throttle.wait("192.0.2.9", "alice"), 0)
+        self.assertGreater(self.throttle.seconds_until_allowed("192.0.2.9", "alice"), 0)
         self.failures(FREE_FAILURES_PER_USER + 1, address="local")
-        self.assertGreater(self.throttle.wait("local", "alice"), 0)
+        self.assertGreater(self.throttle.seconds_until_allowed("local", "alice"), 0)
 
     def test_success(self) -> None:
         """A password that is right ends the count."""
         self.failures(FREE_FAILURES_PER_USER)
-        self.throttle.succeeded("192.0.2.1", "alice")
+        self.throttle.record_success("192.0.2.1", "alice")
         self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
 
     def test_empty_name(self) -> None:
         """A name that is empty is not mistaken for all of an address."""
         self.failures(FREE_FAILURES_PER_USER + 1, user="")
-        self.assertEqual(self.throttle.wait("192.0.2.1", "alice"), 0)
+        self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 0)
 
     def test_bounded(self) -> None:
         """However many try, the table does not grow without end."""
         for number in range(MAX_TRACKED_KEYS):
-            self.throttle.failed(f"host{number}", "alice")
+            self.throttle.record_failure(f"host{number}", "alice")
         self.assertLessEqual(len(self.throttle._failures), MAX_TRACKED_KEYS)

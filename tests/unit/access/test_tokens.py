@@ -26,7 +26,7 @@ from nixery.testing.fakes import FakeWallClock
 KEY = ed25519.Ed25519PrivateKey.generate()
 TIME = Clock()
 CLOCK = FakeWallClock(TIME)
-TOKENS = Tokens(key=SigningKey(private=KEY), wall_clock=CLOCK)
+TOKENS = Tokens(key=SigningKey(private_key=KEY), wall_clock=CLOCK)
 
 
 def part(value: object) -> str:
@@ -40,17 +40,17 @@ class TokenTests(SynchronousTestCase):
         return TOKENS.issue(use, "alice", "mark", ["shell/git"], seconds)
 
     def refused(self, token: str, use: str = ACCESS) -> None:
-        self.assertRaises(TokenInvalid, TOKENS.read, token, use)
+        self.assertRaises(TokenInvalid, TOKENS.verify, token, use)
 
     def test_round_trip(self) -> None:
         """A token is read with the claims it was issued with."""
         for key in (KEY, ec.generate_private_key(ec.SECP256R1())):
-            tokens = Tokens(key=SigningKey(private=key), wall_clock=CLOCK)
-            claims = tokens.read(tokens.issue(ACCESS, "alice", "mark", ["b", "a"], 300), ACCESS)
+            tokens = Tokens(key=SigningKey(private_key=key), wall_clock=CLOCK)
+            claims = tokens.verify(tokens.issue(ACCESS, "alice", "mark", ["b", "a"], 300), ACCESS)
             self.assertEqual(claims.user, "alice")
             self.assertEqual(claims.fingerprint, "mark")
             self.assertEqual(claims.repositories, {"a", "b"})
-            nobody = tokens.read(tokens.issue(ACCESS, None, None, [], 300), ACCESS)
+            nobody = tokens.verify(tokens.issue(ACCESS, None, None, [], 300), ACCESS)
             self.assertEqual((nobody.user, nobody.fingerprint), (None, None))
 
     def test_expiry(self) -> None:
@@ -66,18 +66,18 @@ class TokenTests(SynchronousTestCase):
             clock = FakeWallClock(TIME, CLOCK.ahead + ahead)
             tokens = Tokens(key=TOKENS.key, wall_clock=clock)
             token = tokens.issue(ACCESS, "alice", "m", [], 300)
-            self.assertEqual("alice", TOKENS.read(token, ACCESS).user)
+            self.assertEqual("alice", TOKENS.verify(token, ACCESS).user)
 
     def test_use(self) -> None:
         """A refresh token is refused as an access token, and the other way round."""
         self.refused(self.issue(use=REFRESH))
         self.refused(self.issue(), REFRESH)
-        self.assertEqual(TOKENS.read(self.issue(use=REFRESH), REFRESH).user, "alice")
+        self.assertEqual(TOKENS.verify(self.issue(use=REFRESH), REFRESH).user, "alice")
 
     def test_other_key(self) -> None:
         """A token signed with another key is refused."""
         other = Tokens(
-            key=SigningKey(private=ed25519.Ed25519PrivateKey.generate()), wall_clock=CLOCK
+            key=SigningKey(private_key=ed25519.Ed25519PrivateKey.generate()), wall_clock=CLOCK
         )
         self.refused(other.issue(ACCESS, "alice", "mark", [], 300))
 
@@ -145,7 +145,7 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.assertEqual([each.name for each in path.parent.iterdir()], [path.name])
         token = Tokens(key=first, wall_clock=CLOCK).issue(ACCESS, "a", "m", [], 300)
-        Tokens(key=load_or_create_key(path), wall_clock=CLOCK).read(token, ACCESS)
+        Tokens(key=load_or_create_key(path), wall_clock=CLOCK).verify(token, ACCESS)
 
     def test_given(self) -> None:
         """Keys of two kinds can be used, and no others."""

@@ -268,7 +268,7 @@ class TokenTests(AuthTestCase):
 
     def test_anonymous(self) -> None:
         """An anonymous client gets a token for what the rules allow to anonymous clients."""
-        self.access_controller.replace(USERS, RULES | {"anonymous": parse_patterns(["git"])})
+        self.access_controller.replace_users(USERS, RULES | {"anonymous": parse_patterns(["git"])})
         token = self.fetch("/token?scope=repository:git:pull&scope=repository:htop:pull")
         self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
         self.challenged(self.get("/v2/htop/manifests/latest", token))

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock, LoopingCall
 from twisted.trial.unittest import SynchronousTestCase
 
 import nixery
-from nixery.access.throttle import FREE_FAILURES_PER_USER, Throttle
+from nixery.access.throttle import FREE_FAILURES_PER_USER, LoginThrottle
 from nixery.builds.errors import CachedFailure
 from nixery.builds.image_cache import FailureCache
 from nixery.errors import NixeryError
@@ -140,13 +140,13 @@ class StepTests(SynchronousTestCase):
     def test_failed_logins(self) -> None:
         """So does a client that has failed to log in."""
         for step in STEPS:
-            throttle = Throttle(self.reactor.seconds)
+            throttle = LoginThrottle(self.reactor.seconds)
             for _ in range(FREE_FAILURES_PER_USER + 1):
-                throttle.failed("192.0.2.1", "ann")
+                throttle.record_failure("192.0.2.1", "ann")
             self.reactor.step(step)
-            self.assertEqual(1, throttle.wait("192.0.2.1", "ann"))
+            self.assertEqual(1, throttle.seconds_until_allowed("192.0.2.1", "ann"))
             self.reactor.advance(1)
-            self.assertEqual(0, throttle.wait("192.0.2.1", "ann"))
+            self.assertEqual(0, throttle.seconds_until_allowed("192.0.2.1", "ann"))
 
     def test_timeouts(self) -> None:
         """A timeout of ten seconds lasts ten seconds."""
