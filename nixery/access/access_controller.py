@@ -232,7 +232,7 @@ class AccessController:
     def denied_packages(self, user: str | None, name: ImageName) -> tuple[str, ...]:
         """Return the packages of an image that a user may not pull; empty if all are allowed."""
         patterns = self._patterns(user)
-        return () if patterns is None else patterns.refused(name)
+        return () if patterns is None else patterns.denied_packages(name)
 
     def record_pull(self, user: str | None, name: ImageName, image: Image) -> None:
         """Record that an image was served to a user, who may now read its blobs."""

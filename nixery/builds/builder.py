@@ -247,7 +247,7 @@ class Builder(Service):
         )
         self._failures.check(attempt)
         self.allowance.count_new_image()
-        for missing in evaluation.left_out:
+        for missing in evaluation.missing_optional:
             self._log.info(
                 "{image}: the package set has no {missing}, which is left out",
                 image=request.name.repository,

@@ -59,7 +59,7 @@ def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]
             "options": options,
             "requirements": [
                 {"exact": item.exact, "name": item.name, "optional": item.optional}
-                for item in name.requirements
+                for item in name.package_requests
             ],
             "revision": revision.identity,
             "system": name.system,

@@ -122,7 +122,7 @@ class Lookup:
                 return await self.looker.look_up(package_set, system, missing)
 
             for answer in await self._queue.run(client, work):
-                known[answer.requirement] = kept[revision, system, answer.requirement] = answer
+                known[answer.request] = kept[revision, system, answer.request] = answer
         return SearchResult(
             revision=revision,
             answers=tuple(known[item] for item in requirements),

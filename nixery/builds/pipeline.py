@@ -134,7 +134,7 @@ class ImagePipeline:
         """Evaluate the packages of an image."""
         progress.started()
         evaluating = Deferred.fromCoroutine(
-            self.nix.evaluate(package_set, request.name.system, request.name.requirements)
+            self.nix.evaluate(package_set, request.name.system, request.name.package_requests)
         )
         # Called after the evaluation was started: starting a process takes a while.
         self.nix.prepare()

@@ -61,11 +61,11 @@ async def realise(
         )
         progress.phase(Phase.EVALUATING)
         package_set = await fetch()
-        evaluation = await nix.evaluate(package_set, name.system, name.requirements)
+        evaluation = await nix.evaluate(package_set, name.system, name.package_requests)
         try:
             return (
                 await nix.reevaluate_and_realise(
-                    package_set, name.requirements, evaluation, progress
+                    package_set, name.package_requests, evaluation, progress
                 ),
                 evaluation,
             )

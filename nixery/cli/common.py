@@ -92,7 +92,7 @@ async def realise(
     async def fetch() -> PackageSet:
         return package_set
 
-    evaluation = await nix.evaluate(package_set, name.system, name.requirements)
+    evaluation = await nix.evaluate(package_set, name.system, name.package_requests)
     realisation, evaluation = await realise_whatever_is_collected(
         nix, fetch, name, evaluation, progress
     )

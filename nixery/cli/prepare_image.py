@@ -122,7 +122,7 @@ def _describe(evaluation: Evaluation, graph: RuntimeGraph) -> Mapping[str, objec
     return {
         "system": evaluation.system,
         "packages": [asdict(package) for package in evaluation.packages],
-        "left_out": evaluation.left_out,
+        "left_out": evaluation.missing_optional,
         "graph": [
             {
                 "path": info.path.path,

@@ -4,7 +4,7 @@ The runtime closure of an image, as a value.
 Nix stores the size of every store path, and the other store paths that it
 refers to.  ``nix-store --dump-db`` prints these, in a format that has not changed
 since Nix 2.0 (each of ``path-info --json``'s formats has been replaced by the
-next).  :func:`parse_dump` reads it once into a :class:`RuntimeGraph`, and all later
+next).  :func:`parse_db_dump` reads it once into a :class:`RuntimeGraph`, and all later
 code uses that instead of the text.
 
 A graph is in a canonical order: by name first and by hash last.  Results of walking it
@@ -32,9 +32,9 @@ __all__ = [
     "PathRecord",
     "RuntimeGraph",
     "StorePath",
-    "graph_of",
+    "build_graph",
     "package_name",
-    "parse_dump",
+    "parse_db_dump",
 ]
 
 STORE = "/nix/store"
@@ -181,23 +181,23 @@ class RuntimeGraph:
         used = {path for info in self.paths.values() for path in info.references}
         return tuple(path for path in self.paths if path not in used)
 
-    def closure_of(self, roots: Iterable[StorePath]) -> RuntimeGraph:
+    def subgraph(self, roots: Iterable[StorePath]) -> RuntimeGraph:
         """
         Return the part of this graph that ``roots`` need, themselves included.
 
         :raises UnexpectedOutput: one of them is not in this graph.
         """
-        wanted: set[StorePath] = set()
-        waiting = list(roots)
-        while waiting:
-            path = waiting.pop()
-            if path in wanted:
+        reached: set[StorePath] = set()
+        pending = list(roots)
+        while pending:
+            path = pending.pop()
+            if path in reached:
                 continue
             if path not in self.paths:
                 raise UnexpectedOutput(what="the closure", excerpt=f"{path} is missing")
-            wanted.add(path)
-            waiting.extend(self.paths[path].references)
-        return RuntimeGraph(paths={path: self.paths[path] for path in wanted})
+            reached.add(path)
+            pending.extend(self.paths[path].references)
+        return RuntimeGraph(paths={path: self.paths[path] for path in reached})
 
     def closure_counts(self) -> Mapping[StorePath, int]:
         """
@@ -258,7 +258,7 @@ def package_name(name: str) -> str:
     return _VERSION.split(name, maxsplit=1)[0]
 
 
-def parse_dump(dump: str | bytes) -> RuntimeGraph:
+def parse_db_dump(dump: str | bytes) -> RuntimeGraph:
     """
     Parse the output of ``nix-store --dump-db PATH...``.
 
@@ -276,7 +276,7 @@ def parse_dump(dump: str | bytes) -> RuntimeGraph:
     if dump and not dump.endswith("\n"):
         raise _malformed("cut short at its end", dump[-200:])
     lines = iter(dump.split("\n")[:-1])
-    return graph_of(_record(line, lines) for line in lines)
+    return build_graph(_read_record(line, lines) for line in lines)
 
 
 @frozen
@@ -296,21 +296,21 @@ class PathRecord:
     references: Sequence[str]
 
 
-def graph_of(records: Iterable[PathRecord]) -> RuntimeGraph:
+def build_graph(records: Iterable[PathRecord]) -> RuntimeGraph:
     """
     Build a graph from the records that Nix prints of its store paths.
 
     :raises UnexpectedOutput: a record is malformed, two records of a path differ, or
         the graph is not closed.
     """
-    known: dict[str, StorePath] = {}
+    interned: dict[str, StorePath] = {}
     paths: dict[StorePath, PathInfo] = {}
 
     def store_path(text: str) -> StorePath:
         # Many references name the same path: it is validated once.
-        if text not in known:
-            known[text] = StorePath(text)
-        return known[text]
+        if text not in interned:
+            interned[text] = StorePath(text)
+        return interned[text]
 
     for record in records:
         path = store_path(record.path)
@@ -327,24 +327,26 @@ def graph_of(records: Iterable[PathRecord]) -> RuntimeGraph:
     return RuntimeGraph(paths=paths)
 
 
-def _record(first: str, lines: Iterator[str]) -> PathRecord:
-    def following() -> str:
+def _read_record(first: str, lines: Iterator[str]) -> PathRecord:
+    def next_line() -> str:
         try:
             return next(lines)
         except StopIteration:
             raise _malformed("cut short", first) from None
 
-    nar_hash = following()
-    nar_size = _number(following())
-    following()  # The derivation; paths that were added by hand have none.
-    return PathRecord(first, nar_hash, nar_size, [following() for _ in range(_number(following()))])
+    nar_hash = next_line()
+    nar_size = _parse_number(next_line())
+    next_line()  # The derivation; paths that were added by hand have none.
+    return PathRecord(
+        first, nar_hash, nar_size, [next_line() for _ in range(_parse_number(next_line()))]
+    )
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise _malformed("not a number", text)
     return int(text)
 
 
-def _malformed(how: str, excerpt: str) -> UnexpectedOutput:
-    return UnexpectedOutput(what=f"what Nix tells of its store paths ({how})", excerpt=excerpt)
+def _malformed(reason: str, excerpt: str) -> UnexpectedOutput:
+    return UnexpectedOutput(what=f"what Nix tells of its store paths ({reason})", excerpt=excerpt)

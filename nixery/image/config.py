@@ -34,10 +34,10 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # containerd's tools copy an image's labels to its containers, where a label has
 # at most 4096 bytes, key and value together.
-_MAX_LABEL = 3500
+_MAX_LABEL_BYTES = 3500
 
 # A layer may hold thousands of paths; `docker history --no-trunc` prints this.
-_MAX_HISTORY = 1000
+_MAX_HISTORY_BYTES = 1000
 
 
 @frozen(kw_only=True)
@@ -103,7 +103,7 @@ def image_config(
         "created": CREATED,
         # One entry for each layer: engines reject an image if the numbers differ.
         "history": [
-            {"created": CREATED, "created_by": f"nixery: {_listing(names, _MAX_HISTORY)}"}
+            {"created": CREATED, "created_by": f"nixery: {_join_within(names, _MAX_HISTORY_BYTES)}"}
             for names in contents
         ],
         "os": platform.os,
@@ -138,31 +138,31 @@ def _labels(packages: Iterable[Package]) -> Mapping[str, Json]:
         package for package in ordered if package.attribute not in DEFAULT_PACKAGES
     ] or ordered
     labels = {
-        "nixery.image.packages": _listing(
-            [f"{package.attribute}={package.version}" for package in ordered], _MAX_LABEL, " "
+        "nixery.image.packages": _join_within(
+            [f"{package.attribute}={package.version}" for package in ordered], _MAX_LABEL_BYTES, " "
         ),
-        "org.opencontainers.image.title": _listing(
-            [package.attribute for package in chosen], _MAX_LABEL
+        "org.opencontainers.image.title": _join_within(
+            [package.attribute for package in chosen], _MAX_LABEL_BYTES
         ),
-        "org.opencontainers.image.description": _listing(
-            [package.name for package in chosen], _MAX_LABEL
+        "org.opencontainers.image.description": _join_within(
+            [package.name for package in chosen], _MAX_LABEL_BYTES
         ),
     }
     if len(chosen) == 1:
         [package] = chosen
         labels["org.opencontainers.image.version"] = package.version
-        if len(package.description.encode("utf-8")) <= _MAX_LABEL:
+        if len(package.description.encode("utf-8")) <= _MAX_LABEL_BYTES:
             labels["org.opencontainers.image.description"] = package.description
     return {key: value for key, value in labels.items() if value}
 
 
-def _listing(items: Sequence[str], limit: int, separator: str = ", ") -> str:
+def _join_within(items: Sequence[str], limit: int, separator: str = ", ") -> str:
     """Join as many whole items as fit into ``limit`` bytes, and the number of the others."""
-    room = limit - len(separator) - len("+99999")
+    available = limit - len(separator) - len("+99999")
     shown: list[str] = []
     for item in items:
-        room -= len(item.encode("utf-8")) + len(separator)
-        if room < 0:
+        available -= len(item.encode("utf-8")) + len(separator)
+        if available < 0:
             shown.append(f"+{len(items) - len(shown)}")
             break
         shown.append(item)

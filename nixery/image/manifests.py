@@ -162,7 +162,7 @@ class Image:
             manifest.digest for manifest in self.manifests
         }
 
-    def choose(self, accepted: Collection[str]) -> Manifest:
+    def choose_manifest(self, accepted: Collection[str]) -> Manifest:
         """
         Choose the manifest for a client.
 

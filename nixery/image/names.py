@@ -95,13 +95,13 @@ class ImageName:
 
     :param repository: the name as the client wrote it, for messages; it is ignored
         in comparisons.
-    :param requirements: the packages, sorted and without duplicates, those of
+    :param package_requests: the packages, sorted and without duplicates, those of
         :data:`DEFAULT_PACKAGES` included.
     :param system: the Nix system of the image, ``x86_64-linux``.
     """
 
     repository: str = field(eq=False)
-    requirements: tuple[PackageRequest, ...]
+    package_requests: tuple[PackageRequest, ...]
     system: str
 
 
@@ -133,19 +133,19 @@ def parse_image_name(repository: str, system: str) -> ImageName:
                     " joined by single dots, one or two underscores, or dashes"
                 ),
             )
-    requirements: list[PackageRequest] = []
+    requests: list[PackageRequest] = []
     leading = True
     for component in components:
         if leading and component == "shell":
-            requirements += [PackageRequest(name=name, exact=True) for name in SHELL]
+            requests += [PackageRequest(name=name, exact=True) for name in SHELL]
         elif leading and component in ARCH_META_PACKAGES:
             system = ARCH_META_PACKAGES[component]
         else:
             leading = False
-            requirements.append(_requirement(repository, component))
+            requests.append(_parse_component(repository, component))
     return ImageName(
         repository=repository,
-        requirements=_with_always(requirements),
+        package_requests=_with_default_packages(requests),
         system=system,
     )
 
@@ -200,7 +200,7 @@ def escape_attribute(path: str) -> str:
     return ESCAPE + path.encode("utf-8").hex()
 
 
-def _requirement(repository: str, component: str) -> PackageRequest:
+def _parse_component(repository: str, component: str) -> PackageRequest:
     if not component.startswith(ESCAPE):
         return PackageRequest(name=component)
     try:
@@ -220,15 +220,15 @@ def _requirement(repository: str, component: str) -> PackageRequest:
     return PackageRequest(name=path, exact=True)
 
 
-def _with_always(requirements: Iterable[PackageRequest]) -> tuple[PackageRequest, ...]:
+def _with_default_packages(requests: Iterable[PackageRequest]) -> tuple[PackageRequest, ...]:
     """
     Add the default packages, sort, and remove duplicates.
 
     A default package that was requested explicitly is not optional.
     """
-    wanted = {(item.name, item.exact): item for item in requirements}
-    names = {item.name for item in wanted.values()}
+    by_name = {(request.name, request.exact): request for request in requests}
+    names = {request.name for request in by_name.values()}
     for name in DEFAULT_PACKAGES:
         if name not in names:
-            wanted[name, True] = PackageRequest(name=name, exact=True, optional=True)
-    return tuple(sorted(wanted.values()))
+            by_name[name, True] = PackageRequest(name=name, exact=True, optional=True)
+    return tuple(sorted(by_name.values()))

@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest
 
-__all__ = ["LookupResult", "Evaluation", "Output", "Package", "make_evaluation", "find_refused"]
+__all__ = ["LookupResult", "Evaluation", "Output", "Package", "make_evaluation", "refused_problems"]
 
 
 @frozen(kw_only=True, order=True)
@@ -60,12 +60,12 @@ class Evaluation:
     The evaluated packages of an image.
 
     :param packages: sorted by attribute path; one for each derivation.
-    :param left_out: optional requirements that the package set does not have.
+    :param missing_optional: optional requirements that the package set does not have.
     :param system: the system they are for.
     """
 
     packages: tuple[Package, ...]
-    left_out: tuple[str, ...]
+    missing_optional: tuple[str, ...]
     system: str
 
 
@@ -74,15 +74,15 @@ class LookupResult:
     """
     The result for one requirement.
 
-    :param requirement: the package that was requested.
+    :param request: the package that was requested.
     :param result: the package, or the problem.
     """
 
-    requirement: PackageRequest
+    request: PackageRequest
     result: Package | PackageProblem
 
 
-def make_evaluation(answers: Iterable[LookupResult], system: str) -> Evaluation:
+def make_evaluation(results: Iterable[LookupResult], system: str) -> Evaluation:
     """
     Combine the results of the look-ups into the packages of an image.
 
@@ -93,14 +93,14 @@ def make_evaluation(answers: Iterable[LookupResult], system: str) -> Evaluation:
     """
     packages: dict[str, Package] = {}
     problems: list[PackageProblem] = []
-    left_out: list[str] = []
-    for answer in answers:
-        result = answer.result
+    missing_optional: list[str] = []
+    for lookup in results:
+        result = lookup.result
         if isinstance(result, Package):
-            known = packages.get(result.derivation)
-            packages[result.derivation] = result if known is None else _merge(known, result)
-        elif answer.requirement.optional and result.kind in _ABSENT:
-            left_out.append(answer.requirement.name)
+            previous = packages.get(result.derivation)
+            packages[result.derivation] = result if previous is None else _merge(previous, result)
+        elif lookup.request.optional and result.kind in _ABSENT:
+            missing_optional.append(lookup.request.name)
         else:
             problems.append(result)
     if problems:
@@ -109,13 +109,13 @@ def make_evaluation(answers: Iterable[LookupResult], system: str) -> Evaluation:
         packages=tuple(
             sorted(packages.values(), key=lambda package: (package.attribute, package.derivation))
         ),
-        left_out=tuple(sorted(left_out)),
+        missing_optional=tuple(sorted(missing_optional)),
         system=system,
     )
 
 
-def find_refused(
-    requirements: Iterable[PackageRequest], refused: frozenset[str]
+def refused_problems(
+    requests: Iterable[PackageRequest], refused: frozenset[str]
 ) -> tuple[PackageProblem, ...]:
     """
     Return a problem for each requirement whose attribute path leads through a refused attribute.
@@ -123,15 +123,15 @@ def find_refused(
     :param refused: attributes, in lower case.
     """
     problems = []
-    for item in requirements:
-        through = [part for part in item.name.split(".") if part.lower() in refused]
-        if through:
+    for request in requests:
+        refused_parts = [part for part in request.name.split(".") if part.lower() in refused]
+        if refused_parts:
             problems.append(
                 PackageProblem(
-                    name=item.name,
+                    name=request.name,
                     kind=ProblemKind.REFUSED,
                     message=(
-                        f"{item.name} leads through {through[0]}, which this registry does"
+                        f"{request.name} leads through {refused_parts[0]}, which this registry does"
                         " not serve"
                     ),
                 )

@@ -22,12 +22,12 @@ from attrs import field, frozen
 
 from nixery.image.names import DEFAULT_PACKAGES, ESCAPE, SHELL, ImageName
 
-__all__ = ["EVERYTHING", "PackagePatterns", "fold", "parse_patterns"]
+__all__ = ["ALL_PACKAGES", "PackagePatterns", "normalize_path", "parse_patterns"]
 
-EVERYTHING = "*"
+ALL_PACKAGES = "*"
 """The pattern that every package matches, with dots in its path or without."""
 
-_META = "shell"
+_SHELL_META_PACKAGE = "shell"
 
 MAX_PATTERN_CHARACTERS = 200
 """The longest pattern, in characters."""
@@ -48,60 +48,60 @@ class PackagePatterns:
     """
 
     patterns: tuple[tuple[str, ...], ...]
-    everything: bool = field(default=False)
+    matches_all: bool = field(default=False)
 
-    def refused(self, name: ImageName) -> tuple[str, ...]:
+    def denied_packages(self, name: ImageName) -> tuple[str, ...]:
         """Return the packages of an image that are not allowed, as they were requested."""
-        return () if self.everything else _refused(self, name)
+        return () if self.matches_all else _denied_packages(self, name)
 
     def allows(self, name: ImageName) -> bool:
         """Tell whether all packages of an image are allowed."""
-        return not self.refused(name)
+        return not self.denied_packages(name)
 
     def matches(self, path: str) -> bool:
         """Tell whether one of the patterns matches this path."""
-        return self.everything or _matches(self, fold(path))
+        return self.matches_all or _matches(self, normalize_path(path))
 
-    def touches(self, path: str) -> bool:
+    def matches_part_of(self, path: str) -> bool:
         """
         Tell whether one of the patterns matches some consecutive parts of the path: an
         attribute set that it leads through, or an attribute that it reaches.
         """
-        parts = fold(path)
-        return self.everything or any(
-            _matches(self, parts[start:stop])
-            for start in range(len(parts))
-            for stop in range(start + 1, len(parts) + 1)
+        components = normalize_path(path)
+        return self.matches_all or any(
+            _matches(self, components[start:stop])
+            for start in range(len(components))
+            for stop in range(start + 1, len(components) + 1)
         )
 
 
-def parse_patterns(texts: Iterable[str]) -> PackagePatterns:
+def parse_patterns(values: Iterable[str]) -> PackagePatterns:
     """
     Read patterns as a person writes them: ``git``, ``python3Packages.*``, ``shell``.
 
     :raises ValueError: one of them is not a pattern; the message describes a correct one.
     """
     patterns: set[tuple[str, ...]] = set()
-    everything = False
-    for text in texts:
-        _check(text)
-        if text == EVERYTHING:
-            everything = True
-        patterns.add(fold(text))
-        if text == _META:
-            patterns |= {fold(package) for package in SHELL}
-    return PackagePatterns(patterns=tuple(sorted(patterns)), everything=everything)
+    matches_all = False
+    for text in values:
+        _check_pattern(text)
+        if text == ALL_PACKAGES:
+            matches_all = True
+        patterns.add(normalize_path(text))
+        if text == _SHELL_META_PACKAGE:
+            patterns |= {normalize_path(package) for package in SHELL}
+    return PackagePatterns(patterns=tuple(sorted(patterns)), matches_all=matches_all)
 
 
-def _check(text: str) -> None:
-    shown = repr(text[:40])
+def _check_pattern(text: str) -> None:
+    quoted = repr(text[:40])
     if "/" in text:
         raise ValueError(
-            f"{shown}: a pattern is about one package, and has no slash: write shell, git"
+            f"{quoted}: a pattern is about one package, and has no slash: write shell, git"
             " for what shell/git contains"
         )
     if text.startswith(ESCAPE):
-        raise ValueError(f"{shown}: write the attribute path itself, not its escape")
+        raise ValueError(f"{quoted}: write the attribute path itself, not its escape")
     if (
         not text.isprintable()
         or len(text) > MAX_PATTERN_CHARACTERS
@@ -109,36 +109,38 @@ def _check(text: str) -> None:
         or not all(text.split("."))
     ):
         raise ValueError(
-            f"{shown}: write the attribute path of a package, with * for any characters but"
+            f"{quoted}: write the attribute path of a package, with * for any characters but"
             " dots and ? for one: git, python3Packages.*"
         )
 
 
 @lru_cache(maxsize=4096)
-def _refused(patterns: PackagePatterns, name: ImageName) -> tuple[str, ...]:
+def _denied_packages(patterns: PackagePatterns, name: ImageName) -> tuple[str, ...]:
     return tuple(
         requirement.name
-        for requirement in name.requirements
+        for requirement in name.package_requests
         # Every image has these, for all clients.
         if requirement.name not in DEFAULT_PACKAGES
-        and not _matches(patterns, fold(requirement.name))
+        and not _matches(patterns, normalize_path(requirement.name))
     )
 
 
 def _matches(patterns: PackagePatterns, path: tuple[str, ...]) -> bool:
     return any(
         len(pattern) == len(path)
-        and all(_part(each).match(part) for each, part in zip(pattern, path, strict=True))
+        and all(
+            _compile_component(each).match(part) for each, part in zip(pattern, path, strict=True)
+        )
         for pattern in patterns.patterns
     )
 
 
 @lru_cache(maxsize=4096)
-def _part(pattern: str) -> re.Pattern[str]:
+def _compile_component(pattern: str) -> re.Pattern[str]:
     return re.compile(translate(pattern))
 
 
-def fold(path: str) -> tuple[str, ...]:
+def normalize_path(path: str) -> tuple[str, ...]:
     """Return the parts of an attribute path, equal for all paths that a lookup treats alike."""
     return tuple(
         part[1:] if part[:1] == "_" and part[1:2] in _DIGITS else part

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from nixery.image.names import DEFAULT_PACKAGES, ImageName, PackageRequest
 from nixery.image.packages import Evaluation, Package
-from nixery.image.patterns import PackagePatterns, fold
+from nixery.image.patterns import PackagePatterns, normalize_path
 from nixery.limits.errors import ImageTooLarge, PackagesDenied
 
 __all__ = ["PackageRules"]
@@ -50,7 +50,7 @@ class PackageRules:
         if denied:
             raise PackagesDenied(packages=denied)
         # Default packages are in every image and do not count.
-        count = len(name.requirements) - len(DEFAULT_PACKAGES)
+        count = len(name.package_requests) - len(DEFAULT_PACKAGES)
         if self.max_packages is not None and count > self.max_packages:
             raise ImageTooLarge(
                 what="packages", value=count, limit=self.max_packages, setting="max_packages"
@@ -73,32 +73,32 @@ class PackageRules:
         if request.name in DEFAULT_PACKAGES:
             return False
         return (self.allowed is not None and not self.allowed.matches(request.name)) or (
-            self.denied is not None and self.denied.touches(request.name)
+            self.denied is not None and self.denied.matches_part_of(request.name)
         )
 
     def _denies_package(self, package: Package) -> bool:
         if all(name in DEFAULT_PACKAGES for name in package.requested):
             return False
         if self.denied is not None and (
-            self.denied.touches(package.attribute)
-            or any(self.denied.touches(name) for name in package.requested)
-            or self.denied.touches(_escape_dots(package.pname))
+            self.denied.matches_part_of(package.attribute)
+            or any(self.denied.matches_part_of(name) for name in package.requested)
+            or self.denied.matches_part_of(_escape_dots(package.pname))
         ):
             return True
         return self.allowed is not None and not self._allows(self.allowed, package)
 
     def _allows(self, allowed: PackagePatterns, package: Package) -> bool:
-        attribute_path = fold(package.attribute)
+        attribute_path = normalize_path(package.attribute)
         return allowed.matches(package.attribute) or any(
             # A requested output follows the attribute path.
-            fold(name)[: len(attribute_path)] == attribute_path and allowed.matches(name)
+            normalize_path(name)[: len(attribute_path)] == attribute_path and allowed.matches(name)
             for name in package.requested
         )
 
 
 @lru_cache(maxsize=4096)
 def _denied_packages(rules: PackageRules, name: ImageName) -> tuple[str, ...]:
-    return tuple(item.name for item in name.requirements if rules.denies(item))
+    return tuple(item.name for item in name.package_requests if rules.denies(item))
 
 
 def _escape_dots(pname: str) -> str:

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery.errors import UnexpectedOutput
-from nixery.image.closure import RuntimeGraph, parse_dump
+from nixery.image.closure import RuntimeGraph, parse_db_dump
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, Package
 from nixery.nix import arguments, resolve_arguments, store_location
@@ -272,7 +272,7 @@ class NixCommands:
             (await self._query(arguments.dump(chunk))).stdout
             for chunk in arguments.chunks(sorted(paths))
         ]
-        return await self._workers.run(parse_dump, b"".join(records))
+        return await self._workers.run(parse_db_dump, b"".join(records))
 
     async def release(self, realisation: Realisation) -> None:
         """See :meth:`nixery.nix.interface.Nix.release`."""

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from nixery.errors import NixeryError
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest
-from nixery.image.packages import Evaluation, LookupResult, find_refused, make_evaluation
+from nixery.image.packages import Evaluation, LookupResult, make_evaluation, refused_problems
 from nixery.nix import resolve_arguments
 from nixery.nix.arguments import NixSettings
 from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
@@ -104,7 +104,7 @@ class Evaluator:
         self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
     ) -> Evaluation:
         """See :meth:`nixery.nix.interface.Nix.evaluate`."""
-        refused = find_refused(requirements, self._settings.refused)
+        refused = refused_problems(requirements, self._settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
         return make_evaluation(await self.look_up(package_set, system, requirements), system)
@@ -119,13 +119,13 @@ class Evaluator:
         :raises EvaluationTimedOut: it took too long.
         :raises NixUnusable: Nix itself failed.
         """
-        refused = find_refused(requirements, self._settings.refused)
+        refused = refused_problems(requirements, self._settings.refused)
         if refused:
             names = {problem.name: problem for problem in refused}
             rest = [item for item in requirements if item.name not in names]
             found = iter(await self.look_up(package_set, system, rest) if rest else ())
             return [
-                LookupResult(requirement=item, result=names[item.name])
+                LookupResult(request=item, result=names[item.name])
                 if item.name in names
                 else next(found)
                 for item in requirements
@@ -201,12 +201,12 @@ class Evaluator:
         reasons: dict[PackageRequest, str] = {}
         for answer in silent:
             try:
-                await self._ask(lookup, (answer.requirement,), deadline, guard=False)
+                await self._ask(lookup, (answer.request,), deadline, guard=False)
             except ProcessFailed as failure:
-                reasons[answer.requirement] = self._reason(failure)
+                reasons[answer.request] = self._reason(failure)
             except EvaluationTimedOut:
                 break
-        return [with_reason(answer, reasons.get(answer.requirement, "")) for answer in answers]
+        return [with_reason(answer, reasons.get(answer.request, "")) for answer in answers]
 
     async def _ask_ahead(
         self, lookup: Lookup, requirements: Sequence[PackageRequest]
@@ -304,5 +304,5 @@ def _throws_silently(answer: LookupResult) -> bool:
     return (
         isinstance(problem, PackageProblem)
         and problem.kind is ProblemKind.EVALUATION
-        and problem == thrown(answer.requirement).result
+        and problem == thrown(answer.request).result
     )

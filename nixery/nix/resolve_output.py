@@ -51,7 +51,7 @@ def parse_answers(
         data = json.loads(text)
         levels = _Levels(data["levels"], seconds)
         return tuple(
-            LookupResult(requirement=requirement, result=_result(requirement, record, levels))
+            LookupResult(request=requirement, result=_result(requirement, record, levels))
             for requirement, record in zip(requirements, data["answers"], strict=True)
         )
     except (
@@ -78,7 +78,7 @@ def thrown(requirement: PackageRequest, reason: str = "") -> LookupResult:
         kind=ProblemKind.EVALUATION,
         message=f"the package {requirement.name} does not evaluate",
     )
-    return with_reason(LookupResult(requirement=requirement, result=problem), reason)
+    return with_reason(LookupResult(request=requirement, result=problem), reason)
 
 
 def with_reason(answer: LookupResult, reason: str) -> LookupResult:

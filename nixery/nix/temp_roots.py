@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nixery.errors import NixeryError, UnexpectedOutput
-from nixery.image.closure import PathRecord, graph_of
+from nixery.image.closure import PathRecord, build_graph
 from nixery.nix import arguments, serve_protocol
 from nixery.nix.interface import Realisation, RootedClosure
 from nixery.nix.serve_protocol import Parse
@@ -98,7 +98,7 @@ class TempRootHolder:
             if graph is None:
                 server.close_stdin()
                 return None
-            described = await self._workers.run(graph_of, graph)
+            described = await self._workers.run(build_graph, graph)
         except (NixeryError, TimedOut) as error:
             self._log.info(
                 "the store is asked in another way: {error}", error=str(error) or "no answer"

@@ -302,7 +302,9 @@ def _name_key(name: ImageName) -> str:
     return sha256_hex(
         {
             "kind": "name",
-            "requirements": [[item.name, item.exact, item.optional] for item in name.requirements],
+            "requirements": [
+                [item.name, item.exact, item.optional] for item in name.package_requests
+            ],
             "system": name.system,
         }
     )

@@ -195,7 +195,7 @@ class FakeNix:
         found = sorted({item.name for item in requirements if item.name in known})
         return Evaluation(
             packages=tuple(_evaluated(known[name]) for name in found),
-            left_out=tuple(item.name for item in missing),
+            missing_optional=tuple(item.name for item in missing),
             system=system,
         )
 

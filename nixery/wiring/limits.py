@@ -124,7 +124,7 @@ class FilteredLookup:
         )
         return [
             LookupResult(
-                requirement=item,
+                request=item,
                 result=PackageProblem(
                     name=item.name,
                     kind=ProblemKind.REFUSED,

@@ -37,7 +37,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from nixery.image.closure import parse_dump
+from nixery.image.closure import parse_db_dump
 from nixery.layers.compression_levels import Compression
 from nixery.layers.grouping import LayerSettings, Popularity, plan_layers
 from nixery.layers.tarball import PackedLayer, pack_store_paths
@@ -163,7 +163,7 @@ def _layers(name: str) -> list[list[str]]:
 
     outputs = call("nix-build", "--no-out-link", str(demo_set()), "-A", name).split()
     closure = call("nix-store", "-qR", *outputs).split()
-    graph = parse_dump(call("nix-store", "--dump-db", *closure).encode())
+    graph = parse_db_dump(call("nix-store", "--dump-db", *closure).encode())
     plan = plan_layers(graph, Popularity(), LayerSettings())
     groups = sorted(plan, key=lambda group: group.nar_size, reverse=True)
     return [[path.path for path in group.paths] for group in groups]

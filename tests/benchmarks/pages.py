@@ -19,7 +19,7 @@ from functools import partial
 from attrs import evolve
 
 from nixery.builds.build_record import BuildRecord
-from nixery.image.closure import parse_dump
+from nixery.image.closure import parse_db_dump
 from nixery.image.manifests import ImageLayer, digest_of
 from nixery.image.names import Digest
 from nixery.image.packages import Evaluation, Output, Package
@@ -96,7 +96,7 @@ def measure(options: Options) -> list[Figure]:
 
 def _large_report(size: int) -> ImageReport:
     """The report of an image with as many paths, made as the daemon makes it."""
-    graph = parse_dump(generate_dump(size))
+    graph = parse_db_dump(generate_dump(size))
     plan = plan_layers(graph, Popularity(), LayerSettings())
     return make_report(
         BuildRecord(
@@ -117,7 +117,7 @@ def _large_report(size: int) -> ImageReport:
                     )
                     for path in graph.roots()
                 ),
-                left_out=(),
+                missing_optional=(),
                 system="x86_64-linux",
             ),
             graph=graph,

@@ -84,10 +84,10 @@ async def _measure(package_set: Path, name: str) -> Parts:
     seconds_each = []
     for _ in range(EVALUATIONS):
         begun = time.perf_counter()
-        await nix.evaluate(path_set(package_set), image.system, image.requirements)
+        await nix.evaluate(path_set(package_set), image.system, image.package_requests)
         seconds_each.append(time.perf_counter() - begun)
     begun = time.perf_counter()
-    evaluation = await nix.evaluate(path_set(package_set), image.system, image.requirements)
+    evaluation = await nix.evaluate(path_set(package_set), image.system, image.package_requests)
     realisation = await nix.realise(evaluation.packages, _Silence())
     graph = await nix.closure(realisation.outputs)
     seconds = time.perf_counter() - begun

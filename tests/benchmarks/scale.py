@@ -24,7 +24,7 @@ from nixery.builds.cache_keys import layer_key
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.layer_cache import LAYERS, LayerRecord
 from nixery.builds.packer import Packer
-from nixery.image.closure import parse_dump
+from nixery.image.closure import parse_db_dump
 from nixery.image.manifests import Image, ImageLayer, build_image
 from nixery.image.names import Digest
 from nixery.image.packages import Output, Package
@@ -76,7 +76,7 @@ def measure(options: Options) -> list[Figure]:
 def _stages(size: int) -> dict[str, Callable[[], object]]:
     """Return the stages of a build with a closure of so many paths, by name."""
     dump = generate_dump(size)
-    graph = parse_dump(dump)
+    graph = parse_db_dump(dump)
     settings = LayerSettings()
     # Far more than a name of 255 characters can ask for.
     packages, store = _make_packages(size // 4)
@@ -130,7 +130,7 @@ def _stages(size: int) -> dict[str, Callable[[], object]]:
     outputs = [output.path for package in packages for output in package.outputs]
     root = plan_root(packages, store=str(store))
     return {
-        "reading the graph": lambda: parse_dump(dump),
+        "reading the graph": lambda: parse_db_dump(dump),
         "planning layers": lambda: plan_layers(graph, Popularity(), settings),
         "planning the root": lambda: plan_root(packages, store=str(store)),
         "looking layers up": look_layers_up,

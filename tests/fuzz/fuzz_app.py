@@ -178,14 +178,14 @@ class _Looker:
         for item in requirements:
             if item.name in {package.attribute for package in self._nix.packages}:
                 [package] = (await self._nix.evaluate(package_set, system, [item])).packages
-                answers.append(LookupResult(requirement=item, result=package))
+                answers.append(LookupResult(request=item, result=package))
             else:
                 problem = PackageProblem(
                     name=item.name,
                     kind=ProblemKind.NOT_FOUND,
                     message=f"there is no package {item.name}",
                 )
-                answers.append(LookupResult(requirement=item, result=problem))
+                answers.append(LookupResult(request=item, result=problem))
         return answers
 
 

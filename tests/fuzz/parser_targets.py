@@ -21,7 +21,7 @@ from nixery.errors import UnexpectedOutput
 from nixery.http.credentials import parse_authorization
 from nixery.http.error_responses import printable
 from nixery.http.ui.package_query import parse_query
-from nixery.image.closure import parse_dump
+from nixery.image.closure import parse_db_dump
 from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
 from nixery.image.manifests import parse_manifest
 from nixery.image.names import PackageRequest, parse_image_name, parse_reference
@@ -109,7 +109,7 @@ def _build_log(data: bytes) -> None:
 
 def _dump(data: bytes) -> None:
     with suppress(UnexpectedOutput):
-        graph = parse_dump(data)
+        graph = parse_db_dump(data)
         assert graph.nar_size >= 0
         graph.closure_sizes()
 
@@ -118,7 +118,7 @@ def _name(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     with suppress(InvalidName):
         name = parse_image_name(text, SYSTEM)
-        assert all(item.name.isprintable() and item.name for item in name.requirements)
+        assert all(item.name.isprintable() and item.name for item in name.package_requests)
         assert "\n" not in name.repository
         assert ".." not in name.repository
 

@@ -174,7 +174,7 @@ class NameTests(NixTestCase):
         for candidate, attribute in zip(problem.candidates, ("Twin", "tWIN"), strict=True):
             self.assertIn(f"{attribute} (write {candidate})", problem.message)
             name = parse_image_name(candidate, SYSTEM)
-            evaluation = await self.nix.evaluate(self.odd, SYSTEM, name.requirements)
+            evaluation = await self.nix.evaluate(self.odd, SYSTEM, name.package_requests)
             self.assertEqual([item.attribute for item in evaluation.packages], [attribute])
 
     async def test_not_found(self) -> None:
@@ -208,13 +208,13 @@ class NameTests(NixTestCase):
             for name in ("cacert", "function", "nothing", "plain")
         ]
         evaluation = await self.nix.evaluate(self.odd, SYSTEM, requirements)
-        self.assertEqual(evaluation.left_out, ("cacert", "function", "nothing"))
+        self.assertEqual(evaluation.missing_optional, ("cacert", "function", "nothing"))
         self.assertEqual([package.attribute for package in evaluation.packages], ["plain"])
 
     async def test_nothing(self) -> None:
         """An image of no packages is one of nothing."""
         evaluation = await self.evaluate()
-        self.assertEqual(evaluation, Evaluation(packages=(), left_out=(), system=SYSTEM))
+        self.assertEqual(evaluation, Evaluation(packages=(), missing_optional=(), system=SYSTEM))
         realisation = await self.nix.realise(evaluation.packages, Recorder())
         self.assertEqual(realisation.outputs, ())
         self.assertEqual(dict((await self.nix.closure(())).paths), {})

@@ -68,7 +68,7 @@ def made_of(
             packages=tuple(
                 package_of(path.path, description=description) for path in graph.roots()
             ),
-            left_out=(),
+            missing_optional=(),
             system="x86_64-linux",
         ),
         graph=graph,

@@ -193,6 +193,6 @@ def evaluations(draw: st.DrawFn) -> Evaluation:
     names = sorted(draw(st.sets(attribute_paths, max_size=5)))
     return Evaluation(
         packages=tuple(draw(packages(attribute=name)) for name in names),
-        left_out=(),
+        missing_optional=(),
         system=draw(st.sampled_from(["x86_64-linux", "aarch64-linux"])),
     )

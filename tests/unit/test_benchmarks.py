@@ -11,7 +11,7 @@ from threading import Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.image.closure import parse_dump
+from nixery.image.closure import parse_db_dump
 from tests.benchmarks import hardware_limits, scale, soak
 from tests.benchmarks.client import Unexpected, download, fetch, hammer, request_for
 from tests.benchmarks.compression import Costs, pull_seconds
@@ -125,7 +125,7 @@ class ClientTests(SynchronousTestCase):
 class SmokeTests(SynchronousTestCase):
     def test_closures(self) -> None:
         """A generated closure is one, always the same."""
-        self.assertEqual(30, len(parse_dump(scale.generate_dump(30)).paths))
+        self.assertEqual(30, len(parse_db_dump(scale.generate_dump(30)).paths))
         self.assertEqual(scale.generate_dump(30), scale.generate_dump(30))
 
     def test_run(self) -> None:

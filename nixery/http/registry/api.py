@@ -277,7 +277,7 @@ class Registry:
             self._guard.record_pull(request, name, image)
         accepted = accepted_types(request.requestHeaders.getRawHeaders(b"Accept", []))
         check_readable(image, agent, accepted)
-        manifest = image.choose(accepted)
+        manifest = image.choose_manifest(accepted)
         set_headers(request, {b"Vary": b"Accept"})
         self._manifests.keep(manifest)
         return self._manifest(request, manifest)

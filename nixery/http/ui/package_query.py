@@ -77,7 +77,7 @@ class PackageQueries:
     @property
     def requirements(self) -> tuple[PackageRequest, ...]:
         """The packages to look up, each once; for a meta-package those it stands for."""
-        wanted = [item for item in self.name.requirements if not item.optional]
+        wanted = [item for item in self.name.package_requests if not item.optional]
         return tuple(wanted)
 
 
@@ -126,7 +126,7 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
 
 def describe_results(queries: PackageQueries, answers: Sequence[LookupResult]) -> list[Found]:
     """Return the result for each name, in the order in which they are in the image's name."""
-    found = {answer.requirement: answer for answer in answers}
+    found = {answer.request: answer for answer in answers}
     told: list[Found] = []
     for query in queries.queries:
         if query.requirement is not None:
@@ -183,9 +183,7 @@ def commands(
     :param address: the registry's address, which precedes the name of an image.
     """
     packages = {
-        answer.requirement: answer.result
-        for answer in answers
-        if isinstance(answer.result, Package)
+        answer.request: answer.result for answer in answers if isinstance(answer.result, Package)
     }
     if len(packages) < len(answers):
         return None
@@ -228,6 +226,6 @@ def _requirement(component: str) -> PackageRequest:
     # After an ordinary component, meta-packages are parsed as ordinary ones.
     name = parse_image_name(f"x/{component}", system="")
     [requirement] = [
-        item for item in name.requirements if item.name != "x" and not item.optional
+        item for item in name.package_requests if item.name != "x" and not item.optional
     ] or [PackageRequest(name=component)]
     return requirement

@@ -109,7 +109,7 @@ class ImageKeyTests(SynchronousTestCase):
         """Requested names, derivations and the order of packages do not matter."""
         other = evolve(
             evaluation,
-            left_out=("cacert",),
+            missing_optional=("cacert",),
             packages=tuple(
                 evolve(package, requested=("other",), derivation="/nix/store/other.drv")
                 for package in data.draw(st.permutations(evaluation.packages))
@@ -121,7 +121,7 @@ class ImageKeyTests(SynchronousTestCase):
     @given(packages())
     def test_distinct(self, package: Package) -> None:
         """All that an image's bytes depend on takes part in the key."""
-        evaluation = Evaluation(packages=(package,), left_out=(), system="x86_64-linux")
+        evaluation = Evaluation(packages=(package,), missing_optional=(), system="x86_64-linux")
         [only] = evaluation.packages
         others = [
             evolve(evaluation, system="aarch64-linux"),
@@ -165,7 +165,7 @@ class RequestKeyTests(SynchronousTestCase):
             self.key("arm64/git"),
             self.key("git", identity="b"),
             layer_key([], "", 0),
-            image_key(Evaluation(packages=(), left_out=(), system=""), {}),
+            image_key(Evaluation(packages=(), missing_optional=(), system=""), {}),
             sha256_hex({}),
         ]
         self.assertEqual(len(set(keys)), len(keys))

@@ -63,7 +63,8 @@ class PipelineTests(BuilderCase):
 
         def config(name: str) -> dict[str, Any]:
             [digest, *_] = [
-                blob.digest for blob in parse_manifest(self.build(name).choose([OCI_MANIFEST]).body)
+                blob.digest
+                for blob in parse_manifest(self.build(name).choose_manifest([OCI_MANIFEST]).body)
             ]
             value: dict[str, Any] = json.loads(self.blob(digest))["config"]
             return value

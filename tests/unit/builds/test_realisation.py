@@ -52,7 +52,7 @@ class RealiseTests(SynchronousTestCase):
         first = PackageSet(revision=path_revision(path, ()), path=path)
         self.evaluation = self.successResultOf(
             Deferred.fromCoroutine(
-                self.nix.evaluate(first, NAME.system, NAME.requirements),
+                self.nix.evaluate(first, NAME.system, NAME.package_requests),
             )
         )
         self.nix.package_sets.clear()

@@ -17,7 +17,7 @@ from nixery.image.closure import (
     RuntimeGraph,
     StorePath,
     package_name,
-    parse_dump,
+    parse_db_dump,
 )
 from tests.support.strategies import graphs, hashes, store_names, store_path, store_paths
 
@@ -107,11 +107,11 @@ class StorePathTests(SynchronousTestCase):
 
 
 class ParseDumpTests(SynchronousTestCase):
-    """Tests for :func:`parse_dump`."""
+    """Tests for :func:`parse_db_dump`."""
 
     def test_dump(self) -> None:
         """Sizes, hashes and references are read; references to itself are dropped."""
-        graph = parse_dump(DUMP)
+        graph = parse_db_dump(DUMP)
         glibc, hello = StorePath(GLIBC), StorePath(HELLO)
         self.assertEqual(
             dict(graph.paths),
@@ -126,21 +126,21 @@ class ParseDumpTests(SynchronousTestCase):
 
     def test_bytes(self) -> None:
         """Bytes are read as well as text."""
-        self.assertEqual(parse_dump(DUMP.encode()), parse_dump(DUMP))
+        self.assertEqual(parse_db_dump(DUMP.encode()), parse_db_dump(DUMP))
 
     def test_empty(self) -> None:
         """Nothing is a graph without paths."""
-        self.assertEqual(len(parse_dump("")), 0)
+        self.assertEqual(len(parse_db_dump("")), 0)
 
     def test_repeated(self) -> None:
         """A record may occur twice: a list of paths was asked for in pieces."""
-        self.assertEqual(parse_dump(DUMP + DUMP), parse_dump(DUMP))
+        self.assertEqual(parse_db_dump(DUMP + DUMP), parse_db_dump(DUMP))
 
     @settings(deadline=None, max_examples=60)
     @given(graphs(), st.randoms(use_true_random=False))
     def test_round_trip(self, graph: RuntimeGraph, random: Random) -> None:
         """A graph is what is read from its dump, in whatever order it is printed."""
-        parsed = parse_dump(dump_of(graph, random))
+        parsed = parse_db_dump(dump_of(graph, random))
         self.assertEqual(parsed, graph)
         self.assertEqual(list(parsed.paths), sorted(graph.paths))
         self.assertEqual(parsed.references_first, graph.references_first)
@@ -155,7 +155,7 @@ class ParseDumpTests(SynchronousTestCase):
         dump = dump_of(graph, random)
         cut = data.draw(st.integers(0, len(dump) - 1))
         try:
-            parsed = parse_dump(dump[:cut])
+            parsed = parse_db_dump(dump[:cut])
         except UnexpectedOutput:
             return
         self.assertLess(len(parsed), len(graph))
@@ -177,23 +177,23 @@ class ParseDumpTests(SynchronousTestCase):
             ("hello-2.10\n", "hel lo-2.10\n"),
         ):
             self.assertIn(old, DUMP)
-            self.assertRaises(UnexpectedOutput, parse_dump, DUMP.replace(old, new))
+            self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP.replace(old, new))
 
     def test_not_ascii(self) -> None:
         """Bytes that are no text are malformed, not a crash."""
-        self.assertRaises(UnexpectedOutput, parse_dump, DUMP.encode().replace(b"hello", b"\xff"))
+        self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP.encode().replace(b"hello", b"\xff"))
 
     def test_contradiction(self) -> None:
         """Two records of a path that differ are an error."""
         other = DUMP.replace("205920", "205921")
-        self.assertRaises(UnexpectedOutput, parse_dump, DUMP + other)
+        self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP + other)
 
     @settings(deadline=None, max_examples=100)
     @given(st.one_of(st.text(), st.binary()))
     def test_anything(self, dump: str | bytes) -> None:
         """Any output of Nix becomes a graph or the one error."""
         try:
-            parse_dump(dump)
+            parse_db_dump(dump)
         except UnexpectedOutput as error:
             self.assertIn("not understood", error.message)
 
@@ -233,7 +233,7 @@ class RuntimeGraphTests(SynchronousTestCase):
     def test_closure(self, graph: RuntimeGraph, data: st.DataObject) -> None:
         """A closure is closed, holds its roots, and nothing that they do not need."""
         roots = data.draw(st.sets(st.sampled_from(list(graph.paths))))
-        closure = graph.closure_of(roots)
+        closure = graph.subgraph(roots)
         self.assertTrue(roots.issuperset(closure.roots()))
         self.assertTrue(set(closure.paths).issuperset(roots))
 
@@ -241,13 +241,13 @@ class RuntimeGraphTests(SynchronousTestCase):
     @given(graphs())
     def test_roots(self, graph: RuntimeGraph) -> None:
         """The roots need everything."""
-        self.assertEqual(graph.closure_of(graph.roots()), graph)
+        self.assertEqual(graph.subgraph(graph.roots()), graph)
 
     def test_closure_of_stranger(self) -> None:
         """The closure of a path that the graph lacks is an error that names it."""
-        graph = parse_dump(DUMP)
+        graph = parse_db_dump(DUMP)
         stranger = store_path("stranger")
-        error = self.assertRaises(UnexpectedOutput, graph.closure_of, [stranger])
+        error = self.assertRaises(UnexpectedOutput, graph.subgraph, [stranger])
         self.assertIn(str(stranger), error.excerpt)
 
     @settings(deadline=None, max_examples=60)
@@ -256,7 +256,7 @@ class RuntimeGraphTests(SynchronousTestCase):
         """The size of a closure is the sum of its paths, each counted once."""
         expected = {}
         for path in graph.paths:
-            closure = graph.closure_of([path])
+            closure = graph.subgraph([path])
             expected[path] = ClosureSize(paths=len(closure), nar_size=closure.nar_size)
         self.assertEqual(graph.closure_sizes(), expected)
         counts = {path: size.paths for path, size in expected.items()}

@@ -327,7 +327,7 @@ class ChooseTests(SynchronousTestCase):
         """Presence decides, and without it the manifest of the specification is served."""
         for accepted, expected in self.families:
             self.assertEqual(preferred_media_type(accepted), expected)
-            self.assertEqual(self.image.choose(accepted).media_type, expected)
+            self.assertEqual(self.image.choose_manifest(accepted).media_type, expected)
 
     @settings(deadline=None, max_examples=50)
     @given(
@@ -337,12 +337,12 @@ class ChooseTests(SynchronousTestCase):
     def test_order(self, accepted: list[str], data: st.DataObject) -> None:
         """The order of what a client accepts does not matter."""
         other = data.draw(st.permutations(accepted))
-        self.assertEqual(self.image.choose(accepted), self.image.choose(other))
+        self.assertEqual(self.image.choose_manifest(accepted), self.image.choose_manifest(other))
 
     def test_lonely(self) -> None:
         """An image with one manifest serves that one to every client."""
         image = Image(manifests=self.image.manifests[1:])
-        self.assertEqual(image.choose({OCI_MANIFEST}).media_type, DOCKER_MANIFEST)
+        self.assertEqual(image.choose_manifest({OCI_MANIFEST}).media_type, DOCKER_MANIFEST)
 
 
 class ParseManifestTests(SynchronousTestCase):

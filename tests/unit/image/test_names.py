@@ -33,7 +33,7 @@ def parse(repository: str) -> ImageName:
 
 def names_of(repository: str) -> list[str]:
     """Return the packages a name asks for, without those that every image contains."""
-    return [item.name for item in parse(repository).requirements if not item.optional]
+    return [item.name for item in parse(repository).package_requests if not item.optional]
 
 
 class ImageNameTests(SynchronousTestCase):
@@ -45,7 +45,7 @@ class ImageNameTests(SynchronousTestCase):
         self.assertEqual(name.repository, "git")
         self.assertEqual(name.system, SYSTEM)
         self.assertEqual(
-            name.requirements,
+            name.package_requests,
             (
                 PackageRequest(name="cacert", exact=True, optional=True),
                 PackageRequest(name="git"),
@@ -55,7 +55,7 @@ class ImageNameTests(SynchronousTestCase):
 
     def test_shell(self) -> None:
         """The meta-package ``shell`` stands for its packages, spelled exactly."""
-        requirements = parse("shell/git").requirements
+        requirements = parse("shell/git").package_requests
         for name in SHELL:
             self.assertIn(PackageRequest(name=name, exact=True), requirements)
         self.assertEqual(len(requirements), len(SHELL) + len(DEFAULT_PACKAGES) + 1)
@@ -63,7 +63,7 @@ class ImageNameTests(SynchronousTestCase):
     def test_arm64(self) -> None:
         """The meta-package ``arm64`` chooses the system and is no package."""
         self.assertEqual(parse("arm64/git").system, "aarch64-linux")
-        self.assertEqual(parse("arm64/git").requirements, parse("git").requirements)
+        self.assertEqual(parse("arm64/git").package_requests, parse("git").package_requests)
 
     def test_only_meta_packages(self) -> None:
         """A name may consist of meta-packages; any order and number of them is fine."""
@@ -87,7 +87,7 @@ class ImageNameTests(SynchronousTestCase):
 
     def test_always_asked_for(self) -> None:
         """A default package that is asked for is not optional, and is there once."""
-        requirements = parse("cacert").requirements
+        requirements = parse("cacert").package_requests
         self.assertEqual(
             requirements,
             (
@@ -96,13 +96,13 @@ class ImageNameTests(SynchronousTestCase):
             ),
         )
         self.assertEqual(
-            parse(escape_attribute("cacert")).requirements[0],
+            parse(escape_attribute("cacert")).package_requests[0],
             PackageRequest(name="cacert", exact=True),
         )
 
     def test_similar(self) -> None:
         """``cacert.out`` is a name of its own and displaces nothing."""
-        self.assertEqual(len(parse("cacert.out").requirements), 3)
+        self.assertEqual(len(parse("cacert.out").package_requests), 3)
 
     @settings(deadline=None, max_examples=100)
     @given(
@@ -125,7 +125,7 @@ class ImageNameTests(SynchronousTestCase):
     def test_invariants(self, repository: str) -> None:
         """Requirements are sorted, distinct, and hold what every image contains."""
         assume(len(repository) <= MAX_NAME_CHARACTERS)
-        requirements = parse(repository).requirements
+        requirements = parse(repository).package_requests
         self.assertEqual(list(requirements), sorted(requirements))
         keys = [(item.name, item.exact) for item in requirements]
         self.assertEqual(len(keys), len(set(keys)))
@@ -153,7 +153,7 @@ class ImageNameTests(SynchronousTestCase):
         except InvalidName as error:
             self.assertTrue(error.message.isprintable())
         else:
-            for item in name.requirements:
+            for item in name.package_requests:
                 self.assertTrue(item.name.isprintable())
 
     def test_invalid(self) -> None:
@@ -190,7 +190,7 @@ class EscapeTests(SynchronousTestCase):
         component = escape_attribute(path)
         assume(len(component) + len("git/") <= MAX_NAME_CHARACTERS)
         for repository in (component, f"git/{component}"):
-            self.assertIn(PackageRequest(name=path, exact=True), parse(repository).requirements)
+            self.assertIn(PackageRequest(name=path, exact=True), parse(repository).package_requests)
 
     def test_not_an_attribute_path(self) -> None:
         """Escapes of what no attribute path can be are refused."""
@@ -202,7 +202,7 @@ class EscapeTests(SynchronousTestCase):
         self.assertEqual(
             [
                 item
-                for item in parse(f"git/{escape_attribute('git')}").requirements
+                for item in parse(f"git/{escape_attribute('git')}").package_requests
                 if item.name == "git"
             ],
             [PackageRequest(name="git"), PackageRequest(name="git", exact=True)],
@@ -212,7 +212,7 @@ class EscapeTests(SynchronousTestCase):
         """An escape reaches a package that is called like a meta-package."""
         name = parse(f"{escape_attribute('arm64')}/git")
         self.assertEqual(name.system, SYSTEM)
-        self.assertIn(PackageRequest(name="arm64", exact=True), name.requirements)
+        self.assertIn(PackageRequest(name="arm64", exact=True), name.package_requests)
 
 
 class ReferenceTests(SynchronousTestCase):

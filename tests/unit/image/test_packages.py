@@ -14,8 +14,8 @@ from nixery.image.packages import (
     LookupResult,
     Output,
     Package,
-    find_refused,
     make_evaluation,
+    refused_problems,
 )
 
 OUT = Output(name="out", path="/nix/store/o-curl")
@@ -34,12 +34,12 @@ CURL = Package(
 
 
 def answer(package: Package) -> LookupResult:
-    return LookupResult(requirement=PackageRequest(name=package.requested[0]), result=package)
+    return LookupResult(request=PackageRequest(name=package.requested[0]), result=package)
 
 
 def problem(name: str, kind: ProblemKind, *, optional: bool = False) -> LookupResult:
     return LookupResult(
-        requirement=PackageRequest(name=name, optional=optional),
+        request=PackageRequest(name=name, optional=optional),
         result=PackageProblem(name=name, kind=kind, message=f"{name}: {kind.value}"),
     )
 
@@ -93,7 +93,8 @@ class ConcludeTests(SynchronousTestCase):
             problem("a", ProblemKind.NOT_A_PACKAGE, optional=True),
         ]
         self.assertEqual(
-            make_evaluation(absent, "s"), Evaluation(packages=(), left_out=("a", "b"), system="s")
+            make_evaluation(absent, "s"),
+            Evaluation(packages=(), missing_optional=("a", "b"), system="s"),
         )
         with self.assertRaises(PackagesRefused):
             make_evaluation([problem("b", ProblemKind.BROKEN, optional=True)], "s")
@@ -121,6 +122,6 @@ class RefusedTests(SynchronousTestCase):
         refused = frozenset({"tests", "pkgscross"})
         names = ("git", "pkgsCross.x.git", "git.TESTS", "tests", "testsuite.git", "git.tests-x")
         requirements = [PackageRequest(name=name) for name in names]
-        problems = find_refused(requirements, refused)
+        problems = refused_problems(requirements, refused)
         self.assertEqual([one.name for one in problems], ["pkgsCross.x.git", "git.TESTS", "tests"])
         self.assertEqual({one.kind for one in problems}, {ProblemKind.REFUSED})

@@ -84,7 +84,7 @@ class PatternTests(SynchronousTestCase):
         """An image is allowed if all its packages are, in any order and however often."""
         for image in ("git", "shell/git", "shell/arm64/git", "arm64/git/git", "git/curl"):
             self.assertTrue(self.allows(["git", "shell", "curl"], image), image)
-        refused = parse_patterns(["git"]).refused(name("git/htop/curl"))
+        refused = parse_patterns(["git"]).denied_packages(name("git/htop/curl"))
         self.assertEqual(refused, ("curl", "htop"))
 
     def test_meta_package(self) -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from hypothesis import given, settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.image.closure import parse_dump
+from nixery.image.closure import parse_db_dump
 from nixery.inspection.closure_layout import SWEEPS, lay_out
 from nixery.inspection.closure_picture import closure_data, closure_svg
 from nixery.inspection.reference_chains import shortest_ways
@@ -62,7 +62,7 @@ class LayoutTests(SynchronousTestCase):
 
     def test_large(self) -> None:
         """The work for 5,000 paths grows with paths and references, and with no more."""
-        report = make_report(made_of(parse_dump(generate_dump(5000)), budget=94))
+        report = make_report(made_of(parse_db_dump(generate_dump(5000)), budget=94))
         layout = lay_out(report)
         edges = sum(len(path.references) for path in report.paths)
         self.assertEqual((2 * SWEEPS + 1) * (5000 + edges), layout.work)

@@ -34,7 +34,7 @@ def found(attribute: str, *requested: str, pname: str = "x") -> Evaluation:
         derivation="/nix/store/x.drv",
         outputs=(Output(name="out", path="/nix/store/x"),),
     )
-    return Evaluation(packages=(package,), left_out=(), system="x86_64-linux")
+    return Evaluation(packages=(package,), missing_optional=(), system="x86_64-linux")
 
 
 class RulesTests(SynchronousTestCase):

@@ -241,7 +241,7 @@ class NixTests(SynchronousTestCase):
         self.assertEqual(self.roots(), [])
 
     def anew(self) -> Deferred[Any]:
-        evaluation = Evaluation(packages=(PACKAGE,), left_out=(), system="x86_64-linux")
+        evaluation = Evaluation(packages=(PACKAGE,), missing_optional=(), system="x86_64-linux")
         path = Path("/set")
         package_set = PackageSet(revision=path_revision(path, ()), path=path)
         requirements = [PackageRequest(name="a")]

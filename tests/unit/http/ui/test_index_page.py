@@ -331,7 +331,7 @@ class LookupTests(SynchronousTestCase):
         checked = self.successResultOf(
             Deferred.fromCoroutine(self.lookup.check("c", system, wanted))
         )
-        return [answer.requirement.name for answer in checked.answers]
+        return [answer.request.name for answer in checked.answers]
 
     def test_kept(self) -> None:
         """Names that are known are not evaluated again; the order stays."""

@@ -26,7 +26,7 @@ SYSTEM = "x86_64-linux"
 def found(requirement: PackageRequest) -> LookupResult:
     name = requirement.name
     return LookupResult(
-        requirement=requirement,
+        request=requirement,
         result=Package(
             requested=(name,),
             attribute=name,
@@ -48,7 +48,7 @@ def missing(requirement: PackageRequest) -> LookupResult:
         message=f"there is no package {requirement.name}",
         candidates=("near",),
     )
-    return LookupResult(requirement=requirement, result=problem)
+    return LookupResult(request=requirement, result=problem)
 
 
 def parsed(text: str) -> PackageQueries:
