@@ -13,8 +13,10 @@ from tests.end_to_end.processes import at_end, wait_until
 __all__ = ["Terminal"]
 
 # Its input is the keyboard, its output the screen; the terminal is one of the root's own.
+# Tests that a shell started in the background ignore ctrl-C, and so would the command.
 _SPAWN = """
-import os, pty, sys
+import os, pty, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])) % 256)
 """
 
