@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from nixery.builds.views import BuildState, BuildView
 from nixery.nix.progress import Phase
-from nixery.observability.context import BuildStats, current_request, current_tally
+from nixery.observability.context import BuildStats, current_build_stats, current_request
 from nixery.observability.metrics import Metrics
 
 __all__ = ["BuildReporter"]
@@ -44,7 +44,7 @@ class BuildReporter:
 
     def ended(self, build: BuildView) -> None:
         """Report a build that has ended.  Call it in the context of the build's coroutine."""
-        tally = current_tally.get(None) or BuildStats()
+        tally = current_build_stats.get(None) or BuildStats()
         outcome = _outcome(build)
         stages = _stages(build)
         if self._measures is not None:
@@ -65,7 +65,7 @@ class BuildReporter:
             stages=stages,
             shown=shown or "no stage",
             packed=tally.layers_packed,
-            known=tally.layers_known,
+            known=tally.layers_reused,
             unpacked_bytes=tally.unpacked_bytes,
             packed_bytes=tally.packed_bytes,
             follows=build.follows,
@@ -106,7 +106,7 @@ def _count(
         measures.build_failures.labels(tally.failure or "unknown").inc()
     for phase, seconds in stages.items():
         measures.stage_seconds.labels(phase).observe(seconds)
-    measures.layers.labels("stored").inc(tally.layers_known)
+    measures.layers.labels("stored").inc(tally.layers_reused)
     measures.layers.labels("packed").inc(tally.layers_packed)
     measures.unpacked_bytes.inc(tally.unpacked_bytes)
     measures.packed_bytes.inc(tally.packed_bytes)

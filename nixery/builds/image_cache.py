@@ -91,7 +91,7 @@ class ImageCache:
             return known.image
         image = await self._load(key) if known is None else known.image
         if image is None:
-            self.counts.missing += 1
+            self.counts.misses += 1
             return None
         missing = await self.storage.missing(image.digests)
         if missing:
@@ -103,7 +103,7 @@ class ImageCache:
             )
             self._recent.pop(key, None)
             await self.storage.delete_record(IMAGES, key)
-            self.counts.missing += 1
+            self.counts.misses += 1
             return None
         if known is None:
             self.counts.storage += 1

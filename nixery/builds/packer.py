@@ -31,7 +31,7 @@ from nixery.layers.tarball import (
     pack_store_paths,
     pack_tree,
 )
-from nixery.observability.context import BuildStats, current_tally
+from nixery.observability.context import BuildStats, current_build_stats
 from nixery.runtime.single_flight import SingleFlight
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import UploadLost
@@ -148,9 +148,9 @@ class Packer:
 
     async def _layer(self, key: str, pack: Pack, size: int) -> LayerRecord:
         known = await self._cache.get(key)
-        tally = current_tally.get(None) or BuildStats()
+        tally = current_build_stats.get(None) or BuildStats()
         if known is not None:
-            tally.layers_known += 1
+            tally.layers_reused += 1
             return known
         return await self._parcels.run(_Job(key=key, pack=pack, tally=tally), size)
 
@@ -202,7 +202,7 @@ class Packer:
                 await writer.abort()
             raise
         for job, each in zip(jobs, packed, strict=True):
-            job.tally.packed(unpacked=each.uncompressed_size, packed=each.size)
+            job.tally.count_packed_layer(unpacked=each.uncompressed_size, packed=each.size)
         return records
 
 

@@ -186,11 +186,11 @@ async def _show(reactor: Any, workers: Workers, request: _Request) -> None:
             workers.run(_packed_size, group, request.config.compression) for group in own
         )
     drawn = [
-        DrawnLayer.of(group, size=size, shared_with=holders[group.paths])
+        DrawnLayer.from_group(group, size=size, shared_with=holders[group.paths])
         for group, size in zip(own, sizes, strict=True)
     ]
     image = request.name.repository
-    sys.stdout.write(draw_text(image, drawn, most_paths=request.most_paths))
+    sys.stdout.write(draw_text(image, drawn, max_paths=request.most_paths))
     if request.svg is not None:
         await workers.run(_write, request.svg, draw_svg(image, drawn))
 

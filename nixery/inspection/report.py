@@ -186,7 +186,7 @@ def make_report(made: BuildRecord) -> ImageReport:
                 path=path.path,
                 size=info.nar_size,
                 closure=sizes[path].nar_size,
-                popularity=popularity.of(path) if known else 0,
+                popularity=popularity.count_of(path) if known else 0,
                 references=tuple(sorted(number[each.path] for each in info.references)),
             )
             for path, info in graph.paths.items()

@@ -118,7 +118,7 @@ from nixery.layers.plan import (
 
 __all__ = ["by_affinity"]
 
-_Tie: TypeAlias = tuple[str, int, int, str]
+_TieBreaker: TypeAlias = tuple[str, int, int, str]
 
 _IMAGE = -1
 """The node of the image; the node of a path is its index in the graph's order."""
@@ -146,30 +146,30 @@ class _Unit:
 
     :param paths: sorted.
     :param popularity: the leader's.
-    :param least: the least popularity among the paths, not raised for paths that are in
+    :param min_popularity: the least popularity among the paths, not raised for paths that are in
         every image.
-    :param closure: the number of paths in the leader's closure, which has all of the
+    :param closure_count: the number of paths in the leader's closure, which has all of the
         unit.
     :param common: true if every image has it.
-    :param tie: the key that decides the order if all else is equal.
+    :param tie_breaker: the key that decides the order if all else is equal.
     """
 
     leader: StorePath
     paths: tuple[StorePath, ...]
     nar_size: int
     popularity: int
-    least: int
-    closure: int
+    min_popularity: int
+    closure_count: int
     common: bool
-    tie: _Tie
+    tie_breaker: _TieBreaker
 
     @property
     def octave(self) -> int:
         """The rank in the order of layers; units with higher ranks are placed lower."""
-        popularity = self.least * (_COMMON_BONUS if self.common else 1)
+        popularity = self.min_popularity * (_COMMON_BONUS if self.common else 1)
         # In octaves, since a rebuild changes sizes a little, which must not reorder layers;
         # and in integers, which are equal on all machines.
-        return (popularity * self.nar_size**2 // self.closure).bit_length()
+        return (popularity * self.nar_size**2 // self.closure_count).bit_length()
 
 
 def by_affinity(graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings) -> LayerPlan:
@@ -178,26 +178,37 @@ def by_affinity(graph: RuntimeGraph, popularity: Popularity, settings: LayerSett
 
     :return: every path in exactly one layer, in at most ``settings.budget`` layers.
     """
-    units = sorted(_units(graph, popularity, settings), key=lambda unit: (-unit.nar_size, unit.tie))
+    units = sorted(
+        _make_units(graph, popularity, settings),
+        key=lambda unit: (-unit.nar_size, unit.tie_breaker),
+    )
     if settings.budget == 1:
-        layers = [_shared(units, "all that there is: the budget is one layer")] if units else []
+        layers = (
+            [_shared_layer(units, "all that there is: the budget is one layer")] if units else []
+        )
         return LayerPlan(layers=tuple(layers))
-    alone, common_rest = _common([unit for unit in units if unit.common], settings)
-    left = settings.budget - len(alone) - bool(common_rest)
+    alone, common_rest = _split_common([unit for unit in units if unit.common], settings)
+    remaining = settings.budget - len(alone) - bool(common_rest)
     others = [unit for unit in units if not unit.common]
-    largest, small = _largest(others, left, settings)
-    shared = [_shared(common_rest, "small, and in every image")] if common_rest else []
-    shared += _by_popularity(small, min(settings.classes, _most_classes(left)), popularity.most)
-    ordered = sorted([*alone, *largest], key=lambda unit: (-unit.octave, unit.tie))
-    return LayerPlan(layers=(*(_own(unit) for unit in ordered), *shared))
+    largest, small = _split_largest(others, remaining, settings)
+    shared = [_shared_layer(common_rest, "small, and in every image")] if common_rest else []
+    shared += _group_by_popularity(
+        small, min(settings.classes, _max_classes(remaining)), popularity.max_count
+    )
+    ordered = sorted([*alone, *largest], key=lambda unit: (-unit.octave, unit.tie_breaker))
+    return LayerPlan(layers=(*(_single_layer(unit) for unit in ordered), *shared))
 
 
-def _units(graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings) -> Iterable[_Unit]:
-    own = _raised(graph, {path: popularity.of(path) for path in graph.paths})
+def _make_units(
+    graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings
+) -> Iterable[_Unit]:
+    raised = _raise_to_users(graph, {path: popularity.count_of(path) for path in graph.paths})
     common = _common_paths(graph, settings)
-    counts = {path: popularity.most if path in common else own[path] for path in graph.paths}
+    counts = {
+        path: popularity.max_count if path in common else raised[path] for path in graph.paths
+    }
     closures = graph.closure_counts()
-    for leader, paths in _members(graph, counts, popularity.kind, common, settings).items():
+    for leader, paths in _group_by_leader(graph, counts, popularity.kind, common, settings).items():
         size = graph.paths[leader].nar_size
         closure = closures[leader]
         yield _Unit(
@@ -205,16 +216,16 @@ def _units(graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings)
             paths=tuple(paths),
             nar_size=sum(graph.paths[path].nar_size for path in paths),
             popularity=counts[leader],
-            least=min(own[path] for path in paths),
-            closure=closure,
+            min_popularity=min(raised[path] for path in paths),
+            closure_count=closure,
             common=leader in common,
             # Paths of one name are ordered by their sizes; the hash decides only between
             # paths that are equal in all of these.
-            tie=(leader.name, size, closure, leader.hash),
+            tie_breaker=(leader.name, size, closure, leader.hash),
         )
 
 
-def _raised(graph: RuntimeGraph, counts: Mapping[StorePath, int]) -> dict[StorePath, int]:
+def _raise_to_users(graph: RuntimeGraph, counts: Mapping[StorePath, int]) -> dict[StorePath, int]:
     """Raise the counts so that no path's count is less than any of its users'."""
     raised = dict(counts)
     for path in reversed(graph.references_first):
@@ -225,14 +236,14 @@ def _raised(graph: RuntimeGraph, counts: Mapping[StorePath, int]) -> dict[StoreP
 
 def _common_paths(graph: RuntimeGraph, settings: LayerSettings) -> frozenset[StorePath]:
     """Return the paths that are in every image, with all that they refer to."""
-    common = {path for path in graph.paths if settings.is_everywhere(path)}
+    common = {path for path in graph.paths if settings.is_common(path)}
     for path in reversed(graph.references_first):
         if path in common:
             common.update(graph.paths[path].references)
     return frozenset(common)
 
 
-def _members(
+def _group_by_leader(
     graph: RuntimeGraph,
     counts: Mapping[StorePath, int],
     kind: PopularityKind,
@@ -261,31 +272,31 @@ def _members(
     import networkx as nx  # noqa: PLC0415
 
     # Integers are hashed much faster than store paths.
-    number = {path: index for index, path in enumerate(graph.paths)}
+    index_of = {path: index for index, path in enumerate(graph.paths)}
     kept: nx.DiGraph[int] = nx.DiGraph()
     kept.add_node(_IMAGE)
     for path in graph.paths:
-        most = max((counts[user] for user in users[path]), default=0)
+        highest = max((counts[user] for user in users[path]), default=0)
         kept.add_edges_from(
-            (number[user], number[path]) for user in users[path] if counts[user] == most
+            (index_of[user], index_of[path]) for user in users[path] if counts[user] == highest
         )
-        if not most:
-            kept.add_edge(_IMAGE, number[path])
+        if not highest:
+            kept.add_edge(_IMAGE, index_of[path])
     dominators = nx.immediate_dominators(kept, _IMAGE)
     leaders: dict[int, StorePath] = {}
     # In this order a dominator comes before the paths that it dominates, as does every user.
     for path in reversed(graph.references_first):
-        leader = leaders.get(dominators[number[path]], path)
+        leader = leaders.get(dominators[index_of[path]], path)
         # Compared with the leader, not with the dominator: over many steps the popularity
         # could drift far from the leader's.
-        leaders[number[path]] = leader if follows(path, leader) else path
+        leaders[index_of[path]] = leader if follows(path, leader) else path
     units: dict[StorePath, list[StorePath]] = {}
     for path in graph.paths:
-        units.setdefault(leaders[number[path]], []).append(path)
+        units.setdefault(leaders[index_of[path]], []).append(path)
     return units
 
 
-def _common(
+def _split_common(
     units: Sequence[_Unit], settings: LayerSettings
 ) -> tuple[Sequence[_Unit], Sequence[_Unit]]:
     """
@@ -302,7 +313,7 @@ def _common(
     return units[:alone], units[alone:]
 
 
-def _largest(
+def _split_largest(
     units: Sequence[_Unit], slots: int, settings: LayerSettings
 ) -> tuple[Sequence[_Unit], Sequence[_Unit]]:
     """
@@ -315,34 +326,42 @@ def _largest(
     if alone < len(units) or alone > slots:
         # A layer is reserved for each class, even if some classes turn out empty: the empty
         # ones differ between images, which should agree on the rest.
-        alone = min(alone, slots - min(settings.classes, _most_classes(slots)))
+        alone = min(alone, slots - min(settings.classes, _max_classes(slots)))
     return units[:alone], units[alone:]
 
 
-def _most_classes(slots: int) -> int:
+def _max_classes(slots: int) -> int:
     """Return the most layers that small units may share: half of them, rounded up."""
     return (slots + 1) // 2
 
 
-def _by_popularity(units: Sequence[_Unit], classes: int, most: int) -> list[LayerGroup]:
+def _group_by_popularity(
+    units: Sequence[_Unit], classes: int, max_popularity: int
+) -> list[LayerGroup]:
     """
     Return layers that are shared by units of like popularity, the most popular first.
 
-    :param most: the popularity of paths that are in every image.
+    :param max_popularity: the popularity of paths that are in every image.
     """
     members: dict[int, list[_Unit]] = defaultdict(list)
     for unit in units:
         # The integer part of classes * log(popularity) / log(most), without rounding.
         members[
-            max(number for number in range(classes) if most**number <= unit.popularity**classes)
+            max(
+                number
+                for number in range(classes)
+                if max_popularity**number <= unit.popularity**classes
+            )
         ].append(unit)
     return [
-        _shared(members[number], f"small, and of like popularity: class {number + 1} of {classes}")
+        _shared_layer(
+            members[number], f"small, and of like popularity: class {number + 1} of {classes}"
+        )
         for number in sorted(members, reverse=True)
     ]
 
 
-def _own(unit: _Unit) -> LayerGroup:
+def _single_layer(unit: _Unit) -> LayerGroup:
     if unit.common:
         reason = "in every image"
     elif len(unit.paths) == 1:
@@ -352,7 +371,7 @@ def _own(unit: _Unit) -> LayerGroup:
     return LayerGroup(paths=unit.paths, leader=unit.leader, nar_size=unit.nar_size, reason=reason)
 
 
-def _shared(units: Sequence[_Unit], reason: str) -> LayerGroup:
+def _shared_layer(units: Sequence[_Unit], reason: str) -> LayerGroup:
     """Return a layer of several units; its leader is that of the first, the largest."""
     return LayerGroup(
         paths=tuple(

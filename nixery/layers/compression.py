@@ -77,9 +77,9 @@ class LayerStream:
     ) -> None:
         self._write = write
         self._should_stop = should_stop
-        self._piece = memoryview(bytearray(PIECE_BYTES))
+        self._buffer = memoryview(bytearray(PIECE_BYTES))
         self._filled = 0
-        self._compressor = _compressor(compression)
+        self._compressor = _make_compressor(compression)
         self._diff_id = hashlib.sha256()
         # The two digests of an uncompressed layer are equal: it is hashed once.
         self._digest = self._diff_id if compression.kind == "none" else hashlib.sha256()
@@ -94,33 +94,33 @@ class LayerStream:
         """
         end = self._filled + len(data)
         if end < PIECE_BYTES:
-            self._piece[self._filled : end] = data
+            self._buffer[self._filled : end] = data
             self._filled = end
             return
         rest = memoryview(data)
         while rest:
             count = min(len(rest), PIECE_BYTES - self._filled)
-            self.room()[:count] = rest[:count]
+            self.free_buffer()[:count] = rest[:count]
             self.advance(count)
             rest = rest[count:]
 
-    def room(self) -> memoryview:
+    def free_buffer(self) -> memoryview:
         """
         Return the free part of the buffer, at least one byte, to read the next bytes into.
 
         Bytes in it become part of the archive only when :meth:`advance` is called.
         """
-        return self._piece[self._filled :]
+        return self._buffer[self._filled :]
 
     def advance(self, count: int) -> None:
         """
-        Take the first ``count`` bytes of :meth:`room`.
+        Take the first ``count`` bytes of :meth:`free_buffer`.
 
         :raises ShuttingDown: ``should_stop`` said so.
         """
         self._filled += count
         if self._filled == PIECE_BYTES:
-            self._drain()
+            self._compress_buffer()
 
     def finish(self) -> PackedLayer:
         """
@@ -129,8 +129,8 @@ class LayerStream:
         :raises ShuttingDown: ``should_stop`` said so.
         """
         if self._filled:
-            self._drain()
-        self._emit(self._compressor.flush())
+            self._compress_buffer()
+        self._write_compressed(self._compressor.flush())
         return PackedLayer(
             digest=Digest(f"sha256:{self._digest.hexdigest()}"),
             size=self._size,
@@ -138,16 +138,16 @@ class LayerStream:
             uncompressed_size=self._uncompressed_size,
         )
 
-    def _drain(self) -> None:
+    def _compress_buffer(self) -> None:
         if self._should_stop is not None and self._should_stop():
             raise ShuttingDown
-        piece = self._piece[: self._filled]
+        piece = self._buffer[: self._filled]
         self._diff_id.update(piece)
         self._uncompressed_size += self._filled
         self._filled = 0
-        self._emit(self._compressor.compress(piece))
+        self._write_compressed(self._compressor.compress(piece))
 
-    def _emit(self, data: bytes) -> None:
+    def _write_compressed(self, data: bytes) -> None:
         if data:
             if self._digest is not self._diff_id:
                 self._digest.update(data)
@@ -163,7 +163,7 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-class _Copier:
+class _NullCompressor:
     """Compresses nothing."""
 
     def compress(self, data: memoryview, /) -> bytes:
@@ -174,14 +174,14 @@ class _Copier:
         return b""
 
 
-def _compressor(compression: Compression) -> _Compressor:
+def _make_compressor(compression: Compression) -> _Compressor:
     if compression.kind == "none":
-        return _Copier()
+        return _NullCompressor()
     if compression.kind == "zstd":
         # The frame's header is fixed, too: it has no size, which is not known yet.
         return ZstdCompressor(level=compression.level).compressobj()
     # The header that this writes is fixed: no name, no time, system 255.
-    deflating: _Compressor = isal_zlib.compressobj(
+    deflater: _Compressor = isal_zlib.compressobj(
         compression.level, isal_zlib.DEFLATED, _GZIP_WINDOW
     )
-    return deflating
+    return deflater

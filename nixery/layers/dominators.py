@@ -90,7 +90,7 @@ from nixery.layers.plan import LayerGroup, LayerPlan, LayerSettings, Popularity
 
 __all__ = ["by_dominators"]
 
-_Tie: TypeAlias = tuple[str, int, int, int, str]
+_TieBreaker: TypeAlias = tuple[str, int, int, int, str]
 
 _IMAGE = -1
 """The node of the image; the node of a path is its index in the graph's order."""
@@ -102,17 +102,17 @@ class _Group:
     A subtree of the dominator tree.
 
     :param popularity: the leader's.
-    :param closure: the number of paths in the leader's closure.
-    :param tie: the key that decides the order if all else is equal.
+    :param closure_count: the number of paths in the leader's closure.
+    :param tie_breaker: the key that decides the order if all else is equal.
     """
 
     leader: StorePath
     paths: tuple[StorePath, ...]
     nar_size: int
     popularity: int
-    closure: int
+    closure_count: int
     reason: str
-    tie: _Tie
+    tie_breaker: _TieBreaker
 
     @property
     def rating(self) -> int:
@@ -128,11 +128,12 @@ def by_dominators(
     :return: every path in exactly one layer, in at most ``settings.budget`` layers.
     """
     groups = sorted(
-        _groups(graph, popularity, settings), key=lambda group: (group.rating, group.tie)
+        _make_groups(graph, popularity, settings),
+        key=lambda group: (group.rating, group.tie_breaker),
     )
     surplus = len(groups) - settings.budget
     merged, kept = (groups[: surplus + 1], groups[surplus + 1 :]) if surplus > 0 else ([], groups)
-    kept.sort(key=lambda group: (-group.popularity, group.closure, group.tie))
+    kept.sort(key=lambda group: (-group.popularity, group.closure_count, group.tie_breaker))
     layers = [
         LayerGroup(
             paths=group.paths, leader=group.leader, nar_size=group.nar_size, reason=group.reason
@@ -140,19 +141,19 @@ def by_dominators(
         for group in kept
     ]
     if merged:
-        layers.append(_remainder(merged))
+        layers.append(_merge_groups(merged))
     return LayerPlan(layers=tuple(layers))
 
 
-def _groups(
+def _make_groups(
     graph: RuntimeGraph, popularity: Popularity, settings: LayerSettings
 ) -> Iterable[_Group]:
     sizes = graph.closure_sizes()
     roots = frozenset(graph.roots())
     reasons: dict[StorePath, str] = {}
     for path in graph.paths:
-        references = popularity.references_to(path)
-        if settings.is_everywhere(path):
+        references = popularity.direct_count_of(path)
+        if settings.is_common(path):
             reasons[path] = "in every image"
         elif references >= settings.popularity_threshold:
             reasons[path] = f"popular: {references} references"
@@ -167,15 +168,15 @@ def _groups(
             paths=tuple(members),
             nar_size=sum(graph.paths[path].nar_size for path in members),
             popularity=(
-                popularity.most
-                if settings.is_everywhere(leader)
-                else popularity.references_to(leader)
+                popularity.max_count
+                if settings.is_common(leader)
+                else popularity.direct_count_of(leader)
             ),
-            closure=sizes[leader].paths,
+            closure_count=sizes[leader].paths,
             reason=reasons.get(leader, "needed by several layers"),
             # Paths of one name are ordered by their sizes; the hash decides only between
             # paths that are equal in all of these.
-            tie=(
+            tie_breaker=(
                 leader.name,
                 info.nar_size,
                 sizes[leader].paths,
@@ -185,24 +186,26 @@ def _groups(
         )
 
 
-def _subtrees(graph: RuntimeGraph, apart: Iterable[StorePath]) -> dict[StorePath, list[StorePath]]:
+def _subtrees(
+    graph: RuntimeGraph, separate: Iterable[StorePath]
+) -> dict[StorePath, list[StorePath]]:
     """
     Return the subtrees below the image in the dominator tree, by their topmost paths,
     each in the graph's order.
 
-    :param apart: the paths that have an edge from the image; every path can be reached
+    :param separate: the paths that have an edge from the image; every path can be reached
         from one of them.
     """
     # Imported late: it is a fifth of the daemon's import time, and not needed at startup.
     import networkx as nx  # noqa: PLC0415
 
     # Integers are hashed much faster than store paths.
-    number = {path: index for index, path in enumerate(graph.paths)}
+    index_of = {path: index for index, path in enumerate(graph.paths)}
     references: nx.DiGraph[int] = nx.DiGraph()
     references.add_node(_IMAGE)
-    references.add_edges_from((_IMAGE, number[path]) for path in apart)
+    references.add_edges_from((_IMAGE, index_of[path]) for path in separate)
     references.add_edges_from(
-        (number[path], number[reference])
+        (index_of[path], index_of[reference])
         for path, info in graph.paths.items()
         for reference in info.references
     )
@@ -210,15 +213,15 @@ def _subtrees(graph: RuntimeGraph, apart: Iterable[StorePath]) -> dict[StorePath
     leaders: dict[int, StorePath] = {}
     # In this order a dominator comes before the paths that it dominates, as does every user.
     for path in reversed(graph.references_first):
-        dominator = dominators[number[path]]
-        leaders[number[path]] = path if dominator == _IMAGE else leaders[dominator]
+        dominator = dominators[index_of[path]]
+        leaders[index_of[path]] = path if dominator == _IMAGE else leaders[dominator]
     subtrees: dict[StorePath, list[StorePath]] = {}
     for path in graph.paths:
-        subtrees.setdefault(leaders[number[path]], []).append(path)
+        subtrees.setdefault(leaders[index_of[path]], []).append(path)
     return subtrees
 
 
-def _remainder(groups: Sequence[_Group]) -> LayerGroup:
+def _merge_groups(groups: Sequence[_Group]) -> LayerGroup:
     """Merge groups into one layer; ``groups`` are in the order of their ratings."""
     return LayerGroup(
         paths=tuple(

@@ -64,7 +64,7 @@ class LayerSettings:
         reserve them: engines take 125 layers in all, 94 leave some for
         images that are built on this one.
     :param strategy: the strategy of grouping.
-    :param always: the packages that every image contains, by the names of their
+    :param common_packages: the packages that every image contains, by the names of their
         store paths without version (:func:`nixery.image.closure.package_name`).  Few paths
         refer to them, so popularity data do not show it.
 
@@ -94,7 +94,7 @@ class LayerSettings:
 
     budget: int = field(default=FULL_BUDGET, validator=_check_budget)
     strategy: Strategy = Strategy.AFFINITY
-    always: frozenset[str] = frozenset({"cacert", "iana-etc", "nss-cacert"})
+    common_packages: frozenset[str] = frozenset({"cacert", "iana-etc", "nss-cacert"})
     affinity: int = field(default=70, validator=_percentage)
     unit_size: int = field(default=4 * 2**20, validator=validators.ge(0))
     minimum_size: int = field(default=128 * 2**10, validator=validators.ge(0))
@@ -103,27 +103,27 @@ class LayerSettings:
     popularity_threshold: int = 100
     size_threshold: int = 100_000_000
 
-    def is_everywhere(self, path: StorePath) -> bool:
+    def is_common(self, path: StorePath) -> bool:
         """Tell whether the path belongs to a package that every image contains."""
-        return package_name(path.name) in self.always
+        return package_name(path.name) in self.common_packages
 
     def identity(self) -> dict[str, Json]:
         """Return the settings in use and the version of the code, for cache keys."""
-        shared: dict[str, Json] = {
-            "always": sorted(self.always),
+        common: dict[str, Json] = {
+            "always": sorted(self.common_packages),
             "budget": self.budget,
             "strategy": self.strategy.value,
             "version": LAYERING_VERSION,
         }
         if self.strategy is Strategy.AFFINITY:
-            return shared | {
+            return common | {
                 "affinity": self.affinity,
                 "classes": self.classes,
                 "common_share": self.common_share,
                 "minimum_size": self.minimum_size,
                 "unit_size": self.unit_size,
             }
-        return shared | {
+        return common | {
             "popularity_threshold": self.popularity_threshold,
             "size_threshold": self.size_threshold,
         }
@@ -174,19 +174,19 @@ class Popularity:
             return PopularityKind.TRANSITIVE
         return PopularityKind.DIRECT if self.direct else PopularityKind.NONE
 
-    def of(self, path: StorePath) -> int:
+    def count_of(self, path: StorePath) -> int:
         """
         Return the number of store paths that have the path's package in their closure, or,
         if only that is known, refer to it.  A missing package counts as 1.
         """
         return max(1, (self.transitive or self.direct).get(package_name(path.name), 1))
 
-    def references_to(self, path: StorePath) -> int:
+    def direct_count_of(self, path: StorePath) -> int:
         """Return the number of store paths that refer to the path's package, at least 1."""
         return max(1, self.direct.get(package_name(path.name), 1))
 
     @cached_property
-    def most(self) -> int:
+    def max_count(self) -> int:
         """
         The popularity of a path that every image contains: the size of the set, or, if
         that is not known, one more than the highest count.

@@ -38,7 +38,7 @@ of last month still fit today's package set; ``python3.11-requests-2.31.0`` is
 ``python3.11-requests``.
 
 The count of a package is the *highest* of its versions' and outputs' counts
-(:func:`merge`), not their sum.  The layering compares counts of single store paths with
+(:func:`merge_counts`), not their sum.  The layering compares counts of single store paths with
 one another: how many of the closures with glibc have curl as well?  A sum counts a closure
 with two outputs of a package twice, and makes many unrelated paths with a common name
 (``source``, ``wrapper``) look like a popular one.  The highest count is that of a path that
@@ -65,7 +65,7 @@ from nixery.image.canonical_json import canonical_json
 from nixery.image.closure import package_name
 from nixery.layers.plan import Popularity
 
-__all__ = ["FORMAT", "VERSION", "encode_popularity", "merge", "parse_popularity"]
+__all__ = ["FORMAT", "VERSION", "encode_popularity", "merge_counts", "parse_popularity"]
 
 FORMAT = "nixery-popularity"
 """The value that distinguishes the format from the older one, whose values are numbers."""
@@ -89,7 +89,7 @@ def parse_popularity(data: bytes) -> Popularity:
         raise _malformed("not an object", data)
     if "format" not in document or isinstance(document["format"], int):
         return Popularity(
-            direct=merge(_counts("the older format", document).items()),
+            direct=merge_counts(_parse_counts("the older format", document).items()),
             source="direct references, in the older format",
         )
     if document["format"] != FORMAT or document.get("version") != VERSION:
@@ -97,7 +97,7 @@ def parse_popularity(data: bytes) -> Popularity:
             f"version {VERSION} of the format {FORMAT} is expected",
             f"{document['format']!r}, version {document.get('version')!r}",
         )
-    return _current(document)
+    return _parse_current(document)
 
 
 def encode_popularity(popularity: Popularity) -> bytes:
@@ -122,7 +122,7 @@ def encode_popularity(popularity: Popularity) -> bytes:
     )
 
 
-def merge(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+def merge_counts(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     """
     Compute the counts of packages from those of their store paths.
 
@@ -137,13 +137,13 @@ def merge(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     return merged
 
 
-def _current(document: Mapping[str, object]) -> Popularity:
-    setsize = _count("setsize", document.get("setsize"))
+def _parse_current(document: Mapping[str, object]) -> Popularity:
+    setsize = _parse_count("setsize", document.get("setsize"))
     source = document.get("source", "")
     if not isinstance(source, str):
         raise _malformed("source is not a string", repr(source))
-    transitive = _counts("transitive", document.get("transitive"))
-    direct = _counts("direct", document.get("direct"))
+    transitive = _parse_counts("transitive", document.get("transitive"))
+    direct = _parse_counts("direct", document.get("direct"))
     for kind, counts in (("transitive", transitive), ("direct", direct)):
         for name, count in counts.items():
             if package_name(name) != name:
@@ -156,20 +156,20 @@ def _current(document: Mapping[str, object]) -> Popularity:
     return Popularity(transitive=transitive, direct=direct, setsize=setsize, source=source)
 
 
-def _counts(where: str, value: object) -> dict[str, int]:
+def _parse_counts(where: str, value: object) -> dict[str, int]:
     if not isinstance(value, dict):
         raise _malformed(f"{where} is not an object", repr(value))
-    return {name: _count(f"{where}, {name}", count) for name, count in value.items()}
+    return {name: _parse_count(f"{where}, {name}", count) for name, count in value.items()}
 
 
-def _count(where: str, value: object) -> int:
+def _parse_count(where: str, value: object) -> int:
     # True is an integer to Python, not to JSON.
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise _malformed(f"{where}: not a count", repr(value))
     return value
 
 
-def _malformed(how: str, excerpt: str | bytes) -> UnexpectedOutput:
+def _malformed(reason: str, excerpt: str | bytes) -> UnexpectedOutput:
     if isinstance(excerpt, bytes):
         excerpt = excerpt[:200].decode("utf-8", errors="backslashreplace")
-    return UnexpectedOutput(what=f"the popularity data ({how})", excerpt=excerpt)
+    return UnexpectedOutput(what=f"the popularity data ({reason})", excerpt=excerpt)

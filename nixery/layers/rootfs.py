@@ -99,15 +99,15 @@ def plan_root(packages: Sequence[Package], *, store: str = STORE) -> RootTree:
     :param store: the directory of this machine that holds the store paths.
     :raises MissingPath: an output does not exist or cannot be read.
     """
-    overlay = SymlinkTree(store, IGNORED)
-    skipped = [path for path in precedence(packages) if not overlay.add(path)]
-    for entry in _basics(overlay):
-        overlay.provide(entry)
+    tree = SymlinkTree(store, IGNORED)
+    skipped = [path for path in precedence(packages) if not tree.merge(path)]
+    for entry in _default_entries(tree):
+        tree.add_entry(entry)
     return RootTree(
-        entries=tuple(overlay.entries()),
-        shell=next((f"/{path}" for path in ("bin/bash", "bin/sh") if _has(overlay, path)), None),
-        has_ca_bundle=overlay.find(CA_BUNDLE) is not None,
-        conflicts=overlay.conflicts(),
+        entries=tuple(tree.entries()),
+        shell=next((f"/{path}" for path in ("bin/bash", "bin/sh") if _has(tree, path)), None),
+        has_ca_bundle=tree.find(CA_BUNDLE) is not None,
+        conflicts=tree.conflicts(),
         skipped=tuple(sorted(skipped)),
     )
 
@@ -132,19 +132,19 @@ def _rank(output: Output) -> tuple[int, str]:
     return {"out": 0, "bin": 1}.get(output.name, 2), output.name
 
 
-def _has(overlay: SymlinkTree, path: str) -> bool:
-    return overlay.find(path.encode()) is not None
+def _has(tree: SymlinkTree, path: str) -> bool:
+    return tree.find(path.encode()) is not None
 
 
-def _basics(overlay: SymlinkTree) -> Iterator[TreeEntry]:
+def _default_entries(tree: SymlinkTree) -> Iterator[TreeEntry]:
     """Yield the entries that programs expect; entries of the packages take precedence."""
-    bash = overlay.find(b"bin/bash")
+    bash = tree.find(b"bin/bash")
     if bash is not None:
         yield TreeEntry(path=b"bin/sh", kind="symlink", target=bash)
-    env = overlay.find(b"bin/env")
+    env = tree.find(b"bin/env")
     if env is not None:
         yield TreeEntry(path=b"usr/bin/env", kind="symlink", target=env)
-    bundle = overlay.find(CA_BUNDLE)
+    bundle = tree.find(CA_BUNDLE)
     if bundle is not None:
         for alias in CA_BUNDLE_ALIASES:
             yield TreeEntry(path=alias, kind="symlink", target=bundle)

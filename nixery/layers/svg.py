@@ -55,12 +55,12 @@ _STYLE = """\
 """All rules are below a class, because in a page they would apply to the whole page."""
 
 
-def _legal(text: str) -> str:
+def _replace_illegal(text: str) -> str:
     return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _legal_all(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(_legal(text) for text in texts)
+def _replace_illegal_in_all(strings: Iterable[str]) -> tuple[str, ...]:
+    return tuple(_replace_illegal(text) for text in strings)
 
 
 @frozen(kw_only=True)
@@ -76,15 +76,17 @@ class DrawnLayer:
     :param shared_with: the other images that have the same layer.
     """
 
-    title: str = field(converter=_legal)
+    title: str = field(converter=_replace_illegal)
     size: int
     nar_size: int
-    reason: str = field(converter=_legal)
-    paths: tuple[str, ...] = field(default=(), converter=_legal_all)
-    shared_with: tuple[str, ...] = field(default=(), converter=_legal_all)
+    reason: str = field(converter=_replace_illegal)
+    paths: tuple[str, ...] = field(default=(), converter=_replace_illegal_in_all)
+    shared_with: tuple[str, ...] = field(default=(), converter=_replace_illegal_in_all)
 
     @classmethod
-    def of(cls, group: LayerGroup, *, size: int, shared_with: Iterable[str] = ()) -> DrawnLayer:
+    def from_group(
+        cls, group: LayerGroup, *, size: int, shared_with: Iterable[str] = ()
+    ) -> DrawnLayer:
         """Make one from a layer of a plan; the parameters are those of the class."""
         return cls(
             title=group.leader.name,
@@ -106,7 +108,7 @@ class DrawnLayer:
         """A phrase that names other images with the same layer."""
         if not self.shared_with:
             return "in no other image"
-        return "also in " + _some(self.shared_with, 5)
+        return "also in " + _join_some(self.shared_with, 5)
 
 
 def draw_svg(
@@ -123,7 +125,7 @@ def draw_svg(
         sheet has to define the classes.
     :return: a whole document, which can also be embedded in a page unchanged.
     """
-    image = _legal(image)
+    image = _replace_illegal(image)
     root = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
     # A drawing with links must not have the role of an image.
     role = 'role="img"' if anchor is None else 'role="group"'
@@ -132,8 +134,8 @@ def draw_svg(
         f'<svg {root} class="layers" {role} aria-label="{label}">',
         f"<title>{label}</title>",
         *([f"<style>{_STYLE}</style>"] if styled else []),
-        f'<text x="0" y="16" font-weight="bold">{xml_text(_fit(image, WIDTH))}</text>',
-        f'<text x="0" y="36">{xml_text(_fit(_summary(layers), WIDTH - 280))}</text>',
+        f'<text x="0" y="16" font-weight="bold">{xml_text(_shorten(image, WIDTH))}</text>',
+        f'<text x="0" y="36">{xml_text(_shorten(_summary(layers), WIDTH - 280))}</text>',
         *_legend(),
     ]
     # The layout needs the largest first; the numbers are the layers' positions in the image.
@@ -145,7 +147,7 @@ def draw_svg(
 
 
 def draw_text(
-    image: str, layers: Sequence[DrawnLayer], *, width: int = 100, most_paths: int | None = 6
+    image: str, layers: Sequence[DrawnLayer], *, width: int = 100, max_paths: int | None = 6
 ) -> str:
     """
     Describe an image's layers as text, the bottom-most first.
@@ -153,22 +155,22 @@ def draw_text(
     :param image: its name.
     :param layers: from the bottom to the top.
     :param width: of a line, in characters; descriptions of layers are wrapped to it.
-    :param most_paths: the number of store paths named for each layer; ``None``: all.
+    :param max_paths: the number of store paths named for each layer; ``None``: all.
     """
     largest = max((layer.size for layer in layers), default=0)
-    lines = [f"{_legal(image)}: {_summary(layers)}"]
+    lines = [f"{_replace_illegal(image)}: {_summary(layers)}"]
     if layers:
         lines += ["", "  no  download  unpacked  # also in other images, - in this one alone"]
     for number, layer in enumerate(layers, start=1):
-        length = round(_BAR * layer.size / largest) if largest else 0
-        bar = ("#" if layer.shared_with else "-") * length
+        bar_length = round(_BAR * layer.size / largest) if largest else 0
+        bar = ("#" if layer.shared_with else "-") * bar_length
         lines.append(
             f"{number:4}{_bytes(layer.size):>10}{_bytes(layer.nar_size):>10}"
             f"  {bar:{_BAR}}  {layer.caption}"
         )
         details = [f"{layer.reason}; {layer.sharing}"]
         if len(layer.paths) > 1:
-            details.append(_some(layer.paths, most_paths))
+            details.append(_join_some(layer.paths, max_paths))
         for detail in details:
             # Names are not broken, because people copy them.
             lines += wrap(
@@ -193,23 +195,23 @@ def _rectangle(
         yield (
             f'<a href="#{xml_text(anchor)}{number}" class="{kind}" aria-label="{xml_text(label)}">'
         )
-    hint = [
+    tooltip = [
         f"Layer {number}: {layer.caption}",
         _bytes(layer.size) + (f", {_bytes(layer.nar_size)} unpacked" if layer.nar_size else ""),
         f"{layer.reason}; {layer.sharing}",
         *layer.paths[:_TITLE_PATHS],
     ]
     if len(layer.paths) > _TITLE_PATHS:
-        hint.append(f"and {len(layer.paths) - _TITLE_PATHS} more")
-    yield f"<title>{chr(10).join(map(xml_text, hint))}</title>"
+        tooltip.append(f"and {len(layer.paths) - _TITLE_PATHS} more")
+    yield f"<title>{chr(10).join(map(xml_text, tooltip))}</title>"
     yield (
         f'<rect x="{box.x:.2f}" y="{box.y + _HEADER:.2f}"'
         f' width="{box.width:.2f}" height="{box.height:.2f}"/>'
     )
     lines = [f"{number}. {layer.caption}", _bytes(layer.size), layer.reason]
-    room = int((box.height - 2 * _MARGIN) / _LINE)
-    for line_number, line in enumerate(lines[: max(0, room)]):
-        text = _fit(line, box.width - 2 * _MARGIN)
+    max_lines = int((box.height - 2 * _MARGIN) / _LINE)
+    for line_number, line in enumerate(lines[: max(0, max_lines)]):
+        text = _shorten(line, box.width - 2 * _MARGIN)
         if text:
             yield (
                 f'<text x="{box.x + _MARGIN:.2f}"'
@@ -250,20 +252,20 @@ def _bytes(count: int) -> str:
     return f"{size:.{1 if size < 99.95 else 0}f} GB"
 
 
-def _some(names: Sequence[str], most: int | None) -> str:
-    if most is None or len(names) <= most:
+def _join_some(names: Sequence[str], limit: int | None) -> str:
+    if limit is None or len(names) <= limit:
         return ", ".join(names)
-    return ", ".join(names[:most]) + f" and {len(names) - most} more"
+    return ", ".join(names[:limit]) + f" and {len(names) - limit} more"
 
 
-def _fit(text: str, width: float) -> str:
+def _shorten(text: str, width: float) -> str:
     """Shorten the text to the width; return nothing if too little of it would be left."""
-    room = int(width / _ADVANCE)
-    if len(text) <= room:
+    max_characters = int(width / _ADVANCE)
+    if len(text) <= max_characters:
         return text
-    return text[: room - 1] + "…" if room >= 4 else ""
+    return text[: max_characters - 1] + "…" if max_characters >= 4 else ""
 
 
 def xml_text(text: str) -> str:
     """Escape a text for SVG, also for an attribute."""
-    return escape(_legal(text), quote=True)
+    return escape(_replace_illegal(text), quote=True)

@@ -47,19 +47,19 @@ class _Directory:
     """
     A directory of the merged tree.
 
-    :param origins: the directories merged into it, in order.
+    :param merged_from: the directories merged into it, in order.
     """
 
     parent: _Directory | None
     mode: int = 0o755
-    origins: list[bytes] = Factory(list)
+    merged_from: list[bytes] = Factory(list)
     children: dict[bytes, _Node] = Factory(dict)
 
     def is_within(self, origin: bytes) -> bool:
         """Tell whether ``origin`` has been merged into this directory or one above."""
         node: _Directory | None = self
         while node is not None:
-            if origin in node.origins:
+            if origin in node.merged_from:
                 return True
             node = node.parent
         return False
@@ -88,10 +88,10 @@ class SymlinkTree:
     def __init__(self, store: str, ignored: frozenset[bytes]) -> None:
         self._store = os.path.realpath(os.fsencode(store))
         self._ignored = ignored
-        self._top = _Directory(None)
+        self._root = _Directory(None)
         self._conflicts: list[Conflict] = []
 
-    def add(self, path: str) -> bool:
+    def merge(self, path: str) -> bool:
         """
         Merge the contents of a store path.
 
@@ -101,28 +101,28 @@ class SymlinkTree:
         source = self._store + b"/" + name_in_store(path)
         if not os.path.lexists(source):
             raise MissingPath(path=path, reason="No such file or directory")
-        directory = self._directory_behind(source)
+        directory = self._resolve_directory(source)
         if directory is None:
             return False
-        self._merge(self._top, b"", directory)
+        self._merge_directory(self._root, b"", directory)
         return True
 
-    def provide(self, entry: TreeEntry) -> None:
+    def add_entry(self, entry: TreeEntry) -> None:
         """
         Add an entry that is not from the store, if its path is free.
 
         An existing directory gets the entry's mode; any other existing entry at the path,
         or at one of its parents, stays as it is.
         """
-        node = self._top
+        node = self._root
         path = b""
-        *above, name = entry.path.split(b"/")
-        for part in above:
+        *parents, name = entry.path.split(b"/")
+        for part in parents:
             path = _join(path, part)
-            below = self._descend(node, path, part)
-            if below is None:
+            child = self._descend(node, path, part)
+            if child is None:
                 return
-            node = below
+            node = child
         if entry.kind != "directory":
             node.children.setdefault(name, entry)
             return
@@ -133,9 +133,9 @@ class SymlinkTree:
     def find(self, path: bytes) -> bytes | None:
         """
         Return the target for a symlink to the file at ``path``: in the store, or ``path``
-        itself if :meth:`provide` added it; ``None`` if there is no file.
+        itself if :meth:`add_entry` added it; ``None`` if there is no file.
         """
-        node: _Node = self._top
+        node: _Node = self._root
         parts = path.split(b"/")
         for depth, part in enumerate(parts):
             if not isinstance(node, _Directory):
@@ -145,13 +145,13 @@ class SymlinkTree:
                 return None
             if isinstance(child, _Link):
                 source = b"/".join((child.source, *parts[depth + 1 :]))
-                return self._in_image(source) if os.path.isfile(source) else None
+                return self._image_path(source) if os.path.isfile(source) else None
             node = child
         return b"/" + path if isinstance(node, TreeEntry) and node.path == path else None
 
     def entries(self) -> Iterator[TreeEntry]:
         """Yield the current tree, each directory followed by its contents, by name."""
-        stack: list[tuple[bytes, _Node]] = [(b"", self._top)]
+        stack: list[tuple[bytes, _Node]] = [(b"", self._root)]
         while stack:
             path, node = stack.pop()
             if isinstance(node, _Directory):
@@ -160,7 +160,7 @@ class SymlinkTree:
                 names = sorted(node.children, reverse=True)
                 stack += [(_join(path, name), node.children[name]) for name in names]
             elif isinstance(node, _Link):
-                target = self._in_image(node.source)
+                target = self._image_path(node.source)
                 yield TreeEntry(path=path, kind="symlink", target=target)
             else:
                 yield node
@@ -169,9 +169,9 @@ class SymlinkTree:
         """Return the conflicts so far, sorted."""
         return tuple(sorted(self._conflicts))
 
-    def _merge(self, node: _Directory, path: bytes, directory: bytes) -> None:
+    def _merge_directory(self, node: _Directory, path: bytes, directory: bytes) -> None:
         """Merge ``directory``, whose path has no symlinks, into ``node`` at ``path``."""
-        node.origins.append(directory)
+        node.merged_from.append(directory)
         try:
             with os.scandir(directory) as listing:
                 found = list(listing)
@@ -189,7 +189,7 @@ class SymlinkTree:
             elif name not in node.children:
                 node.children[name] = _Link(entry.path, entry.is_symlink())
             else:
-                target = self._follow(node, entry.path) if entry.is_symlink() else None
+                target = self._resolve_mergeable(node, entry.path) if entry.is_symlink() else None
                 self._add_directory(node, _join(path, name), name, entry.path, target)
 
     def _add_directory(
@@ -202,21 +202,21 @@ class SymlinkTree:
         child = node.children.get(name)
         if target is not None:
             # Two links to one directory are equivalent, and no conflict.
-            if isinstance(child, _Link) and self._directory_behind(child.source) == target:
+            if isinstance(child, _Link) and self._resolve_directory(child.source) == target:
                 return
             directory = self._descend(node, path, name)
             if directory is not None:
-                if target not in directory.origins:
-                    self._merge(directory, path, target)
+                if target not in directory.merged_from:
+                    self._merge_directory(directory, path, target)
                 return
         kept = child.source if isinstance(child, _Link) else None
         if isinstance(child, _Directory):
-            kept = child.origins[0]
+            kept = child.merged_from[0]
         self._conflicts.append(
             Conflict(
                 path="/" + printable(path),
-                kept=printable(b"/" + path if kept is None else self._in_image(kept)),
-                dropped=printable(self._in_image(source)),
+                kept=printable(b"/" + path if kept is None else self._image_path(kept)),
+                dropped=printable(self._image_path(source)),
             )
         )
 
@@ -229,30 +229,30 @@ class SymlinkTree:
         if isinstance(child, _Directory):
             return child
         if child is None:
-            opened = node.children[name] = _Directory(node)
-            return opened
+            created = node.children[name] = _Directory(node)
+            return created
         if not isinstance(child, _Link) or not child.is_symlink:
             return None
-        target = self._follow(node, child.source)
+        target = self._resolve_mergeable(node, child.source)
         if target is None:
             return None
-        opened = node.children[name] = _Directory(node)
-        self._merge(opened, path, target)
-        return opened
+        created = node.children[name] = _Directory(node)
+        self._merge_directory(created, path, target)
+        return created
 
-    def _follow(self, node: _Directory, link: bytes) -> bytes | None:
+    def _resolve_mergeable(self, node: _Directory, link: bytes) -> bytes | None:
         """Return the directory that a symlink below ``node`` leads to, if it may be merged."""
-        target = self._directory_behind(link)
+        target = self._resolve_directory(link)
         return None if target is None or node.is_within(target) else target
 
-    def _directory_behind(self, path: bytes) -> bytes | None:
+    def _resolve_directory(self, path: bytes) -> bytes | None:
         """Return the directory that ``path`` is or leads to, if it is in the store."""
         target = os.path.realpath(path)
         if target.startswith(self._store + b"/") and os.path.isdir(target):
             return target
         return None
 
-    def _in_image(self, path: bytes) -> bytes:
+    def _image_path(self, path: bytes) -> bytes:
         return os.fsencode(STORE) + path[len(self._store) :]
 
 

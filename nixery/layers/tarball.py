@@ -152,33 +152,33 @@ class _Packer:
         except OSError as error:
             raise _unreadable(path, error) from error
         if S_ISDIR(mode):
-            self._directory(path)
+            self._append_tree(path)
         elif S_ISLNK(mode):
-            self._symlink(path)
+            self._append_symlink(path)
         elif S_ISREG(mode):
-            self._file(path)
+            self._append_file(path)
         else:
-            raise _special(path)
+            raise _unsupported_type(path)
 
-    def _directory(self, top: bytes) -> None:
+    def _append_tree(self, top: bytes) -> None:
         # An explicit stack: trees may be deeper than Python's recursion limit.
-        stack = self._open(top)
+        stack = self._append_directory(top)
         while stack:
             entry = stack.pop()
             # The kind costs no system call: it was read with the name.
             if entry.is_file(follow_symlinks=False):
-                self._file(entry.path)
+                self._append_file(entry.path)
             elif entry.is_symlink():
-                self._symlink(entry.path)
+                self._append_symlink(entry.path)
             elif entry.is_dir(follow_symlinks=False):
-                stack += self._open(entry.path)
+                stack += self._append_directory(entry.path)
             else:
-                raise _special(entry.path)
+                raise _unsupported_type(entry.path)
 
-    def _open(self, path: bytes) -> list[os.DirEntry[bytes]]:
+    def _append_directory(self, path: bytes) -> list[os.DirEntry[bytes]]:
         """Append a directory, and return its entries in reverse order, for the stack."""
         self._stream.append(
-            ustar.header(self._archived(path) + b"/", kind=ustar.DIRECTORY, mode=_EXECUTABLE)
+            ustar.header(self._archive_path(path) + b"/", kind=ustar.DIRECTORY, mode=_EXECUTABLE)
         )
         try:
             with os.scandir(path) as entries:
@@ -186,16 +186,16 @@ class _Packer:
         except OSError as error:
             raise _unreadable(path, error) from error
 
-    def _symlink(self, path: bytes) -> None:
+    def _append_symlink(self, path: bytes) -> None:
         try:
             target = os.readlink(path)
         except OSError as error:
             raise _unreadable(path, error) from error
         self._stream.append(
-            ustar.header(self._archived(path), kind=ustar.SYMLINK, mode=0o777, target=target)
+            ustar.header(self._archive_path(path), kind=ustar.SYMLINK, mode=0o777, target=target)
         )
 
-    def _file(self, path: bytes) -> None:
+    def _append_file(self, path: bytes) -> None:
         try:
             descriptor = os.open(path, _OPEN_FLAGS)
         except OSError as error:
@@ -203,37 +203,37 @@ class _Packer:
         try:
             status = os.fstat(descriptor)
             if not S_ISREG(status.st_mode):
-                raise _special(path)
+                raise _unsupported_type(path)
             mode = _EXECUTABLE if status.st_mode & 0o100 else _READABLE
             size = status.st_size
             self._stream.append(
-                ustar.header(self._archived(path), kind=ustar.FILE, mode=mode, size=size)
+                ustar.header(self._archive_path(path), kind=ustar.FILE, mode=mode, size=size)
             )
-            self._content(path, descriptor, size)
+            self._append_content(path, descriptor, size)
         finally:
             os.close(descriptor)
         self._stream.append(ustar.padding(size))
 
-    def _content(self, path: bytes, descriptor: int, size: int) -> None:
+    def _append_content(self, path: bytes, descriptor: int, size: int) -> None:
         remaining = size
         while True:
             # Ask for one byte more than is expected: the last read then notices a file that
             # has grown.
-            room = self._stream.room()[: remaining + 1]
+            buffer = self._stream.free_buffer()[: remaining + 1]
             try:
-                count = os.readv(descriptor, [room])
+                count = os.readv(descriptor, [buffer])
             except OSError as error:
                 raise _unreadable(path, error) from error
             if count > remaining:
-                raise _changed(path, size)
+                raise _size_changed(path, size)
             self._stream.advance(count)
             remaining -= count
-            if count < len(room):
+            if count < len(buffer):
                 break
         if remaining:
-            raise _changed(path, size)
+            raise _size_changed(path, size)
 
-    def _archived(self, path: bytes) -> bytes:
+    def _archive_path(self, path: bytes) -> bytes:
         return b"nix/store" + path[len(self._store) :]
 
 
@@ -270,13 +270,13 @@ def _unreadable(path: bytes, error: OSError) -> MissingPath:
     return MissingPath(path=printable(path), reason=error.strerror or str(error))
 
 
-def _special(path: bytes) -> MissingPath:
+def _unsupported_type(path: bytes) -> MissingPath:
     return MissingPath(
         path=printable(path), reason="it is neither a file nor a directory nor a symlink"
     )
 
 
-def _changed(path: bytes, size: int) -> MissingPath:
+def _size_changed(path: bytes, size: int) -> MissingPath:
     return MissingPath(
         path=printable(path), reason=f"its size changed from {size} bytes while it was read"
     )

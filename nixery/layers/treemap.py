@@ -39,21 +39,21 @@ def squarify(sizes: Sequence[float], width: float, height: float) -> list[Box]:
     boxes: list[Box] = []
     free = Box(x=0, y=0, width=width, height=height)
     while len(boxes) < len(areas):
-        row = _row(areas[len(boxes) :], min(free.width, free.height))
-        placed, free = _place(row, free)
+        row = _best_row(areas[len(boxes) :], min(free.width, free.height))
+        placed, free = _place_row(row, free)
         boxes += placed
     return boxes
 
 
-def _row(areas: Sequence[float], side: float) -> Sequence[float]:
+def _best_row(areas: Sequence[float], side: float) -> Sequence[float]:
     """Return the first areas that make the best row along a side."""
 
     def worst(count: int) -> float:
-        together = sum(areas[:count])
+        total = sum(areas[:count])
         if not areas[count - 1] or not side:
             return float("inf")
         # The area and the side of the row give its thickness, and so all proportions.
-        return max(side**2 * areas[0] / together**2, together**2 / (side**2 * areas[count - 1]))
+        return max(side**2 * areas[0] / total**2, total**2 / (side**2 * areas[count - 1]))
 
     count = 1
     while count < len(areas) and worst(count + 1) <= worst(count):
@@ -61,14 +61,14 @@ def _row(areas: Sequence[float], side: float) -> Sequence[float]:
     return areas[:count]
 
 
-def _place(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
+def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
     """Return the boxes of a row along the shorter side, and the remaining area."""
-    across = free.width >= free.height
-    side = free.height if across else free.width
+    horizontal = free.width >= free.height
+    side = free.height if horizontal else free.width
     thickness = sum(row) / side if side else 0
     lengths = [area / thickness if thickness else 0 for area in row]
     starts = [0, *accumulate(lengths)]
-    if across:
+    if horizontal:
         placed = [
             Box(x=free.x, y=free.y + start, width=thickness, height=length)
             for start, length in zip(starts, lengths, strict=False)

@@ -67,15 +67,15 @@ def header(name: bytes, *, kind: bytes, mode: int, size: int = 0, target: bytes 
     if len(name) <= _NAME and len(target) <= _NAME and size < _OCTAL_SIZE:
         return _block(name, b"", kind, mode, b"%011o\0" % size, target, _POSIX, 1)
     if len(target) <= _NAME and size < _OCTAL_SIZE:
-        split = _split(name)
+        split = _split_name(name)
         if split is not None:
             prefix, name = split
             return _block(name, prefix, kind, mode, b"%011o\0" % size, target, _POSIX, 1)
     parts = []
     if len(target) > _NAME:
-        parts.append(_record(_LONG_TARGET, target))
+        parts.append(_long_record(_LONG_TARGET, target))
     if len(name) > _NAME:
-        parts.append(_record(_LONG_NAME, name))
+        parts.append(_long_record(_LONG_NAME, name))
     digits = b"%011o\0" % size if size < _OCTAL_SIZE else b"\x80" + size.to_bytes(11, "big")
     parts.append(_block(name[:_NAME], b"", kind, mode, digits, target[:_NAME], _GNU, 1))
     return b"".join(parts)
@@ -119,15 +119,15 @@ def _block(
     )
 
 
-def _record(kind: bytes, text: bytes) -> bytes:
+def _long_record(kind: bytes, value: bytes) -> bytes:
     """Return a pseudo-entry that holds a text too long for the header that follows it."""
-    text += b"\0"
-    size = len(text)
+    value += b"\0"
+    size = len(value)
     head = _block(b"././@LongLink", b"", kind, 0, b"%011o\0" % size, b"", _GNU, 0)
-    return head + text + padding(size)
+    return head + value + padding(size)
 
 
-def _split(name: bytes) -> tuple[bytes, bytes] | None:
+def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
     """
     Split a long name into prefix and name at a slash, which is left out; use the
     shortest prefix that is possible, and return ``None`` if none is.

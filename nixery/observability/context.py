@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 from attrs import define
 
-__all__ = ["LookupCounts", "BuildStats", "current_request", "current_tally"]
+__all__ = ["LookupCounts", "BuildStats", "current_request", "current_build_stats"]
 
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 """The id of the current request; empty if there is none."""
@@ -26,7 +26,7 @@ class BuildStats:
 
     :param revision: the source of its packages, for people.
     :param failure: the name of the type of the error that ended it.
-    :param layers_known: number of its layers that were stored already.
+    :param layers_reused: number of its layers that were stored already.
     :param layers_packed: number of its layers that it packed.
     :param unpacked_bytes: size of the layers that it packed, before compression.
     :param packed_bytes: size of the same layers, as they are stored.
@@ -34,19 +34,19 @@ class BuildStats:
 
     revision: str = ""
     failure: str = ""
-    layers_known: int = 0
+    layers_reused: int = 0
     layers_packed: int = 0
     unpacked_bytes: int = 0
     packed_bytes: int = 0
 
-    def packed(self, *, unpacked: int, packed: int) -> None:
+    def count_packed_layer(self, *, unpacked: int, packed: int) -> None:
         """Count a packed layer; sizes in bytes."""
         self.layers_packed += 1
         self.unpacked_bytes += unpacked
         self.packed_bytes += packed
 
 
-current_tally: ContextVar[BuildStats] = ContextVar("current_tally")
+current_build_stats: ContextVar[BuildStats] = ContextVar("current_build_stats")
 """The statistics of the current build."""
 
 
@@ -60,4 +60,4 @@ class LookupCounts:
 
     memory: int = 0
     storage: int = 0
-    missing: int = 0
+    misses: int = 0

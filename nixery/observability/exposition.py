@@ -30,13 +30,13 @@ class Exposition:
     """
     Formats the metrics.
 
-    :param measures: the metrics.
+    :param metrics: the metrics.
     :param worker: the pool that formats them.
     """
 
-    measures: Metrics
+    metrics: Metrics
     worker: Workers
-    _making: SingleFlight[str, bytes] = field(factory=SingleFlight, init=False)
+    _encodings: SingleFlight[str, bytes] = field(factory=SingleFlight, init=False)
 
     async def expose(self, accept: str) -> tuple[str, bytes]:
         """
@@ -54,8 +54,8 @@ class Exposition:
             encode, media_type = choose_encoder("")
 
         async def make() -> bytes:
-            self.measures.take_samples()
-            return cast(bytes, await self.worker.run(encode, self.measures.registry))
+            self.metrics.take_samples()
+            return cast(bytes, await self.worker.run(encode, self.metrics.registry))
 
         # Concurrent requests share one text.
-        return media_type, await self._making.run(media_type, make)
+        return media_type, await self._encodings.run(media_type, make)

@@ -33,12 +33,12 @@ Seconds = Callable[[], float]
 class _Meter:
     """Measures the operations of a storage; all of them are shown from the start."""
 
-    def __init__(self, measures: Metrics, seconds: Seconds) -> None:
+    def __init__(self, metrics: Metrics, seconds: Seconds) -> None:
         self._seconds = seconds
-        self._durations = {name: measures.storage_seconds.labels(name) for name in _LABELS.values()}
-        self._errors = {name: measures.storage_errors.labels(name) for name in _LABELS.values()}
+        self._durations = {name: metrics.storage_seconds.labels(name) for name in _LABELS.values()}
+        self._errors = {name: metrics.storage_errors.labels(name) for name in _LABELS.values()}
 
-    def measured(
+    def wrap(
         self, name: str, method: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:
         """Wrap a method, so that its calls are measured."""
@@ -49,7 +49,7 @@ class _Meter:
         return call
 
     async def measure(self, name: str, operation: Awaitable[T]) -> T:
-        begun = self._seconds()
+        started = self._seconds()
         try:
             return await operation
         except (BlobUnknown, BlobsMissing, CancelledError, GeneratorExit, ShuttingDown):
@@ -59,34 +59,34 @@ class _Meter:
             self._errors[name].inc()
             raise
         finally:
-            self._durations[name].observe(self._seconds() - begun)
+            self._durations[name].observe(self._seconds() - started)
 
 
-def measured_storage(storage: Storage, measures: Metrics, seconds: Seconds) -> Storage:
+def measured_storage(storage: Storage, metrics: Metrics, seconds: Seconds) -> Storage:
     """
     Wrap a storage, so that each of its methods is measured.
 
     :param storage: does the work.
-    :param measures: record the duration, and whether the operation failed.
+    :param metrics: record the duration, and whether the operation failed.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
-    meter = _Meter(measures, seconds)
-    measured = {name: meter.measured(_LABELS[name], getattr(storage, name)) for name in _METHODS}
+    meter = _Meter(metrics, seconds)
+    wrapped = {name: meter.wrap(_LABELS[name], getattr(storage, name)) for name in _METHODS}
 
     async def create() -> BlobWriter:
-        return _MeasuredWriter(await measured["create"](), meter)
+        return _MeasuredWriter(await wrapped["create"](), meter)
 
     async def commit_all(commits: Sequence[PendingBlob]) -> Sequence[bytes]:
         # A storage accepts only its own writers.
-        bare = [_bare(each) for each in commits]
-        return cast("Sequence[bytes]", await measured["commit_all"](bare))
+        unwrapped = [_unwrap_writer(each) for each in commits]
+        return cast("Sequence[bytes]", await wrapped["commit_all"](unwrapped))
 
     return cast(
-        "Storage", SimpleNamespace(**measured | {"create": create, "commit_all": commit_all})
+        "Storage", SimpleNamespace(**wrapped | {"create": create, "commit_all": commit_all})
     )
 
 
-def _bare(commit: PendingBlob) -> PendingBlob:
+def _unwrap_writer(commit: PendingBlob) -> PendingBlob:
     if isinstance(commit.writer, _MeasuredWriter):
         return evolve(commit, writer=commit.writer.writer)
     return commit
@@ -118,19 +118,19 @@ class MeasuredSpawner:
     Implements :class:`nixery.process.spawner.Spawner` by another one, and measures it.
 
     :param spawner: runs the commands.
-    :param measures: record the duration, and the outcome.
+    :param metrics: record the duration, and the outcome.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     """
 
-    def __init__(self, spawner: Spawner, measures: Metrics, seconds: Seconds) -> None:
+    def __init__(self, spawner: Spawner, metrics: Metrics, seconds: Seconds) -> None:
         self._spawner = spawner
-        self._measures = measures
+        self._metrics = metrics
         self._seconds = seconds
 
     async def run(self, command: Command) -> ProcessResult:
         # The label is bounded: the code runs a handful of programs, and no client chooses one.
         program = command.argv[0].rpartition("/")[2]
-        begun = self._seconds()
+        started = self._seconds()
         outcome = "failed"
         try:
             result = await self._spawner.run(command)
@@ -142,11 +142,11 @@ class MeasuredSpawner:
             outcome = "cancelled"
             raise
         finally:
-            self._measures.commands.labels(program, outcome).inc()
+            self._metrics.commands.labels(program, outcome).inc()
             # An interactive process runs as long as it is needed: its duration says nothing of the
             # command.
             if command.stdio_handler is None:
-                self._measures.command_seconds.labels(program).observe(self._seconds() - begun)
+                self._metrics.command_seconds.labels(program).observe(self._seconds() - started)
         return result
 
 

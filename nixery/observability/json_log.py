@@ -29,16 +29,16 @@ MAX_TEXT_CHARACTERS = 16 * 1024
 MAX_ITEMS = 64
 """The most items of a list or a mapping."""
 
-_OURS = frozenset({"time", "level", "namespace", "message", "traceback"})
+_RESERVED_FIELDS = frozenset({"time", "level", "namespace", "message", "traceback"})
 
-_LEFT_OUT = frozenset(
+_OMITTED_FIELDS = frozenset(
     # The keys that Twisted uses to format messages, and those that its older log adds to each
     # event.
     {"line", "shown", "format", "isError", "failure", "why", "system"}
 )
 
 # Other objects are meant for code that reads events: the output of a command has its command line.
-_SHOWN = (float, str, bytes, Mapping, list, tuple, set, frozenset, BaseException, PurePath)
+_LOGGED_TYPES = (float, str, bytes, Mapping, list, tuple, set, frozenset, BaseException, PurePath)
 
 # Twice as fast as json.dumps with options, which makes an encoder each time.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -78,7 +78,7 @@ def _document(event: LogEvent) -> dict[str, object]:
         else formatEvent(event)[:MAX_TEXT_CHARACTERS],
     }
     for name, value in event.items():
-        if name in _LEFT_OUT or name in _OURS or name.startswith("log_"):
+        if name in _OMITTED_FIELDS or name in _RESERVED_FIELDS or name.startswith("log_"):
             continue
         kind = type(value)
         if kind is int or kind is bool or value is None:
@@ -87,8 +87,8 @@ def _document(event: LogEvent) -> dict[str, object]:
             document[name] = (
                 value if len(value) <= MAX_TEXT_CHARACTERS else value[:MAX_TEXT_CHARACTERS]
             )
-        elif isinstance(value, _SHOWN):
-            document[name] = _plain(value)
+        elif isinstance(value, _LOGGED_TYPES):
+            document[name] = _to_json(value)
     failure = event.get("log_failure")
     if failure is not None:
         # The end of a traceback says what went wrong.
@@ -100,7 +100,7 @@ def _document(event: LogEvent) -> dict[str, object]:
     return document
 
 
-def _plain(value: object, depth: int = 3) -> object:
+def _to_json(value: object, depth: int = 3) -> object:
     """Return a value that JSON can represent; other values become text."""
     if isinstance(value, float):
         return round(value, 6) if abs(value) < 1e300 else str(value)
@@ -112,9 +112,9 @@ def _plain(value: object, depth: int = 3) -> object:
         return value[:MAX_TEXT_CHARACTERS]
     if depth and isinstance(value, Mapping):
         items = list(value.items())[:MAX_ITEMS]
-        return {str(key)[:MAX_TEXT_CHARACTERS]: _plain(each, depth - 1) for key, each in items}
+        return {str(key)[:MAX_TEXT_CHARACTERS]: _to_json(each, depth - 1) for key, each in items}
     if depth and isinstance(value, Sequence | set | frozenset):
-        return [_plain(each, depth - 1) for each in list(value)[:MAX_ITEMS]]
+        return [_to_json(each, depth - 1) for each in list(value)[:MAX_ITEMS]]
     return str(value)[:MAX_TEXT_CHARACTERS]
 
 

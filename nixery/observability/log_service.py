@@ -31,18 +31,18 @@ class LoggedService(MultiService):
 
     :param service: the service that it wraps.
     :param file: the file that lines are written to.
-    :param line: makes the text of an event.
+    :param format_event: makes the text of an event.
     """
 
     def __init__(
         self,
         service: IService,
         file: IO[Any],
-        line: Callable[[LogEvent], str] = json_line,
+        format_event: Callable[[LogEvent], str] = json_line,
     ) -> None:
         super().__init__()
         self._file = file
-        self._line = line
+        self._format_event = format_event
         service.setServiceParent(self)
 
     # Twisted's interfaces have no types.
@@ -53,10 +53,10 @@ class LoggedService(MultiService):
         super().setServiceParent(parent)
 
     def _text(self, event: LogEvent) -> str:
-        return "" if _of_read_only_cache(event) else self._line(event)
+        return "" if _is_plugin_cache_error(event) else self._format_event(event)
 
 
-def _of_read_only_cache(event: LogEvent) -> bool:
+def _is_plugin_cache_error(event: LogEvent) -> bool:
     """
     Tell whether an event says that Twisted's list of plugins could not be saved beside them.
 

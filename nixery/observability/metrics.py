@@ -40,7 +40,7 @@ WORK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0, 3600.0
 
 
 class Metrics:
-    """Holds all metrics. Those that are computed on demand are added by :meth:`sample`."""
+    """Holds all metrics. Those that are computed on demand are added by :meth:`add_sampled`."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry(auto_describe=False)
@@ -134,23 +134,23 @@ class Metrics:
             registry=registry,
         )
         self._sampled: list[SampledMetric] = []
-        self._taken: dict[str, Metric] = {}
+        self._samples: dict[str, Metric] = {}
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-    def sample(self, metric: SampledMetric) -> None:
+    def add_sampled(self, metric: SampledMetric) -> None:
         """Add a metric that is computed on demand."""
         self._sampled.append(metric)
-        self._taken[metric.name] = metric.make()
-        self.registry.register(_Collector(metric.name, self._taken))
+        self._samples[metric.name] = metric.make()
+        self.registry.register(_Collector(metric.name, self._samples))
 
     def take_samples(self) -> None:
         """
         Read the sampled metrics, on the reactor thread, before the registry is gathered on another.
         """
         for metric in self._sampled:
-            self._taken[metric.name] = metric.make()
+            self._samples[metric.name] = metric.make()
 
 
 @frozen(kw_only=True)
@@ -182,9 +182,9 @@ class SampledMetric:
 class _Collector(Collector):
     """Yields the metrics that were read last; on any thread."""
 
-    def __init__(self, name: str, taken: Mapping[str, Metric]) -> None:
+    def __init__(self, name: str, samples: Mapping[str, Metric]) -> None:
         self._name = name
-        self._taken = taken
+        self._samples = samples
 
     def collect(self) -> Iterable[Metric]:
-        return (self._taken[self._name],)
+        return (self._samples[self._name],)

@@ -30,13 +30,13 @@ class Check:
     A check of one thing that the daemon depends on.
 
     :param name: the thing, as the beginning of a sentence.
-    :param ask: returns if the thing can be used, and fails if it cannot.
+    :param check: returns if the thing can be used, and fails if it cannot.
     :param ttl: seconds for which a positive result is used; a negative one is used for
         at most :data:`RETRY`.
     """
 
     name: str
-    ask: Callable[[], Awaitable[object]]
+    check: Callable[[], Awaitable[object]]
     ttl: float
 
 
@@ -59,49 +59,49 @@ class Readiness:
 
     async def faults(self) -> Sequence[str]:
         """Return the faults found, a sentence each, in order; an empty result: ready."""
-        found = await gather(self._fault(check) for check in self.checks)
-        return [fault for fault in found if fault is not None]
+        faults = await gather(self._current_fault(check) for check in self.checks)
+        return [fault for fault in faults if fault is not None]
 
-    def known(self) -> Sequence[tuple[str, bool]]:
+    def last_results(self) -> Sequence[tuple[str, bool]]:
         """Return the names of the checks, each with the success of its last run."""
         return [
             (check.name, (state := self._states.get(check.name)) is None or state.fault is None)
             for check in self.checks
         ]
 
-    async def _fault(self, check: Check) -> str | None:
+    async def _current_fault(self, check: Check) -> str | None:
         state = self._states.setdefault(check.name, _State())
-        if state.until is None or self.clock.seconds() >= state.until:
-            if state.running is None:
-                state.running = []
-                Deferred.fromCoroutine(self._make(check, state))
-            if state.running is not None:
+        if state.valid_until is None or self.clock.seconds() >= state.valid_until:
+            if state.waiters is None:
+                state.waiters = []
+                Deferred.fromCoroutine(self._run_check(check, state))
+            if state.waiters is not None:
                 try:
-                    await with_timeout(self.timeout, self.clock, _wait(state.running))
+                    await with_timeout(self.timeout, self.clock, _wait(state.waiters))
                 except TimedOut:
                     fault = f"{check.name}: there was no answer for {self.timeout:g} s"
-                    self._settle(check, state, fault)
+                    self._record_result(check, state, fault)
         return state.fault
 
-    async def _make(self, check: Check, state: _State) -> None:
+    async def _run_check(self, check: Check, state: _State) -> None:
         fault = None
         try:
-            await check.ask()
+            await check.check()
         except NixeryError as error:
             fault = f"{check.name}: {error.message}"
         except Exception as error:  # noqa: BLE001  # whatever it is, it cannot be used
             self._log.failure("the check of {what} failed", what=check.name)
             fault = f"{check.name}: the check failed ({type(error).__name__}), see the log"
-        waiting, state.running = state.running or [], None
+        waiters, state.waiters = state.waiters or [], None
         # A fault is checked again soon: it may be fixed by then.
         ttl = check.ttl if fault is None else min(RETRY_SECONDS, check.ttl)
-        state.until = self.clock.seconds() + ttl
-        self._settle(check, state, fault)
-        for waiter in waiting:
+        state.valid_until = self.clock.seconds() + ttl
+        self._record_result(check, state, fault)
+        for waiter in waiters:
             if not waiter.called:
                 waiter.callback(None)
 
-    def _settle(self, check: Check, state: _State, fault: str | None) -> None:
+    def _record_result(self, check: Check, state: _State, fault: str | None) -> None:
         """Keep a result, and log changes."""
         if fault is not None and state.fault != fault:
             self._log.warn("not ready: {fault}", fault=fault)
@@ -115,11 +115,11 @@ class _State:
     """The state of a check: its last fault, the time until which that is used, and its waiters."""
 
     fault: str | None = None
-    until: float | None = None
-    running: list[Deferred[None]] | None = None
+    valid_until: float | None = None
+    waiters: list[Deferred[None]] | None = None
 
 
-async def _wait(waiting: list[Deferred[None]]) -> None:
+async def _wait(waiters: list[Deferred[None]]) -> None:
     waiter: Deferred[None] = Deferred()
-    waiting.append(waiter)
+    waiters.append(waiter)
     await waiter

@@ -16,14 +16,14 @@ from nixery.observability.metrics import Metrics
 
 __all__ = ["EndedRequest", "RequestMeter", "route_of"]
 
-CLIENT_LEFT = 499
+CLIENT_CLOSED_REQUEST = 499
 """The status, as in nginx, of a request whose client disconnected before its answer."""
 
-OTHER = "other"
+OTHER_ROUTE = "other"
 
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 
-_UNDER_NAME = {
+_REPOSITORY_ROUTES = {
     b"blobs": "/v2/{name}/blobs/{digest}",
     b"referrers": "/v2/{name}/referrers/{digest}",
     b"tags": "/v2/{name}/tags/list",
@@ -58,43 +58,43 @@ class RequestMeter:
     """
     Counts requests.
 
-    :param measures: the metrics to count in.
-    :param pages: returns the first segments of the paths other than ``v2``; called again for each
-        segment that is not yet known to be one.
+    :param metrics: the metrics to count in.
+    :param page_segments: returns the first segments of the paths other than ``v2``; called again
+        for each segment that is not yet known to be one.
     """
 
-    def __init__(self, measures: Metrics, pages: Callable[[], Collection[bytes]]) -> None:
-        self._measures = measures
-        self._pages = pages
-        self._answers: dict[tuple[str, bytes, int], Counter] = {}
-        self._routes: dict[str, tuple[Histogram, Counter]] = {}
+    def __init__(self, metrics: Metrics, page_segments: Callable[[], Collection[bytes]]) -> None:
+        self._metrics = metrics
+        self._page_segments = page_segments
+        self._request_counters: dict[tuple[str, bytes, int], Counter] = {}
+        self._route_metrics: dict[str, tuple[Histogram, Counter]] = {}
 
-    def ended(self, request: EndedRequest, seconds: float) -> None:
+    def record(self, request: EndedRequest, seconds: float) -> None:
         """
         Count a request that has ended.
 
         :param seconds: its duration.
         """
-        route = route_of(request.path, self._pages)
+        route = route_of(request.path, self._page_segments)
         method = request.method if request.method in _METHODS else b"other"
-        key = route, method, CLIENT_LEFT if request.aborted else request.code
-        answer = self._answers.get(key)
-        if answer is None:
-            answer = self._answers[key] = self._measures.requests.labels(
+        key = route, method, CLIENT_CLOSED_REQUEST if request.aborted else request.code
+        counter = self._request_counters.get(key)
+        if counter is None:
+            counter = self._request_counters[key] = self._metrics.requests.labels(
                 route, method.decode("ascii"), str(key[2])
             )
-        answer.inc()
-        of_route = self._routes.get(route)
-        if of_route is None:
-            of_route = self._routes[route] = (
-                self._measures.request_seconds.labels(route),
-                self._measures.response_bytes.labels(route),
+        counter.inc()
+        route_metrics = self._route_metrics.get(route)
+        if route_metrics is None:
+            route_metrics = self._route_metrics[route] = (
+                self._metrics.request_seconds.labels(route),
+                self._metrics.response_bytes.labels(route),
             )
-        of_route[0].observe(seconds)
-        of_route[1].inc(request.sentLength)
+        route_metrics[0].observe(seconds)
+        route_metrics[1].inc(request.sentLength)
 
 
-def route_of(path: bytes, pages: Callable[[], Collection[bytes]]) -> str:
+def route_of(path: bytes, page_segments: Callable[[], Collection[bytes]]) -> str:
     """
     Return the template of the route that a path belongs to, one of some dozen texts.
 
@@ -108,8 +108,8 @@ def route_of(path: bytes, pages: Callable[[], Collection[bytes]]) -> str:
             return "/v2/{name}/manifests/" + ("{digest}" if b":" in last else "{tag}")
         if not last and before == b"/v2":
             return "/v2/"
-        return _UNDER_NAME.get(kind, "/v2/other")
+        return _REPOSITORY_ROUTES.get(kind, "/v2/other")
     first = path[1:].partition(b"/")[0]
     if first == b"v2":
         return "/v2/"
-    return "/" + first.decode("ascii") if first in pages() else OTHER
+    return "/" + first.decode("ascii") if first in page_segments() else OTHER_ROUTE

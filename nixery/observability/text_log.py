@@ -26,13 +26,13 @@ def text_line(event: LogEvent) -> str:
         line, level, when = event.get("line"), event.get("log_level"), event.get("log_time")
         if isinstance(line, str) and line and level is not None and isinstance(when, float):
             system = f"{event.get('log_namespace', '-')}#{level.name}"
-            shown = line.replace("\n", "\n\t") if "\n" in line else line
+            indented = line.replace("\n", "\n\t") if "\n" in line else line
             seconds = int(when)
             # Twisted rounds to microseconds: the last half microsecond of a second belongs to the
             # next.
             if round((when - seconds) * 1e6) >= 1_000_000:
                 seconds += 1
-            return f"{_time(seconds)} [{system}] {shown}\n"
+            return f"{_time(seconds)} [{system}] {indented}\n"
     return formatEventAsClassicLogText(event) or ""
 
 

@@ -15,7 +15,7 @@ from itertools import chain, compress
 
 from nixery.errors import UnexpectedOutput
 from nixery.layers.plan import Popularity
-from nixery.layers.popularity_file import merge
+from nixery.layers.popularity_file import merge_counts
 
 __all__ = ["References", "count_popularity", "users_in_closure"]
 
@@ -57,9 +57,9 @@ def count_popularity(references: References, source: str) -> Popularity:
     transitive = users_in_closure(uses, order)
     packages = [name[_NAME_START:] for name in names]
     return Popularity(
-        transitive=merge(zip(packages, transitive, strict=True)),
+        transitive=merge_counts(zip(packages, transitive, strict=True)),
         # A path without users adds no information.
-        direct=merge(compress(zip(packages, direct, strict=True), direct)),
+        direct=merge_counts(compress(zip(packages, direct, strict=True), direct)),
         setsize=len(names),
         source=source,
     )

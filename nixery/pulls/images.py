@@ -41,7 +41,7 @@ from nixery.image.names import ImageName, Tag
 from nixery.image.packages import Evaluation
 from nixery.limits.build_quota import current_client
 from nixery.limits.errors import BuildsExceeded
-from nixery.observability.context import BuildStats, LookupCounts, current_tally
+from nixery.observability.context import BuildStats, LookupCounts, current_build_stats
 from nixery.runtime.deferreds import TimedOut, gather_both, with_timeout
 from nixery.runtime.single_flight import SingleFlight
 from nixery.sources.interface import Sources
@@ -255,9 +255,9 @@ class ImageService:
     async def _run_build(
         self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
-        self.evaluations.missing += 1
+        self.evaluations.misses += 1
         tally = BuildStats(revision=request.revision.label)
-        current_tally.set(tally)
+        current_build_stats.set(tally)
         build = self.book.begin(request.name, tag)
         try:
             image = await make(build)

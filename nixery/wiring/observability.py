@@ -96,7 +96,7 @@ class OperationParts:
     def ended(self, request: LoggedRequest, seconds: float) -> None:
         """Count a request that has ended."""
         if self._meter is not None:
-            self._meter.ended(request, seconds)
+            self._meter.record(request, seconds)
 
     # -- sampled on demand ------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class OperationParts:
                 lambda: [((name,), pool.size) for name, pool in self.pools.items()],
             ),
         ):
-            self._measures.sample(metric)
+            self._measures.add_sampled(metric)
 
     # -- served pages ------------------------------------------------------------------
 
@@ -186,11 +186,11 @@ class OperationParts:
         moving = not isinstance(self.config.source, PathSource)
         readiness = Readiness(
             checks=(
-                Check(name="storage", ask=check_storage, ttl=CHECK_TTL_SECONDS),
-                Check(name="Nix", ask=nix.probe, ttl=CHECK_TTL_SECONDS),
+                Check(name="storage", check=check_storage, ttl=CHECK_TTL_SECONDS),
+                Check(name="Nix", check=nix.probe, ttl=CHECK_TTL_SECONDS),
                 Check(
                     name="package source",
-                    ask=lambda: sources.resolve(LATEST),
+                    check=lambda: sources.resolve(LATEST),
                     ttl=SOURCE_CHECK_TTL_SECONDS if moving else CHECK_TTL_SECONDS,
                 ),
             ),
@@ -205,15 +205,15 @@ class OperationParts:
 
         children = {"healthz": health_page(alive), "readyz": health_page(ready, tells)}
         if self._measures is not None:
-            self._measures.sample(
+            self._measures.add_sampled(
                 _sampled(
                     "nixery_check_success",
                     "Whether what the daemon stands on could be used when it was tried last.",
                     ("check",),
-                    lambda: [((name,), float(well)) for name, well in readiness.known()],
+                    lambda: [((name,), float(well)) for name, well in readiness.last_results()],
                 )
             )
-            exposition = Exposition(measures=self._measures, worker=self._pool)
+            exposition = Exposition(metrics=self._measures, worker=self._pool)
             children["metrics"] = metrics_page(exposition.expose)
         self._pages = frozenset(name.encode("ascii") for name in {*pages, *children})
         # The first client need not wait for it.
@@ -231,5 +231,5 @@ def _lookups(cache: str, counts: LookupCounts) -> Sequence[Sample]:
     return [
         ((cache, "memory"), counts.memory),
         ((cache, "storage"), counts.storage),
-        ((cache, "missing"), counts.missing),
+        ((cache, "missing"), counts.misses),
     ]

@@ -90,7 +90,7 @@ class TLSParts:
             return
         reloader.register("TLS certificate and key", self._load)
         if measures is not None:
-            measures.sample(
+            measures.add_sampled(
                 SampledMetric(
                     name="nixery_tls_certificate_expiry_timestamp_seconds",
                     help="When the certificate ends that is shown to clients.",

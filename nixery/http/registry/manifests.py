@@ -79,7 +79,7 @@ class Manifests:
             body = await self._storage.read(digest)
         except BlobUnknown:
             self._kept.pop(digest, None)
-            self.counts.missing += 1
+            self.counts.misses += 1
             raise ManifestUnknown(name=name.repository, digest=digest) from None
         self.counts.storage += 1
         manifest = Manifest(media_type=info.media_type, digest=digest, body=body)

@@ -35,7 +35,9 @@ class Ours:
 
     def __call__(self, closure: Closure, budget: int) -> Sequence[Paths]:
         graph = self.graph(closure)
-        settings = LayerSettings(budget=budget, strategy=self.strategy, always=self._always)
+        settings = LayerSettings(
+            budget=budget, strategy=self.strategy, common_packages=self._always
+        )
         return [
             sum(1 << self._numbers[path] for path in layer.paths)
             for layer in plan_layers(graph, self.popularity, settings)

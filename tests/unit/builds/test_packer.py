@@ -15,7 +15,7 @@ from nixery.builds.packer import Packer
 from nixery.image.names import Digest
 from nixery.layers.compression import Compression
 from nixery.layers.errors import MissingPath
-from nixery.observability.context import BuildStats, current_tally
+from nixery.observability.context import BuildStats, current_build_stats
 from nixery.storage.errors import UploadLost
 from nixery.storage.interface import BlobInfo, BlobWriter
 from nixery.testing.fakes import InlineWorkers, store_path
@@ -114,7 +114,7 @@ class TogetherTests(SynchronousTestCase):
         self.store.mkdir()
         self.workers = _GatedWorkers()
         self.tally = BuildStats()
-        self.addCleanup(current_tally.reset, current_tally.set(self.tally))
+        self.addCleanup(current_build_stats.reset, current_build_stats.set(self.tally))
 
     def pack(self, storage: MemoryStorage, names: Sequence[str]) -> list[Deferred[LayerRecord]]:
         """Layers of a store path each; all but the first have to wait for their turn."""

@@ -248,7 +248,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_common(self) -> None:
         """Paths that every image contains never share a layer with anything else."""
-        chosen = LayerSettings(always=frozenset({"base"}))
+        chosen = LayerSettings(common_packages=frozenset({"base"}))
         sizes = {"base": MB, "needed": KB, "small": KB, "large": 50 * MB}
         layers = layers_of(sizes, {"base": ["needed"]}, {"large": 2}, chosen)
         self.assertEqual(layers, [["base", "needed"], ["large"], ["small"]])
@@ -258,7 +258,7 @@ class SlotsTests(SynchronousTestCase):
         names = [f"base{letter}" for letter in "abcdef"]
         sizes = {name: (10 - index) * MB for index, name in enumerate(names)}
         for share, count in ((10, 2), (15, 3), (30, 6), (100, 6)):
-            chosen = LayerSettings(budget=20, always=frozenset(names), common_share=share)
+            chosen = LayerSettings(budget=20, common_packages=frozenset(names), common_share=share)
             layers = names_of(plan_layers(graph_of(sizes, {}), Popularity(), chosen))
             self.assertEqual(len(layers), count)
 
@@ -267,7 +267,7 @@ class SlotsTests(SynchronousTestCase):
     def test_common_apart(self, graph: RuntimeGraph, popularity: Popularity, budget: int) -> None:
         """From two layers on, no layer has both what every image contains and other things."""
         chosen = LayerSettings(budget=budget)
-        roots = [path for path in graph.paths if chosen.is_everywhere(path)]
+        roots = [path for path in graph.paths if chosen.is_common(path)]
         common = set(graph.subgraph(roots).paths)
         for layer in plan_layers(graph, popularity, chosen):
             self.assertIn(len(common.intersection(layer.paths)), (0, len(layer.paths)))
@@ -283,7 +283,7 @@ class OrderTests(SynchronousTestCase):
         counts: Mapping[str, int],
     ) -> list[list[str]]:
         popularity = Popularity(transitive=counts, setsize=100_000)
-        chosen = LayerSettings(always=frozenset({"base"}))
+        chosen = LayerSettings(common_packages=frozenset({"base"}))
         return names_of(plan_layers(graph_of(sizes, references), popularity, chosen))
 
     def test_popular(self) -> None:

@@ -117,7 +117,7 @@ class LayerStreamTests(SynchronousTestCase):
             layer = LayerStream(written.append, compression)
             rest = NOISE[: 2 * PIECE_BYTES + 5]
             while rest:
-                room = layer.room()
+                room = layer.free_buffer()
                 count = min(len(room), 100_000, len(rest))
                 room[:count] = rest[:count]
                 layer.advance(count)

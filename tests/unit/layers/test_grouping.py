@@ -34,7 +34,7 @@ layer_settings = st.builds(
     LayerSettings,
     budget=budgets,
     strategy=st.sampled_from(Strategy),
-    always=st.sampled_from([frozenset(), frozenset({"cacert", "git"})]),
+    common_packages=st.sampled_from([frozenset(), frozenset({"cacert", "git"})]),
     affinity=st.integers(1, 100),
     unit_size=st.sampled_from([0, 1000, 4 * MB, 10**12]),
     minimum_size=st.sampled_from([0, 1000, 128_000]),
@@ -263,7 +263,7 @@ class DominatorsTests(SynchronousTestCase):
         leaders = [
             layer.leader
             for layer in plan
-            if not layer.reason.startswith("the rest") and not chosen.is_everywhere(layer.leader)
+            if not layer.reason.startswith("the rest") and not chosen.is_common(layer.leader)
         ]
         for index, leader in enumerate(leaders):
             needed = set(graph.subgraph([leader]).paths) - {leader}
@@ -374,7 +374,7 @@ class LayerSettingsTests(SynchronousTestCase):
         identities = [
             LayerSettings().identity(),
             LayerSettings(budget=93).identity(),
-            LayerSettings(always=frozenset()).identity(),
+            LayerSettings(common_packages=frozenset()).identity(),
             LayerSettings(affinity=69).identity(),
             LayerSettings(unit_size=1).identity(),
             LayerSettings(minimum_size=1).identity(),
@@ -398,31 +398,31 @@ class PopularityTests(SynchronousTestCase):
         """An unknown popularity counts as 1."""
         git = store_path("git-2.47")
         for popularity in (Popularity(), Popularity(transitive={"git": 0}, direct={"git": 0})):
-            self.assertEqual(popularity.of(git), 1)
-            self.assertEqual(popularity.references_to(git), 1)
+            self.assertEqual(popularity.count_of(git), 1)
+            self.assertEqual(popularity.direct_count_of(git), 1)
 
     def test_versions(self) -> None:
         """Counts are looked up without version and output."""
         popularity = Popularity(transitive={"curl": 20}, direct={"curl": 10})
         for name in ("curl", "curl-8.5.0", "curl-8.5.0-dev"):
-            self.assertEqual(popularity.of(store_path(name)), 20)
-            self.assertEqual(popularity.references_to(store_path(name)), 10)
+            self.assertEqual(popularity.count_of(store_path(name)), 20)
+            self.assertEqual(popularity.direct_count_of(store_path(name)), 10)
 
     def test_kind(self) -> None:
         """Transitive counts are used where there are any, else direct ones."""
         git = store_path("git-2.47")
         both = Popularity(transitive={"git": 9}, direct={"git": 4})
         direct = Popularity(direct={"git": 4})
-        self.assertEqual((both.kind, both.of(git)), (PopularityKind.TRANSITIVE, 9))
-        self.assertEqual((direct.kind, direct.of(git)), (PopularityKind.DIRECT, 4))
+        self.assertEqual((both.kind, both.count_of(git)), (PopularityKind.TRANSITIVE, 9))
+        self.assertEqual((direct.kind, direct.count_of(git)), (PopularityKind.DIRECT, 4))
         self.assertEqual(Popularity().kind, PopularityKind.NONE)
 
     def test_most(self) -> None:
         """Nothing is more popular than what every image contains."""
-        self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=60_000).most, 60_000)
-        self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=9).most, 50_000)
-        self.assertEqual(Popularity(direct={"glibc": 50_000}).most, 50_001)
-        self.assertEqual(Popularity().most, 2)
+        self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=60_000).max_count, 60_000)
+        self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=9).max_count, 50_000)
+        self.assertEqual(Popularity(direct={"glibc": 50_000}).max_count, 50_001)
+        self.assertEqual(Popularity().max_count, 2)
 
     def test_digest(self) -> None:
         """The digest depends on the counts, in any order, and not on the description."""
@@ -446,5 +446,5 @@ class PopularityTests(SynchronousTestCase):
         counts = {"git": 7}
         popularity = Popularity(transitive=counts, direct=counts)
         counts["git"] = 8
-        self.assertEqual(popularity.of(store_path("git")), 7)
-        self.assertEqual(popularity.references_to(store_path("git")), 7)
+        self.assertEqual(popularity.count_of(store_path("git")), 7)
+        self.assertEqual(popularity.direct_count_of(store_path("git")), 7)

@@ -18,7 +18,7 @@ from nixery.layers.popularity_file import (
     FORMAT,
     VERSION,
     encode_popularity,
-    merge,
+    merge_counts,
     parse_popularity,
 )
 from tests.support.strategies import popularities, store_names
@@ -144,17 +144,17 @@ class EncodeTests(SynchronousTestCase):
 
 
 class MergeTests(SynchronousTestCase):
-    """Tests for :func:`merge`."""
+    """Tests for :func:`merge_counts`."""
 
     def test_versions_and_outputs(self) -> None:
         """The highest count of a package's versions and outputs is the package's."""
         counts = [("curl-8.5.0-dev", 3), ("curl-8.5.0", 20), ("curl-7.88.1", 9), ("git-2.47", 1)]
-        self.assertEqual(merge(counts), {"curl": 20, "git": 1})
-        self.assertEqual(merge(reversed(counts)), merge(counts))
+        self.assertEqual(merge_counts(counts), {"curl": 20, "git": 1})
+        self.assertEqual(merge_counts(reversed(counts)), merge_counts(counts))
 
     @settings(deadline=None, max_examples=60)
     @given(st.lists(st.tuples(store_names, st.integers(0, 9))))
     def test_fits_the_format(self, counts: list[tuple[str, int]]) -> None:
         """Merged names are those that the format takes."""
-        for name in merge(counts):
+        for name in merge_counts(counts):
             self.assertEqual(package_name(name), name)

@@ -139,11 +139,11 @@ git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also 
 
     def test_most_paths(self) -> None:
         """Long lists of paths are cut short where that is wanted."""
-        text = draw_text("git", LAYERS, most_paths=2)
+        text = draw_text("git", LAYERS, max_paths=2)
         self.assertIn("git-2.47, perl-Error-0.17 and 1 more\n", text)
         names = tuple(f"path-{number}" for number in range(50))
         layer = DrawnLayer(title="x", size=1, nar_size=1, reason="y", paths=names)
-        everything = draw_text("git", [layer], most_paths=None)
+        everything = draw_text("git", [layer], max_paths=None)
         for name in names:
             self.assertIn(name, everything)
         self.assertLessEqual(max(map(len, everything.splitlines())), 100)
@@ -170,7 +170,7 @@ class DrawnLayerTests(SynchronousTestCase):
         git, perl = store_path("git-2.47"), store_path("a-perl")
         group = LayerGroup(paths=(perl, git), leader=git, nar_size=7, reason="so")
         self.assertEqual(
-            DrawnLayer.of(group, size=3, shared_with=["shell"]),
+            DrawnLayer.from_group(group, size=3, shared_with=["shell"]),
             DrawnLayer(
                 title="git-2.47",
                 size=3,

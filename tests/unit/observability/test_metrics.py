@@ -25,7 +25,7 @@ from nixery.errors import StorageError
 from nixery.http.metrics import metrics_page
 from nixery.image.manifests import digest_of
 from nixery.nix.progress import Phase
-from nixery.observability.context import BuildStats, current_tally
+from nixery.observability.context import BuildStats, current_build_stats
 from nixery.observability.exposition import Exposition
 from nixery.observability.instrumented import MeasuredSpawner, measured_storage
 from nixery.observability.metrics import Metrics, SampledMetric
@@ -58,7 +58,7 @@ class MeasuresCase(SynchronousTestCase):
         return value
 
     def page(self) -> Connection:
-        exposition = Exposition(measures=self.measures, worker=InlineWorkers())
+        exposition = Exposition(metrics=self.measures, worker=InlineWorkers())
         root = Resource()
         root.putChild(b"metrics", metrics_page(exposition.expose))
         return Connection(root)
@@ -104,7 +104,7 @@ class ExpositionTests(MeasuresCase):
     def test_samples_are_taken_when_asked(self) -> None:
         """A sampled metric has the value of the moment of the request."""
         values = [1.0]
-        self.measures.sample(
+        self.measures.add_sampled(
             SampledMetric(
                 name="x_waiting", help="x", labels=("q",), read=lambda: [(("a",), values[0])]
             )
@@ -155,11 +155,11 @@ class RequestTests(MeasuresCase):
             aborted = False
 
         meter = RequestMeter(self.measures, lambda: ())
-        meter.ended(Ended(), 0.002)
-        meter.ended(Ended(), 0.002)
+        meter.record(Ended(), 0.002)
+        meter.record(Ended(), 0.002)
         left = Ended()
         left.aborted, left.method = True, b"BREW"
-        meter.ended(left, 1.0)
+        meter.record(left, 1.0)
         blobs = "/v2/{name}/blobs/{digest}"
         count = "nixery_http_requests_total"
         self.assertEqual(2, self.value(count, route=blobs, method="GET", status="200"))
@@ -317,10 +317,10 @@ class BuildTests(MeasuresCase):
     def test_outcomes(self) -> None:
         """Each build counts once, with its stages, layers and bytes."""
         reporter = BuildReporter(self.measures)
-        tally = BuildStats(failure="BuildFailed", layers_known=2)
-        tally.packed(unpacked=30, packed=10)
-        token = current_tally.set(tally)
-        self.addCleanup(current_tally.reset, token)
+        tally = BuildStats(failure="BuildFailed", layers_reused=2)
+        tally.count_packed_layer(unpacked=30, packed=10)
+        token = current_build_stats.set(tally)
+        self.addCleanup(current_build_stats.reset, token)
         reporter.ended(self.view(BuildState.SUCCEEDED))
         reporter.ended(self.view(BuildState.FAILED))
         looked = (Stage(phase=Phase.EVALUATING, begun=WallTime(100), ended=WallTime(100)),)

@@ -23,7 +23,7 @@ class ReadinessTests(SynchronousTestCase):
         self.clock = Clock()
         self.asked: list[Deferred[None]] = []
         self.readiness = Readiness(
-            checks=[Check(name="Nix", ask=self.ask, ttl=10)], clock=self.clock, timeout=5
+            checks=[Check(name="Nix", check=self.ask, ttl=10)], clock=self.clock, timeout=5
         )
 
     async def ask(self) -> None:
@@ -54,12 +54,12 @@ class ReadinessTests(SynchronousTestCase):
         [fault] = self.successResultOf(first)
         self.assertIn("Nix: ", fault)
         self.assertIn("its daemon is gone", fault)
-        self.assertEqual([("Nix", False)], self.readiness.known())
+        self.assertEqual([("Nix", False)], self.readiness.last_results())
         self.clock.advance(RETRY_SECONDS)
         second = self.faults()
         self.asked[1].callback(None)
         self.assertEqual([], self.successResultOf(second))
-        self.assertEqual([("Nix", True)], self.readiness.known())
+        self.assertEqual([("Nix", True)], self.readiness.last_results())
 
     def test_crowd(self) -> None:
         """Concurrent requests share one check; one that is cancelled does not harm the others."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnexpectedOutput
-from nixery.layers.popularity_file import encode_popularity, merge, parse_popularity
+from nixery.layers.popularity_file import encode_popularity, merge_counts, parse_popularity
 from nixery.popularity.count import CHUNK, count_popularity, users_in_closure
 
 
@@ -51,10 +51,10 @@ class CountTests(SynchronousTestCase):
         """The counts are those of all closures, walked one by one."""
         popularity = count_popularity(references, "somewhere")
         closures = [closure(references, name) for name in references]
-        transitive = merge(
+        transitive = merge_counts(
             (name[33:], sum(name in each for each in closures)) for name in references
         )
-        direct = merge(
+        direct = merge_counts(
             (name[33:], sum(name in used for user, used in references.items() if user != name))
             for name in references
         )
