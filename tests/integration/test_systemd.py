@@ -241,6 +241,13 @@ class UnitTests(SynchronousTestCase):
         units = ("nixery.service", "nixery.socket", "nixery@blue.service", "nixery@blue.socket")
         self.run_tool("systemd-analyze", "verify", *(str(self.directory / unit) for unit in units))
 
+    def test_programs(self) -> None:
+        """They run the registry, and of Debian the shell alone, which is always installed."""
+        found = directives(CHECKOUT / "nixery.service")
+        commands = [values for name, values in found.items() if name.startswith("Exec")]
+        programs = {command.split()[0] for values in commands for command in values}
+        self.assertEqual({"/opt/nixery/bin/twistd", "/bin/sh"}, programs)
+
     def test_exposure(self) -> None:
         """Of the harm that a broken service can do, a sixth is left at most."""
         for unit in ("nixery.service", "nixery@blue.service"):
