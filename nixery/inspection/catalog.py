@@ -25,11 +25,11 @@ from nixery.errors import NixeryError
 from nixery.image.manifests import Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import (
-    ListedImage,
-    decode_listed,
-    encode_listed,
-    list_image,
-    listing_key,
+    ImageEntry,
+    decode_entry,
+    encode_entry,
+    entry_key,
+    make_entry,
 )
 from nixery.inspection.manifest_summary import summarize_manifest
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
@@ -64,7 +64,7 @@ RETRY_PAUSE_SECONDS = 1.0
 """Seconds between the end of a build and the making of its report."""
 
 _KEYS_TTL_SECONDS = 10.0
-_HOLDERS_TTL_SECONDS = 60.0
+_LAYER_INDEX_TTL_SECONDS = 60.0
 """Seconds for which a list of names, and the images found to have a layer, are cached."""
 
 _MAX_CACHED_BYTES = 48 * 2**20
@@ -79,80 +79,84 @@ class ImageCatalog:
     The catalog of the images that were served.
 
     :param storage: holds the images and the records of them.
-    :param images: the manifests of images that were built.
+    :param image_cache: the manifests of images that were built.
     :param cpu: the pool in which reports and pictures are made.
     :param clock: measures the age of cached results.
     :param wall_clock: tells the time at which an image was first served.
     """
 
     storage: Storage
-    images: ImageCache
+    image_cache: ImageCache
     cpu: Workers
     clock: IReactorTime
     wall_clock: WallClock
-    _writing: SingleFlight[str, None] = field(factory=SingleFlight, init=False)
-    _drawing: SingleFlight[Digest, PageData] = field(factory=SingleFlight, init=False)
-    _comparing: SingleFlight[None, Mapping[Digest, tuple[ListedImage, ...]]] = field(
+    _pending_writes: SingleFlight[str, None] = field(factory=SingleFlight, init=False)
+    _page_data_jobs: SingleFlight[Digest, PageData] = field(factory=SingleFlight, init=False)
+    _layer_index_jobs: SingleFlight[None, Mapping[Digest, tuple[ImageEntry, ...]]] = field(
         factory=SingleFlight, init=False
     )
     _page_data: LRUCache[Digest, PageData] = field(init=False)
     _keys: TTLCache[None, Sequence[str]] = field(init=False)
-    _holders: TTLCache[None, Mapping[Digest, tuple[ListedImage, ...]]] = field(init=False)
+    _images_by_layer: TTLCache[None, Mapping[Digest, tuple[ImageEntry, ...]]] = field(init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._page_data = LRUCache(_MAX_CACHED_BYTES, getsizeof=lambda page_data: page_data.weight)
+        self._page_data = LRUCache(
+            _MAX_CACHED_BYTES, getsizeof=lambda page_data: page_data.memory_size
+        )
         self._keys = TTLCache(1, _KEYS_TTL_SECONDS, timer=self.clock.seconds)
-        self._holders = TTLCache(1, _HOLDERS_TTL_SECONDS, timer=self.clock.seconds)
+        self._images_by_layer = TTLCache(1, _LAYER_INDEX_TTL_SECONDS, timer=self.clock.seconds)
 
     # -- writing records ------------------------------------------------------------------
 
-    def made(self, made: BuildRecord) -> None:
+    def record_build(self, record: BuildRecord) -> None:
         """Record how an image was made; returns at once."""
 
         async def write() -> None:
             # The clients that waited for the image fetch its layers now, and have priority.
             await deferLater(self.clock, RETRY_PAUSE_SECONDS)
-            data = await self.cpu.run(lambda: encode_report(make_report(made)))
-            await self.storage.set_record(REPORTS, made.digest, data)
+            data = await self.cpu.run(lambda: encode_report(make_report(record)))
+            await self.storage.set_record(REPORTS, record.digest, data)
             # An image that is built again may have been cached without a report.
-            self._page_data.pop(made.digest, None)
+            self._page_data.pop(record.digest, None)
 
-        self._write(f"{REPORTS} {made.digest}", write)
+        self._write(f"{REPORTS} {record.digest}", write)
 
-    def served(self, name: ImageName, tag: Tag, image: Image) -> None:
+    def record_served(self, name: ImageName, tag: Tag, image: Image) -> None:
         """Record that a name and a tag now mean an image; returns at once."""
 
         async def write() -> None:
-            listed = list_image(name, tag, image, self.wall_clock.now())
-            await self.storage.set_record(LISTED, listed.label, encode_listed(listed))
+            entry = make_entry(name, tag, image, self.wall_clock.now())
+            await self.storage.set_record(LISTED, entry.label, encode_entry(entry))
             self._keys.clear()
 
-        self._write(f"{LISTED} {listing_key(name.repository, tag)}", write)
+        self._write(f"{LISTED} {entry_key(name.repository, tag)}", write)
 
     async def stop(self) -> None:
         """Write the pending records, if that takes little time."""
         try:
-            await with_timeout(_SHUTDOWN_TIMEOUT_SECONDS, self.clock, self._writing.settled())
+            await with_timeout(
+                _SHUTDOWN_TIMEOUT_SECONDS, self.clock, self._pending_writes.settled()
+            )
         except TimedOut:
-            self._log.warn("{count} notes on images are lost", count=len(self._writing))
-        await self._writing.stop()
-        await self._drawing.stop()
-        await self._comparing.stop()
+            self._log.warn("{count} notes on images are lost", count=len(self._pending_writes))
+        await self._pending_writes.stop()
+        await self._page_data_jobs.stop()
+        await self._layer_index_jobs.stop()
 
     def _write(self, what: str, write: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
-        if len(self._writing) >= MAX_PENDING_REPORTS:
+        if len(self._pending_writes) >= MAX_PENDING_REPORTS:
             self._log.warn("{what} is not written down: too much waits for that", what=what)
             return
-        self._writing.run(what, write).addErrback(self._not_written, what)
+        self._pending_writes.run(what, write).addErrback(self._log_write_failure, what)
 
-    async def _noted(self, what: str) -> None:
+    async def _wait_until_written(self, what: str) -> None:
         """Wait for a record that is being written; a failure is only logged."""
-        if what in self._writing:
-            note = self._writing.run(what, _nothing)
-            await note.addErrback(lambda why: why if why.check(CancelledError) else None)
+        if what in self._pending_writes:
+            write = self._pending_writes.run(what, _unused_write)
+            await write.addErrback(lambda why: why if why.check(CancelledError) else None)
 
-    def _not_written(self, failure: Failure, what: str) -> None:
+    def _log_write_failure(self, failure: Failure, what: str) -> None:
         if failure.check(NixeryError):
             self._log.warn("{what} is not written down: {error}", what=what, error=failure.value)
         else:
@@ -160,7 +164,7 @@ class ImageCatalog:
 
     # -- finding images -------------------------------------------------------------------
 
-    async def names(self) -> Sequence[str]:
+    async def list_keys(self) -> Sequence[str]:
         """
         Return the names of all images that were served, each with its tag, sorted.
 
@@ -171,14 +175,14 @@ class ImageCatalog:
             keys = self._keys[None] = tuple(await self.storage.list_records(LISTED))
         return keys
 
-    async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
+    async def read_entries(self, keys: Sequence[str]) -> Sequence[ImageEntry]:
         """
         Return some of the images that were served; unreadable records are left out.
 
-        :param names: as :meth:`names` returned them.
+        :param keys: as :meth:`list_keys` returned them.
         :raises StorageError: the storage failed.
         """
-        records = await gather(self.storage.get_record(LISTED, name) for name in names)
+        records = await gather(self.storage.get_record(LISTED, name) for name in keys)
         return await self.cpu.run(_decode_all, tuple(records))
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
@@ -191,7 +195,7 @@ class ImageCatalog:
         record = await self.storage.get_record(SERVED, tag_record_key(name, tag))
         if record is None:
             return None
-        image = await self.images.get(record.decode("ascii", "replace"))
+        image = await self.image_cache.get(record.decode("ascii", "replace"))
         return None if image is None else image.manifests[0]
 
     async def page_data(self, manifest: Manifest) -> PageData:
@@ -201,23 +205,25 @@ class ImageCatalog:
         :raises StorageError: the storage failed.
         :raises NixeryError: the image itself is damaged.
         """
-        await self._noted(f"{REPORTS} {manifest.digest}")
-        known = self._page_data.get(manifest.digest)
-        if known is None:
-            known = await self._drawing.run(manifest.digest, lambda: self._read_page_data(manifest))
-        return known
+        await self._wait_until_written(f"{REPORTS} {manifest.digest}")
+        page_data = self._page_data.get(manifest.digest)
+        if page_data is None:
+            page_data = await self._page_data_jobs.run(
+                manifest.digest, lambda: self._read_page_data(manifest)
+            )
+        return page_data
 
-    async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
+    async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
         """
         Return the images that have a layer, sorted by their names.  At most
         :data:`MAX_COMPARED_IMAGES` images are examined.
 
         :raises StorageError: the storage failed.
         """
-        known = self._holders.get(None)
-        if known is None:
-            known = await self._comparing.run(None, self._compare)
-        return known
+        images = self._images_by_layer.get(None)
+        if images is None:
+            images = await self._layer_index_jobs.run(None, self._index_layers)
+        return images
 
     async def _read_page_data(self, manifest: Manifest) -> PageData:
         data = await self.storage.get_record(REPORTS, manifest.digest)
@@ -236,7 +242,7 @@ class ImageCatalog:
                 summarize_manifest(manifest, await self._config(manifest))
             )
         # Data larger than the whole cache are made each time.
-        if page_data.weight <= _MAX_CACHED_BYTES:
+        if page_data.memory_size <= _MAX_CACHED_BYTES:
             self._page_data[manifest.digest] = page_data
         return page_data
 
@@ -246,30 +252,30 @@ class ImageCatalog:
         except BlobUnknown:
             return b""
 
-    async def _compare(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
-        listed = await self.listed((await self.names())[:MAX_COMPARED_IMAGES])
-        holders = self._holders[None] = await self.cpu.run(_holders_of, listed)
-        return holders
+    async def _index_layers(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
+        entries = await self.read_entries((await self.list_keys())[:MAX_COMPARED_IMAGES])
+        images = self._images_by_layer[None] = await self.cpu.run(_group_by_layer, entries)
+        return images
 
 
-async def _nothing() -> None:
+async def _unused_write() -> None:
     """Never called: a job of the same key is already running."""
 
 
-def _decode_all(records: Sequence[bytes | None]) -> Sequence[ListedImage]:
-    found = []
+def _decode_all(records: Sequence[bytes | None]) -> Sequence[ImageEntry]:
+    entries = []
     for record in records:
         try:
             if record is not None:
-                found.append(decode_listed(record))
+                entries.append(decode_entry(record))
         except ValueError:
             continue
-    return found
+    return entries
 
 
-def _holders_of(listed: Sequence[ListedImage]) -> Mapping[Digest, tuple[ListedImage, ...]]:
-    holders: dict[Digest, list[ListedImage]] = {}
-    for image in listed:
+def _group_by_layer(entries: Sequence[ImageEntry]) -> Mapping[Digest, tuple[ImageEntry, ...]]:
+    by_layer: dict[Digest, list[ImageEntry]] = {}
+    for image in entries:
         for digest in image.layers:
-            holders.setdefault(digest, []).append(image)
-    return {digest: tuple(images) for digest, images in holders.items()}
+            by_layer.setdefault(digest, []).append(image)
+    return {digest: tuple(images) for digest, images in by_layer.items()}

@@ -26,7 +26,7 @@ from attrs import frozen
 
 from nixery.inspection.report import ImageReport
 
-__all__ = ["ClosureLayout", "lay_out"]
+__all__ = ["ClosureLayout", "layout_closure"]
 
 SWEEPS = 3
 """Number of passes, downwards and upwards, that improve the order within depths."""
@@ -36,13 +36,13 @@ MAX_RADIUS = 26.0
 """The smallest and the largest radius of a circle."""
 
 _GAP = 3.0
-_BAND = 20.0
+_BAND_GAP = 20.0
 """Free space between two paths, and between two depths."""
 
-_PROPORTION = 2.8
+_ASPECT_RATIO = 2.8
 """Ratio of width to height, about."""
 
-_LEAST_WIDTH = 480.0
+_MIN_WIDTH = 480.0
 
 
 @frozen(kw_only=True)
@@ -54,7 +54,7 @@ class ClosureLayout:
     :param x: the x coordinate of each path's centre.
     :param y: the y coordinate of each path's centre.
     :param radius: the radius of each path's circle.
-    :param work: the number of paths and references visited to order them.
+    :param visited: the number of paths and references visited to order them.
     """
 
     width: float
@@ -63,29 +63,29 @@ class ClosureLayout:
     x: tuple[float, ...]
     y: tuple[float, ...]
     radius: tuple[float, ...]
-    work: int
+    visited: int
 
 
-def lay_out(report: ImageReport) -> ClosureLayout:
+def layout_closure(report: ImageReport) -> ClosureLayout:
     """Compute a position for every path of a closure."""
     references = [path.references for path in report.paths]
     referrers: list[list[int]] = [[] for _ in references]
     for number, targets in enumerate(references):
         for target in targets:
             referrers[target].append(number)
-    depth = _depths(references, referrers)
+    depth = _compute_depths(references, referrers)
     bands: list[list[int]] = [[] for _ in range(max(depth, default=-1) + 1)]
     for number, level in enumerate(depth):
         bands[level].append(number)
-    work = 0
+    visited = 0
     for _ in range(SWEEPS):
-        work += _order(bands, referrers)
-        work += _order(bands[::-1], references)
+        visited += _order_bands(bands, referrers)
+        visited += _order_bands(bands[::-1], references)
     # One more pass from the top: the paths that refer to a path determine its position.
-    work += _order(bands, referrers)
-    radius = _radii([path.size for path in report.paths])
-    width = _width(radius)
-    x, y, height = _place(bands, radius, width)
+    visited += _order_bands(bands, referrers)
+    radius = _compute_radii([path.size for path in report.paths])
+    width = _compute_width(radius)
+    x, y, height = _place_bands(bands, radius, width)
     return ClosureLayout(
         width=width,
         height=height,
@@ -93,84 +93,88 @@ def lay_out(report: ImageReport) -> ClosureLayout:
         x=tuple(x),
         y=tuple(y),
         radius=tuple(radius),
-        work=work,
+        visited=visited,
     )
 
 
-def _depths(references: Sequence[Sequence[int]], referrers: Sequence[Sequence[int]]) -> list[int]:
+def _compute_depths(
+    references: Sequence[Sequence[int]], referrers: Sequence[Sequence[int]]
+) -> list[int]:
     """Return the length of the longest chain to each path."""
     depth = [0] * len(references)
-    waiting = [len(each) for each in referrers]
-    ready = [number for number, count in enumerate(waiting) if count == 0]
+    pending = [len(each) for each in referrers]
+    ready = [number for number, count in enumerate(pending) if count == 0]
     for number in ready:
         for target in references[number]:
             depth[target] = max(depth[target], depth[number] + 1)
-            waiting[target] -= 1
-            if waiting[target] == 0:
+            pending[target] -= 1
+            if pending[target] == 0:
                 # The loop reaches it: the list is a queue.
                 ready.append(target)
     return depth
 
 
-def _order(bands: Sequence[list[int]], neighbours: Sequence[Sequence[int]]) -> int:
+def _order_bands(bands: Sequence[list[int]], neighbours: Sequence[Sequence[int]]) -> int:
     """
     Order each band, the first one first, by the places of neighbours in other bands.
 
     :return: the number of paths and neighbours visited.
     """
-    work = 0
-    place: dict[int, float] = {}
+    visited = 0
+    position: dict[int, float] = {}
     for band in bands:
         for index, number in enumerate(band):
-            place[number] = (index + 0.5) / len(band)
+            position[number] = (index + 0.5) / len(band)
     for band in bands:
-        wanted = {}
+        barycentres = {}
         for number in band:
-            near = neighbours[number]
-            work += 1 + len(near)
-            wanted[number] = (
-                sum(place[each] for each in near) / len(near) if near else place[number]
+            adjacent = neighbours[number]
+            visited += 1 + len(adjacent)
+            barycentres[number] = (
+                sum(position[each] for each in adjacent) / len(adjacent)
+                if adjacent
+                else position[number]
             )
-        band.sort(key=lambda number: (wanted[number], number))
+        band.sort(key=lambda number: (barycentres[number], number))
         for index, number in enumerate(band):
-            place[number] = (index + 0.5) / len(band)
-    return work
+            position[number] = (index + 0.5) / len(band)
+    return visited
 
 
-def _radii(sizes: Sequence[int]) -> list[float]:
+def _compute_radii(sizes: Sequence[int]) -> list[float]:
     largest = max(sizes, default=0) or 1
     return [round(max(MIN_RADIUS, MAX_RADIUS * math.sqrt(size / largest)), 1) for size in sizes]
 
 
-def _width(radius: Sequence[float]) -> float:
+def _compute_width(radius: Sequence[float]) -> float:
     """Return a width that gives about the wanted proportions."""
     area = sum((2 * each + _GAP) ** 2 for each in radius)
     # Lines are as high as their largest circle, and bands have room between them.
-    return max(_LEAST_WIDTH, round(math.sqrt(1.6 * area * _PROPORTION)))
+    return max(_MIN_WIDTH, round(math.sqrt(1.6 * area * _ASPECT_RATIO)))
 
 
-def _place(
+def _place_bands(
     bands: Sequence[Sequence[int]], radius: Sequence[float], width: float
 ) -> tuple[list[float], list[float], float]:
     x, y = [0.0] * len(radius), [0.0] * len(radius)
-    top = _BAND
+    top = _BAND_GAP
     for band in bands:
         needed = sum(2 * radius[number] + _GAP for number in band)
-        lines = max(1, math.ceil(needed / (width - 2 * _BAND)))
+        lines = max(1, math.ceil(needed / (width - 2 * _BAND_GAP)))
         columns = [band[start : start + lines] for start in range(0, len(band), lines)]
         widths = [max(2 * radius[number] + _GAP for number in column) for column in columns]
         # A column is as wide as its largest circle, and there may be too many of them.
-        squeeze = min(1.0, (width - 2 * _BAND) / sum(widths))
-        left = (width - sum(widths) * squeeze) / 2
+        scale = min(1.0, (width - 2 * _BAND_GAP) / sum(widths))
+        left = (width - sum(widths) * scale) / 2
         heights = [
             max(2 * radius[number] + _GAP for number in band[line::lines]) for line in range(lines)
         ]
-        for column, own in zip(columns, widths, strict=True):
+        for column, column_width in zip(columns, widths, strict=True):
             bottom = top
             for number, line in zip(column, heights, strict=False):
-                x[number] = round(left + own * squeeze / 2, 1)
+                x[number] = round(left + column_width * scale / 2, 1)
                 y[number] = round(bottom + line / 2, 1)
                 bottom += line
-            left += own * squeeze
-        top += sum(heights) + _BAND
+            left += column_width * scale
+        top += sum(heights) + _BAND_GAP
     return x, y, round(top, 1)

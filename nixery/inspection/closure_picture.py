@@ -14,7 +14,7 @@ from nixery.inspection.closure_layout import ClosureLayout
 from nixery.inspection.report import ImageReport
 from nixery.layers.svg import xml_text
 
-__all__ = ["closure_data", "closure_svg", "layer_of_paths"]
+__all__ = ["closure_data", "closure_svg", "layers_of_paths"]
 
 DATA_VERSION = 1
 """The version of the data; raised when an older script cannot read them any more."""
@@ -22,7 +22,7 @@ DATA_VERSION = 1
 MAX_LINES = 2500
 """Maximum number of lines; with more references, the SVG has only those of the shortest chains."""
 
-_LABELLED = 12.0
+_MIN_LABELLED_RADIUS = 12.0
 """Minimum radius of a circle whose name is shown in the SVG."""
 
 _STYLE = """\
@@ -39,7 +39,7 @@ _STYLE = """\
 }"""
 
 
-def layer_of_paths(report: ImageReport) -> list[int]:
+def layers_of_paths(report: ImageReport) -> list[int]:
     """
     Return for each path the number of its layer, from 0 at the bottom; -1 if it is in no layer.
     """
@@ -50,11 +50,12 @@ def layer_of_paths(report: ImageReport) -> list[int]:
     return layer_of
 
 
-def closure_data(report: ImageReport, layout: ClosureLayout, ways: Sequence[int]) -> bytes:
+def closure_data(report: ImageReport, layout: ClosureLayout, predecessors: Sequence[int]) -> bytes:
     """
     Encode a closure and its layout as JSON.
 
-    :param ways: as :func:`nixery.inspection.reference_chains.shortest_ways` returns them.
+    :param predecessors: as :func:`nixery.inspection.reference_chains.shortest_predecessors`
+        returns them.
     """
     value: dict[str, object] = {
         "version": DATA_VERSION,
@@ -66,8 +67,8 @@ def closure_data(report: ImageReport, layout: ClosureLayout, ways: Sequence[int]
         "closure": [path.closure for path in report.paths],
         "popularity": [path.popularity for path in report.paths],
         "references": [path.references for path in report.paths],
-        "way": ways,
-        "layer": layer_of_paths(report),
+        "way": predecessors,
+        "layer": layers_of_paths(report),
         "layers": [[layer.title, layer.reason] for layer in report.layers],
         "depth": layout.depth,
         "x": layout.x,
@@ -82,18 +83,20 @@ def closure_data(report: ImageReport, layout: ClosureLayout, ways: Sequence[int]
     return f"{{{','.join(columns)}}}".encode("ascii")
 
 
-def closure_svg(title: str, report: ImageReport, layout: ClosureLayout, ways: Sequence[int]) -> str:
+def closure_svg(
+    title: str, report: ImageReport, layout: ClosureLayout, predecessors: Sequence[int]
+) -> str:
     """
     Draw a closure as an SVG document.
 
     :param title: names the image of the closure.
-    :param ways: as for :func:`closure_data`.
+    :param predecessors: as for :func:`closure_data`.
     """
-    return "\n".join(_svg(title, report, layout, ways)) + "\n"
+    return "\n".join(_svg(title, report, layout, predecessors)) + "\n"
 
 
 def _svg(
-    title: str, report: ImageReport, layout: ClosureLayout, ways: Sequence[int]
+    title: str, report: ImageReport, layout: ClosureLayout, predecessors: Sequence[int]
 ) -> Iterator[str]:
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {layout.width} {layout.height}"'
@@ -106,20 +109,20 @@ def _svg(
     if sum(map(len, references)) <= MAX_LINES:
         lines = [(n, target) for n, targets in enumerate(references) for target in targets]
     else:
-        lines = [(way, n) for n, way in enumerate(ways) if way >= 0]
+        lines = [(predecessor, n) for n, predecessor in enumerate(predecessors) if predecessor >= 0]
     if lines:
         # One element for all lines: thousands would make browsers slow.
         drawn = "".join(f"M{x[a]} {y[a]}L{x[b]} {y[b]}" for a, b in lines)
         yield f'<path class="way" d="{drawn}"/>'
-    asked = set(report.requested)
+    requested = set(report.requested)
     for number, path in enumerate(report.paths):
-        kind = ' class="asked"' if number in asked else ""
+        attribute = ' class="asked"' if number in requested else ""
         yield (
-            f'<circle{kind} cx="{x[number]}" cy="{y[number]}" r="{layout.radius[number]}">'
+            f'<circle{attribute} cx="{x[number]}" cy="{y[number]}" r="{layout.radius[number]}">'
             f"<title>{xml_text(path.name)}</title></circle>"
         )
     for number, path in enumerate(report.paths):
-        if layout.radius[number] >= _LABELLED:
+        if layout.radius[number] >= _MIN_LABELLED_RADIUS:
             below = y[number] + layout.radius[number] + 9
             yield f'<text x="{x[number]}" y="{below:.1f}">{xml_text(path.name)}</text>'
     yield "</svg>"

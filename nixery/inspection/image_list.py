@@ -17,11 +17,11 @@ from nixery.image.manifests import Image
 from nixery.image.names import Digest, ImageName, Tag, parse_digest, parse_image_name, parse_tag
 from nixery.runtime.clocks import WallTime
 
-__all__ = ["ListedImage", "decode_listed", "encode_listed", "list_image", "listing_key"]
+__all__ = ["ImageEntry", "decode_entry", "encode_entry", "make_entry", "entry_key"]
 
 
 @frozen(kw_only=True)
-class ListedImage:
+class ImageEntry:
     """
     An image that was served.
 
@@ -30,7 +30,7 @@ class ListedImage:
     :param digest: the digest of its OCI manifest.
     :param size: the download size for a client that has no layer yet, in bytes.
     :param layers: their digests, from the bottom to the top.
-    :param served: the time at which it was first served for this name and tag.
+    :param first_served: the time at which it was first served for this name and tag.
     """
 
     repository: str
@@ -39,65 +39,65 @@ class ListedImage:
     digest: Digest
     size: int
     layers: tuple[Digest, ...]
-    served: WallTime
+    first_served: WallTime
 
     @property
     def label(self) -> str:
         """Name and tag, ``shell/git:latest``."""
-        return listing_key(self.repository, self.tag)
+        return entry_key(self.repository, self.tag)
 
 
-def listing_key(repository: str, tag: str) -> str:
+def entry_key(repository: str, tag: str) -> str:
     """Return the key of an entry, which sorts by name."""
     return f"{repository}:{tag}"
 
 
-def list_image(name: ImageName, tag: Tag, image: Image, served: WallTime) -> ListedImage:
+def make_entry(name: ImageName, tag: Tag, image: Image, first_served: WallTime) -> ImageEntry:
     """Make the entry of an image that is being served."""
     manifest = image.manifests[0]
     _, *layers = manifest.blobs()
-    return ListedImage(
+    return ImageEntry(
         repository=name.repository,
         tag=tag,
         system=name.system,
         digest=manifest.digest,
         size=sum(layer.size for layer in layers),
         layers=tuple(layer.digest for layer in layers),
-        served=served,
+        first_served=first_served,
     )
 
 
-def encode_listed(listed: ListedImage) -> bytes:
+def encode_entry(entry: ImageEntry) -> bytes:
     """Encode an entry for storage."""
     return json.dumps(
         {
-            "repository": listed.repository,
-            "tag": listed.tag,
-            "system": listed.system,
-            "digest": listed.digest,
-            "size": listed.size,
-            "layers": listed.layers,
-            "served": listed.served,
+            "repository": entry.repository,
+            "tag": entry.tag,
+            "system": entry.system,
+            "digest": entry.digest,
+            "size": entry.size,
+            "layers": entry.layers,
+            "served": entry.first_served,
         },
         separators=(",", ":"),
     ).encode("ascii")
 
 
-def decode_listed(data: bytes) -> ListedImage:
+def decode_entry(data: bytes) -> ImageEntry:
     """:raises ValueError: the data are not an entry."""
     try:
         value = json.loads(data)
         system = str(value["system"])
         # Names are checked once more: they become links.
         name = parse_image_name(value["repository"], system)
-        return ListedImage(
+        return ImageEntry(
             repository=name.repository,
             tag=parse_tag(value["tag"]),
             system=system,
             digest=parse_digest(value["digest"]),
             size=int(value["size"]),
             layers=tuple(parse_digest(each) for each in value["layers"]),
-            served=WallTime(float(value["served"])),
+            first_served=WallTime(float(value["served"])),
         )
     except (
         AttributeError,

@@ -18,8 +18,8 @@ from nixery.inspection.report import ImageReport, ReportedLayer
 
 __all__ = ["summarize_manifest"]
 
-_MADE_BY = "nixery: "
-_LONGEST = 120
+_HISTORY_PREFIX = "nixery: "
+_MAX_TITLE_CHARACTERS = 120
 
 
 def summarize_manifest(manifest: Manifest, config: bytes) -> ImageReport:
@@ -41,7 +41,7 @@ def summarize_manifest(manifest: Manifest, config: bytes) -> ImageReport:
                 digest=blob.digest,
                 size=blob.size,
                 diff_id=diff_id,
-                unpacked=0,
+                uncompressed_size=0,
                 title=title,
                 reason="not known: the image was made before that was written down",
                 paths=(),
@@ -63,5 +63,5 @@ def summarize_manifest(manifest: Manifest, config: bytes) -> ImageReport:
 
 
 def _title(history: Mapping[str, object]) -> str:
-    text = str(history["created_by"]).removeprefix(_MADE_BY)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    text = str(history["created_by"]).removeprefix(_HISTORY_PREFIX)
+    return text if len(text) <= _MAX_TITLE_CHARACTERS else text[: _MAX_TITLE_CHARACTERS - 1] + "…"

@@ -12,15 +12,15 @@ import zlib
 
 from attrs import field, frozen
 
-from nixery.inspection.closure_layout import lay_out
-from nixery.inspection.closure_picture import closure_data, closure_svg, layer_of_paths
-from nixery.inspection.reference_chains import shortest_ways
+from nixery.inspection.closure_layout import layout_closure
+from nixery.inspection.closure_picture import closure_data, closure_svg, layers_of_paths
+from nixery.inspection.reference_chains import shortest_predecessors
 from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import decode_report
 
 __all__ = ["PageData", "make_page_data", "summary_page_data"]
 
-_GZIP = 31
+_GZIP_WBITS = 31
 """zlib's ``wbits`` for a window of 32 KiB in gzip format."""
 
 
@@ -29,9 +29,10 @@ class PageData:
     """
     The data of one image for the pages.
 
-    :param known: true if the image has a report; otherwise there are only layers.
-    :param ways: as :func:`nixery.inspection.reference_chains.shortest_ways` returns them.
-    :param layer_of: for each path the number of its layer, from 0; -1 for none.
+    :param has_report: true if the image has a report; otherwise there are only layers.
+    :param predecessors: as :func:`nixery.inspection.reference_chains.shortest_predecessors`
+        returns them.
+    :param layer_numbers: for each path the number of its layer, from 0; -1 for none.
     :param referrers: for each path the numbers of the paths that refer to it.
     :param graph: the closure as JSON, compressed by gzip.
     :param picture: the closure as SVG, compressed by gzip.
@@ -39,16 +40,16 @@ class PageData:
     """
 
     report: ImageReport
-    known: bool
-    ways: tuple[int, ...] = ()
-    layer_of: tuple[int, ...] = ()
+    has_report: bool
+    predecessors: tuple[int, ...] = ()
+    layer_numbers: tuple[int, ...] = ()
     referrers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     graph: bytes = field(default=b"", repr=False)
     picture: bytes = field(default=b"", repr=False)
     etag: str = ""
 
     @property
-    def weight(self) -> int:
+    def memory_size(self) -> int:
         """The approximate memory use, in bytes."""
         references = sum(len(path.references) for path in self.report.paths)
         return (
@@ -69,34 +70,34 @@ def make_page_data(data: bytes) -> PageData:
     """
     report = decode_report(data)
     if not report.paths:
-        return PageData(report=report, known=True)
-    ways = shortest_ways(report)
-    layout = lay_out(report)
+        return PageData(report=report, has_report=True)
+    predecessors = shortest_predecessors(report)
+    layout = layout_closure(report)
     referrers: list[list[int]] = [[] for _ in report.paths]
     for number, path in enumerate(report.paths):
         for reference in path.references:
             referrers[reference].append(number)
-    graph = closure_data(report, layout, ways)
+    graph = closure_data(report, layout, predecessors)
     picture = closure_svg(
-        f"The closure of an image: {len(report.paths)} store paths", report, layout, ways
+        f"The closure of an image: {len(report.paths)} store paths", report, layout, predecessors
     ).encode("utf-8")
     return PageData(
         report=report,
-        known=True,
-        ways=ways,
-        layer_of=tuple(layer_of_paths(report)),
+        has_report=True,
+        predecessors=predecessors,
+        layer_numbers=tuple(layers_of_paths(report)),
         referrers=tuple(map(tuple, referrers)),
-        graph=_packed(graph),
-        picture=_packed(picture),
+        graph=_gzip(graph),
+        picture=_gzip(picture),
         etag=hashlib.sha256(graph + picture).hexdigest()[:32],
     )
 
 
 def summary_page_data(report: ImageReport) -> PageData:
     """Make the page data of an image of which only manifest and config are known."""
-    return PageData(report=report, known=False)
+    return PageData(report=report, has_report=False)
 
 
-def _packed(data: bytes) -> bytes:
-    packer = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+def _gzip(data: bytes) -> bytes:
+    packer = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WBITS)
     return packer.compress(data) + packer.flush()

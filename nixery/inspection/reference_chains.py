@@ -16,19 +16,19 @@ from attrs import frozen
 from nixery.image.closure import STORE
 from nixery.inspection.report import ImageReport
 
-__all__ = ["FoundPath", "chain_to", "find_chains", "find_paths", "shortest_ways"]
+__all__ = ["SearchMatches", "chain_to", "find_chains", "find_paths", "shortest_predecessors"]
 
-NOWHERE = -1
+NO_PREDECESSOR = -1
 """The predecessor of a requested path: there is none."""
 
 MAX_MATCHES = 20
 """Maximum number of paths in the result of one search."""
 
-_LEAST_HASH = 6
+_MIN_HASH_CHARACTERS = 6
 
 
 @frozen(kw_only=True)
-class FoundPath:
+class SearchMatches:
     """
     The result of a search.
 
@@ -41,82 +41,90 @@ class FoundPath:
     total: int
 
 
-def shortest_ways(report: ImageReport) -> tuple[int, ...]:
+def shortest_predecessors(report: ImageReport) -> tuple[int, ...]:
     """
     Return for each path the one before it on the shortest chain from a requested path;
-    :data:`NOWHERE` for requested paths.
-    :data:`NOWHERE` for those themselves.
+    :data:`NO_PREDECESSOR` for requested paths.
+    :data:`NO_PREDECESSOR` for those themselves.
 
     A path that no chain leads to, which does not happen, counts as requested.
     """
-    ways: list[int | None] = [None] * len(report.paths)
+    predecessors: list[int | None] = [None] * len(report.paths)
     roots = report.requested
-    _spread(report, roots, ways)
-    if None in ways:
+    _search_breadth_first(report, roots, predecessors)
+    if None in predecessors:
         referred = {number for path in report.paths for number in path.references}
-        _spread(report, [n for n in range(len(ways)) if n not in referred], ways)
-    return tuple(NOWHERE if way is None else way for way in ways)
+        _search_breadth_first(
+            report, [n for n in range(len(predecessors)) if n not in referred], predecessors
+        )
+    return tuple(
+        NO_PREDECESSOR if predecessor is None else predecessor for predecessor in predecessors
+    )
 
 
-def _spread(report: ImageReport, roots: Sequence[int], ways: list[int | None]) -> None:
-    waiting: deque[int] = deque()
+def _search_breadth_first(
+    report: ImageReport, roots: Sequence[int], predecessors: list[int | None]
+) -> None:
+    queue: deque[int] = deque()
     for root in roots:
-        if ways[root] is None:
-            ways[root] = NOWHERE
-            waiting.append(root)
+        if predecessors[root] is None:
+            predecessors[root] = NO_PREDECESSOR
+            queue.append(root)
     # Breadth first: a path is first reached by the fewest steps.
-    while waiting:
-        number = waiting.popleft()
+    while queue:
+        number = queue.popleft()
         for reference in report.paths[number].references:
-            if ways[reference] is None:
-                ways[reference] = number
-                waiting.append(reference)
+            if predecessors[reference] is None:
+                predecessors[reference] = number
+                queue.append(reference)
 
 
-def chain_to(number: int, ways: Sequence[int]) -> tuple[int, ...]:
+def chain_to(number: int, predecessors: Sequence[int]) -> tuple[int, ...]:
     """Return the chain to a path, from a requested one to itself."""
     chain = [number]
-    while ways[chain[-1]] != NOWHERE:
-        chain.append(ways[chain[-1]])
+    while predecessors[chain[-1]] != NO_PREDECESSOR:
+        chain.append(predecessors[chain[-1]])
     return tuple(reversed(chain))
 
 
 def find_chains(
-    report: ImageReport, ways: Sequence[int], text: str, most: int = MAX_MATCHES
-) -> FoundPath:
+    report: ImageReport, predecessors: Sequence[int], query: str, max_matches: int = MAX_MATCHES
+) -> SearchMatches:
     """
     Find the chains to the paths that match a text.
 
-    :param text: as for :func:`find_paths`; empty: nothing is found.  Names that are equal to it
+    :param query: as for :func:`find_paths`; empty: nothing is found.  Names that are equal to it
         come first, then those that begin with it, then the shortest.
     """
-    if not text.strip():
-        return FoundPath(chains=(), total=0)
-    found = find_paths(report, text)
-    wanted = text.strip().lower()
+    if not query.strip():
+        return SearchMatches(chains=(), total=0)
+    found = find_paths(report, query)
+    needle = query.strip().lower()
 
     def rank(number: int) -> tuple[bool, bool, int, int]:
         name = report.paths[number].name.lower()
-        return name != wanted, not name.startswith(wanted), len(name), number
+        return name != needle, not name.startswith(needle), len(name), number
 
-    best = sorted(found, key=rank)[:most]
-    return FoundPath(chains=tuple(chain_to(number, ways) for number in best), total=len(found))
+    best = sorted(found, key=rank)[:max_matches]
+    return SearchMatches(
+        chains=tuple(chain_to(number, predecessors) for number in best), total=len(found)
+    )
 
 
-def find_paths(report: ImageReport, text: str) -> list[int]:
+def find_paths(report: ImageReport, query: str) -> list[int]:
     """
     Return the numbers of the paths that match a text, rising.
 
-    :param text: a part of a name, in any case, or the beginning of a path with some of
+    :param query: a part of a name, in any case, or the beginning of a path with some of
         its hash; empty: all paths.
     """
-    wanted = text.strip().lower()
-    path = wanted.removeprefix(STORE + "/")
+    needle = query.strip().lower()
+    path = needle.removeprefix(STORE + "/")
     # Shorter parts of a hash would match by chance.
-    hashed = len(path) >= _LEAST_HASH
+    hashed = len(path) >= _MIN_HASH_CHARACTERS
     return [
         number
         for number, each in enumerate(report.paths)
-        if wanted in each.name.lower()
+        if needle in each.name.lower()
         or (hashed and each.path[len(STORE) + 1 :].lower().startswith(path))
     ]

@@ -79,7 +79,7 @@ class ReportedLayer:
     A layer and its contents.
 
     :param size: download size, in bytes.
-    :param unpacked: size of the archive, in bytes.
+    :param uncompressed_size: size of the archive, in bytes.
     :param title: names its main content.
     :param reason: says why it is a layer of its own.
     :param paths: the numbers of its paths, the main one first.
@@ -88,7 +88,7 @@ class ReportedLayer:
     digest: Digest
     size: int
     diff_id: Digest
-    unpacked: int
+    uncompressed_size: int
     title: str
     reason: str
     paths: tuple[int, ...]
@@ -105,7 +105,7 @@ class ImageReport:
     :param packages: the requested packages, sorted by attribute path.
     :param layers: from the bottom to the top.
     :param paths: the closure, sorted by name; empty where it was too large to keep.
-    :param left_out: number of paths of the closure that are not in ``paths``.
+    :param omitted_paths: number of paths of the closure that are not in ``paths``.
     """
 
     digest: Digest
@@ -115,7 +115,7 @@ class ImageReport:
     packages: tuple[ReportedPackage, ...]
     layers: tuple[ReportedLayer, ...]
     paths: tuple[ReportedPath, ...]
-    left_out: int = 0
+    omitted_paths: int = 0
 
     @property
     def requested(self) -> tuple[int, ...]:
@@ -128,33 +128,33 @@ class ImageReport:
         return sum(layer.size for layer in self.layers)
 
     @property
-    def unpacked(self) -> int:
+    def uncompressed_size(self) -> int:
         """The unpacked size of all layers, in bytes."""
-        return sum(layer.unpacked for layer in self.layers)
+        return sum(layer.uncompressed_size for layer in self.layers)
 
 
-def make_report(made: BuildRecord) -> ImageReport:
+def make_report(record: BuildRecord) -> ImageReport:
     """Make the report of an image that has just been made."""
-    graph, popularity = made.graph, made.popularity
-    number = {path.path: index for index, path in enumerate(graph.paths)}
+    graph, popularity = record.graph, record.popularity
+    index_of = {path.path: index for index, path in enumerate(graph.paths)}
     sizes = graph.closure_sizes()
-    known = bool(popularity.transitive or popularity.direct)
+    has_popularity = bool(popularity.transitive or popularity.direct)
     groups = [
         (
             group.leader.name,
             group.reason,
             (
-                number[group.leader.path],
-                *(number[path.path] for path in group.paths if path != group.leader),
+                index_of[group.leader.path],
+                *(index_of[path.path] for path in group.paths if path != group.leader),
             ),
         )
-        for group in made.plan
+        for group in record.plan
     ]
-    groups += [("root", ROOT_REASON, ())] * (len(made.layers) - len(groups))
+    groups += [("root", ROOT_REASON, ())] * (len(record.layers) - len(groups))
     return ImageReport(
-        digest=made.digest,
-        system=made.evaluation.system,
-        source=made.source,
+        digest=record.digest,
+        system=record.evaluation.system,
+        source=record.source,
         popularity=popularity.source,
         packages=tuple(
             ReportedPackage(
@@ -164,30 +164,30 @@ def make_report(made: BuildRecord) -> ImageReport:
                 description=package.description,
                 requested=package.requested,
                 paths=tuple(
-                    number[output.path] for output in package.outputs if output.path in number
+                    index_of[output.path] for output in package.outputs if output.path in index_of
                 ),
             )
-            for package in made.evaluation.packages
+            for package in record.evaluation.packages
         ),
         layers=tuple(
             ReportedLayer(
                 digest=layer.digest,
                 size=layer.size,
                 diff_id=layer.diff_id,
-                unpacked=layer.uncompressed_size,
+                uncompressed_size=layer.uncompressed_size,
                 title=title,
                 reason=reason,
                 paths=paths,
             )
-            for layer, (title, reason, paths) in zip(made.layers, groups, strict=True)
+            for layer, (title, reason, paths) in zip(record.layers, groups, strict=True)
         ),
         paths=tuple(
             ReportedPath(
                 path=path.path,
                 size=info.nar_size,
                 closure=sizes[path].nar_size,
-                popularity=popularity.count_of(path) if known else 0,
-                references=tuple(sorted(number[each.path] for each in info.references)),
+                popularity=popularity.count_of(path) if has_popularity else 0,
+                references=tuple(sorted(index_of[each.path] for each in info.references)),
             )
             for path, info in graph.paths.items()
         ),

@@ -47,7 +47,7 @@ def encode_report(report: ImageReport, limit: int = MAX_STORED_BYTES) -> bytes:
             packages=tuple(evolve(package, paths=()) for package in report.packages),
             layers=tuple(evolve(layer, paths=()) for layer in report.layers),
             paths=(),
-            left_out=len(report.paths),
+            omitted_paths=len(report.paths),
         )
     )
 
@@ -70,7 +70,7 @@ def decode_report(data: bytes) -> ImageReport:
             packages=tuple(_package(each) for each in value["packages"]),
             layers=tuple(_layer(each) for each in value["layers"]),
             paths=tuple(_path(*each) for each in value["paths"]),
-            left_out=int(value["left_out"]),
+            omitted_paths=int(value["left_out"]),
         )
         _check_numbers(report)
     except (
@@ -109,7 +109,7 @@ def _compress(report: ImageReport) -> bytes:
                 "digest": layer.digest,
                 "size": layer.size,
                 "diff_id": layer.diff_id,
-                "unpacked": layer.unpacked,
+                "unpacked": layer.uncompressed_size,
                 "title": layer.title,
                 "reason": layer.reason,
                 "paths": layer.paths,
@@ -121,7 +121,7 @@ def _compress(report: ImageReport) -> bytes:
             (path.path, path.size, path.closure, path.popularity, path.references)
             for path in report.paths
         ],
-        "left_out": report.left_out,
+        "left_out": report.omitted_paths,
     }
     # Escaped to ASCII: text from a package set may hold half of a surrogate pair.
     return zlib.compress(json.dumps(value, separators=(",", ":")).encode("ascii"))
@@ -141,9 +141,9 @@ def _package(value: Mapping[str, object]) -> ReportedPackage:
 def _layer(value: Mapping[str, object]) -> ReportedLayer:
     return ReportedLayer(
         digest=parse_digest(str(value["digest"])),
-        size=_natural(value["size"]),
+        size=_natural_number(value["size"]),
         diff_id=parse_digest(str(value["diff_id"])),
-        unpacked=_natural(value["unpacked"]),
+        uncompressed_size=_natural_number(value["unpacked"]),
         title=str(value["title"]),
         reason=str(value["reason"]),
         paths=_numbers(value["paths"]),
@@ -155,9 +155,9 @@ def _path(
 ) -> ReportedPath:
     return ReportedPath(
         path=StorePath(str(path)).path,
-        size=_natural(size),
-        closure=_natural(closure),
-        popularity=_natural(popularity),
+        size=_natural_number(size),
+        closure=_natural_number(closure),
+        popularity=_natural_number(popularity),
         references=_numbers(references),
     )
 
@@ -169,10 +169,10 @@ def _items(value: object) -> list[object]:
 
 
 def _numbers(value: object) -> tuple[int, ...]:
-    return tuple(_natural(each) for each in _items(value))
+    return tuple(_natural_number(each) for each in _items(value))
 
 
-def _natural(value: object) -> int:
+def _natural_number(value: object) -> int:
     # isinstance(True, int) is true, too.
     if type(value) is not int or value < 0:
         raise TypeError(f"not a natural number: {value!r:.40}")
@@ -181,8 +181,8 @@ def _natural(value: object) -> int:
 
 def _check_numbers(report: ImageReport) -> None:
     """:raises ValueError: a number is not the number of a path."""
-    named = [each.paths for each in report.packages] + [each.paths for each in report.layers]
-    highest = max((number for paths in named for number in paths), default=-1)
+    path_lists = [each.paths for each in report.packages] + [each.paths for each in report.layers]
+    highest = max((number for paths in path_lists for number in paths), default=-1)
     highest = max([highest, *(path.references[-1] for path in report.paths if path.references)])
     if highest >= len(report.paths):
         raise ValueError(f"there is no path {highest}")

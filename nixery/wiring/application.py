@@ -112,7 +112,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         recheck=config.blob_recheck,
     )
     catalog = ImageCatalog(
-        storage=storage, images=cache, cpu=cpu, clock=reactor, wall_clock=wall_clock
+        storage=storage, image_cache=cache, cpu=cpu, clock=reactor, wall_clock=wall_clock
     )
     build_limits = BuildLimits(
         builds=config.max_builds,
@@ -134,7 +134,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         clock=reactor,
         limits=build_limits,
         room=stored.room,
-        made=catalog.made,
+        made=catalog.record_build,
     )
     builder = Builder(
         pipeline=pipeline,
@@ -160,7 +160,7 @@ def make_application(  # noqa: PLR0915  # one statement a part
         seconds=reactor.seconds,
         evaluation_ttl=config.evaluation_ttl,
         stale_while_revalidate=config.stale_while_revalidate,
-        noted=catalog.served,
+        noted=catalog.record_served,
     )
     # The URL of the pages: known when the daemon listens, and empty if there are none.
     pages: list[str] = []

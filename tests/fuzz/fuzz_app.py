@@ -217,7 +217,7 @@ class World:
         cache = ImageCache(storage=storage, seconds=clock.seconds)
         library = ImageCatalog(
             storage=storage,
-            images=cache,
+            image_cache=cache,
             cpu=workers,
             clock=clock,
             wall_clock=self.wall_clock,
@@ -232,7 +232,7 @@ class World:
             compression=Compression(),
             clock=clock,
             store=str(self.directory / "store"),
-            made=library.made,
+            made=library.record_build,
         )
         builder = Builder(
             pipeline=pipeline,
@@ -254,7 +254,7 @@ class World:
             seconds=clock.seconds,
             evaluation_ttl=60,
             stale_while_revalidate=0,
-            noted=library.served,
+            noted=library.record_served,
         )
         controller, guard = self._access_controller(cache), None
         if self.gated:

@@ -26,7 +26,7 @@ from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
 from nixery.image.manifests import parse_manifest
 from nixery.image.names import PackageRequest, parse_image_name, parse_reference
 from nixery.image.packages import Package
-from nixery.inspection.image_list import decode_listed
+from nixery.inspection.image_list import decode_entry
 from nixery.inspection.report_file import decode_report
 from nixery.layers.popularity_file import parse_popularity
 from nixery.nix.internal_json import BuildLog
@@ -164,7 +164,7 @@ def _narinfo(data: bytes) -> None:
 
 
 def _records(data: bytes) -> None:
-    for decode in (decode_report, decode_listed, LayerRecord.decode):
+    for decode in (decode_report, decode_entry, LayerRecord.decode):
         with suppress(ValueError):
             decode(data)
     with suppress(UnexpectedOutput):

@@ -30,7 +30,7 @@ from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.visibility import VisibilityRules
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag, parse_image_name, parse_tag
-from nixery.inspection.image_list import ListedImage
+from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.runtime.workers import Workers
 
@@ -46,10 +46,10 @@ _PICTURE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'"
 class Catalog(Protocol):
     """Supplies the images that this registry has served."""
 
-    async def names(self) -> Sequence[str]:
+    async def list_keys(self) -> Sequence[str]:
         """Return the names of all images, each with its tag, sorted."""
 
-    async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
+    async def read_entries(self, keys: Sequence[str]) -> Sequence[ImageEntry]:
         """Return the list entries of some images, in the order of their names."""
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
@@ -58,7 +58,7 @@ class Catalog(Protocol):
     async def page_data(self, manifest: Manifest) -> PageData:
         """Return all data for the page of an image."""
 
-    async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
+    async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
         """Return the images that contain each layer, by the layer's digest."""
 
 
@@ -115,11 +115,11 @@ class ImagePages:
     async def _list(self, request: Request) -> bytes | None:
         wanted = _argument(request, b"q").strip().lower()[:200]
         page = _number(request, b"page")
-        names = await self._catalog.names()
+        names = await self._catalog.list_keys()
         total, shown = await self._workers.run(
             _chosen, self._visibility, request, names, wanted, page
         )
-        images = await self._catalog.listed(shown)
+        images = await self._catalog.read_entries(shown)
         if client_disconnected(request):
             return None
         if not wants_html(request):
@@ -135,7 +135,7 @@ class ImagePages:
                             "digest": image.digest,
                             "size": image.size,
                             "layers": len(image.layers),
-                            "served": image.served,
+                            "served": image.first_served,
                         }
                         for image in images
                     ],
@@ -187,7 +187,7 @@ class ImagePages:
         self, request: Request, name: ImageName, tag: Tag, page_data: PageData
     ) -> bytes | None:
         label = f"{name.repository}:{tag}"
-        holders = await self._catalog.holders()
+        holders = await self._catalog.images_by_layer()
         own = page_data.report.digest
         # The same image under another name is not counted as another image.
         visible = {

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from nixery.http.ui.formatting import escape_invisible
 from nixery.image.names import Digest
-from nixery.inspection.image_list import ListedImage
+from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.inspection.reference_chains import chain_to, find_chains, find_paths
 from nixery.inspection.report import ImageReport, ReportedLayer
@@ -99,7 +99,7 @@ class ImageView:
 def image_view(
     label: str,
     page_data: PageData,
-    holders: Mapping[Digest, Sequence[ListedImage]],
+    holders: Mapping[Digest, Sequence[ImageEntry]],
     question: str,
 ) -> ImageView:
     """
@@ -127,10 +127,10 @@ def image_view(
         for layer in layers
     ]
     question = question.strip()[:MAX_SEARCH_CHARACTERS]
-    finding = find_chains(report, page_data.ways, question)
+    finding = find_chains(report, page_data.predecessors, question)
     return ImageView(
         report=report,
-        known=page_data.known,
+        known=page_data.has_report,
         layers=layers,
         # draw_svg() escapes all text.
         picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
@@ -176,7 +176,7 @@ def paths_view(page_data: PageData, query: PathQuery) -> PathsView:
     found = [
         number
         for number in find_paths(report, query.text[:MAX_SEARCH_CHARACTERS])
-        if not query.layer or page_data.layer_of[number] == query.layer - 1
+        if not query.layer or page_data.layer_numbers[number] == query.layer - 1
     ]
     if query.sort != "name":
         found.sort(key=lambda number: (-getattr(report.paths[number], query.sort), number))
@@ -201,12 +201,12 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
         "system": report.system,
         "source": report.source,
         "size": report.size,
-        "unpacked": report.unpacked or None,
+        "unpacked": report.uncompressed_size or None,
         "packages": [
             {"attribute": each.attribute, "name": each.name, "version": each.version}
             for each in report.packages
         ],
-        "paths": len(report.paths) + report.left_out,
+        "paths": len(report.paths) + report.omitted_paths,
         "layers": [
             {
                 "digest": layer.digest,
@@ -225,7 +225,7 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
 
 
 def _layer(
-    page_data: PageData, index: int, layer: ReportedLayer, holders: Sequence[ListedImage]
+    page_data: PageData, index: int, layer: ReportedLayer, holders: Sequence[ImageEntry]
 ) -> LayerView:
     paths = page_data.report.paths
     # The main path of the layer comes first, then the others, the largest first.
@@ -237,7 +237,7 @@ def _layer(
         digest=layer.digest,
         diff_id=layer.diff_id,
         size=layer.size,
-        unpacked=layer.unpacked,
+        unpacked=layer.uncompressed_size,
         reason=escape_invisible(layer.reason),
         paths=tuple(_path(page_data, number) for number in named[:PATHS_IN_LAYER]),
         count=len(layer.paths),
@@ -248,7 +248,7 @@ def _layer(
 
 def _path(page_data: PageData, number: int, *, chain: bool = False) -> PathView:
     report = page_data.report
-    path, layer = report.paths[number], page_data.layer_of[number]
+    path, layer = report.paths[number], page_data.layer_numbers[number]
     return PathView(
         number=number,
         path=path.path,
@@ -259,11 +259,11 @@ def _path(page_data: PageData, number: int, *, chain: bool = False) -> PathView:
         popularity=path.popularity,
         references=len(path.references),
         referrers=len(page_data.referrers[number]),
-        asked=page_data.ways[number] < 0,
+        asked=page_data.predecessors[number] < 0,
         layer=layer + 1,
         layer_title=report.layers[layer].title if layer >= 0 else "",
         reason=report.layers[layer].reason if layer >= 0 else "",
-        chain=tuple(report.paths[each].name for each in chain_to(number, page_data.ways))
+        chain=tuple(report.paths[each].name for each in chain_to(number, page_data.predecessors))
         if chain
         else (),
     )

@@ -12,7 +12,7 @@ from nixery.image.manifests import Image
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.inspection import catalog
 from nixery.inspection.catalog import LISTED, REPORTS, ImageCatalog
-from nixery.inspection.image_list import decode_listed
+from nixery.inspection.image_list import decode_entry
 from nixery.inspection.page_data import PageData
 from nixery.pulls.images import ImageService
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
@@ -39,17 +39,17 @@ class ImageCatalogTests(BuilderCase):
         builder = super().make_builder()
         self.library = ImageCatalog(
             storage=self.storage,
-            images=builder.images,
+            image_cache=builder.images,
             cpu=InlineWorkers(),
             clock=self.clock,
             wall_clock=FakeWallClock(self.clock),
         )
-        builder.pipeline.made = self.library.made
+        builder.pipeline.made = self.library.record_build
         return builder
 
     def make_service(self) -> ImageService:
         service = super().make_service()
-        service.noted = self.library.served
+        service.noted = self.library.record_served
         return service
 
     def page_data(self, name: str) -> PageData | None:
@@ -64,7 +64,7 @@ class ImageCatalogTests(BuilderCase):
         self.assertEqual([image.manifests[0].digest], self.now(self.storage.list_records(REPORTS)))
         page_data = self.page_data("git")
         assert page_data is not None
-        self.assertTrue(page_data.known)
+        self.assertTrue(page_data.has_report)
         report = page_data.report
         self.assertEqual(["cacert", "git"], [each.attribute for each in report.packages])
         self.assertEqual(
@@ -87,7 +87,7 @@ class ImageCatalogTests(BuilderCase):
         looks[0].cancel()
         self.failureResultOf(looks[0], CancelledError)
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
-        self.assertTrue(self.successResultOf(looks[1]).known)
+        self.assertTrue(self.successResultOf(looks[1]).has_report)
 
     def test_looked_at_in_vain(self) -> None:
         """An image whose report cannot be written is shown without it."""
@@ -98,7 +98,7 @@ class ImageCatalogTests(BuilderCase):
         assert found is not None
         look = Deferred.fromCoroutine(self.library.page_data(found))
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
-        self.assertFalse(self.successResultOf(look).known)
+        self.assertFalse(self.successResultOf(look).has_report)
 
     def test_damaged_report(self) -> None:
         """A report that cannot be read is as good as none."""
@@ -107,7 +107,7 @@ class ImageCatalogTests(BuilderCase):
         self.now(self.storage.set_record(REPORTS, image.manifests[0].digest, b"rubbish"))
         page_data = self.page_data("git")
         assert page_data is not None
-        self.assertFalse(page_data.known)
+        self.assertFalse(page_data.has_report)
 
     def test_not_served(self) -> None:
         """An image that was never served is not found, and looking for it builds nothing."""
@@ -131,12 +131,12 @@ class ImageCatalogTests(BuilderCase):
         self.build("hello/git")
         self.build("git/hello")
         self.build("bash")
-        names = self.now(self.library.names())
+        names = self.now(self.library.list_keys())
         self.assertEqual(("bash:latest", "hello/git:latest"), tuple(names))
-        bash, hello = self.now(self.library.listed(names))
+        bash, hello = self.now(self.library.read_entries(names))
         self.assertEqual(
             ("bash", "latest", SYSTEM, FakeWallClock(self.clock).now()),
-            (bash.repository, bash.tag, bash.system, bash.served),
+            (bash.repository, bash.tag, bash.system, bash.first_served),
         )
         self.assertGreater(hello.size, bash.size)
 
@@ -149,13 +149,13 @@ class ImageCatalogTests(BuilderCase):
         self.now(
             self.storage.set_record(LISTED, "c:d", record.replace(b'"bash"', b'"../<script>"'))
         )
-        listed = self.now(self.library.listed(["a:b", "bash:latest", "c:d", "gone:latest"]))
-        self.assertEqual([decode_listed(record)], list(listed))
+        listed = self.now(self.library.read_entries(["a:b", "bash:latest", "c:d", "gone:latest"]))
+        self.assertEqual([decode_entry(record)], list(listed))
 
     def test_holders(self) -> None:
         """The images that have a layer are known for all that are listed."""
         git, hello = self.build("git"), self.build("hello")
-        holders = self.now(self.library.holders())
+        holders = self.now(self.library.images_by_layer())
 
         def labels(image: Image) -> set[tuple[str, ...]]:
             return {
@@ -182,7 +182,7 @@ class ImageCatalogTests(BuilderCase):
         self.build("git")
         for number in range(2 * catalog.MAX_PENDING_REPORTS):
             digest = Digest(f"sha256:{number:064x}")
-            self.library.made(evolve(made[0], digest=digest))
+            self.library.record_build(evolve(made[0], digest=digest))
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertEqual(
             catalog.MAX_PENDING_REPORTS, len(self.now(self.storage.list_records(REPORTS)))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.image.closure import parse_db_dump
-from nixery.inspection.closure_layout import SWEEPS, lay_out
+from nixery.inspection.closure_layout import SWEEPS, layout_closure
 from nixery.inspection.closure_picture import closure_data, closure_svg
-from nixery.inspection.reference_chains import shortest_ways
+from nixery.inspection.reference_chains import shortest_predecessors
 from nixery.inspection.report import ImageReport, make_report
 from tests.benchmarks.scale import generate_dump
 from tests.support.inspection import made_of, report_of, reports
@@ -22,7 +22,7 @@ class LayoutTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     def test_all_are_placed(self, report: ImageReport) -> None:
         """Every path has a place within the picture, and no two have the same."""
-        layout = lay_out(report)
+        layout = layout_closure(report)
         places = list(zip(layout.x, layout.y, strict=True))
         self.assertEqual(len(report.paths), len(set(places)))
         for (x, y), radius in zip(places, layout.radius, strict=True):
@@ -33,7 +33,7 @@ class LayoutTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     def test_downwards(self, report: ImageReport) -> None:
         """Every path lies below all that refer to it."""
-        layout = lay_out(report)
+        layout = layout_closure(report)
         for number, path in enumerate(report.paths):
             for reference in path.references:
                 self.assertLess(layout.depth[number], layout.depth[reference])
@@ -43,29 +43,31 @@ class LayoutTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=20)
     def test_deterministic(self, report: ImageReport) -> None:
         """The same closure has the same picture."""
-        self.assertEqual(lay_out(report), lay_out(report))
+        self.assertEqual(layout_closure(report), layout_closure(report))
 
     def test_short_lines(self) -> None:
         """Paths that refer to each other lie below each other, without crossing lines."""
-        layout = lay_out(report_of({"a": 1, "b": 1, "y": 1, "z": 1}, {"a": ["z"], "b": ["y"]}))
+        layout = layout_closure(
+            report_of({"a": 1, "b": 1, "y": 1, "z": 1}, {"a": ["z"], "b": ["y"]})
+        )
         a, b, y, z = layout.x
         self.assertEqual(a < b, z < y)
 
     def test_areas(self) -> None:
         """Large paths have large circles; no circle is too small to be pointed at."""
-        layout = lay_out(report_of({"a": 0, "b": 25_000, "c": 100_000}, {}))
+        layout = layout_closure(report_of({"a": 0, "b": 25_000, "c": 100_000}, {}))
         self.assertEqual([3.0, 13.0, 26.0], list(layout.radius))
 
     def test_nothing(self) -> None:
         """Nothing has an empty picture."""
-        self.assertEqual((), lay_out(report_of({}, {})).x)
+        self.assertEqual((), layout_closure(report_of({}, {})).x)
 
     def test_large(self) -> None:
         """The work for 5,000 paths grows with paths and references, and with no more."""
         report = make_report(made_of(parse_db_dump(generate_dump(5000)), budget=94))
-        layout = lay_out(report)
+        layout = layout_closure(report)
         edges = sum(len(path.references) for path in report.paths)
-        self.assertEqual((2 * SWEEPS + 1) * (5000 + edges), layout.work)
+        self.assertEqual((2 * SWEEPS + 1) * (5000 + edges), layout.visited)
         self.assertEqual(5000, len(set(zip(layout.x, layout.y, strict=True))))
         # A picture for a screen: neither a line nor a column.
         self.assertTrue(0.4 < layout.width / layout.height < 4, (layout.width, layout.height))
@@ -76,8 +78,8 @@ class PictureTests(SynchronousTestCase):
         self.report = report_of(
             {"git-2.40": 40, "curl": 3, "glibc": 30}, {"git-2.40": ["curl"], "curl": ["glibc"]}
         )
-        self.layout = lay_out(self.report)
-        self.ways = shortest_ways(self.report)
+        self.layout = layout_closure(self.report)
+        self.ways = shortest_predecessors(self.report)
 
     def test_data(self) -> None:
         """The data tell the same of each path, in columns of one length."""

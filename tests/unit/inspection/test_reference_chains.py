@@ -8,7 +8,12 @@ import networkx as nx
 from hypothesis import given, settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.inspection.reference_chains import chain_to, find_chains, find_paths, shortest_ways
+from nixery.inspection.reference_chains import (
+    chain_to,
+    find_chains,
+    find_paths,
+    shortest_predecessors,
+)
 from nixery.inspection.report import ImageReport
 from tests.support.inspection import report_of, reports
 
@@ -18,7 +23,7 @@ class ChainTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=50)
     def test_shortest(self, report: ImageReport) -> None:
         """Each chain goes along references, from what was asked for, and none is shorter."""
-        ways = shortest_ways(report)
+        ways = shortest_predecessors(report)
         graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_nodes_from(range(len(report.paths)))
         graph.add_edges_from(
@@ -38,7 +43,7 @@ class ChainTests(SynchronousTestCase):
         report = report_of(
             {"top": 1, "b": 1, "a": 1, "lib": 1}, {"top": ["a", "b"], "a": ["lib"], "b": ["lib"]}
         )
-        [chain] = find_chains(report, shortest_ways(report), "lib").chains
+        [chain] = find_chains(report, shortest_predecessors(report), "lib").chains
         self.assertEqual(["top", "a", "lib"], [report.paths[number].name for number in chain])
 
 
@@ -46,7 +51,7 @@ class SearchTests(SynchronousTestCase):
     def setUp(self) -> None:
         names = ["openssl-3.0", "openssl-3.0-dev", "python-openssl", "perl", "nixfmt"]
         self.report = report_of(dict.fromkeys(names, 1), {})
-        self.ways = shortest_ways(self.report)
+        self.ways = shortest_predecessors(self.report)
 
     def found(self, text: str, most: int = 20) -> list[str]:
         finding = find_chains(self.report, self.ways, text, most)

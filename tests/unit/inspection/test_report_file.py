@@ -28,7 +28,7 @@ class StoringTests(SynchronousTestCase):
         """A report that would be too large is stored without its graph, and says so."""
         read = decode_report(encode_report(report, limit=0))
         self.assertEqual((), read.paths)
-        self.assertEqual(len(report.paths), read.left_out)
+        self.assertEqual(len(report.paths), read.omitted_paths)
         self.assertEqual(
             [layer.digest for layer in report.layers], [layer.digest for layer in read.layers]
         )

@@ -17,7 +17,7 @@ from twisted.web.server import Request
 from nixery.http.ui.image_pages import IMAGES_AT_ONCE, ImagePages
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag
-from nixery.inspection.image_list import ListedImage
+from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
 from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import encode_report
@@ -34,13 +34,13 @@ class FakeCatalog:
 
     def __init__(self) -> None:
         self.page_data_of: dict[tuple[str, str], PageData] = {}
-        self.images: list[ListedImage] = []
+        self.images: list[ImageEntry] = []
 
-    async def names(self) -> Sequence[str]:
+    async def list_keys(self) -> Sequence[str]:
         return sorted(image.label for image in self.images)
 
-    async def listed(self, names: Sequence[str]) -> Sequence[ListedImage]:
-        return [image for name in names for image in self.images if image.label == name]
+    async def read_entries(self, keys: Sequence[str]) -> Sequence[ImageEntry]:
+        return [image for name in keys for image in self.images if image.label == name]
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
         page_data = self.page_data_of.get((name.repository, tag))
@@ -52,8 +52,8 @@ class FakeCatalog:
         ]
         return found
 
-    async def holders(self) -> Mapping[Digest, tuple[ListedImage, ...]]:
-        holders: dict[Digest, list[ListedImage]] = {}
+    async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
+        holders: dict[Digest, list[ImageEntry]] = {}
         for image in self.images:
             for layer in image.layers:
                 holders.setdefault(layer, []).append(image)
@@ -86,15 +86,15 @@ class Tags(HTMLParser):
         return attributes.get(name)
 
 
-def listed(repository: str, report: ImageReport, *, tag: str = "latest") -> ListedImage:
-    return ListedImage(
+def listed(repository: str, report: ImageReport, *, tag: str = "latest") -> ImageEntry:
+    return ImageEntry(
         repository=repository,
         tag=Tag(tag),
         system="x86_64-linux",
         digest=report.digest,
         size=report.size,
         layers=tuple(layer.digest for layer in report.layers),
-        served=WallTime(1_700_000_000.0),
+        first_served=WallTime(1_700_000_000.0),
     )
 
 
@@ -177,7 +177,9 @@ class ImageTests(PagesCase):
         self.assertIn(f"docker pull reg.example:8080/shell/git@{self.report.digest}", page)
         tags = Tags(page)
         self.assertEqual(str(self.report.size), tags.attribute("size", "data-bytes"))
-        self.assertEqual(str(self.report.unpacked), tags.attribute("unpacked", "data-bytes"))
+        self.assertEqual(
+            str(self.report.uncompressed_size), tags.attribute("unpacked", "data-bytes")
+        )
         for number, layer in enumerate(self.report.layers, start=1):
             self.assertEqual(layer.digest, tags.attribute(f"layer-{number}", "data-digest"))
             self.assertIn(layer.reason, unescape(page))
@@ -279,7 +281,9 @@ class ImageTests(PagesCase):
             self.report,
             paths=(),
             packages=(),
-            layers=tuple(evolve(each, paths=(), unpacked=0) for each in self.report.layers),
+            layers=tuple(
+                evolve(each, paths=(), uncompressed_size=0) for each in self.report.layers
+            ),
         )
         self.library.page_data_of["shell/git", "latest"] = summary_page_data(bare)
         page = self.page("/images/shell/git:latest")
