@@ -28,7 +28,7 @@ from nixery.nix.gc_roots import make_directories
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command, ProcessResult, Spawner
 from nixery.runtime.clocks import WallClock, WallTime
-from nixery.runtime.retry import retry
+from nixery.runtime.retry import THREE_ATTEMPTS, retry
 from nixery.runtime.workers import Workers
 from nixery.sources import git_arguments
 from nixery.sources.errors import CommitMissing, SourceUnavailable
@@ -215,7 +215,11 @@ class NixFetcher:
 
         try:
             return await retry(
-                attempt, clock=self._clock, seconds=self._settings.fetch_timeout, again=_may_pass
+                attempt,
+                THREE_ATTEMPTS,
+                clock=self._clock,
+                seconds=self._settings.fetch_timeout,
+                again=_may_pass,
             )
         except CommandMissing as error:
             raise command_missing(error) from error

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
 from nixery.errors import UnexpectedOutput
 from nixery.nix.narinfo import HASH_LENGTH, parse_references
@@ -21,6 +20,7 @@ from nixery.popularity.count import References
 from nixery.popularity.errors import CacheIncomplete, FetchFailed
 from nixery.popularity.reference_log import ReferenceLog
 from nixery.runtime.deferreds import gather
+from nixery.runtime.retry import Backoff, retry
 from nixery.runtime.workers import Workers
 
 __all__ = ["Crawled", "Crawler"]
@@ -34,10 +34,8 @@ MAX_NARINFO_BYTES = 4 * 1024**2
 MAX_PATHS = 3_000_000
 """Maximum number of store paths, as a bound on a cache that invents them without end."""
 
-MAX_ATTEMPTS = 5
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
-"""Maximum requests for a path, and the seconds between them, doubled each time."""
+BACKOFF = Backoff(first=1.0, longest=60.0, attempts=5)
+"""The bounds of the requests for one path."""
 
 BATCH = 500
 """Number of answers per write to the log, which is the most that a crash loses."""
@@ -185,16 +183,17 @@ class Crawler:
             await self._write()
 
     async def _fetch(self, url: str) -> bytes:
-        pause = FIRST_PAUSE
-        for _ in range(MAX_ATTEMPTS - 1):
-            try:
-                return await self.fetch(url, MAX_NARINFO_BYTES)
-            except FetchFailed as error:
-                if error.status in _MISSING or self._stopped:
-                    raise
-                await deferLater(self.clock, min(error.retry_after or pause, LONGEST_PAUSE))
-            pause *= 2
-        return await self.fetch(url, MAX_NARINFO_BYTES)
+        async def attempt(_: float) -> bytes:
+            return await self.fetch(url, MAX_NARINFO_BYTES)
+
+        def again(error: Exception) -> bool:
+            return (
+                isinstance(error, FetchFailed)
+                and error.status not in _MISSING
+                and not self._stopped
+            )
+
+        return await retry(attempt, BACKOFF, clock=self.clock, again=again)
 
     def _add(self, names: Iterable[str]) -> None:
         """Queue paths; those in the log are taken from there, with their references."""

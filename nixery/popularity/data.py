@@ -32,7 +32,6 @@ from pathlib import Path
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -41,6 +40,7 @@ from nixery.layers.plan import Popularity, PopularityKind
 from nixery.layers.popularity_file import parse_popularity
 from nixery.popularity.decompress import expand
 from nixery.runtime.deferreds import TimedOut, when_finished, with_timeout
+from nixery.runtime.retry import Backoff, retry
 from nixery.runtime.workers import Workers
 from nixery.storage.filesystem.atomic_files import small_temp_file
 from nixery.storage.filesystem.files import failures
@@ -53,9 +53,8 @@ MAX_BYTES = 64 * 1024**2
 FIRST_FETCH_WAIT_SECONDS = 10.0
 """Seconds that the first images wait at most for the first attempt to fetch the data."""
 
-FIRST_PAUSE = 30.0
-LONGEST_PAUSE = 3600.0
-"""Seconds between attempts to fetch: first pause, doubled each time up to the longest."""
+BACKOFF = Backoff(first=30.0, longest=3600.0)
+"""The pauses between attempts to fetch the data, which do not end."""
 
 _PIN = "pin.json"
 
@@ -160,28 +159,32 @@ class PopularityData:
 
     async def _fetch_at_last(self, url: str) -> None:
         """Fetch, with retries until it succeeds."""
-        pause = FIRST_PAUSE
-        said = False
-        while True:
+
+        async def attempt(_: float) -> None:
+            first = not self._attempted.called
             try:
                 snapshot = await self._fetch(url)
             except NixeryError as error:
-                if not said:
+                if first:
                     self._say(error)
-                    said = True
+                raise
             else:
                 self.current = snapshot.popularity
-                self._log.info(
-                    "Popularity data were fetched from {url}: {data}.",
-                    url=url,
-                    data=_describe(snapshot),
-                )
-                return
             finally:
-                if not self._attempted.called:
+                if first:
                     self._attempted.callback(None)
-            await deferLater(self.clock, pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            self._log.info(
+                "Popularity data were fetched from {url}: {data}.",
+                url=url,
+                data=_describe(snapshot),
+            )
+
+        await retry(
+            attempt,
+            BACKOFF,
+            clock=self.clock,
+            again=lambda error: isinstance(error, NixeryError),
+        )
 
     async def _fetch(self, url: str) -> Snapshot:
         """

@@ -23,7 +23,7 @@ from twisted.web.iweb import IResponse
 
 from nixery.image.names import is_commit
 from nixery.runtime.deferreds import TimedOut, with_timeout
-from nixery.runtime.retry import retry
+from nixery.runtime.retry import THREE_ATTEMPTS, retry
 from nixery.sources.errors import SourceUnavailable
 from nixery.sources.source import ResolvedRef
 from nixery.sources.tag_policy import ChannelName, NixpkgsCommit, Reference
@@ -98,7 +98,9 @@ class ChannelHost:
             return await with_timeout(seconds, self._clock, self._ask(url))
 
         try:
-            return await retry(attempt, clock=self._clock, seconds=self._seconds, again=_may_pass)
+            return await retry(
+                attempt, THREE_ATTEMPTS, clock=self._clock, seconds=self._seconds, again=_may_pass
+            )
         except CancelledError:
             raise
         # There is no complete list of the exceptions that a request may raise.

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from nixery.process.errors import OutputTooLarge, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command, Spawner
-from nixery.runtime.retry import retry
+from nixery.runtime.retry import THREE_ATTEMPTS, retry
 from nixery.runtime.workers import Workers
 from nixery.sources import git_arguments
 from nixery.sources.errors import SourceUnavailable
@@ -140,7 +140,9 @@ class GitRepository:
             return parse_refs(await self._run(argv, self._environment, seconds))
 
         async def work() -> RefList:
-            return await retry(attempt, clock=self._clock, seconds=self._seconds, again=_may_pass)
+            return await retry(
+                attempt, THREE_ATTEMPTS, clock=self._clock, seconds=self._seconds, again=_may_pass
+            )
 
         await self._slots.acquire()
         try:

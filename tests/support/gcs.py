@@ -15,6 +15,7 @@ from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
+from nixery.runtime.retry import Backoff
 from nixery.runtime.workers import Workers
 from nixery.storage.gcs.backend import GcsStorage
 from nixery.storage.gcs.client import Connection, GcsSettings, connect
@@ -41,7 +42,9 @@ __all__ = [
 CHUNK = 256 * 1024
 """The smallest chunk there is."""
 
-HASTY = RetryPolicy(connect=5.0, read=5.0, total=10.0, first=0.001, longest=0.01)
+HASTY = RetryPolicy(
+    connect=5.0, read=5.0, total=10.0, backoff=Backoff(first=0.001, longest=0.01, jitter=0.5)
+)
 """Retries that do not keep a test waiting, for what passes."""
 
 BRIEF = evolve(HASTY, total=0.05)

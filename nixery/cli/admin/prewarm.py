@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST
 from nixery.popularity.errors import FetchFailed
 from nixery.runtime.deferreds import gather
+from nixery.runtime.retry import Attempts, Backoff
 from nixery.runtime.terminal import plain_text
 
 __all__ = [
@@ -33,10 +34,8 @@ __all__ = [
     "warm",
 ]
 
-MAX_RETRY_AFTER_SECONDS = 300.0
-"""Maximum wait that is accepted from a daemon, in seconds."""
-
-DEFAULT_RETRY_AFTER_SECONDS = 5.0
+BACKOFF = Backoff(first=5.0, longest=300.0, factor=1.0)
+"""The pauses between requests for one image, unless the daemon asks for others."""
 
 
 @frozen(kw_only=True)
@@ -101,7 +100,7 @@ class _Warmer:
 
     async def _pull(self, image: str) -> Warmed:
         name, tag = split_image(image)
-        end = self.clock.seconds() + self.deadline
+        attempts = Attempts(BACKOFF, self.clock.seconds(), self.deadline)
         while True:
             try:
                 answer = await self.ask(f"/v2/{name}/manifests/{tag}")
@@ -109,18 +108,16 @@ class _Warmer:
                 return Warmed(image=image, error=error.message)
             if answer.status == 200:
                 return Warmed(image=image, digest=answer.digest)
-            wait = answer.retry_after
-            if answer.status == 429 and wait is None:
-                wait = DEFAULT_RETRY_AFTER_SECONDS
             # Of the other statuses that may carry Retry-After, only temporary ones are asked again.
-            if wait is None or answer.status not in (429, 503):
+            busy = answer.status == 429 or (answer.status == 503 and answer.retry_after is not None)
+            if not busy:
                 return Warmed(image=image, error=f"{answer.status}: {answer.message}")
-            wait = min(max(wait, 0.1), MAX_RETRY_AFTER_SECONDS)
-            if self.clock.seconds() + wait > end:
+            pause = attempts.next_pause(self.clock.seconds(), answer.retry_after)
+            if pause is None:
                 return Warmed(
                     image=image, error=f"not ready after {self.deadline:g} s: {answer.message}"
                 )
-            await deferLater(self.clock, wait)
+            await deferLater(self.clock, pause)
 
 
 async def warm(

@@ -18,10 +18,10 @@ from attrs import frozen
 from google.api_core import exceptions as api
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from nixery.errors import NixeryError, ShuttingDown
+from nixery.runtime.retry import Backoff, retry
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import StorageRefused, StorageUnavailable
 from nixery.storage.gcs.client import Connection, GcsSettings, connect
@@ -32,9 +32,8 @@ from nixery.storage.gcs.writer import STAGING
 
 __all__ = ["Bucket", "BucketConnector", "open_bucket", "sweep"]
 
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
-"""Seconds between two tries to reach the bucket; each pause is twice the one before."""
+BACKOFF = Backoff(first=1.0, longest=60.0)
+"""The pauses between attempts to reach the bucket, which do not end."""
 
 STAGING_MAX_AGE = timedelta(days=1)
 """The age at which a staging object's upload is considered abandoned."""
@@ -184,38 +183,37 @@ class BucketConnector:
         raise self._fault
 
     async def _try(self) -> None:
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                self._bucket = await self._workers.run(self._open, self._stop)
-            except (CancelledError, ShuttingDown):
-                return
-            except StorageUnavailable as error:
-                self._settle(error)
-                self._log.warn(
-                    "{error} (the next try is in {pause:.0f} s)", error=error, pause=pause
-                )
-            except NixeryError as error:
-                self._settle(error)
-                self._log.critical(
-                    "Nixery ends, because the storage is not usable: {reason}", reason=error.message
-                )
-                self._give_up(error)
-                return
-            except Exception as error:  # noqa: BLE001  # raised by three Google libraries
-                self._settle(StorageUnavailable(operation="start", reason="the log has the reason"))
-                self._log.failure("The bucket {bucket} cannot be used.", bucket=self._name)
-                self._give_up(error)
-                return
-            else:
-                self._settle(None)
-                self._reached()
-                return
-            try:
-                await deferLater(self._clock, pause)
-            except CancelledError:
-                return
-            pause = min(2 * pause, LONGEST_PAUSE)
+        async def attempt(_: float) -> Bucket:
+            return await self._workers.run(self._open, self._stop)
+
+        def unavailable(error: Exception, pause: float) -> None:
+            assert isinstance(error, StorageUnavailable)
+            self._settle(error)
+            self._log.warn("{error} (the next try is in {pause:.0f} s)", error=error, pause=pause)
+
+        try:
+            self._bucket = await retry(
+                attempt,
+                BACKOFF,
+                clock=self._clock,
+                again=lambda error: isinstance(error, StorageUnavailable),
+                failed=unavailable,
+            )
+        except (CancelledError, ShuttingDown):
+            return
+        except NixeryError as error:
+            self._settle(error)
+            self._log.critical(
+                "Nixery ends, because the storage is not usable: {reason}", reason=error.message
+            )
+            self._give_up(error)
+        except Exception as error:  # noqa: BLE001  # raised by three Google libraries
+            self._settle(StorageUnavailable(operation="start", reason="the log has the reason"))
+            self._log.failure("The bucket {bucket} cannot be used.", bucket=self._name)
+            self._give_up(error)
+        else:
+            self._settle(None)
+            self._reached()
 
     def _settle(self, fault: NixeryError | None) -> None:
         """Pass the result of the try to the operations that wait for it."""

@@ -309,10 +309,9 @@ class Objects:
 
 
 def _shorter(retry_policy: RetryPolicy) -> RetryPolicy:
-    return RetryPolicy(
+    return evolve(
+        retry_policy,
         connect=min(retry_policy.connect, CLEANUP_POLICY.connect),
         read=min(retry_policy.read, CLEANUP_POLICY.read),
         total=min(retry_policy.total, CLEANUP_POLICY.total),
-        first=retry_policy.first,
-        longest=retry_policy.longest,
     )

@@ -10,7 +10,6 @@ the task is stopped, and there is a retry deadline, which is reset only on progr
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from requests.exceptions import Timeout as RequestTimeout
 from urllib3.exceptions import HTTPError
 
 from nixery.errors import StorageError
+from nixery.runtime.retry import Attempts, Backoff
 from nixery.storage.errors import StorageRefused, StorageUnavailable
 
 __all__ = [
@@ -42,6 +42,8 @@ T = TypeVar("T")
 TEMPORARY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP statuses of temporary errors."""
 
+BACKOFF = Backoff(first=0.25, longest=8.0, jitter=0.5)
+
 GRANT = (
     "give the account that the daemon uses the role Storage Object Admin on the bucket"
     " (roles/storage.objectAdmin)"
@@ -57,16 +59,13 @@ class RetryPolicy:
     :param read: to wait for the next byte of an answer.
     :param total: the retry deadline, after which no retry begins; counted from the first
         try, or from the last progress.
-    :param first: the pause before the first retry; each pause is twice as long as
-        the one before, and then shortened by a random part.
-    :param longest: the longest pause.
+    :param backoff: the pauses between the tries.
     """
 
     connect: float = 5.0
     read: float = 30.0
     total: float = 75.0
-    first: float = 0.25
-    longest: float = 8.0
+    backoff: Backoff = BACKOFF
 
     @property
     def timeouts(self) -> tuple[float, float]:
@@ -94,8 +93,8 @@ class RetryState:
 
     def progressed(self) -> None:
         """Reset the retry deadline, after progress."""
-        self._deadline = time.monotonic() + self._retry_policy.total
-        self._pause = self._retry_policy.first
+        policy = self._retry_policy
+        self._attempts = Attempts(policy.backoff, time.monotonic(), policy.total)
 
     def check(self) -> None:
         """:raises StorageError: the task was stopped."""
@@ -113,10 +112,9 @@ class RetryState:
         self.check()
         if not _passes(error):
             raise error
-        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311  # jitter, not cryptography
-        if time.monotonic() + pause > self._deadline:
+        pause = self._attempts.next_pause(time.monotonic())
+        if pause is None:
             raise StorageUnavailable(operation=self.operation, reason=_describe(error)) from error
-        self._pause = min(2 * self._pause, self._retry_policy.longest)
         self._stop.wait(pause)
         self.check()
 

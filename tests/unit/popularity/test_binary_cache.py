@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnexpectedOutput
 from nixery.popularity import binary_cache
-from nixery.popularity.binary_cache import BATCH, MAX_ATTEMPTS, Crawled, Crawler
+from nixery.popularity.binary_cache import BATCH, Crawled, Crawler
 from nixery.popularity.errors import CacheIncomplete, FetchFailed
 from nixery.popularity.reference_log import ReferenceLog
 from nixery.testing.fakes import InlineWorkers, store_path
@@ -170,12 +170,12 @@ class CrawlTests(SynchronousTestCase):
 
     def test_down(self) -> None:
         """A server that stays down ends it; the next run needs only the rest."""
-        self.cache.failures[D[:32]] = [failure(500)] * MAX_ATTEMPTS
+        self.cache.failures[D[:32]] = [failure(500)] * 5
         task = self.start([A])
         while self.clock.getDelayedCalls():
             self.clock.advance(60)
         self.failureResultOf(task, FetchFailed)
-        self.assertEqual(MAX_ATTEMPTS, self.cache.asked.count(D[:32]))
+        self.assertEqual(5, self.cache.asked.count(D[:32]))
         self.cache.asked.clear()
         self.assertEqual(4, len(self.crawl([A]).references))
         self.assertEqual([D[:32]], self.cache.asked)

@@ -20,8 +20,6 @@ from nixery.layers.plan import Popularity, PopularityKind
 from nixery.layers.popularity_file import encode_popularity
 from nixery.popularity.data import (
     FIRST_FETCH_WAIT_SECONDS,
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
     PopularityData,
     read_pinned,
 )
@@ -149,15 +147,15 @@ class PopularityTests(SynchronousTestCase):
     def test_down(self) -> None:
         """A URL that is down is said once, and tried again, more and more seldom."""
         data = self.start()
-        pause = FIRST_PAUSE
+        pause = 30.0
         for attempt in range(1, 12):
             self.assertEqual(attempt, len(self.server.asked))
             self.server.fail()
             self.clock.advance(pause - 1)
             self.assertEqual(attempt, len(self.server.asked))
             self.clock.advance(1)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        self.assertEqual(LONGEST_PAUSE, pause)
+            pause = min(2 * pause, 3600.0)
+        self.assertEqual(3600.0, pause)
         self.assertEqual(1, len(self.warnings()))
         self.server.answer(OLD)
         self.assertEqual(OLD, self.now(data.settled()))

@@ -6,20 +6,29 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.runtime.retry import retry
+from nixery.runtime.retry import THREE_ATTEMPTS, Attempts, Backoff, retry
 
 
 class Flaky(Exception):
     """May pass."""
 
 
-class PersistTests(SynchronousTestCase):
+class Busy(Flaky):
+    """May pass, and says when."""
+
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__("busy")
+        self.retry_after = retry_after
+
+
+class RetryTests(SynchronousTestCase):
     """Three attempts, within a time."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.given: list[float] = []
         self.outcomes: list[Exception | str | Deferred[str]] = []
+        self.failures: list[tuple[str, float]] = []
 
     async def attempt(self, seconds: float) -> str:
         self.given.append(seconds)
@@ -28,26 +37,28 @@ class PersistTests(SynchronousTestCase):
             raise outcome
         return await outcome if isinstance(outcome, Deferred) else outcome
 
-    def persist(self, *outcomes: Exception | str | Deferred[str]) -> Deferred[str]:
+    def begin(self, *outcomes: Exception | str | Deferred[str]) -> Deferred[str]:
         self.outcomes += outcomes
         return Deferred.fromCoroutine(
             retry(
                 self.attempt,
+                THREE_ATTEMPTS,
                 clock=self.clock,
                 seconds=20,
                 again=lambda error: isinstance(error, Flaky),
+                failed=lambda error, pause: self.failures.append((str(error), pause)),
             )
         )
 
     def test_success(self) -> None:
         """An attempt that succeeds at once is the only one, and is given half of the time."""
-        self.assertEqual(self.successResultOf(self.persist("yes")), "yes")
+        self.assertEqual(self.successResultOf(self.begin("yes")), "yes")
         self.assertEqual(self.given, [10])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_three_attempts(self) -> None:
         """There are pauses between attempts, and the third one is the last."""
-        result = self.persist(Flaky(), Flaky(), Flaky("last"))
+        result = self.begin(Flaky("first"), Flaky("second"), Flaky("last"))
         self.assertEqual(len(self.given), 1)
         self.clock.advance(0.5)
         self.assertEqual(len(self.given), 2)
@@ -55,32 +66,78 @@ class PersistTests(SynchronousTestCase):
         self.clock.advance(2)
         self.assertEqual(str(self.failureResultOf(result, Flaky).value), "last")
         self.assertEqual(self.given, [10, 9.75, 17.5])
+        self.assertEqual(self.failures, [("first", 0.5), ("second", 2)])
 
     def test_success_at_last(self) -> None:
         """A later attempt may succeed."""
-        result = self.persist(Flaky(), "yes")
+        result = self.begin(Flaky(), "yes")
         self.clock.advance(0.5)
         self.assertEqual(self.successResultOf(result), "yes")
 
     def test_hopeless(self) -> None:
         """A permanent failure is not tried again."""
-        self.failureResultOf(self.persist(ValueError()), ValueError)
+        self.failureResultOf(self.begin(ValueError()), ValueError)
         self.assertEqual(len(self.given), 1)
 
     def test_no_time_left(self) -> None:
         """There is no attempt for which there is no time."""
         slow: Deferred[str] = Deferred()
-        result = self.persist(slow)
+        result = self.begin(slow)
         self.clock.advance(19.6)
         slow.errback(Flaky())
         self.failureResultOf(result, Flaky)
 
+    def test_retry_after(self) -> None:
+        """The pause that a failure asks for is made, up to the longest."""
+        for asked, pause in ((1.5, 1.5), (17.0, 2.0), (None, 0.5), (0.0, 0.5)):
+            busy = Busy(asked)
+            result = self.begin(busy, "yes")
+            self.assertEqual(self.failures.pop(), (str(busy), pause))
+            self.clock.advance(pause)
+            self.assertEqual(self.successResultOf(result), "yes")
+
     def test_cancelling(self) -> None:
         """Cancelling ends an attempt, and a pause, and what comes after."""
-        result = self.persist(Deferred())
+        result = self.begin(Deferred())
         result.cancel()
         self.failureResultOf(result, CancelledError)
-        result = self.persist(Flaky(), "never")
+        result = self.begin(Flaky(), "never")
         result.cancel()
         self.failureResultOf(result, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class AttemptsTests(SynchronousTestCase):
+    """Pauses, and the end of attempts."""
+
+    def test_pauses_grow(self) -> None:
+        """Each pause is longer than the one before, up to the longest; without bounds, for ever."""
+        attempts = Attempts(Backoff(first=1, longest=60), 0)
+        pauses = [attempts.next_pause(0) for _ in range(9)]
+        self.assertEqual(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60])
+
+    def test_number(self) -> None:
+        """The number of attempts is bounded."""
+        attempts = Attempts(Backoff(first=1, longest=1, attempts=3), 0)
+        self.assertEqual([attempts.next_pause(0) for _ in range(4)], [1, 1, None, None])
+
+    def test_no_attempt_at_the_deadline(self) -> None:
+        """No attempt begins at the deadline or later."""
+        attempts = Attempts(Backoff(first=1, longest=9), 100, 10)
+        self.assertEqual(attempts.next_pause(108.9), 1)
+        self.assertIsNone(attempts.next_pause(108.0))
+        self.assertIsNone(attempts.next_pause(102.0, 8.5))
+
+    def test_jitter(self) -> None:
+        """A random part of a pause is left out, and no more than that."""
+        attempts = Attempts(Backoff(first=8, longest=8, jitter=0.25), 0)
+        pauses = [attempts.next_pause(0) for _ in range(50)]
+        self.assertTrue(all(pause is not None and 6 <= pause <= 8 for pause in pauses), pauses)
+        self.assertGreater(len(set(pauses)), 1)
+
+    def test_time_limit(self) -> None:
+        """An attempt may take half of the time left, and the last one all of it."""
+        attempts = Attempts(Backoff(first=1, longest=1, attempts=2), 0, 10)
+        self.assertEqual(attempts.time_limit(2), 4)
+        attempts.next_pause(2)
+        self.assertEqual(attempts.time_limit(4), 6)
