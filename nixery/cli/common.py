@@ -51,31 +51,31 @@ class Command:
         are reported on standard error, and by the exit status.
         """
         pool = WorkerPool(self.name, THREADS, reactor)
-        ended: Deferred[None] = Deferred()
+        finished: Deferred[None] = Deferred()
 
-        async def whole() -> None:
+        async def run_and_exit() -> None:
             pool.startService()
             try:
                 await work(pool)
             except CancelledError:
                 sys.exit(INTERRUPTED)
             except NixeryError as error:
-                self.complain(error)
+                self.print_error(error)
                 sys.exit(FAILURE)
             finally:
                 await pool.stopService()
-                ended.callback(None)
+                finished.callback(None)
 
-        task = Deferred.fromCoroutine(whole())
+        task = Deferred.fromCoroutine(run_and_exit())
 
         def stop() -> Deferred[None]:
             task.cancel()
-            return ended
+            return finished
 
         reactor.addSystemEventTrigger("before", "shutdown", stop)
         return task
 
-    def complain(self, error: NixeryError) -> None:
+    def print_error(self, error: NixeryError) -> None:
         """Print on standard error what went wrong."""
         print_error(f"{self.name}: {error.message}")
 

@@ -54,27 +54,27 @@ from nixery.wiring.sources import fetch_package_set
 
 __all__ = ["layers"]
 
-_PROGRAM = Command(name="nixery-layers")
+_COMMAND = Command(name="nixery-layers")
 
 
 @frozen(kw_only=True)
-class _Request:
+class _Arguments:
     """
     The arguments of the command.
 
     :param name: the image.
-    :param others: the images that it is compared with.
-    :param data: a file of popularity data, if not those of the daemon.
-    :param svg: the file that the picture is written to.
-    :param most_paths: maximum number of store paths that are named for each layer.
+    :param compared_images: the images that it is compared with.
+    :param popularity_file: a file of popularity data, if not those of the daemon.
+    :param svg_file: the file that the picture is written to.
+    :param max_paths: maximum number of store paths that are named for each layer.
     """
 
     name: ImageName
-    others: tuple[ImageName, ...]
+    compared_images: tuple[ImageName, ...]
     config: Config
-    data: Path | None
-    svg: Path | None
-    most_paths: int | None
+    popularity_file: Path | None
+    svg_file: Path | None
+    max_paths: int | None
 
 
 def layers(arguments: Sequence[str] | None = None) -> None:
@@ -84,23 +84,23 @@ def layers(arguments: Sequence[str] | None = None) -> None:
     Exits with 0, with 1 and a message if an image cannot be made, with 2 if it was
     called wrongly.
     """
-    options = _parse(arguments)
+    options = _parse_options(arguments)
     try:
-        request = _read(options, os.environ)
+        parsed = _read_arguments(options, os.environ)
     except (ConfigError, InvalidName) as error:
-        _PROGRAM.complain(error)
+        _COMMAND.print_error(error)
         sys.exit(USAGE)
 
     # Any: the global reactor has no type.
     def main(reactor: Any) -> Deferred[None]:
-        return _PROGRAM.run(reactor, lambda workers: _show(reactor, workers, request))
+        return _COMMAND.run(reactor, lambda workers: _show_layers(reactor, workers, parsed))
 
     run_reactor(main)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM.name,
+        prog=_COMMAND.name,
         description="Shows an image's layers: what lies where, why, and who else has it.",
     )
     parser.add_argument("image", metavar="IMAGE", help="the name of an image: shell/git")
@@ -137,65 +137,65 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _read(options: argparse.Namespace, environ: Mapping[str, str]) -> _Request:
+def _read_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> _Arguments:
     """
     :raises ConfigError: the configuration cannot be used.
     :raises InvalidName: a name is not the name of an image.
     """
-    given = {
+    overrides = {
         "pkgs_path": options.path,
         "system": options.system,
         "config": options.config,
         "layer_budget": options.layer_budget,
         "layer_strategy": options.strategy,
     }
-    config = load_config(given, environ)
-    return _Request(
+    config = load_config(overrides, environ)
+    return _Arguments(
         name=parse_image_name(options.image, config.system),
-        others=tuple(parse_image_name(other, config.system) for other in options.others),
+        compared_images=tuple(parse_image_name(other, config.system) for other in options.others),
         config=config,
-        data=options.popularity,
-        svg=options.svg,
-        most_paths=None if options.all_paths else 6,
+        popularity_file=options.popularity,
+        svg_file=options.svg,
+        max_paths=None if options.all_paths else 6,
     )
 
 
-async def _show(reactor: Any, workers: Workers, request: _Request) -> None:
-    popularity = await workers.run(_read_popularity, request)
-    settings = layer_settings(request.config)
+async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) -> None:
+    popularity = await workers.run(_read_popularity, arguments)
+    settings = layer_settings(arguments.config)
     # The roots of a daemon on this machine belong to it alone; these are there until
     # everything is packed.
     with tempfile.TemporaryDirectory(prefix="nixery-layers-") as directory:
         nix = make_nix(
-            request.config, workers, reactor, os.environ, state_directory=Path(directory)
+            arguments.config, workers, reactor, os.environ, state_directory=Path(directory)
         )
         await nix.check()
         package_set = await fetch_package_set(
-            request.config, workers, reactor, os.environ, state_directory=Path(directory)
+            arguments.config, workers, reactor, os.environ, state_directory=Path(directory)
         )
 
         async def plan(name: ImageName) -> LayerPlan:
-            return await _plan(nix, workers, package_set, name, popularity, settings)
+            return await _plan_image(nix, workers, package_set, name, popularity, settings)
 
-        own = await plan(request.name)
-        holders: dict[tuple[StorePath, ...], list[str]] = defaultdict(list)
-        for other in request.others:
+        image_plan = await plan(arguments.name)
+        images_by_paths: dict[tuple[StorePath, ...], list[str]] = defaultdict(list)
+        for other in arguments.compared_images:
             for group in await plan(other):
-                holders[group.paths].append(other.repository)
+                images_by_paths[group.paths].append(other.repository)
         sizes = await gather(
-            workers.run(_packed_size, group, request.config.compression) for group in own
+            workers.run(_packed_size, group, arguments.config.compression) for group in image_plan
         )
-    drawn = [
-        DrawnLayer.from_group(group, size=size, shared_with=holders[group.paths])
-        for group, size in zip(own, sizes, strict=True)
+    drawn_layers = [
+        DrawnLayer.from_group(group, size=size, shared_with=images_by_paths[group.paths])
+        for group, size in zip(image_plan, sizes, strict=True)
     ]
-    image = request.name.repository
-    sys.stdout.write(draw_text(image, drawn, max_paths=request.most_paths))
-    if request.svg is not None:
-        await workers.run(_write, request.svg, draw_svg(image, drawn))
+    image = arguments.name.repository
+    sys.stdout.write(draw_text(image, drawn_layers, max_paths=arguments.max_paths))
+    if arguments.svg_file is not None:
+        await workers.run(_write, arguments.svg_file, draw_svg(image, drawn_layers))
 
 
-async def _plan(
+async def _plan_image(
     nix: Nix,
     workers: Workers,
     package_set: PackageSet,
@@ -214,18 +214,20 @@ def _packed_size(group: LayerGroup, compression: Compression) -> int:
     return pack_store_paths(paths, len, compression=compression).size
 
 
-def _read_popularity(request: _Request) -> Popularity:
+def _read_popularity(arguments: _Arguments) -> Popularity:
     """
     Read the popularity data to plan by. Blocks.
 
     :raises NixeryError: there are data, but they cannot be used.
     """
-    if request.data is not None:
+    if arguments.popularity_file is not None:
         try:
-            return parse_popularity(expand(request.data.read_bytes(), MAX_BYTES))
+            return parse_popularity(expand(arguments.popularity_file.read_bytes(), MAX_BYTES))
         except OSError as error:
-            raise FetchFailed(url=str(request.data), reason=error.strerror or str(error)) from error
-    pinned = read_pinned(request.config.state_directory / "popularity")
+            raise FetchFailed(
+                url=str(arguments.popularity_file), reason=error.strerror or str(error)
+            ) from error
+    pinned = read_pinned(arguments.config.state_directory / "popularity")
     if pinned is None:
         print_error("There are no popularity data: images share fewer layers without.")
         return Popularity()

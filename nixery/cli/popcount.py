@@ -28,7 +28,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from nixery.cli.common import USAGE, Command, print_error
-from nixery.cli.reference_sources import CACHE, Census
+from nixery.cli.reference_sources import CACHE, ReferenceCollector
 from nixery.config.config import Config, load_config
 from nixery.config.errors import ConfigError
 from nixery.errors import StorageError
@@ -40,7 +40,7 @@ from nixery.runtime.workers import Workers
 
 __all__ = ["popcount"]
 
-_PROGRAM = Command(name="nixery-popcount")
+_COMMAND = Command(name="nixery-popcount")
 
 
 def popcount(arguments: Sequence[str] | None = None) -> None:
@@ -50,31 +50,31 @@ def popcount(arguments: Sequence[str] | None = None) -> None:
     Exits with 0, with 1 and a message if there is nothing to be counted, with 2 if it
     was called wrongly.
     """
-    options = _parse(arguments)
+    options = _parse_options(arguments)
     try:
-        config = _configure(options, os.environ)
+        config = _load_config(options, os.environ)
     except ConfigError as error:
-        _PROGRAM.complain(error)
+        _COMMAND.print_error(error)
         sys.exit(USAGE)
 
     # Any: the global reactor has no type.
     def main(reactor: Any) -> Deferred[None]:
         def work(workers: Workers) -> Coroutine[Deferred[Any], Any, None]:
-            census = Census(
+            collector = ReferenceCollector(
                 config=config,
                 reactor=reactor,
                 workers=workers,
                 environ=os.environ,
                 connections=options.connections,
             )
-            return _count(census, workers, options)
+            return _count(collector, workers, options)
 
-        return _PROGRAM.run(reactor, work)
+        return _COMMAND.run(reactor, work)
 
     run_reactor(main)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "-o", "--output", type=Path, help="where the data go (default: standard output)"
@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"how many requests to a binary cache are under way at once (default: {CONNECTIONS})",
     )
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM.name,
+        prog=_COMMAND.name,
         description="Counts how popular the packages of a set are, for NIX_POPULARITY_URL.",
     )
     commands = parser.add_subparsers(dest="command", metavar="channel|store|set", required=True)
@@ -104,41 +104,43 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     store.add_argument(
         "paths", metavar="PATH", nargs="*", help="only what these store paths need (default: all)"
     )
-    every = commands.add_parser("set", parents=[common], help="all packages of a package set")
-    every.add_argument("--path", help="the package set (default: $NIXERY_PKGS_PATH)")
-    every.add_argument("--system", help="the Nix system (default: x86_64-linux)")
-    every.add_argument(
+    package_set = commands.add_parser("set", parents=[common], help="all packages of a package set")
+    package_set.add_argument("--path", help="the package set (default: $NIXERY_PKGS_PATH)")
+    package_set.add_argument("--system", help="the Nix system (default: x86_64-linux)")
+    package_set.add_argument(
         "--exclude",
         metavar="NAME",
         action="append",
         default=[],
         help="leave this attribute path, or all of this pattern, out; may be repeated",
     )
-    how = every.add_mutually_exclusive_group()
-    how.add_argument("--realise", action="store_true", help="build what is not in the store")
-    how.add_argument("--cache", help="ask this binary cache, and not the store")
+    method = package_set.add_mutually_exclusive_group()
+    method.add_argument("--realise", action="store_true", help="build what is not in the store")
+    method.add_argument("--cache", help="ask this binary cache, and not the store")
     return parser.parse_args(arguments)
 
 
-def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
+def _load_config(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     """:raises ConfigError: the configuration cannot be used."""
-    given = {
+    overrides = {
         "pkgs_path": getattr(options, "path", None),
         "system": getattr(options, "system", None),
         "config": options.config,
     }
-    return load_config(given, environ)
+    return load_config(overrides, environ)
 
 
-async def _count(census: Census, workers: Workers, options: argparse.Namespace) -> None:
+async def _count(
+    collector: ReferenceCollector, workers: Workers, options: argparse.Namespace
+) -> None:
     """:raises NixeryError: the references could not be found, or the data not be written."""
     match options.command:
         case "channel":
-            references, source = await census.of_channel(options.channel, options.cache)
+            references, source = await collector.from_channel(options.channel, options.cache)
         case "store":
-            references, source = await census.of_store(options.paths)
+            references, source = await collector.from_store(options.paths)
         case _:
-            references, source = await census.of_set(
+            references, source = await collector.from_package_set(
                 options.exclude, realise=options.realise, cache=options.cache
             )
     print_error(f"counting {len(references)} store paths")

@@ -34,7 +34,7 @@ from nixery.wiring.sources import fetch_package_set
 
 __all__ = ["prepare_image"]
 
-_PROGRAM = Command(name="nixery-prepare-image")
+_COMMAND = Command(name="nixery-prepare-image")
 
 
 def prepare_image(arguments: Sequence[str] | None = None) -> None:
@@ -44,25 +44,25 @@ def prepare_image(arguments: Sequence[str] | None = None) -> None:
     Exits with 0, with 1 and a message if the image cannot be prepared, with 2 if
     it was called wrongly.
     """
-    options = _parse(arguments)
+    options = _parse_options(arguments)
     try:
-        name, tag, config = _read(options, os.environ)
+        name, tag, config = _read_arguments(options, os.environ)
     except (ConfigError, InvalidName, InvalidReference) as error:
-        _PROGRAM.complain(error)
+        _COMMAND.print_error(error)
         sys.exit(USAGE)
 
     # Any: the global reactor has no type.
     def main(reactor: Any) -> Deferred[None]:
-        return _PROGRAM.run(
+        return _COMMAND.run(
             reactor, lambda workers: _prepare(reactor, workers, name, tag, config, os.environ)
         )
 
     run_reactor(main)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM.name,
+        prog=_COMMAND.name,
         description=(
             "Builds the packages of an image with Nix, and prints as JSON what the registry"
             " makes an image of: the packages, and all store paths that they need."
@@ -85,14 +85,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _read(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[ImageName, Tag, Config]:
+def _read_arguments(
+    options: argparse.Namespace, environ: Mapping[str, str]
+) -> tuple[ImageName, Tag, Config]:
     """
     :raises ConfigError: the configuration cannot be used.
     :raises InvalidName: the names do not make an image's name.
     :raises InvalidReference: the tag is none.
     """
-    given = {"pkgs_path": options.path, "system": options.system, "config": options.config}
-    config = load_config(given, environ)
+    overrides = {"pkgs_path": options.path, "system": options.system, "config": options.config}
+    config = load_config(overrides, environ)
     return parse_image_name("/".join(options.names), config.system), parse_tag(options.tag), config
 
 
@@ -111,7 +113,7 @@ async def _prepare(
         package_set = await fetch_package_set(
             config, workers, reactor, environ, state_directory=Path(directory), tag=tag
         )
-        evaluation, realisation = await realise(nix, package_set, name, _Narration())
+        evaluation, realisation = await realise(nix, package_set, name, PrintedProgress())
         graph = await nix.closure(realisation.outputs)
         await nix.release(realisation)
     json.dump(_describe(evaluation, graph), sys.stdout, indent=2)
@@ -135,7 +137,7 @@ def _describe(evaluation: Evaluation, graph: RuntimeGraph) -> Mapping[str, objec
     }
 
 
-class _Narration(NullProgress):
+class PrintedProgress(NullProgress):
     """Prints on standard error what is being built."""
 
     def phase(self, phase: Phase, /) -> None:

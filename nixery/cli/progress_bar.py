@@ -26,9 +26,9 @@ class ProgressBar:
         self._label = label
         self._stream = stream
         self._seconds = seconds
-        self._said = seconds()
+        self._printed_at = seconds()
         self._last: tuple[int, int] | None = None
-        self._shown: tuple[int, int] | None = None
+        self._printed: tuple[int, int] | None = None
         self._bar: tqdm[Never] | None = None
         if stream.isatty():
             # It would start a thread that watches bars without updates.
@@ -41,20 +41,20 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.total = expected
             self._bar.update(done - self._bar.n)
-        elif self._seconds() - self._said >= LOG_INTERVAL_SECONDS:
-            self._say()
+        elif self._seconds() - self._printed_at >= LOG_INTERVAL_SECONDS:
+            self._print()
 
     def close(self) -> None:
         """End the display; the last state stays visible."""
         if self._bar is not None:
             self._bar.close()
-        elif self._last is not None and self._last != self._shown:
-            self._say()
+        elif self._last is not None and self._last != self._printed:
+            self._print()
 
-    def _say(self) -> None:
+    def _print(self) -> None:
         if self._last is not None:
             done, expected = self._last
             self._stream.write(f"{self._label}: {done} of {expected}\n")
             self._stream.flush()
-        self._shown = self._last
-        self._said = self._seconds()
+        self._printed = self._last
+        self._printed_at = self._seconds()

@@ -35,26 +35,26 @@ from nixery.runtime.workers import Workers
 from nixery.wiring.nix import make_nix, make_survey
 from nixery.wiring.sources import fetch_package_set
 
-__all__ = ["CACHE", "Census"]
+__all__ = ["CACHE", "ReferenceCollector"]
 
 CHANNELS = "https://channels.nixos.org"
 CACHE = "https://cache.nixos.org"
 
-LARGEST_LIST = 512 * 1024**2
+MAX_LIST_BYTES = 512 * 1024**2
 """
 Maximum size of a channel's list of store paths, unpacked, in bytes; that of nixpkgs has some 10 MB.
 """
 
-LIST_TIMEOUT = 600.0
-NARINFO_TIMEOUT = 30.0
+LIST_TIMEOUT_SECONDS = 600.0
+NARINFO_TIMEOUT_SECONDS = 30.0
 """Seconds that a download may take; a narinfo is tried again then."""
 
-EVALUATION_TIMEOUT = 1800.0
+EVALUATION_TIMEOUT_SECONDS = 1800.0
 """Seconds: hundreds of packages are evaluated at once."""
 
 
 @frozen(kw_only=True)
-class Census:
+class ReferenceCollector:
     """
     Collects the references of package sets, and shows the progress on standard error.
 
@@ -71,7 +71,7 @@ class Census:
     environ: Mapping[str, str]
     connections: int
 
-    async def of_channel(self, channel: str, cache: str | None) -> tuple[References, str]:
+    async def from_channel(self, channel: str, cache: str | None) -> tuple[References, str]:
         """
         Collect from all store paths that a channel lists, and their dependencies.
 
@@ -80,13 +80,13 @@ class Census:
         :raises NixeryError: the list could not be fetched, or the cache failed.
         """
         url = channel if "://" in channel else f"{CHANNELS}/{channel}/store-paths.xz"
-        with self._fetcher(LIST_TIMEOUT) as fetcher:
-            packed = await fetcher.fetch(url, LARGEST_LIST)
+        with self._fetcher(LIST_TIMEOUT_SECONDS) as fetcher:
+            packed = await fetcher.fetch(url, MAX_LIST_BYTES)
         listed = await self.workers.run(_read_list, packed)
         print_error(f"{url} lists {len(listed)} store paths")
         return await self._crawl(listed, cache or CACHE), f"channel {channel}"
 
-    async def of_store(self, paths: Sequence[str]) -> tuple[References, str]:
+    async def from_store(self, paths: Sequence[str]) -> tuple[References, str]:
         """
         Collect from this machine's store.
 
@@ -96,13 +96,13 @@ class Census:
         with self._nix(self.config) as nix:
             await nix.check()
             if paths:
-                roots: Sequence[str] = await self.workers.run(_resolved, paths)
+                roots: Sequence[str] = await self.workers.run(_resolve_links, paths)
             else:
-                survey = make_survey(self.config, self.workers, self.reactor, self.environ)
-                roots = await survey.all_paths()
+                listing = make_survey(self.config, self.workers, self.reactor, self.environ)
+                roots = await listing.all_paths()
             return _references(await nix.closure(roots)), "a Nix store"
 
-    async def of_set(
+    async def from_package_set(
         self, excluded: Sequence[str], *, realise: bool, cache: str | None
     ) -> tuple[References, str]:
         """
@@ -113,28 +113,32 @@ class Census:
         :param cache: the URL of a binary cache that is asked in place of the store.
         :raises NixeryError: Nix or the cache failed.
         """
-        config = evolve(self.config, eval_timeout=max(self.config.eval_timeout, EVALUATION_TIMEOUT))
-        survey = make_survey(config, self.workers, self.reactor, self.environ)
+        config = evolve(
+            self.config, eval_timeout=max(self.config.eval_timeout, EVALUATION_TIMEOUT_SECONDS)
+        )
+        listing = make_survey(config, self.workers, self.reactor, self.environ)
         source = f"{config.source.describe()}, {config.system}"
-        with self._nix(config) as nix, self._state() as state:
+        with self._nix(config) as nix, self._temporary_state() as state:
             await nix.check()
             package_set = await fetch_package_set(
                 config, self.workers, self.reactor, self.environ, state_directory=state
             )
             # Patterns cannot keep Nix from evaluating an attribute that ends the evaluation; names
             # do.
-            every = await survey.attributes(package_set, config.system, excluded)
-            listed = [name for name in every if not _matches(name, excluded)]
-            with self._meter("evaluating") as meter:
-                found = await evaluate_all(nix, package_set, config.system, listed, meter.update)
-            _tell(found.refused, "packages cannot be used")
+            attributes = await listing.attributes(package_set, config.system, excluded)
+            selected = [name for name in attributes if not _matches(name, excluded)]
+            with self._progress_bar("evaluating") as bar:
+                evaluated = await evaluate_all(
+                    nix, package_set, config.system, selected, bar.update
+                )
+            _print_names(evaluated.refused, "packages cannot be used")
             if realise:
-                return await self._realised(nix, found.packages), source
-            outputs = sorted({each.path for item in found.packages for each in item.outputs})
+                return await self._build_and_collect(nix, evaluated.packages), source
+            outputs = sorted({each.path for item in evaluated.packages for each in item.outputs})
             if cache is not None:
                 names = await self.workers.run(store_names, outputs)
                 return await self._crawl(names, cache), source
-            valid = await survey.valid(outputs)
+            valid = await listing.valid(outputs)
             if len(valid) < len(outputs):
                 print_error(
                     f"{len(outputs) - len(valid)} of {len(outputs)} outputs are not in the store"
@@ -142,11 +146,11 @@ class Census:
                 )
             return _references(await nix.closure(valid)), source
 
-    async def _realised(self, nix: Nix, packages: Sequence[Package]) -> References:
-        with self._meter("building") as meter:
-            built = await realise_all(nix, packages, NullProgress(), meter.update)
+    async def _build_and_collect(self, nix: Nix, packages: Sequence[Package]) -> References:
+        with self._progress_bar("building") as bar:
+            built = await realise_all(nix, packages, NullProgress(), bar.update)
         try:
-            _tell(built.failed, "packages failed to build")
+            _print_names(built.failed, "packages failed to build")
             return _references(await nix.closure(built.outputs))
         finally:
             for realisation in built.realisations:
@@ -156,8 +160,8 @@ class Census:
         directory = self.config.cache_directory / "popcount"
         with (
             ReferenceLog(directory, cache) as log,
-            self._fetcher(NARINFO_TIMEOUT) as fetcher,
-            self._meter("asking the cache") as meter,
+            self._fetcher(NARINFO_TIMEOUT_SECONDS) as fetcher,
+            self._progress_bar("asking the cache") as bar,
         ):
             crawler = Crawler(
                 cache=cache,
@@ -165,21 +169,21 @@ class Census:
                 log=log,
                 workers=self.workers,
                 clock=self.reactor,
-                progress=meter.update,
+                progress=bar.update,
                 connections=self.connections,
             )
             found = await crawler.crawl(names)
-        _tell(found.missing, f"store paths are not in {cache}")
-        _tell(found.unusable, "are described in a way that cannot be")
+        _print_names(found.missing, f"store paths are not in {cache}")
+        _print_names(found.unusable, "are described in a way that cannot be")
         return found.references
 
     @contextmanager
     def _nix(self, config: Config) -> Iterator[Nix]:
-        with self._state() as state:
+        with self._temporary_state() as state:
             yield make_nix(config, self.workers, self.reactor, self.environ, state_directory=state)
 
     @contextmanager
-    def _state(self) -> Iterator[Path]:
+    def _temporary_state(self) -> Iterator[Path]:
         # The roots of a daemon on this machine belong to it alone.
         with tempfile.TemporaryDirectory(prefix="nixery-popcount-") as directory:
             yield Path(directory)
@@ -193,19 +197,19 @@ class Census:
             pool.closeCachedConnections()
 
     @contextmanager
-    def _meter(self, label: str) -> Iterator[ProgressBar]:
-        meter = ProgressBar(label, sys.stderr, self.reactor.seconds)
+    def _progress_bar(self, label: str) -> Iterator[ProgressBar]:
+        bar = ProgressBar(label, sys.stderr, self.reactor.seconds)
         try:
-            yield meter
+            yield bar
         finally:
-            meter.close()
+            bar.close()
 
 
 def _read_list(packed: bytes) -> tuple[str, ...]:
-    return parse_store_paths(expand(packed, LARGEST_LIST))
+    return parse_store_paths(expand(packed, MAX_LIST_BYTES))
 
 
-def _resolved(paths: Sequence[str]) -> list[str]:
+def _resolve_links(paths: Sequence[str]) -> list[str]:
     """Resolve ``result`` links and profiles to store paths."""
     return [os.path.realpath(path) for path in paths]
 
@@ -225,7 +229,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _tell(names: Sequence[str], what: str, most: int = 5) -> None:
+def _print_names(names: Sequence[str], description: str, limit: int = 5) -> None:
     if names:
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        print_error(f"{len(names)} {what}: {', '.join(names[:most])}{more}")
+        rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+        print_error(f"{len(names)} {description}: {', '.join(names[:limit])}{rest}")

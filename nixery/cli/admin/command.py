@@ -22,8 +22,8 @@ from attrs import asdict
 from tqdm import tqdm
 from twisted.internet.defer import Deferred
 
-from nixery.cli.admin.prewarm import HttpPullClient, Warmed, address_of, warm
-from nixery.cli.admin.report import as_data, details, table
+from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, local_url, prewarm
+from nixery.cli.admin.report import describe_image, format_table, to_plain_data
 from nixery.cli.admin.verify import verify
 from nixery.cli.errors import AdminRefused
 from nixery.config.config import Config, load_config
@@ -47,7 +47,7 @@ INTERRUPTED = 130
 MAX_VERIFY_ATTEMPTS = 3
 """Number of times that an image is checked again that is being made or pulled."""
 
-BUCKET = (
+BUCKET_MESSAGE = (
     "images are in the bucket {bucket}, where this command does not reach: what it should forget"
     " is told by a lifecycle rule of the bucket, and the registry makes again what it then finds"
     " missing. The documentation has such a rule"
@@ -69,13 +69,13 @@ def admin(arguments: Sequence[str] | None = None) -> None:
             {"config": options.config, "storage_path": options.storage_path}, os.environ
         )
         if options.command != "warm" and config.storage_backend != "filesystem":
-            raise AdminRefused(reason=BUCKET.format(bucket=config.gcs_bucket))
+            raise AdminRefused(reason=BUCKET_MESSAGE.format(bucket=config.gcs_bucket))
         status = options.run(config, options)
     except ConfigError as error:
-        _complain(error)
+        _print_error(error)
         sys.exit(USAGE)
     except NixeryError as error:
-        _complain(error)
+        _print_error(error)
         sys.exit(FAILURE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -97,44 +97,54 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(
+        subparser: argparse.ArgumentParser = commands.add_parser(
             name, parents=[common], help=text, description=text
         )
-        made.set_defaults(run=run)
-        return made
+        subparser.set_defaults(run=run)
+        return subparser
 
-    gc = command("gc", _gc, "Remove what the limits do not keep, and what nothing names.")
-    gc.add_argument("--max-bytes", type=_size, help="instead of the setting: 200GiB")
-    gc.add_argument("--max-age", type=_seconds, help="instead of the setting, in seconds")
-    gc.add_argument("--grace", type=_seconds, help="instead of retention_grace, in seconds")
-    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    gc_parser = command("gc", _gc, "Remove what the limits do not keep, and what nothing names.")
+    gc_parser.add_argument("--max-bytes", type=_parse_size, help="instead of the setting: 200GiB")
+    gc_parser.add_argument(
+        "--max-age", type=_parse_seconds, help="instead of the setting, in seconds"
+    )
+    gc_parser.add_argument(
+        "--grace", type=_parse_seconds, help="instead of retention_grace, in seconds"
+    )
+    gc_parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
-    check = command("verify", _verify, "Hash everything, and look for what is missing.")
-    check.add_argument(
+    verify_parser = command("verify", _verify, "Hash everything, and look for what is missing.")
+    verify_parser.add_argument(
         "--repair",
         action="store_true",
         help="move what is damaged aside, so that the next pull makes it again",
     )
-    check.add_argument("--jobs", type=_count, default=4, help="files hashed at once")
+    verify_parser.add_argument("--jobs", type=_parse_count, default=4, help="files hashed at once")
 
     command("list", _list, "List the images, with their sizes and when they were pulled last.")
 
-    look = command("inspect", _inspect, "Show all that is known of an image.")
-    look.add_argument("image", metavar="IMAGE", help="a name, NAME:TAG, or a digest")
+    inspect_parser = command("inspect", _inspect, "Show all that is known of an image.")
+    inspect_parser.add_argument("image", metavar="IMAGE", help="a name, NAME:TAG, or a digest")
 
-    drop = command("purge", _purge, "Remove images now; the next pull makes them again.")
-    drop.add_argument("images", metavar="IMAGE", nargs="+", help="a name, NAME:TAG, or a digest")
-    drop.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    purge_parser = command("purge", _purge, "Remove images now; the next pull makes them again.")
+    purge_parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="a name, NAME:TAG, or a digest"
+    )
+    purge_parser.add_argument(
+        "--dry-run", action="store_true", help="only say what would be removed"
+    )
 
-    ahead = command("warm", _warm, "Have a running registry make images ahead of their use.")
-    ahead.add_argument("images", metavar="IMAGE", nargs="*", help="a name, or NAME:TAG")
-    ahead.add_argument("--from", dest="file", help="a file with an image a line; - is stdin")
-    ahead.add_argument("--url", help="of the registry (default: as it is configured)")
-    ahead.add_argument("--user", help="for a registry that asks who you are")
-    ahead.add_argument("--password-file", help="the file with that user's password")
-    ahead.add_argument("--jobs", type=_count, default=4, help="how many at once")
-    ahead.add_argument(
-        "--timeout", type=_seconds, default=14400.0, help="seconds that one image may take"
+    warm_parser = command(
+        "warm", _prewarm, "Have a running registry make images ahead of their use."
+    )
+    warm_parser.add_argument("images", metavar="IMAGE", nargs="*", help="a name, or NAME:TAG")
+    warm_parser.add_argument("--from", dest="file", help="a file with an image a line; - is stdin")
+    warm_parser.add_argument("--url", help="of the registry (default: as it is configured)")
+    warm_parser.add_argument("--user", help="for a registry that asks who you are")
+    warm_parser.add_argument("--password-file", help="the file with that user's password")
+    warm_parser.add_argument("--jobs", type=_parse_count, default=4, help="how many at once")
+    warm_parser.add_argument(
+        "--timeout", type=_parse_seconds, default=14400.0, help="seconds that one image may take"
     )
     return parser
 
@@ -143,22 +153,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _gc(config: Config, options: argparse.Namespace) -> int:
-    def chosen(given: Any, configured: Any) -> Any:
+    def default(given: Any, configured: Any) -> Any:
         return configured if given is None else given
 
     policy = Policy(
-        max_bytes=chosen(options.max_bytes, config.max_storage_size),
-        max_age=chosen(options.max_age, config.max_image_age),
-        grace=chosen(options.grace, config.retention_grace),
+        max_bytes=default(options.max_bytes, config.max_storage_size),
+        max_age=default(options.max_age, config.max_image_age),
+        grace=default(options.grace, config.retention_grace),
         dry_run=options.dry_run,
     )
-    done = run_blocking(collect(str(_root(config)), policy))
-    _print(options, asdict(done), done.describe())
+    report = run_blocking(collect(str(_storage_root(config)), policy))
+    _print(options, asdict(report), report.describe())
     return 0
 
 
 def _verify(config: Config, options: argparse.Namespace) -> int:
-    inventory = _survey(config)
+    inventory = _scan(config)
     lock = Lock()
     with tqdm(
         total=inventory.total,
@@ -173,63 +183,75 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
             with lock:
                 bar.update(size)
 
-        done = verify(
-            str(_root(config)), repair=options.repair, threads=options.jobs, progress=progress
+        verification = verify(
+            str(_storage_root(config)),
+            repair=options.repair,
+            threads=options.jobs,
+            progress=progress,
         )
-    lines = [f"{each.kind}: {each.what}: {each.detail}" for each in done.findings]
-    end = f"{done.blobs} blobs, {done.size / 2**20:.1f} MiB: "
-    end += f"{len(done.findings)} things are wrong" if done.findings else "all is well"
+    lines = [f"{each.kind}: {each.what}: {each.detail}" for each in verification.findings]
+    summary = f"{verification.blobs} blobs, {verification.size / 2**20:.1f} MiB: "
+    summary += (
+        f"{len(verification.findings)} things are wrong" if verification.findings else "all is well"
+    )
     if options.repair:
-        end += f"; {done.repaired} were put out of the way, and are made again when needed"
-    _print(options, asdict(done), "\n".join([*lines, end]))
-    return FAILURE if done.findings else 0
+        summary += (
+            f"; {verification.repaired} were put out of the way, and are made again when needed"
+        )
+    _print(options, asdict(verification), "\n".join([*lines, summary]))
+    return FAILURE if verification.findings else 0
 
 
 def _list(config: Config, options: argparse.Namespace) -> int:
-    inventory = _survey(config)
-    units = inventory.units()
-    _print(options, as_data(inventory, units), table(inventory, units))
+    inventory = _scan(config)
+    images = inventory.units()
+    _print(options, to_plain_data(inventory, images), format_table(inventory, images))
     return 0
 
 
 def _inspect(config: Config, options: argparse.Namespace) -> int:
-    inventory = _survey(config)
-    found = [details(inventory, unit) for unit in _find(inventory, options.image, config.system)]
+    inventory = _scan(config)
+    found = [
+        describe_image(inventory, stored)
+        for stored in _find(inventory, options.image, config.system)
+    ]
     text = json.dumps(found, indent=2)
     _print(options, found, text)
     return 0
 
 
 def _purge(config: Config, options: argparse.Namespace) -> int:
-    inventory, chosen = _choose(config, options.images)
+    inventory, chosen = _find_all(config, options.images)
     for _ in range(MAX_VERIFY_ATTEMPTS):
-        parts = {digest for unit in chosen for digest in unit.needs}
-        if not any(inventory.files[each].fresh for each in parts & inventory.files.keys()):
+        digests = {digest for stored in chosen for digest in stored.needs}
+        if not any(inventory.files[each].fresh for each in digests & inventory.files.keys()):
             break
         # Recently built: one second later it is known whether the image is in use.
         time.sleep(TIMESTAMP_RESOLUTION_SECONDS)
-        inventory, chosen = _choose(config, options.images)
-    done = run_blocking(purge(str(_root(config)), chosen, inventory, dry_run=options.dry_run))
-    _print(options, asdict(done), done.describe())
-    return FAILURE if done.images < len(chosen) else 0
+        inventory, chosen = _find_all(config, options.images)
+    report = run_blocking(
+        purge(str(_storage_root(config)), chosen, inventory, dry_run=options.dry_run)
+    )
+    _print(options, asdict(report), report.describe())
+    return FAILURE if report.images < len(chosen) else 0
 
 
-def _choose(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[StoredImage]]:
+def _find_all(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[StoredImage]]:
     """:raises AdminRefused: one of the images is not stored."""
-    inventory = _survey(config)
-    found = [unit for image in images for unit in _find(inventory, image, config.system)]
-    return inventory, list({unit.manifests: unit for unit in found}.values())
+    inventory = _scan(config)
+    found = [stored for image in images for stored in _find(inventory, image, config.system)]
+    return inventory, list({stored.manifests: stored for stored in found}.values())
 
 
-def _warm(config: Config, options: argparse.Namespace) -> int:
-    images = [*options.images, *_listed(options.file)]
-    listen = [
+def _prewarm(config: Config, options: argparse.Namespace) -> int:
+    images = [*options.images, *_read_image_list(options.file)]
+    endpoints = [
         text.removeprefix(PLAIN)
         for text in config.listen
         # A certificate is valid for the name in the public URL.
         if config.tls_certificate is None or text.startswith(PLAIN)
     ]
-    base = options.url or address_of(listen, config.public_url)
+    base = options.url or local_url(endpoints, config.public_url)
     if not images:
         raise AdminRefused(reason="there is nothing to make: name images, or give --from FILE")
     if base is None:
@@ -241,29 +263,29 @@ def _warm(config: Config, options: argparse.Namespace) -> int:
         parse_tag(tag or "latest")
     auth = None
     if options.user is not None:
-        auth = options.user, _password(options.password_file)
-    results: list[Warmed] = []
+        auth = options.user, _read_password(options.password_file)
+    results: list[PrewarmResult] = []
 
     def main(reactor: Any) -> Deferred[None]:  # the global reactor has no type
-        return Deferred.fromCoroutine(work(reactor))
+        return Deferred.fromCoroutine(prewarm_images(reactor))
 
-    async def work(reactor: Any) -> None:
+    async def prewarm_images(reactor: Any) -> None:
         quiet = not sys.stderr.isatty()
         with tqdm(total=len(set(images)), unit="image", leave=False, disable=quiet) as bar:
 
-            def told(warmed: Warmed) -> None:
+            def on_result(warmed: PrewarmResult) -> None:
                 line = f"{warmed.image}: {warmed.digest or warmed.error}"
                 tqdm.write(line, file=sys.stderr)
                 bar.update()
 
             results.extend(
-                await warm(
+                await prewarm(
                     images,
-                    ask=HttpPullClient(base, auth),
+                    client=HttpPullClient(base, auth),
                     clock=reactor,
                     jobs=options.jobs,
                     deadline=options.timeout,
-                    told=told,
+                    on_result=on_result,
                 )
             )
 
@@ -285,7 +307,7 @@ def _warm(config: Config, options: argparse.Namespace) -> int:
 # -- common to the commands -------------------------------------------------------------
 
 
-def _root(config: Config) -> Path:
+def _storage_root(config: Config) -> Path:
     """:raises AdminRefused: there is no storage."""
     root = config.storage_path
     if not (root / "blobs" / "sha256").is_dir():
@@ -295,8 +317,8 @@ def _root(config: Config) -> Path:
     return root
 
 
-def _survey(config: Config) -> Inventory:
-    inventory = Inventory(root=str(_root(config)))
+def _scan(config: Config) -> Inventory:
+    inventory = Inventory(root=str(_storage_root(config)))
     run_blocking(survey(inventory))
     return inventory
 
@@ -307,27 +329,27 @@ def _find(inventory: Inventory, image: str, system: str) -> list[StoredImage]:
 
     :raises AdminRefused: there is no such image.
     """
-    units = inventory.units()
+    images = inventory.units()
     if "@" in image or image.startswith("sha256:"):
         digest = parse_digest(image.rpartition("@")[2])
-        found = [unit for unit in units if digest in unit.manifests]
+        found = [stored for stored in images if digest in stored.manifests]
     else:
         text, _, tag = image.partition(":")
         name = parse_image_name(text.strip("/"), system)
-        place = tag_record_key(name, Tag(parse_tag(tag) if tag else "latest"))
-        prefix = place if tag else place.rpartition("/")[0] + "/"
+        record_key = tag_record_key(name, Tag(parse_tag(tag) if tag else "latest"))
+        prefix = record_key if tag else record_key.rpartition("/")[0] + "/"
         keys = {
             key
             for each, key in inventory.served.items()
-            if each == place or (not tag and each.startswith(prefix))
+            if each == record_key or (not tag and each.startswith(prefix))
         }
-        found = [unit for unit in units if keys.intersection(unit.keys)]
+        found = [stored for stored in images if keys.intersection(stored.keys)]
     if not found:
         raise AdminRefused(reason=f"{image} is not stored: nixery-admin list shows what is")
     return found
 
 
-def _listed(path: str | None) -> list[str]:
+def _read_image_list(path: str | None) -> list[str]:
     """:raises AdminRefused: the file cannot be read."""
     if path is None:
         return []
@@ -339,7 +361,7 @@ def _listed(path: str | None) -> list[str]:
     return [line for line in lines if line]
 
 
-def _password(path: str | None) -> str:
+def _read_password(path: str | None) -> str:
     if path is None:
         raise AdminRefused(reason="give the password of --user with --password-file")
     try:
@@ -353,25 +375,25 @@ def _print(options: argparse.Namespace, data: object, text: str) -> None:
     sys.stdout.flush()
 
 
-def _complain(error: NixeryError) -> None:
+def _print_error(error: NixeryError) -> None:
     sys.stderr.write(f"nixery-admin: {error.message}\n")
 
 
-def _size(text: str) -> int:
+def _parse_size(text: str) -> int:
     try:
         return parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}: give one as 200GiB") from None
 
 
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError("give a number of seconds, 0 or more")
     return value
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 256:
         raise argparse.ArgumentTypeError("give a number between 1 and 256")

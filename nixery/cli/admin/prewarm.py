@@ -28,10 +28,10 @@ __all__ = [
     "PullResponse",
     "PullClient",
     "HttpPullClient",
-    "Warmed",
-    "address_of",
+    "PrewarmResult",
+    "local_url",
     "split_image",
-    "warm",
+    "prewarm",
 ]
 
 BACKOFF = Backoff(first=5.0, longest=300.0, factor=1.0)
@@ -67,7 +67,7 @@ class PullClient(Protocol):
 
 
 @frozen(kw_only=True)
-class Warmed:
+class PrewarmResult:
     """
     The result for one image.
 
@@ -82,66 +82,72 @@ class Warmed:
 
 
 @define(kw_only=True)
-class _Warmer:
-    ask: PullClient
+class _Prewarmer:
+    client: PullClient
     clock: IReactorTime
     deadline: float
-    told: Callable[[Warmed], None]
+    on_result: Callable[[PrewarmResult], None]
     slots: DeferredSemaphore
 
-    async def warm(self, image: str) -> Warmed:
+    async def prewarm(self, image: str) -> PrewarmResult:
         await self.slots.acquire()
         try:
-            warmed = await self._pull(image)
+            result = await self._pull(image)
         finally:
             self.slots.release()
-        self.told(warmed)
-        return warmed
+        self.on_result(result)
+        return result
 
-    async def _pull(self, image: str) -> Warmed:
+    async def _pull(self, image: str) -> PrewarmResult:
         name, tag = split_image(image)
         attempts = Attempts(BACKOFF, self.clock.seconds(), self.deadline)
         while True:
             try:
-                answer = await self.ask(f"/v2/{name}/manifests/{tag}")
+                response = await self.client(f"/v2/{name}/manifests/{tag}")
             except FetchFailed as error:
-                return Warmed(image=image, error=error.message)
-            if answer.status == 200:
-                return Warmed(image=image, digest=answer.digest)
+                return PrewarmResult(image=image, error=error.message)
+            if response.status == 200:
+                return PrewarmResult(image=image, digest=response.digest)
             # Of the other statuses that may carry Retry-After, only temporary ones are asked again.
-            busy = answer.status == 429 or (answer.status == 503 and answer.retry_after is not None)
+            busy = response.status == 429 or (
+                response.status == 503 and response.retry_after is not None
+            )
             if not busy:
-                return Warmed(image=image, error=f"{answer.status}: {answer.message}")
-            pause = attempts.next_pause(self.clock.seconds(), answer.retry_after)
+                return PrewarmResult(image=image, error=f"{response.status}: {response.message}")
+            pause = attempts.next_pause(self.clock.seconds(), response.retry_after)
             if pause is None:
-                return Warmed(
-                    image=image, error=f"not ready after {self.deadline:g} s: {answer.message}"
+                return PrewarmResult(
+                    image=image, error=f"not ready after {self.deadline:g} s: {response.message}"
                 )
             await deferLater(self.clock, pause)
 
 
-async def warm(
+async def prewarm(
     images: Sequence[str],
     *,
-    ask: PullClient,
+    client: PullClient,
     clock: IReactorTime,
     jobs: int,
     deadline: float,
-    told: Callable[[Warmed], None],
-) -> Sequence[Warmed]:
+    on_result: Callable[[PrewarmResult], None],
+) -> Sequence[PrewarmResult]:
     """
     Make a daemon build images.
 
     :param images: names, each perhaps with a tag: ``shell/git:latest``.
     :param jobs: number of images that are requested at once.
     :param deadline: seconds that one of them may take.
-    :param told: called with each result.
+    :param on_result: called with each result.
     """
-    warmer = _Warmer(
-        ask=ask, clock=clock, deadline=deadline, told=told, slots=DeferredSemaphore(jobs)
+    prewarmer = _Prewarmer(
+        client=client,
+        clock=clock,
+        deadline=deadline,
+        on_result=on_result,
+        slots=DeferredSemaphore(jobs),
     )
     unique = list(dict.fromkeys(images))
-    return await gather(warmer.warm(image) for image in unique)
+    return await gather(prewarmer.prewarm(image) for image in unique)
 
 
 def split_image(image: str) -> tuple[str, str]:
@@ -150,17 +156,17 @@ def split_image(image: str) -> tuple[str, str]:
     return name.strip("/"), tag or "latest"
 
 
-def address_of(endpoints: Sequence[str], public_url: str | None) -> str | None:
+def local_url(endpoints: Sequence[str], public_url: str | None) -> str | None:
     """Return the URL by which a daemon of this machine is reached; ``None`` if that is unknown."""
     for endpoint in endpoints:
-        found = re.match(r"tcp6?:(?:port=)?([0-9]+)(?::|$)", endpoint)
-        if found is not None and found[1] != "0":
+        match = re.match(r"tcp6?:(?:port=)?([0-9]+)(?::|$)", endpoint)
+        if match is not None and match[1] != "0":
             interface = re.search(r":interface=([^:]+)", endpoint.replace("\\:", "%"))
             host = "127.0.0.1" if interface is None else interface[1].replace("%", ":")
             host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
             if ":" in host and not host.startswith("["):
                 host = f"[{host}]"
-            return f"http://{host}:{found[1]}"
+            return f"http://{host}:{match[1]}"
     return public_url
 
 
@@ -195,7 +201,7 @@ class HttpPullClient:
             ) from error
         return PullResponse(
             status=response.code,
-            retry_after=_seconds(_header(response, "Retry-After")),
+            retry_after=_parse_seconds(_header(response, "Retry-After")),
             message=_message(body),
             digest=_header(response, "Docker-Content-Digest") or "",
         )
@@ -206,7 +212,7 @@ def _header(response: Any, name: str) -> str | None:  # treq has no types
     return values[-1] if values else None
 
 
-def _seconds(text: str | None) -> float | None:
+def _parse_seconds(text: str | None) -> float | None:
     return float(text) if text is not None and re.fullmatch(r"[0-9]{1,6}", text) else None
 
 

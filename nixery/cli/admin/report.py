@@ -13,38 +13,40 @@ from nixery.image.names import Digest
 from nixery.runtime.sizes import format_size
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
-__all__ = ["as_data", "details", "table"]
+__all__ = ["to_plain_data", "describe_image", "format_table"]
 
 
-def as_data(inventory: Inventory, units: Sequence[StoredImage]) -> list[dict[str, object]]:
+def to_plain_data(inventory: Inventory, images: Sequence[StoredImage]) -> list[dict[str, object]]:
     """Return images as plain data: names, digests, sizes in bytes, last pull in ISO 8601."""
-    naming = Counter(digest for unit in inventory.units() for digest in unit.needs)
+    reference_counts = Counter(digest for image in inventory.units() for digest in image.needs)
     return [
         {
-            "images": [f"{name}:{tag}" for name, tag in inventory.tags(unit)],
-            "digest": unit.manifests[0],
-            "size": _size(inventory, unit.needs),
-            "own": _size(inventory, [each for each in unit.needs if naming[each] == 1]),
-            "shared": _size(inventory, [each for each in unit.needs if naming[each] > 1]),
-            "last_pull": datetime.fromtimestamp(unit.used, UTC).isoformat(timespec="seconds"),
-            "missing": list(unit.broken),
+            "images": [f"{name}:{tag}" for name, tag in inventory.tags(image)],
+            "digest": image.manifests[0],
+            "size": _size(inventory, image.needs),
+            "own": _size(inventory, [each for each in image.needs if reference_counts[each] == 1]),
+            "shared": _size(
+                inventory, [each for each in image.needs if reference_counts[each] > 1]
+            ),
+            "last_pull": datetime.fromtimestamp(image.used, UTC).isoformat(timespec="seconds"),
+            "missing": list(image.broken),
         }
-        for unit in reversed(units)
+        for image in reversed(images)
     ]
 
 
-def table(inventory: Inventory, units: Sequence[StoredImage]) -> str:
+def format_table(inventory: Inventory, images: Sequence[StoredImage]) -> str:
     """Format images as a table, most recently pulled first."""
     rows = [("IMAGE", "SIZE", "OWN", "LAST PULL", "DIGEST")]
-    for row in as_data(inventory, units):
+    for row in to_plain_data(inventory, images):
         names = row["images"]
         assert isinstance(names, list)
-        marks = " (incomplete)" if row["missing"] else ""
-        for place, name in enumerate(names or ["(no name: pulled by digest)"]):
-            first = place == 0
+        suffix = " (incomplete)" if row["missing"] else ""
+        for index, name in enumerate(names or ["(no name: pulled by digest)"]):
+            first = index == 0
             rows.append(
                 (
-                    str(name) + marks,
+                    str(name) + suffix,
                     format_size(int(str(row["size"]))) if first else "",
                     format_size(int(str(row["own"]))) if first else "",
                     str(row["last_pull"])[:16].replace("T", " ") if first else "",
@@ -59,19 +61,19 @@ def table(inventory: Inventory, units: Sequence[StoredImage]) -> str:
         ).rstrip()
         for row in rows
     ]
-    total = f"{len(units)} images, {len(inventory.files)} blobs, {format_size(inventory.total)}"
+    total = f"{len(images)} images, {len(inventory.files)} blobs, {format_size(inventory.total)}"
     return "\n".join([*lines, total])
 
 
-def details(inventory: Inventory, unit: StoredImage) -> dict[str, object]:
+def describe_image(inventory: Inventory, image: StoredImage) -> dict[str, object]:
     """Format all that is known of one image: manifests, layers, packages."""
-    (data,) = as_data(inventory, [unit])
+    (data,) = to_plain_data(inventory, [image])
     manifests: list[dict[str, object]] = []
     layers: Sequence[Mapping[str, object]] = ()
     config: Mapping[str, object] = {}
-    for digest in unit.manifests:
-        noted = inventory.described.get(digest)
-        manifests.append({"digest": digest, "media_type": noted[0] if noted else None})
+    for digest in image.manifests:
+        description = inventory.described.get(digest)
+        manifests.append({"digest": digest, "media_type": description[0] if description else None})
         try:
             first, *rest = parse_manifest(inventory.blobs.read(digest))
             layers = [{"digest": each.digest, "size": each.size} for each in rest]
@@ -82,8 +84,8 @@ def details(inventory: Inventory, unit: StoredImage) -> dict[str, object]:
 
 
 def _packages(config: Mapping[str, object]) -> dict[str, object]:
-    inner = config.get("config")
-    labels = inner.get("Labels") if isinstance(inner, dict) else None
+    container_config = config.get("config")
+    labels = container_config.get("Labels") if isinstance(container_config, dict) else None
     history = config.get("history")
     contents = (
         [

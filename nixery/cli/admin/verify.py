@@ -80,77 +80,79 @@ def verify(
     """
     inventory = Inventory(root=root)
     run_blocking(survey(inventory))
-    done = Verification()
-    bad: set[Digest] = set()
+    verification = Verification()
+    damaged: set[Digest] = set()
     with ThreadPoolExecutor(threads) as pool:
-        for digest, trouble in pool.map(
-            lambda each: (each, _check(inventory, each, progress)), sorted(inventory.files)
+        for digest, fault in pool.map(
+            lambda each: (each, _check_blob(inventory, each, progress)), sorted(inventory.files)
         ):
-            done.blobs += 1
-            done.size += inventory.files[digest].size
-            if trouble is not None:
-                bad.add(digest)
-                done.findings.append(trouble)
+            verification.blobs += 1
+            verification.size += inventory.files[digest].size
+            if fault is not None:
+                damaged.add(digest)
+                verification.findings.append(fault)
     for digest in sorted(inventory.described.keys() - inventory.files.keys()):
         # A blob whose bytes were stored meanwhile is complete.
         if not os.path.lexists(inventory.path(digest)):
-            bad.add(digest)
-            done.findings.append(
+            damaged.add(digest)
+            verification.findings.append(
                 Fault(kind="incomplete", what=digest, detail="a description without bytes")
             )
-    broken = []
-    for unit in inventory.units():
-        lost = [each for each in unit.needs if each in bad or _missing(inventory, each)]
-        if lost:
-            broken.append(unit)
-            done.findings.append(
+    incomplete = []
+    for image in inventory.units():
+        missing = [each for each in image.needs if each in damaged or _is_missing(inventory, each)]
+        if missing:
+            incomplete.append(image)
+            verification.findings.append(
                 Fault(
                     kind="dangling",
-                    what=", ".join(f"{name}:{tag}" for name, tag in inventory.tags(unit))
-                    or unit.manifests[0],
-                    detail=f"the image lacks {len(lost)} blobs, {min(lost)} for one",
+                    what=", ".join(f"{name}:{tag}" for name, tag in inventory.tags(image))
+                    or image.manifests[0],
+                    detail=f"the image lacks {len(missing)} blobs, {min(missing)} for one",
                 )
             )
-    done.findings += _records(inventory)
+    verification.findings += _check_records(inventory)
     if repair:
-        done.repaired = run_blocking(_repair(inventory, frozenset(bad), broken))
-    return done
+        verification.repaired = run_blocking(_repair(inventory, frozenset(damaged), incomplete))
+    return verification
 
 
-def _check(inventory: Inventory, digest: Digest, progress: Callable[[int], object]) -> Fault | None:
+def _check_blob(
+    inventory: Inventory, digest: Digest, progress: Callable[[int], object]
+) -> Fault | None:
     hashed, size = hashlib.sha256(), 0
     try:
         with open(inventory.path(digest), "rb", buffering=0) as file:
-            while piece := file.read(READ_BYTES):
-                hashed.update(piece)
-                size += len(piece)
-                progress(len(piece))
+            while chunk := file.read(READ_BYTES):
+                hashed.update(chunk)
+                size += len(chunk)
+                progress(len(chunk))
     except FileNotFoundError:
         return None  # collected meanwhile
     except OSError as error:
         return Fault(kind="unreadable", what=digest, detail=error.strerror or str(error))
-    noted = inventory.described.get(digest)
+    description = inventory.described.get(digest)
     if "sha256:" + hashed.hexdigest() != digest:
         return Fault(
             kind="damaged", what=digest, detail=f"its bytes hash to sha256:{hashed.hexdigest()}"
         )
-    if noted is None:
+    if description is None:
         if (
             os.path.lexists(inventory.path(digest) + DESCRIPTION)
             and digest not in inventory.described
         ):
             return None  # stored meanwhile
         return Fault(kind="incomplete", what=digest, detail="bytes without a description")
-    if noted[1] != size:
+    if description[1] != size:
         return Fault(
             kind="damaged",
             what=digest,
-            detail=f"it has {size} bytes, and its description says {noted[1]}",
+            detail=f"it has {size} bytes, and its description says {description[1]}",
         )
     return None
 
 
-def _missing(inventory: Inventory, digest: Digest) -> bool:
+def _is_missing(inventory: Inventory, digest: Digest) -> bool:
     if inventory.whole(digest):
         return False
     # The list may be older than the image.
@@ -158,50 +160,50 @@ def _missing(inventory: Inventory, digest: Digest) -> bool:
     return not (os.path.lexists(path) and os.path.lexists(path + DESCRIPTION))
 
 
-def _records(inventory: Inventory) -> Iterator[Fault]:
+def _check_records(inventory: Inventory) -> Iterator[Fault]:
     for key, manifests in sorted(inventory.images.items()):
         if manifests is None:
             yield Fault(kind="damaged", what=f"image record {key}", detail="it says nothing")
     for key, digest in sorted(inventory.layers.items()):
         if digest is None:
             yield Fault(kind="damaged", what=f"layer record {key}", detail="it says nothing")
-        elif _missing(inventory, digest):
+        elif _is_missing(inventory, digest):
             yield Fault(kind="dangling", what=f"layer record {key}", detail=f"names {digest}")
-    for place, key in sorted(inventory.served.items()):
+    for served_key, key in sorted(inventory.served.items()):
         if key not in inventory.images and inventory.records.get("image", key) is None:
-            yield Fault(kind="dangling", what=f"served record {place}", detail=f"names {key}")
+            yield Fault(kind="dangling", what=f"served record {served_key}", detail=f"names {key}")
 
 
 def _repair(
-    inventory: Inventory, bad: frozenset[Digest], broken: Sequence[StoredImage]
+    inventory: Inventory, damaged_digests: frozenset[Digest], incomplete: Sequence[StoredImage]
 ) -> Generator[Step, None, int]:
     records, repaired = inventory.records, 0
     damaged = os.path.join(inventory.root, "damaged")
     with failures("move damaged blobs aside"):
         make_directory(damaged)
 
-    def take_off(unit: StoredImage) -> int:
+    def remove_image(image: StoredImage) -> int:
         # If it was built again meanwhile, it is whole.
-        if not any(each in bad or _missing(inventory, each) for each in unit.needs):
+        if not any(each in damaged_digests or _is_missing(inventory, each) for each in image.needs):
             return 0
-        for key in unit.keys:
+        for key in image.keys:
             records.delete("image", key)
-        for digest in unit.manifests:
+        for digest in image.manifests:
             for path in move_aside(inventory, digest, os.path.join(inventory.root, "tmp")):
                 os.unlink(path)
-        return len(unit.keys) + len(unit.manifests)
+        return len(image.keys) + len(image.manifests)
 
-    for unit in broken:
-        repaired += yield from locked(inventory.root, partial(take_off, unit))
-    for digest in sorted(bad):
+    for image in incomplete:
+        repaired += yield from locked(inventory.root, partial(remove_image, image))
+    for digest in sorted(damaged_digests):
         repaired += bool(
             (yield from locked(inventory.root, partial(move_aside, inventory, digest, damaged)))
         )
     # Records that were valid before now refer to removed images.
-    left = Inventory(root=inventory.root)
-    yield from survey(left)
-    for finding in _records(left):
-        kind, _, key = finding.what.partition(" record ")
+    remaining = Inventory(root=inventory.root)
+    yield from survey(remaining)
+    for fault in _check_records(remaining):
+        kind, _, key = fault.what.partition(" record ")
         yield from locked(inventory.root, partial(records.delete, kind, key))
         repaired += 1
     return repaired

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.cli.admin.command import admin
-from nixery.cli.admin.prewarm import PullResponse, Warmed, address_of, warm
+from nixery.cli.admin.prewarm import PrewarmResult, PullResponse, local_url, prewarm
 from nixery.image.manifests import digest_of
 from nixery.image.names import Tag, parse_image_name
 from nixery.popularity.errors import FetchFailed
@@ -181,7 +181,7 @@ class StoredTests(AdminCase):
 class WarmTests(SynchronousTestCase):
     """Having images made ahead."""
 
-    def warm(self, images: Sequence[str], jobs: int = 2) -> Deferred[Sequence[Warmed]]:
+    def warm(self, images: Sequence[str], jobs: int = 2) -> Deferred[Sequence[PrewarmResult]]:
         async def ask(path: str, /) -> PullResponse:
             self.asked.append(path)
             answer = self.answers.pop(0)
@@ -190,13 +190,20 @@ class WarmTests(SynchronousTestCase):
             return await answer if isinstance(answer, Deferred) else answer
 
         return Deferred.fromCoroutine(
-            warm(images, ask=ask, clock=self.clock, jobs=jobs, deadline=100, told=self.told.append)
+            prewarm(
+                images,
+                client=ask,
+                clock=self.clock,
+                jobs=jobs,
+                deadline=100,
+                on_result=self.told.append,
+            )
         )
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.asked: list[str] = []
-        self.told: list[Warmed] = []
+        self.told: list[PrewarmResult] = []
         self.answers: list[PullResponse | FetchFailed | Deferred[PullResponse]] = []
 
     def test_ready(self) -> None:
@@ -263,5 +270,5 @@ class WarmTests(SynchronousTestCase):
             ("tcp:0", "https://r.example"),
             ("systemd:domain=INET:index=0", "https://r.example"),
         ):
-            self.assertEqual(address, address_of([endpoint], "https://r.example"))
-        self.assertIsNone(address_of(["unix:/run/x"], None))
+            self.assertEqual(address, local_url([endpoint], "https://r.example"))
+        self.assertIsNone(local_url(["unix:/run/x"], None))
