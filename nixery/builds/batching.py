@@ -3,7 +3,7 @@ Run small jobs in batches.
 
 A layer of some kilobytes is packed in less time than it takes to hand it from thread to
 thread, and half of the layers of most images are as small as that.  So the packer takes a
-*batch* (a ``_Parcel``): several layers that are packed without a pause and stored in one
+*batch* (a ``_Batch``): several layers that are packed without a pause and stored in one
 operation.  Large layers get a batch each.
 
 The size of a batch is a share of the work that is left, so that batches get smaller towards
@@ -50,17 +50,17 @@ class BatchQueue(Generic[J, R]):
     """
     Runs jobs in batches, first come, first served.
 
-    :param make: runs a batch of jobs, given an event that tells it to stop because no caller
+    :param run_batch: runs a batch of jobs, given an event that tells it to stop because no caller
         waits for any of them; returns their results in order.
-    :param slots: the number of batches that run at once.
+    :param max_running: the number of batches that run at once.
     """
 
-    make: Callable[[Sequence[J], Event], Awaitable[Sequence[R]]]
-    slots: int
+    run_batch: Callable[[Sequence[J], Event], Awaitable[Sequence[R]]]
+    max_running: int
 
     _waiting: deque[_Item[J, R]] = field(factory=deque, init=False)
     _running: int = field(default=0, init=False)
-    _beginning: bool = field(default=False, init=False)
+    _starting: bool = field(default=False, init=False)
 
     async def run(self, job: J, size: int) -> R:
         """
@@ -75,63 +75,63 @@ class BatchQueue(Generic[J, R]):
         """
         item: _Item[J, R] = _Item(job=job, cost=size + PER_JOB_COST)
         self._waiting.append(item)
-        self._begin()
+        self._start_batches()
         try:
             return await shield(item.done)
         except CancelledError:
-            if item.parcel is None:
+            if item.batch is None:
                 self._waiting.remove(item)
             else:
-                await item.parcel.leave()
+                await item.batch.abandon_job()
             raise
 
-    def _begin(self) -> None:
+    def _start_batches(self) -> None:
         # A batch that ends at once calls this again: the flag prevents recursion.
-        if self._beginning:
+        if self._starting:
             return
-        self._beginning = True
+        self._starting = True
         try:
-            while self._waiting and self._running < self.slots:
+            while self._waiting and self._running < self.max_running:
                 self._running += 1
-                parcel = self._next()
-                parcel.task = Deferred.fromCoroutine(self._work(parcel))
+                batch = self._next_batch()
+                batch.task = Deferred.fromCoroutine(self._run_and_continue(batch))
         finally:
-            self._beginning = False
+            self._starting = False
 
-    def _next(self) -> _Parcel[J, R]:
-        share = QUEUE_SHARE / self.slots * sum(item.cost for item in self._waiting)
-        room = max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, share))
+    def _next_batch(self) -> _Batch[J, R]:
+        share = QUEUE_SHARE / self.max_running * sum(item.cost for item in self._waiting)
+        budget = max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, share))
         items: list[_Item[J, R]] = []
         while self._waiting and len(items) < MAX_BATCH_JOBS:
-            if items and self._waiting[0].cost > room:
+            if items and self._waiting[0].cost > budget:
                 break
             items.append(self._waiting.popleft())
-            room -= items[-1].cost
-        parcel = _Parcel(items=items, wanted=len(items))
+            budget -= items[-1].cost
+        batch = _Batch(items=items, waiters=len(items))
         for item in items:
-            item.parcel = parcel
-        return parcel
+            item.batch = batch
+        return batch
 
-    async def _work(self, parcel: _Parcel[J, R]) -> None:
+    async def _run_and_continue(self, batch: _Batch[J, R]) -> None:
         try:
-            await self._make(parcel, parcel.items)
+            await self._run_jobs(batch, batch.items)
         finally:
             self._running -= 1
-            self._begin()
+            self._start_batches()
 
-    async def _make(self, parcel: _Parcel[J, R], items: Sequence[_Item[J, R]]) -> None:
+    async def _run_jobs(self, batch: _Batch[J, R], items: Sequence[_Item[J, R]]) -> None:
         try:
-            results = await self.make([item.job for item in items], parcel.stop)
+            results = await self.run_batch([item.job for item in items], batch.stop)
         except Exception:  # noqa: BLE001  # passed to the waiters
             failure = Failure()
         else:
             for item, result in zip(items, results, strict=True):
                 item.done.callback(result)
             return
-        if len(items) > 1 and not parcel.stop.is_set():
+        if len(items) > 1 and not batch.stop.is_set():
             # A job must not fail because of the error of another one.
             for item in items:
-                await self._make(parcel, [item])
+                await self._run_jobs(batch, [item])
         else:
             for item in items:
                 item.done.errback(failure)
@@ -144,26 +144,26 @@ class _Item(Generic[J, R]):
     job: J
     cost: float
     done: Deferred[R] = field(factory=Deferred)
-    parcel: _Parcel[J, R] | None = None
+    batch: _Batch[J, R] | None = None
 
 
 @define(kw_only=True, eq=False)
-class _Parcel(Generic[J, R]):
+class _Batch(Generic[J, R]):
     """
     A batch of jobs that are run together.
 
-    :param wanted: the number of its jobs that a caller still waits for.
+    :param waiters: the number of its jobs that a caller still waits for.
     """
 
     items: Sequence[_Item[J, R]]
-    wanted: int
+    waiters: int
     stop: Event = field(factory=Event)
     task: Deferred[None] | None = None
 
-    async def leave(self) -> None:
+    async def abandon_job(self) -> None:
         """Note that a caller has given up one of the jobs; return when the batch has ended."""
-        self.wanted -= 1
-        if self.wanted == 0:
+        self.waiters -= 1
+        if self.waiters == 0:
             self.stop.set()
         if self.task is not None:
             await when_finished(self.task)

@@ -15,7 +15,7 @@ from nixery.observability.metrics import Metrics
 
 __all__ = ["BuildReporter"]
 
-_MAKING = frozenset({Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STORING})
+_BUILD_PHASES = frozenset({Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STORING})
 
 OUTCOMES = ("built", "known", "shared", "failed", "cancelled")
 """
@@ -29,26 +29,26 @@ class BuildReporter:
     """
     Reports builds that have ended.
 
-    :param measures: the metrics that count them; ``None``: they are not counted.
+    :param metrics: the metrics that count them; ``None``: they are not counted.
     """
 
     _log = Logger()
 
-    def __init__(self, measures: Metrics | None = None) -> None:
-        self._measures = measures
-        if measures is not None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
+        if metrics is not None:
             for outcome in OUTCOMES:
-                measures.builds.labels(outcome)
+                metrics.builds.labels(outcome)
             for source in ("stored", "packed"):
-                measures.layers.labels(source)
+                metrics.layers.labels(source)
 
-    def ended(self, build: BuildView) -> None:
+    def report(self, build: BuildView) -> None:
         """Report a build that has ended.  Call it in the context of the build's coroutine."""
-        tally = current_build_stats.get(None) or BuildStats()
+        stats = current_build_stats.get(None) or BuildStats()
         outcome = _outcome(build)
-        stages = _stages(build)
-        if self._measures is not None:
-            _count(self._measures, build, tally, outcome, stages)
+        stages = _seconds_by_phase(build)
+        if self._metrics is not None:
+            _count_build(self._metrics, build, stats, outcome, stages)
         request = current_request.get()
         shown = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in stages.items())
         self._log.info(
@@ -57,17 +57,17 @@ class BuildReporter:
             image=build.image,
             tag=build.tag,
             system=build.system,
-            revision=tally.revision,
+            revision=stats.revision,
             outcome=outcome,
-            error=tally.failure or None,
+            error=stats.failure or None,
             digest=build.digest,
             seconds=round(build.elapsed, 3),
             stages=stages,
             shown=shown or "no stage",
-            packed=tally.layers_packed,
-            known=tally.layers_reused,
-            unpacked_bytes=tally.unpacked_bytes,
-            packed_bytes=tally.packed_bytes,
+            packed=stats.layers_packed,
+            known=stats.layers_reused,
+            unpacked_bytes=stats.unpacked_bytes,
+            packed_bytes=stats.packed_bytes,
             follows=build.follows,
             build_id=build.id,
             request_id=request or "-",
@@ -77,36 +77,36 @@ class BuildReporter:
 def _outcome(build: BuildView) -> str:
     if build.state is not BuildState.SUCCEEDED:
         return str(build.state.value)
-    if not _MAKING.isdisjoint(stage.phase for stage in build.stages):
+    if not _BUILD_PHASES.isdisjoint(stage.phase for stage in build.stages):
         return "built"
     return "known" if build.follows is None else "shared"
 
 
-def _stages(build: BuildView) -> dict[str, float]:
+def _seconds_by_phase(build: BuildView) -> dict[str, float]:
     """Return the seconds by phase, summed where a phase came several times."""
     stages: dict[str, float] = {}
     for stage in build.stages:
-        if stage.ended is not None:
+        if stage.ended_at is not None:
             name = stage.phase.value
-            stages[name] = round(stages.get(name, 0.0) + stage.ended - stage.begun, 3)
+            stages[name] = round(stages.get(name, 0.0) + stage.ended_at - stage.started_at, 3)
     return stages
 
 
-def _count(
-    measures: Metrics,
+def _count_build(
+    metrics: Metrics,
     build: BuildView,
-    tally: BuildStats,
+    stats: BuildStats,
     outcome: str,
     stages: Mapping[str, float],
 ) -> None:
-    measures.builds.labels(outcome).inc()
-    measures.build_seconds.labels(outcome).observe(build.elapsed)
+    metrics.builds.labels(outcome).inc()
+    metrics.build_seconds.labels(outcome).observe(build.elapsed)
     if outcome == "failed":
         # The label is the name of an exception class, Nixery's or Python's.
-        measures.build_failures.labels(tally.failure or "unknown").inc()
+        metrics.build_failures.labels(stats.failure or "unknown").inc()
     for phase, seconds in stages.items():
-        measures.stage_seconds.labels(phase).observe(seconds)
-    measures.layers.labels("stored").inc(tally.layers_reused)
-    measures.layers.labels("packed").inc(tally.layers_packed)
-    measures.unpacked_bytes.inc(tally.unpacked_bytes)
-    measures.packed_bytes.inc(tally.packed_bytes)
+        metrics.stage_seconds.labels(phase).observe(seconds)
+    metrics.layers.labels("stored").inc(stats.layers_reused)
+    metrics.layers.labels("packed").inc(stats.layers_packed)
+    metrics.unpacked_bytes.inc(stats.unpacked_bytes)
+    metrics.packed_bytes.inc(stats.packed_bytes)

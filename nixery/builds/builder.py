@@ -64,33 +64,33 @@ class Builder(Service):
     Makes images, each of them once.
 
     :param pipeline: makes an image.
-    :param images: the cache of images that have been made.
+    :param image_cache: the cache of images that have been made.
     :param settings: the settings of the images.
     :param popularity: returns the popularity data to use instead of those of
         ``settings``; they may change while the daemon runs.
     :param clock: measures the time of builds.
     :param limits: the limits of builds.
     :param failure_cache_ttl: the time that a failure is cached, in seconds.
-    :param rules: decide which packages are served.
-    :param allowance: limits the images that are made for a client.
+    :param package_rules: decide which packages are served.
+    :param build_quota: limits the images that are made for a client.
     """
 
     pipeline: ImagePipeline
-    images: ImageCache
+    image_cache: ImageCache
     settings: ImageSettings
     clock: IReactorTime
     failure_cache_ttl: float
     limits: BuildLimits = field(factory=BuildLimits)
     popularity: Callable[[], Awaitable[Popularity]] | None = None
-    rules: PackageRules = field(factory=PackageRules)
-    allowance: BuildQuota = field(factory=BuildQuota)
+    package_rules: PackageRules = field(factory=PackageRules)
+    build_quota: BuildQuota = field(factory=BuildQuota)
 
-    _keys: MutableMapping[tuple[ImageName, Revision, str], str] = field(init=False)
+    _request_keys: MutableMapping[tuple[ImageName, Revision, str], str] = field(init=False)
     _failures: FailureCache = field(init=False)
-    _evaluating: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
-    _building: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
+    _evaluation_jobs: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
+    _build_jobs: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
     # By image key, the build that makes the image; builds of other names for it follow it.
-    _makers: dict[str, Build] = field(factory=dict, init=False)
+    _active_builds: dict[str, Build] = field(factory=dict, init=False)
     _evaluation_queue: FairQueue[ImageName] = field(init=False)
     _build_queue: FairQueue[ImageName] = field(init=False)
     _stopping: bool = field(default=False, init=False)
@@ -98,12 +98,14 @@ class Builder(Service):
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._keys = LRUCache(4096)
+        self._request_keys = LRUCache(4096)
         self._failures = FailureCache(seconds=self.clock.seconds, ttl=self.failure_cache_ttl)
         self._evaluation_queue = FairQueue(
-            max_running=self.limits.evaluations, max_waiting=self.limits.queue
+            max_running=self.limits.max_evaluations, max_waiting=self.limits.max_queued
         )
-        self._build_queue = FairQueue(max_running=self.limits.builds, max_waiting=self.limits.queue)
+        self._build_queue = FairQueue(
+            max_running=self.limits.max_builds, max_waiting=self.limits.max_queued
+        )
 
     @property
     def queues(self) -> Mapping[str, FairQueue[ImageName]]:
@@ -124,10 +126,10 @@ class Builder(Service):
         settings = await self._current_settings()
         # Hashing everything takes longer than all the rest of a cached response; only these
         # three change while the daemon runs.
-        asked = name, revision, settings.popularity.digest
-        key = self._keys.get(asked)
+        inputs = name, revision, settings.popularity.digest
+        key = self._request_keys.get(inputs)
         if key is None:
-            key = self._keys[asked] = cache_keys.request_key(
+            key = self._request_keys[inputs] = cache_keys.request_key(
                 name,
                 revision,
                 {**settings.identity(), "evaluation": self.pipeline.nix.evaluation_identity()},
@@ -156,24 +158,24 @@ class Builder(Service):
         """
         if self._stopping:
             raise ShuttingDown
-        self.rules.check(request.name)
+        self.package_rules.check(request.name)
         self._failures.check(request.key)
 
         async def work() -> Evaluation:
             # Logged as information, not as an error: most failures are users' misspellings.
-            with self._noting(request.name, "evaluated", request.key, self._log.info):
+            with self._record_failures(request.name, "evaluated", request.key, self._log.info):
                 # Fetched before the turn in the queue is taken, since it may take minutes.
                 package_set = await self.pipeline.fetch(request.revision, progress)
                 evaluation = await self._evaluation_queue.run(
                     request.name,
                     lambda: self.pipeline.evaluate(package_set, request, progress),
-                    progress.queued,
+                    progress.set_queued,
                 )
-                self.rules.check_evaluation(evaluation)
+                self.package_rules.check_evaluation(evaluation)
                 return evaluation
 
         progress.phase(Phase.EVALUATING)
-        return await self._evaluating.run(request.key, work)
+        return await self._evaluation_jobs.run(request.key, work)
 
     async def build(self, request: ImageRequest, evaluation: Evaluation, progress: Build) -> Image:
         """
@@ -192,13 +194,13 @@ class Builder(Service):
         if self._stopping:
             raise ShuttingDown
         key = request.image_key(evaluation)
-        known = await self.images.get(key)
-        if known is not None:
-            return known
-        maker = self._makers.get(key)
-        if maker is not None:
-            progress.follow(maker)
-        return await self._building.run(
+        cached = await self.image_cache.get(key)
+        if cached is not None:
+            return cached
+        active = self._active_builds.get(key)
+        if active is not None:
+            progress.follow(active)
+        return await self._build_jobs.run(
             key, lambda: self._build(key, request, evaluation, progress)
         )
 
@@ -215,26 +217,26 @@ class Builder(Service):
         # Queued builds must not begin, and running evaluations would not be built.
         self._evaluation_queue.stop()
         self._build_queue.stop()
-        evaluating = self._evaluating.stop()
-        await self._settle()
+        evaluations_stopped = self._evaluation_jobs.stop()
+        await self._wait_for_builds()
         # The outermost jobs first: a build that is cancelled cleans up after itself, and
         # the results of the jobs that it waited for are not needed any more.
-        await evaluating
-        await self._building.stop()
+        await evaluations_stopped
+        await self._build_jobs.stop()
         await self.pipeline.stop()
 
-    async def _settle(self) -> None:
+    async def _wait_for_builds(self) -> None:
         """Wait up to ``shutdown_timeout`` seconds for running builds to end."""
-        grace = self.limits.shutdown_timeout
-        if len(self._building) == 0 or grace <= 0:
+        timeout = self.limits.shutdown_timeout
+        if len(self._build_jobs) == 0 or timeout <= 0:
             return
         self._log.info(
             "waiting up to {seconds:g} s for {count} builds",
-            seconds=grace,
-            count=len(self._building),
+            seconds=timeout,
+            count=len(self._build_jobs),
         )
         with suppress(TimedOut):
-            await with_timeout(grace, self.clock, self._building.settled())
+            await with_timeout(timeout, self.clock, self._build_jobs.settled())
 
     async def _build(
         self, key: str, request: ImageRequest, evaluation: Evaluation, progress: Build
@@ -242,38 +244,38 @@ class Builder(Service):
         """Make an image when its turn comes, log the outcome, and cache failures."""
         # The key of a failure has the derivations as well as the image's own key: the same
         # outputs may be built by another derivation now, which may succeed.
-        attempt = sha256_hex(
+        failure_key = sha256_hex(
             {"image": key, "derivations": [package.derivation for package in evaluation.packages]}
         )
-        self._failures.check(attempt)
-        self.allowance.count_new_image()
+        self._failures.check(failure_key)
+        self.build_quota.count_new_image()
         for missing in evaluation.missing_optional:
             self._log.info(
                 "{image}: the package set has no {missing}, which is left out",
                 image=request.name.repository,
                 missing=missing,
             )
-        self._makers[key] = progress
+        self._active_builds[key] = progress
         try:
-            with self._noting(request.name, "built", attempt, self._log.error):
+            with self._record_failures(request.name, "built", failure_key, self._log.error):
                 return await self._build_queue.run(
                     request.name,
                     lambda: self.pipeline.make(request, evaluation, progress),
-                    progress.queued,
+                    progress.set_queued,
                 )
         finally:
-            del self._makers[key]
+            del self._active_builds[key]
 
     @contextmanager
-    def _noting(
-        self, name: ImageName, done: str, key: str, tell: Callable[..., None]
+    def _record_failures(
+        self, name: ImageName, action: str, key: str, log: Callable[..., None]
     ) -> Iterator[None]:
         """
         Log a failure, and cache it if it is one of :data:`CACHED_FAILURES`.
 
-        :param done: the participle of the action, for the log: ``built``.
+        :param action: the participle of the action, for the log: ``built``.
         :param key: the key that a failure is cached under.
-        :param tell: logs a line at the level that the failure deserves.
+        :param log: logs a line at the level that the failure deserves.
         """
         try:
             yield
@@ -282,11 +284,11 @@ class Builder(Service):
         except ShuttingDown:
             raise
         except NixeryError as error:
-            tell("{image} was not {done}: {error}", image=name.repository, done=done, error=error)
+            log("{image} was not {done}: {error}", image=name.repository, done=action, error=error)
             if isinstance(error, CACHED_FAILURES):
                 self._failures.add(key, error)
             raise
         except Exception:
             # Logged here, because there may be no waiter left that would receive it.
-            self._log.failure("{image} was not {done}", image=name.repository, done=done)
+            self._log.failure("{image} was not {done}", image=name.repository, done=action)
             raise

@@ -37,13 +37,13 @@ T = TypeVar("T")
 
 
 @define(eq=False)
-class _Place(Generic[L]):
+class _Waiter(Generic[L]):
     """A coroutine that waits for its turn."""
 
     lane: L
     turn: Deferred[None]
-    moved: Callable[[int], None]
-    told: int = 0
+    on_position: Callable[[int], None]
+    last_position: int = 0
 
 
 @define(kw_only=True, eq=False)
@@ -62,7 +62,7 @@ class FairQueue(Generic[L]):
 
     _running: int = field(default=0, init=False)
     # The lanes that are not empty; the one whose turn is next comes first.
-    _lanes: OrderedDict[L, deque[_Place[L]]] = field(factory=OrderedDict, init=False)
+    _lanes: OrderedDict[L, deque[_Waiter[L]]] = field(factory=OrderedDict, init=False)
     _admitting: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -80,7 +80,7 @@ class FairQueue(Generic[L]):
         self,
         lane: L,
         work: Callable[[], Coroutine[Deferred[Any], Any, T]],
-        moved: Callable[[int], None] = lambda _position: None,
+        on_position: Callable[[int], None] = lambda _position: None,
     ) -> T:
         """
         Call ``work()`` when its turn has come, at once if fewer than ``max_running`` run,
@@ -89,13 +89,13 @@ class FairQueue(Generic[L]):
         Cancelling gives up the place in the queue, or cancels the work.
 
         :param lane: the lane to queue in; lanes take turns.
-        :param moved: called with the place in the queue, 1 for the next, when it is taken
+        :param on_position: called with the place in the queue, 1 for the next, when it is taken
             and each time that it changes; never called if the work can run at once.
         :raises QueueFull: too many wait already, or this one lost its place to a shorter
             lane.
         :raises ShuttingDown: the queue was stopped before the turn came.
         """
-        await self._turn(lane, moved)
+        await self._wait_for_turn(lane, on_position)
         try:
             return await work()
         finally:
@@ -106,11 +106,11 @@ class FairQueue(Generic[L]):
         """Reject all that wait and all that come later; those that run continue."""
         self._stopped = True
         lanes, self._lanes = self._lanes, OrderedDict()
-        for places in lanes.values():
-            for place in places:
-                place.turn.errback(ShuttingDown())
+        for waiters in lanes.values():
+            for waiter in waiters:
+                waiter.turn.errback(ShuttingDown())
 
-    async def _turn(self, lane: L, moved: Callable[[int], None]) -> None:
+    async def _wait_for_turn(self, lane: L, on_position: Callable[[int], None]) -> None:
         """Wait for a turn, and count this coroutine as running."""
         if self._stopped:
             raise ShuttingDown
@@ -118,13 +118,13 @@ class FairQueue(Generic[L]):
             self._running += 1
             return
         if self.waiting >= self.max_waiting:
-            self._make_room(lane)
-        place = _Place(lane, Deferred(lambda _: self._leave(place)), moved)
-        self._lanes.setdefault(lane, deque()).append(place)
-        self._tell()
-        await place.turn
+            self._evict_from_longest_lane(lane)
+        waiter = _Waiter(lane, Deferred(lambda _: self._remove(waiter)), on_position)
+        self._lanes.setdefault(lane, deque()).append(waiter)
+        self._report_positions()
+        await waiter.turn
 
-    def _make_room(self, lane: L) -> None:
+    def _evict_from_longest_lane(self, lane: L) -> None:
         """
         Reject the last item of the longest lane.
 
@@ -133,11 +133,11 @@ class FairQueue(Generic[L]):
         # Of several equally long lanes the one that was served last: its turn is the
         # furthest away.
         longest = max(reversed(self._lanes), key=lambda each: len(self._lanes[each]), default=None)
-        own = len(self._lanes.get(lane, ()))
-        if longest is None or len(self._lanes[longest]) <= own + 1:
+        own_length = len(self._lanes.get(lane, ()))
+        if longest is None or len(self._lanes[longest]) <= own_length + 1:
             raise QueueFull(waiting=self.waiting, retry_after=self.retry_after)
         last = self._lanes[longest][-1]
-        self._leave(last)
+        self._remove(last)
         last.turn.errback(QueueFull(waiting=self.max_waiting, retry_after=self.retry_after))
 
     def _admit(self) -> None:
@@ -149,36 +149,36 @@ class FairQueue(Generic[L]):
         self._admitting = True
         try:
             while self._lanes and self._running < self.max_running:
-                lane, places = next(iter(self._lanes.items()))
-                place = places.popleft()
-                if places:
+                lane, waiters = next(iter(self._lanes.items()))
+                waiter = waiters.popleft()
+                if waiters:
                     self._lanes.move_to_end(lane)
                 else:
                     del self._lanes[lane]
                 self._running += 1
-                self._tell()
-                place.turn.callback(None)
+                self._report_positions()
+                waiter.turn.callback(None)
         finally:
             self._admitting = False
 
-    def _leave(self, place: _Place[L]) -> None:
-        places = self._lanes.get(place.lane)
-        if places is None or place not in places:
+    def _remove(self, waiter: _Waiter[L]) -> None:
+        waiters = self._lanes.get(waiter.lane)
+        if waiters is None or waiter not in waiters:
             return
-        places.remove(place)
-        if not places:
-            del self._lanes[place.lane]
-        self._tell()
+        waiters.remove(waiter)
+        if not waiters:
+            del self._lanes[waiter.lane]
+        self._report_positions()
 
-    def _tell(self) -> None:
+    def _report_positions(self) -> None:
         """Report the new places of those that wait and have moved."""
-        rounds = [deque(places) for places in self._lanes.values()]
+        lanes = [deque(waiters) for waiters in self._lanes.values()]
         position = 0
-        while rounds:
-            for places in rounds:
+        while lanes:
+            for waiters in lanes:
                 position += 1
-                place = places.popleft()
-                if place.told != position:
-                    place.told = position
-                    place.moved(position)
-            rounds = [places for places in rounds if places]
+                waiter = waiters.popleft()
+                if waiter.last_position != position:
+                    waiter.last_position = position
+                    waiter.on_position(position)
+            lanes = [waiters for waiters in lanes if waiters]

@@ -31,11 +31,11 @@ IMAGES = "image"
 
 
 @define(kw_only=True, eq=False)
-class _Known:
+class _CachedImage:
     """An image in memory, and the time when all of its blobs were last seen."""
 
     image: Image
-    checked: float
+    checked_at: float
 
     @property
     def size(self) -> int:
@@ -55,8 +55,8 @@ class ImageCache:
     :param storage: holds their manifests, and a record for each image key.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param ttl: the time that an image is kept in memory, in seconds.
-    :param limit: the memory that images may take, in bytes.
-    :param recheck: the seconds for which an image's blobs are assumed to exist
+    :param max_bytes: the memory that images may take, in bytes.
+    :param recheck_interval: the seconds for which an image's blobs are assumed to exist
         after they were seen.  Looking for 95 blobs costs some milliseconds of a
         thread, a cached response fractions of one: done each time it would be nearly
         all of the work, done once in ten seconds it is negligible.  Blobs that vanish in
@@ -66,16 +66,16 @@ class ImageCache:
     storage: Storage
     seconds: Callable[[], float]
     ttl: float = 6 * 3600.0
-    limit: int = 64 * 2**20
-    recheck: float = 10.0
+    max_bytes: int = 64 * 2**20
+    recheck_interval: float = 10.0
     counts: LookupCounts = field(factory=LookupCounts, init=False)
-    _recent: MutableMapping[str, _Known] = field(init=False)
-    _trusted_since: float = field(default=float("-inf"), init=False)
+    _recent: MutableMapping[str, _CachedImage] = field(init=False)
+    _checks_valid_since: float = field(default=float("-inf"), init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
         self._recent = TTLCache(
-            self.limit, self.ttl, timer=self.seconds, getsizeof=lambda known: known.size
+            self.max_bytes, self.ttl, timer=self.seconds, getsizeof=lambda known: known.size
         )
 
     async def get(self, key: str) -> Image | None:
@@ -84,12 +84,15 @@ class ImageCache:
 
         :raises StorageError: the storage failed.
         """
-        known = self._recent.get(key)
+        cached = self._recent.get(key)
         now = self.seconds()
-        if known is not None and self._trusted_since <= known.checked > now - self.recheck:
+        if (
+            cached is not None
+            and self._checks_valid_since <= cached.checked_at > now - self.recheck_interval
+        ):
             self.counts.memory += 1
-            return known.image
-        image = await self._load(key) if known is None else known.image
+            return cached.image
+        image = await self._load(key) if cached is None else cached.image
         if image is None:
             self.counts.misses += 1
             return None
@@ -105,12 +108,12 @@ class ImageCache:
             await self.storage.delete_record(IMAGES, key)
             self.counts.misses += 1
             return None
-        if known is None:
+        if cached is None:
             self.counts.storage += 1
-            self._remember(key, image, now)
+            self._keep_in_memory(key, image, now)
         else:
             self.counts.memory += 1
-            known.checked = now
+            cached.checked_at = now
         return image
 
     async def add(self, key: str, image: Image) -> None:
@@ -130,16 +133,16 @@ class ImageCache:
             }
         )
         blobs = [(manifest.body, manifest.media_type) for manifest in image.manifests]
-        needs = image.digests - {manifest.digest for manifest in image.manifests}
+        needed_blobs = image.digests - {manifest.digest for manifest in image.manifests}
         if image.config is not None:
             blobs.insert(0, (image.config, OCI_CONFIG))
-            needs -= {digest_of(image.config)}
-        await self.storage.publish(blobs, needs, (IMAGES, key, record))
-        self._remember(key, image, self.seconds())
+            needed_blobs -= {digest_of(image.config)}
+        await self.storage.publish(blobs, needed_blobs, (IMAGES, key, record))
+        self._keep_in_memory(key, image, self.seconds())
 
     def invalidate_checks(self) -> None:
         """Check all blobs again before the next result, because a requested one is missing."""
-        self._trusted_since = self.seconds()
+        self._checks_valid_since = self.seconds()
 
     async def _load(self, key: str) -> Image | None:
         text = await self.storage.get_record(IMAGES, key)
@@ -164,10 +167,10 @@ class ImageCache:
             await self.storage.delete_record(IMAGES, key)
             return None
 
-    def _remember(self, key: str, image: Image, checked: float) -> None:
-        known = _Known(image=image, checked=checked)
-        if known.size <= self.limit:
-            self._recent[key] = known
+    def _keep_in_memory(self, key: str, image: Image, checked_at: float) -> None:
+        cached = _CachedImage(image=image, checked_at=checked_at)
+        if cached.size <= self.max_bytes:
+            self._recent[key] = cached
 
 
 @define(kw_only=True, eq=False)
@@ -180,16 +183,16 @@ class FailureCache:
 
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param ttl: the time that a failure is cached, in seconds.
-    :param limit: the number of failures that are kept.
+    :param max_entries: the number of failures that are kept.
     """
 
     seconds: Callable[[], float]
     ttl: float
-    limit: int = 1024
+    max_entries: int = 1024
     _failures: MutableMapping[str, tuple[float, NixeryError]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._failures = TTLCache(self.limit, self.ttl, timer=self.seconds)
+        self._failures = TTLCache(self.max_entries, self.ttl, timer=self.seconds)
 
     def check(self, key: str) -> None:
         """
@@ -199,8 +202,8 @@ class FailureCache:
         """
         found = self._failures.get(key)
         if found is not None:
-            failed, error = found
-            raise CachedFailure(original=error, retry_after=failed + self.ttl - self.seconds())
+            failed_at, error = found
+            raise CachedFailure(original=error, retry_after=failed_at + self.ttl - self.seconds())
 
     def add(self, key: str, error: NixeryError) -> None:
         """Cache the failure of ``key``."""

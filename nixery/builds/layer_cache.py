@@ -62,14 +62,14 @@ class LayerRecord:
         )
 
     @classmethod
-    def decode(cls, text: bytes) -> LayerRecord:
+    def decode(cls, data: bytes) -> LayerRecord:
         """
         Read a record that :meth:`encode` wrote.
 
         :raises ValueError: it is not a layer record.
         """
         try:
-            value = json.loads(text)
+            value = json.loads(data)
             return cls(
                 digest=parse_digest(value["digest"]),
                 size=int(value["size"]),
@@ -86,18 +86,20 @@ class LayerCache:
     The layers that are stored, by layer key.
 
     :param storage: keeps the layers, and a record for each.
-    :param limit: the number of records that are also kept in memory.
+    :param max_cached: the number of records that are also kept in memory.
     """
 
     storage: Storage
-    limit: int = 65536
+    max_cached: int = 65536
     _recent: MutableMapping[str, LayerRecord] = field(init=False)
-    _waiting: list[tuple[str, Deferred[LayerRecord | None]]] = field(factory=list, init=False)
-    _looking: bool = field(default=False, init=False)
+    _pending_lookups: list[tuple[str, Deferred[LayerRecord | None]]] = field(
+        factory=list, init=False
+    )
+    _lookup_running: bool = field(default=False, init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._recent = LRUCache(self.limit)
+        self._recent = LRUCache(self.max_cached)
 
     async def get(self, key: str) -> LayerRecord | None:
         """
@@ -109,10 +111,10 @@ class LayerCache:
         :raises StorageError: the storage failed.
         """
         waiter: Deferred[LayerRecord | None] = Deferred()
-        self._waiting.append((key, waiter))
-        if not self._looking:
+        self._pending_lookups.append((key, waiter))
+        if not self._lookup_running:
             # No waiter owns the look-up, so a cancelled waiter does not end it for the others.
-            Deferred.fromCoroutine(self._look())
+            Deferred.fromCoroutine(self._run_lookups())
         return await waiter
 
     async def add(
@@ -126,7 +128,7 @@ class LayerCache:
             under these keys, because other manifests name them already.
         :raises StorageError: the storage failed.
         """
-        texts = await self.storage.commit_all(
+        stored_records = await self.storage.commit_all(
             [
                 PendingBlob(
                     writer=writer,
@@ -138,45 +140,45 @@ class LayerCache:
                 for key, (record, writer) in layers.items()
             ]
         )
-        firsts = []
-        for (key, (record, _)), text in zip(layers.items(), texts, strict=True):
+        published = []
+        for (key, (record, _)), stored_record in zip(layers.items(), stored_records, strict=True):
             try:
-                first = LayerRecord.decode(text)
+                first = LayerRecord.decode(stored_record)
             except ValueError:
                 await self.storage.set_record(LAYERS, key, record.encode())
                 first = record
             self._recent[key] = first
-            firsts.append(first)
-        return firsts
+            published.append(first)
+        return published
 
-    async def _look(self) -> None:
+    async def _run_lookups(self) -> None:
         """Look up the requested layers until no request is left."""
-        self._looking = True
-        while self._waiting:
-            asked, self._waiting = (
-                self._waiting[:LOOKUP_BATCH_SIZE],
-                self._waiting[LOOKUP_BATCH_SIZE:],
+        self._lookup_running = True
+        while self._pending_lookups:
+            batch, self._pending_lookups = (
+                self._pending_lookups[:LOOKUP_BATCH_SIZE],
+                self._pending_lookups[LOOKUP_BATCH_SIZE:],
             )
             found: dict[str, LayerRecord] | Failure
             try:
-                found = await self._find({key for key, _ in asked})
+                found = await self._find({key for key, _ in batch})
             except Exception:  # noqa: BLE001  # passed to the waiters
                 found = Failure()
-            for key, waiter in asked:
+            for key, waiter in batch:
                 if not waiter.called:
                     waiter.callback(found if isinstance(found, Failure) else found.get(key))
-        self._looking = False
+        self._lookup_running = False
 
-    async def _find(self, wanted: Collection[str]) -> dict[str, LayerRecord]:
+    async def _find(self, keys: Collection[str]) -> dict[str, LayerRecord]:
         """Return those of the layers whose blobs exist, and withdraw the others."""
-        found = {key: self._recent[key] for key in wanted if key in self._recent}
-        unknown = sorted(set(wanted) - found.keys())
+        found = {key: self._recent[key] for key in keys if key in self._recent}
+        unknown = sorted(set(keys) - found.keys())
         if unknown:
             for key, text in (await self.storage.get_records(LAYERS, unknown)).items():
                 try:
                     found[key] = LayerRecord.decode(text)
                 except ValueError as error:
-                    await self.withdraw(key, str(error))
+                    await self.discard(key, str(error))
         if not found:
             return found
         # Checked each time: a missing layer is then packed while its store paths exist, and
@@ -185,11 +187,11 @@ class LayerCache:
         for key, record in list(found.items()):
             if record.digest in missing:
                 del found[key]
-                await self.withdraw(key, f"there is no blob {record.digest}")
+                await self.discard(key, f"there is no blob {record.digest}")
         self._recent.update(found)
         return found
 
-    async def withdraw(self, key: str, reason: str) -> None:
+    async def discard(self, key: str, reason: str) -> None:
         """
         Forget a layer; it is made again when it is needed next.
 

@@ -1,7 +1,7 @@
 """
 Notify listeners of changes at a limited rate.
 
-A build that prints a hundred thousand lines in a second calls :meth:`ThrottledNotifier.ring`
+A build that prints a hundred thousand lines in a second calls :meth:`ThrottledNotifier.notify`
 a hundred thousand times; with an interval of 0.1 s each listener is called ten times.
 Without listeners a call only tests an empty mapping.
 """
@@ -30,10 +30,10 @@ class ThrottledNotifier:
     interval: float
     _listeners: dict[object, Callable[[], None]] = field(factory=dict, init=False)
     _pending: IDelayedCall | None = field(default=None, init=False)
-    _last: float | None = field(default=None, init=False)
+    _last_notified: float | None = field(default=None, init=False)
     _log = Logger()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """
         Schedule one call of each listener; none is called before this returns.
 
@@ -43,30 +43,30 @@ class ThrottledNotifier:
         if self._pending is not None or not self._listeners:
             return
         delay = 0.0
-        if self._last is not None:
-            delay = max(0.0, self._last + self.interval - self.clock.seconds())
-        self._pending = self.clock.callLater(delay, self._sound)
+        if self._last_notified is not None:
+            delay = max(0.0, self._last_notified + self.interval - self.clock.seconds())
+        self._pending = self.clock.callLater(delay, self._call_listeners)
 
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """
-        Call ``listener`` after each :meth:`ring` from now on, subject to the rate limit.
+        Call ``listener`` after each :meth:`notify` from now on, subject to the rate limit.
 
         :return: unsubscribes the listener; may be called again.
         """
         key = object()
         self._listeners[key] = listener
 
-        def leave() -> None:
+        def unsubscribe() -> None:
             self._listeners.pop(key, None)
             if not self._listeners and self._pending is not None:
                 self._pending.cancel()
                 self._pending = None
 
-        return leave
+        return unsubscribe
 
-    def _sound(self) -> None:
+    def _call_listeners(self) -> None:
         self._pending = None
-        self._last = self.clock.seconds()
+        self._last_notified = self.clock.seconds()
         # A listener may unsubscribe itself or others while it is called.
         for key in tuple(self._listeners):
             listener = self._listeners.get(key)

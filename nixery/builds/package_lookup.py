@@ -20,14 +20,14 @@ from nixery.image.packages import LookupResult
 from nixery.sources.interface import Sources
 from nixery.sources.source import PackageSet, Revision
 
-__all__ = ["SearchResult", "Lookup", "PackageLookup"]
+__all__ = ["SearchResult", "PackageSearch", "PackageLookup"]
 
 LATEST = Tag("latest")
 
-PINNED_TTL = 3600.0
+PINNED_TTL_SECONDS = 3600.0
 """The time that results for a pinned revision are cached, in seconds."""
 
-OTHER_TTL = 10.0
+UNPINNED_TTL_SECONDS = 10.0
 """The time that results for a revision that may change are cached, in seconds."""
 
 MAX_CACHED_RESULTS = 4096
@@ -55,39 +55,43 @@ class SearchResult:
     The results for some package names.
 
     :param revision: the revision of the package set that was searched.
-    :param answers: in the order of the names.
+    :param results: in the order of the names.
     """
 
     revision: Revision
-    answers: tuple[LookupResult, ...]
+    results: tuple[LookupResult, ...]
 
 
 @define(kw_only=True, eq=False)
-class Lookup:
+class PackageSearch:
     """
     Looks package names up, with few evaluations at once, and caches the results.
 
     :param sources: resolves tags and fetches package sets.
-    :param looker: evaluates the names.
+    :param package_lookup: evaluates the names.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param running: the number of evaluations that run at once, besides those of images.
-    :param waiting: the number that may wait for their turn.
+    :param max_running: the number of evaluations that run at once, besides those of images.
+    :param max_waiting: the number that may wait for their turn.
     """
 
     sources: Sources
-    looker: PackageLookup
+    package_lookup: PackageLookup
     seconds: Callable[[], float]
-    running: int = 1
-    waiting: int = 32
+    max_running: int = 1
+    max_waiting: int = 32
 
-    _pinned: MutableMapping[Hashable, LookupResult] = field(init=False)
-    _other: MutableMapping[Hashable, LookupResult] = field(init=False)
+    _pinned_results: MutableMapping[Hashable, LookupResult] = field(init=False)
+    _unpinned_results: MutableMapping[Hashable, LookupResult] = field(init=False)
     _queue: FairQueue[str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._pinned = TTLCache(MAX_CACHED_RESULTS, PINNED_TTL, timer=self.seconds)
-        self._other = TTLCache(MAX_CACHED_RESULTS, OTHER_TTL, timer=self.seconds)
-        self._queue = FairQueue(max_running=self.running, max_waiting=self.waiting, retry_after=5.0)
+        self._pinned_results = TTLCache(MAX_CACHED_RESULTS, PINNED_TTL_SECONDS, timer=self.seconds)
+        self._unpinned_results = TTLCache(
+            MAX_CACHED_RESULTS, UNPINNED_TTL_SECONDS, timer=self.seconds
+        )
+        self._queue = FairQueue(
+            max_running=self.max_running, max_waiting=self.max_waiting, retry_after=5.0
+        )
 
     async def revision(self) -> Revision:
         """
@@ -97,8 +101,8 @@ class Lookup:
         """
         return await self.sources.resolve(LATEST)
 
-    async def check(
-        self, client: str, system: str, requirements: Sequence[PackageRequest]
+    async def search(
+        self, client: str, system: str, requests: Sequence[PackageRequest]
     ) -> SearchResult:
         """
         Look names up.  Cancelling ends the evaluation.
@@ -108,24 +112,24 @@ class Lookup:
         :raises NixeryError: the package set cannot be fetched or evaluated.
         """
         revision = await self.revision()
-        kept = self._pinned if revision.pinned else self._other
-        known = {
-            item: answer
-            for item in requirements
-            if (answer := kept.get((revision, system, item))) is not None
+        cache = self._pinned_results if revision.pinned else self._unpinned_results
+        results = {
+            request: result
+            for request in requests
+            if (result := cache.get((revision, system, request))) is not None
         }
-        missing = [item for item in requirements if item not in known]
-        if missing:
+        unknown = [request for request in requests if request not in results]
+        if unknown:
 
             async def work() -> Sequence[LookupResult]:
                 package_set = await self.sources.fetch(revision)
-                return await self.looker.look_up(package_set, system, missing)
+                return await self.package_lookup.look_up(package_set, system, unknown)
 
-            for answer in await self._queue.run(client, work):
-                known[answer.request] = kept[revision, system, answer.request] = answer
+            for result in await self._queue.run(client, work):
+                results[result.request] = cache[revision, system, result.request] = result
         return SearchResult(
             revision=revision,
-            answers=tuple(known[item] for item in requirements),
+            results=tuple(results[request] for request in requests),
         )
 
     def stop(self) -> None:

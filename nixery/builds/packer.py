@@ -50,30 +50,30 @@ class Packer:
 
     :param storage: stores the layers.
     :param cpu: the thread pool in which they are packed.
-    :param slots: the number of batches that are made at once: several times as many as the
+    :param max_batches: the number of batches that are made at once: several times as many as the
         pool has threads, because a batch that is being written to disk needs none.
     :param compression: the compression of the layers.
-    :param store: the directory of this machine that holds the store paths.
-    :param room: awaited before a layer is packed; raises if the disk is too full.
+    :param store_directory: the directory of this machine that holds the store paths.
+    :param check_free_space: awaited before a layer is packed; raises if the disk is too full.
     """
 
     storage: Storage
     cpu: Workers
-    slots: int
+    max_batches: int
     compression: Compression
-    store: str = STORE
-    room: Callable[[], Awaitable[None]] | None = None
+    store_directory: str = STORE
+    check_free_space: Callable[[], Awaitable[None]] | None = None
 
     _cache: LayerCache = field(init=False)
     _jobs: SingleFlight[str, LayerRecord] = field(factory=SingleFlight, init=False)
-    _parcels: BatchQueue[_Job, LayerRecord] = field(init=False)
+    _batches: BatchQueue[_Job, LayerRecord] = field(init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
         self._cache = LayerCache(storage=self.storage)
-        self._parcels = BatchQueue(make=self._make, slots=self.slots)
+        self._batches = BatchQueue(run_batch=self._pack_with_retry, max_running=self.max_batches)
 
-    async def store_paths(self, paths: Sequence[StorePath], size: int) -> LayerRecord:
+    async def get_layer(self, paths: Sequence[StorePath], size: int) -> LayerRecord:
         """
         Return the layer that holds these store paths, which must be valid if it is not
         stored yet.
@@ -89,25 +89,25 @@ class Packer:
                 names,
                 write,
                 compression=self.compression,
-                store=self.store,
+                store=self.store_directory,
                 should_stop=should_stop,
             )
 
-        key = self._key(paths)
-        return await self._jobs.run(key, lambda: self._layer(key, pack, size))
+        key = self._layer_key(paths)
+        return await self._jobs.run(key, lambda: self._get_or_pack(key, pack, size))
 
-    async def forget(self, paths: Sequence[StorePath], reason: str) -> None:
+    async def discard_layer(self, paths: Sequence[StorePath], reason: str) -> None:
         """
         Discard the cached record of the layer that holds these store paths.
 
         :raises StorageError: the storage failed.
         """
-        await self._cache.withdraw(self._key(paths), reason)
+        await self._cache.discard(self._layer_key(paths), reason)
 
-    def _key(self, paths: Sequence[StorePath]) -> str:
+    def _layer_key(self, paths: Sequence[StorePath]) -> str:
         return cache_keys.layer_key(paths, self.compression.label, FORMAT)
 
-    async def root(self, packages: Sequence[Package], tree: RootTree) -> LayerRecord:
+    async def get_root_layer(self, packages: Sequence[Package], tree: RootTree) -> LayerRecord:
         """
         Return the layer that holds the root of an image.
 
@@ -136,7 +136,7 @@ class Packer:
             }
         )
         size = ustar.BLOCK * len(tree.entries)
-        return await self._jobs.run(key, lambda: self._layer(key, pack, size))
+        return await self._jobs.run(key, lambda: self._get_or_pack(key, pack, size))
 
     def stop(self) -> Deferred[None]:
         """
@@ -146,17 +146,17 @@ class Packer:
         """
         return self._jobs.stop()
 
-    async def _layer(self, key: str, pack: Pack, size: int) -> LayerRecord:
-        known = await self._cache.get(key)
-        tally = current_build_stats.get(None) or BuildStats()
-        if known is not None:
-            tally.layers_reused += 1
-            return known
-        return await self._parcels.run(_Job(key=key, pack=pack, tally=tally), size)
+    async def _get_or_pack(self, key: str, pack: Pack, size: int) -> LayerRecord:
+        cached = await self._cache.get(key)
+        stats = current_build_stats.get(None) or BuildStats()
+        if cached is not None:
+            stats.layers_reused += 1
+            return cached
+        return await self._batches.run(_Job(key=key, pack=pack, stats=stats), size)
 
-    async def _make(self, jobs: Sequence[_Job], stop: Event) -> Sequence[LayerRecord]:
-        if self.room is not None:
-            await self.room()
+    async def _pack_with_retry(self, jobs: Sequence[_Job], stop: Event) -> Sequence[LayerRecord]:
+        if self.check_free_space is not None:
+            await self.check_free_space()
         try:
             return await self._pack(jobs, stop)
         except UploadLost as error:
@@ -202,7 +202,7 @@ class Packer:
                 await writer.abort()
             raise
         for job, each in zip(jobs, packed, strict=True):
-            job.tally.count_packed_layer(unpacked=each.uncompressed_size, packed=each.size)
+            job.stats.count_packed_layer(unpacked=each.uncompressed_size, packed=each.size)
         return records
 
 
@@ -211,9 +211,9 @@ class _Job:
     """
     A layer to be made.
 
-    :param tally: the statistics of the build that requested it first.
+    :param stats: the statistics of the build that requested it first.
     """
 
     key: str
     pack: Pack
-    tally: BuildStats
+    stats: BuildStats

@@ -59,7 +59,7 @@ begins a little later; its own failure names the derivation.
 
 
 @frozen(kw_only=True)
-class _Packed:
+class _PackedImage:
     """
     The stored layers of an image.
 
@@ -79,31 +79,31 @@ class ImagePipeline:
     :param sources: fetches package sets.
     :param nix: evaluates and builds packages.
     :param storage: stores layers.
-    :param images: stores the manifests.
+    :param image_cache: stores the manifests.
     :param cpu: the thread pool in which layers are grouped and packed.
-    :param packers: the number of layers that are made at once: some on the threads of
+    :param max_batches: the number of layers that are made at once: some on the threads of
         ``cpu``, others being written to the disk.
     :param compression: the compression of the layers.
     :param clock: measures the time of builds.
     :param limits: the deadline of an image, and its largest size.
-    :param store: the directory of this machine that holds the store paths.
-    :param room: awaited before an image is begun, and before each of its layers; raises
+    :param store_directory: the directory of this machine that holds the store paths.
+    :param check_free_space: awaited before an image is begun, and before each of its layers; raises
         :class:`nixery.storage.errors.DiskSpaceLow` if there is too little free space.
-    :param made: called with the record of each image that was made; must not block.
+    :param on_built: called with the record of each image that was made; must not block.
     """
 
     sources: Sources
     nix: Nix
     storage: Storage
-    images: ImageCache
+    image_cache: ImageCache
     cpu: Workers
-    packers: int
+    max_batches: int
     compression: Compression
     clock: IReactorTime
     limits: BuildLimits = field(factory=BuildLimits)
-    store: str = STORE
-    room: Callable[[], Awaitable[None]] | None = None
-    made: Callable[[BuildRecord], None] | None = None
+    store_directory: str = STORE
+    check_free_space: Callable[[], Awaitable[None]] | None = None
+    on_built: Callable[[BuildRecord], None] | None = None
 
     _packer: Packer = field(init=False)
 
@@ -113,10 +113,10 @@ class ImagePipeline:
         self._packer = Packer(
             storage=self.storage,
             cpu=self.cpu,
-            slots=self.packers,
+            max_batches=self.max_batches,
             compression=self.compression,
-            store=self.store,
-            room=self.room,
+            store_directory=self.store_directory,
+            check_free_space=self.check_free_space,
         )
 
     async def fetch(self, revision: Revision, progress: Build) -> PackageSet:
@@ -132,13 +132,13 @@ class ImagePipeline:
         self, package_set: PackageSet, request: ImageRequest, progress: Build
     ) -> Evaluation:
         """Evaluate the packages of an image."""
-        progress.started()
-        evaluating = Deferred.fromCoroutine(
+        progress.set_running()
+        evaluation = Deferred.fromCoroutine(
             self.nix.evaluate(package_set, request.name.system, request.name.package_requests)
         )
         # Called after the evaluation was started: starting a process takes a while.
         self.nix.prepare()
-        return await evaluating
+        return await evaluation
 
     async def make(self, request: ImageRequest, evaluation: Evaluation, progress: Build) -> Image:
         """
@@ -154,18 +154,18 @@ class ImagePipeline:
         """
         key = request.image_key(evaluation)
         for _ in range(MAX_REPACKS):
-            image = await self._make_in_time(request, evaluation, progress)
+            image = await self._make_within_deadline(request, evaluation, progress)
             try:
-                await self.images.add(key, image)
+                await self.image_cache.add(key, image)
             except BlobsMissing as error:
                 self._log.warn("an image is made again: {error}", error=error)
             else:
                 return image
-        image = await self._make_in_time(request, evaluation, progress)
-        await self.images.add(key, image)
+        image = await self._make_within_deadline(request, evaluation, progress)
+        await self.image_cache.add(key, image)
         return image
 
-    async def _make_in_time(
+    async def _make_within_deadline(
         self, request: ImageRequest, evaluation: Evaluation, progress: Build
     ) -> Image:
         """
@@ -173,26 +173,26 @@ class ImagePipeline:
 
         :raises ImageTimedOut: all stages together took too long.
         """
-        progress.started()
-        begun = self.clock.seconds()
+        progress.set_running()
+        started_at = self.clock.seconds()
         limit = self.limits.deadline
         try:
             image = await with_timeout(
                 limit + DEADLINE_MARGIN_SECONDS,
                 self.clock,
-                self._make(request, evaluation, progress),
+                self._run_stages(request, evaluation, progress),
             )
         except TimedOut:
             raise ImageTimedOut(
                 image=request.name.repository,
-                phase=progress.view().doing(),
+                phase=progress.view().describe_activity(),
                 seconds=limit,
                 setting="build_deadline",
             ) from None
         self._log.info(
             "{image} was built in {seconds:.2f} s as {digest}",
             image=request.name.repository,
-            seconds=self.clock.seconds() - begun,
+            seconds=self.clock.seconds() - started_at,
             digest=image.manifests[0].digest,
         )
         return image
@@ -201,14 +201,14 @@ class ImagePipeline:
         """Cancel the layers that are being packed."""
         await self._packer.stop()
 
-    async def _make(
+    async def _run_stages(
         self, request: ImageRequest, evaluation: Evaluation, progress: Progress
     ) -> Image:
-        if self.room is not None:
-            await self.room()
-        held = await self.nix.root_if_valid(_outputs(evaluation))
-        if held is not None:
-            realisation = held.realisation
+        if self.check_free_space is not None:
+            await self.check_free_space()
+        rooted = await self.nix.root_if_valid(_output_paths(evaluation))
+        if rooted is not None:
+            realisation = rooted.realisation
         else:
             realisation, evaluation = await realise(
                 self.nix,
@@ -218,7 +218,11 @@ class ImagePipeline:
                 progress,
             )
         try:
-            graph = held.graph if held is not None else await self.nix.closure(_outputs(evaluation))
+            graph = (
+                rooted.graph
+                if rooted is not None
+                else await self.nix.closure(_output_paths(evaluation))
+            )
             self._check_size(graph)
             plan = await self.cpu.run(
                 plan_layers, graph, request.settings.popularity, request.settings.layers
@@ -226,7 +230,7 @@ class ImagePipeline:
             progress.phase(Phase.PACKING)
             packed = await self._pack(evaluation, plan, progress)
             if self.nix.root_expired(realisation):
-                await self._mistrust(plan)
+                await self._discard_layers(plan)
         finally:
             # The layers are in storage: store paths that are collected from here on are
             # not needed any more.
@@ -239,8 +243,8 @@ class ImagePipeline:
             has_shell=packed.root.shell == "/bin/bash",
             has_ca_bundle=packed.root.has_ca_bundle,
         )
-        if self.made is not None:
-            self.made(
+        if self.on_built is not None:
+            self.on_built(
                 BuildRecord(
                     digest=image.manifests[0].digest,
                     source=request.revision.label,
@@ -253,7 +257,7 @@ class ImagePipeline:
             )
         return image
 
-    async def _mistrust(self, plan: LayerPlan) -> None:
+    async def _discard_layers(self, plan: LayerPlan) -> None:
         """
         Discard the layers whose store paths may have been removed while they were packed.
 
@@ -262,11 +266,11 @@ class ImagePipeline:
         # A directory that is being removed looks like a smaller one.
         reason = "the process that kept its store paths from garbage collection has ended"
         for group in plan:
-            await self._packer.forget(group.paths, reason)
+            await self._packer.discard_layer(group.paths, reason)
         raise NixUnusable(reason=f"{reason} while they were packed: try again")
 
     def _check_size(self, graph: RuntimeGraph) -> None:
-        limit = self.limits.closure
+        limit = self.limits.max_closure_size
         if limit is not None and (size := graph.nar_size) > limit:
             raise ImageTooLarge(
                 what="MiB of unpacked files",
@@ -275,15 +279,17 @@ class ImagePipeline:
                 setting="max_closure_size",
             )
 
-    async def _pack(self, evaluation: Evaluation, plan: LayerPlan, progress: Progress) -> _Packed:
+    async def _pack(
+        self, evaluation: Evaluation, plan: LayerPlan, progress: Progress
+    ) -> _PackedImage:
         """Pack the layers of a closure and the root, and store them."""
         trees: list[RootTree] = []
 
-        async def root() -> LayerRecord:
+        async def pack_root() -> LayerRecord:
             # Runs concurrently with the layers, which do not depend on it.
-            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store)
+            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store_directory)
             trees.append(tree)
-            return await self._packer.root(evaluation.packages, tree)
+            return await self._packer.get_root_layer(evaluation.packages, tree)
 
         # The largest layer first: begun last, it would keep one thread busy while the
         # others are idle.
@@ -291,22 +297,22 @@ class ImagePipeline:
             range(len(plan)), key=lambda index: plan.layers[index].nar_size, reverse=True
         )
         jobs = [
-            root(),
+            pack_root(),
             *(
-                self._packer.store_paths(plan.layers[index].paths, plan.layers[index].nar_size)
+                self._packer.get_layer(plan.layers[index].paths, plan.layers[index].nar_size)
                 for index in order
             ),
         ]
         done = 0
 
-        async def counted(job: Coroutine[Deferred[Any], Any, LayerRecord]) -> LayerRecord:
+        async def count_when_done(job: Coroutine[Deferred[Any], Any, LayerRecord]) -> LayerRecord:
             nonlocal done
             record = await job
             done += 1
             progress.count(Phase.PACKING, done, len(jobs), "layers")
             return record
 
-        top, *others = await gather(counted(job) for job in jobs)
+        top, *others = await gather(count_when_done(job) for job in jobs)
         records = dict(zip(order, others, strict=True))
         compression = self.compression.kind
         layers = [
@@ -316,10 +322,10 @@ class ImagePipeline:
             ),
             _image_layer(top, compression, ["symbolic links to the packages' files"]),
         ]
-        return _Packed(layers=layers, root=trees[0])
+        return _PackedImage(layers=layers, root=trees[0])
 
 
-def _outputs(evaluation: Evaluation) -> list[str]:
+def _output_paths(evaluation: Evaluation) -> list[str]:
     """Return the store paths of an image's packages, sorted."""
     return sorted({output.path for each in evaluation.packages for output in each.outputs})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError
@@ -27,7 +27,10 @@ from nixery.nix.progress import Phase
 from nixery.runtime.clocks import WallTime
 from nixery.sources.errors import UnknownRevision
 
-__all__ = ["Build", "Keeper"]
+if TYPE_CHECKING:
+    from nixery.builds.tracker import BuildTracker
+
+__all__ = ["Build"]
 
 MAX_LOG_LINES = 1000
 """The number of lines of a build's log that are kept."""
@@ -38,24 +41,11 @@ MAX_LOG_CHARACTERS = 256 * 1024
 MAX_STAGES = 32
 """The number of stages of a build that are kept; each re-evaluation adds some."""
 
-_QUICK = (PackagesRefused, UnknownRevision, CachedFailure, QueueFull)
+_CHEAP_FAILURES = (PackagesRefused, UnknownRevision, CachedFailure, QueueFull)
 """Failures that clients get at once and that cost next to nothing: such builds are not kept."""
 
-_MAKING = {Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STORING}
+_BUILD_PHASES = {Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STORING}
 """Phases in which an image is made, and not just looked up."""
-
-
-class Keeper(Protocol):
-    """The tracker that keeps a build."""
-
-    def seconds(self) -> float:
-        """Return the monotonic time."""
-
-    def changed(self) -> int:
-        """Note that a build has changed; :return: the tracker's new version."""
-
-    def ended(self, build: Build) -> None:
-        """Note that a build has ended."""
 
 
 @define(kw_only=True, eq=False)
@@ -65,123 +55,123 @@ class Build:
 
     It is listed when its first phase begins.  A build that made nothing, because the
     image was known, or that failed at once, is forgotten when it ends, unless it was
-    announced to a client (:meth:`announce`).
+    announced to a client (:meth:`pin`).
     """
 
     id: str
     name: ImageName
     tag: Tag
-    begun: WallTime
-    bell: ThrottledNotifier
-    _book: Keeper
-    _since: float = field(init=False)
+    started_at: WallTime
+    notifier: ThrottledNotifier
+    _tracker: BuildTracker
+    _started_monotonic: float = field(init=False)
     _state: BuildState = BuildState.RUNNING
-    _ended: WallTime | None = None
+    _ended_at: WallTime | None = None
     _position: int | None = None
     _stages: deque[Stage] = field(factory=lambda: deque(maxlen=MAX_STAGES))
     _counts: dict[tuple[Phase, str], Count] = field(factory=dict)
     _derivation: str | None = None
     _follows: Build | None = None
     _digest: Digest | None = None
-    _problem: BuildFailure | None = None
-    _lines: deque[str] = field(factory=deque)
-    _size: int = 0
+    _failure: BuildFailure | None = None
+    _log_lines: deque[str] = field(factory=deque)
+    _log_size: int = 0
     _dropped_lines: int = 0
     _version: int = 0
-    _listed: bool = False
-    _announced: bool = False
-    _seen: set[Phase] = field(factory=set)
+    _is_listed: bool = False
+    _pinned: bool = False
+    _logged_phases: set[Phase] = field(factory=set)
 
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._since = self._book.seconds()
+        self._started_monotonic = self._tracker.seconds()
 
     # -- progress from the pipeline --------------------------------------------------
 
     def phase(self, phase: Phase, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.phase`; log each phase once."""
-        if phase not in self._seen:
-            self._seen.add(phase)
+        if phase not in self._logged_phases:
+            self._logged_phases.add(phase)
             self._log.info("{image}: {phase}", image=self.name.repository, phase=phase.value)
         self._end_stage()
-        self._stages.append(Stage(phase=phase, begun=self._now()))
+        self._stages.append(Stage(phase=phase, started_at=self._now()))
         if phase is not Phase.BUILDING:
             self._derivation = None
-        self._listed = True
-        self._changed()
+        self._is_listed = True
+        self._record_change()
 
     def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.count`."""
         # Not logged: there are thousands of calls.
         self._counts[phase, unit] = Count(phase=phase, unit=unit, done=done, expected=expected)
-        self._changed()
+        self._record_change()
 
     def derivation(self, derivation: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation`."""
         self._derivation = derivation
-        self._changed()
+        self._record_change()
 
     def log(self, line: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.log`."""
-        self._lines.append(line)
-        self._size += len(line) + 1
-        while len(self._lines) > MAX_LOG_LINES or self._size > MAX_LOG_CHARACTERS:
-            self._size -= len(self._lines.popleft()) + 1
+        self._log_lines.append(line)
+        self._log_size += len(line) + 1
+        while len(self._log_lines) > MAX_LOG_LINES or self._log_size > MAX_LOG_CHARACTERS:
+            self._log_size -= len(self._log_lines.popleft()) + 1
             self._dropped_lines += 1
-        self.bell.ring()
+        self.notifier.notify()
 
     # -- state changes ------------------------------------------------------------------
 
-    def queued(self, position: int) -> None:
+    def set_queued(self, position: int) -> None:
         """Note that it is queued at ``position``, 1 for the next build to begin."""
         self._state = BuildState.QUEUED
         self._position = position
-        self._listed = True
-        self._changed()
+        self._is_listed = True
+        self._record_change()
 
-    def started(self) -> None:
+    def set_running(self) -> None:
         """Note that it has left the queue, if it was queued."""
         if self._state is not BuildState.QUEUED:
             return
         self._state = BuildState.RUNNING
         self._position = None
-        self._changed()
+        self._record_change()
 
     def follow(self, other: Build) -> None:
         """Note that it waits for another build, which makes the same image."""
         self._follows = other
-        self._changed()
+        self._record_change()
 
-    def succeeded(self, digest: Digest) -> None:
+    def succeed(self, digest: Digest) -> None:
         """Note that the image exists."""
         self._digest = digest
-        self._end(BuildState.SUCCEEDED, worth=not _MAKING.isdisjoint(self._seen))
+        self._end(BuildState.SUCCEEDED, keep=not _BUILD_PHASES.isdisjoint(self._logged_phases))
 
-    def failed(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Note that it failed or was cancelled."""
         if isinstance(error, CancelledError | ShuttingDown):
-            self._end(BuildState.CANCELLED, worth=not _MAKING.isdisjoint(self._seen))
+            self._end(BuildState.CANCELLED, keep=not _BUILD_PHASES.isdisjoint(self._logged_phases))
             return
-        self._problem = _problem(error)
-        self._end(BuildState.FAILED, worth=not isinstance(error, _QUICK))
+        self._failure = _make_failure(error)
+        self._end(BuildState.FAILED, keep=not isinstance(error, _CHEAP_FAILURES))
 
-    def _end(self, state: BuildState, *, worth: bool) -> None:
+    def _end(self, state: BuildState, *, keep: bool) -> None:
         self._end_stage()
         self._state = state
         self._position = self._derivation = None
-        self._ended = self._now()
-        self._listed = worth or self._announced
-        self._changed()
-        self.bell.ring()  # Watchers are notified even if it is forgotten now.
-        self._book.ended(self)
+        self._ended_at = self._now()
+        self._is_listed = keep or self._pinned
+        self._record_change()
+        self.notifier.notify()  # Watchers are notified even if it is forgotten now.
+        self._tracker.record_end(self)
 
     # -- views -------------------------------------------------------------------------
 
     @property
-    def listed(self) -> bool:
+    def is_listed(self) -> bool:
         """True if the build is shown in lists."""
-        return self._listed
+        return self._is_listed
 
     @property
     def version(self) -> int:
@@ -191,11 +181,11 @@ class Build:
     @property
     def log_size(self) -> int:
         """The number of characters of its log that are kept."""
-        return self._size
+        return self._log_size
 
     def view(self) -> BuildView:
         """Return its current state as a value."""
-        until = self._now() if self._ended is None else self._ended
+        until = self._now() if self._ended_at is None else self._ended_at
         return BuildView(
             id=self.id,
             image=self.name.repository,
@@ -203,58 +193,58 @@ class Build:
             system=self.name.system,
             state=self._state,
             position=self._position,
-            begun=self.begun,
-            ended=self._ended,
-            elapsed=until - self.begun,
+            started_at=self.started_at,
+            ended_at=self._ended_at,
+            elapsed=until - self.started_at,
             stages=tuple(self._stages),
             counts=tuple(self._counts.values()),
             derivation=self._derivation,
             follows=None if self._follows is None else self._follows.id,
             digest=self._digest,
-            problem=self._problem,
-            log_lines=self._dropped_lines + len(self._lines),
+            failure=self._failure,
+            log_lines=self._dropped_lines + len(self._log_lines),
             version=self._version,
         )
 
     def log_part(self, after: int, limit: int) -> LogPart:
         """Return lines of the log from number ``after`` on, or from the first that is kept."""
         first = max(after - self._dropped_lines, 0)
-        lines = tuple(islice(self._lines, first, first + limit))
+        lines = tuple(islice(self._log_lines, first, first + limit))
         return LogPart(first=self._dropped_lines + first, lines=lines)
 
-    def announce(self) -> Build:
+    def pin(self) -> Build:
         """
         Keep the build to watch in the tracker after its end.
 
         :return: that build: this one, or the one that it follows.
         """
-        self._announced = self._listed = True
-        self._changed()
+        self._pinned = self._is_listed = True
+        self._record_change()
         # Two builds that differ only in the name or the tag: one of them makes the image.
-        return self if self._follows is None else self._follows.announce()
+        return self if self._follows is None else self._follows.pin()
 
-    def forget_log(self) -> None:
+    def discard_log(self) -> None:
         """Discard the lines of the log, and keep only their number."""
-        self._dropped_lines += len(self._lines)
-        self._lines.clear()
-        self._size = 0
+        self._dropped_lines += len(self._log_lines)
+        self._log_lines.clear()
+        self._log_size = 0
 
     def _now(self) -> WallTime:
         # The wall clock is read once per build, so that durations stay right if the clock
         # is set meanwhile.
-        return WallTime(self.begun + self._book.seconds() - self._since)
+        return WallTime(self.started_at + self._tracker.seconds() - self._started_monotonic)
 
     def _end_stage(self) -> None:
-        if self._stages and self._stages[-1].ended is None:
-            self._stages[-1] = evolve(self._stages[-1], ended=self._now())
+        if self._stages and self._stages[-1].ended_at is None:
+            self._stages[-1] = evolve(self._stages[-1], ended_at=self._now())
 
-    def _changed(self) -> None:
-        if self._listed:
-            self._version = self._book.changed()
-            self.bell.ring()
+    def _record_change(self) -> None:
+        if self._is_listed:
+            self._version = self._tracker.record_change()
+            self.notifier.notify()
 
 
-def _problem(error: BaseException) -> BuildFailure:
+def _make_failure(error: BaseException) -> BuildFailure:
     original = error.original if isinstance(error, CachedFailure) else error
     if isinstance(original, BuildFailed | BuildTimedOut):
         return BuildFailure(

@@ -19,22 +19,22 @@ class BuildLimits:
     """
     Limits of the number, time and size of builds.
 
-    :param builds: the number of images that are made at once.
-    :param evaluations: the number of images whose packages are looked up at once.
-    :param queue: the number of images that may wait for either.
+    :param max_builds: the number of images that are made at once.
+    :param max_evaluations: the number of images whose packages are looked up at once.
+    :param max_queued: the number of images that may wait for either.
     :param deadline: seconds that the making of one image may take, from when its
         turn has come.
     :param shutdown_timeout: seconds that running builds are given to end when the
         daemon stops.
-    :param closure: bytes that an image may have, unpacked; ``None``: any number.
+    :param max_closure_size: bytes that an image may have, unpacked; ``None``: any number.
     """
 
-    builds: int = 4
-    evaluations: int = 4
-    queue: int = 64
+    max_builds: int = 4
+    max_evaluations: int = 4
+    max_queued: int = 64
     deadline: float = 14400.0
     shutdown_timeout: float = 0.0
-    closure: int | None = None
+    max_closure_size: int | None = None
 
 
 @frozen(kw_only=True)

@@ -50,31 +50,31 @@ class BuildTracker:
 
     :param clock: schedules notifications, and measures builds.
     :param wall_clock: gives the time when a build began.
-    :param limit: the number of ended builds that are kept.
-    :param reported: called with each build that has ended, also if it is not listed, in the
+    :param max_ended: the number of ended builds that are kept.
+    :param on_ended: called with each build that has ended, also if it is not listed, in the
         context of its coroutine.
     :param new_id: makes ids that cannot be guessed.
     """
 
     clock: IReactorTime
     wall_clock: WallClock
-    limit: int = 256
-    reported: Callable[[BuildView], None] = lambda _build: None
+    max_ended: int = 256
+    on_ended: Callable[[BuildView], None] = lambda _build: None
     new_id: Callable[[], str] = lambda: secrets.token_hex(8)
 
     _running: dict[str, Build] = field(factory=dict, init=False)
-    _recent: OrderedDict[str, Build] = field(factory=OrderedDict, init=False)
-    _requests: dict[_Request, Build] = field(factory=dict, init=False)
+    _ended: OrderedDict[str, Build] = field(factory=OrderedDict, init=False)
+    _by_request: dict[_Request, Build] = field(factory=dict, init=False)
     _removed: deque[tuple[int, str]] = field(
         factory=lambda: deque(maxlen=MAX_REMOVED_IDS), init=False
     )
     _removals_known_since: int = field(default=0, init=False)
-    _old_logs: int = field(default=0, init=False)
+    _ended_log_size: int = field(default=0, init=False)
     _version: int = field(default=1, init=False)
-    _bell: ThrottledNotifier = field(init=False)
+    _notifier: ThrottledNotifier = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._bell = ThrottledNotifier(clock=self.clock, interval=OVERVIEW_NOTIFICATION_SECONDS)
+        self._notifier = ThrottledNotifier(clock=self.clock, interval=OVERVIEW_NOTIFICATION_SECONDS)
 
     def begin(self, name: ImageName, tag: Tag) -> Build:
         """Begin a build; the caller has to call its ``succeeded`` or ``failed``."""
@@ -82,32 +82,32 @@ class BuildTracker:
             id=self.new_id(),
             name=name,
             tag=tag,
-            begun=self.wall_clock.now(),
-            bell=ThrottledNotifier(clock=self.clock, interval=BUILD_NOTIFICATION_SECONDS),
-            book=self,
+            started_at=self.wall_clock.now(),
+            notifier=ThrottledNotifier(clock=self.clock, interval=BUILD_NOTIFICATION_SECONDS),
+            tracker=self,
         )
-        self._running[build.id] = self._requests[name, tag] = build
+        self._running[build.id] = self._by_request[name, tag] = build
         return build
 
-    def announce(self, name: ImageName, tag: Tag) -> BuildView | None:
+    def pin(self, name: ImageName, tag: Tag) -> BuildView | None:
         """
         Return the build that makes an image, and keep it listed for a client that watches it.
 
         :return: ``None`` if there is no such build.
         """
-        build = self._requests.get((name, tag))
-        return None if build is None else build.announce().view()
+        build = self._by_request.get((name, tag))
+        return None if build is None else build.pin().view()
 
-    def failed(self, name: ImageName, tag: Tag, error: NixeryError) -> BuildView | None:
+    def find_failed(self, name: ImageName, tag: Tag, error: NixeryError) -> BuildView | None:
         """
         Return the build of an image that failed with this error, or with the original of a
         :exc:`CachedFailure`; ``None`` if there is none, or it is not kept any more.
         """
         original = error.original if isinstance(error, CachedFailure) else error
-        for build in reversed(self._recent.values()):
+        for build in reversed(self._ended.values()):
             if (build.name, build.tag) == (name, tag):
                 view = build.view()
-                if view.problem is not None and view.problem.message == original.message:
+                if view.failure is not None and view.failure.message == original.message:
                     return view
         return None
 
@@ -115,7 +115,7 @@ class BuildTracker:
 
     def overview(self) -> tuple[BuildView, ...]:
         """Return the builds that run, then those that have ended, the youngest first."""
-        return tuple(build.view() for build in self._listed())
+        return tuple(build.view() for build in self._listed_builds())
 
     def active_names(self) -> tuple[str, ...]:
         """Return the names of images being built, as clients wrote them, oldest first."""
@@ -142,13 +142,15 @@ class BuildTracker:
             return Changes(version=self._version, builds=self.overview(), removed=None)
         return Changes(
             version=self._version,
-            builds=tuple(build.view() for build in self._listed() if build.version > since),
+            builds=tuple(build.view() for build in self._listed_builds() if build.version > since),
             removed=tuple(build_id for version, build_id in self._removed if version > since),
         )
 
-    def watch(self, tell: Callable[[], None], build_id: str | None = None) -> Callable[[], None]:
+    def watch(
+        self, callback: Callable[[], None], build_id: str | None = None
+    ) -> Callable[[], None]:
         """
-        Call ``tell`` soon after each change; changes in quick succession cause one call.
+        Call ``callback`` soon after each change; changes in quick succession cause one call.
 
         :param build_id: the build whose changes and log lines count; by default,
             the changes of all builds count, without their logs.
@@ -157,54 +159,54 @@ class BuildTracker:
         build = None if build_id is None else self._get(build_id)
         if build_id is not None and build is None:
             return lambda: None
-        return (self._bell if build is None else build.bell).listen(tell)
+        return (self._notifier if build is None else build.notifier).subscribe(callback)
 
-    # -- implementation of nixery.builds.progress.Keeper ---------------------------------------
+    # -- called by the builds ------------------------------------------------------------
 
     def seconds(self) -> float:
         """Return the monotonic time."""
         return self.clock.seconds()
 
-    def changed(self) -> int:
+    def record_change(self) -> int:
         """Note that a build has changed; :return: the new version."""
         self._version += 1
-        self._bell.ring()
+        self._notifier.notify()
         return self._version
 
-    def ended(self, build: Build) -> None:
+    def record_end(self, build: Build) -> None:
         """Note that a build has ended; keep it if it is listed."""
         if self._running.pop(build.id, None) is None:
             return
-        self.reported(build.view())
-        if self._requests.get((build.name, build.tag)) is build:
-            del self._requests[build.name, build.tag]
-        if not build.listed:
+        self.on_ended(build.view())
+        if self._by_request.get((build.name, build.tag)) is build:
+            del self._by_request[build.name, build.tag]
+        if not build.is_listed:
             # Watchers may know it, since it may have been listed before.
             self._remove(build)
             return
-        self._recent[build.id] = build
-        self._old_logs += build.log_size
-        while len(self._recent) > self.limit:
-            _, oldest = self._recent.popitem(last=False)
-            self._old_logs -= oldest.log_size
+        self._ended[build.id] = build
+        self._ended_log_size += build.log_size
+        while len(self._ended) > self.max_ended:
+            _, oldest = self._ended.popitem(last=False)
+            self._ended_log_size -= oldest.log_size
             self._remove(oldest)
-        old = iter(tuple(self._recent.values()))
-        while self._old_logs > MAX_ENDED_LOG_CHARACTERS:
+        old = iter(tuple(self._ended.values()))
+        while self._ended_log_size > MAX_ENDED_LOG_CHARACTERS:
             oldest = next(old)
-            self._old_logs -= oldest.log_size
-            oldest.forget_log()
+            self._ended_log_size -= oldest.log_size
+            oldest.discard_log()
 
     def _remove(self, build: Build) -> None:
         if build.version == 0:
             return  # It was never listed.
         if len(self._removed) == MAX_REMOVED_IDS:
             self._removals_known_since = self._removed[0][0]
-        self._removed.append((self.changed(), build.id))
+        self._removed.append((self.record_change(), build.id))
 
     def _get(self, build_id: str) -> Build | None:
-        build = self._running.get(build_id) or self._recent.get(build_id)
-        return build if build is not None and build.listed else None
+        build = self._running.get(build_id) or self._ended.get(build_id)
+        return build if build is not None and build.is_listed else None
 
-    def _listed(self) -> Iterator[Build]:
-        for builds in (self._running, self._recent):
-            yield from (build for build in reversed(builds.values()) if build.listed)
+    def _listed_builds(self) -> Iterator[Build]:
+        for builds in (self._running, self._ended):
+            yield from (build for build in reversed(builds.values()) if build.is_listed)

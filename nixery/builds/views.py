@@ -41,18 +41,18 @@ class BuildState(Enum):
     CANCELLED = "cancelled"
 
     @property
-    def ended(self) -> bool:
+    def is_final(self) -> bool:
         """True if the state is final."""
         return self not in {BuildState.QUEUED, BuildState.RUNNING}
 
 
 @frozen(kw_only=True)
 class Stage:
-    """A phase that a build went through; ``ended`` is ``None`` while it lasts."""
+    """A phase that a build went through; ``ended_at`` is ``None`` while it lasts."""
 
     phase: Phase
-    begun: WallTime
-    ended: WallTime | None = None
+    started_at: WallTime
+    ended_at: WallTime | None = None
 
 
 @frozen(kw_only=True)
@@ -88,7 +88,7 @@ class BuildView:
     :param id: cannot be guessed.
     :param image: the name as the first client that requested it wrote it.
     :param position: its place in the queue, 1 for the next, while it is queued.
-    :param begun: the time when it was requested.
+    :param started_at: the time when it was requested.
     :param elapsed: seconds from then until now, or until it ended.
     :param stages: in the order in which they began.
     :param counts: in the order in which they were first reported.
@@ -108,23 +108,23 @@ class BuildView:
     system: str
     state: BuildState
     position: int | None
-    begun: WallTime
-    ended: WallTime | None
+    started_at: WallTime
+    ended_at: WallTime | None
     elapsed: float
     stages: tuple[Stage, ...]
     counts: tuple[Count, ...]
     derivation: str | None
     follows: str | None
     digest: str | None
-    problem: BuildFailure | None
+    failure: BuildFailure | None
     log_lines: int
     version: int
 
-    def doing(self) -> str:
+    def describe_activity(self) -> str:
         """Describe the current activity in a few words: ``building, 3 of 14 builds``."""
         if self.state is BuildState.QUEUED:
             return "waiting for its turn" + (f", number {self.position}" if self.position else "")
-        if self.state.ended or not self.stages:
+        if self.state.is_final or not self.stages:
             return str(self.state.value)
         phase = self.stages[-1].phase
         counts = [count for count in self.counts if count.phase is phase and count.expected]

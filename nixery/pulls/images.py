@@ -249,7 +249,7 @@ class ImageService:
         """Make an image within the client's build quota, and track its build."""
         if self.builder.stopping:
             raise ShuttingDown
-        with self.builder.allowance.reserve_slot():
+        with self.builder.build_quota.reserve_slot():
             return await self._run_build(request, tag, make)
 
     async def _run_build(
@@ -263,9 +263,9 @@ class ImageService:
             image = await make(build)
         except BaseException as error:
             tally.failure = type(error).__name__
-            build.failed(error)
+            build.fail(error)
             raise
-        build.succeeded(image.manifests[0].digest)
+        build.succeed(image.manifests[0].digest)
         return image
 
     async def _record_tag(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:

@@ -103,42 +103,42 @@ def make_application(  # noqa: PLR0915  # one statement a part
         wall_clock=wall_clock,
     )
     popularity = make_popularity(config, files, reactor, os.environ)
-    book = BuildTracker(clock=reactor, wall_clock=wall_clock, reported=operations.reporter.ended)
+    book = BuildTracker(clock=reactor, wall_clock=wall_clock, on_ended=operations.reporter.report)
     cache = ImageCache(
         storage=storage,
         seconds=reactor.seconds,
         ttl=config.manifest_ttl,
-        limit=config.manifest_memory * 2**20,
-        recheck=config.blob_recheck,
+        max_bytes=config.manifest_memory * 2**20,
+        recheck_interval=config.blob_recheck,
     )
     catalog = ImageCatalog(
         storage=storage, image_cache=cache, cpu=cpu, clock=reactor, wall_clock=wall_clock
     )
     build_limits = BuildLimits(
-        builds=config.max_builds,
-        evaluations=config.max_evaluations,
-        queue=config.max_queued_builds,
+        max_builds=config.max_builds,
+        max_evaluations=config.max_evaluations,
+        max_queued=config.max_queued_builds,
         deadline=config.build_deadline,
         shutdown_timeout=config.shutdown_timeout,
-        closure=config.max_closure_size,
+        max_closure_size=config.max_closure_size,
     )
     pipeline = ImagePipeline(
         sources=sources,
         nix=nix,
         storage=storage,
-        images=cache,
+        image_cache=cache,
         cpu=cpu,
         # While some layers are packed, others are being written to the disk.
-        packers=3 * config.cpu_workers,
+        max_batches=3 * config.cpu_workers,
         compression=config.compression,
         clock=reactor,
         limits=build_limits,
-        room=stored.room,
-        made=catalog.record_build,
+        check_free_space=stored.room,
+        on_built=catalog.record_build,
     )
     builder = Builder(
         pipeline=pipeline,
-        images=cache,
+        image_cache=cache,
         settings=ImageSettings(
             layers=layer_settings(config),
             popularity=Popularity(),
@@ -148,8 +148,8 @@ def make_application(  # noqa: PLR0915  # one statement a part
         clock=reactor,
         failure_cache_ttl=config.failure_cache_ttl,
         limits=build_limits,
-        rules=limits.rules,
-        allowance=limits.build_quota,
+        package_rules=limits.rules,
+        build_quota=limits.build_quota,
     )
     images = ImageService(
         sources=sources,
@@ -167,8 +167,8 @@ def make_application(  # noqa: PLR0915  # one statement a part
     pull_waiter = PullWaiter(
         clock=reactor,
         deadline=config.pull_wait_timeout,
-        announce=book.announce,
-        failed=book.failed,
+        announce=book.pin,
+        failed=book.find_failed,
         link=lambda build_id: f"{pages[0]}/builds/{build_id}" if pages else None,
     )
     reloader = Reloader(reactor, reactor.stop)

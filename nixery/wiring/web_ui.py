@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define, field
 from twisted.web.resource import Resource
 
-from nixery.builds.package_lookup import Lookup, PackageLookup
+from nixery.builds.package_lookup import PackageLookup, PackageSearch
 from nixery.builds.tracker import BuildTracker
 from nixery.config.config import Config
 from nixery.http.openapi import DESCRIPTION
@@ -99,7 +99,11 @@ class WebUIParts:
         children: dict[str, Resource] = {STATIC: AssetsResource(self._read.assets, missing)}
         index = IndexPage(
             pages,
-            Lookup(sources=self.sources, looker=self.package_lookup, seconds=self.reactor.seconds),
+            PackageSearch(
+                sources=self.sources,
+                package_lookup=self.package_lookup,
+                seconds=self.reactor.seconds,
+            ),
             self.config.system,
             self.reactor,
             builds=self.book if self.config.show_builds else None,

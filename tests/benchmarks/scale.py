@@ -112,8 +112,10 @@ def _stages(size: int) -> dict[str, Callable[[], object]]:
         _finish(storage.set_record(LAYERS, key, record.encode()))
 
     def look_layers_up() -> None:
-        packer = Packer(storage=storage, cpu=InlineWorkers(), slots=1, compression=compression)
-        _finish(gather(packer.store_paths(group.paths, group.nar_size) for group in plan))
+        packer = Packer(
+            storage=storage, cpu=InlineWorkers(), max_batches=1, compression=compression
+        )
+        _finish(gather(packer.get_layer(group.paths, group.nar_size) for group in plan))
 
     cache = ImageCache(storage=storage, seconds=lambda: 0.0)
     image = build()

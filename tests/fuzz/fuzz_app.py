@@ -36,7 +36,7 @@ from nixery.access.passwords import Passwords
 from nixery.access.tokens import SigningKey, Tokens
 from nixery.builds.builder import Builder
 from nixery.builds.image_cache import ImageCache
-from nixery.builds.package_lookup import Lookup
+from nixery.builds.package_lookup import PackageSearch
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import ImageSettings
 from nixery.builds.tracker import BuildTracker
@@ -226,17 +226,17 @@ class World:
             sources=sources,
             nix=self.nix,
             storage=storage,
-            images=cache,
+            image_cache=cache,
             cpu=workers,
-            packers=2,
+            max_batches=2,
             compression=Compression(),
             clock=clock,
-            store=str(self.directory / "store"),
-            made=library.record_build,
+            store_directory=str(self.directory / "store"),
+            on_built=library.record_build,
         )
         builder = Builder(
             pipeline=pipeline,
-            images=cache,
+            image_cache=cache,
             settings=ImageSettings(
                 layers=LayerSettings(budget=94),
                 popularity=Popularity(),
@@ -282,7 +282,9 @@ class World:
         )
         missing = pages.missing()
         visibility = PagesGuard(controller, SYSTEM) if self.gated else None
-        lookup = Lookup(sources=sources, looker=_Looker(self.nix), seconds=clock.seconds)
+        lookup = PackageSearch(
+            sources=sources, package_lookup=_Looker(self.nix), seconds=clock.seconds
+        )
         index = IndexPage(pages, lookup, SYSTEM, clock, builds=self.book, visibility=visibility)
 
         async def well() -> Sequence[str]:

@@ -93,17 +93,17 @@ class BuilderCase(SynchronousTestCase):
             sources=self.sources,
             nix=self.nix,
             storage=self.storage,
-            images=images,
+            image_cache=images,
             cpu=InlineWorkers(),
-            packers=2,
+            max_batches=2,
             compression=Compression(),
             clock=self.clock,
             limits=self.limits,
-            store=str(self.directory / "store"),
+            store_directory=str(self.directory / "store"),
         )
         return Builder(
             pipeline=pipeline,
-            images=images,
+            image_cache=images,
             settings=ImageSettings(
                 layers=LayerSettings(budget=94),
                 popularity=Popularity(direct={"glibc": 1000, "bash": 500}),
@@ -119,7 +119,7 @@ class BuilderCase(SynchronousTestCase):
         return ImageService(
             sources=self.sources,
             builder=self.builder,
-            cache=self.builder.images,
+            cache=self.builder.image_cache,
             storage=self.storage,
             book=self.book,
             seconds=self.clock.seconds,

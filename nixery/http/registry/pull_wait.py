@@ -132,7 +132,7 @@ class PullWaiter:
             )
         return StillBuilding(
             image=name.repository,
-            doing=build.doing(),
+            doing=build.describe_activity(),
             seconds=build.elapsed,
             retry_after=retry_after(build.elapsed),
             watch=self.link(build.id),

@@ -186,22 +186,22 @@ def timeline(build: BuildView) -> tuple[TimelineLane, ...]:
     """Lay out a build's stages for drawing: the first begins at 0, the last ends at 1000."""
     if not build.stages:
         return ()
-    now = build.begun + build.elapsed
-    first = build.stages[0].begun
-    last = max(now, build.stages[-1].begun)
+    now = build.started_at + build.elapsed
+    first = build.stages[0].started_at
+    last = max(now, build.stages[-1].started_at)
     scale = 1000 / max(last - first, 0.001)
     lanes = []
     for stage in build.stages:
-        seconds = (last if stage.ended is None else stage.ended) - stage.begun
+        seconds = (last if stage.ended_at is None else stage.ended_at) - stage.started_at
         width = max(round(seconds * scale), 3)
-        begin = min(max(round((stage.begun - first) * scale), 0), 1000 - min(width, 1000))
+        begin = min(max(round((stage.started_at - first) * scale), 0), 1000 - min(width, 1000))
         lanes.append(
             TimelineLane(
                 phase=stage.phase,
                 begin=begin,
                 width=min(width, 1000 - begin),
                 seconds=seconds,
-                ended=stage.ended is not None,
+                ended=stage.ended_at is not None,
             )
         )
     return tuple(lanes)

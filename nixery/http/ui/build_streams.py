@@ -121,7 +121,7 @@ class BuildFeed:
         log = self._builds.log(self._id, self._lines, LINES_AT_ONCE)
         # The final state comes after the whole log; but while the build runs, a steady
         # flow of lines must not delay changes of state.
-        if log.lines and (build.state.ended or not changed):
+        if log.lines and (build.state.is_final or not changed):
             self._lines = log.after
             return [self._event("log", {"first": log.first, "lines": log.lines})]
         if changed:
@@ -131,7 +131,7 @@ class BuildFeed:
 
     def over(self) -> bool:
         build = self._builds.find(self._id)
-        return build is None or build.state.ended
+        return build is None or build.state.is_final
 
     def watch(self, tell: Callable[[], None]) -> Callable[[], None]:
         return self._builds.watch(tell, self._id)
@@ -148,16 +148,16 @@ def described(build: BuildView) -> dict[str, object]:
         "tag": build.tag,
         "system": build.system,
         "state": build.state.value,
-        "doing": build.doing(),
+        "doing": build.describe_activity(),
         "position": build.position,
-        "begun": rfc3339(build.begun),
-        "ended": None if build.ended is None else rfc3339(build.ended),
+        "begun": rfc3339(build.started_at),
+        "ended": None if build.ended_at is None else rfc3339(build.ended_at),
         "elapsed": round(build.elapsed, 3),
         "stages": [
             {
                 "phase": stage.phase.value,
-                "begun": rfc3339(stage.begun),
-                "ended": None if stage.ended is None else rfc3339(stage.ended),
+                "begun": rfc3339(stage.started_at),
+                "ended": None if stage.ended_at is None else rfc3339(stage.ended_at),
             }
             for stage in build.stages
         ],
@@ -174,11 +174,11 @@ def described(build: BuildView) -> dict[str, object]:
         "follows": build.follows,
         "digest": build.digest,
         "problem": None
-        if build.problem is None
+        if build.failure is None
         else {
-            "message": build.problem.message,
-            "derivation": build.problem.derivation,
-            "log": build.problem.log,
+            "message": build.failure.message,
+            "derivation": build.failure.derivation,
+            "log": build.failure.log,
         },
         "log_lines": build.log_lines,
     }

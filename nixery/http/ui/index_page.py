@@ -49,12 +49,12 @@ MAX_RECENT_FAILURES = 5
 """The number of failed builds on the page, with their logs."""
 
 
-class _Checked(Protocol):
+class _SearchResult(Protocol):
     @property
     def revision(self) -> Revision: ...
 
     @property
-    def answers(self) -> Sequence[LookupResult]: ...
+    def results(self) -> Sequence[LookupResult]: ...
 
 
 class PackageSearch(Protocol):
@@ -63,9 +63,9 @@ class PackageSearch(Protocol):
     async def revision(self) -> Revision:
         """Return the revision served now; :raises NixeryError: it cannot be determined."""
 
-    async def check(
-        self, client: str, system: str, requirements: Sequence[PackageRequest]
-    ) -> _Checked:
+    async def search(
+        self, client: str, system: str, requests: Sequence[PackageRequest]
+    ) -> _SearchResult:
         """Look up package names; :raises NixeryError: they cannot be looked up."""
 
 
@@ -134,7 +134,7 @@ class IndexPage:
             max_typed=MAX_QUERY_CHARACTERS,
             show_builds=self._builds is not None,
             builds=builds[:MAX_RECENT_BUILDS],
-            failures=[build for build in builds if build.problem is not None][:MAX_RECENT_FAILURES],
+            failures=[build for build in builds if build.failure is not None][:MAX_RECENT_FAILURES],
         )
 
     async def _api(self, request: Request, path: Sequence[str]) -> bytes | None:
@@ -157,20 +157,20 @@ class IndexPage:
                 return 400, {**_NOTHING, "error": "type the names of packages: shell git htop"}
             if not self._visibility.may_see(request, queries.name.repository):
                 return 403, {**_NOTHING, "error": "one of these packages is not for you"}
-            checked = await self._search.check(client, queries.name.system, queries.requirements)
+            checked = await self._search.search(client, queries.name.system, queries.requirements)
         except NixeryError as error:
             problem = error_response(error)
             if not client_disconnected(request):
                 set_headers(request, problem.headers)
             return problem.status, {**_NOTHING, "error": problem.message}
-        packages: list[Found] = describe_results(queries, checked.answers)
+        packages: list[Found] = describe_results(queries, checked.results)
         return 200, {
             "error": None,
             "image": queries.name.repository,
             "system": queries.name.system,
             "revision": checked.revision.label,
             "packages": packages,
-            "commands": commands(self._pages.address, queries, checked.answers),
+            "commands": commands(self._pages.address, queries, checked.results),
         }
 
     async def _revision(self) -> str | None:

@@ -59,7 +59,7 @@ class ParcelsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.maker = Maker()
-        self.parcels = BatchQueue(make=self.maker, slots=1)
+        self.parcels = BatchQueue(run_batch=self.maker, max_running=1)
 
     def run_job(self, name: str, size: int = 1) -> Deferred[str]:
         return Deferred.fromCoroutine(self.parcels.run(name, size))
@@ -102,7 +102,7 @@ class ParcelsTests(SynchronousTestCase):
 
     def test_slots(self) -> None:
         """As many batches are in the making as there are slots."""
-        self.parcels = BatchQueue(make=self.maker, slots=2)
+        self.parcels = BatchQueue(run_batch=self.maker, max_running=2)
         for name in "abcd":
             self.run_job(name, MAX_BATCH_BYTES)
         self.assertEqual([["a"], ["b"]], self.maker.jobs)
@@ -111,7 +111,7 @@ class ParcelsTests(SynchronousTestCase):
 
     def test_smaller_and_smaller(self) -> None:
         """Each batch is a share of what is left, so that the last ones are small."""
-        self.parcels = BatchQueue(make=self.maker, slots=6)
+        self.parcels = BatchQueue(run_batch=self.maker, max_running=6)
         for number in range(6 + 40):
             self.run_job(str(number), MIB - PER_JOB_COST)
         for number in range(6 + 40):
@@ -135,7 +135,7 @@ class ParcelsTests(SynchronousTestCase):
         """Any number of jobs that never wait can be made, one after the other."""
         self.maker.at_once = True
         blocked = Making(["x"], Event())
-        self.parcels.make = lambda jobs, stop: self.block(blocked, jobs, stop)
+        self.parcels.run_batch = lambda jobs, stop: self.block(blocked, jobs, stop)
         done = [self.run_job(str(number), MAX_BATCH_BYTES) for number in range(2000)]
         blocked.end.callback(None)
         self.assertEqual("1999", self.successResultOf(done[-1]))
@@ -149,7 +149,7 @@ class ParcelsTests(SynchronousTestCase):
     def test_each_once(self, sizes: list[int], slots: int) -> None:
         """Jobs of any size are all made, each once, in order."""
         maker = Maker()
-        parcels = BatchQueue(make=maker, slots=slots)
+        parcels = BatchQueue(run_batch=maker, max_running=slots)
         done = [
             Deferred.fromCoroutine(parcels.run(f"job {number}", size))
             for number, size in enumerate(sizes)

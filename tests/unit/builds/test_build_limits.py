@@ -18,7 +18,7 @@ class BuildLimitTests(BuilderCase):
     def setUp(self) -> None:
         super().setUp()
         self.allowance = BuildQuota(max_concurrent=2, max_per_hour=3, seconds=self.clock.seconds)
-        self.builder.allowance = self.allowance
+        self.builder.build_quota = self.allowance
 
     def by(self, client: str, name: str) -> Deferred[Image]:
         """A client asks."""
@@ -66,20 +66,20 @@ class BuildLimitTests(BuilderCase):
 
     def test_denied(self) -> None:
         """A denied package is not evaluated."""
-        self.builder.rules = PackageRules(denied=parse_patterns(["git"]))
+        self.builder.package_rules = PackageRules(denied=parse_patterns(["git"]))
         self.failureResultOf(self.ask("hello/git"), PackagesDenied)
         self.assertEqual([], self.nix.evaluations)
 
     def test_denied_when_found(self) -> None:
         """A package that turns out to be denied after evaluation is not built."""
         self.patch(PackageRules, "check", lambda *_: None)
-        self.builder.rules = PackageRules(denied=parse_patterns(["git"]))
+        self.builder.package_rules = PackageRules(denied=parse_patterns(["git"]))
         self.failureResultOf(self.ask("hello/git"), PackagesDenied)
         self.assertEqual([], self.nix.realisations)
 
     def test_size(self) -> None:
         """An image that is too large is not packed, and not tried again at once."""
-        self.limits = evolve(self.limits, closure=1)
+        self.limits = evolve(self.limits, max_closure_size=1)
         self.restart()
         error = self.failureResultOf(self.ask("hello"), ImageTooLarge).value
         self.assertEqual("max_closure_size", error.setting)

@@ -163,7 +163,7 @@ class BuilderTests(BuilderCase):
 
     def test_bounded_builds(self) -> None:
         """As many images are made at once as may; others wait, and one too many is refused."""
-        gates = self.limited(builds=1, queue=1)
+        gates = self.limited(max_builds=1, max_queued=1)
         first, second = self.ask("hello"), self.ask("git")
         self.assertEqual(len(gates), 1)
         self.assertEqual(self.states(), {"hello": "running", "git": "queued"})
@@ -181,7 +181,7 @@ class BuilderTests(BuilderCase):
 
     def test_joining_is_free(self) -> None:
         """A request for an image that is being made, or queued, takes no place in the queue."""
-        gates = self.limited(builds=1, queue=1)
+        gates = self.limited(max_builds=1, max_queued=1)
         waiting = [self.ask(name) for name in ("hello", "git", "hello", "git", "git/git")]
         for gate in range(2):
             gates[gate].callback(None)
@@ -227,8 +227,8 @@ class BuilderTests(BuilderCase):
         for _ in range(3):
             self.ask("broken").addErrback(lambda _: None)
         [build] = self.book.overview()
-        assert build.problem is not None
-        self.assertEqual(build.problem.derivation, FAILURE.derivation)
+        assert build.failure is not None
+        self.assertEqual(build.failure.derivation, FAILURE.derivation)
 
     def test_one_image_by_two_names(self) -> None:
         """A request for an image that is being made under another name follows that build."""
@@ -243,7 +243,7 @@ class BuilderTests(BuilderCase):
 
     def test_deadline(self) -> None:
         """An image that takes too long as a whole is given up, and that is remembered."""
-        self.limited(builds=1, deadline=60)
+        self.limited(max_builds=1, deadline=60)
         waiting = self.ask("hello")
         self.clock.advance(60 + DEADLINE_MARGIN_SECONDS)
         error = self.failureResultOf(waiting, ImageTimedOut).value
@@ -253,7 +253,7 @@ class BuilderTests(BuilderCase):
 
     def test_waiting_is_not_building(self) -> None:
         """The deadline begins when the turn has come."""
-        gates = self.limited(builds=1, deadline=1000)
+        gates = self.limited(max_builds=1, deadline=1000)
         first, second = self.ask("hello"), self.ask("git")
         self.clock.advance(1000)
         gates[0].callback(None)
@@ -264,7 +264,7 @@ class BuilderTests(BuilderCase):
 
     def test_stopping_gives_time(self) -> None:
         """Builds that run may end while the daemon stops; no others begin."""
-        gates = self.limited(builds=1, shutdown_timeout=10)
+        gates = self.limited(max_builds=1, shutdown_timeout=10)
         running, queued = self.ask("hello"), self.ask("git")
         with capturedLogs() as logs:
             stopped = Deferred.fromCoroutine(self.service.stop())

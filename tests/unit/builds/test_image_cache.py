@@ -100,7 +100,9 @@ class ImageCacheTests(CacheTests):
         self.cache = self.make_cache()
 
     def make_cache(self) -> ImageCache:
-        return ImageCache(storage=self.storage, seconds=self.clock.seconds, ttl=3600, recheck=10)
+        return ImageCache(
+            storage=self.storage, seconds=self.clock.seconds, ttl=3600, recheck_interval=10
+        )
 
     def test_an_image_is_found_again(self) -> None:
         """An image published by one instance is found by all."""
@@ -173,7 +175,7 @@ class ImageCacheTests(CacheTests):
         image = self.image(self.layer(b"one"))
         size = sum(manifest.size for manifest in image.manifests)
         for limit, reads in ((size - 1, 2), (100 * size, 0)):
-            cache = ImageCache(storage=self.storage, seconds=self.clock.seconds, limit=limit)
+            cache = ImageCache(storage=self.storage, seconds=self.clock.seconds, max_bytes=limit)
             self.now(cache.add("key", image))
             self.storage.reads = 0
             for _ in range(2):
@@ -220,7 +222,7 @@ class FailureCacheTests(SynchronousTestCase):
 
     def test_memory_is_bounded(self) -> None:
         """The oldest failures are forgotten first."""
-        cache = FailureCache(seconds=Clock().seconds, ttl=60, limit=2)
+        cache = FailureCache(seconds=Clock().seconds, ttl=60, max_entries=2)
         error = BuildTimedOut(
             derivation="",
             seconds=1,

@@ -101,7 +101,7 @@ class LayerCacheTests(CacheTests):
 
     def test_memory_is_bounded(self) -> None:
         """The records that were not used for longest are read from storage again."""
-        cache = LayerCache(storage=self.storage, limit=2)
+        cache = LayerCache(storage=self.storage, max_cached=2)
         for number in range(3):
             self.add(cache, str(number), self.layer(str(number).encode()))
         self.storage.reads = 0

@@ -20,12 +20,12 @@ class BellTests(SynchronousTestCase):
         self.told: list[float] = []
 
     def listen(self) -> Callable[[], None]:
-        return self.bell.listen(lambda: self.told.append(self.clock.seconds()))
+        return self.bell.subscribe(lambda: self.told.append(self.clock.seconds()))
 
     def test_after_silence(self) -> None:
         """The first ring after a while is heard at once, but not from within."""
         self.listen()
-        self.bell.ring()
+        self.bell.notify()
         self.assertEqual(self.told, [])
         self.clock.advance(0)
         self.assertEqual(self.told, [1000])
@@ -35,7 +35,7 @@ class BellTests(SynchronousTestCase):
         self.listen()
         for _ in range(8):
             for _ in range(12_500):
-                self.bell.ring()
+                self.bell.notify()
             self.clock.advance(0.125)
         self.clock.pump([0.125] * 8)
         self.assertEqual(self.told, [1000.125, 1000.625, 1001.125])
@@ -43,10 +43,10 @@ class BellTests(SynchronousTestCase):
 
     def test_nobody_listens(self) -> None:
         """Then a ring costs no timer."""
-        self.bell.ring()
+        self.bell.notify()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         leave = self.listen()
-        self.bell.ring()
+        self.bell.notify()
         leave()
         leave()
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -60,10 +60,10 @@ class BellTests(SynchronousTestCase):
             for leave in leaves:
                 leave()
 
-        leaves += [self.bell.listen(leave_both), self.bell.listen(leave_both)]
-        self.bell.ring()
+        leaves += [self.bell.subscribe(leave_both), self.bell.subscribe(leave_both)]
+        self.bell.notify()
         self.clock.advance(1)
-        self.bell.ring()
+        self.bell.notify()
         self.clock.advance(1)
         self.assertEqual(self.told, [0])
 
@@ -73,9 +73,9 @@ class BellTests(SynchronousTestCase):
         def fail() -> None:
             raise ZeroDivisionError
 
-        self.bell.listen(fail)
+        self.bell.subscribe(fail)
         self.listen()
-        self.bell.ring()
+        self.bell.notify()
         self.clock.advance(0)
         self.assertEqual(len(self.told), 1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

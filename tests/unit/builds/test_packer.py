@@ -72,15 +72,15 @@ class LossTests(SynchronousTestCase):
         return Packer(
             storage=storage,
             cpu=InlineWorkers(),
-            slots=1,
+            max_batches=1,
             compression=Compression(),
-            store=str(self.store),
+            store_directory=str(self.store),
         )
 
     def test_once(self) -> None:
         """A layer whose upload is lost is packed again."""
         storage = _LosingStorage(1)
-        record = finish(self.packer(storage).store_paths([self.path], 1))
+        record = finish(self.packer(storage).get_layer([self.path], 1))
         self.assertEqual(record.size, finish(storage.stat(record.digest)).size)
         self.assertEqual(2, storage.created)
 
@@ -88,7 +88,7 @@ class LossTests(SynchronousTestCase):
         """A layer whose upload is lost twice is given up."""
         storage = _LosingStorage(1, 2)
         with self.assertRaises(UploadLost):
-            finish(self.packer(storage).store_paths([self.path], 1))
+            finish(self.packer(storage).get_layer([self.path], 1))
         self.assertEqual(2, storage.created)
 
 
@@ -121,13 +121,11 @@ class TogetherTests(SynchronousTestCase):
         packer = Packer(
             storage=storage,
             cpu=self.workers,
-            slots=1,
+            max_batches=1,
             compression=Compression(),
-            store=str(self.store),
+            store_directory=str(self.store),
         )
-        layers = [
-            Deferred.fromCoroutine(packer.store_paths([store_path(name)], 1)) for name in names
-        ]
+        layers = [Deferred.fromCoroutine(packer.get_layer([store_path(name)], 1)) for name in names]
         self.assertEqual(1, self.workers.calls)
         self.workers.gate.callback(None)
         return layers

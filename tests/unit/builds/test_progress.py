@@ -64,18 +64,18 @@ class BuildTests(ProgressTestCase):
         self.clock.advance(3)
         view = self.build.view()
         self.assertEqual(
-            [(stage.phase, stage.begun, stage.ended) for stage in view.stages],
+            [(stage.phase, stage.started_at, stage.ended_at) for stage in view.stages],
             [
                 (Phase.EVALUATING, BEGUN, BEGUN + 2),
                 (Phase.BUILDING, BEGUN + 2, None),
             ],
         )
-        self.assertEqual((view.begun, view.ended, view.elapsed), (BEGUN, None, 5))
-        self.build.succeeded(DIGEST)
+        self.assertEqual((view.started_at, view.ended_at, view.elapsed), (BEGUN, None, 5))
+        self.build.succeed(DIGEST)
         self.clock.advance(100)
         view = self.build.view()
         self.assertEqual(
-            (view.stages[-1].ended, view.ended, view.elapsed), (BEGUN + 5, BEGUN + 5, 5)
+            (view.stages[-1].ended_at, view.ended_at, view.elapsed), (BEGUN + 5, BEGUN + 5, 5)
         )
 
     def test_identity(self) -> None:
@@ -104,47 +104,47 @@ class BuildTests(ProgressTestCase):
 
     def test_doing(self) -> None:
         """The current activity is described in a few words."""
-        self.assertEqual(self.build.view().doing(), "running")
-        self.build.queued(2)
-        self.assertEqual(self.build.view().doing(), "waiting for its turn, number 2")
-        self.build.started()
+        self.assertEqual(self.build.view().describe_activity(), "running")
+        self.build.set_queued(2)
+        self.assertEqual(self.build.view().describe_activity(), "waiting for its turn, number 2")
+        self.build.set_running()
         self.build.phase(Phase.BUILDING)
         self.build.count(Phase.DOWNLOADING, 1, 2, "paths")
         self.build.count(Phase.BUILDING, 3, 14, "builds")
-        self.assertEqual(self.build.view().doing(), "building, 3 of 14 builds")
+        self.assertEqual(self.build.view().describe_activity(), "building, 3 of 14 builds")
 
     def test_success(self) -> None:
         """A build that succeeds has a digest."""
         self.build.phase(Phase.BUILDING)
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         view = self.build.view()
         self.assertEqual((view.state, view.digest), (BuildState.SUCCEEDED, DIGEST))
-        self.assertTrue(view.state.ended)
+        self.assertTrue(view.state.is_final)
 
     def test_failure(self) -> None:
         """A failed build tells what its error tells clients, and no command output."""
         self.build.phase(Phase.BUILDING)
         error = BuildFailed(derivation="/nix/store/x.drv", log=("a", "b"), output=OUTPUT)
-        self.build.failed(error)
+        self.build.fail(error)
         view = self.build.view()
         self.assertEqual(view.state, BuildState.FAILED)
         self.assertEqual(
-            view.problem,
+            view.failure,
             BuildFailure(message=error.message, derivation="/nix/store/x.drv", log=("a", "b")),
         )
         self.assertNotIn("secret", str(view))
 
     def test_unforeseen_failure(self) -> None:
         """The message of an unforeseen error is not told to clients."""
-        self.build.failed(RuntimeError("/home/secret"))
+        self.build.fail(RuntimeError("/home/secret"))
         view = self.build.view()
         self.assertEqual(view.state, BuildState.FAILED)
         self.assertNotIn("secret", str(view))
 
     def test_other_failures(self) -> None:
         """Other errors tell their message."""
-        self.build.failed(StorageError(operation="write", reason="full"))
-        problem = self.build.view().problem
+        self.build.fail(StorageError(operation="write", reason="full"))
+        problem = self.build.view().failure
         assert problem is not None
         self.assertEqual(problem.message, "storage failed to write: full")
 
@@ -152,9 +152,9 @@ class BuildTests(ProgressTestCase):
         """A build that is stopped has not failed."""
         for error in (CancelledError(), ShuttingDown()):
             build = self.begin()
-            build.failed(error)
+            build.fail(error)
             self.assertEqual(build.view().state, BuildState.CANCELLED)
-            self.assertIsNone(build.view().problem)
+            self.assertIsNone(build.view().failure)
 
     def test_bounded_stages(self) -> None:
         """However often it begins anew, a build has a bounded history."""

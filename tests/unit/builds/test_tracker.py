@@ -33,7 +33,7 @@ class BookTestCase(SynchronousTestCase):
         self.book = BuildTracker(
             clock=self.clock,
             wall_clock=FakeWallClock(self.clock),
-            limit=3,
+            max_ended=3,
             new_id=lambda: f"id{next(self.numbers)}",
         )
 
@@ -53,8 +53,8 @@ class BuildBookTests(BookTestCase):
     def test_order(self) -> None:
         """Those that run come first, then those that ended; the youngest first."""
         first, second, *_ = [self.begin(name) for name in "abcd"]
-        second.succeeded(DIGEST)
-        first.failed(FAILURE)
+        second.succeed(DIGEST)
+        first.fail(FAILURE)
         self.assertEqual(self.listed(), ["d", "c", "a", "b"])
         states = [build.state.value for build in self.book.overview()]
         self.assertEqual(states, ["running", "running", "failed", "succeeded"])
@@ -63,12 +63,12 @@ class BuildBookTests(BookTestCase):
         """Only so many that have ended are kept; what runs always is."""
         running = [self.begin(f"running{number}") for number in range(10)]
         for number in range(10):
-            self.begin(f"ended{number}").succeeded(DIGEST)
+            self.begin(f"ended{number}").succeed(DIGEST)
         self.assertEqual(self.listed()[-3:], ["ended9", "ended8", "ended7"])
         self.assertEqual(len(self.listed()), 13)
         self.assertIsNone(self.book.find("id10"))
         for build in running:
-            build.succeeded(DIGEST)
+            build.succeed(DIGEST)
         self.assertEqual(len(self.listed()), 3)
 
     def test_ids(self) -> None:
@@ -85,7 +85,7 @@ class BuildBookTests(BookTestCase):
         self.book.watch(lambda: told.append(None))
         build = self.book.begin(named("a"), LATEST)
         self.assertEqual(self.listed(), [])
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.clock.advance(10)
         self.assertEqual((self.listed(), told), ([], []))
         self.assertEqual(self.book.changes(1).version, 1)
@@ -94,7 +94,7 @@ class BuildBookTests(BookTestCase):
         """An image that turns out to be known is seen while it is looked up only."""
         build = self.begin("a", Phase.EVALUATING)
         self.assertEqual(self.listed(), ["a"])
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.assertEqual(self.listed(), [])
         self.assertIsNone(self.book.find(build.id))
 
@@ -104,31 +104,31 @@ class BuildBookTests(BookTestCase):
             PackagesRefused(problems=()),
             CachedFailure(original=FAILURE, retry_after=1),
         ):
-            self.begin("a", Phase.EVALUATING).failed(error)
+            self.begin("a", Phase.EVALUATING).fail(error)
         self.assertEqual(self.listed(), [])
 
     def test_announced(self) -> None:
         """A build that a client was told to watch is kept however it ends."""
         build = self.begin("a", Phase.EVALUATING)
-        view = self.book.announce(named("a"), LATEST)
+        view = self.book.pin(named("a"), LATEST)
         assert view is not None
         self.assertEqual(view.id, build.id)
-        build.failed(PackagesRefused(problems=()))
+        build.fail(PackagesRefused(problems=()))
         self.assertEqual(self.listed(), ["a"])
-        self.assertIsNone(self.book.announce(named("a"), LATEST))
+        self.assertIsNone(self.book.pin(named("a"), LATEST))
 
     def test_announced_by_another_spelling(self) -> None:
         """Names that ask for the same find the same build; other tags do not."""
         self.begin("git/htop")
-        self.assertIsNotNone(self.book.announce(named("htop/git/htop"), LATEST))
-        self.assertIsNone(self.book.announce(named("git/htop"), Tag("v1")))
-        self.assertIsNone(self.book.announce(named("git"), LATEST))
+        self.assertIsNotNone(self.book.pin(named("htop/git/htop"), LATEST))
+        self.assertIsNone(self.book.pin(named("git/htop"), Tag("v1")))
+        self.assertIsNone(self.book.pin(named("git"), LATEST))
 
     def test_announced_follower(self) -> None:
         """A request that follows another build is told to watch that build."""
         maker, follower = self.begin("git"), self.begin("git-minimal", Phase.EVALUATING)
         follower.follow(maker)
-        view = self.book.announce(named("git-minimal"), LATEST)
+        view = self.book.pin(named("git-minimal"), LATEST)
         assert view is not None
         self.assertEqual(view.id, maker.id)
         found = self.book.find(follower.id)
@@ -138,15 +138,15 @@ class BuildBookTests(BookTestCase):
     def test_failed(self) -> None:
         """A failure, new or remembered, is found again; another one of the image is not."""
         build = self.begin("a")
-        build.failed(FAILURE)
+        build.fail(FAILURE)
         remembered = CachedFailure(original=FAILURE, retry_after=1.0)
         for error in (FAILURE, remembered):
-            view = self.book.failed(named("a"), LATEST, error)
+            view = self.book.find_failed(named("a"), LATEST, error)
             assert view is not None
             self.assertEqual(view.id, build.id)
         other = StorageError(operation="write", reason="gone")
-        self.assertIsNone(self.book.failed(named("a"), LATEST, other))
-        self.assertIsNone(self.book.failed(named("b"), LATEST, FAILURE))
+        self.assertIsNone(self.book.find_failed(named("a"), LATEST, other))
+        self.assertIsNone(self.book.find_failed(named("b"), LATEST, FAILURE))
 
     def test_old_logs(self) -> None:
         """The logs of builds that have ended take bounded memory: the oldest go first."""
@@ -154,14 +154,14 @@ class BuildBookTests(BookTestCase):
         builds = [self.begin(name) for name in "abc"]
         for build in builds:
             build.log("x" * 99)
-            build.succeeded(DIGEST)
+            build.succeed(DIGEST)
         self.assertEqual([build.log_size for build in builds], [0, 100, 100])
         self.assertEqual(self.book.log(builds[0].id, 0, 10).first, 1)
         self.assertEqual(self.book.log(builds[1].id, 0, 10).lines, ("x" * 99,))
         # The sum follows builds that the tracker drops.
         for name in "def":
-            self.begin(name).succeeded(DIGEST)
-        self.assertEqual(self.book._old_logs, 0)
+            self.begin(name).succeed(DIGEST)
+        self.assertEqual(self.book._ended_log_size, 0)
 
     def test_unknown_ids(self) -> None:
         """An id that is none has no build, no log and no changes."""
@@ -194,7 +194,7 @@ class ChangesTests(BookTestCase):
         """A removed build is told by its id."""
         build = self.begin("a", Phase.EVALUATING)
         version = self.book.changes(0).version
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.assertEqual(self.book.changes(version).removed, (build.id,))
 
     def test_long_ago(self) -> None:
@@ -203,7 +203,7 @@ class ChangesTests(BookTestCase):
         version = self.book.changes(0).version
         for _ in range(tracker.MAX_REMOVED_IDS + 1):
             self.book.new_id = lambda: "x"
-            self.begin("b", Phase.EVALUATING).succeeded(DIGEST)
+            self.begin("b", Phase.EVALUATING).succeed(DIGEST)
         self.assertIsNone(self.book.changes(version).removed)
 
     def test_from_the_future(self) -> None:
@@ -226,7 +226,7 @@ class ChangesTests(BookTestCase):
         self.clock.pump([0.125] * 8)
         self.assertEqual(told, [1000, 1001.125])
         leave()
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_watching_one(self) -> None:
@@ -235,13 +235,13 @@ class ChangesTests(BookTestCase):
         build, other = self.begin("a"), self.begin("b")
         self.book.watch(lambda: told.append(self.clock.seconds()), build.id)
         other.log("line")
-        other.succeeded(DIGEST)
+        other.succeed(DIGEST)
         self.clock.advance(1)
         self.assertEqual(told, [])
         build.log("line")
         self.clock.advance(1)
         self.assertEqual(told, [1002])
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.clock.advance(1)
         self.assertEqual(told, [1002, 1003])
 
@@ -250,16 +250,16 @@ class ChangesTests(BookTestCase):
         told: list[None] = []
         build = self.begin("a", Phase.EVALUATING)
         self.book.watch(lambda: told.append(None), build.id)
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.clock.advance(1)
         self.assertEqual(told, [None])
 
     def test_state(self) -> None:
         """A build that was queued is told as such, with its place."""
         build = self.begin("a", Phase.EVALUATING)
-        build.queued(3)
+        build.set_queued(3)
         [view] = self.book.overview()
         self.assertEqual((view.state, view.position), (BuildState.QUEUED, 3))
-        build.started()
+        build.set_running()
         [view] = self.book.overview()
         self.assertEqual((view.state, view.position), (BuildState.RUNNING, None))

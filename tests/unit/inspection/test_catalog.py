@@ -39,12 +39,12 @@ class ImageCatalogTests(BuilderCase):
         builder = super().make_builder()
         self.library = ImageCatalog(
             storage=self.storage,
-            image_cache=builder.images,
+            image_cache=builder.image_cache,
             cpu=InlineWorkers(),
             clock=self.clock,
             wall_clock=FakeWallClock(self.clock),
         )
-        builder.pipeline.made = self.library.record_build
+        builder.pipeline.on_built = self.library.record_build
         return builder
 
     def make_service(self) -> ImageService:
@@ -178,7 +178,7 @@ class ImageCatalogTests(BuilderCase):
     def test_too_many(self) -> None:
         """The number of reports that wait to be written is bounded."""
         made: list[BuildRecord] = []
-        self.builder.pipeline.made = made.append
+        self.builder.pipeline.on_built = made.append
         self.build("git")
         for number in range(2 * catalog.MAX_PENDING_REPORTS):
             digest = Digest(f"sha256:{number:064x}")

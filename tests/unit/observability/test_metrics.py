@@ -301,8 +301,8 @@ class BuildTests(MeasuresCase):
             "ended": 110.0,
             "elapsed": 10.0,
             "stages": (
-                Stage(phase=Phase.EVALUATING, begun=WallTime(100), ended=WallTime(101)),
-                Stage(phase=Phase.BUILDING, begun=WallTime(101), ended=WallTime(109)),
+                Stage(phase=Phase.EVALUATING, started_at=WallTime(100), ended_at=WallTime(101)),
+                Stage(phase=Phase.BUILDING, started_at=WallTime(101), ended_at=WallTime(109)),
             ),
             "counts": (),
             "derivation": None,
@@ -321,12 +321,12 @@ class BuildTests(MeasuresCase):
         tally.count_packed_layer(unpacked=30, packed=10)
         token = current_build_stats.set(tally)
         self.addCleanup(current_build_stats.reset, token)
-        reporter.ended(self.view(BuildState.SUCCEEDED))
-        reporter.ended(self.view(BuildState.FAILED))
-        looked = (Stage(phase=Phase.EVALUATING, begun=WallTime(100), ended=WallTime(100)),)
-        reporter.ended(self.view(BuildState.SUCCEEDED, stages=looked))
-        reporter.ended(self.view(BuildState.SUCCEEDED, stages=looked, follows="b2"))
-        reporter.ended(self.view(BuildState.CANCELLED))
+        reporter.report(self.view(BuildState.SUCCEEDED))
+        reporter.report(self.view(BuildState.FAILED))
+        looked = (Stage(phase=Phase.EVALUATING, started_at=WallTime(100), ended_at=WallTime(100)),)
+        reporter.report(self.view(BuildState.SUCCEEDED, stages=looked))
+        reporter.report(self.view(BuildState.SUCCEEDED, stages=looked, follows="b2"))
+        reporter.report(self.view(BuildState.CANCELLED))
         for outcome in ("built", "failed", "known", "shared", "cancelled"):
             self.assertEqual(1, self.value("nixery_builds_total", outcome=outcome), outcome)
         self.assertEqual(1, self.value("nixery_build_failures_total", error="BuildFailed"))

@@ -130,7 +130,7 @@ class BuildTests(BuilderCase):
             if low:
                 raise DiskSpaceLow(operation="make", reason="full", path="/s", free=0, needed=1)
 
-        self.builder.pipeline.room = room
+        self.builder.pipeline.check_free_space = room
         self.assertEqual(stored, self.successResultOf(self.ask("hello")))
         self.failureResultOf(self.ask("git"), DiskSpaceLow)
         low.clear()

@@ -96,7 +96,7 @@ class HoldTests(SynchronousTestCase):
         waiting = PullWaiter(
             clock=self.clock,
             deadline=25,
-            announce=self.book.announce,
+            announce=self.book.pin,
             link=lambda build_id: f"http://reg/builds/{build_id}" if self.links else None,
         )
 

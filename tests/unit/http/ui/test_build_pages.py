@@ -108,7 +108,7 @@ class PagesTestCase(SynchronousTestCase):
         """No timer, no listener and no stream is left."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.pages._streams, 0)
-        self.assertEqual(self.book._bell._listeners, {})
+        self.assertEqual(self.book._notifier._listeners, {})
 
 
 class PageTests(PagesTestCase):
@@ -116,7 +116,7 @@ class PageTests(PagesTestCase):
 
     def test_overview(self) -> None:
         """All builds, those that run first, without their logs."""
-        self.begin("a").succeeded(DIGEST)
+        self.begin("a").succeed(DIGEST)
         self.begin("b")
         for path in ("/builds", "/builds/", "/builds?x=1"):
             builds = self.get(path)["builds"]
@@ -169,7 +169,7 @@ class PageTests(PagesTestCase):
         """A build that failed says why."""
         build = self.begin()
         output = CommandOutput(argv=("secret",), status=1, stderr="secret")
-        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=("no",), output=output))
+        build.fail(BuildFailed(derivation="/nix/store/x.drv", log=("no",), output=output))
         page = self.get(f"/builds/{build.id}")
         self.assertEqual(page["state"], "failed")
         self.assertEqual(page["problem"]["derivation"], "/nix/store/x.drv")
@@ -201,7 +201,7 @@ class PageTests(PagesTestCase):
 
     def nothing_left_but_idle(self) -> None:
         self.assertEqual(self.pages._streams, 0)
-        self.assertEqual(self.book._bell._listeners, {})
+        self.assertEqual(self.book._notifier._listeners, {})
 
     def test_reading_only(self) -> None:
         """Nothing can be written."""
@@ -273,10 +273,10 @@ class OverviewStreamTests(PagesTestCase):
     def test_removed(self) -> None:
         """A build that is told of no more is gone."""
         build = self.begin("a")
-        build._seen = {Phase.EVALUATING}
+        build._logged_phases = {Phase.EVALUATING}
         stream = self.listen("/builds/events")
         stream.events()
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.clock.advance(1)
         self.assertEqual(stream.events(), [("removed", {"id": build.id})])
 
@@ -367,7 +367,7 @@ class BuildStreamTests(PagesTestCase):
         stream = self.listen(self.path)
         stream.events()
         self.build.log("last words")
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         self.clock.advance(1)
         [(first, _), (second, data)] = stream.events()
         self.assertEqual((first, second), ("log", "build"))
@@ -379,7 +379,7 @@ class BuildStreamTests(PagesTestCase):
     def test_ended_before(self) -> None:
         """A build that has ended is told from beginning to end."""
         self.build.log("one")
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         stream = self.listen(self.path)
         self.assertEqual(stream.types(), ["log", "build"])
         self.assertTrue(stream.ended)
@@ -395,7 +395,7 @@ class BuildStreamTests(PagesTestCase):
         stream.events()
         stream.connection.lose()
         self.build.log("two")
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         assert stream.last_id is not None
         stream = self.listen(self.path, ("Last-Event-ID", stream.last_id))
         (log, build) = stream.events()
@@ -404,10 +404,10 @@ class BuildStreamTests(PagesTestCase):
 
     def test_forgotten(self) -> None:
         """The stream of a build that is not kept ends with it."""
-        self.build._seen = {Phase.EVALUATING}
+        self.build._logged_phases = {Phase.EVALUATING}
         stream = self.listen(self.path)
         stream.events()
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         self.clock.advance(1)
         self.assertEqual(stream.events(), [])
         self.assertTrue(stream.ended)
@@ -469,5 +469,5 @@ class BuildStreamTests(PagesTestCase):
         self.build.log("one")
         stream.connection.lose()
         self.nothing_left()
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         self.nothing_left()

@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.builds.errors import QueueFull
-from nixery.builds.package_lookup import Lookup, SearchResult
+from nixery.builds.package_lookup import PackageSearch, SearchResult
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError
@@ -50,14 +50,14 @@ class FakePackageSearch:
             return await self.unknown
         return Revision(identity={"kind": "test"}, pinned=True, label="nixos at 0123")
 
-    async def check(
-        self, client: str, system: str, requirements: Sequence[PackageRequest]
+    async def search(
+        self, client: str, system: str, requests: Sequence[PackageRequest]
     ) -> SearchResult:
-        self.asked.append((client, system, requirements))
+        self.asked.append((client, system, requests))
         if self.error is not None:
             raise self.error
-        answers = [missing(each) if each.name == "gti" else found(each) for each in requirements]
-        return SearchResult(revision=await self.revision(), answers=tuple(answers))
+        answers = [missing(each) if each.name == "gti" else found(each) for each in requests]
+        return SearchResult(revision=await self.revision(), results=tuple(answers))
 
 
 class Hidden:
@@ -103,7 +103,7 @@ class UsersTestCase(SynchronousTestCase):
 
     def failing(self, repository: str, *log: str) -> Build:
         build = self.begin(repository)
-        build.failed(BuildFailed(derivation="/nix/store/x.drv", log=log, output=OUTPUT))
+        build.fail(BuildFailed(derivation="/nix/store/x.drv", log=log, output=OUTPUT))
         return build
 
 
@@ -248,7 +248,7 @@ class BuildsForUsersTests(UsersTestCase):
         self.clock.advance(3)
         build.phase(Phase.PACKING)
         self.clock.advance(1)
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         page = self.page(f"/builds/{build.id}")
         self.assertIn("docker pull reg.example:8080/shell/git</code>", page)
         self.assertIn('href="/images/shell/git:latest"', page)
@@ -284,7 +284,7 @@ class BuildsForUsersTests(UsersTestCase):
         connection.send("GET", f"/builds/{build.id}/events", ("Accept", "*/*"))
         build.log("\x1b[31mhello")
         self.clock.advance(1)
-        build.succeeded(DIGEST)
+        build.succeed(DIGEST)
         self.clock.advance(1)
         answer = connection.answer()
         self.assertEqual("text/plain; charset=utf-8", answer.header("Content-Type"))
@@ -312,7 +312,7 @@ class LookupTests(SynchronousTestCase):
         self.clock = Clock()
         self.pinned = True
         self.asked: list[list[str]] = []
-        self.lookup = Lookup(sources=self, looker=self, seconds=self.clock.seconds)  # type: ignore[arg-type]  # this test plays both
+        self.lookup = PackageSearch(sources=self, package_lookup=self, seconds=self.clock.seconds)  # type: ignore[arg-type]  # this test plays both
 
     async def resolve(self, tag: Tag) -> Revision:
         return Revision(identity={"kind": "test"}, pinned=self.pinned, label="x")
@@ -329,9 +329,9 @@ class LookupTests(SynchronousTestCase):
     def check(self, *names: str, system: str = "x") -> list[str]:
         wanted = [PackageRequest(name=name) for name in names]
         checked = self.successResultOf(
-            Deferred.fromCoroutine(self.lookup.check("c", system, wanted))
+            Deferred.fromCoroutine(self.lookup.search("c", system, wanted))
         )
-        return [answer.request.name for answer in checked.answers]
+        return [answer.request.name for answer in checked.results]
 
     def test_kept(self) -> None:
         """Names that are known are not evaluated again; the order stays."""

@@ -113,7 +113,7 @@ class LoopbackTests(TestCase):
         for number in range(3):
             self.build.log(f"line {number}")
             await client.wait_for(2 + number)
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         await client.gone
         kinds = [kind for _, kind, _ in client.events()]
         self.assertEqual(kinds, ["build", "log", "log", "log", "build"])
@@ -128,7 +128,7 @@ class LoopbackTests(TestCase):
         [*_, (last, _, _)] = client.events()
         client.leave()
         await self.closed
-        self.assertEqual(self.build.bell._listeners, {})
+        self.assertEqual(self.build.notifier._listeners, {})
         self.closed = Deferred()
         self.build.log("two")
         client = await self.connect(last)
@@ -152,7 +152,7 @@ class LoopbackTests(TestCase):
             reactor.callLater(0, turn.callback, None)
             await turn
         client.transport.resumeProducing()  # type: ignore[attr-defined]  # that of TCP has it
-        self.build.succeeded(DIGEST)
+        self.build.succeed(DIGEST)
         await client.gone
         *logs, (_, _, last) = client.events()
         self.assertEqual(last["state"], "succeeded")
