@@ -75,49 +75,49 @@ class ImageService:
 
     :param sources: resolves tags.
     :param builder: makes images that are not known.
-    :param cache: the known images.
+    :param image_cache: the known images.
     :param storage: stores the records of served images.
-    :param book: tracks the builds.
+    :param tracker: tracks the builds.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param evaluation_ttl: the seconds for which the evaluation of a source that is
         not pinned is reused; 0: every pull evaluates again.
     :param stale_while_revalidate: the seconds for which the image of the old revision is served
         while the one of a new revision is being made; 0: not at all.
-    :param noted: called with the new current image of a name and a tag; must not block.
+    :param on_tag_recorded: called with the new current image of a name and a tag; must not block.
     """
 
     sources: Sources
     builder: Builder
-    cache: ImageCache
+    image_cache: ImageCache
     storage: Storage
-    book: BuildTracker
+    tracker: BuildTracker
     seconds: Callable[[], float]
     evaluation_ttl: float = 0.0
     stale_while_revalidate: float = 0.0
-    noted: Callable[[ImageName, Tag, Image], None] | None = None
+    on_tag_recorded: Callable[[ImageName, Tag, Image], None] | None = None
 
-    _believed: MutableMapping[str, Evaluation] = field(init=False)
-    _peeked: MutableMapping[str, Evaluation] = field(init=False)
-    _current: MutableMapping[str, str] = field(init=False)
-    _overdue: MutableMapping[str, float] = field(init=False)
+    _evaluations: MutableMapping[str, Evaluation] = field(init=False)
+    _head_evaluations: MutableMapping[str, Evaluation] = field(init=False)
+    _recorded_keys: MutableMapping[str, str] = field(init=False)
+    _stale_since: MutableMapping[str, float] = field(init=False)
     # By request and tag: two tags of one revision are two builds in the tracker.
     _jobs: SingleFlight[tuple[str, Tag], Image] = field(factory=SingleFlight, init=False)
-    evaluations: LookupCounts = field(factory=LookupCounts, init=False)
+    evaluation_lookups: LookupCounts = field(factory=LookupCounts, init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._believed = TTLCache(1024, self.evaluation_ttl, timer=self.seconds)
-        self._peeked = TTLCache(1024, HEAD_CACHE_SECONDS, timer=self.seconds)
-        self._current = LRUCache(4096)
-        self._overdue = LRUCache(4096)
+        self._evaluations = TTLCache(1024, self.evaluation_ttl, timer=self.seconds)
+        self._head_evaluations = TTLCache(1024, HEAD_CACHE_SECONDS, timer=self.seconds)
+        self._recorded_keys = LRUCache(4096)
+        self._stale_since = LRUCache(4096)
 
-    async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
+    async def get_image(self, name: ImageName, tag: Tag, *, is_head: bool = False) -> Image:
         """
         Return the image of a name at the revision that a tag names; make it if necessary.
 
         Cancelling the wait does not stop the build.
 
-        :param peek: true if the same client is expected to ask again (HEAD).
+        :param is_head: true if the same client is expected to ask again (HEAD).
         :raises UnknownRevision: the tag names no revision.
         :raises PackagesRefused: packages do not exist, or may not be used.
         :raises CachedFailure: it has failed a short while ago.
@@ -127,12 +127,12 @@ class ImageService:
         revision = await self.sources.resolve(tag)
         request = await self.builder.request(name, revision)
         if not revision.pinned:
-            image = await self._unpinned(request, tag, peek=peek)
+            image = await self._get_unpinned(request, tag, is_head=is_head)
         else:
-            image = await self._pinned(request, tag)
+            image = await self._get_pinned(request, tag)
         return image
 
-    async def tags(self, name: ImageName) -> Sequence[str]:
+    async def list_tags(self, name: ImageName) -> Sequence[str]:
         """
         Return the tags that an image can be pulled by, sorted: the configured ones, and
         those that it was served under.
@@ -143,7 +143,7 @@ class ImageService:
 
     def invalidate_checks(self) -> None:
         """Check blobs again, because one that an image names was requested and is missing."""
-        self.cache.invalidate_checks()
+        self.image_cache.invalidate_checks()
 
     async def stop(self) -> None:
         """Stop the builder, and cancel jobs after :data:`SHUTDOWN_TIMEOUT_SECONDS` more."""
@@ -155,56 +155,60 @@ class ImageService:
 
     # -- pinned revisions -----------------------------------------------------------
 
-    async def _pinned(self, request: ImageRequest, tag: Tag) -> Image:
-        known = await self.cache.get(request.key)
-        if known is not None:
-            await self._record_tag(request.name, tag, request.key, known)
-            return known
+    async def _get_pinned(self, request: ImageRequest, tag: Tag) -> Image:
+        cached = await self.image_cache.get(request.key)
+        if cached is not None:
+            await self._record_tag(request.name, tag, request.key, cached)
+            return cached
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(request, build)
             image = await self.builder.build(request, evaluation, build)
-            await self.cache.add(request.key, image)
+            await self.image_cache.add(request.key, image)
             await self._record_tag(request.name, tag, request.key, image)
             return image
 
-        stale = await self._stale(request, tag)
-        made = Deferred.fromCoroutine(self._job(request, tag, make))
+        stale = await self._get_stale(request, tag)
+        job = Deferred.fromCoroutine(self._join_job(request, tag, make))
         if stale is None:
-            return await made
-        made.addErrback(self._failed_behind, request.name)
+            return await job
+        job.addErrback(self._log_stale_served, request.name)
         return stale
 
-    async def _stale(self, request: ImageRequest, tag: Tag) -> Image | None:
+    async def _get_stale(self, request: ImageRequest, tag: Tag) -> Image | None:
         """Return the image that was current before, if it may still be served."""
         if self.stale_while_revalidate <= 0:
             return None
         now = self.seconds()
         # The time runs from the first pull of the new revision, even if its image cannot be
         # made: clients have to see that failure eventually.
-        if now - self._overdue.setdefault(request.key, now) >= self.stale_while_revalidate:
+        if now - self._stale_since.setdefault(request.key, now) >= self.stale_while_revalidate:
             return None
         record = await self.storage.get_record(SERVED, tag_record_key(request.name, tag))
-        return None if record is None else await self.cache.get(record.decode("ascii", "replace"))
+        return (
+            None
+            if record is None
+            else await self.image_cache.get(record.decode("ascii", "replace"))
+        )
 
-    def _failed_behind(self, failure: Failure, name: ImageName) -> None:
+    def _log_stale_served(self, failure: Failure, name: ImageName) -> None:
         """Log that a build without waiters failed; its own log line has the details."""
         failure.trap(NixeryError)
         self._log.warn("{image} is served as it was before", image=name.repository)
 
     # -- revisions that may change at any moment ------------------------------------
 
-    async def _unpinned(self, request: ImageRequest, tag: Tag, *, peek: bool) -> Image:
-        evaluation = self._believed.get(request.key)
-        if evaluation is None and not peek:
-            evaluation = self._peeked.pop(request.key, None)
+    async def _get_unpinned(self, request: ImageRequest, tag: Tag, *, is_head: bool) -> Image:
+        evaluation = self._evaluations.get(request.key)
+        if evaluation is None and not is_head:
+            evaluation = self._head_evaluations.pop(request.key, None)
         if evaluation is not None:
-            self.evaluations.memory += 1
+            self.evaluation_lookups.memory += 1
             key = request.image_key(evaluation)
-            known = await self.cache.get(key)
-            if known is not None:
-                await self._record_tag(request.name, tag, key, known)
-                return known
+            cached = await self.image_cache.get(key)
+            if cached is not None:
+                await self._record_tag(request.name, tag, key, cached)
+                return cached
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(request, build)
@@ -212,19 +216,19 @@ class ImageService:
             # of its own; if nothing has changed, it still shares the build.
             self._jobs.close((request.key, tag))
             if self.evaluation_ttl > 0:
-                self._believed[request.key] = evaluation
+                self._evaluations[request.key] = evaluation
             image = await self.builder.build(request, evaluation, build)
-            if peek:
-                self._peeked[request.key] = evaluation
+            if is_head:
+                self._head_evaluations[request.key] = evaluation
             key = request.image_key(evaluation)
             await self._record_tag(request.name, tag, key, image)
             return image
 
-        return await self._job(request, tag, make)
+        return await self._join_job(request, tag, make)
 
     # -- both kinds of revisions ------------------------------------------------------
 
-    async def _job(
+    async def _join_job(
         self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
         """
@@ -255,14 +259,14 @@ class ImageService:
     async def _run_build(
         self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
     ) -> Image:
-        self.evaluations.misses += 1
-        tally = BuildStats(revision=request.revision.label)
-        current_build_stats.set(tally)
-        build = self.book.begin(request.name, tag)
+        self.evaluation_lookups.misses += 1
+        stats = BuildStats(revision=request.revision.label)
+        current_build_stats.set(stats)
+        build = self.tracker.begin(request.name, tag)
         try:
             image = await make(build)
         except BaseException as error:
-            tally.failure = type(error).__name__
+            stats.failure = type(error).__name__
             build.fail(error)
             raise
         build.succeed(image.manifests[0].digest)
@@ -270,20 +274,20 @@ class ImageService:
 
     async def _record_tag(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
         """Record that this is the current image of a name and a tag."""
-        place = tag_record_key(name, tag)
-        if self._current.get(place) != key:
+        record_key = tag_record_key(name, tag)
+        if self._recorded_keys.get(record_key) != key:
             try:
                 await gather_both(
                     self.storage.add_record(NAMES, _name_key(name), name.repository.encode()),
-                    self.storage.set_record(SERVED, place, key.encode("ascii")),
+                    self.storage.set_record(SERVED, record_key, key.encode("ascii")),
                 )
             except StorageError as error:
                 # For example a full disk, from which images can still be served.
                 self._log.warn("what was served is not remembered: {error}", error=error)
                 return
-            self._current[place] = key
-            if self.noted is not None:
-                self.noted(name, tag, image)
+            self._recorded_keys[record_key] = key
+            if self.on_tag_recorded is not None:
+                self.on_tag_recorded(name, tag, image)
 
 
 def tag_record_key(name: ImageName, tag: Tag) -> str:

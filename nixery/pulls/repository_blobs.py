@@ -28,26 +28,26 @@ class RepositoryBlobs:
     Tells which blobs belong to a name.
 
     :param storage: has the records of the images that were served for each name.
-    :param images: the cache of images that were made.
+    :param image_cache: the cache of images that were made.
     """
 
-    def __init__(self, storage: Storage, images: ImageCache) -> None:
+    def __init__(self, storage: Storage, image_cache: ImageCache) -> None:
         self._storage = storage
-        self._images = images
+        self._image_cache = image_cache
         # Only positive results are cached: a blob that does not belong to a name now may be
         # served for it the next moment, also by another instance.
-        self._found: LRUCache[ImageName, set[Digest]] = LRUCache(
+        self._digests: LRUCache[ImageName, set[Digest]] = LRUCache(
             MAX_CACHED_DIGESTS, getsizeof=_weight
         )
-        self._looking: SingleFlight[tuple[ImageName, Digest], bool] = SingleFlight()
+        self._lookups: SingleFlight[tuple[ImageName, Digest], bool] = SingleFlight()
 
     def record_pull(self, name: ImageName, image: Image) -> None:
         """Add the blobs of an image served for a name; older blobs may still be downloaded."""
-        found = self._found.get(name)
-        if found is None:
-            self._keep(name, set(image.digests))
-        elif not image.digests <= found:
-            self._keep(name, found | image.digests)
+        digests = self._digests.get(name)
+        if digests is None:
+            self._store_digests(name, set(image.digests))
+        elif not image.digests <= digests:
+            self._store_digests(name, digests | image.digests)
 
     async def contains(self, name: ImageName, digest: Digest) -> bool:
         """
@@ -55,29 +55,29 @@ class RepositoryBlobs:
 
         :raises StorageError: the storage failed.
         """
-        if digest in self._found.get(name, ()):
+        if digest in self._digests.get(name, ()):
             return True
-        return await self._looking.run((name, digest), lambda: self._look(name, digest))
+        return await self._lookups.run((name, digest), lambda: self._search(name, digest))
 
-    async def _look(self, name: ImageName, digest: Digest) -> bool:
-        seen: set[str] = set()
-        for place in await self._storage.list_records(SERVED, tag_record_prefix(name)):
-            record = await self._storage.get_record(SERVED, place)
+    async def _search(self, name: ImageName, digest: Digest) -> bool:
+        checked_keys: set[str] = set()
+        for tag_key in await self._storage.list_records(SERVED, tag_record_prefix(name)):
+            record = await self._storage.get_record(SERVED, tag_key)
             key = "" if record is None else record.decode("ascii", "replace")
-            if key in seen or record is None:
+            if key in checked_keys or record is None:
                 continue
-            seen.add(key)
-            image = await self._images.get(key)
+            checked_keys.add(key)
+            image = await self._image_cache.get(key)
             if image is not None and digest in image.digests:
                 self.record_pull(name, image)
                 return True
         return False
 
-    def _keep(self, name: ImageName, digests: set[Digest]) -> None:
+    def _store_digests(self, name: ImageName, digests: set[Digest]) -> None:
         if len(digests) >= MAX_CACHED_DIGESTS:
             digests = set()
         # Always a new set: the cache would not notice the growth of a set that it holds.
-        self._found[name] = digests
+        self._digests[name] = digests
 
 
 def _weight(digests: set[Digest]) -> int:

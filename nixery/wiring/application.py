@@ -154,13 +154,13 @@ def make_application(  # noqa: PLR0915  # one statement a part
     images = ImageService(
         sources=sources,
         builder=builder,
-        cache=cache,
+        image_cache=cache,
         storage=storage,
-        book=book,
+        tracker=book,
         seconds=reactor.seconds,
         evaluation_ttl=config.evaluation_ttl,
         stale_while_revalidate=config.stale_while_revalidate,
-        noted=catalog.record_served,
+        on_tag_recorded=catalog.record_served,
     )
     # The URL of the pages: known when the daemon listens, and empty if there are none.
     pages: list[str] = []

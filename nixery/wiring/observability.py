@@ -126,9 +126,9 @@ class OperationParts:
                 " manifest: by digest; evaluation: of a source that may change.",
                 ("cache", "result"),
                 lambda: [
-                    *_lookups("image", images.cache.counts),
+                    *_lookups("image", images.image_cache.counts),
                     *_lookups("manifest", registry.manifest_lookups),
-                    *_lookups("evaluation", images.evaluations),
+                    *_lookups("evaluation", images.evaluation_lookups),
                 ],
             ),
             _sampled(

@@ -248,13 +248,13 @@ class World:
         images = ImageService(
             sources=sources,
             builder=builder,
-            cache=cache,
+            image_cache=cache,
             storage=storage,
-            book=self.book,
+            tracker=self.book,
             seconds=clock.seconds,
             evaluation_ttl=60,
             stale_while_revalidate=0,
-            noted=library.record_served,
+            on_tag_recorded=library.record_served,
         )
         controller, guard = self._access_controller(cache), None
         if self.gated:

@@ -119,9 +119,9 @@ class BuilderCase(SynchronousTestCase):
         return ImageService(
             sources=self.sources,
             builder=self.builder,
-            cache=self.builder.image_cache,
+            image_cache=self.builder.image_cache,
             storage=self.storage,
-            book=self.book,
+            tracker=self.book,
             seconds=self.clock.seconds,
             evaluation_ttl=self.evaluation_ttl,
             stale_while_revalidate=self.stale_while_revalidate,
@@ -140,7 +140,7 @@ class BuilderCase(SynchronousTestCase):
 
     def ask(self, name: str, tag: Tag = LATEST, *, peek: bool = False) -> Deferred[Image]:
         parsed = parse_image_name(name, "x86_64-linux")
-        asked = Deferred.fromCoroutine(self.service.image(parsed, tag, peek=peek))
+        asked = Deferred.fromCoroutine(self.service.get_image(parsed, tag, is_head=peek))
         self.asked.append(asked)
         return asked
 

@@ -161,8 +161,8 @@ class FakeImages:
         self.distrusted = 0
         self.tag_names: Sequence[str] = ("latest",)
 
-    async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
-        self.peeked += peek
+    async def get_image(self, name: ImageName, tag: Tag, *, is_head: bool = False) -> Image:
+        self.peeked += is_head
         self.asked.append((name.repository, tag))
         image = self.images[name.repository, tag]
         if isinstance(image, BaseException):
@@ -171,7 +171,7 @@ class FakeImages:
             return await image
         return image
 
-    async def tags(self, name: ImageName) -> Sequence[str]:
+    async def list_tags(self, name: ImageName) -> Sequence[str]:
         self.asked.append((name.repository, "tags"))
         return self.tag_names
 

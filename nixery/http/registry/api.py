@@ -84,17 +84,17 @@ _PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
 class Images(Protocol):
     """Supplies images, and builds those that do not exist yet, which may take long."""
 
-    async def image(self, name: ImageName, tag: Tag, *, peek: bool = False) -> Image:
+    async def get_image(self, name: ImageName, tag: Tag, *, is_head: bool = False) -> Image:
         """
         Return the image with a name and a tag; it is built if necessary, and stored.
 
         Cancelling the wait does not stop a build.
 
-        :param peek: true for a HEAD, after which the same client will send a GET.
+        :param is_head: true for a HEAD, after which the same client will send a GET.
         :raises NixeryError: the image cannot be supplied.
         """
 
-    async def tags(self, name: ImageName) -> Sequence[str]:
+    async def list_tags(self, name: ImageName) -> Sequence[str]:
         """
         Return the tags under which the image can be pulled, sorted.
 
@@ -267,7 +267,7 @@ class Registry:
         agent = request.getHeader(b"User-Agent")
         try:
             image = await self._pull_waiter.wait_for_image(
-                agent, name, tag, self._images.image(name, tag, peek=peek)
+                agent, name, tag, self._images.get_image(name, tag, is_head=peek)
             )
         except NixeryError as error:
             if client_disconnected(request):
@@ -311,7 +311,7 @@ class Registry:
         size, last = _query(request, b"n"), _query(request, b"last")
         if size is not None and not _PAGE_SIZE.fullmatch(size):
             return send_error(request, BAD_PAGE_SIZE)
-        tags = list(await self._images.tags(name))
+        tags = list(await self._images.list_tags(name))
         if last is not None:
             after = last.decode("utf-8", "replace")
             tags = [tag for tag in tags if tag > after]

@@ -49,7 +49,7 @@ class ImageCatalogTests(BuilderCase):
 
     def make_service(self) -> ImageService:
         service = super().make_service()
-        service.noted = self.library.record_served
+        service.on_tag_recorded = self.library.record_served
         return service
 
     def page_data(self, name: str) -> PageData | None:

@@ -254,7 +254,7 @@ class TagTests(BuilderCase):
     """The tags of a name."""
 
     def tags(self, name: str) -> Sequence[str]:
-        return self.now(self.service.tags(parse_image_name(name, "x86_64-linux")))
+        return self.now(self.service.list_tags(parse_image_name(name, "x86_64-linux")))
 
     def test_configured_and_served(self) -> None:
         """The tags listed are those of the configuration and those the name was served under."""
