@@ -138,9 +138,9 @@ class BuilderCase(SynchronousTestCase):
         self.builder = self.make_builder()
         self.service = self.make_service()
 
-    def ask(self, name: str, tag: Tag = LATEST, *, peek: bool = False) -> Deferred[Image]:
+    def ask(self, name: str, tag: Tag = LATEST, *, is_head: bool = False) -> Deferred[Image]:
         parsed = parse_image_name(name, "x86_64-linux")
-        asked = Deferred.fromCoroutine(self.service.get_image(parsed, tag, is_head=peek))
+        asked = Deferred.fromCoroutine(self.service.get_image(parsed, tag, is_head=is_head))
         self.asked.append(asked)
         return asked
 

@@ -263,11 +263,11 @@ class Registry:
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if is_referrers_tag(tag):
             return send_error(request, NO_REFERRERS)
-        peek = request.method == b"HEAD"
+        is_head = request.method == b"HEAD"
         agent = request.getHeader(b"User-Agent")
         try:
             image = await self._pull_waiter.wait_for_image(
-                agent, name, tag, self._images.get_image(name, tag, is_head=peek)
+                agent, name, tag, self._images.get_image(name, tag, is_head=is_head)
             )
         except NixeryError as error:
             if client_disconnected(request):

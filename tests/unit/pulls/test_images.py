@@ -209,7 +209,7 @@ class UnpinnedTests(BuilderCase):
 
     def test_head_and_get_are_one_pull(self) -> None:
         """A HEAD followed by its GET evaluates once, and what follows looks again."""
-        head = self.successResultOf(self.ask("hello", peek=True))
+        head = self.successResultOf(self.ask("hello", is_head=True))
         self.assertEqual(self.build("hello"), head)
         self.assertEqual(len(self.nix.evaluations), 1)
         self.change()
@@ -217,16 +217,16 @@ class UnpinnedTests(BuilderCase):
 
     def test_a_head_is_not_kept_for_long(self) -> None:
         """A GET much later is another pull."""
-        head = self.successResultOf(self.ask("hello", peek=True))
+        head = self.successResultOf(self.ask("hello", is_head=True))
         self.change()
         self.clock.advance(30)
         self.assertNotEqual(self.build("hello"), head)
 
     def test_two_heads(self) -> None:
         """A HEAD is no GET: it looks for itself."""
-        head = self.successResultOf(self.ask("hello", peek=True))
+        head = self.successResultOf(self.ask("hello", is_head=True))
         self.change()
-        self.assertNotEqual(self.successResultOf(self.ask("hello", peek=True)), head)
+        self.assertNotEqual(self.successResultOf(self.ask("hello", is_head=True)), head)
 
     def test_time_to_live(self) -> None:
         """An evaluation is believed as long as the operator says."""
