@@ -16,6 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -46,17 +49,24 @@ def main(arguments: list[str]) -> int:
     from tests.fuzz.targets import TARGETS  # noqa: PLC0415
 
     failed = []
-    for name in TARGETS:
-        options = [f"-runs={RUNS}", "-seed=1", f"-max_total_time={SECONDS}", "-verbosity=0"]
-        with tempfile.TemporaryFile("w+") as output:
-            status = _start([name, *options, *arguments], output)
-            output.seek(0)
-            said = output.read()
-        print(f"{name}: {'failed' if status else 'well'}", flush=True)
-        if status:
-            print(said[-6000:], flush=True)
-            failed.append(name)
+    # Each is a process that one processor runs, for the most part while it loads the code.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        results = pool.map(partial(_run, options=arguments), TARGETS)
+        for name, (status, said) in zip(TARGETS, results, strict=True):
+            print(f"{name}: {'failed' if status else 'well'}", flush=True)
+            if status:
+                print(said[-6000:], flush=True)
+                failed.append(name)
     return 1 if failed else 0
+
+
+def _run(target: str, options: Sequence[str]) -> tuple[int, str]:
+    """Run a target on a few inputs; its exit status, and what it printed."""
+    limits = [f"-runs={RUNS}", "-seed=1", f"-max_total_time={SECONDS}", "-verbosity=0"]
+    with tempfile.TemporaryFile("w+") as output:
+        status = _start([target, *limits, *options], output)
+        output.seek(0)
+        return status, output.read()
 
 
 def _start(arguments: list[str], output: IO[str] | None = None) -> int:
