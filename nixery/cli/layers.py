@@ -168,7 +168,7 @@ async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) ->
     with tempfile.TemporaryDirectory(prefix="nixery-layers-") as directory:
         nix = make_nix(
             arguments.config, workers, reactor, os.environ, state_directory=Path(directory)
-        )
+        ).nix
         await nix.check()
         package_set = await fetch_package_set(
             arguments.config, workers, reactor, os.environ, state_directory=Path(directory)

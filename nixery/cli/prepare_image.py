@@ -108,7 +108,7 @@ async def _prepare(
 ) -> None:
     # The roots of a daemon on this machine belong to it alone.
     with tempfile.TemporaryDirectory(prefix="nixery-prepare-image-") as directory:
-        nix = make_nix(config, workers, reactor, environ, state_directory=Path(directory))
+        nix = make_nix(config, workers, reactor, environ, state_directory=Path(directory)).nix
         await nix.check()
         package_set = await fetch_package_set(
             config, workers, reactor, environ, state_directory=Path(directory), tag=tag

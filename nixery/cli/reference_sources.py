@@ -180,7 +180,9 @@ class ReferenceCollector:
     @contextmanager
     def _nix(self, config: Config) -> Iterator[Nix]:
         with self._temporary_state() as state:
-            yield make_nix(config, self.workers, self.reactor, self.environ, state_directory=state)
+            yield make_nix(
+                config, self.workers, self.reactor, self.environ, state_directory=state
+            ).nix
 
     @contextmanager
     def _temporary_state(self) -> Iterator[Path]:

@@ -95,14 +95,15 @@ class RegistryGuard:
     Authorizes requests to the registry API.
 
     :param authority: authenticates clients, and decides what they may pull.
+    :param realm: the URL of the token endpoint.
+    :param service: the service that tokens are issued for: the host where clients reach the
+        registry.
     """
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, *, realm: str, service: str) -> None:
         self._authority = authority
-        self.realm = ""
-        """The URL of the token endpoint; set when the daemon listens."""
-        self.service = ""
-        """The service that tokens are issued for: the address where clients reach the registry."""
+        self._realm = realm
+        self._service = service
 
     def authorize(self, request: Request, route: Route) -> None:
         """
@@ -147,7 +148,7 @@ class RegistryGuard:
         if not self._authority.issues_tokens:
             return LoginRequired(challenge=BASIC, reason=auth_error)
         repository = None if name is None else name.repository
-        challenge = bearer_challenge(self.realm, self.service, repository, error)
+        challenge = bearer_challenge(self._realm, self._service, repository, error)
         return LoginRequired(challenge=challenge, reason=auth_error)
 
 

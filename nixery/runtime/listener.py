@@ -1,11 +1,10 @@
-"""Opens the ports that the daemon listens on, and tells under which address clients reach it."""
+"""Opens the ports that the daemon listens on."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import maybeDeferred
@@ -19,9 +18,10 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 
 from nixery.runtime.errors import ListeningFailed
+from nixery.runtime.public_address import describe_address, is_wildcard
 from nixery.runtime.tls.endpoint_strings import PLAIN, speaks_tls
 
-__all__ = ["Listener", "registry_host"]
+__all__ = ["Listener"]
 
 
 class Listener:
@@ -76,8 +76,8 @@ class Listener:
         for address in addresses:
             self._log.info(
                 "Listening on {address}{notice}",
-                address=_describe(address),
-                notice=": every interface of this machine" if _is_wildcard(address) else "",
+                address=describe_address(address),
+                notice=": every interface of this machine" if is_wildcard(address) else "",
             )
         return addresses
 
@@ -85,22 +85,6 @@ class Listener:
         """Accept no more connections."""
         while self._ports:
             await maybeDeferred(self._ports.pop().stopListening)
-
-
-def registry_host(public_url: str | None, addresses: Sequence[IAddress]) -> str | None:
-    """
-    Return the host that clients write before an image's name: ``127.0.0.1:8080``.
-
-    ``None`` if it is unknown because the daemon is reached through a UNIX socket only.
-    """
-    if public_url is not None:
-        return public_url.split("://", 1)[1]
-    for address in addresses:
-        if isinstance(address, IPv4Address | IPv6Address):
-            # From this machine, a wildcard is reached through its loopback, and
-            # Docker trusts a loopback address without TLS.
-            return f"127.0.0.1:{address.port}" if _is_wildcard(address) else _describe(address)
-    return None
 
 
 def _passed(text: str) -> bool:
@@ -125,22 +109,8 @@ def _reached_through(passed: Mapping[str, IAddress], text: str, error: CannotLis
         elif (
             isinstance(address, IPv4Address | IPv6Address)
             and address.port == error.port
-            and (_is_wildcard(address) or address.host == error.interface)
+            and (is_wildcard(address) or address.host == error.interface)
             and speaks_tls(other) == speaks_tls(text)
         ):
             return True
     return False
-
-
-def _is_wildcard(address: IAddress) -> bool:
-    if not isinstance(address, IPv4Address | IPv6Address):
-        return False
-    return ip_address(address.host.split("%")[0]).is_unspecified
-
-
-def _describe(address: IAddress) -> str:
-    if isinstance(address, IPv6Address):
-        return f"[{address.host}]:{address.port}"
-    if isinstance(address, IPv4Address):
-        return f"{address.host}:{address.port}"
-    return str(address)

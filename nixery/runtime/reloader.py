@@ -1,8 +1,8 @@
 """
 Handles SIGHUP: look at files that may have changed without a restart, or end the process.
 
-Each component registers a callback. If a changed file cannot be used, the log says so and the
-values of before stay in force: an editing mistake does not end a running daemon.
+Each callback reloads files of one component. If a changed file cannot be used, the log says so and
+the values of before stay in force: an editing mistake does not end a running daemon.
 
 The signal has two meanings: it asks a daemon to reload, and it tells a program in a terminal that
 the terminal was closed. :func:`hangup_ends` tells them apart.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -50,36 +50,36 @@ def hangup_ends() -> bool:
 
 class Reloader(Service):
     """
-    Calls the registered callbacks, one after the other, when the process gets the signal.
+    Calls the callbacks, one after the other, when the process gets the signal.
 
     All signals that come meanwhile cause one more round. In the foreground of a terminal the signal
     ends the process instead.
 
     :param reactor: runs the callbacks on its thread; a signal can come at any moment.
     :param end: begins to end the process in good order.
+    :param callbacks: by the names of what they reload, for the log: ``passwords``.  One that fails
+        must leave the values of before in force.
+    :param on_reload: called with true when a reload begins, and with false when it has ended.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorFromThreads, end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reactor: IReactorFromThreads,
+        end: Callable[[], None],
+        callbacks: Mapping[str, Callable[[], Awaitable[object]]],
+        on_reload: Callable[[bool], None] = lambda _begun: None,
+    ) -> None:
         self._reactor = reactor
         self._end = end
         self._hung_up = False
-        self._callbacks: dict[str, Callable[[], Awaitable[object]]] = {}
-        self.on_reload: Callable[[bool], None] = lambda _begun: None
+        self._callbacks = callbacks
+        self._on_reload = on_reload
         self._running: Deferred[None] | None = None
         self._again = False
         # Any: signal.signal() returns a handler, or a number that means one.
         self._before: Any = None
-
-    def register(self, what: str, callback: Callable[[], Awaitable[object]]) -> None:
-        """
-        Register a callback for reloads.
-
-        :param what: the name for the log: ``passwords``.
-        :param callback: reloads; if it fails, it must leave the values of before in force.
-        """
-        self._callbacks[what] = callback
 
     def startService(self) -> None:
         """Set the signal handler; must be called on the main thread."""
@@ -114,7 +114,7 @@ class Reloader(Service):
         if self._running is not None:
             self._again = True
             return
-        self.on_reload(True)
+        self._on_reload(True)
         running = self._running = Deferred.fromCoroutine(self._reload())
         running.addBoth(self._ended)
 
@@ -134,7 +134,7 @@ class Reloader(Service):
 
     async def _reload(self) -> None:
         self._log.info("Looking again at: {what}.", what=", ".join(self._callbacks) or "nothing")
-        for what, callback in tuple(self._callbacks.items()):
+        for what, callback in self._callbacks.items():
             try:
                 await callback()
             except CancelledError:
@@ -150,7 +150,7 @@ class Reloader(Service):
 
     def _ended(self, _result: object) -> None:
         self._running = None
-        self.on_reload(False)
+        self._on_reload(False)
         if self._again and self.running:
             self._again = False
             self.reload()

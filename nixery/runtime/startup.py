@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
 from nixery.errors import NixeryError
+from nixery.version import VERSION
 
 __all__ = ["OrderedService", "Component", "exit_with_failure"]
 
@@ -80,6 +81,7 @@ class OrderedService(Service):
     def startService(self) -> None:
         """Begin to start the components."""
         super().startService()
+        self._log.info("Nixery {version} starts.", version=VERSION)
         self._stopping = False
         self._starting = Deferred.fromCoroutine(self._start())
 

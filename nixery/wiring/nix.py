@@ -1,6 +1,6 @@
 """
-Makes the Nix side that the configuration describes, for the daemon and for the commands that do the
-daemon's work without it.
+Makes the Nix commands that the configuration describes, for the daemon and for the commands that do
+the daemon's work without it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+from twisted.logger import Logger
+
 from nixery.config.config import Config
 from nixery.nix.arguments import NixSettings
 from nixery.nix.commands import NixCommands
 from nixery.nix.enumeration import StoreListing
 from nixery.process.spawner import ProcessSpawner, Spawner
 from nixery.runtime.data_files import nix_directory
+from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 
-__all__ = ["make_nix", "make_survey", "nix_settings"]
+__all__ = ["NixSubsystem", "make_nix", "make_survey", "nix_settings"]
+
+_log = Logger()
+
+
+@frozen(kw_only=True)
+class NixSubsystem:
+    """
+    The Nix commands.
+
+    :param components: for a daemon; a command uses ``nix`` as it is.
+    """
+
+    nix: NixCommands
+    components: tuple[Component, ...]
 
 
 def make_nix(
@@ -28,25 +46,36 @@ def make_nix(
     environ: Mapping[str, str],
     *,
     state_directory: Path | None = None,
-    measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
-) -> NixCommands:
+    instrument: Callable[[Spawner], Spawner] = lambda spawner: spawner,
+) -> NixSubsystem:
     """
-    Make the Nix side of one process.
+    Make the Nix commands of one process.
 
     :param workers: as :class:`nixery.nix.commands.NixCommands` says.
     :param environ: the environment of this process.
     :param state_directory: the directory for garbage collection roots, if not the configured one:
         the roots of a daemon belong to it alone.
-    :param measured: wraps the spawner of the commands.
+    :param instrument: wraps the spawner of the commands to measure them.
     :raises ResourceMissing: the installation is incomplete.
     """
-    return NixCommands(
-        spawner=measured(ProcessSpawner(reactor, reactor)),
+    nix = NixCommands(
+        spawner=instrument(ProcessSpawner(reactor, reactor)),
         clock=reactor,
         workers=workers,
         settings=nix_settings(config, state_directory or config.state_directory),
         resolve=nix_directory() / "resolve.nix",
         environ=environ,
+    )
+
+    async def start() -> None:
+        version = await nix.check()
+        # Remove the garbage collection roots that an earlier run left.
+        await nix.sweep()
+        _log.info("Nix {version} builds them.", version=version)
+        nix.enable_prewarming()
+
+    return NixSubsystem(
+        nix=nix, components=(Component(name="Nix side", start=start, stop=nix.stop),)
     )
 
 
@@ -58,7 +87,6 @@ def make_survey(
 ) -> StoreListing:
     """
     Make the object that lists a whole store or package set; the parameters are those of
-    :func:`make_nix`.
     :func:`make_nix`.
     """
     return StoreListing(

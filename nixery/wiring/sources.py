@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
 from treq.client import HTTPClient
+from twisted.logger import Logger
 
 from nixery.config.config import Config
 from nixery.image.names import Tag
@@ -18,9 +20,11 @@ from nixery.process.spawner import ProcessSpawner, Spawner
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.data_files import nix_directory
 from nixery.runtime.proxy_agent import Agent, read_proxies
+from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 from nixery.sources.channels import ChannelHost
 from nixery.sources.git_repository import GitRepository
+from nixery.sources.git_urls import has_secret
 from nixery.sources.interface import RefSource
 from nixery.sources.ref_cache import RefCache
 from nixery.sources.ref_file import RefFile
@@ -29,7 +33,21 @@ from nixery.sources.source import GitSource, PackageSet
 from nixery.sources.tag_policy import LATEST
 from nixery.wiring.nix import nix_settings
 
-__all__ = ["fetch_package_set", "make_sources"]
+__all__ = ["SourceSubsystem", "fetch_package_set", "make_sources"]
+
+_log = Logger()
+
+
+@frozen(kw_only=True)
+class SourceSubsystem:
+    """
+    The package sources.
+
+    :param components: for a daemon; a command starts and stops ``sources`` itself.
+    """
+
+    sources: Resolver
+    components: tuple[Component, ...]
 
 
 def make_sources(
@@ -40,9 +58,9 @@ def make_sources(
     environ: Mapping[str, str],
     *,
     state_directory: Path | None = None,
-    measured: Callable[[Spawner], Spawner] = lambda spawner: spawner,
+    instrument: Callable[[Spawner], Spawner] = lambda spawner: spawner,
     wall_clock: WallClock | None = None,
-) -> Resolver:
+) -> SourceSubsystem:
     """
     Make the package sources of one process, to be started.
 
@@ -50,12 +68,12 @@ def make_sources(
     :param environ: the environment of this process; git finds credentials
         through it, and it may name proxies.
     :param state_directory: as in :func:`nixery.wiring.nix.make_nix`.
-    :param measured: as there.
+    :param instrument: as there.
     :param wall_clock: for the times of files; by default, this machine's.
     :raises ResourceMissing: the installation is incomplete.
     """
     source = config.source
-    spawner = measured(ProcessSpawner(reactor, reactor))
+    spawner = instrument(ProcessSpawner(reactor, reactor))
     settings = nix_settings(config, state_directory or config.state_directory)
 
     def lookups(upstream: RefSource, name: str, file: str) -> RefCache:
@@ -88,7 +106,7 @@ def make_sources(
         clock=reactor,
         seconds=config.source_timeout,
     )
-    return Resolver(
+    sources = Resolver(
         ResolverSettings(
             source=source,
             rules=config.rules,
@@ -110,6 +128,24 @@ def make_sources(
         workers=workers,
     )
 
+    async def start() -> None:
+        await sources.start()
+        if isinstance(source, GitSource) and has_secret(source.url):
+            _log.warn(
+                "The URL of the git repository holds a password, which others on this machine"
+                " may see while git runs: a credential helper or an SSH key keeps it secret."
+            )
+        _log.info(
+            "Packages come from {source}, for {system}.",
+            source=source.describe(),
+            system=config.system,
+        )
+
+    return SourceSubsystem(
+        sources=sources,
+        components=(Component(name="package set", start=start, stop=sources.stop),),
+    )
+
 
 async def fetch_package_set(
     config: Config,
@@ -126,7 +162,9 @@ async def fetch_package_set(
     :param state_directory: holds the root that protects the set from garbage collection.
     :raises NixeryError: the set cannot be fetched.
     """
-    sources = make_sources(config, workers, reactor, environ, state_directory=state_directory)
+    sources = make_sources(
+        config, workers, reactor, environ, state_directory=state_directory
+    ).sources
     await sources.start()
     try:
         return await sources.fetch(await sources.resolve(tag))

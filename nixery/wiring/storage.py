@@ -1,4 +1,4 @@
-"""Makes the storage that the configuration asks for, with all that it needs."""
+"""Makes the storage that the configuration asks for, and the cache of the images in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from attrs import frozen
 from twisted.logger import Logger
 
+from nixery.builds.image_cache import ImageCache
 from nixery.config.config import Config
 from nixery.observability.disk_check import check_directory
-from nixery.runtime.clocks import SystemWallClock, WallClock
+from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import WorkerPool, Workers
 from nixery.storage.filesystem.backend import FilesystemStorage
@@ -19,58 +20,70 @@ from nixery.storage.filesystem.gc_service import Retention
 from nixery.storage.free_space import FreeSpaceMonitor
 from nixery.storage.interface import Storage
 
-__all__ = ["StorageParts", "make_storage"]
+__all__ = ["StorageSubsystem", "make_storage"]
 
 _log = Logger()
 
 
 @frozen(kw_only=True)
-class StorageParts:
+class StorageSubsystem:
     """
-    A storage and its components.
+    The storage, and the images in it.
 
-    :param storage: to be used when all parts have started.
-    :param parts: in the order in which they start.
-    :param unready: returns the reasons why it cannot be used yet, a sentence each.
-    :param room: checks the free space, to be awaited before a build; raises
-        :class:`nixery.storage.errors.DiskSpaceLow`.
-    :param check: fails with a :class:`nixery.errors.StorageError` if it cannot be used now, as far
-        as a cheap request shows.
+    :param storage: to be used when all components have started.
+    :param images: the images in the storage that were used lately, in memory.
+    :param check: fails with a :class:`nixery.errors.StorageError` if the storage cannot be used
+        now, as far as a cheap request shows.
+    :param unready: returns the reasons why the storage cannot be used yet, a sentence each.
+    :param check_free_space: to be awaited before a build; raises
+        :class:`nixery.storage.errors.DiskSpaceLow`.  ``None``: space is not limited.
+    :param components: in the order in which they start.
     """
 
     storage: Storage
-    parts: tuple[Component, ...]
+    images: ImageCache
     check: Callable[[], Awaitable[object]]
-    unready: Callable[[], Sequence[str]] = tuple
-    room: Callable[[], Awaitable[None]] | None = None
+    unready: Callable[[], Sequence[str]]
+    check_free_space: Callable[[], Awaitable[None]] | None
+    components: tuple[Component, ...]
 
 
 def make_storage(
     config: Config,
     files: Workers,
     reactor: Any,  # the global reactor, which has no type
+    wall_clock: WallClock,
     *,
+    instrument: Callable[[Storage], Storage],
     give_up: Callable[[BaseException], None],
-    measured: Callable[[Storage], Storage] = lambda storage: storage,
-    collected: Callable[[], None] = lambda: None,
-    wall_clock: WallClock | None = None,
-) -> StorageParts:
+) -> StorageSubsystem:
     """
     Make the configured storage.
 
     :param files: the pool for file systems.
+    :param wall_clock: for the ages of files.
+    :param instrument: wraps the storage to measure it.
     :param give_up: ends the daemon as failed, given the reason; for a storage that starts in the
         background.
-    :param measured: wraps the storage.
-    :param collected: called when a garbage collection has removed something.
-    :param wall_clock: for the ages of files; by default, this machine's.
     """
     if config.storage_backend == "gcs":
-        return _make_gcs(config, reactor, give_up, measured)
-    storage = FilesystemStorage(config.storage_path, files)
+        return _make_gcs(config, reactor, instrument, give_up)
+    return _make_filesystem(config, files, reactor, wall_clock, instrument)
+
+
+def _make_filesystem(
+    config: Config,
+    files: Workers,
+    reactor: Any,
+    wall_clock: WallClock,
+    instrument: Callable[[Storage], Storage],
+) -> StorageSubsystem:
+    backend = FilesystemStorage(config.storage_path, files)
+    storage = instrument(backend)
+    images = _make_image_cache(config, storage, reactor)
 
     async def start() -> None:
-        await storage.start()
+        await backend.start()
         _log.info("Images are stored in {path}.", path=config.storage_path)
 
     retention = Retention(
@@ -83,46 +96,47 @@ def make_storage(
         interval=config.retention_interval,
         workers=files,
         clock=reactor,
-        wall_clock=wall_clock or SystemWallClock(),
-        removed=collected,
+        wall_clock=wall_clock,
+        removed=images.invalidate_checks,
     )
-    bounded = config.max_storage_size is not None or config.max_image_age is not None
-    guard = FreeSpaceMonitor(
+    limited = config.max_storage_size is not None or config.max_image_age is not None
+    free_space = FreeSpaceMonitor(
         path=config.storage_path,
         margin=config.min_free_space,
         workers=files,
         clock=reactor,
-        make_room=retention.collect if bounded else None,
+        make_room=retention.collect if limited else None,
     )
-    path = str(config.storage_path)
-    parts = [
+    components = [
         Component(name="storage", start=start),
-        Component(name="disk guard", start=guard.start, stop=guard.stop),
+        Component(name="free space monitor", start=free_space.start, stop=free_space.stop),
     ]
-    if bounded:
-        parts.append(Component(name="retention", start=retention.start, stop=retention.stop))
-    return StorageParts(
-        storage=measured(storage),
-        parts=tuple(parts),
+    if limited:
+        components.append(Component(name="retention", start=retention.start, stop=retention.stop))
+    path = str(config.storage_path)
+    return StorageSubsystem(
+        storage=storage,
+        images=images,
         check=lambda: files.run(check_directory, path, str(config.storage_path / "tmp")),
-        unready=guard.faults,
-        room=guard.check,
+        unready=free_space.faults,
+        check_free_space=free_space.check,
+        components=tuple(components),
     )
 
 
 def _make_gcs(
     config: Config,
     reactor: Any,
+    instrument: Callable[[Storage], Storage],
     give_up: Callable[[BaseException], None],
-    measured: Callable[[Storage], Storage],
-) -> StorageParts:
+) -> StorageSubsystem:
     # Imported only for a bucket: it loads a hundred modules of Google's.
     from nixery.storage.gcs.backend import GcsStorage  # noqa: PLC0415
     from nixery.storage.gcs.client import GcsSettings  # noqa: PLC0415
 
     # Not the pool for file systems: a slow network is no reason for a slow disk.
     pool = WorkerPool("bucket", config.gcs_workers, reactor)
-    storage = GcsStorage(
+    backend = GcsStorage(
         settings=GcsSettings(
             bucket=config.gcs_bucket or "",  # the configuration requires one
             endpoint=config.gcs_endpoint,
@@ -139,18 +153,31 @@ def _make_gcs(
         clock=reactor,
         give_up=give_up,
     )
+    storage = instrument(backend)
 
     async def check() -> None:
         # The storage itself reports a bucket that was never reached.
-        if not storage.faults():
-            await storage.get_record("probe", "ready")
+        if not backend.faults():
+            await backend.get_record("probe", "ready")
 
-    return StorageParts(
-        storage=measured(storage),
+    return StorageSubsystem(
+        storage=storage,
+        images=_make_image_cache(config, storage, reactor),
         check=check,
-        parts=(
+        unready=backend.faults,
+        check_free_space=None,
+        components=(
             Component.of_service("pool for the bucket", pool),
-            Component(name="storage", start=storage.start, stop=storage.stop),
+            Component(name="storage", start=backend.start, stop=backend.stop),
         ),
-        unready=storage.faults,
+    )
+
+
+def _make_image_cache(config: Config, storage: Storage, reactor: Any) -> ImageCache:
+    return ImageCache(
+        storage=storage,
+        seconds=reactor.seconds,
+        ttl=config.manifest_ttl,
+        max_bytes=config.manifest_memory * 2**20,
+        recheck_interval=config.blob_recheck,
     )

@@ -2,124 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from attrs import define, field
+from attrs import frozen
 from twisted.web.resource import Resource
 
 from nixery.builds.package_lookup import PackageLookup, PackageSearch
 from nixery.builds.tracker import BuildTracker
 from nixery.config.config import Config
 from nixery.http.openapi import DESCRIPTION
-from nixery.http.ui.assets import STATIC, AssetResource, AssetsResource, SiteFiles, read_site_files
+from nixery.http.ui.assets import STATIC, AssetResource, AssetsResource, read_site_files
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages, Section
-from nixery.http.visibility import AllowAll, VisibilityRules
+from nixery.http.visibility import VisibilityRules
 from nixery.inspection.catalog import ImageCatalog
 from nixery.runtime.data_files import docs_directory, web_directory
-from nixery.runtime.startup import Component
+from nixery.runtime.public_address import PublicAddress
 from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
 
-__all__ = ["WebUIParts"]
+__all__ = ["WebUI", "WebUISubsystem", "make_web_ui"]
 
 
-@define(kw_only=True, eq=False)
-class WebUIParts:
+@frozen(kw_only=True)
+class WebUI:
     """
-    The web pages of one daemon.
+    The resources of the pages.
+
+    :param children: by the first segment of their paths.
+    :param missing: for all other paths; ``None`` if pages are switched off.
+    """
+
+    children: Mapping[str, Resource] = MappingProxyType({})
+    missing: Resource | None = None
+
+
+@frozen(kw_only=True)
+class WebUISubsystem:
+    """
+    The pages.
+
+    :param paths: the first segments of their paths.
+    :param shows_builds: true if there are pages of builds, which messages may link to.
+    :param make: makes the resources, which show the address of the registry.
+    """
+
+    paths: frozenset[str]
+    shows_builds: bool
+    make: Callable[[PublicAddress], WebUI]
+
+
+def make_web_ui(
+    config: Config,
+    cpu: Workers,
+    files: Workers,
+    reactor: Any,  # the global reactor, which has no type
+    *,
+    tracker: BuildTracker,
+    catalog: ImageCatalog,
+    sources: Sources,
+    package_lookup: PackageLookup,
+    visibility: VisibilityRules,
+) -> WebUISubsystem:
+    """
+    Make the pages, as they are configured.
 
     :param cpu: the pool in which large pages are rendered.
     :param files: the pool for file systems.
-    :param book: tracks the builds.
-    :param catalog: the catalog of images.
-    :param sources: the package sources.
+    :param tracker: tracks the builds.
     :param package_lookup: looks up names that a user types.
     :param visibility: decides which client may see which image.
+    :raises ResourceMissing: the installation is incomplete.
     """
+    if not config.web_ui:
+        return WebUISubsystem(paths=frozenset(), shows_builds=False, make=lambda _: WebUI())
+    site_files = read_site_files(web_directory())
+    docs = docs_directory()
+    sections = [Section("Start", "/")]
+    if config.show_builds:
+        sections.append(Section("Builds", "/builds"))
+    if config.show_images:
+        sections.append(Section("Images", "/images"))
+    sections.append(Section("Documentation", "/docs/"))
 
-    config: Config
-    cpu: Workers
-    files: Workers
-    reactor: Any  # the global reactor, which has no type
-    book: BuildTracker
-    catalog: ImageCatalog
-    sources: Sources
-    package_lookup: PackageLookup
-    visibility: VisibilityRules = field(factory=AllowAll)
-    _read: SiteFiles | None = field(default=None, init=False)
-
-    @property
-    def shows_builds(self) -> bool:
-        """Tell whether there are pages of builds, which messages may link to."""
-        return self.config.web_ui and self.config.show_builds
-
-    def parts(self) -> tuple[Component, ...]:
-        """Return the components that must start before the pages can be made."""
-        # Reports are stored even without pages: they are there when the pages are switched on
-        # later.
-        notes = Component(name="notes on images", stop=self.catalog.stop)
-        return (
-            (notes, Component(name="web pages", start=self._start))
-            if self.config.web_ui
-            else (notes,)
-        )
-
-    async def _start(self) -> None:
-        """:raises ResourceMissing: the installation is incomplete."""
-        self._read = await self.files.run(lambda: read_site_files(web_directory()))
-
-    def children(self, host: str | None) -> tuple[Mapping[str, Resource], Resource | None]:
-        """
-        Return the resources of the pages, by the first segment of their paths, and the resource for
-        unknown paths; nothing if pages are switched off.
-
-        :param host: the host that clients write before an image's name.
-        """
-        if self._read is None:
-            return {}, None
-        sections = [Section("Start", "/")]
-        if self.config.show_builds:
-            sections.append(Section("Builds", "/builds"))
-        if self.config.show_images:
-            sections.append(Section("Images", "/images"))
-        sections.append(Section("Documentation", "/docs/"))
+    def make(address: PublicAddress) -> WebUI:
         pages = Pages(
-            self._read,
-            self.cpu,
-            address=host or "localhost",
-            source=self.config.source.describe(),
+            site_files,
+            cpu,
+            address=address.host,
+            source=config.source.describe(),
             sections=sections,
         )
         missing = pages.missing()
-        children: dict[str, Resource] = {STATIC: AssetsResource(self._read.assets, missing)}
         index = IndexPage(
             pages,
-            PackageSearch(
-                sources=self.sources,
-                package_lookup=self.package_lookup,
-                seconds=self.reactor.seconds,
-            ),
-            self.config.system,
-            self.reactor,
-            builds=self.book if self.config.show_builds else None,
-            visibility=self.visibility,
+            PackageSearch(sources=sources, package_lookup=package_lookup, seconds=reactor.seconds),
+            config.system,
+            reactor,
+            builds=tracker if config.show_builds else None,
+            visibility=visibility,
         )
-        children[""] = index.index()
-        children["api"] = index.api()
-        children["favicon.ico"] = AssetResource(self._read.assets, "favicon.svg", missing)
-        children[DESCRIPTION] = AssetResource(self._read.assets, DESCRIPTION, missing)
-        if self.config.show_builds:
-            children["builds"] = BuildPages(
-                self.book, self.reactor, pages, visibility=self.visibility
-            )
-        if self.config.show_images:
+        children: dict[str, Resource] = {
+            "": index.index(),
+            "api": index.api(),
+            "docs": Documentation(pages, docs, files).resource(),
+            STATIC: AssetsResource(site_files.assets, missing),
+            "favicon.ico": AssetResource(site_files.assets, "favicon.svg", missing),
+            DESCRIPTION: AssetResource(site_files.assets, DESCRIPTION, missing),
+        }
+        if config.show_builds:
+            children["builds"] = BuildPages(tracker, reactor, pages, visibility=visibility)
+        if config.show_images:
             children["images"] = ImagePages(
-                self.catalog, pages, self.cpu, self.visibility, system=self.config.system
+                catalog, pages, cpu, visibility, system=config.system
             ).resource()
-        children["docs"] = Documentation(pages, docs_directory(), self.files).resource()
-        return children, missing
+        return WebUI(children=children, missing=missing)
+
+    paths = {"", "api", "docs", STATIC, "favicon.ico", DESCRIPTION}
+    paths |= {section.path.strip("/") for section in sections}
+    return WebUISubsystem(paths=frozenset(paths), shows_builds=config.show_builds, make=make)

@@ -258,8 +258,9 @@ class World:
         )
         controller, guard = self._access_controller(cache), None
         if self.gated:
-            guard = RegistryGuard(controller)
-            guard.realm, guard.service = "http://reg.example/token", "reg.example"
+            guard = RegistryGuard(
+                controller, realm="http://reg.example/token", service="reg.example"
+            )
         registry = Registry(
             images,
             storage,

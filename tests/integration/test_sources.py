@@ -109,7 +109,7 @@ class SourceCase(TestCase):
         # JSON is YAML.
         file.write_text(json.dumps(settings))
         self.config = load_config({"config": str(file)}, self.environ)
-        sources = make_sources(self.config, InlineWorkers(), self.reactor, self.environ)
+        sources = make_sources(self.config, InlineWorkers(), self.reactor, self.environ).sources
         await sources.start()
         self.addCleanup(lambda: maybeDeferred(_discard, sources))
         return sources

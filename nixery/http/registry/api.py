@@ -70,7 +70,7 @@ from nixery.image.manifests import OCI_INDEX, Image, Manifest, empty_index
 from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag
 from nixery.limits.build_quota import current_client
 from nixery.limits.package_rules import PackageRules
-from nixery.observability.context import LookupCounts, current_request
+from nixery.observability.context import current_request
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
@@ -153,11 +153,12 @@ class Registry:
         :class:`nixery.http.registry.pull_wait.PullWaiter` says.
     :param guard: authorizes requests; by default, every client may pull every image.
     :param limits: the packages that are served at all, and the minimum speed of clients.
+    :param manifests: finds manifests by digest; by default, in ``storage``.
     """
 
     _log = Logger()
 
-    def __init__(  # the dependencies of all handlers
+    def __init__(  # noqa: PLR0913  # the dependencies of all handlers
         self,
         images: Images,
         storage: Storage,
@@ -168,6 +169,7 @@ class Registry:
         pull_waiter: PullWaiter | None = None,
         guard: Guard | None = None,
         limits: RegistryLimits | None = None,
+        manifests: Manifests | None = None,
     ) -> None:
         self._images = images
         self._guard = guard
@@ -177,12 +179,7 @@ class Registry:
         limits = limits or RegistryLimits()
         self._sender = BlobSender(storage, workers, clock, limits.sending)
         self._rules = limits.rules
-        self._manifests = Manifests(storage, clock.seconds)
-
-    @property
-    def manifest_lookups(self) -> LookupCounts:
-        """Counts of lookups of manifests by digest, by the place where they were found."""
-        return self._manifests.counts
+        self._manifests = manifests or Manifests(storage, clock.seconds)
 
     def resource(self) -> Resource:
         """Make the resource for a site: its child ``v2``, or its root."""

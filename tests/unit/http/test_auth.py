@@ -68,8 +68,7 @@ class AuthTestCase(AccessControllerTestCase):
         self.access_controller = self.make(workers)
         if not self.tokens:
             self.access_controller._tokens = None
-        guard = RegistryGuard(self.access_controller)
-        guard.realm, guard.service = "https://reg/token", "reg"
+        guard = RegistryGuard(self.access_controller, realm="https://reg/token", service="reg")
         registry = Registry(
             self.source, self.storage, InlineWorkers(), SYSTEM, self.clock, guard=guard
         )

@@ -39,8 +39,8 @@ from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
 from nixery.tap import Options
 from nixery.testing.memory_storage import MemoryStorage
-from nixery.wiring.application import make_application
-from nixery.wiring.observability import OperationParts
+from nixery.wiring import application
+from nixery.wiring.observability import ObservabilitySubsystem, make_observability
 from tests.support.http import Connection, InlineWorkers
 from tests.unit.storage.test_contract import StorageContract
 
@@ -343,17 +343,16 @@ class NamesTests(SynchronousTestCase):
         """Return the metrics that are registered in a daemon with all of its parts."""
         parsed = Options({"HOME": self.mktemp()})
         parsed.parseOptions(["--pkgs-path=/p", "--listen=tcp:1", *options])
-        made: list[OperationParts] = []
-        watch = OperationParts.watch
+        made: list[ObservabilitySubsystem] = []
 
-        def remember(parts: OperationParts, *args: Any) -> None:
-            made.append(parts)
-            watch(parts, *args)
+        def remember(*args: Any) -> ObservabilitySubsystem:
+            made.append(make_observability(*args))
+            return made[-1]
 
-        self.patch(OperationParts, "watch", remember)
-        make_application(parsed.config, parsed.endpoints, MemoryReactorClock())
-        measures = made[0].measures
-        return [] if measures is None else list(measures.registry.collect())
+        self.patch(application, "make_observability", remember)
+        application.make_application(parsed.config, parsed.endpoints, MemoryReactorClock())
+        metrics = made[0].metrics
+        return [] if metrics is None else list(metrics.registry.collect())
 
     def test_conventions(self) -> None:
         """Names have our prefix, base units, and ``_total`` for what only grows."""
@@ -378,8 +377,6 @@ class NamesTests(SynchronousTestCase):
     def test_dashboard(self) -> None:
         """Each metric that the dashboard asks for is one that the daemon has."""
         known = set(_series(self.families()))
-        # Registered when the daemon listens.
-        known.add("nixery_check_success")
         board = json.loads((web_directory() / "grafana" / "nixery.json").read_text("utf-8"))
         self.assertGreaterEqual(board["schemaVersion"], 36)
         self.assertEqual("nixery", board["uid"])

@@ -17,7 +17,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.runtime.errors import ListeningFailed
-from nixery.runtime.listener import Listener, registry_host
+from nixery.runtime.listener import Listener
 
 
 def tcp(host: str, port: int) -> IPv4Address | IPv6Address:
@@ -110,26 +110,3 @@ class PassedTests(SynchronousTestCase):
             ("unix:/run/s", self.taken(None, "/run/s"), UNIXAddress(b"/run/other")),
         ):
             self.failureResultOf(self.start(text, error, passed), ListeningFailed)
-
-
-class HostTests(SynchronousTestCase):
-    """Tests of the registry host that clients write before an image's name."""
-
-    def test_public_url(self) -> None:
-        """A configured public URL decides the registry host."""
-        self.assertEqual(
-            "r.example:5000", registry_host("https://r.example:5000", [tcp("127.0.0.1", 1)])
-        )
-
-    def test_addresses(self) -> None:
-        """An address is written as it is, a wildcard as this machine's loopback."""
-        self.assertEqual("192.0.2.1:80", registry_host(None, [tcp("192.0.2.1", 80)]))
-        self.assertEqual("[2001:db8::1]:80", registry_host(None, [tcp("2001:db8::1", 80)]))
-        self.assertEqual("127.0.0.1:80", registry_host(None, [tcp("0.0.0.0", 80)]))
-        self.assertEqual("127.0.0.1:80", registry_host(None, [tcp("::", 80)]))
-
-    def test_socket_first(self) -> None:
-        """Of several addresses, the first that is an Internet address counts."""
-        socket = UNIXAddress("/run/nixery.sock")
-        self.assertEqual("127.0.0.1:80", registry_host(None, [socket, tcp("127.0.0.1", 80)]))
-        self.assertIsNone(registry_host(None, [socket]))

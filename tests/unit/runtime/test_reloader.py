@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
@@ -34,11 +34,15 @@ class ReloadTests(SynchronousTestCase):
     """Callbacks, and what becomes of them."""
 
     def setUp(self) -> None:
-        self.reloader = Reloader(cast(IReactorFromThreads, _Reactor()), self.end)
+        self.calls: list[str] = []
+        self.reloads: list[bool] = []
+        self.callbacks: dict[str, Callable[[], Awaitable[object]]] = {}
+        self.reloader = Reloader(
+            cast(IReactorFromThreads, _Reactor()), self.end, self.callbacks, self.reloads.append
+        )
         # Tests may be run in a terminal.
         self.hangup_ends = False
         self.patch(reloader, "hangup_ends", lambda: self.hangup_ends)
-        self.calls: list[str] = []
         self.said: list[str] = []
 
         @implementer(ILogObserver)
@@ -54,7 +58,7 @@ class ReloadTests(SynchronousTestCase):
     def test_signal(self) -> None:
         """The signal has everything looked at, while the service runs."""
         before = signal.getsignal(signal.SIGHUP)
-        self.reloader.register("users", self.note)
+        self.callbacks["users"] = self.note
         self.reloader.startService()
         os.kill(os.getpid(), signal.SIGHUP)
         self.assertEqual(self.calls, ["noted"])
@@ -69,7 +73,7 @@ class ReloadTests(SynchronousTestCase):
         before = signal.getsignal(signal.SIGHUP)
         self.addCleanup(signal.signal, signal.SIGHUP, before)
         self.hangup_ends = True
-        self.reloader.register("users", self.note)
+        self.callbacks["users"] = self.note
         self.reloader.startService()
         self.assertIn("SIGHUP ends this process", self.said[0])
         os.kill(os.getpid(), signal.SIGHUP)
@@ -87,14 +91,14 @@ class ReloadTests(SynchronousTestCase):
 
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
         self.hangup_ends = True
-        reloader = Reloader(cast(IReactorFromThreads, _Reactor()), end)
+        reloader = Reloader(cast(IReactorFromThreads, _Reactor()), end, {})
         reloader.startService()
         os.kill(os.getpid(), signal.SIGHUP)
         self.assertIsNone(reloader.stopService())
 
     def test_said(self) -> None:
         """Elsewhere the log says what the signal reloads."""
-        self.reloader.register("users", self.note)
+        self.callbacks["users"] = self.note
         self.reloader.startService()
         self.addCleanup(self.reloader.stopService)
         self.assertEqual(self.said, ["SIGHUP reloads: users."])
@@ -108,9 +112,9 @@ class ReloadTests(SynchronousTestCase):
         async def bug() -> None:
             raise ZeroDivisionError
 
-        self.reloader.register("users", broken)
-        self.reloader.register("certificates", bug)
-        self.reloader.register("rest", self.note)
+        self.callbacks["users"] = broken
+        self.callbacks["certificates"] = bug
+        self.callbacks["rest"] = self.note
         self.reloader.reload()
         self.assertEqual(self.calls, ["noted"])
         self.assertTrue(any("/f, line 2" in each for each in self.said), self.said)
@@ -124,7 +128,7 @@ class ReloadTests(SynchronousTestCase):
             waiting.append(Deferred())
             await waiting[-1]
 
-        self.reloader.register("users", slow)
+        self.callbacks["users"] = slow
         self.reloader.startService()
         self.addCleanup(self.reloader.stopService)
         for _ in range(3):
@@ -137,7 +141,7 @@ class ReloadTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         """Stopping does not wait for a reload that hangs."""
-        self.reloader.register("users", Deferred)
+        self.callbacks["users"] = Deferred
         self.reloader.startService()
         self.reloader.reload()
         stopped = self.reloader.stopService()

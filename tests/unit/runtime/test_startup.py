@@ -103,7 +103,7 @@ class DaemonTests(SynchronousTestCase):
         with capturedLogs() as logs:
             daemon.startService()
         self.assertEqual([error], recorder.given_up)
-        (event,) = logs
+        _starts, event = logs
         self.assertEqual("critical", event["log_level"].name)
         self.assertEqual("Nix side", event["part"])
         self.assertIn("gone", event["reason"])

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.config.config import load_config
-from nixery.layers.grouping import LayerSettings, Popularity, Strategy
-from nixery.layers.popularity_file import encode_popularity
-from nixery.testing.fakes import InlineWorkers
-from nixery.wiring.layers import layer_settings, make_popularity
+from nixery.layers.grouping import LayerSettings, Strategy
+from nixery.wiring.layers import layer_settings
 
 
 class LayerSettingsTests(SynchronousTestCase):
@@ -53,26 +47,3 @@ class LayerSettingsTests(SynchronousTestCase):
             LayerSettings(strategy=Strategy.DOMINATORS, popularity_threshold=5, size_threshold=6),
             layer_settings(dominators),
         )
-
-
-class PopularityTests(SynchronousTestCase):
-    """Tests for :func:`make_popularity`."""
-
-    def test_file(self) -> None:
-        """Data can be a file of the machine; a copy of it is kept in the state directory."""
-        directory = Path(self.mktemp()).absolute()
-        directory.mkdir()
-        popularity = Popularity(transitive={"glibc": 2}, setsize=2)
-        (directory / "some data").write_bytes(encode_popularity(popularity))
-        config = load_config(
-            {
-                "popularity_url": f"file://{directory}/some%20data",
-                "state_directory": str(directory / "state"),
-            },
-            {},
-        )
-        for _ in range(2):
-            data = make_popularity(config, InlineWorkers(), Clock(), {})
-            self.successResultOf(Deferred.fromCoroutine(data.start()))
-            self.assertEqual(popularity, data.current)
-            (directory / "some data").unlink(missing_ok=True)

@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
 
-import attrs
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
-    IReactorFromThreads,
     IStreamServerEndpoint,
 )
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactor, MemoryReactorClock
+from twisted.internet.testing import MemoryReactor
 from twisted.logger import LogLevel, capturedLogs
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from zope.interface.verify import verifyObject
 
-from nixery.config.config import Config, load_config
-from nixery.config.errors import ConfigError
 from nixery.http.server import make_site
-from nixery.observability.metrics import Metrics
 from nixery.runtime.clocks import SystemWallClock
 from nixery.runtime.errors import CertificateUnusable
-from nixery.runtime.reloader import Reloader
-from nixery.runtime.startup import Component
+from nixery.runtime.tls.certificate_watcher import POLL_INTERVAL_SECONDS, CertificateWatcher
 from nixery.runtime.tls.certificates import Identity, fingerprint, load_identity
 from nixery.runtime.tls.endpoint import Contexts, TLSEndpoint
 from nixery.runtime.tls.endpoint_strings import speaks_tls
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
-from nixery.wiring.tls import POLL_INTERVAL_SECONDS, TLSParts
 from tests.support.certificates import Authority, pem_key
 
 DAY = 86400.0
@@ -215,60 +206,37 @@ class EndpointTests(SynchronousTestCase):
         self.assertEqual([b"http/1.1"], factory.wrappedFactory.acceptableProtocols())
 
 
-class PartsTests(CertificateCase):
+class WatcherTests(CertificateCase):
     """The certificate of a daemon that runs."""
 
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
         self.wall_clock = FakeWallClock(self.clock, time.time())
-        self.config: Config = load_config(
-            {"tls_certificate": str(self.certificate), "tls_key": str(self.key)}, {"HOME": "/h"}
-        )
-        self.parts = TLSParts(
-            config=self.config,
-            files=InlineWorkers(),
-            reactor=self.clock,
+        self.watcher = CertificateWatcher(
+            self.certificate,
+            self.key,
+            workers=InlineWorkers(),
+            clock=self.clock,
             wall_clock=self.wall_clock,
         )
 
-    def start(self) -> Component:
-        [part] = self.parts.parts()
-        self.successResultOf(Deferred.fromCoroutine(_await(part.start)))
-        self.addCleanup(lambda: self.successResultOf(Deferred.fromCoroutine(_await(part.stop))))
-        return part
+    def start(self) -> None:
+        self.successResultOf(Deferred.fromCoroutine(self.watcher.start()))
+        self.addCleanup(lambda: self.successResultOf(Deferred.fromCoroutine(self.watcher.stop())))
 
     def shown(self) -> int:
         """The serial number of the certificate that a client would see."""
-        context = self.parts._contexts.current
+        context = self.watcher.contexts.current
         assert context is not None
         certificate = shake(context).get_peer_certificate(as_cryptography=True)
         assert certificate is not None
         return certificate.serial_number
 
-    def test_off(self) -> None:
-        """Without a certificate, nothing is different."""
-        parts = TLSParts(
-            config=attrs.evolve(self.config, tls_certificate=None, tls_key=None),
-            files=InlineWorkers(),
-            reactor=self.clock,
-        )
-        self.assertEqual((), parts.parts())
-        endpoints = {"tcp:1": TCP4ServerEndpoint(MemoryReactor(), 1)}
-        self.assertEqual(endpoints, parts.wrap_endpoints(endpoints))
-        self.assertEqual("http", parts.scheme)
-
-    def test_alone(self) -> None:
-        """A certificate without its key is refused, and the other way round."""
-        for name in ("tls_certificate", "tls_key"):
-            error = self.assertRaises(ConfigError, load_config, {name: "/x"}, {"HOME": "/h"})
-            self.assertIn("tls_key" if name == "tls_certificate" else "tls_cert", error.message)
-
     def test_bad_at_the_start(self) -> None:
         """A pair that cannot be used ends the start."""
         self.key.unlink()
-        [part] = self.parts.parts()
-        self.failureResultOf(Deferred.fromCoroutine(_await(part.start)), CertificateUnusable)
+        self.failureResultOf(Deferred.fromCoroutine(self.watcher.start()), CertificateUnusable)
 
     def test_renewed(self) -> None:
         """A new pair is found by itself, soon."""
@@ -282,10 +250,8 @@ class PartsTests(CertificateCase):
     def test_reloaded(self) -> None:
         """A new pair is in force at once, if the daemon is told to look."""
         self.start()
-        reloader = Reloader(cast(IReactorFromThreads, MemoryReactorClock()), lambda: None)
-        self.parts.watch(reloader, None)
         new = AUTHORITY.issue(self.directory)
-        reloader.reload()
+        self.successResultOf(Deferred.fromCoroutine(self.watcher.reload()))
         self.assertEqual(new.serial_number, self.shown())
 
     def test_broken(self) -> None:
@@ -311,8 +277,8 @@ class PartsTests(CertificateCase):
             self.start()
             self.clock.advance(POLL_INTERVAL_SECONDS)
         self.assertEqual([], [event for event in logs if event["log_level"] is LogLevel.warn])
-        assert self.parts.identity is not None
-        self.wall_clock.step(self.parts.identity.expires - DAY - self.wall_clock.now())
+        assert self.watcher.expires is not None
+        self.wall_clock.step(self.watcher.expires - DAY - self.wall_clock.now())
         with capturedLogs() as logs:
             self.clock.pump([POLL_INTERVAL_SECONDS] * 3)
         self.assertEqual(1, len([each for each in logs if each["log_level"] is LogLevel.warn]))
@@ -322,21 +288,3 @@ class PartsTests(CertificateCase):
             self.clock.advance(DAY)
             self.clock.pump([POLL_INTERVAL_SECONDS] * 3)
         self.assertEqual(1, len([each for each in logs if each["log_level"] is LogLevel.warn]))
-
-    def test_metric(self) -> None:
-        """A metric tells Prometheus the time at which the certificate expires."""
-        measures = Metrics()
-        self.parts.watch(
-            Reloader(cast(IReactorFromThreads, MemoryReactorClock()), lambda: None), measures
-        )
-        self.start()
-        measures.take_samples()
-        assert self.parts.identity is not None
-        self.assertEqual(
-            self.parts.identity.expires,
-            measures.registry.get_sample_value("nixery_tls_certificate_expiry_timestamp_seconds"),
-        )
-
-
-async def _await(call: Callable[[], Awaitable[object]]) -> None:
-    await call()

@@ -1,0 +1,123 @@
+"""Makes the builder of images, and the service that pulls ask for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from nixery.builds.build_log import BuildReporter
+from nixery.builds.builder import Builder
+from nixery.builds.pipeline import ImagePipeline
+from nixery.builds.settings import BuildLimits, ImageSettings
+from nixery.builds.tracker import BuildTracker
+from nixery.config.config import Config
+from nixery.inspection.catalog import ImageCatalog
+from nixery.layers.plan import Popularity
+from nixery.nix.interface import Nix
+from nixery.popularity.data import PopularityData
+from nixery.pulls.images import ImageService
+from nixery.runtime.clocks import WallClock
+from nixery.runtime.startup import Component
+from nixery.runtime.workers import Workers
+from nixery.sources.interface import Sources
+from nixery.wiring.layers import layer_settings
+from nixery.wiring.limits import LimitSubsystem
+from nixery.wiring.storage import StorageSubsystem
+
+__all__ = ["BuildSubsystem", "make_builds"]
+
+
+@frozen(kw_only=True)
+class BuildSubsystem:
+    """
+    The builds of the daemon.
+
+    :param images: returns images for names and tags.
+    :param builder: makes those that are not known.
+    :param tracker: tracks the builds.
+    :param components: when they have stopped, every request for an image has been answered.
+    """
+
+    images: ImageService
+    builder: Builder
+    tracker: BuildTracker
+    components: tuple[Component, ...]
+
+
+def make_builds(
+    config: Config,
+    cpu: Workers,
+    reactor: Any,  # the global reactor, which has no type
+    wall_clock: WallClock,
+    *,
+    stored: StorageSubsystem,
+    sources: Sources,
+    nix: Nix,
+    popularity: PopularityData,
+    limits: LimitSubsystem,
+    catalog: ImageCatalog,
+    reporter: BuildReporter,
+) -> BuildSubsystem:
+    """
+    Make the builder, as it is configured.
+
+    :param cpu: the pool in which layers are grouped and packed.
+    :param wall_clock: tells the time at which a build began.
+    :param catalog: records how images were made, and that they were served.
+    """
+    build_limits = BuildLimits(
+        max_builds=config.max_builds,
+        max_evaluations=config.max_evaluations,
+        max_queued=config.max_queued_builds,
+        deadline=config.build_deadline,
+        shutdown_timeout=config.shutdown_timeout,
+        max_closure_size=config.max_closure_size,
+    )
+    pipeline = ImagePipeline(
+        sources=sources,
+        nix=nix,
+        storage=stored.storage,
+        image_cache=stored.images,
+        cpu=cpu,
+        # While some layers are packed, others are being written to the disk.
+        max_batches=3 * config.cpu_workers,
+        compression=config.compression,
+        clock=reactor,
+        limits=build_limits,
+        check_free_space=stored.check_free_space,
+        on_built=catalog.record_build,
+    )
+    builder = Builder(
+        pipeline=pipeline,
+        image_cache=stored.images,
+        settings=ImageSettings(
+            layers=layer_settings(config),
+            popularity=Popularity(),
+            compression=config.compression,
+        ),
+        popularity=popularity.settled,
+        clock=reactor,
+        failure_cache_ttl=config.failure_cache_ttl,
+        limits=build_limits,
+        package_rules=limits.rules,
+        build_quota=limits.build_quota,
+    )
+    tracker = BuildTracker(clock=reactor, wall_clock=wall_clock, on_ended=reporter.report)
+    images = ImageService(
+        sources=sources,
+        builder=builder,
+        image_cache=stored.images,
+        storage=stored.storage,
+        tracker=tracker,
+        seconds=reactor.seconds,
+        evaluation_ttl=config.evaluation_ttl,
+        stale_while_revalidate=config.stale_while_revalidate,
+        on_tag_recorded=catalog.record_served,
+    )
+    return BuildSubsystem(
+        images=images,
+        builder=builder,
+        tracker=tracker,
+        components=(Component(name="builder", stop=images.stop),),
+    )

@@ -1,0 +1,170 @@
+"""Makes the HTTP server: what answers requests, and the ports that it listens on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from attrs import frozen
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from nixery.config.config import Config
+from nixery.http.auth import AuthenticatingRoot, RegistryGuard, client_of
+from nixery.http.health import health_page
+from nixery.http.metrics import metrics_page
+from nixery.http.registry.api import Registry, RegistryLimits
+from nixery.http.registry.manifests import Manifests
+from nixery.http.registry.pull_wait import PullWaiter
+from nixery.http.root import make_root
+from nixery.http.server import LoggedRequest, RegistrySite, make_site
+from nixery.http.token_endpoint import token_resource
+from nixery.observability.metrics import Metrics
+from nixery.observability.request_metrics import RequestMeter
+from nixery.runtime.listener import Listener
+from nixery.runtime.public_address import PublicAddress, find_public_address
+from nixery.runtime.startup import Component
+from nixery.runtime.workers import Workers
+from nixery.wiring.access import AccessSubsystem
+from nixery.wiring.builds import BuildSubsystem
+from nixery.wiring.limits import LimitSubsystem
+from nixery.wiring.observability import ObservabilitySubsystem
+from nixery.wiring.readiness import DaemonReadiness
+from nixery.wiring.storage import StorageSubsystem
+from nixery.wiring.tls import TLSSubsystem
+from nixery.wiring.web_ui import WebUISubsystem
+
+__all__ = ["HTTPSubsystem", "make_http"]
+
+_log = Logger()
+
+
+@frozen(kw_only=True)
+class HTTPSubsystem:
+    """
+    The HTTP server.
+
+    :param site: the connections, and the requests on them.
+    :param manifests: the manifests that were served lately.
+    :param connections: must stop when every request for an image has been answered.
+    :param listener: must start when requests can be answered.
+    """
+
+    site: RegistrySite
+    manifests: Manifests
+    connections: Component
+    listener: Component
+
+
+def make_http(
+    config: Config,
+    files: Workers,
+    reactor: Any,  # the global reactor, which has no type
+    *,
+    tls: TLSSubsystem,
+    stored: StorageSubsystem,
+    builds: BuildSubsystem,
+    access: AccessSubsystem,
+    limits: LimitSubsystem,
+    web_ui: WebUISubsystem,
+    observability: ObservabilitySubsystem,
+    readiness: DaemonReadiness,
+) -> HTTPSubsystem:
+    """
+    Make the server.
+
+    The pages, the login challenge and messages show the address at which clients reach the
+    registry.  It is known only when the daemon listens, for a socket that was passed by systemd,
+    or has a free port, tells it then.  So the resources are made then, of a
+    :class:`~nixery.runtime.public_address.PublicAddress`, before a first request is read.
+
+    :param files: the pool for file systems.
+    """
+    metrics, exposition = observability.metrics, observability.exposition
+    controller = access.controller
+    gives_tokens = controller is not None and config.auth == "token"
+    manifests = Manifests(stored.storage, reactor.seconds)
+
+    def make_registry(address: PublicAddress) -> Registry:
+        guard = None
+        if controller is not None:
+            guard = RegistryGuard(controller, realm=f"{address.url}/token", service=address.host)
+        linked = web_ui.shows_builds and address.known
+        return Registry(
+            builds.images,
+            stored.storage,
+            files,
+            config.system,
+            reactor,
+            pull_waiter=PullWaiter(
+                clock=reactor,
+                deadline=config.pull_wait_timeout,
+                announce=builds.tracker.pin,
+                failed=builds.tracker.find_failed,
+                link=lambda build_id: f"{address.url}/builds/{build_id}" if linked else None,
+            ),
+            guard=guard,
+            limits=RegistryLimits(rules=limits.rules, sending=limits.sending),
+            manifests=manifests,
+        )
+
+    def tells_faults(request: Request) -> bool:
+        return controller is None or client_of(request).user is not None
+
+    def make_resources(address: PublicAddress) -> Resource:
+        pages = web_ui.make(address)
+        children = {
+            **pages.children,
+            "healthz": health_page(_no_faults),
+            "readyz": health_page(readiness.faults, tells_faults),
+        }
+        if exposition is not None:
+            children["metrics"] = metrics_page(exposition.expose)
+        if controller is not None and gives_tokens:
+            children["token"] = token_resource(controller)
+        root = make_root(
+            make_registry(address).resource(), children=children, missing=pages.missing
+        )
+        return root if controller is None else AuthenticatingRoot(root, controller)
+
+    paths = {*web_ui.paths, "healthz", "readyz", "metrics"}
+    if gives_tokens:
+        paths.add("token")
+    site = make_site(
+        Resource(), reactor, ended=_counter(metrics, paths), admission=limits.admission
+    )
+    listener = Listener(tls.endpoints, site)
+
+    async def start() -> None:
+        addresses = await listener.start()
+        # Nothing is answered before this function returns to the reactor.
+        address = find_public_address(config.public_url, tls.scheme, addresses)
+        site.resource = make_resources(address)
+        if address.known:
+            _log.info("Pull with: docker pull {host}/hello", host=address.host)
+
+    return HTTPSubsystem(
+        site=site,
+        manifests=manifests,
+        connections=Component(name="connections", stop=site.finish),
+        listener=Component(name="listener", start=start, stop=listener.stop),
+    )
+
+
+async def _no_faults() -> Sequence[str]:
+    return ()
+
+
+def _counter(
+    metrics: Metrics | None, paths: Iterable[str]
+) -> Callable[[LoggedRequest, float], None]:
+    """
+    Return the function that counts requests which have ended.
+
+    :param paths: the first segments of the paths of pages.
+    """
+    if metrics is None:
+        return lambda _request, _seconds: None
+    pages = frozenset(path.encode("ascii") for path in paths)
+    return RequestMeter(metrics, lambda: pages).record

@@ -1,0 +1,62 @@
+"""Makes the popularity data that the configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from nixery.config.config import Config
+from nixery.popularity.data import PopularityData
+from nixery.runtime.startup import Component
+from nixery.runtime.workers import Workers
+
+__all__ = ["PopularitySubsystem", "make_popularity"]
+
+
+@frozen(kw_only=True)
+class PopularitySubsystem:
+    """The popularity data."""
+
+    data: PopularityData
+    components: tuple[Component, ...]
+
+
+def make_popularity(
+    config: Config,
+    workers: Workers,
+    # Any: the global reactor has no type.
+    reactor: Any,
+    environ: Mapping[str, str],
+) -> PopularitySubsystem:
+    """
+    Make the popularity data of one process.
+
+    :param workers: used for the file system, and to read fetched data.
+    :param environ: the environment of this process, which may name proxies.
+    """
+
+    async def fetch(url: str, limit: int) -> bytes:
+        # Imported where it is needed: most starts of the daemon fetch nothing.
+        from nixery.popularity.http_download import Fetcher, make_client  # noqa: PLC0415
+
+        client, pool = make_client(reactor, 1, environ)
+        try:
+            fetcher = Fetcher(client=client, workers=workers, clock=reactor)
+            return await fetcher.fetch(url, limit)
+        finally:
+            await pool.closeCachedConnections()
+
+    data = PopularityData(
+        url=config.popularity_url,
+        directory=config.state_directory / "popularity",
+        fetch=fetch,
+        workers=workers,
+        clock=reactor,
+        refresh=config.popularity_refresh,
+    )
+    return PopularitySubsystem(
+        data=data,
+        components=(Component(name="popularity data", start=data.start, stop=data.stop),),
+    )

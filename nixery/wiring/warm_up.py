@@ -1,0 +1,51 @@
+"""Makes slow preparations once the daemon listens, while no client waits for them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from twisted.internet.defer import Deferred
+
+from nixery.config.config import Config
+from nixery.nix.commands import NixCommands
+from nixery.runtime.startup import Component
+from nixery.runtime.workers import Workers
+from nixery.sources.interface import Sources
+from nixery.sources.source import PathSource
+from nixery.sources.tag_policy import LATEST
+from nixery.wiring.readiness import DaemonReadiness
+
+__all__ = ["make_warm_up"]
+
+MODULES = ("networkx", "encodings.idna")
+"""
+Modules that are loaded in advance: those that divide images into layers and that decode the first
+request's host name.
+"""
+
+
+def make_warm_up(
+    config: Config,
+    cpu: Workers,
+    *,
+    nix: NixCommands,
+    sources: Sources,
+    readiness: DaemonReadiness,
+) -> Component:
+    """Make the component that begins the preparations; the daemon waits for none of them."""
+
+    async def prewarm_evaluation() -> None:
+        # The revision of other sources is unknown without a request to another host.
+        if isinstance(config.source, PathSource):
+            package_set = await sources.fetch(await sources.resolve(LATEST))
+            nix.prewarm_evaluation(package_set, config.system)
+
+    async def start() -> None:
+        for preparation in (
+            readiness.faults(),
+            *(cpu.run(import_module, name) for name in MODULES),
+            prewarm_evaluation(),
+        ):
+            Deferred.fromCoroutine(preparation).addErrback(lambda _: None)
+
+    return Component(name="warm-up", start=start)
