@@ -49,7 +49,7 @@ from nixery.http.registry.pull_wait import PullWaiter
 from nixery.http.root import make_root
 from nixery.http.server import make_site
 from nixery.http.token_endpoint import token_resource
-from nixery.http.ui.assets import STATIC, AssetResource, AssetsResource, read_site_files
+from nixery.http.ui.assets import STATIC, AssetResource, AssetsResource
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
@@ -66,10 +66,10 @@ from nixery.layers.tarball import Compression
 from nixery.observability.json_log import json_line
 from nixery.pulls.images import ImageService
 from nixery.pulls.repository_blobs import RepositoryBlobs
-from nixery.runtime.data_files import web_directory
 from nixery.sources.source import PackageSet
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.testing.fakes import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
+from tests.support.pages import site_files
 
 __all__ = ["PASSWORD", "USER", "World", "answers_in", "audited", "basic", "check_logged"]
 
@@ -270,7 +270,7 @@ class World:
             pull_waiter=PullWaiter(clock=clock),
             guard=guard,
         )
-        files = read_site_files(web_directory())
+        files = site_files()
         docs = self.directory / "docs"
         docs.mkdir(exist_ok=True)
         (docs / "index.html").write_text("<p>docs")

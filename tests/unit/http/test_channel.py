@@ -206,21 +206,21 @@ class TurnTests(ChannelCase):
 
     def test_turns(self) -> None:
         """A pipe of them is answered bit by bit, in order, and to the end."""
-        paths = [b"/%d" % number for number in range(3000)]
+        paths = [b"/%d" % number for number in range(1200)]
         pipe = b"".join(b"GET %s HTTP/1.1\r\n\r\n" % path for path in paths)
-        self.give(pipe[:40_000])
+        self.give(pipe[:16_000])
         self.assertLess(len(self.page.seen), 500)
-        self.give(pipe[40_000:])
+        self.give(pipe[16_000:])
         self.assertLess(len(self.page.seen), 500)
         self.clock.pump([0] * 20)
         self.assertEqual(paths, self.page.seen)
-        self.assertEqual(3000, self.connection.received().count(b"hello"))
+        self.assertEqual(1200, self.connection.received().count(b"hello"))
 
     def test_held(self) -> None:
         """Requests behind one that is held wait, and are answered in order."""
         pipe = b"".join(
-            b"GET /%s HTTP/1.1\r\n\r\n" % (b"held" if number % 300 == 0 else b"%d" % number)
-            for number in range(1500)
+            b"GET /%s HTTP/1.1\r\n\r\n" % (b"held" if number % 100 == 0 else b"%d" % number)
+            for number in range(500)
         )
         self.give(pipe)
         for number in range(5):
@@ -228,7 +228,7 @@ class TurnTests(ChannelCase):
             self.assertEqual(number + 1, len(self.page.held))
             self.page.held[-1].finish()
         self.clock.pump([0] * 20)
-        expected = [b"/held" if number % 300 == 0 else b"/%d" % number for number in range(1500)]
+        expected = [b"/held" if number % 100 == 0 else b"/%d" % number for number in range(500)]
         self.assertEqual(expected, self.page.seen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,7 @@ EXAMPLES = {
 }
 
 
+@cache
 def description() -> Any:
     return json.loads(read_description(web_directory()))
 

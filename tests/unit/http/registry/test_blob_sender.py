@@ -59,8 +59,11 @@ class FileTests(SynchronousTestCase):
         self.workers = HeldWorkers()
         self.clock = Clock()
         self.path = f"/v2/git/blobs/{self.digest}"
+        # Not in tearDown(), which runs after the cleanups: the collection would be a whole one.
+        self.addCleanup(self.assert_nothing_is_left)
 
-    def tearDown(self) -> None:
+    def assert_nothing_is_left(self) -> None:
+        """The test has closed its files, stopped its timers, and handled its failures."""
         gc.collect()  # so that Deferreds with unhandled failures tell of them
         self.assertEqual([], self.storage.open_descriptors())
         self.assertEqual([], self.clock.getDelayedCalls())
