@@ -1,4 +1,4 @@
-"""The daemon in a terminal that is closed."""
+"""SIGHUP in a terminal: whom it ends, and the daemon when its terminal is closed."""
 
 from __future__ import annotations
 
@@ -111,3 +111,84 @@ class TerminalTests(SynchronousTestCase):
         self.child.send_signal(signal.SIGTERM)
         self.child.wait(120)
         self.assertIn("Server Shut Down", self.log.read_text())
+
+
+_IN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+sys.path.insert(0, {checkout!r})
+from nixery.runtime.reloader import hangup_ends
+{before}
+sys.stderr.write(str(hangup_ends()))
+"""
+
+_CONTROLLING = "os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+
+
+class HangupTests(SynchronousTestCase):
+    """The conditions under which SIGHUP ends a process, with real terminals."""
+
+    def setUp(self) -> None:
+        self.master, self.terminal = pty.openpty()
+        self.addCleanup(os.close, self.master)
+        self.addCleanup(os.close, self.terminal)
+
+    def answer(self, before: str, *, prefix: tuple[str, ...] = ()) -> str:
+        """Run statements in a process whose standard input is a terminal; return its findings."""
+        program = _IN_TERMINAL.format(checkout=str(CHECKOUT), before=before)
+        done = subprocess.run(
+            [*prefix, sys.executable, "-c", program],
+            stdin=self.terminal,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stderr
+
+    def test_foreground(self) -> None:
+        """In the foreground of its controlling terminal it ends."""
+        self.assertEqual(self.answer(_CONTROLLING), "True")
+
+    def test_no_terminal(self) -> None:
+        """Standard input is another file, as under systemd, though there is a terminal."""
+        before = f"{_CONTROLLING}; os.dup2(os.open('/dev/null', os.O_RDONLY), 0)"
+        self.assertEqual(self.answer(before), "False")
+
+    def test_closed(self) -> None:
+        """Standard input is closed."""
+        self.assertEqual(self.answer(f"{_CONTROLLING}; os.close(0)"), "False")
+
+    def test_other_terminal(self) -> None:
+        """Standard input is a terminal, and not the controlling one."""
+        self.assertEqual(self.answer("os.setsid()"), "False")
+
+    def test_background(self) -> None:
+        """The process is in the background of its terminal."""
+        before = f"""
+{_CONTROLLING}
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    os._exit(0)
+os.setpgid(0, 0)
+"""
+        self.assertEqual(self.answer(before), "False")
+
+    def test_ignored(self) -> None:
+        """The signal was ignored at the start."""
+        before = f"{_CONTROLLING}; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+        self.assertEqual(self.answer(before), "False")
+
+    def test_process_1(self) -> None:
+        """The process is the first of a container that has a terminal."""
+        unshare = shutil.which("unshare")
+        if unshare is None:
+            raise SkipTest("unshare is not installed")
+        user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+        prefix = (unshare, *user, "--pid", "--fork")
+        before = f"assert os.getpid() == 1; {_CONTROLLING}"
+        self.assertEqual(self.answer(before, prefix=prefix), "False")
+        # By its number alone: any other process of the container would be ended.
+        before = f"if not os.fork(): {_CONTROLLING}\nelse: os.wait(); os._exit(0)"
+        self.assertEqual(self.answer(before, prefix=prefix), "True")

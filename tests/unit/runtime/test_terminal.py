@@ -27,7 +27,7 @@ class PlainTextTests(SynchronousTestCase):
         """Bytes are UTF-8; what is not, is replaced."""
         self.assertEqual(plain_text("\u00fc\u2713".encode() + b"\xff"), "\u00fc\u2713\ufffd")
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.text(alphabet=st.sampled_from("\x1b[]0;m\\\x07ab\n\t\r\x9b(é"), max_size=30))
     def test_safe(self, text: str) -> None:
         """Nothing that a terminal acts on is left, and doing it again changes nothing."""
