@@ -54,7 +54,7 @@ from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
-from nixery.http.ui.pages import Pages, Section
+from nixery.http.ui.pages import Section
 from nixery.http.visibility import AllowAll
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest
@@ -69,7 +69,7 @@ from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.sources.source import PackageSet
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.testing.fakes import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
-from tests.support.pages import site_files
+from tests.support.pages import make_pages, site_files
 
 __all__ = ["PASSWORD", "USER", "World", "answers_in", "audited", "basic", "check_logged"]
 
@@ -274,12 +274,9 @@ class World:
         docs = self.directory / "docs"
         docs.mkdir(exist_ok=True)
         (docs / "index.html").write_text("<p>docs")
-        pages = Pages(
-            files,
-            workers,
+        pages = make_pages(
             address="reg.example",
-            source="the tests",
-            sections=[Section("Builds", "/builds"), Section("Images", "/images")],
+            sections=(Section("Builds", "/builds"), Section("Images", "/images")),
         )
         missing = pages.missing()
         visibility = PagesGuard(controller, SYSTEM) if self.gated else None

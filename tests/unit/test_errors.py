@@ -43,7 +43,7 @@ def instances(kind: type[NixeryError]) -> st.SearchStrategy[NixeryError]:
 class TreeTests(SynchronousTestCase):
     """Tests that hold for every type of error."""
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.sampled_from(TYPES).flatmap(instances))
     def test_any(self, error: NixeryError) -> None:
         """An error has a message whatever its fields hold, and can be raised and kept."""

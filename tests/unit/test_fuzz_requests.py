@@ -14,8 +14,6 @@ from tests.fuzz.fuzz_app import PASSWORD, USER, World, audited, basic
 from tests.fuzz.targets import REQUESTS, world
 from tests.support.garbage import set_garbage_apart
 
-PROFILE = settings(deadline=None, derandomize=True, database=None)
-
 DIGEST = "sha256:" + "0" * 64
 
 segments = st.one_of(
@@ -234,11 +232,11 @@ class RequestTests(SynchronousTestCase):
 
     def test_requests(self) -> None:
         """Requests of any path, with any headers and credentials."""
-        settings(PROFILE, max_examples=60)(given(requests)(self.check))()
+        settings(max_examples=60)(given(requests)(self.check))()
 
     def test_bytes(self) -> None:
         """Anything at all on a connection."""
-        settings(PROFILE, max_examples=60)(given(bytes_sent)(self.check))()
+        settings(max_examples=60)(given(bytes_sent)(self.check))()
 
     def test_images_are_made(self) -> None:
         """The world does make images: it is not all refusals that are looked at."""

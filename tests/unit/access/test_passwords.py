@@ -77,7 +77,7 @@ class ParseTests(SynchronousTestCase):
         """A file without users is one that is being written, and is refused."""
         self.refused(b"# nobody yet\n", "no user")
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.binary(max_size=200))
     def test_anything(self, text: bytes) -> None:
         """Any file either parses as users or raises PasswordFileUnusable."""

@@ -144,7 +144,7 @@ class ParcelsTests(SynchronousTestCase):
         await making.end
         return await self.maker(jobs, stop)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(st.integers(0, 40 * MIB), max_size=60), st.integers(1, 8))
     def test_each_once(self, sizes: list[int], slots: int) -> None:
         """Jobs of any size are all made, each once, in order."""

@@ -43,19 +43,19 @@ class CanonicalJsonTests(SynchronousTestCase):
             '{"A":{},"a":"é\\n","b":[1,true,null]}'.encode(),
         )
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(json_values)
     def test_round_trip(self, value: Json) -> None:
         """It is JSON: reading it gives the value back."""
         self.assertEqual(json.loads(canonical_json(value)), value)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(json_values)
     def test_order(self, value: Json) -> None:
         """The order of keys and the type of mappings and sequences do not matter."""
         self.assertEqual(canonical_json(shuffled(value)), canonical_json(value))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(json_values, json_values)
     def test_unambiguous(self, one: Json, other: Json) -> None:
         """Two values share a spelling only if they are the same, True not being 1."""
@@ -75,14 +75,14 @@ class CanonicalJsonTests(SynchronousTestCase):
 class LayerKeyTests(SynchronousTestCase):
     """Tests for :func:`layer_key`."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(store_paths), st.data())
     def test_order(self, paths: list[StorePath], data: st.DataObject) -> None:
         """Neither order nor repetition matters, nor whether paths are text."""
         others = [str(path) for path in data.draw(st.permutations([*paths, *paths]))]
         self.assertEqual(layer_key(paths, "gzip-1", 1), layer_key(others, "gzip-1", 1))
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.sets(store_paths), st.sets(store_paths))
     def test_distinct(self, one: set[StorePath], other: set[StorePath]) -> None:
         """Other paths have another key."""
@@ -103,7 +103,7 @@ class LayerKeyTests(SynchronousTestCase):
 class ImageKeyTests(SynchronousTestCase):
     """Tests for :func:`image_key`."""
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(evaluations(), st.data())
     def test_same(self, evaluation: Evaluation, data: st.DataObject) -> None:
         """Requested names, derivations and the order of packages do not matter."""
@@ -117,7 +117,7 @@ class ImageKeyTests(SynchronousTestCase):
         )
         self.assertEqual(image_key(evaluation, {}), image_key(other, {}))
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(packages())
     def test_distinct(self, package: Package) -> None:
         """All that an image's bytes depend on takes part in the key."""

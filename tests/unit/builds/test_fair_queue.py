@@ -198,7 +198,7 @@ class FairnessTests(QueueTestCase):
             max_size=60,
         ),
     )
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     def test_fairness(self, running: int, waiting: int, steps: list[tuple[str, str, int]]) -> None:
         """
         No more run or wait than may, nobody waits while there is room, no lane is

@@ -178,7 +178,7 @@ class LogTests(ProgressTestCase):
         self.assertEqual(self.build.view().log_lines, 10)
 
     @given(st.lists(st.integers(0, 300), max_size=60), st.integers(0, 70), st.integers(1, 70))
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     def test_bounds(self, lengths: list[int], after: int, limit: int) -> None:
         """The newest lines are kept, within both bounds, under their numbers."""
         self.patch(progress, "MAX_LOG_LINES", 20)

@@ -233,7 +233,7 @@ class LayerTests(ConfigCase):
             st.sampled_from(["file", "environment", "command line"]), st.integers(1, 10**9)
         )
     )
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     def test_highest_layer_wins(self, layers: dict[str, int]) -> None:
         """The highest of the layers that give a setting decides."""
         config = self.load(

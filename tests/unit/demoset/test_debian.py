@@ -116,7 +116,7 @@ class VersionTests(SynchronousTestCase):
         }.items():
             self.assertEqual(upstream_version(version), upstream)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.from_regex(r"([0-9]:)?[0-9][A-Za-z0-9.+~-]{0,20}", fullmatch=True))
     def test_fit_for_a_store_path(self, version: str) -> None:
         """Nothing is left that a store path must not contain."""

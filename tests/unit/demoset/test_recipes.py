@@ -234,7 +234,7 @@ class ResolveTests(SynchronousTestCase):
         self.resolve(archive, a=Recipe(debs=("a",)))
         self.assertEqual(len(archive.asked), len(set(archive.asked)))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(
         st.dictionaries(
             st.integers(0, 9), st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from base64 import b64encode
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,7 +16,6 @@ from nixery.http.credentials import Basic, Bearer, bearer_challenge, parse_autho
 class CredentialsTests(SynchronousTestCase):
     """The two headers."""
 
-    @settings(deadline=None)
     @given(st.text().filter(lambda text: ":" not in text), st.text())
     def test_basic(self, user: str, password: str) -> None:
         """Name and password come out as they were; only the name has no colon."""
@@ -36,7 +35,6 @@ class CredentialsTests(SynchronousTestCase):
             parse_authorization(b"Basic " + b64encode(b"j\xf6:p")), Basic(user="jö", password="p")
         )
 
-    @settings(deadline=None)
     @given(st.binary(max_size=60))
     def test_anything(self, header: bytes) -> None:
         """Any header is read or refused with LoginFailed."""

@@ -272,14 +272,14 @@ class TextTests(SynchronousTestCase):
         self.assertTrue(message.endswith("END"))
         self.assertIn("characters left out", message)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(text=st.text(max_size=200))
     def test_nothing_acts_on_a_terminal(self, text: str) -> None:
         """Escapes, bells, marks of direction and lone surrogates are spelled out."""
         for character in printable(text):
             self.assertTrue(character.isprintable() or character in "\n\t", repr(character))
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(text=st.text(max_size=6000))
     def test_any_text_survives(self, text: str) -> None:
         """Any message makes a document within bounds, and a printable one is unchanged."""

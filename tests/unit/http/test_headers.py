@@ -13,7 +13,7 @@ from nixery.storage.interface import ByteRange
 
 DIGEST = Digest("sha256:" + "0123456789abcdef" * 4)
 OTHER = Digest("sha256:" + "f" * 64)
-QUICK = settings(deadline=None, max_examples=100)
+QUICK = settings(max_examples=100)
 
 
 def ask(value: bytes, size: int, if_range: bytes | None = None) -> ByteRange | None:

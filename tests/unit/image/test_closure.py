@@ -65,14 +65,14 @@ class StorePathTests(SynchronousTestCase):
         self.assertEqual(path.name, "hello-2.10")
         self.assertEqual(str(path), HELLO)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(store_names, hashes)
     def test_round_trip(self, name: str, digits: str) -> None:
         """Name and hash come back out of the path that they make."""
         path = store_path(name, digits)
         self.assertEqual((path.name, path.hash), (name, digits))
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(store_paths))
     def test_order(self, paths: list[StorePath]) -> None:
         """Store paths are ordered by name, and by hash among equal names only."""
@@ -136,7 +136,7 @@ class ParseDumpTests(SynchronousTestCase):
         """A record may occur twice: a list of paths was asked for in pieces."""
         self.assertEqual(parse_db_dump(DUMP + DUMP), parse_db_dump(DUMP))
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs(), st.randoms(use_true_random=False))
     def test_round_trip(self, graph: RuntimeGraph, random: Random) -> None:
         """A graph is what is read from its dump, in whatever order it is printed."""
@@ -145,7 +145,7 @@ class ParseDumpTests(SynchronousTestCase):
         self.assertEqual(list(parsed.paths), sorted(graph.paths))
         self.assertEqual(parsed.references_first, graph.references_first)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs(min_size=1, max_size=5), st.randoms(use_true_random=False), st.data())
     def test_cut_short(self, graph: RuntimeGraph, random: Random, data: st.DataObject) -> None:
         """
@@ -188,7 +188,7 @@ class ParseDumpTests(SynchronousTestCase):
         other = DUMP.replace("205920", "205921")
         self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP + other)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.one_of(st.text(), st.binary()))
     def test_anything(self, dump: str | bytes) -> None:
         """Any output of Nix becomes a graph or the one error."""
@@ -218,7 +218,7 @@ class RuntimeGraphTests(SynchronousTestCase):
         error = self.assertRaises(UnexpectedOutput, RuntimeGraph, paths=infos)
         self.assertIn("cycle", error.excerpt)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs())
     def test_references_first(self, graph: RuntimeGraph) -> None:
         """In ``references_first`` every path stands behind its references."""
@@ -228,7 +228,7 @@ class RuntimeGraphTests(SynchronousTestCase):
             seen.add(path)
         self.assertEqual(seen, set(graph.paths))
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs(min_size=1), st.data())
     def test_closure(self, graph: RuntimeGraph, data: st.DataObject) -> None:
         """A closure is closed, holds its roots, and nothing that they do not need."""
@@ -237,7 +237,7 @@ class RuntimeGraphTests(SynchronousTestCase):
         self.assertTrue(roots.issuperset(closure.roots()))
         self.assertTrue(set(closure.paths).issuperset(roots))
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(graphs())
     def test_roots(self, graph: RuntimeGraph) -> None:
         """The roots need everything."""
@@ -250,7 +250,7 @@ class RuntimeGraphTests(SynchronousTestCase):
         error = self.assertRaises(UnexpectedOutput, graph.subgraph, [stranger])
         self.assertIn(str(stranger), error.excerpt)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs())
     def test_closure_sizes(self, graph: RuntimeGraph) -> None:
         """The size of a closure is the sum of its paths, each counted once."""
@@ -270,7 +270,7 @@ class RuntimeGraphTests(SynchronousTestCase):
         paths.clear()
         self.assertEqual(list(graph.paths), [hello])
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(graphs(), graphs())
     def test_equality(self, one: RuntimeGraph, other: RuntimeGraph) -> None:
         """Graphs are equal when their paths are."""
@@ -300,7 +300,7 @@ class PackageNameTests(SynchronousTestCase):
         ):
             self.assertEqual(package_name(name), expected)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(store_names)
     def test_prefix(self, name: str) -> None:
         """A package name is a prefix of the path's name and has no version of its own."""

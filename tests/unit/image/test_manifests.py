@@ -93,7 +93,7 @@ def config_of(image: Image) -> Any:
 class ManifestTests(SynchronousTestCase):
     """The manifests of :func:`build_image`."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(image_layers, max_size=6), st.lists(packages(), max_size=3))
     def test_agreement(self, layers: list[ImageLayer], wanted: list[Package]) -> None:
         """Both manifests name the same config and layers, by their digests and sizes."""
@@ -118,7 +118,7 @@ class ManifestTests(SynchronousTestCase):
             {digest for digest, _ in expected} | {each.digest for each in image.manifests},
         )
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.lists(image_layers, max_size=6), st.lists(packages(), max_size=3), st.data())
     def test_deterministic(
         self, layers: list[ImageLayer], wanted: list[Package], data: st.DataObject
@@ -285,7 +285,7 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(labels["org.opencontainers.image.title"], "cacert")
         self.assertNotIn("org.opencontainers.image.version", labels)
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.integers(1, 400), st.integers(1, 200), st.sampled_from("aé語"))
     def test_bounded(self, count: int, length: int, letter: str) -> None:
         """However many packages and paths there are, labels and history stay small."""
@@ -329,7 +329,7 @@ class ChooseTests(SynchronousTestCase):
             self.assertEqual(preferred_media_type(accepted), expected)
             self.assertEqual(self.image.choose_manifest(accepted).media_type, expected)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(
         st.lists(st.sampled_from([OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, "*/*", "text/html"])),
         st.data(),
@@ -379,7 +379,7 @@ class ParseManifestTests(SynchronousTestCase):
         ):
             self.assertRaises(UnexpectedOutput, parse_manifest, bad)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.binary())
     def test_anything(self, body: bytes) -> None:
         """Any bytes that are no manifest raise the one error."""

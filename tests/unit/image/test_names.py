@@ -104,7 +104,7 @@ class ImageNameTests(SynchronousTestCase):
         """``cacert.out`` is a name of its own and displaces nothing."""
         self.assertEqual(len(parse("cacert.out").package_requests), 3)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(
         st.lists(st.one_of(components, st.sampled_from(["cacert", "git"])), max_size=6), st.data()
     )
@@ -120,7 +120,7 @@ class ImageNameTests(SynchronousTestCase):
         self.assertEqual(parse(one), parse(other))
         self.assertEqual(hash(parse(one)), hash(parse(other)))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(repositories)
     def test_invariants(self, repository: str) -> None:
         """Requirements are sorted, distinct, and hold what every image contains."""
@@ -135,7 +135,7 @@ class ImageNameTests(SynchronousTestCase):
             if item.optional:
                 self.assertIn(item.name, DEFAULT_PACKAGES)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.one_of(st.text(), st.text("abAB09._-/ \n%", max_size=12)))
     @example("")
     @example("/")
@@ -183,7 +183,7 @@ class EscapeTests(SynchronousTestCase):
         self.assertEqual(escape_attribute("libsigc++"), "attr--6c6962736967632b2b")
         self.assertEqual(names_of("attr--6c6962736967632b2b"), ["libsigc++"])
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(attribute_paths)
     def test_round_trip(self, path: str) -> None:
         """An attribute path comes back as it was, exact, behind any other component."""
@@ -225,7 +225,7 @@ class ReferenceTests(SynchronousTestCase):
         self.assertEqual(parse_reference(self.digest), self.digest)
         self.assertEqual(parse_digest(self.digest), self.digest)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(tags)
     def test_tag(self, tag: str) -> None:
         """Any text within the grammar is a tag."""
@@ -249,7 +249,7 @@ class ReferenceTests(SynchronousTestCase):
         for text in ("", ".a", "-a", "a b", "a/b", "a" * 129, "latest\n", "é", "\u0661"):
             self.assertRaises(InvalidReference, parse_reference, text)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.text())
     def test_anything(self, text: str) -> None:
         """Any text is a reference or one of the two errors."""

@@ -65,7 +65,7 @@ class ConcludeTests(SynchronousTestCase):
             ),
         )
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.permutations(range(6)))
     def test_order(self, order: list[int]) -> None:
         """The order of the answers makes no difference."""

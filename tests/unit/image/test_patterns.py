@@ -51,7 +51,7 @@ class PatternTests(SynchronousTestCase):
     def allows(self, patterns: list[str], image: str) -> bool:
         return parse_patterns(patterns).allows(name(image))
 
-    @settings(deadline=None, max_examples=300)
+    @settings(max_examples=300)
     @given(st.data(), PATHS)
     def test_no_spelling_gets_through(self, data: st.DataObject, path: str) -> None:
         """A package that no pattern allows is refused in every spelling and every company."""
@@ -73,7 +73,7 @@ class PatternTests(SynchronousTestCase):
             components.insert(data.draw(st.integers(0, len(components))), other)
         self.assertFalse(self.allows(allowed, "/".join(components)), components)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.data(), PATHS)
     def test_own_pattern(self, data: st.DataObject, path: str) -> None:
         """A path is a pattern that allows it, in every spelling."""

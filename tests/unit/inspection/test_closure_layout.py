@@ -19,7 +19,7 @@ from tests.support.inspection import made_of, report_of, reports
 
 class LayoutTests(SynchronousTestCase):
     @given(reports)
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     def test_all_are_placed(self, report: ImageReport) -> None:
         """Every path has a place within the picture, and no two have the same."""
         layout = layout_closure(report)
@@ -30,7 +30,7 @@ class LayoutTests(SynchronousTestCase):
             self.assertTrue(radius <= y <= layout.height - radius, (y, layout.height))
 
     @given(reports)
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     def test_downwards(self, report: ImageReport) -> None:
         """Every path lies below all that refer to it."""
         layout = layout_closure(report)
@@ -40,7 +40,7 @@ class LayoutTests(SynchronousTestCase):
                 self.assertLess(layout.y[number], layout.y[reference])
 
     @given(reports)
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     def test_deterministic(self, report: ImageReport) -> None:
         """The same closure has the same picture."""
         self.assertEqual(layout_closure(report), layout_closure(report))

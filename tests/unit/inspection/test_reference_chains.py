@@ -20,7 +20,7 @@ from tests.support.inspection import report_of, reports
 
 class ChainTests(SynchronousTestCase):
     @given(reports)
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     def test_shortest(self, report: ImageReport) -> None:
         """Each chain goes along references, from what was asked for, and none is shorter."""
         ways = shortest_predecessors(report)

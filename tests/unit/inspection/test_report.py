@@ -63,7 +63,7 @@ class MakingTests(SynchronousTestCase):
         self.assertEqual({0}, {path.popularity for path in report.paths})
 
     @given(graphs(min_size=1))
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     def test_every_path_in_one_layer(self, graph: RuntimeGraph) -> None:
         """Each path of the closure is in exactly one layer."""
         report = make_report(made_of(graph))

@@ -17,13 +17,13 @@ from tests.support.strategies import graph_of
 
 class StoringTests(SynchronousTestCase):
     @given(reports)
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     def test_round_trip(self, report: ImageReport) -> None:
         """A report that is written is read again as it was, whatever texts are in it."""
         self.assertEqual(report, decode_report(encode_report(report)))
 
     @given(reports)
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     def test_bounded(self, report: ImageReport) -> None:
         """A report that would be too large is stored without its graph, and says so."""
         read = decode_report(encode_report(report, limit=0))
@@ -35,7 +35,6 @@ class StoringTests(SynchronousTestCase):
         self.assertEqual((), read.requested)
 
     @given(st.binary(max_size=60))
-    @settings(deadline=None)
     def test_rubbish(self, data: bytes) -> None:
         """Data that are no report are refused with ``ValueError``, and with nothing else."""
         for candidate in (data, zlib.compress(data), zlib.compress(b'{"version":1}' + data)):

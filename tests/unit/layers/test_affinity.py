@@ -262,7 +262,7 @@ class SlotsTests(SynchronousTestCase):
             layers = names_of(plan_layers(graph_of(sizes, {}), Popularity(), chosen))
             self.assertEqual(len(layers), count)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs(), popularities, st.sampled_from([2, 3, 94]))
     def test_common_apart(self, graph: RuntimeGraph, popularity: Popularity, budget: int) -> None:
         """From two layers on, no layer has both what every image contains and other things."""

@@ -99,7 +99,7 @@ class LayerStreamTests(SynchronousTestCase):
             self.assertEqual(stream([NOISE], compression), first)
 
     @given(st.lists(st.integers(0, PIECE_BYTES + 10), max_size=8))
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     def test_cuts(self, cuts: list[int]) -> None:
         """However the bytes come, the compressor is fed the same pieces."""
         chunks, start = [], 0

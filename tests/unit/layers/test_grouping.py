@@ -94,7 +94,7 @@ GLIBC_IS_POPULAR = Popularity(direct={"glibc": 50_000})
 class AnyStrategyTests(SynchronousTestCase):
     """Tests that hold for every strategy, every graph and all settings."""
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(graphs(), popularities, layer_settings)
     def test_partition(
         self, graph: RuntimeGraph, popularity: Popularity, chosen: LayerSettings
@@ -114,7 +114,7 @@ class AnyStrategyTests(SynchronousTestCase):
             self.assertEqual(sorted(layer.names), sorted({path.name for path in layer.paths}))
             self.assertTrue(layer.reason)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs(), popularities, layer_settings, st.randoms(use_true_random=False))
     def test_order_of_input(
         self, graph: RuntimeGraph, popularity: Popularity, chosen: LayerSettings, random: Random
@@ -138,7 +138,7 @@ class AnyStrategyTests(SynchronousTestCase):
             plan_layers(graph, popularity, chosen),
         )
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         graphs(unique_names=True), popularities, layer_settings, st.randoms(use_true_random=False)
     )
@@ -161,7 +161,7 @@ class AnyStrategyTests(SynchronousTestCase):
             list(after),
         )
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(graphs(), popularities, st.sampled_from(Strategy))
     def test_one_layer(
         self, graph: RuntimeGraph, popularity: Popularity, strategy: Strategy
@@ -254,7 +254,7 @@ class DominatorsTests(SynchronousTestCase):
         )
         self.assertEqual(self.plan(graph, Popularity()), [["z"], ["m"], ["a"], ["b"]])
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(graphs(), budgets)
     def test_users_above(self, graph: RuntimeGraph, budget: int) -> None:
         """Without data a leader is never above a layer whose leader needs it."""

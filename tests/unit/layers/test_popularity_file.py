@@ -120,7 +120,7 @@ class ParseTests(SynchronousTestCase):
 class EncodeTests(SynchronousTestCase):
     """Tests for :func:`encode_popularity`."""
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(popularities, st.text(st.characters(codec="utf-8")))
     def test_round_trip(self, popularity: Popularity, source: str) -> None:
         """Data that were written are read as they were."""
@@ -152,7 +152,7 @@ class MergeTests(SynchronousTestCase):
         self.assertEqual(merge_counts(counts), {"curl": 20, "git": 1})
         self.assertEqual(merge_counts(reversed(counts)), merge_counts(counts))
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(st.tuples(store_names, st.integers(0, 9))))
     def test_fits_the_format(self, counts: list[tuple[str, int]]) -> None:
         """Merged names are those that the format takes."""

@@ -271,7 +271,7 @@ class SymlinkTests(RootTestCase):
         ),
         st.randoms(use_true_random=False),
     )
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     def test_any_trees(self, trees: list[Node], shuffle: random.Random) -> None:
         """Any trees merge: the order of the request does not matter, everything the
         outputs hold is found or noted as dropped, and the root can be packed and read."""

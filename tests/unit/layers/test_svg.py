@@ -56,7 +56,7 @@ drawn_layers = st.lists(
 class SvgTests(SynchronousTestCase):
     """Tests for :func:`draw_svg`."""
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(any_text, drawn_layers)
     def test_well_formed(self, image: str, layers: list[DrawnLayer]) -> None:
         """With any names, the picture is XML with a rectangle for each layer."""
@@ -153,7 +153,7 @@ git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also 
         self.assertIn("0 layers", draw_text("git", []))
         ET.fromstring(draw_svg("git", []))
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(any_text, drawn_layers)
     def test_plain(self, image: str, layers: list[DrawnLayer]) -> None:
         """With any names, a terminal gets lines of plain text."""

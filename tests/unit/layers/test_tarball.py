@@ -225,7 +225,7 @@ class ContentTests(PackingTestCase):
         self.assertEqual(packed.uncompressed_size, len(content))
 
     @given(st.dictionaries(st.sampled_from(["a-x", "b-y", "c-z"]), TREE, min_size=1))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_any_tree(self, paths: dict[str, Node]) -> None:
         """Both readers find any contents of a store path in the archive."""
         self.assert_packs(paths)

@@ -20,7 +20,7 @@ falling_sizes = st.lists(st.integers(0, 10**9), max_size=30).map(
 class SquarifyTests(SynchronousTestCase):
     """Tests for :func:`squarify`."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(falling_sizes, st.integers(1, 2000), st.integers(1, 2000))
     def test_areas(self, sizes: list[int], width: int, height: int) -> None:
         """Areas are in proportion to the sizes, and fill the rectangle."""
@@ -30,7 +30,7 @@ class SquarifyTests(SynchronousTestCase):
             expected = width * height * size / sum(sizes) if sum(sizes) else 0
             self.assertAlmostEqual(box.width * box.height, expected, delta=1e-6 * width * height)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(falling_sizes, st.integers(1, 2000), st.integers(1, 2000))
     def test_places(self, sizes: list[int], width: int, height: int) -> None:
         """Boxes lie inside the rectangle, and beside one another."""

@@ -139,7 +139,7 @@ class HeaderTests(SynchronousTestCase):
     @given(NAMES, NAMES, st.integers(0, 0o7777))
     @example(b"\xff" * 100, b"\xff" * 100, 0)
     @example(b"\xff" * 155 + b"/" + b"\xff" * 100, b"\xff", 0o7777)
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     def test_any_bytes(self, name: bytes, target: bytes, mode: int) -> None:
         """Any bytes of name and target come back unchanged."""
         (entry,) = parse(header(name, kind=SYMLINK, mode=mode, target=target) + END)

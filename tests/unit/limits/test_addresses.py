@@ -61,7 +61,7 @@ class ForwardedTests(SynchronousTestCase):
         )
 
     @given(st.lists(st.binary(max_size=80), max_size=4))
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     def test_anything(self, values: list[bytes]) -> None:
         """Nothing that is sent fails, and an untrusted peer stays who it is."""
         self.assertTrue(self.proxies.client_address("10.0.0.1", values).isprintable())

@@ -56,7 +56,7 @@ class BucketTests(SynchronousTestCase):
         self.assertGreater(self.buckets.seconds_until_token("busy"), 0)
 
     @given(st.lists(st.floats(0, 3), max_size=60), st.integers(1, 20), st.floats(0.1, 50))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_bound(self, pauses: list[float], burst: int, rate: float) -> None:
         """A client never gets more than the burst and the tokens refilled since."""
         clock = Clock()

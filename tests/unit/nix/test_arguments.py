@@ -93,7 +93,7 @@ class BuildTests(SynchronousTestCase):
 class ChunkTests(SynchronousTestCase):
     """Long argument lists are split."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.lists(st.text(min_size=1, max_size=20), max_size=50), st.integers(1, 100))
     def test_chunks(self, paths: list[str], size: int) -> None:
         """Nothing is lost or moved, no piece is empty, and none too large without need."""

@@ -182,7 +182,7 @@ class BuildLogTests(SynchronousTestCase):
         self.assertEqual(self.recorder.calls, [("log", "whose?")])
         self.assertEqual(list(self.log.errors), [])
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(
         st.dictionaries(
             st.sampled_from(("action", "id", "type", "fields", "level", "msg")),

@@ -52,7 +52,7 @@ class ReferencesTests(SynchronousTestCase):
         ):
             self.assertRaises(UnexpectedOutput, parse_references, CURL, text.encode())
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
     def test_anything(self, text: bytes) -> None:
         """Any answer is read or refused."""

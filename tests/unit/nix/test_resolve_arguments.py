@@ -98,7 +98,7 @@ class EvaluateTests(SynchronousTestCase):
         self.assertEqual(search_path(argv)[0], "nixery-src=/a b")
         self.assertEqual(argument(argv, "src"), "/a b/set.nix")
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(st.text(min_size=1, max_size=10), max_size=4))
     def test_names(self, names: list[str]) -> None:
         """Names travel as JSON in one argument, whatever is in them."""
@@ -170,7 +170,7 @@ class QuestionTests(SynchronousTestCase):
         )
         return resolve, dict(zip(given, values, strict=True))
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(
         names=st.lists(TEXTS.filter(bool), max_size=4),
         source=FILES,

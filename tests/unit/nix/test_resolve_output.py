@@ -167,7 +167,7 @@ class AnswerTests(SynchronousTestCase):
         package = parse("x", RECORD)
         self.assertEqual(with_reason(package, "why"), package)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))
     def test_any_names(self, names: list[str]) -> None:
         """A missing name gets suggestions from a package set with any attribute names."""

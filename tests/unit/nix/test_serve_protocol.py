@@ -139,7 +139,7 @@ class AnswerTests(SynchronousTestCase):
                 ),
             )
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(st.text(alphabet=st.characters(codec="ascii"), max_size=40), max_size=6))
     def test_round_trip(self, texts: list[str]) -> None:
         """Any list that is sent is read as the same list."""

@@ -69,7 +69,7 @@ class NearestTests(SynchronousTestCase):
         self.assertEqual(nearest("hello", names, 3), ("hella", "hellb", "hellc"))
         self.assertEqual(nearest("hello", names[::-1], 3), ("hella", "hellb", "hellc"))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(
         st.text(alphabet="abcAB-_1", min_size=1, max_size=8),
         st.sets(st.text(alphabet="abcAB-_1", min_size=1, max_size=8), max_size=20),

@@ -109,7 +109,7 @@ class JsonLineTests(SynchronousTestCase):
         self.assertIn("could not be logged", self.read()["message"])
 
     @given(text=st.text(), raw=st.binary())
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     def test_no_forged_lines(self, text: str, raw: bytes) -> None:
         """Any text that is logged stays within its line, and comes back unchanged."""
         self.log.info("{text}", text=text, raw=raw)

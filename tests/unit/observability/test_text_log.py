@@ -59,7 +59,7 @@ class TextLineTests(SynchronousTestCase):
         ):
             self.check(EVENT | changed)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.text(), st.floats(min_value=0, max_value=4e9))
     def test_any(self, line: str, when: float) -> None:
         """A line with any text is written as twistd writes it."""

@@ -220,7 +220,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertEqual({*many}, {*self.crawl([many[0]]).references})
         self.assertEqual([], self.cache.asked)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         st.lists(st.lists(st.integers(0, 19), max_size=5), min_size=1, max_size=20),
         st.integers(1, 5),

@@ -45,7 +45,7 @@ def closure(references: Mapping[str, Sequence[str]], name: str) -> set[str]:
 class CountTests(SynchronousTestCase):
     """Tests for :func:`count_popularity`."""
 
-    @settings(deadline=None, max_examples=120)
+    @settings(max_examples=120)
     @given(graphs())
     def test_against_walking(self, references: dict[str, list[str]]) -> None:
         """The counts are those of all closures, walked one by one."""
@@ -63,7 +63,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(len(references), popularity.setsize)
         self.assertEqual("somewhere", popularity.source)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(graphs())
     def test_can_be_read(self, references: dict[str, list[str]]) -> None:
         """The data that are counted can be read by daemons."""

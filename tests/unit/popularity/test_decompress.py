@@ -19,7 +19,7 @@ TEXT = b"/nix/store/0c16bbd4h8zy0kvkdiy7pxzyqblm6vhg-curl-8.5.0-bin\n" * 100
 class ExpandTests(SynchronousTestCase):
     """Tests for :func:`expand`."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.binary(max_size=3000), st.binary(max_size=3000))
     def test_round_trip(self, one: bytes, two: bytes) -> None:
         """Compressed data are expanded again; streams may follow one another."""

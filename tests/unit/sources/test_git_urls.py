@@ -79,7 +79,7 @@ class UrlTests(SynchronousTestCase):
         ):
             self.assertFalse(is_supported(url), url)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
     def test_anything(self, text: str) -> None:
         """The public form of a supported URL is stable: its own public form is the same."""

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import ShuttingDown
 from nixery.process.errors import CommandMissing
+from nixery.sources import ref_cache
 from nixery.sources.errors import SourceUnavailable
 from nixery.sources.ref_cache import NEGATIVE_TTL, UPSTREAM_PAUSE, RefCache
 from nixery.sources.ref_file import RefFile
@@ -271,6 +272,10 @@ class LookupTests(SynchronousTestCase):
 
     def test_memory_is_bounded(self) -> None:
         """However many tags people make up, the oldest are forgotten."""
-        for number in range(5000):
-            self.found(ChannelName(name=f"c{number}"))
-        self.assertEqual(len(self.lookups._fresh), 4096)
+        self.patch(ref_cache, "MAX_CACHED_REFS", 8)
+        names = [ChannelName(name=f"c{number}") for number in range(9)]
+        for name in (*names, *names[1:]):
+            self.found(name)
+        self.assertEqual(names, self.upstream.asked)
+        self.found(names[0])
+        self.assertEqual([*names, names[0]], self.upstream.asked)

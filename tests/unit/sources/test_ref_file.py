@@ -29,7 +29,7 @@ class LastKnownTests(SynchronousTestCase):
         """Nothing is known in the beginning."""
         self.assertEqual(self.file.load(), {})
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), founds, max_size=4))
     def test_round_trip(self, references: dict[str, ResolvedRef]) -> None:
         """Saved refs are loaded in the same order."""

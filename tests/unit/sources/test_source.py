@@ -88,7 +88,7 @@ class RevisionTests(SynchronousTestCase):
         self.assertEqual(first, second)
         self.assertNotIn("secret", str(first))
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(found, overlays)
     def test_pinned(self, commit: ResolvedRef, paths: list[Path]) -> None:
         """A commit is pinned, unless an overlay on it may change."""

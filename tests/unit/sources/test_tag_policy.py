@@ -140,7 +140,7 @@ class GitTests(ReferenceCase):
                 self.assertEqual(references(source, DEFAULT, Tag(tag))[1], below)
         self.refused(GitSource(url="/r", base=CHANNEL), "a..b")
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(tags)
     def test_anything(self, tag: str) -> None:
         """Git is asked only for full names of refs, or for full commits."""
@@ -162,13 +162,13 @@ class GitTests(ReferenceCase):
 class RulesTests(ReferenceCase):
     """Tests of the tags that the configuration allows."""
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(tags.filter(lambda tag: tag != "latest"))
     def test_path(self, tag: str) -> None:
         """A path has one revision, and the error says so."""
         self.assertEqual(self.refused(PATH, tag).allowed, ("latest",))
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(tags.filter(lambda tag: tag != "latest"))
     def test_latest_alone(self, tag: str) -> None:
         """Narrowed to ``latest``, nothing else is looked up."""
@@ -189,7 +189,7 @@ class RulesTests(ReferenceCase):
         # Always: it is what the operator named.
         references(GIT, rules, Tag("latest"))
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(
         st.from_regex(r"\Asha256-[0-9a-f]{64}(\.(sig|att|sbom))?\Z"),
         st.sampled_from([CHANNEL, GIT, ChannelSource(channel="sha256-" + "0" * 64)]),

@@ -141,7 +141,7 @@ class BuildTests(BuilderCase):
 class SizeTests(SynchronousTestCase):
     """Amounts as people write them."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.integers(0, 2**50))
     def test_shown(self, size: int) -> None:
         """A formatted size can be parsed, and is right within the digits that are shown."""

@@ -427,7 +427,7 @@ class BlobTests(RegistryTestCase):
         self.assertEqual(404, self.get(path, ("If-None-Match", "*")).status)
         self.assertEqual(404, self.get(path, ("Range", "bytes=0-")).status)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(first=st.integers(0, 5100), last=st.integers(0, 5100))
     def test_ranges(self, first: int, last: int) -> None:
         """A part has the bytes that Content-Range says, and the length."""

@@ -26,7 +26,7 @@ from nixery.image.names import Digest, Tag, parse_image_name
 
 SYSTEM = "x86_64-linux"
 DIGEST = Digest("sha256:" + "0123456789abcdef" * 4)
-QUICK = settings(deadline=None, max_examples=100)
+QUICK = settings(max_examples=100)
 
 # Words of the API itself are packages like all others.
 COMPONENTS = st.sampled_from(

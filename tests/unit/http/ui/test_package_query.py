@@ -98,7 +98,7 @@ class ParsingTests(SynchronousTestCase):
         ):
             self.assertRaises(InvalidName, parse_query, text, SYSTEM)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.text(max_size=60))
     def test_anything(self, text: str) -> None:
         """Any text becomes an image name within the grammar, or is refused."""

@@ -21,7 +21,7 @@ from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IMODE
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -509,7 +509,6 @@ class RepresentationTests(DirectoryCase):
         self.assertEqual(noted, found)
         self.assertEqual([], self.drafts())
 
-    @settings(deadline=None)
     @given(st.sampled_from(["key", "k" * 300]), values, values)
     @example("key", b"", b"1")
     @example("key", b"x" * MAX_LINK_BYTES, b"x" * (MAX_LINK_BYTES + 1))

@@ -361,7 +361,7 @@ class RaceTests(StoreCase):
         with os.fdopen(source.descriptor, "rb") as file:
             self.assertEqual(b"1" * 100_000, file.read())
 
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(
         st.lists(
             st.tuples(
