@@ -58,18 +58,18 @@ class FakeWallClock:
     Implements :class:`nixery.runtime.clocks.WallClock` by a monotonic clock, and can be set.
 
     :param clock: the monotonic clock.
-    :param ahead: by how many seconds the wall clock is ahead of it.
+    :param offset: by how many seconds the wall clock is ahead of it.
     """
 
     clock: IReactorTime
-    ahead: float = 1_800_000_000.0
+    offset: float = 1_800_000_000.0
 
     def now(self) -> WallTime:
-        return WallTime(self.clock.seconds() + self.ahead)
+        return WallTime(self.clock.seconds() + self.offset)
 
     def step(self, seconds: float) -> None:
         """Set the clock forward, or back by a negative number of seconds."""
-        self.ahead += seconds
+        self.offset += seconds
 
 
 @define(kw_only=True, eq=False)
@@ -87,12 +87,12 @@ class FakeSources:
 
     :param revisions: the revisions by their tags; they may be changed at any time.
     :param path: the path that every revision is fetched to.
-    :param gate: awaited by every fetch.
+    :param before_fetch: awaited by every fetch.
     """
 
     revisions: dict[str, Revision]
     path: Path = Path("/package-set")
-    gate: Callable[[], Deferred[None]] | None = None
+    before_fetch: Callable[[], Deferred[None]] | None = None
 
     resolved: list[str] = field(factory=list, init=False)
     fetched: list[Revision] = field(factory=list, init=False)
@@ -110,8 +110,8 @@ class FakeSources:
 
     async def fetch(self, revision: Revision) -> PackageSet:
         self.fetched.append(revision)
-        if self.gate is not None:
-            await self.gate()
+        if self.before_fetch is not None:
+            await self.before_fetch()
         return PackageSet(revision=revision, path=self.path)
 
     async def tags(self) -> Sequence[str]:
@@ -149,22 +149,22 @@ class FakeNix:
 
     :param store: the directory in place of ``/nix/store``.
     :param packages: the packages that exist.
-    :param gate: called before each realisation; its result is awaited.
-    :param holds: true if paths that exist already can be protected by a root.
+    :param before_realise: called before each realisation; its result is awaited.
+    :param can_root_valid_paths: true if paths that exist already can be protected by a root.
     """
 
     store: Path
     packages: Sequence[FakePackage]
-    gate: Callable[[], Deferred[None]] | None = None
-    holds: bool = False
+    before_realise: Callable[[], Deferred[None]] | None = None
+    can_root_valid_paths: bool = False
 
     package_sets: list[PackageSet] = field(factory=list, init=False)
     evaluations: list[tuple[str, ...]] = field(factory=list, init=False)
     evaluated_to_build: list[tuple[str, ...]] = field(factory=list, init=False)
     realisations: list[tuple[str, ...]] = field(factory=list, init=False)
     roots: set[str] = field(factory=set, init=False)
-    holdings: list[tuple[str, ...]] = field(factory=list, init=False)
-    collected: int = field(default=0, init=False)
+    rooted: list[tuple[str, ...]] = field(factory=list, init=False)
+    collected_derivations: int = field(default=0, init=False)
     """The number of the next realisations that find their derivations garbage-collected."""
 
     async def check(self) -> str:
@@ -205,12 +205,12 @@ class FakeNix:
         wanted = self._closure(
             [each.attribute for each in self.packages if each.path.path in outputs]
         )
-        if not self.holds or any(
+        if not self.can_root_valid_paths or any(
             not (self.store / Path(package.path.path).name).exists() for package in wanted
         ):
             return None
-        self.holdings.append(tuple(sorted(outputs)))
-        root = f"held-{len(self.holdings)}"
+        self.rooted.append(tuple(sorted(outputs)))
+        root = f"held-{len(self.rooted)}"
         self.roots.add(root)
         return RootedClosure(
             realisation=Realisation(root=root, outputs=tuple(sorted(outputs))),
@@ -220,10 +220,10 @@ class FakeNix:
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
         self.realisations.append(tuple(package.attribute for package in packages))
         progress.phase(Phase.BUILDING)
-        if self.gate is not None:
-            await self.gate()
-        if self.collected:
-            self.collected -= 1
+        if self.before_realise is not None:
+            await self.before_realise()
+        if self.collected_derivations:
+            self.collected_derivations -= 1
             raise MissingDerivations(output=CommandOutput(argv=("nix-build",), status=1))
         wanted = self._closure([package.attribute for package in packages])
         for package in wanted:

@@ -58,12 +58,12 @@ class CountingStorage(MemoryStorage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.begun = 0
-        self.full = False
+        self.created = 0
+        self.failing = False
 
     async def create(self) -> BlobWriter:
-        self.begun += 1
-        if self.full:
+        self.created += 1
+        if self.failing:
             raise StorageError(operation="begin a blob", reason="out of order")
         return await super().create()
 
@@ -73,17 +73,17 @@ class BuilderCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.asked: list[Deferred[Image]] = []
+        self.requests: list[Deferred[Image]] = []
         self.storage = CountingStorage()
         self.directory = Path(self.mktemp())
         self.sources = FakeSources.at_path(self.directory)
         self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES)
-        self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
+        self.tracker = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         self.limits = BuildLimits()
         self.evaluation_ttl = 0.0
         self.stale_while_revalidate = 0.0
         self.restart()
-        self.addCleanup(self.end)
+        self.addCleanup(self.stop)
         # mypy holds the fakes against the protocols here.
         self.checked: tuple[Nix, Workers, Sources] = (self.nix, InlineWorkers(), self.sources)
 
@@ -121,31 +121,31 @@ class BuilderCase(SynchronousTestCase):
             builder=self.builder,
             image_cache=self.builder.image_cache,
             storage=self.storage,
-            tracker=self.book,
+            tracker=self.tracker,
             seconds=self.clock.seconds,
             evaluation_ttl=self.evaluation_ttl,
             stale_while_revalidate=self.stale_while_revalidate,
         )
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Leave nothing hanging for the next test to trip over."""
         Deferred.fromCoroutine(self.service.stop())
-        for waiting in self.asked:
-            waiting.addErrback(lambda _: None)
+        for request in self.requests:
+            request.addErrback(lambda _: None)
 
     def restart(self) -> None:
         """Another process on the same storage."""
         self.builder = self.make_builder()
         self.service = self.make_service()
 
-    def ask(self, name: str, tag: Tag = LATEST, *, is_head: bool = False) -> Deferred[Image]:
+    def request(self, name: str, tag: Tag = LATEST, *, is_head: bool = False) -> Deferred[Image]:
         parsed = parse_image_name(name, "x86_64-linux")
-        asked = Deferred.fromCoroutine(self.service.get_image(parsed, tag, is_head=is_head))
-        self.asked.append(asked)
-        return asked
+        image = Deferred.fromCoroutine(self.service.get_image(parsed, tag, is_head=is_head))
+        self.requests.append(image)
+        return image
 
     def build(self, name: str) -> Image:
-        return self.successResultOf(self.ask(name))
+        return self.successResultOf(self.request(name))
 
     def now(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))

@@ -52,7 +52,7 @@ OCI, DOCKER = IMAGE.manifests
 
 
 @frozen
-class Answer:
+class Response:
     """An answer as it came over the wire."""
 
     status: int
@@ -121,7 +121,7 @@ class Connection:
         assert isinstance(value, bytes)
         return value
 
-    def answer(self) -> Answer:
+    def response(self) -> Response:
         """Take the bytes that the server has sent, as one answer."""
         head, separator, body = self.received().partition(b"\r\n\r\n")
         if not separator:
@@ -132,19 +132,19 @@ class Connection:
             name, _, value = line.partition(": ")
             headers.setdefault(name.lower(), []).append(value)
         self.transport.clear()
-        return Answer(int(status.split()[1]), headers, body)
+        return Response(int(status.split()[1]), headers, body)
 
-    def ask(self, method: str, path: str | bytes, *headers: tuple[str, str]) -> Answer:
+    def request(self, method: str, path: str | bytes, *headers: tuple[str, str]) -> Response:
         """Send a request, and the answer to it, which has to come at once."""
         self.send(method, path, *headers)
-        return self.answer()
+        return self.response()
 
     def resume(self) -> None:
         """The client takes more."""
         assert self.transport.producer is not None
         self.transport.producer.resumeProducing()
 
-    def lose(self) -> None:
+    def disconnect(self) -> None:
         """The client leaves."""
         if self.transport.producer is not None:
             self.transport.producer.stopProducing()
@@ -156,14 +156,14 @@ class FakeImages:
 
     def __init__(self) -> None:
         self.images: dict[tuple[str, str], Image | BaseException | Deferred[Image]] = {}
-        self.asked: list[tuple[str, str]] = []
-        self.peeked = 0
-        self.distrusted = 0
+        self.requests: list[tuple[str, str]] = []
+        self.head_requests = 0
+        self.invalidations = 0
         self.tag_names: Sequence[str] = ("latest",)
 
     async def get_image(self, name: ImageName, tag: Tag, *, is_head: bool = False) -> Image:
-        self.peeked += is_head
-        self.asked.append((name.repository, tag))
+        self.head_requests += is_head
+        self.requests.append((name.repository, tag))
         image = self.images[name.repository, tag]
         if isinstance(image, BaseException):
             raise image
@@ -172,11 +172,11 @@ class FakeImages:
         return image
 
     async def list_tags(self, name: ImageName) -> Sequence[str]:
-        self.asked.append((name.repository, "tags"))
+        self.requests.append((name.repository, "tags"))
         return self.tag_names
 
     def invalidate_checks(self) -> None:
-        self.distrusted += 1
+        self.invalidations += 1
 
 
 class InlineWorkers:
@@ -186,7 +186,7 @@ class InlineWorkers:
         return function(*args, **kwargs)
 
 
-class HeldWorkers:
+class SteppedWorkers:
     """
     Workers that work when they are told to.
 
@@ -198,7 +198,7 @@ class HeldWorkers:
         self.names: list[str] = []
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: Deferred[T] = Deferred(lambda _: self._withdraw(perform))
+        result: Deferred[T] = Deferred(lambda _: self._cancel(perform))
 
         def perform() -> None:
             try:
@@ -212,7 +212,7 @@ class HeldWorkers:
         self.names.append(function.__name__)
         return await result
 
-    def _withdraw(self, call: Callable[[], None]) -> None:
+    def _cancel(self, call: Callable[[], None]) -> None:
         index = self._calls.index(call)
         del self._calls[index], self.names[index]
 

@@ -1,4 +1,4 @@
-"""Children that a test plays, and the strings of the Nix language as Nix reads them."""
+"""FakeSpawner that a test plays, and the strings of the Nix language as Nix reads them."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from nixery.process.spawner import Command, ProcessResult
 
 
 @define(eq=False)
-class Child:
+class FakeProcess:
     """A child that says what the test says."""
 
     command: Command
-    sent: bytes = b""
-    closed: bool = False
+    stdin: bytes = b""
+    stdin_closed: bool = False
     stopped: bool = False
-    lingers: Deferred[None] | None = None
-    end: Deferred[ProcessResult] = field(factory=Deferred)
+    exit_delay: Deferred[None] | None = None
+    result: Deferred[ProcessResult] = field(factory=Deferred)
 
     def write(self, data: bytes, /) -> None:
-        self.sent += data
+        self.stdin += data
 
     def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
-        self.closed = True
+        self.stdin_closed = True
 
-    def says(self, *data: bytes) -> None:
+    def print(self, *data: bytes) -> None:
         assert self.command.stdio_handler is not None
         for each in data:
             self.command.stdio_handler.data_received(each)
 
-    def exits(self) -> None:
-        self.end.callback(ProcessResult(stdout=b"", stderr=""))
+    def exit(self) -> None:
+        self.result.callback(ProcessResult(stdout=b"", stderr=""))
 
 
 @define(eq=False)
-class Children:
+class FakeSpawner:
     """Implements :class:`nixery.process.spawner.Spawner`."""
 
-    all: list[Child] = field(factory=list)
+    processes: list[FakeProcess] = field(factory=list)
     missing: bool = False
 
     async def run(self, command: Command) -> ProcessResult:
         if self.missing:
             raise CommandMissing(command=command.argv[0])
-        child = Child(command)
-        self.all.append(child)
+        child = FakeProcess(command)
+        self.processes.append(child)
         assert command.stdio_handler is not None
         command.stdio_handler.started(child)
         try:
-            return await child.end
+            return await child.result
         except CancelledError:
             child.stopped = True
-            if child.lingers is not None:
-                await child.lingers
+            if child.exit_delay is not None:
+                await child.exit_delay
             raise
 
 

@@ -30,14 +30,14 @@ from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.runtime.workers import Workers
 from nixery.testing.fakes import FakeWallClock
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import IMAGE, OCI, HeldWorkers, InlineWorkers
+from tests.support.http import IMAGE, OCI, InlineWorkers, SteppedWorkers
 
 SYSTEM = "x86_64-linux"
 HERE = "192.0.2.1"
 KEY = SigningKey(private_key=Ed25519PrivateKey.generate())
 
 
-def passwords(**given: str) -> Passwords:
+def make_passwords(**given: str) -> Passwords:
     return Passwords(
         hashes={
             user: bcrypt.hashpw(password.encode(), bcrypt.gensalt(4))
@@ -46,7 +46,7 @@ def passwords(**given: str) -> Passwords:
     )
 
 
-USERS = passwords(alice="secret", bob="hunter2")
+USERS = make_passwords(alice="secret", bob="hunter2")
 RULES = {"alice": parse_patterns(["shell", "git"])}
 
 
@@ -57,11 +57,11 @@ class AccessControllerTestCase(SynchronousTestCase):
         self.storage = MemoryStorage()
         self.images = ImageCache(storage=self.storage, seconds=self.clock.seconds)
         self.access_controller = self.make(InlineWorkers())
-        self.said: list[str] = []
+        self.log_messages: list[str] = []
 
         @implementer(ILogObserver)
         def observe(event: LogEvent) -> None:
-            self.said.append(repr(event))
+            self.log_messages.append(repr(event))
 
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
@@ -112,7 +112,7 @@ class PasswordTests(AccessControllerTestCase):
 
     def test_remembered(self) -> None:
         """A verified login is cached for minutes, and then checked again."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.access_controller = self.make(workers)
         first = self.log_in("alice", "secret", b"Basic x")
         self.assertIsNone(self.access_controller.cached_identity(b"Basic x"))
@@ -129,14 +129,14 @@ class PasswordTests(AccessControllerTestCase):
         """Neither memory nor log has a password."""
         self.successResultOf(self.log_in("alice", "secret", b"Basic c2VjcmV0"))
         self.failureResultOf(self.log_in("alice", "open sesame"), LoginFailed)
-        kept = repr(vars(self.access_controller._credential_cache)) + "".join(self.said)
+        kept = repr(vars(self.access_controller._credential_cache)) + "".join(self.log_messages)
         for secret in ("secret", "c2VjcmV0", "sesame"):
             self.assertNotIn(secret, kept)
-        self.assertIn("alice", "".join(self.said))
+        self.assertIn("alice", "".join(self.log_messages))
 
     def test_shared_check(self) -> None:
         """A password that comes with several requests at once is checked once."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.access_controller = self.make(workers)
         asked = [self.log_in("alice", "secret") for _ in range(5)]
         self.assertEqual(len(workers), 1)
@@ -146,7 +146,7 @@ class PasswordTests(AccessControllerTestCase):
 
     def test_many_checks(self) -> None:
         """An address has few passwords checked at a time, and others are not kept waiting."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.access_controller = self.make(workers)
         asked = [self.log_in(f"user{each}", "x") for each in range(MAX_PENDING_CHECKS_PER_ADDRESS)]
         self.failureResultOf(self.log_in("one more", "x"), LoginThrottled)
@@ -169,15 +169,15 @@ class PasswordTests(AccessControllerTestCase):
     def test_replaced(self) -> None:
         """Replacing the users drops cached identities, and those of checks in progress."""
         self.successResultOf(self.log_in("alice", "secret", b"old"))
-        workers = HeldWorkers()
-        self.access_controller.replace_users(passwords(alice="new"), RULES)
+        workers = SteppedWorkers()
+        self.access_controller.replace_users(make_passwords(alice="new"), RULES)
         self.assertIsNone(self.access_controller.cached_identity(b"old"))
         self.failureResultOf(self.log_in("alice", "secret"), LoginFailed)
         self.access_controller = self.make(workers)
         late = self.log_in("alice", "secret", b"late")
         # It has begun with the old ones.
         verify = USERS.verify
-        self.access_controller.replace_users(passwords(alice="new"), RULES)
+        self.access_controller.replace_users(make_passwords(alice="new"), RULES)
         workers.finish()
         self.successResultOf(late)
         self.assertTrue(verify("alice", b"secret"))
@@ -289,7 +289,7 @@ class TokenTests(AccessControllerTestCase):
             self.access_controller.verify_refresh_token(issued.refresh_token).user, "alice"
         )
         self.access_controller.verify_access_token(issued.token, b"x")
-        for users in (passwords(alice="new"), passwords(bob="secret")):
+        for users in (make_passwords(alice="new"), make_passwords(bob="secret")):
             self.access_controller.replace_users(users, RULES)
             self.assertIsNone(self.access_controller.cached_identity(b"x"))
             self.assertRaises(

@@ -56,14 +56,14 @@ class TokenTests(SynchronousTestCase):
     def test_expiry(self) -> None:
         """A token whose time is over is none, nor is one of tomorrow."""
         for ahead in (-301, 86400):
-            clock = FakeWallClock(TIME, CLOCK.ahead + ahead)
+            clock = FakeWallClock(TIME, CLOCK.offset + ahead)
             tokens = Tokens(key=TOKENS.key, wall_clock=clock)
             self.refused(tokens.issue(ACCESS, "alice", "m", [], 300))
 
     def test_other_clocks(self) -> None:
         """A token of another instance, whose clock is a little ahead, is good."""
         for ahead in (1, 2):
-            clock = FakeWallClock(TIME, CLOCK.ahead + ahead)
+            clock = FakeWallClock(TIME, CLOCK.offset + ahead)
             tokens = Tokens(key=TOKENS.key, wall_clock=clock)
             token = tokens.issue(ACCESS, "alice", "m", [], 300)
             self.assertEqual("alice", TOKENS.verify(token, ACCESS).user)

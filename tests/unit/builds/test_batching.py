@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 @define(eq=False)
-class Making:
+class RunningBatch:
     """A batch that is made when the test says so."""
 
     jobs: list[str]
@@ -32,92 +32,92 @@ class Making:
 
 
 @define(eq=False)
-class Maker:
+class BatchRunner:
     """Makes each job into its name in upper case."""
 
-    all: list[Making] = field(factory=list)
-    poison: set[str] = field(factory=set)
-    at_once: bool = False
+    batches: list[RunningBatch] = field(factory=list)
+    failing_jobs: set[str] = field(factory=set)
+    ends_at_once: bool = False
 
     async def __call__(self, jobs: Sequence[str], stop: Event) -> list[str]:
-        making = Making(list(jobs), stop)
-        self.all.append(making)
-        if not self.at_once:
-            await making.end
+        batch = RunningBatch(list(jobs), stop)
+        self.batches.append(batch)
+        if not self.ends_at_once:
+            await batch.end
         for job in jobs:
-            if job in self.poison:
+            if job in self.failing_jobs:
                 raise ValueError(job)
         return [job.upper() for job in jobs]
 
     @property
     def jobs(self) -> list[list[str]]:
-        return [making.jobs for making in self.all]
+        return [making.jobs for making in self.batches]
 
 
-class ParcelsTests(SynchronousTestCase):
+class BatchQueueTests(SynchronousTestCase):
     """Jobs that a maker makes when the test lets it."""
 
     def setUp(self) -> None:
-        self.maker = Maker()
-        self.parcels = BatchQueue(run_batch=self.maker, max_running=1)
+        self.runner = BatchRunner()
+        self.queue = BatchQueue(run_batch=self.runner, max_running=1)
 
     def run_job(self, name: str, size: int = 1) -> Deferred[str]:
-        return Deferred.fromCoroutine(self.parcels.run(name, size))
+        return Deferred.fromCoroutine(self.queue.run(name, size))
 
-    def let(self, number: int = -1) -> None:
-        self.maker.all[number].end.callback(None)
+    def end_batch(self, number: int = -1) -> None:
+        self.runner.batches[number].end.callback(None)
 
     def test_alone(self) -> None:
         """A job that comes when there is room begins at once."""
         done = self.run_job("a")
-        self.assertEqual([["a"]], self.maker.jobs)
+        self.assertEqual([["a"]], self.runner.jobs)
         self.assertNoResult(done)
-        self.let()
+        self.end_batch()
         self.assertEqual("A", self.successResultOf(done))
 
     def test_together(self) -> None:
         """Small jobs that had to wait are made together, each with its own result."""
         done = [self.run_job(name) for name in "abcd"]
-        self.let()
-        self.assertEqual([["a"], ["b", "c", "d"]], self.maker.jobs)
-        self.let()
+        self.end_batch()
+        self.assertEqual([["a"], ["b", "c", "d"]], self.runner.jobs)
+        self.end_batch()
         self.assertEqual(["A", "B", "C", "D"], [self.successResultOf(each) for each in done])
 
     def test_large(self) -> None:
         """Large ones are made by themselves, in turn."""
         for name in "abc":
             self.run_job(name, MAX_BATCH_BYTES)
-        self.let()
-        self.let()
-        self.assertEqual([["a"], ["b"], ["c"]], self.maker.jobs)
+        self.end_batch()
+        self.end_batch()
+        self.assertEqual([["a"], ["b"], ["c"]], self.runner.jobs)
 
     def test_in_turn(self) -> None:
         """A small job behind a large one does not overtake it."""
         for name, size in (("a", 1), ("b", 1), ("c", MAX_BATCH_BYTES), ("d", 1)):
             self.run_job(name, size)
-        self.let()
-        self.let()
-        self.let()
-        self.assertEqual([["a"], ["b"], ["c"], ["d"]], self.maker.jobs)
+        self.end_batch()
+        self.end_batch()
+        self.end_batch()
+        self.assertEqual([["a"], ["b"], ["c"], ["d"]], self.runner.jobs)
 
     def test_slots(self) -> None:
         """As many batches are in the making as there are slots."""
-        self.parcels = BatchQueue(run_batch=self.maker, max_running=2)
+        self.queue = BatchQueue(run_batch=self.runner, max_running=2)
         for name in "abcd":
             self.run_job(name, MAX_BATCH_BYTES)
-        self.assertEqual([["a"], ["b"]], self.maker.jobs)
-        self.let(1)
-        self.assertEqual([["a"], ["b"], ["c"]], self.maker.jobs)
+        self.assertEqual([["a"], ["b"]], self.runner.jobs)
+        self.end_batch(1)
+        self.assertEqual([["a"], ["b"], ["c"]], self.runner.jobs)
 
     def test_smaller_and_smaller(self) -> None:
         """Each batch is a share of what is left, so that the last ones are small."""
-        self.parcels = BatchQueue(run_batch=self.maker, max_running=6)
+        self.queue = BatchQueue(run_batch=self.runner, max_running=6)
         for number in range(6 + 40):
             self.run_job(str(number), MIB - PER_JOB_COST)
         for number in range(6 + 40):
-            if number < len(self.maker.all):
-                self.let(number)
-        counts = [len(jobs) for jobs in self.maker.jobs[6:]]
+            if number < len(self.runner.batches):
+                self.end_batch(number)
+        counts = [len(jobs) for jobs in self.runner.jobs[6:]]
         self.assertEqual(40, sum(counts))
         self.assertEqual(sorted(counts, reverse=True), counts)
         self.assertEqual(40 // 3, counts[0])
@@ -128,33 +128,33 @@ class ParcelsTests(SynchronousTestCase):
         self.run_job("first")
         for number in range(3 * MAX_BATCH_JOBS):
             self.run_job(str(number), 0)
-        self.let()
-        self.assertEqual(MAX_BATCH_JOBS, len(self.maker.jobs[1]))
+        self.end_batch()
+        self.assertEqual(MAX_BATCH_JOBS, len(self.runner.jobs[1]))
 
     def test_ends_at_once(self) -> None:
         """Any number of jobs that never wait can be made, one after the other."""
-        self.maker.at_once = True
-        blocked = Making(["x"], Event())
-        self.parcels.run_batch = lambda jobs, stop: self.block(blocked, jobs, stop)
+        self.runner.ends_at_once = True
+        blocked = RunningBatch(["x"], Event())
+        self.queue.run_batch = lambda jobs, stop: self.block(blocked, jobs, stop)
         done = [self.run_job(str(number), MAX_BATCH_BYTES) for number in range(2000)]
         blocked.end.callback(None)
         self.assertEqual("1999", self.successResultOf(done[-1]))
 
-    async def block(self, making: Making, jobs: Sequence[str], stop: Event) -> list[str]:
+    async def block(self, making: RunningBatch, jobs: Sequence[str], stop: Event) -> list[str]:
         await making.end
-        return await self.maker(jobs, stop)
+        return await self.runner(jobs, stop)
 
     @settings(max_examples=50)
     @given(st.lists(st.integers(0, 40 * MIB), max_size=60), st.integers(1, 8))
     def test_each_once(self, sizes: list[int], slots: int) -> None:
         """Jobs of any size are all made, each once, in order."""
-        maker = Maker()
+        maker = BatchRunner()
         parcels = BatchQueue(run_batch=maker, max_running=slots)
         done = [
             Deferred.fromCoroutine(parcels.run(f"job {number}", size))
             for number, size in enumerate(sizes)
         ]
-        while waiting := [making for making in maker.all if not making.end.called]:
+        while waiting := [making for making in maker.batches if not making.end.called]:
             self.assertLessEqual(len(waiting), slots)
             waiting[0].end.callback(None)
         self.assertEqual(
@@ -168,25 +168,25 @@ class ParcelsTests(SynchronousTestCase):
 
     def test_failure(self) -> None:
         """A job that fails alone fails, and the next one is made."""
-        self.maker.poison = {"a"}
+        self.runner.failing_jobs = {"a"}
         first, second = self.run_job("a"), self.run_job("b")
-        self.let()
+        self.end_batch()
         self.failureResultOf(first, ValueError)
-        self.let()
+        self.end_batch()
         self.assertEqual("B", self.successResultOf(second))
 
     def test_blameless(self) -> None:
         """One failing job of a batch does not fail the others."""
-        self.maker.poison = {"c"}
+        self.runner.failing_jobs = {"c"}
         done = [self.run_job(name) for name in "abcd"]
         for _ in range(5):
-            self.let()
-        self.assertEqual([["a"], ["b", "c", "d"], ["b"], ["c"], ["d"]], self.maker.jobs)
+            self.end_batch()
+        self.assertEqual([["a"], ["b", "c", "d"], ["b"], ["c"], ["d"]], self.runner.jobs)
         self.assertEqual("B", self.successResultOf(done[1]))
         self.assertEqual("c", str(self.failureResultOf(done[2], ValueError).value))
         self.assertEqual("D", self.successResultOf(done[3]))
         self.run_job("e")
-        self.assertEqual(["e"], self.maker.jobs[-1])
+        self.assertEqual(["e"], self.runner.jobs[-1])
 
     # -- leaving -------------------------------------------------------------------------
 
@@ -196,9 +196,9 @@ class ParcelsTests(SynchronousTestCase):
         second, third = self.run_job("b"), self.run_job("c")
         second.cancel()
         self.failureResultOf(second, CancelledError)
-        self.let()
-        self.let()
-        self.assertEqual([["a"], ["c"]], self.maker.jobs)
+        self.end_batch()
+        self.end_batch()
+        self.assertEqual([["a"], ["c"]], self.runner.jobs)
         self.assertEqual("C", self.successResultOf(third))
 
     def test_leaves_the_making(self) -> None:
@@ -206,31 +206,31 @@ class ParcelsTests(SynchronousTestCase):
         done = self.run_job("a")
         done.cancel()
         self.assertNoResult(done)
-        self.assertTrue(self.maker.all[0].stop.is_set())
-        self.let()
+        self.assertTrue(self.runner.batches[0].stop.is_set())
+        self.end_batch()
         self.failureResultOf(done, CancelledError)
 
     def test_leaves_the_others(self) -> None:
         """A batch is not stopped as long as one of its jobs is wanted."""
         self.run_job("a")
         second, third = self.run_job("b"), self.run_job("c")
-        self.let()
+        self.end_batch()
         second.cancel()
-        self.assertFalse(self.maker.all[1].stop.is_set())
-        self.let()
+        self.assertFalse(self.runner.batches[1].stop.is_set())
+        self.end_batch()
         self.failureResultOf(second, CancelledError)
         self.assertEqual("C", self.successResultOf(third))
 
     def test_stopped(self) -> None:
         """One that was stopped is not made again job by job."""
         self.run_job("a")
-        self.maker.poison = {"b"}
+        self.runner.failing_jobs = {"b"}
         done = [self.run_job(name) for name in "bc"]
-        self.let()
+        self.end_batch()
         for each in done:
             each.cancel()
-        self.assertTrue(self.maker.all[1].stop.is_set())
-        self.let()
+        self.assertTrue(self.runner.batches[1].stop.is_set())
+        self.end_batch()
         for each in done:
             self.failureResultOf(each, CancelledError)
-        self.assertEqual(2, len(self.maker.all))
+        self.assertEqual(2, len(self.runner.batches))

@@ -17,14 +17,14 @@ from tests.support.builds import BuilderCase
 class BuildLimitTests(BuilderCase):
     def setUp(self) -> None:
         super().setUp()
-        self.allowance = BuildQuota(max_concurrent=2, max_per_hour=3, seconds=self.clock.seconds)
-        self.builder.build_quota = self.allowance
+        self.build_quota = BuildQuota(max_concurrent=2, max_per_hour=3, seconds=self.clock.seconds)
+        self.builder.build_quota = self.build_quota
 
     def by(self, client: str, name: str) -> Deferred[Image]:
         """A client asks."""
         token = current_client.set((client,))
         try:
-            return self.ask(name)
+            return self.request(name)
         finally:
             current_client.reset(token)
 
@@ -40,15 +40,15 @@ class BuildLimitTests(BuilderCase):
     def test_at_once(self) -> None:
         """A client has a limited number of builds at a time; joining another's takes no place."""
         gate: Deferred[None] = Deferred()
-        self.nix.gate = lambda: gate
+        self.nix.before_realise = lambda: gate
         for name in ("hello", "git"):
             self.assertNoResult(self.by("a", name))
         self.failureResultOf(self.by("a", "bash"), BuildsExceeded)
-        self.nix.gate = None
+        self.nix.before_realise = None
         self.successResultOf(self.by("b", "bash"))
-        self.nix.gate = lambda: gate
+        self.nix.before_realise = lambda: gate
         gate.callback(None)
-        self.nix.gate = None
+        self.nix.before_realise = None
         self.successResultOf(self.by("a", "hello/git"))
 
     def test_joining_in_vain(self) -> None:
@@ -56,10 +56,10 @@ class BuildLimitTests(BuilderCase):
         for name in ("hello", "git", "bash"):
             self.successResultOf(self.by("a", name))
         gate: Deferred[None] = Deferred()
-        self.sources.gate = lambda: gate
+        self.sources.before_fetch = lambda: gate
         first, second = self.by("a", "hello/git"), self.by("b", "hello/git")
         self.assertNoResult(second)
-        self.sources.gate = None
+        self.sources.before_fetch = None
         gate.callback(None)
         self.failureResultOf(first, BuildsExceeded)
         self.successResultOf(second)
@@ -67,21 +67,21 @@ class BuildLimitTests(BuilderCase):
     def test_denied(self) -> None:
         """A denied package is not evaluated."""
         self.builder.package_rules = PackageRules(denied=parse_patterns(["git"]))
-        self.failureResultOf(self.ask("hello/git"), PackagesDenied)
+        self.failureResultOf(self.request("hello/git"), PackagesDenied)
         self.assertEqual([], self.nix.evaluations)
 
     def test_denied_when_found(self) -> None:
         """A package that turns out to be denied after evaluation is not built."""
         self.patch(PackageRules, "check", lambda *_: None)
         self.builder.package_rules = PackageRules(denied=parse_patterns(["git"]))
-        self.failureResultOf(self.ask("hello/git"), PackagesDenied)
+        self.failureResultOf(self.request("hello/git"), PackagesDenied)
         self.assertEqual([], self.nix.realisations)
 
     def test_size(self) -> None:
         """An image that is too large is not packed, and not tried again at once."""
         self.limits = evolve(self.limits, max_closure_size=1)
         self.restart()
-        error = self.failureResultOf(self.ask("hello"), ImageTooLarge).value
+        error = self.failureResultOf(self.request("hello"), ImageTooLarge).value
         self.assertEqual("max_closure_size", error.setting)
-        self.assertEqual(0, self.storage.begun)
-        self.failureResultOf(self.ask("hello"), CachedFailure)
+        self.assertEqual(0, self.storage.created)
+        self.failureResultOf(self.request("hello"), CachedFailure)

@@ -34,17 +34,17 @@ class BuilderTests(BuilderCase):
             return await waiting[0] if waiting else current
 
         self.builder.popularity = popularity
-        first = self.ask("hello")
+        first = self.request("hello")
         self.assertEqual([], self.nix.evaluations)
         waiting.pop().callback(current)
         known = self.successResultOf(first)
         self.assertEqual(known, self.build("hello"))
-        begun = self.storage.begun
+        begun = self.storage.created
         current = Popularity(transitive={"glibc": 9, "hello": 9}, setsize=9)
         changed = self.build("hello")
         # The same layers otherwise grouped: what is grouped as before is not packed again.
         self.assertNotEqual(known.manifests[0].digest, changed.manifests[0].digest)
-        self.assertLess(self.storage.begun - begun, begun)
+        self.assertLess(self.storage.created - begun, begun)
         self.assertEqual(changed, self.build("hello"))
         current = Popularity()
         self.assertEqual(known, self.build("hello"))
@@ -57,11 +57,11 @@ class BuilderTests(BuilderCase):
     def test_a_known_image_is_not_built(self) -> None:
         """The second pull evaluates, because a path may have changed, and no more."""
         first = self.build("hello")
-        begun = self.storage.begun
+        begun = self.storage.created
         self.assertEqual(self.build("hello"), first)
         self.assertEqual(len(self.nix.realisations), 1)
         self.assertEqual(len(self.nix.evaluations), 2)
-        self.assertEqual(self.storage.begun, begun)
+        self.assertEqual(self.storage.created, begun)
 
     def test_another_process_knows_it_too(self) -> None:
         """An image stored by one daemon is found by the next."""
@@ -83,8 +83,8 @@ class BuilderTests(BuilderCase):
     def test_one_build_for_all_who_ask(self) -> None:
         """Twenty pulls of a cold image are one build, and a client may leave."""
         gate: Deferred[None] = Deferred()
-        self.nix.gate = lambda: gate
-        waiting = [self.ask("hello") for _ in range(20)]
+        self.nix.before_realise = lambda: gate
+        waiting = [self.request("hello") for _ in range(20)]
         waiting[0].cancel()
         self.failureResultOf(waiting[0], CancelledError)
         gate.callback(None)
@@ -100,43 +100,43 @@ class BuilderTests(BuilderCase):
             gates.append(Deferred())
             return gates[-1]
 
-        self.nix.gate = gate
-        both = self.ask("hello"), self.ask("bash")
+        self.nix.before_realise = gate
+        both = self.request("hello"), self.request("bash")
         for each in gates:
             each.callback(None)
         for asked in both:
             self.successResultOf(asked)
         # glibc and the certificates once, hello, bash, and two roots.
-        self.assertEqual(self.storage.begun, 6)
+        self.assertEqual(self.storage.created, 6)
 
     def test_unknown_packages(self) -> None:
         """All packages that do not exist are named, and nothing is built."""
-        refused = self.failureResultOf(self.ask("hello/nope/neither"), PackagesRefused).value
+        refused = self.failureResultOf(self.request("hello/nope/neither"), PackagesRefused).value
         self.assertEqual([problem.name for problem in refused.problems], ["neither", "nope"])
         self.assertEqual(self.nix.realisations, [])
 
     def test_other_tags(self) -> None:
         """A path has one revision; other tags never reach Nix."""
-        self.failureResultOf(self.ask("hello", Tag("v1")), UnknownRevision)
+        self.failureResultOf(self.request("hello", Tag("v1")), UnknownRevision)
         self.assertEqual(self.nix.evaluations, [])
 
     def test_failures_are_remembered_for_a_while(self) -> None:
         """A build that failed is not tried again for a minute, and then it is."""
-        self.failureResultOf(self.ask("broken"), BuildFailed)
+        self.failureResultOf(self.request("broken"), BuildFailed)
         self.clock.advance(59)
-        remembered = self.failureResultOf(self.ask("broken"), CachedFailure).value
+        remembered = self.failureResultOf(self.request("broken"), CachedFailure).value
         self.assertEqual(remembered.original, FAILURE)
         self.assertEqual(remembered.retry_after, 1)
         self.assertEqual(len(self.nix.realisations), 1)
         self.clock.advance(1)
-        self.failureResultOf(self.ask("broken"), BuildFailed)
+        self.failureResultOf(self.request("broken"), BuildFailed)
         self.assertEqual(len(self.nix.realisations), 2)
 
     def test_storage_failures_are_not_remembered(self) -> None:
         """A build that failed on the storage is tried again at once."""
-        self.storage.full = True
-        self.failureResultOf(self.ask("hello"), StorageError)
-        self.storage.full = False
+        self.storage.failing = True
+        self.failureResultOf(self.request("hello"), StorageError)
+        self.storage.failing = False
         self.build("hello")
 
     # -- builds that take long ----------------------------------------------------
@@ -149,7 +149,7 @@ class BuilderTests(BuilderCase):
             gates.append(Deferred())
             return gates[-1]
 
-        self.nix.gate = gate
+        self.nix.before_realise = gate
         return gates
 
     def limited(self, **fields: Any) -> list[Deferred[None]]:
@@ -159,20 +159,20 @@ class BuilderTests(BuilderCase):
         return self.gates()
 
     def states(self) -> dict[str, str]:
-        return {build.image: build.state.value for build in self.book.overview()}
+        return {build.image: build.state.value for build in self.tracker.overview()}
 
     def test_bounded_builds(self) -> None:
         """As many images are made at once as may; others wait, and one too many is refused."""
         gates = self.limited(max_builds=1, max_queued=1)
-        first, second = self.ask("hello"), self.ask("git")
+        first, second = self.request("hello"), self.request("git")
         self.assertEqual(len(gates), 1)
         self.assertEqual(self.states(), {"hello": "running", "git": "queued"})
-        self.failureResultOf(self.ask("bash"), QueueFull)
+        self.failureResultOf(self.request("bash"), QueueFull)
         # The refusal is not remembered.
         gates[0].callback(None)
         self.successResultOf(first)
         self.assertEqual(self.states(), {"hello": "succeeded", "git": "running"})
-        third = self.ask("bash")
+        third = self.request("bash")
         for gate in gates[1:]:
             gate.callback(None)
         gates[-1].callback(None)
@@ -182,7 +182,7 @@ class BuilderTests(BuilderCase):
     def test_joining_is_free(self) -> None:
         """A request for an image that is being made, or queued, takes no place in the queue."""
         gates = self.limited(max_builds=1, max_queued=1)
-        waiting = [self.ask(name) for name in ("hello", "git", "hello", "git", "git/git")]
+        waiting = [self.request(name) for name in ("hello", "git", "hello", "git", "git/git")]
         for gate in range(2):
             gates[gate].callback(None)
         for each in waiting:
@@ -198,7 +198,7 @@ class BuilderTests(BuilderCase):
             return await evaluate(*arguments)
 
         self.patch(FakeNix, "evaluate", slowly)
-        asked = self.ask("hello")
+        asked = self.request("hello")
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
         evaluated.callback(None)
@@ -209,7 +209,7 @@ class BuilderTests(BuilderCase):
     def test_progress(self) -> None:
         """The tracker tells the phases of a build, and its outcome."""
         image = self.build("hello")
-        [build] = self.book.overview()
+        [build] = self.tracker.overview()
         self.assertEqual(
             [stage.phase.value for stage in build.stages],
             ["evaluating", "building", "packing", "storing"],
@@ -220,22 +220,22 @@ class BuilderTests(BuilderCase):
         self.assertEqual((count.done, count.unit), (count.expected, "layers"))
         # Pulls of what is known are no builds.
         self.build("hello")
-        self.assertEqual(len(self.book.overview()), 1)
+        self.assertEqual(len(self.tracker.overview()), 1)
 
     def test_failed_progress(self) -> None:
         """A failed build stays in the tracker, and is there once."""
         for _ in range(3):
-            self.ask("broken").addErrback(lambda _: None)
-        [build] = self.book.overview()
+            self.request("broken").addErrback(lambda _: None)
+        [build] = self.tracker.overview()
         assert build.failure is not None
         self.assertEqual(build.failure.derivation, FAILURE.derivation)
 
     def test_one_image_by_two_names(self) -> None:
         """A request for an image that is being made under another name follows that build."""
         gates = self.gates()
-        first = self.ask("hello")
-        escaped = self.ask(escape_attribute("hello"))
-        second, made = self.book.overview()
+        first = self.request("hello")
+        escaped = self.request(escape_attribute("hello"))
+        second, made = self.tracker.overview()
         self.assertEqual((made.follows, second.follows), (None, made.id))
         gates[0].callback(None)
         self.assertEqual(self.successResultOf(first), self.successResultOf(escaped))
@@ -244,17 +244,17 @@ class BuilderTests(BuilderCase):
     def test_deadline(self) -> None:
         """An image that takes too long as a whole is given up, and that is remembered."""
         self.limited(max_builds=1, deadline=60)
-        waiting = self.ask("hello")
+        waiting = self.request("hello")
         self.clock.advance(60 + DEADLINE_MARGIN_SECONDS)
         error = self.failureResultOf(waiting, ImageTimedOut).value
         self.assertEqual((error.seconds, error.setting), (60, "build_deadline"))
-        self.failureResultOf(self.ask("hello"), CachedFailure)
+        self.failureResultOf(self.request("hello"), CachedFailure)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_waiting_is_not_building(self) -> None:
         """The deadline begins when the turn has come."""
         gates = self.limited(max_builds=1, deadline=1000)
-        first, second = self.ask("hello"), self.ask("git")
+        first, second = self.request("hello"), self.request("git")
         self.clock.advance(1000)
         gates[0].callback(None)
         self.successResultOf(first)
@@ -265,11 +265,11 @@ class BuilderTests(BuilderCase):
     def test_stopping_gives_time(self) -> None:
         """Builds that run may end while the daemon stops; no others begin."""
         gates = self.limited(max_builds=1, shutdown_timeout=10)
-        running, queued = self.ask("hello"), self.ask("git")
+        running, queued = self.request("hello"), self.request("git")
         with capturedLogs() as logs:
             stopped = Deferred.fromCoroutine(self.service.stop())
             self.failureResultOf(queued, ShuttingDown)
-            self.failureResultOf(self.ask("bash"), ShuttingDown)
+            self.failureResultOf(self.request("bash"), ShuttingDown)
         # That the daemon stops is no fault of an image.
         self.assertEqual([], [each for each in logs if each["log_level"] > LogLevel.info])
         self.clock.advance(9)
@@ -283,7 +283,7 @@ class BuilderTests(BuilderCase):
     def test_stopping_does_not_wait_for_ever(self) -> None:
         """A build still running after the grace period is cancelled, and tracked as such."""
         self.limited(shutdown_timeout=10)
-        waiting = self.ask("hello")
+        waiting = self.request("hello")
         stopped = Deferred.fromCoroutine(self.service.stop())
         self.clock.advance(10)
         self.failureResultOf(waiting, ShuttingDown)
@@ -294,7 +294,7 @@ class BuilderTests(BuilderCase):
     def test_unforeseen_failures(self) -> None:
         """An unforeseen failure is logged, even if no client waits any more."""
         gates = self.gates()
-        asked = self.ask("hello")
+        asked = self.request("hello")
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
         gates[0].errback(ZeroDivisionError())
@@ -302,11 +302,11 @@ class BuilderTests(BuilderCase):
 
     def test_stopping(self) -> None:
         """A daemon that stops takes no new builds and cancels those that run."""
-        self.nix.gate = Deferred
-        waiting = self.ask("hello")
+        self.nix.before_realise = Deferred
+        waiting = self.request("hello")
         self.successResultOf(Deferred.fromCoroutine(self.service.stop()))
         self.failureResultOf(waiting, ShuttingDown)
-        self.failureResultOf(self.ask("git"), ShuttingDown)
+        self.failureResultOf(self.request("git"), ShuttingDown)
         self.assertEqual(self.nix.roots, set())
 
     def test_a_missing_blob_is_unknown(self) -> None:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @define(kw_only=True, eq=False)
-class _LosingWriter:
+class _FailingWriter:
     """A writer that loses what it was given."""
 
     writer: BlobWriter
@@ -42,25 +42,25 @@ class _LosingWriter:
         await self.writer.abort()
 
 
-class _LosingStorage(MemoryStorage):
+class _FailingStorage(MemoryStorage):
     """
     A storage that loses uploads.
 
-    :param lost: which of them, counted from 1.
+    :param failing_uploads: which of them, counted from 1.
     """
 
     def __init__(self, *lost: int) -> None:
         super().__init__()
-        self.lost = lost
+        self.failing_uploads = lost
         self.created = 0
 
     async def create(self) -> BlobWriter:
         self.created += 1
         writer = await super().create()
-        return _LosingWriter(writer=writer) if self.created in self.lost else writer
+        return _FailingWriter(writer=writer) if self.created in self.failing_uploads else writer
 
 
-class LossTests(SynchronousTestCase):
+class LostUploadTests(SynchronousTestCase):
     """Uploads that the storage loses."""
 
     def setUp(self) -> None:
@@ -79,14 +79,14 @@ class LossTests(SynchronousTestCase):
 
     def test_once(self) -> None:
         """A layer whose upload is lost is packed again."""
-        storage = _LosingStorage(1)
+        storage = _FailingStorage(1)
         record = finish(self.packer(storage).get_layer([self.path], 1))
         self.assertEqual(record.size, finish(storage.stat(record.digest)).size)
         self.assertEqual(2, storage.created)
 
     def test_twice(self) -> None:
         """A layer whose upload is lost twice is given up."""
-        storage = _LosingStorage(1, 2)
+        storage = _FailingStorage(1, 2)
         with self.assertRaises(UploadLost):
             finish(self.packer(storage).get_layer([self.path], 1))
         self.assertEqual(2, storage.created)
@@ -106,15 +106,15 @@ class _GatedWorkers(InlineWorkers):
         return await super().run(function, *args, **kwargs)
 
 
-class TogetherTests(SynchronousTestCase):
+class BatchTests(SynchronousTestCase):
     """Several small layers."""
 
     def setUp(self) -> None:
         self.store = Path(self.mktemp())
         self.store.mkdir()
         self.workers = _GatedWorkers()
-        self.tally = BuildStats()
-        self.addCleanup(current_build_stats.reset, current_build_stats.set(self.tally))
+        self.stats = BuildStats()
+        self.addCleanup(current_build_stats.reset, current_build_stats.set(self.stats))
 
     def pack(self, storage: MemoryStorage, names: Sequence[str]) -> list[Deferred[LayerRecord]]:
         """Layers of a store path each; all but the first have to wait for their turn."""
@@ -145,8 +145,8 @@ class TogetherTests(SynchronousTestCase):
         for record in records:
             self.assertEqual(record.size, finish(storage.stat(record.digest)).size)
         self.assertEqual(4, len(finish(storage.list_records("layer"))))
-        self.assertEqual(4, self.tally.layers_packed)
-        self.assertEqual(sum(record.size for record in records), self.tally.packed_bytes)
+        self.assertEqual(4, self.stats.layers_packed)
+        self.assertEqual(sum(record.size for record in records), self.stats.packed_bytes)
 
     def test_missing(self) -> None:
         """One whose store path has vanished takes none of the others with it."""
@@ -162,7 +162,7 @@ class TogetherTests(SynchronousTestCase):
         """Those of which an upload is lost are packed again, each by itself."""
         names = ["a-1", "b-1", "c-1"]
         self.make(*names)
-        storage = _LosingStorage(1, 3)
+        storage = _FailingStorage(1, 3)
         layers = self.pack(storage, names)
         for layer in layers:
             finish(storage.stat(self.successResultOf(layer).digest))

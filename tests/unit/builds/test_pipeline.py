@@ -22,18 +22,18 @@ from tests.support.builds import PACKAGES, BuilderCase, CountingStorage
 
 
 @define(kw_only=True, eq=False)
-class AskedNix(FakeNix):
+class RecordingNix(FakeNix):
     """Notes what it is asked."""
 
-    asked: list[str] = field(factory=list, init=False)
+    calls: list[str] = field(factory=list, init=False)
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
         realisation = await super().realise(packages, progress)
-        self.asked.append("realised")
+        self.calls.append("realised")
         return realisation
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
-        self.asked.append("closure")
+        self.calls.append("closure")
         return await super().closure(outputs)
 
 
@@ -76,56 +76,62 @@ class PipelineTests(BuilderCase):
     def test_layers_are_shared(self) -> None:
         """An image that shares packages packs what is new, and its root."""
         self.build("hello")
-        begun = self.storage.begun
+        begun = self.storage.created
         self.build("git/hello")
         # git, bash, and the root: glibc, hello and the certificates are there.
-        self.assertEqual(self.storage.begun - begun, 3)
+        self.assertEqual(self.storage.created - begun, 3)
 
     def test_roots_are_released(self) -> None:
         """A build's roots are dropped, whether it succeeds or fails."""
         self.build("hello")
-        self.storage.full = True
-        self.failureResultOf(self.ask("git"), StorageError)
+        self.storage.failing = True
+        self.failureResultOf(self.request("git"), StorageError)
         self.assertEqual(self.nix.roots, set())
 
     def test_derivations_that_were_collected(self) -> None:
         """Each collection between evaluation and build costs an evaluation, up to a limit."""
-        self.nix.collected = 2
+        self.nix.collected_derivations = 2
         self.build("hello")
         self.assertEqual(len(self.nix.evaluations), 3)
-        self.nix.collected = MAX_REEVALUATIONS + 1
-        self.failureResultOf(self.ask("git"), MissingDerivations)
+        self.nix.collected_derivations = MAX_REEVALUATIONS + 1
+        self.failureResultOf(self.request("git"), MissingDerivations)
 
     def test_what_is_there_is_held(self) -> None:
         """A closure already in the store is rooted, not realised, and gives the same image."""
-        self.nix = AskedNix(store=self.directory / "store", packages=PACKAGES, holds=True)
+        self.nix = RecordingNix(
+            store=self.directory / "store", packages=PACKAGES, can_root_valid_paths=True
+        )
         self.restart()
         built = self.build("hello")
         # In vain at first: the packages were not built.
-        self.assertEqual(["realised", "closure"], self.nix.asked)
+        self.assertEqual(["realised", "closure"], self.nix.calls)
         self.storage = CountingStorage()
         self.restart()
-        self.nix.asked.clear()
+        self.nix.calls.clear()
         self.assertEqual(built, self.build("hello"))
-        self.assertEqual([], [what for what in self.nix.asked if what == "realised"])
-        self.assertEqual(1, len(self.nix.holdings))
+        self.assertEqual([], [what for what in self.nix.calls if what == "realised"])
+        self.assertEqual(1, len(self.nix.rooted))
         self.assertEqual(set(), self.nix.roots)
 
     def test_what_is_held_is_released(self) -> None:
         """A build that fails lets go of what it held."""
-        self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES, holds=True)
+        self.nix = FakeNix(
+            store=self.directory / "store", packages=PACKAGES, can_root_valid_paths=True
+        )
         self.restart()
         self.build("hello")
         self.storage = CountingStorage()
         self.restart()
-        self.storage.full = True
-        self.failureResultOf(self.ask("hello"), StorageError)
-        self.assertEqual(1, len(self.nix.holdings))
+        self.storage.failing = True
+        self.failureResultOf(self.request("hello"), StorageError)
+        self.assertEqual(1, len(self.nix.rooted))
         self.assertEqual(set(), self.nix.roots)
 
     def test_what_is_lost_is_not_trusted(self) -> None:
         """Layers that were packed without protection are forgotten, and made again."""
-        self.nix = FakeNix(store=self.directory / "store", packages=PACKAGES, holds=True)
+        self.nix = FakeNix(
+            store=self.directory / "store", packages=PACKAGES, can_root_valid_paths=True
+        )
         self.restart()
         built = self.build("hello")
         self.storage = CountingStorage()
@@ -138,11 +144,11 @@ class PipelineTests(BuilderCase):
             return packed
 
         patched = self.patch(ImagePipeline, "_pack", pack)
-        error = self.failureResultOf(self.ask("hello"), NixUnusable).value
+        error = self.failureResultOf(self.request("hello"), NixUnusable).value
         self.assertIn("try again", error.message)
         # That of the root, which holds nothing of the store.
         self.assertEqual(1, len(self.now(self.storage.list_records("layer"))))
-        begun = self.storage.begun
+        begun = self.storage.created
         patched.restore()
         self.assertEqual(built, self.build("hello"))
-        self.assertGreater(self.storage.begun, begun)
+        self.assertGreater(self.storage.created, begun)

@@ -34,14 +34,14 @@ class ProgressTestCase(SynchronousTestCase):
         self.clock.advance(1000)
         self.wall_clock = FakeWallClock(self.clock)
         self.assertEqual(BEGUN, self.wall_clock.now())
-        self.book = BuildTracker(clock=self.clock, wall_clock=self.wall_clock)
+        self.tracker = BuildTracker(clock=self.clock, wall_clock=self.wall_clock)
         self.build = self.begin()
         self.events: list[LogEvent] = []
         globalLogPublisher.addObserver(self.observe)  # type: ignore[arg-type]  # any callable is one
         self.addCleanup(globalLogPublisher.removeObserver, self.observe)  # type: ignore[arg-type]  # any callable is one
 
     def begin(self) -> Build:
-        return self.book.begin(parse_image_name("shell/git", "x86_64-linux"), Tag("v1"))
+        return self.tracker.begin(parse_image_name("shell/git", "x86_64-linux"), Tag("v1"))
 
     def observe(self, event: LogEvent) -> None:
         if event["log_namespace"].startswith("nixery.builds.progress"):
@@ -203,7 +203,7 @@ class LogTests(ProgressTestCase):
         """Twenty thousand lines take bounded memory, and no timer or event each."""
         told: list[None] = []
         self.build.phase(Phase.BUILDING)
-        self.book.watch(lambda: told.append(None), self.build.id)
+        self.tracker.watch(lambda: told.append(None), self.build.id)
         tracemalloc.start()
         try:
             for number in range(20_000):

@@ -27,18 +27,18 @@ FAILURE = EvaluationFailed(reason="gone", output=CommandOutput(argv=("nix-instan
 
 
 @define(eq=False)
-class Sets:
+class ChangingPackageSet:
     """A path whose package set is another one each time that it is looked at."""
 
-    taken: list[PackageSet] = field(factory=list)
+    fetched: list[PackageSet] = field(factory=list)
     failing: bool = False
 
     async def fetch(self) -> PackageSet:
         if self.failing:
             raise FAILURE
-        path = Path(f"/set-{len(self.taken)}")
-        self.taken.append(PackageSet(revision=path_revision(path, ()), path=path))
-        return self.taken[-1]
+        path = Path(f"/set-{len(self.fetched)}")
+        self.fetched.append(PackageSet(revision=path_revision(path, ()), path=path))
+        return self.fetched[-1]
 
 
 class RealiseTests(SynchronousTestCase):
@@ -46,7 +46,7 @@ class RealiseTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.nix = FakeNix(store=Path(self.mktemp()), packages=[FakePackage(attribute="hello")])
-        self.sets = Sets()
+        self.source = ChangingPackageSet()
         self.recorder = Recorder()
         path = Path("/set")
         first = PackageSet(revision=path_revision(path, ()), path=path)
@@ -59,34 +59,34 @@ class RealiseTests(SynchronousTestCase):
 
     def realise(self) -> Deferred[tuple[Realisation, Evaluation]]:
         return Deferred.fromCoroutine(
-            realise(self.nix, self.sets.fetch, NAME, self.evaluation, self.recorder)
+            realise(self.nix, self.source.fetch, NAME, self.evaluation, self.recorder)
         )
 
     def test_at_once(self) -> None:
         """Packages that were not garbage-collected are not evaluated again."""
         _, evaluation = self.successResultOf(self.realise())
         self.assertIs(evaluation, self.evaluation)
-        self.assertEqual((self.nix.package_sets, self.sets.taken), ([], []))
+        self.assertEqual((self.nix.package_sets, self.source.fetched), ([], []))
 
     def test_collected(self) -> None:
         """Collected derivations are evaluated again, of the same package set, and built."""
-        self.nix.collected = 1
+        self.nix.collected_derivations = 1
         realisation, evaluation = self.successResultOf(self.realise())
         self.assertEqual(evaluation, self.evaluation)
         self.assertEqual(realisation.outputs, (evaluation.packages[0].outputs[0].path,))
-        self.assertEqual(self.nix.package_sets, self.sets.taken * 2)
+        self.assertEqual(self.nix.package_sets, self.source.fetched * 2)
         self.assertEqual(self.nix.evaluated_to_build, self.nix.evaluations[1:])
         self.assertEqual(self.recorder.calls.count((Phase.EVALUATING,)), 1)
 
     def test_changing(self) -> None:
         """A package set that is another one each time is looked at a few times only."""
-        self.nix.collected = MAX_REEVALUATIONS
+        self.nix.collected_derivations = MAX_REEVALUATIONS
         self.successResultOf(self.realise())
-        self.nix.collected = MAX_REEVALUATIONS + 1
+        self.nix.collected_derivations = MAX_REEVALUATIONS + 1
         self.failureResultOf(self.realise(), MissingDerivations)
-        self.assertEqual(self.nix.collected, 0)
+        self.assertEqual(self.nix.collected_derivations, 0)
 
     def test_not_to_be_had_any_more(self) -> None:
         """Collected packages that cannot be evaluated again fail with the reason."""
-        self.nix.collected, self.sets.failing = 1, True
+        self.nix.collected_derivations, self.source.failing = 1, True
         self.assertEqual(self.failureResultOf(self.realise()).value, FAILURE)

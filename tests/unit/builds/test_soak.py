@@ -37,7 +37,7 @@ class SoakTests(BuilderCase):
 
     def held(self) -> Counter[str]:
         """Count the live objects of each transient type."""
-        self.asked.clear()
+        self.requests.clear()
         gc.collect()
         held: Counter[str] = Counter()
         for each in gc.get_objects():
@@ -61,7 +61,7 @@ class SoakTests(BuilderCase):
         held = []
         for _ in range(2):
             for number in range(IMAGES):
-                self.failureResultOf(self.ask(f"none{number}"))
+                self.failureResultOf(self.request(f"none{number}"))
             held.append((self.held(), len(self.clock.getDelayedCalls())))
         self.assertEqual(held[0], held[1])
 

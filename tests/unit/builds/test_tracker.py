@@ -25,12 +25,12 @@ def named(repository: str) -> ImageName:
     return parse_image_name(repository, "x86_64-linux")
 
 
-class BookTestCase(SynchronousTestCase):
+class TrackerTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
         self.numbers = iter(range(1000))
-        self.book = BuildTracker(
+        self.tracker = BuildTracker(
             clock=self.clock,
             wall_clock=FakeWallClock(self.clock),
             max_ended=3,
@@ -38,16 +38,16 @@ class BookTestCase(SynchronousTestCase):
         )
 
     def begin(self, repository: str, *phases: Phase) -> Build:
-        build = self.book.begin(named(repository), LATEST)
+        build = self.tracker.begin(named(repository), LATEST)
         for phase in phases or (Phase.BUILDING,):
             build.phase(phase)
         return build
 
     def listed(self) -> list[str]:
-        return [build.image for build in self.book.overview()]
+        return [build.image for build in self.tracker.overview()]
 
 
-class BuildBookTests(BookTestCase):
+class BuildTrackerTests(TrackerTestCase):
     """Tests of the builds that are kept, and of the notifications about them."""
 
     def test_order(self) -> None:
@@ -56,7 +56,7 @@ class BuildBookTests(BookTestCase):
         second.succeed(DIGEST)
         first.fail(FAILURE)
         self.assertEqual(self.listed(), ["d", "c", "a", "b"])
-        states = [build.state.value for build in self.book.overview()]
+        states = [build.state.value for build in self.tracker.overview()]
         self.assertEqual(states, ["running", "running", "failed", "succeeded"])
 
     def test_bounded(self) -> None:
@@ -66,7 +66,7 @@ class BuildBookTests(BookTestCase):
             self.begin(f"ended{number}").succeed(DIGEST)
         self.assertEqual(self.listed()[-3:], ["ended9", "ended8", "ended7"])
         self.assertEqual(len(self.listed()), 13)
-        self.assertIsNone(self.book.find("id10"))
+        self.assertIsNone(self.tracker.find("id10"))
         for build in running:
             build.succeed(DIGEST)
         self.assertEqual(len(self.listed()), 3)
@@ -82,13 +82,13 @@ class BuildBookTests(BookTestCase):
     def test_before_the_first_phase(self) -> None:
         """A build that is answered from memory is never listed or notified."""
         told: list[None] = []
-        self.book.watch(lambda: told.append(None))
-        build = self.book.begin(named("a"), LATEST)
+        self.tracker.watch(lambda: told.append(None))
+        build = self.tracker.begin(named("a"), LATEST)
         self.assertEqual(self.listed(), [])
         build.succeed(DIGEST)
         self.clock.advance(10)
         self.assertEqual((self.listed(), told), ([], []))
-        self.assertEqual(self.book.changes(1).version, 1)
+        self.assertEqual(self.tracker.changes(1).version, 1)
 
     def test_known_images(self) -> None:
         """An image that turns out to be known is seen while it is looked up only."""
@@ -96,7 +96,7 @@ class BuildBookTests(BookTestCase):
         self.assertEqual(self.listed(), ["a"])
         build.succeed(DIGEST)
         self.assertEqual(self.listed(), [])
-        self.assertIsNone(self.book.find(build.id))
+        self.assertIsNone(self.tracker.find(build.id))
 
     def test_quick_failures(self) -> None:
         """So is one whose packages do not exist, or that failed a moment ago."""
@@ -110,28 +110,28 @@ class BuildBookTests(BookTestCase):
     def test_announced(self) -> None:
         """A build that a client was told to watch is kept however it ends."""
         build = self.begin("a", Phase.EVALUATING)
-        view = self.book.pin(named("a"), LATEST)
+        view = self.tracker.pin(named("a"), LATEST)
         assert view is not None
         self.assertEqual(view.id, build.id)
         build.fail(PackagesRefused(problems=()))
         self.assertEqual(self.listed(), ["a"])
-        self.assertIsNone(self.book.pin(named("a"), LATEST))
+        self.assertIsNone(self.tracker.pin(named("a"), LATEST))
 
     def test_announced_by_another_spelling(self) -> None:
         """Names that ask for the same find the same build; other tags do not."""
         self.begin("git/htop")
-        self.assertIsNotNone(self.book.pin(named("htop/git/htop"), LATEST))
-        self.assertIsNone(self.book.pin(named("git/htop"), Tag("v1")))
-        self.assertIsNone(self.book.pin(named("git"), LATEST))
+        self.assertIsNotNone(self.tracker.pin(named("htop/git/htop"), LATEST))
+        self.assertIsNone(self.tracker.pin(named("git/htop"), Tag("v1")))
+        self.assertIsNone(self.tracker.pin(named("git"), LATEST))
 
     def test_announced_follower(self) -> None:
         """A request that follows another build is told to watch that build."""
         maker, follower = self.begin("git"), self.begin("git-minimal", Phase.EVALUATING)
         follower.follow(maker)
-        view = self.book.pin(named("git-minimal"), LATEST)
+        view = self.tracker.pin(named("git-minimal"), LATEST)
         assert view is not None
         self.assertEqual(view.id, maker.id)
-        found = self.book.find(follower.id)
+        found = self.tracker.find(follower.id)
         assert found is not None
         self.assertEqual(found.follows, maker.id)
 
@@ -141,12 +141,12 @@ class BuildBookTests(BookTestCase):
         build.fail(FAILURE)
         remembered = CachedFailure(original=FAILURE, retry_after=1.0)
         for error in (FAILURE, remembered):
-            view = self.book.find_failed(named("a"), LATEST, error)
+            view = self.tracker.find_failed(named("a"), LATEST, error)
             assert view is not None
             self.assertEqual(view.id, build.id)
         other = StorageError(operation="write", reason="gone")
-        self.assertIsNone(self.book.find_failed(named("a"), LATEST, other))
-        self.assertIsNone(self.book.find_failed(named("b"), LATEST, FAILURE))
+        self.assertIsNone(self.tracker.find_failed(named("a"), LATEST, other))
+        self.assertIsNone(self.tracker.find_failed(named("b"), LATEST, FAILURE))
 
     def test_old_logs(self) -> None:
         """The logs of builds that have ended take bounded memory: the oldest go first."""
@@ -156,65 +156,65 @@ class BuildBookTests(BookTestCase):
             build.log("x" * 99)
             build.succeed(DIGEST)
         self.assertEqual([build.log_size for build in builds], [0, 100, 100])
-        self.assertEqual(self.book.log(builds[0].id, 0, 10).first, 1)
-        self.assertEqual(self.book.log(builds[1].id, 0, 10).lines, ("x" * 99,))
+        self.assertEqual(self.tracker.log(builds[0].id, 0, 10).first, 1)
+        self.assertEqual(self.tracker.log(builds[1].id, 0, 10).lines, ("x" * 99,))
         # The sum follows builds that the tracker drops.
         for name in "def":
             self.begin(name).succeed(DIGEST)
-        self.assertEqual(self.book._ended_log_size, 0)
+        self.assertEqual(self.tracker._ended_log_size, 0)
 
     def test_unknown_ids(self) -> None:
         """An id that is none has no build, no log and no changes."""
-        self.assertIsNone(self.book.find("x"))
-        self.assertEqual(self.book.log("x", 5, 5).lines, ())
-        self.book.watch(self.fail, "x")()
+        self.assertIsNone(self.tracker.find("x"))
+        self.assertEqual(self.tracker.log("x", 5, 5).lines, ())
+        self.tracker.watch(self.fail, "x")()
 
 
-class ChangesTests(BookTestCase):
+class ChangesTests(TrackerTestCase):
     """Tests of the changes since a given version."""
 
     def test_everything(self) -> None:
         """From nothing, everything is new."""
         self.begin("a")
-        changes = self.book.changes(0)
+        changes = self.tracker.changes(0)
         self.assertEqual([build.image for build in changes.builds], ["a"])
         self.assertIsNone(changes.removed)
 
     def test_only_what_has_changed(self) -> None:
         """Later, only what has changed; and nothing twice."""
         first, _ = self.begin("a"), self.begin("b")
-        version = self.book.changes(0).version
+        version = self.tracker.changes(0).version
         first.count(Phase.BUILDING, 1, 2, "builds")
-        changes = self.book.changes(version)
+        changes = self.tracker.changes(version)
         self.assertEqual([build.image for build in changes.builds], ["a"])
         self.assertEqual(changes.removed, ())
-        self.assertEqual(self.book.changes(changes.version).builds, ())
+        self.assertEqual(self.tracker.changes(changes.version).builds, ())
 
     def test_removed(self) -> None:
         """A removed build is told by its id."""
         build = self.begin("a", Phase.EVALUATING)
-        version = self.book.changes(0).version
+        version = self.tracker.changes(0).version
         build.succeed(DIGEST)
-        self.assertEqual(self.book.changes(version).removed, (build.id,))
+        self.assertEqual(self.tracker.changes(version).removed, (build.id,))
 
     def test_long_ago(self) -> None:
         """A reader whose version is too old gets everything."""
         self.begin("a")
-        version = self.book.changes(0).version
+        version = self.tracker.changes(0).version
         for _ in range(tracker.MAX_REMOVED_IDS + 1):
-            self.book.new_id = lambda: "x"
+            self.tracker.new_id = lambda: "x"
             self.begin("b", Phase.EVALUATING).succeed(DIGEST)
-        self.assertIsNone(self.book.changes(version).removed)
+        self.assertIsNone(self.tracker.changes(version).removed)
 
     def test_from_the_future(self) -> None:
         """So does one with a version that never was."""
         self.begin("a")
-        self.assertIsNone(self.book.changes(10**9).removed)
+        self.assertIsNone(self.tracker.changes(10**9).removed)
 
     def test_watching_all(self) -> None:
         """Changes of all builds are told at a bearable rate, and logs are not."""
         told: list[float] = []
-        leave = self.book.watch(lambda: told.append(self.clock.seconds()))
+        leave = self.tracker.watch(lambda: told.append(self.clock.seconds()))
         build = self.begin("a")
         self.clock.advance(0)
         for _ in range(100):
@@ -233,7 +233,7 @@ class ChangesTests(BookTestCase):
         """A watcher of one build is told of its log and its end, and of no other."""
         told: list[float] = []
         build, other = self.begin("a"), self.begin("b")
-        self.book.watch(lambda: told.append(self.clock.seconds()), build.id)
+        self.tracker.watch(lambda: told.append(self.clock.seconds()), build.id)
         other.log("line")
         other.succeed(DIGEST)
         self.clock.advance(1)
@@ -249,7 +249,7 @@ class ChangesTests(BookTestCase):
         """Even the end of a build that is not kept is told."""
         told: list[None] = []
         build = self.begin("a", Phase.EVALUATING)
-        self.book.watch(lambda: told.append(None), build.id)
+        self.tracker.watch(lambda: told.append(None), build.id)
         build.succeed(DIGEST)
         self.clock.advance(1)
         self.assertEqual(told, [None])
@@ -258,8 +258,8 @@ class ChangesTests(BookTestCase):
         """A build that was queued is told as such, with its place."""
         build = self.begin("a", Phase.EVALUATING)
         build.set_queued(3)
-        [view] = self.book.overview()
+        [view] = self.tracker.overview()
         self.assertEqual((view.state, view.position), (BuildState.QUEUED, 3))
         build.set_running()
-        [view] = self.book.overview()
+        [view] = self.tracker.overview()
         self.assertEqual((view.state, view.position), (BuildState.RUNNING, None))

@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
-class MeterTests(SynchronousTestCase):
+class ProgressBarTests(SynchronousTestCase):
     """Tests for :class:`ProgressBar`."""
 
     def test_lines(self) -> None:

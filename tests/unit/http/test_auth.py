@@ -20,11 +20,11 @@ from nixery.image.patterns import parse_patterns
 from tests.support.http import (
     IMAGE,
     OCI,
-    Answer,
     Connection,
     FakeImages,
-    HeldWorkers,
     InlineWorkers,
+    Response,
+    SteppedWorkers,
 )
 from tests.unit.access.test_access_controller import RULES, SYSTEM, USERS, AccessControllerTestCase
 
@@ -64,7 +64,7 @@ class AuthTestCase(AccessControllerTestCase):
             )
         self.build(InlineWorkers())
 
-    def build(self, workers: InlineWorkers | HeldWorkers) -> None:
+    def build(self, workers: InlineWorkers | SteppedWorkers) -> None:
         self.access_controller = self.make(workers)
         if not self.tokens:
             self.access_controller._tokens = None
@@ -89,10 +89,10 @@ class AuthTestCase(AccessControllerTestCase):
         root = make_root(registry.resource(), children=children)
         self.connection = Connection(AuthenticatingRoot(root, self.access_controller), self.clock)
 
-    def get(self, path: str, *headers: tuple[str, str]) -> Answer:
-        return self.connection.ask("GET", path, *headers)
+    def get(self, path: str, *headers: tuple[str, str]) -> Response:
+        return self.connection.request("GET", path, *headers)
 
-    def challenged(self, answer: Answer) -> str:
+    def challenged(self, answer: Response) -> str:
         self.assertEqual(answer.status, 401)
         return answer.header("WWW-Authenticate") or ""
 
@@ -107,7 +107,7 @@ class AuthenticatingRootTests(AuthTestCase):
         self.assertEqual(self.get("/healthz").body, b"ok\n")
         self.assertEqual(self.get("/readyz").body, b"not ready\n")
         self.assertIn(b"disk", self.get("/readyz", ALICE).body)
-        self.assertEqual(self.source.asked, [])
+        self.assertEqual(self.source.requests, [])
 
     def test_users(self) -> None:
         """A user who has logged in sees the pages with the packages of that user."""
@@ -143,31 +143,31 @@ class AuthenticatingRootTests(AuthTestCase):
 
     def test_head(self) -> None:
         """A HEAD is challenged as a GET is, without a body."""
-        answer = self.connection.ask("HEAD", "/page")
+        answer = self.connection.request("HEAD", "/page")
         self.challenged(answer)
         self.assertEqual(answer.body, b"")
-        self.challenged(self.connection.ask("HEAD", "/v2/git/manifests/latest"))
-        answer = self.connection.ask("HEAD", "/v2/git/manifests/latest", ALICE)
+        self.challenged(self.connection.request("HEAD", "/v2/git/manifests/latest"))
+        answer = self.connection.request("HEAD", "/v2/git/manifests/latest", ALICE)
         self.assertEqual((answer.status, answer.body), (200, b""))
 
     def test_slow_check(self) -> None:
         """A request waits for the check of its password, and the next one does not."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.build(workers)
         self.connection.send("GET", "/page", ALICE)
         self.assertEqual(self.connection.received(), b"")
         workers.finish()
-        answer = self.connection.answer()
+        answer = self.connection.response()
         self.assertEqual(answer.body, b"alice ['git']")
         assert answer.header("X-Request-Id")
         self.get("/page", ALICE)
 
     def test_left(self) -> None:
         """A client that leaves during the check of a password causes no failure."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.build(workers)
         self.connection.send("GET", "/page", ALICE)
-        self.connection.lose()
+        self.connection.disconnect()
         workers.finish()
         self.assertEqual(self.flushLoggedErrors(), [])
 
@@ -179,7 +179,7 @@ class RegistryTests(AuthTestCase):
         """A user has what the rules allow, and is told what they do not."""
         self.assertEqual(self.get("/v2/", ALICE).status, 200)
         self.assertEqual(self.get("/v2/shell/git/manifests/latest", ALICE).status, 200)
-        self.source.asked.clear()
+        self.source.requests.clear()
         for path in (
             "/v2/git/htop/manifests/latest",
             f"/v2/htop/manifests/{OCI.digest}",
@@ -191,7 +191,7 @@ class RegistryTests(AuthTestCase):
             answer = self.get(path, ALICE)
             self.assertEqual((answer.status, answer.error()["code"]), (403, "DENIED"), path)
             self.assertIn("htop", answer.error()["message"])
-        self.assertEqual(self.source.asked, [])
+        self.assertEqual(self.source.requests, [])
 
     def test_digests(self) -> None:
         """A stored digest that belongs to no image of the name is unknown to the user."""
@@ -201,7 +201,7 @@ class RegistryTests(AuthTestCase):
         ):
             answer = self.get(path, ALICE)
             self.assertEqual((answer.status, answer.error()["code"]), (404, code))
-        self.assertEqual(self.source.distrusted, 0)
+        self.assertEqual(self.source.invalidations, 0)
         self.assertEqual(self.get(f"/v2/git/manifests/{OCI.digest}", BOB).status, 200)
         self.get("/v2/git/manifests/latest", ALICE)
         self.assertEqual(self.get(f"/v2/git/manifests/{OCI.digest}", ALICE).status, 200)
@@ -216,7 +216,7 @@ class RegistryTests(AuthTestCase):
             place + ',scope="repository:shell/git:pull"',
         )
         self.assertEqual(self.get("/v2/").header("Docker-Distribution-Api-Version"), "registry/2.0")
-        self.assertEqual(self.source.asked, [])
+        self.assertEqual(self.source.requests, [])
 
 
 class TokenTests(AuthTestCase):
@@ -231,7 +231,7 @@ class TokenTests(AuthTestCase):
         self.assertTrue(document["issued_at"].endswith("Z"))
         return "Authorization", f"Bearer {document['token']}"
 
-    def post(self, form: dict[str, str], *headers: tuple[str, str]) -> Answer:
+    def post(self, form: dict[str, str], *headers: tuple[str, str]) -> Response:
         body = urlencode(form)
         self.connection.send(
             "POST",
@@ -241,7 +241,7 @@ class TokenTests(AuthTestCase):
             *headers,
         )
         self.connection.protocol.dataReceived(body.encode())
-        return self.connection.answer()
+        return self.connection.response()
 
     def test_pull(self) -> None:
         """A token pulls what it is for, and says what is missing for anything else."""
@@ -262,7 +262,7 @@ class TokenTests(AuthTestCase):
         token = self.fetch("/token", ALICE)
         for headers in ((), (basic("alice", "wrong"),), (token,)):
             self.assertIn("Basic realm=", self.challenged(self.get("/token", *headers)))
-        self.assertEqual(self.connection.ask("PUT", "/token", ALICE).status, 405)
+        self.assertEqual(self.connection.request("PUT", "/token", ALICE).status, 405)
         self.assertEqual(self.get("/token/below", ALICE).status, 404)
 
     def test_anonymous(self) -> None:

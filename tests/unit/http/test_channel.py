@@ -60,7 +60,7 @@ class ChannelCase(SynchronousTestCase):
 
     def turned_away(self, status: int, reason: str) -> None:
         """The client was told why, and the connection ends."""
-        answer = self.connection.answer()
+        answer = self.connection.response()
         self.assertEqual(status, answer.status)
         self.assertTrue(answer.error()["message"])
         self.assertTrue(self.closed())
@@ -96,7 +96,7 @@ class TimeTests(ChannelCase):
             self.give(HEAD)
             self.clock.advance(29)
             self.give(b"\r\n")
-            self.assertEqual(200, self.connection.answer().status)
+            self.assertEqual(200, self.connection.response().status)
             self.clock.advance(59)
             self.assertFalse(self.closed())
         self.clock.advance(1)
@@ -123,11 +123,11 @@ class TimeTests(ChannelCase):
 
     def test_nothing_left(self) -> None:
         """A connection that has ended leaves nothing behind."""
-        self.connection.lose()
+        self.connection.disconnect()
         for data in (b"", b"G", HEAD, HEAD + b"\r\n", HEAD * 2000, b"GET /held HTTP/1.1\r\n\r\n"):
             self.connection = Connection(self.site)
             self.give(data)
-            self.connection.lose()
+            self.connection.disconnect()
         self.clock.advance(1000)
         self.assertEqual([], self.clock.getDelayedCalls())
 
@@ -138,7 +138,7 @@ class SizeTests(ChannelCase):
     def test_many_headers(self) -> None:
         """They are counted."""
         self.give(HEAD + b"X: y\r\n" * (MAX_HEADERS - 1) + b"\r\n")
-        self.assertEqual(200, self.connection.answer().status)
+        self.assertEqual(200, self.connection.response().status)
         self.give(HEAD + b"X: y\r\n" * MAX_HEADERS + b"\r\n")
         self.turned_away(400, "malformed")
 
@@ -244,17 +244,17 @@ class RoomTests(ChannelCase):
         other = Connection(self.site)
         for path, status in (("/v2/", 503), ("/healthz", 200)):
             extra = Connection(self.site)
-            answer = extra.ask("GET", path)
+            answer = extra.request("GET", path)
             self.assertEqual(status, answer.status)
             self.assertEqual("close", answer.header("Connection"))
             self.assertTrue(extra.transport.disconnecting)
-            extra.lose()
+            extra.disconnect()
         silent = Connection(self.site)
         self.clock.advance(OVER_LIMIT_READ_SECONDS)
         self.assertTrue(silent.transport.disconnecting)
-        silent.lose()
-        other.lose()
-        self.assertEqual(200, Connection(self.site).ask("GET", "/v2/").status)
+        silent.disconnect()
+        other.disconnect()
+        self.assertEqual(200, Connection(self.site).request("GET", "/v2/").status)
 
     def test_full(self) -> None:
         """Beyond the reserved connections, one more is dropped without an answer."""
@@ -269,9 +269,9 @@ class RoomTests(ChannelCase):
         Connection(self.site)
         self.connection = Connection(self.site)
         self.turned_away(429, "client_connections")
-        self.connection.lose()
-        first.lose()
-        self.assertEqual(200, Connection(self.site).ask("GET", "/").status)
+        self.connection.disconnect()
+        first.disconnect()
+        self.assertEqual(200, Connection(self.site).request("GET", "/").status)
 
 
 class ClientTests(ChannelCase):
@@ -282,20 +282,22 @@ class ClientTests(ChannelCase):
     def test_too_many(self) -> None:
         """A client that sends too many requests is told when to come back."""
         for _ in range(2):
-            self.assertEqual(200, self.connection.ask("GET", "/x").status)
-        answer = self.connection.ask("GET", "/x")
+            self.assertEqual(200, self.connection.request("GET", "/x").status)
+        answer = self.connection.request("GET", "/x")
         self.assertEqual((429, "1"), (answer.status, answer.header("Retry-After")))
         self.assertEqual("TOOMANYREQUESTS", answer.error()["code"])
-        self.assertEqual(b"", self.connection.ask("HEAD", "/x").body)
-        self.assertEqual(200, self.connection.ask("GET", "/healthz").status)
+        self.assertEqual(b"", self.connection.request("HEAD", "/x").body)
+        self.assertEqual(200, self.connection.request("GET", "/healthz").status)
         self.clock.advance(1)
-        self.assertEqual(200, self.connection.ask("GET", "/x").status)
+        self.assertEqual(200, self.connection.request("GET", "/x").status)
 
     def test_behind_a_proxy(self) -> None:
         """Clients of a proxy are counted one by one."""
         for client, statuses in (("198.51.100.1", (200, 200, 429)), ("198.51.100.2", (200,))):
             for status in statuses:
-                answer = self.connection.ask("GET", "/x", ("X-Forwarded-For", f"6.6.6.6, {client}"))
+                answer = self.connection.request(
+                    "GET", "/x", ("X-Forwarded-For", f"6.6.6.6, {client}")
+                )
                 self.assertEqual(status, answer.status)
 
     def test_proxy_protocol(self) -> None:

@@ -29,7 +29,7 @@ class FrontTests(SynchronousTestCase):
 
         connection = self.connect(work)
         for _ in range(2):
-            answer = connection.ask("GET", "/any/path")
+            answer = connection.request("GET", "/any/path")
             self.assertEqual((404, b"abc"), (answer.status, answer.body))
             self.assertEqual("3", answer.header("Content-Length"))
 
@@ -44,7 +44,7 @@ class FrontTests(SynchronousTestCase):
         connection.send("GET", "/")
         self.assertEqual(b"", connection.received())
         ready.callback(b"abc")
-        self.assertTrue(connection.answer().body.startswith(b"3\r\nabc"))
+        self.assertTrue(connection.response().body.startswith(b"3\r\nabc"))
 
     def test_written_by_itself(self) -> None:
         """A coroutine that returns None has written the body."""
@@ -53,7 +53,7 @@ class FrontTests(SynchronousTestCase):
             request.setHeader(b"Content-Length", b"3")
             request.write(b"abc")
 
-        self.assertEqual(b"abc", self.connect(work).ask("GET", "/").body)
+        self.assertEqual(b"abc", self.connect(work).request("GET", "/").body)
 
     def test_leaving(self) -> None:
         """A client that leaves has its answer cancelled, and nothing is logged."""
@@ -69,7 +69,7 @@ class FrontTests(SynchronousTestCase):
 
         connection = self.connect(work)
         connection.send("GET", "/")
-        connection.lose()
+        connection.disconnect()
         self.assertEqual([True], cancelled)
         self.assertEqual([], self.flushLoggedErrors())
 
@@ -84,4 +84,4 @@ class FrontTests(SynchronousTestCase):
             connection = self.connect(work)
             connection.protocol.dataReceived(b"GET %s HTTP/1.1\r\nHost: a \xff:c\r\n\r\n" % path)
             ready.callback(b"abc")
-            self.assertEqual(200, connection.answer().status)
+            self.assertEqual(200, connection.response().status)

@@ -21,26 +21,26 @@ class SiteTests(SynchronousTestCase):
     def test_children(self) -> None:
         """Each part has its place."""
         for path, body in (("/", b"index"), ("/v2", b"registry"), ("/child", b"child")):
-            self.assertEqual(body, Connection(self.root).ask("GET", path).body)
+            self.assertEqual(body, Connection(self.root).request("GET", path).body)
 
     def test_nothing_else(self) -> None:
         """There is no more, not even for paths that are no text."""
         for path in (b"/x", b"/%ff", b"/v2%2Fx", b"/index.html"):
-            answer = Connection(self.root).ask("GET", path)
+            answer = Connection(self.root).request("GET", path)
             self.assertEqual((404, b"not found\n"), (answer.status, answer.body), path)
-        self.assertEqual(b"", Connection(self.root).ask("HEAD", "/x").body)
+        self.assertEqual(b"", Connection(self.root).request("HEAD", "/x").body)
 
     def test_without_pages(self) -> None:
         """The root is a 404 as well if pages are switched off."""
-        answer = Connection(make_root(self.registry)).ask("GET", "/", BROWSER)
+        answer = Connection(make_root(self.registry)).request("GET", "/", BROWSER)
         self.assertEqual((404, b"not found\n"), (answer.status, answer.body))
 
     def test_missing_page(self) -> None:
         """Browsers get a page that says that there is nothing, other clients a line."""
         root = make_root(self.registry, missing=make_pages().missing())
-        answer = Connection(root).ask("GET", "/x", BROWSER)
+        answer = Connection(root).request("GET", "/x", BROWSER)
         self.assertEqual(
             (404, "text/html; charset=utf-8"), (answer.status, answer.header("Content-Type"))
         )
-        answer = Connection(root).ask("GET", "/x")
+        answer = Connection(root).request("GET", "/x")
         self.assertEqual((404, b"there is nothing here\n"), (answer.status, answer.body))

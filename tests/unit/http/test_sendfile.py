@@ -94,7 +94,7 @@ class LineTests(LineCase):
             lines.append(dup_socket(request, self.reactor))
             return b""
 
-        Connection(CoroutineResource(answer)).ask("GET", "/")
+        Connection(CoroutineResource(answer)).request("GET", "/")
         self.assertEqual([None], lines)
         self.line.close()
 

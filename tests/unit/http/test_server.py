@@ -58,12 +58,12 @@ class ServerTestCase(SynchronousTestCase):
 class LogTests(ServerTestCase):
     def test_a_request(self) -> None:
         """One line: who, what, how it ended, how much and how long."""
-        self.connection.ask("GET", "/page?token=secret", ("User-Agent", "docker/20.10"))
+        self.connection.request("GET", "/page?token=secret", ("User-Agent", "docker/20.10"))
         self.assertEqual(["192.0.2.1 GET /page 200 5 B 0.000 s #1 docker/20.10"], self.lines())
 
     def test_head(self) -> None:
         """No byte of a body is counted where none is sent."""
-        self.connection.ask("HEAD", "/page")
+        self.connection.request("HEAD", "/page")
         self.assertEqual(["192.0.2.1 HEAD /page 200 0 B 0.000 s #1 -"], self.lines())
 
     def test_clients_that_leave(self) -> None:
@@ -71,7 +71,7 @@ class LogTests(ServerTestCase):
         self.connection.send("GET", "/never")
         self.clock.advance(1.5)
         self.assertEqual([], self.lines())
-        self.connection.lose()
+        self.connection.disconnect()
         self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
 
     def test_first_second(self) -> None:
@@ -80,20 +80,20 @@ class LogTests(ServerTestCase):
         connection = Connection(Page(), clock)
         connection.send("GET", "/never")
         clock.advance(1.5)
-        connection.lose()
+        connection.disconnect()
         self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
 
     def test_no_request_no_line(self) -> None:
         """A connection that ends between requests, or within a header, is none."""
-        self.connection.lose()
+        self.connection.disconnect()
         half = Connection(Page(), self.clock)
         half.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: x")
-        half.lose()
+        half.disconnect()
         self.assertEqual([], self.lines())
 
     def test_forged_lines(self) -> None:
         """Nothing a client sends ends a line, colours it, or fills the disk."""
-        self.connection.ask(
+        self.connection.request(
             "GET",
             b"/{log_level}%1b[31m%0a" + b"x" * 5000,
             ("User-Agent", "a\x1bb\u202ec\x85d"),
@@ -112,7 +112,7 @@ class IdTests(ServerTestCase):
         """The client gets the id that the log has, whatever it sent itself."""
         ids = []
         for path in ("/page", "/broken"):
-            answer = self.connection.ask("GET", path, ("X-Request-Id", "mine"))
+            answer = self.connection.request("GET", path, ("X-Request-Id", "mine"))
             ids.append(answer.header("X-Request-Id"))
         self.flushLoggedErrors(RuntimeError)
         logged = [event["request_id"] for event in self.events if "request_id" in event]
@@ -123,7 +123,7 @@ class IdTests(ServerTestCase):
     def test_processes(self) -> None:
         """Two processes give different ids."""
         other = Connection(Page(), self.clock)
-        first, second = (each.ask("GET", "/page") for each in (self.connection, other))
+        first, second = (each.request("GET", "/page") for each in (self.connection, other))
         self.assertNotEqual(first.header("X-Request-Id"), second.header("X-Request-Id"))
 
     def test_observer(self) -> None:
@@ -136,7 +136,7 @@ class IdTests(ServerTestCase):
         connection.send("GET", "/never")
         self.assertEqual(1, site.in_progress)
         self.clock.advance(2)
-        connection.lose()
+        connection.disconnect()
         self.assertEqual([(b"/never", 2.0)], ended)
         self.assertEqual(0, site.in_progress)
 
@@ -147,7 +147,7 @@ class LimitTests(ServerTestCase):
         self.clock.advance(IDLE_TIMEOUT)
         self.assertTrue(self.connection.transport.disconnecting)
         second = Connection(Page(), self.clock)
-        second.ask("GET", "/page")
+        second.request("GET", "/page")
         self.clock.advance(IDLE_TIMEOUT - 1)
         self.assertFalse(second.transport.disconnecting)
         self.clock.advance(1)
@@ -162,7 +162,7 @@ class LimitTests(ServerTestCase):
     def test_tls_without_tls(self) -> None:
         """A client that begins with TLS on a plain port is told at once."""
         self.connection.protocol.dataReceived(b"\x16\x03\x01\x00\xee\x01\x00\x00\xea\x03\x03")
-        self.assertEqual(400, self.connection.answer().status)
+        self.assertEqual(400, self.connection.response().status)
         self.assertTrue(self.connection.transport.disconnecting)
         self.assertEqual([], self.lines())
 
@@ -173,11 +173,11 @@ class LimitTests(ServerTestCase):
             self.connection.protocol.dataReceived(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
             self.clock.pump([0] * 5)
         self.connection.protocol.dataReceived(b"0\r\n\r\n")
-        self.assertEqual(b"hello", self.connection.answer().body)
+        self.assertEqual(b"hello", self.connection.response().body)
 
     def test_what_is_told(self) -> None:
         """The server's name, and neither Twisted's nor a traceback."""
-        answer = self.connection.ask("GET", "/broken")
+        answer = self.connection.request("GET", "/broken")
         self.assertEqual(500, answer.status)
         self.assertNotIn(b"secret", answer.body)
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
@@ -187,7 +187,7 @@ class LimitTests(ServerTestCase):
 
     def test_no_type_is_made_up(self) -> None:
         """An answer without a media type is not said to be HTML."""
-        self.assertIsNone(self.connection.ask("GET", "/page").header("Content-Type"))
+        self.assertIsNone(self.connection.request("GET", "/page").header("Content-Type"))
 
 
 class FinishTests(ServerTestCase):
@@ -204,7 +204,7 @@ class FinishTests(ServerTestCase):
         self.assertTrue(self.connection.transport.disconnecting)
         self.assertIn(b"hello", self.connection.received())
         self.assertNoResult(finished)
-        self.connection.lose()
+        self.connection.disconnect()
         self.successResultOf(finished)
 
     def test_waiting(self) -> None:
@@ -218,7 +218,7 @@ class FinishTests(ServerTestCase):
         page.asked[0].finish()
         self.assertIn(b"goodbye", self.connection.received())
         self.assertTrue(self.connection.transport.disconnecting)
-        self.connection.lose()
+        self.connection.disconnect()
         self.successResultOf(finished)
 
     def test_deaf(self) -> None:
@@ -229,9 +229,9 @@ class FinishTests(ServerTestCase):
         self.assertNoResult(finished)
         self.clock.advance(0.2)
         self.successResultOf(finished)
-        self.connection.lose()
+        self.connection.disconnect()
 
     def test_nobody(self) -> None:
         """Nothing is waited for if no client is connected."""
-        self.connection.lose()
+        self.connection.disconnect()
         self.successResultOf(self.finish())

@@ -33,7 +33,7 @@ CURL = Package(
 )
 
 
-def answer(package: Package) -> LookupResult:
+def lookup_result(package: Package) -> LookupResult:
     return LookupResult(request=PackageRequest(name=package.requested[0]), result=package)
 
 
@@ -44,15 +44,15 @@ def problem(name: str, kind: ProblemKind, *, optional: bool = False) -> LookupRe
     )
 
 
-class ConcludeTests(SynchronousTestCase):
+class MakeEvaluationTests(SynchronousTestCase):
     """Tests of the evaluation or error that is made of the answers."""
 
     def test_merged(self) -> None:
         """Names of one derivation are one package, with the outputs of all."""
         answers = [
-            answer(evolve(CURL, requested=("curlfull",), attribute="curlFull", priority=3)),
-            answer(CURL),
-            answer(evolve(CURL, requested=("curl.dev",), outputs=(DEV,))),
+            lookup_result(evolve(CURL, requested=("curlfull",), attribute="curlFull", priority=3)),
+            lookup_result(CURL),
+            lookup_result(evolve(CURL, requested=("curl.dev",), outputs=(DEV,))),
         ]
         (package,) = make_evaluation(answers, "x86_64-linux").packages
         self.assertEqual(
@@ -70,7 +70,7 @@ class ConcludeTests(SynchronousTestCase):
     def test_order(self, order: list[int]) -> None:
         """The order of the answers makes no difference."""
         answers = [
-            answer(
+            lookup_result(
                 evolve(
                     CURL,
                     requested=(f"name{number}",),
@@ -104,7 +104,7 @@ class ConcludeTests(SynchronousTestCase):
         with self.assertRaises(PackagesRefused) as caught:
             make_evaluation(
                 [
-                    answer(CURL),
+                    lookup_result(CURL),
                     problem("a", ProblemKind.UNFREE),
                     problem("b", ProblemKind.NOT_FOUND),
                 ],

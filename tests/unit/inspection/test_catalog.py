@@ -33,28 +33,28 @@ class ForgetfulStorage(CountingStorage):
 class ImageCatalogTests(BuilderCase):
     """Tests of the image catalog, with a builder made of fakes."""
 
-    library: ImageCatalog
+    catalog: ImageCatalog
 
     def make_builder(self) -> Builder:
         builder = super().make_builder()
-        self.library = ImageCatalog(
+        self.catalog = ImageCatalog(
             storage=self.storage,
             image_cache=builder.image_cache,
             cpu=InlineWorkers(),
             clock=self.clock,
             wall_clock=FakeWallClock(self.clock),
         )
-        builder.pipeline.on_built = self.library.record_build
+        builder.pipeline.on_built = self.catalog.record_build
         return builder
 
     def make_service(self) -> ImageService:
         service = super().make_service()
-        service.on_tag_recorded = self.library.record_served
+        service.on_tag_recorded = self.catalog.record_served
         return service
 
     def page_data(self, name: str) -> PageData | None:
-        found = self.now(self.library.find(parse_image_name(name, SYSTEM), LATEST))
-        return None if found is None else self.now(self.library.page_data(found))
+        found = self.now(self.catalog.find(parse_image_name(name, SYSTEM), LATEST))
+        return None if found is None else self.now(self.catalog.page_data(found))
 
     def test_report(self) -> None:
         """The report of an image is written some time after the image was answered."""
@@ -79,9 +79,9 @@ class ImageCatalogTests(BuilderCase):
     def test_looked_at_early(self) -> None:
         """A lookup before the report is written waits for it, and it is written once."""
         self.build("git")
-        found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
+        found = self.now(self.catalog.find(parse_image_name("git", SYSTEM), LATEST))
         assert found is not None
-        looks = [Deferred.fromCoroutine(self.library.page_data(found)) for _ in range(2)]
+        looks = [Deferred.fromCoroutine(self.catalog.page_data(found)) for _ in range(2)]
         for each in looks:
             self.assertNoResult(each)
         looks[0].cancel()
@@ -94,9 +94,9 @@ class ImageCatalogTests(BuilderCase):
         self.storage = ForgetfulStorage()
         self.restart()
         self.build("git")
-        found = self.now(self.library.find(parse_image_name("git", SYSTEM), LATEST))
+        found = self.now(self.catalog.find(parse_image_name("git", SYSTEM), LATEST))
         assert found is not None
-        look = Deferred.fromCoroutine(self.library.page_data(found))
+        look = Deferred.fromCoroutine(self.catalog.page_data(found))
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertFalse(self.successResultOf(look).has_report)
 
@@ -115,9 +115,9 @@ class ImageCatalogTests(BuilderCase):
         for name in ("hello", "shell/git", "arm64/git"):
             self.assertIsNone(self.page_data(name))
         self.assertIsNone(
-            self.now(self.library.find(parse_image_name("git", SYSTEM), Tag("other")))
+            self.now(self.catalog.find(parse_image_name("git", SYSTEM), Tag("other")))
         )
-        self.assertEqual(1, len(self.book.overview()))
+        self.assertEqual(1, len(self.tracker.overview()))
 
     def test_blobs_gone(self) -> None:
         """An image whose layers are gone is none."""
@@ -131,9 +131,9 @@ class ImageCatalogTests(BuilderCase):
         self.build("hello/git")
         self.build("git/hello")
         self.build("bash")
-        names = self.now(self.library.list_keys())
+        names = self.now(self.catalog.list_keys())
         self.assertEqual(("bash:latest", "hello/git:latest"), tuple(names))
-        bash, hello = self.now(self.library.read_entries(names))
+        bash, hello = self.now(self.catalog.read_entries(names))
         self.assertEqual(
             ("bash", "latest", SYSTEM, FakeWallClock(self.clock).now()),
             (bash.repository, bash.tag, bash.system, bash.first_served),
@@ -149,13 +149,13 @@ class ImageCatalogTests(BuilderCase):
         self.now(
             self.storage.set_record(LISTED, "c:d", record.replace(b'"bash"', b'"../<script>"'))
         )
-        listed = self.now(self.library.read_entries(["a:b", "bash:latest", "c:d", "gone:latest"]))
+        listed = self.now(self.catalog.read_entries(["a:b", "bash:latest", "c:d", "gone:latest"]))
         self.assertEqual([decode_entry(record)], list(listed))
 
     def test_holders(self) -> None:
         """The images that have a layer are known for all that are listed."""
         git, hello = self.build("git"), self.build("hello")
-        holders = self.now(self.library.images_by_layer())
+        holders = self.now(self.catalog.images_by_layer())
 
         def labels(image: Image) -> set[tuple[str, ...]]:
             return {
@@ -182,7 +182,7 @@ class ImageCatalogTests(BuilderCase):
         self.build("git")
         for number in range(2 * catalog.MAX_PENDING_REPORTS):
             digest = Digest(f"sha256:{number:064x}")
-            self.library.record_build(evolve(made[0], digest=digest))
+            self.catalog.record_build(evolve(made[0], digest=digest))
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertEqual(
             catalog.MAX_PENDING_REPORTS, len(self.now(self.storage.list_records(REPORTS)))
@@ -191,7 +191,7 @@ class ImageCatalogTests(BuilderCase):
     def test_stop(self) -> None:
         """A daemon that stops writes down what it has made."""
         self.build("git")
-        stopping = Deferred.fromCoroutine(self.library.stop())
+        stopping = Deferred.fromCoroutine(self.catalog.stop())
         self.assertNoResult(stopping)
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.successResultOf(stopping)

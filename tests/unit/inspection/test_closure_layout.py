@@ -79,11 +79,11 @@ class PictureTests(SynchronousTestCase):
             {"git-2.40": 40, "curl": 3, "glibc": 30}, {"git-2.40": ["curl"], "curl": ["glibc"]}
         )
         self.layout = layout_closure(self.report)
-        self.ways = shortest_predecessors(self.report)
+        self.predecessors = shortest_predecessors(self.report)
 
     def test_data(self) -> None:
         """The data tell the same of each path, in columns of one length."""
-        value = json.loads(closure_data(self.report, self.layout, self.ways))
+        value = json.loads(closure_data(self.report, self.layout, self.predecessors))
         for column in ("path", "size", "closure", "references", "way", "layer", "depth", "x"):
             self.assertEqual(3, len(value[column]), column)
         self.assertEqual([[2], [0], []], value["references"])
@@ -93,7 +93,7 @@ class PictureTests(SynchronousTestCase):
     def test_svg(self) -> None:
         """The picture is well-formed, escapes its title, and shows every path and chain."""
         root = ElementTree.fromstring(
-            closure_svg("</title><script>&", self.report, self.layout, self.ways)
+            closure_svg("</title><script>&", self.report, self.layout, self.predecessors)
         )
         name = "{http://www.w3.org/2000/svg}"
         self.assertEqual("</title><script>&", root.findtext(f"{name}title"))

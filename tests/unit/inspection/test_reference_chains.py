@@ -51,10 +51,10 @@ class SearchTests(SynchronousTestCase):
     def setUp(self) -> None:
         names = ["openssl-3.0", "openssl-3.0-dev", "python-openssl", "perl", "nixfmt"]
         self.report = report_of(dict.fromkeys(names, 1), {})
-        self.ways = shortest_predecessors(self.report)
+        self.predecessors = shortest_predecessors(self.report)
 
     def found(self, text: str, most: int = 20) -> list[str]:
-        finding = find_chains(self.report, self.ways, text, most)
+        finding = find_chains(self.report, self.predecessors, text, most)
         return [self.report.paths[chain[-1]].name for chain in finding.chains]
 
     def test_order(self) -> None:
@@ -67,7 +67,7 @@ class SearchTests(SynchronousTestCase):
     def test_bounded(self) -> None:
         """No more are shown than asked for, and how many there are is told."""
         self.assertEqual(["openssl-3.0"], self.found("openssl", most=1))
-        self.assertEqual(3, find_chains(self.report, self.ways, "openssl", 1).total)
+        self.assertEqual(3, find_chains(self.report, self.predecessors, "openssl", 1).total)
 
     def test_nothing(self) -> None:
         """A search for nothing, or for a name that is not there, finds nothing."""

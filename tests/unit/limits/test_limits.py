@@ -109,17 +109,17 @@ class RulesTests(SynchronousTestCase):
         self.assertEqual((3, 2, "max_packages"), (error.value, error.limit, error.setting))
 
 
-class AllowanceTests(SynchronousTestCase):
+class BuildQuotaTests(SynchronousTestCase):
     """Builds of a client."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.refused: list[str] = []
+        self.refusals: list[str] = []
         self.build_quota = BuildQuota(
             max_concurrent=2,
             max_per_hour=3,
             seconds=self.clock.seconds,
-            on_refusal=self.refused.append,
+            on_refusal=self.refusals.append,
         )
         token = current_client.set(("192.0.2.1", "user alice"))
         self.addCleanup(current_client.reset, token)
@@ -135,7 +135,7 @@ class AllowanceTests(SynchronousTestCase):
         with self.build_quota.reserve_slot():
             pass
         first.__exit__(None, None, None)
-        self.assertEqual(["builds"], self.refused)
+        self.assertEqual(["builds"], self.refusals)
 
     def test_user_elsewhere(self) -> None:
         """A user who has moved is still the user, and another one at the place is not free."""
@@ -157,7 +157,7 @@ class AllowanceTests(SynchronousTestCase):
         self.assertAlmostEqual(1200, error.retry_after)
         self.clock.advance(1201)
         self.build_quota.count_new_image()
-        self.assertEqual(["hourly_builds"], self.refused)
+        self.assertEqual(["hourly_builds"], self.refusals)
 
     def test_ourselves(self) -> None:
         """The daemon's own work is not counted, and nor is anything where nothing is said."""

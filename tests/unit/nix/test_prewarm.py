@@ -15,7 +15,7 @@ from nixery.nix.prewarm import (
 )
 from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
 from nixery.process.spawner import Command
-from tests.support.nix import Child, Children
+from tests.support.nix import FakeProcess, FakeSpawner
 
 QUESTION = b"import ./it { }\n"
 
@@ -33,7 +33,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.children = Children()
+        self.children = FakeSpawner()
         self.prewarmed = PrewarmedEvaluator(spawner=self.children, clock=self.clock)
 
     def take(self, name: str = "one") -> IdleEvaluator | None:
@@ -47,22 +47,22 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self.prewarmed.stop())
 
-    def ready(self, name: str = "one") -> Child:
+    def ready(self, name: str = "one") -> FakeProcess:
         """Have a process wait."""
         self.prewarmed.prewarm_evaluation(command(name), 0)
         self.clock.advance(0)
-        child = self.children.all[-1]
+        child = self.children.processes[-1]
         self.assertEqual(command(name).argv, child.command.argv)
         return child
 
-    def assert_dismissed(self, child: Child) -> None:
+    def assert_dismissed(self, child: FakeProcess) -> None:
         """It was given something to evaluate, which needs nothing, and nothing else."""
-        self.assertEqual(b"{ found = null; }\n", child.sent)
-        self.assertTrue(child.closed)
+        self.assertEqual(b"{ found = null; }\n", child.stdin)
+        self.assertTrue(child.stdin_closed)
         self.assertFalse(child.stopped)
 
-    def assert_waits(self, child: Child) -> None:
-        self.assertEqual((b"", False, False), (child.sent, child.closed, child.stopped))
+    def assert_waits(self, child: FakeProcess) -> None:
+        self.assertEqual((b"", False, False), (child.stdin, child.stdin_closed, child.stopped))
 
     # -- when one is started ----------------------------------------------------------
 
@@ -70,16 +70,16 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         """Nothing is started before something is expected."""
         self.clock.advance(MAX_AGE_SECONDS)
         self.assertIsNone(self.take())
-        self.assertEqual([], self.children.all)
+        self.assertEqual([], self.children.processes)
 
     def test_delay(self) -> None:
         """A process is started when the delay is over, and is sent nothing."""
         self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS / 2)
-        self.assertEqual([], self.children.all)
+        self.assertEqual([], self.children.processes)
         self.assertIsNone(self.take())
         self.clock.advance(START_DELAY_SECONDS / 2)
-        [child] = self.children.all
+        [child] = self.children.processes
         self.assertEqual(command().argv, child.command.argv)
         self.assert_waits(child)
 
@@ -88,9 +88,9 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         for name in ("one", "one", "two"):
             self.prewarmed.prewarm_evaluation(command(name))
             self.clock.advance(START_DELAY_SECONDS * 0.75)
-        self.assertEqual([], self.children.all)
+        self.assertEqual([], self.children.processes)
         self.clock.advance(START_DELAY_SECONDS * 0.25)
-        [child] = self.children.all
+        [child] = self.children.processes
         self.assertEqual(command("two").argv, child.command.argv)
 
     def test_same(self) -> None:
@@ -99,7 +99,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.clock.advance(MAX_AGE_SECONDS - START_DELAY_SECONDS)
         self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS / 2)
-        self.assertEqual([child], self.children.all)
+        self.assertEqual([child], self.children.processes)
         self.assert_waits(child)
         self.clock.advance(START_DELAY_SECONDS / 2)
         self.assert_dismissed(child)
@@ -112,19 +112,19 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assertIsNone(self.take("one"))
         self.assertIsNone(self.take("two"))
         self.clock.advance(START_DELAY_SECONDS)
-        self.assertEqual(2, len(self.children.all))
+        self.assertEqual(2, len(self.children.processes))
         self.taken("two")
 
     def test_age(self) -> None:
         """An unused process is replaced, again and again."""
         self.ready()
         for count in (1, 2, 3):
-            self.assertEqual(count, len(self.children.all))
+            self.assertEqual(count, len(self.children.processes))
             self.clock.advance(MAX_AGE_SECONDS - 1)
-            self.assert_waits(self.children.all[-1])
+            self.assert_waits(self.children.processes[-1])
             self.clock.advance(1)
-            self.assert_dismissed(self.children.all[-2])
-        self.assert_waits(self.children.all[-1])
+            self.assert_dismissed(self.children.processes[-2])
+        self.assert_waits(self.children.processes[-1])
 
     def test_one(self) -> None:
         """One process waits at a time, for any sequence of expected commands."""
@@ -132,9 +132,9 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
             self.prewarmed.prewarm_evaluation(command(name))
             for _ in range(3):
                 self.clock.advance(START_DELAY_SECONDS)
-                waiting = [child for child in self.children.all if not child.closed]
+                waiting = [child for child in self.children.processes if not child.stdin_closed]
                 self.assertEqual(1, len(waiting))
-        self.assertEqual(4, len(self.children.all))
+        self.assertEqual(4, len(self.children.processes))
 
     # -- taking the process -----------------------------------------------------------
 
@@ -147,7 +147,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assert_waits(child)
         self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS)
-        self.assertEqual(2, len(self.children.all))
+        self.assertEqual(2, len(self.children.processes))
         self.assert_waits(child)
         self.taken()
 
@@ -160,19 +160,19 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
 
     def test_dead(self) -> None:
         """One that has ended is not given, and is replaced when one is expected."""
-        self.ready().exits()
+        self.ready().exit()
         self.assertIsNone(self.take())
         self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS)
-        self.assertEqual(2, len(self.children.all))
+        self.assertEqual(2, len(self.children.processes))
         self.taken()
 
     def test_dead_unnoticed(self) -> None:
         """A process that has ended is replaced at its age, too, and is sent nothing."""
         child = self.ready()
-        child.end.errback(failed())
+        child.result.errback(failed())
         self.clock.advance(MAX_AGE_SECONDS)
-        self.assertEqual((b"", False), (child.sent, child.closed))
+        self.assertEqual((b"", False), (child.stdin, child.stdin_closed))
         self.taken()
 
     def test_missing(self) -> None:
@@ -191,39 +191,39 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.taken()
         self.ready("two")
         self.ready("three")
-        for child in self.children.all:
-            child.lingers = Deferred()
+        for child in self.children.processes:
+            child.exit_delay = Deferred()
         stopping = self.stop()
         # None waits for another to end before it is told.
-        self.assertEqual([True] * 3, [child.stopped for child in self.children.all])
-        for child in self.children.all:
+        self.assertEqual([True] * 3, [child.stopped for child in self.children.processes])
+        for child in self.children.processes:
             self.assertNoResult(stopping)
-            assert child.lingers is not None
-            child.lingers.callback(None)
+            assert child.exit_delay is not None
+            child.exit_delay.callback(None)
         self.successResultOf(stopping)
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertIsNone(self.take("three"))
 
     def test_stopped_before(self) -> None:
         """Stopping cancels a start that is due, and does not wait for an ended process."""
-        self.ready().exits()
+        self.ready().exit()
         self.prewarmed.prewarm_evaluation(command("two"))
         self.successResultOf(self.stop())
         self.assertEqual([], self.clock.getDelayedCalls())
-        self.assertEqual(1, len(self.children.all))
+        self.assertEqual(1, len(self.children.processes))
 
 
 class WaitingTests(SynchronousTestCase):
     """A process that is asked."""
 
     def setUp(self) -> None:
-        self.children = Children()
+        self.children = FakeSpawner()
         self.ends = 0
         self.waiting = IdleEvaluator(self.children, command())
 
-    def start(self) -> Child:
+    def start(self) -> FakeProcess:
         self.waiting.start(self.end)
-        return self.children.all[-1]
+        return self.children.processes[-1]
 
     def end(self) -> None:
         self.ends += 1
@@ -235,11 +235,11 @@ class WaitingTests(SynchronousTestCase):
         """The process is sent the question and its end; the answer is all that it prints."""
         child = self.start()
         asking = self.ask()
-        self.assertEqual((QUESTION, True), (child.sent, child.closed))
-        child.says(b'{"ans', b"", b'wers"', b": []}\n")
+        self.assertEqual((QUESTION, True), (child.stdin, child.stdin_closed))
+        child.print(b'{"ans', b"", b'wers"', b": []}\n")
         self.assertNoResult(asking)
         self.assertFalse(self.waiting.has_exited)
-        child.exits()
+        child.exit()
         self.assertEqual(b'{"answers": []}\n', self.successResultOf(asking))
         self.assertTrue(self.waiting.has_exited)
         self.assertEqual(1, self.ends)
@@ -248,18 +248,18 @@ class WaitingTests(SynchronousTestCase):
         """A process that fails reports its error, whatever it has printed."""
         child = self.start()
         asking = self.ask()
-        child.says(b"{}")
+        child.print(b"{}")
         error = failed()
-        child.end.errback(error)
+        child.result.errback(error)
         self.assertIs(error, self.failureResultOf(asking, ProcessFailed).value)
         self.assertEqual(1, self.ends)
 
     def test_failed_before(self) -> None:
         """A process that has ended already is sent nothing, and its end is reported."""
         child = self.start()
-        child.end.errback(failed())
+        child.result.errback(failed())
         self.failureResultOf(self.ask(), ProcessFailed)
-        self.assertEqual((b"", False), (child.sent, child.closed))
+        self.assertEqual((b"", False), (child.stdin, child.stdin_closed))
 
     def test_missing(self) -> None:
         """So is one that could not be started."""
@@ -271,13 +271,13 @@ class WaitingTests(SynchronousTestCase):
     def test_cancelled(self) -> None:
         """A cancelled question ends when the process has ended, and not before."""
         child = self.start()
-        child.lingers = Deferred()
+        child.exit_delay = Deferred()
         asking = self.ask()
         asking.cancel()
         self.assertTrue(child.stopped)
         self.assertNoResult(asking)
-        child.says(b"too late")
-        child.lingers.callback(None)
+        child.print(b"too late")
+        child.exit_delay.callback(None)
         self.failureResultOf(asking, CancelledError)
         self.assertEqual(1, self.ends)
 
@@ -285,7 +285,7 @@ class WaitingTests(SynchronousTestCase):
         """A question to a process that is stopped from elsewhere fails with UnexpectedOutput."""
         child = self.start()
         asking = self.ask()
-        child.says(b"{}")
+        child.print(b"{}")
         self.waiting.kill()
         self.assertTrue(child.stopped)
         self.failureResultOf(asking, UnexpectedOutput)
@@ -294,7 +294,7 @@ class WaitingTests(SynchronousTestCase):
         """So does a question to a process that ended with an unforeseen error."""
         child = self.start()
         asking = self.ask()
-        child.end.errback(ZeroDivisionError())
+        child.result.errback(ZeroDivisionError())
         self.failureResultOf(asking, UnexpectedOutput)
 
     def test_not_started(self) -> None:
@@ -309,12 +309,12 @@ class WaitingTests(SynchronousTestCase):
         """A process that has ended is sent nothing any more, and ends once."""
         child = self.start()
         waits = [Deferred.fromCoroutine(self.waiting.wait_until_exited()) for _ in range(2)]
-        child.exits()
+        child.exit()
         self.waiting.send(QUESTION)
         self.waiting.close_stdin()
         self.waiting.kill()
         self.assertEqual(
-            (b"", False, False), (child.sent, child.closed, child.stopped), "it has ended"
+            (b"", False, False), (child.stdin, child.stdin_closed, child.stopped), "it has ended"
         )
         for wait in (*waits, Deferred.fromCoroutine(self.waiting.wait_until_exited())):
             self.successResultOf(wait)

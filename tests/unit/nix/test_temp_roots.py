@@ -12,7 +12,7 @@ from nixery.nix.interface import RootedClosure
 from nixery.nix.temp_roots import ANSWER_TIMEOUT_SECONDS, SPARE_LIFETIME_SECONDS, TempRootHolder
 from nixery.process.errors import CommandOutput, ProcessFailed
 from nixery.testing.fakes import InlineWorkers
-from tests.support.nix import Children
+from tests.support.nix import FakeSpawner
 from tests.unit.nix.test_serve_protocol import (
     GLIBC,
     HELLO,
@@ -31,7 +31,7 @@ class TempRootHolderTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.children = Children()
+        self.children = FakeSpawner()
         self.holder = TempRootHolder(
             spawner=self.children, clock=self.clock, workers=InlineWorkers(), environment={}
         )
@@ -54,7 +54,7 @@ class TempRootHolderTests(SynchronousTestCase):
     def held(self, pieces: Sequence[bytes] | None = None) -> RootedClosure:
         """Hold a path, with a new server or the spare one."""
         holding = self.root_if_valid(HELLO)
-        self.children.all[-1].says(*(pieces or self.answers()))
+        self.children.processes[-1].print(*(pieces or self.answers()))
         held = self.successResultOf(holding)
         assert held is not None
         return held
@@ -64,11 +64,11 @@ class TempRootHolderTests(SynchronousTestCase):
     def test_held(self) -> None:
         """Valid paths are protected, by a server that runs on, and described."""
         held = self.held()
-        [child] = self.children.all
+        [child] = self.children.processes
         self.assertEqual(("nix-store", "--serve", "--write"), child.command.argv)
         self.assertEqual((HELLO,), held.realisation.outputs)
         self.assertEqual({GLIBC: [], HELLO: [GLIBC]}, graph(held))
-        self.assertFalse(child.closed)
+        self.assertFalse(child.stdin_closed)
         self.assertFalse(self.holder.root_expired(held.realisation))
         self.assertEqual([], self.clock.getDelayedCalls())
 
@@ -82,26 +82,26 @@ class TempRootHolderTests(SynchronousTestCase):
     def test_not_valid(self) -> None:
         """If one path is not valid nothing is held, and the server is let go."""
         holding = self.root_if_valid(HELLO, GLIBC)
-        [child] = self.children.all
-        child.says(WELCOME, strings([HELLO]))
+        [child] = self.children.processes
+        child.print(WELCOME, strings([HELLO]))
         self.assertIsNone(self.successResultOf(holding))
-        self.assertTrue(child.closed)
-        child.exits()
+        self.assertTrue(child.stdin_closed)
+        child.exit()
         self.successResultOf(self.stop())
 
     def test_vanished(self) -> None:
         """An answer that leaves out a path of the closure yields no closure."""
         holding = self.root_if_valid(HELLO)
-        [child] = self.children.all
-        child.says(*self.answers()[:3], info(HELLO, [GLIBC]) + string(""))
+        [child] = self.children.processes
+        child.print(*self.answers()[:3], info(HELLO, [GLIBC]) + string(""))
         self.assertIsNone(self.successResultOf(holding))
 
     def test_nonsense(self) -> None:
         """A process that does not speak the protocol is stopped, and other commands are used."""
         for said in (b"usage: nix-store ...\n" * 4, WELCOME + number(1 << 50)):
             holding = self.root_if_valid(HELLO)
-            child = self.children.all[-1]
-            child.says(said)
+            child = self.children.processes[-1]
+            child.print(said)
             self.assertIsNone(self.successResultOf(holding))
             self.assertTrue(child.stopped)
 
@@ -109,11 +109,11 @@ class TempRootHolderTests(SynchronousTestCase):
         """A server may end before it has answered, at any point."""
         for count in range(len(self.answers())):
             holding = self.root_if_valid(HELLO)
-            child = self.children.all[-1]
-            child.says(*self.answers()[:count])
+            child = self.children.processes[-1]
+            child.print(*self.answers()[:count])
             self.assertNoResult(holding)
             output = CommandOutput(argv=("nix-store",), status=1)
-            child.end.errback(ProcessFailed(output=output))
+            child.result.errback(ProcessFailed(output=output))
             self.assertIsNone(self.successResultOf(holding))
         self.successResultOf(self.stop())
 
@@ -125,22 +125,22 @@ class TempRootHolderTests(SynchronousTestCase):
     def test_silence(self) -> None:
         """A silent server is stopped after a timeout; a later answer changes nothing."""
         holding = self.root_if_valid(HELLO)
-        [child] = self.children.all
-        child.says(WELCOME)
+        [child] = self.children.processes
+        child.print(WELCOME)
         self.clock.advance(ANSWER_TIMEOUT_SECONDS)
         self.assertIsNone(self.successResultOf(holding))
         self.assertTrue(child.stopped)
-        child.says(*self.answers()[1:])
+        child.print(*self.answers()[1:])
 
     def test_cancelled(self) -> None:
         """A cancelled request ends when the server has ended, and not before."""
         holding = self.root_if_valid(HELLO)
-        [child] = self.children.all
-        child.says(WELCOME)
-        child.lingers = Deferred()
+        [child] = self.children.processes
+        child.print(WELCOME)
+        child.exit_delay = Deferred()
         holding.cancel()
         self.assertNoResult(holding)
-        child.lingers.callback(None)
+        child.exit_delay.callback(None)
         self.failureResultOf(holding, CancelledError)
 
     # -- the end ----------------------------------------------------------------------
@@ -149,13 +149,13 @@ class TempRootHolderTests(SynchronousTestCase):
         """A closure is released once, by the end of its server's input."""
         held = self.held()
         self.assertTrue(self.holder.release(held.realisation))
-        self.assertTrue(self.children.all[0].closed)
+        self.assertTrue(self.children.processes[0].stdin_closed)
         self.assertFalse(self.holder.release(held.realisation))
 
     def test_lost(self) -> None:
         """A server that ends by itself protects nothing any more."""
         held = self.held()
-        self.children.all[0].exits()
+        self.children.processes[0].exit()
         self.assertTrue(self.holder.root_expired(held.realisation))
         self.assertTrue(self.holder.release(held.realisation))
         self.assertFalse(self.holder.root_expired(held.realisation))
@@ -167,7 +167,7 @@ class TempRootHolderTests(SynchronousTestCase):
         self.holder.prepare()
         self.successResultOf(self.stop())
         self.assertIsNone(self.successResultOf(asked))
-        for child in self.children.all:
+        for child in self.children.processes:
             self.assertTrue(child.stopped)
         self.assertEqual([], self.clock.getDelayedCalls())
 
@@ -177,29 +177,29 @@ class TempRootHolderTests(SynchronousTestCase):
         """One that was started ahead is used, once."""
         self.holder.prepare()
         self.holder.prepare()
-        self.assertEqual(1, len(self.children.all))
-        self.children.all[0].says(WELCOME)
+        self.assertEqual(1, len(self.children.processes))
+        self.children.processes[0].print(WELCOME)
         self.held(self.answers()[1:])
-        self.assertEqual(1, len(self.children.all))
+        self.assertEqual(1, len(self.children.processes))
         self.held()
-        self.assertEqual(2, len(self.children.all))
+        self.assertEqual(2, len(self.children.processes))
 
     def test_unused_spare(self) -> None:
         """It does not wait for ever."""
         self.holder.prepare()
         self.clock.advance(SPARE_LIFETIME_SECONDS)
-        self.assertTrue(self.children.all[0].closed)
+        self.assertTrue(self.children.processes[0].stdin_closed)
         self.holder.prepare()
-        self.assertEqual(2, len(self.children.all))
+        self.assertEqual(2, len(self.children.processes))
 
     def test_dead_spare(self) -> None:
         """One that has died meanwhile is not asked."""
         self.holder.prepare()
-        self.children.all[0].exits()
+        self.children.processes[0].exit()
         self.held()
-        self.assertEqual(2, len(self.children.all))
+        self.assertEqual(2, len(self.children.processes))
         self.holder.prepare()
-        self.assertEqual(3, len(self.children.all))
+        self.assertEqual(3, len(self.children.processes))
 
 
 def graph(held: RootedClosure) -> dict[str, list[str]]:

@@ -47,31 +47,31 @@ from tests.unit.storage.test_contract import StorageContract
 UNITS = ("_seconds", "_bytes", "_info", "_total", "_ratio")
 
 
-class MeasuresCase(SynchronousTestCase):
+class MetricsTestCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.measures = Metrics()
+        self.metrics = Metrics()
         self.clock = Clock()
 
     def value(self, name: str, **labels: str) -> float | None:
-        value = self.measures.registry.get_sample_value(name, labels)
+        value = self.metrics.registry.get_sample_value(name, labels)
         assert value is None or isinstance(value, float)
         return value
 
     def page(self) -> Connection:
-        exposition = Exposition(metrics=self.measures, worker=InlineWorkers())
+        exposition = Exposition(metrics=self.metrics, worker=InlineWorkers())
         root = Resource()
         root.putChild(b"metrics", metrics_page(exposition.expose))
         return Connection(root)
 
 
-class ExpositionTests(MeasuresCase):
+class ExpositionTests(MetricsTestCase):
     def test_both_formats(self) -> None:
         """The official parsers read what is shown, in the format that was asked for."""
         page = self.page()
-        text = page.ask("GET", "/metrics")
+        text = page.request("GET", "/metrics")
         self.assertEqual("text/plain; version=0.0.4; charset=utf-8", text.header("Content-Type"))
         plain = {family.name for family in parse_text(text.body.decode())}
-        answer = page.ask(
+        answer = page.request(
             "GET",
             "/metrics",
             ("Accept", "application/openmetrics-text; version=1.0.0, text/plain;q=0.1"),
@@ -86,7 +86,7 @@ class ExpositionTests(MeasuresCase):
 
     def test_versions_that_are_none(self) -> None:
         """A client that asks for nonsense gets the plain format."""
-        answer = self.page().ask(
+        answer = self.page().request(
             "GET", "/metrics", ("Accept", "application/openmetrics-text; version=x")
         )
         self.assertEqual(200, answer.status)
@@ -97,29 +97,29 @@ class ExpositionTests(MeasuresCase):
     def test_reading_only(self) -> None:
         """There is one page, and it can only be read."""
         page = self.page()
-        self.assertEqual(404, page.ask("GET", "/metrics/x").status)
-        self.assertEqual(405, page.ask("POST", "/metrics").status)
-        self.assertEqual(b"", page.ask("HEAD", "/metrics").body)
+        self.assertEqual(404, page.request("GET", "/metrics/x").status)
+        self.assertEqual(405, page.request("POST", "/metrics").status)
+        self.assertEqual(b"", page.request("HEAD", "/metrics").body)
 
     def test_samples_are_taken_when_asked(self) -> None:
         """A sampled metric has the value of the moment of the request."""
         values = [1.0]
-        self.measures.add_sampled(
+        self.metrics.add_sampled(
             SampledMetric(
                 name="x_waiting", help="x", labels=("q",), read=lambda: [(("a",), values[0])]
             )
         )
         values[0] = 2.0
-        self.assertIn(b'x_waiting{q="a"} 2.0', self.page().ask("GET", "/metrics").body)
+        self.assertIn(b'x_waiting{q="a"} 2.0', self.page().request("GET", "/metrics").body)
 
     def test_registries_are_their_own(self) -> None:
         """Two daemons in one process count apart."""
-        self.measures.unpacked_bytes.inc()
+        self.metrics.unpacked_bytes.inc()
         [other] = Metrics().unpacked_bytes.collect()
         self.assertEqual(0.0, other.samples[0].value)
 
 
-class RequestTests(MeasuresCase):
+class RequestTests(MetricsTestCase):
     def test_routes(self) -> None:
         """However many paths there are, there are few routes."""
         pages = {b"", b"metrics", b"builds"}
@@ -154,7 +154,7 @@ class RequestTests(MeasuresCase):
             sentLength = 7  # noqa: N815  # Twisted's name
             aborted = False
 
-        meter = RequestMeter(self.measures, lambda: ())
+        meter = RequestMeter(self.metrics, lambda: ())
         meter.record(Ended(), 0.002)
         meter.record(Ended(), 0.002)
         left = Ended()
@@ -171,10 +171,10 @@ class RequestTests(MeasuresCase):
         )
 
 
-class StorageTests(MeasuresCase):
+class StorageTests(MetricsTestCase):
     def test_operations(self) -> None:
         """They are counted with what they take; what is not there is no error."""
-        storage = measured_storage(MemoryStorage(), self.measures, self.clock.seconds)
+        storage = measured_storage(MemoryStorage(), self.metrics, self.clock.seconds)
         data = b"layer"
 
         async def use() -> None:
@@ -198,7 +198,7 @@ class StorageTests(MeasuresCase):
             async def get_record(self, kind: str, key: str) -> bytes | None:
                 raise StorageError(operation=f"get {kind} {key}", reason="broken")
 
-        storage = measured_storage(Broken(), self.measures, self.clock.seconds)
+        storage = measured_storage(Broken(), self.metrics, self.clock.seconds)
         self.failureResultOf(Deferred.fromCoroutine(storage.get_record("a", "b")), StorageError)
         self.assertEqual(1, self.value("nixery_storage_errors_total", operation="get_record"))
 
@@ -240,7 +240,7 @@ class MeasuredContractTests(StorageContract, SynchronousTestCase):
         self.assertEqual(methods, [name for name, _, _ in calls])
 
 
-class CommandTests(MeasuresCase):
+class CommandTests(MetricsTestCase):
     def test_outcomes(self) -> None:
         """Commands count by their program and how they ended."""
         output = CommandOutput(argv=("nix-build",), stderr="")
@@ -260,7 +260,7 @@ class CommandTests(MeasuresCase):
                     raise result
                 return result
 
-        spawner = MeasuredSpawner(Spawner(), self.measures, self.clock.seconds)
+        spawner = MeasuredSpawner(Spawner(), self.metrics, self.clock.seconds)
         for outcome in ("succeeded", "failed", "timed_out", "missing", "cancelled"):
             run = spawner.run(Command(argv=("/bin/nix-build", "--x"), environment={}))
             ended = Deferred.fromCoroutine(run).addErrback(lambda _: None)
@@ -281,7 +281,7 @@ class CommandTests(MeasuresCase):
 
             def data_received(self, data: bytes, /) -> None: ...
 
-        spawner = MeasuredSpawner(Spawner(), self.measures, self.clock.seconds)
+        spawner = MeasuredSpawner(Spawner(), self.metrics, self.clock.seconds)
         run = spawner.run(Command(argv=("nix-store",), environment={}, stdio_handler=Handler()))
         self.successResultOf(Deferred.fromCoroutine(run))
         labels = {"command": "nix-store"}
@@ -289,7 +289,7 @@ class CommandTests(MeasuresCase):
         self.assertFalse(self.value("nixery_command_duration_seconds_count", **labels))
 
 
-class BuildTests(MeasuresCase):
+class BuildTests(MetricsTestCase):
     def view(self, state: BuildState, **changes: object) -> BuildView:
         fields: dict[str, object] = {
             "id": "b1",
@@ -297,8 +297,8 @@ class BuildTests(MeasuresCase):
             "tag": "latest",
             "system": "x86_64-linux",
             "position": None,
-            "begun": 100.0,
-            "ended": 110.0,
+            "started_at": 100.0,
+            "ended_at": 110.0,
             "elapsed": 10.0,
             "stages": (
                 Stage(phase=Phase.EVALUATING, started_at=WallTime(100), ended_at=WallTime(101)),
@@ -308,7 +308,7 @@ class BuildTests(MeasuresCase):
             "derivation": None,
             "follows": None,
             "digest": None,
-            "problem": None,
+            "failure": None,
             "log_lines": 0,
             "version": 1,
         }
@@ -316,10 +316,10 @@ class BuildTests(MeasuresCase):
 
     def test_outcomes(self) -> None:
         """Each build counts once, with its stages, layers and bytes."""
-        reporter = BuildReporter(self.measures)
-        tally = BuildStats(failure="BuildFailed", layers_reused=2)
-        tally.count_packed_layer(unpacked=30, packed=10)
-        token = current_build_stats.set(tally)
+        reporter = BuildReporter(self.metrics)
+        stats = BuildStats(failure="BuildFailed", layers_reused=2)
+        stats.count_packed_layer(unpacked=30, packed=10)
+        token = current_build_stats.set(stats)
         self.addCleanup(current_build_stats.reset, token)
         reporter.report(self.view(BuildState.SUCCEEDED))
         reporter.report(self.view(BuildState.FAILED))

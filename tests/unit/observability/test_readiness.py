@@ -21,14 +21,14 @@ from tests.support.http import Connection
 class ReadinessTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.asked: list[Deferred[None]] = []
+        self.calls: list[Deferred[None]] = []
         self.readiness = Readiness(
-            checks=[Check(name="Nix", check=self.ask, ttl=10)], clock=self.clock, timeout=5
+            checks=[Check(name="Nix", check=self.check, ttl=10)], clock=self.clock, timeout=5
         )
 
-    async def ask(self) -> None:
+    async def check(self) -> None:
         waiter: Deferred[None] = Deferred()
-        self.asked.append(waiter)
+        self.calls.append(waiter)
         await waiter
 
     def faults(self) -> Deferred[Sequence[str]]:
@@ -37,27 +37,27 @@ class ReadinessTests(SynchronousTestCase):
     def test_well(self) -> None:
         """An answer stands for a while, and is asked for again then."""
         first = self.faults()
-        self.asked[0].callback(None)
+        self.calls[0].callback(None)
         self.assertEqual([], self.successResultOf(first))
         self.clock.advance(9)
         self.assertEqual([], self.successResultOf(self.faults()))
-        self.assertEqual(1, len(self.asked))
+        self.assertEqual(1, len(self.calls))
         self.clock.advance(2)
         self.faults()
-        self.assertEqual(2, len(self.asked))
-        self.asked[1].callback(None)
+        self.assertEqual(2, len(self.calls))
+        self.calls[1].callback(None)
 
     def test_ill(self) -> None:
         """A fault is reported with the name of its check, until it is over."""
         first = self.faults()
-        self.asked[0].errback(NixUnusable(reason="its daemon is gone"))
+        self.calls[0].errback(NixUnusable(reason="its daemon is gone"))
         [fault] = self.successResultOf(first)
         self.assertIn("Nix: ", fault)
         self.assertIn("its daemon is gone", fault)
         self.assertEqual([("Nix", False)], self.readiness.last_results())
         self.clock.advance(RETRY_SECONDS)
         second = self.faults()
-        self.asked[1].callback(None)
+        self.calls[1].callback(None)
         self.assertEqual([], self.successResultOf(second))
         self.assertEqual([("Nix", True)], self.readiness.last_results())
 
@@ -66,8 +66,8 @@ class ReadinessTests(SynchronousTestCase):
         crowd = [self.faults() for _ in range(20)]
         crowd[0].addErrback(lambda _: None)
         crowd[0].cancel()
-        self.assertEqual(1, len(self.asked))
-        self.asked[0].callback(None)
+        self.assertEqual(1, len(self.calls))
+        self.calls[0].callback(None)
         for each in crowd[1:]:
             self.assertEqual([], self.successResultOf(each))
 
@@ -79,14 +79,14 @@ class ReadinessTests(SynchronousTestCase):
         second = self.faults()
         self.clock.advance(100)
         self.assertEqual(1, len(self.successResultOf(second)))
-        self.assertEqual(1, len(self.asked))
-        self.asked[0].callback(None)
+        self.assertEqual(1, len(self.calls))
+        self.calls[0].callback(None)
         self.assertEqual([], self.successResultOf(self.faults()))
 
     def test_surprises(self) -> None:
         """A check that fails in an unknown way is a fault too, and logged."""
         first = self.faults()
-        self.asked[0].errback(RuntimeError("the secret"))
+        self.calls[0].errback(RuntimeError("the secret"))
         [fault] = self.successResultOf(first)
         self.assertIn("RuntimeError", fault)
         self.assertNotIn("secret", fault)
@@ -121,20 +121,20 @@ class HealthPageTests(SynchronousTestCase):
 
     def test_well(self) -> None:
         """It says so, to GET and HEAD."""
-        answer = self.connection.ask("GET", "/readyz")
+        answer = self.connection.request("GET", "/readyz")
         self.assertEqual((200, b"ok\n"), (answer.status, answer.body))
         self.assertEqual("no-store", answer.header("Cache-Control"))
-        self.assertEqual(b"", self.connection.ask("HEAD", "/readyz").body)
+        self.assertEqual(b"", self.connection.request("HEAD", "/readyz").body)
 
     def test_ill(self) -> None:
         """Each fault has a line of its own, and nothing that acts on a terminal."""
         self.faults += ["a\nb", "c\x1b[31m"]
-        answer = self.connection.ask("GET", "/readyz")
+        answer = self.connection.request("GET", "/readyz")
         self.assertEqual(503, answer.status)
         self.assertEqual(b"a\n  b\nc\\x1b[31m\n", answer.body)
 
     def test_nothing_else(self) -> None:
         """There is nothing below it, and nothing can be sent to it."""
-        self.assertEqual(404, self.connection.ask("GET", "/readyz/").status)
-        answer = self.connection.ask("POST", "/readyz")
+        self.assertEqual(404, self.connection.request("GET", "/readyz/").status)
+        answer = self.connection.request("POST", "/readyz")
         self.assertEqual((405, "GET, HEAD"), (answer.status, answer.header("Allow")))

@@ -50,13 +50,15 @@ class PinnedTests(BuilderCase):
 
     def test_two_tags_of_one_commit(self) -> None:
         """The commit decides which image is served, and not the tag that names it."""
-        self.assertEqual(self.build("hello"), self.successResultOf(self.ask("hello", Tag("v1"))))
+        self.assertEqual(
+            self.build("hello"), self.successResultOf(self.request("hello", Tag("v1")))
+        )
         self.assertEqual(len(self.nix.evaluations), 1)
 
     def test_another_commit(self) -> None:
         """Is evaluated, and recognised where its outputs are the same."""
         first = self.build("hello")
-        self.assertEqual(self.successResultOf(self.ask("hello", Tag("v2"))), first)
+        self.assertEqual(self.successResultOf(self.request("hello", Tag("v2"))), first)
         self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (2, 1))
 
     def test_names_and_systems_are_told_apart(self) -> None:
@@ -74,14 +76,14 @@ class PinnedTests(BuilderCase):
 
     def test_unknown_revisions(self) -> None:
         """They never start an evaluation."""
-        self.failureResultOf(self.ask("hello", Tag("v9")), UnknownRevision)
+        self.failureResultOf(self.request("hello", Tag("v9")), UnknownRevision)
         self.assertEqual(self.nix.evaluations, [])
 
     def test_a_client_that_leaves_while_it_is_fetched(self) -> None:
         """The build goes on, and is found done by the next pull."""
         gate: Deferred[None] = Deferred()
-        self.sources.gate = lambda: gate
-        waiting = self.ask("hello")
+        self.sources.before_fetch = lambda: gate
+        waiting = self.request("hello")
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         gate.callback(None)
@@ -93,7 +95,7 @@ class PinnedTests(BuilderCase):
         self.build("hello")
         self.successResultOf(Deferred.fromCoroutine(self.service.stop()))
         self.build("hello")
-        self.failureResultOf(self.ask("git"), ShuttingDown)
+        self.failureResultOf(self.request("git"), ShuttingDown)
 
     def test_stopping_while_it_is_noted(self) -> None:
         """An image that was built in time is answered, after the last note of it."""
@@ -107,7 +109,7 @@ class PinnedTests(BuilderCase):
             await set_record(kind, key, value)
 
         self.patch(self.storage, "set_record", wait)
-        asked = self.ask("hello")
+        asked = self.request("hello")
         stopped = Deferred.fromCoroutine(self.service.stop())
         self.assertNoResult(stopped)
         gates[0].callback(None)
@@ -150,7 +152,7 @@ class StaleTests(PinnedTests):
         """The pull returns at once, the build runs behind it, and the next one has it."""
         first = self.build("hello")
         gate: Deferred[None] = Deferred()
-        self.nix.gate = lambda: gate
+        self.nix.before_realise = lambda: gate
         self.update("hello")
         self.assertEqual(self.build("hello"), first)
         self.assertEqual(self.build("hello"), first)
@@ -162,18 +164,18 @@ class StaleTests(PinnedTests):
         """The current image of a tag is read from storage after a restart."""
         first = self.build("hello")
         self.restart()
-        self.nix.gate = Deferred
+        self.nix.before_realise = Deferred
         self.update("hello")
         self.assertEqual(self.build("hello"), first)
 
     def test_not_for_ever(self) -> None:
         """After a while the pull waits for the build."""
         self.build("hello")
-        self.nix.gate = Deferred
+        self.nix.before_realise = Deferred
         self.update("hello")
         self.build("hello")
         self.clock.advance(100)
-        self.assertNoResult(self.ask("hello"))
+        self.assertNoResult(self.request("hello"))
 
     def test_a_failure_is_told_in_the_end(self) -> None:
         """An update that does not build is served over for a while, not for ever."""
@@ -181,15 +183,15 @@ class StaleTests(PinnedTests):
         self.update("hello", failure=FAILURE)
         self.assertEqual(self.build("hello"), first)
         self.clock.advance(100)
-        self.failureResultOf(self.ask("hello"), BuildFailed)
+        self.failureResultOf(self.request("hello"), BuildFailed)
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_nothing_to_serve(self) -> None:
         """A name that was never served is waited for, and so is another tag."""
         self.build("hello")
-        self.nix.gate = Deferred
+        self.nix.before_realise = Deferred
         self.update("hello")
-        self.assertNoResult(self.ask("git"))
+        self.assertNoResult(self.request("git"))
 
 
 class UnpinnedTests(BuilderCase):
@@ -209,7 +211,7 @@ class UnpinnedTests(BuilderCase):
 
     def test_head_and_get_are_one_pull(self) -> None:
         """A HEAD followed by its GET evaluates once, and what follows looks again."""
-        head = self.successResultOf(self.ask("hello", is_head=True))
+        head = self.successResultOf(self.request("hello", is_head=True))
         self.assertEqual(self.build("hello"), head)
         self.assertEqual(len(self.nix.evaluations), 1)
         self.change()
@@ -217,16 +219,16 @@ class UnpinnedTests(BuilderCase):
 
     def test_a_head_is_not_kept_for_long(self) -> None:
         """A GET much later is another pull."""
-        head = self.successResultOf(self.ask("hello", is_head=True))
+        head = self.successResultOf(self.request("hello", is_head=True))
         self.change()
         self.clock.advance(30)
         self.assertNotEqual(self.build("hello"), head)
 
     def test_two_heads(self) -> None:
         """A HEAD is no GET: it looks for itself."""
-        head = self.successResultOf(self.ask("hello", is_head=True))
+        head = self.successResultOf(self.request("hello", is_head=True))
         self.change()
-        self.assertNotEqual(self.successResultOf(self.ask("hello", is_head=True)), head)
+        self.assertNotEqual(self.successResultOf(self.request("hello", is_head=True)), head)
 
     def test_time_to_live(self) -> None:
         """An evaluation is believed as long as the operator says."""
@@ -241,12 +243,12 @@ class UnpinnedTests(BuilderCase):
 
     def test_a_change_during_a_build(self) -> None:
         """A pull after a change does not join the build of the state before it."""
-        self.nix.gate = Deferred
-        self.ask("hello")
+        self.nix.before_realise = Deferred
+        self.request("hello")
         self.change()
-        self.ask("hello")
+        self.request("hello")
         self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (2, 2))
-        self.ask("hello")
+        self.request("hello")
         self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (3, 2))
 
 
@@ -259,7 +261,7 @@ class TagTests(BuilderCase):
     def test_configured_and_served(self) -> None:
         """The tags listed are those of the configuration and those the name was served under."""
         self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
-        self.successResultOf(self.ask("hello", Tag("v1")))
+        self.successResultOf(self.request("hello", Tag("v1")))
         self.sources.revisions = {"latest": commit("one")}
         self.assertEqual(self.tags("hello"), ["latest", "v1"])
         self.assertEqual(self.tags("git"), ["latest"])
@@ -267,13 +269,13 @@ class TagTests(BuilderCase):
     def test_spellings(self) -> None:
         """Names that ask for the same have the same tags."""
         self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
-        self.successResultOf(self.ask("git/hello", Tag("v1")))
+        self.successResultOf(self.request("git/hello", Tag("v1")))
         self.sources.revisions = {"latest": commit("one")}
         self.assertEqual(self.tags("hello/git"), ["latest", "v1"])
 
     def test_failures_are_not_served(self) -> None:
         """A pull that failed leaves no tag."""
         self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
-        self.failureResultOf(self.ask("broken", Tag("v1")), BuildFailed)
+        self.failureResultOf(self.request("broken", Tag("v1")), BuildFailed)
         self.sources.revisions = {"latest": commit("one")}
         self.assertEqual(self.tags("broken"), [LATEST])

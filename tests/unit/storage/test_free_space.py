@@ -123,7 +123,7 @@ class BuildTests(BuilderCase):
 
     def test_refused(self) -> None:
         """Nothing is built without room; what is stored is served; room lets builds go on."""
-        stored = self.successResultOf(self.ask("hello"))
+        stored = self.successResultOf(self.request("hello"))
         low = [True]
 
         async def room() -> None:
@@ -131,11 +131,11 @@ class BuildTests(BuilderCase):
                 raise DiskSpaceLow(operation="make", reason="full", path="/s", free=0, needed=1)
 
         self.builder.pipeline.check_free_space = room
-        self.assertEqual(stored, self.successResultOf(self.ask("hello")))
-        self.failureResultOf(self.ask("git"), DiskSpaceLow)
+        self.assertEqual(stored, self.successResultOf(self.request("hello")))
+        self.failureResultOf(self.request("git"), DiskSpaceLow)
         low.clear()
         # It is not remembered as a failure of the image.
-        self.successResultOf(self.ask("git"))
+        self.successResultOf(self.request("git"))
 
 
 class SizeTests(SynchronousTestCase):

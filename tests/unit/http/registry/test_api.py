@@ -27,7 +27,7 @@ from nixery.nix.errors import BuildFailed
 from nixery.process.errors import CommandOutput
 from nixery.storage.interface import BlobInfo
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import DOCKER, IMAGE, OCI, Answer, Connection, FakeImages, InlineWorkers
+from tests.support.http import DOCKER, IMAGE, OCI, Connection, FakeImages, InlineWorkers, Response
 
 LAYER = b"0123456789" * 500
 UNKNOWN = Digest("sha256:" + "f" * 64)
@@ -55,13 +55,13 @@ class RegistryTestCase(SynchronousTestCase):
             Deferred.fromCoroutine(self.storage.put(data, media_type))
         ).digest
 
-    def get(self, path: str | bytes, *headers: tuple[str, str]) -> Answer:
-        return self.connection.ask("GET", path, *headers)
+    def get(self, path: str | bytes, *headers: tuple[str, str]) -> Response:
+        return self.connection.request("GET", path, *headers)
 
-    def head(self, path: str | bytes, *headers: tuple[str, str]) -> Answer:
-        return self.connection.ask("HEAD", path, *headers)
+    def head(self, path: str | bytes, *headers: tuple[str, str]) -> Response:
+        return self.connection.request("HEAD", path, *headers)
 
-    def refused(self, answer: Answer, status: int, code: str) -> str:
+    def refused(self, answer: Response, status: int, code: str) -> str:
         """Check an error document; its message."""
         error = answer.error()
         self.assertEqual((status, code), (answer.status, error["code"]))
@@ -83,9 +83,9 @@ class PingTests(RegistryTestCase):
         """The registry is a root resource as well."""
         registry = Registry(self.images, self.storage, InlineWorkers(), "x86_64-linux", Clock())
         connection = Connection(registry.resource())
-        self.assertEqual(200, connection.ask("GET", "/v2/").status)
-        self.assertEqual(404, connection.ask("GET", "/").status)
-        self.assertEqual(200, connection.ask("GET", "/v2/shell/git/manifests/latest").status)
+        self.assertEqual(200, connection.request("GET", "/v2/").status)
+        self.assertEqual(404, connection.request("GET", "/").status)
+        self.assertEqual(200, connection.request("GET", "/v2/shell/git/manifests/latest").status)
 
     def test_any_host(self) -> None:
         """No Host header changes anything, not even one that is none."""
@@ -94,10 +94,10 @@ class PingTests(RegistryTestCase):
             connection.protocol.dataReceived(
                 b"GET /v2/ HTTP/1.1\r\nHost: " + host.encode("latin-1", "replace") + b"\r\n\r\n"
             )
-            self.assertEqual(200, connection.answer().status)
+            self.assertEqual(200, connection.response().status)
         connection = Connection(self.root)
         connection.protocol.dataReceived(b"GET /v2/ HTTP/1.0\r\n\r\n")
-        self.assertEqual(200, connection.answer().status)
+        self.assertEqual(200, connection.response().status)
 
 
 class ManifestTests(RegistryTestCase):
@@ -144,7 +144,7 @@ class ManifestTests(RegistryTestCase):
                 self.assertEqual((200, manifest.body), (answer.status, answer.body))
                 self.assertEqual(manifest.media_type, answer.header("Content-Type"))
                 self.assertEqual(manifest.digest, answer.header("Docker-Content-Digest"))
-        self.assertEqual([], self.images.asked)
+        self.assertEqual([], self.images.requests)
 
     def test_encoded_digest(self) -> None:
         """Some clients escape the colon."""
@@ -178,7 +178,7 @@ class ManifestTests(RegistryTestCase):
         """They are packages."""
         self.images.images["tags/list", "latest"] = IMAGE
         self.assertEqual(200, self.get("/v2/tags/list/manifests/latest").status)
-        self.assertEqual([("tags/list", "latest")], self.images.asked)
+        self.assertEqual([("tags/list", "latest")], self.images.requests)
 
     def test_invalid_before_anything_happens(self) -> None:
         """Bad names, tags and digests reach neither images nor storage."""
@@ -194,7 +194,7 @@ class ManifestTests(RegistryTestCase):
         self.refused(self.get("/v2/git/manifests/sha256:123"), 400, "DIGEST_INVALID")
         self.refused(self.get("/v2/git/blobs/latest"), 400, "DIGEST_INVALID")
         self.refused(self.get("/v2/git/referrers/latest"), 400, "DIGEST_INVALID")
-        self.assertEqual([], self.images.asked)
+        self.assertEqual([], self.images.requests)
         self.assertEqual([], self.flushLoggedErrors())
 
     def test_signature_tags(self) -> None:
@@ -202,7 +202,7 @@ class ManifestTests(RegistryTestCase):
         for suffix in ("", ".sig", ".att", ".sbom"):
             path = f"/v2/git/manifests/{SIGNATURES}{suffix}"
             self.refused(self.get(path), 404, "MANIFEST_UNKNOWN")
-        self.assertEqual([], self.images.asked)
+        self.assertEqual([], self.images.requests)
 
 
 class FailureTests(RegistryTestCase):
@@ -328,14 +328,14 @@ class SlowBuildTests(RegistryTestCase):
             self.clock.advance(24.9)
             self.assertEqual(b"", self.connection.received())
             self.clock.advance(0.1)
-            answer = self.connection.answer()
+            answer = self.connection.response()
             self.assertEqual(429, answer.status)
             self.assertEqual("5", answer.header("Retry-After"))
             if method == "GET":
                 message = self.refused(answer, 429, "TOOMANYREQUESTS")
                 self.assertIn("git is still being built", message)
         self.build().callback(IMAGE)
-        self.assertEqual(200, self.connection.ask("GET", self.PATH).status)
+        self.assertEqual(200, self.connection.request("GET", self.PATH).status)
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_docker(self) -> None:
@@ -345,13 +345,13 @@ class SlowBuildTests(RegistryTestCase):
         self.clock.advance(100_000)
         self.assertEqual(b"", self.connection.received())
         building.callback(IMAGE)
-        self.assertEqual(200, self.connection.answer().status)
+        self.assertEqual(200, self.connection.response().status)
 
     def test_leaving(self) -> None:
         """A client that leaves while it is held leaves no timer behind."""
         building = self.build()
         self.connection.send("GET", self.PATH)
-        self.connection.lose()
+        self.connection.disconnect()
         self.assertEqual([building], self.cancelled)
         self.assertEqual([], self.clock.getDelayedCalls())
 
@@ -364,7 +364,7 @@ class DisconnectTests(RegistryTestCase):
         self.images.images["git", "latest"] = building
         self.connection.send("GET", "/v2/git/manifests/latest")
         self.assertEqual(b"", self.connection.received())
-        self.connection.lose()
+        self.connection.disconnect()
         self.assertEqual([building], cancelled)
         self.assertEqual(b"", self.connection.received())
 
@@ -380,7 +380,7 @@ class DisconnectTests(RegistryTestCase):
             self.images.images["git", "latest"] = building
             connection = Connection(self.root)
             connection.send("GET", "/v2/git/manifests/latest")
-            connection.lose()
+            connection.disconnect()
             self.assertEqual(b"", connection.received())
         self.assertEqual([], self.flushLoggedErrors())
 
@@ -394,10 +394,10 @@ class DisconnectTests(RegistryTestCase):
         clock.pump([1.0] * 3600)
         self.assertFalse(connection.transport.disconnecting)
         building.callback(IMAGE)
-        self.assertEqual(OCI.body, connection.answer().body)
+        self.assertEqual(OCI.body, connection.response().body)
         clock.pump([1.0] * 61)
         self.assertTrue(connection.transport.disconnecting)
-        connection.lose()
+        connection.disconnect()
 
 
 class BlobTests(RegistryTestCase):
@@ -593,10 +593,10 @@ class RefusalTests(RegistryTestCase):
                 "/v2/git/blobs/uploads/?mount=x&from=y",
                 "/v2/Bad%2FName/blobs/uploads/",
             ):
-                answer = self.connection.ask(method, path, ("Content-Length", "0"))
+                answer = self.connection.request(method, path, ("Content-Length", "0"))
                 self.refused(answer, 405, "UNSUPPORTED")
                 self.assertEqual("GET, HEAD", answer.header("Allow"))
-        self.assertEqual([], self.images.asked)
+        self.assertEqual([], self.images.requests)
 
     def test_unknown_routes(self) -> None:
         """They are told in JSON."""
@@ -610,14 +610,14 @@ class RefusalTests(RegistryTestCase):
     def test_large_pushes(self) -> None:
         """The body of a push is not waited for."""
         self.connection.send("PUT", "/v2/git/manifests/x", ("Content-Length", "3000000"))
-        self.refused(self.connection.answer(), 413, "UNSUPPORTED")
+        self.refused(self.connection.response(), 413, "UNSUPPORTED")
         self.assertTrue(self.connection.transport.disconnecting)
 
     def test_small_pushes(self) -> None:
         """The body of a small one is read away and kept nowhere."""
         self.connection.send("PUT", "/v2/git/manifests/x", ("Content-Length", "5000"))
         self.connection.protocol.dataReceived(b"x" * 5000)
-        self.refused(self.connection.answer(), 405, "UNSUPPORTED")
+        self.refused(self.connection.response(), 405, "UNSUPPORTED")
         self.assertEqual(200, self.get("/v2/").status)
 
 
@@ -647,7 +647,7 @@ class OtherClientTests(RegistryTestCase):
         self.assertEqual(405, response.code)
 
 
-def without_date(answer: Answer) -> object:
+def without_date(answer: Response) -> object:
     own = {"date", "x-request-id"}
     headers = {name: value for name, value in answer.headers.items() if name not in own}
     return answer.status, headers

@@ -30,7 +30,7 @@ from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import BlobInfo, BlobSource, ByteRange, Redirect, Storage, Stream
 from nixery.testing.memory_storage import MemoryStorage
 from tests.support.garbage import set_garbage_apart
-from tests.support.http import Connection, FakeImages, FileStorage, HeldWorkers, InlineWorkers
+from tests.support.http import Connection, FakeImages, FileStorage, InlineWorkers, SteppedWorkers
 
 PIECES = 4
 DATA = bytes(os.urandom(PIECE_SIZE // 4) * 4 * PIECES)[: PIECES * PIECE_SIZE - 100]
@@ -56,7 +56,7 @@ class FileTests(SynchronousTestCase):
         os.mkdir(directory)
         self.storage = FileStorage(os.path.abspath(directory))
         self.digest = self.storage.add(DATA)
-        self.workers = HeldWorkers()
+        self.workers = SteppedWorkers()
         self.clock = Clock()
         self.path = f"/v2/git/blobs/{self.digest}"
         # Not in tearDown(), which runs after the cleanups: the collection would be a whole one.
@@ -75,10 +75,10 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(b"", connection.received())
         self.assertEqual(["_read"], self.workers.names)
         self.workers.finish()
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual((200, DATA), (answer.status, answer.body))
-        self.assertEqual(200, connection.ask("GET", "/v2/").status)
-        connection.lose()
+        self.assertEqual(200, connection.request("GET", "/v2/").status)
+        connection.disconnect()
 
     def test_part_of_it(self) -> None:
         """A range that begins and ends within pieces."""
@@ -86,9 +86,9 @@ class FileTests(SynchronousTestCase):
         start, stop = PIECE_SIZE - 7, 2 * PIECE_SIZE + 11
         connection.send("GET", self.path, ("Range", f"bytes={start}-{stop - 1}"))
         self.workers.finish()
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual((206, DATA[start:stop]), (answer.status, answer.body))
-        connection.lose()
+        connection.disconnect()
 
     def test_back_pressure(self) -> None:
         """A client that takes nothing gets one piece, and one more is read ahead."""
@@ -102,8 +102,8 @@ class FileTests(SynchronousTestCase):
         self.workers.finish()
         connection.resume()
         self.workers.finish()
-        self.assertEqual(DATA, connection.answer().body)
-        connection.lose()
+        self.assertEqual(DATA, connection.response().body)
+        connection.disconnect()
 
     def test_stalls(self) -> None:
         """A client that takes nothing for very long is given up, one that is slow is not."""
@@ -117,7 +117,7 @@ class FileTests(SynchronousTestCase):
             connection.resume()
         self.clock.advance(STALL_LIMIT_SECONDS)
         self.assertTrue(connection.transport.disconnecting)
-        connection.lose()
+        connection.disconnect()
         self.workers.finish()
 
     def test_trickles(self) -> None:
@@ -140,7 +140,7 @@ class FileTests(SynchronousTestCase):
         self.clock.advance(2)
         self.assertTrue(connection.transport.disconnecting)
         self.assertEqual(["slow"], told)
-        connection.lose()
+        connection.disconnect()
         self.workers.finish()
 
     def test_leaving_at_every_moment(self) -> None:
@@ -155,7 +155,7 @@ class FileTests(SynchronousTestCase):
                     elif connection.transport.producer is not None:
                         connection.resume()
                 length = len(connection.received())
-                connection.lose()
+                connection.disconnect()
                 self.workers.finish()
                 self.assertEqual(length, len(connection.received()))
                 self.assertEqual([], self.storage.open_descriptors(), (slow, steps))
@@ -166,7 +166,7 @@ class FileTests(SynchronousTestCase):
         """The file stays open under the thread, and is closed when it has done."""
         connection = serve(self.storage, self.workers, self.clock)
         connection.send("GET", self.path)
-        connection.lose()
+        connection.disconnect()
         self.assertEqual(["_read"], self.workers.names)
         self.assertEqual(1, len(self.storage.open_descriptors()))
         self.workers.step()
@@ -178,7 +178,7 @@ class FileTests(SynchronousTestCase):
         connection = serve(self.storage, self.workers, self.clock)
         self.storage.opening = Deferred()
         connection.send("GET", self.path)
-        connection.lose()
+        connection.disconnect()
         self.storage.opening.callback(None)
         self.assertEqual(1, len(self.storage.descriptors))
         self.workers.finish()
@@ -188,7 +188,7 @@ class FileTests(SynchronousTestCase):
         connection = serve(self.storage, self.workers, self.clock)
         self.storage.opening = Deferred()
         connection.send("GET", self.path)
-        connection.lose()
+        connection.disconnect()
         self.storage.opening.errback(BlobUnknown(digest=self.digest))
         self.assertEqual([], self.flushLoggedErrors())
 
@@ -200,7 +200,7 @@ class FileTests(SynchronousTestCase):
         self.workers.finish()
         self.assertTrue(connection.transport.disconnecting)
         self.assertTrue(connection.received().endswith(DATA[: PIECE_SIZE + 5]))
-        connection.lose()
+        connection.disconnect()
         self.workers.finish()
         self.assertEqual(1, len(self.flushLoggedErrors(StorageError)))
 
@@ -210,10 +210,10 @@ class FileTests(SynchronousTestCase):
         os.truncate(self.storage.path(self.digest), 0)
         connection.send("GET", self.path)
         self.workers.finish()
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual((503, "UNAVAILABLE"), (answer.status, answer.error()["code"]))
         self.assertIsNone(answer.header("ETag"))
-        connection.lose()
+        connection.disconnect()
 
     def test_disks_that_fail(self) -> None:
         """At first, it is a 503; later, the end of the connection."""
@@ -222,8 +222,8 @@ class FileTests(SynchronousTestCase):
         os.mkdir(self.storage.path(self.digest))  # opens, and cannot be read
         connection.send("GET", self.path)
         self.workers.finish()
-        self.assertEqual(503, connection.answer().status)
-        connection.lose()
+        self.assertEqual(503, connection.response().status)
+        connection.disconnect()
 
     def test_no_workers_left(self) -> None:
         """While the daemon stops, files are still closed."""
@@ -234,9 +234,9 @@ class FileTests(SynchronousTestCase):
 
         connection = serve(self.storage, Stopped(), self.clock)  # type: ignore[arg-type]  # as much of it as is needed
         connection.send("GET", self.path)
-        self.assertEqual(503, connection.answer().status)
-        connection.lose()
-        connection.lose()
+        self.assertEqual(503, connection.response().status)
+        connection.disconnect()
+        connection.disconnect()
 
     def test_one_after_the_other(self) -> None:
         """Pipelined requests are answered in order on one connection."""
@@ -248,7 +248,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(2, received.count(b"206 Partial Content"))
         self.assertTrue(received.endswith(DATA[-9:]))
         self.assertIn(b"\r\n\r\n" + DATA[:10], received)
-        connection.lose()
+        connection.disconnect()
 
 
 class SourceStorage(MemoryStorage):
@@ -297,12 +297,12 @@ class StreamTests(SynchronousTestCase):
     def test_chunks(self) -> None:
         """They are sent as they come, empty ones left out, and the stream is closed."""
         chunks = Chunks(b"ab", b"", b"c")
-        answer = self.connect(chunks, 3).ask("GET", self.path)
+        answer = self.connect(chunks, 3).request("GET", self.path)
         self.assertEqual((200, b"abc", 1), (answer.status, answer.body, chunks.closed))
 
     def test_parts(self) -> None:
         """The stream is asked for the part, and yields just that."""
-        answer = self.connect(Chunks(b"b"), 3).ask("GET", self.path, ("Range", "bytes=1-1"))
+        answer = self.connect(Chunks(b"b"), 3).request("GET", self.path, ("Range", "bytes=1-1"))
         self.assertEqual((206, b"b"), (answer.status, answer.body))
         self.assertEqual([ByteRange(start=1, stop=2)], self.storage.parts)
 
@@ -313,7 +313,7 @@ class StreamTests(SynchronousTestCase):
             connection.send("GET", self.path)
             self.assertTrue(connection.received().endswith(b"\r\n\r\n" + sent))
             self.assertTrue(connection.transport.disconnecting)
-            connection.lose()
+            connection.disconnect()
             self.assertEqual(1, chunks.closed)
             self.assertEqual(1, len(self.flushLoggedErrors(StorageError)))
 
@@ -324,7 +324,7 @@ class StreamTests(SynchronousTestCase):
             connection = self.connect(chunks, 3)
             connection.send("GET", self.path)
             self.assertTrue(connection.transport.disconnecting)
-            connection.lose()
+            connection.disconnect()
             self.assertEqual(1, chunks.closed)
             self.assertEqual(1, len(self.flushLoggedErrors(type(failure))))
 
@@ -335,7 +335,7 @@ class StreamTests(SynchronousTestCase):
         with capturedLogs() as logs:
             connection.send("GET", self.path)
         self.assertTrue(connection.transport.disconnecting)
-        connection.lose()
+        connection.disconnect()
         [event] = [event for event in logs if "error" in event]
         self.assertIs(LogLevel.info, event["log_level"])
         self.assertTrue(formatEvent(event).startswith(f"{self.path} was cut short"))
@@ -346,7 +346,7 @@ class StreamTests(SynchronousTestCase):
         chunks = Chunks(b"ab", waiting)
         connection = self.connect(chunks, 3)
         connection.send("GET", self.path)
-        connection.lose()
+        connection.disconnect()
         self.assertEqual(1, chunks.closed)
 
     def test_generators(self) -> None:
@@ -362,7 +362,7 @@ class StreamTests(SynchronousTestCase):
 
         connection = self.connect(generate(), 3)
         connection.send("GET", self.path)
-        connection.lose()
+        connection.disconnect()
         self.assertEqual([True], ended)
 
 
@@ -378,14 +378,14 @@ class RedirectTests(SynchronousTestCase):
     def test_get(self) -> None:
         """The one status that all clients follow, and no body."""
         for headers in ([], [("Range", "bytes=1-")]):
-            answer = self.connection.ask("GET", self.path, *headers)
+            answer = self.connection.request("GET", self.path, *headers)
             self.assertEqual((307, b""), (answer.status, answer.body))
             self.assertEqual("https://bucket.example/x?sig=1", answer.header("Location"))
             self.assertEqual("0", answer.header("Content-Length"))
 
     def test_head(self) -> None:
         """A HEAD is answered here: the URL may be signed for GET alone."""
-        answer = self.connection.ask("HEAD", self.path)
+        answer = self.connection.request("HEAD", self.path)
         self.assertEqual(200, answer.status)
         self.assertIsNone(answer.header("Location"))
         self.assertEqual("3", answer.header("Content-Length"))

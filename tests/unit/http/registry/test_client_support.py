@@ -67,11 +67,11 @@ class AnswerTests(SynchronousTestCase):
         connection = Connection(registry.resource())
         path = "/v2/zstd/manifests/latest"
         agent = ("User-Agent", OLD.decode())
-        answer = connection.ask("GET", path, agent)
+        answer = connection.request("GET", path, agent)
         self.assertEqual(422, answer.status)
         self.assertIn("Docker 20", answer.error()["message"])
-        self.assertEqual(422, connection.ask("HEAD", path, agent).status)
-        answer = connection.ask(
+        self.assertEqual(422, connection.request("HEAD", path, agent).status)
+        answer = connection.request(
             "GET", path, ("User-Agent", "containerd/1.6.20"), ("Accept", OCI_MANIFEST)
         )
         self.assertEqual((200, ZSTD.manifests[0].body), (answer.status, answer.body))

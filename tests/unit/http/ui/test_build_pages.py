@@ -96,7 +96,7 @@ class PagesTestCase(SynchronousTestCase):
         return Stream(connection)
 
     def get(self, path: str) -> dict[str, Any]:
-        answer = self.connect().ask("GET", path)
+        answer = self.connect().request("GET", path)
         self.assertEqual(answer.status, 200)
         self.assertEqual(answer.header("Content-Type"), "application/json")
         self.assertEqual(answer.header("Cache-Control"), "no-store")
@@ -162,7 +162,7 @@ class PageTests(PagesTestCase):
             },
         )
         # What could act on a terminal is escaped.
-        answer = self.connect().ask("GET", f"/builds/{build.id}")
+        answer = self.connect().request("GET", f"/builds/{build.id}")
         self.assertNotIn(b"\x1b", answer.body)
 
     def test_failed(self) -> None:
@@ -188,7 +188,7 @@ class PageTests(PagesTestCase):
             "/builds/%ff",
             "/builds//events",
         ):
-            answer = self.connect().ask("GET", path)
+            answer = self.connect().request("GET", path)
             self.assertEqual(answer.status, 404, path)
             self.assertIn("error", json.loads(answer.body))
 
@@ -196,7 +196,7 @@ class PageTests(PagesTestCase):
         """HEAD answers without a body, and opens no stream."""
         self.begin()
         for path in ("/builds", "/builds/events", "/builds/x"):
-            self.assertEqual(self.connect().ask("HEAD", path).body, b"")
+            self.assertEqual(self.connect().request("HEAD", path).body, b"")
         self.nothing_left_but_idle()
 
     def nothing_left_but_idle(self) -> None:
@@ -205,13 +205,13 @@ class PageTests(PagesTestCase):
 
     def test_reading_only(self) -> None:
         """Nothing can be written."""
-        answer = self.connect().ask("POST", "/builds")
+        answer = self.connect().request("POST", "/builds")
         self.assertEqual((answer.status, answer.header("Allow")), (405, "GET, HEAD"))
 
     def test_switched_off(self) -> None:
         """The page of builds is a 404 if pages are switched off."""
         root = make_root(Resource())
-        self.assertEqual(Connection(root).ask("GET", "/builds").status, 404)
+        self.assertEqual(Connection(root).request("GET", "/builds").status, 404)
 
 
 class OverviewStreamTests(PagesTestCase):
@@ -285,7 +285,7 @@ class OverviewStreamTests(PagesTestCase):
         self.begin("a")
         stream = self.listen("/builds/events")
         stream.events()
-        stream.connection.lose()
+        stream.connection.disconnect()
         self.begin("b")
         assert stream.last_id is not None
         stream = self.listen("/builds/events", ("Last-Event-ID", stream.last_id))
@@ -322,17 +322,17 @@ class OverviewStreamTests(PagesTestCase):
         self.assertEqual(self.pages._streams, 3)
         self.begin("a")
         for stream in streams:
-            stream.connection.lose()
+            stream.connection.disconnect()
         self.nothing_left()
 
     def test_too_many(self) -> None:
         """Only so many streams are open at once."""
         self.patch(build_pages, "MAX_STREAMS", 2)
         streams = [self.listen("/builds/events") for _ in range(2)]
-        answer = self.connect().ask("GET", "/builds/events")
+        answer = self.connect().request("GET", "/builds/events")
         self.assertEqual(answer.status, 503)
         self.assertEqual(answer.header("Retry-After"), "30")
-        streams[0].connection.lose()
+        streams[0].connection.disconnect()
         self.assertEqual(self.listen("/builds/events").status, 200)
 
 
@@ -373,7 +373,7 @@ class BuildStreamTests(PagesTestCase):
         self.assertEqual((first, second), ("log", "build"))
         self.assertEqual((data["state"], data["digest"]), ("succeeded", DIGEST))
         self.assertTrue(stream.ended)
-        stream.connection.lose()
+        stream.connection.disconnect()
         self.nothing_left()
 
     def test_ended_before(self) -> None:
@@ -385,7 +385,7 @@ class BuildStreamTests(PagesTestCase):
         self.assertTrue(stream.ended)
         # Browsers come back when a stream ends; now they are told not to.
         assert stream.last_id is not None
-        answer = self.connect().ask("GET", self.path, ("Last-Event-ID", stream.last_id))
+        answer = self.connect().request("GET", self.path, ("Last-Event-ID", stream.last_id))
         self.assertEqual((answer.status, answer.body), (204, b""))
 
     def test_coming_back(self) -> None:
@@ -393,7 +393,7 @@ class BuildStreamTests(PagesTestCase):
         self.build.log("one")
         stream = self.listen(self.path)
         stream.events()
-        stream.connection.lose()
+        stream.connection.disconnect()
         self.build.log("two")
         self.build.succeed(DIGEST)
         assert stream.last_id is not None
@@ -467,7 +467,7 @@ class BuildStreamTests(PagesTestCase):
         """One that leaves while it is slow leaves nothing behind either."""
         stream = self.listen(self.path, slow=True)
         self.build.log("one")
-        stream.connection.lose()
+        stream.connection.disconnect()
         self.nothing_left()
         self.build.succeed(DIGEST)
         self.nothing_left()

@@ -27,7 +27,7 @@ from nixery.http.ui.documentation import Documentation
 from nixery.image.names import parse_image_name, parse_reference
 from nixery.tap import Options
 from nixery.testing.error_types import error_types
-from tests.support.http import Answer, Connection, HeldWorkers, InlineWorkers
+from tests.support.http import Connection, InlineWorkers, Response, SteppedWorkers
 from tests.support.pages import BROWSER, make_pages
 
 CHECKOUT = Path(__file__).resolve().parents[4]
@@ -59,7 +59,7 @@ class ServingTests(SynchronousTestCase):
         self.connection = self.connect(self.directory)
 
     def connect(
-        self, directory: Path | None, workers: HeldWorkers | InlineWorkers | None = None
+        self, directory: Path | None, workers: SteppedWorkers | InlineWorkers | None = None
     ) -> Connection:
         """A connection to a site that has the documentation."""
         pages = make_pages()
@@ -74,9 +74,9 @@ class ServingTests(SynchronousTestCase):
             )
         )
 
-    def get(self, path: str, *headers: tuple[str, str]) -> Answer:
+    def get(self, path: str, *headers: tuple[str, str]) -> Response:
         """Ask for a path as a browser does."""
-        return self.connection.ask("GET", path, BROWSER, *headers)
+        return self.connection.request("GET", path, BROWSER, *headers)
 
     def test_pages(self) -> None:
         """A folder is answered with its page, and media types are right."""
@@ -105,7 +105,7 @@ class ServingTests(SynchronousTestCase):
 
     def test_head(self) -> None:
         """HEAD has the headers of GET."""
-        got, head = self.get("/docs/"), self.connection.ask("HEAD", "/docs/", BROWSER)
+        got, head = self.get("/docs/"), self.connection.request("HEAD", "/docs/", BROWSER)
         self.assertEqual((200, b""), (head.status, head.body))
         self.assertEqual(got.headers["content-length"], head.headers["content-length"])
 
@@ -158,31 +158,31 @@ class ServingTests(SynchronousTestCase):
 
     def test_reading_only(self) -> None:
         """Other methods are refused."""
-        self.assertEqual(405, self.connection.ask("POST", "/docs/").status)
+        self.assertEqual(405, self.connection.request("POST", "/docs/").status)
 
     def test_not_built(self) -> None:
         """A checkout says how to build it."""
-        answer = self.connect(None).ask("GET", "/docs/")
+        answer = self.connect(None).request("GET", "/docs/")
         self.assertEqual(404, answer.status)
         self.assertIn(b"tox -e docs", answer.body)
 
     def test_read_once(self) -> None:
         """It is read when it is first asked for, away from the reactor, and never again."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.connection = self.connect(self.directory, workers)
         self.connection.send("GET", "/docs/", BROWSER)
         self.assertEqual(b"", self.connection.received())
         workers.finish()
-        self.assertEqual(200, self.connection.answer().status)
+        self.assertEqual(200, self.connection.response().status)
         (self.directory / "index.html").unlink()
         self.assertEqual(200, self.get("/docs/").status)
 
     def test_impatient(self) -> None:
         """A client may leave while it is read."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.connection = self.connect(self.directory, workers)
         self.connection.send("GET", "/docs/", BROWSER)
-        self.connection.lose()
+        self.connection.disconnect()
         workers.finish()
         self.assertEqual([], self.flushLoggedErrors())
 

@@ -22,7 +22,7 @@ from nixery.inspection.page_data import PageData, make_page_data, summary_page_d
 from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import encode_report
 from nixery.runtime.clocks import WallTime
-from tests.support.http import OCI, Answer, Connection, InlineWorkers
+from tests.support.http import OCI, Connection, InlineWorkers, Response
 from tests.support.inspection import digest, report_of
 from tests.support.pages import BROWSER, make_pages
 
@@ -118,8 +118,8 @@ class PagesCase(SynchronousTestCase):
         self.library.page_data_of[repository, "latest"] = make_page_data(encode_report(report))
         self.library.images.append(listed(repository, report))
 
-    def ask(self, path: str, *headers: tuple[str, str]) -> Answer:
-        return self.connection.ask("GET", path, *(headers or (BROWSER,)))
+    def ask(self, path: str, *headers: tuple[str, str]) -> Response:
+        return self.connection.request("GET", path, *(headers or (BROWSER,)))
 
     def page(self, path: str, status: int = 200) -> str:
         answer = self.ask(path)

@@ -27,8 +27,8 @@ from nixery.nix.progress import Phase
 from nixery.process.errors import CommandOutput
 from nixery.sources.source import PackageSet, Revision
 from nixery.testing.fakes import FakeWallClock
-from tests.support.http import Answer as HTTPAnswer
 from tests.support.http import Connection
+from tests.support.http import Response as HTTPAnswer
 from tests.support.pages import BROWSER, make_pages
 from tests.unit.http.ui.test_package_query import found, missing
 
@@ -89,7 +89,7 @@ class UsersTestCase(SynchronousTestCase):
         return make_root(Resource(), children=children)
 
     def ask(self, path: str, *headers: tuple[str, str]) -> HTTPAnswer:
-        return Connection(self.root, self.clock).ask("GET", path, *headers)
+        return Connection(self.root, self.clock).request("GET", path, *headers)
 
     def page(self, path: str) -> str:
         answer = self.ask(path, BROWSER)
@@ -124,7 +124,7 @@ class IndexTests(UsersTestCase):
         connection = Connection(self.root, self.clock)
         connection.send("GET", "/", BROWSER)
         self.clock.advance(1)
-        self.assertIn(b"not looked up yet", connection.answer().body)
+        self.assertIn(b"not looked up yet", connection.response().body)
 
     def test_box_without_scripts(self) -> None:
         """The form alone answers, and what was typed stays in it."""
@@ -286,7 +286,7 @@ class BuildsForUsersTests(UsersTestCase):
         self.clock.advance(1)
         build.succeed(DIGEST)
         self.clock.advance(1)
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual("text/plain; charset=utf-8", answer.header("Content-Type"))
         text = answer.body.decode("utf-8")
         for line in (

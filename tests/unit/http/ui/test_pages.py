@@ -68,7 +68,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_headers(self) -> None:
         """Every page is told to run nothing that is not a file of ours."""
-        answer = self.serve(self.site).ask("GET", "/p", BROWSER)
+        answer = self.serve(self.site).request("GET", "/p", BROWSER)
         policy = answer.header("Content-Security-Policy") or ""
         self.assertIn("default-src 'none'", policy)
         self.assertIn("frame-ancestors 'none'", policy)
@@ -89,7 +89,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_hostile_path(self) -> None:
         """So is what a client puts into a path."""
-        answer = self.serve(self.site).ask("GET", "/p/%3Cscript%3E%ff%E2%80%AE", BROWSER)
+        answer = self.serve(self.site).request("GET", "/p/%3Cscript%3E%ff%E2%80%AE", BROWSER)
         self.assertEqual(404, answer.status)
         self.assertIn(b"&lt;script&gt;\\xff\\u202e", answer.body)
 
@@ -100,17 +100,17 @@ class PagesTests(SynchronousTestCase):
 
     def test_others_get_a_line(self) -> None:
         """A client that is no browser gets a line of text."""
-        answer = self.serve(self.site).ask("GET", "/p/x", ("Accept", "*/*"))
+        answer = self.serve(self.site).request("GET", "/p/x", ("Accept", "*/*"))
         self.assertEqual((404, b"x\n"), (answer.status, answer.body))
-        answer = self.serve(self.site).ask("GET", "/p/x?format=html")
+        answer = self.serve(self.site).request("GET", "/p/x?format=html")
         self.assertEqual("text/html; charset=utf-8", answer.header("Content-Type"))
 
     def test_failures(self) -> None:
         """A typed failure has its status and headers, another one a reference only."""
         connection = self.serve(self.site, QueueFull(waiting=3, retry_after=5.0))
-        answer = connection.ask("GET", "/p", BROWSER)
+        answer = connection.request("GET", "/p", BROWSER)
         self.assertEqual((429, "5"), (answer.status, answer.header("Retry-After")))
-        answer = self.serve(self.site, RuntimeError("secret")).ask("GET", "/p", BROWSER)
+        answer = self.serve(self.site, RuntimeError("secret")).request("GET", "/p", BROWSER)
         self.assertEqual(500, answer.status)
         self.assertNotIn(b"secret", answer.body)
         self.assertIn(b"reference", answer.body)
@@ -121,11 +121,11 @@ class PagesTests(SynchronousTestCase):
 
     def test_methods(self) -> None:
         """HEAD has the headers of GET and no body; all else is refused."""
-        got = self.serve(self.site).ask("GET", "/p", BROWSER)
-        head = self.serve(self.site).ask("HEAD", "/p", BROWSER)
+        got = self.serve(self.site).request("GET", "/p", BROWSER)
+        head = self.serve(self.site).request("HEAD", "/p", BROWSER)
         self.assertEqual(b"", head.body)
         self.assertEqual(got.header("Content-Length"), head.header("Content-Length"))
-        answer = self.serve(self.site).ask("POST", "/p", BROWSER)
+        answer = self.serve(self.site).request("POST", "/p", BROWSER)
         self.assertEqual((405, "GET, HEAD"), (answer.status, answer.header("Allow")))
 
     def test_leaving(self) -> None:
@@ -137,7 +137,7 @@ class PagesTests(SynchronousTestCase):
 
         connection = Connection(make_root(self.site.resource(answer)))
         connection.send("GET", "/v2")
-        connection.lose()
+        connection.disconnect()
         self.assertTrue(waiting.called)
 
     def test_visibility(self) -> None:
@@ -157,7 +157,7 @@ class AssetsTests(SynchronousTestCase):
         self.root = make_root(pages.missing(), children={"static": resource})
 
     def ask(self, path: str, *headers: tuple[str, str]) -> tuple[int, str | None, bytes]:
-        answer = Connection(self.root).ask("GET", path, *headers)
+        answer = Connection(self.root).request("GET", path, *headers)
         return answer.status, answer.header("Cache-Control"), answer.body
 
     def test_for_ever(self) -> None:
@@ -171,7 +171,7 @@ class AssetsTests(SynchronousTestCase):
 
     def test_compressed(self) -> None:
         """A client that accepts gzip gets it, where it gains something."""
-        answer = Connection(self.root).ask(
+        answer = Connection(self.root).request(
             "GET", self.assets.url("a.css"), ("Accept-Encoding", "gzip, br")
         )
         self.assertEqual("gzip", answer.header("Content-Encoding"))

@@ -29,7 +29,7 @@ from nixery.runtime.systemd.watchdog import (
 )
 from nixery.runtime.workers import Workers
 from nixery.testing.fakes import InlineWorkers
-from tests.support.http import HeldWorkers
+from tests.support.http import SteppedWorkers
 
 
 class ServiceManager:
@@ -136,7 +136,7 @@ class ServiceNotifierTests(ManagedCase):
 
     def test_stuck_threads(self) -> None:
         """Stuck threads stop the pings and are logged once; the pings resume afterwards."""
-        workers = HeldWorkers()
+        workers = SteppedWorkers()
         self.start(workers)
         with capturedLogs() as logs:
             self.assertEqual(0, self.pings(20))
@@ -171,7 +171,7 @@ class ServiceNotifierTests(ManagedCase):
 
     def test_stops(self) -> None:
         """After the end there is silence."""
-        notifier = self.start(HeldWorkers())
+        notifier = self.start(SteppedWorkers())
         self.successResultOf(Deferred.fromCoroutine(notifier.stop()))
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual(0, self.pings(20))
