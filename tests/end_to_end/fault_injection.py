@@ -8,8 +8,8 @@ registry that stops, or waits, at a given step of its own.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -102,6 +102,9 @@ class HeldCommands:
         self.path = str(commands)
         for name in ("nix-instantiate", "nix-build", "nix-store"):
             script = commands / name
+            # A command has the lock until it ends.
+            lock = self._lock(name)
+            lock.touch()
             script.write_text(
                 "#!/bin/sh\n"
                 "for last; do :; done\n"
@@ -110,6 +113,7 @@ class HeldCommands:
                 '    cat > "$question"\n'
                 '    exec < "$question"\n'
                 "fi\n"
+                f'exec 9< "{lock}" && flock --shared 9\n'
                 f'echo "{name} $1" >> {self._journal}\n'
                 f'while [ -e "{self._held}/{name} $1" ]; do sleep 0.02; done\n'
                 f'echo "{name} $1 goes on" >> {self._journal}\n'
@@ -137,12 +141,14 @@ class HeldCommands:
     def evaluated(self) -> bool:
         """Tell whether an evaluation has begun, and none goes on."""
         said = self._journal.read_text().splitlines()
-        return "nix-instantiate --eval goes on" in said and not any(
-            b"nix-instantiate" in _read(process / "cmdline")
-            and not _stands_by(process)
-            and self.path.encode() in _read(process / "environ")
-            for process in Path("/proc").glob("[0-9]*")
-        )
+        if "nix-instantiate --eval goes on" not in said:
+            return False
+        with self._lock("nix-instantiate").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     def forget(self, command: str) -> None:
         """Hold a command no longer, whose waiting processes are dead."""
@@ -154,14 +160,9 @@ class HeldCommands:
         said = self._journal.read_text().splitlines()
         return said.count(command) > said.count(f"{command} goes on")
 
-
-def _stands_by(process: Path) -> bool:
-    """Tell whether a process is one of the commands above, and has not been asked yet."""
-    try:
-        asked = not os.readlink(process / "fd" / "0").startswith("pipe:")
-    except OSError:
-        return False
-    return _read(process / "cmdline").endswith(b"\0-\0") and not asked
+    def _lock(self, name: str) -> Path:
+        """Return the file that the commands of a name lock, except those that stand by."""
+        return self._held.with_name(f"{name}.lock")
 
 
 class Saboteur:
@@ -205,11 +206,3 @@ class Saboteur:
     def let(self) -> None:
         """Let a registry that waits go on."""
         self._gate.touch()
-
-
-def _read(path: Path) -> bytes:
-    """A file of a process; nothing, when that has ended."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
