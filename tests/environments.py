@@ -22,12 +22,14 @@ class Environment:
     :param installed: MB that stay, in the checkout's ``.tox``.
     :param temporary: MB of temporary files at once.
     :param root: why it is for root alone, if it is.
+    :param heavy: whether it is left out unless it or all heavy tests are asked for.
     """
 
     programs: tuple[str, ...] = ()
     installed: int
     temporary: int = 100
     root: str = ""
+    heavy: bool = False
 
 
 _NIX = (
@@ -64,6 +66,16 @@ ENVIRONMENTS = {
         installed=250,
         temporary=2500,
         root="installing a Debian into a directory needs root",
+    ),
+    "guest": Environment(
+        programs=(
+            *("debootstrap", "mke2fs", "nsenter", "qemu-system-x86_64", "setpriv", "unshare"),
+        ),
+        # A tree of Debian is kept for the next run, in the user's cache.
+        installed=1000,
+        temporary=2500,
+        root="installing a Debian into a directory needs root",
+        heavy=True,
     ),
 }
 """By name, in the order in which they run: what fails fastest first."""

@@ -33,12 +33,14 @@ TOOLS = CHECKOUT / ".tox" / "tools"
 FULL = "full"
 """Asks for the heavy tests, too."""
 
+HEAVY = ", ".join(name for name, each in ENVIRONMENTS.items() if each.heavy)
+
 USAGE = f"""\
 usage: tests/run [--help] [{FULL}] [ENVIRONMENT...]
 
 Runs the tests: all, or some environments of tox.ini. {FULL} adds the heavy ones: both
-commands of the README in clean roots of Debian 12 and 13, and each package of the demo
-set.
+commands of the README in clean roots of Debian 12 and 13, each package of the demo set,
+and {HEAVY}, which is not run otherwise unless it is named.
 
     {" ".join(ENVIRONMENTS)}
 
@@ -47,6 +49,7 @@ user is told the command that installs them; what needs root is then left out:
 {", ".join(name for name, each in ENVIRONMENTS.items() if each.root)}.
 
 All environments need 5 GB of disk: half of it stays in .tox, half is for temporary files.
+guest needs 1 GB more, which stays in ~/.cache/nixery-tests.
 Python packages come from the index that pip is configured for.
 
 The last line is "N passed, N failed", with ", N skipped" if tests were skipped. The exit
@@ -148,6 +151,8 @@ def choose(arguments: Sequence[str], *, root: bool | None = None) -> list[str]:
     chosen = []
     for name, environment in ENVIRONMENTS.items():
         if named and name not in named:
+            continue
+        if environment.heavy and not named and FULL not in arguments:
             continue
         if environment.root and not root:
             if named:

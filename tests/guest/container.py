@@ -1,6 +1,4 @@
-"""
-systemd as process 1 of a container, with nothing of the host but its kernel.
-"""
+"""Runs systemd as process 1 of a container that shares nothing with the host but its kernel."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ from pathlib import Path
 
 from tests.end_to_end.processes import Finished, at_end, run, wait_until
 
-__all__ = ["Booted"]
+__all__ = ["Container"]
 
 GROUPS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
-"""The hierarchy of control groups that systemd uses, on hosts with two and with one."""
+"""The directories of the unified hierarchy of control groups, where version 1 is used and not."""
 
 BOOT = """
 set -eu
 echo $$ >"$GROUP/cgroup.procs"
-# It ends with the tests, however these end.
+# The container ends with the tests, however these end.
 exec setpriv --pdeathsig KILL unshare --pid --fork --kill-child --mount --uts --ipc --net \\
     --cgroup sh -euc '
 mount --make-rprivate /
@@ -41,7 +39,6 @@ ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
-ip link set lo up
 pivot_root . mnt
 umount -l /mnt
 exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
@@ -49,37 +46,45 @@ exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/syst
 """
 
 
-class Booted:
+class Container:
     """
     A system that runs until the tests end.
 
     :param below: its root directory, which stays as it is.
-    :param directory: where it puts its files; those in ``files`` are there from the start.
-    :raises AssertionError: it does not come up.
+    :param directory: a directory for what the system writes.
     """
 
     def __init__(self, below: Path, directory: Path) -> None:
         for name in ("files", "work", "root"):
-            (directory / name).mkdir(exist_ok=True)
+            (directory / name).mkdir()
+        self.files = directory / "files"
+        """The files that differ from those in ``below``."""
+        self._below = below
+        self._log = directory / "log"
         [group, *_] = [Path(path) for path in GROUPS if (Path(path) / "cgroup.procs").exists()]
         self._group = group / directory.name
+
+    def start(self) -> None:
+        """
+        Start it, and wait until it is up.
+
+        :raises AssertionError: it does not come up.
+        """
         self._group.mkdir()
-        log = (directory / "log").open("wb")
-        self._log = directory / "log"
-        self._child = subprocess.Popen(
-            ["sh", "-c", BOOT],
-            env={
-                **os.environ,
-                "GROUP": str(self._group),
-                "BELOW": str(below),
-                "ABOVE": str(directory),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        log.close()
+        with self._log.open("wb") as log:
+            self._child = subprocess.Popen(
+                ["sh", "-c", BOOT],
+                env={
+                    **os.environ,
+                    "GROUP": str(self._group),
+                    "BELOW": str(self._below),
+                    "ABOVE": str(self.files.parent),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         at_end(self._end)
         wait_until(self._up, "systemd to be up", seconds=600)
 
@@ -88,7 +93,7 @@ class Booted:
         return run(["nsenter", "--target", str(self._first()), "--all", *argv], seconds=seconds)
 
     def _first(self) -> int:
-        """Its process 1, as the host knows it."""
+        """Return the ID of its process 1 outside of it."""
         children = Path(f"/proc/{self._child.pid}/task/{self._child.pid}/children").read_text()
         return int(children.split()[0])
 
@@ -102,7 +107,7 @@ class Booted:
         return said.strip() in {"running", "degraded"}
 
     def _end(self) -> None:
-        # What process 1 of a container has started ends with it.
+        # All that process 1 of a container has started ends with it.
         os.kill(self._child.pid, signal.SIGKILL)
         self._child.wait()
         groups = sorted(self._group.rglob("*/"), reverse=True)

@@ -95,10 +95,16 @@ class ChoiceTests(SynchronousTestCase):
 
     def test_all(self) -> None:
         """All are run, in their order, if none is named."""
-        self.assertEqual(list(ENVIRONMENTS), self.choose())
         self.assertEqual(list(ENVIRONMENTS), self.choose("full"))
         self.assertEqual(["lint", "unit"], self.choose("unit", "lint"))
         self.assertEqual(["unit"], self.choose("full", "unit"))
+
+    def test_heavy(self) -> None:
+        """Heavy ones are run only if they, or all heavy tests, are asked for."""
+        light = [name for name in ENVIRONMENTS if name != "guest"]
+        self.assertEqual(light, self.choose())
+        self.assertEqual(["guest"], self.choose("guest"))
+        self.assertEqual(["lint", "guest"], self.choose("full", "guest", "lint"))
 
     def test_unknown(self) -> None:
         """A name that is none is refused with those there are."""

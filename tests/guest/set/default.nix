@@ -22,4 +22,5 @@ in
 {
   hello = package "hello";
   other = package "other";
+  third = package "third";
 }
