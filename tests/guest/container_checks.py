@@ -33,6 +33,10 @@ from tests.guest.steps import (
     wait_until,
 )
 
+KEY = "/etc/nixery/key.pem"
+CERTIFICATE = "/etc/nixery/certificate.pem"
+TLS_PORT = 8445
+
 RESTART_SECONDS = 5
 """``RestartSec=`` of the units."""
 
@@ -228,29 +232,65 @@ def instances() -> None:
     run("systemctl", "disable", "--now", *units)
 
 
-def credentials() -> None:
-    """A certificate and a key that only root can read are used by the service."""
-    key, certificate = "/etc/nixery/key.pem", "/etc/nixery/certificate.pem"
+def certify() -> None:
+    """Make a key and a certificate of its own."""
     run(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-        *("-nodes", "-days", "30", "-keyout", key, "-out", certificate, "-subj", "/CN=localhost"),
+        *("-nodes", "-days", "30", "-keyout", KEY, "-out", CERTIFICATE, "-subj", "/CN=localhost"),
         *("-addext", "subjectAltName=DNS:localhost"),
     )
-    os.chmod(key, 0o600)
-    loaded = f"LoadCredential=tls-certificate:{certificate}\nLoadCredential=tls-key:{key}\n"
-    extend("nixery.service", "credentials", f"[Service]\n{loaded}")
+
+
+def serve_tls(certificate: str, key: str) -> None:
+    """Serve with TLS on one port, and without on the other."""
     configure(
-        "listen: [tcp:8443, 'plain:tcp:8080:interface=127.0.0.1']",
-        "tls_certificate: credential:tls-certificate",
-        "tls_key: credential:tls-key",
+        f"listen: [tcp:{TLS_PORT}, 'plain:tcp:8080:interface=127.0.0.1']",
+        f"tls_certificate: {certificate}",
+        f"tls_key: {key}",
     )
     start("nixery")
     pull("hello")
-    run("curl", "--fail", "--silent", "--cacert", certificate, "https://localhost:8443/v2/")
-    (UNITS / "nixery.service.d" / "credentials.conf").unlink()
+    assert_certificate_used()
+
+
+def assert_certificate_used() -> None:
+    """See that clients who trust the certificate are served."""
+    run("curl", "--fail", "--silent", "--cacert", CERTIFICATE, f"https://localhost:{TLS_PORT}/v2/")
+
+
+def credentials() -> None:
+    """A certificate and a key that only root can read are used by the service."""
+    certify()
+    os.chmod(KEY, 0o600)
+    loaded = f"LoadCredential=tls-certificate:{CERTIFICATE}\nLoadCredential=tls-key:{KEY}\n"
+    extend("nixery.service", "tls", f"[Service]\n{loaded}")
+    serve_tls("credential:tls-certificate", "credential:tls-key")
+
+
+def renewal() -> None:
+    """A reload is enough to use new files that a group of the service can read."""
+    run("groupadd", "--system", "tls-readers")
+    extend("nixery.service", "tls", "[Service]\nSupplementaryGroups=tls-readers\n")
+    shutil.chown(KEY, group="tls-readers")
+    os.chmod(KEY, 0o640)
+    serve_tls(CERTIFICATE, KEY)
+    before = shown("nixery", "MainPID")
+    certify()
+    run("systemctl", "reload", "nixery")
+    assert_certificate_used()
+    assert shown("nixery", "MainPID") == before
+    (UNITS / "nixery.service.d" / "tls.conf").unlink()
     run("systemctl", "daemon-reload")
-    configure("port: 8080")
+
+
+def home_directory() -> None:
+    """A package set in a home directory is read if the drop-in of the documentation is there."""
+    home = "/home/developer"
+    shutil.copytree("/srv/set", f"{home}/set")
+    extend("nixery.service", "home", "[Service]\nProtectHome=read-only\n")
+    (CONFIGURATION / "nixery.yaml").write_text(f"port: 8080\npkgs_path: {home}/set\n")
     start("nixery")
+    pull("third")
 
 
 def storage_elsewhere() -> None:
@@ -294,6 +334,8 @@ CHECKS = (
     waiting_client,
     instances,
     credentials,
+    renewal,
+    home_directory,
     storage_elsewhere,
     disk,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 
 from tests.guest.steps import (
+    extend,
     get,
     install_units,
     join_nix_users,
@@ -24,12 +25,16 @@ WATCHDOG_SECONDS = 120
 
 
 def installation() -> None:
-    """The service starts with the unit as it is."""
+    """The service starts, and nothing it says is a warning."""
     install_units()
     make_user()
     join_nix_users("nixery.service")
+    # An emulated processor is slow.
+    extend("nixery.service", "slow", "[Service]\nTimeoutStartSec=600\n")
     start("nixery")
     pull("hello")
+    said = run("journalctl", "--unit=nixery", "--priority=warning", "--output=cat", "--quiet")
+    assert not said, said
 
 
 def clock() -> None:

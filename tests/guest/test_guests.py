@@ -179,6 +179,14 @@ class ContainerTests(GuestCase):
         """A key that only root can read reaches the service."""
         self.check(in_container, "credentials")
 
+    def test_renewal(self) -> None:
+        """A renewed certificate that a group can read needs a reload only."""
+        self.check(in_container, "renewal")
+
+    def test_home_directory(self) -> None:
+        """A package set may be in a home directory."""
+        self.check(in_container, "home_directory")
+
     def test_storage_elsewhere(self) -> None:
         """Images may lie elsewhere."""
         self.check(in_container, "storage_elsewhere")
@@ -192,7 +200,7 @@ class MachineTests(GuestCase):
     """Tests in a virtual machine, whose clock is its own."""
 
     def test_installation(self) -> None:
-        """The unit starts as it is shipped."""
+        """The service starts, and logs no warning."""
         self.check(in_machine, "installation")
 
     def test_clock(self) -> None:
