@@ -121,7 +121,7 @@ class Server:
         cwd: Path | None = None,
         umask: int = 0o022,
         identity: Sequence[str] = (),
-        seconds: float = 60,
+        seconds: float = 180,
     ) -> None:
         self._argv = tuple(argv)
         self._log = log
@@ -202,7 +202,7 @@ class Server:
         return not self.running
 
 
-def wait_until(true: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+def wait_until(true: Callable[[], bool], what: str, *, seconds: float = 180) -> None:
     """:raises AssertionError: it has not become true in time."""
     deadline = time.monotonic() + seconds
     while not true():
