@@ -261,6 +261,53 @@ let
     storage_workers = setting types.ints.positive "How many storage operations run at once.";
   };
 
+  # Former names of settings, and the opposite of one. The daemon accepts them for one release.
+  renamed = {
+    client_rate = "requests_per_client";
+    client_burst = "requests_per_client_burst";
+    client_builds = "builds_per_client";
+    client_builds_hourly = "builds_per_client_per_hour";
+    client_connections = "connections_per_client";
+    head_timeout = "request_read_timeout";
+    stall_timeout = "send_timeout";
+    min_send_rate = "min_response_rate";
+    max_closure = "max_closure_size";
+    revisions = "allowed_tags";
+    source_keep = "source_retention";
+    max_bytes = "max_storage_size";
+    max_age = "max_image_age";
+    min_free = "min_free_space";
+    eval_memory = "max_eval_memory";
+    evaluations = "max_evaluations";
+    max_queue = "max_queued_builds";
+    failure_ttl = "failure_cache_ttl";
+    serve_stale = "stale_while_revalidate";
+    request_deadline = "pull_wait_timeout";
+    stop_grace = "shutdown_timeout";
+    site = "web_ui";
+  };
+  inverted.gcs_proxy = "gcs_redirect";
+
+  # Settings that have no effect any more; accepted for one release.
+  removed = [ ];
+
+  deprecated =
+    lib.mapAttrs (_: name: settings.${name} // { visible = false; }) (renamed // inverted)
+    // builtins.listToAttrs (
+      map (
+        name: lib.nameValuePair name (setting types.anything "Has no effect." // { visible = false; })
+      ) removed
+    );
+
+  adviceOn =
+    name:
+    if renamed ? ${name} then
+      "is now called settings.${renamed.${name}}"
+    else if inverted ? ${name} then
+      "is now settings.${inverted.${name}}, with the opposite value"
+    else
+      "was removed and has no effect";
+
   # What there is to say of each registry.
   registryOptions =
     { default, defaultText }:
@@ -312,7 +359,7 @@ let
       };
 
       settings = lib.mkOption {
-        type = types.submodule { options = settings; };
+        type = types.submodule { options = settings // deprecated; };
         default = { };
         description = "The configuration file of the daemon, as `nixery --help` explains it.";
       };
@@ -372,6 +419,13 @@ in
           message = "${unit}: another registry of services.nixery listens on the same address";
         }
       ]
+    );
+
+    warnings = eachOf (
+      unit: registry:
+      map (name: "${unit}: settings.${name} ${adviceOn name}") (
+        lib.filter (name: registry.settings.${name} != null) (lib.attrNames deprecated)
+      )
     );
 
     users.users = each (

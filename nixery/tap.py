@@ -20,8 +20,9 @@ from twisted.python import usage
 
 from nixery.config.config import Config, load_config
 from nixery.config.errors import ConfigError, ConfigProblem
-from nixery.config.layers import CONFIG_VARIABLE, suggest
-from nixery.config.setting import Setting
+from nixery.config.file import CONFIG_VARIABLE, suggest
+from nixery.config.layer import DEPRECATED_NAMES
+from nixery.config.setting import Setting, option_name
 from nixery.config.settings import SETTINGS
 from nixery.errors import NixeryError
 from nixery.observability.json_log import json_line
@@ -73,6 +74,7 @@ class Options(usage.Options):
             for setting in SETTINGS
             if not setting.kind.repeated
         ),
+        *([option_name(name), None, None, "deprecated"] for name in DEPRECATED_NAMES),
     ]
 
     config: Config
@@ -88,6 +90,16 @@ class Options(usage.Options):
         self._listen.append(endpoint)
 
     opt_listen.__doc__ = _help(next(item for item in SETTINGS if item.name == "listen"))
+
+    def getUsage(self, width: int | None = None) -> str:  # noqa: N802  # Twisted's name
+        """Describe all options but the deprecated ones."""
+        accepted = self.longOpt
+        deprecated = {f"{option_name(name)}=" for name in DEPRECATED_NAMES}
+        self.longOpt = [option for option in accepted if option not in deprecated]
+        try:
+            return super().getUsage(width)
+        finally:
+            self.longOpt = accepted
 
     def opt_version(self) -> None:
         """Print the version, and end."""
@@ -128,9 +140,8 @@ class Options(usage.Options):
 
         # Before anything is made of it.
         use_monotonic_time(reactor)
-        given = {"config": self["config"]} | {
-            setting.name: self[setting.option] for setting in SETTINGS if setting.option in self
-        }
+        names = ("config", *(setting.name for setting in SETTINGS), *DEPRECATED_NAMES)
+        given = {name: self[option_name(name)] for name in names if option_name(name) in self}
         given["listen"] = self._listen or None
         if given["config"] is not None:
             # twistd changes its directory when it starts.

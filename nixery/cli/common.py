@@ -6,13 +6,14 @@ alike, and build packages from a name.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.builds.realisation import realise as realise_whatever_is_collected
+from nixery.config.config import Config, load_config
 from nixery.errors import NixeryError
 from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation
@@ -74,6 +75,17 @@ class Command:
 
         reactor.addSystemEventTrigger("before", "shutdown", stop)
         return task
+
+    def load_config(self, given: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+        """
+        Read the configuration, and print warnings of deprecated settings on standard error.
+
+        :raises ConfigError: the configuration cannot be used.
+        """
+        config = load_config(given, environ)
+        for warning in config.warnings:
+            print_error(f"{self.name}: {warning.describe()}")
+        return config
 
     def print_error(self, error: NixeryError) -> None:
         """Print on standard error what went wrong."""

@@ -21,7 +21,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.errors import ConfigError
 from nixery.errors import StorageError
 from nixery.image.closure import StorePath
@@ -149,7 +149,7 @@ def _read_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> 
         "layer_budget": options.layer_budget,
         "layer_strategy": options.strategy,
     }
-    config = load_config(overrides, environ)
+    config = _COMMAND.load_config(overrides, environ)
     return _Arguments(
         name=parse_image_name(options.image, config.system),
         compared_images=tuple(parse_image_name(other, config.system) for other in options.others),

@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred
 
 from nixery.cli.common import USAGE, Command, print_error
 from nixery.cli.reference_sources import CACHE, ReferenceCollector
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.errors import ConfigError
 from nixery.errors import StorageError
 from nixery.layers.popularity_file import encode_popularity
@@ -127,7 +127,7 @@ def _load_config(options: argparse.Namespace, environ: Mapping[str, str]) -> Con
         "system": getattr(options, "system", None),
         "config": options.config,
     }
-    return load_config(overrides, environ)
+    return _COMMAND.load_config(overrides, environ)
 
 
 async def _count(

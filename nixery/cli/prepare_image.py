@@ -20,7 +20,7 @@ from attrs import asdict
 from twisted.internet.defer import Deferred
 
 from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.errors import ConfigError
 from nixery.image.closure import RuntimeGraph
 from nixery.image.errors import InvalidName, InvalidReference
@@ -94,7 +94,7 @@ def _read_arguments(
     :raises InvalidReference: the tag is none.
     """
     overrides = {"pkgs_path": options.path, "system": options.system, "config": options.config}
-    config = load_config(overrides, environ)
+    config = _COMMAND.load_config(overrides, environ)
     return parse_image_name("/".join(options.names), config.system), parse_tag(options.tag), config
 
 

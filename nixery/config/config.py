@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from nixery.config.contradictions import find_contradictions
 from nixery.config.errors import ConfigError, ConfigProblem
-from nixery.config.layers import Layer, find_contradictions, merge, read_file, with_credentials
+from nixery.config.file import read_file
+from nixery.config.layer import COMMAND_LINE, ENVIRONMENT, make_layer, merge, with_credentials
 from nixery.config.settings import SETTINGS
 from nixery.image.patterns import PackagePatterns
 from nixery.layers.compression_levels import Compression, default_level
@@ -41,6 +43,8 @@ class Config:
         details of each.
     :param rules: the tags that are served, from ``allowed_tags`` and ``allow_any_commit``.
     :param compression: of layers, from ``compression`` and ``compression_level``.
+    :param warnings: deprecated names that were used; two configurations that differ in nothing
+        else are equal.
     """
 
     listen: tuple[str, ...]
@@ -133,6 +137,7 @@ class Config:
     log_format: Literal["text", "json"]
     cpu_workers: int
     storage_workers: int
+    warnings: tuple[ConfigProblem, ...] = field(default=(), eq=False)
 
 
 def load_config(
@@ -144,8 +149,8 @@ def load_config(
     Read and check the configuration.
 
     :param command_line: texts, and lists of texts for repeated options, by the
-        names of settings; ``config`` names the file.  What is ``None`` was not
-        given.
+        names of settings, former and removed ones included; ``config`` names the
+        file. ``None`` counts as not given.
     :param environ: the environment; an empty variable counts as unset, and one that is no setting
         is ignored.
     :param passed: endpoint strings of sockets that the service manager opened, which are
@@ -153,24 +158,16 @@ def load_config(
     :raises ConfigError: with all that is wrong.
     """
     problems: list[ConfigProblem] = []
+    warnings: list[ConfigProblem] = []
+    variables = {
+        setting.name: environ[setting.variable]
+        for setting in SETTINGS
+        if setting.variable is not None and environ.get(setting.variable)
+    }
     layers = [
-        read_file(command_line, environ, problems),
-        Layer(
-            name="environment",
-            given={
-                setting.name: environ[setting.variable]
-                for setting in SETTINGS
-                if setting.variable is not None and environ.get(setting.variable)
-            },
-        ),
-        Layer(
-            name="command line",
-            given={
-                setting.name: command_line[setting.name]
-                for setting in SETTINGS
-                if command_line.get(setting.name) is not None
-            },
-        ),
+        read_file(command_line, environ, problems, warnings),
+        make_layer(ENVIRONMENT, variables, problems, warnings),
+        make_layer(COMMAND_LINE, command_line, problems, warnings),
     ]
     layers = [with_credentials(layer, environ, problems) for layer in layers]
     values, ranks = merge(layers, problems)
@@ -180,7 +177,7 @@ def load_config(
     if ranks.get("compression", -1) > ranks.get("compression_level", -1):
         # A compression level belongs to the kind of compression that its own layer had.
         values.pop("compression_level", None)
-    return _assemble(values, environ, passed)
+    return evolve(_assemble(values, environ, passed), warnings=tuple(warnings))
 
 
 # -- the value --------------------------------------------------------------------

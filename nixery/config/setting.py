@@ -6,7 +6,7 @@ from attrs import frozen
 
 from nixery.config.types import Kind
 
-__all__ = ["ANY_VALUE", "Setting"]
+__all__ = ["ANY_VALUE", "Setting", "option_name"]
 
 ANY_VALUE = object()
 """Stands for any value in a setting's ``requires``: the other setting need only have a value."""
@@ -29,6 +29,8 @@ class Setting:
     :param requires: a setting, and the value that it must have for this one to
         mean anything, or :data:`ANY_VALUE`.
     :param secret: whether its value must never be shown.
+    :param aliases: its former names, which still work and warn.
+    :param inverted_alias: a former name, of which the values mean the opposite.
     """
 
     name: str
@@ -40,8 +42,20 @@ class Setting:
     group: str | None = None
     requires: tuple[str, object] | None = None
     secret: bool = False
+    aliases: tuple[str, ...] = ()
+    inverted_alias: str | None = None
 
     @property
     def option(self) -> str:
         """The option of the command line, without its dashes."""
-        return self.name.replace("_", "-")
+        return option_name(self.name)
+
+    @property
+    def former_names(self) -> tuple[str, ...]:
+        """All former names."""
+        return self.aliases if self.inverted_alias is None else (*self.aliases, self.inverted_alias)
+
+
+def option_name(name: str) -> str:
+    """Return the option of the command line for a setting's name, without its dashes."""
+    return name.replace("_", "-")

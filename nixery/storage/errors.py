@@ -92,8 +92,8 @@ class DiskSpaceLow(StorageFull):
         return (
             f"nothing is built while the disk of {self.path} is nearly full: {self.free >> 20} MiB"
             f" are free, and min_free_space asks for {self.needed >> 20} MiB. Images that are"
-            " stored are still served. Free some space, or let nixery-admin gc --max-bytes remove"
-            " old images"
+            " stored are still served. Free some space, or let nixery-admin gc --max-storage-size"
+            " remove old images"
         )
 
 

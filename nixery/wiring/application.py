@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
 
 from nixery.builds.filtered_lookup import FilteredLookup
 from nixery.config.config import Config
@@ -38,6 +39,9 @@ from nixery.wiring.web_ui import make_web_ui
 __all__ = ["make_application"]
 
 
+_log = Logger()
+
+
 def make_application(
     config: Config,
     endpoints: Mapping[str, IStreamServerEndpoint],
@@ -61,6 +65,10 @@ def make_application(
 
     def give_up(reason: BaseException) -> None:
         exit_with_failure(reactor, exit_status(reason))
+
+    async def print_warnings() -> None:
+        for warning in config.warnings:
+            _log.warn("{warning}.", warning=warning.describe())
 
     environ = os.environ
     wall_clock = wall_clock or SystemWallClock()
@@ -148,6 +156,7 @@ def make_application(
     return OrderedService(
         [
             systemd.watchdog,
+            Component(name="configuration", start=print_warnings),
             Component.of_service("pool for packing", cpu),
             Component.of_service("pool for storage", files),
             *observability.components,

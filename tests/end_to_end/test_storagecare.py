@@ -138,7 +138,7 @@ def collecting() -> Iterator[list[int]]:
 
     def work() -> None:
         while not stop.is_set():
-            statuses.append(admin("gc", "--max-bytes=0", "--grace=0").returncode)
+            statuses.append(admin("gc", "--max-storage-size=0", "--grace=0").returncode)
 
     thread = Thread(target=work)
     thread.start()

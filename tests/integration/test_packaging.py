@@ -15,13 +15,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import yaml
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from nixery.config.config import load_config
 from nixery.config.declarations.sources import SYSTEMS
+from nixery.config.layer import DEPRECATED_NAMES
 from nixery.config.settings import SETTINGS
 from nixery.version import VERSION
 from tests.integration.test_install import installation, run
+from tests.support.config import FORMER_NAMES
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -268,9 +271,28 @@ class ModuleTests(NixTests):
         return value
 
     def test_options(self) -> None:
-        """The module has an option for every setting, and no other."""
+        """The module has an option for every setting and deprecated name, and no other."""
         options = self.nixery("", "services.nixery.settings")
-        self.assertEqual({setting.name: None for setting in SETTINGS}, options)
+        names = {*(setting.name for setting in SETTINGS), *DEPRECATED_NAMES}
+        self.assertEqual(dict.fromkeys(names), options)
+
+    def test_deprecated_names(self) -> None:
+        """Deprecated names reach the daemon, and are warned of with the present ones."""
+        given: dict[str, object] = {
+            old: yaml.safe_load(value) for old, (_, value) in FORMER_NAMES.items()
+        }
+        given["revisions"] = ["v7.*"]
+        options = f"settings = builtins.fromJSON {json.dumps(json.dumps(given))};"
+        self.assertEqual(given, self.written(options))
+        expected = {
+            f"nixery: settings.{old} is now called settings.{new}"
+            for old, (new, _) in FORMER_NAMES.items()
+            if old != "gcs_proxy"
+        }
+        expected.add(
+            "nixery: settings.gcs_proxy is now settings.gcs_redirect, with the opposite value"
+        )
+        self.assertEqual(sorted(expected), sorted(self.nixery(options, "warnings")))
 
     def test_systems(self) -> None:
         """The module accepts the same systems as the daemon."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,9 +15,11 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from nixery.config.declarations.removed import REMOVED_SETTINGS
 from nixery.layers.grouping import Popularity
 from nixery.layers.popularity_file import encode_popularity
 from nixery.popularity.data import read_pinned
+from tests.support.config import FORMER_NAMES
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -101,6 +104,38 @@ class StartTests(SynchronousTestCase):
         self.assertNotIn("Traceback", output)
         self.assertNotIn("CRITICAL", output.upper())
         # Twisted passes the signal on when everything has ended.
+        self.assertEqual(-signal.SIGTERM, process.returncode)
+
+    def test_deprecated_settings(self) -> None:
+        """Every deprecated name starts, in the file and on the command line, and is warned of."""
+        # The other storage than the one that is started has this one.
+        former = {old: new for old, new in FORMER_NAMES.items() if old != "gcs_proxy"}
+        file = self.directory / "nixery.yaml"
+        on_command_line = ("stop_grace", "head_timeout", *REMOVED_SETTINGS[:1])
+        in_file = [name for name in (*former, *REMOVED_SETTINGS) if name not in on_command_line]
+        values = {**{old: value for old, (_, value) in former.items()}, "revisions": "[latest]"}
+        file.write_text("".join(f"{name}: {values.get(name, 'anything')}\n" for name in in_file))
+        process = self.start(
+            *("--config", str(file), "--listen", "tcp:0:interface=127.0.0.1"),
+            *(f"--{name.replace('_', '-')}={values.get(name, 1)}" for name in on_command_line),
+        )
+        said = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            if "docker pull" in line:
+                break
+        output = "".join(said)
+        for name in in_file:
+            present = former[name][0] if name in former else "no effect"
+            self.assertRegex(output, rf"{name} \({re.escape(str(file))}\): .*{present}")
+        for name in on_command_line:
+            present = former[name][0] if name in former else "no effect"
+            option, present = (text.replace("_", "-") for text in (name, present))
+            self.assertRegex(output, rf"--{option} \(command line\): .*{present}")
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=60)
+        self.assertNotIn("Traceback", output + rest)
         self.assertEqual(-signal.SIGTERM, process.returncode)
 
     def test_popularity_data(self) -> None:

@@ -12,6 +12,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from nixery.config.layer import DEPRECATED_NAMES
+from nixery.config.setting import option_name
 from nixery.config.settings import SETTINGS
 from nixery.sources.source import PathSource
 from nixery.tap import Options
@@ -62,6 +64,18 @@ class OptionsTests(SynchronousTestCase):
             if setting.variable is not None:
                 self.assertIn(f"[{setting.variable}]", text)
         self.assertIn("--config=", text)
+
+    def test_former_names(self) -> None:
+        """Former names of options work and are not in the help."""
+        options = self.parse("--pkgs-path=/p", "--stop-grace=7", "--client-rate", "9")
+        config = options.config
+        self.assertEqual((7, 9), (config.shutdown_timeout, config.requests_per_client))
+        self.assertEqual(
+            {"--stop-grace", "--client-rate"}, {warning.setting for warning in config.warnings}
+        )
+        text = str(options)
+        for name in DEPRECATED_NAMES:
+            self.assertNotIn(f"--{option_name(name)}=", text)
 
     def test_unknown_option(self) -> None:
         """An unknown option is refused with the nearest one."""

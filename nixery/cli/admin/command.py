@@ -68,14 +68,16 @@ def admin(arguments: Sequence[str] | None = None) -> None:
         config = load_config(
             {"config": options.config, "storage_path": options.storage_path}, os.environ
         )
+        for warning in config.warnings:
+            _print_error(warning.describe())
         if options.command != "warm" and config.storage_backend != "filesystem":
             raise AdminRefused(reason=BUCKET_MESSAGE.format(bucket=config.gcs_bucket))
         status = options.run(config, options)
     except ConfigError as error:
-        _print_error(error)
+        _print_error(error.message)
         sys.exit(USAGE)
     except NixeryError as error:
-        _print_error(error)
+        _print_error(error.message)
         sys.exit(FAILURE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -104,10 +106,18 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     gc_parser = command("gc", _gc, "Remove what the limits do not keep, and what nothing names.")
-    gc_parser.add_argument("--max-bytes", type=_parse_size, help="instead of the setting: 200GiB")
     gc_parser.add_argument(
-        "--max-age", type=_parse_seconds, help="instead of the setting, in seconds"
+        "--max-storage-size", type=_parse_size, help="instead of the setting: 200GiB"
     )
+    gc_parser.add_argument(
+        "--max-image-age", type=_parse_seconds, help="instead of the setting, in seconds"
+    )
+    # As the settings were called.
+    for former, name, parse in (
+        ("--max-bytes", "max_storage_size", _parse_size),
+        ("--max-age", "max_image_age", _parse_seconds),
+    ):
+        gc_parser.add_argument(former, dest=name, type=parse, help=argparse.SUPPRESS)
     gc_parser.add_argument(
         "--grace", type=_parse_seconds, help="instead of retention_grace, in seconds"
     )
@@ -157,8 +167,8 @@ def _gc(config: Config, options: argparse.Namespace) -> int:
         return configured if given is None else given
 
     policy = Policy(
-        max_bytes=default(options.max_bytes, config.max_storage_size),
-        max_age=default(options.max_age, config.max_image_age),
+        max_bytes=default(options.max_storage_size, config.max_storage_size),
+        max_age=default(options.max_image_age, config.max_image_age),
         grace=default(options.grace, config.retention_grace),
         dry_run=options.dry_run,
     )
@@ -375,8 +385,8 @@ def _print(options: argparse.Namespace, data: object, text: str) -> None:
     sys.stdout.flush()
 
 
-def _print_error(error: NixeryError) -> None:
-    sys.stderr.write(f"nixery-admin: {error.message}\n")
+def _print_error(text: str) -> None:
+    sys.stderr.write(f"nixery-admin: {text}\n")
 
 
 def _parse_size(text: str) -> int:

@@ -13,6 +13,7 @@ CACHE_SETTINGS: tuple[Setting, ...] = (
         kind=types.SECONDS,
         help="how long a failed build is remembered before it is tried again",
         default=60.0,
+        aliases=("failure_ttl",),
     ),
     Setting(
         name="manifest_ttl",
@@ -43,5 +44,6 @@ CACHE_SETTINGS: tuple[Setting, ...] = (
         kind=types.DURATION,
         help="how long an old image is served while that of a new revision is being built",
         default=0.0,
+        aliases=("serve_stale",),
     ),
 )

@@ -13,11 +13,13 @@ DEADLINE_SETTINGS: tuple[Setting, ...] = (
         kind=types.SECONDS,
         help="how long a request waits for its image, unless it is Docker's, which waits for ever",
         default=25.0,
+        aliases=("request_deadline",),
     ),
     Setting(
         name="shutdown_timeout",
         kind=types.DURATION,
         help="how long the builds that run may go on when the daemon is stopped",
         default=10.0,
+        aliases=("stop_grace",),
     ),
 )

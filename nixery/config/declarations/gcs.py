@@ -37,6 +37,7 @@ GCS_SETTINGS: tuple[Setting, ...] = (
         default=True,
         default_text="true",
         requires=("storage_backend", "gcs"),
+        inverted_alias="gcs_proxy",
     ),
     Setting(
         name="gcs_endpoint",

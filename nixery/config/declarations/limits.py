@@ -21,30 +21,35 @@ LIMIT_SETTINGS: tuple[Setting, ...] = (
         kind=types.integer(0, 1_000_000, unit="requests a second"),
         help="how many requests one client may send in the long run; 0: any number",
         default=1000,
+        aliases=("client_rate",),
     ),
     Setting(
         name="requests_per_client_burst",
         kind=types.integer(1, 10_000_000, unit="requests"),
         help="how many requests one client may send at once",
         default=20_000,
+        aliases=("client_burst",),
     ),
     Setting(
         name="builds_per_client",
         kind=types.integer(0, 100_000, unit="images"),
         help="how many images are made at once, or wait for it, for one client; 0: any number",
         default=50,
+        aliases=("client_builds",),
     ),
     Setting(
         name="builds_per_client_per_hour",
         kind=types.integer(0, 1_000_000, unit="images"),
         help="how many images are made in an hour for one client; 0: any number",
         default=1000,
+        aliases=("client_builds_hourly",),
     ),
     Setting(
         name="connections_per_client",
         kind=types.integer(0, 1_000_000, unit="connections"),
         help="how many connections one client may have; 0: any number",
         default=5000,
+        aliases=("client_connections",),
     ),
     Setting(
         name="max_connections",
@@ -57,6 +62,7 @@ LIMIT_SETTINGS: tuple[Setting, ...] = (
         kind=types.SECONDS,
         help="how long a request may take to arrive, from its first byte to its last",
         default=30.0,
+        aliases=("head_timeout",),
     ),
     Setting(
         name="idle_timeout",
@@ -69,12 +75,14 @@ LIMIT_SETTINGS: tuple[Setting, ...] = (
         kind=types.SECONDS,
         help="how long a client may take nothing of what it downloads",
         default=600.0,
+        aliases=("stall_timeout",),
     ),
     Setting(
         name="min_response_rate",
         kind=types.integer(0, unit="bytes a second"),
         help="what a client must take of a download in the long run; 0: nothing",
         default=1024,
+        aliases=("min_send_rate",),
     ),
     Setting(
         name="max_packages",
@@ -88,6 +96,7 @@ LIMIT_SETTINGS: tuple[Setting, ...] = (
         help="how large an image may be, unpacked, with all that its packages need, as 32 GiB",
         default=32 * 2**30,
         default_text="32 GiB",
+        aliases=("max_closure",),
     ),
     Setting(
         name="allow_packages",

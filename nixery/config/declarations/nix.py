@@ -38,12 +38,14 @@ NIX_SETTINGS: tuple[Setting, ...] = (
         kind=types.integer(64, unit="MiB"),
         help="how much memory an evaluation may use",
         default=4096,
+        aliases=("eval_memory",),
     ),
     Setting(
         name="max_evaluations",
         kind=types.integer(1, 1024, unit="processes"),
         help="how many evaluations run at once",
         default=4,
+        aliases=("evaluations",),
     ),
     Setting(
         name="max_builds",
@@ -56,6 +58,7 @@ NIX_SETTINGS: tuple[Setting, ...] = (
         kind=types.integer(0, 100_000, unit="images"),
         help="how many more may wait for their turn, before clients are sent away for a while",
         default=64,
+        aliases=("max_queue",),
     ),
     Setting(
         name="allow_import_from_derivation",

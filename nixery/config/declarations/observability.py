@@ -14,6 +14,7 @@ OBSERVABILITY_SETTINGS: tuple[Setting, ...] = (
         help="whether there are pages for people: what this is, builds, images, documentation",
         default=True,
         default_text="true",
+        aliases=("site",),
     ),
     Setting(
         name="show_builds",

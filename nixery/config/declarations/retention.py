@@ -15,6 +15,7 @@ RETENTION_SETTINGS: tuple[Setting, ...] = (
         help="how much stored images may take, as 200 GiB; those not pulled for longest go first",
         default_text="any amount",
         requires=("storage_backend", "filesystem"),
+        aliases=("max_bytes",),
     ),
     Setting(
         name="max_image_age",
@@ -22,6 +23,7 @@ RETENTION_SETTINGS: tuple[Setting, ...] = (
         help="how long after its last pull an image is kept",
         default_text="for ever",
         requires=("storage_backend", "filesystem"),
+        aliases=("max_age",),
     ),
     Setting(
         name="retention_grace",
@@ -44,5 +46,6 @@ RETENTION_SETTINGS: tuple[Setting, ...] = (
         default=FreeSpaceLimit(amount=2**30),
         default_text="1 GiB",
         requires=("storage_backend", "filesystem"),
+        aliases=("min_free",),
     ),
 )

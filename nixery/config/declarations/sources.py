@@ -77,6 +77,7 @@ SOURCE_SETTINGS: tuple[Setting, ...] = (
         help="which tags are served besides latest: patterns as nixos-*, or latest alone",
         default=("*",),
         default_text="*",
+        aliases=("revisions",),
     ),
     Setting(
         name="allow_any_commit",
@@ -108,6 +109,7 @@ SOURCE_SETTINGS: tuple[Setting, ...] = (
         kind=types.integer(86400, unit="seconds"),
         help="how long a fetched revision that is not used is kept from garbage collection",
         default=1209600,
+        aliases=("source_keep",),
     ),
     Setting(
         name="channel_url",

@@ -31,6 +31,7 @@ in
 {
   options = {
     assertions = option (types.listOf types.anything) [ ];
+    warnings = strings;
     environment.systemPackages = option (types.listOf types.package) [ ];
     nix.package = option types.package pkgs.nix;
     nix.settings.extra-allowed-users = strings;

@@ -73,6 +73,11 @@ def _facts(setting: Setting) -> Sequence[tuple[str, nodes.paragraph]]:
     facts = [("Option", nodes.paragraph("", "", _code(f"--{setting.option}"), _text(repeated)))]
     if setting.variable is not None:
         facts.append(("Variable", nodes.paragraph("", "", _code(setting.variable))))
+    if setting.former_names:
+        names = ", ".join(setting.aliases)
+        if setting.inverted_alias is not None:
+            names = f"{setting.inverted_alias}, with the opposite meaning"
+        facts.append(("Formerly", nodes.paragraph("", names)))
     facts.append(("Value", nodes.paragraph("", _expected(setting.kind))))
     default = setting.default_text
     if default is None and setting.default is not None:

@@ -89,11 +89,22 @@ class StoredTests(AdminCase):
         """Limits come from the command line; a rehearsal removes nothing."""
         self.serve("git", "latest", b"1" * 1000)
         self.age()
-        self.assertIn("would remove 1 images", self.run_admin("gc", "--max-bytes=0", "--dry-run"))
+        self.assertIn(
+            "would remove 1 images", self.run_admin("gc", "--max-storage-size=0", "--dry-run")
+        )
         self.assertIn("removed 0 images", self.run_admin("gc", "--max-bytes=1MiB"))
         done = json.loads(self.run_admin("gc", "--max-age=60", "--json"))
         self.assertEqual((1, 0), (done["images"], done["total"]))
         self.assertIn("0 images", self.run_admin("list"))
+
+    def test_deprecated_settings(self) -> None:
+        """A former name of a setting in the file is warned of, beside the results."""
+        config = Path(self.mktemp())
+        config.write_text("max_bytes: 1 GiB")
+        self.assertIn(
+            f"nixery-admin: max_bytes ({config}): this name is deprecated: use max_storage_size\n",
+            self.run_admin("list", "--config", str(config)),
+        )
 
     def test_purge(self) -> None:
         """Purge removes the images that are named: one tag, or all tags of a name."""

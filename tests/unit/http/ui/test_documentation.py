@@ -283,9 +283,10 @@ class SourceTests(SynchronousTestCase):
             # Some show one setting of several that belong together.
             environ = {"NIXERY_STORAGE_BACKEND": "gcs"} if "gcs_" in text else {}
             try:
-                load_config({"config": str(path)}, environ)
+                config = load_config({"config": str(path)}, environ)
             except ConfigError as error:
                 self.fail(f"{name}: {error}\n{text}")
+            self.assertEqual((), config.warnings, name)
 
     def test_variables(self) -> None:
         """The environment variables that are named exist."""

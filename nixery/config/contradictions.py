@@ -1,0 +1,119 @@
+"""Finds values that are valid one by one and contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from nixery.config.errors import ConfigProblem
+from nixery.config.layer import Layer
+from nixery.config.setting import ANY_VALUE, Setting
+from nixery.config.settings import SETTINGS
+from nixery.layers.compression_levels import LEVELS
+
+__all__ = ["find_contradictions"]
+
+
+def find_contradictions(
+    values: Mapping[str, object], ranks: Mapping[str, int], layers: list[Layer]
+) -> Iterator[ConfigProblem]:
+    """Find combinations of values that are valid one by one and contradict each other."""
+    by_name = {setting.name: setting for setting in SETTINGS}
+    for setting in SETTINGS:
+        if setting.requires is None or setting.name not in ranks:
+            continue
+        other, needed = setting.requires
+        if other in ranks and other not in values:
+            continue  # its value did not parse, so what was meant is unknown
+        actual = values.get(other, by_name[other].default)
+        # If a higher layer chooses something else, a lower one's details have no effect; layers
+        # exist for that.
+        group = by_name[other].group
+        choosing = [
+            ranks[each.name]
+            for each in SETTINGS
+            if each.name in ranks and (each.name == other or (group and each.group == group))
+        ]
+        overridden = max(choosing, default=-1) > ranks[setting.name]
+        if needed is ANY_VALUE and actual is None:
+            only = f"it means something only where {other} is given"
+        elif needed is not ANY_VALUE and actual != needed:
+            only = f"it means something only where {other} is {needed}, and that is {actual}"
+        else:
+            continue
+        if not overridden:
+            yield layers[ranks[setting.name]].problem(setting, only)
+    if "compression_level" in values:
+        yield from _check_level(values, ranks, layers, by_name)
+    yield from _check_auth(values, ranks, layers, by_name)
+    if values.get("storage_backend") == "gcs" and "storage_backend" in ranks:
+        layer = layers[ranks["storage_backend"]]
+        if "gcs_bucket" not in ranks:
+            yield layer.problem(
+                by_name["storage_backend"], "name the bucket too: GCS_BUCKET or gcs_bucket"
+            )
+        for one, two in (
+            ("gcs_signing_key", "gcs_signing_account"),
+            ("gcs_signing_account", "gcs_signing_key"),
+        ):
+            if one in ranks and two not in ranks:
+                yield layers[ranks[one]].problem(by_name[one], f"give {two} too, or neither")
+
+
+def _check_auth(
+    values: Mapping[str, object],
+    ranks: Mapping[str, int],
+    layers: list[Layer],
+    by_name: Mapping[str, Setting],
+) -> Iterator[ConfigProblem]:
+    """Check the settings for passwords, rules, anonymous clients and tokens against ``auth``."""
+    if "auth" in ranks and "auth" not in values:
+        return
+    auth = values.get("auth", "none")
+    rules = values.get("auth_rules")
+    if auth == "none":
+        for name in ("htpasswd_file", "auth_rules"):
+            if name in ranks and ranks.get("auth", -1) <= ranks[name]:
+                yield layers[ranks[name]].problem(
+                    by_name[name],
+                    "it means something only where auth is htpasswd or token: without that,"
+                    " everybody may pull everything",
+                )
+        return
+    if "htpasswd_file" not in ranks:
+        yield layers[ranks["auth"]].problem(
+            by_name["auth"],
+            "name the file of the passwords too: htpasswd_file (htpasswd -B -c FILE USER makes"
+            " one)",
+        )
+    if auth != "token" and isinstance(rules, Mapping) and "anonymous" in rules:
+        yield layers[ranks["auth_rules"]].problem(
+            by_name["auth_rules"],
+            "pulls without logging in (anonymous) need auth: token; with a plain password, clients"
+            " either always send one or never",
+        )
+    if auth == "token" and "port" in ranks and "public_url" not in ranks:
+        yield layers[ranks["auth"]].problem(
+            by_name["auth"],
+            "give public_url too: it is where clients of other machines fetch their tokens",
+        )
+
+
+def _check_level(
+    values: Mapping[str, object],
+    ranks: Mapping[str, int],
+    layers: list[Layer],
+    by_name: Mapping[str, Setting],
+) -> Iterator[ConfigProblem]:
+    """Check the compression level: each kind of compression has its own range."""
+    kind = values.get("compression", by_name["compression"].default)
+    rank = ranks["compression_level"]
+    if "compression" in ranks and ("compression" not in values or ranks["compression"] > rank):
+        return
+    levels = LEVELS[str(kind)]
+    if len(levels) == 1:
+        expected = f"leave it out: with compression {kind} there are no levels"
+    elif values["compression_level"] in levels:
+        return
+    else:
+        expected = f"with compression {kind}, give a level between {levels[0]} and {levels[-1]}"
+    yield layers[rank].problem(by_name["compression_level"], expected)

@@ -1,0 +1,91 @@
+"""Tests for :mod:`nixery.config.contradictions`."""
+
+from __future__ import annotations
+
+from nixery.config.errors import ConfigError
+from tests.support.config import ConfigCase
+
+
+class ContradictionTests(ConfigCase):
+    """Tests of values that are valid one by one."""
+
+    def test_gcs_needs_a_bucket(self) -> None:
+        """A bucket storage without a bucket is a contradiction."""
+        problem = self.problem(environ={"NIXERY_STORAGE_BACKEND": "gcs"})
+        self.assertIn("GCS_BUCKET", problem.expected)
+
+    def test_signing_needs_key_and_account(self) -> None:
+        """The key and the account that sign URLs come together."""
+        problem = self.problem("{storage_backend: gcs, gcs_bucket: b, gcs_signing_account: a}")
+        self.assertEqual("gcs_signing_account", problem.setting)
+        self.assertIn("gcs_signing_key", problem.expected)
+
+    def test_bucket_without_gcs(self) -> None:
+        """A bucket for a storage in a directory is a contradiction."""
+        problem = self.problem(environ={"GCS_BUCKET": "b"})
+        self.assertEqual("GCS_BUCKET", problem.setting)
+        self.assertIn("storage_backend is gcs", problem.expected)
+
+    def test_higher_backend_puts_lower_details_out_of_force(self) -> None:
+        """The command line may choose another storage than the file describes."""
+        config = self.load("{storage_backend: gcs, gcs_bucket: b}", storage_backend="filesystem")
+        self.assertEqual("filesystem", config.storage_backend)
+
+    def test_level_of_another_compression(self) -> None:
+        """Levels are those of the kind, and what does not fit is told with what does."""
+        problem = self.problem("{compression: zstd, compression_level: 0}")
+        self.assertEqual("compression_level", problem.setting)
+        self.assertIn("between 1 and 19", problem.expected)
+        problem = self.problem(compression_level="4")
+        self.assertEqual("--compression-level", problem.setting)
+        self.assertIn("with compression gzip, give a level between 0 and 3", problem.expected)
+        self.assertIn(
+            "leave it out", self.problem("compression: none", compression_level=0).expected
+        )
+        self.assertEqual(
+            "compression", self.problem("{compression: lzma, compression_level: 9}").setting
+        )
+
+    def test_misspelt_backend_is_one_problem(self) -> None:
+        """A backend that is not understood does not make its details wrong."""
+        self.assertEqual(
+            "storage_backend", self.problem("{storage_backend: gsc, gcs_bucket: b}").setting
+        )
+
+    def test_google_credentials_of_others(self) -> None:
+        """Other programs' credentials in the environment contradict nothing."""
+        self.load(environ={"GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json"})
+
+
+class AuthTests(ConfigCase):
+    """Users, and what is for them."""
+
+    def test_rules(self) -> None:
+        """Rules are patterns by the names of users; one pattern needs no list."""
+        config = self.load(
+            "{auth: htpasswd, htpasswd_file: /h, auth_rules: {a: [git, shell], b: x}}"
+        )
+        self.assertEqual({*config.auth_rules}, {"a", "b"})
+        self.assertEqual(config.token_key, config.state_directory / "token-key.pem")
+
+    def test_contradictions(self) -> None:
+        """Settings that contradict each other are refused, with what to do."""
+        for text, words in (
+            ("{auth: htpasswd}", "htpasswd_file"),
+            ("{auth: token}", "htpasswd_file"),
+            ("{htpasswd_file: /h}", "only where auth is"),
+            ("{auth_rules: {a: [git]}}", "only where auth is"),
+            ("{auth: htpasswd, htpasswd_file: /h, token_key: /k}", "only where auth is token"),
+            (
+                "{auth: htpasswd, htpasswd_file: /h, auth_rules: {anonymous: [git]}}",
+                "need auth: token",
+            ),
+            ("{auth: token, htpasswd_file: /h, port: 80}", "public_url"),
+            ("{auth: basic, htpasswd_file: /h}", "htpasswd, token"),
+            ("{auth: token, htpasswd_file: /h, auth_rules: {a: [shell/*]}}", "write shell, git"),
+            ("{auth: token, htpasswd_file: /h, auth_rules: {a: [1]}}", "list of patterns"),
+            ("{auth: token, htpasswd_file: /h, auth_rules: [a]}", "mapping"),
+        ):
+            with self.assertRaises(ConfigError) as raised:
+                self.load(text)
+            self.assertIn(words, raised.exception.message, text)
