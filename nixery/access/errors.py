@@ -29,8 +29,8 @@ class PasswordFileUnusable(NixeryError):
 
     @property
     def message(self) -> str:
-        place = self.path if self.line is None else f"{self.path}, line {self.line}"
-        return f"the passwords are not usable ({place}): {self.reason}"
+        location = self.path if self.line is None else f"{self.path}, line {self.line}"
+        return f"the passwords are not usable ({location}): {self.reason}"
 
 
 @frozen(kw_only=True)

@@ -58,7 +58,7 @@ class BatchQueue(Generic[J, R]):
     run_batch: Callable[[Sequence[J], Event], Awaitable[Sequence[R]]]
     max_running: int
 
-    _waiting: deque[_Item[J, R]] = field(factory=deque, init=False)
+    _queue: deque[_QueuedJob[J, R]] = field(factory=deque, init=False)
     _running: int = field(default=0, init=False)
     _starting: bool = field(default=False, init=False)
 
@@ -73,14 +73,14 @@ class BatchQueue(Generic[J, R]):
         :raises Exception: the error that ``make`` has raised for this job alone: the jobs of
             a batch that fails are run again one by one.
         """
-        item: _Item[J, R] = _Item(job=job, cost=size + PER_JOB_COST)
-        self._waiting.append(item)
+        item: _QueuedJob[J, R] = _QueuedJob(job=job, cost=size + PER_JOB_COST)
+        self._queue.append(item)
         self._start_batches()
         try:
-            return await shield(item.done)
+            return await shield(item.result)
         except CancelledError:
             if item.batch is None:
-                self._waiting.remove(item)
+                self._queue.remove(item)
             else:
                 await item.batch.abandon_job()
             raise
@@ -91,7 +91,7 @@ class BatchQueue(Generic[J, R]):
             return
         self._starting = True
         try:
-            while self._waiting and self._running < self.max_running:
+            while self._queue and self._running < self.max_running:
                 self._running += 1
                 batch = self._next_batch()
                 batch.task = Deferred.fromCoroutine(self._run_and_continue(batch))
@@ -99,13 +99,13 @@ class BatchQueue(Generic[J, R]):
             self._starting = False
 
     def _next_batch(self) -> _Batch[J, R]:
-        share = QUEUE_SHARE / self.max_running * sum(item.cost for item in self._waiting)
+        share = QUEUE_SHARE / self.max_running * sum(item.cost for item in self._queue)
         budget = max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, share))
-        items: list[_Item[J, R]] = []
-        while self._waiting and len(items) < MAX_BATCH_JOBS:
-            if items and self._waiting[0].cost > budget:
+        items: list[_QueuedJob[J, R]] = []
+        while self._queue and len(items) < MAX_BATCH_JOBS:
+            if items and self._queue[0].cost > budget:
                 break
-            items.append(self._waiting.popleft())
+            items.append(self._queue.popleft())
             budget -= items[-1].cost
         batch = _Batch(items=items, waiters=len(items))
         for item in items:
@@ -119,14 +119,14 @@ class BatchQueue(Generic[J, R]):
             self._running -= 1
             self._start_batches()
 
-    async def _run_jobs(self, batch: _Batch[J, R], items: Sequence[_Item[J, R]]) -> None:
+    async def _run_jobs(self, batch: _Batch[J, R], items: Sequence[_QueuedJob[J, R]]) -> None:
         try:
             results = await self.run_batch([item.job for item in items], batch.stop)
         except Exception:  # noqa: BLE001  # passed to the waiters
             failure = Failure()
         else:
             for item, result in zip(items, results, strict=True):
-                item.done.callback(result)
+                item.result.callback(result)
             return
         if len(items) > 1 and not batch.stop.is_set():
             # A job must not fail because of the error of another one.
@@ -134,16 +134,16 @@ class BatchQueue(Generic[J, R]):
                 await self._run_jobs(batch, [item])
         else:
             for item in items:
-                item.done.errback(failure)
+                item.result.errback(failure)
 
 
 @define(kw_only=True, eq=False)
-class _Item(Generic[J, R]):
+class _QueuedJob(Generic[J, R]):
     """A job, and the Deferred of its caller."""
 
     job: J
     cost: float
-    done: Deferred[R] = field(factory=Deferred)
+    result: Deferred[R] = field(factory=Deferred)
     batch: _Batch[J, R] | None = None
 
 
@@ -155,7 +155,7 @@ class _Batch(Generic[J, R]):
     :param waiters: the number of its jobs that a caller still waits for.
     """
 
-    items: Sequence[_Item[J, R]]
+    items: Sequence[_QueuedJob[J, R]]
     waiters: int
     stop: Event = field(factory=Event)
     task: Deferred[None] | None = None

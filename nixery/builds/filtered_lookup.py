@@ -30,11 +30,11 @@ class FilteredLookup:
     rules: PackageRules
 
     async def look_up(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """As :meth:`nixery.builds.package_lookup.PackageLookup.look_up` says."""
-        denied = {item for item in requirements if self.rules.denies(item)}
-        wanted = [item for item in requirements if item not in denied]
+        denied = {item for item in requests if self.rules.denies(item)}
+        wanted = [item for item in requests if item not in denied]
         found = iter(
             await self.package_lookup.look_up(package_set, system, wanted) if wanted else ()
         )
@@ -49,5 +49,5 @@ class FilteredLookup:
             )
             if item in denied
             else next(found)
-            for item in requirements
+            for item in requests
         ]

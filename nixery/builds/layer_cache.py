@@ -128,7 +128,7 @@ class LayerCache:
             under these keys, because other manifests name them already.
         :raises StorageError: the storage failed.
         """
-        stored_records = await self.storage.commit_all(
+        stored_records = await self.storage.commit_many(
             [
                 PendingBlob(
                     writer=writer,

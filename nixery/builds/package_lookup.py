@@ -38,10 +38,10 @@ class PackageLookup(Protocol):
     """Looks package names up in a package set."""
 
     async def look_up(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """
-        Return a result for each requirement, in their order.
+        Return a result for each requested package, in their order.
 
         :raises EvaluationFailed: the package set itself does not evaluate.
         :raises EvaluationTimedOut: it took too long.

@@ -137,7 +137,7 @@ class ImagePipeline:
             self.nix.evaluate(package_set, request.name.system, request.name.package_requests)
         )
         # Called after the evaluation was started: starting a process takes a while.
-        self.nix.prepare()
+        self.nix.prewarm()
         return await evaluation
 
     async def make(self, request: ImageRequest, evaluation: Evaluation, progress: Build) -> Image:

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 
-from nixery.builds.realisation import realise as realise_whatever_is_collected
+from nixery.builds.realisation import realise as realise_with_retries
 from nixery.config.config import Config, load_config
 from nixery.errors import NixeryError
 from nixery.image.names import ImageName
@@ -105,9 +105,7 @@ async def realise(
         return package_set
 
     evaluation = await nix.evaluate(package_set, name.system, name.package_requests)
-    realisation, evaluation = await realise_whatever_is_collected(
-        nix, fetch, name, evaluation, progress
-    )
+    realisation, evaluation = await realise_with_retries(nix, fetch, name, evaluation, progress)
     return evaluation, realisation
 
 

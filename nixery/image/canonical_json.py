@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["Json", "_plain", "canonical_json", "sha256_hex"]
+__all__ = ["Json", "canonical_json", "sha256_hex"]
 
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"

@@ -1,7 +1,7 @@
 """
 The packages of an image, as Nix has found them.
 
-Each requirement has a :class:`LookupResult` with a package or a problem;
+Each requested package has a :class:`LookupResult` with a package or a problem;
 :mod:`nixery.nix.resolve_output` reads them from the output of ``nix/resolve.nix``.
 :func:`make_evaluation` makes one :class:`Evaluation` of them, or one error with all
 problems.
@@ -60,7 +60,7 @@ class Evaluation:
     The evaluated packages of an image.
 
     :param packages: sorted by attribute path; one for each derivation.
-    :param missing_optional: optional requirements that the package set does not have.
+    :param missing_optional: optional requested packages that the package set does not have.
     :param system: the system they are for.
     """
 
@@ -72,7 +72,7 @@ class Evaluation:
 @frozen(kw_only=True)
 class LookupResult:
     """
-    The result for one requirement.
+    The result for one requested package.
 
     :param request: the package that was requested.
     :param result: the package, or the problem.
@@ -118,7 +118,8 @@ def refused_problems(
     requests: Iterable[PackageRequest], refused: frozenset[str]
 ) -> tuple[PackageProblem, ...]:
     """
-    Return a problem for each requirement whose attribute path leads through a refused attribute.
+    Return a problem for each requested package whose attribute path leads through a refused
+    attribute.
 
     :param refused: attributes, in lower case.
     """
@@ -144,9 +145,9 @@ _ABSENT = (ProblemKind.NOT_FOUND, ProblemKind.NOT_A_PACKAGE)
 
 
 def _merge(first: Package, second: Package) -> Package:
-    chosen = min(first, second, key=lambda package: package.attribute)
+    base = min(first, second, key=lambda package: package.attribute)
     return evolve(
-        chosen,
+        base,
         requested=tuple(sorted({*first.requested, *second.requested})),
         priority=min(first.priority, second.priority),
         outputs=tuple(sorted({*first.outputs, *second.outputs})),

@@ -117,11 +117,11 @@ def _check_pattern(text: str) -> None:
 @lru_cache(maxsize=4096)
 def _denied_packages(patterns: PackagePatterns, name: ImageName) -> tuple[str, ...]:
     return tuple(
-        requirement.name
-        for requirement in name.package_requests
+        request.name
+        for request in name.package_requests
         # Every image has these, for all clients.
-        if requirement.name not in DEFAULT_PACKAGES
-        and not _matches(patterns, normalize_path(requirement.name))
+        if request.name not in DEFAULT_PACKAGES
+        and not _matches(patterns, normalize_path(request.name))
     )
 
 

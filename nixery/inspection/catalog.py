@@ -144,23 +144,23 @@ class ImageCatalog:
         await self._page_data_jobs.stop()
         await self._layer_index_jobs.stop()
 
-    def _write(self, what: str, write: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+    def _write(self, label: str, write: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
         if len(self._pending_writes) >= MAX_PENDING_REPORTS:
-            self._log.warn("{what} is not written down: too much waits for that", what=what)
+            self._log.warn("{what} is not written down: too much waits for that", what=label)
             return
-        self._pending_writes.run(what, write).addErrback(self._log_write_failure, what)
+        self._pending_writes.run(label, write).addErrback(self._log_write_failure, label)
 
-    async def _wait_until_written(self, what: str) -> None:
+    async def _wait_until_written(self, label: str) -> None:
         """Wait for a record that is being written; a failure is only logged."""
-        if what in self._pending_writes:
-            write = self._pending_writes.run(what, _unused_write)
+        if label in self._pending_writes:
+            write = self._pending_writes.run(label, _unused_write)
             await write.addErrback(lambda why: why if why.check(CancelledError) else None)
 
-    def _log_write_failure(self, failure: Failure, what: str) -> None:
+    def _log_write_failure(self, failure: Failure, label: str) -> None:
         if failure.check(NixeryError):
-            self._log.warn("{what} is not written down: {error}", what=what, error=failure.value)
+            self._log.warn("{what} is not written down: {error}", what=label, error=failure.value)
         else:
-            self._log.failure("{what} is not written down", failure, what=what)
+            self._log.failure("{what} is not written down", failure, what=label)
 
     # -- finding images -------------------------------------------------------------------
 

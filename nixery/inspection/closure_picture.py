@@ -112,8 +112,8 @@ def _svg(
         lines = [(predecessor, n) for n, predecessor in enumerate(predecessors) if predecessor >= 0]
     if lines:
         # One element for all lines: thousands would make browsers slow.
-        drawn = "".join(f"M{x[a]} {y[a]}L{x[b]} {y[b]}" for a, b in lines)
-        yield f'<path class="way" d="{drawn}"/>'
+        path_data = "".join(f"M{x[a]} {y[a]}L{x[b]} {y[b]}" for a, b in lines)
+        yield f'<path class="way" d="{path_data}"/>'
     requested = set(report.requested)
     for number, path in enumerate(report.paths):
         attribute = ' class="asked"' if number in requested else ""

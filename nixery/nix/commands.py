@@ -167,16 +167,16 @@ class NixCommands:
         return self._settings.evaluation_identity()
 
     async def evaluate(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Evaluation:
         """See :meth:`nixery.nix.interface.Nix.evaluate`."""
-        return await self._evaluator.evaluate(package_set, system, requirements)
+        return await self._evaluator.evaluate(package_set, system, requests)
 
     async def look_up(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """See :meth:`nixery.builds.package_lookup.PackageLookup.look_up`."""
-        return await self._evaluator.look_up(package_set, system, requirements)
+        return await self._evaluator.look_up(package_set, system, requests)
 
     def enable_prewarming(self) -> None:
         """Keep a process ready for the next evaluation from now on, until :meth:`stop`."""
@@ -186,9 +186,9 @@ class NixCommands:
         """Prepare for a first evaluation of this package set; see :meth:`enable_prewarming`."""
         self._evaluator.prewarm_evaluation(package_set, system)
 
-    def prepare(self) -> None:
-        """See :meth:`nixery.nix.interface.Nix.prepare`."""
-        self._holder.prepare()
+    def prewarm(self) -> None:
+        """See :meth:`nixery.nix.interface.Nix.prewarm`."""
+        self._holder.prewarm()
 
     async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
         """See :meth:`nixery.nix.interface.Nix.root_if_valid`."""
@@ -213,7 +213,7 @@ class NixCommands:
     async def reevaluate_and_realise(
         self,
         package_set: PackageSet,
-        requirements: Sequence[PackageRequest],
+        requests: Sequence[PackageRequest],
         evaluation: Evaluation,
         progress: Progress,
     ) -> Realisation:
@@ -222,7 +222,7 @@ class NixCommands:
         try:
             return await self._realise(
                 evaluation.packages,
-                lambda link: resolve_arguments.evaluate_and_build(lookup, requirements, link),
+                lambda link: resolve_arguments.evaluate_and_build(lookup, requests, link),
                 progress,
             )
         except UnexpectedOutput as error:

@@ -101,58 +101,58 @@ class Evaluator:
         )
 
     async def evaluate(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Evaluation:
         """See :meth:`nixery.nix.interface.Nix.evaluate`."""
-        refused = refused_problems(requirements, self._settings.refused)
+        refused = refused_problems(requests, self._settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
-        return make_evaluation(await self.look_up(package_set, system, requirements), system)
+        return make_evaluation(await self.look_up(package_set, system, requests), system)
 
     async def look_up(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """
-        Return a result for each requirement, in their order; problems are results too.
+        Return a result for each requested package, in their order; problems are results too.
 
         :raises EvaluationFailed: the package set itself does not evaluate.
         :raises EvaluationTimedOut: it took too long.
         :raises NixUnusable: Nix itself failed.
         """
-        refused = refused_problems(requirements, self._settings.refused)
+        refused = refused_problems(requests, self._settings.refused)
         if refused:
             names = {problem.name: problem for problem in refused}
-            rest = [item for item in requirements if item.name not in names]
+            rest = [item for item in requests if item.name not in names]
             found = iter(await self.look_up(package_set, system, rest) if rest else ())
             return [
                 LookupResult(request=item, result=names[item.name])
                 if item.name in names
                 else next(found)
-                for item in requirements
+                for item in requests
             ]
         lookup = self.lookup(package_set, system)
         await self._slots.acquire()
         try:
-            return await self._answer(lookup, requirements)
+            return await self._answer(lookup, requests)
         finally:
             self._slots.release()
             if self._prewarmed is not None:
                 self._prewarmed.prewarm_evaluation(self._waiting(lookup))
 
     async def _answer(
-        self, lookup: Lookup, requirements: Sequence[PackageRequest]
+        self, lookup: Lookup, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         try:
-            answers = await self._ask_ahead(lookup, requirements)
+            answers = await self._ask_ahead(lookup, requests)
             if answers is None:
                 # This gets a new deadline, so that it can report the error in any case.
-                answers = await self._ask(lookup, requirements, self._deadline())
+                answers = await self._ask(lookup, requests, self._deadline())
         except ProcessFailed as failure:
             # The bisection gets a new deadline: most of the first one may be used up,
             # and a timeout would hide the failing package.
             deadline = self._deadline()
             await self._check_source(lookup, deadline)
-            answers = await self._sift(lookup, requirements, deadline, failure)
+            answers = await self._sift(lookup, requests, deadline, failure)
         return await self._explain(lookup, answers)
 
     async def _check_source(self, lookup: Lookup, deadline: float) -> None:
@@ -169,16 +169,16 @@ class Evaluator:
     async def _sift(
         self,
         lookup: Lookup,
-        requirements: Sequence[PackageRequest],
+        requests: Sequence[PackageRequest],
         deadline: float,
         failure: ProcessFailed,
     ) -> tuple[LookupResult, ...]:
         """Bisect names that could not be evaluated together because of ``failure``."""
-        if len(requirements) == 1:
-            return (thrown(requirements[0], self._reason(failure)),)
-        middle = len(requirements) // 2
+        if len(requests) == 1:
+            return (thrown(requests[0], self._reason(failure)),)
+        middle = len(requests) // 2
         answers: tuple[LookupResult, ...] = ()
-        for part in (requirements[:middle], requirements[middle:]):
+        for part in (requests[:middle], requests[middle:]):
             try:
                 answers += await self._ask(lookup, part, deadline)
             except ProcessFailed as error:
@@ -209,7 +209,7 @@ class Evaluator:
         return [with_reason(answer, reasons.get(answer.request, "")) for answer in answers]
 
     async def _ask_ahead(
-        self, lookup: Lookup, requirements: Sequence[PackageRequest]
+        self, lookup: Lookup, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult] | None:
         """
         Evaluate with the prewarmed process.
@@ -221,22 +221,22 @@ class Evaluator:
         waiting = self._prewarmed.take(self._waiting(lookup))
         if waiting is None:
             return None
-        question = resolve_arguments.question(lookup, requirements)
+        question = resolve_arguments.question(lookup, requests)
         try:
             printed = await with_timeout(
                 self._settings.eval_timeout, self._clock, waiting.ask(question)
             )
         except TimedOut as error:
-            raise self._timed_out(requirements) from error
+            raise self._timed_out(requests) from error
         except NixeryError as error:
             self._log.debug("an evaluation is repeated: {error}", error=error)
             return None
-        return await self._workers.run(parse_answers, printed, requirements, self._clock.seconds)
+        return await self._workers.run(parse_answers, printed, requests, self._clock.seconds)
 
     async def _ask(
         self,
         lookup: Lookup,
-        requirements: Sequence[PackageRequest],
+        requests: Sequence[PackageRequest],
         deadline: float,
         *,
         guard: bool = True,
@@ -248,7 +248,7 @@ class Evaluator:
         :raises ProcessFailed: it failed, and not because of Nix itself.
         """
         command = self._command(
-            resolve_arguments.evaluate(lookup, requirements, guard=guard),
+            resolve_arguments.evaluate(lookup, requests, guard=guard),
             max(0.0, deadline - self._clock.seconds()),
         )
         try:
@@ -256,7 +256,7 @@ class Evaluator:
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
-            raise self._timed_out(requirements) from error
+            raise self._timed_out(requests) from error
         except OutputTooLarge as error:
             raise EvaluationFailed(reason=error.message, output=error.output) from error
         except ProcessFailed as failure:
@@ -264,9 +264,7 @@ class Evaluator:
             if fault is not None:
                 raise fault from failure
             raise
-        return await self._workers.run(
-            parse_answers, result.stdout, requirements, self._clock.seconds
-        )
+        return await self._workers.run(parse_answers, result.stdout, requests, self._clock.seconds)
 
     def _waiting(self, lookup: Lookup) -> Command:
         return self._command(resolve_arguments.prewarm(lookup))
@@ -282,9 +280,9 @@ class Evaluator:
             parent_death_signal=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
         )
 
-    def _timed_out(self, requirements: Sequence[PackageRequest]) -> EvaluationTimedOut:
+    def _timed_out(self, requests: Sequence[PackageRequest]) -> EvaluationTimedOut:
         return EvaluationTimedOut(
-            names=tuple(item.name for item in requirements),
+            names=tuple(item.name for item in requests),
             seconds=self._settings.eval_timeout,
             setting="eval_timeout",
         )

@@ -59,7 +59,7 @@ class Nix(Protocol):
         """Return what evaluations depend on besides revisions and names, for cache keys."""
 
     async def evaluate(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Evaluation:
         """
         Look packages up and instantiate their derivations.
@@ -70,7 +70,7 @@ class Nix(Protocol):
         :raises NixUnusable: Nix itself failed, or refuses the package set as too old.
         """
 
-    def prepare(self) -> None:
+    def prewarm(self) -> None:
         """Prepare for a call of :meth:`root_if_valid`, which is then faster."""
 
     async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
@@ -97,7 +97,7 @@ class Nix(Protocol):
     async def reevaluate_and_realise(
         self,
         package_set: PackageSet,
-        requirements: Sequence[PackageRequest],
+        requests: Sequence[PackageRequest],
         evaluation: Evaluation,
         progress: Progress,
     ) -> Realisation:

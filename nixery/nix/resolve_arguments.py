@@ -45,7 +45,7 @@ class Lookup:
 
 
 def evaluate(
-    lookup: Lookup, requirements: Sequence[PackageRequest], *, guard: bool = True
+    lookup: Lookup, requests: Sequence[PackageRequest], *, guard: bool = True
 ) -> tuple[str, ...]:
     """
     Command that looks packages up and writes their derivations to the store.
@@ -57,12 +57,12 @@ def evaluate(
         *_EVALUATION,
         *("-A", "found"),
         *_options(lookup),
-        *_arguments(lookup, requirements, guard=guard),
+        *_arguments(lookup, requests, guard=guard),
     )
 
 
 def evaluate_and_build(
-    lookup: Lookup, requirements: Sequence[PackageRequest], out_link: Path
+    lookup: Lookup, requests: Sequence[PackageRequest], out_link: Path
 ) -> tuple[str, ...]:
     """
     Command that looks packages up and builds or downloads their outputs, in one process.
@@ -73,7 +73,7 @@ def evaluate_and_build(
         *building(lookup.settings, out_link),
         *("-A", "outputs"),
         *_options(lookup),
-        *_arguments(lookup, requirements),
+        *_arguments(lookup, requests),
     )
 
 
@@ -86,10 +86,10 @@ def prewarm(lookup: Lookup) -> tuple[str, ...]:
     return (*_EVALUATION, *("-A", "found"), *_options(lookup), "-")
 
 
-def question(lookup: Lookup, requirements: Sequence[PackageRequest]) -> bytes:
+def question(lookup: Lookup, requests: Sequence[PackageRequest]) -> bytes:
     """Return the complete standard input for a command of :func:`prewarm`."""
     arguments = "".join(
-        f"{name} = {_string(value)}; " for name, value in _values(lookup, requirements).items()
+        f"{name} = {_string(value)}; " for name, value in _values(lookup, requests).items()
     )
     return f"import (/. + {_string(str(lookup.resolve))}) {{ {arguments}}}\n".encode(
         # The arguments of commands are encoded in the same way.
@@ -118,10 +118,10 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
 
 
 def _arguments(
-    lookup: Lookup, requirements: Sequence[PackageRequest], *, guard: bool = True
+    lookup: Lookup, requests: Sequence[PackageRequest], *, guard: bool = True
 ) -> tuple[str, ...]:
     """Return the path of ``nix/resolve.nix`` and its arguments."""
-    values = _values(lookup, requirements, guard=guard)
+    values = _values(lookup, requests, guard=guard)
     return (
         *(part for name, value in values.items() for part in ("--argstr", name, value)),
         str(lookup.resolve),
@@ -129,11 +129,10 @@ def _arguments(
 
 
 def _values(
-    lookup: Lookup, requirements: Sequence[PackageRequest], *, guard: bool = True
+    lookup: Lookup, requests: Sequence[PackageRequest], *, guard: bool = True
 ) -> Mapping[str, str]:
     names = [
-        {"name": item.name, "path": item.name.split("."), "exact": item.exact}
-        for item in requirements
+        {"name": item.name, "path": item.name.split("."), "exact": item.exact} for item in requests
     ]
     return {
         "src": str(lookup.package_set.path),

@@ -33,7 +33,7 @@ takes 35 ms of a processor, and an image may name a hundred of them.
 
 def parse_answers(
     text: bytes,
-    requirements: Sequence[PackageRequest],
+    requests: Sequence[PackageRequest],
     seconds: Callable[[], float],
 ) -> tuple[LookupResult, ...]:
     """
@@ -43,7 +43,7 @@ def parse_answers(
     set, and no more than :data:`SUGGESTIONS_BUDGET_SECONDS` for all of them: call it on a
     worker thread.
 
-    :param requirements: those that were looked up, in the same order.
+    :param requests: those that were looked up, in the same order.
     :param seconds: a clock that may be read on any thread.
     :raises UnexpectedOutput: it is not output of ``nix/resolve.nix``.
     """
@@ -51,8 +51,8 @@ def parse_answers(
         data = json.loads(text)
         levels = _Levels(data["levels"], seconds)
         return tuple(
-            LookupResult(request=requirement, result=_result(requirement, record, levels))
-            for requirement, record in zip(requirements, data["answers"], strict=True)
+            LookupResult(request=request, result=_result(request, record, levels))
+            for request, record in zip(requests, data["answers"], strict=True)
         )
     except (
         ValueError,
@@ -67,18 +67,18 @@ def parse_answers(
         ) from error
 
 
-def thrown(requirement: PackageRequest, reason: str = "") -> LookupResult:
+def thrown(request: PackageRequest, reason: str = "") -> LookupResult:
     """
     Return the result for a package whose evaluation fails.
 
     :param reason: Nix's text, if it is known.
     """
     problem = PackageProblem(
-        name=requirement.name,
+        name=request.name,
         kind=ProblemKind.EVALUATION,
-        message=f"the package {requirement.name} does not evaluate",
+        message=f"the package {request.name} does not evaluate",
     )
-    return with_reason(LookupResult(request=requirement, result=problem), reason)
+    return with_reason(LookupResult(request=request, result=problem), reason)
 
 
 def with_reason(answer: LookupResult, reason: str) -> LookupResult:
@@ -92,21 +92,19 @@ def with_reason(answer: LookupResult, reason: str) -> LookupResult:
 # -- parsing ------------------------------------------------------------------
 
 
-def _result(
-    requirement: PackageRequest, record: Record, levels: _Levels
-) -> Package | PackageProblem:
+def _result(request: PackageRequest, record: Record, levels: _Levels) -> Package | PackageProblem:
     if "error" not in record:
-        return _package(requirement, record)
+        return _package(request, record)
     kind = ProblemKind(record["error"])
-    message, candidates = _explain(kind, requirement, record, levels)
+    message, candidates = _explain(kind, request, record, levels)
     return PackageProblem(
-        name=requirement.name, kind=kind, message=message, candidates=tuple(candidates)
+        name=request.name, kind=kind, message=message, candidates=tuple(candidates)
     )
 
 
-def _package(requirement: PackageRequest, record: Record) -> Package:
+def _package(request: PackageRequest, record: Record) -> Package:
     return Package(
-        requested=(requirement.name,),
+        requested=(request.name,),
         attribute=".".join(record["path"]),
         name=_text(record["name"]),
         pname=_text(record["pname"]),
@@ -163,15 +161,15 @@ Sentence = tuple[str, Sequence[str]]
 
 
 def _explain(
-    kind: ProblemKind, requirement: PackageRequest, record: Record, levels: _Levels
+    kind: ProblemKind, request: PackageRequest, record: Record, levels: _Levels
 ) -> Sentence:
     path: list[str] = record["path"]
     package = f"the package {'.'.join(path)}"
     match kind:
         case ProblemKind.NOT_FOUND:
-            return _not_found(requirement, path, levels)
+            return _not_found(request, path, levels)
         case ProblemKind.AMBIGUOUS:
-            return _ambiguous(requirement, sorted(record["candidates"]))
+            return _ambiguous(request, sorted(record["candidates"]))
         case ProblemKind.NOT_A_PACKAGE:
             return f"{'.'.join(path)} is not a package but {_value(record['type'], path)}", ()
         case ProblemKind.NO_SUCH_OUTPUT:
@@ -187,12 +185,12 @@ def _explain(
         case ProblemKind.UNSUPPORTED:
             return f"{package} is not available for the system of this image", ()
         case _:
-            return f"the package {requirement.name} does not evaluate", ()
+            return f"the package {request.name} does not evaluate", ()
 
 
-def _not_found(requirement: PackageRequest, level: list[str], levels: _Levels) -> Sentence:
-    missing = requirement.name.split(".")[len(level)]
-    message = f"there is no package {requirement.name}"
+def _not_found(request: PackageRequest, level: list[str], levels: _Levels) -> Sentence:
+    missing = request.name.split(".")[len(level)]
+    message = f"there is no package {request.name}"
     if level:
         message += f": {'.'.join(level)} has no {missing}"
     return message, levels.suggest(level, missing)
@@ -227,14 +225,14 @@ class _Levels:
         )
 
 
-def _ambiguous(requirement: PackageRequest, candidates: Sequence[Sequence[str]]) -> Sentence:
+def _ambiguous(request: PackageRequest, candidates: Sequence[Sequence[str]]) -> Sentence:
     # Only an escape can distinguish them.
     names = [".".join(path) for path in candidates]
     escapes = [escape_attribute(name) for name in names]
     meant = " or ".join(
         f"{name} (write {escape})" for name, escape in zip(names, escapes, strict=True)
     )
-    return f"{requirement.name} is ambiguous: it may mean {meant}", escapes
+    return f"{request.name} is ambiguous: it may mean {meant}", escapes
 
 
 def _value(kind: str, path: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ class TempRootHolder:
         self._held: dict[str, _Server] = {}
         self._running: set[_Server] = set()
 
-    def prepare(self) -> None:
+    def prewarm(self) -> None:
         """Start a server for the next call of :meth:`root_if_valid`, if none is ready."""
         if self._spare is None:
             self._spare = self._start()

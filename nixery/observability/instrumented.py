@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _METHODS = tuple(name for name in vars(Storage) if iscoroutinefunction(getattr(Storage, name)))
 
-_LABELS = {name: name for name in _METHODS} | {"commit_all": "commit"}
+_LABELS = {name: name for name in _METHODS} | {"commit_many": "commit"}
 """The names of operations in metrics, by those of the methods."""
 
 Seconds = Callable[[], float]
@@ -76,13 +76,13 @@ def measured_storage(storage: Storage, metrics: Metrics, seconds: Seconds) -> St
     async def create() -> BlobWriter:
         return _MeasuredWriter(await wrapped["create"](), meter)
 
-    async def commit_all(commits: Sequence[PendingBlob]) -> Sequence[bytes]:
+    async def commit_many(commits: Sequence[PendingBlob]) -> Sequence[bytes]:
         # A storage accepts only its own writers.
         unwrapped = [_unwrap_writer(each) for each in commits]
-        return cast("Sequence[bytes]", await wrapped["commit_all"](unwrapped))
+        return cast("Sequence[bytes]", await wrapped["commit_many"](unwrapped))
 
     return cast(
-        "Storage", SimpleNamespace(**wrapped | {"create": create, "commit_all": commit_all})
+        "Storage", SimpleNamespace(**wrapped | {"create": create, "commit_many": commit_many})
     )
 
 

@@ -32,7 +32,7 @@ class Check:
     :param name: the thing, as the beginning of a sentence.
     :param check: returns if the thing can be used, and fails if it cannot.
     :param ttl: seconds for which a positive result is used; a negative one is used for
-        at most :data:`RETRY`.
+        at most :data:`RETRY_SECONDS`.
     """
 
     name: str

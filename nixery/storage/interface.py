@@ -94,7 +94,7 @@ class BlobWriter(Protocol):
     """
     A blob that is being written and is not visible yet.
 
-    Exactly one of :meth:`commit`, :meth:`Storage.commit_all` and :meth:`abort` ends it.
+    Exactly one of :meth:`commit`, :meth:`Storage.commit_many` and :meth:`abort` ends it.
     """
 
     def write(self, data: bytes, /) -> int:
@@ -177,7 +177,7 @@ class Storage(Protocol):
     async def create(self) -> BlobWriter:
         """Begin a blob whose digest is not known yet."""
 
-    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+    async def commit_many(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         """
         Call :meth:`BlobWriter.commit` and then :meth:`add_record` for each of several blobs,
         in one operation.

@@ -174,12 +174,12 @@ class FakeNix:
         return {"config": "{}"}
 
     async def evaluate(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Evaluation:
         self.package_sets.append(package_set)
-        self.evaluations.append(tuple(item.name for item in requirements))
+        self.evaluations.append(tuple(item.name for item in requests))
         known = {package.attribute: package for package in self.packages}
-        missing = [item for item in requirements if item.name not in known]
+        missing = [item for item in requests if item.name not in known]
         refused = [item.name for item in missing if not item.optional]
         if refused:
             raise PackagesRefused(
@@ -192,14 +192,14 @@ class FakeNix:
                     for name in refused
                 )
             )
-        found = sorted({item.name for item in requirements if item.name in known})
+        found = sorted({item.name for item in requests if item.name in known})
         return Evaluation(
             packages=tuple(_evaluated(known[name]) for name in found),
             missing_optional=tuple(item.name for item in missing),
             system=system,
         )
 
-    def prepare(self) -> None: ...
+    def prewarm(self) -> None: ...
 
     async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
         wanted = self._closure(
@@ -238,12 +238,12 @@ class FakeNix:
     async def reevaluate_and_realise(
         self,
         package_set: PackageSet,
-        requirements: Sequence[PackageRequest],
+        requests: Sequence[PackageRequest],
         evaluation: Evaluation,
         progress: Progress,
     ) -> Realisation:
         self.package_sets.append(package_set)
-        self.evaluated_to_build.append(tuple(item.name for item in requirements))
+        self.evaluated_to_build.append(tuple(item.name for item in requests))
         return await self.realise(evaluation.packages, progress)
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:

@@ -69,7 +69,7 @@ class MemoryStorage:
         """Begin a blob whose digest is not known yet."""
         return _Writer(self)
 
-    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+    async def commit_many(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         """:return: the records that existed before, or that were stored."""
         records = []
         for each in commits:

@@ -172,10 +172,10 @@ class _Looker:
         self._nix = nix
 
     async def look_up(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         answers = []
-        for item in requirements:
+        for item in requests:
             if item.name in {package.attribute for package in self._nix.packages}:
                 [package] = (await self._nix.evaluate(package_set, system, [item])).packages
                 answers.append(LookupResult(request=item, result=package))

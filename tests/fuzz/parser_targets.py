@@ -87,9 +87,9 @@ def _config(data: bytes) -> None:
 
 
 def _answers(data: bytes) -> None:
-    requirements = [PackageRequest(name="git"), PackageRequest(name="curl.dev")]
+    requests = [PackageRequest(name="git"), PackageRequest(name="curl.dev")]
     with suppress(UnexpectedOutput):
-        for answer in parse_answers(data, requirements, lambda: 0.0):
+        for answer in parse_answers(data, requests, lambda: 0.0):
             package = answer.result
             if isinstance(package, Package):
                 texts = [package.attribute, package.name, package.pname, package.version]

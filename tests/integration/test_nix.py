@@ -115,9 +115,9 @@ class NixTestCase(TestCase):
     async def evaluate(
         self, *names: str, exact: bool = False, nix: NixCommands | None = None, **other: Any
     ) -> Evaluation:
-        requirements = [PackageRequest(name=name, exact=exact) for name in names]
+        requests = [PackageRequest(name=name, exact=exact) for name in names]
         return await (nix or self.nix).evaluate(
-            other.get("package_set", self.odd), other.get("system", SYSTEM), requirements
+            other.get("package_set", self.odd), other.get("system", SYSTEM), requests
         )
 
     async def package(self, name: str, *, exact: bool = False) -> Package:
@@ -203,11 +203,11 @@ class NameTests(NixTestCase):
 
     async def test_optional(self) -> None:
         """Optional packages that are missing, or are no packages, are left out."""
-        requirements = [
+        requests = [
             PackageRequest(name=name, exact=True, optional=True)
             for name in ("cacert", "function", "nothing", "plain")
         ]
-        evaluation = await self.nix.evaluate(self.odd, SYSTEM, requirements)
+        evaluation = await self.nix.evaluate(self.odd, SYSTEM, requests)
         self.assertEqual(evaluation.missing_optional, ("cacert", "function", "nothing"))
         self.assertEqual([package.attribute for package in evaluation.packages], ["plain"])
 
@@ -507,11 +507,11 @@ class StandbyTests(NixTestCase):
         return self.spy.children[-1]
 
     async def answers(
-        self, package_set: PackageSet, requirements: Sequence[PackageRequest], system: str = SYSTEM
+        self, package_set: PackageSet, requests: Sequence[PackageRequest], system: str = SYSTEM
     ) -> Sequence[LookupResult]:
         """Return the answers of the waiting process, and check that it alone was asked."""
         [child] = self.spy.children
-        answers = await self.ahead.look_up(package_set, system, requirements)
+        answers = await self.ahead.look_up(package_set, system, requests)
         self.assertEqual(self.spy.children, [child])
         self.assertEqual(await child.wait_until_exited(), Exit(status=0))
         return answers
@@ -548,7 +548,7 @@ class StandbyTests(NixTestCase):
 
     async def test_same(self) -> None:
         """It answers what an evaluation of its own does, of every kind."""
-        requirements = [
+        requests = [
             PackageRequest(name="plain"),
             PackageRequest(name="PLAIN"),
             PackageRequest(name='quote"${dollar}', exact=True),
@@ -559,8 +559,8 @@ class StandbyTests(NixTestCase):
             PackageRequest(name="unfree"),
         ]
         child = await self.prewarm_evaluation(self.odd)
-        answers = await self.ahead.look_up(self.odd, SYSTEM, requirements)
-        self.assertEqual(answers, await self.nix.look_up(self.odd, SYSTEM, requirements))
+        answers = await self.ahead.look_up(self.odd, SYSTEM, requests)
+        self.assertEqual(answers, await self.nix.look_up(self.odd, SYSTEM, requests))
         self.assertEqual(await child.wait_until_exited(), Exit(status=0))
         # What was thrown is found out by one more.
         self.assertEqual(len(self.spy.children), 2)
@@ -568,10 +568,10 @@ class StandbyTests(NixTestCase):
     async def test_awkward(self) -> None:
         """Quotes, backslashes, dollars and ends of lines are themselves, in names and paths."""
         package_set, names = self.odd_set()
-        requirements = [PackageRequest(name=name, exact=True) for name in names]
+        requests = [PackageRequest(name=name, exact=True) for name in names]
         await self.prewarm_evaluation(package_set)
-        answers = await self.answers(package_set, requirements)
-        self.assertEqual(answers, await self.nix.look_up(package_set, SYSTEM, requirements))
+        answers = await self.answers(package_set, requests)
+        self.assertEqual(answers, await self.nix.look_up(package_set, SYSTEM, requests))
         *found, missing = [answer.result for answer in answers]
         self.assertEqual(
             [(item.attribute, item.name) for item in found if isinstance(item, Package)],
@@ -694,7 +694,7 @@ class BuildTests(NixTestCase):
 
         for prepared in (False, True):
             if prepared:
-                nix.prepare()
+                nix.prewarm()
             held = await nix.root_if_valid(outputs)
             assert held is not None
             self.assertEqual(held.realisation.outputs, tuple(outputs))
@@ -851,10 +851,10 @@ class BuildTests(NixTestCase):
         evaluation = await self.evaluate(*names)
         for package in evaluation.packages:
             self.assertEqual(self.delete(package.derivation), 0)
-        requirements = [PackageRequest(name=name) for name in names]
+        requests = [PackageRequest(name=name) for name in names]
         recorder = Recorder()
         realisation = await self.nix.reevaluate_and_realise(
-            self.odd, requirements, evaluation, recorder
+            self.odd, requests, evaluation, recorder
         )
         self.assertEqual(len(recorder.derivations), 3)
         [root] = self.roots()
@@ -866,7 +866,7 @@ class BuildTests(NixTestCase):
         await self.nix.release(realisation)
         other = await self.evaluate("plain")
         with self.assertRaises(MissingDerivations):
-            await self.nix.reevaluate_and_realise(self.odd, requirements, other, recorder)
+            await self.nix.reevaluate_and_realise(self.odd, requests, other, recorder)
         self.assertEqual(self.roots(), [])
 
     async def test_cancelled(self) -> None:

@@ -92,12 +92,12 @@ class PackageTests(NixTests):
         """It has the dependencies of setup.py, the extras of those included."""
         extras = {"pyjwt": {"cryptography"}, "twisted": {"pyopenssl", "service-identity", "idna"}}
         expected = set()
-        for requirement in _setup_requires():
-            name = re.match(r"[A-Za-z0-9_.-]+", requirement)
+        for request in _setup_requires():
+            name = re.match(r"[A-Za-z0-9_.-]+", request)
             assert name is not None
             plain = re.sub(r"[-_.]+", "-", name[0]).lower()
             expected.add(plain)
-            if "[" in requirement:
+            if "[" in request:
                 expected |= extras[plain]
         found = self.evaluate("map (item: item.name) parts.nixery.arguments.dependencies")
         self.assertEqual(sorted(expected), sorted(found))

@@ -163,8 +163,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _gc(config: Config, options: argparse.Namespace) -> int:
-    def default(given: Any, configured: Any) -> Any:
-        return configured if given is None else given
+    def default(override: Any, configured: Any) -> Any:
+        return configured if override is None else override
 
     policy = Policy(
         max_bytes=default(options.max_storage_size, config.max_storage_size),

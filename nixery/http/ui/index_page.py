@@ -25,7 +25,7 @@ from nixery.http.responses import answer_with, client_disconnected, set_headers
 from nixery.http.ui.build_streams import Builds
 from nixery.http.ui.package_query import (
     MAX_QUERY_CHARACTERS,
-    Found,
+    JsonResult,
     commands,
     describe_results,
     parse_query,
@@ -157,13 +157,15 @@ class IndexPage:
                 return 400, {**_NOTHING, "error": "type the names of packages: shell git htop"}
             if not self._visibility.may_see(request, queries.name.repository):
                 return 403, {**_NOTHING, "error": "one of these packages is not for you"}
-            checked = await self._search.search(client, queries.name.system, queries.requirements)
+            checked = await self._search.search(
+                client, queries.name.system, queries.package_requests
+            )
         except NixeryError as error:
             problem = error_response(error)
             if not client_disconnected(request):
                 set_headers(request, problem.headers)
             return problem.status, {**_NOTHING, "error": problem.message}
-        packages: list[Found] = describe_results(queries, checked.results)
+        packages: list[JsonResult] = describe_results(queries, checked.results)
         return 200, {
             "error": None,
             "image": queries.name.repository,

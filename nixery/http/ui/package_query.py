@@ -28,7 +28,7 @@ from nixery.image.packages import LookupResult, Package
 
 __all__ = [
     "MAX_QUERY_CHARACTERS",
-    "Found",
+    "JsonResult",
     "PackageQuery",
     "PackageQueries",
     "commands",
@@ -44,7 +44,7 @@ MAX_QUERIES = 30
 
 _BETWEEN = re.compile(r"[\s,;/]+")
 
-Found = Mapping[str, object]
+JsonResult = Mapping[str, object]
 """The result for one name, as JSON; ``status``: ``found``, ``meta`` or the problem's kind."""
 
 
@@ -55,12 +55,12 @@ class PackageQuery:
 
     :param typed: the name as it was typed.
     :param component: the component of an image name that requests it.
-    :param requirement: the package; ``None`` for a meta-package.
+    :param package_request: the package; ``None`` for a meta-package.
     """
 
     typed: str
     component: str
-    requirement: PackageRequest | None
+    package_request: PackageRequest | None
 
 
 @frozen(kw_only=True)
@@ -75,7 +75,7 @@ class PackageQueries:
     name: ImageName
 
     @property
-    def requirements(self) -> tuple[PackageRequest, ...]:
+    def package_requests(self) -> tuple[PackageRequest, ...]:
         """The packages to look up, each once; for a meta-package those it stands for."""
         wanted = [item for item in self.name.package_requests if not item.optional]
         return tuple(wanted)
@@ -116,7 +116,7 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
             PackageQuery(
                 typed=word,
                 component=component,
-                requirement=None if word in leading else _requirement(component),
+                package_request=None if word in leading else _package_request(component),
             )
             for word, component in zip(typed, components, strict=True)
         ),
@@ -124,19 +124,21 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
     )
 
 
-def describe_results(queries: PackageQueries, answers: Sequence[LookupResult]) -> list[Found]:
+def describe_results(queries: PackageQueries, results: Sequence[LookupResult]) -> list[JsonResult]:
     """Return the result for each name, in the order in which they are in the image's name."""
-    found = {answer.request: answer for answer in answers}
-    told: list[Found] = []
+    by_request = {result.request: result for result in results}
+    described: list[JsonResult] = []
     for query in queries.queries:
-        if query.requirement is not None:
-            told.append(_tell(query, found[query.requirement]))
+        if query.package_request is not None:
+            described.append(_describe_package(query, by_request[query.package_request]))
             continue
-        told.append(_tell_meta(query, found))
-    return told
+        described.append(_describe_meta_package(query, by_request))
+    return described
 
 
-def _tell_meta(query: PackageQuery, found: Mapping[PackageRequest, LookupResult]) -> Found:
+def _describe_meta_package(
+    query: PackageQuery, found: Mapping[PackageRequest, LookupResult]
+) -> JsonResult:
     common = {"name": query.typed, "component": query.component}
     if query.component in ARCH_META_PACKAGES:
         return {
@@ -148,12 +150,12 @@ def _tell_meta(query: PackageQuery, found: Mapping[PackageRequest, LookupResult]
     parts = [found[PackageRequest(name=name, exact=True)] for name in SHELL]
     for answer in parts:
         if not isinstance(answer.result, Package):
-            return {**_tell(query, answer), **common}
+            return {**_describe_package(query, answer), **common}
     message = f"stands for {', '.join(SHELL)}"
     return {**common, "status": "meta", "message": message, "candidates": []}
 
 
-def _tell(query: PackageQuery, answer: LookupResult) -> Found:
+def _describe_package(query: PackageQuery, answer: LookupResult) -> JsonResult:
     common = {"name": query.typed, "component": query.component}
     result = answer.result
     if isinstance(result, Package):
@@ -189,7 +191,9 @@ def commands(
         return None
     image = f"{address}/{queries.name.repository}"
     shell = any(query.component == "shell" for query in queries.queries)
-    named = [query.requirement for query in queries.queries if query.requirement is not None]
+    named = [
+        query.package_request for query in queries.queries if query.package_request is not None
+    ]
     program = "bash" if shell or not named else packages[named[0]].pname
     # This keeps a container with a shell running; another one runs its first package.
     args = ["sleep", "infinity"] if shell else [program]
@@ -222,10 +226,10 @@ def _component(typed: str) -> str:
     return lowered
 
 
-def _requirement(component: str) -> PackageRequest:
+def _package_request(component: str) -> PackageRequest:
     # After an ordinary component, meta-packages are parsed as ordinary ones.
     name = parse_image_name(f"x/{component}", system="")
-    [requirement] = [
+    [request] = [
         item for item in name.package_requests if item.name != "x" and not item.optional
     ] or [PackageRequest(name=component)]
-    return requirement
+    return request

@@ -120,15 +120,15 @@ class FilesystemStorage:
         """Begin a blob whose digest is not known yet."""
         return _Writer(self._blobs, self._workers)
 
-    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+    async def commit_many(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         """
         Make blobs visible, and create those of their records that are absent, in one call.
 
         :return: the existing records, or those that were created.
         """
-        return await self._workers.run(self._commit_all, tuple(commits))
+        return await self._workers.run(self._commit_many, tuple(commits))
 
-    def _commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+    def _commit_many(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         with ExitStack() as ends, failures("store blobs"):
             placements: list[Placement] = []
             records = []

@@ -5,9 +5,9 @@ A garbage collection needs to know what was pulled recently, a restart must not 
 and it must cost a pull next to nothing.  So the time of last use is the modification time of
 a blob's file: blobs never change, and nothing else needs that field.  A lookup of a blob
 reads its old time anyway, and sets a new one only if it is more than
-:data:`RESOLUTION` old: one cheap change of an inode every ten minutes for a blob,
+:data:`RESOLUTION_SECONDS` old: one cheap change of an inode every ten minutes for a blob,
 however often it is pulled.  It is not synchronised, and a power failure loses the
-last half minute of changes, which :data:`RESOLUTION` covers.
+last half minute of changes, which :data:`RESOLUTION_SECONDS` covers.
 
 The daemon looks up all blobs of an image before it answers with its manifest, every
 few seconds at most (``blob_recheck``), so that a pull by tag is recorded without another

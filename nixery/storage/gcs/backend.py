@@ -217,7 +217,7 @@ class GcsStorage:
         self._writers.add(writer)
         return writer
 
-    async def commit_all(self, commits: Sequence[PendingBlob]) -> list[bytes]:
+    async def commit_many(self, commits: Sequence[PendingBlob]) -> list[bytes]:
         """
         Make blobs visible concurrently, each of them and then its record.
 

@@ -24,7 +24,7 @@ MIB = 2**20
 
 @define(eq=False)
 class RunningBatch:
-    """A batch that is made when the test says so."""
+    """A batch that ends when the test ends it."""
 
     jobs: list[str]
     stop: Event
@@ -33,7 +33,7 @@ class RunningBatch:
 
 @define(eq=False)
 class BatchRunner:
-    """Makes each job into its name in upper case."""
+    """Runs batches; the result of a job is its name in upper case."""
 
     batches: list[RunningBatch] = field(factory=list)
     failing_jobs: set[str] = field(factory=set)
@@ -55,7 +55,7 @@ class BatchRunner:
 
 
 class BatchQueueTests(SynchronousTestCase):
-    """Jobs that a maker makes when the test lets it."""
+    """Tests of batches that the test ends one by one."""
 
     def setUp(self) -> None:
         self.runner = BatchRunner()
@@ -84,7 +84,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.assertEqual(["A", "B", "C", "D"], [self.successResultOf(each) for each in done])
 
     def test_large(self) -> None:
-        """Large ones are made by themselves, in turn."""
+        """Large jobs get a batch each, in turn."""
         for name in "abc":
             self.run_job(name, MAX_BATCH_BYTES)
         self.end_batch()
@@ -101,7 +101,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.assertEqual([["a"], ["b"], ["c"], ["d"]], self.runner.jobs)
 
     def test_slots(self) -> None:
-        """As many batches are in the making as there are slots."""
+        """At most ``max_running`` batches run at once."""
         self.queue = BatchQueue(run_batch=self.runner, max_running=2)
         for name in "abcd":
             self.run_job(name, MAX_BATCH_BYTES)
@@ -202,7 +202,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.assertEqual("C", self.successResultOf(third))
 
     def test_leaves_the_making(self) -> None:
-        """An unwanted batch that is being made is told to stop, and waited for."""
+        """A running batch that no caller waits for is told to stop, and its end is awaited."""
         done = self.run_job("a")
         done.cancel()
         self.assertNoResult(done)
@@ -211,7 +211,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.failureResultOf(done, CancelledError)
 
     def test_leaves_the_others(self) -> None:
-        """A batch is not stopped as long as one of its jobs is wanted."""
+        """A batch is not stopped while a caller waits for one of its jobs."""
         self.run_job("a")
         second, third = self.run_job("b"), self.run_job("c")
         self.end_batch()
@@ -222,7 +222,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.assertEqual("C", self.successResultOf(third))
 
     def test_stopped(self) -> None:
-        """One that was stopped is not made again job by job."""
+        """A batch that was stopped is not run again job by job."""
         self.run_job("a")
         self.runner.failing_jobs = {"b"}
         done = [self.run_job(name) for name in "bc"]

@@ -23,15 +23,15 @@ class ThrottledNotifierTests(SynchronousTestCase):
         return self.notifier.subscribe(lambda: self.calls.append(self.clock.seconds()))
 
     def test_after_silence(self) -> None:
-        """The first ring after a while is heard at once, but not from within."""
+        """The first notification after a pause is delivered in the reactor's next iteration."""
         self.subscribe()
         self.notifier.notify()
         self.assertEqual(self.calls, [])
         self.clock.advance(0)
         self.assertEqual(self.calls, [1000])
 
-    def test_many_rings(self) -> None:
-        """A hundred thousand rings are heard once in each interval, the last one too."""
+    def test_many_notifications(self) -> None:
+        """A hundred thousand notifications cause one call per interval, also after the last one."""
         self.subscribe()
         for _ in range(8):
             for _ in range(12_500):
@@ -41,26 +41,29 @@ class ThrottledNotifierTests(SynchronousTestCase):
         self.assertEqual(self.calls, [1000.125, 1000.625, 1001.125])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_nobody_listens(self) -> None:
-        """Then a ring costs no timer."""
+    def test_no_listeners(self) -> None:
+        """Without listeners no call is scheduled."""
         self.notifier.notify()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        leave = self.subscribe()
+        unsubscribe = self.subscribe()
         self.notifier.notify()
-        leave()
-        leave()
+        unsubscribe()
+        unsubscribe()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_listeners_that_leave(self) -> None:
-        """A listener may end another's listening, and its own, while it is told."""
-        leaves: list[Callable[[], None]] = []
+    def test_unsubscribing_while_called(self) -> None:
+        """A listener may unsubscribe itself and others while it is called."""
+        unsubscribers: list[Callable[[], None]] = []
 
-        def leave_both() -> None:
+        def unsubscribe_both() -> None:
             self.calls.append(0)
-            for leave in leaves:
-                leave()
+            for unsubscribe in unsubscribers:
+                unsubscribe()
 
-        leaves += [self.notifier.subscribe(leave_both), self.notifier.subscribe(leave_both)]
+        unsubscribers += [
+            self.notifier.subscribe(unsubscribe_both),
+            self.notifier.subscribe(unsubscribe_both),
+        ]
         self.notifier.notify()
         self.clock.advance(1)
         self.notifier.notify()
@@ -68,7 +71,7 @@ class ThrottledNotifierTests(SynchronousTestCase):
         self.assertEqual(self.calls, [0])
 
     def test_listeners_that_fail(self) -> None:
-        """One that fails is in the log, and the others are told."""
+        """The failure of a listener is logged, and the other listeners are called."""
 
         def fail() -> None:
             raise ZeroDivisionError

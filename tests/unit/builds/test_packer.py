@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @define(kw_only=True, eq=False)
 class _FailingWriter:
-    """A writer that loses what it was given."""
+    """A writer whose commit fails, as of a lost upload."""
 
     writer: BlobWriter
 
@@ -61,7 +61,7 @@ class _FailingStorage(MemoryStorage):
 
 
 class LostUploadTests(SynchronousTestCase):
-    """Uploads that the storage loses."""
+    """Tests of layers whose upload is lost."""
 
     def setUp(self) -> None:
         self.store = Path(self.mktemp())
@@ -93,7 +93,7 @@ class LostUploadTests(SynchronousTestCase):
 
 
 class _GatedWorkers(InlineWorkers):
-    """Calls that begin when the test lets them."""
+    """Workers whose calls begin when the test fires a Deferred."""
 
     def __init__(self) -> None:
         self.gate: Deferred[None] = Deferred()
@@ -107,7 +107,7 @@ class _GatedWorkers(InlineWorkers):
 
 
 class BatchTests(SynchronousTestCase):
-    """Several small layers."""
+    """Tests of small layers that are packed in one batch."""
 
     def setUp(self) -> None:
         self.store = Path(self.mktemp())
@@ -117,7 +117,7 @@ class BatchTests(SynchronousTestCase):
         self.addCleanup(current_build_stats.reset, current_build_stats.set(self.stats))
 
     def pack(self, storage: MemoryStorage, names: Sequence[str]) -> list[Deferred[LayerRecord]]:
-        """Layers of a store path each; all but the first have to wait for their turn."""
+        """Request layers of a store path each; all but the first have to wait for their turn."""
         packer = Packer(
             storage=storage,
             cpu=self.workers,
@@ -135,7 +135,7 @@ class BatchTests(SynchronousTestCase):
             (self.store / Path(store_path(name).path).name).mkdir()
 
     def test_together(self) -> None:
-        """Those that wait are packed by one call, and stored each under its own digest."""
+        """Layers that wait are packed by one call, and each is stored under its own digest."""
         names = ["a-1", "b-1", "c-1", "d-1"]
         self.make(*names)
         storage = MemoryStorage()
@@ -149,7 +149,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(sum(record.size for record in records), self.stats.packed_bytes)
 
     def test_missing(self) -> None:
-        """One whose store path has vanished takes none of the others with it."""
+        """A layer whose store path has vanished does not fail the others of its batch."""
         names = ["a-1", "b-1", "c-1", "d-1"]
         self.make("a-1", "b-1", "d-1")
         storage = MemoryStorage()
@@ -159,7 +159,7 @@ class BatchTests(SynchronousTestCase):
             finish(storage.stat(self.successResultOf(layer).digest))
 
     def test_lost(self) -> None:
-        """Those of which an upload is lost are packed again, each by itself."""
+        """The layers of a batch with a lost upload are packed again, each by itself."""
         names = ["a-1", "b-1", "c-1"]
         self.make(*names)
         storage = _FailingStorage(1, 3)

@@ -99,7 +99,7 @@ class BuildTrackerTests(TrackerTestCase):
         self.assertIsNone(self.tracker.find(build.id))
 
     def test_quick_failures(self) -> None:
-        """So is one whose packages do not exist, or that failed a moment ago."""
+        """A build whose packages do not exist, or that failed a moment ago, is not kept."""
         for error in (
             PackagesRefused(problems=()),
             CachedFailure(original=FAILURE, retry_after=1),
@@ -174,14 +174,14 @@ class ChangesTests(TrackerTestCase):
     """Tests of the changes since a given version."""
 
     def test_everything(self) -> None:
-        """From nothing, everything is new."""
+        """After version 0 all builds are returned."""
         self.begin("a")
         changes = self.tracker.changes(0)
         self.assertEqual([build.image for build in changes.builds], ["a"])
         self.assertIsNone(changes.removed)
 
     def test_only_what_has_changed(self) -> None:
-        """Later, only what has changed; and nothing twice."""
+        """After a later version only changed builds are returned, each once."""
         first, _ = self.begin("a"), self.begin("b")
         version = self.tracker.changes(0).version
         first.count(Phase.BUILDING, 1, 2, "builds")
@@ -207,7 +207,7 @@ class ChangesTests(TrackerTestCase):
         self.assertIsNone(self.tracker.changes(version).removed)
 
     def test_from_the_future(self) -> None:
-        """So does one with a version that never was."""
+        """A reader whose version is newer than any gets everything."""
         self.begin("a")
         self.assertIsNone(self.tracker.changes(10**9).removed)
 

@@ -114,7 +114,7 @@ class RemovedSettingTests(ConfigCase):
     """Tests of settings that were removed."""
 
     def test_ignored(self) -> None:
-        """Whatever they are set to has no effect, and each is warned of."""
+        """Removed settings have no effect, and each is warned of."""
         text = "\n".join(f"{name}: anything" for name in REMOVED_SETTINGS)
         options = dict.fromkeys(REMOVED_SETTINGS, "anything")
         for config in (self.load(text), load_config(options, HOME)):

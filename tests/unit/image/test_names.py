@@ -55,10 +55,10 @@ class ImageNameTests(SynchronousTestCase):
 
     def test_shell(self) -> None:
         """The meta-package ``shell`` stands for its packages, spelled exactly."""
-        requirements = parse("shell/git").package_requests
+        requests = parse("shell/git").package_requests
         for name in SHELL:
-            self.assertIn(PackageRequest(name=name, exact=True), requirements)
-        self.assertEqual(len(requirements), len(SHELL) + len(DEFAULT_PACKAGES) + 1)
+            self.assertIn(PackageRequest(name=name, exact=True), requests)
+        self.assertEqual(len(requests), len(SHELL) + len(DEFAULT_PACKAGES) + 1)
 
     def test_arm64(self) -> None:
         """The meta-package ``arm64`` chooses the system and is no package."""
@@ -87,9 +87,9 @@ class ImageNameTests(SynchronousTestCase):
 
     def test_always_asked_for(self) -> None:
         """A default package that is asked for is not optional, and is there once."""
-        requirements = parse("cacert").package_requests
+        requests = parse("cacert").package_requests
         self.assertEqual(
-            requirements,
+            requests,
             (
                 PackageRequest(name="cacert"),
                 PackageRequest(name="iana-etc", exact=True, optional=True),
@@ -125,12 +125,12 @@ class ImageNameTests(SynchronousTestCase):
     def test_invariants(self, repository: str) -> None:
         """Requirements are sorted, distinct, and hold what every image contains."""
         assume(len(repository) <= MAX_NAME_CHARACTERS)
-        requirements = parse(repository).package_requests
-        self.assertEqual(list(requirements), sorted(requirements))
-        keys = [(item.name, item.exact) for item in requirements]
+        requests = parse(repository).package_requests
+        self.assertEqual(list(requests), sorted(requests))
+        keys = [(item.name, item.exact) for item in requests]
         self.assertEqual(len(keys), len(set(keys)))
-        self.assertTrue({item.name for item in requirements}.issuperset(DEFAULT_PACKAGES))
-        for item in requirements:
+        self.assertTrue({item.name for item in requests}.issuperset(DEFAULT_PACKAGES))
+        for item in requests:
             self.assertTrue(item.name)
             if item.optional:
                 self.assertIn(item.name, DEFAULT_PACKAGES)

@@ -121,7 +121,7 @@ class RefusedTests(SynchronousTestCase):
         """Any part of a path is refused, in any case; parts of parts are not."""
         refused = frozenset({"tests", "pkgscross"})
         names = ("git", "pkgsCross.x.git", "git.TESTS", "tests", "testsuite.git", "git.tests-x")
-        requirements = [PackageRequest(name=name) for name in names]
-        problems = refused_problems(requirements, refused)
+        requests = [PackageRequest(name=name) for name in names]
+        problems = refused_problems(requests, refused)
         self.assertEqual([one.name for one in problems], ["pkgsCross.x.git", "git.TESTS", "tests"])
         self.assertEqual({one.kind for one in problems}, {ProblemKind.REFUSED})

@@ -244,10 +244,8 @@ class NixTests(SynchronousTestCase):
         evaluation = Evaluation(packages=(PACKAGE,), missing_optional=(), system="x86_64-linux")
         path = Path("/set")
         package_set = PackageSet(revision=path_revision(path, ()), path=path)
-        requirements = [PackageRequest(name="a")]
-        return self.run_nix(
-            "reevaluate_and_realise", package_set, requirements, evaluation, Recorder()
-        )
+        requests = [PackageRequest(name="a")]
+        return self.run_nix("reevaluate_and_realise", package_set, requests, evaluation, Recorder())
 
     def test_realise_anew(self) -> None:
         """One command evaluates, builds and roots; none runs before it."""

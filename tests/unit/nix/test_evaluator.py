@@ -186,8 +186,8 @@ class EvaluatorCase(SynchronousTestCase):
         package_set: PackageSet = PACKAGE_SET,
         system: str = "x86_64-linux",
     ) -> Deferred[Evaluation]:
-        requirements = [PackageRequest(name=name) for name in names]
-        return Deferred.fromCoroutine(self.evaluator.evaluate(package_set, system, requirements))
+        requests = [PackageRequest(name=name) for name in names]
+        return Deferred.fromCoroutine(self.evaluator.evaluate(package_set, system, requests))
 
     def failing(self, text: str = "", signal: int | None = None) -> ProcessFailed:
         return ProcessFailed(output=command_output(text, signal))

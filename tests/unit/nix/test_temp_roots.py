@@ -164,7 +164,7 @@ class TempRootHolderTests(SynchronousTestCase):
         """All servers end: the spare one, those in use, and those that are asked."""
         self.held()
         asked = self.root_if_valid(HELLO)
-        self.holder.prepare()
+        self.holder.prewarm()
         self.successResultOf(self.stop())
         self.assertIsNone(self.successResultOf(asked))
         for child in self.children.processes:
@@ -175,8 +175,8 @@ class TempRootHolderTests(SynchronousTestCase):
 
     def test_spare(self) -> None:
         """One that was started ahead is used, once."""
-        self.holder.prepare()
-        self.holder.prepare()
+        self.holder.prewarm()
+        self.holder.prewarm()
         self.assertEqual(1, len(self.children.processes))
         self.children.processes[0].print(WELCOME)
         self.held(self.answers()[1:])
@@ -186,19 +186,19 @@ class TempRootHolderTests(SynchronousTestCase):
 
     def test_unused_spare(self) -> None:
         """It does not wait for ever."""
-        self.holder.prepare()
+        self.holder.prewarm()
         self.clock.advance(SPARE_LIFETIME_SECONDS)
         self.assertTrue(self.children.processes[0].stdin_closed)
-        self.holder.prepare()
+        self.holder.prewarm()
         self.assertEqual(2, len(self.children.processes))
 
     def test_dead_spare(self) -> None:
         """One that has died meanwhile is not asked."""
-        self.holder.prepare()
+        self.holder.prewarm()
         self.children.processes[0].exit()
         self.held()
         self.assertEqual(2, len(self.children.processes))
-        self.holder.prepare()
+        self.holder.prewarm()
         self.assertEqual(3, len(self.children.processes))
 
 

@@ -232,7 +232,7 @@ class MeasuredContractTests(StorageContract, SynchronousTestCase):
             given: dict[str, Any] = {key: [] for key in signature.parameters if key != "self"}
             self.successResultOf(Deferred.fromCoroutine(getattr(storage, name)(**given)))
             self.assertEqual(name, calls[-1][0])
-            label = {"commit_all": "commit"}.get(name, name)
+            label = {"commit_many": "commit"}.get(name, name)
             count = "nixery_storage_operation_duration_seconds_count"
             self.assertEqual(
                 1, measures.registry.get_sample_value(count, {"operation": label}), name

@@ -226,7 +226,7 @@ class StorageContract(Base):
             self.finish(writer.commit(digest_of(b""), 0, LAYER))
         self.assert_absent(storage, digest_of(b""))
 
-    def commit_all(self, storage: Storage, *blobs: tuple[bytes, int, str, bytes]) -> list[bytes]:
+    def commit_many(self, storage: Storage, *blobs: tuple[bytes, int, str, bytes]) -> list[bytes]:
         """Commit blobs, each of a size that is announced, with records of a key and a value."""
         commits = []
         for data, size, key, value in blobs:
@@ -242,7 +242,7 @@ class StorageContract(Base):
                 )
             )
         try:
-            return self.finish(storage.commit_all(commits))
+            return self.finish(storage.commit_many(commits))
         finally:
             for each in commits:
                 self.finish(each.writer.abort())
@@ -250,10 +250,10 @@ class StorageContract(Base):
     def test_recorded(self) -> None:
         """Blobs are committed with records of them; the first record of a key wins."""
         storage = self.storage()
-        self.assertEqual([], self.commit_all(storage))
-        told = self.commit_all(storage, (b"one", 3, "key", b"1"), (b"three", 5, "other", b"3"))
+        self.assertEqual([], self.commit_many(storage))
+        told = self.commit_many(storage, (b"one", 3, "key", b"1"), (b"three", 5, "other", b"3"))
         self.assertEqual([b"1", b"3"], told)
-        told = self.commit_all(
+        told = self.commit_many(
             storage, (b"two", 3, "key", b"2"), (b"one", 3, "k" * 300, b"4"), (b"", 0, "0", b"0")
         )
         self.assertEqual([b"1", b"4", b"0"], told)
@@ -265,7 +265,7 @@ class StorageContract(Base):
         """A blob that cannot be committed has no record either."""
         storage = self.storage()
         with self.assertRaises(DigestMismatch):
-            self.commit_all(storage, (b"three", 5, "other", b"3"), (b"four", 5, "key", b"1"))
+            self.commit_many(storage, (b"three", 5, "other", b"3"), (b"four", 5, "key", b"1"))
         self.assertIsNone(self.finish(storage.get_record("layer", "key")))
         self.assert_absent(storage, digest_of(b"four"))
         if self.finish(storage.get_record("layer", "other")) is not None:

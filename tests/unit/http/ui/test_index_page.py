@@ -321,10 +321,10 @@ class LookupTests(SynchronousTestCase):
         return PackageSet(revision=revision, path=None)  # type: ignore[arg-type]  # not used
 
     async def look_up(
-        self, package_set: PackageSet, system: str, requirements: Sequence[PackageRequest]
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
-        self.asked.append([item.name for item in requirements])
-        return [found(item) for item in requirements]
+        self.asked.append([item.name for item in requests])
+        return [found(item) for item in requests]
 
     def check(self, *names: str, system: str = "x") -> list[str]:
         wanted = [PackageRequest(name=name) for name in names]

@@ -23,10 +23,10 @@ from nixery.image.packages import LookupResult, Output, Package
 SYSTEM = "x86_64-linux"
 
 
-def found(requirement: PackageRequest) -> LookupResult:
-    name = requirement.name
+def found(request: PackageRequest) -> LookupResult:
+    name = request.name
     return LookupResult(
-        request=requirement,
+        request=request,
         result=Package(
             requested=(name,),
             attribute=name,
@@ -41,14 +41,14 @@ def found(requirement: PackageRequest) -> LookupResult:
     )
 
 
-def missing(requirement: PackageRequest) -> LookupResult:
+def missing(request: PackageRequest) -> LookupResult:
     problem = PackageProblem(
-        name=requirement.name,
+        name=request.name,
         kind=ProblemKind.NOT_FOUND,
-        message=f"there is no package {requirement.name}",
+        message=f"there is no package {request.name}",
         candidates=("near",),
     )
-    return LookupResult(request=requirement, result=problem)
+    return LookupResult(request=request, result=problem)
 
 
 def parsed(text: str) -> PackageQueries:
@@ -72,7 +72,7 @@ class ParsingTests(SynchronousTestCase):
             "python3packages.requests/attr--6c6962736967632b2b", queries.name.repository
         )
         self.assertEqual(
-            PackageRequest(name="libsigc++", exact=True), queries.queries[1].requirement
+            PackageRequest(name="libsigc++", exact=True), queries.queries[1].package_request
         )
 
     def test_meta_packages(self) -> None:
@@ -110,7 +110,7 @@ class ParsingTests(SynchronousTestCase):
             return
         again = parse_image_name(queries.name.repository, SYSTEM)
         self.assertEqual(queries.name, again)
-        answers = [found(item) for item in queries.requirements]
+        answers = [found(item) for item in queries.package_requests]
         self.assertEqual(len(queries.queries), len(describe_results(queries, answers)))
 
 
@@ -120,7 +120,7 @@ class TellingTests(SynchronousTestCase):
     def test_found(self) -> None:
         """A package that is there, with what is known of it."""
         queries = parsed("git")
-        [told] = describe_results(queries, [found(item) for item in queries.requirements])
+        [told] = describe_results(queries, [found(item) for item in queries.package_requests])
         self.assertEqual(
             {
                 "name": "git",
@@ -139,7 +139,8 @@ class TellingTests(SynchronousTestCase):
         """One that is not, with what may have been meant, and no commands then."""
         queries = parsed("shell gti")
         answers = [
-            missing(item) if item.name == "gti" else found(item) for item in queries.requirements
+            missing(item) if item.name == "gti" else found(item)
+            for item in queries.package_requests
         ]
         shell, gti = describe_results(queries, answers)
         self.assertEqual("meta", shell["status"])
@@ -150,7 +151,8 @@ class TellingTests(SynchronousTestCase):
         """A package set may have no shell."""
         queries = parsed("shell")
         answers = [
-            missing(item) if item.name == SHELL[0] else found(item) for item in queries.requirements
+            missing(item) if item.name == SHELL[0] else found(item)
+            for item in queries.package_requests
         ]
         [told] = describe_results(queries, answers)
         self.assertEqual(("shell", "not-found"), (told["name"], told["status"]))
@@ -158,7 +160,7 @@ class TellingTests(SynchronousTestCase):
     def test_commands(self) -> None:
         """Lines that work as they are."""
         queries = parsed("shell git")
-        made = commands("reg:1", queries, [found(item) for item in queries.requirements])
+        made = commands("reg:1", queries, [found(item) for item in queries.package_requests])
         assert made is not None
         self.assertEqual("docker pull reg:1/shell/git", made["pull"])
         self.assertEqual("docker run --rm -it reg:1/shell/git bash", made["run"])

@@ -691,7 +691,7 @@ class CrashTests(DirectoryCase):
                 )
                 for key, data in layers.items()
             ]
-            self.assertEqual([b"one", b"two"], self.finish(storage.commit_all(commits)))
+            self.assertEqual([b"one", b"two"], self.finish(storage.commit_many(commits)))
 
         def check(done: bool) -> None:
             storage = self.open_storage()
@@ -1090,7 +1090,7 @@ class ThreadTests(TestCase):
                 media_type=LAYER,
                 record=("layer", "key", value),
             )
-            self.assertEqual([b"1"], await self.storage.commit_all([commit]))
+            self.assertEqual([b"1"], await self.storage.commit_many([commit]))
         self.assertEqual(DATA, await self.storage.read(DIGEST))
         self.assert_nothing_left()
 
