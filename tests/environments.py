@@ -23,6 +23,8 @@ class Environment:
     :param temporary: MB of temporary files at once.
     :param root: why it is for root alone, if it is.
     :param heavy: whether it is left out unless it or all heavy tests are asked for.
+    :param waits: whether it mostly waits, for container engines and installations: those
+        that do run one after the other, beside those that do not.
     """
 
     programs: tuple[str, ...] = ()
@@ -30,6 +32,7 @@ class Environment:
     temporary: int = 100
     root: str = ""
     heavy: bool = False
+    waits: bool = False
 
 
 _NIX = (
@@ -54,6 +57,7 @@ ENVIRONMENTS = {
         installed=250,
         temporary=2500,
         root="container engines and mounts need root",
+        waits=True,
     ),
     "browser": Environment(
         programs=(*_REGISTRY, "chromium", "chromedriver"),
@@ -66,6 +70,7 @@ ENVIRONMENTS = {
         installed=250,
         temporary=2500,
         root="installing a Debian into a directory needs root",
+        waits=True,
     ),
     "guest": Environment(
         programs=(
@@ -76,9 +81,10 @@ ENVIRONMENTS = {
         temporary=2500,
         root="installing a Debian into a directory needs root",
         heavy=True,
+        waits=True,
     ),
 }
-"""By name, in the order in which they run: what fails fastest first."""
+"""By name, in the order in which they are started: what fails fastest first."""
 
 
 def shortages(
@@ -102,8 +108,10 @@ def shortages(
         checkout: sum(
             each.installed for name, each in chosen if not (checkout / ".tox" / name).exists()
         ),
-        # They run one after the other.
-        temporary: max(each.temporary for _, each in chosen),
+        temporary: sum(
+            max((each.temporary for _, each in chosen if each.waits == waits), default=0)
+            for waits in (False, True)
+        ),
     }
     full = []
     for paths in _by_device(needs):

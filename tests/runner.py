@@ -24,6 +24,7 @@ from bootstrap.children import Interrupted
 from bootstrap.nixstore import store_fault
 from bootstrap.packages import InstallationFailed, install_command, install_packages
 from tests.environments import ENVIRONMENTS, shortages
+from tests.lanes import Lane, run_lanes
 from tests.programs import missing, packages
 from tests.scratch import Scratch
 
@@ -48,7 +49,10 @@ As root, this first installs the Debian packages that are missing, and all is ru
 user is told the command that installs them; what needs root is then left out:
 {", ".join(name for name, each in ENVIRONMENTS.items() if each.root)}.
 
-All environments need 5 GB of disk: half of it stays in .tox, half is for temporary files.
+Two environments run at a time where both are wanted: one that computes, and one that mostly
+waits for container engines. The output of each is shown in one piece.
+
+All environments need 6 GB of disk: half of it stays in .tox, half is for temporary files.
 guest needs 1 GB more, which stays in ~/.cache/nixery-tests.
 Python packages come from the index that pip is configured for.
 
@@ -56,7 +60,7 @@ The last line is "N passed, N failed", with ", N skipped" if tests were skipped.
 status is 0 if nothing failed, 1 if something did, and 2 if nothing was run.
 """
 
-_RESULT = re.compile(r"^(?:PASSED|FAILED)(?: \((?P<counts>[a-zA-Z0-9=, ]*)\))?\s*$")
+_RESULT = re.compile(r"^(?:PASSED|FAILED)(?: \((?P<counts>[a-zA-Z0-9=, ]*)\))?\s*$", re.MULTILINE)
 
 
 class CannotRunError(Exception):
@@ -107,6 +111,19 @@ class Outcome:
         if self.tests is None:
             return "ok" if self.succeeded else "failed"
         return str(self.tally)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """
+    The result of an environment, for the last lines.
+
+    :param left: the names of files that it left in its temporary directory.
+    """
+
+    outcome: Outcome
+    seconds: float
+    left: Sequence[str]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -200,53 +217,71 @@ def prepare(chosen: Iterable[str]) -> None:
             raise CannotRunError(fault)
 
 
-def count(lines: Iterable[str], status: int) -> Outcome:
+def count(output: str, status: int) -> Outcome:
     """
     Count the tests in an environment's output.
 
-    :param lines: all of its lines.
+    :param output: all of it.
     :param status: its exit status.
     """
     tests = None
-    for line in lines:
-        result = _RESULT.match(line)
-        if result:
-            counts = dict(
-                item.split("=", 1) for item in (result["counts"] or "").split(", ") if "=" in item
-            )
-            # Only the last such line is trial's own: a test may print one as well.
-            tests = Tally(
-                passed=int(counts.get("successes", 0)) + int(counts.get("expectedFailures", 0)),
-                failed=int(counts.get("failures", 0))
-                + int(counts.get("errors", 0))
-                + int(counts.get("unexpectedSuccesses", 0)),
-                skipped=int(counts.get("skips", 0)),
-            )
+    # Only the last result is trial's own: a test may print one as well.
+    for result in _RESULT.finditer(output):
+        counts = dict(
+            item.split("=", 1) for item in (result["counts"] or "").split(", ") if "=" in item
+        )
+        tests = Tally(
+            passed=int(counts.get("successes", 0)) + int(counts.get("expectedFailures", 0)),
+            failed=int(counts.get("failures", 0))
+            + int(counts.get("errors", 0))
+            + int(counts.get("unexpectedSuccesses", 0)),
+            skipped=int(counts.get("skips", 0)),
+        )
     return Outcome(tests=tests, succeeded=status == 0 and not (tests and tests.failed))
 
 
-def _run_all(tox: Sequence[str], chosen: Iterable[str], *, full: bool) -> int:
+def _run_all(tox: Sequence[str], chosen: Sequence[str], *, full: bool) -> int:
+    results: dict[str, _Result] = {}
+    lanes = [
+        _lane(tox, [name for name in chosen if ENVIRONMENTS[name].waits == waits], results, full)
+        for waits in (False, True)
+    ]
+    run_lanes(lanes, _show)
+    print()
     total = Tally()
-    lines = []
-    with Scratch(Path(tempfile.gettempdir())) as scratch:
-        for name in chosen:
-            begun = time.monotonic()
-            outcome = _run(tox, name, scratch, full=full)
-            total += outcome.tally
-            lines.append(f"{name}: {outcome} ({time.monotonic() - begun:.0f} s)")
-            left = scratch.left()
-            if left:
-                lines.append(f"{name} left in the temporary directory: {', '.join(left)}")
-            if outcome.succeeded:
-                # Hundreds of MB; after a failure they may tell why.
-                shutil.rmtree(CHECKOUT / ".tox" / name / "tmp", ignore_errors=True)
-    print("\n" + "\n".join(lines))
+    for name in chosen:
+        result = results[name]
+        total += result.outcome.tally
+        print(f"{name}: {result.outcome} ({result.seconds:.0f} s)")
+        if result.left:
+            print(f"{name} left in the temporary directory: {', '.join(result.left)}")
     print(total, flush=True)
     return 1 if total.failed else 0
 
 
-def _run(tox: Sequence[str], name: str, scratch: Scratch, *, full: bool) -> Outcome:
-    print(f"\n== {name}", flush=True)
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _lane(
+    tox: Sequence[str], names: Iterable[str], results: dict[str, _Result], full: bool
+) -> Lane:
+    """Start environments one after the other, and note their results."""
+    for name in names:
+        begun = time.monotonic()
+        with Scratch(Path(tempfile.gettempdir())) as scratch:
+            finished = yield f"\n== {name}\n", _start(tox, name, scratch, full=full)
+            outcome = count(finished.output, finished.status)
+            results[name] = _Result(outcome, time.monotonic() - begun, scratch.left())
+        if outcome.succeeded:
+            # Hundreds of MB; after a failure they may tell why.
+            shutil.rmtree(CHECKOUT / ".tox" / name / "tmp", ignore_errors=True)
+
+
+def _start(
+    tox: Sequence[str], name: str, scratch: Scratch, *, full: bool
+) -> subprocess.Popen[bytes]:
     environ = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
@@ -256,33 +291,17 @@ def _run(tox: Sequence[str], name: str, scratch: Scratch, *, full: bool) -> Outc
     }
     if full:
         environ["NIXERY_TEST_FULL"] = "1"
-    with subprocess.Popen(
+    return subprocess.Popen(
         [*tox, "run", "-e", name],
         cwd=CHECKOUT,
         env=environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         pass_fds=(scratch.lock,),
         # Ctrl-C is for this process, which asks tox to end, once.
         start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        lines = []
-        try:
-            for line in process.stdout:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                lines.append(line)
-        except BaseException:
-            # tox ends the tests, and they what they started.
-            process.send_signal(signal.SIGINT)
-            for line in process.stdout:
-                sys.stdout.write(line)
-            raise
-    return count(lines, process.returncode)
+    )
 
 
 def _exit(number: int, _: object) -> None:

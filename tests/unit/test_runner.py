@@ -20,7 +20,7 @@ from tests.runner import CannotRunError, Tally, choose
 
 def count(lines: list[str], status: int) -> Tally:
     """Return the counts that an environment adds to the last line."""
-    return runner.count(lines, status).tally
+    return runner.count("".join(lines), status).tally
 
 
 class CountTests(SynchronousTestCase):
@@ -70,7 +70,7 @@ class LineTests(SynchronousTestCase):
     """The line of each environment."""
 
     def line(self, lines: list[str], status: int) -> str:
-        return str(runner.count(lines, status))
+        return str(runner.count("".join(lines), status))
 
     def test_linter(self) -> None:
         """An environment without tests has no counts: it is ok or failed."""
@@ -146,7 +146,7 @@ class PreparationTests(SynchronousTestCase):
         status, said = self.main("unit", "--help")
         self.assertEqual(0, status)
         self.assertTrue(said.startswith("usage: tests/run"), said)
-        for name in (*ENVIRONMENTS, "full", "5 GB"):
+        for name in (*ENVIRONMENTS, "full", "6 GB"):
             self.assertIn(name, said)
         self.assertEqual(2, len(self.lacking))
 
