@@ -43,8 +43,8 @@ from nixery.layers.tarball import pack_store_paths
 from nixery.nix.interface import Nix
 from nixery.popularity.data import MAX_BYTES, read_pinned
 from nixery.popularity.decompress import expand
-from nixery.popularity.errors import FetchFailed
 from nixery.runtime.deferreds import gather
+from nixery.runtime.errors import FetchFailed
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.workers import Workers
 from nixery.sources.source import PackageSet

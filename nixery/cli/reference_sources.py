@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
+from twisted.web.client import HTTPConnectionPool
 
 from nixery.cli.common import NullProgress, print_error
 from nixery.cli.progress_bar import ProgressBar
@@ -28,9 +29,9 @@ from nixery.nix.narinfo import parse_store_paths, store_names
 from nixery.popularity.binary_cache import Crawler
 from nixery.popularity.count import References
 from nixery.popularity.decompress import expand
-from nixery.popularity.http_download import Fetcher, make_client
 from nixery.popularity.package_set import evaluate_all, realise_all
 from nixery.popularity.reference_log import ReferenceLog
+from nixery.runtime.http_download import Fetcher, make_fetcher
 from nixery.runtime.workers import Workers
 from nixery.wiring.nix import make_nix, make_survey
 from nixery.wiring.sources import fetch_package_set
@@ -192,9 +193,10 @@ class ReferenceCollector:
 
     @contextmanager
     def _fetcher(self, timeout: float) -> Iterator[Fetcher]:
-        client, pool = make_client(self.reactor, self.connections, self.environ)
+        pool = HTTPConnectionPool(self.reactor)
+        pool.maxPersistentPerHost = self.connections
         try:
-            yield Fetcher(client=client, workers=self.workers, clock=self.reactor, timeout=timeout)
+            yield make_fetcher(self.reactor, self.workers, self.environ, timeout=timeout, pool=pool)
         finally:
             pool.closeCachedConnections()
 

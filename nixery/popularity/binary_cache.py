@@ -17,9 +17,10 @@ from twisted.internet.interfaces import IReactorTime
 from nixery.errors import UnexpectedOutput
 from nixery.nix.narinfo import HASH_LENGTH, parse_references
 from nixery.popularity.count import References
-from nixery.popularity.errors import CacheIncomplete, FetchFailed
+from nixery.popularity.errors import CacheIncomplete
 from nixery.popularity.reference_log import ReferenceLog
 from nixery.runtime.deferreds import gather
+from nixery.runtime.errors import FetchFailed
 from nixery.runtime.retry import Backoff, retry
 from nixery.runtime.workers import Workers
 

@@ -82,7 +82,7 @@ class PopularityData:
     :param url: the URL that they are fetched from; ``None``: images are made without any.
     :param directory: the directory that they are kept in.
     :param fetch: fetches a file by its URL, of at most the given number of bytes; raises
-        :class:`~nixery.popularity.errors.FetchFailed`.
+        :class:`~nixery.runtime.errors.FetchFailed`.
     :param workers: the pool for the file system, and for parsing the fetched file.
     :param clock: for pauses.
     :param refresh: whether to fetch once although there is a copy.

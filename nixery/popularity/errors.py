@@ -1,5 +1,5 @@
 """
-Errors of fetching and counting popularity data.
+Errors of counting popularity data.
 """
 
 from __future__ import annotations
@@ -8,27 +8,7 @@ from attrs import frozen
 
 from nixery.errors import NixeryError
 
-__all__ = ["CacheIncomplete", "FetchFailed", "LogInUse"]
-
-
-@frozen(kw_only=True)
-class FetchFailed(NixeryError):
-    """
-    A URL could not be fetched.
-
-    :param url: the URL, without any secrets in it.
-    :param status: the HTTP status of the answer, ``None`` if there was none.
-    :param retry_after: seconds after which the server asks for a retry.
-    """
-
-    url: str
-    reason: str
-    status: int | None = None
-    retry_after: float | None = None
-
-    @property
-    def message(self) -> str:
-        return f"{self.url} could not be fetched: {self.reason}"
+__all__ = ["CacheIncomplete", "LogInUse"]
 
 
 @frozen(kw_only=True)

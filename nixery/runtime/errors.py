@@ -1,5 +1,5 @@
 """
-Errors of starting the daemon: ports, certificates, state and installed files.
+Errors of starting the daemon (ports, certificates, state and installed files), and of downloads.
 """
 
 from __future__ import annotations
@@ -8,7 +8,13 @@ from attrs import frozen
 
 from nixery.errors import NixeryError
 
-__all__ = ["CertificateUnusable", "ListeningFailed", "ResourceMissing", "StateDirectoryLocked"]
+__all__ = [
+    "CertificateUnusable",
+    "FetchFailed",
+    "ListeningFailed",
+    "ResourceMissing",
+    "StateDirectoryLocked",
+]
 
 
 @frozen(kw_only=True)
@@ -68,3 +74,25 @@ class ResourceMissing(NixeryError):
             f"the installation is incomplete: its {self.name} files are not in"
             f" {' or '.join(self.places)}; install the package again"
         )
+
+
+@frozen(kw_only=True)
+class FetchFailed(NixeryError):
+    """
+    A URL could not be fetched.
+
+    :param url: the URL, without any secrets in it.
+    :param status: the HTTP status of the answer, ``None`` if there was none.
+    :param retry_after: seconds after which the server asks for a retry.
+    :param temporary: whether another attempt may succeed.
+    """
+
+    url: str
+    reason: str
+    status: int | None = None
+    retry_after: float | None = None
+    temporary: bool = True
+
+    @property
+    def message(self) -> str:
+        return f"{self.url} could not be fetched: {self.reason}"

@@ -8,6 +8,13 @@ heeds none of them. An :class:`Agent` does:
 - an ``https`` request goes through a tunnel (RFC 9110, section 9.3.6), so that the proxy sees no
   more than the server's name;
 - a server that ``NO_PROXY`` lists is asked directly.
+
+``requests`` on a worker thread would do the same without this module, and was weighed: a request
+on a thread cannot be cancelled, so that a channel host that does not answer would hold up a look-up
+that was given up, and the end of the daemon, until the socket's timeout; clients who make up
+channels' names could occupy all threads; certificates would be those of ``certifi``, without the
+authority that a proxy which inspects TLS adds to the system's; ``NO_PROXY`` would know no networks
+of IPv6, and ``example.org`` would cover ``notexample.org``.
 """
 
 from __future__ import annotations

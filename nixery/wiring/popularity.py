@@ -9,6 +9,7 @@ from attrs import frozen
 
 from nixery.config.config import Config
 from nixery.popularity.data import PopularityData
+from nixery.runtime.http_download import make_fetcher
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 
@@ -36,22 +37,10 @@ def make_popularity(
     :param workers: used for the file system, and to read fetched data.
     :param environ: the environment of this process, which may name proxies.
     """
-
-    async def fetch(url: str, limit: int) -> bytes:
-        # Imported where it is needed: most starts of the daemon fetch nothing.
-        from nixery.popularity.http_download import Fetcher, make_client  # noqa: PLC0415
-
-        client, pool = make_client(reactor, 1, environ)
-        try:
-            fetcher = Fetcher(client=client, workers=workers, clock=reactor)
-            return await fetcher.fetch(url, limit)
-        finally:
-            await pool.closeCachedConnections()
-
     data = PopularityData(
         url=config.popularity_url,
         directory=config.state_directory / "popularity",
-        fetch=fetch,
+        fetch=make_fetcher(reactor, workers, environ).fetch,
         workers=workers,
         clock=reactor,
         refresh=config.popularity_refresh,

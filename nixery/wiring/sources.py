@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from treq.client import HTTPClient
 from twisted.logger import Logger
 
 from nixery.config.config import Config
@@ -19,7 +18,7 @@ from nixery.nix.fetcher import NixFetcher
 from nixery.process.spawner import ProcessSpawner, Spawner
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.data_files import nix_directory
-from nixery.runtime.proxy_agent import Agent, read_proxies
+from nixery.runtime.http_download import make_fetcher
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 from nixery.sources.channels import ChannelHost
@@ -101,7 +100,7 @@ def make_sources(
         git = lookups(repository, source.describe(), "git.json")
     host = config.channel_url.rstrip("/")
     channels = ChannelHost(
-        HTTPClient(Agent(reactor, read_proxies(environ))),
+        make_fetcher(reactor, workers, environ),
         host,
         clock=reactor,
         seconds=config.source_timeout,

@@ -19,8 +19,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST
-from nixery.popularity.errors import FetchFailed
 from nixery.runtime.deferreds import gather
+from nixery.runtime.errors import FetchFailed
 from nixery.runtime.retry import Attempts, Backoff
 from nixery.runtime.terminal import plain_text
 

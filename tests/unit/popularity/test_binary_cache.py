@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.errors import UnexpectedOutput
 from nixery.popularity import binary_cache
 from nixery.popularity.binary_cache import BATCH, Crawled, Crawler
-from nixery.popularity.errors import CacheIncomplete, FetchFailed
+from nixery.popularity.errors import CacheIncomplete
 from nixery.popularity.reference_log import ReferenceLog
+from nixery.runtime.errors import FetchFailed
 from nixery.testing.fakes import InlineWorkers, store_path
 
 CACHE = "https://cache.example.org"

@@ -23,7 +23,7 @@ from nixery.popularity.data import (
     PopularityData,
     read_pinned,
 )
-from nixery.popularity.errors import FetchFailed
+from nixery.runtime.errors import FetchFailed
 from nixery.testing.fakes import InlineWorkers
 
 T = TypeVar("T")

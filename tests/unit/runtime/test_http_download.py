@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.popularity.http_download`."""
+"""Tests for :mod:`nixery.runtime.http_download`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from klein import Klein
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,11 +16,12 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
+from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IRequest
 from twisted.web.server import Site
 
-from nixery.popularity.errors import FetchFailed
-from nixery.popularity.http_download import Fetcher, make_client, shown
+from nixery.runtime.errors import FetchFailed
+from nixery.runtime.http_download import Fetcher, make_fetcher, shown
 from nixery.testing.fakes import InlineWorkers
 
 LIMIT = 1000
@@ -42,6 +44,11 @@ class Server:
     @app.route("/moved")
     def moved(self, request: IRequest) -> bytes:
         request.redirect(b"/good")
+        return b""
+
+    @app.route("/redirect")
+    def redirect(self, request: IRequest) -> bytes:
+        request.redirect(request.args[b"to"][0])
         return b""
 
     @app.route("/packed")
@@ -115,9 +122,9 @@ class FetchTests(TestCase):
         # Waiting clients are dropped, not waited for.
         site = Site(Server().app.resource())
         self.address = self.listen(site)
-        self.client, self.pool = make_client(reactor, 2, {})
-        self.addCleanup(self.pool.closeCachedConnections)
-        self.fetcher = Fetcher(client=self.client, workers=InlineWorkers(), clock=_reactor)
+        pool = HTTPConnectionPool(_reactor)
+        self.addCleanup(pool.closeCachedConnections)
+        self.fetcher = make_fetcher(_reactor, InlineWorkers(), {}, pool=pool)
 
     @property
     def path(self) -> Path:
@@ -158,6 +165,18 @@ class FetchTests(TestCase):
         error = await self.failure(f"http://me:s%40crt@{self.address}/no?token=s%40crt")
         self.assertNotIn("crt", str(error))
 
+    async def test_password_and_redirects(self) -> None:
+        """The password goes on to the same server, and to no other."""
+        other = self.listen(Site(Server().app.resource()))
+        for target, sent in (
+            ("/who", True),
+            (f"http://{self.address}/who", True),
+            (f"http://{other}/who", False),
+        ):
+            url = f"http://me:s%40crt@{self.address}/redirect?to={target}"
+            data = await self.fetcher.fetch(url, LIMIT)
+            self.assertEqual(b"s@crt" in data, sent, target)
+
     async def test_too_large(self) -> None:
         """More than allowed is an error, also where the end is never reached."""
         for path in ("large", "endless"):
@@ -179,9 +198,12 @@ class FetchTests(TestCase):
 
     async def test_timeout(self) -> None:
         """A server that says nothing is given up."""
-        fetcher = Fetcher(client=self.client, workers=InlineWorkers(), clock=_reactor, timeout=0.05)
-        error = await self.failure(f"http://{self.address}/silent", fetcher)
+        url = f"http://{self.address}/silent"
+        error = await self.failure(url, evolve(self.fetcher, timeout=0.05))
         self.assertIn("0.05 s", error.reason)
+        with self.assertRaises(FetchFailed) as caught:
+            await self.fetcher.fetch(url, LIMIT, 0.03)
+        self.assertIn("0.03 s", caught.exception.reason)
 
     async def test_cancelled(self) -> None:
         """A fetch that is cancelled at any stage raises no error of the network."""

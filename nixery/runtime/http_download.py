@@ -3,7 +3,9 @@ Fetches files of moderate size by their URLs.
 
 The daemon fetches URLs that its operator configured, but a web server may answer without
 end, too slowly, or cut short.  A :class:`Fetcher` either returns a whole file within a limit
-of size and time, or raises one type of error.
+of size and time, or raises one type of error.  It goes through the proxies that the environment
+names, and follows redirects unless they lead from HTTPS to HTTP: an attacker who could change the
+answer would choose the code that is built.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from attrs import frozen
 from treq.client import HTTPClient
@@ -20,40 +22,35 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as ByteProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.client import (
+    HTTPConnectionPool,
+    RequestTransmissionFailed,
+    ResponseDone,
+    ResponseFailed,
+)
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from nixery.popularity.errors import FetchFailed
 from nixery.runtime.deferreds import TimedOut, shield, with_timeout
+from nixery.runtime.errors import FetchFailed
 from nixery.runtime.proxy_agent import Agent, read_proxies
 from nixery.runtime.workers import Workers
 from nixery.version import VERSION
 
-__all__ = ["Fetcher", "make_client", "shown"]
+__all__ = ["Fetcher", "make_fetcher", "shown"]
 
 TIMEOUT = 120.0
 """Maximum duration of one download in seconds."""
 
+MAX_REDIRECTS = 5
+
+REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+
+TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses after which another attempt may succeed."""
+
 _USER_AGENT = f"nixery/{VERSION}"
-
-
-def make_client(
-    # Any: the global reactor has no type.
-    reactor: Any,
-    connections: int,
-    environ: Mapping[str, str],
-) -> tuple[HTTPClient, HTTPConnectionPool]:
-    """
-    Make an HTTP client with persistent connections; returns it and their pool, to be closed.
-
-    :param connections: how many it keeps open to one host.
-    :param environ: the environment, which may name proxies.
-    """
-    pool = HTTPConnectionPool(reactor)
-    pool.maxPersistentPerHost = connections
-    return HTTPClient(Agent(reactor, read_proxies(environ), pool=pool)), pool
 
 
 @frozen(kw_only=True)
@@ -72,22 +69,22 @@ class Fetcher:
     clock: IReactorTime
     timeout: float = TIMEOUT
 
-    async def fetch(self, url: str, limit: int, /) -> bytes:
+    async def fetch(self, url: str, limit: int, /, timeout: float | None = None) -> bytes:
         """
         Fetch a whole file.
 
         :param url: ``http``, ``https`` or ``file``.
         :param limit: maximum size in bytes.
+        :param timeout: maximum duration in seconds, if it differs from the usual one.
         :raises FetchFailed: it could not be fetched, for any reason.
         """
         if urlsplit(url).scheme == "file":
             return await self.workers.run(_read, url, limit)
+        seconds = self.timeout if timeout is None else timeout
         try:
-            return await with_timeout(self.timeout, self.clock, self._get(url, limit))
+            return await with_timeout(seconds, self.clock, self._get(url, limit))
         except TimedOut:
-            raise FetchFailed(
-                url=shown(url), reason=f"it took longer than {self.timeout:g} s"
-            ) from None
+            raise FetchFailed(url=shown(url), reason=f"it took longer than {seconds:g} s") from None
         except (CancelledError, FetchFailed):
             raise
         # Unresolvable names, refused connections, broken TLS and protocol errors: each
@@ -96,32 +93,87 @@ class Fetcher:
             raise FetchFailed(url=shown(url), reason=_reason(error)) from error
 
     async def _get(self, url: str, limit: int) -> bytes:
-        plain, auth = _without_password(url)
-        task = self.client.get(
-            plain,
-            auth=auth,
-            headers=Headers({"User-Agent": [_USER_AGENT]}),
-            unbuffered=True,
-            # Used for timeouts only, which are not set here; without this argument the
-            # global reactor would be imported.
-            reactor=cast(Any, self.clock),
-        )
-        try:
-            response = await shield(task)
-        except CancelledError:
-            # A cancelled request fails with different errors, depending on its progress:
-            # unresolved name, aborted connection, missing response.
-            task.cancel()
-            raise
-        body = await _collect(response, url, limit)
+        response = await self._follow(url)
+        # The body of an error is read too: the connection can be used again after it.
+        body = await _collect(response, limit)
         if response.code != 200:
             raise FetchFailed(
                 url=shown(url),
                 reason=f"the server answered with status {response.code}",
                 status=response.code,
                 retry_after=_retry_after(response),
+                temporary=response.code in TEMPORARY_STATUSES,
+            )
+        if body is None:
+            raise FetchFailed(
+                url=shown(url), reason=f"it has more than {limit} bytes", temporary=False
             )
         return body
+
+    async def _follow(self, url: str) -> IResponse:
+        """
+        Request a URL, and what it redirects to.
+
+        treq's own redirects lead anywhere, and leave the bodies of redirects unread, with their
+        connections open.
+        """
+        plain, auth = _without_password(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._request(plain, auth)
+            if response.code not in REDIRECT_STATUSES:
+                return response
+            _drop(response)
+            [location, *_] = response.headers.getRawHeaders("Location") or [""]
+            previous, plain = urlsplit(plain), urljoin(plain, location)
+            target = urlsplit(plain)
+            if previous.scheme == "https" and target.scheme != "https":
+                raise FetchFailed(
+                    url=shown(url),
+                    reason=f"it redirects to {shown(plain)}, which is not secure",
+                    temporary=False,
+                )
+            if (previous.scheme, previous.netloc) != (target.scheme, target.netloc):
+                auth = None
+        raise FetchFailed(url=shown(url), reason="it redirects again and again", temporary=False)
+
+    async def _request(self, url: str, auth: tuple[str, str] | None) -> IResponse:
+        task = self.client.get(
+            url,
+            auth=auth,
+            headers=Headers({"User-Agent": [_USER_AGENT]}),
+            allow_redirects=False,
+            unbuffered=True,
+            # Used for timeouts only, which are not set here; without this argument the
+            # global reactor would be imported.
+            reactor=cast(Any, self.clock),
+        )
+        try:
+            return await shield(task)
+        except CancelledError:
+            # A cancelled request fails with different errors, depending on its progress:
+            # unresolved name, aborted connection, missing response.
+            task.cancel()
+            raise
+
+
+def make_fetcher(
+    # Any: the global reactor has no type.
+    reactor: Any,
+    workers: Workers,
+    environ: Mapping[str, str],
+    *,
+    timeout: float = TIMEOUT,
+    pool: HTTPConnectionPool | None = None,
+) -> Fetcher:
+    """
+    Make a fetcher.
+
+    :param environ: the environment, which may name proxies.
+    :param timeout: maximum duration of one download in seconds.
+    :param pool: keeps connections; without one, each request has its own.
+    """
+    client = HTTPClient(Agent(reactor, read_proxies(environ), pool=pool))
+    return Fetcher(client=client, workers=workers, clock=reactor, timeout=timeout)
 
 
 def shown(url: str) -> str:
@@ -163,13 +215,19 @@ class _Body(ByteProtocol):
             self.transport.loseConnection()
 
 
-async def _collect(response: IResponse, url: str, limit: int) -> bytes:
+async def _collect(response: IResponse, limit: int) -> bytes | None:
+    """Return the body of a response; ``None`` if it has more than ``limit`` bytes."""
     body = _Body(limit)
     response.deliverBody(body)
-    whole = await body.whole
-    if whole is None:
-        raise FetchFailed(url=shown(url), reason=f"it has more than {limit} bytes")
-    return whole
+    return await body.whole
+
+
+def _drop(response: IResponse) -> None:
+    """Close the connection of a response whose body is not read."""
+    body = _Body(0)
+    response.deliverBody(body)
+    body.whole.addErrback(lambda _: None)
+    body.whole.cancel()
 
 
 def _retry_after(response: IResponse) -> float | None:
@@ -188,7 +246,7 @@ def _without_password(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ResponseFailed) and error.reasons:
+    if isinstance(error, ResponseFailed | RequestTransmissionFailed) and error.reasons:
         error = error.reasons[-1].value
     return str(error) or type(error).__name__
 
