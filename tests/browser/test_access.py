@@ -30,7 +30,7 @@ class AccessTests(BrowserCase):
         """The first page, by itself and with the answer to what was typed."""
         self.judge(["/", "/?packages=plain+hostile", "/?packages=plian+estate", "/?packages=%3C"])
 
-    def test_builds(self) -> None:
+    def test_list_tells_builds_that_run_failed_and_succeeded(self) -> None:
         """The list of builds, and one that runs, one that failed and one that succeeded."""
         registry = watched_registry().registry
         self.assertEqual(422, registry.manifest("hostile-failing").status)
@@ -47,7 +47,7 @@ class AccessTests(BrowserCase):
                 watched_set().let("seen-running")
                 pull.result()
 
-    def test_images(self) -> None:
+    def test_list_of_images_large_one_with_answer_its_paths_and_one_that_is_not(self) -> None:
         """The list of images, a large one with an answer, its paths, and one that is not."""
         self.assertEqual(200, watched_registry().registry.manifest("estate").status)
         self.allow("/images/nobody/has:latest", 404)
@@ -62,6 +62,6 @@ class AccessTests(BrowserCase):
             ]
         )
 
-    def test_documentation(self) -> None:
+    def test_pages_have_code_tables_definitions_and_search(self) -> None:
         """Pages of the documentation, with code, tables and definitions, and its search."""
         self.judge(["/docs/", "/docs/tutorial/", "/docs/api/", "/docs/search/?q=layer"])

@@ -41,7 +41,7 @@ class BoxTests(BrowserCase):
         self.visit(demo_registry(), "/images/shell/hello:latest")
         page.wait("#packages-table [data-package=hello]")
 
-    def test_copy(self) -> None:
+    def test_command_is_copied_by_button_that_keyboard_reaches_and_that_says_so(self) -> None:
         """A command is copied by a button that the keyboard reaches, and that says so."""
         page = self.browser
         self.visit(watched_registry(), "/")
@@ -84,7 +84,7 @@ class BoxTests(BrowserCase):
             pull = page.wait("#command-pull", "plain").text
         self.assertEqual(f"docker pull {watched_registry().address}/plain/estate", pull)
 
-    def test_nonsense(self) -> None:
+    def test_text_that_is_no_package_name_is_reported(self) -> None:
         """Text that can be no package name is reported as such, and is shown as text."""
         page = self.browser
         self.allow("/api/packages", 400)

@@ -61,7 +61,7 @@ class BuildTests(BrowserCase):
         page.click("#image-link")
         page.wait("#packages-table [data-package=seen-live]")
 
-    def test_list(self) -> None:
+    def test_list_of_builds_tells_of_one_that_begins_and_of_its_end_by_itself(self) -> None:
         """The list of builds tells of one that begins, and of its end, by itself."""
         page = self.browser
         self.visit(watched_registry(), "/builds")
@@ -76,7 +76,7 @@ class BuildTests(BrowserCase):
         page.wait(f"{row}[data-state=succeeded]")
         self.assertTrue(page.run("return window.untouched"))
 
-    def test_failure(self) -> None:
+    def test_build_that_fails_while_watched_shows_its_error(self) -> None:
         """A build that fails while it is watched shows its error and the end of its log."""
         page = self.browser
         with self.building("failing-live") as path:
@@ -107,7 +107,7 @@ class BuildTests(BrowserCase):
             self.visit(watched_registry(), "/builds")
             page.wait("#builds [data-state=failed]")
 
-    def test_hostile(self) -> None:
+    def test_output_of_a_build_is_shown_as_text_whatever_it_contains(self) -> None:
         """The output of a build is shown as text, whatever it contains."""
         page = self.browser
         self.assertEqual(422, watched_registry().registry.manifest("hostile-failing").status)

@@ -7,7 +7,7 @@ from tests.end_to_end.case import watched_registry
 
 
 class DocumentationTests(BrowserCase):
-    def test_search(self) -> None:
+    def test_word_is_looked_for_on_all_pages_and_page_that_has_it_is_click_away(self) -> None:
         """A word is looked for on all pages, and a page that has it is a click away."""
         page = self.browser
         self.visit(watched_registry(), "/")

@@ -40,7 +40,7 @@ class ImageTests(BrowserCase):
         self.visit(watched_registry(), f"/images/estate:latest{question}")
         self.browser.wait("#graph[data-ready]")
 
-    def test_graph(self) -> None:
+    def test_closure_of_an_image_of_hundreds_of_paths_is_drawn(self) -> None:
         """
         The closure of an image of hundreds of paths is drawn; a search marks what it
         finds, and choosing tells the chain from what was asked for.
@@ -61,7 +61,7 @@ class ImageTests(BrowserCase):
         chosen = page.find("#graph-view").get_attribute("data-chosen")
         self.assertTrue(str(chosen).endswith("-estate-1.0-part270"), chosen)
 
-    def test_keyboard(self) -> None:
+    def test_graph_is_walked_through_with_the_arrows_from_what_was_asked_for(self) -> None:
         """The graph is walked through with the arrows, from what was asked for."""
         page = self.browser
         self.open_image()
@@ -78,7 +78,7 @@ class ImageTests(BrowserCase):
         page.press(Keys.ESCAPE)
         page.until(lambda: not page.find_all("#graph-view[data-chosen]"), "letting go")
 
-    def test_pointer(self) -> None:
+    def test_click_on_a_path_in_the_graph_chooses_it(self) -> None:
         """A click on a path in the graph chooses it."""
         page = self.browser
         self.open_image()
@@ -89,7 +89,7 @@ class ImageTests(BrowserCase):
         page.wait("#graph-view[data-chosen$='-estate-1.0-part299']")
         page.wait("#graph-chain", "part0")
 
-    def test_layers(self) -> None:
+    def test_layers_are_drawn_and_each_is_a_link_to_what_is_in_it_and_why(self) -> None:
         """Layers are drawn, and each is a link to what is in it and why."""
         page = self.browser
         self.open_image()
@@ -103,7 +103,7 @@ class ImageTests(BrowserCase):
         page.wait("#why-answer[data-found='1'] .chain [aria-current]", "part299")
         page.wait("#why-answer .chain", "asked for")
 
-    def test_why(self) -> None:
+    def test_why_a_path_is_there_is_answered_without_javascript(self) -> None:
         """Why a path is there is answered without JavaScript, and the closure is a picture."""
         page = self.browser
         with page.without_scripts():
@@ -116,7 +116,7 @@ class ImageTests(BrowserCase):
         self.visit(watched_registry(), "/images/estate:latest?why=nowhere")
         page.wait("#why-answer", "Nothing in this image has")
 
-    def test_paths(self) -> None:
+    def test_all_paths_are_listed_found_by_a_name_and_lead_to_the_image_again(self) -> None:
         """All paths are listed, found by a name, and lead to the image again."""
         page = self.browser
         self.visit(watched_registry(), "/images/estate:latest/paths")
@@ -150,7 +150,7 @@ class ImageTests(BrowserCase):
             self.assertEqual('"><img src=x onerror=alert(1)>', field.get_attribute("value"))
             self.assertEqual([], self.browser.find_all("main img[src=x]"))
 
-    def test_hostile(self) -> None:
+    def test_description_of_a_package_is_shown_as_text_and_so_are_names_in_a_url(self) -> None:
         """The description of a package is shown as text, and so are names in a URL."""
         page = self.browser
         self.assertEqual(200, watched_registry().registry.manifest("hostile").status)

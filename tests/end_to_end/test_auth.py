@@ -113,7 +113,7 @@ class AuthTests(Mixin):
     def registry(self) -> Guarded:
         raise NotImplementedError
 
-    def test_docker(self) -> None:
+    def test_docker_logs_in_with_a_password_that_is_right(self) -> None:
         """Docker logs in with a password that is right, and pulls what is for the user."""
         registry = self.registry()
         image = f"{registry.address}/hello"
@@ -129,7 +129,7 @@ class AuthTests(Mixin):
         finally:
             docker().log_out(registry.address).checked()
 
-    def test_podman(self) -> None:
+    def test_podman_logs_in_and_pulls(self) -> None:
         """podman logs in and pulls; and pulls with an image pull secret of Kubernetes."""
         registry = self.registry()
         image = f"{registry.address}/shell"
@@ -139,7 +139,7 @@ class AuthTests(Mixin):
         podman().log_in(registry.address, "alice", PASSWORDS["alice"]).checked()
         podman().pull(image).checked()
 
-    def test_skopeo(self) -> None:
+    def test_skopeo_logs_in_and_copies(self) -> None:
         """skopeo logs in and copies; and copies with an image pull secret of Kubernetes."""
         registry = self.registry()
         image = f"{registry.address}/hello"
@@ -151,7 +151,7 @@ class AuthTests(Mixin):
         denied = skopeo().copy(f"{registry.address}/git", target)
         self.assertNotEqual(denied.status, 0)
 
-    def test_containerd(self) -> None:
+    def test_containerd_pulls_with_a_users_password_and_without_none(self) -> None:
         """containerd pulls with a user's password, and without none."""
         registry = self.registry()
         image = f"{registry.address}/hello"
@@ -183,7 +183,7 @@ class AuthTests(Mixin):
         self.assertEqual(registry.get(f"/v2/hello/blobs/{shared}", "alice").status, 200)
         self.assertEqual(registry.get(f"/v2/hello/blobs/{foreign}", "bob").status, 200)
 
-    def test_pages(self) -> None:
+    def test_pages_need_a_user_and_show_only_what_this_user_may_pull(self) -> None:
         """Pages need a user, and show only what this user may pull; health checks need none."""
         registry = self.registry()
         # No other test has them made: what is known already is no build.
@@ -205,13 +205,13 @@ class AuthTests(Mixin):
         self.assertEqual(registry.get("/api/packages?names=git", "alice").status, 403)
         self.assertEqual(registry.get("/api/packages?names=hello", "alice").status, 200)
 
-    def test_challenge(self) -> None:
+    def test_unauthenticated_client_is_told_how_to_log_in(self) -> None:
         """An unauthenticated client is told how to log in."""
         answer = self.registry().get("/v2/")
         self.assertEqual((answer.status, answer.error["code"]), (401, "UNAUTHORIZED"))
         self.assertTrue(answer.headers["www-authenticate"].startswith(self.challenge))
 
-    def test_reload(self) -> None:
+    def test_signal_puts_other_passwords_and_rules_in_force(self) -> None:
         """A signal puts other passwords and rules in force, unless they cannot be used."""
         registry = self.registry()
         self.assertEqual(registry.get("/v2/", "alice").status, 200)
@@ -252,7 +252,7 @@ class TokenTests(AuthTests, EndToEndCase):
     def registry(self) -> Guarded:
         return token_registry()
 
-    def test_key(self) -> None:
+    def test_key_that_signs_tokens_is_readable_by_its_owner_only(self) -> None:
         """The key that signs tokens is readable by its owner only, and outlasts a restart."""
         registry = self.registry()
         key = registry.daemon.directory / "state" / "token-key.pem"

@@ -39,7 +39,7 @@ class BuildTests(EndToEndCase):
         environ = {**private_environment(watched_set().directory), **single_user_nix()}
         run(argv, environ=environ).checked()
 
-    def test_crowd(self) -> None:
+    def test_twenty_pulls_of_one_cold_image_at_once_by_all_clients_build_it_once(self) -> None:
         """Twenty pulls of one cold image at once, by all clients, build it once."""
         image = f"{watched_registry().address}/crowded"
         http = watched_registry().registry
@@ -187,7 +187,7 @@ class RestartTests(EndToEndCase):
 class TimeoutTests(EndToEndCase):
     """Builds that take too long."""
 
-    def test_timeout(self) -> None:
+    def test_build_that_takes_too_long_is_stopped_and_setting_to_change_is_named(self) -> None:
         """A build that takes too long is stopped, and the setting to change is named."""
         require("docker")
         packages = WatchedSet()

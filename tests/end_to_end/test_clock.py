@@ -131,7 +131,7 @@ class ClockTests(EndToEndCase):
                 return int(queues.split(":")[0], 16)
         raise AssertionError("the connection has ended")
 
-    def test_pulls(self) -> None:
+    def test_images_are_made_and_served_to_a_client_that_was_known_before(self) -> None:
         """Images are made and served to a client that was known before."""
         self.start()
         for step, images in (
@@ -148,7 +148,7 @@ class ClockTests(EndToEndCase):
             self.assertEqual((200, b"ok\n"), (ready.status, ready.body))
         self.daemon.stop()
 
-    def test_downloads(self) -> None:
+    def test_client_that_is_slow_gets_the_whole_of_what_it_downloads(self) -> None:
         """A client that is slow gets the whole of what it downloads."""
         self.start()
         layers = self.http.manifest("large").json()["layers"]
@@ -179,7 +179,7 @@ class ClockTests(EndToEndCase):
             while client.recv(4096):
                 pass
 
-    def test_watchdog(self) -> None:
+    def test_service_manager_goes_on_receiving_watchdog_pings(self) -> None:
         """The service manager goes on receiving watchdog pings."""
         manager = ServiceManager()
         self.addCleanup(manager.close)

@@ -34,7 +34,7 @@ FIRST_DOCKER = 23
 class CompressionTests(EndToEndCase):
     """One image of each kind, pulled and run by every engine."""
 
-    def test_zstd(self) -> None:
+    def test_podman_and_containerd_run_it(self) -> None:
         """podman and containerd run it; skopeo copies it; all of it is what gzip packs, too."""
         daemon = zstd_registry()
         image = f"{daemon.address}/hello"
@@ -70,7 +70,7 @@ class CompressionTests(EndToEndCase):
         self.assertEqual(answer.status, 422)
         self.assertIn("zstd", answer.message)
 
-    def test_none(self) -> None:
+    def test_plain_archives_run_everywhere(self) -> None:
         """Plain archives run everywhere, and are named by manifests of both kinds."""
         daemon = plain_registry()
         image = f"{daemon.address}/hello"

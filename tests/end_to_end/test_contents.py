@@ -39,7 +39,7 @@ class ContentsTests(EndToEndCase):
         docker().pull(image).checked()
         return docker().run(image, *command).checked().stdout
 
-    def test_python(self) -> None:
+    def test_python_finds_its_library_compiled_modules_included(self) -> None:
         """Python finds its library, compiled modules included."""
         script = "import json, sqlite3, ssl, zlib; print(json.dumps(sum(range(10))))"
         self.assertEqual(self.execute("python3", "python3", "-c", script).strip(), "45")
@@ -50,13 +50,13 @@ class ContentsTests(EndToEndCase):
         said = self.execute("python3/python3packages.pyyaml", "python3", "-c", script)
         self.assertEqual(said.strip(), "2")
 
-    def test_certificates(self) -> None:
+    def test_ca_bundle_is_where_ssl_cert_file_and_habit_look_for_it(self) -> None:
         """The CA bundle is where SSL_CERT_FILE and habit look for it."""
         count, same = self.execute("python3", "python3", "-c", TRUST).split()
         self.assertGreater(int(count), 50)
         self.assertEqual(same, "True")
 
-    def test_git(self) -> None:
+    def test_git_commits_and_clones(self) -> None:
         """git commits and clones."""
         said = self.execute("shell/git", "bash", "-c", COMMIT)
         self.assertEqual(said.split(), ["content", "first"])
@@ -67,7 +67,7 @@ class ContentsTests(EndToEndCase):
         docker().pull(image).checked()
         docker().run(image).checked()
 
-    def test_versions(self) -> None:
+    def test_programs_of_all_kinds_start(self) -> None:
         """Programs of all kinds start."""
         commands = {
             "curl": "curl --version",

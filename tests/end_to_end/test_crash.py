@@ -132,13 +132,13 @@ class KillTests(CrashCase):
             commands.forget(command)
             self.check_recovery(f"guest-{number}")
 
-    def test_evaluation(self) -> None:
+    def test_killed_during_evaluation_that_heeds_no_signal_which_it_could_ignore(self) -> None:
         """Killed during an evaluation that heeds no signal which it could ignore."""
         self.start()
         self.kill_while_asked("stubborn", self.wait_for_evaluation)
         self.check_recovery("plain")
 
-    def test_packing(self) -> None:
+    def test_killed_in_the_middle_of_a_layer(self) -> None:
         """Killed in the middle of a layer."""
         saboteur = Saboteur(("open", "/nix/store/"))
         self.start(saboteur.interpreter)
@@ -149,7 +149,7 @@ class KillTests(CrashCase):
         saboteur.order("count")
         self.check_recovery("large")
 
-    def test_storing(self) -> None:
+    def test_killed_between_any_two_steps_of_storing(self) -> None:
         """Killed between two of the steps in which an image is stored, any two of them."""
         changes = ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink")
         saboteur = Saboteur(*((change, str(self.directory)) for change in changes))
@@ -204,7 +204,7 @@ class StopTests(CrashCase):
             self.daemon.start()
         self.check(self.daemon, "large")
 
-    def test_evaluation(self) -> None:
+    def test_stopped_during_an_evaluation_that_does_not_heed_the_first_signal(self) -> None:
         """Stopped during an evaluation that does not heed the first signal."""
         self.start()
         with self.asking("stubborn") as asked:
@@ -212,7 +212,7 @@ class StopTests(CrashCase):
             self.daemon.stop()
             self.check_end(asked.result())
 
-    def test_packing(self) -> None:
+    def test_stopped_in_the_middle_of_a_layer(self) -> None:
         """Stopped in the middle of a layer."""
         saboteur = Saboteur(("open", "/nix/store/"))
         self.start(saboteur.interpreter)

@@ -74,7 +74,7 @@ class FullDiskTests(ChaosCase):
         self.check(self.daemon, "large")
         self.assertEqual(self.packages.builds("large"), 1)
 
-    def test_full(self) -> None:
+    def test_stored_images_are_served_from_disk_that_is_full_by_new_process_too(self) -> None:
         """Stored images are served from a disk that is full, by a new process too."""
         self.check(self.daemon, "plain")
         ballast = self.fill()
@@ -139,7 +139,7 @@ class RemovedFileTests(ChaosCase):
         daemon.start()
         self.check(daemon, "plain")
 
-    def test_everything(self) -> None:
+    def test_storage_that_is_removed_as_a_whole_is_begun_again(self) -> None:
         """A storage that is removed as a whole is begun again."""
         daemon = self.start()
         self.check(daemon, "plain")

@@ -124,7 +124,7 @@ class EngineTests(GcsCase):
         """containerd."""
         self.check(containerd())
 
-    def test_skopeo(self) -> None:
+    def test_skopeo_copies_every_byte(self) -> None:
         """skopeo copies every byte."""
         daemon = self.registry(package_set=demo_set())
         layout = skopeo().directory / "gcs"
@@ -154,7 +154,7 @@ class InstanceTests(GcsCase):
         self.assertEqual(image.digest, digest_of(by_digest.body))
         self.assert_stored_once()
 
-    def test_head(self) -> None:
+    def test_head_is_answered_here_with_what_the_redirect_leads_to(self) -> None:
         """A HEAD is answered here, with what the redirect leads to."""
         daemon = self.registry()
         image = self.pull(daemon, "plain")
@@ -164,7 +164,7 @@ class InstanceTests(GcsCase):
                 (200, str(layer["size"])), (head.status, head.headers["content-length"])
             )
 
-    def test_proxy(self) -> None:
+    def test_registry_may_pass_blobs_on_itself_whole_and_in_parts(self) -> None:
         """A registry may pass blobs on itself, whole and in parts."""
         daemon = self.registry("--gcs-redirect", "false")
         image = self.pull(daemon, "large")
@@ -184,7 +184,7 @@ class InstanceTests(GcsCase):
             )
             self.assertEqual(digest_of(whole[start:stop]), digest_of(part.body))
 
-    def test_crowd(self) -> None:
+    def test_two_registries_and_twenty_clients(self) -> None:
         """Two registries and twenty clients: every blob is stored once, and is right."""
         daemons = (self.registry(), self.registry())
         names = ("first", "second", "third", "first/second", "large/third")

@@ -185,7 +185,7 @@ class HostileTests(EndToEndCase):
             wait_until(given_up, "the clients to be given up")
         self.assertIn(b'reason="slow_download"', self.http.get("/metrics").body)
 
-    def test_leaving(self) -> None:
+    def test_clients_that_reset_their_connections_leave_nothing(self) -> None:
         """Clients that reset their connections in the middle of a blob leave nothing."""
         path = self.large_blob().encode()
         with self.served():
@@ -195,7 +195,7 @@ class HostileTests(EndToEndCase):
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.close()
 
-    def test_pipe(self) -> None:
+    def test_ten_thousand_pipelined_requests_are_answered_in_order(self) -> None:
         """Ten thousand requests on one connection are answered, in order and in turns."""
         count = 10_000
         pipe = b"".join(
@@ -212,7 +212,7 @@ class HostileTests(EndToEndCase):
         self.assertEqual(count, len(statuses))
         self.assertEqual([b"404", b"200"] * (count // 2), statuses)
 
-    def test_heads(self) -> None:
+    def test_bombs_and_ambiguous_heads_are_refused_at_once(self) -> None:
         """Bombs, and what two servers might read in two ways, are refused at once."""
         get = b"GET /v2/ HTTP/1.1\r\nHost: reg\r\n"
         post = b"POST /v2/ HTTP/1.1\r\nHost: reg\r\n"
@@ -247,7 +247,7 @@ class HostileTests(EndToEndCase):
                     self.assertEqual(1, len(re.findall(rb"HTTP/1\.1 \d", heard)), data[:200])
         self.assertNotIn("/hidden", self.daemon.log())
 
-    def test_bodies(self) -> None:
+    def test_body_without_an_end_is_cut_off_and_kept_nowhere(self) -> None:
         """A body without an end is cut off, and kept nowhere."""
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
         sent = 0
@@ -261,7 +261,7 @@ class HostileTests(EndToEndCase):
         spilled = [path for path in Path("/tmp").glob("tmp*") if path.stat().st_size > 10_000_000]
         self.assertEqual([], [path for path in spilled if path.is_file()])
 
-    def test_floods(self) -> None:
+    def test_client_that_asks_too_often_is_told_when_to_retry(self) -> None:
         """A client that asks too often is told when to retry, and others notice nothing."""
         (client,) = (
             socket.create_connection(

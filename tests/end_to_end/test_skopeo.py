@@ -18,7 +18,7 @@ AARCH64 = 183
 class SkopeoTests(EndToEndCase):
     """skopeo inspects images and copies them."""
 
-    def test_inspect(self) -> None:
+    def test_manifests_digest_the_tags_the_layers_and_the_platform_are_told(self) -> None:
         """The manifest's digest, the tags, the layers and the platform are told."""
         seen = json.loads(skopeo().inspect(f"{demo_registry().address}/hello").checked().stdout)
         manifest = demo_registry().registry.manifest("hello")
@@ -29,7 +29,7 @@ class SkopeoTests(EndToEndCase):
         by_digest = skopeo().inspect(f"{demo_registry().address}/hello@{seen['Digest']}")
         self.assertEqual(json.loads(by_digest.checked().stdout)["Layers"], layers)
 
-    def test_raw(self) -> None:
+    def test_bytes_of_manifest_and_of_config_are_ones_that_are_served(self) -> None:
         """The bytes of the manifest and of the config are the ones that are served."""
         image = f"{demo_registry().address}/hello"
         manifest = skopeo().inspect(image, "--raw").checked().stdout.encode()
@@ -67,7 +67,7 @@ class SkopeoTests(EndToEndCase):
         self.assertEqual(images[0].layers, images[1].layers)
         self.assertEqual(images[0].config, images[1].config)
 
-    def test_tree(self) -> None:
+    def test_layers_hold_normalised_entries_and_none_of_them_twice(self) -> None:
         """Layers hold normalised entries, and none of them twice."""
         registry = demo_registry().registry
         image = check_image(

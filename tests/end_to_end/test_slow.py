@@ -71,19 +71,19 @@ class SlowBuildTests(EndToEndCase):
         self.assertEqual(watched_set().builds(package), 1)
         return finished
 
-    def test_podman(self) -> None:
+    def test_podman_comes_back_by_itself(self) -> None:
         """podman comes back by itself."""
         self.pull("slow-podman", podman().pull, 2).checked()
 
-    def test_skopeo(self) -> None:
+    def test_skopeo_comes_back_by_itself(self) -> None:
         """So does skopeo."""
         self.pull("slow-skopeo", skopeo().inspect, 2).checked()
 
-    def test_containerd(self) -> None:
+    def test_containerd_comes_back_without_a_pause(self) -> None:
         """So does containerd, without a pause: it is held each time."""
         self.pull("slow-ctr", containerd().pull, 2).checked()
 
-    def test_docker(self) -> None:
+    def test_docker_which_would_give_up_is_never_sent_away_and_waits(self) -> None:
         """Docker, which would give up, is never sent away, and waits."""
         engine = docker()
         http = self.daemon.registry
@@ -97,7 +97,7 @@ class SlowBuildTests(EndToEndCase):
             watched_set().let("slow-docker")
             pulled.result().checked()
 
-    def test_watching(self) -> None:
+    def test_client_that_gets_a_429_can_follow_the_build(self) -> None:
         """A client that gets a 429 is told where to watch, and can follow the build to its end."""
         http = self.daemon.registry
         for method in ("HEAD", "GET"):
@@ -178,7 +178,7 @@ class StopTests(EndToEndCase):
                 found.append(f"{process.name}: {text[:200]!r}")
         return found
 
-    def test_stop(self) -> None:
+    def test_build_that_outlasts_its_grace_is_ended(self) -> None:
         """A build that has not ended after its grace is ended, and nothing is left of it."""
         daemon = self.start("--shutdown-timeout=0.5")
         with ThreadPoolExecutor(1) as pool:
@@ -192,7 +192,7 @@ class StopTests(EndToEndCase):
         self.assertEqual(daemon.registry.manifest("crowded").status, 200)
         self.assertEqual(self.packages.builds("crowded"), 2)
 
-    def test_grace(self) -> None:
+    def test_build_that_ends_within_its_grace_is_answered_stored_and_known_later(self) -> None:
         """A build that ends within its grace is answered, stored, and known later."""
         daemon = self.start("--shutdown-timeout=25")
         with ThreadPoolExecutor(2) as pool:
@@ -207,7 +207,7 @@ class StopTests(EndToEndCase):
         self.assertEqual(daemon.registry.manifest("crowded").status, 200)
         self.assertEqual(self.packages.builds("crowded"), 1)
 
-    def test_kill(self) -> None:
+    def test_children_of_a_registry_that_is_killed_end_with_it(self) -> None:
         """
         The children of a registry that is killed end with it, and the next one sweeps
         what they leave.

@@ -99,7 +99,7 @@ class CollectionTests(EndToEndCase):
         self.assertEqual([each["digest"] for each in layers], [each["digest"] for each in made])
         self.assertEqual(layer["size"], len(registry.blob("shell/git", layer["digest"])))
 
-    def test_warm(self) -> None:
+    def test_images_are_made_ahead_from_a_list_and_shown_with_their_names(self) -> None:
         """Images are made ahead from a list, and shown with their names."""
         wanted = daemon().directory / "images"
         wanted.write_text("htop  # for monitoring\n\nhello\n")

@@ -88,7 +88,7 @@ class TLSTests(EndToEndCase):
         self.assertNotEqual(0, finished.status, finished.describe())
         self.assertIn("certificate", finished.output)
 
-    def test_skopeo(self) -> None:
+    def test_skopeo_verifies_certificate_and_copies_when_it_knows_authority(self) -> None:
         """skopeo verifies the certificate, and copies when it knows the authority."""
         image = f"{secured().address}/hello"
         self.refused(skopeo().inspect_verified(image))
@@ -96,7 +96,7 @@ class TLSTests(EndToEndCase):
         trusted = secured().certs_directory(secured().directory / "skopeo")
         skopeo().inspect_verified(image, f"--cert-dir={trusted}").checked()
 
-    def test_podman(self) -> None:
+    def test_podman_verifies_the_certificate_and_runs_what_it_pulls(self) -> None:
         """podman verifies the certificate, and runs what it pulls."""
         image = f"{secured().address}/hello"
         self.refused(podman().pull_verified(image))
@@ -104,7 +104,7 @@ class TLSTests(EndToEndCase):
         podman().pull_verified(image, f"--cert-dir={trusted}").checked()
         self.assertIn("Hello, world!", podman().run(image, "hello").checked().stdout)
 
-    def test_docker(self) -> None:
+    def test_docker_pulls_with_authority_in_directory_named_after_registry(self) -> None:
         """
         Docker pulls with the authority in a directory named after the registry.
 
@@ -117,7 +117,7 @@ class TLSTests(EndToEndCase):
         engine.pull(image).checked()
         self.assertIn("Hello, world!", engine.run(image, "hello").checked().stdout)
 
-    def test_containerd(self) -> None:
+    def test_containerd_reads_of_the_authority_in_hosts_toml(self) -> None:
         """containerd reads of the authority in hosts.toml."""
         image = f"{secured().address}/hello:latest"
         hosts = secured().directory / "hosts"
@@ -160,7 +160,7 @@ class TLSTests(EndToEndCase):
         self.assertGreater(len(body), 100_000)
         self.assertEqual(layer["digest"], digest_of(body))
 
-    def test_protocols(self) -> None:
+    def test_old_versions_and_weak_ciphers_are_refused_current_ones_are_not(self) -> None:
         """Old versions and weak ciphers are refused, current ones are not."""
         require("openssl")
 

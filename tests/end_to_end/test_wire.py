@@ -42,7 +42,7 @@ class WireTests(EndToEndCase):
             self.assertEqual(_lasting(head), _lasting(get), url)
             self.assertEqual(int(head.headers["content-length"]), len(get.body), url)
 
-    def test_digests(self) -> None:
+    def test_content_that_is_named_by_a_digest_has_this_digest(self) -> None:
         """Content that is named by a digest has this digest, and is announced with it."""
         http = watched_registry().registry
         for url in self.urls("plain"):
@@ -54,7 +54,7 @@ class WireTests(EndToEndCase):
                 tag = answer.headers["etag"]
                 self.assertEqual(http.get(url, if_none_match=tag).status, 304, url)
 
-    def test_ranges(self) -> None:
+    def test_parts_of_a_blob_are_parts_of_it_and_none_lies_outside(self) -> None:
         """Parts of a blob are parts of it, and none lies outside."""
         http = watched_registry().registry
         (url,) = [url for url in set(self.urls("large")) if self._is_large(url)]
@@ -75,7 +75,7 @@ class WireTests(EndToEndCase):
         self.assertEqual(outside.status, 416)
         self.assertEqual(outside.headers["content-range"], f"bytes */{size}")
 
-    def test_refusals(self) -> None:
+    def test_request_that_cannot_be_answered_says_why_in_specifications_words(self) -> None:
         """A request that cannot be answered says why, in the specification's words."""
         http = demo_registry().registry
         for path, status, code, words in (
@@ -120,7 +120,7 @@ class WireTests(EndToEndCase):
             ssl.create_default_context().wrap_socket(connection, server_hostname="localhost")
         self.assertEqual(refused.exception.reason, "WRONG_VERSION_NUMBER")
 
-    def test_writes(self) -> None:
+    def test_pushes_are_refused(self) -> None:
         """Pushes are refused."""
         http = watched_registry().registry
         for method, path in (

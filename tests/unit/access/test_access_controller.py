@@ -95,7 +95,7 @@ class AccessControllerTestCase(SynchronousTestCase):
 class PasswordTests(AccessControllerTestCase):
     """Logging in."""
 
-    def test_checker(self) -> None:
+    def test_passwords_are_a_credentials_checker_of_twisteds(self) -> None:
         """The passwords are a credentials checker of Twisted's."""
         verifyObject(ICredentialsChecker, HtpasswdChecker(USERS, InlineWorkers()))
 
@@ -110,7 +110,7 @@ class PasswordTests(AccessControllerTestCase):
         ):
             self.failureResultOf(self.log_in(user, password), LoginFailed)
 
-    def test_remembered(self) -> None:
+    def test_verified_login_is_cached_for_minutes_and_then_checked_again(self) -> None:
         """A verified login is cached for minutes, and then checked again."""
         workers = SteppedWorkers()
         self.access_controller = self.make(workers)
@@ -156,7 +156,7 @@ class PasswordTests(AccessControllerTestCase):
         for each in asked:
             self.failureResultOf(each, LoginFailed)
 
-    def test_throttled(self) -> None:
+    def test_too_many_failed_logins_are_throttled_for_a_while(self) -> None:
         """Too many failed logins are throttled for a while, even with the right password."""
         for _ in range(4):
             self.failureResultOf(self.log_in("alice", "wrong"), LoginFailed)
@@ -166,7 +166,7 @@ class PasswordTests(AccessControllerTestCase):
         self.clock.advance(1.1)
         self.successResultOf(self.log_in("alice", "secret"))
 
-    def test_replaced(self) -> None:
+    def test_replacing_the_users_drops_cached_identities(self) -> None:
         """Replacing the users drops cached identities, and those of checks in progress."""
         self.successResultOf(self.log_in("alice", "secret", b"old"))
         workers = SteppedWorkers()
@@ -190,25 +190,25 @@ class RuleTests(AccessControllerTestCase):
     def refused(self, user: str | None, image: str) -> tuple[str, ...]:
         return self.access_controller.denied_packages(user, parse_image_name(image, SYSTEM))
 
-    def test_rules(self) -> None:
+    def test_user_with_rules_has_what_they_allow_one_without_has_everything(self) -> None:
         """A user with rules has what they allow, one without has everything."""
         self.assertEqual(self.refused("alice", "shell/git"), ())
         self.assertEqual(self.refused("alice", "git/htop"), ("htop",))
         self.assertEqual(self.refused("bob", "git/htop"), ())
 
-    def test_strangers(self) -> None:
+    def test_anonymous_clients_and_removed_users_are_refused_every_package(self) -> None:
         """Anonymous clients and removed users are refused every package."""
         self.assertEqual(self.refused(None, "git"), ("git",))
         self.assertEqual(self.refused("mallory", "git"), ("git",))
 
-    def test_others(self) -> None:
+    def test_star_names_all_users_that_have_no_rules_of_their_own(self) -> None:
         """A star names all users that have no rules of their own."""
         self.access_controller.replace_users(USERS, RULES | {"*": parse_patterns(["htop"])})
         self.assertEqual(self.refused("bob", "htop/git"), ("git",))
         self.assertEqual(self.refused("alice", "git"), ())
         self.assertEqual(self.refused("mallory", "htop"), ("htop",))
 
-    def test_digests(self) -> None:
+    def test_digest_is_for_a_user_if_an_image_of_the_name_has_it_as_was_served(self) -> None:
         """A digest is for a user if an image of the name has it, as was served."""
         layer = OCI.blobs()[1].digest
         self.assertTrue(self.may_read_digest("bob", "htop", layer))
@@ -249,7 +249,7 @@ class TokenTests(AccessControllerTestCase):
             issued.token, issued.token.encode()
         ).scopes
 
-    def test_scopes(self) -> None:
+    def test_token_is_for_what_was_asked_for_and_is_for_the_user(self) -> None:
         """A token is for what was asked for, and is for the user; to pull, and nothing else."""
         self.assertEqual(
             self.scopes(
@@ -273,7 +273,7 @@ class TokenTests(AccessControllerTestCase):
         names = [f"repository:p{each}:pull" for each in range(500)]
         self.assertEqual(len(self.scopes("bob", *names) or ()), 16)
 
-    def test_remembered(self) -> None:
+    def test_token_that_was_good_is_known_until_it_ends(self) -> None:
         """A token that was good is known until it ends."""
         token = self.access_controller.issue_tokens("alice", ["repository:git:pull"]).token
         identity = self.access_controller.verify_access_token(token, b"Bearer x")
@@ -281,7 +281,7 @@ class TokenTests(AccessControllerTestCase):
         self.clock.advance(301)
         self.assertIsNone(self.access_controller.cached_identity(b"Bearer x"))
 
-    def test_changes(self) -> None:
+    def test_token_ends_when_its_user_has_another_password_or_is_gone(self) -> None:
         """A token ends when its user has another password, or is gone."""
         issued = self.access_controller.issue_tokens("alice", [], with_refresh_token=True)
         assert issued.refresh_token is not None
@@ -299,7 +299,7 @@ class TokenTests(AccessControllerTestCase):
                 TokenInvalid, self.access_controller.verify_refresh_token, issued.refresh_token
             )
 
-    def test_anonymous(self) -> None:
+    def test_anonymous_tokens_are_valid_while_anonymous_clients_may_pull(self) -> None:
         """Anonymous tokens are valid as long as anonymous clients may pull something."""
         issued = self.access_controller.issue_tokens(
             None, ["repository:git:pull"], with_refresh_token=True
@@ -313,7 +313,7 @@ class TokenTests(AccessControllerTestCase):
         empty = Tokens(key=KEY, wall_clock=self.wall_clock).issue(ACCESS, "", "", [], 60)
         self.assertIsNone(self.access_controller.verify_access_token(empty, b"x").user)
 
-    def test_none(self) -> None:
+    def test_without_a_token_key_tokens_are_neither_issued_nor_accepted(self) -> None:
         """Without a token key, tokens are neither issued nor accepted."""
         token = self.access_controller.issue_tokens("alice", []).token
         self.access_controller._tokens = None

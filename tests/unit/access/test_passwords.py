@@ -30,7 +30,7 @@ class ParseTests(SynchronousTestCase):
         for word in words:
             self.assertIn(word, raised.exception.message)
 
-    def test_lines(self) -> None:
+    def test_users_are_lines_and_comments_do_not_matter(self) -> None:
         """Users are lines; comments, empty lines and line ends of other systems do not matter."""
         text = b"# who\n\nalice:%s\r\nb\xc3\xb6b:%s\n" % (GOOD, GOOD)
         self.assertEqual({*parse_passwords(text, "f").hashes}, {"alice", "böb"})
@@ -52,12 +52,12 @@ class ParseTests(SynchronousTestCase):
         except PasswordFileUnusable as error:
             self.assertNotIn("opensesame", error.message + repr(error))
 
-    def test_cost(self) -> None:
+    def test_hash_that_costs_minutes_is_refused(self) -> None:
         """A hash that would take a processor for minutes is refused, as is one that is none."""
         self.refused(b"alice:$2y$31$" + GOOD[7:], "cost 31")
         self.refused(b"alice:$2y$03$" + GOOD[7:], "cost 03")
 
-    def test_names(self) -> None:
+    def test_name_that_would_be_ambiguous_somewhere_is_refused_with_its_line(self) -> None:
         """A name that would be ambiguous somewhere is refused, with its line."""
         for user in (
             b"",
@@ -73,18 +73,20 @@ class ParseTests(SynchronousTestCase):
         self.refused(b"bob:%s\nbob:%s\n" % (GOOD, GOOD), "line 2", "before")
         self.refused(b"bob\n", "colon")
 
-    def test_nobody(self) -> None:
+    def test_file_without_users_is_one_that_is_being_written_and_is_refused(self) -> None:
         """A file without users is one that is being written, and is refused."""
         self.refused(b"# nobody yet\n", "no user")
 
     @settings(max_examples=200)
     @given(st.binary(max_size=200))
-    def test_anything(self, text: bytes) -> None:
+    def test_any_file_either_parses_as_users_or_raises_passwordfileunusable(
+        self, text: bytes
+    ) -> None:
         """Any file either parses as users or raises PasswordFileUnusable."""
         with contextlib.suppress(PasswordFileUnusable):
             parse_passwords(text, "f")
 
-    def test_files(self) -> None:
+    def test_file_that_cannot_be_read_or_is_something_else_is_told(self) -> None:
         """A file that cannot be read, or is something else, is told."""
         path = Path(self.mktemp())
         with self.assertRaises(PasswordFileUnusable) as raised:
@@ -102,7 +104,7 @@ class VerifyTests(SynchronousTestCase):
     def passwords(self, password: bytes = b"secret", prefix: bytes = b"$2y$") -> Passwords:
         return Passwords(hashes={"alice": hashed(password, prefix)})
 
-    def test_prefixes(self) -> None:
+    def test_all_prefixes_of_the_algorithm_are_accepted(self) -> None:
         """All names for the same algorithm do."""
         for prefix in (b"$2y$", b"$2b$", b"$2a$"):
             passwords = self.passwords(prefix=prefix)
@@ -136,13 +138,13 @@ class VerifyTests(SynchronousTestCase):
         passwords = self.passwords(b"x" * 72)
         self.assertTrue(passwords.verify("alice", b"x" * 100))
 
-    def test_zeros(self) -> None:
+    def test_nothing_can_stand_behind_a_zero_where_bcrypt_itself_might_not_look(self) -> None:
         """Nothing can stand behind a zero, where bcrypt itself might not look."""
         passwords = self.passwords(b"secret")
         self.assertFalse(passwords.verify("alice", b"secret\0"))
         self.assertFalse(passwords.verify("alice", b"secret\0more"))
 
-    def test_mark(self) -> None:
+    def test_fingerprint_changes_with_the_password_and_has_nothing_of_its_hash(self) -> None:
         """A fingerprint changes with the password, and has nothing of its hash."""
         one, two = self.passwords(), self.passwords()
         self.assertNotEqual(one.fingerprint("alice"), two.fingerprint("alice"))

@@ -27,7 +27,7 @@ class ThrottleTests(SynchronousTestCase):
             wait = self.throttle.record_failure(address, user)
         return wait
 
-    def test_doubling(self) -> None:
+    def test_some_failures_cost_nothing(self) -> None:
         """Some failures cost nothing; then each doubles the time, up to a limit."""
         self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
         self.assertEqual([self.failures(1) for _ in range(4)], [1, 2, 4, 8])
@@ -45,20 +45,20 @@ class ThrottleTests(SynchronousTestCase):
         self.clock.advance(901)
         self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
 
-    def test_others(self) -> None:
+    def test_users_elsewhere_are_not_locked_out_nor_other_users_from_there(self) -> None:
         """Users elsewhere are not locked out, nor other users from there."""
         self.failures(FREE_FAILURES_PER_USER + 5)
         self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.2", "alice"), 0)
         self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "bob"), 0)
 
-    def test_address(self) -> None:
+    def test_names_that_are_made_up_count_together(self) -> None:
         """Names that are made up count together."""
         for number in range(FREE_FAILURES_PER_ADDRESS + 1):
             self.failures(1, user=f"user{number}")
         self.assertGreater(self.throttle.seconds_until_allowed("192.0.2.1", "bob"), 0)
         self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.2", "bob"), 0)
 
-    def test_network(self) -> None:
+    def test_addresses_of_an_ipv6_network_are_throttled_together(self) -> None:
         """All addresses of an IPv6 /64 network are throttled together."""
         self.failures(FREE_FAILURES_PER_USER + 1, address="2001:db8::1")
         self.assertGreater(self.throttle.seconds_until_allowed("2001:db8::ffff:2", "alice"), 0)
@@ -68,7 +68,7 @@ class ThrottleTests(SynchronousTestCase):
         self.failures(FREE_FAILURES_PER_USER + 1, address="local")
         self.assertGreater(self.throttle.seconds_until_allowed("local", "alice"), 0)
 
-    def test_success(self) -> None:
+    def test_password_that_is_right_ends_the_count(self) -> None:
         """A password that is right ends the count."""
         self.failures(FREE_FAILURES_PER_USER)
         self.throttle.record_success("192.0.2.1", "alice")
@@ -79,7 +79,7 @@ class ThrottleTests(SynchronousTestCase):
         self.failures(FREE_FAILURES_PER_USER + 1, user="")
         self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 0)
 
-    def test_bounded(self) -> None:
+    def test_however_many_try_the_table_does_not_grow_without_end(self) -> None:
         """However many try, the table does not grow without end."""
         for number in range(MAX_TRACKED_KEYS):
             self.throttle.record_failure(f"host{number}", "alice")

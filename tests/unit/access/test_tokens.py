@@ -53,7 +53,7 @@ class TokenTests(SynchronousTestCase):
             nobody = tokens.verify(tokens.issue(ACCESS, None, None, [], 300), ACCESS)
             self.assertEqual((nobody.user, nobody.fingerprint), (None, None))
 
-    def test_expiry(self) -> None:
+    def test_token_whose_time_is_over_is_none_nor_is_one_of_tomorrow(self) -> None:
         """A token whose time is over is none, nor is one of tomorrow."""
         for ahead in (-301, 86400):
             clock = FakeWallClock(TIME, CLOCK.offset + ahead)
@@ -68,7 +68,7 @@ class TokenTests(SynchronousTestCase):
             token = tokens.issue(ACCESS, "alice", "m", [], 300)
             self.assertEqual("alice", TOKENS.verify(token, ACCESS).user)
 
-    def test_use(self) -> None:
+    def test_refresh_token_is_refused_as_an_access_token_and_the_other_way_round(self) -> None:
         """A refresh token is refused as an access token, and the other way round."""
         self.refused(self.issue(use=REFRESH))
         self.refused(self.issue(), REFRESH)
@@ -98,7 +98,7 @@ class TokenTests(SynchronousTestCase):
             self.refused(f"{part({'alg': alg})}.{body}.")
         self.assertEqual(json.loads(base64.urlsafe_b64decode(header + "=="))["alg"], "EdDSA")
 
-    def test_changed(self) -> None:
+    def test_token_that_was_changed_in_any_place_is_none(self) -> None:
         """A token that was changed in any place is none."""
         token = self.issue()
         header, body, signature = token.split(".")
@@ -126,11 +126,11 @@ class TokenTests(SynchronousTestCase):
 
     @settings(max_examples=200)
     @given(st.one_of(st.text(max_size=60), st.text("abc.-_=", max_size=60)))
-    def test_anything(self, token: str) -> None:
+    def test_any_text_that_is_no_token_is_refused_as_an_invalid_token(self, token: str) -> None:
         """Any text that is no token is refused as an invalid token."""
         self.refused(token)
 
-    def test_length(self) -> None:
+    def test_text_that_is_too_long_for_a_token_is_refused_unparsed(self) -> None:
         """A text that is too long for a token is refused unparsed."""
         self.refused("a" * 9000)
 
@@ -138,7 +138,7 @@ class TokenTests(SynchronousTestCase):
 class KeyTests(SynchronousTestCase):
     """The key and its file."""
 
-    def test_own(self) -> None:
+    def test_key_is_made_once_and_only_its_owner_can_read_it(self) -> None:
         """A key is made once, and only its owner can read it."""
         path = Path(self.mktemp()) / "token-key.pem"
         first = load_or_create_key(path)
@@ -147,7 +147,7 @@ class KeyTests(SynchronousTestCase):
         token = Tokens(key=first, wall_clock=CLOCK).issue(ACCESS, "a", "m", [], 300)
         Tokens(key=load_or_create_key(path), wall_clock=CLOCK).verify(token, ACCESS)
 
-    def test_given(self) -> None:
+    def test_keys_of_two_kinds_can_be_used_and_no_others(self) -> None:
         """Keys of two kinds can be used, and no others."""
         path = Path(self.mktemp())
         for private, algorithm in (
@@ -169,6 +169,6 @@ class KeyTests(SynchronousTestCase):
         self.assertRaises(TokenKeyUnusable, load_key, path / "missing")
         self.assertRaises(TokenKeyUnusable, load_or_create_key, path / "below" / "a file")
 
-    def test_hidden(self) -> None:
+    def test_key_is_not_shown_by_accident(self) -> None:
         """A key is not shown by accident."""
         self.assertEqual(repr(TOKENS.key), "SigningKey()")

@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 class ProgressBarTests(SynchronousTestCase):
     """Tests for :class:`ProgressBar`."""
 
-    def test_lines(self) -> None:
+    def test_without_terminal_line_is_printed_now_and_then_and_one_at_end(self) -> None:
         """Without a terminal, a line is printed now and then, and one at the end."""
         clock, stream = Clock(), io.StringIO()
         meter = ProgressBar("asking", stream, clock.seconds)
@@ -41,7 +41,7 @@ class ProgressBarTests(SynchronousTestCase):
         ProgressBar("asking", stream, Clock().seconds).close()
         self.assertEqual("", stream.getvalue())
 
-    def test_bar(self) -> None:
+    def test_on_a_terminal_a_bar_that_knows_what_is_expected_even_if_that_grows(self) -> None:
         """On a terminal, a bar that knows what is expected, even if that grows."""
         stream = Terminal()
         meter = ProgressBar("asking", stream, Clock().seconds)

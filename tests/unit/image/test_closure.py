@@ -58,7 +58,7 @@ def dump_of(graph: RuntimeGraph, random: Random) -> str:
 class StorePathTests(SynchronousTestCase):
     """Tests for :class:`StorePath`."""
 
-    def test_parts(self) -> None:
+    def test_store_path_knows_its_hash_and_its_name(self) -> None:
         """A store path knows its hash and its name."""
         path = StorePath(HELLO)
         self.assertEqual(path.hash, "zr2knphxg8yyy2mkq8akf2hfknjvdiz7")
@@ -74,18 +74,20 @@ class StorePathTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.lists(store_paths))
-    def test_order(self, paths: list[StorePath]) -> None:
+    def test_store_paths_are_ordered_by_name_and_by_hash_among_equal_names_only(
+        self, paths: list[StorePath]
+    ) -> None:
         """Store paths are ordered by name, and by hash among equal names only."""
         expected = sorted(paths, key=lambda path: (path.name, path.hash))
         self.assertEqual(sorted(paths), expected)
         self.assertEqual(sorted(paths, key=lambda path: path.sort_key), expected)
 
-    def test_equality(self) -> None:
+    def test_equal_paths_are_equal_and_hash_alike_others_are_not_equal(self) -> None:
         """Equal paths are equal and hash alike, others are not equal."""
         self.assertEqual(StorePath(HELLO), StorePath(HELLO))
         self.assertEqual(len({StorePath(HELLO), StorePath(HELLO), StorePath(GLIBC)}), 2)
 
-    def test_invalid(self) -> None:
+    def test_text_that_is_no_store_path_is_refused_and_named_in_the_error(self) -> None:
         """A text that is no store path is refused, and named in the error."""
         for text in (
             "",
@@ -109,7 +111,7 @@ class StorePathTests(SynchronousTestCase):
 class ParseDumpTests(SynchronousTestCase):
     """Tests for :func:`parse_db_dump`."""
 
-    def test_dump(self) -> None:
+    def test_sizes_hashes_and_references_are_read(self) -> None:
         """Sizes, hashes and references are read; references to itself are dropped."""
         graph = parse_db_dump(DUMP)
         glibc, hello = StorePath(GLIBC), StorePath(HELLO)
@@ -124,15 +126,15 @@ class ParseDumpTests(SynchronousTestCase):
         )
         self.assertEqual(graph.nar_size, 30205920)
 
-    def test_bytes(self) -> None:
+    def test_bytes_are_read_as_well_as_text(self) -> None:
         """Bytes are read as well as text."""
         self.assertEqual(parse_db_dump(DUMP.encode()), parse_db_dump(DUMP))
 
-    def test_empty(self) -> None:
+    def test_nothing_is_a_graph_without_paths(self) -> None:
         """Nothing is a graph without paths."""
         self.assertEqual(len(parse_db_dump("")), 0)
 
-    def test_repeated(self) -> None:
+    def test_record_may_occur_twice(self) -> None:
         """A record may occur twice: a list of paths was asked for in pieces."""
         self.assertEqual(parse_db_dump(DUMP + DUMP), parse_db_dump(DUMP))
 
@@ -162,7 +164,7 @@ class ParseDumpTests(SynchronousTestCase):
         for path, info in parsed.paths.items():
             self.assertEqual(graph.paths[path], info)
 
-    def test_malformed(self) -> None:
+    def test_malformed_lines_are_refused_and_shown(self) -> None:
         """Each kind of line is checked, and the error shows the line."""
         for old, new in (
             (f"{HELLO}\n{'2' * 64}", f"{HELLO}\nsha512-{'2' * 64}"),
@@ -183,14 +185,14 @@ class ParseDumpTests(SynchronousTestCase):
         """Bytes that are no text are malformed, not a crash."""
         self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP.encode().replace(b"hello", b"\xff"))
 
-    def test_contradiction(self) -> None:
+    def test_two_records_of_a_path_that_differ_are_an_error(self) -> None:
         """Two records of a path that differ are an error."""
         other = DUMP.replace("205920", "205921")
         self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP + other)
 
     @settings(max_examples=100)
     @given(st.one_of(st.text(), st.binary()))
-    def test_anything(self, dump: str | bytes) -> None:
+    def test_any_output_of_nix_becomes_a_graph_or_the_one_error(self, dump: str | bytes) -> None:
         """Any output of Nix becomes a graph or the one error."""
         try:
             parse_db_dump(dump)
@@ -201,14 +203,14 @@ class ParseDumpTests(SynchronousTestCase):
 class RuntimeGraphTests(SynchronousTestCase):
     """Tests for :class:`RuntimeGraph`."""
 
-    def test_open(self) -> None:
+    def test_graph_that_lacks_a_path_which_is_referred_to_is_refused(self) -> None:
         """A graph that lacks a path which is referred to is refused."""
         hello = StorePath(HELLO)
         info = PathInfo(path=hello, nar_hash="0" * 64, nar_size=1, references=(StorePath(GLIBC),))
         error = self.assertRaises(UnexpectedOutput, RuntimeGraph, paths={hello: info})
         self.assertIn(GLIBC, error.excerpt)
 
-    def test_cycle(self) -> None:
+    def test_cycles_are_refused(self) -> None:
         """Paths that refer to each other, which Nix never registers, are refused."""
         a, b = store_path("a"), store_path("b")
         infos = {
@@ -230,7 +232,9 @@ class RuntimeGraphTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(graphs(min_size=1), st.data())
-    def test_closure(self, graph: RuntimeGraph, data: st.DataObject) -> None:
+    def test_closure_is_closed_holds_its_roots_and_nothing_that_they_do_not_need(
+        self, graph: RuntimeGraph, data: st.DataObject
+    ) -> None:
         """A closure is closed, holds its roots, and nothing that they do not need."""
         roots = data.draw(st.sets(st.sampled_from(list(graph.paths))))
         closure = graph.subgraph(roots)
@@ -239,7 +243,7 @@ class RuntimeGraphTests(SynchronousTestCase):
 
     @settings(max_examples=30)
     @given(graphs())
-    def test_roots(self, graph: RuntimeGraph) -> None:
+    def test_roots_need_the_whole_graph(self, graph: RuntimeGraph) -> None:
         """The roots need everything."""
         self.assertEqual(graph.subgraph(graph.roots()), graph)
 
@@ -262,7 +266,7 @@ class RuntimeGraphTests(SynchronousTestCase):
         counts = {path: size.paths for path, size in expected.items()}
         self.assertEqual(graph.closure_counts(), counts)
 
-    def test_frozen(self) -> None:
+    def test_graph_does_not_change_with_the_mapping_that_it_was_made_from(self) -> None:
         """A graph does not change with the mapping that it was made from."""
         hello = store_path("hello")
         paths = {hello: PathInfo(path=hello, nar_hash="0" * 64, nar_size=1, references=())}
@@ -272,7 +276,9 @@ class RuntimeGraphTests(SynchronousTestCase):
 
     @settings(max_examples=30)
     @given(graphs(), graphs())
-    def test_equality(self, one: RuntimeGraph, other: RuntimeGraph) -> None:
+    def test_graphs_are_equal_when_their_paths_are(
+        self, one: RuntimeGraph, other: RuntimeGraph
+    ) -> None:
         """Graphs are equal when their paths are."""
         assume(dict(one.paths) != dict(other.paths))
         self.assertNotEqual(one, other)
@@ -282,7 +288,7 @@ class RuntimeGraphTests(SynchronousTestCase):
 class PackageNameTests(SynchronousTestCase):
     """Tests for :func:`package_name`."""
 
-    def test_names(self) -> None:
+    def test_version_begins_at_the_first_dash_that_no_letter_follows_as_in_nix(self) -> None:
         """The version begins at the first dash that no letter follows, as in Nix."""
         for name, expected in (
             ("hello-2.10", "hello"),
@@ -302,7 +308,9 @@ class PackageNameTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(store_names)
-    def test_prefix(self, name: str) -> None:
+    def test_package_name_is_prefix_of_paths_name_and_has_no_version_of_its_own(
+        self, name: str
+    ) -> None:
         """A package name is a prefix of the path's name and has no version of its own."""
         self.assertTrue(name.startswith(package_name(name)))
         self.assertEqual(package_name(package_name(name)), package_name(name))

@@ -95,7 +95,9 @@ class ManifestTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.lists(image_layers, max_size=6), st.lists(packages(), max_size=3))
-    def test_agreement(self, layers: list[ImageLayer], wanted: list[Package]) -> None:
+    def test_both_manifests_name_the_same_config_and_layers(
+        self, layers: list[ImageLayer], wanted: list[Package]
+    ) -> None:
         """Both manifests name the same config and layers, by their digests and sizes."""
         image = build(*layers, packages=wanted)
         assert image.config is not None
@@ -120,7 +122,7 @@ class ManifestTests(SynchronousTestCase):
 
     @settings(max_examples=30)
     @given(st.lists(image_layers, max_size=6), st.lists(packages(), max_size=3), st.data())
-    def test_deterministic(
+    def test_same_input_gives_same_bytes_in_whatever_order_packages_are_given(
         self, layers: list[ImageLayer], wanted: list[Package], data: st.DataObject
     ) -> None:
         """The same input gives the same bytes, in whatever order packages are given."""
@@ -155,7 +157,7 @@ class ManifestTests(SynchronousTestCase):
         )
         self.assertEqual(layer_media_type("gzip"), "application/vnd.oci.image.layer.v1.tar+gzip")
 
-    def test_zstd(self) -> None:
+    def test_layers_docker_has_no_word_for_are_named_by_oci_alone(self) -> None:
         """Layers that Docker's manifests have no word for are named by OCI's alone."""
         image = build(layer(1), evolve(layer(2), compression="zstd"))
         (oci,) = image.manifests
@@ -199,7 +201,7 @@ class ManifestTests(SynchronousTestCase):
 class ConfigTests(SynchronousTestCase):
     """The config of :func:`build_image`."""
 
-    def test_whole(self) -> None:
+    def test_config_key_by_key(self) -> None:
         """A config, key by key."""
         image = build(layer(1, "glibc-2.40"), layer(2, "hello-2.10", "gettext-0.22"))
         self.assertEqual(
@@ -237,14 +239,14 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(container["Cmd"], ["/bin/bash"])
         self.assertEqual(container["Env"][1:], ["SSL_CERT_FILE=/etc/ssl/certs/ca-bundle.crt"])
 
-    def test_bare(self) -> None:
+    def test_there_is_config_object_even_if_there_is_nothing_to_say_of_image(self) -> None:
         """There is a ``config`` object even if there is nothing to say of the image."""
         config = config_of(build(packages=[]))
         self.assertEqual(list(config["config"]), ["Env", "Labels"])
         self.assertEqual(config["config"]["Labels"], {})
         self.assertEqual((config["history"], config["rootfs"]["diff_ids"]), ([], []))
 
-    def test_systems(self) -> None:
+    def test_systems_have_the_names_that_go_gives_them(self) -> None:
         """Systems have the names that Go gives them."""
         for system, expected in (
             ("x86_64-linux", ("amd64", None)),
@@ -287,7 +289,7 @@ class ConfigTests(SynchronousTestCase):
 
     @settings(max_examples=30)
     @given(st.integers(1, 400), st.integers(1, 200), st.sampled_from("aé語"))
-    def test_bounded(self, count: int, length: int, letter: str) -> None:
+    def test_labels_and_history_stay_small(self, count: int, length: int, letter: str) -> None:
         """However many packages and paths there are, labels and history stay small."""
         names = [f"{number}{letter * length}" for number in range(count)]
         image = build(
@@ -323,7 +325,7 @@ class ChooseTests(SynchronousTestCase):
         (set[str](), OCI_MANIFEST),
     )
 
-    def test_presence(self) -> None:
+    def test_presence_decides_and_without_it_manifest_of_specification_is_served(self) -> None:
         """Presence decides, and without it the manifest of the specification is served."""
         for accepted, expected in self.families:
             self.assertEqual(preferred_media_type(accepted), expected)
@@ -334,12 +336,14 @@ class ChooseTests(SynchronousTestCase):
         st.lists(st.sampled_from([OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, "*/*", "text/html"])),
         st.data(),
     )
-    def test_order(self, accepted: list[str], data: st.DataObject) -> None:
+    def test_order_of_what_a_client_accepts_does_not_matter(
+        self, accepted: list[str], data: st.DataObject
+    ) -> None:
         """The order of what a client accepts does not matter."""
         other = data.draw(st.permutations(accepted))
         self.assertEqual(self.image.choose_manifest(accepted), self.image.choose_manifest(other))
 
-    def test_lonely(self) -> None:
+    def test_image_with_one_manifest_serves_that_one_to_every_client(self) -> None:
         """An image with one manifest serves that one to every client."""
         image = Image(manifests=self.image.manifests[1:])
         self.assertEqual(image.choose_manifest({OCI_MANIFEST}).media_type, DOCKER_MANIFEST)
@@ -348,7 +352,7 @@ class ChooseTests(SynchronousTestCase):
 class ParseManifestTests(SynchronousTestCase):
     """Tests for :func:`parse_manifest`."""
 
-    def test_malformed(self) -> None:
+    def test_body_that_is_no_manifest_is_an_error(self) -> None:
         """A body that is no manifest is an error."""
         digest = "sha256:" + "0" * 64
         blob = {"mediaType": "m", "digest": digest, "size": 1}
@@ -381,7 +385,7 @@ class ParseManifestTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.binary())
-    def test_anything(self, body: bytes) -> None:
+    def test_any_bytes_that_are_no_manifest_raise_the_one_error(self, body: bytes) -> None:
         """Any bytes that are no manifest raise the one error."""
         self.assertRaises(UnexpectedOutput, parse_manifest, body)
 
@@ -401,6 +405,6 @@ class SmallThingsTests(SynchronousTestCase):
             {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []},
         )
 
-    def test_digest(self) -> None:
+    def test_digest_names_its_algorithm(self) -> None:
         """A digest names its algorithm."""
         self.assertEqual(digest_of(b"x"), "sha256:" + hashlib.sha256(b"x").hexdigest())

@@ -39,7 +39,7 @@ def names_of(repository: str) -> list[str]:
 class ImageNameTests(SynchronousTestCase):
     """Tests for :func:`parse_image_name`."""
 
-    def test_single(self) -> None:
+    def test_single_name_asks_for_one_package(self) -> None:
         """A name of one component asks for one package, and for what is always there."""
         name = parse("git")
         self.assertEqual(name.repository, "git")
@@ -53,14 +53,14 @@ class ImageNameTests(SynchronousTestCase):
             ),
         )
 
-    def test_shell(self) -> None:
+    def test_meta_package_shell_stands_for_its_packages_spelled_exactly(self) -> None:
         """The meta-package ``shell`` stands for its packages, spelled exactly."""
         requests = parse("shell/git").package_requests
         for name in SHELL:
             self.assertIn(PackageRequest(name=name, exact=True), requests)
         self.assertEqual(len(requests), len(SHELL) + len(DEFAULT_PACKAGES) + 1)
 
-    def test_arm64(self) -> None:
+    def test_meta_package_arm64_chooses_the_system_and_is_no_package(self) -> None:
         """The meta-package ``arm64`` chooses the system and is no package."""
         self.assertEqual(parse("arm64/git").system, "aarch64-linux")
         self.assertEqual(parse("arm64/git").package_requests, parse("git").package_requests)
@@ -78,7 +78,7 @@ class ImageNameTests(SynchronousTestCase):
         self.assertEqual(name.system, SYSTEM)
         self.assertEqual(names_of("git/shell/arm64"), ["arm64", "git", "shell"])
 
-    def test_nested(self) -> None:
+    def test_dots_join_the_parts_of_an_attribute_path_and_an_output(self) -> None:
         """Dots join the parts of an attribute path, and an output."""
         self.assertEqual(
             names_of("curl.dev/python3packages.setuptools"),
@@ -100,7 +100,7 @@ class ImageNameTests(SynchronousTestCase):
             PackageRequest(name="cacert", exact=True),
         )
 
-    def test_similar(self) -> None:
+    def test_cacert_out_is_a_name_of_its_own_and_displaces_nothing(self) -> None:
         """``cacert.out`` is a name of its own and displaces nothing."""
         self.assertEqual(len(parse("cacert.out").package_requests), 3)
 
@@ -122,7 +122,9 @@ class ImageNameTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(repositories)
-    def test_invariants(self, repository: str) -> None:
+    def test_requirements_are_sorted_distinct_and_hold_what_every_image_contains(
+        self, repository: str
+    ) -> None:
         """Requirements are sorted, distinct, and hold what every image contains."""
         assume(len(repository) <= MAX_NAME_CHARACTERS)
         requests = parse(repository).package_requests
@@ -146,7 +148,7 @@ class ImageNameTests(SynchronousTestCase):
     @example("attr--6")
     @example("attr--ff")
     @example("attr--67.69")
-    def test_anything(self, repository: str) -> None:
+    def test_any_text_is_a_name_or_the_one_error(self, repository: str) -> None:
         """Any text is a name or the one error, whose message has no control characters."""
         try:
             name = parse(repository)
@@ -156,7 +158,7 @@ class ImageNameTests(SynchronousTestCase):
             for item in name.package_requests:
                 self.assertTrue(item.name.isprintable())
 
-    def test_invalid(self) -> None:
+    def test_component_outside_the_grammar_is_refused_and_named_in_the_error(self) -> None:
         """A component outside the grammar is refused, and named in the error."""
         for component in ("Git", "git_", "git__", ".git", "a..b", "a___b", "gtk+", "-x", "x-", "é"):
             error = self.assertRaises(InvalidName, parse, f"shell/{component}")
@@ -164,7 +166,7 @@ class ImageNameTests(SynchronousTestCase):
         for repository in ("", "/git", "git/", "git//htop"):
             self.assertRaises(InvalidName, parse, repository)
 
-    def test_length(self) -> None:
+    def test_name_is_as_long_as_registries_agree_on_and_no_longer(self) -> None:
         """A name is as long as registries agree on, and no longer."""
         self.assertEqual(names_of("a" * MAX_NAME_CHARACTERS), ["a" * MAX_NAME_CHARACTERS])
         error = self.assertRaises(InvalidName, parse, "a" * 100_000)
@@ -178,7 +180,7 @@ class ImageNameTests(SynchronousTestCase):
 class EscapeTests(SynchronousTestCase):
     """Tests for escaped components."""
 
-    def test_example(self) -> None:
+    def test_example_in_the_documentation_is_true(self) -> None:
         """The example in the documentation is true."""
         self.assertEqual(escape_attribute("libsigc++"), "attr--6c6962736967632b2b")
         self.assertEqual(names_of("attr--6c6962736967632b2b"), ["libsigc++"])
@@ -197,7 +199,7 @@ class EscapeTests(SynchronousTestCase):
         for path in ("a..b", ".a", "a.", "a\nb", "a\x1b[31m", "\u202e", "\u2028", "\x00"):
             self.assertRaises(InvalidName, parse, escape_attribute(path))
 
-    def test_distinct(self) -> None:
+    def test_name_and_its_escape_are_two_requirements(self) -> None:
         """A name and its escape are two requirements: only one may be corrected."""
         self.assertEqual(
             [
@@ -220,14 +222,14 @@ class ReferenceTests(SynchronousTestCase):
 
     digest = "sha256:" + "0123456789abcdef" * 4
 
-    def test_digest(self) -> None:
+    def test_digest_is_recognised(self) -> None:
         """A digest is a digest."""
         self.assertEqual(parse_reference(self.digest), self.digest)
         self.assertEqual(parse_digest(self.digest), self.digest)
 
     @settings(max_examples=60)
     @given(tags)
-    def test_tag(self, tag: str) -> None:
+    def test_any_text_within_the_grammar_is_a_tag(self, tag: str) -> None:
         """Any text within the grammar is a tag."""
         self.assertEqual(parse_reference(tag), tag)
 
@@ -251,14 +253,14 @@ class ReferenceTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(st.text())
-    def test_anything(self, text: str) -> None:
+    def test_any_text_is_a_reference_or_one_of_the_two_errors(self, text: str) -> None:
         """Any text is a reference or one of the two errors."""
         try:
             self.assertEqual(parse_reference(text), text)
         except (InvalidDigest, InvalidReference) as error:
             self.assertTrue(error.message.isprintable())
 
-    def test_referrers(self) -> None:
+    def test_fallback_tags_of_referrers_and_signatures_are_recognised(self) -> None:
         """Fallback tags of referrers and signatures are recognised, others are not."""
         digest = "sha256-" + "0" * 64
         for tag in (digest, f"{digest}.sig", f"{digest}.att", f"{digest}.sbom"):

@@ -47,7 +47,7 @@ def problem(name: str, kind: ProblemKind, *, optional: bool = False) -> LookupRe
 class MakeEvaluationTests(SynchronousTestCase):
     """Tests of the evaluation or error that is made of the answers."""
 
-    def test_merged(self) -> None:
+    def test_names_of_one_derivation_are_one_package_with_the_outputs_of_all(self) -> None:
         """Names of one derivation are one package, with the outputs of all."""
         answers = [
             lookup_result(evolve(CURL, requested=("curlfull",), attribute="curlFull", priority=3)),
@@ -67,7 +67,7 @@ class MakeEvaluationTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.permutations(range(6)))
-    def test_order(self, order: list[int]) -> None:
+    def test_order_of_the_answers_makes_no_difference(self, order: list[int]) -> None:
         """The order of the answers makes no difference."""
         answers = [
             lookup_result(
@@ -99,7 +99,7 @@ class MakeEvaluationTests(SynchronousTestCase):
         with self.assertRaises(PackagesRefused):
             make_evaluation([problem("b", ProblemKind.BROKEN, optional=True)], "s")
 
-    def test_problems(self) -> None:
+    def test_all_problems_are_told(self) -> None:
         """All problems are told."""
         with self.assertRaises(PackagesRefused) as caught:
             make_evaluation(
@@ -117,7 +117,7 @@ class MakeEvaluationTests(SynchronousTestCase):
 class RefusedTests(SynchronousTestCase):
     """Tests of the attribute paths that clients may not request."""
 
-    def test_refused(self) -> None:
+    def test_any_part_of_a_path_is_refused_in_any_case(self) -> None:
         """Any part of a path is refused, in any case; parts of parts are not."""
         refused = frozenset({"tests", "pkgscross"})
         names = ("git", "pkgsCross.x.git", "git.TESTS", "tests", "testsuite.git", "git.tests-x")

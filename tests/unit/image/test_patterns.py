@@ -93,7 +93,7 @@ class PatternTests(SynchronousTestCase):
             self.assertTrue(self.allows(["shell"], package))
         self.assertFalse(self.allows(["git"], "shell/git"))
 
-    def test_always(self) -> None:
+    def test_packages_that_every_image_contains_are_allowed_to_every_user(self) -> None:
         """The packages that every image contains are allowed to every user."""
         self.assertTrue(self.allows([], "cacert"))
 

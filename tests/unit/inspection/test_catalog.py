@@ -56,7 +56,7 @@ class ImageCatalogTests(BuilderCase):
         found = self.now(self.catalog.find(parse_image_name(name, SYSTEM), LATEST))
         return None if found is None else self.now(self.catalog.page_data(found))
 
-    def test_report(self) -> None:
+    def test_report_of_image_is_written_some_time_after_image_was_answered(self) -> None:
         """The report of an image is written some time after the image was answered."""
         image = self.build("git")
         self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
@@ -126,7 +126,7 @@ class ImageCatalogTests(BuilderCase):
         self.restart()
         self.assertIsNone(self.page_data("git"))
 
-    def test_listing(self) -> None:
+    def test_each_image_is_listed_once_under_name_that_it_was_first_asked_for_by(self) -> None:
         """Each image is listed once, under the name that it was first asked for by."""
         self.build("hello/git")
         self.build("git/hello")
@@ -152,7 +152,7 @@ class ImageCatalogTests(BuilderCase):
         listed = self.now(self.catalog.read_entries(["a:b", "bash:latest", "c:d", "gone:latest"]))
         self.assertEqual([decode_entry(record)], list(listed))
 
-    def test_holders(self) -> None:
+    def test_images_that_have_a_layer_are_known_for_all_that_are_listed(self) -> None:
         """The images that have a layer are known for all that are listed."""
         git, hello = self.build("git"), self.build("hello")
         holders = self.now(self.catalog.images_by_layer())
@@ -167,7 +167,7 @@ class ImageCatalogTests(BuilderCase):
         self.assertIn(("git:latest",), labels(git))
         self.assertNotIn(("git:latest",), labels(hello))
 
-    def test_failures(self) -> None:
+    def test_images_are_built_although_no_report_can_be_written(self) -> None:
         """Images are built although no report can be written."""
         self.storage = ForgetfulStorage()
         self.restart()
@@ -188,7 +188,7 @@ class ImageCatalogTests(BuilderCase):
             catalog.MAX_PENDING_REPORTS, len(self.now(self.storage.list_records(REPORTS)))
         )
 
-    def test_stop(self) -> None:
+    def test_daemon_that_stops_writes_down_what_it_has_made(self) -> None:
         """A daemon that stops writes down what it has made."""
         self.build("git")
         stopping = Deferred.fromCoroutine(self.catalog.stop())

@@ -31,7 +31,7 @@ class LayoutTests(SynchronousTestCase):
 
     @given(reports)
     @settings(max_examples=50)
-    def test_downwards(self, report: ImageReport) -> None:
+    def test_every_path_lies_below_all_that_refer_to_it(self, report: ImageReport) -> None:
         """Every path lies below all that refer to it."""
         layout = layout_closure(report)
         for number, path in enumerate(report.paths):
@@ -41,7 +41,7 @@ class LayoutTests(SynchronousTestCase):
 
     @given(reports)
     @settings(max_examples=20)
-    def test_deterministic(self, report: ImageReport) -> None:
+    def test_same_closure_has_the_same_picture(self, report: ImageReport) -> None:
         """The same closure has the same picture."""
         self.assertEqual(layout_closure(report), layout_closure(report))
 
@@ -53,16 +53,16 @@ class LayoutTests(SynchronousTestCase):
         a, b, y, z = layout.x
         self.assertEqual(a < b, z < y)
 
-    def test_areas(self) -> None:
+    def test_large_paths_have_large_circles(self) -> None:
         """Large paths have large circles; no circle is too small to be pointed at."""
         layout = layout_closure(report_of({"a": 0, "b": 25_000, "c": 100_000}, {}))
         self.assertEqual([3.0, 13.0, 26.0], list(layout.radius))
 
-    def test_nothing(self) -> None:
+    def test_nothing_has_an_empty_picture(self) -> None:
         """Nothing has an empty picture."""
         self.assertEqual((), layout_closure(report_of({}, {})).x)
 
-    def test_large(self) -> None:
+    def test_work_for_5000_paths_grows_with_paths_and_references(self) -> None:
         """The work for 5,000 paths grows with paths and references, and with no more."""
         report = make_report(made_of(parse_db_dump(generate_dump(5000)), budget=94))
         layout = layout_closure(report)
@@ -81,7 +81,7 @@ class PictureTests(SynchronousTestCase):
         self.layout = layout_closure(self.report)
         self.predecessors = shortest_predecessors(self.report)
 
-    def test_data(self) -> None:
+    def test_data_tell_the_same_of_each_path_in_columns_of_one_length(self) -> None:
         """The data tell the same of each path, in columns of one length."""
         value = json.loads(closure_data(self.report, self.layout, self.predecessors))
         for column in ("path", "size", "closure", "references", "way", "layer", "depth", "x"):
@@ -90,7 +90,7 @@ class PictureTests(SynchronousTestCase):
         self.assertEqual([1, -1, 0], value["way"])
         self.assertEqual([1], value["requested"])
 
-    def test_svg(self) -> None:
+    def test_picture_is_well_formed_escapes_its_title(self) -> None:
         """The picture is well-formed, escapes its title, and shows every path and chain."""
         root = ElementTree.fromstring(
             closure_svg("</title><script>&", self.report, self.layout, self.predecessors)

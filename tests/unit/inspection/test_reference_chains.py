@@ -21,7 +21,9 @@ from tests.support.inspection import report_of, reports
 class ChainTests(SynchronousTestCase):
     @given(reports)
     @settings(max_examples=50)
-    def test_shortest(self, report: ImageReport) -> None:
+    def test_each_chain_goes_along_references_from_what_was_asked_for(
+        self, report: ImageReport
+    ) -> None:
         """Each chain goes along references, from what was asked for, and none is shorter."""
         ways = shortest_predecessors(report)
         graph: nx.DiGraph[int] = nx.DiGraph()
@@ -38,7 +40,7 @@ class ChainTests(SynchronousTestCase):
                 self.assertIn(next_one, report.paths[one].references)
             self.assertEqual(lengths[number], len(chain) - 1)
 
-    def test_ties(self) -> None:
+    def test_among_chains_of_one_length_that_through_what_sorts_first_is_chosen(self) -> None:
         """Among chains of one length that through what sorts first is chosen."""
         report = report_of(
             {"top": 1, "b": 1, "a": 1, "lib": 1}, {"top": ["a", "b"], "a": ["lib"], "b": ["lib"]}
@@ -57,24 +59,24 @@ class SearchTests(SynchronousTestCase):
         finding = find_chains(self.report, self.predecessors, text, most)
         return [self.report.paths[chain[-1]].name for chain in finding.chains]
 
-    def test_order(self) -> None:
+    def test_exact_name_comes_first_then_names_that_begin_so_then_the_rest(self) -> None:
         """The exact name comes first, then names that begin so, then the rest."""
         self.assertEqual(
             ["openssl-3.0", "openssl-3.0-dev", "python-openssl"], self.found(" OpenSSL")
         )
         self.assertEqual(["openssl-3.0-dev"], self.found("openssl-3.0-dev"))
 
-    def test_bounded(self) -> None:
+    def test_no_more_are_shown_than_asked_for_and_how_many_there_are_is_told(self) -> None:
         """No more are shown than asked for, and how many there are is told."""
         self.assertEqual(["openssl-3.0"], self.found("openssl", most=1))
         self.assertEqual(3, find_chains(self.report, self.predecessors, "openssl", 1).total)
 
-    def test_nothing(self) -> None:
+    def test_search_for_nothing_or_for_a_name_that_is_not_there_finds_nothing(self) -> None:
         """A search for nothing, or for a name that is not there, finds nothing."""
         self.assertEqual([], self.found("  "))
         self.assertEqual([], self.found("<script>"))
 
-    def test_paths(self) -> None:
+    def test_whole_path_is_found_or_one_by_its_hash(self) -> None:
         """A whole path is found, or one by its hash; the store's own name finds nothing."""
         path = self.report.paths[0].path
         for text in (path, path.removeprefix("/nix/store/")):

@@ -22,7 +22,7 @@ class MakingTests(SynchronousTestCase):
             made_of(self.graph, popularity=Popularity(transitive={"glibc": 500}, source="counts"))
         )
 
-    def test_paths(self) -> None:
+    def test_each_path_has_its_size_that_of_its_closure(self) -> None:
         """Each path has its size, that of its closure, its popularity and its references."""
         found = {
             path.name: (path.size, path.closure, path.popularity, path.references)
@@ -37,20 +37,20 @@ class MakingTests(SynchronousTestCase):
             found,
         )
 
-    def test_versions(self) -> None:
+    def test_paths_version_is_what_its_name_has_behind_the_packages(self) -> None:
         """A path's version is what its name has behind the package's."""
         self.assertEqual(
             {"curl-8.5-bin": "8.5-bin", "git-2.40": "2.40", "glibc-2.38": "2.38"},
             {path.name: path.version for path in self.report.paths},
         )
 
-    def test_requested(self) -> None:
+    def test_requested_paths_are_found_by_the_outputs_of_the_packages(self) -> None:
         """The requested paths are found by the outputs of the packages."""
         self.assertEqual(
             ["git-2.40"], [self.report.paths[number].name for number in self.report.requested]
         )
 
-    def test_sums(self) -> None:
+    def test_sizes_of_the_image_are_those_of_its_layers_the_root_among_them(self) -> None:
         """Sizes of the image are those of its layers, the root among them."""
         self.assertEqual(
             (sum(layer.size for layer in self.report.layers), 0),

@@ -24,7 +24,9 @@ class StoringTests(SynchronousTestCase):
 
     @given(reports)
     @settings(max_examples=20)
-    def test_bounded(self, report: ImageReport) -> None:
+    def test_report_that_would_be_too_large_is_stored_without_its_graph(
+        self, report: ImageReport
+    ) -> None:
         """A report that would be too large is stored without its graph, and says so."""
         read = decode_report(encode_report(report, limit=0))
         self.assertEqual((), read.paths)
@@ -35,13 +37,13 @@ class StoringTests(SynchronousTestCase):
         self.assertEqual((), read.requested)
 
     @given(st.binary(max_size=60))
-    def test_rubbish(self, data: bytes) -> None:
+    def test_data_that_are_no_report_are_refused_with_valueerror(self, data: bytes) -> None:
         """Data that are no report are refused with ``ValueError``, and with nothing else."""
         for candidate in (data, zlib.compress(data), zlib.compress(b'{"version":1}' + data)):
             with self.assertRaises(ValueError):
                 decode_report(candidate)
 
-    def test_damaged(self) -> None:
+    def test_numbers_of_no_path_circles_and_other_versions_are_refused(self) -> None:
         """Numbers of no path, circles and other versions are refused."""
         good = json.loads(
             zlib.decompress(
@@ -64,7 +66,7 @@ class StoringTests(SynchronousTestCase):
             with self.assertRaises(ValueError, msg=wrong):
                 decode_report(zlib.compress(json.dumps({**good, **wrong}).encode()))
 
-    def test_bomb(self) -> None:
+    def test_compressed_data_that_expand_beyond_the_limit_are_not_expanded(self) -> None:
         """Compressed data that expand beyond the limit are not expanded."""
         with self.assertRaises(ValueError):
             decode_report(zlib.compress(b" " * (80 * 2**20), 1))

@@ -101,7 +101,7 @@ class UnitsTests(SynchronousTestCase):
             plan = plan_layers(GIT_AND_HTOP, SET, LayerSettings(budget=budget))
             self.assertEqual(names_of(plan), layers)
 
-    def test_affinity(self) -> None:
+    def test_path_joins_its_user_from_70_of_its_own_popularity_on(self) -> None:
         """A path joins its user from 70 % of its own popularity on."""
         sizes = {"user": MB, "library": MB}
         for count, together in ((70, True), (69, False)):
@@ -120,7 +120,7 @@ class UnitsTests(SynchronousTestCase):
             )
             self.assertEqual(layers == [["library", "user"]], together)
 
-    def test_large(self) -> None:
+    def test_large_path_begins_a_unit_the_larger_the_fewer_layers_there_are(self) -> None:
         """A large path begins a unit, the larger the fewer layers there are."""
         limit = 4 * 2**20
         for budget, size, together in (
@@ -164,7 +164,7 @@ class UnitsTests(SynchronousTestCase):
         del sizes["suite"], references["suite"]
         self.assertEqual(layers_of(sizes, references, counts), [["left"], ["library"], ["right"]])
 
-    def test_chain(self) -> None:
+    def test_affinity_is_to_the_leader_not_step_by_step(self) -> None:
         """Affinity is to the leader, not step by step: 80 % of 80 % is too little."""
         layers = layers_of(
             {"a": MB, "b": MB, "c": MB, "d": MB},
@@ -173,7 +173,7 @@ class UnitsTests(SynchronousTestCase):
         )
         self.assertEqual(layers, [["a", "b"], ["c", "d"]])
 
-    def test_repair(self) -> None:
+    def test_dependency_counts_as_being_as_popular_as_its_user(self) -> None:
         """A dependency of a popular path counts as being as popular, if the data lack it."""
         layers = layers_of(
             {"new": MB, "old": MB, "other": MB},
@@ -217,7 +217,7 @@ class UnitsTests(SynchronousTestCase):
 class SlotsTests(SynchronousTestCase):
     """Tests of the choice of the units that get layers of their own."""
 
-    def test_small(self) -> None:
+    def test_units_too_small_for_a_layer_share_one(self) -> None:
         """Units too small for a layer of their own share one with units as popular."""
         sizes = {f"{kind}{number}": KB for kind in ("a", "b") for number in range(3)} | {"big": MB}
         counts = {f"a{number}": 40_000 + number for number in range(3)} | {"b0": 2}
@@ -232,7 +232,7 @@ class SlotsTests(SynchronousTestCase):
             layers = layers_of({"p": size, "q": MB, "r": KB}, {}, {}, LayerSettings())
             self.assertEqual(["p"] in layers, alone)
 
-    def test_budget(self) -> None:
+    def test_largest_units_get_the_layers_if_these_are_scarce(self) -> None:
         """The largest units get the layers if these are scarce."""
         sizes = {f"p{number:02}": (100 - number) * MB for number in range(30)}
         layers = layers_of(sizes, {}, {}, LayerSettings(budget=20))
@@ -240,13 +240,13 @@ class SlotsTests(SynchronousTestCase):
         self.assertEqual(alone, [[f"p{number:02}"] for number in range(15)])
         self.assertEqual(len(layers), 16)
 
-    def test_classes(self) -> None:
+    def test_small_units_are_parted_by_popularity_at_the_roots_of_the_sets_size(self) -> None:
         """Small units are parted by popularity, at the roots of the set's size."""
         counts = {"p9": 9, "p10": 10, "p99": 99, "p100": 100, "p999": 999, "p100000": 100_000}
         layers = layers_of(dict.fromkeys(counts, KB), {}, counts, LayerSettings())
         self.assertEqual(layers, [["p10", "p99"], ["p100", "p999"], ["p100000"], ["p9"]])
 
-    def test_common(self) -> None:
+    def test_common_paths_never_share_a_layer(self) -> None:
         """Paths that every image contains never share a layer with anything else."""
         chosen = LayerSettings(common_packages=frozenset({"base"}))
         sizes = {"base": MB, "needed": KB, "small": KB, "large": 50 * MB}
@@ -286,15 +286,15 @@ class OrderTests(SynchronousTestCase):
         chosen = LayerSettings(common_packages=frozenset({"base"}))
         return names_of(plan_layers(graph_of(sizes, references), popularity, chosen))
 
-    def test_popular(self) -> None:
+    def test_layer_that_more_images_share_lies_lower(self) -> None:
         """A layer that more images share lies lower."""
         self.assertEqual(self.order({"a": MB, "b": MB}, {}, {"b": 10}), [["b"], ["a"]])
 
-    def test_size(self) -> None:
+    def test_layer_that_costs_more_to_pull_again_lies_lower(self) -> None:
         """A layer that costs more to pull again lies lower."""
         self.assertEqual(self.order({"a": MB, "b": 5 * MB}, {}, {}), [["b"], ["a"]])
 
-    def test_closure(self) -> None:
+    def test_layer_that_needs_little_and_is_rebuilt_rarely_lies_lower(self) -> None:
         """A layer that needs little, and is rebuilt rarely, lies lower."""
         sizes = {"a": 5 * MB, "b": 5 * MB} | {f"n{number}": MB for number in range(8)}
         references = {"a": [f"n{number}" for number in range(8)]}
@@ -302,14 +302,14 @@ class OrderTests(SynchronousTestCase):
             (order := self.order(sizes, references, {})).index(["b"]), order.index(["a"])
         )
 
-    def test_common(self) -> None:
+    def test_layer_that_every_image_contains_counts_four_octaves_more(self) -> None:
         """A layer that every image contains counts four octaves more."""
         for count, order in ((8, [["base"], ["other"]]), (64, [["other"], ["base"]])):
             self.assertEqual(
                 self.order({"base": MB, "other": MB}, {}, {"base": 1, "other": count}), order
             )
 
-    def test_names(self) -> None:
+    def test_sizes_that_differ_a_little_do_not_matter(self) -> None:
         """Sizes that differ a little do not matter; names decide."""
         for size in (1_040_000, 1_050_000):
             self.assertEqual(self.order({"b": 1_045_000, "a": size}, {}, {}), [["a"], ["b"]])
@@ -325,7 +325,7 @@ class OrderTests(SynchronousTestCase):
 class ReasonsTests(SynchronousTestCase):
     """Tests of the reasons that are given to users."""
 
-    def test_reasons(self) -> None:
+    def test_each_layer_says_why_it_is_one(self) -> None:
         """Each layer says why it is one."""
         graph = RuntimeGraph(
             paths={

@@ -48,7 +48,7 @@ def unzstd(data: bytes) -> bytes:
 class LayerStreamTests(SynchronousTestCase):
     """Bytes become a compressed stream and two digests."""
 
-    def test_readable(self) -> None:
+    def test_standard_library_reads_the_output_as_gzip(self) -> None:
         """The standard library reads the output as gzip; digests and sizes are right."""
         for length in (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES):
             for level in (0, 1, 2, 3):
@@ -58,7 +58,7 @@ class LayerStreamTests(SynchronousTestCase):
                 self.assertEqual(zlib.decompress(written, 31), data)
                 self.assert_true(packed, written, data)
 
-    def test_zstd(self) -> None:
+    def test_program_zstd_reads_the_output_at_every_level(self) -> None:
         """The program ``zstd`` reads the output at every level; digests are right."""
         data = NOISE[:PIECE_BYTES] + bytes(PIECE_BYTES) + b"the same again\n" * 9000
         for level in LEVELS["zstd"]:
@@ -71,7 +71,7 @@ class LayerStreamTests(SynchronousTestCase):
             self.assertEqual(unzstd(written), NOISE[:length])
             self.assert_true(packed, written, NOISE[:length])
 
-    def test_none(self) -> None:
+    def test_uncompressed_layer_is_written_as_it_is_and_has_one_digest(self) -> None:
         """An uncompressed layer is written as it is, and has one digest."""
         for length in (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES):
             written, packed = stream([NOISE[:length]], NONE)
@@ -100,7 +100,9 @@ class LayerStreamTests(SynchronousTestCase):
 
     @given(st.lists(st.integers(0, PIECE_BYTES + 10), max_size=8))
     @settings(max_examples=30)
-    def test_cuts(self, cuts: list[int]) -> None:
+    def test_however_the_bytes_come_the_compressor_is_fed_the_same_pieces(
+        self, cuts: list[int]
+    ) -> None:
         """However the bytes come, the compressor is fed the same pieces."""
         chunks, start = [], 0
         for cut in cuts:
@@ -136,7 +138,7 @@ class LayerStreamTests(SynchronousTestCase):
             layer.finish()
             self.assertLess(max(map(len, pieces)), 2 * PIECE_BYTES)
 
-    def test_stop(self) -> None:
+    def test_stopped_stream_raises_at_the_next_piece(self) -> None:
         """A stream that is told to stop raises at the next piece and writes nothing more."""
         written: list[bytes] = []
         layer = LayerStream(written.append, Compression(), lambda: True)

@@ -11,7 +11,7 @@ from nixery.layers.compression_levels import LEVELS, Compression, default_level
 class CompressionTests(SynchronousTestCase):
     """The value."""
 
-    def test_label(self) -> None:
+    def test_no_two_kinds_and_levels_have_one_label(self) -> None:
         """No two kinds and levels have one label, and those of old are what they were."""
         self.assertEqual(Compression().label, "gzip-1")
         self.assertEqual(Compression(level=3).label, "gzip-3")
@@ -23,13 +23,13 @@ class CompressionTests(SynchronousTestCase):
         ]
         self.assertEqual(len({each.label for each in every}), len(every))
 
-    def test_refused(self) -> None:
+    def test_kinds_and_levels_that_do_not_exist_are_refused(self) -> None:
         """Kinds and levels that do not exist are refused."""
         self.assertRaises(ValueError, Compression, kind="lzma")
         for kind, level in (("gzip", 4), ("gzip", -1), ("zstd", 0), ("zstd", 20), ("none", 1)):
             self.assertRaises(ValueError, Compression, kind=kind, level=level)
 
-    def test_defaults(self) -> None:
+    def test_each_kind_has_a_default_level_and_a_media_type(self) -> None:
         """Each kind has a level without being told, and a media type."""
         for kind, levels in LEVELS.items():
             self.assertIn(default_level(kind), levels)

@@ -96,7 +96,7 @@ class AnyStrategyTests(SynchronousTestCase):
 
     @settings(max_examples=150)
     @given(graphs(), popularities, layer_settings)
-    def test_partition(
+    def test_every_path_is_in_exactly_one_layer_no_layer_is_empty_budget_is_kept(
         self, graph: RuntimeGraph, popularity: Popularity, chosen: LayerSettings
     ) -> None:
         """Every path is in exactly one layer, no layer is empty, the budget is kept."""
@@ -142,7 +142,7 @@ class AnyStrategyTests(SynchronousTestCase):
     @given(
         graphs(unique_names=True), popularities, layer_settings, st.randoms(use_true_random=False)
     )
-    def test_hashes(
+    def test_other_hashes_change_neither_the_grouping_nor_the_order(
         self, graph: RuntimeGraph, popularity: Popularity, chosen: LayerSettings, random: Random
     ) -> None:
         """Other hashes change neither the grouping nor the order."""
@@ -171,7 +171,7 @@ class AnyStrategyTests(SynchronousTestCase):
         expected = [list(graph.paths)] if len(graph) else []
         self.assertEqual([list(layer.paths) for layer in plan], expected)
 
-    def test_nothing(self) -> None:
+    def test_closure_without_paths_has_no_layers(self) -> None:
         """A closure without paths has no layers."""
         for strategy in Strategy:
             plan = plan_layers(
@@ -179,7 +179,7 @@ class AnyStrategyTests(SynchronousTestCase):
             )
             self.assertEqual(len(plan), 0)
 
-    def test_deep(self) -> None:
+    def test_chain_of_thousands_of_references_exhausts_no_stack(self) -> None:
         """A chain of thousands of references exhausts no stack."""
         names = [f"p{number}" for number in range(3000)]
         graph = graph_of(
@@ -217,26 +217,26 @@ class DominatorsTests(SynchronousTestCase):
         for budget, layers in expected.items():
             self.assertEqual(self.plan(GIT_AND_HTOP, budget=budget), layers)
 
-    def test_popular(self) -> None:
+    def test_popular_path_leaves_group_of_what_needs_it_from_threshold_on(self) -> None:
         """A popular path leaves the group of what needs it, from the threshold on."""
         for count, apart in ((99, False), (100, True)):
             popularity = Popularity(direct={"glibc": 50_000, "curl": count})
             self.assertEqual(["curl"] in self.plan(GIT_AND_HTOP, popularity), apart)
 
-    def test_version(self) -> None:
+    def test_popularity_is_looked_up_without_version_and_output(self) -> None:
         """Popularity is looked up without version and output."""
         graph = graph_of({"git-2.47": 1, "curl-8.5.0-dev": 1}, {"git-2.47": ["curl-8.5.0-dev"]})
         self.assertEqual(
             self.plan(graph, Popularity(direct={"curl": 1000})), [["curl-8.5.0-dev"], ["git-2.47"]]
         )
 
-    def test_large(self) -> None:
+    def test_path_with_a_large_closure_leaves_the_group_of_what_needs_it(self) -> None:
         """A path with a large closure leaves the group of what needs it."""
         for threshold, apart in ((90 * MB, True), (90 * MB + 1, False)):
             layers = self.plan(GIT_AND_HTOP, size_threshold=threshold)
             self.assertEqual(["perl"] in layers, apart)
 
-    def test_everywhere(self) -> None:
+    def test_paths_that_every_image_contains_are_at_bottom_with_data_or_without(self) -> None:
         """Paths that every image contains are at the bottom, with data or without."""
         graph = graph_of(
             {"git": 1, "glibc": 1, "nss-cacert-3.101": 1, "iana-etc-20240318": 1},
@@ -269,7 +269,7 @@ class DominatorsTests(SynchronousTestCase):
             needed = set(graph.subgraph([leader]).paths) - {leader}
             self.assertEqual(needed.intersection(leaders[index:]), set())
 
-    def test_twins(self) -> None:
+    def test_equal_names_of_different_sizes_are_told_apart_by_sizes_not_hashes(self) -> None:
         """Equal names of different sizes are told apart by the sizes, not the hashes."""
         for first, second in (("0" * 32, "1" * 32), ("1" * 32, "0" * 32)):
             small = store_path("twin", first)
@@ -304,7 +304,7 @@ class DominatorsTests(SynchronousTestCase):
         self.assertIn(before[0], after)
         self.assertIn(before[2], after)
 
-    def test_reasons(self) -> None:
+    def test_each_layer_says_why_it_is_one(self) -> None:
         """Each layer says why it is one."""
         graph = graph_of(
             {"a": 1, "b": 1, "big": 200 * MB, "cacert": 1, "glibc": 1, "shared": 1},
@@ -347,13 +347,13 @@ def evolve_paths(
 class LayerSettingsTests(SynchronousTestCase):
     """Tests for :class:`LayerSettings`."""
 
-    def test_budget(self) -> None:
+    def test_budget_below_1_is_refused(self) -> None:
         """A budget below 1 is refused."""
         for budget in (0, -1):
             error = self.assertRaises(LayerLimitExceeded, LayerSettings, budget=budget)
             self.assertIn(str(budget), error.message)
 
-    def test_senseless(self) -> None:
+    def test_shares_outside_of_1_to_100_per_cent_and_the_like_are_refused(self) -> None:
         """Shares outside of 1 to 100 per cent and the like are refused."""
         for name, value in (
             ("affinity", 0),
@@ -368,7 +368,7 @@ class LayerSettingsTests(SynchronousTestCase):
             with self.assertRaises(ValueError, msg=name):
                 LayerSettings(**wrong)
 
-    def test_identity(self) -> None:
+    def test_every_setting_that_changes_the_layers_changes_the_identity(self) -> None:
         """Every setting that changes the layers changes the identity, and nothing else does."""
         dominators = LayerSettings(strategy=Strategy.DOMINATORS)
         identities = [
@@ -394,21 +394,21 @@ class LayerSettingsTests(SynchronousTestCase):
 class PopularityTests(SynchronousTestCase):
     """Tests for :class:`Popularity`."""
 
-    def test_unknown(self) -> None:
+    def test_unknown_popularity_counts_as_1(self) -> None:
         """An unknown popularity counts as 1."""
         git = store_path("git-2.47")
         for popularity in (Popularity(), Popularity(transitive={"git": 0}, direct={"git": 0})):
             self.assertEqual(popularity.count_of(git), 1)
             self.assertEqual(popularity.direct_count_of(git), 1)
 
-    def test_versions(self) -> None:
+    def test_counts_are_looked_up_without_version_and_output(self) -> None:
         """Counts are looked up without version and output."""
         popularity = Popularity(transitive={"curl": 20}, direct={"curl": 10})
         for name in ("curl", "curl-8.5.0", "curl-8.5.0-dev"):
             self.assertEqual(popularity.count_of(store_path(name)), 20)
             self.assertEqual(popularity.direct_count_of(store_path(name)), 10)
 
-    def test_kind(self) -> None:
+    def test_transitive_counts_are_used_where_there_are_any_else_direct_ones(self) -> None:
         """Transitive counts are used where there are any, else direct ones."""
         git = store_path("git-2.47")
         both = Popularity(transitive={"git": 9}, direct={"git": 4})
@@ -417,14 +417,14 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual((direct.kind, direct.count_of(git)), (PopularityKind.DIRECT, 4))
         self.assertEqual(Popularity().kind, PopularityKind.NONE)
 
-    def test_most(self) -> None:
+    def test_nothing_is_more_popular_than_what_every_image_contains(self) -> None:
         """Nothing is more popular than what every image contains."""
         self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=60_000).max_count, 60_000)
         self.assertEqual(Popularity(transitive={"glibc": 50_000}, setsize=9).max_count, 50_000)
         self.assertEqual(Popularity(direct={"glibc": 50_000}).max_count, 50_001)
         self.assertEqual(Popularity().max_count, 2)
 
-    def test_digest(self) -> None:
+    def test_digest_depends_on_counts_in_any_order_and_not_on_description(self) -> None:
         """The digest depends on the counts, in any order, and not on the description."""
         one = Popularity(transitive={"a": 1, "b": 2}, setsize=9)
         self.assertEqual(
@@ -441,7 +441,7 @@ class PopularityTests(SynchronousTestCase):
         ]
         self.assertEqual(len({other.digest for other in others}), len(others))
 
-    def test_frozen(self) -> None:
+    def test_popularity_does_not_change_with_the_mapping_that_it_was_made_from(self) -> None:
         """Popularity does not change with the mapping that it was made from."""
         counts = {"git": 7}
         popularity = Popularity(transitive=counts, direct=counts)

@@ -43,7 +43,7 @@ class ParseTests(SynchronousTestCase):
     def refused(self, data: bytes) -> str:
         return str(self.assertRaises(UnexpectedOutput, parse_popularity, data))
 
-    def test_current(self) -> None:
+    def test_format_has_all_that_popularity_data_know(self) -> None:
         """The format has all that popularity data know."""
         popularity = parse_popularity(json.dumps(DOCUMENT).encode())
         expected = Popularity(
@@ -55,7 +55,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(popularity.source, DOCUMENT["source"])
         self.assertEqual(popularity.kind, PopularityKind.TRANSITIVE)
 
-    def test_upstream(self) -> None:
+    def test_older_format_has_direct_counts_and_nothing_else_is_made_of_them(self) -> None:
         """The older format has direct counts, and nothing else is made of them."""
         popularity = parse_popularity(json.dumps(UPSTREAM).encode())
         self.assertEqual(popularity, Popularity(direct={"curl": 702, "glibc": 61049}))
@@ -76,7 +76,7 @@ class ParseTests(SynchronousTestCase):
         self.assertIn("version 7", self.refused(json.dumps(DOCUMENT | {"version": 7}).encode()))
         self.refused(json.dumps(DOCUMENT | {"format": "other"}).encode())
 
-    def test_malformed(self) -> None:
+    def test_data_in_another_format_are_refused(self) -> None:
         """Data in another format are refused."""
         for data in (
             b"",

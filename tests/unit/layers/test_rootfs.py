@@ -69,7 +69,7 @@ class RootTestCase(SynchronousTestCase):
 class MergeTests(RootTestCase):
     """The packages' trees are laid over each other."""
 
-    def test_merge(self) -> None:
+    def test_directories_are_real_all_the_way_down_everything_else_is_a_link(self) -> None:
         """Directories are real all the way down, everything else is a link."""
         root = self.plan(
             git={b"bin": {b"git": File()}, b"share": {b"git": {b"hooks": {b"x": File()}}}},
@@ -92,7 +92,7 @@ class MergeTests(RootTestCase):
         self.assertEqual(root.conflicts, ())
         self.assertEqual(self.entry(root, b"share/git").mode, 0o755)
 
-    def test_priority(self) -> None:
+    def test_lower_priority_wins_whatever_the_attribute_paths_are(self) -> None:
         """The lower priority wins, whatever the attribute paths are."""
         root = self.plan(
             package("a", priority=10),
@@ -106,14 +106,14 @@ class MergeTests(RootTestCase):
             (Conflict(path="/bin/vi", kept="/nix/store/z/bin/vi", dropped="/nix/store/a/bin/vi"),),
         )
 
-    def test_attribute(self) -> None:
+    def test_at_one_priority_attribute_path_that_sorts_first_wins_not_store_path(self) -> None:
         """At one priority the attribute path that sorts first wins, not the store path."""
         root = self.plan(
             package("b", "1"), package("a", "2"), **{"1": {b"f": File()}, "2": {b"f": File()}}
         )
         self.assertEqual(self.added(root)[b"f"], b"/nix/store/2/f")
 
-    def test_outputs(self) -> None:
+    def test_outputs_are_ordered_out_bin_then_by_name(self) -> None:
         """Within a package: out, bin, then the others by name."""
         item = package("p", "lib=l", "dev=d", "bin=b", "o")
         self.assertEqual(
@@ -142,7 +142,7 @@ class MergeTests(RootTestCase):
             ],
         )
 
-    def test_ignored(self) -> None:
+    def test_build_machinerys_notes_store_and_what_runtime_mounts_stay_out(self) -> None:
         """Build machinery's notes, the store and what the runtime mounts stay out; only on
         top."""
         names = (b"nix-support", b"propagated-build-inputs", b"nix", b"proc", b"dev", b"sys")
@@ -177,12 +177,12 @@ class MergeTests(RootTestCase):
 class SymlinkTests(RootTestCase):
     """Symlinks to directories are followed where, and only where, it is needed."""
 
-    def test_alone(self) -> None:
+    def test_symlink_to_a_directory_that_no_other_package_has_stays_a_link(self) -> None:
         """A symlink to a directory that no other package has stays a link."""
         root = self.plan(a={b"lib": {b"x": File()}, b"lib64": Link(b"lib")})
         self.assertEqual(self.added(root)[b"lib64"], b"/nix/store/a/lib64")
 
-    def test_first(self) -> None:
+    def test_link_that_meets_a_directory_of_lower_rank_is_opened(self) -> None:
         """A link that meets a directory of lower rank is opened."""
         root = self.plan(
             a={b"lib": {b"x": File(), b"both": File()}, b"lib64": Link(b"lib")},
@@ -194,7 +194,7 @@ class SymlinkTests(RootTestCase):
         self.assertEqual(added[b"lib64/both"], b"/nix/store/a/lib/both")
         self.assertEqual([item.path for item in root.conflicts], ["/lib64/both"])
 
-    def test_second(self) -> None:
+    def test_link_of_lower_rank_adds_what_it_leads_to(self) -> None:
         """A link of lower rank adds what it leads to."""
         root = self.plan(
             a={b"lib64": {b"y": File()}},
@@ -228,7 +228,7 @@ class SymlinkTests(RootTestCase):
         self.assertEqual(self.added(root)[b"l/y"], b"/nix/store/d/e/y")
         self.assertEqual(root.conflicts, ())
 
-    def test_outside(self) -> None:
+    def test_link_out_of_the_store_is_never_followed(self) -> None:
         """A link out of the store is never followed."""
         outside = os.path.abspath(self.mktemp())
         Path(outside).mkdir()
@@ -239,7 +239,7 @@ class SymlinkTests(RootTestCase):
         top = self.plan(a={b"l": Link(b"../..")}, b={b"l": {b"x": File()}})
         self.assertEqual(self.added(top), {b"l": b"/nix/store/a/l"})
 
-    def test_dangling(self) -> None:
+    def test_link_that_leads_nowhere_or_round_in_circles_is_link_like_any_other(self) -> None:
         """A link that leads nowhere, or round in circles, is a link like any other."""
         root = self.plan(
             a={b"n": Link(b"nowhere"), b"c": Link(b"c")},
@@ -247,7 +247,7 @@ class SymlinkTests(RootTestCase):
         )
         self.assertEqual(self.added(root), {b"c": b"/nix/store/a/c", b"n": b"/nix/store/a/n"})
 
-    def test_cycles(self) -> None:
+    def test_links_back_to_where_they_are_in_several_packages_come_to_an_end(self) -> None:
         """Links back to where they are, in several packages, come to an end."""
         for target in (b".", b"../x", b"..", b"../../b/x", b"../../b"):
             tree: Node = {b"x": {b"loop": Link(target), b"y": {b"loop": Link(b"../..")}}}
@@ -320,20 +320,20 @@ class BasicsTests(RootTestCase):
         self.assertEqual(passwd[0], b"root:x:0:0:root:/root:/bin/sh")
         self.assertEqual(passwd[1].split(b":")[:4], [b"nobody", b"x", b"65534", b"65534"])
 
-    def test_bash(self) -> None:
+    def test_bash_is_the_shell_roots_too_and_sh_where_there_is_none(self) -> None:
         """Bash is the shell, root's too, and ``sh`` where there is none."""
         root = self.plan(bash={b"bin": {b"bash": File()}})
         self.assertEqual(root.shell, "/bin/bash")
         self.assertEqual(self.entry(root, b"bin/sh").target, b"/nix/store/bash/bin/bash")
         self.assertIn(b"/root:/bin/bash\n", self.entry(root, b"etc/passwd").data)
 
-    def test_sh(self) -> None:
+    def test_packages_own_sh_is_kept_and_is_the_shell_where_there_is_no_bash(self) -> None:
         """A package's own ``sh`` is kept, and is the shell where there is no bash."""
         root = self.plan(dash={b"bin": {b"sh": Link(b"dash"), b"dash": File()}})
         self.assertEqual(root.shell, "/bin/sh")
         self.assertEqual(self.entry(root, b"bin/sh").target, b"/nix/store/dash/bin/sh")
 
-    def test_env(self) -> None:
+    def test_usr_bin_env_is_there_when_something_has_bin_env(self) -> None:
         """``/usr/bin/env`` is there when something has ``bin/env``."""
         root = self.plan(coreutils={b"bin": {b"env": Link(b"coreutils"), b"coreutils": File()}})
         self.assertEqual(self.entry(root, b"usr/bin/env").target, b"/nix/store/coreutils/bin/env")

@@ -67,7 +67,7 @@ class SvgTests(SynchronousTestCase):
         tags = {element.tag.removeprefix(SVG) for element in root.iter()}
         self.assertLessEqual(tags, {"svg", "title", "style", "g", "rect", "text"})
 
-    def test_escaped(self) -> None:
+    def test_names_are_text_and_never_markup(self) -> None:
         """Names are text and never markup."""
         name = '"><script>alert(1)</script>&amp;\x00\x1b'
         layer = DrawnLayer(
@@ -78,7 +78,7 @@ class SvgTests(SynchronousTestCase):
         self.assertIn('"><script>alert(1)</script>&amp;\ufffd\ufffd', texts)
         self.assertEqual(list(root.iter(f"{SVG}script")), [])
 
-    def test_areas(self) -> None:
+    def test_areas_are_in_proportion_to_the_bytes_that_are_downloaded(self) -> None:
         """Areas are in proportion to the bytes that are downloaded."""
         root = ET.fromstring(draw_svg("git", LAYERS))
         areas = {}
@@ -91,7 +91,7 @@ class SvgTests(SynchronousTestCase):
         self.assertEqual(sorted(areas), ["Layer 1", "Layer 2", "Layer 3"])
         self.assertAlmostEqual(areas["Layer 2"] / areas["Layer 1"], 2, places=3)
 
-    def test_shared(self) -> None:
+    def test_layers_that_other_images_have_are_told_from_others_and_say_which(self) -> None:
         """Layers that other images have are told from the others, and say which."""
         root = ET.fromstring(draw_svg("git", LAYERS))
         kinds = {}
@@ -119,7 +119,7 @@ class SvgTests(SynchronousTestCase):
 class TextTests(SynchronousTestCase):
     """Tests for :func:`draw_text`."""
 
-    def test_table(self) -> None:
+    def test_table_shows_sizes_bars_reasons_paths_and_sharing(self) -> None:
         """The table shows sizes, bars, reasons, paths and sharing."""
         self.assertEqual(
             draw_text("git", LAYERS),
@@ -148,14 +148,16 @@ git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also 
             self.assertIn(name, everything)
         self.assertLessEqual(max(map(len, everything.splitlines())), 100)
 
-    def test_nothing(self) -> None:
+    def test_image_without_layers_is_no_error(self) -> None:
         """An image without layers is no error."""
         self.assertIn("0 layers", draw_text("git", []))
         ET.fromstring(draw_svg("git", []))
 
     @settings(max_examples=60)
     @given(any_text, drawn_layers)
-    def test_plain(self, image: str, layers: list[DrawnLayer]) -> None:
+    def test_with_any_names_a_terminal_gets_lines_of_plain_text(
+        self, image: str, layers: list[DrawnLayer]
+    ) -> None:
         """With any names, a terminal gets lines of plain text."""
         for line in draw_text(image, layers).split("\n"):
             self.assertTrue(line.isprintable() or not line.isascii(), repr(line))
@@ -165,7 +167,7 @@ git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also 
 class DrawnLayerTests(SynchronousTestCase):
     """Tests for :class:`DrawnLayer`."""
 
-    def test_of(self) -> None:
+    def test_layer_of_a_plan_is_drawn_with_the_names_of_its_paths(self) -> None:
         """A layer of a plan is drawn with the names of its paths."""
         git, perl = store_path("git-2.47"), store_path("a-perl")
         group = LayerGroup(paths=(perl, git), leader=git, nar_size=7, reason="so")
@@ -181,7 +183,7 @@ class DrawnLayerTests(SynchronousTestCase):
             ),
         )
 
-    def test_sharing(self) -> None:
+    def test_of_many_images_a_few_are_named(self) -> None:
         """Of many images a few are named."""
         layer = DrawnLayer(title="x", size=1, nar_size=1, reason="y", shared_with=tuple("abcdefg"))
         self.assertEqual(layer.sharing, "also in a, b, c, d, e and 2 more")

@@ -111,7 +111,7 @@ class PackingTestCase(SynchronousTestCase):
 class ContentTests(PackingTestCase):
     """Tests that the archive holds the contents of the store paths."""
 
-    def test_kinds(self) -> None:
+    def test_directories_empty_ones_too_files_programs_and_symlinks(self) -> None:
         """Directories, empty ones too, files, programs and symlinks; all of several paths."""
         self.assert_packs(
             {
@@ -133,12 +133,12 @@ class ContentTests(PackingTestCase):
             }
         )
 
-    def test_nothing(self) -> None:
+    def test_no_paths_make_an_archive_of_the_two_directories(self) -> None:
         """No paths make an archive of the two directories."""
         archive, _ = self.pack()
         self.assert_archive(archive, ROOTS)
 
-    def test_sizes(self) -> None:
+    def test_sizes_around_a_block_and_around_a_piece_alone_and_behind_each_other(self) -> None:
         """Sizes around a block and around a piece, alone and behind each other."""
         noise = random.Random(2).randbytes(2 * PIECE_BYTES + 1)
         # Three headers precede the first file's content: 1,536 bytes.
@@ -160,7 +160,7 @@ class ContentTests(PackingTestCase):
             {"a-many": {b"%02d" % n: File(noise[:size]) for n, size in enumerate(sizes)}}
         )
 
-    def test_sparse(self) -> None:
+    def test_holes_are_packed_as_the_zeros_that_they_are(self) -> None:
         """Holes are packed as the zeros that they are."""
         path = Path(self.store, "a-sparse")
         with path.open("wb") as file:
@@ -184,7 +184,7 @@ class ContentTests(PackingTestCase):
             archive, ROOTS | top | {b"nix/store/a-links/one": file, b"nix/store/a-links/two": file}
         )
 
-    def test_deep(self) -> None:
+    def test_tree_may_be_deeper_than_pythons_calls(self) -> None:
         """A tree may be deeper than Python's calls."""
         path = os.fsencode(self.store) + b"/a-deep" + b"/d" * 1100
         # Neither Python's functions nor the test runner's own cleaning go so deep.
@@ -242,7 +242,7 @@ class DeterminismTests(PackingTestCase):
         "b-git": {b"a": {b"x": File(b"1"), b"empty": {}}, b"a!": Link(b"a"), b"a0": File(b"2")},
     }
 
-    def test_order(self) -> None:
+    def test_entries_are_ordered_by_bytes_of_their_names(self) -> None:
         """Entries follow each other by the bytes of their names, contents behind their
         directory."""
         archive, _ = self.pack("b-git", store=self.make_store(self.PATHS))
@@ -250,7 +250,7 @@ class DeterminismTests(PackingTestCase):
         below = [name.removeprefix(b"nix/store/b-git") for name in names[2:]]
         self.assertEqual(below, [b"", b"/a", b"/a/empty", b"/a/x", b"/a!", b"/a0"])
 
-    def test_circumstances(self) -> None:
+    def test_circumstances_of_packing_do_not_matter(self) -> None:
         """Neither the order of creation, nor umask, modes, times or the order and
         repetition of the request matter."""
         first = self.make_store(self.PATHS)
@@ -269,7 +269,7 @@ class DeterminismTests(PackingTestCase):
             self.pack("b-git", "a-hello", "b-git", store=second),
         )
 
-    def test_locale(self) -> None:
+    def test_process_with_another_locale_where_names_do_not_decode_packs_same(self) -> None:
         """A process with another locale, where names do not decode, packs the same."""
         store = self.make_store(self.PATHS)
         program = (
@@ -302,7 +302,7 @@ class DeterminismTests(PackingTestCase):
         _, packed = self.pack("a-hello", "b-git", store=store)
         self.assertEqual(printed.stdout.decode().strip(), packed.digest)
 
-    def test_threads(self) -> None:
+    def test_threads_that_pack_at_the_same_time_do_not_disturb_each_other(self) -> None:
         """Threads that pack at the same time do not disturb each other."""
         noise = random.Random(3).randbytes(3_000_000)
         store = self.make_store({**self.PATHS, "c-noise": File(noise)})
@@ -323,7 +323,7 @@ class FailureTests(PackingTestCase):
         self.assertEqual(error.path, f"{self.store}/{path or name}")
         return error
 
-    def test_absent(self) -> None:
+    def test_store_path_that_is_not_there(self) -> None:
         """A store path that is not there."""
         self.assert_missing("a-absent", "No such file")
 
@@ -332,7 +332,7 @@ class FailureTests(PackingTestCase):
         for path in ("/etc/passwd", "/nix/store", "/nix/store/", "/nix/store/a/b", "/nix/store/.."):
             self.assertRaises(MissingPath, pack_store_paths, [path], len, compression=Compression())
 
-    def test_special(self) -> None:
+    def test_special_files_are_an_error_at_any_depth(self) -> None:
         """A file that is neither regular, directory nor symlink is an error, at any depth."""
         os.mkfifo(Path(self.store, "a-fifo"))
         Path(self.store, "b-dir").mkdir()
@@ -356,17 +356,17 @@ class FailureTests(PackingTestCase):
         )
         return error
 
-    def test_shrinks(self) -> None:
+    def test_file_that_gets_shorter_while_it_is_read(self) -> None:
         """A file that gets shorter while it is read."""
         error = self.change_while_packing(lambda path: os.truncate(path, 3 * PIECE_BYTES))
         self.assertIn("changed", error.reason)
 
-    def test_grows(self) -> None:
+    def test_file_that_gets_longer_while_it_is_read_by_one_byte(self) -> None:
         """A file that gets longer while it is read, by one byte."""
         error = self.change_while_packing(lambda path: os.truncate(path, 4 * PIECE_BYTES + 1))
         self.assertIn("changed", error.reason)
 
-    def test_vanishes(self) -> None:
+    def test_file_that_is_removed_after_its_directory_was_listed(self) -> None:
         """A file that is removed after its directory was listed."""
         directory = Path(self.store, "a-dir")
         directory.mkdir()
@@ -380,7 +380,7 @@ class FailureTests(PackingTestCase):
         error = self.assertRaises(MissingPath, self.pack, "a-dir", should_stop=remove)
         self.assertEqual(error.path, str(Path(directory, "2")))
 
-    def test_stop(self) -> None:
+    def test_packing_ends_early_when_it_is_told_to(self) -> None:
         """Packing ends early when it is told to."""
         Path(self.store, "a-file").write_bytes(bytes(10 * PIECE_BYTES))
         answers = iter([False, False, True])
@@ -403,7 +403,7 @@ class FailureTests(PackingTestCase):
         )
         self.assertEqual(str(error), "sink")
 
-    def test_descriptors(self) -> None:
+    def test_failures_leave_no_file_open(self) -> None:
         """Failures leave no file open."""
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
@@ -420,7 +420,7 @@ class TreeTests(PackingTestCase):
         pack_tree(entries, written.append, compression=Compression())
         return b"".join(written)
 
-    def test_entries(self) -> None:
+    def test_entries_are_as_given_parents_are_added_order_does_not_matter(self) -> None:
         """Entries are as given, parents are added, order does not matter."""
         entries = (
             TreeEntry(path=b"tmp", kind="directory", mode=0o1777),
@@ -452,7 +452,7 @@ class TreeTests(PackingTestCase):
         )
         self.assertEqual(list(read_with_tarfile(archive)), [b"a", b"a/x", b"a-b", b"a.c"])
 
-    def test_time(self) -> None:
+    def test_time_is_the_stores_not_the_clocks(self) -> None:
         """The time is the store's, not the clock's."""
         with tarfile.open(
             fileobj=io.BytesIO(self.pack_tree(TreeEntry(path=b"a", kind="file", mode=0o644)))

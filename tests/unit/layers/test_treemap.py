@@ -22,7 +22,9 @@ class SquarifyTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(falling_sizes, st.integers(1, 2000), st.integers(1, 2000))
-    def test_areas(self, sizes: list[int], width: int, height: int) -> None:
+    def test_areas_are_in_proportion_to_the_sizes_and_fill_the_rectangle(
+        self, sizes: list[int], width: int, height: int
+    ) -> None:
         """Areas are in proportion to the sizes, and fill the rectangle."""
         boxes = squarify(sizes, width, height)
         self.assertEqual(len(boxes), len(sizes))
@@ -32,7 +34,9 @@ class SquarifyTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(falling_sizes, st.integers(1, 2000), st.integers(1, 2000))
-    def test_places(self, sizes: list[int], width: int, height: int) -> None:
+    def test_boxes_lie_inside_the_rectangle_and_beside_one_another(
+        self, sizes: list[int], width: int, height: int
+    ) -> None:
         """Boxes lie inside the rectangle, and beside one another."""
         small = 1e-6 * max(width, height)
         boxes = squarify(sizes, width, height)
@@ -55,7 +59,7 @@ class SquarifyTests(SynchronousTestCase):
             [(3, 2), (3, 2), (1.71, 2.33), (1.29, 2.33), (1.2, 1.67), (1.2, 1.67), (0.6, 1.67)],
         )
 
-    def test_equal(self) -> None:
+    def test_four_equal_sizes_divide_a_square_into_squares(self) -> None:
         """Four equal sizes divide a square into squares."""
         boxes = squarify([1, 1, 1, 1], 2, 2)
         self.assertEqual({(box.width, box.height) for box in boxes}, {(1, 1)})

@@ -147,7 +147,7 @@ class HeaderTests(SynchronousTestCase):
         self.assertEqual(entry.linkname.encode("utf-8", "surrogateescape"), target)
         self.assertEqual((entry.mode, entry.mtime, entry.uid, entry.gid), (mode, 1, 0, 0))
 
-    def test_padding(self) -> None:
+    def test_contents_are_padded_to_whole_blocks(self) -> None:
         """Contents are padded to whole blocks, and not at all where they fill one."""
         lengths = [len(padding(size)) for size in (0, 1, 511, 512, 513)]
         self.assertEqual(lengths, [0, 511, 1, 0, 511])

@@ -52,14 +52,14 @@ class RulesTests(SynchronousTestCase):
         """Everything is served."""
         self.assertEqual((), self.denied(PackageRules(), "shell/git/curl.dev"))
 
-    def test_allowed(self) -> None:
+    def test_only_what_is_named_under_its_whole_path(self) -> None:
         """Only what is named, under its whole path; the meta-package stands for its own."""
         rules = PackageRules(allowed=parse_patterns(["shell", "git", "_7zz", "python3.*"]))
         self.assertEqual((), self.denied(rules, "shell/git/7zz/python3.pkgs"))
         for name in ("curl", "git.doc", "xgit", "python3", "python3.pkgs.curl"):
             self.assertEqual((name,), self.denied(rules, f"git/{name}"), name)
 
-    def test_denied(self) -> None:
+    def test_denied_package_is_refused_by_every_path_that_leads_to_it(self) -> None:
         """A denied package is refused by every path that leads to it, in every spelling."""
         rules = PackageRules(denied=parse_patterns(["curl", "_7zz", "python3Packages.re*"]))
         escaped = "attr--" + b"Curl".hex()
@@ -74,7 +74,7 @@ class RulesTests(SynchronousTestCase):
             self.assertEqual((shown,), self.denied(rules, f"git/{name}"), name)
         self.assertEqual((), self.denied(rules, "git/curlftpfs/python3packages.numpy"))
 
-    def test_found(self) -> None:
+    def test_package_is_checked_again_once_it_is_found(self) -> None:
         """A package is checked again once it is found, by its path and by its own name."""
         rules = PackageRules(denied=parse_patterns(["curl"]))
         rules.check_evaluation(found("git"))
@@ -93,7 +93,7 @@ class RulesTests(SynchronousTestCase):
         rules.check_evaluation(found("curl", "curl.dev"))
         self.assertRaises(PackagesDenied, rules.check_evaluation, found("htop", "git"))
 
-    def test_always(self) -> None:
+    def test_packages_that_are_in_every_image_need_not_be_allowed(self) -> None:
         """Packages that are in every image need not be allowed."""
         rules = PackageRules(allowed=parse_patterns(["git"]), denied=parse_patterns(["cacert"]))
         self.assertEqual((), self.denied(rules, "git"))
@@ -159,7 +159,7 @@ class BuildQuotaTests(SynchronousTestCase):
         self.build_quota.count_new_image()
         self.assertEqual(["hourly_builds"], self.refusals)
 
-    def test_ourselves(self) -> None:
+    def test_daemons_own_work_is_not_counted(self) -> None:
         """The daemon's own work is not counted, and nor is anything where nothing is said."""
         current_client.set(())
         for _ in range(9):
@@ -185,7 +185,7 @@ class AdmissionTests(SynchronousTestCase):
             seconds=self.clock.seconds,
         )
 
-    def test_requests(self) -> None:
+    def test_too_many_are_refused_of_address_and_of_user_and_monitors_never_are(self) -> None:
         """Too many are refused, of an address and of a user, and monitors never are."""
         for _ in range(2):
             self.assertIsNone(
@@ -201,12 +201,12 @@ class AdmissionTests(SynchronousTestCase):
         for _ in range(2):
             self.assertIsNone(self.admission.check_request(b"/v2/", ("b",), over_limit=False))
 
-    def test_crowded(self) -> None:
+    def test_connection_that_is_one_too_many_is_for_monitors(self) -> None:
         """A connection that is one too many is for monitors."""
         refusal = self.admission.check_request(b"/v2/", ("a",), over_limit=True)
         self.assertIsInstance(refusal, TooManyConnections)
 
-    def test_connections(self) -> None:
+    def test_connections_are_limited(self) -> None:
         """So many, some for a moment, and no more."""
         self.assertEqual([True] * 3, [self.admission.connection_opened() for _ in range(3)])
         self.assertEqual(

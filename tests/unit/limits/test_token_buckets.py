@@ -16,7 +16,7 @@ class BucketTests(SynchronousTestCase):
         self.clock.advance(1000)
         self.buckets = TokenBuckets(rate=2, burst=3, seconds=self.clock.seconds, max_tracked=10)
 
-    def test_burst(self) -> None:
+    def test_burst_is_limited_until_a_token_has_come_back(self) -> None:
         """So many at once, and no more until one has come back."""
         self.assertEqual([0, 0, 0], [self.buckets.take("a") for _ in range(3)])
         self.assertAlmostEqual(0.5, self.buckets.take("a"))
@@ -24,13 +24,13 @@ class BucketTests(SynchronousTestCase):
         self.assertEqual(0, self.buckets.take("a"))
         self.assertGreater(self.buckets.take("a"), 0)
 
-    def test_others(self) -> None:
+    def test_each_client_has_a_bucket_of_its_own(self) -> None:
         """Each client has a bucket of its own."""
         for _ in range(5):
             self.buckets.take("a")
         self.assertEqual(0, self.buckets.take("b"))
 
-    def test_asking(self) -> None:
+    def test_asking_for_the_wait_takes_no_token_and_returns_what_taking_would(self) -> None:
         """Asking for the wait takes no token, and returns what taking would."""
         for _ in range(3):
             self.assertEqual(0, self.buckets.seconds_until_token("a"))
@@ -46,7 +46,7 @@ class BucketTests(SynchronousTestCase):
         self.assertEqual(0, self.buckets.take("a"))
         self.assertGreater(self.buckets.take("a"), 0)
 
-    def test_memory(self) -> None:
+    def test_only_the_latest_clients_are_remembered(self) -> None:
         """So many clients are remembered, those that have come last."""
         for client in range(1000):
             self.buckets.take(client)
@@ -57,7 +57,9 @@ class BucketTests(SynchronousTestCase):
 
     @given(st.lists(st.floats(0, 3), max_size=60), st.integers(1, 20), st.floats(0.1, 50))
     @settings(max_examples=60)
-    def test_bound(self, pauses: list[float], burst: int, rate: float) -> None:
+    def test_client_never_gets_more_than_the_burst_and_the_tokens_refilled_since(
+        self, pauses: list[float], burst: int, rate: float
+    ) -> None:
         """A client never gets more than the burst and the tokens refilled since."""
         clock = Clock()
         buckets = TokenBuckets(rate=rate, burst=burst, seconds=clock.seconds)

@@ -38,7 +38,7 @@ class JsonLineTests(SynchronousTestCase):
         assert isinstance(document, dict)
         return document
 
-    def test_event(self) -> None:
+    def test_message_what_it_is_made_of_and_where_and_when_it_was_said(self) -> None:
         """The message, what it is made of, and where and when it was said."""
         self.log.info("{image} took {seconds:.1f} s", image="git", seconds=1.23456789, none=None)
         document = self.read()
@@ -55,7 +55,7 @@ class JsonLineTests(SynchronousTestCase):
         self.assertEqual(200, document["status"])
         self.assertNotIn("line", document)
 
-    def test_failures(self) -> None:
+    def test_traceback_is_a_field_of_the_line_that_it_belongs_to(self) -> None:
         """A traceback is a field of the line that it belongs to."""
         try:
             raise RuntimeError("the\nreason")
@@ -65,7 +65,7 @@ class JsonLineTests(SynchronousTestCase):
         self.assertEqual("it broke", document["message"])
         self.assertIn("RuntimeError: the\nreason", document["traceback"])
 
-    def test_requests(self) -> None:
+    def test_event_that_is_logged_while_a_request_is_handled_names_that_request(self) -> None:
         """An event that is logged while a request is handled names that request."""
         token = current_request.set("abc-1")
         self.addCleanup(current_request.reset, token)
@@ -81,7 +81,7 @@ class JsonLineTests(SynchronousTestCase):
         self.assertEqual(("x", "here"), (document["message"], document["namespace"]))
         self.assertNotEqual("now", document["time"])
 
-    def test_values(self) -> None:
+    def test_plain_values_and_errors_are_shown_other_objects_are_not(self) -> None:
         """Plain values and errors are shown, other objects are not."""
         self.log.info(
             "x",
@@ -117,7 +117,7 @@ class JsonLineTests(SynchronousTestCase):
 
 
 class ServiceTests(SynchronousTestCase):
-    def test_application(self) -> None:
+    def test_application_that_gets_the_service_logs_json(self) -> None:
         """An application that gets the service logs JSON."""
         file = io.StringIO()
         application = Application("x")
@@ -171,7 +171,7 @@ class ServiceTests(SynchronousTestCase):
         (package / "dropin.cache").mkdir()
         self.assertIn("Unable to write to plugin cache", written())
 
-    def test_files(self) -> None:
+    def test_lines_go_where_twistd_would_write_its_own(self) -> None:
         """Lines go where twistd would write its own."""
         path = self.mktemp()
         file = log_file({"logfile": path}, None)

@@ -120,7 +120,7 @@ class ExpositionTests(MetricsTestCase):
 
 
 class RequestTests(MetricsTestCase):
-    def test_routes(self) -> None:
+    def test_however_many_paths_there_are_there_are_few_routes(self) -> None:
         """However many paths there are, there are few routes."""
         pages = {b"", b"metrics", b"builds"}
         digest = b"sha256:" + b"0" * 64
@@ -144,7 +144,7 @@ class RequestTests(MetricsTestCase):
         ):
             self.assertEqual(route, route_of(path, lambda: pages), path)
 
-    def test_counting(self) -> None:
+    def test_requests_count_under_route_method_and_status(self) -> None:
         """A request counts under its route, method and status, with its bytes and seconds."""
 
         class Ended:
@@ -172,7 +172,7 @@ class RequestTests(MetricsTestCase):
 
 
 class StorageTests(MetricsTestCase):
-    def test_operations(self) -> None:
+    def test_operations_are_counted_and_missing_is_no_error(self) -> None:
         """They are counted with what they take; what is not there is no error."""
         storage = measured_storage(MemoryStorage(), self.metrics, self.clock.seconds)
         data = b"layer"
@@ -191,7 +191,7 @@ class StorageTests(MetricsTestCase):
             self.assertEqual(1, self.value(name, operation=operation), operation)
             self.assertEqual(0, self.value("nixery_storage_errors_total", operation=operation))
 
-    def test_errors(self) -> None:
+    def test_storage_that_fails_is_seen_and_its_failure_passed_on(self) -> None:
         """A storage that fails is seen, and its failure passed on."""
 
         class Broken(MemoryStorage):
@@ -241,7 +241,7 @@ class MeasuredContractTests(StorageContract, SynchronousTestCase):
 
 
 class CommandTests(MetricsTestCase):
-    def test_outcomes(self) -> None:
+    def test_commands_count_by_their_program_and_how_they_ended(self) -> None:
         """Commands count by their program and how they ended."""
         output = CommandOutput(argv=("nix-build",), stderr="")
         results: list[ProcessResult | Exception] = [
@@ -314,7 +314,7 @@ class BuildTests(MetricsTestCase):
         }
         return BuildView(state=state, **(fields | changes))  # type: ignore[arg-type]  # fields by their names
 
-    def test_outcomes(self) -> None:
+    def test_each_build_counts_once(self) -> None:
         """Each build counts once, with its stages, layers and bytes."""
         reporter = BuildReporter(self.metrics)
         stats = BuildStats(failure="BuildFailed", layers_reused=2)
@@ -354,7 +354,7 @@ class NamesTests(SynchronousTestCase):
         metrics = made[0].metrics
         return [] if metrics is None else list(metrics.registry.collect())
 
-    def test_conventions(self) -> None:
+    def test_names_have_our_prefix_base_units_and_total_for_what_only_grows(self) -> None:
         """Names have our prefix, base units, and ``_total`` for what only grows."""
         for family in self.families():
             if family.name.startswith(("process_", "python_")):
@@ -374,7 +374,7 @@ class NamesTests(SynchronousTestCase):
         """No metrics are registered if they are switched off."""
         self.assertEqual([], self.families("--metrics=false"))
 
-    def test_dashboard(self) -> None:
+    def test_each_metric_of_the_dashboard_exists(self) -> None:
         """Each metric that the dashboard asks for is one that the daemon has."""
         known = set(_series(self.families()))
         board = json.loads((web_directory() / "grafana" / "nixery.json").read_text("utf-8"))

@@ -34,7 +34,7 @@ class ReadinessTests(SynchronousTestCase):
     def faults(self) -> Deferred[Sequence[str]]:
         return Deferred.fromCoroutine(self.readiness.faults())
 
-    def test_well(self) -> None:
+    def test_answer_stands_for_a_while_and_is_asked_for_again_then(self) -> None:
         """An answer stands for a while, and is asked for again then."""
         first = self.faults()
         self.calls[0].callback(None)
@@ -47,7 +47,7 @@ class ReadinessTests(SynchronousTestCase):
         self.assertEqual(2, len(self.calls))
         self.calls[1].callback(None)
 
-    def test_ill(self) -> None:
+    def test_fault_is_reported_with_the_name_of_its_check_until_it_is_over(self) -> None:
         """A fault is reported with the name of its check, until it is over."""
         first = self.faults()
         self.calls[0].errback(NixUnusable(reason="its daemon is gone"))
@@ -61,7 +61,7 @@ class ReadinessTests(SynchronousTestCase):
         self.assertEqual([], self.successResultOf(second))
         self.assertEqual([("Nix", True)], self.readiness.last_results())
 
-    def test_crowd(self) -> None:
+    def test_concurrent_requests_share_one_check(self) -> None:
         """Concurrent requests share one check; one that is cancelled does not harm the others."""
         crowd = [self.faults() for _ in range(20)]
         crowd[0].addErrback(lambda _: None)
@@ -71,7 +71,7 @@ class ReadinessTests(SynchronousTestCase):
         for each in crowd[1:]:
             self.assertEqual([], self.successResultOf(each))
 
-    def test_hanging(self) -> None:
+    def test_check_that_does_not_come_back_is_a_fault_and_is_not_begun_once_more(self) -> None:
         """A check that does not come back is a fault, and is not begun once more."""
         first = self.faults()
         self.clock.advance(5)
@@ -83,7 +83,7 @@ class ReadinessTests(SynchronousTestCase):
         self.calls[0].callback(None)
         self.assertEqual([], self.successResultOf(self.faults()))
 
-    def test_surprises(self) -> None:
+    def test_check_that_fails_in_an_unknown_way_is_a_fault_too_and_logged(self) -> None:
         """A check that fails in an unknown way is a fault too, and logged."""
         first = self.faults()
         self.calls[0].errback(RuntimeError("the secret"))
@@ -94,14 +94,14 @@ class ReadinessTests(SynchronousTestCase):
 
 
 class DirectoryTests(SynchronousTestCase):
-    def test_usable(self) -> None:
+    def test_nothing_is_left_behind_where_files_can_be_written(self) -> None:
         """Nothing is left behind where files can be written."""
         path = self.mktemp()
         os.mkdir(path)
         check_directory(path, path)
         self.assertEqual([], os.listdir(path))
 
-    def test_gone(self) -> None:
+    def test_directory_that_is_gone_or_is_none_is_named(self) -> None:
         """A directory that is gone, or is none, is named."""
         path = self.mktemp()
         error = self.assertRaises(StorageUnavailable, check_directory, path, path + "/tmp")
@@ -119,14 +119,14 @@ class HealthPageTests(SynchronousTestCase):
         root.putChild(b"readyz", health_page(find))
         self.connection = Connection(root)
 
-    def test_well(self) -> None:
+    def test_healthy_daemon_says_so(self) -> None:
         """It says so, to GET and HEAD."""
         answer = self.connection.request("GET", "/readyz")
         self.assertEqual((200, b"ok\n"), (answer.status, answer.body))
         self.assertEqual("no-store", answer.header("Cache-Control"))
         self.assertEqual(b"", self.connection.request("HEAD", "/readyz").body)
 
-    def test_ill(self) -> None:
+    def test_each_fault_has_a_line_of_its_own(self) -> None:
         """Each fault has a line of its own, and nothing that acts on a terminal."""
         self.faults += ["a\nb", "c\x1b[31m"]
         answer = self.connection.request("GET", "/readyz")

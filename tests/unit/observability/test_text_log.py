@@ -61,11 +61,13 @@ class TextLineTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.text(), st.floats(min_value=0, max_value=4e9))
-    def test_any(self, line: str, when: float) -> None:
+    def test_line_with_any_text_is_written_as_twistd_writes_it(
+        self, line: str, when: float
+    ) -> None:
         """A line with any text is written as twistd writes it."""
         self.check(EVENT | {"line": line, "log_time": when})
 
-    def test_where(self) -> None:
+    def test_format_applies_only_in_the_foreground(self) -> None:
         """The format applies only in the foreground; otherwise twistd handles the log."""
         self.assertTrue(in_foreground({"nodaemon": True, "syslog": False}))
         self.assertFalse(in_foreground({"nodaemon": True, "syslog": True}))

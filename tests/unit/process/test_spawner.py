@@ -82,7 +82,7 @@ class SpawnerTests(SynchronousTestCase):
     def run_command(self, **changes: Any) -> Deferred[ProcessResult]:
         return Deferred.fromCoroutine(self.spawner.run(evolve(self.command, **changes)))
 
-    def test_call(self) -> None:
+    def test_child_runs_in_a_group_of_its_own(self) -> None:
         """
         A child runs in a group of its own and no longer than we do, in the given
         environment and nothing else.
@@ -97,7 +97,7 @@ class SpawnerTests(SynchronousTestCase):
         self.assertEqual(self.reactor.env, {"PATH": os.environ["PATH"], "A": "b"})
         self.assertEqual(self.reactor.transport.closed, ["stdin"])
 
-    def test_abandoned(self) -> None:
+    def test_child_can_be_sent_sigkill_when_the_daemon_dies(self) -> None:
         """A child that might ignore SIGTERM can be sent SIGKILL when the daemon dies."""
         self.run_command(parent_death_signal=signal.SIGKILL)
         self.assertEqual(self.reactor.args[2:4], ["--pdeathsig", "KILL"])
@@ -113,7 +113,7 @@ class SpawnerTests(SynchronousTestCase):
         self.run_command(environment={"PATH": str(programs)})
         self.assertEqual(self.reactor.args, [f"{programs}/setsid", f"{programs}/sh", "-c", "true"])
 
-    def test_success(self) -> None:
+    def test_all_of_standard_output_is_returned_and_no_timer_stays(self) -> None:
         """All of standard output is returned, and no timer stays."""
         result = self.run_command(timeout=10.0)
         self.reactor.child.childDataReceived(1, b"one ")
@@ -150,7 +150,7 @@ class SpawnerTests(SynchronousTestCase):
         self.reactor.end(status=None, signal=signal.SIGTERM)
         self.failureResultOf(result, OutputTooLarge)
 
-    def test_failure(self) -> None:
+    def test_another_status_is_failure_with_command_and_tail_of_its_errors(self) -> None:
         """Another status is a failure, with the command and the tail of its errors."""
         result = self.run_command()
         self.reactor.child.childDataReceived(2, b"a" * STDERR_TAIL_BYTES)
@@ -160,14 +160,14 @@ class SpawnerTests(SynchronousTestCase):
         self.assertEqual((output.argv, output.status, output.signal), (self.command.argv, 3, None))
         self.assertEqual(output.stderr, "b" * (STDERR_TAIL_BYTES - 3) + "end")
 
-    def test_signal(self) -> None:
+    def test_child_that_a_signal_ended_has_failed(self) -> None:
         """A child that a signal ended has failed."""
         result = self.run_command()
         self.reactor.end(status=None, signal=9)
         output = self.failureResultOf(result, ProcessFailed).value.output
         self.assertEqual((output.status, output.signal), (None, 9))
 
-    def test_deadline(self) -> None:
+    def test_child_that_fails_after_its_deadline_was_stopped_at_it(self) -> None:
         """A child that fails after its deadline was stopped at it, and not before."""
         result = self.run_command(timeout=10.0)
         self.clock.advance(9.9)
@@ -205,7 +205,7 @@ class SpawnerTests(SynchronousTestCase):
         self.reactor.end(status=None, signal=15)
         self.assertEqual(self.failureResultOf(result, OutputTooLarge).value.limit, 10)
 
-    def test_lines(self) -> None:
+    def test_lines_are_put_together_from_whatever_pieces_they_come_in(self) -> None:
         """Lines are put together from whatever pieces they come in."""
         lines: list[bytes] = []
         self.run_command(on_stderr_line=lines.append)
@@ -230,7 +230,7 @@ class SpawnerTests(SynchronousTestCase):
         self.assertEqual(lines, [b"one", b"two"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
-    def test_cancelled(self) -> None:
+    def test_cancellation_takes_effect_when_the_child_has_ended(self) -> None:
         """A cancellation takes effect when the child has ended."""
         result = self.run_command(timeout=10.0)
         result.cancel()
@@ -262,7 +262,7 @@ class SpawnerTests(SynchronousTestCase):
         self.reactor.child.processEnded(done)
         self.assertEqual(self.successResultOf(result).stdout, b"whole")
 
-    def test_missing(self) -> None:
+    def test_program_that_is_not_on_the_path_of_the_environment_is_an_error(self) -> None:
         """A program that is not on the PATH of the environment is an error."""
         empty = self.mktemp()
         Path(empty).mkdir()

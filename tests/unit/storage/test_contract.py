@@ -144,7 +144,7 @@ class StorageContract(Base):
 
     # -- blobs
 
-    def test_missing(self) -> None:
+    def test_of_many_blobs_those_that_are_not_stored_are_told_at_once(self) -> None:
         """Of many blobs, those that are not stored are told at once."""
         storage = self.storage()
         digests = [digest_of(b"%d" % number) for number in range(9)]
@@ -155,11 +155,11 @@ class StorageContract(Base):
         self.assertEqual(frozenset(), self.finish(storage.missing([])))
         self.assertEqual(frozenset(), self.finish(storage.missing({digests[4]: 1})))
 
-    def test_absent(self) -> None:
+    def test_blob_that_was_never_stored_is_unknown(self) -> None:
         """A blob that was never stored is unknown."""
         self.assert_absent(self.storage(), digest_of(b"never"))
 
-    def test_written(self) -> None:
+    def test_committed_blob_is_there_with_its_size_and_media_type(self) -> None:
         """A committed blob is there, with its size and media type."""
         storage = self.storage()
         data = b"a layer" * 100
@@ -167,14 +167,14 @@ class StorageContract(Base):
         self.assertEqual(BlobInfo(digest=digest_of(data), size=len(data), media_type=LAYER), info)
         self.assert_stored(storage, data)
 
-    def test_put(self) -> None:
+    def test_small_blob_is_stored_as_a_whole_under_the_digest_of_its_bytes(self) -> None:
         """A small blob is stored as a whole under the digest of its bytes."""
         storage = self.storage()
         info = self.finish(storage.put(b"{}", MANIFEST))
         self.assertEqual(BlobInfo(digest=digest_of(b"{}"), size=2, media_type=MANIFEST), info)
         self.assert_stored(storage, b"{}", MANIFEST)
 
-    def test_empty(self) -> None:
+    def test_blob_may_be_empty(self) -> None:
         """A blob may be empty."""
         storage = self.storage()
         self.store(storage, b"")
@@ -201,7 +201,7 @@ class StorageContract(Base):
         self.assert_absent(storage, digest_of(b"half"))
         self.finish(writer.abort())
 
-    def test_abort(self) -> None:
+    def test_aborted_blob_never_appears(self) -> None:
         """An aborted blob never appears; a second abort, and one after a commit, do nothing."""
         storage = self.storage()
         writer = self.finish(storage.create())
@@ -215,7 +215,7 @@ class StorageContract(Base):
         self.finish(writer.abort())
         self.assert_stored(storage, b"kept")
 
-    def test_ended(self) -> None:
+    def test_writer_that_has_ended_takes_no_more_and_commits_nothing(self) -> None:
         """A writer that has ended takes no more and commits nothing."""
         storage = self.storage()
         writer = self.finish(storage.create())
@@ -247,7 +247,7 @@ class StorageContract(Base):
             for each in commits:
                 self.finish(each.writer.abort())
 
-    def test_recorded(self) -> None:
+    def test_blobs_are_committed_with_records_of_them(self) -> None:
         """Blobs are committed with records of them; the first record of a key wins."""
         storage = self.storage()
         self.assertEqual([], self.commit_many(storage))
@@ -290,7 +290,7 @@ class StorageContract(Base):
         self.assertEqual(first, self.finish(storage.put(b"config", "application/third")))
         self.assert_stored(storage, b"config", "application/first")
 
-    def test_limits(self) -> None:
+    def test_blob_that_is_too_large_for_memory_is_neither_put_nor_read(self) -> None:
         """A blob that is too large for memory is neither put nor read, but streamed."""
         storage = self.storage()
         data = bytes(MAX_SMALL_BYTES)
@@ -380,7 +380,7 @@ class StorageContract(Base):
             self.assertEqual(value, self.finish(storage.get_record("image", "key")))
         self.assertEqual(b"", self.finish(storage.add_record("image", "key", b"3")))
 
-    def test_kinds(self) -> None:
+    def test_records_of_different_kinds_know_nothing_of_each_other(self) -> None:
         """Records of different kinds know nothing of each other."""
         storage = self.storage()
         self.finish(storage.set_record("image", "key", b"i"))
@@ -482,7 +482,7 @@ class MemoryStorageTests(StorageContract, SynchronousTestCase):
     def storage(self) -> Storage:
         return MemoryStorage()
 
-    def test_streams(self) -> None:
+    def test_blob_comes_as_a_stream_in_pieces_of_a_bounded_size(self) -> None:
         """A blob comes as a stream in pieces of a bounded size."""
         storage = MemoryStorage(chunk=4)
         self.store(storage, b"0123456789")

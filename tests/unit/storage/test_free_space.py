@@ -53,7 +53,7 @@ class GuardTests(SynchronousTestCase):
         done.addErrback(lambda failure: errors.append(failure.trap(DiskSpaceLow)))
         return bool(errors)
 
-    def test_room(self) -> None:
+    def test_with_room_there_is_nothing_to_say(self) -> None:
         """With room there is nothing to say, and a look is believed for two seconds."""
         for _ in range(10):
             self.assertFalse(self.refused())
@@ -63,7 +63,7 @@ class GuardTests(SynchronousTestCase):
         self.assertEqual(2, self.looks)
         self.assertEqual((), tuple(self.guard.faults()))
 
-    def test_refuses(self) -> None:
+    def test_without_it_builds_are_refused_reason_names_way_out_until_it_is_back(self) -> None:
         """Without it, builds are refused, the reason names the way out, until it is back."""
         self.guard = self.make(FreeSpaceLimit(amount=GIB), collects=False)
         self.free = GIB - 1
@@ -90,7 +90,7 @@ class GuardTests(SynchronousTestCase):
         self.assertTrue(self.refused())
         self.assertEqual(2, self.rooms)
 
-    def test_share(self) -> None:
+    def test_margin_may_be_a_share_of_the_disk(self) -> None:
         """The margin may be a share of the disk."""
         self.guard = self.make(FreeSpaceLimit(amount=5, percent=True), collects=False)
         self.free = 5 * GIB
@@ -108,7 +108,7 @@ class GuardTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.guard.stop()))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_unknown(self) -> None:
+    def test_file_system_whose_free_space_is_unknown_refuses_no_build(self) -> None:
         """A file system whose free space is unknown refuses no build."""
 
         def fail(_path: str) -> tuple[int, int]:
@@ -121,7 +121,7 @@ class GuardTests(SynchronousTestCase):
 class BuildTests(BuilderCase):
     """Builds ask the guard."""
 
-    def test_refused(self) -> None:
+    def test_nothing_is_built_without_room(self) -> None:
         """Nothing is built without room; what is stored is served; room lets builds go on."""
         stored = self.successResultOf(self.request("hello"))
         low = [True]
@@ -143,6 +143,6 @@ class SizeTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(st.integers(0, 2**50))
-    def test_shown(self, size: int) -> None:
+    def test_formatted_size_can_be_parsed(self, size: int) -> None:
         """A formatted size can be parsed, and is right within the digits that are shown."""
         self.assertLessEqual(abs(size - parse_size(format_size(size))), max(1, size / 18))

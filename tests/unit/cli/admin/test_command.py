@@ -63,7 +63,7 @@ class AdminCase(StoreCase):
 class StoredTests(AdminCase):
     """Commands on what is stored."""
 
-    def test_list(self) -> None:
+    def test_images_are_listed_by_their_names_with_what_is_theirs_alone(self) -> None:
         """Images are listed by their names, with what is theirs alone."""
         self.serve("shell/git", "latest", b"own" * 1000, b"shared" * 1000)
         self.serve("htop", "v1", b"shared" * 1000)
@@ -76,7 +76,7 @@ class StoredTests(AdminCase):
         self.assertGreaterEqual(rows["shell/git:latest"]["own"], 3000)
         self.assertEqual([], rows["htop:v1"]["missing"])
 
-    def test_inspect(self) -> None:
+    def test_image_is_found_by_name_by_tag_in_any_spelling_and_by_digest(self) -> None:
         """An image is found by name, by tag, in any spelling, and by digest."""
         manifests = self.serve("htop/git", "v1", b"1")
         for image in ("htop/git", "git/htop:v1", manifests[0], f"git@{manifests[1]}"):
@@ -85,7 +85,7 @@ class StoredTests(AdminCase):
             self.assertEqual([digest_of(b"1")], [each["digest"] for each in found["layers"]])
         self.assertIn("is not stored", self.run_admin("inspect", "git:v1", status=1))
 
-    def test_gc(self) -> None:
+    def test_limits_come_from_the_command_line(self) -> None:
         """Limits come from the command line; a rehearsal removes nothing."""
         self.serve("git", "latest", b"1" * 1000)
         self.age()
@@ -106,7 +106,7 @@ class StoredTests(AdminCase):
             self.run_admin("list", "--config", str(config)),
         )
 
-    def test_purge(self) -> None:
+    def test_purge_removes_the_images_that_are_named(self) -> None:
         """Purge removes the images that are named: one tag, or all tags of a name."""
         for tag in ("v1", "v2", "v3"):
             self.serve("git", tag, tag.encode())
@@ -121,12 +121,12 @@ class StoredTests(AdminCase):
         self.assert_sound()
         self.run_admin("purge", "git", status=1)
 
-    def test_verify(self) -> None:
+    def test_sound_storage_is_well(self) -> None:
         """A sound storage is well."""
         self.serve("git", "latest", b"1")
         self.assertIn("all is well", self.run_admin("verify"))
 
-    def test_repair(self) -> None:
+    def test_damage_of_each_kind_is_found(self) -> None:
         """Damage of each kind is found, and put out of the way where that is wanted."""
         self.serve("one", "latest", b"damaged", b"fine")
         self.serve("two", "latest", b"short")
@@ -173,7 +173,7 @@ class StoredTests(AdminCase):
             self.assertIn("there is no storage", self.run_admin(command, status=1))
         self.assertEqual([], list(self.root.iterdir()))
 
-    def test_bucket(self) -> None:
+    def test_bucket_takes_care_of_itself_and_the_command_says_so(self) -> None:
         """A bucket takes care of itself, and the command says so."""
         config = Path(self.mktemp())
         config.write_text("{storage_backend: gcs, gcs_bucket: images}")
@@ -217,7 +217,7 @@ class WarmTests(SynchronousTestCase):
         self.told: list[PrewarmResult] = []
         self.answers: list[PullResponse | FetchFailed | Deferred[PullResponse]] = []
 
-    def test_ready(self) -> None:
+    def test_image_is_asked_for_by_name_and_tag_once(self) -> None:
         """An image is asked for by name and tag, once."""
         self.answers = [PullResponse(status=200, digest="d"), PullResponse(status=200, digest="e")]
         done = self.successResultOf(self.warm(["shell/git", "htop:v1", "shell/git"]))
@@ -225,7 +225,7 @@ class WarmTests(SynchronousTestCase):
         self.assertEqual(["d", "e"], [each.digest for each in done])
         self.assertEqual(list(done), self.told)
 
-    def test_waits(self) -> None:
+    def test_daemon_that_is_busy_is_asked_again_when_it_says_so(self) -> None:
         """A daemon that is busy is asked again when it says so."""
         self.answers = [
             PullResponse(status=429, retry_after=10),
@@ -240,7 +240,7 @@ class WarmTests(SynchronousTestCase):
             self.clock.advance(0.5)
         self.assertEqual("d", self.successResultOf(done)[0].digest)
 
-    def test_fails(self) -> None:
+    def test_image_that_fails_is_reported_with_the_daemons_message(self) -> None:
         """An image that fails is reported with the daemon's message; the others go on."""
         self.answers = [
             PullResponse(status=404, message="no such package"),
@@ -253,7 +253,7 @@ class WarmTests(SynchronousTestCase):
         self.assertIn("no such package", done[0].error)
         self.assertIn("refused", done[1].error)
 
-    def test_deadline(self) -> None:
+    def test_image_that_is_not_ready_in_time_is_given_up(self) -> None:
         """An image that is not ready in time is given up."""
         self.answers = [PullResponse(status=429, retry_after=60)] * 3
         done = self.warm(["git"])
@@ -270,7 +270,7 @@ class WarmTests(SynchronousTestCase):
             answer.callback(PullResponse(status=200))
         self.successResultOf(done)
 
-    def test_addresses(self) -> None:
+    def test_daemon_of_this_machine_is_found_by_its_endpoints(self) -> None:
         """The daemon of this machine is found by its endpoints."""
         for endpoint, address in (
             ("tcp:8080:interface=127.0.0.1", "http://127.0.0.1:8080"),

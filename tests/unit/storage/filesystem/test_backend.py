@@ -149,7 +149,7 @@ class DirectoryCase(SynchronousTestCase):
 class LayoutTests(DirectoryCase):
     """Tests of the paths and the modes of files."""
 
-    def test_layout(self) -> None:
+    def test_blobs_and_records_lie_under_their_names(self) -> None:
         """Blobs lie under their digests, records under their keys, and nothing else stays."""
         storage = self.open_storage()
         self.store(storage)
@@ -165,7 +165,7 @@ class LayoutTests(DirectoryCase):
         )
         self.assertEqual("{}", os.readlink(self.root / "records" / "layer" / "a%2F..%2Fb.json"))
 
-    def test_modes(self) -> None:
+    def test_owner_and_group_may_read_others_may_not_whatever_the_umask(self) -> None:
         """Owner and group may read, others may not, whatever the umask."""
         for number, umask in enumerate((0o000, 0o022, 0o077)):
             self.root = self.root.with_name(f"umask-{number}")
@@ -202,7 +202,7 @@ class LayoutTests(DirectoryCase):
         os.mkdir(os.fsencode(directory) + b"/\xff.json")
         self.assertEqual(["key"], list(self.finish(storage.list_records("layer"))))
 
-    def test_unusable(self) -> None:
+    def test_directory_that_cannot_be_made_is_an_error_of_the_start_and_is_named(self) -> None:
         """A directory that cannot be made is an error of the start, and is named."""
         self.root.write_bytes(b"a file")
         with self.assertRaises(StorageError) as caught:
@@ -223,7 +223,7 @@ class LayoutTests(DirectoryCase):
 class RestartTests(DirectoryCase):
     """Tests of the state that a daemon finds after a restart."""
 
-    def test_keeps(self) -> None:
+    def test_restart_loses_nothing(self) -> None:
         """A restart loses nothing."""
         storage = self.open_storage()
         self.store(storage)
@@ -338,13 +338,13 @@ class RestartTests(DirectoryCase):
         """A description without bytes is no blob."""
         self.damaged(lambda: self.blob().unlink())
 
-    def test_truncated(self) -> None:
+    def test_bytes_that_have_become_fewer_are_no_blob_and_the_log_says_so(self) -> None:
         """Bytes that have become fewer are no blob, and the log says so."""
         with logged() as events:
             self.damaged(lambda: os.truncate(self.blob(), 3))
         self.assertTrue([event for event in events if event.get("expected") == len(DATA)])
 
-    def test_grown(self) -> None:
+    def test_file_that_has_grown_is_no_blob(self) -> None:
         """Nor are bytes that have become more."""
         self.damaged(lambda: os.truncate(self.blob(), 300))
 
@@ -649,7 +649,7 @@ class CrashTests(DirectoryCase):
 
         return check
 
-    def test_blob(self) -> None:
+    def test_blob_is_there_whole_or_not_at_all(self) -> None:
         """A blob is there whole or not at all; the next start sweeps, and it can be made again."""
         seen: set[str] = set()
         died = self.crash_everywhere(self.store, self.check_blob(seen))
@@ -1078,7 +1078,7 @@ class ThreadTests(TestCase):
             await writing
         self.assert_nothing_left()
 
-    async def test_recorded(self) -> None:
+    async def test_blob_and_its_record_go_through_a_thread_together(self) -> None:
         """A blob and its record go through a thread together; the first record stays."""
         for value in (b"1", b"2"):
             writer = await self.storage.create()

@@ -59,7 +59,7 @@ class PolicyTests(Unhurried):
         self.assertEqual(done.total, self.inventory().total)
         self.assert_sound()
 
-    def test_garbage(self) -> None:
+    def test_unreferenced_blob_is_removed_after_the_grace(self) -> None:
         """An unreferenced blob is removed with its record once it is older than the grace."""
         self.image("one", b"1")
         self.layer(b"stray")
@@ -71,7 +71,7 @@ class PolicyTests(Unhurried):
         self.assertEqual({"one"}, self.images())
         self.assert_sound()
 
-    def test_age(self) -> None:
+    def test_images_that_were_not_pulled_for_long_go_with_what_only_they_name(self) -> None:
         """Images that were not pulled for long go, with what only they name."""
         old = self.image("old", b"own", b"shared")
         self.image("new", b"shared", b"other")
@@ -86,7 +86,7 @@ class PolicyTests(Unhurried):
         self.assertEqual(["n-new/latest"], finish(self.storage.list_records("served")))
         self.assert_sound()
 
-    def test_size(self) -> None:
+    def test_images_pulled_longest_ago_go_first(self) -> None:
         """Those pulled longest ago go first, and no more than need to."""
         for number in range(5):
             manifests = self.image(f"image-{number}", b"%d" % number * 10_000)
@@ -98,7 +98,7 @@ class PolicyTests(Unhurried):
         self.assertEqual(done.total, self.inventory().total)
         self.assert_sound()
 
-    def test_grace(self) -> None:
+    def test_images_pulled_lately_stay_whatever_their_size_and_result_says_so(self) -> None:
         """Images pulled lately stay, whatever their size, and the result says so."""
         self.image("one", b"1" * 10_000)
         self.age(DAY)  # a little older than the grace, but a mark may be old
@@ -161,7 +161,7 @@ class PolicyTests(Unhurried):
         self.assertEqual([], os.listdir(self.root / "tmp"))
         self.assert_sound()
 
-    def test_purge(self) -> None:
+    def test_purging_removes_images_just_pulled(self) -> None:
         """Purging removes images just pulled, but not blobs that other images name."""
         self.image("one", b"own", b"shared")
         self.image("two", b"shared")
@@ -407,7 +407,7 @@ class RaceTests(StoreCase):
 class CrashTests(Unhurried):
     """A collection dies before each of its changes to the file system in turn."""
 
-    def test_crash(self) -> None:
+    def test_crash_leaves_nothing_dangling(self) -> None:
         """Nothing dangles then, the next one finishes the work, and nothing is left over."""
         modules = (
             files,

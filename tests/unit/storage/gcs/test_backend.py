@@ -140,7 +140,7 @@ class LookTests(GcsCase):
         with self.assertRaises(StorageUnavailable):
             finish(self.storage.missing([digest]))
 
-    def test_refused(self) -> None:
+    def test_403_is_not_missing_wherever_it_is_answered(self) -> None:
         """403 is not "missing", wherever it is answered."""
         digest = self.put()
         self.bucket.fail("*", "status", 403, times=1000)
@@ -202,7 +202,7 @@ class ReadTests(GcsCase):
         finish(self.storage.put(b"right", MANIFEST))
         self.assertEqual(b"right", finish(self.storage.read(digest)))
 
-    def test_vanished(self) -> None:
+    def test_blob_that_vanishes_after_it_was_seen_is_unknown(self) -> None:
         """A blob that vanishes after it was seen is unknown."""
         digest = self.put()
         finish(self.storage.stat(digest))
@@ -226,7 +226,7 @@ class StreamTests(GcsCase):
         assert isinstance(source, Stream)
         return source
 
-    def test_pieces(self) -> None:
+    def test_stream_comes_in_pieces_over_one_connection(self) -> None:
         """It comes in pieces, over one connection."""
 
         async def sizes() -> list[int]:
@@ -237,7 +237,7 @@ class StreamTests(GcsCase):
 
     @settings(contract, max_examples=12)
     @given(st.tuples(st.integers(0), st.integers(0)))
-    def test_parts(self, bounds: tuple[int, int]) -> None:
+    def test_any_part_of_it_can_be_streamed(self, bounds: tuple[int, int]) -> None:
         """Any part of it can be streamed."""
         start = bounds[0] % len(BLOB)
         part = ByteRange(start=start, stop=start + 1 + bounds[1] % (len(BLOB) - start))
@@ -256,7 +256,7 @@ class StreamTests(GcsCase):
                 self.assertEqual(BLOB[1000 : 2 * PIECE], finish(drain(self.stream(part))))
                 self.assertEqual(0, self.bucket.state()["faults"])
 
-    def test_damaged(self) -> None:
+    def test_damage_ends_a_stream_before_its_last_piece(self) -> None:
         """Damage ends a stream before its last piece: no client takes it for whole."""
         self.bucket.fail("media", "flip")
         received = b""
@@ -270,7 +270,7 @@ class StreamTests(GcsCase):
             finish(receive())
         self.assertEqual(2 * PIECE, len(received))
 
-    def test_replaced(self) -> None:
+    def test_blob_that_is_replaced_or_vanishes_while_it_is_streamed_ends_stream(self) -> None:
         """A blob that is replaced, or vanishes, while it is streamed ends the stream."""
         for replace in (True, False):
             self.digest = self.put()
@@ -282,7 +282,7 @@ class StreamTests(GcsCase):
                 finish(anext(chunks))  # type: ignore[arg-type]  # it is a coroutine
             self.clock.advance(SEEN_BLOB_TTL_SECONDS + 1)
 
-    def test_closed(self) -> None:
+    def test_stream_that_is_closed_early_lets_go_of_its_connection(self) -> None:
         """A stream that is closed early lets go of its connection."""
         chunks: Any = self.stream().chunks
         self.assertEqual(BLOB[:PIECE], finish(anext(chunks)))
@@ -290,7 +290,7 @@ class StreamTests(GcsCase):
         with self.assertRaises(StorageError):
             finish(anext(chunks))
 
-    def test_unavailable(self) -> None:
+    def test_fault_that_stays_is_given_up_after_a_while(self) -> None:
         """A fault that stays is given up after a while."""
         self.storage = self.make(BRIEF, redirect=False)
         self.bucket.fail("media", "status", 503, times=1000)
@@ -316,7 +316,7 @@ class RedirectTests(GcsCase):
         assert isinstance(source, Redirect)
         self.url = source.url
 
-    def test_signed(self) -> None:
+    def test_url_is_good_for_its_object_and_for_nothing_else(self) -> None:
         """A URL is good for its object, and for nothing else."""
         self.assertEqual(200, self.status(self.url))
         other = self.put(b"other").removeprefix("sha256:")
@@ -330,7 +330,7 @@ class RedirectTests(GcsCase):
         ):
             self.assertEqual(403, self.status(altered), altered)
 
-    def test_expiry(self) -> None:
+    def test_url_is_valid_for_five_minutes(self) -> None:
         """A URL is valid for five minutes."""
         self.addCleanup(fake_gcs().skew, 0)
         fake_gcs().skew(290)
@@ -406,7 +406,7 @@ class RecordTests(GcsCase):
         self.bucket.put("records/image.long/0", b"%ff\n")
         self.assertEqual(["key"], finish(self.storage.list_records("image")))
 
-    def test_pages(self) -> None:
+    def test_listing_is_read_to_its_last_page_past_faults_between_pages(self) -> None:
         """A listing is read to its last page, past faults between pages."""
         for number in range(7):
             self.bucket.put(f"records/image/{number}", b"{}")
@@ -420,7 +420,7 @@ class RecordTests(GcsCase):
 class TaskTests(GcsCase):
     """Tests of tasks without a waiter."""
 
-    def test_stopped(self) -> None:
+    def test_task_that_is_stopped_makes_no_more_requests(self) -> None:
         """A task that is stopped makes no more requests."""
         objects = make_objects(self.bucket, evolve(HASTY, total=60))
         self.bucket.fail("stat", "status", 503, times=1000)

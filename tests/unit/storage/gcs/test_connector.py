@@ -76,7 +76,7 @@ class ReachCase(SynchronousTestCase):
 class BucketConnectorTests(ReachCase):
     """The bucket is reached, now, later, or never."""
 
-    def test_reached(self) -> None:
+    def test_bucket_that_can_be_used_is_ready(self) -> None:
         """A bucket that can be used is ready, and what was tried leaves nothing in it."""
         storage = self.start()
         self.assertEqual((), storage.faults())
@@ -129,7 +129,7 @@ class BucketConnectorTests(ReachCase):
         settings = evolve(settings_for(self.bucket), credentials=path)
         self.refused("credentials", settings=settings)
 
-    def test_unreachable(self) -> None:
+    def test_service_that_cannot_be_reached_is_tried_again_with_growing_pauses(self) -> None:
         """A service that cannot be reached is tried again, with growing pauses."""
         # Taken, so that nobody else gets it, and not listened on.
         closed = socket.socket()
@@ -167,7 +167,7 @@ class BucketConnectorTests(ReachCase):
             self.assertEqual((), storage.faults())
         self.assertEqual([], self.given_up)
 
-    def test_waiting(self) -> None:
+    def test_operations_during_the_first_try_to_reach_the_bucket_wait_for_it(self) -> None:
         """Operations during the first try to reach the bucket wait for it."""
         workers = HeldWorkers()
         storage = self.make(workers=workers)
@@ -195,7 +195,7 @@ class BucketConnectorTests(ReachCase):
         finish(storage.stop())
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_unexpected(self) -> None:
+    def test_unexpected_exception_ends_the_daemon_too_and_is_logged(self) -> None:
         """An unexpected exception ends the daemon too, and is logged."""
 
         def fail(_stop: Event) -> Bucket:
@@ -221,7 +221,7 @@ class SweepTests(ReachCase):
         self.start()
         self.assertEqual({"staging/young", "layers/old"}, set(self.bucket.things()))
 
-    def test_fault(self) -> None:
+    def test_sweep_that_fails_does_no_harm(self) -> None:
         """A sweep that fails does no harm."""
         self.bucket.put("staging/old", b"half", age=2 * DAY)
         self.bucket.fail("delete", "status", 403, skip=1)
@@ -232,7 +232,7 @@ class SweepTests(ReachCase):
         self.start()
         self.assertEqual(1, len(self.bucket.things()))
 
-    def test_bounds(self) -> None:
+    def test_one_sweep_deletes_no_more_than_a_limit(self) -> None:
         """One sweep deletes no more than a limit."""
         for number in range(5):
             self.bucket.put(f"staging/{number}", b"", age=2 * DAY)

@@ -117,7 +117,7 @@ class ChoiceTests(SigningCase):
         self.assertTrue(urls.blocking)
         self.check(urls)
 
-    def test_nobody(self) -> None:
+    def test_credentials_that_cannot_sign_yield_the_public_urls(self) -> None:
         """Credentials that cannot sign yield the public URLs."""
         for credentials in (AnonymousCredentials(), PersonsCredentials()):
             self.connection = evolve(self.connection, credentials=credentials)
@@ -178,7 +178,7 @@ class IamTests(SigningCase):
         state = fake_gcs().control("state")
         return sum(name == "sign" for name, _ in state["log"])
 
-    def test_kept(self) -> None:
+    def test_url_is_signed_once_and_then_known(self) -> None:
         """A URL is signed once, and then known."""
         fake_gcs().control("heal")
         self.assertIsNone(self.urls.known("layers/x"))
@@ -194,7 +194,7 @@ class IamTests(SigningCase):
             self.urls = self.make(HASTY)
             self.check(self.urls)
 
-    def test_unavailable(self) -> None:
+    def test_fault_that_stays_is_given_up_and_the_next_url_is_signed(self) -> None:
         """A fault that stays is given up, and the next URL is signed."""
         fake_gcs().control("fault", where="sign", action="status", value=503, times=1000)
         self.urls = self.make(BRIEF)
@@ -203,14 +203,14 @@ class IamTests(SigningCase):
         fake_gcs().control("heal")
         self.check(self.urls)
 
-    def test_refused(self) -> None:
+    def test_account_that_may_not_sign_is_told_what_it_needs(self) -> None:
         """An account that may not sign is told what it needs."""
         fake_gcs().control("fault", where="sign", action="status", value=403, times=10)
         with self.assertRaises(StorageRefused) as caught:
             self.urls.url("layers/x", Event())
         self.assertIn("iam.serviceAccountTokenCreator", caught.exception.message)
 
-    def test_stopped(self) -> None:
+    def test_signature_without_a_waiter_is_not_asked_for(self) -> None:
         """A signature without a waiter is not asked for."""
         stop = Event()
         stop.set()

@@ -99,7 +99,9 @@ class ThreadTests(TestCase):
         with self.assertRaises(ShuttingDown):
             await self.storage.create()
 
-    async def test_streams(self) -> None:
+    async def test_blobs_pass_through_while_others_do_and_client_may_leave_at_any_time(
+        self,
+    ) -> None:
         """Blobs pass through while others do, and a client may leave at any time."""
         storage = await self.make(redirect=False)
         info = await storage.put(BLOB, LAYER)

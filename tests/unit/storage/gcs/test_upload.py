@@ -125,7 +125,7 @@ class UploadCase(SynchronousTestCase):
 class LargeTests(UploadCase):
     """Blobs of several chunks, which are staged and promoted."""
 
-    def test_requests(self) -> None:
+    def test_upload_takes_a_session_four_chunks_stats_of_the_objects_and_a_move(self) -> None:
         """An upload takes a session, four chunks, stats of the objects, and a move."""
         self.upload()
         self.assertEqual(
@@ -153,7 +153,7 @@ class LargeTests(UploadCase):
         self.upload()
         self.assert_published()
 
-    def test_sizes(self) -> None:
+    def test_blob_may_end_anywhere_at_the_end_of_a_chunk_too(self) -> None:
         """A blob may end anywhere, at the end of a chunk too."""
         for size in (CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1):
             self.storage = self.make()
@@ -235,7 +235,7 @@ class LargeTests(UploadCase):
                 self.fails(UploadLost)
                 self.assert_nothing()
 
-    def test_stall(self) -> None:
+    def test_service_that_does_not_answer_is_asked_again(self) -> None:
         """A service that does not answer is asked again."""
         self.storage = self.make(evolve(HASTY, read=0.1))
         for where in ("start", "chunk", "final", "move"):
@@ -243,7 +243,7 @@ class LargeTests(UploadCase):
         self.upload()
         self.assert_published()
 
-    def test_unavailable(self) -> None:
+    def test_fault_that_stays_is_given_up_after_a_while_wherever_it_is(self) -> None:
         """A fault that stays is given up after a while, wherever it is."""
         for where in ("start", "chunk", "final", "stat", "move"):
             with self.subTest(where=where):
@@ -284,7 +284,7 @@ class LargeTests(UploadCase):
         self.assertEqual([], self.bucket.log("move"))
         self.assert_published()
 
-    def test_damaged(self) -> None:
+    def test_object_under_name_of_digest_that_has_other_content_is_replaced(self) -> None:
         """An object under the name of a digest that has other content is replaced."""
         self.bucket.put("layers/" + hashlib.sha256(DATA).hexdigest(), b"something else")
         self.upload()
@@ -338,7 +338,7 @@ class LargeTests(UploadCase):
         self.fails(UploadLost)
         self.assert_nothing()
 
-    def test_race(self) -> None:
+    def test_two_instances_with_the_same_blob_both_succeed_and_it_is_stored_once(self) -> None:
         """Two instances with the same blob both succeed, and it is stored once."""
         other = make_storage(self.bucket)
         finish(other.start())
@@ -371,7 +371,7 @@ class LargeTests(UploadCase):
 class BodyTests(SynchronousTestCase):
     """Tests of the bodies that requests send."""
 
-    def test_pieces(self) -> None:
+    def test_body_comes_in_pieces_and_as_often_as_it_is_asked_for(self) -> None:
         """A body comes in pieces, and as often as it is asked for."""
         body = Body(DATA, stop=Event())
         for _ in range(2):
@@ -380,7 +380,7 @@ class BodyTests(SynchronousTestCase):
             self.assertLessEqual(max(map(len, pieces)), CHUNK)
         self.assertEqual(len(DATA), len(body))
 
-    def test_stopped(self) -> None:
+    def test_body_ends_with_an_error_once_its_upload_is_stopped(self) -> None:
         """A body ends with an error once its upload is stopped."""
         stop = Event()
         pieces = iter(Body(DATA, stop=stop))
@@ -426,7 +426,7 @@ def _receive_slowly(server: socket.socket, size: int) -> float:
 class SmallTests(UploadCase):
     """Blobs of one chunk, which are one request."""
 
-    def test_requests(self) -> None:
+    def test_small_upload_takes_a_stat_and_one_request(self) -> None:
         """A small upload takes a stat and one request."""
         self.upload(SMALL)
         self.assertEqual([("stat", 404), ("multipart", 200)], self.bucket.log())
@@ -442,7 +442,7 @@ class SmallTests(UploadCase):
                     self.upload(SMALL)
                     self.assert_published(SMALL)
 
-    def test_empty(self) -> None:
+    def test_blob_without_bytes_is_a_blob(self) -> None:
         """A blob without bytes is a blob."""
         info = self.upload(b"")
         self.assertEqual(0, info.size)
@@ -463,7 +463,7 @@ class SmallTests(UploadCase):
                 self.assertEqual([], self.bucket.log("chunk"))
                 self.assert_published(data[:size])
 
-    def test_reason(self) -> None:
+    def test_services_own_words_are_passed_on(self) -> None:
         """The service's own words are passed on."""
         self.bucket.fail("multipart", "status", 409)
         self.assertIn("a fault of status 409", self.fails(StorageError, SMALL).reason)
@@ -486,13 +486,13 @@ class SmallTests(UploadCase):
         self.assertEqual(2, len(self.bucket.log("multipart")))
         self.assert_nothing()
 
-    def test_damaged(self) -> None:
+    def test_object_under_name_of_digest_that_has_other_content_is_replaced(self) -> None:
         """An object under the name of a digest that has other content is replaced."""
         self.bucket.put("layers/" + hashlib.sha256(SMALL).hexdigest(), b"something else")
         self.upload(SMALL)
         self.assert_published(SMALL)
 
-    def test_unavailable(self) -> None:
+    def test_fault_that_stays_is_given_up_after_a_while(self) -> None:
         """A fault that stays is given up after a while."""
         for where in ("stat", "multipart"):
             self.storage = self.make(BRIEF)
@@ -500,7 +500,7 @@ class SmallTests(UploadCase):
             self.fails(StorageUnavailable, SMALL)
             self.assert_nothing()
 
-    def test_refused(self) -> None:
+    def test_missing_permission_of_the_account_is_reported_as_storagerefused(self) -> None:
         """A missing permission of the account is reported as StorageRefused."""
         self.bucket.fail("stat", "status", 403, times=10)
         with self.assertRaises(StorageRefused):
@@ -527,7 +527,7 @@ class EndTests(UploadCase):
         count: int = self.bucket.state()["sessions"]
         return count
 
-    def test_abort(self) -> None:
+    def test_upload_that_is_aborted_because_the_packer_failed_leaves_nothing(self) -> None:
         """An upload that is aborted, because the packer failed, leaves nothing."""
         writer = self.begin()
         self.wait_for(lambda: len(self.bucket.log("chunk")) >= 2)
@@ -535,7 +535,7 @@ class EndTests(UploadCase):
         self.assertEqual([("cancel", 499)], self.bucket.log("cancel"))
         self.assert_nothing()
 
-    def test_dropped(self) -> None:
+    def test_upload_whose_writer_was_dropped_makes_no_object(self) -> None:
         """An upload whose writer was dropped makes no object."""
         writer = self.begin()
         self.wait_for(lambda: self.open_sessions() == 1)
@@ -552,7 +552,7 @@ class EndTests(UploadCase):
         gc.collect()
         self.assertEqual([], self.bucket.log())
 
-    def test_stop(self) -> None:
+    def test_daemon_that_stops_ends_its_uploads_and_writers_say_so(self) -> None:
         """A daemon that stops ends its uploads, and writers say so."""
         writer = self.begin()
         self.wait_for(lambda: self.open_sessions() == 1)
