@@ -96,7 +96,7 @@ class CleanRootCase(SynchronousTestCase):
 class QuickTests(CleanRootCase):
     """Tests of a few minutes."""
 
-    def test_user(self) -> None:
+    def test_user_is_told_command_that_installs_what_is_missing_which_root_types(self) -> None:
         """
         A user is told the command that installs what is missing, which root types; then
         the user's tests run.

@@ -112,15 +112,15 @@ class EngineTests(GcsCase):
         self.assertIn(" 307 ", daemon.log())
         self.assert_stored_once()
 
-    def test_docker(self) -> None:
+    def test_docker_pulls_from_a_bucket(self) -> None:
         """Docker."""
         self.check(docker())
 
-    def test_podman(self) -> None:
+    def test_podman_pulls_from_a_bucket(self) -> None:
         """podman."""
         self.check(podman())
 
-    def test_containerd(self) -> None:
+    def test_containerd_pulls_from_a_bucket(self) -> None:
         """containerd."""
         self.check(containerd())
 

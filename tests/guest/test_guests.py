@@ -143,15 +143,15 @@ class ContainerTests(GuestCase):
         """State of a unit with a dynamic user goes over to the static one."""
         self.check(in_container, "from_a_dynamic_user")
 
-    def test_reload(self) -> None:
+    def test_unit_is_reloaded_and_not_restarted(self) -> None:
         """It is reloaded and not restarted."""
         self.check(in_container, "reload")
 
-    def test_hardening(self) -> None:
+    def test_score_of_systemds_own_analysis_is_1_3_at_most(self) -> None:
         """The score of systemd's own analysis is 1.3 at most."""
         self.check(in_container, "hardening")
 
-    def test_commands(self) -> None:
+    def test_nixery_admin_runs_with_the_services_environment(self) -> None:
         """``nixery-admin`` runs with the service's environment."""
         self.check(in_container, "commands")
 
@@ -159,7 +159,7 @@ class ContainerTests(GuestCase):
         """With a wrong setting it ends once."""
         self.check(in_container, "unusable_configuration")
 
-    def test_socket(self) -> None:
+    def test_documented_order_lets_systemd_listen_beside_a_configured_port(self) -> None:
         """The documented order lets systemd listen, beside a configured port."""
         self.check(in_container, "passed_socket")
 
@@ -171,15 +171,15 @@ class ContainerTests(GuestCase):
         """A waiting client does not have a service started for ever that cannot start."""
         self.check(in_container, "waiting_client")
 
-    def test_instances(self) -> None:
+    def test_two_instances_serve_beside_each_other_and_see_nothing_of_each_other(self) -> None:
         """Two instances serve beside each other, and see nothing of each other."""
         self.check(in_container, "instances")
 
-    def test_credentials(self) -> None:
+    def test_key_that_only_root_can_read_reaches_the_service(self) -> None:
         """A key that only root can read reaches the service."""
         self.check(in_container, "credentials")
 
-    def test_renewal(self) -> None:
+    def test_renewed_certificate_that_a_group_can_read_needs_a_reload_only(self) -> None:
         """A renewed certificate that a group can read needs a reload only."""
         self.check(in_container, "renewal")
 
@@ -191,7 +191,7 @@ class ContainerTests(GuestCase):
         """Images may lie elsewhere."""
         self.check(in_container, "storage_elsewhere")
 
-    def test_disk(self) -> None:
+    def test_state_may_be_a_disk_of_its_own(self) -> None:
         """The state may be a disk of its own."""
         self.check(in_container, "disk")
 
@@ -199,10 +199,10 @@ class ContainerTests(GuestCase):
 class MachineTests(GuestCase):
     """Tests in a virtual machine, whose clock is its own."""
 
-    def test_installation(self) -> None:
+    def test_service_starts_and_logs_no_warning(self) -> None:
         """The service starts, and logs no warning."""
         self.check(in_machine, "installation")
 
-    def test_clock(self) -> None:
+    def test_clock_that_is_set_forward_and_back_stops_nothing(self) -> None:
         """A clock that is set forward and back stops nothing."""
         self.check(in_machine, "clock")

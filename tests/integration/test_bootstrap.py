@@ -78,13 +78,13 @@ class LockTests(SynchronousTestCase):
         self.assertEqual((done.status, len(waits)), (0, 1), done.output)
         return err.getvalue()
 
-    def test_lists(self) -> None:
+    def test_apt_get_update_waits_for_lock_of_lists_and_says_who_holds_it(self) -> None:
         """``apt-get update`` waits for the lock of the lists, and says who holds it."""
         said = self.run_beside("lists/lock", "update")
         self.assertIn(f"waiting for another run of apt ({self.directory}/lists/lock", said)
         self.assertIn("which process", said)
 
-    def test_archives(self) -> None:
+    def test_users_of_archives_wait_for_their_lock(self) -> None:
         """So does what uses the archives."""
         said = self.run_beside("archives/lock", "clean")
         self.assertIn("archives/lock", said)

@@ -47,7 +47,7 @@ class PrepareImageTests(SynchronousTestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         return json.loads(result.stdout)
 
-    def test_prepared(self) -> None:
+    def test_packages_what_was_left_out_and_the_closure_are_printed(self) -> None:
         """The packages, what was left out, and the closure are printed."""
         image = self.prepared("dependent", "multi.dev/uppercase")
         self.assertEqual(
@@ -66,7 +66,7 @@ class PrepareImageTests(SynchronousTestCase):
         self.assertEqual(graph["dependent-1"]["references"], [graph["plain-1.2"]["path"]])
         self.assertGreater(graph["plain-1.2"]["nar_size"], 100)
 
-    def test_options(self) -> None:
+    def test_options_win_over_the_environment(self) -> None:
         """Options win over the environment."""
         (self.directory / "set.nix").write_text(
             "{ system }: { x = derivation { name = system; inherit system;"
@@ -76,7 +76,7 @@ class PrepareImageTests(SynchronousTestCase):
         image = self.prepared("--path", path, "--system", "x86_64-linux", "x")
         self.assertEqual(image["packages"][0]["name"], "x86_64-linux")
 
-    def test_failures(self) -> None:
+    def test_failure_exits_with_1_and_says_why_once(self) -> None:
         """The command exits with 1 if it cannot prepare an image, and says why in one place."""
         for name, text in {
             "plian": "there is no package plian (did you mean plain?)",
@@ -87,7 +87,7 @@ class PrepareImageTests(SynchronousTestCase):
             self.assertIn(text, result.stderr)
             self.assertNotIn("Traceback", result.stderr)
 
-    def test_usage(self) -> None:
+    def test_wrong_call_exits_with_2(self) -> None:
         """A wrong call exits with 2."""
         for arguments, text in (
             ((), "usage:"),
@@ -99,7 +99,7 @@ class PrepareImageTests(SynchronousTestCase):
             self.assertEqual((result.returncode, result.stdout), (2, ""), result.stderr)
             self.assertIn(text, result.stderr)
 
-    def test_interrupted(self) -> None:
+    def test_interrupt_ends_the_builds_too_and_leaves_nothing(self) -> None:
         """An interrupt ends the builds too, and leaves nothing."""
         with subprocess.Popen(
             [*INTERRUPTIBLE, *COMMAND, "slow"],

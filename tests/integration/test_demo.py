@@ -118,7 +118,7 @@ class AptTests(SynchronousTestCase):
         apt.update()
         self.assertIsNone(apt.record("nothing"))
 
-    def test_offline(self) -> None:
+    def test_missing_network_is_told(self) -> None:
         """Without a network it is that which is told, and not that apt has no sources."""
         with socket.socket() as unused:
             # Bound and not listening: a connection is refused.
@@ -176,12 +176,12 @@ class ProgramTests(SetTestCase):
     def output(self, package: str, *argv: str, **environ: str) -> str:
         return checked(build(package) / argv[0], *argv[1:], environ=environ)
 
-    def test_shell(self) -> None:
+    def test_bash_is_there_by_both_of_its_names_and_as_sh(self) -> None:
         """Bash is there by both of its names, and as sh."""
         self.assertEqual(build("bash"), build("bashInteractive"))
         self.assertEqual(self.output("bashInteractive", "bin/sh", "-c", "echo $((6*7))"), "42\n")
 
-    def test_perl(self) -> None:
+    def test_perl_finds_its_modules_and_so_does_a_perl_that_perl_starts(self) -> None:
         """Perl finds its modules, and so does a Perl that Perl starts."""
         script = (
             "use POSIX; use Storable; use Encode; use Digest::SHA;"
@@ -202,7 +202,7 @@ class ProgramTests(SetTestCase):
         )
         self.assertIn("ago something", done.stdout)
 
-    def test_python(self) -> None:
+    def test_python_has_its_extension_modules_terminals_and_certificates(self) -> None:
         """Python has its extension modules, terminals and certificates."""
         script = (
             "import bz2, ctypes, curses, hashlib, json, lzma, readline, sqlite3, ssl, uuid, zlib;"
@@ -227,7 +227,7 @@ class ProgramTests(SetTestCase):
         printed = checked(self.directory / "bin/python3", "-c", script)
         self.assertEqual(printed, f"{packages}/requests/__init__.py True\n")
 
-    def test_git(self) -> None:
+    def test_git_makes_clones_and_runs(self) -> None:
         """Git makes a repository from its templates, clones it, and runs shell commands."""
         git = build("git") / "bin/git"
         environ = {
@@ -310,12 +310,12 @@ class _Greeting(http.server.BaseHTTPRequestHandler):
 
 
 class PackageTests(SetTestCase):
-    def test_references(self) -> None:
+    def test_package_refers_to_what_it_uses(self) -> None:
         """A package refers to what it uses, and to nothing else it was built with."""
         names = closure(build("hello"))
         self.assertEqual({re.sub("-[0-9].*", "", name) for name in names}, {"hello", "glibc"})
 
-    def test_outputs(self) -> None:
+    def test_curl_is_cut_into_outputs(self) -> None:
         """curl is cut into outputs, whose references go from programs to libraries only."""
         parts = {output: build(f"curl!{output}") for output in ("bin", "dev", "out", "man")}
         self.assertTrue((parts["bin"] / "bin/curl").is_file())
@@ -329,7 +329,7 @@ class PackageTests(SetTestCase):
             evaluate('(set "x86_64-linux").curl.meta.outputsToInstall'), ["bin", "man"]
         )
 
-    def test_arm64(self) -> None:
+    def test_other_system_has_programs_of_its_own(self) -> None:
         """For the other system there are programs of its own, which use their own loader."""
         program = build("hello", "aarch64-linux") / "bin/hello"
         content = program.read_bytes()
@@ -340,7 +340,7 @@ class PackageTests(SetTestCase):
         loaded = Path(loader.group().rstrip(b"\0").decode()).read_bytes()
         self.assertEqual(int.from_bytes(loaded[18:20], "little"), 183)
 
-    def test_lazy(self) -> None:
+    def test_build_of_one_package_fetches_nothing_of_the_others(self) -> None:
         """A build of one package fetches nothing of the others."""
         derivation = evaluate('(set "x86_64-linux").hello.drvPath')
         assert isinstance(derivation, str)
@@ -367,12 +367,12 @@ class PackageTests(SetTestCase):
             )
             self.assertEqual(answer, refused)
 
-    def test_failing(self) -> None:
+    def test_package_that_is_there_to_fail_does_and_says_so(self) -> None:
         """The package that is there to fail does, and says so."""
         failure = self.assertRaises(AssertionError, build, "failing")
         self.assertIn("the sixth step failed", str(failure))
 
-    def test_vanished(self) -> None:
+    def test_failure_because_mirror_has_dropped_file_says_how_to_get_new_lock(self) -> None:
         """A failure because a mirror has dropped a file says how to get a new lock."""
         copy = self.directory / "set"
         shutil.copytree(demo_set(), copy)
@@ -398,7 +398,7 @@ class PackageTests(SetTestCase):
         )
         self.assertIn("nix/demo/start --prepare-only --directory", done.stderr)
 
-    def test_reproducible(self) -> None:
+    def test_unit_that_is_built_again_is_the_same_bit_for_bit(self) -> None:
         """A unit that is built again is the same, bit for bit."""
         derivation = checked(
             "nix-store", "--query", "--deriver", build("bash"), environ=nix_environment()

@@ -97,7 +97,7 @@ class UnitTests(SetTestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return Path(done.stdout.strip())
 
-    def test_alternatives(self) -> None:
+    def test_alternatives_are_links(self) -> None:
         """Names that Debian makes at the installation are links, and nothing is run for them."""
         out = self.built(
             {

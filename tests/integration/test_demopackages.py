@@ -134,7 +134,7 @@ class EveryPackageTests(SetTestCase):
                 ]
                 self.assertIn(expected, checked(program, *argv[1:]))
 
-    def test_links(self) -> None:
+    def test_no_link_in_any_store_path_leads_nowhere(self) -> None:
         """No link in any store path leads nowhere."""
         dangling = [
             f"{path} -> {os.readlink(path)}"
@@ -144,7 +144,7 @@ class EveryPackageTests(SetTestCase):
         ]
         self.assertEqual(dangling, [])
 
-    def test_libraries(self) -> None:
+    def test_every_library_that_a_file_is_linked_to_is_found_and_in_the_store(self) -> None:
         """Every library that a file is linked to is found, and in the store."""
         [loader] = (build("glibc") / "lib").glob("*/ld-linux-*")
         wrong = []
@@ -166,7 +166,7 @@ class EveryPackageTests(SetTestCase):
         self.assertEqual(wrong, [])
         self.assertGreater(count, 300)
 
-    def test_interpreters(self) -> None:
+    def test_script_starts_an_interpreter_of_its_closure(self) -> None:
         """A script starts an interpreter of its closure, or one that an image has in /bin."""
         provided = {
             f"/bin/{program.name}"
@@ -189,14 +189,14 @@ class EveryPackageTests(SetTestCase):
                     wrong.append(f"{path}: {interpreter}")
         self.assertEqual(wrong, [])
 
-    def test_popularity(self) -> None:
+    def test_popularity_data_beside_the_lock_know_the_packages_of_this_release(self) -> None:
         """The popularity data beside the lock know the packages of this release."""
         known = parse_popularity((demo_set() / "popularity.json").read_bytes()).transitive
         names = {package_name(path.name[33:]) for path in packages_closure()}
         unknown = sorted(names - known.keys())
         self.assertLess(len(unknown), (1 - KNOWN_TO_POPULARITY) * len(names), unknown)
 
-    def test_release(self) -> None:
+    def test_lock_says_which_release_of_debian_it_was_made_on(self) -> None:
         """The lock says which release of Debian it was made on."""
         lock = json.loads((demo_set() / "lock.json").read_bytes())
         release = re.match(r"\d+", Path("/etc/debian_version").read_text(encoding="utf-8"))

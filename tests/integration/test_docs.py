@@ -74,7 +74,7 @@ class BuiltTests(SynchronousTestCase):
         self.root = root
         self.pages = read_pages(root)
 
-    def test_complete(self) -> None:
+    def test_there_are_the_pages_their_search_index_and_the_start(self) -> None:
         """There are the pages, their search index, and the start."""
         self.assertGreater(len(self.pages), 15)
         for page in ("", "tutorial/", "configuration/", "troubleshooting/", "search/"):
@@ -112,7 +112,7 @@ class BuiltTests(SynchronousTestCase):
                 target = path.parent / url.strip("\"'")
                 self.assertTrue(target.is_file(), (path.name, url))
 
-    def test_links(self) -> None:
+    def test_links_within_the_documentation_lead_to_a_page_and_to_a_place_on_it(self) -> None:
         """Links within the documentation lead to a page, and to a place on it."""
         seen = 0
         for name, page in self.pages.items():
@@ -134,7 +134,7 @@ class BuiltTests(SynchronousTestCase):
                     self.assertIn(unquote(parts.fragment), self.pages[address].ids, (name, url))
         self.assertGreater(seen, 100)
 
-    def test_readable(self) -> None:
+    def test_each_page_has_a_language_and_one_heading(self) -> None:
         """Each page has a language, one heading of the first order, and a text to skip to."""
         for name, page in self.pages.items():
             tags = [tag for tag, _ in page.elements]
@@ -148,7 +148,7 @@ class BuiltTests(SynchronousTestCase):
                 if tag == "img":
                     self.assertIn("alt", given, name)
 
-    def test_reachable(self) -> None:
+    def test_every_page_is_in_the_contents_that_stand_on_every_page(self) -> None:
         """Every page is in the contents that stand on every page."""
         links = {given.get("href", "") for tag, given in self.pages[""].elements if tag == "a"}
         for name in self.pages:

@@ -101,7 +101,7 @@ class GcsStartTests(SynchronousTestCase):
         self.assertNotIn("Traceback", output)
         return output
 
-    def test_ready(self) -> None:
+    def test_service_becomes_ready_and_ends_in_good_order(self) -> None:
         """It becomes ready, and ends in good order."""
         process = self.start("--gcs-endpoint", fake_gcs().url)
         self.wait_for(200, "ok")
@@ -123,7 +123,7 @@ class GcsStartTests(SynchronousTestCase):
             GOOGLE_APPLICATION_CREDENTIALS=str(self.directory / "none.json"),
         )
 
-    def test_unreachable(self) -> None:
+    def test_service_that_cannot_be_reached_is_waited_for(self) -> None:
         """
         A service that cannot be reached is waited for: the daemon listens, is healthy
         and not ready, says what it waits for, and ends in good order.

@@ -79,7 +79,7 @@ class TerminalTests(SynchronousTestCase):
             self.assertIsNone(self.child.poll(), "the daemon has ended")
             time.sleep(0.1)
 
-    def test_closed(self) -> None:
+    def test_closing_the_terminal_ends_the_daemon_in_good_order(self) -> None:
         """Closing the terminal ends the daemon in good order; the log tells that it would."""
         master = self.start(f"--logfile={self.log}")
         self.wait_for("Listening on")
@@ -101,7 +101,7 @@ class TerminalTests(SynchronousTestCase):
         self.child.wait(120)
         self.assertFalse((self.directory / "socket").exists())
 
-    def test_nohup(self) -> None:
+    def test_with_nohup_the_daemon_outlives_its_terminal_and_the_signal_reloads(self) -> None:
         """With ``nohup`` the daemon outlives its terminal, and the signal reloads."""
         master = self.start(f"--logfile={self.log}", hangup="SIG_IGN")
         self.wait_for("Listening on")
@@ -146,7 +146,7 @@ class HangupTests(SynchronousTestCase):
         )
         return done.stderr
 
-    def test_foreground(self) -> None:
+    def test_in_the_foreground_of_its_controlling_terminal_it_ends(self) -> None:
         """In the foreground of its controlling terminal it ends."""
         self.assertEqual(self.answer(_CONTROLLING), "True")
 
@@ -155,7 +155,7 @@ class HangupTests(SynchronousTestCase):
         before = f"{_CONTROLLING}; os.dup2(os.open('/dev/null', os.O_RDONLY), 0)"
         self.assertEqual(self.answer(before), "False")
 
-    def test_closed(self) -> None:
+    def test_standard_input_is_closed(self) -> None:
         """Standard input is closed."""
         self.assertEqual(self.answer(f"{_CONTROLLING}; os.close(0)"), "False")
 
@@ -163,7 +163,7 @@ class HangupTests(SynchronousTestCase):
         """Standard input is a terminal, and not the controlling one."""
         self.assertEqual(self.answer("os.setsid()"), "False")
 
-    def test_background(self) -> None:
+    def test_process_is_in_the_background_of_its_terminal(self) -> None:
         """The process is in the background of its terminal."""
         before = f"""
 {_CONTROLLING}
@@ -175,7 +175,7 @@ os.setpgid(0, 0)
 """
         self.assertEqual(self.answer(before), "False")
 
-    def test_ignored(self) -> None:
+    def test_signal_was_ignored_at_the_start(self) -> None:
         """The signal was ignored at the start."""
         before = f"{_CONTROLLING}; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
         self.assertEqual(self.answer(before), "False")

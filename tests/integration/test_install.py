@@ -54,7 +54,7 @@ class InstallationTests(SynchronousTestCase):
                         (installed / target / relative).is_file(), f"{source}/{relative}"
                     )
 
-    def test_resources(self) -> None:
+    def test_installed_package_finds_its_own_files(self) -> None:
         """The installed package finds its own files."""
         script = "from nixery.runtime.data_files import *; print(nix_directory(), web_directory())"
         done = self.run_python("-c", script)
@@ -63,7 +63,7 @@ class InstallationTests(SynchronousTestCase):
         self.assertTrue((nix / "resolve.nix").is_file())
         self.assertFalse((nix / "demo").exists())
 
-    def test_documentation(self) -> None:
+    def test_documentation_comes_along_built_and_not_its_sources(self) -> None:
         """The documentation comes along, built, and not its sources."""
         script = "from nixery.runtime.data_files import *; print(docs_directory(), web_directory())"
         done = self.run_python("-c", script)
@@ -72,7 +72,7 @@ class InstallationTests(SynchronousTestCase):
         self.assertTrue((docs / "tutorial" / "index.html").is_file())
         self.assertFalse((web / "docs").exists())
 
-    def test_plugin(self) -> None:
+    def test_twisted_finds_the_plugin_and_the_plugin_its_options(self) -> None:
         """Twisted finds the plugin, and the plugin its options."""
         done = self.run_python("-m", "twisted", "--help")
         self.assertIn("nixery", done.stdout, done.stderr)
@@ -80,7 +80,7 @@ class InstallationTests(SynchronousTestCase):
         self.assertEqual(0, done.returncode, done.stderr)
         self.assertIn("--pkgs-path=", done.stdout)
 
-    def test_commands(self) -> None:
+    def test_commands_are_where_path_would_find_them_and_run(self) -> None:
         """The commands are where PATH would find them, and run."""
         for command in ("nixery-layers", "nixery-prepare-image"):
             done = run(self.directory, str(self.python.parent / command), "--help")

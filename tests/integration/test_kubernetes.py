@@ -29,7 +29,7 @@ class KubernetesTests(SynchronousTestCase):
         documents = yaml.safe_load_all((MANIFESTS / name).read_text("utf-8"))
         return {each["kind"]: each for each in documents}
 
-    def test_schemas(self) -> None:
+    def test_resources_have_only_fields_that_kubernetes_knows(self) -> None:
         """Each resource is one, with no field that Kubernetes does not know."""
         for path in sorted(MANIFESTS.glob("*.yaml")):
             for kind, resource in self.resources(path.name).items():
@@ -70,7 +70,7 @@ class KubernetesTests(SynchronousTestCase):
             self.assertIn(directory, mounts)
             self.assertIn(f'"{directory}"', dockerfile)
 
-    def test_configuration(self) -> None:
+    def test_registry_takes_the_configuration_and_the_options_that_it_is_given(self) -> None:
         """The registry takes the configuration and the options that it is given."""
         found = self.resources("registry.yaml")
         (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]

@@ -143,7 +143,7 @@ class NixTestCase(TestCase):
 class NameTests(NixTestCase):
     """Tests of finding the package of a name."""
 
-    async def test_spellings(self) -> None:
+    async def test_exactly_then_with_before_a_digit_then_in_any_case_at_every_level(self) -> None:
         """Exactly, then with `_` before a digit, then in any case, at every level."""
         for name, attribute in {
             "plain": "plain",
@@ -159,7 +159,7 @@ class NameTests(NixTestCase):
             package = await self.package(name)
             self.assertEqual((package.attribute, package.requested), (attribute, (name,)))
 
-    async def test_exact(self) -> None:
+    async def test_exact_name_is_taken_as_it_stands_whatever_characters_it_has(self) -> None:
         """An exact name is taken as it stands, whatever characters it has."""
         for name in ("Exactly", "Twin", "tWIN", "_9Lives", "libodd++", 'quote"${dollar}'):
             self.assertEqual((await self.package(name, exact=True)).attribute, name)
@@ -167,7 +167,9 @@ class NameTests(NixTestCase):
             problem = await self.problem(name, exact=True)
             self.assertIs(problem.kind, ProblemKind.NOT_FOUND)
 
-    async def test_ambiguous(self) -> None:
+    async def test_several_candidates_are_error_that_lists_them_as_they_can_be_written(
+        self,
+    ) -> None:
         """Several candidates are an error that lists them as they can be written."""
         problem = await self.problem("twin")
         self.assertIs(problem.kind, ProblemKind.AMBIGUOUS)
@@ -201,7 +203,7 @@ class NameTests(NixTestCase):
         self.assertEqual(package.attribute, "aardvark")
         self.assertEqual(package.requested, ("PLAIN", "aardvark", "again", "plain"))
 
-    async def test_optional(self) -> None:
+    async def test_optional_packages_that_are_missing_or_are_no_packages_are_left_out(self) -> None:
         """Optional packages that are missing, or are no packages, are left out."""
         requests = [
             PackageRequest(name=name, exact=True, optional=True)
@@ -211,7 +213,7 @@ class NameTests(NixTestCase):
         self.assertEqual(evaluation.missing_optional, ("cacert", "function", "nothing"))
         self.assertEqual([package.attribute for package in evaluation.packages], ["plain"])
 
-    async def test_nothing(self) -> None:
+    async def test_image_of_no_packages_is_one_of_nothing(self) -> None:
         """An image of no packages is one of nothing."""
         evaluation = await self.evaluate()
         self.assertEqual(evaluation, Evaluation(packages=(), missing_optional=(), system=SYSTEM))
@@ -220,7 +222,7 @@ class NameTests(NixTestCase):
         self.assertEqual(dict((await self.nix.closure(())).paths), {})
         await self.nix.release(realisation)
 
-    async def test_facts(self) -> None:
+    async def test_name_version_description_and_priority_are_read_with_their_defaults(self) -> None:
         """Name, version, description and priority are read, with their defaults."""
         plain = await self.package("plain")
         self.assertEqual(
@@ -236,13 +238,13 @@ class NameTests(NixTestCase):
         for name in ("metathrows", "metaless"):
             self.assertEqual((await self.package(name)).description, "")
 
-    async def test_system(self) -> None:
+    async def test_packages_are_those_of_the_images_system(self) -> None:
         """Packages are those of the image's system."""
         evaluation = await self.evaluate("own", system=FOREIGN)
         self.assertEqual(evaluation.packages[0].name, f"own-{FOREIGN}")
         self.assertEqual(evaluation.system, FOREIGN)
 
-    async def test_refused(self) -> None:
+    async def test_paths_through_other_package_sets_and_tests_never_reach_nix(self) -> None:
         """Paths through other package sets and tests never reach Nix."""
         nix = make_nix(self.directory, environ={"PATH": "/nowhere"})
         problems = await self.problems("pkgscross.riscv64.hello", "hello.TESTS.x", "plain", nix=nix)
@@ -253,7 +255,7 @@ class NameTests(NixTestCase):
 class OutputTests(NixTestCase):
     """Tests of the choice of a package's outputs."""
 
-    async def test_chosen(self) -> None:
+    async def test_outputs_to_install_come_without_documentation(self) -> None:
         """Those to install without documentation, else `out`, else the first; or as asked."""
         for name, outputs in {
             "multi": ["bin"],
@@ -267,13 +269,13 @@ class OutputTests(NixTestCase):
             package = await self.package(name)
             self.assertEqual([output.name for output in package.outputs], outputs)
 
-    async def test_together(self) -> None:
+    async def test_package_and_an_output_of_it_are_one_package_with_both(self) -> None:
         """A package and an output of it are one package with both."""
         (package,) = (await self.evaluate("multi", "multi.dev")).packages
         self.assertEqual(package.attribute, "multi")
         self.assertEqual([output.name for output in package.outputs], ["bin", "dev"])
 
-    async def test_missing(self) -> None:
+    async def test_output_that_is_not_there_is_an_error_with_those_that_are(self) -> None:
         """An output that is not there is an error with those that are."""
         problem = await self.problem("multi.doc")
         self.assertIs(problem.kind, ProblemKind.NO_SUCH_OUTPUT)
@@ -296,7 +298,7 @@ class UseTests(NixTestCase):
             self.assertIs(problem.kind, ProblemKind.NOT_A_PACKAGE)
             self.assertIn(what, problem.message)
 
-    async def test_forbidden(self) -> None:
+    async def test_unfree_broken_insecure_and_unsupported_packages_are_told_apart(self) -> None:
         """Unfree, broken, insecure and unsupported packages are told apart."""
         expected = {
             "unfree": ProblemKind.UNFREE,
@@ -313,7 +315,7 @@ class UseTests(NixTestCase):
         insecure = next(problem for problem in problems if problem.name == "insecure")
         self.assertIn("CVE-2024-1; CVE-2024-2", insecure.message)
 
-    async def test_allowed(self) -> None:
+    async def test_package_sets_configuration_allows_them_and_so_does_the_set_itself(self) -> None:
         """The package set's configuration allows them, and so does the set itself."""
         self.assertEqual((await self.package("unfreeandallowed")).name, "unfree-4")
         for name, config in {
@@ -324,7 +326,7 @@ class UseTests(NixTestCase):
         }.items():
             await self.evaluate(name, nix=self.make(config=config))
 
-    async def test_thrown(self) -> None:
+    async def test_packages_throw_is_reported_in_its_own_words(self) -> None:
         """A package's throw is reported in its own words; the others are not affected."""
         problems = await self.problems("throwing", "plain", "throwinglater", "asserting")
         self.assertEqual(
@@ -336,7 +338,7 @@ class UseTests(NixTestCase):
         ):
             self.assertIn(text, problem.message)
 
-    async def test_fatal(self) -> None:
+    async def test_packages_that_end_an_evaluation_are_found_by_name(self) -> None:
         """All packages that end a whole evaluation are found by name, with Nix's text."""
         expected = {
             "aborting": "aborted on purpose",
@@ -353,7 +355,7 @@ class UseTests(NixTestCase):
             # The daemon's own files are not disclosed.
             self.assertNotIn("resolve.nix", problem.message)
 
-    async def test_restricted(self) -> None:
+    async def test_evaluation_reads_nothing_of_the_machine_and_builds_nothing(self) -> None:
         """An evaluation reads nothing of the machine, and builds nothing."""
         for name, text in {
             "readshost": "forbidden in restricted mode",
@@ -365,12 +367,12 @@ class UseTests(NixTestCase):
             self.assertIn(text, problem.message)
         self.assertEqual((await self.package("environment")).name, "environment-")
 
-    async def test_memory(self) -> None:
+    async def test_evaluation_that_needs_too_much_memory_is_told_by_name_with_limit(self) -> None:
         """An evaluation that needs too much memory is told by name, with the limit."""
         problem = await self.problem("hungry", nix=self.make(max_eval_memory=200 * 1024**2))
         self.assertIn("needs more than 200 MiB", problem.message)
 
-    async def test_time(self) -> None:
+    async def test_evaluation_that_takes_too_long_is_stopped(self) -> None:
         """An evaluation that takes too long is stopped."""
         with self.assertRaises(EvaluationTimedOut) as caught:
             await self.evaluate(
@@ -393,7 +395,7 @@ class SetTests(NixTestCase):
         evaluation = await self.evaluate(*names, package_set=path_set(path), **other)
         return [package.name for package in evaluation.packages]
 
-    async def test_functions(self) -> None:
+    async def test_set_is_called_with_what_it_names_among_our_arguments(self) -> None:
         """A set is called with what it names among our arguments, or with all of them."""
         called = "{ x = derivation { name = checked; inherit system; builder = ''b''; }; }"
         for head, condition in {
@@ -408,7 +410,7 @@ class SetTests(NixTestCase):
         text = f"let checked = ''plain-set''; system = ''{SYSTEM}''; in {called}"
         self.assertEqual(await self.names(self.write(text).parent, "x"), ["plain-set"])
 
-    async def test_file(self) -> None:
+    async def test_set_may_be_a_file_and_import_what_lies_beside_it(self) -> None:
         """A set may be a file, and import what lies beside it."""
         file = self.write("args: import ./other.nix args", "a file/my set.nix")
         self.write(
@@ -428,7 +430,7 @@ class SetTests(NixTestCase):
         evaluation = await self.evaluate("x", package_set=path_set(link))
         self.assertEqual(evaluation.packages[0].name, "x")
 
-    async def test_overlays(self) -> None:
+    async def test_overlays_are_read_from_their_files(self) -> None:
         """Overlays are read from their files."""
         overlay = self.write(
             'final: previous: { added = previous.plain // { name = "added"; }; }', "an overlay.nix"
@@ -455,7 +457,7 @@ class SetTests(NixTestCase):
             await self.evaluate("plain", package_set=path_set(closed, overlay))
         self.assertIn("takes no overlays", caught.exception.message)
 
-    async def test_unusable(self) -> None:
+    async def test_set_that_does_not_evaluate_is_told_apart_from_its_packages(self) -> None:
         """A set that does not evaluate is told apart from its packages."""
         for text, reason in {
             "{ system }: throw ''not here''": "not here",
@@ -546,7 +548,7 @@ class StandbyTests(NixTestCase):
         overlay.write_text("""final: before: { added = before."a\\"b'c"; }""")
         return path_set(directory, overlay.resolve()), [*names, "added", 'no"${ne}\\']
 
-    async def test_same(self) -> None:
+    async def test_answers_are_those_of_an_evaluation_of_its_own(self) -> None:
         """It answers what an evaluation of its own does, of every kind."""
         requests = [
             PackageRequest(name="plain"),
@@ -565,7 +567,7 @@ class StandbyTests(NixTestCase):
         # What was thrown is found out by one more.
         self.assertEqual(len(self.spy.children), 2)
 
-    async def test_awkward(self) -> None:
+    async def test_quotes_backslashes_dollars_and_line_ends_are_themselves(self) -> None:
         """Quotes, backslashes, dollars and ends of lines are themselves, in names and paths."""
         package_set, names = self.odd_set()
         requests = [PackageRequest(name=name, exact=True) for name in names]
@@ -580,14 +582,14 @@ class StandbyTests(NixTestCase):
         assert isinstance(missing, PackageProblem)
         self.assertIs(missing.kind, ProblemKind.NOT_FOUND)
 
-    async def test_system(self) -> None:
+    async def test_any_system_can_be_asked_for(self) -> None:
         """It is asked for any system."""
         await self.prewarm_evaluation(self.odd)
         [answer] = await self.answers(self.odd, [PackageRequest(name="own")], FOREIGN)
         assert isinstance(answer.result, Package)
         self.assertEqual(answer.result.name, f"own-{FOREIGN}")
 
-    async def test_restricted(self) -> None:
+    async def test_evaluation_reads_nothing_of_the_machine(self) -> None:
         """It reads nothing of the machine, and builds nothing."""
         names = ("readshost", "looksup", "importsbuilt")
         await self.prewarm_evaluation(self.odd)
@@ -595,7 +597,7 @@ class StandbyTests(NixTestCase):
         self.assertEqual(problems, await self.problems(*names))
         self.assertEqual({problem.kind for problem in problems}, {ProblemKind.EVALUATION})
 
-    async def test_changed(self) -> None:
+    async def test_nothing_is_read_before_it_is_asked(self) -> None:
         """It has read nothing before it is asked: what was changed meanwhile is seen."""
         directory = self.directory / "set"
         directory.mkdir()
@@ -609,7 +611,7 @@ class StandbyTests(NixTestCase):
         assert isinstance(answer.result, Package)
         self.assertEqual(answer.result.name, "after")
 
-    async def test_dismissed(self) -> None:
+    async def test_process_that_is_not_needed_ends_by_itself(self) -> None:
         """One that is not needed any more ends by itself, and well."""
         first = await self.prewarm_evaluation(self.odd)
         (self.directory / "other").mkdir()
@@ -620,7 +622,7 @@ class StandbyTests(NixTestCase):
         for pid in self.spy.pids:
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
-    async def test_broken(self) -> None:
+    async def test_set_that_does_not_evaluate_is_told_as_ever(self) -> None:
         """A set that does not evaluate is told as ever, though a process waited for it."""
         directory = self.directory / "set"
         directory.mkdir()
@@ -630,7 +632,7 @@ class StandbyTests(NixTestCase):
             await self.evaluate("x", nix=self.ahead, package_set=path_set(directory))
         self.assertIn("syntax error", caught.exception.message)
 
-    async def test_time(self) -> None:
+    async def test_evaluation_that_takes_too_long_is_stopped(self) -> None:
         """One that takes too long is stopped."""
         self.ahead = self.make(reactor=self.spy, eval_timeout=0.5, max_eval_memory=2 * 1024**3)
         self.ahead.enable_prewarming()
@@ -653,7 +655,7 @@ class BuildTests(NixTestCase):
         self.assertEqual(self.roots(), [])
         return caught.exception
 
-    async def test_build(self) -> None:
+    async def test_outputs_are_built_rooted_and_described(self) -> None:
         """Outputs are built, told about, rooted until released, and their closure is known."""
         evaluation = await self.evaluate("dependent", "multi", "multi.dev")
         recorder = Recorder()
@@ -682,7 +684,7 @@ class BuildTests(NixTestCase):
         for output in outputs:
             self.assertEqual(self.delete(output), 0)
 
-    async def test_held(self) -> None:
+    async def test_valid_outputs_are_protected_and_described_without_a_build(self) -> None:
         """Valid outputs are protected and described without a build."""
         spy = SpyReactor()
         nix = self.nix = make_nix(self.directory, reactor=spy, config={"salt": self.salt})
@@ -731,14 +733,14 @@ class BuildTests(NixTestCase):
         await self.nix.release(first)
         self.assertEqual(self.delete(second.outputs[0]), 1)
 
-    async def test_chatty(self) -> None:
+    async def test_every_line_of_a_builds_log_arrives(self) -> None:
         """Every line of a build's log arrives."""
         evaluation = await self.evaluate("chatty")
         recorder = Recorder()
         await self.nix.realise(evaluation.packages, recorder)
         self.assertEqual(recorder.lines, [f"line {number}" for number in range(1, 3001)])
 
-    async def test_failed(self) -> None:
+    async def test_build_that_fails_is_told_with_its_derivation_and_its_last_lines(self) -> None:
         """A build that fails is told with its derivation and its last lines."""
         error = await self.realise_failing(BuildFailed, "numbered")
         self.assertTrue(error.derivation.endswith("-numbered-1.drv"), error.derivation)
@@ -751,7 +753,7 @@ class BuildTests(NixTestCase):
         self.assertTrue(error.derivation.endswith("-numbered-1.drv"), error.derivation)
         self.assertEqual(error.log[-1], "line 30")
 
-    async def test_several(self) -> None:
+    async def test_of_several_derivations_one_that_has_failed_is_named(self) -> None:
         """Of several derivations one that has failed is named."""
         evaluation = await self.evaluate("plain", "numbered", "escaping", "multi")
         with self.assertRaises(BuildFailed) as caught:
@@ -759,7 +761,7 @@ class BuildTests(NixTestCase):
         self.assertRegex(caught.exception.derivation, "-(numbered|escaping)-1.drv$")
         self.assertTrue(caught.exception.log)
 
-    async def test_escapes(self) -> None:
+    async def test_escape_sequences_are_removed_from_a_log(self) -> None:
         """Escape sequences are removed from a log."""
         error = await self.realise_failing(BuildFailed, "escaping")
         self.assertEqual(error.log, ("ared b",))
@@ -769,44 +771,44 @@ class BuildTests(NixTestCase):
         error = await self.realise_failing(BuildFailed, "outputless")
         self.assertTrue(error.derivation.endswith("-outputless-1.drv"), error.derivation)
 
-    async def test_mismatch(self) -> None:
+    async def test_hash_that_does_not_match_is_told_with_both_hashes(self) -> None:
         """A hash that does not match is told with both hashes."""
         error = await self.realise_failing(BuildFailed, "mismatched")
         self.assertTrue(error.derivation.endswith("-mismatched-1.drv"), error.derivation)
         self.assertIn("sha256-AAAA", "\n".join(error.log))
         self.assertIn("got:", "\n".join(error.log))
 
-    async def test_slow(self) -> None:
+    async def test_build_that_takes_too_long_is_told_with_the_limit_and_the_setting(self) -> None:
         """A build that takes too long is told with the limit and the setting."""
         error = await self.realise_failing(BuildTimedOut, "slow", timeout=1)
         self.assertTrue(error.derivation.endswith("-slow-1.drv"), error.derivation)
         self.assertEqual((error.seconds, error.setting, error.silent), (1, "NIX_TIMEOUT", False))
         self.assertRegex(error.log[-1], "^pid ")
 
-    async def test_silent(self) -> None:
+    async def test_build_that_prints_nothing_for_too_long_is_told_apart(self) -> None:
         """A build that prints nothing for too long is told apart."""
         error = await self.realise_failing(BuildTimedOut, "silent", max_silent=1)
         self.assertEqual((error.seconds, error.setting, error.silent), (1, "nix_max_silent", True))
 
-    async def test_deadline(self) -> None:
+    async def test_deadline_of_all_builds_together_ends_them(self) -> None:
         """The deadline of all builds together ends them."""
         error = await self.realise_failing(BuildTimedOut, "slow", build_deadline=1.0)
         self.assertTrue(error.derivation.endswith("-slow-1.drv"), error.derivation)
         self.assertEqual((error.seconds, error.setting), (1.0, "build_deadline"))
 
-    async def test_foreign(self) -> None:
+    async def test_derivation_of_another_system_is_told_with_what_would_help(self) -> None:
         """A derivation of another system is told with what would help."""
         error = await self.realise_failing(WrongSystem, "foreign")
         self.assertTrue(error.derivation.endswith("-foreign-1.drv"), error.derivation)
         self.assertEqual((error.required, error.available), (FOREIGN, SYSTEM))
         self.assertIn("binfmt", error.message)
 
-    async def test_feature(self) -> None:
+    async def test_missing_feature_is_told_with_what_would_help(self) -> None:
         """So is one that wants what this machine does not have."""
         error = await self.realise_failing(WrongSystem, "demanding")
         self.assertIn("unobtainium", error.required)
 
-    async def test_download(self) -> None:
+    async def test_download_that_fails_is_told_with_the_address_and_the_reason(self) -> None:
         """A download that fails is told with the address and the reason."""
 
         class NotFound(BaseHTTPRequestHandler):
@@ -833,7 +835,7 @@ class BuildTests(NixTestCase):
         error = await self.realise_failing(NotSubstitutable, "plain", substitute_only=True)
         self.assertIn("no binary cache has plain-1.2,", error.message)
 
-    async def test_collected(self) -> None:
+    async def test_derivations_that_a_garbage_collection_took_can_be_evaluated_again(self) -> None:
         """Derivations that a garbage collection took can be evaluated again."""
         evaluation = await self.evaluate("dependent")
         derivation = evaluation.packages[0].derivation
@@ -869,7 +871,7 @@ class BuildTests(NixTestCase):
             await self.nix.reevaluate_and_realise(self.odd, requests, other, recorder)
         self.assertEqual(self.roots(), [])
 
-    async def test_cancelled(self) -> None:
+    async def test_cancellation_leaves_neither_a_process_nor_a_root(self) -> None:
         """A cancellation leaves neither a process nor a root."""
         spy = SpyReactor()
         nix = self.make(reactor=spy)
@@ -903,7 +905,7 @@ class BuildTests(NixTestCase):
             with self.assertRaises(ProcessLookupError):
                 os.killpg(pid, 0)
 
-    async def test_sweep(self) -> None:
+    async def test_roots_of_an_earlier_run_are_removed_at_the_start_and_only_then(self) -> None:
         """Roots of an earlier run are removed at the start, and only then."""
         await self.nix.sweep()
         evaluation = await self.evaluate("plain")
@@ -955,7 +957,7 @@ class FullDiskTests(NixTestCase):
             await self.nix.realise(evaluation.packages, Recorder())
         return str(caught.exception)
 
-    async def test_told(self) -> None:
+    async def test_full_disk_is_told(self) -> None:
         """The error says that the disk is full, both if this daemon and if Nix finds it so."""
         evaluation = await self.evaluate("plain")
         ballast = self.fill()
@@ -975,13 +977,13 @@ class FullDiskTests(NixTestCase):
 class CheckTests(NixTestCase):
     """Tests of the check that Nix can be used."""
 
-    async def test_usable(self) -> None:
+    async def test_version_is_told_and_the_directories_are_made(self) -> None:
         """The version is told, and the directories are made."""
         self.assertRegex(await self.nix.check(), r"^\d+\.\d+")
         self.assertTrue((self.directory / "home").is_dir())
         self.assertEqual(self.roots(), [])
 
-    async def test_missing(self) -> None:
+    async def test_without_nix_on_path_it_is_told_what_to_install(self) -> None:
         """Without Nix on PATH it is told what to install."""
         nix = make_nix(self.directory, environ={**nix_environment(), "PATH": "/nowhere"})
         with self.assertRaises(NixUnusable) as caught:
@@ -998,7 +1000,7 @@ class CheckTests(NixTestCase):
         with self.assertRaises(NixUnusable):
             await self.evaluate("plain", nix=nix)
 
-    async def test_elsewhere(self) -> None:
+    async def test_store_that_is_not_where_its_paths_say_is_refused(self) -> None:
         """A store that is not where its paths say is refused, however Nix was told of it."""
         place = str(self.directory / "elsewhere")
         config = nix_environment()["NIX_CONFIG"]
@@ -1014,7 +1016,7 @@ class CheckTests(NixTestCase):
             self.assertIn("its store has to be in /nix/store", caught.exception.message)
             self.assertIn(words, caught.exception.message)
 
-    async def test_unwritable(self) -> None:
+    async def test_state_directory_that_cannot_be_made_is_told(self) -> None:
         """A state directory that cannot be made is told."""
         (self.directory / "file").write_text("")
         nix = make_nix(self.directory / "file")

@@ -69,7 +69,7 @@ class DenialTests(SynchronousTestCase):
             raise AssertionError(done.stderr)
         return error
 
-    def test_directory(self) -> None:
+    def test_directory_that_only_a_group_may_enter_as_on_debian(self) -> None:
         """A directory that only a group may enter, as on Debian: the group is named."""
         os.chown(self.place, 0, 1)
         self.place.chmod(0o770)
@@ -90,7 +90,7 @@ class DenialTests(SynchronousTestCase):
         self.assertIn("SupplementaryGroups=GROUP under [Service]", error.message)
         self.assertNotIn("nogroup", error.message)
 
-    def test_socket(self) -> None:
+    def test_socket_that_only_a_group_may_use(self) -> None:
         """A socket that only a group may use."""
         os.chown(self.socket, 0, 1)
         self.socket.chmod(0o770)
@@ -105,7 +105,7 @@ class DenialTests(SynchronousTestCase):
         self.assertIn("mode 0700 and group root", error.message)
         self.assertNotIn("SupplementaryGroups", error.message)
 
-    def test_store(self) -> None:
+    def test_store_of_another_user_whose_daemon_may_not_be_up_yet(self) -> None:
         """A store of another user, whose daemon may not be up yet."""
         if daemon_listens():
             raise SkipTest("Nix's daemon runs")
@@ -113,7 +113,7 @@ class DenialTests(SynchronousTestCase):
         self.assertIn("NIX_REMOTE=daemon", error.message)
         self.assertEqual(PASSING, exit_status(error))
 
-    def test_other(self) -> None:
+    def test_any_other_message_of_nix_is_left_as_it_is(self) -> None:
         """Any other message of Nix is left as it is."""
         for said in (
             "",

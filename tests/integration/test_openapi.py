@@ -108,7 +108,7 @@ class DescriptionTests(SynchronousTestCase):
             suppress_health_check=list(HealthCheck),
         )(given(operation.as_strategy())(ask))()
 
-    def test_open(self) -> None:
+    def test_description_holds_if_all_may_be_pulled_without_logging_in(self) -> None:
         """The description holds if all may be pulled without logging in."""
         self.check_all(gated=False)
 

@@ -73,7 +73,7 @@ class NixTests(SynchronousTestCase):
 class PackageTests(NixTests):
     """``default.nix``: the package and what else is made of it."""
 
-    def test_components(self) -> None:
+    def test_all_components_can_be_evaluated_down_to_the_scripts_that_make_them(self) -> None:
         """All components can be evaluated, down to the scripts that make them."""
         found = self.evaluate("builtins.mapAttrs (_: part: part.script or part.name) parts")
         self.assertEqual(
@@ -84,11 +84,11 @@ class PackageTests(NixTests):
         for file in re.findall(r"_nix/([a-z]+\.nix)", found["nixery-prepare"]):
             self.assertTrue((CHECKOUT / "nix" / file).is_file(), file)
 
-    def test_version(self) -> None:
+    def test_package_has_the_version_of_the_checkout(self) -> None:
         """The package has the version of the checkout."""
         self.assertEqual(VERSION, self.evaluate("parts.nixery.arguments.version"))
 
-    def test_dependencies(self) -> None:
+    def test_package_has_the_dependencies_of_setup_py(self) -> None:
         """It has the dependencies of setup.py, the extras of those included."""
         extras = {"pyjwt": {"cryptography"}, "twisted": {"pyopenssl", "service-identity", "idna"}}
         expected = set()
@@ -109,7 +109,7 @@ class PackageTests(NixTests):
         found = self.evaluate("map (item: item.name) parts.nixery.arguments.build-system")
         self.assertEqual(sorted(names), sorted(found))
 
-    def test_source(self) -> None:
+    def test_source_has_all_that_a_source_distribution_has(self) -> None:
         """Its source has all that a source distribution has, and no more."""
         found = {
             Path(path).name
@@ -124,7 +124,7 @@ class PackageTests(NixTests):
                 listed |= set(names)
         self.assertEqual(listed | {"MANIFEST.in", "setup.py", "nixery", "twisted"}, found)
 
-    def test_command(self) -> None:
+    def test_command_nixery_starts_twistds_plugin(self) -> None:
         """The command ``nixery`` that is made after the installation starts twistd's plugin."""
         directory, python = installation()
         environment = python.parent.parent
@@ -143,7 +143,7 @@ class PackageTests(NixTests):
         done = run(directory, str(python), str(command), "--version")
         self.assertEqual((0, True), (done.returncode, VERSION in done.stdout), done.stderr)
 
-    def test_flake(self) -> None:
+    def test_flake_has_the_components_as_packages_and_the_module(self) -> None:
         """The flake has the components as packages, and the module."""
         names = self.evaluate(
             f"""let
@@ -165,7 +165,7 @@ class PackageTests(NixTests):
 class ImageTests(NixTests):
     """``nix/image.nix``: the container image that Nix makes."""
 
-    def test_configuration(self) -> None:
+    def test_configuration_starts_the_daemon_under_an_init(self) -> None:
         """It starts the daemon under an init, knows its CA certificates, and listens."""
         image = self.evaluate("{ inherit (parts.nixery-image) name tag config; }")
         self.assertEqual(("nixery", VERSION), (image["name"], image["tag"]))
@@ -202,7 +202,7 @@ class ImageTests(NixTests):
         self.assertIn("build-users-group = nixbld\n", files["etc/nix/nix.conf"])
         self.assertIn("sandbox = false\n", files["etc/nix/nix.conf"])
 
-    def test_database(self) -> None:
+    def test_commands_register_store_paths_in_the_nix_database(self) -> None:
         """Its commands register the store paths in a Nix database, and root its contents."""
         work = Path(self.mktemp()).absolute()
         tools, closure, root = work / "tools", work / "closure", work / "root"
@@ -270,7 +270,7 @@ class ModuleTests(NixTests):
         value: dict[str, object] = json.loads(settings)
         return value
 
-    def test_options(self) -> None:
+    def test_module_has_an_option_for_every_setting(self) -> None:
         """The module has an option for every setting and deprecated name, and no other."""
         options = self.nixery("", "services.nixery.settings")
         names = {*(setting.name for setting in SETTINGS), *DEPRECATED_NAMES}
@@ -294,14 +294,14 @@ class ModuleTests(NixTests):
         )
         self.assertEqual(sorted(expected), sorted(self.nixery(options, "warnings")))
 
-    def test_systems(self) -> None:
+    def test_module_accepts_the_same_systems_as_the_daemon(self) -> None:
         """The module accepts the same systems as the daemon."""
         text = (CHECKOUT / "nix" / "module.nix").read_text("utf-8")
         listed = re.search(r"    system = setting \(types.enum \[(.*?)]\)", text, re.DOTALL)
         assert listed is not None
         self.assertEqual(list(SYSTEMS), re.findall(r'"([^"]+)"', listed[1]))
 
-    def test_defaults(self) -> None:
+    def test_each_setting_may_be_given_its_own_default(self) -> None:
         """Each setting may be given its own default, and the daemon understands the file."""
         values = {
             setting.name: setting.default
@@ -325,27 +325,27 @@ class ModuleTests(NixTests):
             expression = f"(system {self.machine(f'settings.{setting};')}).services.nixery.settings"
             self.refuse(expression, f"services.nixery.settings.{name}'")
 
-    def test_disabled(self) -> None:
+    def test_machine_that_imports_module_and_does_not_enable_it_has_none_of_it(self) -> None:
         """A machine that imports the module and does not enable it has none of it."""
         found = self.evaluate(
             f"(system {{ imports = [ {CHECKOUT}/nix/module.nix ]; }}).systemd.services"
         )
         self.assertEqual({}, found)
 
-    def test_service(self) -> None:
+    def test_service_runs_daemon_with_settings_that_were_given_and_only_those(self) -> None:
         """The service runs the daemon with the settings that were given, and only those."""
         options = 'settings = { port = 8080; channel = null; system = "i686-linux"; };'
         self.assertEqual({"port": 8080, "system": "i686-linux"}, self.written(options))
         self.assertRegex(self.service(options)["ExecStart"], r"^\S+/bin/nixery --config /")
 
-    def test_user(self) -> None:
+    def test_service_has_a_user_of_its_own(self) -> None:
         """It has a user of its own, who may use the Nix daemon."""
         self.assertEqual(["nixery"], self.nixery("", "nix.settings.extra-allowed-users"))
         service = self.service("")
         self.assertEqual(("nixery", "nixery"), (service["User"], service["Group"]))
         self.assertTrue(self.nixery("", "users.users.nixery")["isSystemUser"])
 
-    def test_firewall(self) -> None:
+    def test_firewall_is_opened_when_that_is_asked_for_for_a_port_that_is_given(self) -> None:
         """The firewall is opened when that is asked for, for a port that is given."""
         self.assertEqual(
             [8080],
@@ -372,7 +372,7 @@ class ModuleTests(NixTests):
             self.service("settings.port = 8080;").get("AmbientCapabilities"),
         )
 
-    def test_credentials(self) -> None:
+    def test_credential_is_loaded_by_systemd(self) -> None:
         """A credential is loaded by systemd, and one called as a setting becomes its value."""
         options = 'credentials = { gcs_signing_key = "/secret/key"; "tls.pem" = "/secret/pem"; };'
         self.assertEqual(
@@ -388,7 +388,7 @@ class ModuleTests(NixTests):
             self.written(options + ' settings.gcs_signing_key = "/else";'),
         )
 
-    def test_socket(self) -> None:
+    def test_with_socket_activation_systemd_listens(self) -> None:
         """With socket activation systemd listens, and the daemon takes its sockets over."""
         options = (
             'socket = { enable = true; addresses = [ "127.0.0.1:80" "443" "/run/x" "[::1]:81" ]; };'
@@ -408,7 +408,7 @@ class ModuleTests(NixTests):
         )
         self.assertEqual([], self.nixery(options, "systemd.services.nixery.wantedBy"))
 
-    def test_directories(self) -> None:
+    def test_directories_of_the_operators_own_can_be_written_to(self) -> None:
         """Directories of the operator's own can be written to."""
         self.assertEqual(
             ["/big/images"],
@@ -434,19 +434,19 @@ class ModuleTests(NixTests):
         for name, text in limits.items():
             self.assertEqual(text, unit["Unit"][name])
 
-    def test_order(self) -> None:
+    def test_service_starts_after_clock_network_and_nix_daemon(self) -> None:
         """It is started when the clock is set, and the network and the Nix daemon are there."""
         self.assertEqual(
             ["network-online.target", "nix-daemon.socket", "time-sync.target"],
             sorted(self.nixery("", "systemd.services.nixery.after")),
         )
 
-    def test_commands(self) -> None:
+    def test_commands_of_the_registry_are_on_the_path_of_the_machine(self) -> None:
         """The commands of the registry are on the path of the machine."""
         (found,) = self.nixery("", "environment.systemPackages")
         self.assertTrue(found.endswith(f"-nixery-{VERSION}"), found)
 
-    def test_instances(self) -> None:
+    def test_instances_have_services_users_directories_and_settings_of_their_own(self) -> None:
         """Instances have services, users, directories and settings of their own."""
         options = (
             "instances = { blue = { settings.port = 8081;"
@@ -502,7 +502,7 @@ class ModuleTests(NixTests):
             [item["message"] for item in found if not item["assertion"]],
         )
 
-    def test_nginx(self) -> None:
+    def test_example_has_proxy_that_does_not_collect_and_whose_word_daemon_takes(self) -> None:
         """The example has a proxy that does not collect, and whose word the daemon takes."""
         found = self.evaluate(
             f"""let machine = system {CHECKOUT}/nix/nginx.nix; in {{

@@ -138,7 +138,7 @@ class ChannelTests(CommandTests):
         self.addCleanup(self.cache.close)
         self.call = ("channel", f"{self.cache.url}/store-paths.xz", "--cache", self.cache.url)
 
-    def test_channel(self) -> None:
+    def test_each_path_is_asked_for_once(self) -> None:
         """Each path is asked for once, the second time none, and the counts are true."""
         expected = count_popularity(self.references, "")
         self.assertEqual(expected, self.count(*self.call))
@@ -150,7 +150,7 @@ class ChannelTests(CommandTests):
         self.assertEqual((expected, "a test"), (written, written.source))
         self.assertEqual(PATHS, self.cache.asked.total())
 
-    def test_interrupted(self) -> None:
+    def test_command_resumes_its_work_after_an_interrupt_by_a_signal_of_any_kind(self) -> None:
         """The command resumes its work after an interrupt, by a signal of any kind."""
         for number, (ending, status) in enumerate(((signal.SIGINT, 130), (signal.SIGKILL, -9))):
             self.cache.arrived.clear()
@@ -172,7 +172,7 @@ class ChannelTests(CommandTests):
         # before the process was killed need not be: it is written in batches.
         self.assertLess(self.cache.asked.total(), PATHS + PATHS // 3 + 3 * 8)
 
-    def test_faults(self) -> None:
+    def test_missing_paths_are_left_out_and_reported(self) -> None:
         """Missing paths are left out and reported; temporary failures are tried again."""
         paths = sorted(self.cache.narinfos)
         self.cache.failing = {*paths[:3]}
@@ -222,7 +222,7 @@ class SetTests(CommandTests):
         every = (*self.EXCLUDED, *self.UNBUILT)
         return [part for name in every for part in ("--exclude", name)]
 
-    def test_set(self) -> None:
+    def test_packages_that_can_be_built_are_counted(self) -> None:
         """Packages that can be built are counted; those that cannot are reported."""
         result = self.succeed(*POPCOUNT, "set", *self.arguments())
         self.assertIn("packages cannot be used", result.stderr)
@@ -239,7 +239,7 @@ class SetTests(CommandTests):
         # Now it is in the store.
         self.assertEqual(popularity, self.count("set", *self.arguments()))
 
-    def test_store(self) -> None:
+    def test_closures_of_some_paths_or_all_that_there_is(self) -> None:
         """The closures of some paths, or all that there is."""
         prepare = (
             sys.executable,
@@ -266,13 +266,13 @@ class SetTests(CommandTests):
         self.assertEqual((1, ""), (result.returncode, result.stdout))
         self.assertNotIn("Traceback", result.stderr)
 
-    def test_usage(self) -> None:
+    def test_wrong_call_exits_with_2(self) -> None:
         """A wrong call exits with 2."""
         for arguments in ((), ("channel",), ("set", "--system", "pdp11"), ("store", "--no")):
             result = self.run_command(*POPCOUNT, *arguments)
             self.assertEqual((2, ""), (result.returncode, result.stdout), result.stderr)
 
-    def test_layers(self) -> None:
+    def test_images_layers_are_listed_and_drawn(self) -> None:
         """An image's layers are listed and drawn, with what other images have of them."""
         data = self.directory / "popularity.json"
         self.succeed(*POPCOUNT, "set", "--realise", *self.arguments(), "-o", str(data))

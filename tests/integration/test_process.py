@@ -68,7 +68,7 @@ class ChildTests(TestCase):
             if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
 
-    async def test_output(self) -> None:
+    async def test_both_pipes_are_drained_beyond_their_capacity(self) -> None:
         """Both pipes are drained, far beyond their capacity."""
         script = (
             "i=0; while [ $i -lt 3000 ]; do i=$((i+1));"
@@ -86,7 +86,7 @@ class ChildTests(TestCase):
         )
         self.assertEqual(result.stdout, b"/x\n")
 
-    async def test_status(self) -> None:
+    async def test_status_and_signal_of_a_child_are_told_apart(self) -> None:
         """Status and signal of a child are told apart."""
         for script, status, number in (("exit 7", 7, None), ("kill -9 $$", None, 9)):
             with self.assertRaises(ProcessFailed) as caught:
@@ -94,7 +94,7 @@ class ChildTests(TestCase):
             output = caught.exception.output
             self.assertEqual((output.status, output.signal), (status, number))
 
-    async def test_group(self) -> None:
+    async def test_child_leads_a_process_group_and_a_session_of_its_own(self) -> None:
         """A child leads a process group and a session of its own."""
         result = await self.run_shell("cut -d ' ' -f 4-6 /proc/$$/stat; echo $$")
         parent, group, session, own = result.stdout.split()
@@ -114,7 +114,7 @@ class ChildTests(TestCase):
                 await running
             await wait_until_gone(grandchild)
 
-    async def test_stubborn(self) -> None:
+    async def test_child_that_ignores_sigterm_is_killed_after_grace_with_its_children(self) -> None:
         """A child that ignores SIGTERM is killed after the grace, with its children."""
         announced = Announced()
         running = self.run_shell(
@@ -132,7 +132,7 @@ class ChildTests(TestCase):
                 await running
             await wait_until_gone(grandchild)
 
-    async def test_hurried(self) -> None:
+    async def test_cancelling_a_second_time_kills_at_once(self) -> None:
         """Cancelling a second time kills at once."""
         announced = Announced()
         running = self.run_shell(

@@ -305,7 +305,7 @@ class GitTests(SourceCase):
         self.assertEqual((await self.revision(sources)).identity["commit"], rewritten)
         self.assertEqual(await self.evaluated(sources), "plain-two")
 
-    async def test_commits(self) -> None:
+    async def test_any_commit_in_history_of_branch_or_tag_is_served_and_is_pinned(self) -> None:
         """Any commit in the history of a branch or a tag is served, and is pinned."""
         git = self.repository.git
         git("checkout", "--quiet", "-b", "side")
@@ -430,7 +430,7 @@ class GitTests(SourceCase):
                 await self.revision(sources)
             self.assertIn("cannot be asked for", caught.exception.message)
 
-    async def test_credentials(self) -> None:
+    async def test_password_in_the_url_opens_the_repository_and_shows_nowhere(self) -> None:
         """A password in the URL opens the repository, and shows nowhere."""
         self.repository.git("update-server-info", cwd=self.repository.path)
         checker = InMemoryUsernamePasswordDatabaseDontUse(user=b"secret")
@@ -591,7 +591,7 @@ class ChannelCase(SourceCase):
 class ChannelTests(ChannelCase):
     """Channels and commits of nixpkgs."""
 
-    async def test_channels(self) -> None:
+    async def test_configured_channel_and_others_by_their_names(self) -> None:
         """The configured channel, and others by their names."""
         self.host.publish("nixos-25.05", "stable")
         sources = await self.make()
@@ -614,7 +614,7 @@ class ChannelTests(ChannelCase):
         self.assertEqual((await self.revision(sources)).identity["commit"], second)
         self.assertEqual(await self.evaluated(sources), "plain-two")
 
-    async def test_commits(self) -> None:
+    async def test_configured_commit_asks_no_channel(self) -> None:
         """A configured commit asks no channel; any other commit is a decision."""
         older = self.first
         self.host.publish("nixos-unstable", "two")
@@ -667,7 +667,7 @@ class ConfigurationTests(ChannelCase):
             "path": await self.make(pkgs_path=str(path), **settings),
         }
 
-    async def test_config(self) -> None:
+    async def test_unfree_and_insecure_packages_are_refused(self) -> None:
         """Unfree and insecure packages are refused, until the configuration allows them."""
         for kind, sources in (await self.each_source()).items():
             for name in ("unfree", "insecure"):
@@ -678,7 +678,7 @@ class ConfigurationTests(ChannelCase):
             for name in ("unfree", "insecure"):
                 self.assertEqual(await self.evaluated(sources, name=name), f"{name}-one")
 
-    async def test_overlays(self) -> None:
+    async def test_overlays_of_configuration_extend_every_kind_of_source_and_unpin_it(self) -> None:
         """Overlays of the configuration extend every kind of source, and unpin it."""
         overlay = self.directory / "overlay.nix"
         overlay.write_text(OVERLAY.replace("NAME", "mine"))

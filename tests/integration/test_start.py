@@ -223,7 +223,7 @@ class StartTests(SynchronousTestCase):
         output = self.fails("--tls-certificate", none, "--tls-key", none)
         self.assertIn(f"{none}: it cannot be read", output)
 
-    def test_option(self) -> None:
+    def test_option_that_there_is_not_is_said_without_pages_of_help_around_it(self) -> None:
         """An option that there is not is said without pages of help around it."""
         self.assertEqual(
             "twistd nixery: there is no option --prot: did you mean --port?\n",
@@ -240,7 +240,7 @@ class StartTests(SynchronousTestCase):
         with urlopen(f"http://{host}/v2/", timeout=30) as answer:
             self.assertEqual(200, answer.status)
 
-    def test_configuration(self) -> None:
+    def test_configuration_with_several_faults(self) -> None:
         """A configuration with several faults: all of them, without a traceback."""
         output = self.fails("--layer-budget", "0", environ={"PORT": "tcp://10.0.0.1"})
         self.assertIn("--layer-budget = '0'", output)

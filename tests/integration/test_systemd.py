@@ -113,7 +113,7 @@ class ServiceTests(SynchronousTestCase):
                 return notice
         raise AssertionError(f"the service manager waits in vain\n{self.log()}")
 
-    def test_life(self) -> None:
+    def test_service_notifies_systemd_and_serves_on_its_socket(self) -> None:
         """It notifies of ready, watchdog, reload and stop, and serves on systemd's socket."""
         self.start()
         self.assertIn("STATUS", self.hears(lambda notice: "STATUS" in notice))
@@ -236,19 +236,19 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual((0, ""), (done.returncode, done.stderr))
         return done.stdout
 
-    def test_correct(self) -> None:
+    def test_systemd_finds_nothing_wrong_with_them_and_nothing_with_instances(self) -> None:
         """systemd finds nothing wrong with them, and nothing with instances."""
         units = ("nixery.service", "nixery.socket", "nixery@blue.service", "nixery@blue.socket")
         self.run_tool("systemd-analyze", "verify", *(str(self.directory / unit) for unit in units))
 
-    def test_programs(self) -> None:
+    def test_units_run_only_the_registry_and_the_shell(self) -> None:
         """They run the registry, and of Debian the shell alone, which is always installed."""
         found = directives(CHECKOUT / "nixery.service")
         commands = [values for name, values in found.items() if name.startswith("Exec")]
         programs = {command.split()[0] for values in commands for command in values}
         self.assertEqual({"/opt/nixery/bin/twistd", "/bin/sh"}, programs)
 
-    def test_exposure(self) -> None:
+    def test_of_the_harm_that_a_broken_service_can_do_a_sixth_is_left_at_most(self) -> None:
         """Of the harm that a broken service can do, a sixth is left at most."""
         for unit in ("nixery.service", "nixery@blue.service"):
             said = self.run_tool(
@@ -259,7 +259,7 @@ class UnitTests(SynchronousTestCase):
             assert found is not None, said
             self.assertLessEqual(float(found[1]), 1.5)
 
-    def test_users(self) -> None:
+    def test_users_that_they_name_are_made_and_stay(self) -> None:
         """The users that they name are made, and stay."""
         if shutil.which("systemd-sysusers") is None:
             raise SkipTest("systemd-sysusers is not installed")
@@ -284,7 +284,7 @@ class UnitTests(SynchronousTestCase):
         service = directives(CHECKOUT / "nixery.service")
         self.assertEqual((["nixery"], ["nixery"]), (service["User"], service["Group"]))
 
-    def test_instances(self) -> None:
+    def test_instances_have_nothing_in_common_but_program_and_its_confinement(self) -> None:
         """Instances have nothing in common but the program and its confinement."""
         self.assertTrue((UNITS / "nixery@.service").samefile(CHECKOUT / "nixery.service"))
         one = directives(CHECKOUT / "nixery.service")

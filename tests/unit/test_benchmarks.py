@@ -42,37 +42,37 @@ class Server(ThreadingHTTPServer):
 
 
 class ArithmeticTests(SynchronousTestCase):
-    def test_bars(self) -> None:
+    def test_bar_is_met_from_its_own_value_on(self) -> None:
         """A bar is met from its own value on; without a bar there is nothing to meet."""
         for least, most, met in ((2, None, True), (2.1, None, False), (None, 2, True)):
             figure = Figure(name="n", value=2, unit="u", at_least=least, at_most=most)
             self.assertEqual(met, figure.met)
         self.assertIsNone(Figure(name="n", value=2, unit="u").met)
 
-    def test_table(self) -> None:
+    def test_table_marks_a_figure_that_misses_its_limit(self) -> None:
         """The table marks a figure that misses its limit."""
         table = as_table([Figure(name="n", value=2, unit="u", at_most=1)])
         self.assertIn("MISSED", table)
 
-    def test_statistics(self) -> None:
+    def test_ratios_are_those_of_pairs(self) -> None:
         """Ratios are those of pairs; percentiles are values that occurred."""
         self.assertEqual(3, median_ratio([6, 9, 1], [2, 3, 1]))
         self.assertEqual(99, percentile(range(1, 101), 0.99))
         self.assertEqual(1, percentile([1], 0.5))
 
-    def test_growth(self) -> None:
+    def test_growth_is_that_of_a_line_through_all_samples(self) -> None:
         """Growth is that of a line through all samples."""
         self.assertAlmostEqual(5, soak.slope([0, 10, 20, 30], [7, 57, 107, 157]))
         self.assertAlmostEqual(0, soak.slope([0, 10, 20, 30], [7, 8, 8, 7]))
         self.assertEqual(0, soak.slope([3], [4]))
 
-    def test_pulls(self) -> None:
+    def test_steps_that_run_at_the_same_time_cost_as_much_as_the_longest_of_them(self) -> None:
         """Steps that run at the same time cost as much as the longest of them."""
         costs = Costs(pack=1, size=100, unpack=3)
         self.assertEqual([14, 11, 10], list(pull_seconds(costs, 10).values()))
         self.assertEqual([5, 4, 3], list(pull_seconds(costs, 100).values()))
 
-    def test_json(self) -> None:
+    def test_json_goes_to_a_file_beside_the_table_or_is_all_that_is_printed(self) -> None:
         """JSON goes to a file beside the table, or is all that is printed."""
         figures = [Figure(name="n", value=2, unit="u", at_least=3)]
         file = self.mktemp()
@@ -109,12 +109,12 @@ class ClientTests(SynchronousTestCase):
             load = hammer(self.port, request_for("/body"), count=count, connections=connections)
             self.assertEqual(count, len(load.latencies))
 
-    def test_download(self) -> None:
+    def test_every_client_gets_the_whole_body(self) -> None:
         """Every client gets the whole body."""
         self.assertGreater(download(self.port, "/body", len(BODY), connections=3), 0)
         self.assertEqual(BODY, fetch(self.port, request_for("/body"))[1])
 
-    def test_refusals(self) -> None:
+    def test_answer_of_another_status_or_length_is_no_result(self) -> None:
         """An answer of another status or length is no result."""
         with self.assertRaises(Unexpected):
             hammer(self.port, request_for("/none"), count=1, connections=1)
@@ -123,12 +123,12 @@ class ClientTests(SynchronousTestCase):
 
 
 class SmokeTests(SynchronousTestCase):
-    def test_closures(self) -> None:
+    def test_generated_closure_is_one_always_the_same(self) -> None:
         """A generated closure is one, always the same."""
         self.assertEqual(30, len(parse_db_dump(scale.generate_dump(30)).paths))
         self.assertEqual(scale.generate_dump(30), scale.generate_dump(30))
 
-    def test_run(self) -> None:
+    def test_benchmarks_that_need_no_peers_give_figures(self) -> None:
         """The benchmarks that need no peers give figures."""
         for benchmark in (scale, hardware_limits):
             for figure in benchmark.measure(Options(rounds=1, quick=True)):

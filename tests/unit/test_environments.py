@@ -39,7 +39,7 @@ class ProgramTests(SynchronousTestCase):
         file.write_text(f"#!/bin/sh\nexit {status}\n")
         file.chmod(0o755)
 
-    def test_missing(self) -> None:
+    def test_program_counts_if_it_can_be_run_not_if_there_is_such_a_file(self) -> None:
         """A program counts if it can be run, not if there is such a file."""
         self.patch(
             programs,
@@ -50,7 +50,7 @@ class ProgramTests(SynchronousTestCase):
         self.make("broken", 1)
         self.assertEqual(["broken", "none"], missing(["none", "good", "broken"]))
 
-    def test_release(self) -> None:
+    def test_package_is_that_of_the_release(self) -> None:
         """The package is that of the release: Debian 13 has Docker's client apart."""
 
         def choose(*there: str) -> list[str]:
@@ -59,7 +59,7 @@ class ProgramTests(SynchronousTestCase):
         self.assertEqual(["docker-cli", "docker.io"], choose("docker-cli", "docker.io"))
         self.assertEqual(["docker.io"], choose("docker.io"))
 
-    def test_unknown(self) -> None:
+    def test_before_apt_has_read_its_lists_package_stands_that_each_release_has(self) -> None:
         """Before apt has read its lists, a package stands that each release has."""
         self.assertEqual(["docker.io"], packages(["docker"], lambda names: set()))
 
@@ -67,7 +67,7 @@ class ProgramTests(SynchronousTestCase):
 class EnvironmentTests(SynchronousTestCase):
     """Tests of the programs that the environments need."""
 
-    def test_listed(self) -> None:
+    def test_environments_are_those_of_tox(self) -> None:
         """They are those that tox runs by default."""
         tox = configparser.ConfigParser(interpolation=None)
         tox.read(CHECKOUT / "tox.ini")
@@ -76,16 +76,16 @@ class EnvironmentTests(SynchronousTestCase):
         for name in ENVIRONMENTS:
             self.assertIn(f"testenv:{name}", tox)
 
-    def test_known(self) -> None:
+    def test_each_program_has_a_check_and_a_package(self) -> None:
         """Each program has a check and a package."""
         for name, environment in ENVIRONMENTS.items():
             self.assertEqual(set(), set(environment.programs) - set(PROGRAMS), name)
 
-    def test_unit(self) -> None:
+    def test_fast_tests_need_no_nix_and_no_engine(self) -> None:
         """The fast tests need no Nix and no engine."""
         self.assertEqual(("zstd",), ENVIRONMENTS["unit"].programs)
 
-    def test_complete(self) -> None:
+    def test_every_program_that_the_tests_run_is_installed_for_their_environment(self) -> None:
         """Every program that the tests run is installed for their environment."""
         for name, environment in ENVIRONMENTS.items():
             folder = CHECKOUT / "tests" / name.replace("-", "_")
@@ -112,7 +112,7 @@ class DiskTests(SynchronousTestCase):
     def shortages(self, *names: str, free: int) -> list[str]:
         return shortages(names, self.checkout, self.temporary, lambda path: free)
 
-    def test_all(self) -> None:
+    def test_all_environments_need_the_room_that_the_help_states(self) -> None:
         """All environments together need the room that the help states."""
         self.assertEqual([], self.shortages(*ENVIRONMENTS, free=7_000_000_000))
         light = [name for name, each in ENVIRONMENTS.items() if not each.heavy]
@@ -122,17 +122,17 @@ class DiskTests(SynchronousTestCase):
             said, r"checkout and .*temporary: \d\.\d GB are needed, and 5.5 GB are free"
         )
 
-    def test_some(self) -> None:
+    def test_few_environments_need_little(self) -> None:
         """Few environments need little."""
         self.assertEqual([], self.shortages("lint", free=200_000_000))
 
-    def test_again(self) -> None:
+    def test_environments_that_are_installed_already_need_no_room(self) -> None:
         """Environments that are installed already need no room."""
         for name in ENVIRONMENTS:
             (self.checkout / ".tox" / name).mkdir(parents=True)
         self.assertEqual([], self.shortages(*ENVIRONMENTS, free=3_300_000_000))
 
-    def test_devices(self) -> None:
+    def test_each_file_system_needs_room_for_what_goes_there(self) -> None:
         """Each file system needs room for what goes there."""
         devices = {self.checkout: 1, self.temporary: 2}
         real = os.stat

@@ -45,7 +45,7 @@ class TreeTests(SynchronousTestCase):
 
     @settings(max_examples=200)
     @given(st.sampled_from(TYPES).flatmap(instances))
-    def test_any(self, error: NixeryError) -> None:
+    def test_error_has_a_message_whatever_its_fields_hold(self, error: NixeryError) -> None:
         """An error has a message whatever its fields hold, and can be raised and kept."""
         self.assertTrue(error.message or isinstance(error, ConfigError | PackagesRefused))
         self.assertEqual(str(error), error.message)
@@ -58,7 +58,7 @@ class TreeTests(SynchronousTestCase):
         self.assertIs(failure.check(NixeryError), NixeryError)
         self.assertRaises(type(error), failure.raiseException)
 
-    def test_public(self) -> None:
+    def test_every_type_has_a_place_in_all_and_a_docstring(self) -> None:
         """Every type has a place in ``__all__`` and a docstring."""
         for kind in TYPES:
             self.assertIn(kind.__name__, import_module(kind.__module__).__all__)
@@ -68,7 +68,7 @@ class TreeTests(SynchronousTestCase):
 class MessageTests(SynchronousTestCase):
     """Tests of the wording of some messages."""
 
-    def test_packages(self) -> None:
+    def test_all_packages_that_are_in_way_are_named_with_those_that_may_be_meant(self) -> None:
         """All packages that are in the way are named, with those that may be meant."""
         error = PackagesRefused(
             problems=(
@@ -90,7 +90,7 @@ class MessageTests(SynchronousTestCase):
         self.assertTrue(error.not_found)
         self.assertFalse(PackagesRefused(problems=error.problems[1:]).not_found)
 
-    def test_evidence(self) -> None:
+    def test_evidence_tells_a_signal_from_a_status(self) -> None:
         """Evidence tells a signal from a status."""
         self.assertEqual(
             CommandOutput(argv=("nix-build", "x"), status=100).describe(),
@@ -101,13 +101,13 @@ class MessageTests(SynchronousTestCase):
             "nix-build was ended by signal 9",
         )
 
-    def test_remembered(self) -> None:
+    def test_remembered_failure_repeats_the_first_message(self) -> None:
         """A remembered failure repeats the first one's message and says how long it lasts."""
         error = CachedFailure(original=ShuttingDown(), retry_after=12.4)
         self.assertTrue(error.message.startswith(ShuttingDown().message))
         self.assertIn("12 s", error.message)
 
-    def test_full(self) -> None:
+    def test_full_storage_is_a_failed_storage_that_says_what_to_do(self) -> None:
         """A full storage is a failed storage that says what to do."""
         error = StorageFull(operation="write a layer", reason="No space left on device")
         self.assertIsInstance(error, StorageError)

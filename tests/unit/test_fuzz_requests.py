@@ -223,18 +223,18 @@ class RequestTests(SynchronousTestCase):
         for each in self.worlds:
             each.check(data)
 
-    def test_seeds(self) -> None:
+    def test_inputs_that_the_fuzzers_begin_from_are_answered(self) -> None:
         """The inputs that the fuzzers begin from are answered."""
         for data in REQUESTS:
             with self.subTest(data=data):
                 for each in self.worlds:
                     self.assertTrue(each.check(data))
 
-    def test_requests(self) -> None:
+    def test_requests_of_any_path_with_any_headers_and_credentials(self) -> None:
         """Requests of any path, with any headers and credentials."""
         settings(max_examples=60)(given(requests)(self.check))()
 
-    def test_bytes(self) -> None:
+    def test_anything_at_all_on_a_connection(self) -> None:
         """Anything at all on a connection."""
         settings(max_examples=60)(given(bytes_sent)(self.check))()
 
@@ -249,7 +249,7 @@ class RequestTests(SynchronousTestCase):
                 data = request("GET", "/v2/hello/manifests/latest", given_headers)
                 self.assertEqual([200], each.check(data))
 
-    def test_oracle(self) -> None:
+    def test_file_elsewhere_and_a_failure_of_ours_are_noticed(self) -> None:
         """A file elsewhere, and a failure of ours, are noticed."""
         [each, _] = self.worlds
         with self.assertRaises(AssertionError), audited([each.directory]):
@@ -285,7 +285,7 @@ class WorkTests(SynchronousTestCase):
             sys.setprofile(None)
         return count
 
-    def test_work(self) -> None:
+    def test_twice_as_much_of_anything_is_at_most_about_twice_the_work(self) -> None:
         """Twice as much of anything is at most about twice the work."""
         one = world(gated=False)
         for make in (

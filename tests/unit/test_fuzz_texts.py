@@ -34,14 +34,14 @@ def broken(text: Text) -> st.SearchStrategy[bytes]:
 class TextTests(SynchronousTestCase):
     """Nothing but the promised failures."""
 
-    def test_seeds(self) -> None:
+    def test_texts_that_caused_trouble_once_or_could_are_read_or_refused(self) -> None:
         """Texts that caused trouble once, or could, are read or refused."""
         for name, text in TEXTS.items():
             for seed in text.seeds:
                 with self.subTest(name=name, seed=seed[:80]):
                     text.read(seed)
 
-    def test_anything(self) -> None:
+    def test_any_bytes_are_read_or_refused_as_promised(self) -> None:
         """Any bytes are read, or refused as promised."""
         for name, text in TEXTS.items():
             with self.subTest(name=name):

@@ -31,7 +31,7 @@ class SourcesTests(SynchronousTestCase):
         """Before apt has read its lists, it knows the names in its sources alone."""
         self.assertEqual((MIRROR, None), debian_sources(f"trixie||main|{MIRROR}\n", "trixie"))
 
-    def test_none(self) -> None:
+    def test_there_may_be_none_of_this_machines_release(self) -> None:
         """There may be none of this machine's release."""
         self.assertIsNone(debian_sources("", "bookworm"))
         self.assertIsNone(debian_sources(f"sid|sid|main|{MIRROR}\n", "bookworm"))
@@ -62,13 +62,13 @@ class MachineTests(SynchronousTestCase):
             environ={"PIP_CERT": str(self.authority), "PIP_TIMEOUT": "9"},
         )
 
-    def test_directories(self) -> None:
+    def test_directories_of_packages_are_seen_in_root_index_with_files_beside_it(self) -> None:
         """Directories of packages are seen in a root, an index with the files beside it."""
         self.assertEqual(
             [self.directory / "index", self.directory / "wheels"], self.machine.directories()
         )
 
-    def test_pip(self) -> None:
+    def test_pip_in_a_root_has_the_machines_settings_and_what_files_they_name(self) -> None:
         """pip in a root has the machine's settings, and what files they name."""
         environ = self.machine.put_into(self.root, "trixie")
         config = configparser.ConfigParser(interpolation=None)
@@ -82,7 +82,7 @@ class MachineTests(SynchronousTestCase):
             self.assertEqual("certificate", (self.root / name.removeprefix("/")).read_text())
         self.assertEqual("9", environ["PIP_TIMEOUT"])
 
-    def test_apt(self) -> None:
+    def test_apt_in_root_has_machines_mirrors_and_proxies_and_so_has_debootstrap(self) -> None:
         """apt in a root has the machine's mirrors and proxies, and so has debootstrap."""
         self.machine.put_into(self.root, "trixie")
         self.assertEqual(

@@ -22,7 +22,7 @@ class ScratchTests(SynchronousTestCase):
     def there(self) -> list[str]:
         return sorted(os.listdir(self.parent))
 
-    def test_removed(self) -> None:
+    def test_scratch_is_removed_with_protected_files(self) -> None:
         """It goes with all that is in it, though it may be protected, as Nix does."""
         with Scratch(self.parent) as scratch:
             store = scratch.path / "store" / "item"
@@ -34,12 +34,12 @@ class ScratchTests(SynchronousTestCase):
             self.assertEqual([scratch.path.name], self.there())
         self.assertEqual([], self.there())
 
-    def test_short(self) -> None:
+    def test_podmans_directory_of_run_time_files_fits_below_it(self) -> None:
         """Podman's directory of run-time files fits below it: 50 characters, it says."""
         random = "x" * 8
         self.assertLess(len(f"/tmp/{PREFIX}{random}/nixery-pod-{random}/run"), 50)
 
-    def test_failure(self) -> None:
+    def test_scratch_is_removed_after_a_failure(self) -> None:
         """It goes after a failure, too."""
 
         def fail() -> None:
@@ -54,7 +54,7 @@ class ScratchTests(SynchronousTestCase):
         with Scratch(self.parent) as scratch:
             self.assertEqual(0o1777, scratch.path.stat().st_mode & 0o7777)
 
-    def test_left(self) -> None:
+    def test_each_call_tells_what_is_new(self) -> None:
         """Each call tells what is new."""
         with Scratch(self.parent) as scratch:
             self.assertEqual([], scratch.left())
@@ -65,7 +65,7 @@ class ScratchTests(SynchronousTestCase):
             (scratch.path / "c").touch()
             self.assertEqual(["c"], scratch.left())
 
-    def test_abandoned(self) -> None:
+    def test_abandoned_scratch_goes_with_the_next_run(self) -> None:
         """That of a run that was killed goes with the next run; others stay."""
         (self.parent / f"{PREFIX}dead" / "below").mkdir(parents=True)
         (self.parent / "other").mkdir()

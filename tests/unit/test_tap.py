@@ -44,7 +44,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(5, config.nix_timeout)
         self.assertEqual(7, config.layer_budget)
 
-    def test_environment(self) -> None:
+    def test_settings_that_command_line_leaves_open_come_from_environment(self) -> None:
         """Settings that the command line leaves open come from the environment."""
         options = self.parse("--port", "1", environ={"NIXERY_PKGS_PATH": "/p", "PORT": "2"})
         self.assertEqual(("tcp:1",), options.config.listen)
@@ -87,7 +87,7 @@ class OptionsTests(SynchronousTestCase):
         """An option without its value is refused."""
         self.assertIn("port", self.refused("--port"))
 
-    def test_words(self) -> None:
+    def test_words_that_belong_to_no_option_are_refused(self) -> None:
         """Words that belong to no option are refused."""
         self.assertTrue(self.refused("--pkgs-path=/p", "hello"))
 

@@ -11,7 +11,7 @@ from tests.unit.bootstrap.ports import taken_port
 class AddressTests(SynchronousTestCase):
     """Tests of the addresses that are listened on."""
 
-    def test_endpoints(self) -> None:
+    def test_endpoint_strings_are_understood_as_far_as_they_name_a_port(self) -> None:
         """Endpoint strings are understood as far as they name a port."""
         for text, expected in (
             ("tcp:8080:interface=127.0.0.1", Address("127.0.0.1", 8080)),
@@ -25,7 +25,7 @@ class AddressTests(SynchronousTestCase):
         ):
             self.assertEqual(parse_endpoint(text), expected, text)
 
-    def test_describe(self) -> None:
+    def test_every_interface_is_said(self) -> None:
         """Every interface is said; on this machine it is reached as localhost."""
         self.assertEqual(Address("", 80).describe(), "port 80 of every interface")
         self.assertEqual(Address("::", 80).registry, "localhost:80")
@@ -33,7 +33,7 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(Address("127.0.0.1", 80).describe(), "127.0.0.1:80")
         self.assertEqual(Address("10.0.0.1", 80).registry, "10.0.0.1:80")
 
-    def test_taken(self) -> None:
+    def test_port_that_is_listened_on_is_taken_of_every_interface_as_well(self) -> None:
         """A port that is listened on is taken, of every interface as well."""
         with taken_port() as port:
             for host in ("127.0.0.1", ""):

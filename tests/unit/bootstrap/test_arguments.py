@@ -13,13 +13,13 @@ from bootstrap.arguments import UsageError, parse_arguments
 class ArgumentTests(SynchronousTestCase):
     """The command line of the program."""
 
-    def test_nothing(self) -> None:
+    def test_without_options_registry_listens_on_loopback_as_it_does_by_itself(self) -> None:
         """Without options the registry listens on the loopback, as it does by itself."""
         arguments = parse_arguments([], {})
         self.assertEqual(arguments.registry, ())
         self.assertEqual(arguments.endpoints, ("tcp:8080:interface=127.0.0.1",))
 
-    def test_port(self) -> None:
+    def test_port_is_one_of_the_loopback_however_it_is_given(self) -> None:
         """A port is one of the loopback, however it is given; the last one holds."""
         expected = ("tcp:8099:interface=127.0.0.1",)
         environs: tuple[tuple[list[str], Mapping[str, str]], ...] = (
@@ -34,13 +34,13 @@ class ArgumentTests(SynchronousTestCase):
             self.assertEqual(arguments.endpoints, expected)
             self.assertEqual(arguments.registry, ("--listen", *expected))
 
-    def test_listen(self) -> None:
+    def test_endpoint_is_passed_on_as_it_is(self) -> None:
         """An endpoint is passed on as it is."""
         arguments = parse_arguments(["--listen", "tcp:80", "--listen=unix:/s"], {"PORT": "1"})
         self.assertEqual(arguments.endpoints, ("tcp:80", "unix:/s"))
         self.assertEqual(arguments.registry, ("--listen", "tcp:80", "--listen", "unix:/s"))
 
-    def test_configured(self) -> None:
+    def test_only_registry_knows_endpoints_if_file_or_variable_may_give_them(self) -> None:
         """Only the registry knows the endpoints if a file or a variable may give them."""
         for argv, environ in (
             (["-c", "n.yaml"], {}),
@@ -50,7 +50,7 @@ class ArgumentTests(SynchronousTestCase):
         ):
             self.assertIsNone(parse_arguments(argv, environ).endpoints)
 
-    def test_relative(self) -> None:
+    def test_configuration_file_is_one_of_directory_that_program_was_called_in(self) -> None:
         """A configuration file is one of the directory that the program was called in."""
         arguments = parse_arguments(["--config", "n.yaml", "--system", "x"], {})
         path = os.path.join(os.getcwd(), "n.yaml")
@@ -63,7 +63,7 @@ class ArgumentTests(SynchronousTestCase):
         self.assertTrue(arguments.refresh and arguments.prepare_only)
         self.assertEqual(arguments.registry, ())
 
-    def test_refused(self) -> None:
+    def test_invalid_options_are_refused(self) -> None:
         """Invalid options are refused."""
         for argv, environ in (
             (["--port", "http"], {}),

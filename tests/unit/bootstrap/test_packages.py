@@ -14,7 +14,7 @@ from bootstrap.packages import _Apt, _failure
 class ReasonTests(SynchronousTestCase):
     """The reason for which packages could not be installed."""
 
-    def test_locked(self) -> None:
+    def test_only_what_says_that_a_lock_is_held_is_tried_again(self) -> None:
         """Only what says that a lock is held is tried again."""
         outputs = iter(
             [

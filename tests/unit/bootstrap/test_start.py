@@ -41,7 +41,7 @@ class ProgramTests(SynchronousTestCase):
     def assert_untouched(self) -> None:
         self.assertEqual(list(self.home.iterdir()), [])
 
-    def test_help(self) -> None:
+    def test_help_needs_nothing_and_does_nothing(self) -> None:
         """Help needs nothing, and does nothing."""
         for option in ("--help", "-h"):
             done = self.start(option)
@@ -49,14 +49,14 @@ class ProgramTests(SynchronousTestCase):
             self.assertIn("--port N", done.stdout)
         self.assert_untouched()
 
-    def test_version(self) -> None:
+    def test_version_is_that_of_the_checkout(self) -> None:
         """The version is that of the checkout."""
         done = self.start("--version")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertTrue(done.stdout.startswith("Nixery in Python, version "))
         self.assert_untouched()
 
-    def test_usage(self) -> None:
+    def test_port_that_is_none_is_refused_before_anything_is_done(self) -> None:
         """A port that is none is refused before anything is done."""
         done = self.start("--port", "http")
         self.assertEqual(done.returncode, 2)

@@ -67,7 +67,7 @@ class BatchQueueTests(SynchronousTestCase):
     def end_batch(self, number: int = -1) -> None:
         self.runner.batches[number].end.callback(None)
 
-    def test_alone(self) -> None:
+    def test_job_that_comes_when_there_is_room_begins_at_once(self) -> None:
         """A job that comes when there is room begins at once."""
         done = self.run_job("a")
         self.assertEqual([["a"]], self.runner.jobs)
@@ -75,7 +75,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.end_batch()
         self.assertEqual("A", self.successResultOf(done))
 
-    def test_together(self) -> None:
+    def test_small_jobs_that_wait_are_made_together(self) -> None:
         """Small jobs that had to wait are made together, each with its own result."""
         done = [self.run_job(name) for name in "abcd"]
         self.end_batch()
@@ -83,7 +83,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.end_batch()
         self.assertEqual(["A", "B", "C", "D"], [self.successResultOf(each) for each in done])
 
-    def test_large(self) -> None:
+    def test_large_ones_are_made_by_themselves_in_turn(self) -> None:
         """Large jobs get a batch each, in turn."""
         for name in "abc":
             self.run_job(name, MAX_BATCH_BYTES)
@@ -100,7 +100,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.end_batch()
         self.assertEqual([["a"], ["b"], ["c"], ["d"]], self.runner.jobs)
 
-    def test_slots(self) -> None:
+    def test_as_many_batches_are_made_as_there_are_slots(self) -> None:
         """At most ``max_running`` batches run at once."""
         self.queue = BatchQueue(run_batch=self.runner, max_running=2)
         for name in "abcd":
@@ -123,7 +123,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.assertEqual(40 // 3, counts[0])
         self.assertLessEqual(counts[-1], MIN_BATCH_BYTES // MIB)
 
-    def test_many(self) -> None:
+    def test_batch_has_a_bounded_number_of_jobs_however_small_they_are(self) -> None:
         """A batch has a bounded number of jobs, however small they are."""
         self.run_job("first")
         for number in range(3 * MAX_BATCH_JOBS):
@@ -166,7 +166,7 @@ class BatchQueueTests(SynchronousTestCase):
 
     # -- failures -----------------------------------------------------------------------
 
-    def test_failure(self) -> None:
+    def test_job_that_fails_alone_fails_and_the_next_one_is_made(self) -> None:
         """A job that fails alone fails, and the next one is made."""
         self.runner.failing_jobs = {"a"}
         first, second = self.run_job("a"), self.run_job("b")
@@ -175,7 +175,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.end_batch()
         self.assertEqual("B", self.successResultOf(second))
 
-    def test_blameless(self) -> None:
+    def test_failing_job_of_a_batch_does_not_fail_the_others(self) -> None:
         """One failing job of a batch does not fail the others."""
         self.runner.failing_jobs = {"c"}
         done = [self.run_job(name) for name in "abcd"]
@@ -221,7 +221,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.failureResultOf(second, CancelledError)
         self.assertEqual("C", self.successResultOf(third))
 
-    def test_stopped(self) -> None:
+    def test_job_that_was_stopped_is_not_made_again(self) -> None:
         """A batch that was stopped is not run again job by job."""
         self.run_job("a")
         self.runner.failing_jobs = {"b"}

@@ -28,7 +28,7 @@ class BuildLimitTests(BuilderCase):
         finally:
             current_client.reset(token)
 
-    def test_hourly(self) -> None:
+    def test_builds_per_hour_are_limited(self) -> None:
         """So many are made; what is there is served all the same, and to others more."""
         for name in ("hello", "git", "bash"):
             self.successResultOf(self.by("a", name))
@@ -64,7 +64,7 @@ class BuildLimitTests(BuilderCase):
         self.failureResultOf(first, BuildsExceeded)
         self.successResultOf(second)
 
-    def test_denied(self) -> None:
+    def test_denied_package_is_not_evaluated(self) -> None:
         """A denied package is not evaluated."""
         self.builder.package_rules = PackageRules(denied=parse_patterns(["git"]))
         self.failureResultOf(self.request("hello/git"), PackagesDenied)
@@ -77,7 +77,7 @@ class BuildLimitTests(BuilderCase):
         self.failureResultOf(self.request("hello/git"), PackagesDenied)
         self.assertEqual([], self.nix.realisations)
 
-    def test_size(self) -> None:
+    def test_image_that_is_too_large_is_not_packed_and_not_tried_again_at_once(self) -> None:
         """An image that is too large is not packed, and not tried again at once."""
         self.limits = evolve(self.limits, max_closure_size=1)
         self.restart()

@@ -206,7 +206,7 @@ class BuilderTests(BuilderCase):
         self.build("hello")
         self.assertEqual(len(self.nix.realisations), 1)
 
-    def test_progress(self) -> None:
+    def test_tracker_tells_the_phases_of_a_build_and_its_outcome(self) -> None:
         """The tracker tells the phases of a build, and its outcome."""
         image = self.build("hello")
         [build] = self.tracker.overview()
@@ -241,7 +241,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(self.successResultOf(first), self.successResultOf(escaped))
         self.assertEqual(self.states(), {"hello": "succeeded"})
 
-    def test_deadline(self) -> None:
+    def test_image_that_takes_too_long_as_a_whole_is_given_up(self) -> None:
         """An image that takes too long as a whole is given up, and that is remembered."""
         self.limited(max_builds=1, deadline=60)
         waiting = self.request("hello")
@@ -300,7 +300,7 @@ class BuilderTests(BuilderCase):
         gates[0].errback(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_stopping(self) -> None:
+    def test_daemon_that_stops_takes_no_new_builds_and_cancels_those_that_run(self) -> None:
         """A daemon that stops takes no new builds and cancels those that run."""
         self.nix.before_realise = Deferred
         waiting = self.request("hello")

@@ -36,7 +36,7 @@ def shuffled(value: Json) -> Json:
 class CanonicalJsonTests(SynchronousTestCase):
     """Tests for :func:`canonical_json`."""
 
-    def test_spelling(self) -> None:
+    def test_keys_are_sorted_nothing_is_padded_text_is_utf_8(self) -> None:
         """Keys are sorted, nothing is padded, text is UTF-8."""
         self.assertEqual(
             canonical_json({"b": [1, True, None], "a": "é\n", "A": {}}),
@@ -51,23 +51,27 @@ class CanonicalJsonTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(json_values)
-    def test_order(self, value: Json) -> None:
+    def test_order_of_keys_and_the_type_of_mappings_and_sequences_do_not_matter(
+        self, value: Json
+    ) -> None:
         """The order of keys and the type of mappings and sequences do not matter."""
         self.assertEqual(canonical_json(shuffled(value)), canonical_json(value))
 
     @settings(max_examples=100)
     @given(json_values, json_values)
-    def test_unambiguous(self, one: Json, other: Json) -> None:
+    def test_two_values_share_spelling_only_if_they_are_same_true_not_being_1(
+        self, one: Json, other: Json
+    ) -> None:
         """Two values share a spelling only if they are the same, True not being 1."""
         same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
         self.assertEqual(canonical_json(one) == canonical_json(other), same)
 
-    def test_refused(self) -> None:
+    def test_value_without_a_canonical_json_spelling_is_refused_at_any_depth(self) -> None:
         """A value without a canonical JSON spelling is refused at any depth."""
         for value in (1.5, float("nan"), {1: "a"}, {None: 1}, {"a": [b"bytes"]}, {"a", "b"}):
             self.assertRaises(TypeError, canonical_json, value)
 
-    def test_surrogates(self) -> None:
+    def test_string_that_is_no_text_is_refused(self) -> None:
         """A string that is no text is refused."""
         self.assertRaises(UnicodeEncodeError, canonical_json, ["\ud800"])
 
@@ -77,18 +81,20 @@ class LayerKeyTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.lists(store_paths), st.data())
-    def test_order(self, paths: list[StorePath], data: st.DataObject) -> None:
+    def test_neither_order_nor_repetition_nor_type_matters(
+        self, paths: list[StorePath], data: st.DataObject
+    ) -> None:
         """Neither order nor repetition matters, nor whether paths are text."""
         others = [str(path) for path in data.draw(st.permutations([*paths, *paths]))]
         self.assertEqual(layer_key(paths, "gzip-1", 1), layer_key(others, "gzip-1", 1))
 
     @settings(max_examples=50)
     @given(st.sets(store_paths), st.sets(store_paths))
-    def test_distinct(self, one: set[StorePath], other: set[StorePath]) -> None:
+    def test_other_paths_have_another_key(self, one: set[StorePath], other: set[StorePath]) -> None:
         """Other paths have another key."""
         self.assertEqual(layer_key(one, "gzip-1", 1) == layer_key(other, "gzip-1", 1), one == other)
 
-    def test_parameters(self) -> None:
+    def test_compression_and_format_take_part_in_the_key(self) -> None:
         """Compression and format take part in the key."""
         keys = {
             layer_key([], compression, version)
@@ -105,7 +111,9 @@ class ImageKeyTests(SynchronousTestCase):
 
     @settings(max_examples=30)
     @given(evaluations(), st.data())
-    def test_same(self, evaluation: Evaluation, data: st.DataObject) -> None:
+    def test_requested_names_derivations_and_the_order_of_packages_do_not_matter(
+        self, evaluation: Evaluation, data: st.DataObject
+    ) -> None:
         """Requested names, derivations and the order of packages do not matter."""
         other = evolve(
             evaluation,
@@ -119,7 +127,9 @@ class ImageKeyTests(SynchronousTestCase):
 
     @settings(max_examples=30)
     @given(packages())
-    def test_distinct(self, package: Package) -> None:
+    def test_all_that_an_images_bytes_depend_on_takes_part_in_the_key(
+        self, package: Package
+    ) -> None:
         """All that an image's bytes depend on takes part in the key."""
         evaluation = Evaluation(packages=(package,), missing_optional=(), system="x86_64-linux")
         [only] = evaluation.packages
@@ -151,12 +161,12 @@ class RequestKeyTests(SynchronousTestCase):
         revision = Revision(identity={"path": identity}, pinned=False, label="x")
         return request_key(parse_image_name(repository, system), revision, {})
 
-    def test_same(self) -> None:
+    def test_names_that_ask_for_the_same_share_a_key(self) -> None:
         """Names that ask for the same share a key."""
         self.assertEqual(self.key("git/htop"), self.key("htop/git/git"))
         self.assertEqual(self.key("arm64/git"), self.key("git", system="aarch64-linux"))
 
-    def test_distinct(self) -> None:
+    def test_other_packages_systems_and_revisions_have_other_keys(self) -> None:
         """Other packages, systems and revisions have other keys, and other kinds too."""
         keys = [
             self.key("git"),

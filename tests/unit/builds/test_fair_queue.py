@@ -76,7 +76,7 @@ class QueueTestCase(SynchronousTestCase):
 class FairQueueTests(QueueTestCase):
     """Tests of the order in which jobs run."""
 
-    def test_room(self) -> None:
+    def test_as_many_run_at_once_as_may(self) -> None:
         """As many run at once as may, and the next begins when one ends."""
         self.make(running=2, waiting=10)
         first, _, third = (self.come(name) for name in ("a1", "b1", "c1"))
@@ -95,7 +95,7 @@ class FairQueueTests(QueueTestCase):
             job.gate.callback(None)
         self.assertEqual(self.order, ["x1", "a1", "b1", "c1", "a2", "c2", "a3"])
 
-    def test_positions(self) -> None:
+    def test_waiting_job_is_told_its_place_when_it_comes_and_when_place_changes(self) -> None:
         """A waiting job is told its place when it comes and when the place changes."""
         running = self.come("x1")
         first, second, other = (self.come(name) for name in ("a1", "a2", "b1"))
@@ -129,7 +129,7 @@ class FairQueueTests(QueueTestCase):
         self.failureResultOf(running.result, KeyError)
         self.assertTrue(waiting.running)
 
-    def test_full(self) -> None:
+    def test_job_that_comes_to_full_queue_is_refused_and_told_when_to_come_back(self) -> None:
         """A job that comes to a full queue is refused and told when to come back."""
         self.make(running=1, waiting=2)
         for name in ("x1", "a1", "b1"):
@@ -156,7 +156,7 @@ class FairQueueTests(QueueTestCase):
         self.failureResultOf(self.come("b2").result, QueueFull)
         self.failureResultOf(self.come("a4").result, QueueFull)
 
-    def test_stopping(self) -> None:
+    def test_stopping_refuses_jobs_that_wait_or_come(self) -> None:
         """Stopping refuses jobs that wait or come; running jobs go on."""
         running, waiting = self.come("a1"), self.come("b1")
         self.queue.stop()
@@ -199,7 +199,9 @@ class FairnessTests(QueueTestCase):
         ),
     )
     @settings(max_examples=150)
-    def test_fairness(self, running: int, waiting: int, steps: list[tuple[str, str, int]]) -> None:
+    def test_no_lane_is_served_twice_while_another_waits(
+        self, running: int, waiting: int, steps: list[tuple[str, str, int]]
+    ) -> None:
         """
         No more run or wait than may, nobody waits while there is room, no lane is
         served twice while another one waits, and a lane's own order is kept.

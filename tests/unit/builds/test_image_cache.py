@@ -140,7 +140,7 @@ class ImageCacheTests(CacheTests):
         self.storage.lose(image.manifests[0].digest)
         self.assertIsNone(self.now(self.make_cache().get("key")))
 
-    def test_distrust(self) -> None:
+    def test_report_of_a_missing_blob_makes_the_next_answer_look_for_all_of_them(self) -> None:
         """A report of a missing blob makes the next answer look for all of them."""
         layer = self.layer(b"one")
         self.now(self.cache.add("key", self.image(layer)))
@@ -182,7 +182,7 @@ class ImageCacheTests(CacheTests):
                 self.assertEqual(self.now(cache.get("key")), image)
             self.assertEqual(self.storage.reads, reads)
 
-    def test_garbage(self) -> None:
+    def test_unreadable_record_counts_as_none_and_is_withdrawn(self) -> None:
         """An unreadable record counts as none, and is withdrawn."""
         blob = self.now(self.storage.put(b"no manifest", "text/plain"))
         for garbage in (

@@ -67,7 +67,7 @@ class LayerCacheTests(CacheTests):
         self.assertIsNone(self.now(self.cache.get("key")))
         self.assertEqual(self.add(self.cache, "key", second), second)
 
-    def test_garbage(self) -> None:
+    def test_unreadable_record_counts_as_none(self) -> None:
         """An unreadable record counts as none."""
         layer = self.layer(b"one")
         for garbage in (b"", b"{}", b"[]", b'{"digest": "sha256:1"}', b"\xff"):

@@ -77,14 +77,14 @@ class LostUploadTests(SynchronousTestCase):
             store_directory=str(self.store),
         )
 
-    def test_once(self) -> None:
+    def test_layer_whose_upload_is_lost_is_packed_again(self) -> None:
         """A layer whose upload is lost is packed again."""
         storage = _FailingStorage(1)
         record = finish(self.packer(storage).get_layer([self.path], 1))
         self.assertEqual(record.size, finish(storage.stat(record.digest)).size)
         self.assertEqual(2, storage.created)
 
-    def test_twice(self) -> None:
+    def test_layer_whose_upload_is_lost_twice_is_given_up(self) -> None:
         """A layer whose upload is lost twice is given up."""
         storage = _FailingStorage(1, 2)
         with self.assertRaises(UploadLost):
@@ -134,7 +134,7 @@ class BatchTests(SynchronousTestCase):
         for name in names:
             (self.store / Path(store_path(name).path).name).mkdir()
 
-    def test_together(self) -> None:
+    def test_layers_that_wait_are_packed_by_one_call(self) -> None:
         """Layers that wait are packed by one call, and each is stored under its own digest."""
         names = ["a-1", "b-1", "c-1", "d-1"]
         self.make(*names)
@@ -148,7 +148,7 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(4, self.stats.layers_packed)
         self.assertEqual(sum(record.size for record in records), self.stats.packed_bytes)
 
-    def test_missing(self) -> None:
+    def test_layer_whose_path_has_vanished_takes_none_with_it(self) -> None:
         """A layer whose store path has vanished does not fail the others of its batch."""
         names = ["a-1", "b-1", "c-1", "d-1"]
         self.make("a-1", "b-1", "d-1")
@@ -158,7 +158,7 @@ class BatchTests(SynchronousTestCase):
         for layer in layers:
             finish(storage.stat(self.successResultOf(layer).digest))
 
-    def test_lost(self) -> None:
+    def test_layers_whose_upload_is_lost_are_packed_again(self) -> None:
         """The layers of a batch with a lost upload are packed again, each by itself."""
         names = ["a-1", "b-1", "c-1"]
         self.make(*names)

@@ -51,12 +51,12 @@ class ProgressTestCase(SynchronousTestCase):
 class BuildTests(ProgressTestCase):
     """Tests of a build's view: its state, phases, counts and log."""
 
-    def test_interface(self) -> None:
+    def test_mypy_holds_it_against_the_protocol_here(self) -> None:
         """mypy holds it against the protocol here."""
         checked: Progress = self.build
         self.assertIs(checked, self.build)
 
-    def test_stages(self) -> None:
+    def test_phase_lasts_until_the_next_begins_and_the_last_one_until_the_end(self) -> None:
         """A phase lasts until the next begins, and the last one until the end."""
         self.build.phase(Phase.EVALUATING)
         self.clock.advance(2)
@@ -78,12 +78,12 @@ class BuildTests(ProgressTestCase):
             (view.stages[-1].ended_at, view.ended_at, view.elapsed), (BEGUN + 5, BEGUN + 5, 5)
         )
 
-    def test_identity(self) -> None:
+    def test_name_is_the_clients_own_spelling(self) -> None:
         """The name is the client's own spelling."""
         view = self.build.view()
         self.assertEqual((view.image, view.tag, view.system), ("shell/git", "v1", "x86_64-linux"))
 
-    def test_counts(self) -> None:
+    def test_each_unit_of_a_phase_has_its_newest_count(self) -> None:
         """Each unit of a phase has its newest count."""
         self.build.phase(Phase.DOWNLOADING)
         self.build.count(Phase.DOWNLOADING, 1, 10, "paths")
@@ -94,7 +94,7 @@ class BuildTests(ProgressTestCase):
             [("paths", 2, 10), ("bytes", 2000, 5000)],
         )
 
-    def test_derivation(self) -> None:
+    def test_derivation_is_told_while_something_is_built(self) -> None:
         """The derivation is told while something is built."""
         self.build.phase(Phase.BUILDING)
         self.build.derivation("/nix/store/x-a.drv")
@@ -102,7 +102,7 @@ class BuildTests(ProgressTestCase):
         self.build.phase(Phase.PACKING)
         self.assertIsNone(self.build.view().derivation)
 
-    def test_doing(self) -> None:
+    def test_current_activity_is_described_in_a_few_words(self) -> None:
         """The current activity is described in a few words."""
         self.assertEqual(self.build.view().describe_activity(), "running")
         self.build.set_queued(2)
@@ -113,7 +113,7 @@ class BuildTests(ProgressTestCase):
         self.build.count(Phase.BUILDING, 3, 14, "builds")
         self.assertEqual(self.build.view().describe_activity(), "building, 3 of 14 builds")
 
-    def test_success(self) -> None:
+    def test_build_that_succeeds_has_a_digest(self) -> None:
         """A build that succeeds has a digest."""
         self.build.phase(Phase.BUILDING)
         self.build.succeed(DIGEST)
@@ -121,7 +121,7 @@ class BuildTests(ProgressTestCase):
         self.assertEqual((view.state, view.digest), (BuildState.SUCCEEDED, DIGEST))
         self.assertTrue(view.state.is_final)
 
-    def test_failure(self) -> None:
+    def test_failed_build_tells_what_its_error_tells_clients(self) -> None:
         """A failed build tells what its error tells clients, and no command output."""
         self.build.phase(Phase.BUILDING)
         error = BuildFailed(derivation="/nix/store/x.drv", log=("a", "b"), output=OUTPUT)
@@ -148,7 +148,7 @@ class BuildTests(ProgressTestCase):
         assert problem is not None
         self.assertEqual(problem.message, "storage failed to write: full")
 
-    def test_cancelled(self) -> None:
+    def test_build_that_is_stopped_has_not_failed(self) -> None:
         """A build that is stopped has not failed."""
         for error in (CancelledError(), ShuttingDown()):
             build = self.begin()
@@ -167,7 +167,7 @@ class BuildTests(ProgressTestCase):
 class LogTests(ProgressTestCase):
     """Lines, kept and in the daemon's log."""
 
-    def test_parts(self) -> None:
+    def test_parts_of_the_log_are_found_by_the_numbers_of_lines(self) -> None:
         """Parts of the log are found by the numbers of lines."""
         for number in range(10):
             self.build.log(f"line {number}")
@@ -179,7 +179,9 @@ class LogTests(ProgressTestCase):
 
     @given(st.lists(st.integers(0, 300), max_size=60), st.integers(0, 70), st.integers(1, 70))
     @settings(max_examples=100)
-    def test_bounds(self, lengths: list[int], after: int, limit: int) -> None:
+    def test_newest_lines_are_kept_within_both_bounds_under_their_numbers(
+        self, lengths: list[int], after: int, limit: int
+    ) -> None:
         """The newest lines are kept, within both bounds, under their numbers."""
         self.patch(progress, "MAX_LOG_LINES", 20)
         self.patch(progress, "MAX_LOG_CHARACTERS", 1000)
@@ -199,7 +201,7 @@ class LogTests(ProgressTestCase):
         self.assertEqual(part.first, max(after, kept.first) if lines else after)
         self.assertEqual(list(part.lines), lines[part.first : part.first + limit])
 
-    def test_flood(self) -> None:
+    def test_twenty_thousand_lines_take_bounded_memory(self) -> None:
         """Twenty thousand lines take bounded memory, and no timer or event each."""
         told: list[None] = []
         self.build.phase(Phase.BUILDING)

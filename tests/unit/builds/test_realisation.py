@@ -68,7 +68,7 @@ class RealiseTests(SynchronousTestCase):
         self.assertIs(evaluation, self.evaluation)
         self.assertEqual((self.nix.package_sets, self.source.fetched), ([], []))
 
-    def test_collected(self) -> None:
+    def test_collected_derivations_are_evaluated_again_of_the_same_package_set(self) -> None:
         """Collected derivations are evaluated again, of the same package set, and built."""
         self.nix.collected_derivations = 1
         realisation, evaluation = self.successResultOf(self.realise())
@@ -78,7 +78,7 @@ class RealiseTests(SynchronousTestCase):
         self.assertEqual(self.nix.evaluated_to_build, self.nix.evaluations[1:])
         self.assertEqual(self.recorder.calls.count((Phase.EVALUATING,)), 1)
 
-    def test_changing(self) -> None:
+    def test_package_set_that_changes_each_time_is_looked_at_a_few_times(self) -> None:
         """A package set that is another one each time is looked at a few times only."""
         self.nix.collected_derivations = MAX_REEVALUATIONS
         self.successResultOf(self.realise())

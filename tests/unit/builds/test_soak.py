@@ -46,7 +46,7 @@ class SoakTests(BuilderCase):
                 held[type(each).__name__] += 1
         return held
 
-    def test_images(self) -> None:
+    def test_images_leave_nothing_behind(self) -> None:
         """Twice as many images leave as many coroutines, Deferreds and timers behind."""
         held = []
         for half in range(2):
@@ -56,7 +56,7 @@ class SoakTests(BuilderCase):
         self.assertEqual(held[0], held[1])
         self.assertEqual(held[1][2], set())
 
-    def test_failures(self) -> None:
+    def test_failures_leave_nothing_behind(self) -> None:
         """So do images that cannot be had."""
         held = []
         for _ in range(2):

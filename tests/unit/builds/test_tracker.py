@@ -50,7 +50,7 @@ class TrackerTestCase(SynchronousTestCase):
 class BuildTrackerTests(TrackerTestCase):
     """Tests of the builds that are kept, and of the notifications about them."""
 
-    def test_order(self) -> None:
+    def test_running_builds_come_first_and_the_youngest(self) -> None:
         """Those that run come first, then those that ended; the youngest first."""
         first, second, *_ = [self.begin(name) for name in "abcd"]
         second.succeed(DIGEST)
@@ -59,7 +59,7 @@ class BuildTrackerTests(TrackerTestCase):
         states = [build.state.value for build in self.tracker.overview()]
         self.assertEqual(states, ["running", "running", "failed", "succeeded"])
 
-    def test_bounded(self) -> None:
+    def test_only_so_many_that_have_ended_are_kept(self) -> None:
         """Only so many that have ended are kept; what runs always is."""
         running = [self.begin(f"running{number}") for number in range(10)]
         for number in range(10):
@@ -71,7 +71,7 @@ class BuildTrackerTests(TrackerTestCase):
             build.succeed(DIGEST)
         self.assertEqual(len(self.listed()), 3)
 
-    def test_ids(self) -> None:
+    def test_trackers_default_ids_cannot_be_guessed(self) -> None:
         """The tracker's default ids cannot be guessed."""
         book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         ids = {book.begin(named("a"), LATEST).id for _ in range(100)}
@@ -107,7 +107,7 @@ class BuildTrackerTests(TrackerTestCase):
             self.begin("a", Phase.EVALUATING).fail(error)
         self.assertEqual(self.listed(), [])
 
-    def test_announced(self) -> None:
+    def test_build_that_a_client_was_told_to_watch_is_kept_however_it_ends(self) -> None:
         """A build that a client was told to watch is kept however it ends."""
         build = self.begin("a", Phase.EVALUATING)
         view = self.tracker.pin(named("a"), LATEST)
@@ -135,7 +135,7 @@ class BuildTrackerTests(TrackerTestCase):
         assert found is not None
         self.assertEqual(found.follows, maker.id)
 
-    def test_failed(self) -> None:
+    def test_failure_new_or_remembered_is_found_again(self) -> None:
         """A failure, new or remembered, is found again; another one of the image is not."""
         build = self.begin("a")
         build.fail(FAILURE)
@@ -173,7 +173,7 @@ class BuildTrackerTests(TrackerTestCase):
 class ChangesTests(TrackerTestCase):
     """Tests of the changes since a given version."""
 
-    def test_everything(self) -> None:
+    def test_from_nothing_everything_is_new(self) -> None:
         """After version 0 all builds are returned."""
         self.begin("a")
         changes = self.tracker.changes(0)
@@ -190,7 +190,7 @@ class ChangesTests(TrackerTestCase):
         self.assertEqual(changes.removed, ())
         self.assertEqual(self.tracker.changes(changes.version).builds, ())
 
-    def test_removed(self) -> None:
+    def test_removed_build_is_told_by_its_id(self) -> None:
         """A removed build is told by its id."""
         build = self.begin("a", Phase.EVALUATING)
         version = self.tracker.changes(0).version
@@ -254,7 +254,7 @@ class ChangesTests(TrackerTestCase):
         self.clock.advance(1)
         self.assertEqual(told, [None])
 
-    def test_state(self) -> None:
+    def test_build_that_was_queued_is_told_as_such_with_its_place(self) -> None:
         """A build that was queued is told as such, with its place."""
         build = self.begin("a", Phase.EVALUATING)
         build.set_queued(3)

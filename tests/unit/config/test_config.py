@@ -35,7 +35,7 @@ COMPOSED = {
 class DefaultTests(ConfigCase):
     """Tests of the defaults, without any configuration."""
 
-    def test_defaults(self) -> None:
+    def test_loopback_channel_nixos_unstable_and_storage_in_state_directory(self) -> None:
         """Loopback, the channel nixos-unstable, and storage in the state directory."""
         config = self.load()
         self.assertEqual(("tcp:8080:interface=127.0.0.1",), config.listen)
@@ -124,7 +124,7 @@ class DefaultTests(ConfigCase):
 class AlternativeTests(ConfigCase):
     """Settings of which a layer gives one: sources, and where to listen."""
 
-    def test_sources(self) -> None:
+    def test_each_of_the_three_settings_gives_a_source(self) -> None:
         """Each of the three settings gives a source."""
         self.assertEqual(
             GitSource(url="https://example.org/pkgs"),
@@ -159,7 +159,7 @@ class AlternativeTests(ConfigCase):
         config = self.load("pkgs_repo: 'https://r'", pkgs_ref="stable")
         self.assertEqual(GitSource(url="https://r", ref="stable"), config.source)
 
-    def test_rules(self) -> None:
+    def test_settings_of_the_tags_that_are_served_become_one_value(self) -> None:
         """The settings of the tags that are served become one value."""
         self.assertEqual(TagPolicy(), self.load().rules)
         config = self.load("{allowed_tags: latest, allow_any_commit: true}")
@@ -215,7 +215,7 @@ class AlternativeTests(ConfigCase):
 class CompressionTests(ConfigCase):
     """The two settings that become one value."""
 
-    def test_compression(self) -> None:
+    def test_compression_comes_with_the_level_that_suits_it(self) -> None:
         """A kind of compression comes with the level that suits it best, or one of its own."""
         self.assertEqual("gzip-1", self.load().compression.label)
         self.assertEqual("gzip-0", self.load("compression_level: 0").compression.label)

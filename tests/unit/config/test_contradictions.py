@@ -60,7 +60,7 @@ class ContradictionTests(ConfigCase):
 class AuthTests(ConfigCase):
     """Users, and what is for them."""
 
-    def test_rules(self) -> None:
+    def test_rules_are_patterns_by_the_names_of_users(self) -> None:
         """Rules are patterns by the names of users; one pattern needs no list."""
         config = self.load(
             "{auth: htpasswd, htpasswd_file: /h, auth_rules: {a: [git, shell], b: x}}"
@@ -68,7 +68,7 @@ class AuthTests(ConfigCase):
         self.assertEqual({*config.auth_rules}, {"a", "b"})
         self.assertEqual(config.token_key, config.state_directory / "token-key.pem")
 
-    def test_contradictions(self) -> None:
+    def test_settings_that_contradict_each_other_are_refused_with_what_to_do(self) -> None:
         """Settings that contradict each other are refused, with what to do."""
         for text, words in (
             ("{auth: htpasswd}", "htpasswd_file"),

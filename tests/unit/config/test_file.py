@@ -45,7 +45,7 @@ class FileTests(ConfigCase):
         """Tags that would make Python objects are refused."""
         self.problem("channel: !!python/object/apply:os.getcwd []\n")
 
-    def test_suggestions(self) -> None:
+    def test_near_names_are_suggested(self) -> None:
         """Near names are suggested; where there are none, the help is."""
         self.assertEqual("did you mean --port?", suggest("prot", ["port", "listen"], "--"))
         self.assertIn("--help", suggest("zzz", ["port", "listen"]))

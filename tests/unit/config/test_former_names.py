@@ -21,14 +21,14 @@ class FormerNameTests(ConfigCase):
         (warning,) = config.warnings
         return warning.describe()
 
-    def test_table(self) -> None:
+    def test_no_former_name_is_forgotten(self) -> None:
         """No former name is forgotten, and none is the present name of another setting."""
         declared = {old: setting.name for setting in SETTINGS for old in setting.former_names}
         self.assertEqual({old: new for old, (new, _) in FORMER_NAMES.items()}, declared)
         self.assertFalse({setting.name for setting in SETTINGS} & {*DEPRECATED_NAMES})
         self.assertEqual(len(DEPRECATED_NAMES), len({*DEPRECATED_NAMES}))
 
-    def test_file(self) -> None:
+    def test_former_name_in_file_means_same_and_warning_says_present_one(self) -> None:
         """A former name in the file means the same, and the warning says the present one."""
         for old, (new, value) in FORMER_NAMES.items():
             if old != INVERTED:
@@ -63,7 +63,7 @@ class FormerNameTests(ConfigCase):
         for old, text in said.items():
             self.assertTrue(text.endswith(f"use {FORMER_NAMES[old][0]}"), text)
 
-    def test_inverted(self) -> None:
+    def test_inverted_setting_has_its_former_meaning_under_its_former_name(self) -> None:
         """An inverted setting has its former meaning under its former name."""
         for value, redirect in (("true", False), ("no", True)):
             config = self.load(f"gcs_proxy: {value}", BUCKET)
@@ -94,7 +94,7 @@ class FormerNameTests(ConfigCase):
         config = self.load("shutdown_timeout: 3", stop_grace="4")
         self.assertEqual(4, config.shutdown_timeout)
 
-    def test_empty(self) -> None:
+    def test_former_name_without_a_value_gives_nothing_and_contradicts_nothing(self) -> None:
         """A former name without a value gives nothing, and contradicts nothing."""
         config = self.load("{stop_grace: , shutdown_timeout: 3}")
         self.assertEqual((3, ()), (config.shutdown_timeout, config.warnings))
@@ -105,7 +105,7 @@ class FormerNameTests(ConfigCase):
         self.assertEqual("--client-rate", self.problem(client_rate="many").setting)
         self.assertEqual("gcs_proxy", self.problem("gcs_proxy: true").setting)
 
-    def test_suggestions(self) -> None:
+    def test_misspelt_name_is_answered_with_present_names_only(self) -> None:
         """A misspelt name is answered with present names only."""
         self.assertNotIn("stop_grace", self.problem("stop_grac: 3").expected)
 
@@ -113,7 +113,7 @@ class FormerNameTests(ConfigCase):
 class RemovedSettingTests(ConfigCase):
     """Tests of settings that were removed."""
 
-    def test_ignored(self) -> None:
+    def test_whatever_they_are_set_to_has_no_effect_and_each_is_warned_of(self) -> None:
         """Removed settings have no effect, and each is warned of."""
         text = "\n".join(f"{name}: anything" for name in REMOVED_SETTINGS)
         options = dict.fromkeys(REMOVED_SETTINGS, "anything")

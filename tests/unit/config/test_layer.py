@@ -35,7 +35,7 @@ class LayerTests(ConfigCase):
             {setting.variable for setting in SETTINGS if setting.variable is not None},
         )
 
-    def test_order(self) -> None:
+    def test_command_line_wins_over_the_environment_and_that_over_the_file(self) -> None:
         """The command line wins over the environment, and that over the file."""
         file = "nix_timeout: 1\nstorage_path: /file\nlayer_budget: 7\n"
         environ = {"NIX_TIMEOUT": "2", "STORAGE_PATH": "/environment"}

@@ -143,7 +143,7 @@ REJECTED: dict[str, list[object]] = {
 class KindTests(SynchronousTestCase):
     """Tests of the values that settings accept."""
 
-    def test_accepted(self) -> None:
+    def test_values_are_accepted_as_text_and_as_yaml_has_them(self) -> None:
         """Values are accepted as text and as YAML has them."""
         by_name = {setting.name: setting for setting in SETTINGS}
         for name, pairs in ACCEPTED.items():
@@ -151,7 +151,7 @@ class KindTests(SynchronousTestCase):
                 with self.subTest(name=name, value=given_value):
                     self.assertEqual(expected, by_name[name].kind.parse(given_value))
 
-    def test_rejected(self) -> None:
+    def test_value_that_is_not_allowed_is_rejected_with_what_would_be_right(self) -> None:
         """A value that its setting does not allow is rejected with what would be right."""
         by_name = {setting.name: setting for setting in SETTINGS}
         for name, values in REJECTED.items():
@@ -175,7 +175,9 @@ class KindTests(SynchronousTestCase):
         )
     )
     @settings(max_examples=100)
-    def test_anything(self, value: object) -> None:
+    def test_any_value_in_file_is_accepted_or_rejected_and_never_crashes_parser(
+        self, value: object
+    ) -> None:
         """Any value in a file is accepted or rejected, and never crashes the parser."""
         for setting in SETTINGS:
             try:

@@ -11,12 +11,12 @@ from demoset.errors import DemoFailed
 
 
 class UriTests(SynchronousTestCase):
-    def test_ordinary(self) -> None:
+    def test_uri_that_nix_can_fetch_stays_as_it_is(self) -> None:
         """A URI that Nix can fetch stays as it is."""
         for uri in ("http://m/p/h.deb", "https://m/p/h.deb"):
             self.assertEqual(plain_uri(uri), uri)
 
-    def test_files(self) -> None:
+    def test_mirror_on_a_disk_gets_the_form_of_url_that_nix_knows(self) -> None:
         """A mirror on a disk gets the form of URL that Nix knows."""
         self.assertEqual(plain_uri("file:/mirror/h.deb"), "file:///mirror/h.deb")
         self.assertEqual(plain_uri("copy:///mirror/h.deb"), "file:///mirror/h.deb")
@@ -30,7 +30,7 @@ class UriTests(SynchronousTestCase):
             "https://one/debian/pool/main/h/h.deb",
         )
 
-    def test_others(self) -> None:
+    def test_disc_in_a_drive_is_refused_with_the_url_and_the_remedy(self) -> None:
         """A disc in a drive is refused, with the URL and the remedy."""
         for uri in ("cdrom:[Debian]/pool/h.deb", "mirror+file:/no/such/list/pool/h.deb"):
             error = self.assertRaises(DemoFailed, plain_uri, uri)

@@ -32,7 +32,7 @@ class ReleaseTests(SynchronousTestCase):
             stanza = f"Package: base-files\nVersion: {version}\nSize: 1\nSHA256: 00\n"
             self.assertEqual(find_release(FakeApt(stanza)), release)
 
-    def test_unknown(self) -> None:
+    def test_archive_that_does_not_tell_its_release_is_refused_with_the_remedy(self) -> None:
         """An archive that does not tell its release is refused, with the remedy."""
         error = self.assertRaises(DemoFailed, find_release, FakeApt(""))
         self.assertIn("base-files", error.message)

@@ -46,7 +46,7 @@ Version: 1
 
 
 class RecordTests(SynchronousTestCase):
-    def test_fields(self) -> None:
+    def test_output_of_apt_cache_becomes_a_record(self) -> None:
         """The output of apt-cache becomes a record; versions and architectures are dropped."""
         git = Records(AVAILABLE).get("git")
         self.assertEqual(
@@ -80,7 +80,7 @@ class RecordTests(SynchronousTestCase):
         """A stanza without a file to fetch is no package."""
         self.assertIsNone(Records(AVAILABLE).get("virtual"))
 
-    def test_unknown(self) -> None:
+    def test_name_that_no_stanza_begins_with_is_none_of_a_package(self) -> None:
         """A name that no stanza begins with is none of a package."""
         for name in ("nothing", "not", "role::program,"):
             self.assertIsNone(Records(AVAILABLE).get(name))
@@ -88,7 +88,7 @@ class RecordTests(SynchronousTestCase):
 
 
 class UriTests(SynchronousTestCase):
-    def test_lines(self) -> None:
+    def test_names_and_uris_are_found(self) -> None:
         """Names and URIs are found; whatever else apt says is not taken for one."""
         self.assertEqual(
             parse_uris(
@@ -104,7 +104,7 @@ class UriTests(SynchronousTestCase):
 
 
 class VersionTests(SynchronousTestCase):
-    def test_examples(self) -> None:
+    def test_epoch_and_debians_revision_go(self) -> None:
         """Epoch and Debian's revision go."""
         for version, upstream in {
             "2.10-3": "2.10",

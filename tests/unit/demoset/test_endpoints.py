@@ -20,7 +20,7 @@ class EndpointTests(SynchronousTestCase):
         self.patch(sys, "stdout", self.out)
         self.patch(sys, "stderr", self.err)
 
-    def test_configured(self) -> None:
+    def test_configuration_file_is_asked_as_well(self) -> None:
         """The configuration file is asked as well."""
         path = Path(self.mktemp())
         path.write_text("port: 8123\npublic_url: https://registry.example.org\n")
@@ -30,7 +30,7 @@ class EndpointTests(SynchronousTestCase):
             {"listen": ["tcp:8123"], "public_url": "https://registry.example.org"},
         )
 
-    def test_unusable(self) -> None:
+    def test_option_that_there_is_none_of_is_said_as_the_registry_says_it(self) -> None:
         """An option that there is none of is said, as the registry says it."""
         self.assertEqual(endpoints.main(["--prot", "8123"]), 1)
         self.assertIn("there is no option --prot", self.err.getvalue())

@@ -37,7 +37,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(command.main([]), 0)
         self.assertEqual(calls, [default_directory(os.environ)])
 
-    def test_failure(self) -> None:
+    def test_failure_is_one_message_with_what_to_do_and_a_status_that_says_so(self) -> None:
         """A failure is one message with what to do, and a status that says so."""
 
         def fail(*_: object, **__: object) -> None:

@@ -13,14 +13,14 @@ from demoset.recipes import Recipes
 
 
 class DirectoryTests(SynchronousTestCase):
-    def test_unit(self) -> None:
+    def test_under_service_manager_set_is_in_units_first_state_directory(self) -> None:
         """Under a service manager the set is in the unit's first state directory."""
         self.assertEqual(
             default_directory({"STATE_DIRECTORY": "/var/lib/nixery:/var/lib/other"}),
             Path("/var/lib/nixery/demo"),
         )
 
-    def test_user(self) -> None:
+    def test_user_has_it_in_the_state_home_which_counts_only_if_it_is_absolute(self) -> None:
         """A user has it in the state home, which counts only if it is absolute."""
         self.assertEqual(default_directory({"XDG_STATE_HOME": "/s"}), Path("/s/nixery/demo"))
         self.assertEqual(
@@ -45,7 +45,7 @@ class PrepareTests(SynchronousTestCase):
     def prepare(self, *, refresh: bool = False) -> None:
         prepare(self.directory, refresh=refresh, query=self.query, patchelf=lambda: self.patchelf)
 
-    def test_complete(self) -> None:
+    def test_directory_has_the_expressions_the_seeds_and_the_lock_afterwards(self) -> None:
         """The directory has the expressions, the seeds and the lock afterwards."""
         self.prepare()
         names = {path.name for path in self.directory.iterdir()}
@@ -56,7 +56,7 @@ class PrepareTests(SynchronousTestCase):
         for seed in ("busybox", "patchelf"):
             self.assertTrue(os.access(self.directory / "seeds/bin" / seed, os.X_OK))
 
-    def test_kept(self) -> None:
+    def test_second_call_makes_no_query_and_changes_no_file(self) -> None:
         """A second call makes no query and changes no file."""
         self.prepare()
         before = {path: path.stat().st_ino for path in self.directory.rglob("*")}
@@ -64,7 +64,7 @@ class PrepareTests(SynchronousTestCase):
         self.assertEqual(self.asked, 1)
         self.assertEqual(before, {path: path.stat().st_ino for path in self.directory.rglob("*")})
 
-    def test_refreshed(self) -> None:
+    def test_on_request_the_lock_is_made_anew(self) -> None:
         """On request the lock is made anew."""
         self.prepare()
         self.prepare(refresh=True)
@@ -80,7 +80,7 @@ class PrepareTests(SynchronousTestCase):
         ]
         return release
 
-    def test_popularity(self) -> None:
+    def test_popularity_data_are_those_of_the_release_that_the_lock_was_made_on(self) -> None:
         """The popularity data are those of the release that the lock was made on."""
         for release, published in (
             (12, "12"),
@@ -113,7 +113,7 @@ class PrepareTests(SynchronousTestCase):
         self.prepare()
         self.assertEqual(self.asked, 2)
 
-    def test_damaged(self) -> None:
+    def test_lock_that_cannot_be_read_is_made_anew(self) -> None:
         """A lock that cannot be read is made anew."""
         self.prepare()
         for damaged in ("", "[]", "{}", "{"):

@@ -56,7 +56,7 @@ class ResolveTests(SynchronousTestCase):
     ) -> dict[str, Unit]:
         return resolve(Recipes(units=recipes, ignore=tuple(ignore)), archive)
 
-    def test_libraries(self) -> None:
+    def test_libraries_are_followed_through_libraries(self) -> None:
         """Libraries are followed through libraries, and become units of their own."""
         archive = Archive(
             record("hello", "liba", "debconf", section="devel"),
@@ -68,7 +68,7 @@ class ResolveTests(SynchronousTestCase):
         units = self.resolve(archive, hello=Recipe(debs=("hello",)))
         self.assertEqual(depends(units), {"hello": ("liba",), "liba": ("libb",), "libb": ()})
 
-    def test_modules(self) -> None:
+    def test_modules_of_language_are_followed_from_modules_of_same_language(self) -> None:
         """Modules of a language are followed from modules of the same language."""
         archive = Archive(
             record("python3-a", "python3-b", "libc", "liberror-perl", section="python"),
@@ -81,7 +81,7 @@ class ResolveTests(SynchronousTestCase):
         self.assertEqual(units["a"].depends, ("libc", "python3-b"))
         self.assertEqual(units["tool"].depends, ())
 
-    def test_groups(self) -> None:
+    def test_patterns_gather_packages_that_depend_on_each_other_into_one_unit(self) -> None:
         """Patterns gather packages that depend on each other into one unit."""
         archive = Archive(
             record("python3", "python3.11", "libpython3-stdlib", section="python"),
@@ -98,7 +98,7 @@ class ResolveTests(SynchronousTestCase):
         )
         self.assertEqual(units["python3"].depends, ("libssl", "libz"))
 
-    def test_main(self) -> None:
+    def test_unit_may_take_its_version_from_a_pattern(self) -> None:
         """A unit may take its version from a package whose name only a pattern tells."""
         archive = Archive(
             record("default-jdk", "openjdk-17-jdk", section="java"),
@@ -107,7 +107,7 @@ class ResolveTests(SynchronousTestCase):
         recipe = Recipe(debs=("default-jdk", "openjdk-*"), main="openjdk-*-jdk")
         self.assertEqual(self.resolve(archive, jdk=recipe)["jdk"].main.name, "openjdk-17-jdk")
 
-    def test_owned(self) -> None:
+    def test_package_that_belongs_to_another_unit_leads_there(self) -> None:
         """A package that belongs to another unit leads there, whatever its section."""
         archive = Archive(
             record("tool", "libperl5.36", section="utils"),
@@ -119,7 +119,7 @@ class ResolveTests(SynchronousTestCase):
         )
         self.assertEqual(depends(units), {"perl": (), "tool": ("perl",)})
 
-    def test_needs(self) -> None:
+    def test_needs_are_units_packages_and_patterns_for_names_among_dependencies(self) -> None:
         """Needs are units, packages, and patterns for names among the dependencies."""
         archive = Archive(
             record("git", "liberror-perl", "git-man", section="vcs"),
@@ -137,13 +137,13 @@ class ResolveTests(SynchronousTestCase):
         self.assertEqual(units["git"].depends, ("extra", "liberror-perl", "tdb"))
         self.assertEqual(units["extra"].depends, ("libz",))
 
-    def test_leaf(self) -> None:
+    def test_leaf_needs_nothing_whatever_its_dependencies_say(self) -> None:
         """A leaf needs nothing, whatever its dependencies say."""
         archive = Archive(record("libc6", "libcrypt1"), record("libcrypt1", "libc6"))
         units = self.resolve(archive, glibc=Recipe(debs=("libc6",), leaf=True))
         self.assertEqual(depends(units), {"glibc": ()})
 
-    def test_ignored(self) -> None:
+    def test_names_that_match_a_pattern_of_ignored_ones_are_never_followed(self) -> None:
         """Names that match a pattern of ignored ones are never followed."""
         archive = Archive(
             record("hello", "gcc-12-base", "libc", section="devel"),
@@ -153,7 +153,7 @@ class ResolveTests(SynchronousTestCase):
         units = self.resolve(archive, ["gcc-*-base"], hello=Recipe(debs=("hello",)))
         self.assertEqual(units["hello"].depends, ("libc",))
 
-    def test_alternatives(self) -> None:
+    def test_first_alternative_that_exists_is_taken(self) -> None:
         """One alternative is taken: one that is there already, else the first that exists."""
         archive = Archive(
             record("a", "virtual|libone|libtwo", section="x"),
@@ -166,7 +166,7 @@ class ResolveTests(SynchronousTestCase):
         units = self.resolve(archive, b=Recipe(debs=("b",)), two=Recipe(debs=("libtwo",)))
         self.assertEqual(units["b"].depends, ("two",))
 
-    def test_recommended(self) -> None:
+    def test_recommended_shared_libraries_are_there_for_the_build(self) -> None:
         """Recommended shared libraries are there for the build, with what they need."""
         recommends = ["libcups2t64", "libx11-6|libx11-7", "libglib2.0-data", "libz1", "less2"]
         archive = Archive(
@@ -214,7 +214,7 @@ class ResolveTests(SynchronousTestCase):
         error = self.assertRaises(DemoFailed, self.resolve, Archive(), zz=recipe)
         self.assertIn("no package 7zip-standalone or 7zip, which zz is made of", error.message)
 
-    def test_missing(self) -> None:
+    def test_package_that_is_missing_is_named_with_its_unit(self) -> None:
         """A package that the archive has not got is an error that names it and its unit."""
         archive = Archive(record("hello", section="devel"))
         for recipe, missing in (
@@ -274,7 +274,7 @@ class RecipesTests(SynchronousTestCase):
         self.assertIn("git", recipes.units)
         self.assertTrue(recipes.units["glibc"].leaf)
 
-    def test_mistakes(self) -> None:
+    def test_each_mistake_is_reported_with_its_place(self) -> None:
         """Each mistake is reported with where it is."""
         for data, where in (
             ({}, "units"),

@@ -100,7 +100,7 @@ class AuthTestCase(AccessControllerTestCase):
 class AuthenticatingRootTests(AuthTestCase):
     """Tests that do not depend on how clients of the registry API log in."""
 
-    def test_strangers(self) -> None:
+    def test_client_that_has_not_logged_in_sees_nothing_but_health(self) -> None:
         """A client that has not logged in sees nothing but health, and no reasons."""
         for path in ("/", "/page", "/page/below", "/nowhere", "/v3"):
             self.assertIn("Basic realm=", self.challenged(self.get(path)))
@@ -109,7 +109,7 @@ class AuthenticatingRootTests(AuthTestCase):
         self.assertIn(b"disk", self.get("/readyz", ALICE).body)
         self.assertEqual(self.source.requests, [])
 
-    def test_users(self) -> None:
+    def test_user_who_has_logged_in_sees_pages_with_packages_of_that_user(self) -> None:
         """A user who has logged in sees the pages with the packages of that user."""
         self.assertEqual(self.get("/page", ALICE).body, b"alice ['git']")
         self.assertEqual(self.get("/page", BOB).body, b"bob ['git', 'htop']")
@@ -141,7 +141,7 @@ class AuthenticatingRootTests(AuthTestCase):
             self.challenged(self.get("/page", ("Authorization", value)))
             self.challenged(self.get("/v2/", ("Authorization", value)))
 
-    def test_head(self) -> None:
+    def test_head_is_challenged_as_a_get_is_without_a_body(self) -> None:
         """A HEAD is challenged as a GET is, without a body."""
         answer = self.connection.request("HEAD", "/page")
         self.challenged(answer)
@@ -162,7 +162,7 @@ class AuthenticatingRootTests(AuthTestCase):
         assert answer.header("X-Request-Id")
         self.get("/page", ALICE)
 
-    def test_left(self) -> None:
+    def test_client_that_leaves_during_the_check_of_a_password_causes_no_failure(self) -> None:
         """A client that leaves during the check of a password causes no failure."""
         workers = SteppedWorkers()
         self.build(workers)
@@ -193,7 +193,7 @@ class RegistryTests(AuthTestCase):
             self.assertIn("htop", answer.error()["message"])
         self.assertEqual(self.source.requests, [])
 
-    def test_digests(self) -> None:
+    def test_stored_digest_that_belongs_to_no_image_of_name_is_unknown_to_user(self) -> None:
         """A stored digest that belongs to no image of the name is unknown to the user."""
         for path, code in (
             (f"/v2/git/manifests/{OCI.digest}", "MANIFEST_UNKNOWN"),
@@ -207,7 +207,7 @@ class RegistryTests(AuthTestCase):
         self.assertEqual(self.get(f"/v2/git/manifests/{OCI.digest}", ALICE).status, 200)
         self.assertEqual(self.get(f"/v2/shell/manifests/{OCI.digest}", ALICE).status, 404)
 
-    def test_challenges(self) -> None:
+    def test_client_that_has_not_logged_in_is_told_where_to_get_tokens(self) -> None:
         """A client that has not logged in is told where to get tokens, and for which scope."""
         place = 'Bearer realm="https://reg/token",service="reg"'
         self.assertEqual(self.challenged(self.get("/v2/")), place)
@@ -243,7 +243,7 @@ class TokenTests(AuthTestCase):
         self.connection.protocol.dataReceived(body.encode())
         return self.connection.response()
 
-    def test_pull(self) -> None:
+    def test_token_pulls_what_it_is_for(self) -> None:
         """A token pulls what it is for, and says what is missing for anything else."""
         token = self.fetch("/token?service=reg&scope=repository:git:pull", ALICE)
         self.assertEqual(self.get("/v2/", token).status, 200)
@@ -265,7 +265,7 @@ class TokenTests(AuthTestCase):
         self.assertEqual(self.connection.request("PUT", "/token", ALICE).status, 405)
         self.assertEqual(self.get("/token/below", ALICE).status, 404)
 
-    def test_anonymous(self) -> None:
+    def test_anonymous_client_gets_a_token_for_what_is_allowed(self) -> None:
         """An anonymous client gets a token for what the rules allow to anonymous clients."""
         self.access_controller.replace_users(USERS, RULES | {"anonymous": parse_patterns(["git"])})
         token = self.fetch("/token?scope=repository:git:pull&scope=repository:htop:pull")
@@ -274,7 +274,7 @@ class TokenTests(AuthTestCase):
         self.challenged(self.get("/page", token))
         self.challenged(self.get("/v2/"))
 
-    def test_form(self) -> None:
+    def test_form_with_a_password_gets_tokens(self) -> None:
         """A form with a password gets a token, and if it wants one for later that, too."""
         form = {"grant_type": "password", "username": "alice", "password": "secret"}
         document = json.loads(self.post(form | {"scope": "repository:git:pull"}).body)
@@ -303,7 +303,7 @@ class HtpasswdTests(AuthTestCase):
 
     tokens = False
 
-    def test_challenge(self) -> None:
+    def test_registry_asks_for_a_password_as_the_pages_do(self) -> None:
         """The registry asks for a password, as the pages do."""
         self.assertIn("Basic realm=", self.challenged(self.get("/v2/")))
         self.assertEqual(self.get("/token").status, 404)

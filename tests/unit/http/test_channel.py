@@ -172,7 +172,7 @@ class SizeTests(ChannelCase):
             self.clock.pump([0] * 10)
         self.turned_away(413, "body")
 
-    def test_smuggling(self) -> None:
+    def test_ambiguous_request_is_refused_as_malformed(self) -> None:
         """A request that two servers might read differently is refused as malformed."""
         for lines in (
             b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -204,7 +204,7 @@ class SizeTests(ChannelCase):
 class TurnTests(ChannelCase):
     """Many requests on one connection."""
 
-    def test_turns(self) -> None:
+    def test_pipe_of_them_is_answered_bit_by_bit_in_order_and_to_the_end(self) -> None:
         """A pipe of them is answered bit by bit, in order, and to the end."""
         paths = [b"/%d" % number for number in range(1200)]
         pipe = b"".join(b"GET %s HTTP/1.1\r\n\r\n" % path for path in paths)
@@ -216,7 +216,7 @@ class TurnTests(ChannelCase):
         self.assertEqual(paths, self.page.seen)
         self.assertEqual(1200, self.connection.received().count(b"hello"))
 
-    def test_held(self) -> None:
+    def test_requests_behind_one_that_is_held_wait_and_are_answered_in_order(self) -> None:
         """Requests behind one that is held wait, and are answered in order."""
         pipe = b"".join(
             b"GET /%s HTTP/1.1\r\n\r\n" % (b"held" if number % 100 == 0 else b"%d" % number)
@@ -239,7 +239,7 @@ class RoomTests(ChannelCase):
         max_connections=2, connections_per_client=1000, request_read_timeout=30
     )
 
-    def test_crowded(self) -> None:
+    def test_one_connection_too_many_is_for_monitors(self) -> None:
         """One too many is for monitors, for a moment, and when others have gone for all."""
         other = Connection(self.site)
         for path, status in (("/v2/", 503), ("/healthz", 200)):
@@ -256,7 +256,7 @@ class RoomTests(ChannelCase):
         other.disconnect()
         self.assertEqual(200, Connection(self.site).request("GET", "/v2/").status)
 
-    def test_full(self) -> None:
+    def test_beyond_reserved_connections_one_more_is_dropped_without_answer(self) -> None:
         """Beyond the reserved connections, one more is dropped without an answer."""
         extra = [Connection(self.site) for _ in range(RESERVED_CONNECTIONS + 1)]
         self.assertFalse(extra[-1].transport.disconnected)

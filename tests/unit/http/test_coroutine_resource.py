@@ -33,7 +33,7 @@ class FrontTests(SynchronousTestCase):
             self.assertEqual((404, b"abc"), (answer.status, answer.body))
             self.assertEqual("3", answer.header("Content-Length"))
 
-    def test_later(self) -> None:
+    def test_coroutine_that_waits_is_answered_when_it_is_ready(self) -> None:
         """A coroutine that waits is answered when it is ready."""
         ready: Deferred[bytes] = Deferred()
 
@@ -55,7 +55,7 @@ class FrontTests(SynchronousTestCase):
 
         self.assertEqual(b"abc", self.connect(work).request("GET", "/").body)
 
-    def test_leaving(self) -> None:
+    def test_client_that_leaves_has_its_answer_cancelled_and_nothing_is_logged(self) -> None:
         """A client that leaves has its answer cancelled, and nothing is logged."""
         cancelled = []
 

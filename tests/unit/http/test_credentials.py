@@ -17,7 +17,7 @@ class CredentialsTests(SynchronousTestCase):
     """The two headers."""
 
     @given(st.text().filter(lambda text: ":" not in text), st.text())
-    def test_basic(self, user: str, password: str) -> None:
+    def test_name_and_password_come_out_as_they_were(self, user: str, password: str) -> None:
         """Name and password come out as they were; only the name has no colon."""
         value = b64encode(f"{user}:{password}".encode())
         for scheme in (b"Basic ", b"basic  ", b"BASIC "):
@@ -25,7 +25,7 @@ class CredentialsTests(SynchronousTestCase):
                 parse_authorization(scheme + value), Basic(user=user, password=password)
             )
 
-    def test_bearer(self) -> None:
+    def test_token_is_taken_as_it_is(self) -> None:
         """A token is taken as it is."""
         self.assertEqual(parse_authorization(b"bearer  a.b.c "), Bearer(token="a.b.c"))
 
@@ -36,17 +36,17 @@ class CredentialsTests(SynchronousTestCase):
         )
 
     @given(st.binary(max_size=60))
-    def test_anything(self, header: bytes) -> None:
+    def test_any_header_is_read_or_refused_with_loginfailed(self, header: bytes) -> None:
         """Any header is read or refused with LoginFailed."""
         with contextlib.suppress(LoginFailed):
             parse_authorization(header)
 
-    def test_malformed(self) -> None:
+    def test_header_that_is_neither_basic_nor_bearer_credentials_is_refused(self) -> None:
         """A header that is neither Basic nor Bearer credentials is refused."""
         for header in (b"", b"Basic", b"Basic !!!", b"Basic " + b64encode(b"alice"), b"Digest x=y"):
             self.assertRaises(LoginFailed, parse_authorization, header)
 
-    def test_challenge(self) -> None:
+    def test_challenge_names_where_tokens_are_what_for_and_what_is_wrong(self) -> None:
         """A challenge names where tokens are, what for, and what is wrong."""
         self.assertEqual(
             bearer_challenge("https://r/token", "r", "shell/git", "invalid_token"),

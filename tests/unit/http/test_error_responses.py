@@ -156,7 +156,7 @@ def read(problem: ErrorResponse) -> dict[str, Any]:
 class WatchTests(SynchronousTestCase):
     """Tests of the link to the page of a failed build."""
 
-    def test_link(self) -> None:
+    def test_page_of_the_failed_build_is_named_however_long_the_story_is(self) -> None:
         """The page of the failed build is named, however long the story is."""
         error = StorageUnavailable(operation="write", reason="x" * 10_000)
         problem = error_response(error, "http://reg/builds/1")
@@ -188,7 +188,7 @@ class TableTests(SynchronousTestCase):
         for error, _, _ in EXPECTED:
             self.assertNotIn(SECRET.encode(), error_response(error).body())
 
-    def test_remembered(self) -> None:
+    def test_remembered_failure_is_answered_like_a_new_one(self) -> None:
         """A remembered failure is answered like a new one, and says when to come back."""
         problem = error_response(CachedFailure(original=BUILD_FAILED, retry_after=41.2))
         self.assertEqual((422, "MANIFEST_INVALID"), (problem.status, problem.code))
@@ -224,7 +224,7 @@ class TableTests(SynchronousTestCase):
         problem = error_response(RangeNotSatisfiable(digest=DIGEST, size=7))
         self.assertEqual(b"bytes */7", problem.headers[b"Content-Range"])
 
-    def test_internal(self) -> None:
+    def test_failure_without_a_type_tells_where_to_look_and_nothing_else(self) -> None:
         """A failure without a type tells where to look and nothing else."""
         problem = internal_error_response("abc123")
         self.assertEqual((500, "UNKNOWN"), (problem.status, problem.code))
@@ -232,7 +232,7 @@ class TableTests(SynchronousTestCase):
 
 
 class DetailTests(SynchronousTestCase):
-    def test_packages(self) -> None:
+    def test_each_package_is_told_with_near_matches(self) -> None:
         """Each package with its kind and its near matches."""
         error = refused(ProblemKind.NOT_FOUND, ProblemKind.AMBIGUOUS)
         self.assertEqual(

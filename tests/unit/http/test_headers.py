@@ -116,7 +116,7 @@ class RangeTests(SynchronousTestCase):
 
 
 class ConditionTests(SynchronousTestCase):
-    def test_matches(self) -> None:
+    def test_tag_matches_alone_in_list_in_second_header_weak_bare_and_as_star(self) -> None:
         """A tag matches alone, in a list, in a second header, weak, bare, and as a star."""
         tag = etag(DIGEST)
         for values in (
@@ -129,7 +129,7 @@ class ConditionTests(SynchronousTestCase):
         ):
             self.assertTrue(is_unchanged(values, DIGEST), values)
 
-    def test_mismatches(self) -> None:
+    def test_other_tags_nothing_and_fragments_of_the_tag_do_not_match(self) -> None:
         """Other tags, nothing, and fragments of the tag do not match."""
         for values in ([], [b""], [etag(OTHER)], [b'"sha256:0123"'], [b"W/"], [b",,"]):
             self.assertFalse(is_unchanged(values, DIGEST), values)

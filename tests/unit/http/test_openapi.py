@@ -56,12 +56,12 @@ class DescriptionTests(SynchronousTestCase):
         [answer] = answers_in(data, [method])
         return answer
 
-    def test_places(self) -> None:
+    def test_all_routes_are_described_and_nothing_else(self) -> None:
         """All that answers somewhere is described, and nothing else is."""
         described = {path.split("/")[1] for path in self.paths}
         self.assertEqual({"v2", *self.world.children}, described)
 
-    def test_registry(self) -> None:
+    def test_each_registry_question_is_described(self) -> None:
         """Each question of the registry API is described; each path asks one of them."""
         asked = {
             type(parse_route(filled(path).encode(), "x86_64-linux"))
@@ -73,7 +73,7 @@ class DescriptionTests(SynchronousTestCase):
         asked.add(type(parse_route(path, "x86_64-linux")))
         self.assertEqual({*get_args(Route)} - {NoRoute}, asked)
 
-    def test_pages(self) -> None:
+    def test_described_paths_answer_as_described(self) -> None:
         """Each path that is described answers as described, to GET and HEAD."""
         for path, operations in self.paths.items():
             for method in ("get", "head"):
@@ -85,7 +85,7 @@ class DescriptionTests(SynchronousTestCase):
                     if "/{" not in path and path not in REFUSED:
                         self.assertEqual(200, status)
 
-    def test_elsewhere(self) -> None:
+    def test_path_that_is_not_described_is_a_404(self) -> None:
         """A path that is not described is a 404."""
         for path in (
             "/api",
@@ -99,7 +99,7 @@ class DescriptionTests(SynchronousTestCase):
             with self.subTest(path=path):
                 self.assertEqual(404, self.get(path)[0])
 
-    def test_served(self) -> None:
+    def test_description_is_served_in_json(self) -> None:
         """It is served in JSON, as it was written in YAML."""
         status, body = self.get("/openapi.json")
         self.assertEqual(200, status)
@@ -107,7 +107,7 @@ class DescriptionTests(SynchronousTestCase):
         text = (web_directory() / "openapi.yaml").read_text("utf-8")
         self.assertEqual(yaml.safe_load(text), json.loads(body))
 
-    def test_references(self) -> None:
+    def test_each_reference_leads_to_something(self) -> None:
         """Each reference leads to something, and each thing is referred to."""
         whole = description()
         found: set[str] = set()
@@ -131,7 +131,7 @@ class DescriptionTests(SynchronousTestCase):
         }
         self.assertEqual(there, found)
 
-    def test_operations(self) -> None:
+    def test_programs_know_each_operation_by_a_name_of_its_own(self) -> None:
         """Programs know each operation by a name of its own."""
         names = [
             operation["operationId"]

@@ -18,7 +18,7 @@ class SiteTests(SynchronousTestCase):
         leaf: Resource = Data(b"child", "text/plain")
         self.root = make_root(self.registry, children={"": index, "child": leaf})
 
-    def test_children(self) -> None:
+    def test_each_part_has_its_place(self) -> None:
         """Each part has its place."""
         for path, body in (("/", b"index"), ("/v2", b"registry"), ("/child", b"child")):
             self.assertEqual(body, Connection(self.root).request("GET", path).body)

@@ -60,7 +60,7 @@ class LineCase(SynchronousTestCase):
 
 
 class LineTests(LineCase):
-    def test_ready(self) -> None:
+    def test_ready_waits_for_the_reactor_once(self) -> None:
         """It waits for the reactor to say so, once."""
         ready = Deferred.fromCoroutine(self.line.ready())
         self.assertNoResult(ready)
@@ -70,14 +70,14 @@ class LineTests(LineCase):
         self.assertEqual([], self.reactor.writers)
         self.line.close()
 
-    def test_lost(self) -> None:
+    def test_loss_of_the_connection_ends_the_wait(self) -> None:
         """The loss of the connection ends the wait: sending tells the rest."""
         ready = Deferred.fromCoroutine(self.line.ready())
         self.line.connectionLost(Failure(ConnectionError()))
         self.successResultOf(ready)
         self.line.close()
 
-    def test_close(self) -> None:
+    def test_descriptor_is_closed_socket_stays_and_reactor_forgets_about_it(self) -> None:
         """The descriptor is closed, the socket stays, and the reactor forgets about it."""
         Deferred.fromCoroutine(self.line.ready())
         descriptor = self.line.fileno()
@@ -179,7 +179,7 @@ class ServingTests(TestCase):
         os.mkdir(directory)
         self.storage = FileStorage(os.path.abspath(directory))
 
-    async def test_sent(self) -> None:
+    async def test_large_blob_is_sent_and_not_read_whole_or_in_part(self) -> None:
         """A large blob is sent and not read, whole or in part, and arrives as it is."""
         digest = self.storage.add(DATA)
         pool = WorkerPool("test", 2, reactor)  # type: ignore[arg-type]  # the reactor is a module to mypy

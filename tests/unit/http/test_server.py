@@ -61,7 +61,7 @@ class LogTests(ServerTestCase):
         self.connection.request("GET", "/page?token=secret", ("User-Agent", "docker/20.10"))
         self.assertEqual(["192.0.2.1 GET /page 200 5 B 0.000 s #1 docker/20.10"], self.lines())
 
-    def test_head(self) -> None:
+    def test_no_byte_of_a_body_is_counted_where_none_is_sent(self) -> None:
         """No byte of a body is counted where none is sent."""
         self.connection.request("HEAD", "/page")
         self.assertEqual(["192.0.2.1 HEAD /page 200 0 B 0.000 s #1 -"], self.lines())
@@ -120,13 +120,13 @@ class IdTests(ServerTestCase):
         self.assertEqual(2, len(set(ids)))
         self.assertNotIn("mine", ids)
 
-    def test_processes(self) -> None:
+    def test_two_processes_give_different_ids(self) -> None:
         """Two processes give different ids."""
         other = Connection(Page(), self.clock)
         first, second = (each.request("GET", "/page") for each in (self.connection, other))
         self.assertNotEqual(first.header("X-Request-Id"), second.header("X-Request-Id"))
 
-    def test_observer(self) -> None:
+    def test_observer_is_told_of_each_request_that_has_ended(self) -> None:
         """The observer is told of each request that has ended, and how long it took."""
         ended: list[tuple[bytes, float]] = []
         site = make_site(
@@ -166,7 +166,7 @@ class LimitTests(ServerTestCase):
         self.assertTrue(self.connection.transport.disconnecting)
         self.assertEqual([], self.lines())
 
-    def test_bodies(self) -> None:
+    def test_bodies_are_read_and_dropped(self) -> None:
         """They are read and dropped, whether or not their length is announced."""
         self.connection.send("POST", "/page", ("Transfer-Encoding", "chunked"))
         for _ in range(20):
@@ -197,7 +197,7 @@ class FinishTests(ServerTestCase):
         site = self.connection.protocol.factory
         return Deferred.fromCoroutine(site.finish())
 
-    def test_answered(self) -> None:
+    def test_client_that_has_an_answer_gets_all_of_it_and_the_connection_ends(self) -> None:
         """A client that has an answer gets all of it, and the connection ends."""
         self.connection.send("GET", "/page")
         finished = self.finish()
@@ -207,7 +207,7 @@ class FinishTests(ServerTestCase):
         self.connection.disconnect()
         self.successResultOf(finished)
 
-    def test_waiting(self) -> None:
+    def test_client_that_waits_for_an_answer_gets_it_before_the_connection_ends(self) -> None:
         """A client that waits for an answer gets it before the connection ends."""
         page = Page()
         self.connection = Connection(page, self.clock)
@@ -221,7 +221,7 @@ class FinishTests(ServerTestCase):
         self.connection.disconnect()
         self.successResultOf(finished)
 
-    def test_deaf(self) -> None:
+    def test_answer_without_end_is_waited_for_until_the_drain_timeout(self) -> None:
         """An answer that does not end is waited for until DRAIN_TIMEOUT, and no longer."""
         self.connection.send("GET", "/never")
         finished = self.finish()
@@ -231,7 +231,7 @@ class FinishTests(ServerTestCase):
         self.successResultOf(finished)
         self.connection.disconnect()
 
-    def test_nobody(self) -> None:
+    def test_nothing_is_waited_for_if_no_client_is_connected(self) -> None:
         """Nothing is waited for if no client is connected."""
         self.connection.disconnect()
         self.successResultOf(self.finish())

@@ -19,7 +19,7 @@ SETTINGS = NixSettings(state_directory=Path("/state"), home=Path("/home/x"))
 class EnvironmentTests(SynchronousTestCase):
     """The environment of the commands."""
 
-    def test_environment(self) -> None:
+    def test_environment_is_ours_but_for_home_path_and_memory(self) -> None:
         """It is ours, but for the home, the search path and the limit of memory."""
         inherited = {
             "PATH": "/bin",
@@ -39,7 +39,7 @@ class EnvironmentTests(SynchronousTestCase):
         )
         self.assertIn("NIX_PATH", inherited)
 
-    def test_options(self) -> None:
+    def test_options_are_lines_of_nix_config_after_those_that_are_there(self) -> None:
         """Options are lines of NIX_CONFIG, after those that are there; none is two lines."""
         options = {"cores": "2", "access-tokens": "a=b\nsandbox = false"}
         changed = evolve(SETTINGS, options=options)
@@ -66,7 +66,7 @@ class BuildTests(SynchronousTestCase):
             outputs=tuple(Output(name=output, path=f"/{output}") for output in outputs),
         )
 
-    def test_build(self) -> None:
+    def test_each_output_is_one_sorted_argument(self) -> None:
         """Each output is an argument, each once, sorted; the limits are passed on."""
         packages = [self.package("/b.drv", "out", "dev"), self.package("/a.drv", "out")]
         packages.append(packages[0])
@@ -95,7 +95,9 @@ class ChunkTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(st.lists(st.text(min_size=1, max_size=20), max_size=50), st.integers(1, 100))
-    def test_chunks(self, paths: list[str], size: int) -> None:
+    def test_chunks_are_neither_lost_nor_empty_nor_too_large(
+        self, paths: list[str], size: int
+    ) -> None:
         """Nothing is lost or moved, no piece is empty, and none too large without need."""
         chunks = list(arguments.chunks(paths, size))
         self.assertEqual([path for chunk in chunks for path in chunk], paths)

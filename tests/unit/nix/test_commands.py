@@ -105,7 +105,7 @@ class NixTests(SynchronousTestCase):
 
         return play
 
-    def test_interface(self) -> None:
+    def test_commands_are_the_nix_side_of_the_daemon(self) -> None:
         """It is the Nix side that the rest of the daemon knows."""
         nix: Nix = self.nix
         self.assertIs(nix, self.nix)
@@ -127,7 +127,7 @@ class NixTests(SynchronousTestCase):
         self.script.play = play
         return self.run_nix("check")
 
-    def test_check(self) -> None:
+    def test_versions_are_read_as_several_implementations_print_them(self) -> None:
         """Versions are read as several implementations print them."""
         for printed, version in (
             ("nix-store (Nix) 2.8.0\n", "2.8.0"),
@@ -194,7 +194,7 @@ class NixTests(SynchronousTestCase):
 
     # -- realise ----------------------------------------------------------------
 
-    def test_realise(self) -> None:
+    def test_outputs_are_those_of_the_packages(self) -> None:
         """Outputs are those of the packages, and each realisation has a root of its own."""
         self.script.play = lambda _: f"{PATHS[1]}\n{PATHS[0]}\n"
         results = [
@@ -210,7 +210,7 @@ class NixTests(SynchronousTestCase):
         self.successResultOf(self.run_nix("release", results[0]))
         self.assertEqual(self.roots(), [results[1].root])
 
-    def test_nothing(self) -> None:
+    def test_nothing_is_built_of_nothing(self) -> None:
         """Nothing is built of nothing: Nix would build what lies in the directory."""
         for packages in ([], [evolve(PACKAGE, outputs=())]):
             result = self.successResultOf(self.run_nix("realise", packages, Recorder()))
@@ -277,7 +277,7 @@ class NixTests(SynchronousTestCase):
         self.assertEqual(self.roots(), [realisation.root])
         self.assertIn(f"{PACKAGE.derivation}!out", self.script.commands[-1].argv)
 
-    def test_cancelled(self) -> None:
+    def test_build_that_is_cancelled_leaves_no_root(self) -> None:
         """A build that is cancelled leaves no root."""
         self.script.play = lambda _: Deferred()
         result = self.run_nix("realise", [PACKAGE], Recorder())
@@ -286,7 +286,7 @@ class NixTests(SynchronousTestCase):
         self.failureResultOf(result, CancelledError)
         self.assertEqual(self.roots(), [])
 
-    def test_progress(self) -> None:
+    def test_progress_that_nix_reports_during_a_build_is_passed_on(self) -> None:
         """Progress that Nix reports during a build is passed on."""
         recorder = Recorder()
 
@@ -308,7 +308,7 @@ class NixTests(SynchronousTestCase):
         self.assertTrue(paths, "without paths Nix dumps its whole database")
         return "".join(f"{path}\n{'0' * 64}\n100\n\n0\n" for path in paths)
 
-    def test_closure(self) -> None:
+    def test_large_closure_is_asked_for_in_pieces_and_is_whole(self) -> None:
         """A large closure is asked for in pieces, and is whole."""
         self.script.play = self.dump
         graph: RuntimeGraph = self.successResultOf(self.run_nix("closure", PATHS[:2]))
@@ -349,7 +349,7 @@ class NixTests(SynchronousTestCase):
 
     # -- roots ------------------------------------------------------------------
 
-    def test_sweep(self) -> None:
+    def test_roots_that_an_earlier_run_left_are_removed_with_their_links(self) -> None:
         """Roots that an earlier run left are removed with their links; the targets stay."""
         target = self.directory / "target"
         target.mkdir(parents=True)

@@ -49,7 +49,7 @@ def failed(stderr: str = "", status: int | None = 1) -> ProcessFailed:
 class ErrorTextTests(SynchronousTestCase):
     """Tests of the extraction of the error from an evaluation's output."""
 
-    def test_old(self) -> None:
+    def test_older_versions_print_the_place_behind_the_error(self) -> None:
         """Older versions print the place behind the error."""
         stderr = (
             "warning: something\n"
@@ -59,7 +59,7 @@ class ErrorTextTests(SynchronousTestCase):
         )
         self.assertEqual(error_text(stderr, SETTINGS), "attribute 'foo' missing")
 
-    def test_new(self) -> None:
+    def test_newer_versions_print_the_trace_before_it(self) -> None:
         """Newer versions print the trace before it."""
         stderr = (
             "error:\n"
@@ -78,19 +78,19 @@ class ErrorTextTests(SynchronousTestCase):
             "evaluation aborted with the following error message: 'two\nlines'",
         )
 
-    def test_paragraphs(self) -> None:
+    def test_text_of_several_paragraphs_is_kept_whole(self) -> None:
         """A text of several paragraphs is kept whole."""
         stderr = "error: Package x is marked as broken\n\n       a) To fix it\n\n       b) or not\n"
         self.assertEqual(
             error_text(stderr, SETTINGS), "Package x is marked as broken\na) To fix it\nb) or not"
         )
 
-    def test_memory(self) -> None:
+    def test_message_about_too_little_memory_names_the_limit(self) -> None:
         """The message about too little memory names the limit."""
         stderr = "GC Warning: Out of Memory!  Trying to continue...\nerror: out of memory\n"
         self.assertIn("more than 2048 MiB", error_text(stderr, SETTINGS))
 
-    def test_silence(self) -> None:
+    def test_no_text_is_a_text(self) -> None:
         """No text is a text."""
         self.assertEqual(error_text("", SETTINGS), "Nix did not say why")
         self.assertEqual(error_text("Segmentation fault", SETTINGS), "Segmentation fault")
@@ -99,7 +99,7 @@ class ErrorTextTests(SynchronousTestCase):
 class FaultTests(SynchronousTestCase):
     """Tests of the distinction between faults of Nix and other failures."""
 
-    def test_nix(self) -> None:
+    def test_daemons_databases_and_disks_are_nixs_own_and_told_in_its_words(self) -> None:
         """Daemons, databases and disks are Nix's own, and told in its words."""
         for text in (
             "cannot connect to socket at '/nix/var/nix/daemon-socket/socket': No such file",
@@ -114,7 +114,7 @@ class FaultTests(SynchronousTestCase):
             self.assertEqual(fault.reason, text)
             self.assertEqual(unusable(failed(f"error: {text}")).reason, text)
 
-    def test_kinds(self) -> None:
+    def test_kinds_of_store_failures_are_distinguished(self) -> None:
         """Full disks, faults that need an administrator and transient ones are distinguished."""
         for text, kind in (
             ("creating symlink '/x/gcroots/1/r': No space left on device", NixDiskFull),
@@ -175,7 +175,7 @@ class BuildFailureTests(SynchronousTestCase):
                 tell(action="msg", level=level, msg=text)
         return build_failure(failed("@nix {}", status), log, SETTINGS)
 
-    def test_failed(self) -> None:
+    def test_texts_of_a_failing_builder_old_and_new(self) -> None:
         """Texts of a failing builder, old and new."""
         for text, status in (
             (f"error: builder for '{A}' failed with exit code 3", 100),
@@ -190,7 +190,7 @@ class BuildFailureTests(SynchronousTestCase):
             self.assertEqual((error.derivation, error.log), (A, ("one", "two")), text)
             self.assertIn(text.split("\n")[0], error.output.stderr)
 
-    def test_first(self) -> None:
+    def test_of_several_the_first_is_named_and_not_what_depends_on_it(self) -> None:
         """Of several the first is named, and not what depends on it."""
         error = self.judge(
             f"error: builder for '{B}' failed with exit code 1",
@@ -216,7 +216,7 @@ class BuildFailureTests(SynchronousTestCase):
         assert isinstance(error, BuildFailed)
         self.assertEqual(error.log, ("one", "two"))
 
-    def test_download(self) -> None:
+    def test_failed_download_without_a_log_is_reported_in_nixs_words(self) -> None:
         """A failed download without a log is reported in Nix's words."""
         error = self.judge(
             f"error: builder for '{A}' failed with exit code 1",
@@ -226,7 +226,7 @@ class BuildFailureTests(SynchronousTestCase):
         assert isinstance(error, BuildFailed)
         self.assertIn("HTTP error 404", error.message)
 
-    def test_mismatch(self) -> None:
+    def test_message_about_a_wrong_hash_names_both_hashes(self) -> None:
         """The message about a wrong hash names both hashes."""
         error = self.judge(
             f"error: hash mismatch in fixed-output derivation '{A}':\n"
@@ -239,14 +239,14 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertEqual(error.log[0], "fetched")
         self.assertIn("got:    sha256-B", error.log[-1])
 
-    def test_nameless(self) -> None:
+    def test_failure_that_names_no_derivation_has_nixs_text_for_a_log(self) -> None:
         """A failure that names no derivation has Nix's text for a log."""
         error = self.judge("error: some substitutes failed; try '--fallback'")
         assert isinstance(error, BuildFailed)
         self.assertEqual(error.derivation, "")
         self.assertIn("some substitutes failed", error.message)
 
-    def test_timeout(self) -> None:
+    def test_duration_and_silence_are_told_apart_with_their_settings(self) -> None:
         """Duration and silence are told apart, with their settings."""
         what = f"error: building of '{A}!out' from .drv file timed out after 60 seconds"
         error = self.judge(what, status=101, logs={A: ["begun"]})
@@ -261,7 +261,7 @@ class BuildFailureTests(SynchronousTestCase):
         error = self.judge("error: stopped", status=101)
         self.assertIsInstance(error, BuildTimedOut)
 
-    def test_deadline(self) -> None:
+    def test_at_the_deadline_of_all_builds_the_one_that_ran_is_named(self) -> None:
         """At the deadline of all builds the one that ran is named."""
         self.judge(logs={A: ["begun"]})
         output = failed("@nix {}").output
@@ -271,7 +271,7 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertEqual((error.derivation, error.log), (A, ("begun",)))
         self.assertEqual((error.setting, error.seconds), ("build_deadline", 14400))
 
-    def test_missing(self) -> None:
+    def test_derivations_that_a_garbage_collection_took_in_several_texts(self) -> None:
         """Derivations that a garbage collection took, in several texts."""
         for text in (
             f"error: path '{A}' does not exist and cannot be created",

@@ -196,13 +196,13 @@ class EvaluatorCase(SynchronousTestCase):
 class EvaluatorTests(EvaluatorCase):
     """Tests of the queries to Nix, and of those that are repeated."""
 
-    def test_once(self) -> None:
+    def test_packages_that_evaluate_are_evaluated_once_all_together(self) -> None:
         """Packages that evaluate are evaluated once, all together."""
         evaluation = self.successResultOf(self.evaluate("abc"))
         self.assertEqual([package.attribute for package in evaluation.packages], ["a", "b", "c"])
         self.assertEqual(self.spawner.asked, [(("a", "b", "c"), True)])
 
-    def test_halves(self) -> None:
+    def test_names_that_end_an_evaluation_are_found_by_halves_in_order(self) -> None:
         """Names that end an evaluation are found by halves, in order, with their texts."""
         self.spawner.fatal = {
             "c": self.failing("error: first"),
@@ -218,7 +218,7 @@ class EvaluatorTests(EvaluatorCase):
             ["abcdefgh", "", *("abcd", "ab", "cd", "c", "d"), *("efgh", "ef", "gh", "g", "h")],
         )
 
-    def test_single(self) -> None:
+    def test_name_that_ends_the_evaluation_is_not_evaluated_again(self) -> None:
         """One name that ends the evaluation is not evaluated again."""
         self.spawner.fatal = {"a": self.failing("error: why")}
         refused = self.failureResultOf(self.evaluate("a"), PackagesRefused).value
@@ -231,7 +231,7 @@ class EvaluatorTests(EvaluatorCase):
         evaluation = self.successResultOf(self.evaluate("abcde"))
         self.assertEqual(len(evaluation.packages), 5)
 
-    def test_thrown(self) -> None:
+    def test_thrown_messages_are_found_by_evaluating_names_alone(self) -> None:
         """Thrown messages are found by evaluating the names alone, a bounded number of them."""
         names = [f"n{number}" for number in range(MAX_EXPLAINED_NAMES + 2)]
         self.spawner.throwing = {name: f"because of {name}" for name in names}
@@ -265,7 +265,7 @@ class EvaluatorTests(EvaluatorCase):
         self.spawner.set_failure = OutputTooLarge(output=command_output(), limit=1)
         self.failureResultOf(self.evaluate("ab"), EvaluationFailed)
 
-    def test_timeout(self) -> None:
+    def test_evaluation_that_takes_too_long_is_not_tried_again(self) -> None:
         """One that takes too long is not tried again."""
         self.spawner.seconds = 101.0
         failure = self.failureResultOf(self.evaluate("ab"), EvaluationTimedOut).value
@@ -287,7 +287,7 @@ class EvaluatorTests(EvaluatorCase):
         self.assertIn("because", refused.problems[0].message)
         self.assertNotIn("because", refused.problems[1].message)
 
-    def test_slots(self) -> None:
+    def test_concurrent_evaluations_are_limited(self) -> None:
         """No more evaluations run at a time than may, and a waiting one can be cancelled."""
         self.evaluator = self.make(evaluations=2)
         self.spawner.waiting = []
@@ -302,7 +302,7 @@ class EvaluatorTests(EvaluatorCase):
         self.spawner.waiting[2].callback(None)
         self.assertEqual(self.successResultOf(results[3]).packages[0].attribute, "d")
 
-    def test_refused(self) -> None:
+    def test_refused_name_never_reaches_nix(self) -> None:
         """A refused name never reaches Nix."""
         self.failureResultOf(self.evaluate(["a", "pkgscross.x"]), PackagesRefused)
         self.assertEqual(self.spawner.asked, [])
@@ -333,7 +333,7 @@ class PrewarmingTests(EvaluatorCase):
         self.assertEqual(process.heard, b"")
         return process
 
-    def test_answered(self) -> None:
+    def test_evaluation_is_answered_by_process_that_was_started_after_one_before(self) -> None:
         """An evaluation is answered by the process that was started after the one before."""
         process = self.waiting()
         self.assertEqual((process.command.argv[-1], process.command.timeout), ("-", None))
@@ -349,7 +349,7 @@ class PrewarmingTests(EvaluatorCase):
         # By no other process.
         self.assertEqual(self.spawner.asked, [(("a", "b.c"), True)])
 
-    def test_again(self) -> None:
+    def test_each_evaluation_is_followed_by_a_process_for_the_next(self) -> None:
         """Each evaluation is followed by a process for the next one, some time later."""
         self.waiting()
         for count, name in enumerate("abc", start=1):
@@ -387,7 +387,7 @@ class PrewarmingTests(EvaluatorCase):
         self.assertEqual(self.evaluated("b", OTHER_SET), ["b"])
         self.assertIn("/other", literals(self.spawner.ahead[-1].heard.decode())[1])
 
-    def test_expected(self) -> None:
+    def test_for_what_is_expected_a_process_is_started_at_once_and_used(self) -> None:
         """For what is expected a process is started at once, and used."""
         self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")
         self.clock.advance(0)
@@ -396,7 +396,7 @@ class PrewarmingTests(EvaluatorCase):
         self.assertTrue(process.ended)
         self.assertEqual(len(self.spawner.asked), 1)
 
-    def test_fails(self) -> None:
+    def test_query_that_the_process_fails_to_answer_is_repeated(self) -> None:
         """A query that the process fails to answer is repeated; the repeated one's error counts."""
         self.spawner.fatal = {"b": self.failing("error: why")}
         self.waiting()
@@ -417,14 +417,14 @@ class PrewarmingTests(EvaluatorCase):
         self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(len(self.spawner.ahead), 2)
 
-    def test_dead(self) -> None:
+    def test_process_that_has_died_while_it_waited_is_not_asked(self) -> None:
         """A process that has died while it waited is not asked."""
         process = self.waiting()
         process.question.errback(self.failing(signal=9))
         self.assertEqual(self.evaluated("a"), ["a"])
         self.assertEqual(process.heard, b"")
 
-    def test_explained(self) -> None:
+    def test_thrown_message_is_found_as_without_a_process_that_waits(self) -> None:
         """A thrown message is found as without a process that waits."""
         self.spawner.throwing = {"a": "because"}
         process = self.waiting()
@@ -433,7 +433,7 @@ class PrewarmingTests(EvaluatorCase):
         self.assertTrue(process.ended)
         self.assertEqual(self.spawner.asked, [(("a", "b"), True), (("a",), False)])
 
-    def test_timeout(self) -> None:
+    def test_process_that_takes_too_long_is_stopped_and_no_other_is_asked(self) -> None:
         """A process that takes too long is stopped, and no other is asked."""
         process = self.waiting()
         self.spawner.seconds = 101.0
@@ -446,7 +446,7 @@ class PrewarmingTests(EvaluatorCase):
         self.assertTrue(process.stopped)
         self.assertEqual(len(self.spawner.asked), 1)
 
-    def test_deadline(self) -> None:
+    def test_after_process_that_failed_late_one_behind_it_has_time_to_tell_why(self) -> None:
         """After a process that failed late, the one behind it has time to tell why."""
         self.waiting()
         self.spawner.seconds = 60.0
@@ -458,7 +458,7 @@ class PrewarmingTests(EvaluatorCase):
             ["a", "b"],
         )
 
-    def test_cancelled(self) -> None:
+    def test_cancelled_evaluation_ends_its_process(self) -> None:
         """With an evaluation that is cancelled the process ends, and another one follows."""
         process = self.waiting()
         self.spawner.seconds = 10.0
@@ -469,7 +469,7 @@ class PrewarmingTests(EvaluatorCase):
         self.clock.advance(START_DELAY_SECONDS)
         self.assertEqual(len(self.spawner.ahead), 2)
 
-    def test_stopped(self) -> None:
+    def test_no_process_waits_after_the_stop_whatever_is_evaluated_or_expected(self) -> None:
         """No process waits after the stop, whatever is evaluated or expected."""
         process = self.waiting()
         self.successResultOf(self.stop())

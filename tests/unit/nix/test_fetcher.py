@@ -120,7 +120,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertEqual(self.programs(), ["nix-instantiate", "nix-store"])
         self.assertEqual(self.roots(), [TREE.name])
 
-    def test_restart(self) -> None:
+    def test_root_of_an_earlier_run_is_made_valid_again_and_nothing_is_fetched(self) -> None:
         """A root of an earlier run is made valid again, and nothing is fetched."""
         self.fetched()
         self.fetcher = self.make()
@@ -158,7 +158,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertIn("collection", error.reason)
         self.assertEqual((self.collections, self.roots()), (0, []))
 
-    def test_environment(self) -> None:
+    def test_git_gets_the_home_directory_of_ours_and_nix_a_cache_of_its_own(self) -> None:
         """Git gets the home directory of ours, and Nix a cache of its own; no password shows."""
         self.fetched()
         command = self.script.commands[0]
@@ -170,7 +170,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertNotIn("secret", " ".join(command.argv))
         self.assertIn("secret", command.environment["GIT_CONFIG_KEY_0"])
 
-    def test_attempts(self) -> None:
+    def test_fetch_that_failed_for_a_passing_reason_is_tried_again(self) -> None:
         """A fetch that failed for a passing reason is tried again."""
         self.fetches = [self.raising(failed("error: unable to download 'u': timeout"))] * 2
         asked = self.fetch()
@@ -185,7 +185,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertEqual(error.reason, "cannot find git revision")
         self.assertEqual(error.what, TREE.commit)
 
-    def test_history(self) -> None:
+    def test_history_is_fetched_where_it_cannot_be_left_out(self) -> None:
         """
         Of a server that cannot leave the history out, it is fetched too, at once and
         from then on; of others, and in other failures, it is not.
@@ -210,7 +210,7 @@ class NixFetcherTests(SynchronousTestCase):
             "whole", [word for each in self.script.commands[-3:] for word in each.argv]
         )
 
-    def test_failures(self) -> None:
+    def test_each_kind_of_failure_is_distinguished_and_tried_once(self) -> None:
         """Each kind of failure is distinguished, and tried once."""
         for tree, raised, expected in (
             (ARCHIVE, failed("error: unable to download 'u': HTTP error 404"), CommitMissing),

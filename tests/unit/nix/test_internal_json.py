@@ -58,7 +58,7 @@ class BuildLogTests(SynchronousTestCase):
     def stop(self, activity: int) -> None:
         self.tell(action="stop", id=activity)
 
-    def test_plan(self) -> None:
+    def test_planned_derivations_are_counted_and_the_last_of_them_kept(self) -> None:
         """Planned derivations are counted, and the last of them kept."""
         self.tell(action="msg", level=3, msg="these 30 derivations will be built:")
         for number in range(30):
@@ -68,7 +68,7 @@ class BuildLogTests(SynchronousTestCase):
         self.assertEqual(self.log.planned[-1], "/nix/store/29.drv")
         self.assertEqual(len(self.log.planned), MAX_PLANNED_DERIVATIONS)
 
-    def test_build(self) -> None:
+    def test_builds_are_announced_and_counted(self) -> None:
         """Builds are announced and counted, and their logs are passed on and kept."""
         self.start(1, 104)
         self.result(1, 105, 0, 2, 0, 0)
@@ -98,14 +98,14 @@ class BuildLogTests(SynchronousTestCase):
         self.assertEqual(self.log.tail("/nix/store/b.drv"), ("two",))
         self.assertEqual(self.log.tail("/nix/store/c.drv"), ())
 
-    def test_interrupted(self) -> None:
+    def test_build_that_stops_without_having_succeeded_stays_unfinished(self) -> None:
         """A build that stops without having succeeded stays unfinished."""
         self.start(1, 104)
         self.start(2, 105, "/nix/store/a.drv")
         self.stop(2)
         self.assertEqual(self.log.unfinished(), ("/nix/store/a.drv",))
 
-    def test_bounds(self) -> None:
+    def test_tails_of_some_logs_are_kept_whatever_the_builds_print(self) -> None:
         """The tails of some logs are kept, whatever the builds print."""
         for number in range(MAX_LOGGED_BUILDS + 1):
             self.start(number, 105, f"/{number}.drv")
@@ -117,7 +117,7 @@ class BuildLogTests(SynchronousTestCase):
             self.log.tail("/1.drv"), tuple(f"1 {line}" for line in range(5, MAX_LOG_LINES + 5))
         )
 
-    def test_download(self) -> None:
+    def test_bytes_are_summed_over_transfers(self) -> None:
         """Bytes are summed over transfers, those that have ended and those announced."""
         self.start(1, 102)
         self.start(2, 103)
@@ -142,7 +142,7 @@ class BuildLogTests(SynchronousTestCase):
             ],
         )
 
-    def test_stages(self) -> None:
+    def test_stage_is_entered_once_and_building_is_the_later_one(self) -> None:
         """A stage is entered once, and building is the later one."""
         for number in range(3):
             self.start(10 + number, 101)
@@ -150,7 +150,7 @@ class BuildLogTests(SynchronousTestCase):
         phases = [call for call in self.recorder.calls if isinstance(call[0], Phase)]
         self.assertEqual(phases, [(Phase.DOWNLOADING,), (Phase.BUILDING,)])
 
-    def test_messages(self) -> None:
+    def test_errors_warnings_and_what_is_no_event_are_kept_the_chatter_is_not(self) -> None:
         """Errors, warnings and what is no event are kept, the chatter is not."""
         self.tell(action="msg", level=3, msg="these derivations will be built:")
         self.tell(action="msg", level=1, msg="\x1b[35;1mwarning:\x1b[0m slow")
@@ -162,7 +162,7 @@ class BuildLogTests(SynchronousTestCase):
         self.assertEqual(self.log.text(), "warning: slow\nerror: no\n  detail\nout of memory")
         self.assertEqual(self.recorder.calls, [])
 
-    def test_unknown(self) -> None:
+    def test_events_of_another_versions_making_are_passed_over(self) -> None:
         """Events of another version's making are passed over."""
         self.start(1, 105)
         self.start(2, 999, "x")
@@ -206,6 +206,6 @@ class BuildLogTests(SynchronousTestCase):
             ),
         )
     )
-    def test_anything(self, event: dict[str, Any]) -> None:
+    def test_no_event_is_an_error(self, event: dict[str, Any]) -> None:
         """No event is an error."""
         BuildLog(progress=Recorder()).line(b"@nix " + json.dumps(event).encode())

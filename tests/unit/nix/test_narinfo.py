@@ -28,16 +28,16 @@ Sig: another-1:GrGV/Ls10TzoOaCnrcAqmPbKXFLLSBDeGNh5EQGKyuGA4K1wv1LcRVb6/sU+NAPK8
 class ReferencesTests(SynchronousTestCase):
     """Tests for :func:`parse_references`."""
 
-    def test_references(self) -> None:
+    def test_references_are_told_without_the_path_itself(self) -> None:
         """Those of the path, without itself."""
         self.assertEqual((GLIBC,), parse_references(CURL, NARINFO.encode()))
 
-    def test_none(self) -> None:
+    def test_path_may_refer_to_nothing(self) -> None:
         """A path may refer to nothing."""
         text = NARINFO.replace(f" {CURL} {GLIBC}", "")
         self.assertEqual((), parse_references(CURL, text.encode()))
 
-    def test_refused(self) -> None:
+    def test_narinfo_of_another_path_is_refused(self) -> None:
         """A narinfo of another path, an incomplete one and any other text are refused."""
         for text in (
             "",
@@ -54,7 +54,7 @@ class ReferencesTests(SynchronousTestCase):
 
     @settings(max_examples=200)
     @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
-    def test_anything(self, text: bytes) -> None:
+    def test_any_answer_is_read_or_refused(self, text: bytes) -> None:
         """Any answer is read or refused."""
         for whole in (text, NARINFO.encode() + text):
             try:
@@ -67,13 +67,13 @@ class ReferencesTests(SynchronousTestCase):
 class StorePathsTests(SynchronousTestCase):
     """Tests for :func:`parse_store_paths`."""
 
-    def test_list(self) -> None:
+    def test_store_paths_each_once_without_derivations_in_order(self) -> None:
         """Store paths, each once, without derivations, in order."""
         text = f"/nix/store/{GLIBC}\n/nix/store/{CURL}\n/nix/store/{GLIBC}\n/nix/store/{CURL}.drv\n"
         self.assertEqual((GLIBC, CURL), parse_store_paths(text.encode()))
         self.assertEqual((), parse_store_paths(b""))
 
-    def test_refused(self) -> None:
+    def test_line_that_is_no_store_path_ends_it(self) -> None:
         """A line that is no store path ends it."""
         for line in ("hello", f"/gnu/store/{CURL}", f"/nix/store/{CURL}/bin", "/nix/store/x", "é"):
             text = f"/nix/store/{GLIBC}\n{line}\n"

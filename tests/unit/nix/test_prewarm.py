@@ -66,13 +66,13 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
 
     # -- when one is started ----------------------------------------------------------
 
-    def test_nothing(self) -> None:
+    def test_nothing_is_started_before_something_is_expected(self) -> None:
         """Nothing is started before something is expected."""
         self.clock.advance(MAX_AGE_SECONDS)
         self.assertIsNone(self.take())
         self.assertEqual([], self.children.processes)
 
-    def test_delay(self) -> None:
+    def test_process_is_started_when_the_delay_is_over_and_is_sent_nothing(self) -> None:
         """A process is started when the delay is over, and is sent nothing."""
         self.prewarmed.prewarm_evaluation(command())
         self.clock.advance(START_DELAY_SECONDS / 2)
@@ -83,7 +83,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assertEqual(command().argv, child.command.argv)
         self.assert_waits(child)
 
-    def test_postponed(self) -> None:
+    def test_delay_starts_anew_with_each_expected_command(self) -> None:
         """The delay starts anew with each expected command, as clients are still active."""
         for name in ("one", "one", "two"):
             self.prewarmed.prewarm_evaluation(command(name))
@@ -93,7 +93,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         [child] = self.children.processes
         self.assertEqual(command("two").argv, child.command.argv)
 
-    def test_same(self) -> None:
+    def test_expecting_same_command_leaves_waiting_process_and_its_age_alone(self) -> None:
         """Expecting the same command leaves the waiting process and its age alone."""
         child = self.ready()
         self.clock.advance(MAX_AGE_SECONDS - START_DELAY_SECONDS)
@@ -104,7 +104,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.clock.advance(START_DELAY_SECONDS / 2)
         self.assert_dismissed(child)
 
-    def test_other(self) -> None:
+    def test_expecting_another_command_ends_the_waiting_process_at_once(self) -> None:
         """Expecting another command ends the waiting process at once."""
         old = self.ready()
         self.prewarmed.prewarm_evaluation(command("two"))
@@ -115,7 +115,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assertEqual(2, len(self.children.processes))
         self.taken("two")
 
-    def test_age(self) -> None:
+    def test_unused_process_is_replaced_again_and_again(self) -> None:
         """An unused process is replaced, again and again."""
         self.ready()
         for count in (1, 2, 3):
@@ -126,7 +126,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
             self.assert_dismissed(self.children.processes[-2])
         self.assert_waits(self.children.processes[-1])
 
-    def test_one(self) -> None:
+    def test_one_process_waits_at_a_time(self) -> None:
         """One process waits at a time, for any sequence of expected commands."""
         for name in ("one", "two", "two", "one", "three"):
             self.prewarmed.prewarm_evaluation(command(name))
@@ -138,7 +138,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
 
     # -- taking the process -----------------------------------------------------------
 
-    def test_taken(self) -> None:
+    def test_process_is_given_once_and_no_other_is_started_until_one_is_expected(self) -> None:
         """A process is given once, and no other is started until one is expected."""
         child = self.ready()
         self.taken()
@@ -158,7 +158,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assert_waits(child)
         self.taken()
 
-    def test_dead(self) -> None:
+    def test_dead_process_is_replaced(self) -> None:
         """One that has ended is not given, and is replaced when one is expected."""
         self.ready().exit()
         self.assertIsNone(self.take())
@@ -175,7 +175,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assertEqual((b"", False), (child.stdin, child.stdin_closed))
         self.taken()
 
-    def test_missing(self) -> None:
+    def test_without_nix_no_process_waits_and_nothing_fails(self) -> None:
         """Without Nix no process waits, and nothing fails."""
         self.children.missing = True
         self.prewarmed.prewarm_evaluation(command(), 0)
@@ -185,7 +185,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
 
     # -- the end ----------------------------------------------------------------------
 
-    def test_stopped(self) -> None:
+    def test_all_processes_end_at_stop(self) -> None:
         """All end: the one that was let go, the one in use and the one that waits."""
         self.ready()
         self.taken()
@@ -231,7 +231,7 @@ class WaitingTests(SynchronousTestCase):
     def ask(self) -> Deferred[bytes]:
         return Deferred.fromCoroutine(self.waiting.ask(QUESTION))
 
-    def test_answer(self) -> None:
+    def test_process_is_sent_the_question_and_its_end(self) -> None:
         """The process is sent the question and its end; the answer is all that it prints."""
         child = self.start()
         asking = self.ask()
@@ -244,7 +244,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertTrue(self.waiting.has_exited)
         self.assertEqual(1, self.ends)
 
-    def test_failed(self) -> None:
+    def test_process_that_fails_reports_its_error_whatever_it_has_printed(self) -> None:
         """A process that fails reports its error, whatever it has printed."""
         child = self.start()
         asking = self.ask()
@@ -261,14 +261,14 @@ class WaitingTests(SynchronousTestCase):
         self.failureResultOf(self.ask(), ProcessFailed)
         self.assertEqual((b"", False), (child.stdin, child.stdin_closed))
 
-    def test_missing(self) -> None:
+    def test_process_that_cannot_be_started_is_reported(self) -> None:
         """So is one that could not be started."""
         self.children.missing = True
         self.waiting.start(self.end)
         self.assertEqual((True, 1), (self.waiting.has_exited, self.ends))
         self.failureResultOf(self.ask(), CommandMissing)
 
-    def test_cancelled(self) -> None:
+    def test_cancelled_question_ends_when_the_process_has_ended_and_not_before(self) -> None:
         """A cancelled question ends when the process has ended, and not before."""
         child = self.start()
         child.exit_delay = Deferred()
@@ -281,7 +281,7 @@ class WaitingTests(SynchronousTestCase):
         self.failureResultOf(asking, CancelledError)
         self.assertEqual(1, self.ends)
 
-    def test_stopped(self) -> None:
+    def test_question_fails_when_its_process_is_stopped(self) -> None:
         """A question to a process that is stopped from elsewhere fails with UnexpectedOutput."""
         child = self.start()
         asking = self.ask()
@@ -290,7 +290,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertTrue(child.stopped)
         self.failureResultOf(asking, UnexpectedOutput)
 
-    def test_broken(self) -> None:
+    def test_question_fails_when_its_process_is_broken(self) -> None:
         """So does a question to a process that ended with an unforeseen error."""
         child = self.start()
         asking = self.ask()
@@ -305,7 +305,7 @@ class WaitingTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.waiting.wait_until_exited()))
         self.assertFalse(self.waiting.has_exited)
 
-    def test_ended(self) -> None:
+    def test_process_that_has_ended_is_sent_nothing_any_more_and_ends_once(self) -> None:
         """A process that has ended is sent nothing any more, and ends once."""
         child = self.start()
         waits = [Deferred.fromCoroutine(self.waiting.wait_until_exited()) for _ in range(2)]

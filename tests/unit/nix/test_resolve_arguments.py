@@ -69,7 +69,7 @@ def search_path(argv: tuple[str, ...]) -> list[str]:
 class EvaluateTests(SynchronousTestCase):
     """The command that evaluates."""
 
-    def test_restricted(self) -> None:
+    def test_evaluation_is_restricted_to_the_package_set_and_our_expression(self) -> None:
         """Evaluation is restricted to the package set and our expression."""
         argv = evaluate("/pkgs")
         joined = " ".join(argv)
@@ -92,7 +92,7 @@ class EvaluateTests(SynchronousTestCase):
         ):
             self.assertIn("--option allow-import-from-derivation true", " ".join(argv))
 
-    def test_file(self) -> None:
+    def test_set_that_is_a_file_may_read_its_neighbours(self) -> None:
         """A set that is a file may read its neighbours."""
         argv = evaluate("/a b/set.nix")
         self.assertEqual(search_path(argv)[0], "nixery-src=/a b")
@@ -100,7 +100,9 @@ class EvaluateTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.lists(st.text(min_size=1, max_size=10), max_size=4))
-    def test_names(self, names: list[str]) -> None:
+    def test_names_travel_as_json_in_one_argument_whatever_is_in_them(
+        self, names: list[str]
+    ) -> None:
         """Names travel as JSON in one argument, whatever is in them."""
         argv = evaluate("/pkgs", *names)
         self.assertEqual(len(argv), len(evaluate("/pkgs")))
@@ -109,7 +111,7 @@ class EvaluateTests(SynchronousTestCase):
             [(name, name.split(".")) for name in names],
         )
 
-    def test_arguments(self) -> None:
+    def test_exactness_configuration_overlays_and_the_guard_are_passed_on(self) -> None:
         """Exactness, configuration, overlays and the guard are passed on."""
         configured = evolve(
             lookup("/pkgs", "/o 1"), settings=evolve(SETTINGS, config={"allowUnfree": True})
@@ -137,7 +139,7 @@ class EvaluateTests(SynchronousTestCase):
 class StandByTests(SynchronousTestCase):
     """The command that waits for a question."""
 
-    def test_restricted(self) -> None:
+    def test_prewarmed_process_is_restricted_as_an_evaluation(self) -> None:
         """It may do what an evaluation may, in the same way, and reads what to evaluate."""
         for source, *overlays in (["/pkgs"], ["/a b/set.nix"], ["/pkgs", "/o 1", "/o2"]):
             asked = lookup(source, *overlays)
@@ -196,7 +198,7 @@ class QuestionTests(SynchronousTestCase):
         argv = resolve_arguments.evaluate(asked, requirements(*names))
         self.assertEqual(self.parsed(asked, names), (argv[-1], arguments(argv)))
 
-    def test_awkward(self) -> None:
+    def test_text_that_would_end_a_string_stands_for_itself(self) -> None:
         """Text that would end a string, or be evaluated in one, stands for itself in it."""
         names = ['"; x = "', "${abort}", "$${x}", "\\", '\\"', "\\${x}", "a\r\nb\rc", "''${x}"]
         for name in names:

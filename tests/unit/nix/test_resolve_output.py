@@ -46,7 +46,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual((result.name, result.kind.value), (name, record["error"]))
         return result
 
-    def test_budget(self) -> None:
+    def test_missing_names_get_no_more_suggestions_once_the_time_budget_is_spent(self) -> None:
         """Missing names get no more suggestions once the time budget is spent."""
         record = {"error": "not-found", "path": []}
         printed = json.dumps({"answers": [record] * 3, "levels": {"[]": ["git"]}}).encode()
@@ -58,7 +58,7 @@ class AnswerTests(SynchronousTestCase):
             [each.candidates for each in found if isinstance(each, PackageProblem)],
         )
 
-    def test_package(self) -> None:
+    def test_package_is_read_its_description_in_one_line_its_outputs_sorted(self) -> None:
         """A package is read, its description in one line, its outputs sorted."""
         self.assertEqual(
             parse("python3.pkgs.six", RECORD).result,
@@ -102,7 +102,7 @@ class AnswerTests(SynchronousTestCase):
         found = self.problem("text.x", {"error": "not-found", "path": ["text"]})
         self.assertEqual(found.candidates, ())
 
-    def test_ambiguous(self) -> None:
+    def test_candidates_are_told_in_the_same_order(self) -> None:
         """Candidates are told as attributes and as what to write, in the same order."""
         found = self.problem(
             "twin", {"error": "ambiguous", "path": [], "candidates": [["tWin"], ["Twin"]]}
@@ -116,7 +116,7 @@ class AnswerTests(SynchronousTestCase):
             found = self.problem("x", {"error": "not-a-package", "path": ["x"], "type": kind})
             self.assertIn(what, found.message)
 
-    def test_reasons(self) -> None:
+    def test_every_other_kind_has_its_own_sentence_which_names_the_package(self) -> None:
         """Every other kind has its own sentence, which names the package."""
         messages = set()
         for kind in (
@@ -142,7 +142,7 @@ class AnswerTests(SynchronousTestCase):
         }
         self.assertEqual(self.problem("curl.doc", record).candidates, ("curl.dev", "curl.out"))
 
-    def test_nonsense(self) -> None:
+    def test_anything_else_is_an_error_of_its_own_kind(self) -> None:
         """Anything else is an error of its own kind."""
         for printed in (
             b"",
@@ -158,7 +158,7 @@ class AnswerTests(SynchronousTestCase):
             with self.assertRaises(UnexpectedOutput):
                 parse_answers(printed, [PackageRequest(name="x")], lambda: 0.0)
 
-    def test_reason(self) -> None:
+    def test_nixs_text_is_added_to_a_problem_and_to_nothing_else(self) -> None:
         """Nix's text is added to a problem, and to nothing else."""
         bare = thrown(PackageRequest(name="x"))
         self.assertEqual(with_reason(bare, ""), bare)

@@ -67,13 +67,13 @@ def read(parse: Parse[T], data: bytes) -> tuple[T, bytes]:
 class RequestTests(SynchronousTestCase):
     """Tests of the requests, byte for byte."""
 
-    def test_greeting(self) -> None:
+    def test_greeting_is_a_magic_number_and_a_version(self) -> None:
         """Two numbers: what it is, and the version."""
         self.assertEqual(
             bytes.fromhex("eb9d0c3900000000 0502000000000000"), serve_protocol.greeting()
         )
 
-    def test_paths(self) -> None:
+    def test_command_its_flags_and_strings_that_are_filled_up_to_8_bytes(self) -> None:
         """A command, its flags, and strings that are filled up to 8 bytes."""
         self.assertEqual(
             number(1) + number(1) + number(0) + strings([HELLO, GLIBC]),
@@ -92,7 +92,7 @@ class AnswerTests(SynchronousTestCase):
         error: UnexpectedOutput = caught.exception
         return error.message
 
-    def test_welcome(self) -> None:
+    def test_every_version_from_the_one_on_that_tells_hashes(self) -> None:
         """Every version from the one on that tells hashes."""
         for version in (0x204, 0x205, 0x207, 0x2FF):
             self.assertEqual(
@@ -107,7 +107,7 @@ class AnswerTests(SynchronousTestCase):
                 "greeting", self.refused(serve_protocol.welcome(), number(magic) + number(version))
             )
 
-    def test_paths(self) -> None:
+    def test_strings_of_any_length_and_what_follows_them_is_left_alone(self) -> None:
         """Strings of any length, and what follows them is left alone."""
         for paths in ([], [HELLO], [HELLO, GLIBC, ""]):
             self.assertEqual(
@@ -127,7 +127,7 @@ class AnswerTests(SynchronousTestCase):
         )
         self.assertEqual(b"", rest)
 
-    def test_nonsense(self) -> None:
+    def test_malformed_answer_is_refused_before_memory_is_filled_with_it(self) -> None:
         """A malformed answer is refused before memory is filled with it."""
         self.assertIn("a string", self.refused(serve_protocol.path_infos(), number(1 << 40)))
         self.assertIn("a list", self.refused(serve_protocol.paths(), number(1 << 63)))

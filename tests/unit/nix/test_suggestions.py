@@ -31,13 +31,13 @@ def nearest(wanted: str, names: Collection[str], limit: int = 5) -> tuple[str, .
 class NearestTests(SynchronousTestCase):
     """Tests of the nearest names to a misspelt one."""
 
-    def test_slips(self) -> None:
+    def test_one_slip_of_the_finger_is_found(self) -> None:
         """One slip of the finger is found: swapped, missing, too much, wrong."""
         for wanted in ("gti", "gt", "giit", "gid", "GIT"):
             self.assertIn("git", nearest(wanted, NAMES))
         self.assertEqual(nearest("gti", NAMES)[0], "git")
 
-    def test_beginnings(self) -> None:
+    def test_beginnings_and_continuations_are_found(self) -> None:
         """So are names that go on, or that have ended before."""
         self.assertEqual(nearest("gitm", NAMES)[:2], ("git", "gitMinimal"))
         self.assertEqual(nearest("python3.11", NAMES), ("python3",))
@@ -47,7 +47,7 @@ class NearestTests(SynchronousTestCase):
         """Longer names are found with two slips."""
         self.assertEqual(nearest("hrllp", NAMES), ("hello",))
 
-    def test_order(self) -> None:
+    def test_swapped_letters_come_first(self) -> None:
         """Swapped letters come first, then missing and excess, wrong, and more slips."""
         names = ("hlelo", "hell", "helloo", "hexlo", "hello-world", "hexlp", "jelxo")
         self.assertEqual(
@@ -63,7 +63,7 @@ class NearestTests(SynchronousTestCase):
         self.assertEqual(nearest("g" * 1000, ("g" * 999,)), ())
         self.assertEqual(nearest("git", ()), ())
 
-    def test_limit(self) -> None:
+    def test_best_are_kept_in_an_order_that_depends_on_nothing_else(self) -> None:
         """The best are kept, in an order that depends on nothing else."""
         names = [f"hell{letter}" for letter in "abcdefgh"]
         self.assertEqual(nearest("hello", names, 3), ("hella", "hellb", "hellc"))
@@ -74,7 +74,7 @@ class NearestTests(SynchronousTestCase):
         st.text(alphabet="abcAB-_1", min_size=1, max_size=8),
         st.sets(st.text(alphabet="abcAB-_1", min_size=1, max_size=8), max_size=20),
     )
-    def test_properties(self, wanted: str, names: set[str]) -> None:
+    def test_only_names_that_exist_are_told_each_once(self, wanted: str, names: set[str]) -> None:
         """Only names that exist are told, each once; the same name in another case is."""
         found = nearest(wanted, names, limit=100)
         self.assertEqual(len(found), len(set(found)))

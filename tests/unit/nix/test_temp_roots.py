@@ -61,7 +61,7 @@ class TempRootHolderTests(SynchronousTestCase):
 
     # -- answers --------------------------------------------------------------------
 
-    def test_held(self) -> None:
+    def test_valid_paths_are_protected_by_a_server_that_runs_on_and_described(self) -> None:
         """Valid paths are protected, by a server that runs on, and described."""
         held = self.held()
         [child] = self.children.processes
@@ -72,7 +72,7 @@ class TempRootHolderTests(SynchronousTestCase):
         self.assertFalse(self.holder.root_expired(held.realisation))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_pieces(self) -> None:
+    def test_answers_may_be_cut_anywhere(self) -> None:
         """It does not matter where answers are cut."""
         said = b"".join(self.answers())
         for size in (1, 7, 8, 64):
@@ -89,14 +89,14 @@ class TempRootHolderTests(SynchronousTestCase):
         child.exit()
         self.successResultOf(self.stop())
 
-    def test_vanished(self) -> None:
+    def test_answer_that_leaves_out_a_path_of_the_closure_yields_no_closure(self) -> None:
         """An answer that leaves out a path of the closure yields no closure."""
         holding = self.root_if_valid(HELLO)
         [child] = self.children.processes
         child.print(*self.answers()[:3], info(HELLO, [GLIBC]) + string(""))
         self.assertIsNone(self.successResultOf(holding))
 
-    def test_nonsense(self) -> None:
+    def test_process_that_does_not_speak_the_protocol_is_stopped(self) -> None:
         """A process that does not speak the protocol is stopped, and other commands are used."""
         for said in (b"usage: nix-store ...\n" * 4, WELCOME + number(1 << 50)):
             holding = self.root_if_valid(HELLO)
@@ -105,7 +105,7 @@ class TempRootHolderTests(SynchronousTestCase):
             self.assertIsNone(self.successResultOf(holding))
             self.assertTrue(child.stopped)
 
-    def test_death(self) -> None:
+    def test_server_may_end_before_it_has_answered_at_any_point(self) -> None:
         """A server may end before it has answered, at any point."""
         for count in range(len(self.answers())):
             holding = self.root_if_valid(HELLO)
@@ -117,12 +117,12 @@ class TempRootHolderTests(SynchronousTestCase):
             self.assertIsNone(self.successResultOf(holding))
         self.successResultOf(self.stop())
 
-    def test_missing(self) -> None:
+    def test_missing_nix_raises_nothing_here(self) -> None:
         """A missing Nix raises nothing here; the other commands report it."""
         self.children.missing = True
         self.assertIsNone(self.successResultOf(self.root_if_valid(HELLO)))
 
-    def test_silence(self) -> None:
+    def test_silent_server_is_stopped_after_a_timeout(self) -> None:
         """A silent server is stopped after a timeout; a later answer changes nothing."""
         holding = self.root_if_valid(HELLO)
         [child] = self.children.processes
@@ -132,7 +132,7 @@ class TempRootHolderTests(SynchronousTestCase):
         self.assertTrue(child.stopped)
         child.print(*self.answers()[1:])
 
-    def test_cancelled(self) -> None:
+    def test_cancelled_request_ends_when_the_server_has_ended_and_not_before(self) -> None:
         """A cancelled request ends when the server has ended, and not before."""
         holding = self.root_if_valid(HELLO)
         [child] = self.children.processes
@@ -145,14 +145,14 @@ class TempRootHolderTests(SynchronousTestCase):
 
     # -- the end ----------------------------------------------------------------------
 
-    def test_released(self) -> None:
+    def test_closure_is_released_once_by_the_end_of_its_servers_input(self) -> None:
         """A closure is released once, by the end of its server's input."""
         held = self.held()
         self.assertTrue(self.holder.release(held.realisation))
         self.assertTrue(self.children.processes[0].stdin_closed)
         self.assertFalse(self.holder.release(held.realisation))
 
-    def test_lost(self) -> None:
+    def test_server_that_ends_by_itself_protects_nothing_any_more(self) -> None:
         """A server that ends by itself protects nothing any more."""
         held = self.held()
         self.children.processes[0].exit()
@@ -160,7 +160,7 @@ class TempRootHolderTests(SynchronousTestCase):
         self.assertTrue(self.holder.release(held.realisation))
         self.assertFalse(self.holder.root_expired(held.realisation))
 
-    def test_stopped(self) -> None:
+    def test_all_servers_end_at_stop(self) -> None:
         """All servers end: the spare one, those in use, and those that are asked."""
         self.held()
         asked = self.root_if_valid(HELLO)
@@ -173,7 +173,7 @@ class TempRootHolderTests(SynchronousTestCase):
 
     # -- a server ahead of its use ----------------------------------------------------
 
-    def test_spare(self) -> None:
+    def test_spare_server_is_used_once(self) -> None:
         """One that was started ahead is used, once."""
         self.holder.prewarm()
         self.holder.prewarm()

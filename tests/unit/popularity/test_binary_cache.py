@@ -91,7 +91,7 @@ class CrawlTests(SynchronousTestCase):
     def crawl(self, roots: Iterable[str]) -> Crawled:
         return self.successResultOf(self.start(roots))
 
-    def test_closure(self) -> None:
+    def test_all_that_the_roots_need_is_found_and_each_path_is_asked_for_once(self) -> None:
         """All that the roots need is found, and each path is asked for once."""
         found = self.crawl([A, B])
         expected = {A: {B, C}, B: {D}, C: {D}, D: set()}
@@ -100,7 +100,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertEqual(4, len(self.cache.asked))
         self.assertEqual((4, 4), self.told[-1])
 
-    def test_nothing(self) -> None:
+    def test_empty_set_is_empty(self) -> None:
         """An empty set is empty."""
         self.assertEqual({}, self.crawl([]).references)
 
@@ -136,7 +136,7 @@ class CrawlTests(SynchronousTestCase):
             next(each for each in self.cache.held if not each.called).callback(None)
         self.assertEqual(10, len(self.successResultOf(task).references))
 
-    def test_missing(self) -> None:
+    def test_paths_that_the_cache_does_not_have_are_left_out(self) -> None:
         """Paths that the cache does not have are left out, and asked again next time."""
         for status in (403, 404, 410):
             self.cache.failures[C[:32]] = [failure(status)]
@@ -145,7 +145,7 @@ class CrawlTests(SynchronousTestCase):
             self.assertEqual({A, B, D}, {*found.references})
         self.assertEqual((), self.crawl([A]).missing)
 
-    def test_unusable(self) -> None:
+    def test_description_that_is_of_something_else_is_not_believed(self) -> None:
         """A description that is of something else is not believed."""
         self.cache.texts[C[:32]] = f"StorePath: /nix/store/{D}\nReferences:\n".encode()
         found = self.crawl([A])
@@ -157,7 +157,7 @@ class CrawlTests(SynchronousTestCase):
         error = self.failureResultOf(self.start([name("x"), name("y"), D]), CacheIncomplete).value
         self.assertIn(CACHE, error.message)
 
-    def test_transient(self) -> None:
+    def test_request_that_fails_is_tried_again_after_a_pause(self) -> None:
         """A request that fails is tried again, after a pause, which the server may choose."""
         self.cache.failures[B[:32]] = [failure(503), failure(None), failure(429, 17.0)]
         task = self.start([A])
@@ -169,7 +169,7 @@ class CrawlTests(SynchronousTestCase):
             self.clock.advance(0.5)
         self.assertEqual(4, len(self.successResultOf(task).references))
 
-    def test_down(self) -> None:
+    def test_server_that_stays_down_ends_it(self) -> None:
         """A server that stays down ends it; the next run needs only the rest."""
         self.cache.failures[D[:32]] = [failure(500)] * 5
         task = self.start([A])
@@ -181,7 +181,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertEqual(4, len(self.crawl([A]).references))
         self.assertEqual([D[:32]], self.cache.asked)
 
-    def test_interrupted(self) -> None:
+    def test_interrupted_crawl_has_lost_nothing_and_the_log_is_free_again(self) -> None:
         """An interrupted crawl has lost nothing, and the log is free again."""
         self.cache.held = []
         task = self.start([A, B])
@@ -210,7 +210,7 @@ class CrawlTests(SynchronousTestCase):
         self.failureResultOf(self.start([name("0")], connections=1), UnexpectedOutput)
         self.assertEqual(100, len(self.cache.asked))
 
-    def test_many(self) -> None:
+    def test_thousands_of_paths_in_any_order_logged_in_batches(self) -> None:
         """Thousands of paths, in any order, logged in batches."""
         many = [name(f"p{number}") for number in range(3 * BATCH + 1)]
         links = {each: many[number + 1 : number + 4] for number, each in enumerate(many)}

@@ -70,7 +70,7 @@ class CountTests(SynchronousTestCase):
         popularity = count_popularity(references, "somewhere")
         self.assertEqual(popularity, parse_popularity(encode_popularity(popularity)))
 
-    def test_circle(self) -> None:
+    def test_paths_that_refer_to_one_another_cannot_be(self) -> None:
         """Paths that refer to one another cannot be: no store has any."""
         one, two, three = (base_name(number, "x-1") for number in range(3))
         error = self.assertRaises(
@@ -93,7 +93,7 @@ class ChunkTests(SynchronousTestCase):
         for chunk in (1, 3, 64, 199, 200):
             self.assertEqual(expected, users_in_closure(uses, range(200), chunk))
 
-    def test_docstring(self) -> None:
+    def test_example_that_the_documentation_draws(self) -> None:
         """The example that the documentation draws."""
         self.assertEqual(
             [1, 1, 3, 2, 5], users_in_closure([[2], [2, 3], [4], [4], []], range(5), 2)

@@ -105,7 +105,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual([], self.warnings())
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_pinned(self) -> None:
+    def test_copy_is_used_as_it_is_and_the_server_not_even_asked(self) -> None:
         """A copy is used as it is, and the server not even asked."""
         self.keep(OLD)
         data = self.start()
@@ -123,7 +123,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(NEW, self.start().current)
         self.assertEqual(2, len(list(self.directory.iterdir())))
 
-    def test_refresh(self) -> None:
+    def test_refresh_gets_new_data(self) -> None:
         """A refresh gets new data; until then, and if it fails, the old ones are used."""
         self.keep(OLD)
         data = self.start(refresh=True)
@@ -144,7 +144,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual([], self.server.asked)
         self.now(data.stop())
 
-    def test_down(self) -> None:
+    def test_url_that_is_down_is_said_once_and_tried_again_more_and_more_seldom(self) -> None:
         """A URL that is down is said once, and tried again, more and more seldom."""
         data = self.start()
         pause = 30.0
@@ -170,7 +170,7 @@ class PopularityTests(SynchronousTestCase):
             self.assertIsNone(read_pinned(self.directory))
             self.now(data.stop())
 
-    def test_compressed(self) -> None:
+    def test_data_may_be_compressed(self) -> None:
         """Data may be compressed; what is kept is not."""
         for compress in (gzip.compress, lzma.compress):
             data = self.start(refresh=True)
@@ -256,7 +256,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(PopularityKind.NONE, self.now(data.settled()).kind)
         self.now(data.stop())
 
-    def test_stop(self) -> None:
+    def test_stopping_ends_a_fetch_or_a_pause_and_waits_for_it(self) -> None:
         """Stopping ends a fetch, or a pause, and waits for it."""
         data = self.start()
         self.now(data.stop())
@@ -267,7 +267,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual([], self.flushLoggedErrors())
 
-    def test_broken(self) -> None:
+    def test_unexpected_error_is_logged_and_ends_nothing_but_the_fetching(self) -> None:
         """An unexpected error is logged, and ends nothing but the fetching."""
         data = self.start()
         self.server.waiting.pop().errback(ZeroDivisionError())
@@ -278,11 +278,11 @@ class PopularityTests(SynchronousTestCase):
 class PinTests(SynchronousTestCase):
     """Tests for :func:`read_pinned`."""
 
-    def test_nothing(self) -> None:
+    def test_no_copy_is_no_error(self) -> None:
         """No copy is no error."""
         self.assertIsNone(read_pinned(Path(self.mktemp())))
 
-    def test_digest(self) -> None:
+    def test_copy_that_is_not_what_was_fetched_is_refused(self) -> None:
         """A copy that is not what was fetched is refused."""
         directory = Path(self.mktemp())
         directory.mkdir()

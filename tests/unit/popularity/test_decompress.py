@@ -27,12 +27,12 @@ class ExpandTests(SynchronousTestCase):
             self.assertEqual(one, expand(compress(one), LIMIT))
             self.assertEqual(one + two, expand(compress(one) + compress(two), LIMIT))
 
-    def test_plain(self) -> None:
+    def test_data_that_are_not_compressed_stay_as_they_are(self) -> None:
         """Data that are not compressed stay as they are."""
         self.assertEqual(TEXT, expand(TEXT, len(TEXT)))
         self.assertEqual(b"", expand(b"", 0))
 
-    def test_padding(self) -> None:
+    def test_xz_pads_files_with_zeros(self) -> None:
         """xz pads files with zeros."""
         self.assertEqual(TEXT, expand(lzma.compress(TEXT) + bytes(8), LIMIT))
 
@@ -42,14 +42,14 @@ class ExpandTests(SynchronousTestCase):
             for length in (*range(6, len(whole) - 1, 7), len(whole) - 1):
                 self.assertRaises(UnexpectedOutput, expand, whole[:length], LIMIT)
 
-    def test_damaged(self) -> None:
+    def test_damage_is_noticed(self) -> None:
         """Damage is noticed."""
         for whole in (gzip.compress(TEXT), lzma.compress(TEXT)):
             damaged = whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
             self.assertRaises(UnexpectedOutput, expand, damaged, LIMIT)
             self.assertRaises(UnexpectedOutput, expand, whole + b"more", LIMIT)
 
-    def test_limit(self) -> None:
+    def test_bound_holds_for_what_comes_out_over_all_streams(self) -> None:
         """The bound holds for what comes out, over all streams."""
         for compress in (gzip.compress, lzma.compress, bytes):
             whole = compress(TEXT)
@@ -58,7 +58,7 @@ class ExpandTests(SynchronousTestCase):
             self.assertIn("large" if whole != TEXT else "more than", error.message)
         self.assertRaises(UnexpectedOutput, expand, gzip.compress(TEXT) * 2, len(TEXT) + 5)
 
-    def test_bomb(self) -> None:
+    def test_kilobytes_that_stand_for_gigabytes_are_never_unpacked_as_a_whole(self) -> None:
         """Kilobytes that stand for gigabytes are never unpacked as a whole."""
         bomb = gzip.compress(bytes(50_000_000))
         self.assertRaises(UnexpectedOutput, expand, bomb, 1000)

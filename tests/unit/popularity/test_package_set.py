@@ -49,7 +49,7 @@ class WholeSetTests(SynchronousTestCase):
         package_set = PackageSet(revision=path_revision(Path("/set")), path=Path("/set"))
         return self.now(evaluate_all(nix, package_set, "x86_64-linux", names, self.tell))
 
-    def test_evaluate(self) -> None:
+    def test_many_names_are_evaluated_some_at_a_time(self) -> None:
         """Many names are evaluated some at a time; those that are refused are told."""
         self.patch(package_set, "EVALUATED_AT_ONCE", 3)
         nix = self.make(7)
@@ -67,7 +67,7 @@ class WholeSetTests(SynchronousTestCase):
         found = self.evaluate(self.make(0), ["a", "b"])
         self.assertEqual(((), ("a", "b")), (found.packages, found.refused))
 
-    def test_realise(self) -> None:
+    def test_all_packages_that_can_be_built_are_built_whatever_others_fail(self) -> None:
         """All packages that can be built are built, whatever others fail."""
         self.patch(package_set, "BUILT_AT_ONCE", 8)
         nix = self.make(20, failing=(0, 9, 10, 19))

@@ -41,7 +41,7 @@ class LogTests(SynchronousTestCase):
             log.append(FOUND)
         self.assertEqual({}, self.read("https://other.example.org"))
 
-    def test_crash(self) -> None:
+    def test_line_that_was_cut_short_anywhere_is_dropped(self) -> None:
         """A line that was cut short, anywhere, is dropped, and what follows is whole."""
         with ReferenceLog(self.directory, CACHE) as log:
             log.read()

@@ -90,7 +90,7 @@ class PinnedTests(BuilderCase):
         self.build("hello")
         self.assertEqual(len(self.nix.realisations), 1)
 
-    def test_stopping(self) -> None:
+    def test_nothing_new_is_begun(self) -> None:
         """Nothing new is begun; what is known is still served."""
         self.build("hello")
         self.successResultOf(Deferred.fromCoroutine(self.service.stop()))
@@ -266,7 +266,7 @@ class TagTests(BuilderCase):
         self.assertEqual(self.tags("hello"), ["latest", "v1"])
         self.assertEqual(self.tags("git"), ["latest"])
 
-    def test_spellings(self) -> None:
+    def test_names_that_ask_for_the_same_have_the_same_tags(self) -> None:
         """Names that ask for the same have the same tags."""
         self.sources.revisions = {"latest": commit("one"), "v1": commit("one")}
         self.successResultOf(self.request("git/hello", Tag("v1")))

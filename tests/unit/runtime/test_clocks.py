@@ -67,12 +67,12 @@ class StepTests(SynchronousTestCase):
         self.reactor = MachineReactor()
         use_monotonic_time(self.reactor, self.reactor.monotonic)
 
-    def test_types(self) -> None:
+    def test_mypy_holds_the_wall_clock_against_its_protocol(self) -> None:
         """mypy holds the wall clock against its protocol."""
         checked: WallClock = self.reactor.wall_clock
         self.assertEqual(WallTime(1_800_000_000), checked.now())
 
-    def test_limits(self) -> None:
+    def test_client_waits_as_long_as_it_would_have_no_longer_and_no_shorter(self) -> None:
         """A client waits as long as it would have, no longer and no shorter."""
         for step in STEPS:
             buckets = TokenBuckets(rate=1, burst=2, seconds=self.reactor.seconds)
@@ -94,7 +94,7 @@ class StepTests(SynchronousTestCase):
             self.reactor.advance(1)
             self.assertEqual(0, throttle.seconds_until_allowed("192.0.2.1", "ann"))
 
-    def test_timeouts(self) -> None:
+    def test_timeout_of_ten_seconds_lasts_ten_seconds(self) -> None:
         """A timeout of ten seconds lasts ten seconds."""
         for step in STEPS:
 
@@ -109,7 +109,7 @@ class StepTests(SynchronousTestCase):
             self.reactor.advance(1)
             self.failureResultOf(waiting, TimedOut)
 
-    def test_loops(self) -> None:
+    def test_loop_with_an_interval_of_a_minute_runs_once_a_minute(self) -> None:
         """A loop with an interval of a minute runs once a minute."""
         for step in STEPS:
             done: list[int] = []
@@ -123,7 +123,7 @@ class StepTests(SynchronousTestCase):
             self.assertEqual([1, 1, 1], done)
             loop.stop()
 
-    def test_watchdog(self) -> None:
+    def test_watchdog_pings_come_as_often_as_the_service_manager_demands(self) -> None:
         """The watchdog pings come as often as the service manager demands."""
         told: list[str] = []
 
@@ -148,7 +148,7 @@ class StepTests(SynchronousTestCase):
             self.assertEqual(3, len(told))
         self.successResultOf(Deferred.fromCoroutine(notifier.stop()))
 
-    def test_downloads(self) -> None:
+    def test_client_that_takes_something_is_not_cut_off(self) -> None:
         """A client that takes something is not cut off, and one that takes nothing is."""
         limits = SendLimits(stall=600, rate=1024)
         for step in STEPS:
@@ -158,7 +158,7 @@ class StepTests(SynchronousTestCase):
             left = limits.left(1024, self.reactor.seconds() - begun)
             self.assertEqual(600, left)
 
-    def test_failures(self) -> None:
+    def test_failure_is_remembered_for_its_time(self) -> None:
         """A failure is remembered for its time."""
         for step in STEPS:
             cache = FailureCache(seconds=self.reactor.seconds, ttl=60)
@@ -170,7 +170,7 @@ class StepTests(SynchronousTestCase):
             self.reactor.advance(10)
             cache.check("key")
 
-    def test_ages(self) -> None:
+    def test_recent_use_does_not_become_old_by_a_step_of_the_clock(self) -> None:
         """A recent use does not become old by a step of the clock until the grace has passed."""
         for step, at_once, later in ((MONTH, 60, MONTH + 3660), (-MONTH, 60 - MONTH, None)):
             wall_clock = self.reactor.wall_clock
@@ -195,7 +195,7 @@ class StepTests(SynchronousTestCase):
 class WorldTests(SynchronousTestCase):
     """All that is served, in memory."""
 
-    def test_pulls(self) -> None:
+    def test_images_are_served_before_and_after_a_step_of_the_clock(self) -> None:
         """Images are served before and after, with credentials that were good as well."""
         for step in STEPS:
             for gated in (False, True):

@@ -18,19 +18,19 @@ class ResourceTests(SynchronousTestCase):
         self.package = self.top / "nixery"
         self.package.mkdir(parents=True)
 
-    def test_present(self) -> None:
+    def test_files_are_found_however_tests_are_run(self) -> None:
         """However these tests are run, the files are found, by a path without symlinks."""
         self.assertTrue((nix_directory() / "resolve.nix").is_file())
         self.assertTrue(web_directory().is_dir())
         self.assertEqual(nix_directory().resolve(), nix_directory())
 
-    def test_checkout(self) -> None:
+    def test_in_a_checkout_they_are_beside_the_package(self) -> None:
         """In a checkout they are beside the package."""
         (self.top / "setup.py").touch()
         (self.top / "nix").mkdir()
         self.assertEqual(self.top / "nix", _find("nix", self.package))
 
-    def test_installation(self) -> None:
+    def test_installed_files_come_first(self) -> None:
         """Installed files come first."""
         (self.top / "setup.py").touch()
         (self.top / "nix").mkdir()

@@ -44,7 +44,7 @@ class GatherTests(SynchronousTestCase):
         self.failureResultOf(self.all, ValueError)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_both(self) -> None:
+    def test_two_things_of_two_types_keep_their_places(self) -> None:
         """Two things of two types keep their places."""
 
         async def number() -> int:
@@ -63,7 +63,7 @@ class GatherTests(SynchronousTestCase):
         for part in self.parts:
             self.assertTrue(part.called)
 
-    def test_nothing(self) -> None:
+    def test_no_work_is_done_at_once(self) -> None:
         """No work is done at once."""
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(gather([]))), [])
 
@@ -84,7 +84,7 @@ class WithinTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.waiting), "done")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_failure(self) -> None:
+    def test_failures_pass_those_that_look_like_an_expiry_too(self) -> None:
         """Failures pass, those that look like an expiry too."""
         self.task.errback(TimeoutError())
         self.failureResultOf(self.waiting, TimeoutError)
@@ -96,7 +96,7 @@ class WithinTests(SynchronousTestCase):
         self.assertEqual(self.cancelled, [self.task])
         self.failureResultOf(self.waiting, TimedOut)
 
-    def test_cancelled(self) -> None:
+    def test_cancelling_the_wait_cancels_the_work_and_is_no_expiry(self) -> None:
         """Cancelling the wait cancels the work, and is no expiry."""
         self.waiting.cancel()
         self.assertEqual(self.cancelled, [self.task])

@@ -29,14 +29,14 @@ class OpenLockedTests(SynchronousTestCase):
     def _open() -> set[int]:
         return {int(name) for name in os.listdir("/proc/self/fd")}
 
-    def test_exclusive(self) -> None:
+    def test_exclusive_lock_keeps_others_out_until_its_descriptor_is_closed(self) -> None:
         """An exclusive lock keeps others out until its descriptor is closed."""
         descriptor = self.lock()
         self.assertRaises(BlockingIOError, self.lock)
         os.close(descriptor)
         self.lock()
 
-    def test_shared(self) -> None:
+    def test_shared_locks_go_together_and_keep_an_exclusive_one_out(self) -> None:
         """Shared locks go together, and keep an exclusive one out."""
         first, second = self.lock(shared=True), self.lock(shared=True)
         self.assertRaises(BlockingIOError, self.lock)
@@ -45,7 +45,7 @@ class OpenLockedTests(SynchronousTestCase):
         os.close(second)
         self.lock()
 
-    def test_refused(self) -> None:
+    def test_lock_that_cannot_be_had_leaves_no_descriptor_open(self) -> None:
         """A lock that cannot be had leaves no descriptor open."""
         self.lock()
         before = self._open()

@@ -143,7 +143,7 @@ class FetchTests(TestCase):
             return error
         raise AssertionError("it was fetched")
 
-    async def test_good(self) -> None:
+    async def test_file_comes_as_it_is_even_one_that_is_as_large_as_allowed(self) -> None:
         """A file comes as it is, even one that is as large as allowed."""
         for path in ("good", "moved"):
             data = await self.fetcher.fetch(f"http://{self.address}/{path}", LIMIT)
@@ -158,7 +158,7 @@ class FetchTests(TestCase):
         # The connection goes back to the pool when all has been read from it.
         await deferLater(_reactor, 0)
 
-    async def test_password(self) -> None:
+    async def test_user_and_password_in_a_url_are_sent_and_never_shown(self) -> None:
         """User and password in a URL are sent, and never shown."""
         data = await self.fetcher.fetch(f"http://me:s%40crt@{self.address}/who", LIMIT)
         self.assertEqual(b"nixery/ me:s@crt", data.replace(b"b'", b"").replace(b"'", b""))
@@ -183,7 +183,7 @@ class FetchTests(TestCase):
             error = await self.failure(f"http://{self.address}/{path}")
             self.assertEqual(f"it has more than {LIMIT} bytes", error.reason)
 
-    async def test_status(self) -> None:
+    async def test_refusal_of_the_server_is_reported_with_its_status(self) -> None:
         """A refusal of the server is reported with its status."""
         error = await self.failure(f"http://{self.address}/nowhere")
         self.assertEqual((404, None), (error.status, error.retry_after))
@@ -196,7 +196,7 @@ class FetchTests(TestCase):
         error = await self.failure(f"http://{address}/")
         self.assertEqual(None, error.status)
 
-    async def test_timeout(self) -> None:
+    async def test_server_that_says_nothing_is_given_up(self) -> None:
         """A server that says nothing is given up."""
         url = f"http://{self.address}/silent"
         error = await self.failure(url, evolve(self.fetcher, timeout=0.05))
@@ -205,7 +205,9 @@ class FetchTests(TestCase):
             await self.fetcher.fetch(url, LIMIT, 0.03)
         self.assertIn("0.03 s", caught.exception.reason)
 
-    async def test_cancelled(self) -> None:
+    async def test_fetch_that_is_cancelled_at_any_stage_raises_no_error_of_the_network(
+        self,
+    ) -> None:
         """A fetch that is cancelled at any stage raises no error of the network."""
         for url in (f"http://{self.address}/silent", "http://127.0.0.1:1/", "http://192.0.2.1/"):
             task = Deferred.fromCoroutine(self.fetcher.fetch(url, LIMIT))
@@ -224,7 +226,7 @@ class FetchTests(TestCase):
         error = await self.failure(f"http://127.0.0.1:{number}/x")
         self.assertIn("refused", error.reason)
 
-    async def test_file(self) -> None:
+    async def test_files_are_read_by_absolute_paths(self) -> None:
         """Files of this machine, by absolute paths."""
         path = self.path
         path.write_bytes(b"x" * LIMIT)
@@ -236,6 +238,6 @@ class FetchTests(TestCase):
         for url in (f"file://elsewhere{path}", "file:x", "file:///", "file:///a%00b"):
             await self.failure(url)
 
-    def test_shown(self) -> None:
+    def test_parts_of_a_url_that_may_be_secret_are_not_shown(self) -> None:
         """Parts of a URL that may be secret are not shown."""
         self.assertEqual("https://h:1/p", shown("https://user:secret@h:1/p?token=secret#x"))

@@ -37,7 +37,7 @@ PROXY = Proxy(secure=False, host="proxy", port=3128)
 class EnvironmentTests(SynchronousTestCase):
     """Tests of the proxy settings in the environment."""
 
-    def test_urls(self) -> None:
+    def test_proxy_is_a_url_or_a_host_and_a_port(self) -> None:
         """A proxy is a URL, or a host and a port; with a password, it is told of that."""
         for text, proxy in {
             "http://proxy:3128": PROXY,
@@ -56,7 +56,7 @@ class EnvironmentTests(SynchronousTestCase):
             found = read_proxies({"HTTP_PROXY": text}).find("http", "server", 80)
             self.assertEqual(found, proxy, text)
 
-    def test_names(self) -> None:
+    def test_each_scheme_has_a_proxy(self) -> None:
         """Each scheme has a proxy; lower-case names win, and one may be for all."""
         other = "http://other:1"
         for environ, http, https in (
@@ -70,7 +70,7 @@ class EnvironmentTests(SynchronousTestCase):
             found = [proxies.find(scheme, "server", 1) for scheme in ("http", "https")]
             self.assertEqual([each.host if each else None for each in found], [http, https])
 
-    def test_direct(self) -> None:
+    def test_some_servers_are_asked_without_a_proxy(self) -> None:
         """Some servers are asked without a proxy."""
         listed = "localhost, .corp.example,*.wide.example,only.example:8080,10.0.0.0/8,::1,"
         proxies = Proxies(
@@ -96,7 +96,7 @@ class EnvironmentTests(SynchronousTestCase):
             environ = {"HTTP_PROXY": "http://proxy", "NO_PROXY": everything}
             self.assertIsNone(read_proxies(environ).find("http", "server", 80))
 
-    def test_secret(self) -> None:
+    def test_password_is_not_shown(self) -> None:
         """A password is not shown."""
         proxy = read_proxies({"HTTP_PROXY": "http://me:secret@proxy"}).find("http", "server", 80)
         self.assertNotIn("Basic", repr(proxy))
@@ -224,14 +224,14 @@ class AgentTests(TestCase):
         response = await (client or self.client()).get(url, reactor=self.reactor)
         return await treq.content(response)
 
-    async def test_https(self) -> None:
+    async def test_proxy_makes_a_tunnel_to_a_server_that_only_it_knows(self) -> None:
         """A proxy makes a tunnel to a server that only it knows, and sees nothing else."""
         self.assertEqual(await self.get(f"https://{NAME}/secret"), b"server" * 10_000)
         [head] = self.heads
         self.assertTrue(head.startswith(f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}:443\r\n"))
         self.assertIn("\r\nProxy-Authorization: Basic bWU6c2VjcmV0\r\n", head)
 
-    async def test_kept(self) -> None:
+    async def test_tunnel_is_used_again(self) -> None:
         """A tunnel is used again."""
         pool = HTTPConnectionPool(self.reactor)
         self.addCleanup(pool.closeCachedConnections)
@@ -241,14 +241,14 @@ class AgentTests(TestCase):
         [head] = self.heads
         self.assertTrue(head.startswith(f"CONNECT {NAME}:8443 "))
 
-    async def test_http(self) -> None:
+    async def test_plain_http_request_is_sent_to_the_proxy_itself(self) -> None:
         """A plain HTTP request is sent to the proxy itself."""
         self.assertEqual(await self.get("http://server.example/x?y"), b"proxy")
         [head] = self.heads
         self.assertTrue(head.startswith("GET http://server.example/x?y HTTP/1.1\r\n"), head)
         self.assertIn("Basic bWU6c2VjcmV0", head)
 
-    async def test_direct(self) -> None:
+    async def test_host_in_no_proxy_is_reached_directly(self) -> None:
         """A host in NO_PROXY is reached directly."""
         client = self.client(NO_PROXY="127.0.0.1")
         with self.assertRaises(Exception) as caught:
@@ -257,7 +257,7 @@ class AgentTests(TestCase):
         self.assertIn("VerificationError", repr(caught.exception))
         self.assertEqual(self.heads, [])
 
-    async def test_refused(self) -> None:
+    async def test_proxy_that_makes_no_tunnel_is_told(self) -> None:
         """A proxy that makes no tunnel is told, with its reason and without the password."""
         for answer, reason in (
             (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "answers 407 Proxy Auth"),
@@ -282,7 +282,7 @@ class AgentTests(TestCase):
         with self.assertRaises(Refused):
             await self.get(f"https://{NAME}/", self.client(HTTPS_PROXY="http://127.0.0.1:1"))
 
-    async def test_cancelled(self) -> None:
+    async def test_cancelled_request_leaves_no_connection_to_a_silent_proxy(self) -> None:
         """A cancelled request leaves no connection to a proxy that does not answer."""
         self.answer = b""
         asked = Deferred.fromCoroutine(self.get(f"https://{NAME}/"))

@@ -26,7 +26,7 @@ class PublicAddressTests(SynchronousTestCase):
             self.assertEqual("r.example:5000", address.host)
             self.assertTrue(address.known)
 
-    def test_addresses(self) -> None:
+    def test_address_is_written_as_it_is_a_wildcard_as_this_machines_loopback(self) -> None:
         """An address is written as it is, a wildcard as this machine's loopback."""
         for host, url in (
             ("192.0.2.1", "https://192.0.2.1:80"),

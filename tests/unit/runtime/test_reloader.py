@@ -50,7 +50,7 @@ class ReloadTests(SynchronousTestCase):
     async def note(self) -> None:
         self.calls.append("noted")
 
-    def test_signal(self) -> None:
+    def test_signal_has_everything_looked_at_while_the_service_runs(self) -> None:
         """The signal has everything looked at, while the service runs."""
         before = signal.getsignal(signal.SIGHUP)
         self.callbacks["users"] = self.note
@@ -63,7 +63,7 @@ class ReloadTests(SynchronousTestCase):
     def end(self) -> None:
         self.calls.append("ended")
 
-    def test_hangup(self) -> None:
+    def test_in_the_foreground_of_a_terminal_the_signal_ends_the_process_once(self) -> None:
         """In the foreground of a terminal the signal ends the process, once; the log says so."""
         before = signal.getsignal(signal.SIGHUP)
         self.addCleanup(signal.signal, signal.SIGHUP, before)
@@ -91,14 +91,14 @@ class ReloadTests(SynchronousTestCase):
         os.kill(os.getpid(), signal.SIGHUP)
         self.assertIsNone(reloader.stopService())
 
-    def test_said(self) -> None:
+    def test_elsewhere_the_log_says_what_the_signal_reloads(self) -> None:
         """Elsewhere the log says what the signal reloads."""
         self.callbacks["users"] = self.note
         self.reloader.startService()
         self.addCleanup(self.reloader.stopService)
         self.assertEqual(self.said, ["SIGHUP reloads: users."])
 
-    def test_failures(self) -> None:
+    def test_file_that_cannot_be_used_is_reported(self) -> None:
         """A file that cannot be used is reported, and the others are reloaded all the same."""
 
         async def broken() -> None:
@@ -134,7 +134,7 @@ class ReloadTests(SynchronousTestCase):
         waiting[1].callback(None)
         self.assertEqual(len(waiting), 2)
 
-    def test_stop(self) -> None:
+    def test_stopping_does_not_wait_for_a_reload_that_hangs(self) -> None:
         """Stopping does not wait for a reload that hangs."""
         self.callbacks["users"] = Deferred
         self.reloader.startService()

@@ -50,7 +50,7 @@ class RetryTests(SynchronousTestCase):
             )
         )
 
-    def test_success(self) -> None:
+    def test_attempt_that_succeeds_at_once_is_only_one_and_is_given_half_of_time(self) -> None:
         """An attempt that succeeds at once is the only one, and is given half of the time."""
         self.assertEqual(self.successResultOf(self.begin("yes")), "yes")
         self.assertEqual(self.given, [10])
@@ -74,7 +74,7 @@ class RetryTests(SynchronousTestCase):
         self.clock.advance(0.5)
         self.assertEqual(self.successResultOf(result), "yes")
 
-    def test_hopeless(self) -> None:
+    def test_permanent_failure_is_not_tried_again(self) -> None:
         """A permanent failure is not tried again."""
         self.failureResultOf(self.begin(ValueError()), ValueError)
         self.assertEqual(len(self.given), 1)
@@ -96,7 +96,7 @@ class RetryTests(SynchronousTestCase):
             self.clock.advance(pause)
             self.assertEqual(self.successResultOf(result), "yes")
 
-    def test_cancelling(self) -> None:
+    def test_cancelling_ends_an_attempt_and_a_pause_and_what_comes_after(self) -> None:
         """Cancelling ends an attempt, and a pause, and what comes after."""
         result = self.begin(Deferred())
         result.cancel()
@@ -116,7 +116,7 @@ class AttemptsTests(SynchronousTestCase):
         pauses = [attempts.next_pause(0) for _ in range(9)]
         self.assertEqual(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60])
 
-    def test_number(self) -> None:
+    def test_number_of_attempts_is_bounded(self) -> None:
         """The number of attempts is bounded."""
         attempts = Attempts(Backoff(first=1, longest=1, attempts=3), 0)
         self.assertEqual([attempts.next_pause(0) for _ in range(4)], [1, 1, None, None])
@@ -128,7 +128,7 @@ class AttemptsTests(SynchronousTestCase):
         self.assertIsNone(attempts.next_pause(108.0))
         self.assertIsNone(attempts.next_pause(102.0, 8.5))
 
-    def test_jitter(self) -> None:
+    def test_random_part_of_a_pause_is_left_out_and_no_more_than_that(self) -> None:
         """A random part of a pause is left out, and no more than that."""
         attempts = Attempts(Backoff(first=8, longest=8, jitter=0.25), 0)
         pauses = [attempts.next_pause(0) for _ in range(50)]

@@ -122,7 +122,7 @@ class SingleFlightTests(SynchronousTestCase):
         self.successResultOf(first)
         self.failureResultOf(second, CancelledError)
 
-    def test_settled(self) -> None:
+    def test_waiting_for_all_jobs_cancels_nothing(self) -> None:
         """Waiting for the end of all jobs waits, cancels nothing, and can be given up."""
         waiters = [self.flight.run(key, self.work) for key in "ab"]
         settled = [Deferred.fromCoroutine(self.flight.settled()) for _ in range(2)]

@@ -64,7 +64,7 @@ class DaemonTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.recorder = Recorder()
 
-    def test_order(self) -> None:
+    def test_components_start_in_their_order_and_stop_in_the_reverse_one(self) -> None:
         """Components start in their order and stop in the reverse one."""
         daemon = self.recorder.daemon([self.recorder.part(name) for name in "abc"])
         daemon.startService()
@@ -89,7 +89,7 @@ class DaemonTests(SynchronousTestCase):
         recorder.waiting["stop a"].callback(None)
         self.successResultOf(stopping)
 
-    def test_fault(self) -> None:
+    def test_failed_start_is_logged_once_and_ends_the_daemon(self) -> None:
         """A failed start is logged once and ends the daemon; later components do not start."""
         recorder = self.recorder
         error = NixUnusable(reason="gone")
@@ -164,7 +164,7 @@ class DaemonTests(SynchronousTestCase):
             self.successResultOf(daemon.stopService())
         self.assertEqual(["start a", "stop a"] * 2, self.recorder.events)
 
-    def test_services(self) -> None:
+    def test_service_of_twisteds_can_be_a_component(self) -> None:
         """A service of Twisted's can be a component, also where it takes time to stop."""
         ended: Deferred[None] = Deferred()
 

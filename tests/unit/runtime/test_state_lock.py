@@ -17,7 +17,7 @@ class StateLockTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()) / "deep" / "state"
 
-    def test_exclusive(self) -> None:
+    def test_while_one_has_the_directory_no_other_gets_it(self) -> None:
         """While one has the directory, no other gets it; then the next one does."""
         one, two = StateLock(self.directory), StateLock(self.directory)
         one.acquire()

@@ -82,7 +82,7 @@ class WorkerPoolTests(TestCase):
             await self.pool().run(fail)
         self.assertIs(error, caught.exception)
 
-    async def test_bounded(self) -> None:
+    async def test_as_many_functions_run_at_once_as_the_pool_is_wide(self) -> None:
         """As many functions as the pool is wide run at once, and never more."""
         pool = self.pool(2)
         gates = [HeldCall() for _ in range(3)]
@@ -230,7 +230,7 @@ class WorkerPoolTests(TestCase):
         await running
         await gatherResults(stops)
 
-    async def test_load(self) -> None:
+    async def test_queued_and_running_functions_count_as_load(self) -> None:
         """Queued and running functions count as load; a cancelled one only while it runs."""
         pool = self.pool(start=False)
         gate = HeldCall()
@@ -276,7 +276,7 @@ class WorkerPoolTests(TestCase):
         pool.startService()
         self.assertEqual(5, await pool.run(int, "5"))
 
-    async def test_many(self) -> None:
+    async def test_every_one_of_many_calls_is_made_once(self) -> None:
         """Every one of many calls is made once, and its result goes to its own waiter."""
         pool = self.pool(4)
         results = await gatherResults([begin(pool.run(pow, n, 2)) for n in range(500)])

@@ -103,14 +103,14 @@ class ChannelHostTests(SynchronousTestCase):
         error: SourceUnavailable = self.failureResultOf(asked, SourceUnavailable).value
         return error.reason
 
-    def test_commit(self) -> None:
+    def test_channels_commit_is_one_request(self) -> None:
         """A channel's commit is one request."""
         host = self.host(text(f"{COMMIT}\n"))
         self.assertEqual(self.successResultOf(self.ask(host)), ResolvedRef(commit=COMMIT))
         self.assertEqual(self.resource.paths, [b"/nixos-unstable/git-revision"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_redirects(self) -> None:
+    def test_redirects_are_followed_relative_ones_and_to_other_hosts(self) -> None:
         """Redirects are followed, relative ones and to other hosts, with large pages or not."""
         host = self.host(
             redirect("https://releases.example/x/git-revision"), redirect("../y", 307), text(COMMIT)
@@ -133,7 +133,7 @@ class ChannelHostTests(SynchronousTestCase):
         for status in (404, 410):
             self.assertIsNone(self.successResultOf(self.ask(self.host(text("gone", status)))))
 
-    def test_nonsense(self) -> None:
+    def test_answer_that_is_no_commit_is_an_error_and_is_not_retried(self) -> None:
         """An answer that is no commit is an error, and is not retried."""
         for body in ("", "HEAD", COMMIT[:-1], COMMIT + "0", COMMIT.upper(), f"{COMMIT} {COMMIT}"):
             self.assertIn("no commit", self.reason(text(body)))
@@ -142,7 +142,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertIn("403", self.reason(text(COMMIT, 403)))
         self.assertEqual(len(self.resource.paths), 1)
 
-    def test_attempts(self) -> None:
+    def test_host_in_trouble_is_asked_again(self) -> None:
         """A host in trouble is asked again."""
         host = self.host(text("", 503), text("", 500), text(COMMIT))
         asked = self.ask(host)
@@ -154,7 +154,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertIn("503", self.reason(text("busy " * 1000, 503)))
         self.assertEqual(len(self.resource.paths), 3)
 
-    def test_silence(self) -> None:
+    def test_host_that_never_answers_is_given_up_in_the_time_that_there_is(self) -> None:
         """A host that never answers is given up, in the time that there is."""
         asked = self.ask(self.host(silence))
         self.clock.pump([1] * 20)
@@ -178,7 +178,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertIn("nixos-unstable", error.message)
         self.assertEqual(client.asked, 3)
 
-    def test_cancelling(self) -> None:
+    def test_cancelling_ends_the_request_and_there_is_no_other(self) -> None:
         """Cancelling ends the request, and there is no other."""
         asked = self.ask(self.host(silence))
         asked.cancel()

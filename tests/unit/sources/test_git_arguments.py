@@ -111,7 +111,7 @@ class RefListTests(SynchronousTestCase):
         self.assertEqual(self.LISTED.find(["refs/tags/v2"]), found)
         self.assertIsNone(self.LISTED.find_tip(C))
 
-    def test_tips(self) -> None:
+    def test_commit_at_a_tip_is_found_by_the_branch_that_sorts_first(self) -> None:
         """A commit at a tip is found by the branch that sorts first."""
         listed = git_arguments.parse_refs(
             f"{A}\trefs/tags/a\n{A}\trefs/heads/z\n{A}\trefs/heads/b\n".encode()
@@ -123,7 +123,7 @@ class RefListTests(SynchronousTestCase):
         listed = git_arguments.parse_refs(f"{A}\tHEAD\n".encode())
         self.assertEqual(listed.find(["HEAD"]), ResolvedRef(commit=A, ref="HEAD"))
 
-    def test_nothing(self) -> None:
+    def test_empty_repository_has_no_refs(self) -> None:
         """An empty repository has no refs; other text is an error."""
         self.assertIsNone(git_arguments.parse_refs(b"").find(["HEAD"]))
         self.assertRaises(ValueError, git_arguments.parse_refs, b"Welcome!\n")

@@ -99,13 +99,13 @@ class GitRepositoryTests(SynchronousTestCase):
         self.assertNotIn("secret", " ".join(command.argv))
         self.assertEqual(command.timeout, 10)
 
-    def test_nothing(self) -> None:
+    def test_no_such_ref_is_an_answer_like_any_other(self) -> None:
         """No such ref is an answer like any other."""
         reference = GitRefs(names=("refs/heads/x",))
         self.assertIsNone(self.successResultOf(self.find(reference)))
         self.assertIsNone(self.successResultOf(self.find(ChannelName(name="x"))))
 
-    def test_attempts(self) -> None:
+    def test_failure_is_tried_again_and_told_in_gits_words_in_the_end(self) -> None:
         """A failure is tried again, and told in git's words in the end."""
         self.git.answers["ls-remote"] = self.raising(*[failed(DOWN)] * 3)
         result = self.find(MAIN)

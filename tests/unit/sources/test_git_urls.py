@@ -36,7 +36,7 @@ REWRITTEN = {
 
 
 class UrlTests(SynchronousTestCase):
-    def test_public(self) -> None:
+    def test_each_url_has_one_public_form(self) -> None:
         """Each URL has one public form, which Nix understands and which has no secret."""
         for url, public in FORMS.items():
             self.assertTrue(is_supported(url), url)
@@ -44,18 +44,18 @@ class UrlTests(SynchronousTestCase):
             self.assertEqual(public_url(public), public)
             self.assertNotIn("secret", public)
 
-    def test_rewriting(self) -> None:
+    def test_git_is_told_where_the_public_form_leads(self) -> None:
         """Git is told where the public form leads if it would not go there by itself."""
         for url, public in FORMS.items():
             expected = {f"url.{url}.insteadOf": public} if url in REWRITTEN else {}
             self.assertEqual(rewriting(url), expected)
 
-    def test_secrets(self) -> None:
+    def test_password_in_a_url_is_noticed_a_user_name_of_sshs_is_none(self) -> None:
         """A password in a URL is noticed, a user name of ssh's is none."""
         for url in FORMS:
             self.assertEqual(has_secret(url), "secret" in url, url)
 
-    def test_unsupported(self) -> None:
+    def test_urls_that_would_run_programs_are_unsupported(self) -> None:
         """URLs that would run programs, or be taken for options, are unsupported."""
         for url in (
             "",
@@ -81,7 +81,7 @@ class UrlTests(SynchronousTestCase):
 
     @settings(max_examples=200)
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
-    def test_anything(self, text: str) -> None:
+    def test_public_form_of_a_supported_url_is_stable(self, text: str) -> None:
         """The public form of a supported URL is stable: its own public form is the same."""
         for url in (text, f"/{text}", f"https://{text}", f"u@h:{text}", f"ssh://{text}"):
             if is_supported(url):
@@ -92,7 +92,7 @@ class UrlTests(SynchronousTestCase):
 
 
 class RefTests(SynchronousTestCase):
-    def test_names(self) -> None:
+    def test_names_are_those_that_git_allows(self) -> None:
         """Names are those that git allows, without what ls-remote takes for a wildcard."""
         for name in ("main", "feature/x", "v1.0", "a@b", "ä", "x-", "_", "a/b/c"):
             self.assertTrue(is_ref_name(name), name)

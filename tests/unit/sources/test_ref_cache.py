@@ -97,14 +97,14 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual(self.found(), B)
         self.assertEqual(len(self.upstream.asked), 2)
 
-    def test_always(self) -> None:
+    def test_without_a_time_to_live_every_question_is_asked(self) -> None:
         """Without a time to live, every question is asked."""
         self.lookups = self.make(ttl=0)
         for _ in range(3):
             self.found()
         self.assertEqual(len(self.upstream.asked), 3)
 
-    def test_shared(self) -> None:
+    def test_concurrent_lookups_of_a_ref_share_one_request(self) -> None:
         """Concurrent lookups of a ref share one request, and cancelling one leaves the others."""
         self.lookups = self.make(ttl=0)
         gate: Deferred[None] = Deferred()
@@ -124,7 +124,7 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual((self.found(), self.found(other)), (A, B))
         self.assertEqual(len(self.upstream.asked), 2)
 
-    def test_unknown(self) -> None:
+    def test_missing_ref_is_asked_about_again_soon_but_not_at_once(self) -> None:
         """A missing ref is asked about again soon, but not at once."""
         other = ChannelName(name="nixos-99.99")
         for _ in range(5):
@@ -134,7 +134,7 @@ class LookupTests(SynchronousTestCase):
         self.upstream.refs[other] = B
         self.assertEqual(self.found(other), B)
 
-    def test_deleted(self) -> None:
+    def test_branch_that_is_deleted_is_served_no_longer_now_or_after_a_restart(self) -> None:
         """A branch that is deleted is served no longer, now or after a restart."""
         self.found()
         del self.upstream.refs[MAIN]
@@ -144,7 +144,7 @@ class LookupTests(SynchronousTestCase):
         self.lookups = self.make()
         self.failureResultOf(self.find(), SourceUnavailable)
 
-    def test_doubt(self) -> None:
+    def test_commit_that_cannot_be_fetched_is_looked_up_again_before_its_time(self) -> None:
         """A commit that cannot be fetched is looked up again before its time."""
         self.found()
         self.upstream.refs[MAIN] = B
@@ -218,7 +218,7 @@ class LookupTests(SynchronousTestCase):
         self.upstream.down = False
         self.assertEqual(self.found(), A)
 
-    def test_restart(self) -> None:
+    def test_start_without_upstream_serves_what_was_served_before(self) -> None:
         """A daemon that starts while the upstream is away serves what it served before."""
         self.found()
         self.upstream.down = True
@@ -227,7 +227,7 @@ class LookupTests(SynchronousTestCase):
         # And it asks at once, whatever the file says.
         self.assertEqual(len(self.upstream.asked), 2)
 
-    def test_expected(self) -> None:
+    def test_last_commit_counts_while_the_configured_ref_is_gone(self) -> None:
         """If what is configured is gone, something is wrong, and the last commit counts."""
         self.failureResultOf(self.find(ChannelName(name="x"), expected=True), SourceUnavailable)
         self.found(expected=True)
@@ -261,7 +261,7 @@ class LookupTests(SynchronousTestCase):
         self.upstream.missing = True
         self.failureResultOf(Deferred.fromCoroutine(self.lookups.start()), CommandMissing)
 
-    def test_stopping(self) -> None:
+    def test_question_is_ended_by_end_of_daemon_and_none_is_begun_after_it(self) -> None:
         """A question is ended by the end of the daemon, and none is begun after it."""
         self.upstream.gate = Deferred()
         asked = self.find()

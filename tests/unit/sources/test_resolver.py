@@ -109,7 +109,7 @@ class ResolverCase(SynchronousTestCase):
 
 
 class ResolveTests(ResolverCase):
-    def test_git(self) -> None:
+    def test_tag_of_repository_is_commit_pinned_with_ref_that_it_is_fetched_by(self) -> None:
         """A tag of a repository is a commit, pinned, with the ref that it is fetched by."""
         resolver = self.make(GIT)
         latest, tagged = self.revision(resolver), self.revision(resolver, "v1")
@@ -120,7 +120,7 @@ class ResolveTests(ResolverCase):
         # However it is spelled, a commit is one revision.
         self.assertEqual(self.revision(resolver, A), latest)
 
-    def test_channel(self) -> None:
+    def test_tag_of_a_channel_is_a_commit_of_nixpkgs(self) -> None:
         """A tag of a channel is a commit of nixpkgs."""
         resolver = self.make(CHANNEL)
         self.assertEqual(self.revision(resolver).identity["commit"], C)
@@ -128,7 +128,7 @@ class ResolveTests(ResolverCase):
         self.assertEqual(len(self.channels.asked), 1)
         self.assertEqual(self.revision(resolver, "nixos-25.05").identity["commit"], B)
 
-    def test_commit(self) -> None:
+    def test_configured_commit_resolves_to_itself_without_a_lookup(self) -> None:
         """A configured commit resolves to itself without a lookup."""
         revision = self.revision(self.make(ChannelSource(channel=A)))
         self.assertEqual(revision.identity["commit"], A)
@@ -140,7 +140,7 @@ class ResolveTests(ResolverCase):
         allowed = self.make(CHANNEL, rules=TagPolicy(any_commit=True))
         self.assertEqual(self.revision(allowed, A).identity["commit"], A)
 
-    def test_overlay(self) -> None:
+    def test_overlay_has_two_commits(self) -> None:
         """An overlay has two commits, and another one of either is another revision."""
         resolver = self.make(OVERLAY)
         revision = self.revision(resolver)
@@ -149,7 +149,7 @@ class ResolveTests(ResolverCase):
         self.clock.advance(900)
         self.assertNotEqual(self.revision(resolver), revision)
 
-    def test_unknown(self) -> None:
+    def test_error_for_unknown_tag_names_what_is_allowed_and_nothing_is_fetched(self) -> None:
         """The error for an unknown tag names what is allowed, and nothing is fetched."""
         error = self.failureResultOf(self.resolve(self.make(GIT), "nope"), UnknownRevision).value
         self.assertEqual(error.tag, "nope")
@@ -173,14 +173,14 @@ class ResolveTests(ResolverCase):
         error = self.failureResultOf(self.resolve(self.make(GIT)), SourceUnavailable).value
         self.assertIn("operator", error.message)
 
-    def test_tags(self) -> None:
+    def test_tags_of_the_configuration_are_listed(self) -> None:
         """The tags of the configuration are listed."""
         tags = Deferred.fromCoroutine(self.make(CHANNEL).tags())
         self.assertEqual(self.successResultOf(tags), ("latest", "nixos-unstable"))
 
 
 class PathTests(ResolverCase):
-    def test_latest(self) -> None:
+    def test_path_is_evaluated_where_it_is_and_is_nothing_to_rely_on_later(self) -> None:
         """A path is evaluated where it is, and is nothing to rely on later."""
         resolver = self.make(PathSource(path=self.directory))
         revision = self.revision(resolver)
@@ -190,7 +190,7 @@ class PathTests(ResolverCase):
         self.failureResultOf(self.resolve(resolver, "v1"), UnknownRevision)
         self.assertEqual(self.fetcher.fetched, [])
 
-    def test_symlinks(self) -> None:
+    def test_symlinks_are_followed_each_time(self) -> None:
         """Symlinks are followed, each time: restricted evaluation refuses them."""
         link = self.directory / "link"
         resolver = self.make(PathSource(path=link))
@@ -200,7 +200,7 @@ class PathTests(ResolverCase):
             link.symlink_to(name)
             self.assertEqual(self.revision(resolver).identity["path"], str(self.directory / name))
 
-    def test_missing(self) -> None:
+    def test_path_that_is_not_there_or_goes_in_circles_is_said_to_be_so(self) -> None:
         """A path that is not there, or goes in circles, is said to be so."""
         loop = self.directory / "loop"
         loop.symlink_to("loop")
@@ -211,7 +211,7 @@ class PathTests(ResolverCase):
             self.assertIn("pkgs_path", error.message)
             self.failureResultOf(Deferred.fromCoroutine(resolver.start()), SourceMissing)
 
-    def test_start(self) -> None:
+    def test_directory_is_package_set_if_it_has_default_nix_file_if_it_is_there(self) -> None:
         """A directory is a package set if it has a default.nix, a file if it is there."""
         file = self.directory / "default.nix"
         for path in (self.directory, file):
@@ -223,7 +223,7 @@ class PathTests(ResolverCase):
             resolver = self.make(PathSource(path=path))
             self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(resolver.start())))
 
-    def test_overlays(self) -> None:
+    def test_overlays_belong_to_every_revision(self) -> None:
         """Overlays belong to every revision, by their real paths and in their order."""
         for name in ("a", "b"):
             (self.directory / name).touch()
@@ -247,7 +247,7 @@ class PathTests(ResolverCase):
 
 
 class FetchTests(ResolverCase):
-    def test_overlay(self) -> None:
+    def test_overlay_is_evaluated_as_one(self) -> None:
         """An overlay is evaluated as one: nixpkgs, then its own, then the operator's."""
         (self.directory / "mine.nix").touch()
         resolver = self.make(OVERLAY, overlays=(self.directory / "mine.nix",))
@@ -258,7 +258,7 @@ class FetchTests(ResolverCase):
         self.assertEqual(fetched.path, nixpkgs)
         self.assertEqual(fetched.overlays, (overlay, self.directory / "mine.nix"))
 
-    def test_once(self) -> None:
+    def test_commit_is_fetched_once_for_all_who_need_it_whatever_they_call_it(self) -> None:
         """A commit is fetched once for all who need it, whatever they call it."""
         resolver = self.make(GIT)
         revisions = [self.revision(resolver), self.revision(resolver, A)]
@@ -288,7 +288,7 @@ class FetchTests(ResolverCase):
         self.git.refs[GitRefs(names=("HEAD",))] = ResolvedRef(commit=B)
         self.assertEqual(self.revision(resolver).identity["commit"], B)
 
-    def test_stopping(self) -> None:
+    def test_fetch_is_ended_by_the_end_of_the_daemon_and_none_is_begun_after_it(self) -> None:
         """A fetch is ended by the end of the daemon, and none is begun after it."""
         resolver = self.make(GIT)
         revision = self.revision(resolver)

@@ -37,7 +37,7 @@ A, B = ResolvedRef(commit="a" * 40), ResolvedRef(commit="b" * 40)
 class PathTests(SynchronousTestCase):
     """Package sets at a path."""
 
-    def test_store(self) -> None:
+    def test_path_in_the_nix_store_never_changes(self) -> None:
         """A path in the Nix store never changes; the store itself and its likes do."""
         for path, pinned in (
             (STORE_PATH, True),
@@ -49,7 +49,7 @@ class PathTests(SynchronousTestCase):
             self.assertEqual(is_pinned_path(path), pinned)
             self.assertEqual(path_revision(path).pinned, pinned)
 
-    def test_revision(self) -> None:
+    def test_path_is_the_revision_and_there_is_nothing_to_fetch(self) -> None:
         """The path is the revision, and there is nothing to fetch."""
         revision = path_revision(Path("/p"))
         self.assertEqual(revision.identity, {"kind": "path", "path": "/p"})
@@ -59,7 +59,7 @@ class PathTests(SynchronousTestCase):
 class RevisionTests(SynchronousTestCase):
     """Tests of the identity of revisions."""
 
-    def test_distinct(self) -> None:
+    def test_another_commit_another_origin_another_kind_another_overlay(self) -> None:
         """Another commit, another origin, another kind, another overlay: another revision."""
         revisions = [
             path_revision(Path("/p")),
@@ -80,7 +80,7 @@ class RevisionTests(SynchronousTestCase):
         identities = {tuple(sorted(revision.identity.items())) for revision in revisions}
         self.assertEqual(len(identities), len(revisions))
 
-    def test_same(self) -> None:
+    def test_tag_ref_and_password_make_no_other_revision(self) -> None:
         """Neither the tag, nor the ref, nor a password makes another revision."""
         first = revision_of(GIT, "main", ResolvedRef(commit=A.commit, ref="refs/heads/main"))
         plain = GitSource(url="https://example.org/pkgs.git")
@@ -90,14 +90,16 @@ class RevisionTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(found, overlays)
-    def test_pinned(self, commit: ResolvedRef, paths: list[Path]) -> None:
+    def test_commit_is_pinned_unless_an_overlay_on_it_may_change(
+        self, commit: ResolvedRef, paths: list[Path]
+    ) -> None:
         """A commit is pinned, unless an overlay on it may change."""
         for source, base in ((GIT, None), (CHANNEL, None), (OVERLAY, A)):
             revision = revision_of(source, "n", commit, base=base, overlays=paths)
             self.assertEqual(revision.pinned, all(STORE_PATH in path.parents for path in paths))
             self.assertEqual(overlay_paths(revision), tuple(paths))
 
-    def test_label(self) -> None:
+    def test_people_see_the_name_and_the_beginning_of_the_commit_or_that_alone(self) -> None:
         """People see the name and the beginning of the commit, or that alone."""
         self.assertEqual(revision_of(GIT, "main", A).label, "main at aaaaaaaaaaaa")
         self.assertEqual(revision_of(GIT, A.commit, A).label, "aaaaaaaaaaaa")
@@ -115,7 +117,7 @@ class TreeTests(SynchronousTestCase):
     def trees(self, revision: Revision) -> list[tuple[str, str, str | None]]:
         return [(tree.kind, tree.url, tree.ref) for tree in source_trees(revision)]
 
-    def test_trees(self) -> None:
+    def test_channel_is_an_archive_a_repository_a_tree(self) -> None:
         """A channel is an archive, a repository a tree; an overlay has nixpkgs below it."""
         commit = ResolvedRef(commit="c" * 40, ref="refs/heads/main")
         repository = ("git", "https://example.org/pkgs.git", "refs/heads/main")
@@ -127,7 +129,7 @@ class TreeTests(SynchronousTestCase):
             [("archive", archive, None), ("git", "https://example.org/o.git", "refs/heads/main")],
         )
 
-    def test_names(self) -> None:
+    def test_commit_has_a_name_of_its_own_for_each_origin(self) -> None:
         """A commit has a name of its own for each origin, and one whatever leads to it."""
         first, second = (
             revision_of(GIT, "n", ResolvedRef(commit=A.commit, ref=ref))
@@ -143,7 +145,7 @@ class TreeTests(SynchronousTestCase):
 class DescribeTests(SynchronousTestCase):
     """Sources as messages tell of them."""
 
-    def test_describe(self) -> None:
+    def test_person_recognises_each_source_and_reads_no_password(self) -> None:
         """A person recognises each source, and reads no password."""
         for source, text in (
             (CHANNEL, "the channel nixos-unstable"),

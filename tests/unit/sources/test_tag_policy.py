@@ -43,7 +43,7 @@ class ReferenceCase(SynchronousTestCase):
 class ChannelTests(ReferenceCase):
     """Tags of a channel."""
 
-    def test_latest(self) -> None:
+    def test_tag_latest_is_the_configured_channel_or_the_configured_commit(self) -> None:
         """The tag ``latest`` is the configured channel, or the configured commit."""
         latest = Tag("latest")
         self.assertEqual(
@@ -74,7 +74,7 @@ class ChannelTests(ReferenceCase):
             self.assertIn("nixos-unstable", error.allowed)
             self.assertIn("nixos-25.05", error.message)
 
-    def test_commits(self) -> None:
+    def test_commit_proves_nothing_of_where_it_comes_from(self) -> None:
         """A commit proves nothing of where it comes from: the operator has to opt in."""
         error = self.refused(CHANNEL, COMMIT)
         self.assertNotIn("commit", error.message)
@@ -89,7 +89,7 @@ class ChannelTests(ReferenceCase):
 class GitTests(ReferenceCase):
     """Tags of a repository."""
 
-    def test_latest(self) -> None:
+    def test_tag_latest_is_the_default_branch_or_what_is_configured(self) -> None:
         """The tag ``latest`` is the default branch, or what is configured."""
         for ref, expected in (
             (None, GitRefs(names=("HEAD",))),
@@ -99,7 +99,7 @@ class GitTests(ReferenceCase):
             source = GitSource(url="/r", ref=ref)
             self.assertEqual(references(source, DEFAULT, Tag("latest")), (expected,))
 
-    def test_names(self) -> None:
+    def test_branch_comes_before_a_tag(self) -> None:
         """A branch comes before a tag, and both before what the name means with slashes."""
         self.assertEqual(git_refs("v1"), ("refs/heads/v1", "refs/tags/v1"))
         self.assertEqual(
@@ -114,7 +114,7 @@ class GitTests(ReferenceCase):
         self.assertEqual(git_refs("a..b"), ())
         self.assertEqual(git_refs("a----b"), ("refs/heads/a----b", "refs/tags/a----b"))
 
-    def test_commits(self) -> None:
+    def test_commit_has_to_be_in_the_history_unless_the_operator_opted_in(self) -> None:
         """A commit has to be in the history, unless the operator opted in."""
         self.assertEqual(references(GIT, DEFAULT, Tag(COMMIT)), (GitCommit(commit=COMMIT),))
         trusted = GitCommit(commit=COMMIT, trusted=True)
@@ -129,7 +129,7 @@ class GitTests(ReferenceCase):
         for tag in ("a..b", "a.lock", "a."):
             self.assertIn("branches", self.refused(GIT, tag).allowed)
 
-    def test_overlay(self) -> None:
+    def test_overlay_stands_on_the_configured_nixpkgs_whatever_its_own_tag(self) -> None:
         """An overlay stands on the configured nixpkgs, whatever its own tag."""
         for base, below in (
             (CHANNEL, ChannelName(name="nixos-unstable")),
@@ -142,7 +142,7 @@ class GitTests(ReferenceCase):
 
     @settings(max_examples=200)
     @given(tags)
-    def test_anything(self, tag: str) -> None:
+    def test_git_is_asked_only_for_full_names_of_refs_or_for_full_commits(self, tag: str) -> None:
         """Git is asked only for full names of refs, or for full commits."""
         try:
             [reference] = references(GIT, DEFAULT, Tag(tag))
@@ -164,7 +164,7 @@ class RulesTests(ReferenceCase):
 
     @settings(max_examples=50)
     @given(tags.filter(lambda tag: tag != "latest"))
-    def test_path(self, tag: str) -> None:
+    def test_path_has_one_revision_and_the_error_says_so(self, tag: str) -> None:
         """A path has one revision, and the error says so."""
         self.assertEqual(self.refused(PATH, tag).allowed, ("latest",))
 
@@ -177,7 +177,7 @@ class RulesTests(ReferenceCase):
             self.assertEqual(self.refused(source, tag, rules).allowed, ("latest",))
             self.assertTrue(references(source, rules, Tag("latest")))
 
-    def test_patterns(self) -> None:
+    def test_patterns_narrow_what_the_source_serves_and_never_widen_it(self) -> None:
         """Patterns narrow what the source serves, and never widen it."""
         rules = TagPolicy(patterns=("v1.*", "nixos-2?.05"))
         references(GIT, rules, Tag("v1.2"))
@@ -194,7 +194,9 @@ class RulesTests(ReferenceCase):
         st.from_regex(r"\Asha256-[0-9a-f]{64}(\.(sig|att|sbom))?\Z"),
         st.sampled_from([CHANNEL, GIT, ChannelSource(channel="sha256-" + "0" * 64)]),
     )
-    def test_signatures(self, tag: str, source: Source) -> None:
+    def test_look_up_of_a_signature_is_no_revision_whatever_is_allowed(
+        self, tag: str, source: Source
+    ) -> None:
         """A look-up of a signature is no revision, whatever is allowed."""
         for rules in (DEFAULT, ANY, TagPolicy(patterns=(tag,))):
             self.refused(source, tag, rules)

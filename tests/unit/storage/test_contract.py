@@ -182,7 +182,7 @@ class StorageContract(Base):
 
     @contract
     @given(data=st.binary(max_size=5000), bounds=st.tuples(st.integers(0), st.integers(0)))
-    def test_parts(self, data: bytes, bounds: tuple[int, int]) -> None:
+    def test_any_part_of_any_blob_can_be_read(self, data: bytes, bounds: tuple[int, int]) -> None:
         """Any part of any blob can be read, and the blob's own size is told with it."""
         storage = self.storage()
         data += b"."

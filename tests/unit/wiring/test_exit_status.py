@@ -34,7 +34,7 @@ from nixery.wiring.exit_status import PASSING, PERMANENT, exit_status
 class KindTests(SynchronousTestCase):
     """Tests of the exit status for each kind of error."""
 
-    def test_permanent(self) -> None:
+    def test_error_that_lasts_until_something_is_changed_ends_with_ex_config(self) -> None:
         """An error that lasts until something is changed ends with EX_CONFIG."""
         for error in (
             ConfigError(problems=()),
@@ -44,7 +44,7 @@ class KindTests(SynchronousTestCase):
         ):
             self.assertEqual(78, exit_status(error), error)
 
-    def test_passing(self) -> None:
+    def test_error_that_may_pass_or_was_not_foreseen_is_worth_a_restart(self) -> None:
         """An error that may pass, or was not foreseen, is worth a restart."""
         for error in (
             NixUnusable(reason="connection refused"),
@@ -55,7 +55,7 @@ class KindTests(SynchronousTestCase):
         ):
             self.assertEqual(1, exit_status(error), error)
 
-    def test_cause(self) -> None:
+    def test_error_is_as_permanent_as_its_cause(self) -> None:
         """An error is as permanent as its cause."""
         for cause, status in (
             (CommandMissing(command="nix-store"), PERMANENT),
@@ -89,7 +89,7 @@ class FileTests(SynchronousTestCase):
             return error
         raise AssertionError("it went well")
 
-    def test_missing(self) -> None:
+    def test_certificate_passwords_or_a_key_that_are_not_there(self) -> None:
         """A certificate, passwords or a key that are not there."""
         none = self.directory / "none"
         for act in (
@@ -126,7 +126,7 @@ class ListeningTests(TestCase):
             return exit_status(error)
         raise AssertionError(f"{endpoint} could be had")
 
-    async def test_taken(self) -> None:
+    async def test_another_program_which_may_end_has_the_port(self) -> None:
         """Another program, which may end, has the port."""
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]

@@ -12,11 +12,11 @@ from nixery.wiring.layers import layer_settings
 class LayerSettingsTests(SynchronousTestCase):
     """Tests for :func:`layer_settings`."""
 
-    def test_defaults(self) -> None:
+    def test_default_settings_are_those_that_the_layering_was_measured_with(self) -> None:
         """The default settings are those that the layering was measured with."""
         self.assertEqual(LayerSettings(), layer_settings(load_config({}, {})))
 
-    def test_all(self) -> None:
+    def test_every_setting_arrives_where_it_belongs(self) -> None:
         """Every setting arrives where it belongs."""
         affinity = load_config(
             {

@@ -18,7 +18,7 @@ from nixery.wiring.popularity import make_popularity
 class PopularityTests(SynchronousTestCase):
     """Tests for :func:`make_popularity`."""
 
-    def test_file(self) -> None:
+    def test_data_can_be_a_file_of_the_machine(self) -> None:
         """Data can be a file of the machine; a copy of it is kept in the state directory."""
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()

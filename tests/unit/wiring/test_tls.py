@@ -41,7 +41,7 @@ class MakeTLSTests(SynchronousTestCase):
             metrics=self.metrics,
         )
 
-    def test_off(self) -> None:
+    def test_without_a_certificate_nothing_is_different(self) -> None:
         """Without a certificate, nothing is different."""
         tls = self.make({})
         self.assertEqual((), tls.components)
@@ -49,7 +49,7 @@ class MakeTLSTests(SynchronousTestCase):
         self.assertEqual(self.endpoints, tls.endpoints)
         self.assertEqual("http", tls.scheme)
 
-    def test_on(self) -> None:
+    def test_endpoints_are_wrapped_but_for_those_that_are_plain(self) -> None:
         """Endpoints are wrapped but for those that are plain, and a metric shows the expiry."""
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
@@ -77,7 +77,7 @@ class MakeTLSTests(SynchronousTestCase):
             ),
         )
 
-    def test_alone(self) -> None:
+    def test_certificate_without_its_key_is_refused_and_the_other_way_round(self) -> None:
         """A certificate without its key is refused, and the other way round."""
         for name in ("tls_certificate", "tls_key"):
             error = self.assertRaises(ConfigError, load_config, {name: "/x"}, {"HOME": "/h"})

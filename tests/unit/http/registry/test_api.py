@@ -79,7 +79,7 @@ class PingTests(RegistryTestCase):
             self.assertEqual("registry/2.0", answer.header("Docker-Distribution-Api-Version"))
             self.assertEqual({}, json.loads(answer.body))
 
-    def test_alone(self) -> None:
+    def test_registry_is_a_root_resource_as_well(self) -> None:
         """The registry is a root resource as well."""
         registry = Registry(self.images, self.storage, InlineWorkers(), "x86_64-linux", Clock())
         connection = Connection(registry.resource())
@@ -103,7 +103,7 @@ class PingTests(RegistryTestCase):
 class ManifestTests(RegistryTestCase):
     PATH = "/v2/shell/git/manifests/latest"
 
-    def test_headers(self) -> None:
+    def test_manifest_comes_with_its_exact_media_type_length_and_digest(self) -> None:
         """A manifest comes with its exact media type, length and digest."""
         answer = self.get(self.PATH, ("Accept", OCI_MANIFEST))
         self.assertEqual(200, answer.status)
@@ -115,7 +115,7 @@ class ManifestTests(RegistryTestCase):
         self.assertEqual("Accept", answer.header("Vary"))
         self.assertIsNone(answer.header("Content-Encoding"))
 
-    def test_accept(self) -> None:
+    def test_types_named_in_all_accept_headers_together_decide(self) -> None:
         """The types named in all Accept headers together decide; none leads to a 406."""
         containerd = f"{DOCKER_MANIFEST}, application/x-list, {OCI_MANIFEST}, {OCI_INDEX}, */*"
         cases: list[tuple[list[str], str]] = [
@@ -260,7 +260,7 @@ class FailureTests(RegistryTestCase):
         self.fail_with(StorageError(operation="write", reason="EIO"))
         self.assertIn("EIO", self.refused(self.get(self.PATH), 503, "UNAVAILABLE"))
 
-    def test_stopping(self) -> None:
+    def test_stopping_is_logged_as_no_fault(self) -> None:
         """That the daemon stops is no fault; lines name the request in plain text."""
         for error, level in (
             (ShuttingDown(), LogLevel.info),
@@ -273,7 +273,7 @@ class FailureTests(RegistryTestCase):
             self.assertIs(level, event["log_level"])
             self.assertTrue(formatEvent(event).startswith(f"GET {self.PATH} is answered with 503"))
 
-    def test_surprises(self) -> None:
+    def test_unforeseen_error_is_logged_under_reference_and_its_text_is_not_sent(self) -> None:
         """An unforeseen error is logged under a reference, and its text is not sent."""
         self.fail_with(RuntimeError("the secret"))
         answer = self.get(self.PATH)
@@ -338,7 +338,7 @@ class SlowBuildTests(RegistryTestCase):
         self.assertEqual(200, self.connection.request("GET", self.PATH).status)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_docker(self) -> None:
+    def test_docker_is_kept_waiting_until_the_image_is_there(self) -> None:
         """Docker is kept waiting until the image is there."""
         building = self.build()
         self.connection.send("HEAD", self.PATH, ("User-Agent", "docker/20.10.24 go/go1.19"))
@@ -347,7 +347,7 @@ class SlowBuildTests(RegistryTestCase):
         building.callback(IMAGE)
         self.assertEqual(200, self.connection.response().status)
 
-    def test_leaving(self) -> None:
+    def test_client_that_leaves_while_it_is_held_leaves_no_timer_behind(self) -> None:
         """A client that leaves while it is held leaves no timer behind."""
         building = self.build()
         self.connection.send("GET", self.PATH)
@@ -405,7 +405,7 @@ class BlobTests(RegistryTestCase):
     def path(self) -> str:
         return f"/v2/shell/git/blobs/{self.layer}"
 
-    def test_whole(self) -> None:
+    def test_blob_comes_with_its_length_and_digest_and_never_encoded(self) -> None:
         """A blob comes with its length and digest, and never encoded."""
         answer = self.get(self.path, ("Accept-Encoding", "zstd, gzip, deflate"))
         self.assertEqual((200, LAYER), (answer.status, answer.body))
@@ -419,7 +419,7 @@ class BlobTests(RegistryTestCase):
         self.assertIsNone(answer.header("Content-Encoding"))
         self.assertIsNone(answer.header("Transfer-Encoding"))
 
-    def test_unknown(self) -> None:
+    def test_get_and_head_agree_on_what_is_not_there(self) -> None:
         """GET and HEAD agree on what is not there."""
         path = f"/v2/git/blobs/{UNKNOWN}"
         self.refused(self.get(path), 404, "BLOB_UNKNOWN")
@@ -429,7 +429,9 @@ class BlobTests(RegistryTestCase):
 
     @settings(max_examples=60)
     @given(first=st.integers(0, 5100), last=st.integers(0, 5100))
-    def test_ranges(self, first: int, last: int) -> None:
+    def test_part_has_the_bytes_that_content_range_says_and_the_length(
+        self, first: int, last: int
+    ) -> None:
         """A part has the bytes that Content-Range says, and the length."""
         answer = self.get(self.path, ("Range", f"bytes={first}-{last}"))
         if last < first:
@@ -446,7 +448,7 @@ class BlobTests(RegistryTestCase):
             self.assertEqual(str(stop - first), answer.header("Content-Length"))
             self.assertEqual(self.layer, answer.header("Docker-Content-Digest"))
 
-    def test_resuming(self) -> None:
+    def test_open_ranges_and_suffixes_are_the_rest_and_the_end(self) -> None:
         """Open ranges and suffixes are the rest and the end; several at once are all."""
         self.assertEqual(LAYER[4000:], self.get(self.path, ("Range", "bytes=4000-")).body)
         self.assertEqual(LAYER[-7:], self.get(self.path, ("Range", "bytes=-7")).body)
@@ -474,7 +476,7 @@ class BlobTests(RegistryTestCase):
         self.assertEqual(200, answer.status)
         self.assertEqual(str(len(LAYER)), answer.header("Content-Length"))
 
-    def test_empty(self) -> None:
+    def test_blob_without_bytes_is_a_blob(self) -> None:
         """A blob without bytes is a blob."""
         empty = self.store(b"", "application/octet-stream")
         for headers in ([], [("Range", "bytes=0-")]):
@@ -528,13 +530,13 @@ class ListTests(RegistryTestCase):
         assert isinstance(tags, list)
         return tags
 
-    def test_all(self) -> None:
+    def test_without_a_page_size_all_tags_come_at_once(self) -> None:
         """Without a page size all tags come at once."""
         self.assertEqual(["a", "b", "c", "d"], self.tags())
         self.assertEqual(["a", "b", "c", "d"], self.tags("?n=10"))
         self.assertEqual(["a", "b", "c", "d"], self.tags("?n=4&ns=x"))
 
-    def test_pages(self) -> None:
+    def test_links_lead_through_all_tags_each_of_them_once(self) -> None:
         """Links lead through all tags, each of them once."""
         seen, path = [], "/v2/shell/git/tags/list?n=3"
         while True:
@@ -548,13 +550,13 @@ class ListTests(RegistryTestCase):
             self.assertEqual('rel="next"', relation)
         self.assertEqual([["a", "b", "c"], ["d"]], seen)
 
-    def test_last(self) -> None:
+    def test_page_begins_behind_last_whether_or_not_there_is_such_a_tag(self) -> None:
         """A page begins behind ``last``, whether or not there is such a tag."""
         self.assertEqual(["c", "d"], self.tags("?last=b"))
         self.assertEqual(["c", "d"], self.tags("?last=bb"))
         self.assertEqual([], self.tags("?last=z&n=2"))
 
-    def test_nothing(self) -> None:
+    def test_page_of_no_tags_is_empty_and_has_no_next_one(self) -> None:
         """A page of no tags is empty, and has no next one."""
         answer = self.get("/v2/shell/git/tags/list?n=0")
         self.assertEqual([], json.loads(answer.body)["tags"])
@@ -566,7 +568,7 @@ class ListTests(RegistryTestCase):
             answer = self.get(f"/v2/shell/git/tags/list?n={size}")
             self.refused(answer, 400, "PAGINATION_NUMBER_INVALID")
 
-    def test_referrers(self) -> None:
+    def test_nothing_refers_to_anything(self) -> None:
         """Nothing refers to anything: an empty index, and no 404."""
         answer = self.get(f"/v2/shell/git/referrers/{OCI.digest}")
         self.assertEqual(200, answer.status)
@@ -582,7 +584,7 @@ class ListTests(RegistryTestCase):
 
 
 class RefusalTests(RegistryTestCase):
-    def test_writes(self) -> None:
+    def test_all_that_is_not_reading_is_refused(self) -> None:
         """Pushes, uploads, deletes and all that is not reading are refused everywhere."""
         for method in METHODS:
             for path in (
@@ -603,7 +605,7 @@ class RefusalTests(RegistryTestCase):
         for path in ("/v2/git", "/v2/x/y/z", "/v2//", "/v2/git/blobs/uploads/", "/v2/a%0Ab"):
             self.refused(self.get(path), 404, "UNSUPPORTED")
 
-    def test_catalog(self) -> None:
+    def test_there_is_none_and_the_reason_is_told(self) -> None:
         """There is none, and the reason is told."""
         self.assertIn("combination", self.refused(self.get("/v2/_catalog"), 404, "UNSUPPORTED"))
 
@@ -624,7 +626,7 @@ class RefusalTests(RegistryTestCase):
 class OtherClientTests(RegistryTestCase):
     """The same through a client and a server that are not our own."""
 
-    def test_pull(self) -> None:
+    def test_requests_of_a_client_that_pulls_an_image_are_answered(self) -> None:
         """The requests of a client that pulls an image are answered; an upload is a 405."""
         client = HTTPClient(RequestTraversalAgent(self.root))
         base = "http://reg.example/v2/"

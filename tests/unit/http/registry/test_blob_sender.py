@@ -105,7 +105,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(DATA, connection.response().body)
         connection.disconnect()
 
-    def test_stalls(self) -> None:
+    def test_client_that_takes_nothing_is_given_up(self) -> None:
         """A client that takes nothing for very long is given up, one that is slow is not."""
         limits = SendLimits(rate=0)
         connection = serve(self.storage, self.workers, self.clock, slow=True, sending=limits)
@@ -120,7 +120,7 @@ class FileTests(SynchronousTestCase):
         connection.disconnect()
         self.workers.finish()
 
-    def test_trickles(self) -> None:
+    def test_client_that_takes_too_little_in_all_is_given_up(self) -> None:
         """A client that takes a little again and again, but too little in all, is given up."""
         told: list[str] = []
         limits = SendLimits(
@@ -294,13 +294,13 @@ class StreamTests(SynchronousTestCase):
         self.storage = SourceStorage(lambda info: Stream(info=info, chunks=chunks), size)
         return serve(self.storage, InlineWorkers(), Clock())
 
-    def test_chunks(self) -> None:
+    def test_chunks_are_sent_as_they_come(self) -> None:
         """They are sent as they come, empty ones left out, and the stream is closed."""
         chunks = Chunks(b"ab", b"", b"c")
         answer = self.connect(chunks, 3).request("GET", self.path)
         self.assertEqual((200, b"abc", 1), (answer.status, answer.body, chunks.closed))
 
-    def test_parts(self) -> None:
+    def test_stream_is_asked_for_the_part_and_yields_just_that(self) -> None:
         """The stream is asked for the part, and yields just that."""
         answer = self.connect(Chunks(b"b"), 3).request("GET", self.path, ("Range", "bytes=1-1"))
         self.assertEqual((206, b"b"), (answer.status, answer.body))
@@ -340,7 +340,7 @@ class StreamTests(SynchronousTestCase):
         self.assertIs(LogLevel.info, event["log_level"])
         self.assertTrue(formatEvent(event).startswith(f"{self.path} was cut short"))
 
-    def test_leaving(self) -> None:
+    def test_stream_is_closed_when_its_reader_leaves(self) -> None:
         """A stream is closed when its reader leaves."""
         waiting: Deferred[bytes] = Deferred()
         chunks = Chunks(b"ab", waiting)
@@ -349,7 +349,7 @@ class StreamTests(SynchronousTestCase):
         connection.disconnect()
         self.assertEqual(1, chunks.closed)
 
-    def test_generators(self) -> None:
+    def test_generator_gets_to_its_end_when_its_reader_leaves(self) -> None:
         """A generator gets to its end when its reader leaves."""
         ended = []
 
@@ -375,7 +375,7 @@ class RedirectTests(SynchronousTestCase):
         )
         self.connection = serve(storage, InlineWorkers(), Clock())
 
-    def test_get(self) -> None:
+    def test_get_answers_with_the_status_that_all_clients_follow(self) -> None:
         """The one status that all clients follow, and no body."""
         for headers in ([], [("Range", "bytes=1-")]):
             answer = self.connection.request("GET", self.path, *headers)
@@ -383,7 +383,7 @@ class RedirectTests(SynchronousTestCase):
             self.assertEqual("https://bucket.example/x?sig=1", answer.header("Location"))
             self.assertEqual("0", answer.header("Content-Length"))
 
-    def test_head(self) -> None:
+    def test_head_is_answered_here(self) -> None:
         """A HEAD is answered here: the URL may be signed for GET alone."""
         answer = self.connection.request("HEAD", self.path)
         self.assertEqual(200, answer.status)

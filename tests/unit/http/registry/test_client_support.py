@@ -44,7 +44,7 @@ class AbilityTests(SynchronousTestCase):
         for other in NEW:
             check_readable(ZSTD, other, accepted)
 
-    def test_accept(self) -> None:
+    def test_client_that_accepts_dockers_manifest_alone_is_refused(self) -> None:
         """A client that accepts Docker's manifest alone is refused: it could not read OCI's."""
         self.assertRaises(UnsupportedClient, check_readable, ZSTD, None, {DOCKER_MANIFEST})
         for accepted in ({DOCKER_MANIFEST, OCI_MANIFEST}, {DOCKER_MANIFEST, "*/*"}, {"*/*"}, set()):
@@ -59,7 +59,7 @@ class AbilityTests(SynchronousTestCase):
 class AnswerTests(SynchronousTestCase):
     """The same over HTTP."""
 
-    def test_answers(self) -> None:
+    def test_get_and_head_agree_and_get_explains(self) -> None:
         """GET and HEAD agree, and GET explains."""
         images = FakeImages()
         images.images["zstd", "latest"] = ZSTD

@@ -62,14 +62,14 @@ class ManifestsTests(SynchronousTestCase):
             self.get(digest)
             self.assertEqual(asked, self.storage.asked)
 
-    def test_kept(self) -> None:
+    def test_storage_is_not_asked_for_what_was_in_hand(self) -> None:
         """The storage is not asked for what was in hand."""
         manifest = Manifest(media_type=OCI_MANIFEST, digest=digest_of(BODY), body=BODY)
         self.manifests.keep(manifest)
         self.assertIs(manifest, self.get(manifest.digest))
         self.assertEqual(0, self.storage.asked)
 
-    def test_distrust(self) -> None:
+    def test_after_a_blob_was_missed_the_storage_is_asked_again(self) -> None:
         """After a blob was missed, the storage is asked again."""
         manifest = Manifest(media_type=OCI_MANIFEST, digest=digest_of(BODY), body=BODY)
         self.manifests.keep(manifest)
@@ -83,7 +83,7 @@ class ManifestsTests(SynchronousTestCase):
             error = self.failureResultOf(self.manifests.get(NAME, digest), ManifestUnknown)
             self.assertEqual(digest, error.value.digest)
 
-    def test_bounded(self) -> None:
+    def test_least_recently_asked_for_is_read_again(self) -> None:
         """Memory has an end: what was asked for longest ago is read again."""
         bodies = [bytes([number]) * (MAX_CACHED_BYTES // 5) for number in range(6)]
         digests = [digest_of(body) for body in bodies]

@@ -55,12 +55,12 @@ COMING_BACK = (
 class ClientTests(SynchronousTestCase):
     """Tests of how long each client is kept waiting."""
 
-    def test_docker(self) -> None:
+    def test_dockers_own_puller_waits_for_as_long_as_it_takes(self) -> None:
         """Docker's own puller waits for as long as it takes."""
         for agent in (DOCKER, b"docker/1.13.1", b"Docker/24.0.7 go/go1.20"):
             self.assertIsNone(wait_limit(agent, 25), agent)
 
-    def test_others(self) -> None:
+    def test_other_clients_get_the_deadline(self) -> None:
         """All other clients, and unknown ones, get the deadline."""
         for agent in (*COMING_BACK, None):
             self.assertEqual(wait_limit(agent, 25), 25, agent)
@@ -121,7 +121,7 @@ class HoldTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.wait_for_image()), "image")
         self.assertEqual(calls, [])
 
-    def test_failures(self) -> None:
+    def test_failure_is_told_when_it_comes(self) -> None:
         """A failure is told when it comes."""
         held = self.wait_for_image()
         self.image.errback(StorageError(operation="write", reason="full"))
@@ -166,7 +166,7 @@ class HoldTests(SynchronousTestCase):
         error = self.failureResultOf(held, StillBuilding).value
         self.assertEqual((error.doing, error.seconds), ("starting", 25))
 
-    def test_docker(self) -> None:
+    def test_docker_is_held_until_the_image_is_ready(self) -> None:
         """Docker is held until the image is ready."""
         held = self.wait_for_image(DOCKER)
         self.clock.advance(100_000)

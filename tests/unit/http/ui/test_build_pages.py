@@ -114,7 +114,7 @@ class PagesTestCase(SynchronousTestCase):
 class PageTests(PagesTestCase):
     """Builds as JSON."""
 
-    def test_overview(self) -> None:
+    def test_overview_lists_running_builds_first_without_logs(self) -> None:
         """All builds, those that run first, without their logs."""
         self.begin("a").succeed(DIGEST)
         self.begin("b")
@@ -124,7 +124,7 @@ class PageTests(PagesTestCase):
             self.assertEqual([each["state"] for each in builds], ["running", "succeeded"])
             self.assertNotIn("log", builds[0])
 
-    def test_build(self) -> None:
+    def test_build_is_told_with_all_there_is(self) -> None:
         """One build, with all that there is to tell."""
         build = self.begin()
         build.derivation("/nix/store/x.drv")
@@ -165,7 +165,7 @@ class PageTests(PagesTestCase):
         answer = self.connect().request("GET", f"/builds/{build.id}")
         self.assertNotIn(b"\x1b", answer.body)
 
-    def test_failed(self) -> None:
+    def test_build_that_failed_says_why(self) -> None:
         """A build that failed says why."""
         build = self.begin()
         output = CommandOutput(argv=("secret",), status=1, stderr="secret")
@@ -192,7 +192,7 @@ class PageTests(PagesTestCase):
             self.assertEqual(answer.status, 404, path)
             self.assertIn("error", json.loads(answer.body))
 
-    def test_head(self) -> None:
+    def test_head_answers_without_a_body_and_opens_no_stream(self) -> None:
         """HEAD answers without a body, and opens no stream."""
         self.begin()
         for path in ("/builds", "/builds/events", "/builds/x"):
@@ -239,7 +239,7 @@ class OverviewStreamTests(PagesTestCase):
         [(kind, data)] = stream.events()
         self.assertEqual(data["counts"][0]["done"], 999)
 
-    def test_empty(self) -> None:
+    def test_nothing_is_an_overview_too(self) -> None:
         """Nothing is an overview too."""
         stream = self.listen("/builds/events")
         self.assertEqual(stream.events(), [("builds", {"builds": []})])
@@ -270,7 +270,7 @@ class OverviewStreamTests(PagesTestCase):
         assert stream.last_id is not None
         return self.listen("/builds/events", ("Last-Event-ID", stream.last_id))
 
-    def test_removed(self) -> None:
+    def test_build_that_is_told_of_no_more_is_gone(self) -> None:
         """A build that is told of no more is gone."""
         build = self.begin("a")
         build._logged_phases = {Phase.EVALUATING}
@@ -316,7 +316,7 @@ class OverviewStreamTests(PagesTestCase):
         self.assertEqual(stream.types(), [])
         self.assertEqual(stream.comments, ["still here"] * 3)
 
-    def test_leaving(self) -> None:
+    def test_client_that_leaves_leaves_nothing_behind(self) -> None:
         """A client that leaves leaves nothing behind."""
         streams = [self.listen("/builds/events") for _ in range(3)]
         self.assertEqual(self.pages._streams, 3)
@@ -362,7 +362,7 @@ class BuildStreamTests(PagesTestCase):
         self.clock.advance(0.0625)
         self.assertEqual(stream.types(), ["log"])
 
-    def test_end(self) -> None:
+    def test_stream_ends_when_the_build_does_and_says_how(self) -> None:
         """The stream ends when the build does, and says how."""
         stream = self.listen(self.path)
         stream.events()
@@ -402,7 +402,7 @@ class BuildStreamTests(PagesTestCase):
         self.assertEqual(log, ("log", {"first": 1, "lines": ["two"]}))
         self.assertEqual(build[1]["state"], "succeeded")
 
-    def test_forgotten(self) -> None:
+    def test_stream_of_a_build_that_is_not_kept_ends_with_it(self) -> None:
         """The stream of a build that is not kept ends with it."""
         self.build._logged_phases = {Phase.EVALUATING}
         stream = self.listen(self.path)
@@ -412,7 +412,7 @@ class BuildStreamTests(PagesTestCase):
         self.assertEqual(stream.events(), [])
         self.assertTrue(stream.ended)
 
-    def test_flood(self) -> None:
+    def test_hundred_thousand_lines_at_once_are_one_telling(self) -> None:
         """
         A hundred thousand lines at once are one telling: those that are kept, in
         events of bearable size.

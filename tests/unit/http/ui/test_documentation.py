@@ -78,7 +78,7 @@ class ServingTests(SynchronousTestCase):
         """Ask for a path as a browser does."""
         return self.connection.request("GET", path, BROWSER, *headers)
 
-    def test_pages(self) -> None:
+    def test_folder_is_answered_with_its_page_and_media_types_are_right(self) -> None:
         """A folder is answered with its page, and media types are right."""
         for path, name, media_type in (
             ("/docs/", "index.html", "text/html; charset=utf-8"),
@@ -97,19 +97,19 @@ class ServingTests(SynchronousTestCase):
             self.assertIn("script-src 'self'; style-src 'self'", policy)
             self.assertNotIn("unsafe", policy)
 
-    def test_folders(self) -> None:
+    def test_folder_that_is_asked_for_like_a_file_leads_to_itself(self) -> None:
         """A folder that is asked for like a file leads to itself: links are relative to it."""
         for path, location in (("/docs", "/docs/"), ("/docs/running", "/docs/running/")):
             answer = self.get(path)
             self.assertEqual((308, location), (answer.status, answer.header("Location")))
 
-    def test_head(self) -> None:
+    def test_head_has_the_headers_of_get(self) -> None:
         """HEAD has the headers of GET."""
         got, head = self.get("/docs/"), self.connection.request("HEAD", "/docs/", BROWSER)
         self.assertEqual((200, b""), (head.status, head.body))
         self.assertEqual(got.headers["content-length"], head.headers["content-length"])
 
-    def test_unchanged(self) -> None:
+    def test_page_that_a_browser_has_is_not_sent_again(self) -> None:
         """A page that a browser has is not sent again; no Last-Modified could mislead it."""
         answer = self.get("/docs/")
         self.assertNotIn("last-modified", answer.headers)
@@ -118,7 +118,7 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual((304, b""), (again.status, again.body))
         self.assertEqual(200, self.get("/docs/", ("If-None-Match", '"other"')).status)
 
-    def test_lifetime(self) -> None:
+    def test_asset_asked_for_by_its_digest_is_kept_for_ever_and_nothing_else_is(self) -> None:
         """An asset asked for by its digest is kept for ever, and nothing else is."""
         for path, kept in (
             ("/docs/_static/docs.css?v=1", True),
@@ -129,7 +129,7 @@ class ServingTests(SynchronousTestCase):
                 kept, "immutable" in (self.get(path).header("Cache-Control") or ""), path
             )
 
-    def test_compressed(self) -> None:
+    def test_text_is_sent_compressed_to_those_who_ask_for_it(self) -> None:
         """Text is sent compressed to those who ask for it."""
         answer = self.get("/docs/_static/docs.css", ("Accept-Encoding", "gzip"))
         self.assertEqual("gzip", answer.header("Content-Encoding"))
@@ -177,7 +177,7 @@ class ServingTests(SynchronousTestCase):
         (self.directory / "index.html").unlink()
         self.assertEqual(200, self.get("/docs/").status)
 
-    def test_impatient(self) -> None:
+    def test_client_may_leave_while_it_is_read(self) -> None:
         """A client may leave while it is read."""
         workers = SteppedWorkers()
         self.connection = self.connect(self.directory, workers)
@@ -249,7 +249,7 @@ def options(text: str) -> set[str]:
 class SourceTests(SynchronousTestCase):
     """Tests that the statements of the documentation are true."""
 
-    def test_settings(self) -> None:
+    def test_reference_has_every_setting_once(self) -> None:
         """The reference has every setting once."""
         listed = Counter(
             " ".join(
@@ -262,7 +262,7 @@ class SourceTests(SynchronousTestCase):
             "name the setting in the section of web/docs/configuration.md where it belongs",
         )
 
-    def test_errors(self) -> None:
+    def test_every_error_has_an_entry_that_says_how_it_reads_why_and_what_to_do(self) -> None:
         """Every error has an entry that says how it reads, why, and what to do."""
         kinds = set(error_types())
         text = page("troubleshooting.md")
@@ -273,7 +273,7 @@ class SourceTests(SynchronousTestCase):
             self.assertIn("\n**Why:** ", entry, name)
             self.assertIn("\n**What to do:** ", entry, name)
 
-    def test_configurations(self) -> None:
+    def test_every_configuration_that_is_shown_can_be_used(self) -> None:
         """Every configuration that is shown can be used."""
         shown = [(name, text) for name, text in blocks("yaml") if text.startswith("# nixery.yaml")]
         self.assertGreater(len(shown), 5)
@@ -288,7 +288,7 @@ class SourceTests(SynchronousTestCase):
                 self.fail(f"{name}: {error}\n{text}")
             self.assertEqual((), config.warnings, name)
 
-    def test_variables(self) -> None:
+    def test_environment_variables_that_are_named_exist(self) -> None:
         """The environment variables that are named exist."""
         known = {setting.variable for setting in SETTINGS} | {
             "NIXERY_CONFIG",
@@ -303,7 +303,7 @@ class SourceTests(SynchronousTestCase):
             variables = set(re.findall(r"\b(?:NIX|NIXERY|GCS)_[A-Z_]*[A-Z]\b", text))
             self.assertEqual(set(), variables - known, name)
 
-    def test_json(self) -> None:
+    def test_json_that_is_shown_is_json(self) -> None:
         """JSON that is shown is JSON."""
         for name, text in blocks("json"):
             try:
@@ -311,7 +311,7 @@ class SourceTests(SynchronousTestCase):
             except ValueError as error:
                 self.fail(f"{name}: {error}\n{text}")
 
-    def test_images(self) -> None:
+    def test_images_that_readers_are_told_to_pull_have_names_that_are_names(self) -> None:
         """The images that readers are told to pull have names that are names."""
         seen = 0
         for _name, words in commands():
@@ -328,7 +328,7 @@ class SourceTests(SynchronousTestCase):
                         parse_reference(match[2])
         self.assertGreater(seen, 5)
 
-    def test_commands(self) -> None:
+    def test_commands_of_ours_that_readers_are_told_to_run_exist(self) -> None:
         """Commands of ours that readers are told to run exist, with their options."""
         daemon = options(str(Options({}))) | {"--nodaemon", "--pidfile", "--umask"}
         for name, words in commands():
@@ -340,7 +340,7 @@ class SourceTests(SynchronousTestCase):
                 self.assertIn(program, entry_points(), name)
                 self.assertEqual(set(), given - options(usage(program)), (name, words))
 
-    def test_tools(self) -> None:
+    def test_each_command_has_a_section_with_all_options(self) -> None:
         """Each command has a section that names all of its options and no others."""
         sections = re.split(r"^## (nixery-[a-z-]+)$", page("tools.md"), flags=re.M)
         told = dict(zip(sections[1::2], sections[2::2], strict=True))
@@ -348,7 +348,7 @@ class SourceTests(SynchronousTestCase):
         for command, text in told.items():
             self.assertEqual(options(usage(command)) - {"--help"}, options(text), command)
 
-    def test_routes(self) -> None:
+    def test_paths_of_the_registry_api_that_are_listed_are_answered(self) -> None:
         """The paths of the registry API that are listed are answered."""
         listed = re.findall(r"^\| `(/v2/[^`]*)`", page("api.md"), re.M)
         self.assertGreater(len(listed), 5)
@@ -362,7 +362,7 @@ class SourceTests(SynchronousTestCase):
         self.assertIn(Catalog, answered)
         self.assertEqual(7, len(answered))
 
-    def test_metrics(self) -> None:
+    def test_every_metric_is_listed_and_no_other(self) -> None:
         """Every metric is listed, and no other."""
         rooms = [CHECKOUT / "nixery" / name for name in ("observability", "runtime/tls", "wiring")]
         sources = [path for room in rooms for path in room.glob("*.py")]
@@ -372,7 +372,7 @@ class SourceTests(SynchronousTestCase):
         listed = re.findall(r"^\| `(nixery_[a-z_]+)`", page("running/monitoring.md"), re.M)
         self.assertEqual(sorted(counted | {"nixery_build_info"}), sorted(listed))
 
-    def test_light(self) -> None:
+    def test_modules_that_documentation_is_built_from_import_only_what_build_has(self) -> None:
         """The modules that the documentation is built from import only what a build has."""
         script = (
             "import sys; own = set(sys.modules);"
@@ -392,7 +392,7 @@ class SourceTests(SynchronousTestCase):
         found = {re.sub(r"^_cython_\w+$", "_cython", name) for name in done.stdout.split()}
         self.assertEqual(set(), found - light)
 
-    def test_words(self) -> None:
+    def test_no_page_names_a_setting_as_a_role_does_without_being_able_to(self) -> None:
         """No page names a setting, as a role does, without being able to."""
         names: Sequence[str] = [setting.name for setting in SETTINGS]
         for name, text in pages():

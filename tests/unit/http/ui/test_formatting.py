@@ -11,12 +11,12 @@ from nixery.runtime.clocks import WallTime
 class FilterTests(SynchronousTestCase):
     """Tests of the filters of templates."""
 
-    def test_shown(self) -> None:
+    def test_visible_text_stays_as_it_is(self) -> None:
         """Visible text stays as it is; control and direction characters are escaped."""
         self.assertEqual("naïve\n\tאבג 👩\u200d💻", escape_invisible("naïve\n\tאבג 👩\u200d💻"))
         self.assertEqual("a\\u202eb\\x1b\\x85", escape_invisible("a\u202eb\x1b\x85"))
 
-    def test_size(self) -> None:
+    def test_three_digits_whatever_the_unit(self) -> None:
         """Three digits, whatever the unit."""
         for count, text in (
             (0, "0 B"),
@@ -28,7 +28,7 @@ class FilterTests(SynchronousTestCase):
         ):
             self.assertEqual(text, size(count))
 
-    def test_duration(self) -> None:
+    def test_durations_read_as_people_say_them(self) -> None:
         """As people say it."""
         for seconds, text in (
             (0.421, "0.42 s"),
@@ -39,10 +39,10 @@ class FilterTests(SynchronousTestCase):
         ):
             self.assertEqual(text, duration(seconds))
 
-    def test_exchanged(self) -> None:
+    def test_one_name_takes_the_place_of_another(self) -> None:
         """One name takes another's place in the query."""
         self.assertEqual("git+htop+a%26b", replace_term("git/htp a&b", "htp", "htop"))
 
-    def test_moment(self) -> None:
+    def test_time_is_written_for_people_in_utc(self) -> None:
         """A time is written for people, in UTC."""
         self.assertEqual("2023-11-14 22:13:20", full_time(WallTime(1_700_000_000.9)))

@@ -134,13 +134,13 @@ class PagesCase(SynchronousTestCase):
 
 
 class ListTests(PagesCase):
-    def test_list(self) -> None:
+    def test_images_that_were_served_lead_to_their_pages(self) -> None:
         """The images that were served lead to their pages."""
         tags = Tags(self.page("/images"))
         self.assertIn(("a", {"href": "/images/shell/git:latest"}), tags.found)
         self.assertEqual("1", tags.attribute("images", "data-total"))
 
-    def test_paged(self) -> None:
+    def test_page_lists_no_more_than_it_can_hold_and_leads_to_the_next(self) -> None:
         """A page lists no more than it can hold, and leads to the next."""
         for number in range(2 * IMAGES_AT_ONCE):
             self.library.images.append(listed(f"p{number:03}", self.report))
@@ -150,18 +150,18 @@ class ListTests(PagesCase):
         for wrong in ("-1", "x", "9" * 50, "%ff"):
             self.assertIn("p000", self.page(f"/images?page={wrong}"))
 
-    def test_search(self) -> None:
+    def test_part_of_a_name_finds_images_and_is_shown_as_text(self) -> None:
         """A part of a name finds images, and is shown as text."""
         self.library.images.append(listed("hello", self.report))
         self.assertNotIn('data-image="hello', self.page("/images?q=GIT"))
         self.assertNotIn("<script>alert", self.page("/images?q=%22%3E%3Cscript%3Ealert(1)"))
 
-    def test_hidden(self) -> None:
+    def test_image_that_the_client_may_not_see_is_not_listed(self) -> None:
         """An image that the client may not see is not listed."""
         self.veil.hidden.add("shell/git")
         self.assertNotIn("shell/git", self.page("/images"))
 
-    def test_json(self) -> None:
+    def test_programs_get_data_of_images(self) -> None:
         """Programs get data."""
         value = json.loads(self.ask("/images", ("Accept", "*/*")).body)
         self.assertEqual(
@@ -171,7 +171,7 @@ class ListTests(PagesCase):
 
 
 class ImageTests(PagesCase):
-    def test_facts(self) -> None:
+    def test_page_tells_sizes_digests_packages_layers_with_reasons(self) -> None:
         """The page tells sizes, digests, packages, layers with reasons, and how to pull."""
         page = self.page("/images/shell/git:latest")
         self.assertIn(f"docker pull reg.example:8080/shell/git@{self.report.digest}", page)
@@ -191,7 +191,7 @@ class ImageTests(PagesCase):
             "/images/shell/git:latest/graph.json", tags.attribute("graph", "data-source")
         )
 
-    def test_why(self) -> None:
+    def test_chain_from_what_was_asked_for_is_shown_by_the_server(self) -> None:
         """The chain from what was asked for is shown by the server."""
         page = self.page("/images/shell/git:latest?why=glibc")
         chain = page[page.index('class="chain"') :]
@@ -231,7 +231,7 @@ class ImageTests(PagesCase):
             self.assertNotIn("<script>alert", page)
             self.assertNotIn("\u202e", page)
 
-    def test_shared(self) -> None:
+    def test_layer_tells_which_other_images_have_it(self) -> None:
         """A layer tells which other images have it, but for those that are hidden."""
         other = report_of({"glibc-2.38": 30_000_000, "hello": 5_000_000}, {"hello": ["glibc-2.38"]})
         self.add("hello", evolve(other, digest=digest("other")))
@@ -245,7 +245,7 @@ class ImageTests(PagesCase):
         self.assertEqual("0", Tags(page).attribute(f"layer-{number}", "data-shared"))
         self.assertNotIn("hello:latest", page)
 
-    def test_unknown(self) -> None:
+    def test_image_that_was_not_served(self) -> None:
         """An image that was not served: how to pull it, and nothing is made."""
         page = self.page("/images/shell/htop:stable", 404)
         self.assertIn("docker pull reg.example:8080/shell/htop:stable", page)
@@ -293,7 +293,7 @@ class ImageTests(PagesCase):
         for path in ("paths", "graph.json", "graph.svg", "other"):
             self.page(f"/images/shell/git:latest/{path}", 404)
 
-    def test_json(self) -> None:
+    def test_programs_get_the_same_as_data(self) -> None:
         """Programs get the same as data."""
         value = json.loads(self.ask("/images/shell/git:latest?why=glibc", ("Accept", "*/*")).body)
         self.assertEqual(self.report.digest, value["digest"])
@@ -309,14 +309,14 @@ class PathsTests(PagesCase):
         tags = Tags(self.page(f"/images/shell/git:latest/paths?{query}"))
         return [str(each["data-path"])[44:] for _, each in tags.found if "data-path" in each]
 
-    def test_sorted(self) -> None:
+    def test_paths_are_sorted_as_the_query_asks_for(self) -> None:
         """Paths are sorted as the query asks for."""
         self.assertEqual(["git-2.40", "glibc-2.38", "curl-8.5"], self.names(""))
         self.assertEqual(["git-2.40", "curl-8.5", "glibc-2.38"], self.names("sort=closure"))
         self.assertEqual(["curl-8.5", "git-2.40", "glibc-2.38"], self.names("sort=name"))
         self.assertEqual(self.names(""), self.names("sort=__class__&layer=x&page=0x1"))
 
-    def test_chosen(self) -> None:
+    def test_paths_are_found_by_a_part_of_their_name_and_by_their_layer(self) -> None:
         """Paths are found by a part of their name, and by their layer."""
         self.assertEqual(["glibc-2.38"], self.names("q=GLIBC"))
         found = [
@@ -328,7 +328,7 @@ class PathsTests(PagesCase):
 
 
 class GraphTests(PagesCase):
-    def test_data(self) -> None:
+    def test_graph_is_sent_compressed_to_those_who_can_read_that(self) -> None:
         """The graph is sent compressed to those who can read that, and plain to others."""
         for name, media_type in (("json", "application/json"), ("svg", "image/svg+xml")):
             path = f"/images/shell/git:latest/graph.{name}"
@@ -340,7 +340,7 @@ class GraphTests(PagesCase):
             self.assertEqual(media_type, plain.header("Content-Type"))
             self.assertIn("default-src 'none'", plain.header("Content-Security-Policy") or "")
 
-    def test_unchanged(self) -> None:
+    def test_client_that_has_the_graph_already_does_not_get_it_again(self) -> None:
         """A client that has the graph already does not get it again."""
         path = "/images/shell/git:latest/graph.json"
         etag = self.ask(path).header("ETag") or ""

@@ -110,7 +110,7 @@ class UsersTestCase(SynchronousTestCase):
 class IndexTests(UsersTestCase):
     """The first page."""
 
-    def test_address(self) -> None:
+    def test_address_is_the_registrys_whatever_the_client_calls_it(self) -> None:
         """It says how to pull from here, whatever name the client knows us by."""
         for host in ("reg:1", "evil.example"):
             body = self.ask("/", ("Host", host)).body
@@ -144,7 +144,7 @@ class IndexTests(UsersTestCase):
             self.assertNotIn(b"<img src=x", answer.body)
             self.assertNotIn("\u202e".encode(), answer.body)
 
-    def test_builds(self) -> None:
+    def test_running_builds_come_first_with_logs_of_failures(self) -> None:
         """Those that run come first; failures have their logs."""
         self.failing("broken", "<b>no</b>", "\x1b[2J")
         self.begin("running")
@@ -154,7 +154,7 @@ class IndexTests(UsersTestCase):
         self.assertNotIn("\x1b", page)
         self.assertNotIn("secret", page)
 
-    def test_private(self) -> None:
+    def test_private_builds_are_not_shown_nor_are_any_if_builds_are_switched_off(self) -> None:
         """Private builds are not shown, nor are any if builds are switched off."""
         build = self.failing("secret/thing", "hush")
         for path in ("/", "/builds"):
@@ -191,7 +191,7 @@ class ApiTests(UsersTestCase):
         assert isinstance(value, dict)
         return answer.status, value
 
-    def test_answer(self) -> None:
+    def test_answer_has_all_that_a_page_needs(self) -> None:
         """All that a page needs."""
         status, value = self.get("shell/git")
         self.assertEqual(200, status)
@@ -200,7 +200,7 @@ class ApiTests(UsersTestCase):
         self.assertEqual({"pull", "run", "kubernetes"}, set(value["commands"]))
         self.assertEqual("192.0.2.1", self.package_search.asked[0][0])
 
-    def test_refused(self) -> None:
+    def test_query_that_cannot_be_looked_up_is_answered_with_status_and_error(self) -> None:
         """A query that cannot be looked up is answered with a status and an error."""
         for query, status in (("", 400), ("a..b", 400), ("x" * 1001, 400)):
             code, value = self.get(query)
@@ -220,14 +220,14 @@ class ApiTests(UsersTestCase):
 class BuildsForUsersTests(UsersTestCase):
     """``/builds`` for browsers and for terminals."""
 
-    def test_list(self) -> None:
+    def test_builds_and_what_reloads_them_where_there_are_no_scripts(self) -> None:
         """The builds, and what reloads them where there are no scripts."""
         build = self.begin("git")
         page = self.page("/builds")
         self.assertIn(f'data-build="{build.id}"', page)
         self.assertIn('<noscript><meta http-equiv="refresh"', page)
 
-    def test_build(self) -> None:
+    def test_running_build_shows_activity_counts_and_log(self) -> None:
         """A build that runs: what it does, how far it is, its log; all of it as text."""
         build = self.begin()
         build.count(Phase.BUILDING, 1, 3, "builds")
@@ -242,7 +242,7 @@ class BuildsForUsersTests(UsersTestCase):
         self.assertNotIn("\u202e", page)
         self.assertIn('<noscript><meta http-equiv="refresh"', page)
 
-    def test_ended(self) -> None:
+    def test_ended_build_tells_how_to_pull_it(self) -> None:
         """One that has ended: how to pull it, its stages to scale; nothing reloads."""
         build = self.begin()
         self.clock.advance(3)
@@ -258,13 +258,13 @@ class BuildsForUsersTests(UsersTestCase):
         self.assertIn("why", failed)
         self.assertNotIn("secret", failed)
 
-    def test_missing(self) -> None:
+    def test_build_that_is_not_there_is_a_page_too(self) -> None:
         """A build that is not there is a page too."""
         answer = self.ask("/builds/x", BROWSER)
         self.assertEqual(404, answer.status)
         self.assertIn(b"there is no such build", answer.body)
 
-    def test_timeline(self) -> None:
+    def test_stages_stay_within_the_picture_and_the_shortest_can_be_seen(self) -> None:
         """Stages stay within the picture, and the shortest can be seen."""
         build = self.begin()
         for seconds in (100, 0.001, 50):
@@ -277,7 +277,7 @@ class BuildsForUsersTests(UsersTestCase):
             self.assertGreaterEqual(lane.width, 3)
             self.assertLessEqual(lane.begin + lane.width, 1000)
 
-    def test_terminal(self) -> None:
+    def test_curl_is_sent_the_log_and_a_line_whenever_something_changes(self) -> None:
         """curl is sent the log, and a line whenever something changes."""
         build = self.begin()
         connection = Connection(self.root, self.clock)
@@ -333,7 +333,7 @@ class LookupTests(SynchronousTestCase):
         )
         return [answer.request.name for answer in checked.results]
 
-    def test_kept(self) -> None:
+    def test_names_that_are_known_are_not_evaluated_again(self) -> None:
         """Names that are known are not evaluated again; the order stays."""
         self.assertEqual(["b"], self.check("b"))
         self.assertEqual(["a", "b", "c"], self.check("a", "b", "c"))
@@ -341,7 +341,7 @@ class LookupTests(SynchronousTestCase):
         self.check("b", system="y")
         self.assertEqual(["b"], self.asked[-1])
 
-    def test_moving(self) -> None:
+    def test_results_that_may_change(self) -> None:
         """Results that may change (not pinned) are cached for seconds only."""
         self.pinned = False
         self.check("a")

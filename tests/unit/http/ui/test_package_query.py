@@ -65,7 +65,7 @@ class ParsingTests(SynchronousTestCase):
         for text in ("shell git htop", "shell/git/htop", " shell, git;htop git\n"):
             self.assertEqual("shell/git/htop", parsed(text).name.repository)
 
-    def test_spelling(self) -> None:
+    def test_names_are_typed_as_the_package_set_spells_them_or_as_it_does_not(self) -> None:
         """Names are typed as the package set spells them, or as it does not."""
         queries = parsed("python3Packages.requests libsigc++")
         self.assertEqual(
@@ -81,12 +81,12 @@ class ParsingTests(SynchronousTestCase):
         self.assertEqual("shell/arm64/git", queries.name.repository)
         self.assertEqual("aarch64-linux", queries.name.system)
 
-    def test_nothing(self) -> None:
+    def test_nothing_is_no_mistake(self) -> None:
         """Nothing is no mistake."""
         for text in ("", "  ", " / , "):
             self.assertIsNone(parse_query(text, SYSTEM))
 
-    def test_limits(self) -> None:
+    def test_text_that_is_too_long_is_refused(self) -> None:
         """Text that is too long, too many names or no name is refused, with a reason."""
         for text in (
             "x" * (MAX_QUERY_CHARACTERS + 1),
@@ -100,7 +100,9 @@ class ParsingTests(SynchronousTestCase):
 
     @settings(max_examples=200)
     @given(st.text(max_size=60))
-    def test_anything(self, text: str) -> None:
+    def test_any_text_becomes_an_image_name_within_the_grammar_or_is_refused(
+        self, text: str
+    ) -> None:
         """Any text becomes an image name within the grammar, or is refused."""
         try:
             queries = parse_query(text, SYSTEM)
@@ -117,7 +119,7 @@ class ParsingTests(SynchronousTestCase):
 class TellingTests(SynchronousTestCase):
     """Tests of the results and commands that are shown."""
 
-    def test_found(self) -> None:
+    def test_package_that_is_there_with_what_is_known_of_it(self) -> None:
         """A package that is there, with what is known of it."""
         queries = parsed("git")
         [told] = describe_results(queries, [found(item) for item in queries.package_requests])
@@ -135,7 +137,7 @@ class TellingTests(SynchronousTestCase):
             told,
         )
 
-    def test_missing(self) -> None:
+    def test_missing_package_is_told_with_what_may_be_meant(self) -> None:
         """One that is not, with what may have been meant, and no commands then."""
         queries = parsed("shell gti")
         answers = [
@@ -157,7 +159,7 @@ class TellingTests(SynchronousTestCase):
         [told] = describe_results(queries, answers)
         self.assertEqual(("shell", "not-found"), (told["name"], told["status"]))
 
-    def test_commands(self) -> None:
+    def test_lines_that_work_as_they_are(self) -> None:
         """Lines that work as they are."""
         queries = parsed("shell git")
         made = commands("reg:1", queries, [found(item) for item in queries.package_requests])

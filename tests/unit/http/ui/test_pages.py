@@ -66,7 +66,7 @@ class PagesTests(SynchronousTestCase):
 
         return Connection(make_root(pages.missing(), children={"p": pages.resource(answer)}))
 
-    def test_headers(self) -> None:
+    def test_every_page_is_told_to_run_nothing_that_is_not_a_file_of_ours(self) -> None:
         """Every page is told to run nothing that is not a file of ours."""
         answer = self.serve(self.site).request("GET", "/p", BROWSER)
         policy = answer.header("Content-Security-Policy") or ""
@@ -105,7 +105,7 @@ class PagesTests(SynchronousTestCase):
         answer = self.serve(self.site).request("GET", "/p/x?format=html")
         self.assertEqual("text/html; charset=utf-8", answer.header("Content-Type"))
 
-    def test_failures(self) -> None:
+    def test_typed_failure_has_its_status_and_headers_another_one_reference_only(self) -> None:
         """A typed failure has its status and headers, another one a reference only."""
         connection = self.serve(self.site, QueueFull(waiting=3, retry_after=5.0))
         answer = connection.request("GET", "/p", BROWSER)
@@ -119,7 +119,7 @@ class PagesTests(SynchronousTestCase):
         self.assertIn(reference.encode("ascii"), answer.body)
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
 
-    def test_methods(self) -> None:
+    def test_head_has_the_headers_of_get_and_no_body(self) -> None:
         """HEAD has the headers of GET and no body; all else is refused."""
         got = self.serve(self.site).request("GET", "/p", BROWSER)
         head = self.serve(self.site).request("HEAD", "/p", BROWSER)
@@ -128,7 +128,7 @@ class PagesTests(SynchronousTestCase):
         answer = self.serve(self.site).request("POST", "/p", BROWSER)
         self.assertEqual((405, "GET, HEAD"), (answer.status, answer.header("Allow")))
 
-    def test_leaving(self) -> None:
+    def test_client_that_leaves_while_its_page_is_made_is_no_failure(self) -> None:
         """A client that leaves while its page is made is no failure."""
         waiting: Deferred[bytes] = Deferred(lambda _: None)
 
@@ -140,7 +140,7 @@ class PagesTests(SynchronousTestCase):
         connection.disconnect()
         self.assertTrue(waiting.called)
 
-    def test_visibility(self) -> None:
+    def test_everybody_sees_everything(self) -> None:
         """So far everybody sees everything."""
         seen: VisibilityRules = AllowAll()
         request: Request = object()  # type: ignore[assignment]  # not used
@@ -169,7 +169,7 @@ class AssetsTests(SynchronousTestCase):
         other = Assets({"a.css": b"x" * 4096, "b/c.js": b"z"})
         self.assertNotEqual(self.assets.url("a.css"), other.url("a.css"))
 
-    def test_compressed(self) -> None:
+    def test_client_that_accepts_gzip_gets_it_where_it_gains_something(self) -> None:
         """A client that accepts gzip gets it, where it gains something."""
         answer = Connection(self.root).request(
             "GET", self.assets.url("a.css"), ("Accept-Encoding", "gzip, br")
@@ -178,7 +178,7 @@ class AssetsTests(SynchronousTestCase):
         self.assertEqual(b"x" * 4096, gzip.decompress(answer.body))
         self.assertEqual("Accept-Encoding", answer.header("Vary"))
 
-    def test_unchanged(self) -> None:
+    def test_client_that_has_the_asset_gets_no_second_copy(self) -> None:
         """A client that has the asset gets no second copy."""
         asset = self.assets.get("a.css")
         assert asset is not None

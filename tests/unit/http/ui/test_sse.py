@@ -165,7 +165,7 @@ class LoopbackTests(TestCase):
 class EventTests(SynchronousTestCase):
     """Tests of the encoding of an event."""
 
-    def test_lines(self) -> None:
+    def test_event_is_three_lines_of_ascii_and_an_empty_one_whatever_is_in_it(self) -> None:
         """An event is three lines of ASCII and an empty one, whatever is in it."""
         event = Event(id="1-2", type="log", data={"lines": ["a\nb\r\n\u2028", "\x1b[0m"]})
         text = ServerSent().encode(event)

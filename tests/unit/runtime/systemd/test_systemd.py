@@ -67,27 +67,27 @@ class ManagedCase(SynchronousTestCase):
 class NoticeTests(ManagedCase):
     """Tests of the notifications to the service manager."""
 
-    def test_told(self) -> None:
+    def test_assignments_come_in_one_datagram_and_none_of_them_can_begin_another(self) -> None:
         """Assignments come in one datagram, and none of them can begin another."""
         self.assertTrue(self.notices.heard)
         self.notices.tell(READY=1, STATUS="a\nMAINPID=1")
         self.assertEqual([{"READY": "1", "STATUS": "a MAINPID=1"}], self.manager.heard())
 
-    def test_abstract(self) -> None:
+    def test_socket_may_have_an_abstract_name(self) -> None:
         """The socket may have an abstract name."""
         manager = ServiceManager(f"@nixery-test-{os.getpid()}")
         self.addCleanup(manager.close)
         NotifySocket({"NOTIFY_SOCKET": manager.address}).tell(READY=1)
         self.assertEqual([{"READY": "1"}], manager.heard())
 
-    def test_nobody(self) -> None:
+    def test_without_a_service_manager_nothing_is_sent_and_nothing_fails(self) -> None:
         """Without a service manager nothing is sent, and nothing fails."""
         for address in ("", "vsock:1:2"):
             notices = NotifySocket({"NOTIFY_SOCKET": address})
             self.assertFalse(notices.heard)
             notices.tell(READY=1)
 
-    def test_gone(self) -> None:
+    def test_socket_that_takes_nothing_is_said_once_until_it_does_again(self) -> None:
         """A socket that takes nothing is said once, until it does again."""
         notices = NotifySocket({"NOTIFY_SOCKET": "/nonexistent/socket"})
         with capturedLogs() as logs:
@@ -129,7 +129,7 @@ class ServiceNotifierTests(ManagedCase):
         self.clock.pump([STATUS_INTERVAL_SECONDS] * seconds)
         return sum("WATCHDOG" in notice for notice in self.manager.heard())
 
-    def test_lives(self) -> None:
+    def test_three_watchdog_pings_are_sent_per_watchdog_interval(self) -> None:
         """Three watchdog pings are sent per watchdog interval."""
         self.start(InlineWorkers())
         self.assertEqual(3, self.pings(6))
@@ -158,7 +158,7 @@ class ServiceNotifierTests(ManagedCase):
         self.start(Stopped())  # type: ignore[arg-type]  # it runs nothing
         self.assertEqual(3, self.pings(6))
 
-    def test_status(self) -> None:
+    def test_status_is_sent_when_it_has_changed_once_a_second_at_most(self) -> None:
         """The status is sent when it has changed, once a second at most."""
         self.start(InlineWorkers(), watchdog=None)
         self.assertEqual([{"STATUS": "idle"}], self.manager.heard())
@@ -169,14 +169,14 @@ class ServiceNotifierTests(ManagedCase):
         self.clock.advance(STATUS_INTERVAL_SECONDS)
         self.assertEqual([{"STATUS": "two"}], self.manager.heard())
 
-    def test_stops(self) -> None:
+    def test_after_the_end_there_is_silence(self) -> None:
         """After the end there is silence."""
         notifier = self.start(SteppedWorkers())
         self.successResultOf(Deferred.fromCoroutine(notifier.stop()))
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual(0, self.pings(20))
 
-    def test_interval(self) -> None:
+    def test_time_is_the_service_managers_if_it_means_this_process(self) -> None:
         """The time is the service manager's, if it means this process."""
         self.assertEqual(30, watchdog_interval({"WATCHDOG_USEC": "30000000"}, 7))
         self.assertEqual(1, watchdog_interval({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "7"}, 7))
@@ -192,7 +192,7 @@ class ServiceNotifierTests(ManagedCase):
 class PassingTests(SynchronousTestCase):
     """Tests of sockets that were opened by the service manager."""
 
-    def test_families(self) -> None:
+    def test_sockets_are_identified_by_position_and_family(self) -> None:
         """Each socket is identified by its position and its family."""
         families = {3: socket.AF_INET6, 4: socket.AF_UNIX, 5: socket.AF_NETLINK, 6: socket.AF_INET}
         self.assertEqual(
@@ -207,11 +207,11 @@ class PassingTests(SynchronousTestCase):
             ),
         )
 
-    def test_none(self) -> None:
+    def test_twisted_knows_of_none_as_in_these_tests(self) -> None:
         """Twisted knows of none, as in these tests."""
         self.assertEqual((), passed_endpoints())
 
-    def test_closed(self) -> None:
+    def test_descriptor_that_is_none_is_left_out(self) -> None:
         """A descriptor that is none is left out."""
 
         def closed(_descriptor: int) -> int:
@@ -235,7 +235,7 @@ class PassingTests(SynchronousTestCase):
 class CredentialTests(SynchronousTestCase):
     """Files that systemd passes on."""
 
-    def test_found(self) -> None:
+    def test_path_may_be_the_name_of_a_credential_in_every_layer(self) -> None:
         """A path may be the name of a credential, in every layer."""
         environ = {"HOME": "/h", "CREDENTIALS_DIRECTORY": "/run/credentials/nixery.service"}
         config = load_config(
@@ -247,7 +247,7 @@ class CredentialTests(SynchronousTestCase):
             Path("/run/credentials/nixery.service/gcs"), other.google_application_credentials
         )
 
-    def test_none(self) -> None:
+    def test_without_credentials_it_says_how_to_get_them(self) -> None:
         """Without credentials, it says how to get them."""
         error = self.assertRaises(
             ConfigError,
@@ -257,7 +257,7 @@ class CredentialTests(SynchronousTestCase):
         )
         self.assertIn("LoadCredential=a:PATH", error.message)
 
-    def test_names(self) -> None:
+    def test_name_leads_nowhere_else(self) -> None:
         """A name leads nowhere else."""
         for name in ("", ".", "..", "../x", "a/b", "a b"):
             with self.assertRaises(ValueError):
@@ -267,7 +267,7 @@ class CredentialTests(SynchronousTestCase):
 class JournalTests(SynchronousTestCase):
     """The log as the journal takes it."""
 
-    def test_lines(self) -> None:
+    def test_every_line_has_its_priority_those_of_a_traceback_too(self) -> None:
         """Every line has its priority, those of a traceback too."""
         self.assertEqual(
             "<6>hello you\n",
@@ -284,14 +284,14 @@ class JournalTests(SynchronousTestCase):
         self.assertTrue(all(line.startswith("<2>") for line in text.splitlines()))
         self.assertEqual("<6>plain\n", journal_line({"log_format": "plain"}))
 
-    def test_json(self) -> None:
+    def test_line_of_json_has_its_priority_which_the_journal_takes_off(self) -> None:
         """A line of JSON has its priority, which the journal takes off."""
         line = with_priority(json_line)
         text = line({"log_format": "oh", "log_level": LogLevel.error, "log_time": 0.0})
         self.assertEqual("<3>", text[:3])
         self.assertEqual("oh", json.loads(text[3:])["message"])
 
-    def test_stream(self) -> None:
+    def test_only_what_goes_to_the_journal_itself_is_written_for_it(self) -> None:
         """Only what goes to the journal itself is written for it."""
         with tempfile.TemporaryFile() as file:
             status = os.fstat(file.fileno())

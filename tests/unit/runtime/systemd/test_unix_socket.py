@@ -67,14 +67,14 @@ class PassedUNIXEndpointTests(TestCase):
         reader: Reader = await connectProtocol(client, Reader())
         return await reader.received
 
-    async def test_served(self) -> None:
+    async def test_clients_are_served_and_the_file_keeps_its_mode(self) -> None:
         """Clients are served; the mode of the file remains, which only its owner may change."""
         port = await self.listen()
         self.assertEqual(b"hello", await self.pull())
         await maybeDeferred(port.stopListening)
         self.assertEqual(0o640, stat.S_IMODE(self.path.stat().st_mode))
 
-    async def test_stopped(self) -> None:
+    async def test_after_end_client_connects_all_same_and_is_served_by_next_start(self) -> None:
         """After the end, a client connects all the same, and is served by the next start."""
         port = await self.listen()
         await maybeDeferred(port.stopListening)

@@ -94,13 +94,13 @@ def shake(
 class IdentityTests(CertificateCase):
     """Reading a pair."""
 
-    def test_good(self) -> None:
+    def test_good_pair_says_for_whom_and_how_long_it_is(self) -> None:
         """A good pair says for whom and how long it is."""
         identity = self.load()
         self.assertEqual(("localhost", "127.0.0.1"), identity.names)
         self.assertLess(abs(time.time() + 30 * 86400 - identity.expires), 3600)
 
-    def test_versions(self) -> None:
+    def test_tls_1_2_and_1_3_are_spoken_and_nothing_before_them(self) -> None:
         """TLS 1.2 and 1.3 are spoken, and nothing before them."""
         context = self.load().context
         for version, name in ((SSL.TLS1_2_VERSION, "TLSv1.2"), (SSL.TLS1_3_VERSION, "TLSv1.3")):
@@ -110,7 +110,7 @@ class IdentityTests(CertificateCase):
             shake(context, version=SSL.TLS1_1_VERSION, ciphers="ALL:@SECLEVEL=0")
         self.assertIn("protocol", str(caught.exception))
 
-    def test_ciphers(self) -> None:
+    def test_weak_ciphers_are_refused(self) -> None:
         """Ciphers without forward secrecy or authenticated encryption are refused."""
         context = self.load().context
         for weak in ("ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "AES128-GCM-SHA256"):
@@ -121,7 +121,7 @@ class IdentityTests(CertificateCase):
         ).get_cipher_name()
         self.assertEqual("ECDHE-ECDSA-CHACHA20-POLY1305", name)
 
-    def test_missing(self) -> None:
+    def test_file_that_is_not_there_is_named_with_the_reason(self) -> None:
         """A file that is not there is named, with the reason."""
         self.key.unlink()
         error = self.refused()
@@ -129,38 +129,38 @@ class IdentityTests(CertificateCase):
         self.assertIn("No such file", error.message)
         self.assertIn("tls_key", error.message)
 
-    def test_mismatch(self) -> None:
+    def test_key_of_another_certificate_is_told_apart_from_one_that_is_no_key(self) -> None:
         """A key of another certificate is told apart from one that is no key."""
         self.key.write_bytes(pem_key(ec.generate_private_key(ec.SECP256R1())))
         self.assertIn("not the key of", self.refused().message)
 
-    def test_swapped(self) -> None:
+    def test_files_that_were_mixed_up_are_said_to_be_so(self) -> None:
         """Files that were mixed up are said to be so."""
         self.certificate, self.key = self.key, self.certificate
         self.assertIn("it holds a private key", self.refused().message)
         self.certificate = self.key
         self.assertIn("it holds a certificate", self.refused().message)
 
-    def test_rubbish(self) -> None:
+    def test_file_that_is_neither_a_key_nor_a_certificate_is_refused(self) -> None:
         """A file that is neither a key nor a certificate is refused, with any content."""
         self.key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
         self.assertIn("no private key", self.refused().message)
         self.certificate.write_bytes(b"\xff\x00")
         self.assertIn("no certificate", self.refused().message)
 
-    def test_password(self) -> None:
+    def test_key_with_a_password_is_refused_with_the_way_to_take_it_away(self) -> None:
         """A key with a password is refused, with the way to take it away."""
         self.key.write_bytes(pem_key(ec.generate_private_key(ec.SECP256R1()), b"secret"))
         self.assertIn("password", self.refused().message)
 
-    def test_order(self) -> None:
+    def test_servers_own_certificate_has_to_come_first(self) -> None:
         """The server's own certificate has to come first."""
         chain = self.certificate.read_bytes()
         own = chain.removesuffix(AUTHORITY.pem)
         self.certificate.write_bytes(AUTHORITY.pem + own)
         self.assertIn("come first", self.refused().message)
 
-    def test_time(self) -> None:
+    def test_expired_or_future_certificate_is_told(self) -> None:
         """One that has expired, or is not valid yet, says since or from when."""
         now = datetime.now(UTC)
         AUTHORITY.issue(self.directory, begins=now - timedelta(3), ends=now - timedelta(1))
@@ -168,7 +168,7 @@ class IdentityTests(CertificateCase):
         AUTHORITY.issue(self.directory, begins=now + timedelta(1))
         self.assertIn("not valid before", self.refused().message)
 
-    def test_fingerprint(self) -> None:
+    def test_any_change_of_a_file_shows_also_where_a_link_points_somewhere_else(self) -> None:
         """Any change of a file shows, also where a link points somewhere else."""
         link = self.directory / "link"
         link.symlink_to(self.key)
@@ -184,14 +184,14 @@ class IdentityTests(CertificateCase):
 class EndpointTests(SynchronousTestCase):
     """Tests of the endpoints that speak TLS, and of their set-up."""
 
-    def test_texts(self) -> None:
+    def test_endpoint_that_can_be_reached_from_elsewhere_speaks_tls(self) -> None:
         """An endpoint that can be reached from elsewhere speaks TLS, unless it is told not to."""
         for text in ("tcp:443", "tcp6:443", "systemd:domain=INET6:index=0", "haproxy:tcp:443"):
             self.assertTrue(speaks_tls(text), text)
         for text in ("ssl:443", "unix:/run/x", "plain:tcp:80", "systemd:domain=UNIX:index=0"):
             self.assertFalse(speaks_tls(text), text)
 
-    def test_endpoint(self) -> None:
+    def test_site_is_put_behind_tls_and_offers_version_of_http_that_it_speaks(self) -> None:
         """The site is put behind TLS, and offers the version of HTTP that it speaks."""
         reactor = MemoryReactor()
         contexts = Contexts()
@@ -238,7 +238,7 @@ class WatcherTests(CertificateCase):
         self.key.unlink()
         self.failureResultOf(Deferred.fromCoroutine(self.watcher.start()), CertificateUnusable)
 
-    def test_renewed(self) -> None:
+    def test_new_pair_is_found_by_itself_soon(self) -> None:
         """A new pair is found by itself, soon."""
         self.start()
         before = self.shown()
@@ -247,14 +247,14 @@ class WatcherTests(CertificateCase):
         self.clock.advance(POLL_INTERVAL_SECONDS)
         self.assertEqual(new.serial_number, self.shown())
 
-    def test_reloaded(self) -> None:
+    def test_new_pair_is_in_force_at_once_if_the_daemon_is_told_to_look(self) -> None:
         """A new pair is in force at once, if the daemon is told to look."""
         self.start()
         new = AUTHORITY.issue(self.directory)
         self.successResultOf(Deferred.fromCoroutine(self.watcher.reload()))
         self.assertEqual(new.serial_number, self.shown())
 
-    def test_broken(self) -> None:
+    def test_pair_that_is_wrong_is_said_to_be_so_once_and_the_old_one_stays(self) -> None:
         """A pair that is wrong is said to be so, once, and the old one stays."""
         self.start()
         before = self.shown()

@@ -67,9 +67,9 @@ class GcsStorageTests(StorageContract, SynchronousTestCase):
     # another.
     @settings(contract, max_examples=12)
     @given(st.binary(max_size=5000), st.tuples(st.integers(0), st.integers(0)))
-    def test_parts(self, data: bytes, bounds: tuple[int, int]) -> None:
+    def test_any_part_of_any_blob_can_be_read(self, data: bytes, bounds: tuple[int, int]) -> None:
         """Any part of any blob can be read, and the blob's own size is told with it."""
-        test: Any = StorageContract.test_parts
+        test: Any = StorageContract.test_any_part_of_any_blob_can_be_read
         test.hypothesis.inner_test(self, data, bounds)
 
     @settings(contract, max_examples=6)
