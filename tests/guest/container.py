@@ -41,6 +41,8 @@ mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 pivot_root . mnt
 umount -l /mnt
+# As on a machine: services see what systemd mounts for them, credentials for example.
+mount --make-rshared /
 exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
 '
 """

@@ -78,7 +78,9 @@ def make_user() -> None:
 def configure(*lines: str, instance: str = ".") -> None:
     """Write the configuration of a registry, which uses the package set of the checks."""
     file = CONFIGURATION / instance / "nixery.yaml"
-    file.write_text("".join(f"{line}\n" for line in (*lines, f"pkgs_path: {SET}")))
+    # Builds may take longer than clients usually wait.
+    common = (f"pkgs_path: {SET}", f"pull_wait_timeout: {TIMEOUT_SECONDS}")
+    file.write_text("".join(f"{line}\n" for line in (*lines, *common)))
 
 
 def extend(unit: str, name: str, text: str) -> None:
