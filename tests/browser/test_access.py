@@ -26,7 +26,7 @@ class AccessTests(BrowserCase):
                 faults = self.browser.faults()
                 self.assertEqual([], faults, f"{path}, {screen}:\n" + "\n".join(faults))
 
-    def test_first_page(self) -> None:
+    def test_first_page_by_itself_and_with_the_answer_to_what_was_typed(self) -> None:
         """The first page, by itself and with the answer to what was typed."""
         self.judge(["/", "/?packages=plain+hostile", "/?packages=plian+estate", "/?packages=%3C"])
 

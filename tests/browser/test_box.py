@@ -59,7 +59,7 @@ class BoxTests(BrowserCase):
         pasted = page.find("#packages").get_attribute("value")
         self.assertEqual(page.text("#example"), pasted)
 
-    def test_tab_order(self) -> None:
+    def test_keyboard_comes_to_the_box_soon(self) -> None:
         """The keyboard comes to the box soon: past the way to the content and the sections."""
         page = self.browser
         self.visit(watched_registry(), "/")
@@ -72,7 +72,7 @@ class BoxTests(BrowserCase):
         self.assertEqual(["Nixery", "Start", "Builds", "Images", "Documentation"], seen[1:6])
         self.assertIn("packages", seen)
 
-    def test_without_scripts(self) -> None:
+    def test_box_works_without_javascript_corrections_included(self) -> None:
         """The box works without JavaScript, corrections included."""
         page = self.browser
         with page.without_scripts():

@@ -126,7 +126,7 @@ class ImageTests(BrowserCase):
         page.click("#paths tbody a[href*='#layer-']")
         page.wait("#layers-list details[open]")
 
-    def test_by_digest(self) -> None:
+    def test_command_that_pulls_by_digest_names_what_is_served(self) -> None:
         """The command that pulls by digest names what is served."""
         registry = watched_registry().registry
         digest = registry.manifest("estate").headers["docker-content-digest"]
@@ -134,7 +134,7 @@ class ImageTests(BrowserCase):
         command = self.browser.wait("#pull-by-digest").text
         self.assertEqual(f"docker pull {watched_registry().address}/estate@{digest}", command)
 
-    def test_just_made(self) -> None:
+    def test_page_of_an_image_that_has_been_made_this_moment_is_whole(self) -> None:
         """The page of an image that has been made this moment is whole."""
         page = self.browser
         watched_registry().registry.manifest("plain/estate")
@@ -142,7 +142,7 @@ class ImageTests(BrowserCase):
         page.wait("#graph[data-ready][data-paths='302']")
         self.assertEqual([], page.find_all("#no-report"))
 
-    def test_hostile_search(self) -> None:
+    def test_search_term_in_the_url_is_shown_as_text(self) -> None:
         """A search term in the URL is shown as text."""
         for path in ("/images?q=", "/images/estate:latest?why=", "/images/estate:latest/paths?q="):
             self.visit(watched_registry(), f"{path}%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E")

@@ -117,7 +117,7 @@ class QuickTests(CleanRootCase):
             self.check_succeeded(run)
             self.assertRegex(run.output, r"\nlint: ok \(\d+ s\)\n0 passed, 0 failed\n\Z")
 
-    def test_other_release(self) -> None:
+    def test_registry_of_the_release_that_this_machine_is_not_of_serves(self) -> None:
         """The registry of the release that this machine is not of serves."""
         for release in RELEASES:
             if release not in Path("/etc/os-release").read_text():

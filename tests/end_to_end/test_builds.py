@@ -61,7 +61,7 @@ class BuildTests(EndToEndCase):
         self.assertEqual(len({answer.body for answer in answers}), 2)
         self.assertEqual(watched_set().builds("crowded"), 1)
 
-    def test_client_leaves(self) -> None:
+    def test_client_that_leaves_in_the_middle_of_a_build_does_not_stop_it(self) -> None:
         """A client that leaves in the middle of a build does not stop it."""
         http = watched_registry().registry
         with socket.create_connection(("127.0.0.1", http.port)) as client:
@@ -100,7 +100,7 @@ class BuildTests(EndToEndCase):
         new = set(layers[2]) - set(layers[0]) - set(layers[1])
         self.assertEqual(len(_blobs(daemon) - blobs), len(new) + 3)
 
-    def test_known_image(self) -> None:
+    def test_image_that_was_built_before_is_served_without_the_nix_stores_help(self) -> None:
         """An image that was built before is served without the Nix store's help."""
         http = watched_registry().registry
         answer = http.manifest("known")

@@ -169,7 +169,7 @@ class ClockTests(EndToEndCase):
                 self.assertEqual(layer["digest"], digest_of(answer.read()))
         self.daemon.stop()
 
-    def test_silent_clients(self) -> None:
+    def test_client_that_has_stopped_in_middle_of_request_is_still_sent_away(self) -> None:
         """A client that has stopped in the middle of a request is still sent away."""
         self.start()
         for step in (-MONTH, 2 * MONTH, -MONTH):

@@ -83,7 +83,7 @@ class CollectionTests(ChaosCase):
         roots = self.daemon.directory / "state" / "gcroots"
         wait_until(lambda: any(roots.glob("*/r*")), "roots")
 
-    def test_incessant_collections(self) -> None:
+    def test_while_twenty_images_are_built_collections_follow_each_other(self) -> None:
         """While twenty images are built, collections follow each other; none is lost."""
         built = Event()
         collections = 0

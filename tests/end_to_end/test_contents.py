@@ -44,7 +44,7 @@ class ContentsTests(EndToEndCase):
         script = "import json, sqlite3, ssl, zlib; print(json.dumps(sum(range(10))))"
         self.assertEqual(self.execute("python3", "python3", "-c", script).strip(), "45")
 
-    def test_python_module(self) -> None:
+    def test_package_of_a_nested_set_is_found_by_the_interpreter(self) -> None:
         """A package of a nested set is found by the interpreter."""
         script = "import yaml; print(yaml.safe_load('a: [1, 2]')['a'][1])"
         said = self.execute("python3/python3packages.pyyaml", "python3", "-c", script)

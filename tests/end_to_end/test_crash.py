@@ -122,7 +122,7 @@ class KillTests(CrashCase):
             self.daemon.kill()
             self.assertIsInstance(asked.exception(), OSError)
 
-    def test_between_commands(self) -> None:
+    def test_killed_before_any_of_nixs_commands(self) -> None:
         """Killed before any of Nix's commands."""
         commands = HeldCommands()
         self.start(environ=commands.environ())
@@ -187,7 +187,7 @@ class StopTests(CrashCase):
         self.daemon.start()
         self.check(self.daemon, "large")
 
-    def test_between_commands(self) -> None:
+    def test_stopped_before_any_of_nixs_commands(self) -> None:
         """Stopped before any of Nix's commands."""
         commands = HeldCommands()
         self.start(environ=commands.environ())

@@ -52,7 +52,7 @@ class EngineTests(Mixin):
         for word in (self.instead[status],) if self.instead else words:
             self.assertIn(word, finished.output)
 
-    def test_single_package(self) -> None:
+    def test_image_of_one_package_runs_its_program(self) -> None:
         """An image of one package runs its program."""
         image = self.pull("hello")
         self.assertIn("Hello, world!", self.engine().run(image, "hello").checked().stdout)

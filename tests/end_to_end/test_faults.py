@@ -65,7 +65,7 @@ class FullDiskTests(ChaosCase):
             if blob.is_file():
                 self.assertEqual(digest_of(blob.read_bytes()), f"sha256:{blob.name}")
 
-    def test_too_large(self) -> None:
+    def test_image_that_does_not_fit_is_refused_until_there_is_room(self) -> None:
         """An image that does not fit is refused until there is room; one that fits is served."""
         self.check_refused("large")
         self.check(self.daemon, "plain")
@@ -106,7 +106,7 @@ class RemovedFileTests(ChaosCase):
         name = digest.removeprefix("sha256:")
         return daemon.storage / "blobs" / "sha256" / name[:2] / name
 
-    def test_any_blob(self) -> None:
+    def test_whichever_is_removed_or_cut_short_the_next_pull_has_it_again(self) -> None:
         """Whichever is removed or cut short, the next pull has it again."""
         daemon = self.start("--blob-recheck=0")
         manifest = daemon.registry.manifest("plain")
@@ -129,7 +129,7 @@ class RemovedFileTests(ChaosCase):
         self.assertEqual(answer.status, 404)
         self.check(daemon, "plain")
 
-    def test_while_stopped(self) -> None:
+    def test_process_that_starts_later_believes_no_record_without_looking(self) -> None:
         """A process that starts later believes no record without looking."""
         daemon = self.start()
         files = self.files(daemon, "plain")
@@ -158,7 +158,7 @@ class UntrustedTests(ChaosCase):
             self, self.packages.path, configuration=configuration, options=options
         )
 
-    def test_ignored_settings(self) -> None:
+    def test_settings_that_nix_ignores_are_logged_at_start_up_by_name(self) -> None:
         """Settings that Nix ignores are logged at start-up, by name; those it heeds are not."""
         daemon = self.start(
             configuration="nix_options: {builders: 'ssh://nowhere', cores: '1', sandbox: 'true'}\n"

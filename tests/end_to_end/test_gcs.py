@@ -136,7 +136,7 @@ class EngineTests(GcsCase):
 class InstanceTests(GcsCase):
     """Tests of registries that share nothing but the bucket."""
 
-    def test_second_instance(self) -> None:
+    def test_instance_with_an_empty_disk_answers_with_what_another_one_has_made(self) -> None:
         """An instance with an empty disk answers with what another one has made."""
         first = self.registry()
         image = self.pull(first, "plain/large")
@@ -251,7 +251,7 @@ class InstanceTests(GcsCase):
         self.pull(self.registry(), "large")
         self.assert_stored_once()
 
-    def test_bucket_fails(self) -> None:
+    def test_while_the_bucket_fails_clients_are_told(self) -> None:
         """While the bucket fails, clients are told; afterwards they are served."""
         daemon = self.registry()
         self.pull(daemon, "plain")

@@ -125,7 +125,7 @@ class HostileTests(EndToEndCase):
         largest = max(layers, key=lambda layer: int(layer["size"]))
         return f"/v2/large/blobs/{largest['digest']}"
 
-    def test_slow_heads(self) -> None:
+    def test_two_hundred_requests_that_drop_in_byte_by_byte_are_all_ended(self) -> None:
         """Two hundred requests that drop in byte by byte are all ended."""
         with self.served():
             clients = self.connect(200)
@@ -146,7 +146,7 @@ class HostileTests(EndToEndCase):
                 step += 1
             self.assertEqual(200, ended)
 
-    def test_idle_connections(self) -> None:
+    def test_thousand_connections_that_send_nothing_keep_no_other_client_out(self) -> None:
         """A thousand connections that send nothing keep no other client out."""
         with self.served():
             self.connect(1000)

@@ -57,7 +57,7 @@ class ReproducibleTests(EndToEndCase):
         owners = {path.lstat().st_uid for path in below(other.storage)}
         self.assertEqual({pwd.getpwuid(owner).pw_name for owner in owners}, {"nobody"})
 
-    def test_another_compression(self) -> None:
+    def test_compressed_otherwise_layers_have_same_diff_ids_in_same_order(self) -> None:
         """Compressed otherwise, layers have the same diff IDs in the same order."""
         other = Daemon(demo_set(), name="level", options=["--compression-level", "0"]).start()
         self.addCleanup(other.kill)
@@ -66,7 +66,7 @@ class ReproducibleTests(EndToEndCase):
         self.assertEqual(theirs.config["rootfs"], ours.config["rootfs"])
         self.assertNotEqual(theirs.manifest["layers"], ours.manifest["layers"])
 
-    def test_another_processor(self) -> None:
+    def test_on_a_processor_with_other_features_layers_have_the_same_diff_ids(self) -> None:
         """On a processor with other features, layers have the same diff IDs."""
         emulator = "qemu-x86_64"
         require(emulator)

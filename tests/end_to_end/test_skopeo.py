@@ -55,7 +55,7 @@ class SkopeoTests(EndToEndCase):
         served = demo_registry().registry.manifest("shell/git/htop", digest_of(manifest))
         self.assertEqual(served.body, manifest)
 
-    def test_both_manifests(self) -> None:
+    def test_manifests_of_both_kinds_are_whole_and_name_the_same_image(self) -> None:
         """The manifests of both kinds are whole and name the same image."""
         registry = demo_registry().registry
         images = []
@@ -85,21 +85,21 @@ class SkopeoTests(EndToEndCase):
                 self.assertTrue(seen[member.name] and member.isdir(), member.name)
             seen[member.name] = member.isdir()
 
-    def test_unknown_package(self) -> None:
+    def test_skopeo_shows_the_name_that_does_not_exist_and_those_near_it(self) -> None:
         """skopeo shows the name that does not exist and those near it."""
         finished = skopeo().inspect(f"{demo_registry().address}/helo")
         self.assertNotEqual(finished.status, 0)
         self.assertIn("helo", finished.stderr)
         self.assertIn("hello", finished.stderr)
 
-    def test_failing_build(self) -> None:
+    def test_skopeo_shows_the_derivation_that_failed_and_the_end_of_its_log(self) -> None:
         """skopeo shows the derivation that failed and the end of its log."""
         finished = skopeo().inspect(f"{watched_registry().address}/needs-failing")
         self.assertNotEqual(finished.status, 0)
         self.assertIn("-failing-skopeo-1.0.drv", finished.stderr)
         self.assertIn("this is why it failed", finished.stderr)
 
-    def test_foreign_architecture(self) -> None:
+    def test_image_for_arm64_says_so_and_so_do_its_programs(self) -> None:
         """An image for arm64 says so, and so do its programs."""
         registry = demo_registry().registry
         layout = skopeo().directory / "arm64"

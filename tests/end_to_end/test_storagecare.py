@@ -114,7 +114,7 @@ class CollectionTests(EndToEndCase):
         (seen,) = json.loads(admin("inspect", "htop").stdout)
         self.assertIn("htop=", seen["labels"]["nixery.image.packages"])
 
-    def test_no_room(self) -> None:
+    def test_without_room_nothing_is_built_and_the_answer_says_why(self) -> None:
         """Without room nothing is built, and the answer says why; what is stored is served."""
         daemon().registry.manifest("hello")
         full = Daemon(

@@ -155,7 +155,7 @@ class ContainerTests(GuestCase):
         """``nixery-admin`` runs with the service's environment."""
         self.check(in_container, "commands")
 
-    def test_unusable_configuration(self) -> None:
+    def test_with_a_wrong_setting_it_ends_once(self) -> None:
         """With a wrong setting it ends once."""
         self.check(in_container, "unusable_configuration")
 
@@ -163,7 +163,7 @@ class ContainerTests(GuestCase):
         """The documented order lets systemd listen, beside a configured port."""
         self.check(in_container, "passed_socket")
 
-    def test_unix_socket(self) -> None:
+    def test_unix_socket_that_belongs_to_root_is_served_on_and_stays_as_it_is(self) -> None:
         """A UNIX socket that belongs to root is served on, and stays as it is."""
         self.check(in_container, "passed_unix_socket")
 
@@ -183,11 +183,11 @@ class ContainerTests(GuestCase):
         """A renewed certificate that a group can read needs a reload only."""
         self.check(in_container, "renewal")
 
-    def test_home_directory(self) -> None:
+    def test_package_set_may_be_in_a_home_directory(self) -> None:
         """A package set may be in a home directory."""
         self.check(in_container, "home_directory")
 
-    def test_storage_elsewhere(self) -> None:
+    def test_images_may_lie_elsewhere(self) -> None:
         """Images may lie elsewhere."""
         self.check(in_container, "storage_elsewhere")
 

@@ -111,7 +111,7 @@ class AptTests(SynchronousTestCase):
         content = apt.download(libfoo).read_bytes()
         self.assertEqual(hashlib.sha256(content).hexdigest(), libfoo.sha256)
 
-    def test_nothing_known(self) -> None:
+    def test_names_that_the_archive_does_not_know_are_no_error(self) -> None:
         """Names that the archive does not know are no error."""
         self.add_archive("Debian", {"hello": "1.0"})
         apt = self.make()
@@ -134,7 +134,7 @@ class AptTests(SynchronousTestCase):
         failure = self.assertRaises(DemoFailed, self.make().update)
         self.assertIn("name no Debian archive", failure.reason)
 
-    def test_third_parties(self) -> None:
+    def test_newer_package_of_the_same_name_in_another_archive_is_not_taken(self) -> None:
         """A newer package of the same name in another archive is not taken."""
         self.add_archive("Debian", {"hello": "1.0"})
         self.add_archive("Elsewhere", {"hello": "2.0"})
@@ -144,14 +144,14 @@ class AptTests(SynchronousTestCase):
         assert hello is not None
         self.assertEqual(hello.description, "from Debian")
 
-    def test_no_debian(self) -> None:
+    def test_without_an_archive_of_debians_the_error_says_what_to_add(self) -> None:
         """Without an archive of Debian's, the error says what to add."""
         self.add_archive("Elsewhere", {"hello": "2.0"})
         error = self.assertRaises(DemoFailed, self.make().update)
         self.assertIn("no Debian archive for amd64", error.message)
         self.assertIn("/etc/apt/sources.list.d", error.message)
 
-    def test_other_architecture(self) -> None:
+    def test_archive_without_packages_for_an_architecture_is_none_for_that_one(self) -> None:
         """An archive without packages for an architecture is none for that one."""
         self.add_archive("Debian", {"hello": "1.0"})
         error = self.assertRaises(DemoFailed, self.make("arm64").update)
@@ -190,7 +190,7 @@ class ProgramTests(SetTestCase):
         shell = str(build("bash") / "bin")
         self.assertEqual(self.output("perl", "bin/perl", "-e", script, PATH=shell), "1970 5")
 
-    def test_perl_script(self) -> None:
+    def test_program_written_in_perl_finds_the_modules_of_other_packages(self) -> None:
         """A program written in Perl finds the modules of other packages."""
         done = subprocess.run(
             [build("moreutils") / "bin/ts", "-r"],
@@ -214,7 +214,7 @@ class ProgramTests(SetTestCase):
         printed = self.output("python3", "bin/python3", "-c", script, SSL_CERT_FILE=str(bundle))
         self.assertEqual(printed, "256 True\n")
 
-    def test_python_packages(self) -> None:
+    def test_in_merged_root_python_finds_packages_there_and_what_those_need(self) -> None:
         """In a merged root Python finds the packages there, and what those need."""
         (self.directory / "bin").mkdir()
         (self.directory / "bin/python3").symlink_to(build("python3") / "bin/python3")

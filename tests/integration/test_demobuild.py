@@ -117,7 +117,7 @@ class UnitTests(SetTestCase):
         self.assertEqual((out / "etc/tool").resolve(), out / "bin/tool.real")
         self.assertFalse((self.directory / "run").exists())
 
-    def test_own_paths(self) -> None:
+    def test_script_finds_what_it_starts_in_its_package_by_path_that_is_debians(self) -> None:
         """A script finds what it starts in its package, by a path that is Debian's."""
         out = self.built(
             {
@@ -152,7 +152,7 @@ class UnitTests(SetTestCase):
         self.assertIn("bin/tool, a link to /lib/other/tool", done.stderr)
         self.assertNotIn("share/x, a link", done.stderr.partition("lead nowhere")[2])
 
-    def test_other_links(self) -> None:
+    def test_link_that_is_no_program_and_leads_to_another_package_is_left_out(self) -> None:
         """A link that is no program and leads to another package is left out."""
         out = self.built({"usr/bin/tool": "#!/bin/sh\n"}, {"usr/share/x": "/etc/x"})
         self.assertFalse((out / "share").exists() and list((out / "share").iterdir()))

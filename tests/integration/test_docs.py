@@ -82,7 +82,7 @@ class BuiltTests(SynchronousTestCase):
         index = (self.root / "searchindex.js").read_text("utf-8")
         self.assertIn("troubleshooting", index)
 
-    def test_nothing_inline(self) -> None:
+    def test_no_page_needs_what_the_policy_forbids(self) -> None:
         """No page needs what the policy forbids: scripts, styles or handlers within it."""
         for name, page in self.pages.items():
             self.assertEqual([], page.inline, name)

@@ -107,16 +107,16 @@ class GcsStartTests(SynchronousTestCase):
         self.wait_for(200, "ok")
         self.assertIn(f"stored in the bucket {self.bucket.name}", self.end(process))
 
-    def test_missing_bucket(self) -> None:
+    def test_bucket_that_does_not_exist(self) -> None:
         """A bucket that does not exist."""
         self.fails("none-such", "GCS_BUCKET", options=("--gcs-bucket=none-such",))
 
-    def test_no_permission(self) -> None:
+    def test_bucket_that_the_account_may_not_use(self) -> None:
         """A bucket that the account may not use."""
         self.bucket.fail("*", "status", 403, times=1000)
         self.fails(self.bucket.name, "Storage Object Admin")
 
-    def test_no_credentials(self) -> None:
+    def test_credentials_that_are_not_there(self) -> None:
         """Credentials that are not there."""
         self.fails(
             "GOOGLE_APPLICATION_CREDENTIALS",
@@ -138,7 +138,7 @@ class GcsStartTests(SynchronousTestCase):
             self.assertEqual(200, answer.status)
         self.end(process)
 
-    def test_reached_later(self) -> None:
+    def test_service_that_fails_at_first_is_reached_as_soon_as_it_does_not(self) -> None:
         """A service that fails at first is reached as soon as it does not."""
         self.bucket.fail("list", "status", 503, times=10**6)
         process = self.start("--gcs-endpoint", fake_gcs().url)

@@ -159,7 +159,7 @@ class HangupTests(SynchronousTestCase):
         """Standard input is closed."""
         self.assertEqual(self.answer(f"{_CONTROLLING}; os.close(0)"), "False")
 
-    def test_other_terminal(self) -> None:
+    def test_standard_input_is_a_terminal_and_not_the_controlling_one(self) -> None:
         """Standard input is a terminal, and not the controlling one."""
         self.assertEqual(self.answer("os.setsid()"), "False")
 
@@ -180,7 +180,7 @@ os.setpgid(0, 0)
         before = f"{_CONTROLLING}; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
         self.assertEqual(self.answer(before), "False")
 
-    def test_process_1(self) -> None:
+    def test_process_is_the_first_of_a_container_that_has_a_terminal(self) -> None:
         """The process is the first of a container that has a terminal."""
         unshare = shutil.which("unshare")
         if unshare is None:

@@ -87,7 +87,7 @@ class KubernetesTests(SynchronousTestCase):
         self.assertEqual(config.gcs_bucket, "example-bucket")
         self.assertEqual(config.listen, (f"tcp:{container['ports'][0]['containerPort']}",))
 
-    def test_log_in(self) -> None:
+    def test_secret_is_docker_configuration_for_registry_that_pod_pulls_from(self) -> None:
         """The secret is a Docker configuration for the registry that the pod pulls from."""
         found = self.resources("pull.yaml")
         auths = json.loads(found["Secret"]["stringData"][".dockerconfigjson"])["auths"]

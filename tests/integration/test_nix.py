@@ -196,7 +196,7 @@ class NameTests(NixTestCase):
         )
         self.assertEqual({problem.kind for problem in problems}, {ProblemKind.NOT_FOUND})
 
-    async def test_one_package(self) -> None:
+    async def test_names_of_the_same_derivation_are_one_package(self) -> None:
         """Names of the same derivation are one package."""
         evaluation = await self.evaluate("PLAIN", "plain", "again", "aardvark")
         (package,) = evaluation.packages
@@ -285,7 +285,7 @@ class OutputTests(NixTestCase):
 class UseTests(NixTestCase):
     """Values that are no packages, and packages that are not to be used."""
 
-    async def test_no_packages(self) -> None:
+    async def test_attribute_that_is_no_package_is_reported_with_its_type(self) -> None:
         """An attribute that is no package is reported, with its type."""
         for name, what in {
             "function": "a function",
@@ -419,7 +419,7 @@ class SetTests(NixTestCase):
         )
         self.assertEqual(await self.names(file, "x"), ["x"])
 
-    async def test_awkward_path(self) -> None:
+    async def test_blanks_quotes_and_equals_signs_in_a_path_and_symlinks_do_no_harm(self) -> None:
         """Blanks, quotes and equals signs in a path, and symlinks, do no harm."""
         self.write(
             '{ system, ... }: { x = derivation { name = "x"; inherit system; builder = "b"; }; }',
@@ -474,7 +474,7 @@ class SetTests(NixTestCase):
             await self.names(self.directory / "empty", "x")
         self.assertIn("default.nix", caught.exception.message)
 
-    async def test_too_old(self) -> None:
+    async def test_nixpkgs_that_refuses_this_nix_is_a_fault_of_this_nix(self) -> None:
         """nixpkgs that refuses this Nix is a fault of this Nix."""
         text = """abort ''
 
@@ -721,7 +721,7 @@ class BuildTests(NixTestCase):
         self.assertIsNone(await nix.root_if_valid(outputs))
         await nix.stop()
 
-    async def test_built_before(self) -> None:
+    async def test_valid_outputs_are_rooted_again_by_a_root_of_their_own(self) -> None:
         """Valid outputs are rooted again, by a root of their own."""
         evaluation = await self.evaluate("plain")
         first = await self.nix.realise(evaluation.packages, Recorder())
@@ -747,7 +747,7 @@ class BuildTests(NixTestCase):
         self.assertEqual(error.log, tuple(f"line {number}" for number in range(11, 31)))
         self.assertIn("failed", error.output.stderr)
 
-    async def test_dependency_failed(self) -> None:
+    async def test_derivation_that_failed_is_named_and_not_the_one_that_was_asked_for(self) -> None:
         """The derivation that failed is named, and not the one that was asked for."""
         error = await self.realise_failing(BuildFailed, "dependsonfailing")
         self.assertTrue(error.derivation.endswith("-numbered-1.drv"), error.derivation)
@@ -766,7 +766,7 @@ class BuildTests(NixTestCase):
         error = await self.realise_failing(BuildFailed, "escaping")
         self.assertEqual(error.log, ("ared b",))
 
-    async def test_no_output(self) -> None:
+    async def test_builder_that_makes_nothing_has_failed(self) -> None:
         """A builder that makes nothing has failed."""
         error = await self.realise_failing(BuildFailed, "outputless")
         self.assertTrue(error.derivation.endswith("-outputless-1.drv"), error.derivation)
@@ -830,7 +830,9 @@ class BuildTests(NixTestCase):
         self.assertTrue(error.derivation.endswith("-downloaded-1.drv"), error.derivation)
         self.assertIn(f"unable to download '{url}': HTTP error 404", error.message)
 
-    async def test_substitute_only(self) -> None:
+    async def test_if_nothing_may_be_built_the_error_names_the_paths_that_no_cache_has(
+        self,
+    ) -> None:
         """If nothing may be built, the error names the paths that no cache has."""
         error = await self.realise_failing(NotSubstitutable, "plain", substitute_only=True)
         self.assertIn("no binary cache has plain-1.2,", error.message)
@@ -892,7 +894,7 @@ class BuildTests(NixTestCase):
             with self.assertRaises(ProcessLookupError):
                 os.kill(builder, 0)
 
-    async def test_cancelled_evaluation(self) -> None:
+    async def test_evaluation_that_is_cancelled_ends(self) -> None:
         """An evaluation that is cancelled ends."""
         spy = SpyReactor()
         nix = self.make(reactor=spy, max_eval_memory=2 * 1024**3)
@@ -990,7 +992,7 @@ class CheckTests(NixTestCase):
             await nix.check()
         self.assertIn("install", caught.exception.message)
 
-    async def test_no_daemon(self) -> None:
+    async def test_store_that_cannot_be_opened_is_told_with_nixs_text(self) -> None:
         """A store that cannot be opened is told with Nix's text."""
         environ = {**nix_environment(), "NIX_REMOTE": "unix:///nowhere/socket"}
         nix = make_nix(self.directory, environ=environ)

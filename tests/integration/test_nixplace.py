@@ -79,7 +79,7 @@ class DenialTests(SynchronousTestCase):
         self.assertIn("SupplementaryGroups=daemon under [Service]", error.message)
         self.assertEqual(PERMANENT, exit_status(error))
 
-    def test_unseen_group(self) -> None:
+    def test_in_the_units_user_namespace_the_group_is_not_seen(self) -> None:
         """In the unit's user namespace the group is not seen: it is not made one that is wrong."""
         self.group = 1
         os.chown(self.place, 0, NOBODY)
@@ -98,7 +98,7 @@ class DenialTests(SynchronousTestCase):
         self.assertIn(f"({self.socket} has mode 0770 and group daemon)", error.message)
         self.assertIn("SupplementaryGroups=daemon", error.message)
 
-    def test_nobody_else(self) -> None:
+    def test_no_group_is_advised_that_would_not_help(self) -> None:
         """No group is advised that would not help."""
         self.place.chmod(0o700)
         error = self.explained(f"unix://{self.socket}")

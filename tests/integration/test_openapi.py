@@ -112,6 +112,6 @@ class DescriptionTests(SynchronousTestCase):
         """The description holds if all may be pulled without logging in."""
         self.check_all(gated=False)
 
-    def test_with_users(self) -> None:
+    def test_description_holds_if_clients_have_to_log_in(self) -> None:
         """The description holds if clients have to log in."""
         self.check_all(gated=True)

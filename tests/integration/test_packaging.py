@@ -186,7 +186,7 @@ class ImageTests(NixTests):
         self.assertTrue(named)
         self.assertEqual(set(), named - set(image["contents"]))
 
-    def test_build_users(self) -> None:
+    def test_nix_finds_its_build_users(self) -> None:
         """Nix finds its build users: they are members of the group that nix.conf names."""
         files = self.evaluate(
             """builtins.listToAttrs (map (item: { name = item.path; value = item.text; })
@@ -276,7 +276,7 @@ class ModuleTests(NixTests):
         names = {*(setting.name for setting in SETTINGS), *DEPRECATED_NAMES}
         self.assertEqual(dict.fromkeys(names), options)
 
-    def test_deprecated_names(self) -> None:
+    def test_deprecated_names_reach_daemon_and_are_warned_of_with_present_ones(self) -> None:
         """Deprecated names reach the daemon, and are warned of with the present ones."""
         given: dict[str, object] = {
             old: yaml.safe_load(value) for old, (_, value) in FORMER_NAMES.items()
@@ -318,7 +318,7 @@ class ModuleTests(NixTests):
         file.write_text(json.dumps(written))
         load_config({"config": str(file)}, {})
 
-    def test_wrong_values(self) -> None:
+    def test_setting_that_daemon_would_refuse_is_refused_by_module_and_named(self) -> None:
         """A setting that the daemon would refuse is refused by the module, and named."""
         for setting in ('port = "80"', 'system = "vax"', "max_builds = 0", 'prot = "x"'):
             name = setting.split(" ", maxsplit=1)[0]
@@ -362,7 +362,7 @@ class ModuleTests(NixTests):
             [item["message"] for item in failed if not item["assertion"]],
         )
 
-    def test_low_port(self) -> None:
+    def test_only_for_a_port_below_1024_the_service_gets_a_capability(self) -> None:
         """Only for a port below 1024 the service gets a capability."""
         self.assertEqual(
             "CAP_NET_BIND_SERVICE", self.service("settings.port = 80;")["AmbientCapabilities"]

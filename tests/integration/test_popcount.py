@@ -188,7 +188,7 @@ class ChannelTests(CommandTests):
         }
         self.assertEqual(count_popularity(left, ""), parse_popularity(result.stdout.encode()))
 
-    def test_bad_list(self) -> None:
+    def test_list_that_is_cut_short_or_none_is_an_error_in_one_line(self) -> None:
         """A list that is cut short, or none, is an error in one line."""
         for listed, text in (
             (self.cache.listed[:-20], "cut short"),
@@ -200,7 +200,7 @@ class ChannelTests(CommandTests):
             self.assertIn(text, result.stderr)
             self.assertNotIn("Traceback", result.stderr)
 
-    def test_wrong_cache(self) -> None:
+    def test_cache_of_something_else_is_an_error_that_says_what_to_do(self) -> None:
         """A cache of something else is an error that says what to do."""
         self.cache.narinfos.clear()
         result = self.run_command(*POPCOUNT, *self.call)
@@ -260,7 +260,7 @@ class SetTests(CommandTests):
         self.assertGreaterEqual(every.setsize, 2)
         self.assertGreaterEqual(every.transitive["plain"], 2)
 
-    def test_unknown_path(self) -> None:
+    def test_path_that_the_store_does_not_have_is_an_error(self) -> None:
         """A path that the store does not have is an error."""
         result = self.run_command(*POPCOUNT, "store", store_path("nothing-1").path)
         self.assertEqual((1, ""), (result.returncode, result.stdout))
@@ -293,7 +293,7 @@ class SetTests(CommandTests):
             [], [path.name for path in self.directory.iterdir() if "nixery-" in path.name]
         )
 
-    def test_layers_refused(self) -> None:
+    def test_command_exits_with_1_or_2_if_it_cannot_show_the_layers_and_says_why(self) -> None:
         """The command exits with 1 or 2 if it cannot show the layers, and says why."""
         for status, arguments in (
             (1, ("plian",)),

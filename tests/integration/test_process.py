@@ -153,7 +153,7 @@ class ChildTests(TestCase):
             with self.assertRaises(CancelledError):
                 await running
 
-    async def test_left_behind(self) -> None:
+    async def test_processes_that_a_child_leaves_in_its_group_end_with_it(self) -> None:
         """Processes that a child leaves in its group end with it."""
         result = await self.run_shell("sleep 1000 > /dev/null 2>&1 & echo $!")
         left = int(result.stdout)

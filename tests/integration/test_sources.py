@@ -270,7 +270,7 @@ class GitTests(SourceCase):
             error = await self.refused(sources, tag)
             self.assertIn("branches", error.allowed)
 
-    async def test_configured_ref(self) -> None:
+    async def test_tag_latest_is_the_branch_tag_or_commit_that_is_configured(self) -> None:
         """The tag ``latest`` is the branch, tag or commit that is configured."""
         self.repository.git("checkout", "--quiet", "-b", "release/1")
         second = self.repository.commit("two")
@@ -295,7 +295,7 @@ class GitTests(SourceCase):
             sources = await self.make(pkgs_repo=url)
             self.assertEqual(await self.evaluated(sources), f"plain-{name}")
 
-    async def test_force_push(self) -> None:
+    async def test_branch_that_is_rewritten_is_what_it_is_now_when_its_time_is_over(self) -> None:
         """A branch that is rewritten is what it is now, when its time is over."""
         await self.fetched(sources := await self.make(source_ttl=900))
         self.repository.git("commit", "--quiet", "--amend", "--message=rewritten")
@@ -421,7 +421,9 @@ class GitTests(SourceCase):
         self.assertEqual(await self.evaluated(sources), "plain-two")
         self.assertEqual(len(self.messages("answers again")), 1)
 
-    async def test_no_repository(self) -> None:
+    async def test_repository_that_is_not_there_or_is_empty_is_told_apart_from_bad_tag(
+        self,
+    ) -> None:
         """A repository that is not there, or is empty, is told apart from a bad tag."""
         empty = Repository(self.directory / "empty.git")
         for path in (self.directory / "none", empty.path):
@@ -459,7 +461,7 @@ class GitTests(SourceCase):
         self.assertEqual(len({each.path for each in sets}), 1)
         self.assertEqual(len(self.messages("fetching {commit}")), 1)
 
-    async def test_garbage_collection(self) -> None:
+    async def test_collection_takes_nothing_that_was_fetched(self) -> None:
         """A collection takes nothing that was fetched; what it takes otherwise comes back."""
         # Content that no other test has rooted.
         commit = self.repository.commit(uuid4().hex)

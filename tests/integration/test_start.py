@@ -138,7 +138,7 @@ class StartTests(SynchronousTestCase):
         self.assertNotIn("Traceback", output + rest)
         self.assertEqual(-signal.SIGTERM, process.returncode)
 
-    def test_popularity_data(self) -> None:
+    def test_listening_waits_for_no_popularity_data(self) -> None:
         """Listening waits for no popularity data; a copy of them outlives their URL."""
         data = self.directory / "popularity.json"
         there = encode_popularity(Popularity(transitive={"glibc": 2}, setsize=2))
@@ -211,13 +211,13 @@ class StartTests(SynchronousTestCase):
         output = self.fails(environ={"NIX_REMOTE": f"unix://{socket_path}"}, status=1)
         self.assertIn(f"'{socket_path}': No such file or directory", output)
 
-    def test_store_elsewhere(self) -> None:
+    def test_store_that_is_not_where_its_paths_say(self) -> None:
         """A store that is not where its paths say: no image could be packed."""
         place = self.directory / "elsewhere"
         output = self.fails(environ={"NIX_REMOTE": f"local?root={place}"})
         self.assertIn(f"is in {place}/nix/store: NIX_REMOTE is", output)
 
-    def test_certificate_missing(self) -> None:
+    def test_certificate_that_is_not_there(self) -> None:
         """A certificate that is not there."""
         none = str(self.directory / "none.pem")
         output = self.fails("--tls-certificate", none, "--tls-key", none)

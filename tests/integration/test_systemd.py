@@ -304,7 +304,7 @@ class UnitTests(SynchronousTestCase):
             ["NIX_REMOTE=daemon", "NIXERY_CONFIG=/etc/nixery/%i/nixery.yaml"], many["Environment"]
         )
 
-    def test_permanent_faults(self) -> None:
+    def test_only_faults_that_the_operator_must_mend_stop_the_restarts(self) -> None:
         """Only faults that the operator must mend stop the restarts; all others retry for ever."""
         found = directives(CHECKOUT / "nixery.service")
         [statuses] = found["RestartPreventExitStatus"]

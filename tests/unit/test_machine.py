@@ -17,7 +17,7 @@ SECURITY = "http://mirror.example/debian-security/"
 class SourcesTests(SynchronousTestCase):
     """The mirrors among apt's sources."""
 
-    def test_code_names(self) -> None:
+    def test_sources_may_name_suites_by_other_names_than_releases(self) -> None:
         """Sources may name suites by other names than releases; other releases do not count."""
         targets = (
             f"trixie|trixie|main|http://other.example/\n"
@@ -27,7 +27,7 @@ class SourcesTests(SynchronousTestCase):
         )
         self.assertEqual((MIRROR, SECURITY), debian_sources(targets, "bookworm"))
 
-    def test_without_lists(self) -> None:
+    def test_before_apt_has_read_its_lists_it_knows_names_in_its_sources_alone(self) -> None:
         """Before apt has read its lists, it knows the names in its sources alone."""
         self.assertEqual((MIRROR, None), debian_sources(f"trixie||main|{MIRROR}\n", "trixie"))
 

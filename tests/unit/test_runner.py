@@ -186,7 +186,7 @@ class PreparationTests(SynchronousTestCase):
         self.assertIn("docker-cli", str(error))
         self.assertEqual(["docker-cli"], self.installed)
 
-    def test_without_lists(self) -> None:
+    def test_package_is_chosen_again_and_installed_once_apt_has_read_its_lists(self) -> None:
         """The package is chosen again, and installed, once apt has read its lists."""
         self.patch(os, "geteuid", lambda: 0)
         self.lacking = [["docker"], ["docker"], []]

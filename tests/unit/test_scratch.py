@@ -49,7 +49,7 @@ class ScratchTests(SynchronousTestCase):
         self.assertRaises(RuntimeError, fail)
         self.assertEqual([], self.there())
 
-    def test_for_all(self) -> None:
+    def test_every_user_may_have_files_in_it_and_cannot_remove_those_of_others(self) -> None:
         """Every user may have files in it, and cannot remove those of others."""
         with Scratch(self.parent) as scratch:
             self.assertEqual(0o1777, scratch.path.stat().st_mode & 0o7777)

@@ -65,7 +65,7 @@ class OptionsTests(SynchronousTestCase):
                 self.assertIn(f"[{setting.variable}]", text)
         self.assertIn("--config=", text)
 
-    def test_former_names(self) -> None:
+    def test_former_names_of_options_work_and_are_not_in_the_help(self) -> None:
         """Former names of options work and are not in the help."""
         options = self.parse("--pkgs-path=/p", "--stop-grace=7", "--client-rate", "9")
         config = options.config
@@ -77,13 +77,13 @@ class OptionsTests(SynchronousTestCase):
         for name in DEPRECATED_NAMES:
             self.assertNotIn(f"--{option_name(name)}=", text)
 
-    def test_unknown_option(self) -> None:
+    def test_unknown_option_is_refused_with_the_nearest_one(self) -> None:
         """An unknown option is refused with the nearest one."""
         self.assertEqual(
             "there is no option --prot: did you mean --port?", self.refused("--prot", "1")
         )
 
-    def test_missing_argument(self) -> None:
+    def test_option_without_its_value_is_refused(self) -> None:
         """An option without its value is refused."""
         self.assertIn("port", self.refused("--port"))
 
@@ -104,7 +104,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("'nothing:1'", text)
         self.assertIn("listen", text)
 
-    def test_missing_certificate(self) -> None:
+    def test_tls_endpoint_whose_key_does_not_exist_is_refused_not_a_traceback(self) -> None:
         """A TLS endpoint whose key does not exist is refused, not a traceback."""
         self.assertIn("listen", self.refused("--pkgs-path=/p", "--listen=ssl:1:privateKey=/none"))
 

@@ -99,7 +99,7 @@ class PasswordTests(AccessControllerTestCase):
         """The passwords are a credentials checker of Twisted's."""
         verifyObject(ICredentialsChecker, HtpasswdChecker(USERS, InlineWorkers()))
 
-    def test_log_in(self) -> None:
+    def test_only_the_right_password_logs_a_user_in(self) -> None:
         """Only the right password logs a user in."""
         self.assertEqual(self.successResultOf(self.log_in("alice", "secret")).user, "alice")
         for user, password in (
@@ -134,7 +134,7 @@ class PasswordTests(AccessControllerTestCase):
             self.assertNotIn(secret, kept)
         self.assertIn("alice", "".join(self.log_messages))
 
-    def test_shared_check(self) -> None:
+    def test_password_that_comes_with_several_requests_at_once_is_checked_once(self) -> None:
         """A password that comes with several requests at once is checked once."""
         workers = SteppedWorkers()
         self.access_controller = self.make(workers)
@@ -268,7 +268,7 @@ class TokenTests(AccessControllerTestCase):
         )
         self.assertEqual(self.scopes("bob", "repository:htop:pull"), {"htop"})
 
-    def test_many_scopes(self) -> None:
+    def test_however_many_are_asked_for_a_token_stays_small(self) -> None:
         """However many are asked for, a token stays small."""
         names = [f"repository:p{each}:pull" for each in range(500)]
         self.assertEqual(len(self.scopes("bob", *names) or ()), 16)

@@ -111,7 +111,7 @@ class VerifyTests(SynchronousTestCase):
             self.assertTrue(passwords.verify("alice", b"secret"))
             self.assertFalse(passwords.verify("alice", b"Secret"))
 
-    def test_unknown_user(self) -> None:
+    def test_unknown_user_is_refused_and_check_is_as_expensive_as_known_users(self) -> None:
         """An unknown user is refused, and the check is as expensive as a known user's."""
         passwords = self.passwords()
         self.assertFalse(passwords.verify("mallory", b"secret"))
@@ -133,7 +133,7 @@ class VerifyTests(SynchronousTestCase):
         for _ in range(5):
             self.assertFalse(Passwords(hashes={"a": GOOD}).verify("mallory", b"secret"))
 
-    def test_long_password(self) -> None:
+    def test_bcrypt_reads_72_bytes_and_so_does_htpasswd(self) -> None:
         """bcrypt reads 72 bytes, and so does htpasswd; what is longer is no failure."""
         passwords = self.passwords(b"x" * 72)
         self.assertTrue(passwords.verify("alice", b"x" * 100))

@@ -34,7 +34,7 @@ class ThrottleTests(SynchronousTestCase):
         self.assertEqual(self.failures(20), MAX_DELAY_SECONDS)
         self.assertEqual(self.failures(5000), MAX_DELAY_SECONDS)
 
-    def test_time_passes(self) -> None:
+    def test_login_may_be_tried_after_the_wait(self) -> None:
         """A login may be tried after the wait; all failures are forgotten 15 minutes later."""
         self.failures(FREE_FAILURES_PER_USER + 3)
         self.clock.advance(3.5)
@@ -74,7 +74,7 @@ class ThrottleTests(SynchronousTestCase):
         self.throttle.record_success("192.0.2.1", "alice")
         self.assertEqual(self.failures(FREE_FAILURES_PER_USER), 0)
 
-    def test_empty_name(self) -> None:
+    def test_name_that_is_empty_is_not_mistaken_for_all_of_an_address(self) -> None:
         """A name that is empty is not mistaken for all of an address."""
         self.failures(FREE_FAILURES_PER_USER + 1, user="")
         self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 0)

@@ -60,7 +60,7 @@ class TokenTests(SynchronousTestCase):
             tokens = Tokens(key=TOKENS.key, wall_clock=clock)
             self.refused(tokens.issue(ACCESS, "alice", "m", [], 300))
 
-    def test_other_clocks(self) -> None:
+    def test_token_of_another_instance_whose_clock_is_a_little_ahead_is_good(self) -> None:
         """A token of another instance, whose clock is a little ahead, is good."""
         for ahead in (1, 2):
             clock = FakeWallClock(TIME, CLOCK.offset + ahead)
@@ -74,14 +74,14 @@ class TokenTests(SynchronousTestCase):
         self.refused(self.issue(), REFRESH)
         self.assertEqual(TOKENS.verify(self.issue(use=REFRESH), REFRESH).user, "alice")
 
-    def test_other_key(self) -> None:
+    def test_token_signed_with_another_key_is_refused(self) -> None:
         """A token signed with another key is refused."""
         other = Tokens(
             key=SigningKey(private_key=ed25519.Ed25519PrivateKey.generate()), wall_clock=CLOCK
         )
         self.refused(other.issue(ACCESS, "alice", "mark", [], 300))
 
-    def test_other_algorithms(self) -> None:
+    def test_token_does_not_choose_how_it_is_checked(self) -> None:
         """A token does not choose how it is checked."""
         claims = jwt.decode(self.issue(), options={"verify_signature": False})
         public = KEY.public_key()

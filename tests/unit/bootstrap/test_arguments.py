@@ -56,7 +56,7 @@ class ArgumentTests(SynchronousTestCase):
         path = os.path.join(os.getcwd(), "n.yaml")
         self.assertEqual(arguments.registry, ("--system", "x", "--config", path))
 
-    def test_package_set(self) -> None:
+    def test_options_of_the_package_set_are_not_passed_on_to_the_registry(self) -> None:
         """The options of the package set are not passed on to the registry."""
         arguments = parse_arguments(["--directory=set", "--refresh", "--prepare-only"], {})
         self.assertEqual(arguments.directory, os.path.join(os.getcwd(), "set"))

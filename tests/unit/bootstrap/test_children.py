@@ -85,7 +85,7 @@ class ChildrenTests(SynchronousTestCase):
             self.assertRaises(ProcessLookupError, os.kill, child, 0)
             (self.directory / "begun").unlink()
 
-    def test_not_interruptible(self) -> None:
+    def test_child_that_must_not_be_interrupted_ends_by_itself(self) -> None:
         """A child that must not be interrupted ends by itself; then the signal is reported."""
         script = "echo > begun; sleep 0.5; echo done > result"
         printed = self.interrupt(script, signal.SIGINT, interruptible=False)

@@ -60,7 +60,7 @@ class EnvironmentTests(SynchronousTestCase):
         (self.checkout / "nixery/file").write_text("changed")
         self.assertIsNone(self.environments.find(self.checkout, self.python))
 
-    def test_demo_set(self) -> None:
+    def test_demo_set_is_used_where_it_is(self) -> None:
         """The demo set is used where it is: only what it needs of others is installed."""
         environment = self.made()
         demo = self.checkout / "nix/demo"
@@ -102,7 +102,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual(self.environments.find(self.checkout, self.python), environment)
         self.assertFalse((self.directory / "scratch").exists())
 
-    def test_in_use(self) -> None:
+    def test_environment_that_a_registry_runs_from_stays(self) -> None:
         """An environment that a registry runs from stays; an unused one is removed."""
         first = self.made()
         with self.environments.locked():

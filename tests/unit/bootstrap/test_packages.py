@@ -45,7 +45,7 @@ class ReasonTests(SynchronousTestCase):
         install = Finished(100, "E: Unable to locate package nix-bin")
         self.assertIn("(Could not resolve 'm')", _failure(["nix-bin"], update, install).message)
 
-    def test_no_package(self) -> None:
+    def test_with_a_network_it_is_apts_sources_that_lack_the_package(self) -> None:
         """With a network, it is apt's sources that lack the package."""
         install = Finished(100, "E: Unable to locate package nix-bin")
         reason = _failure(["nix-bin"], Finished(0, ""), install).message

@@ -63,7 +63,7 @@ class ProgramTests(SynchronousTestCase):
         self.assertIn("--port is 'http'", done.stderr)
         self.assert_untouched()
 
-    def test_taken_port(self) -> None:
+    def test_port_that_is_taken_is_said_before_anything_is_installed(self) -> None:
         """A port that is taken is said before anything is installed."""
         with taken_port() as port:
             done = self.start("--port", str(port))

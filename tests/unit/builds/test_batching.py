@@ -91,7 +91,7 @@ class BatchQueueTests(SynchronousTestCase):
         self.end_batch()
         self.assertEqual([["a"], ["b"], ["c"]], self.runner.jobs)
 
-    def test_in_turn(self) -> None:
+    def test_small_job_behind_a_large_one_does_not_overtake_it(self) -> None:
         """A small job behind a large one does not overtake it."""
         for name, size in (("a", 1), ("b", 1), ("c", MAX_BATCH_BYTES), ("d", 1)):
             self.run_job(name, size)
@@ -146,7 +146,9 @@ class BatchQueueTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.lists(st.integers(0, 40 * MIB), max_size=60), st.integers(1, 8))
-    def test_each_once(self, sizes: list[int], slots: int) -> None:
+    def test_jobs_of_any_size_are_all_made_each_once_in_order(
+        self, sizes: list[int], slots: int
+    ) -> None:
         """Jobs of any size are all made, each once, in order."""
         maker = BatchRunner()
         parcels = BatchQueue(run_batch=maker, max_running=slots)

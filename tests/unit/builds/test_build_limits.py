@@ -37,7 +37,7 @@ class BuildLimitTests(BuilderCase):
         self.successResultOf(self.by("b", "hello/git"))
         self.successResultOf(self.by("a", "hello/git"))
 
-    def test_at_once(self) -> None:
+    def test_client_has_a_limited_number_of_builds_at_a_time(self) -> None:
         """A client has a limited number of builds at a time; joining another's takes no place."""
         gate: Deferred[None] = Deferred()
         self.nix.before_realise = lambda: gate

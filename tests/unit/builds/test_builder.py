@@ -115,7 +115,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual([problem.name for problem in refused.problems], ["neither", "nope"])
         self.assertEqual(self.nix.realisations, [])
 
-    def test_other_tags(self) -> None:
+    def test_path_has_one_revision(self) -> None:
         """A path has one revision; other tags never reach Nix."""
         self.failureResultOf(self.request("hello", Tag("v1")), UnknownRevision)
         self.assertEqual(self.nix.evaluations, [])
@@ -222,7 +222,7 @@ class BuilderTests(BuilderCase):
         self.build("hello")
         self.assertEqual(len(self.tracker.overview()), 1)
 
-    def test_failed_progress(self) -> None:
+    def test_failed_build_stays_in_the_tracker_and_is_there_once(self) -> None:
         """A failed build stays in the tracker, and is there once."""
         for _ in range(3):
             self.request("broken").addErrback(lambda _: None)
@@ -291,7 +291,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual(self.states(), {"hello": "cancelled"})
         self.assertEqual(self.nix.roots, set())
 
-    def test_unforeseen_failures(self) -> None:
+    def test_unforeseen_failure_is_logged_even_if_no_client_waits_any_more(self) -> None:
         """An unforeseen failure is logged, even if no client waits any more."""
         gates = self.gates()
         asked = self.request("hello")

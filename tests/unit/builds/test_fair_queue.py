@@ -105,7 +105,7 @@ class FairQueueTests(QueueTestCase):
         self.assertEqual((first.positions, second.positions), ([1], [2, 3, 2]))
         self.assertEqual(other.positions, [2, 1])
 
-    def test_giving_up(self) -> None:
+    def test_place_that_is_given_up_is_free_again_and_its_work_never_begins(self) -> None:
         """A place that is given up is free again, and its work never begins."""
         running = self.come("x1")
         first, second = self.come("a1"), self.come("b1")
@@ -138,7 +138,7 @@ class FairQueueTests(QueueTestCase):
         self.assertEqual((refused.waiting, refused.retry_after), (2, 7))
         self.assertEqual(self.queue.waiting, 2)
 
-    def test_no_queue(self) -> None:
+    def test_queue_without_places_lets_run_what_has_room_and_nothing_wait(self) -> None:
         """A queue without places lets run what has room, and nothing wait."""
         self.make(running=1, waiting=0)
         self.come("a1")

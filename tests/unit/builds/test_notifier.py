@@ -41,7 +41,7 @@ class ThrottledNotifierTests(SynchronousTestCase):
         self.assertEqual(self.calls, [1000.125, 1000.625, 1001.125])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_no_listeners(self) -> None:
+    def test_without_listeners_no_call_is_scheduled(self) -> None:
         """Without listeners no call is scheduled."""
         self.notifier.notify()
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -134,14 +134,14 @@ class BuildTests(ProgressTestCase):
         )
         self.assertNotIn("secret", str(view))
 
-    def test_unforeseen_failure(self) -> None:
+    def test_message_of_an_unforeseen_error_is_not_told_to_clients(self) -> None:
         """The message of an unforeseen error is not told to clients."""
         self.build.fail(RuntimeError("/home/secret"))
         view = self.build.view()
         self.assertEqual(view.state, BuildState.FAILED)
         self.assertNotIn("secret", str(view))
 
-    def test_other_failures(self) -> None:
+    def test_other_errors_tell_their_message(self) -> None:
         """Other errors tell their message."""
         self.build.fail(StorageError(operation="write", reason="full"))
         problem = self.build.view().failure
@@ -156,7 +156,7 @@ class BuildTests(ProgressTestCase):
             self.assertEqual(build.view().state, BuildState.CANCELLED)
             self.assertIsNone(build.view().failure)
 
-    def test_bounded_stages(self) -> None:
+    def test_however_often_it_begins_anew_a_build_has_a_bounded_history(self) -> None:
         """However often it begins anew, a build has a bounded history."""
         for _ in range(100):
             self.build.phase(Phase.EVALUATING)

@@ -62,7 +62,7 @@ class RealiseTests(SynchronousTestCase):
             realise(self.nix, self.source.fetch, NAME, self.evaluation, self.recorder)
         )
 
-    def test_at_once(self) -> None:
+    def test_packages_that_were_not_garbage_collected_are_not_evaluated_again(self) -> None:
         """Packages that were not garbage-collected are not evaluated again."""
         _, evaluation = self.successResultOf(self.realise())
         self.assertIs(evaluation, self.evaluation)

@@ -90,7 +90,7 @@ class BuildTrackerTests(TrackerTestCase):
         self.assertEqual((self.listed(), told), ([], []))
         self.assertEqual(self.tracker.changes(1).version, 1)
 
-    def test_known_images(self) -> None:
+    def test_image_that_turns_out_to_be_known_is_seen_while_it_is_looked_up_only(self) -> None:
         """An image that turns out to be known is seen while it is looked up only."""
         build = self.begin("a", Phase.EVALUATING)
         self.assertEqual(self.listed(), ["a"])
@@ -124,7 +124,7 @@ class BuildTrackerTests(TrackerTestCase):
         self.assertIsNone(self.tracker.pin(named("git/htop"), Tag("v1")))
         self.assertIsNone(self.tracker.pin(named("git"), LATEST))
 
-    def test_announced_follower(self) -> None:
+    def test_request_that_follows_another_build_is_told_to_watch_that_build(self) -> None:
         """A request that follows another build is told to watch that build."""
         maker, follower = self.begin("git"), self.begin("git-minimal", Phase.EVALUATING)
         follower.follow(maker)
@@ -148,7 +148,7 @@ class BuildTrackerTests(TrackerTestCase):
         self.assertIsNone(self.tracker.find_failed(named("a"), LATEST, other))
         self.assertIsNone(self.tracker.find_failed(named("b"), LATEST, FAILURE))
 
-    def test_old_logs(self) -> None:
+    def test_logs_of_builds_that_have_ended_take_bounded_memory(self) -> None:
         """The logs of builds that have ended take bounded memory: the oldest go first."""
         self.patch(tracker, "MAX_ENDED_LOG_CHARACTERS", 250)
         builds = [self.begin(name) for name in "abc"]
@@ -163,7 +163,7 @@ class BuildTrackerTests(TrackerTestCase):
             self.begin(name).succeed(DIGEST)
         self.assertEqual(self.tracker._ended_log_size, 0)
 
-    def test_unknown_ids(self) -> None:
+    def test_id_that_is_none_has_no_build_no_log_and_no_changes(self) -> None:
         """An id that is none has no build, no log and no changes."""
         self.assertIsNone(self.tracker.find("x"))
         self.assertEqual(self.tracker.log("x", 5, 5).lines, ())
@@ -197,7 +197,7 @@ class ChangesTests(TrackerTestCase):
         build.succeed(DIGEST)
         self.assertEqual(self.tracker.changes(version).removed, (build.id,))
 
-    def test_long_ago(self) -> None:
+    def test_reader_whose_version_is_too_old_gets_everything(self) -> None:
         """A reader whose version is too old gets everything."""
         self.begin("a")
         version = self.tracker.changes(0).version
@@ -211,7 +211,7 @@ class ChangesTests(TrackerTestCase):
         self.begin("a")
         self.assertIsNone(self.tracker.changes(10**9).removed)
 
-    def test_watching_all(self) -> None:
+    def test_changes_of_all_builds_are_told_at_a_bearable_rate_and_logs_are_not(self) -> None:
         """Changes of all builds are told at a bearable rate, and logs are not."""
         told: list[float] = []
         leave = self.tracker.watch(lambda: told.append(self.clock.seconds()))
@@ -229,7 +229,7 @@ class ChangesTests(TrackerTestCase):
         build.succeed(DIGEST)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_watching_one(self) -> None:
+    def test_watcher_of_one_build_is_told_of_its_log_and_its_end_and_of_no_other(self) -> None:
         """A watcher of one build is told of its log and its end, and of no other."""
         told: list[float] = []
         build, other = self.begin("a"), self.begin("b")

@@ -35,7 +35,7 @@ class ProgressBarTests(SynchronousTestCase):
         meter.close()
         self.assertEqual("asking: 40 of 40", stream.getvalue().splitlines()[-1])
 
-    def test_nothing_done(self) -> None:
+    def test_work_that_has_not_begun_prints_nothing(self) -> None:
         """Work that has not begun prints nothing."""
         stream = io.StringIO()
         ProgressBar("asking", stream, Clock().seconds).close()

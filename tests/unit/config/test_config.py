@@ -48,13 +48,13 @@ class DefaultTests(ConfigCase):
         self.assertEqual(94, config.layer_budget)
         self.assertGreaterEqual(config.cpu_workers, 1)
 
-    def test_xdg_directories(self) -> None:
+    def test_state_and_cache_follow_the_xdg_variables_where_these_are_absolute(self) -> None:
         """State and cache follow the XDG variables, where these are absolute."""
         config = self.load(environ={"XDG_STATE_HOME": "/xdg/state", "XDG_CACHE_HOME": "relative"})
         self.assertEqual(Path("/xdg/state/nixery"), config.state_directory)
         self.assertEqual(Path("/home/somebody/.cache/nixery"), config.cache_directory)
 
-    def test_systemd_directories(self) -> None:
+    def test_systemds_directories_come_before_xdgs(self) -> None:
         """systemd's directories come before XDG's; of several, the first is ours."""
         config = self.load(
             environ={
@@ -206,7 +206,7 @@ class AlternativeTests(ConfigCase):
         self.assertEqual("--listen", problem.setting)
         self.assertIn("--port", problem.expected)
 
-    def test_several_endpoints(self) -> None:
+    def test_file_gives_a_list_of_endpoints_or_one(self) -> None:
         """The file gives a list of endpoints, or one."""
         self.assertEqual(("tcp:1", "tcp:2"), self.load("listen: [tcp:1, tcp:2]").listen)
         self.assertEqual(("tcp:1",), self.load("listen: tcp:1").listen)

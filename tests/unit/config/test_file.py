@@ -11,7 +11,7 @@ from tests.support.config import ConfigCase
 class FileTests(ConfigCase):
     """Tests of files that cannot be read, and of names that are unknown in them."""
 
-    def test_unknown_setting(self) -> None:
+    def test_unknown_setting_in_the_file_is_an_error_with_the_nearest_name(self) -> None:
         """An unknown setting in the file is an error with the nearest name."""
         problem = self.problem("storage-paht: /x\n")
         self.assertEqual("storage-paht", problem.setting)
@@ -21,13 +21,13 @@ class FileTests(ConfigCase):
         """YAML has other keys than texts: these are unknown settings too."""
         self.assertEqual("8080", self.problem("8080: x\n").setting)
 
-    def test_setting_twice(self) -> None:
+    def test_name_that_file_gives_twice_is_error_not_last_ones_victory(self) -> None:
         """A name that the file gives twice is an error, not the last one's victory."""
         problem = self.problem("layer_budget: 1\nlayer_budget: 2\n")
         self.assertIn("'layer_budget' is given twice", problem.expected)
         self.assertIn("line 2", problem.expected)
 
-    def test_broken_files(self) -> None:
+    def test_file_that_is_missing_no_yaml_or_no_mapping_is_error_that_names_it(self) -> None:
         """A file that is missing, no YAML, or no mapping is an error that names it."""
         self.assertIn("No such file", self.problem(config="/nowhere/nixery.yaml").expected)
         for text in ("{", "- a\n- b\n", "just text", "a: &a [*b]", "? [1]\n: 2", "a: \x00"):

@@ -99,7 +99,7 @@ class FormerNameTests(ConfigCase):
         config = self.load("{stop_grace: , shutdown_timeout: 3}")
         self.assertEqual((3, ()), (config.shutdown_timeout, config.warnings))
 
-    def test_wrong_value(self) -> None:
+    def test_error_in_the_value_names_the_setting_as_it_was_written(self) -> None:
         """An error in the value names the setting as it was written."""
         self.assertEqual("max_bytes", self.problem("max_bytes: many").setting)
         self.assertEqual("--client-rate", self.problem(client_rate="many").setting)

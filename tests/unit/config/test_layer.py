@@ -58,7 +58,7 @@ class LayerTests(ConfigCase):
         config = self.load(environ={"PORT": "", "NIXERY_CHANNEL": "", "NIXERY_PKGS_PATH": "/p"})
         self.assertEqual(PathSource(path=Path("/p")), config.source)
 
-    def test_unknown_variables(self) -> None:
+    def test_kubernetes_variables_for_a_service_called_nixery_are_ignored(self) -> None:
         """Kubernetes' variables for a service called nixery are ignored."""
         config = self.load(
             environ={
@@ -69,7 +69,7 @@ class LayerTests(ConfigCase):
         )
         self.assertEqual(self.load(), config)
 
-    def test_empty_file(self) -> None:
+    def test_file_without_settings_or_with_settings_left_empty_changes_nothing(self) -> None:
         """A file without settings, or with settings left empty, changes nothing."""
         self.assertEqual(self.load(), self.load("# nothing\n"))
         self.assertEqual(self.load(), self.load("storage_path:\nchannel:\n"))

@@ -160,7 +160,7 @@ class KindTests(SynchronousTestCase):
                     rejected = self.assertRaises(InvalidValue, by_name[name].kind.parse, value)
                     self.assertTrue(str(rejected))
 
-    def test_recursive_mapping(self) -> None:
+    def test_mapping_that_holds_itself_which_yaml_can_express_is_rejected(self) -> None:
         """A mapping that holds itself, which YAML can express, is rejected."""
         loop: dict[str, object] = {}
         loop["loop"] = loop

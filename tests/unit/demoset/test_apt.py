@@ -21,7 +21,7 @@ class UriTests(SynchronousTestCase):
         self.assertEqual(plain_uri("file:/mirror/h.deb"), "file:///mirror/h.deb")
         self.assertEqual(plain_uri("copy:///mirror/h.deb"), "file:///mirror/h.deb")
 
-    def test_mirror_list(self) -> None:
+    def test_of_a_list_of_mirrors_the_first_one_is_taken(self) -> None:
         """Of a list of mirrors the first one is taken."""
         listing = Path(self.mktemp()).absolute()
         listing.write_text("# mirrors\n\nhttps://one/debian/\tpriority:1\nhttps://two/debian\n")

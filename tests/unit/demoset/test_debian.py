@@ -70,7 +70,7 @@ class RecordTests(SynchronousTestCase):
             ),
         )
 
-    def test_qualified_section(self) -> None:
+    def test_of_a_section_in_another_area_only_the_section_counts(self) -> None:
         """Of a section in another area only the section counts."""
         flash = Records(AVAILABLE).get("pepperflash")
         assert flash is not None

@@ -30,7 +30,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(self.out.getvalue(), "/some/where\n")
         self.assertEqual(calls, [(Path("/some/where"), True)])
 
-    def test_without_arguments(self) -> None:
+    def test_command_alone_makes_the_default_directory_ready(self) -> None:
         """The command alone makes the default directory ready."""
         calls: list[Path] = []
         self.patch(command, "prepare", lambda directory, **_: calls.append(directory))

@@ -105,7 +105,7 @@ class PrepareTests(SynchronousTestCase):
         self.prepare()
         self.assertEqual((self.asked, self.popularity()), (2, "13"))
 
-    def test_other_recipes(self) -> None:
+    def test_lock_that_was_made_for_other_packages_is_made_anew(self) -> None:
         """A lock that was made for other packages is made anew."""
         self.prepare()
         lock = self.directory / "lock.json"

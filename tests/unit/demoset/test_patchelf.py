@@ -19,7 +19,7 @@ def elf(*segments: int) -> bytes:
 
 
 class StaticTests(SynchronousTestCase):
-    def test_tells_apart(self) -> None:
+    def test_program_that_names_loader_is_not_static_whatever_comes_before_that(self) -> None:
         """A program that names a loader is not static, whatever comes before that."""
         self.assertTrue(is_static(elf(1, 1, 7)))
         self.assertFalse(is_static(elf(6, 3, 1)))

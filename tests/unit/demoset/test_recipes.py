@@ -204,7 +204,7 @@ class ResolveTests(SynchronousTestCase):
             {"a": ("liba1",), "liba1": (), "libb1": ("liba1", "libc1"), "libc1": ()},
         )
 
-    def test_alternative_packages(self) -> None:
+    def test_of_packages_that_unit_may_be_made_of_first_that_there_is_is_taken(self) -> None:
         """Of the packages that a unit may be made of, the first that there is is taken."""
         recipe = Recipe(debs=("7zip-standalone | 7zip",))
         both = Archive(record("7zip", section="utils"), record("7zip-standalone", section="utils"))
@@ -226,7 +226,7 @@ class ResolveTests(SynchronousTestCase):
             self.assertIn(missing, error.message)
             self.assertIn("packages.json", error.message)
 
-    def test_few_questions(self) -> None:
+    def test_archive_is_never_asked_twice_for_a_name(self) -> None:
         """The archive is never asked twice for a name."""
         chain = [record(f"lib{n}", f"lib{n + 1}", f"libx{n}") for n in range(5)]
         others = [record(f"libx{n}", "lib0") for n in range(5)]
@@ -268,7 +268,7 @@ class ResolveTests(SynchronousTestCase):
 
 
 class RecipesTests(SynchronousTestCase):
-    def test_own_file(self) -> None:
+    def test_file_that_goes_with_the_program_is_in_order(self) -> None:
         """The file that goes with the program is in order."""
         recipes = parse_recipes(json.loads((SOURCE / "packages.json").read_text("utf-8")))
         self.assertIn("git", recipes.units)

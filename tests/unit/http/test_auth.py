@@ -124,7 +124,7 @@ class AuthenticatingRootTests(AuthTestCase):
         self.assertTrue(lines[0].startswith("alice@192.0.2.1 GET /page 200 "), lines)
         self.assertTrue(lines[1].startswith("192.0.2.1 GET /healthz 200 "), lines)
 
-    def test_wrong_passwords(self) -> None:
+    def test_wrong_password_is_no_password_and_after_some_there_is_a_pause(self) -> None:
         """A wrong password is no password, and after some there is a pause."""
         for _ in range(3):
             self.challenged(self.get("/page", basic("alice", "wrong")))
@@ -150,7 +150,7 @@ class AuthenticatingRootTests(AuthTestCase):
         answer = self.connection.request("HEAD", "/v2/git/manifests/latest", ALICE)
         self.assertEqual((answer.status, answer.body), (200, b""))
 
-    def test_slow_check(self) -> None:
+    def test_request_waits_for_check_of_its_password_and_next_one_does_not(self) -> None:
         """A request waits for the check of its password, and the next one does not."""
         workers = SteppedWorkers()
         self.build(workers)
@@ -175,7 +175,7 @@ class AuthenticatingRootTests(AuthTestCase):
 class RegistryTests(AuthTestCase):
     """The registry API."""
 
-    def test_own_images(self) -> None:
+    def test_user_has_what_the_rules_allow_and_is_told_what_they_do_not(self) -> None:
         """A user has what the rules allow, and is told what they do not."""
         self.assertEqual(self.get("/v2/", ALICE).status, 200)
         self.assertEqual(self.get("/v2/shell/git/manifests/latest", ALICE).status, 200)
@@ -252,7 +252,7 @@ class TokenTests(AuthTestCase):
         self.assertIn('scope="repository:shell/git:pull",error="insufficient_scope"', challenge)
         self.assertEqual(self.get("/v2/htop/manifests/latest", token).status, 403)
 
-    def test_bad_token(self) -> None:
+    def test_token_that_is_none_is_answered_with_where_to_get_one_and_what_for(self) -> None:
         """A token that is none is answered with where to get one, and what for."""
         answer = self.get("/v2/git/manifests/latest", ("Authorization", "Bearer a.b.c"))
         self.assertIn('scope="repository:git:pull",error="invalid_token"', self.challenged(answer))

@@ -70,7 +70,7 @@ class ChannelCase(SynchronousTestCase):
 class TimeTests(ChannelCase):
     """Tests of the limits on time."""
 
-    def test_slow_head(self) -> None:
+    def test_request_that_drops_in_byte_by_byte_has_its_time_and_no_more(self) -> None:
         """A request that drops in byte by byte has its time and no more."""
         for _ in range(29):
             self.give(b"x")
@@ -80,7 +80,7 @@ class TimeTests(ChannelCase):
         self.clock.advance(1)
         self.turned_away(408, "head_timeout")
 
-    def test_slow_body(self) -> None:
+    def test_same_goes_for_its_body(self) -> None:
         """The same goes for its body."""
         self.give(b"POST /x HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
         for _ in range(29):
@@ -113,7 +113,7 @@ class TimeTests(ChannelCase):
         self.clock.advance(1)
         self.assertTrue(self.closed())
 
-    def test_unread_end(self) -> None:
+    def test_connection_whose_end_is_left_unread_is_dropped_after_close_timeout(self) -> None:
         """A connection whose end is left unread is dropped after CLOSE_TIMEOUT."""
         self.give(b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")
         self.assertTrue(self.closed())
@@ -142,7 +142,7 @@ class SizeTests(ChannelCase):
         self.give(HEAD + b"X: y\r\n" * MAX_HEADERS + b"\r\n")
         self.turned_away(400, "malformed")
 
-    def test_long_things(self) -> None:
+    def test_urls_and_headers_one_by_one_and_together(self) -> None:
         """URLs, and headers one by one and together."""
         for data, status in (
             (b"GET /" + b"x" * 20_000, 414),
@@ -262,7 +262,7 @@ class RoomTests(ChannelCase):
         self.assertFalse(extra[-1].transport.disconnected)
         self.assertTrue(Connection(self.site).transport.disconnected)
 
-    def test_one_client(self) -> None:
+    def test_client_has_so_many_and_is_told(self) -> None:
         """A client has so many, and is told."""
         self.site = self.make_site(AdmissionLimits(connections_per_client=2))
         first = Connection(self.site)
@@ -279,7 +279,7 @@ class ClientTests(ChannelCase):
 
     limits = AdmissionLimits(requests_per_second=1, burst=2, proxies=parse_proxies(["192.0.2.1"]))
 
-    def test_too_many(self) -> None:
+    def test_client_that_sends_too_many_requests_is_told_when_to_come_back(self) -> None:
         """A client that sends too many requests is told when to come back."""
         for _ in range(2):
             self.assertEqual(200, self.connection.request("GET", "/x").status)

@@ -102,7 +102,7 @@ class RangeTests(SynchronousTestCase):
         self.assertIsNone(ask(b"bytes=0-", 0))
         self.assertIsNone(ask(b"bytes=-5", 0))
 
-    def test_if_range(self) -> None:
+    def test_only_the_exact_entity_tag_lets_a_range_through(self) -> None:
         """Only the exact entity tag lets a range through; all else means the whole blob."""
         self.assertIsNotNone(ask(b"bytes=0-1", 10, etag(DIGEST)))
         for value in (
@@ -151,7 +151,7 @@ class AcceptTests(SynchronousTestCase):
         )
         self.assertEqual(frozenset(), accepted_types([b"a/b; q = 0"]))
 
-    def test_zero_refuses(self) -> None:
+    def test_type_with_the_weight_0_is_not_accepted(self) -> None:
         """A type with the weight 0 is not accepted; any other weight accepts."""
         self.assertEqual(
             {"c/d", "e/f"}, accepted_types([b"a/b;q=0, c/d;q=0.001", b"g/h; Q=0.000,e/f;q=1"])

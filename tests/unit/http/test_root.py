@@ -23,14 +23,14 @@ class SiteTests(SynchronousTestCase):
         for path, body in (("/", b"index"), ("/v2", b"registry"), ("/child", b"child")):
             self.assertEqual(body, Connection(self.root).request("GET", path).body)
 
-    def test_nothing_else(self) -> None:
+    def test_there_is_no_more_not_even_for_paths_that_are_no_text(self) -> None:
         """There is no more, not even for paths that are no text."""
         for path in (b"/x", b"/%ff", b"/v2%2Fx", b"/index.html"):
             answer = Connection(self.root).request("GET", path)
             self.assertEqual((404, b"not found\n"), (answer.status, answer.body), path)
         self.assertEqual(b"", Connection(self.root).request("HEAD", "/x").body)
 
-    def test_without_pages(self) -> None:
+    def test_root_is_a_404_as_well_if_pages_are_switched_off(self) -> None:
         """The root is a 404 as well if pages are switched off."""
         answer = Connection(make_root(self.registry)).request("GET", "/", BROWSER)
         self.assertEqual((404, b"not found\n"), (answer.status, answer.body))

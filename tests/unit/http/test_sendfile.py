@@ -144,14 +144,14 @@ class SendTests(LineCase):
         self.assertEqual(DATA[len(first) :][: min(sent, 1000)], self.theirs.recv(1000))
         self.close(pieces)
 
-    def test_peer_gone(self) -> None:
+    def test_peer_that_has_gone_is_no_fault_of_the_storages(self) -> None:
         """A peer that has gone is no fault of the storage's."""
         self.theirs.close()
         pieces = self.pieces(0, len(DATA))
         self.failureResultOf(Deferred.fromCoroutine(pieces.send()), ConnectionError)
         self.close(pieces)
 
-    def test_too_short(self) -> None:
+    def test_file_that_ends_too_soon_is(self) -> None:
         """A file that ends too soon is."""
         os.truncate(self.path, 10)
         pieces = self.pieces(0, len(DATA))

@@ -91,7 +91,7 @@ class LogTests(ServerTestCase):
         half.disconnect()
         self.assertEqual([], self.lines())
 
-    def test_forged_lines(self) -> None:
+    def test_nothing_a_client_sends_ends_a_line_colours_it_or_fills_the_disk(self) -> None:
         """Nothing a client sends ends a line, colours it, or fills the disk."""
         self.connection.request(
             "GET",

@@ -181,7 +181,7 @@ class ParseDumpTests(SynchronousTestCase):
             self.assertIn(old, DUMP)
             self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP.replace(old, new))
 
-    def test_not_ascii(self) -> None:
+    def test_bytes_that_are_no_text_are_malformed_not_a_crash(self) -> None:
         """Bytes that are no text are malformed, not a crash."""
         self.assertRaises(UnexpectedOutput, parse_db_dump, DUMP.encode().replace(b"hello", b"\xff"))
 
@@ -222,7 +222,9 @@ class RuntimeGraphTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(graphs())
-    def test_references_first(self, graph: RuntimeGraph) -> None:
+    def test_in_references_first_every_path_stands_behind_its_references(
+        self, graph: RuntimeGraph
+    ) -> None:
         """In ``references_first`` every path stands behind its references."""
         seen: set[StorePath] = set()
         for path in graph.references_first:
@@ -256,7 +258,9 @@ class RuntimeGraphTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(graphs())
-    def test_closure_sizes(self, graph: RuntimeGraph) -> None:
+    def test_size_of_a_closure_is_the_sum_of_its_paths_each_counted_once(
+        self, graph: RuntimeGraph
+    ) -> None:
         """The size of a closure is the sum of its paths, each counted once."""
         expected = {}
         for path in graph.paths:

@@ -193,7 +193,7 @@ class ManifestTests(SynchronousTestCase):
         error = self.assertRaises(ImageLimitExceeded, build, monster)
         self.assertGreater(error.value, error.limit)
 
-    def test_unknown_compression(self) -> None:
+    def test_compression_without_media_type_is_refused_when_layer_is_described(self) -> None:
         """A compression without a media type is refused when the layer is described."""
         self.assertRaises(ValueError, evolve, layer(1), compression="lzma")
 
@@ -398,7 +398,7 @@ class ParseManifestTests(SynchronousTestCase):
 class SmallThingsTests(SynchronousTestCase):
     """Tests for what else there is."""
 
-    def test_empty_index(self) -> None:
+    def test_index_of_no_referrers_is_a_valid_oci_index(self) -> None:
         """The index of no referrers is a valid OCI index."""
         self.assertEqual(
             json.loads(empty_index()),

@@ -233,7 +233,7 @@ class ReferenceTests(SynchronousTestCase):
         """Any text within the grammar is a tag."""
         self.assertEqual(parse_reference(tag), tag)
 
-    def test_invalid_digest(self) -> None:
+    def test_malformed_digest_is_an_invalid_digest_and_no_tag(self) -> None:
         """A malformed digest is an invalid digest and no tag."""
         for text in (
             self.digest[:-1],
@@ -246,7 +246,7 @@ class ReferenceTests(SynchronousTestCase):
         ):
             self.assertRaises(InvalidDigest, parse_reference, text)
 
-    def test_invalid_tag(self) -> None:
+    def test_malformed_tag_is_an_invalid_reference(self) -> None:
         """A malformed tag is an invalid reference."""
         for text in ("", ".a", "-a", "a b", "a/b", "a" * 129, "latest\n", "é", "\u0661"):
             self.assertRaises(InvalidReference, parse_reference, text)

@@ -86,7 +86,7 @@ class MakeEvaluationTests(SynchronousTestCase):
             make_evaluation(answers, "s"),
         )
 
-    def test_left_out(self) -> None:
+    def test_optional_packages_that_are_not_there_are_left_out(self) -> None:
         """Optional packages that are not there are left out; other faults of them count."""
         absent = [
             problem("b", ProblemKind.NOT_FOUND, optional=True),

@@ -75,7 +75,9 @@ class PatternTests(SynchronousTestCase):
 
     @settings(max_examples=200)
     @given(st.data(), PATHS)
-    def test_own_pattern(self, data: st.DataObject, path: str) -> None:
+    def test_path_is_a_pattern_that_allows_it_in_every_spelling(
+        self, data: st.DataObject, path: str
+    ) -> None:
         """A path is a pattern that allows it, in every spelling."""
         assume("." not in path or all(path.split(".")))
         self.assertTrue(self.allows([path], data.draw(spellings(path))))
@@ -87,7 +89,7 @@ class PatternTests(SynchronousTestCase):
         refused = parse_patterns(["git"]).denied_packages(name("git/htop/curl"))
         self.assertEqual(refused, ("curl", "htop"))
 
-    def test_meta_package(self) -> None:
+    def test_pattern_for_the_meta_package_is_one_for_what_it_stands_for(self) -> None:
         """A pattern for the meta-package is one for what it stands for."""
         for package in ("shell", *(each.lower() for each in SHELL)):
             self.assertTrue(self.allows(["shell"], package))

@@ -100,7 +100,7 @@ class ImageCatalogTests(BuilderCase):
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertFalse(self.successResultOf(look).has_report)
 
-    def test_damaged_report(self) -> None:
+    def test_report_that_cannot_be_read_is_as_good_as_none(self) -> None:
         """A report that cannot be read is as good as none."""
         image = self.build("git")
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
@@ -119,7 +119,7 @@ class ImageCatalogTests(BuilderCase):
         )
         self.assertEqual(1, len(self.tracker.overview()))
 
-    def test_blobs_gone(self) -> None:
+    def test_image_whose_layers_are_gone_is_none(self) -> None:
         """An image whose layers are gone is none."""
         self.build("git")
         self.storage._blobs.clear()  # as a bucket's rules do
@@ -140,7 +140,7 @@ class ImageCatalogTests(BuilderCase):
         )
         self.assertGreater(hello.size, bash.size)
 
-    def test_damaged_listing(self) -> None:
+    def test_entry_that_cannot_be_read_or_whose_name_is_none_is_left_out(self) -> None:
         """An entry that cannot be read, or whose name is none, is left out."""
         self.build("bash")
         record = self.now(self.storage.get_record(LISTED, "bash:latest"))
@@ -175,7 +175,7 @@ class ImageCatalogTests(BuilderCase):
         self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
         self.assertEqual([], self.now(self.storage.list_records(REPORTS)))
 
-    def test_too_many(self) -> None:
+    def test_number_of_reports_that_wait_to_be_written_is_bounded(self) -> None:
         """The number of reports that wait to be written is bounded."""
         made: list[BuildRecord] = []
         self.builder.pipeline.on_built = made.append

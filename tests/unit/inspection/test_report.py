@@ -57,7 +57,7 @@ class MakingTests(SynchronousTestCase):
             (self.report.size, len(self.report.layers[-1].paths)),
         )
 
-    def test_no_popularity(self) -> None:
+    def test_without_popularity_data_no_path_has_a_popularity(self) -> None:
         """Without popularity data, no path has a popularity."""
         report = make_report(made_of(self.graph))
         self.assertEqual({0}, {path.popularity for path in report.paths})

@@ -84,7 +84,7 @@ def layers_of(
 class UnitsTests(SynchronousTestCase):
     """Tests of the units: the paths that share a layer."""
 
-    def test_documented_example(self) -> None:
+    def test_example_of_the_documentation_is_true(self) -> None:
         """The example of the documentation is true."""
         everything = sorted(COUNTS)
         expected = {
@@ -137,7 +137,7 @@ class UnitsTests(SynchronousTestCase):
             )
             self.assertEqual(layers == [["library", "user"]], together)
 
-    def test_large_leader(self) -> None:
+    def test_small_path_joins_a_large_one_that_needs_it(self) -> None:
         """A small path joins a large one that needs it."""
         layers = layers_of(
             {"user": 500 * MB, "library": MB}, {"user": ["library"]}, {"user": 9, "library": 9}
@@ -182,7 +182,7 @@ class UnitsTests(SynchronousTestCase):
         )
         self.assertEqual(layers, [["new", "old"], ["other"]])
 
-    def test_image_independent(self) -> None:
+    def test_other_contents_of_an_image_do_not_change_a_unit(self) -> None:
         """Other contents of an image do not change a unit."""
         graph = RuntimeGraph(
             paths={
@@ -200,12 +200,12 @@ class UnitsTests(SynchronousTestCase):
         )
         self.assertEqual(len(after), len(before) + 1)
 
-    def test_no_data(self) -> None:
+    def test_without_data_no_path_joins_another(self) -> None:
         """Without data no path joins another."""
         plan = plan_layers(GIT_AND_HTOP, Popularity(), LayerSettings())
         self.assertEqual(sorted(names_of(plan)), [[name] for name in sorted(COUNTS)])
 
-    def test_direct_counts(self) -> None:
+    def test_with_direct_counts_alone_only_smaller_paths_join_a_unit(self) -> None:
         """With direct counts alone only smaller paths join a unit."""
         for size, together in ((2**20 - 1, True), (2**20, False)):
             graph = graph_of({"user": MB, "library": size}, {"user": ["library"]})
@@ -226,7 +226,7 @@ class SlotsTests(SynchronousTestCase):
             [["a0", "a1", "a2"], ["b0", "b1", "b2"], ["big"]],
         )
 
-    def test_minimum_size(self) -> None:
+    def test_minimum_size_is_that_of_a_unit(self) -> None:
         """The minimum size is that of a unit."""
         for size, alone in ((128 * 2**10, True), (128 * 2**10 - 1, False)):
             layers = layers_of({"p": size, "q": MB, "r": KB}, {}, {}, LayerSettings())

@@ -86,7 +86,7 @@ class LayerStreamTests(SynchronousTestCase):
         self.assertEqual(packed.size, len(written))
         self.assertEqual(packed.uncompressed_size, len(data))
 
-    def test_fixed_header(self) -> None:
+    def test_gzip_header_holds_no_time_and_no_name(self) -> None:
         """The gzip header holds no time and no name."""
         written, _ = stream([b"hello"])
         self.assertEqual(written[:10].hex(), "1f8b08000000000000ff")
@@ -129,7 +129,7 @@ class LayerStreamTests(SynchronousTestCase):
                 (b"".join(written), packed), stream([NOISE[: 2 * PIECE_BYTES + 5]], compression)
             )
 
-    def test_bounded_writes(self) -> None:
+    def test_size_of_single_write_is_bounded_even_for_data_that_do_not_compress(self) -> None:
         """The size of a single write is bounded, even for data that do not compress."""
         for compression in KINDS:
             pieces: list[bytes] = []
@@ -145,7 +145,7 @@ class LayerStreamTests(SynchronousTestCase):
         self.assertRaises(ShuttingDown, layer.append, NOISE)
         self.assertEqual(written, [])
 
-    def test_write_fails(self) -> None:
+    def test_exception_of_the_sink_passes_through_as_it_is(self) -> None:
         """An exception of the sink passes through as it is."""
 
         def fail(data: bytes) -> None:

@@ -163,7 +163,7 @@ class AnyStrategyTests(SynchronousTestCase):
 
     @settings(max_examples=40)
     @given(graphs(), popularities, st.sampled_from(Strategy))
-    def test_one_layer(
+    def test_with_a_budget_of_1_everything_is_in_one_layer(
         self, graph: RuntimeGraph, popularity: Popularity, strategy: Strategy
     ) -> None:
         """With a budget of 1 everything is in one layer."""
@@ -205,7 +205,7 @@ class DominatorsTests(SynchronousTestCase):
         )
         return names_of(plan_layers(graph, popularity, chosen))
 
-    def test_documented_example(self) -> None:
+    def test_example_of_the_documentation_is_true(self) -> None:
         """The example of the documentation is true."""
         every = ["curl", "git", "glibc", "htop", "ncurses", "perl"]
         expected = {
@@ -256,7 +256,9 @@ class DominatorsTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(graphs(), budgets)
-    def test_users_above(self, graph: RuntimeGraph, budget: int) -> None:
+    def test_without_data_a_leader_is_never_above_a_layer_whose_leader_needs_it(
+        self, graph: RuntimeGraph, budget: int
+    ) -> None:
         """Without data a leader is never above a layer whose leader needs it."""
         chosen = LayerSettings(budget=budget, strategy=Strategy.DOMINATORS)
         plan = plan_layers(graph, Popularity(), chosen)
@@ -288,7 +290,7 @@ class DominatorsTests(SynchronousTestCase):
                 plan = plan_layers(graph, Popularity(), chosen)
                 self.assertEqual([layer.leader for layer in plan], order)
 
-    def test_unrelated_package(self) -> None:
+    def test_package_more_adds_its_own_layers_and_leaves_the_others_as_they_are(self) -> None:
         """A package more adds its own layers and leaves the others as they are."""
         before = self.plan(GIT_AND_HTOP)
         graph = RuntimeGraph(

@@ -71,7 +71,7 @@ class ParseTests(SynchronousTestCase):
         data = json.dumps(DOCUMENT | {"date": "2030-01-01"}).encode()
         self.assertEqual(parse_popularity(data), parse_popularity(json.dumps(DOCUMENT).encode()))
 
-    def test_other_version(self) -> None:
+    def test_another_version_is_refused_by_its_number(self) -> None:
         """Another version is refused, by its number."""
         self.assertIn("version 7", self.refused(json.dumps(DOCUMENT | {"version": 7}).encode()))
         self.refused(json.dumps(DOCUMENT | {"format": "other"}).encode())
@@ -96,7 +96,7 @@ class ParseTests(SynchronousTestCase):
         ):
             self.refused(data)
 
-    def test_wrong_members(self) -> None:
+    def test_member_that_is_missing_or_cannot_be_true_is_refused(self) -> None:
         """A member that is missing or cannot be true is refused."""
         for member, value in (
             ("setsize", None),
@@ -135,7 +135,7 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(read.source, source)
         self.assertEqual(read.digest, given_data.digest)
 
-    def test_one_spelling(self) -> None:
+    def test_equal_data_have_equal_bytes_however_they_were_made(self) -> None:
         """Equal data have equal bytes, however they were made."""
         self.assertEqual(
             encode_popularity(Popularity(direct={"a": 1, "b": 2}, setsize=9)),

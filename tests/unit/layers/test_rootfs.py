@@ -121,7 +121,7 @@ class MergeTests(RootTestCase):
             ("/nix/store/o", "/nix/store/b", "/nix/store/d", "/nix/store/l"),
         )
 
-    def test_same_output(self) -> None:
+    def test_two_packages_with_one_output_have_no_conflict(self) -> None:
         """Two packages with one output have no conflict."""
         root = self.plan(package("a", "x"), package("b", "x"), x={b"f": File()})
         self.assertEqual(root.conflicts, ())
@@ -151,7 +151,7 @@ class MergeTests(RootTestCase):
             self.added(root), {b"share": None, b"share/dev": b"/nix/store/a/share/dev"}
         )
 
-    def test_single_file(self) -> None:
+    def test_output_that_is_a_file_has_no_place_in_the_root_and_that_is_said(self) -> None:
         """An output that is a file has no place in the root, and that is said."""
         root = self.plan(a=File(b"script"), b={b"f": File()})
         self.assertEqual(root.skipped, ("/nix/store/a",))
@@ -162,7 +162,7 @@ class MergeTests(RootTestCase):
         root = self.plan(package("a"), a=Link(b"real"), real={b"bin": {b"x": File()}})
         self.assertEqual(self.added(root)[b"bin/x"], b"/nix/store/real/bin/x")
 
-    def test_absent_output(self) -> None:
+    def test_output_that_is_not_there_is_an_error_that_names_it(self) -> None:
         """An output that is not there is an error that names it."""
         error = self.assertRaises(MissingPath, self.plan, package("a"))
         self.assertEqual(error.path, "/nix/store/a")
@@ -204,7 +204,7 @@ class SymlinkTests(RootTestCase):
         self.assertEqual(added[b"lib64/x"], b"/nix/store/b/lib/x")
         self.assertEqual(added[b"lib64/y"], b"/nix/store/a/lib64/y")
 
-    def test_two_links(self) -> None:
+    def test_two_links_to_different_directories_merge(self) -> None:
         """Two links to different directories merge; two to the same stay one link."""
         root = self.plan(
             a={b"1": {b"x": File()}, b"l": Link(b"1"), b"same": Link(b"../c/d")},
@@ -339,11 +339,11 @@ class BasicsTests(RootTestCase):
         self.assertEqual(self.entry(root, b"usr/bin/env").target, b"/nix/store/coreutils/bin/env")
         self.assertEqual(root.shell, None)
 
-    def test_dangling_shell(self) -> None:
+    def test_link_to_nothing_is_no_shell(self) -> None:
         """A link to nothing is no shell."""
         self.assertEqual(self.plan(a={b"bin": {b"bash": Link(b"gone")}}).shell, None)
 
-    def test_ca_bundle(self) -> None:
+    def test_ca_bundle_is_found_under_its_three_names(self) -> None:
         """The CA bundle is found under its three names."""
         certs: Node = {b"etc": {b"ssl": {b"certs": {b"ca-bundle.crt": File()}}}}
         root = self.plan(cacert=certs)
@@ -369,7 +369,7 @@ class BasicsTests(RootTestCase):
         self.assertIn(b"etc/ssl/certs/ca-certificates.crt", added)
         self.assertEqual(added[b"etc/ssl/certs/more"], b"/nix/store/data/certs/more")
 
-    def test_own_passwd(self) -> None:
+    def test_file_or_directory_that_package_has_in_place_of_basic_one_is_kept(self) -> None:
         """A file or directory that a package has in place of a basic one is kept."""
         root = self.plan(a={b"etc": {b"passwd": File(b"mine")}, b"tmp": {b"x": File()}})
         self.assertEqual(self.entry(root, b"etc/passwd").target, b"/nix/store/a/etc/passwd")

@@ -58,7 +58,9 @@ class SvgTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(any_text, drawn_layers)
-    def test_well_formed(self, image: str, layers: list[DrawnLayer]) -> None:
+    def test_with_any_names_the_picture_is_xml_with_a_rectangle_for_each_layer(
+        self, image: str, layers: list[DrawnLayer]
+    ) -> None:
         """With any names, the picture is XML with a rectangle for each layer."""
         root = ET.fromstring(draw_svg(image, layers))
         self.assertEqual(root.tag, f"{SVG}svg")
@@ -137,7 +139,7 @@ git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also 
 """,
         )
 
-    def test_most_paths(self) -> None:
+    def test_long_lists_of_paths_are_cut_short_where_that_is_wanted(self) -> None:
         """Long lists of paths are cut short where that is wanted."""
         text = draw_text("git", LAYERS, max_paths=2)
         self.assertIn("git-2.47, perl-Error-0.17 and 1 more\n", text)

@@ -123,7 +123,7 @@ class ContentTests(PackingTestCase):
             }
         )
 
-    def test_single_files(self) -> None:
+    def test_store_path_may_itself_be_a_file_a_program_or_a_symlink(self) -> None:
         """A store path may itself be a file, a program or a symlink."""
         self.assert_packs(
             {
@@ -171,7 +171,7 @@ class ContentTests(PackingTestCase):
         self.assertEqual(seen, ("file", 0o444, b"begin" + bytes(4_999_995)))
         self.assertLess(packed.size, 100_000)
 
-    def test_hard_links(self) -> None:
+    def test_hard_links_to_others_in_layer_or_to_outside_are_files_of_their_own(self) -> None:
         """Hard links, to others in the layer or to the outside, are files of their own."""
         path = Path(self.store, "a-links")
         path.mkdir()
@@ -386,7 +386,7 @@ class FailureTests(PackingTestCase):
         answers = iter([False, False, True])
         self.assertRaises(ShuttingDown, self.pack, "a-file", should_stop=answers.__next__)
 
-    def test_sink_fails(self) -> None:
+    def test_failure_of_the_sink_is_not_taken_for_one_of_the_store_path(self) -> None:
         """A failure of the sink is not taken for one of the store path."""
         Path(self.store, "a-file").write_bytes(random.Random(6).randbytes(2 * PIECE_BYTES))
 

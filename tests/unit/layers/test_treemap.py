@@ -50,7 +50,7 @@ class SquarifyTests(SynchronousTestCase):
             down = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
             self.assertTrue(across <= small or down <= small)
 
-    def test_published_example(self) -> None:
+    def test_example_of_the_paper_comes_out_as_the_paper_draws_it(self) -> None:
         """The example of the paper comes out as the paper draws it."""
         boxes = squarify([6, 6, 4, 3, 2, 2, 1], 6, 4)
         shapes = [(round(box.width, 2), round(box.height, 2)) for box in boxes]

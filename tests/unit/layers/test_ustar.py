@@ -46,7 +46,7 @@ def golden(
 class HeaderTests(SynchronousTestCase):
     """Tests that headers are as other programs write and read them."""
 
-    def test_simple_entries(self) -> None:
+    def test_files_directories_and_symlinks_are_written_as_tarfile_writes_them(self) -> None:
         """Files, directories and symlinks are written as ``tarfile`` writes them."""
         for name, kind, mode, size, target in (
             (b"nix/store/a-hello/bin/hello", FILE, 0o555, 12345, b""),
@@ -61,14 +61,14 @@ class HeaderTests(SynchronousTestCase):
                 golden(USTAR, name, kind, mode, size, target),
             )
 
-    def test_split_name(self) -> None:
+    def test_name_that_fits_into_prefix_and_name_needs_one_block_as_in_tarfile(self) -> None:
         """A name that fits into prefix and name needs one block, as in ``tarfile``."""
         for name in (b"p" * 155 + b"/" + b"n" * 100, b"a/" * 60 + b"b", b"p/" + b"n" * 99):
             written = header(name, kind=FILE, mode=0o444)
             self.assertEqual(len(written), BLOCK)
             self.assertEqual(written, golden(USTAR, name, FILE, 0o444))
 
-    def test_long_name(self) -> None:
+    def test_name_that_does_not_split_gets_a_record_as_gnu_tar_and_tarfile_do_it(self) -> None:
         """A name that does not split gets a record, as GNU tar and ``tarfile`` do it."""
         for name in (b"n" * 101, b"p" * 156 + b"/" + b"n" * 100, b"p/" + b"n" * 101):
             self.assertEqual(
@@ -76,7 +76,7 @@ class HeaderTests(SynchronousTestCase):
                 golden(GNU, name, FILE, 0o444, 7),
             )
 
-    def test_long_target(self) -> None:
+    def test_link_target_of_more_than_100_bytes_gets_record_with_long_name_too(self) -> None:
         """A link target of more than 100 bytes gets a record, with a long name too."""
         for name in (b"short", b"n" * 150):
             for target in (b"t" * 101, b"../" * 300 + b"t", b"t" * 511, b"t" * 512):
@@ -140,7 +140,9 @@ class HeaderTests(SynchronousTestCase):
     @example(b"\xff" * 100, b"\xff" * 100, 0)
     @example(b"\xff" * 155 + b"/" + b"\xff" * 100, b"\xff", 0o7777)
     @settings(max_examples=150)
-    def test_any_bytes(self, name: bytes, target: bytes, mode: int) -> None:
+    def test_any_bytes_of_name_and_target_come_back_unchanged(
+        self, name: bytes, target: bytes, mode: int
+    ) -> None:
         """Any bytes of name and target come back unchanged."""
         (entry,) = parse(header(name, kind=SYMLINK, mode=mode, target=target) + END)
         self.assertEqual(entry.name.encode("utf-8", "surrogateescape"), name)

@@ -28,7 +28,7 @@ class ForwardedTests(SynchronousTestCase):
         self.assertEqual("192.0.2.1", self.client("10.0.0.1", b"6.6.6.6, 192.0.2.1"))
         self.assertEqual("192.0.2.1", self.client("10.0.0.1", b"6.6.6.6", b"192.0.2.1"))
 
-    def test_several_proxies(self) -> None:
+    def test_through_trusted_ones_it_goes_on_to_the_first_that_is_not(self) -> None:
         """Through trusted ones it goes on to the first that is not."""
         self.assertEqual(
             "192.0.2.1", self.client("fd00::1", b"6.6.6.6, 192.0.2.1, 10.1.1.1, 10.2.2.2")
@@ -54,7 +54,7 @@ class ForwardedTests(SynchronousTestCase):
             "192.0.2.1", parse_proxies(["unix"]).client_address(UNIX_SOCKET, [b"192.0.2.1"])
         )
 
-    def test_many_hops(self) -> None:
+    def test_header_of_any_length_is_read_for_a_few_steps(self) -> None:
         """A header of any length is read for a few steps."""
         self.assertEqual(
             "10.1.1.1", self.client("10.0.0.1", b"6.6.6.6," + b"10.1.1.1," * 99 + b"10.2.2.2")

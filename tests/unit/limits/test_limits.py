@@ -86,7 +86,7 @@ class RulesTests(SynchronousTestCase):
             error = self.assertRaises(PackagesDenied, rules.check_evaluation, evaluation)
             self.assertEqual(("x",), error.packages)
 
-    def test_found_elsewhere(self) -> None:
+    def test_package_that_is_found_has_to_be_allowed(self) -> None:
         """The package that is found has to be allowed; an output follows the path."""
         rules = PackageRules(allowed=parse_patterns(["git", "curl.*"]))
         rules.check_evaluation(found("git"))

@@ -38,7 +38,7 @@ class BucketTests(SynchronousTestCase):
         self.assertAlmostEqual(0.5, self.buckets.seconds_until_token("a"))
         self.assertAlmostEqual(0.5, self.buckets.seconds_until_token("a"))
 
-    def test_giving_back(self) -> None:
+    def test_token_that_is_given_back_can_be_taken_again(self) -> None:
         """A token that is given back can be taken again."""
         for _ in range(3):
             self.buckets.take("a")

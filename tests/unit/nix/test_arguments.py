@@ -80,7 +80,7 @@ class BuildTests(SynchronousTestCase):
             ),
         )
 
-    def test_substitute_only(self) -> None:
+    def test_substitute_only_builds_run_with_max_jobs_0(self) -> None:
         """Substitute-only builds run with ``--max-jobs 0``."""
         argv = arguments.build(
             evolve(SETTINGS, substitute_only=True),

@@ -143,7 +143,7 @@ class NixTests(SynchronousTestCase):
         error = self.failureResultOf(self.checked("nix-store (Nix) 2.8.0"), NixMisconfigured).value
         self.assertIn("in /x/root/nix/store", error.message)
 
-    def test_check_collected(self) -> None:
+    def test_file_that_collection_has_removed_says_nothing_about_where_store_is(self) -> None:
         """A file that a collection has removed says nothing about where the store is."""
         answers = iter((False, True))
         looked: list[bytes] = []
@@ -178,7 +178,7 @@ class NixTests(SynchronousTestCase):
         self.assertIn("ignores builders, sandbox, http://cache: set that in its", ignored)
         self.assertEqual(other, "Nix says: warning: unknown setting 'colour'")
 
-    def test_check_fails(self) -> None:
+    def test_unusable_nix_is_reported(self) -> None:
         """An unusable Nix is reported."""
         self.failureResultOf(self.checked("nix-store (Nix) 2.2.2"), NixUnusable)
         self.failureResultOf(self.checked("hello"), NixUnusable)
@@ -233,7 +233,7 @@ class NixTests(SynchronousTestCase):
             self.failureResultOf(result, expected)
             self.assertEqual(self.roots(), [])
 
-    def test_other_outputs(self) -> None:
+    def test_outputs_that_are_others_than_those_evaluated_are_not_taken(self) -> None:
         """Outputs that are others than those evaluated are not taken."""
         self.script.play = lambda _: f"{PATHS[0]}\n{PATHS[2]}\n"
         result = self.run_nix("realise", [PACKAGE], Recorder())
@@ -317,19 +317,19 @@ class NixTests(SynchronousTestCase):
         for command in self.script.commands:
             self.assertLess(sum(len(part) + 1 for part in command.argv), 128 * 1024)
 
-    def test_empty_closure(self) -> None:
+    def test_closure_of_no_paths_is_empty_and_runs_no_command(self) -> None:
         """The closure of no paths is empty, and runs no command."""
         graph = self.successResultOf(self.run_nix("closure", ()))
         self.assertEqual((len(graph.paths), self.script.commands), (0, []))
 
-    def test_closure_fails(self) -> None:
+    def test_query_that_fails_is_a_fault_of_nix(self) -> None:
         """A query that fails is a fault of Nix."""
         self.script.play = self.raising(ProcessFailed(output=OUTPUT))
         self.failureResultOf(self.run_nix("closure", PATHS[:2]), NixUnusable)
 
     # -- prewarmed evaluations --------------------------------------------------
 
-    def test_enable_prewarming(self) -> None:
+    def test_process_waits_for_what_is_expected_if_that_is_wanted_until_the_end(self) -> None:
         """A process waits for what is expected, if that is wanted, until the end."""
         path = Path("/set")
         package_set = PackageSet(revision=path_revision(path, ()), path=path)

@@ -131,7 +131,7 @@ class FaultTests(SynchronousTestCase):
         ):
             self.assertIs(kind, type(nix_at_fault(failed(f"error: {text}"))), text)
 
-    def test_too_old(self) -> None:
+    def test_nixpkgs_may_refuse_a_nix_as_too_old(self) -> None:
         """nixpkgs may refuse a Nix as too old."""
         for text in (
             "This version of Nixpkgs requires Nix >= 2.3, please upgrade",
@@ -142,7 +142,7 @@ class FaultTests(SynchronousTestCase):
             self.assertIn(text, fault.reason)
             self.assertIn("install Nix 2.18", fault.reason)
 
-    def test_not_nix(self) -> None:
+    def test_any_other_failure_is_not_a_fault_of_nix(self) -> None:
         """Any other failure is not a fault of Nix."""
         self.assertIsNone(nix_at_fault(failed("error: attribute 'foo' missing")))
         self.assertEqual(unusable(failed("error: surprise")).reason, "surprise")
@@ -206,7 +206,7 @@ class BuildFailureTests(SynchronousTestCase):
         assert isinstance(error, BuildFailed)
         self.assertEqual(error.derivation, B)
 
-    def test_quoted_log(self) -> None:
+    def test_nixs_quotation_of_log_is_used_where_log_did_not_come_as_events(self) -> None:
         """Nix's quotation of the log is used where the log did not come as events."""
         error = self.judge(
             f"error: builder for '{A}' failed with exit code 1;\n"
@@ -312,7 +312,7 @@ class BuildFailureTests(SynchronousTestCase):
                 (A, "aarch64-linux", "x86_64-linux"),
             )
 
-    def test_nix_itself(self) -> None:
+    def test_failure_that_names_no_derivation_is_a_fault_of_nix(self) -> None:
         """A failure that names no derivation is a fault of Nix."""
         error = self.judge("error: No space left on device", status=100)
         assert isinstance(error, NixUnusable)

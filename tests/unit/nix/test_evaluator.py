@@ -225,7 +225,7 @@ class EvaluatorTests(EvaluatorCase):
         self.assertIn("why", refused.message)
         self.assertEqual(len(self.spawner.asked), 2)
 
-    def test_not_together(self) -> None:
+    def test_packages_that_need_too_much_together_are_evaluated_in_parts(self) -> None:
         """Packages that need too much together are evaluated in parts."""
         self.spawner.together = 2
         evaluation = self.successResultOf(self.evaluate("abcde"))
@@ -251,7 +251,7 @@ class EvaluatorTests(EvaluatorCase):
         self.assertIn("syntax error", failure.message)
         self.assertEqual([names for names, _ in self.spawner.asked], [("a", "b"), ()])
 
-    def test_nix_fails(self) -> None:
+    def test_fault_of_nixs_is_found_at_once(self) -> None:
         """A fault of Nix's is found at once."""
         missing = CommandMissing(command="nix-instantiate")
         for fault in (self.failing("error: cannot connect to socket at '/x'"), missing):
@@ -260,7 +260,7 @@ class EvaluatorTests(EvaluatorCase):
             self.failureResultOf(self.evaluate("ab"), NixUnusable)
             self.assertEqual(len(self.spawner.asked), 1)
 
-    def test_too_much(self) -> None:
+    def test_set_that_prints_without_end_does_not_evaluate(self) -> None:
         """A set that prints without end does not evaluate."""
         self.spawner.set_failure = OutputTooLarge(output=command_output(), limit=1)
         self.failureResultOf(self.evaluate("ab"), EvaluationFailed)
@@ -272,14 +272,14 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual((failure.names, failure.seconds), (("a", "b"), 100.0))
         self.assertEqual(len(self.spawner.asked), 1)
 
-    def test_search_timeout(self) -> None:
+    def test_search_for_names_that_fail_has_a_deadline_of_its_own_and_keeps_it(self) -> None:
         """The search for names that fail has a deadline of its own, and keeps it."""
         self.spawner.seconds = 30.0
         self.spawner.fatal = {"h": self.failing()}
         self.failureResultOf(self.evaluate("abcdefgh"), EvaluationTimedOut)
         self.assertEqual(self.clock.seconds(), 130.0)
 
-    def test_explanation_timeout(self) -> None:
+    def test_explanation_that_takes_too_long_is_left_out(self) -> None:
         """An explanation that takes too long is left out."""
         self.spawner.seconds = 60.0
         self.spawner.throwing = {"a": "because", "b": "because"}
@@ -378,7 +378,7 @@ class PrewarmingTests(EvaluatorCase):
         self.evaluated("a", PACKAGE_SET, "aarch64-linux")
         self.assertIn("aarch64-linux", literals(process.heard.decode())[1])
 
-    def test_other_set(self) -> None:
+    def test_process_waits_for_one_package_set_the_last_one(self) -> None:
         """A process waits for one package set, the last one."""
         process = self.waiting()
         self.assertEqual(self.evaluated("a", OTHER_SET), ["a"])
@@ -408,7 +408,7 @@ class PrewarmingTests(EvaluatorCase):
         asked = ["".join(names) for names, _ in self.spawner.asked]
         self.assertEqual(asked, ["ab", "ab", "", "a", "b"])
 
-    def test_fails_alone(self) -> None:
+    def test_failure_of_the_process_alone_is_not_reported(self) -> None:
         """A failure of the process alone is not reported."""
         self.waiting()
         self.spawner.ahead_failure = self.failing(signal=9)
@@ -480,7 +480,7 @@ class PrewarmingTests(EvaluatorCase):
         self.assertEqual(self.spawner.ahead, [process])
         self.successResultOf(self.stop())
 
-    def test_not_wanted(self) -> None:
+    def test_no_process_waits_unless_prewarming_was_enabled(self) -> None:
         """No process waits unless prewarming was enabled."""
         self.evaluator = self.make()
         self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")

@@ -230,7 +230,7 @@ class NixFetcherTests(SynchronousTestCase):
             self.failureResultOf(self.fetch(), UnexpectedOutput)
         self.assertEqual(self.programs().count("nix-store"), 0)
 
-    def test_old_sources(self) -> None:
+    def test_source_that_was_unused_for_long_is_dropped_when_another_is_fetched(self) -> None:
         """A source that was unused for long is dropped when another is fetched."""
         self.settings = evolve(self.settings, source_retention=100.0)
         self.fetcher = self.make()

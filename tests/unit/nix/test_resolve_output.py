@@ -75,7 +75,7 @@ class AnswerTests(SynchronousTestCase):
             ),
         )
 
-    def test_not_found(self) -> None:
+    def test_near_names_are_those_of_level_where_path_ends_as_they_can_be_typed(self) -> None:
         """Near names are those of the level where the path ends, as they can be typed."""
         levels = {
             "[]": ["bashInteractive", "_7zz", "libsigc++", "tWin", "Twin"],

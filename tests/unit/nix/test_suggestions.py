@@ -43,7 +43,7 @@ class NearestTests(SynchronousTestCase):
         self.assertEqual(nearest("python3.11", NAMES), ("python3",))
         self.assertEqual(nearest("python", NAMES), ("python3", "Python3Full"))
 
-    def test_two_slips(self) -> None:
+    def test_longer_names_are_found_with_two_slips(self) -> None:
         """Longer names are found with two slips."""
         self.assertEqual(nearest("hrllp", NAMES), ("hello",))
 
@@ -56,7 +56,7 @@ class NearestTests(SynchronousTestCase):
         )
         self.assertEqual(nearest("HELLO", ("Hello", "hlelo")), ("Hello", "hlelo"))
 
-    def test_nothing_near(self) -> None:
+    def test_nothing_is_guessed_where_nothing_is_near_or_the_name_is_no_word(self) -> None:
         """Nothing is guessed where nothing is near, or the name is no word."""
         self.assertEqual(nearest("zzzz", NAMES), ())
         self.assertEqual(nearest("x", ("yyy",)), ())

@@ -79,7 +79,7 @@ class TempRootHolderTests(SynchronousTestCase):
             pieces = [said[at : at + size] for at in range(0, len(said), size)]
             self.assertEqual({GLIBC: [], HELLO: [GLIBC]}, graph(self.held(pieces)))
 
-    def test_not_valid(self) -> None:
+    def test_if_one_path_is_not_valid_nothing_is_held_and_the_server_is_let_go(self) -> None:
         """If one path is not valid nothing is held, and the server is let go."""
         holding = self.root_if_valid(HELLO, GLIBC)
         [child] = self.children.processes

@@ -47,7 +47,7 @@ class JsonLineTests(SynchronousTestCase):
         self.assertEqual(("git", 1.234568, None), (document["image"], document["seconds"], None))
         self.assertRegex(document["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$")
 
-    def test_access_lines(self) -> None:
+    def test_line_that_is_finished_already_is_not_formatted_again(self) -> None:
         """A line that is finished already is not formatted again."""
         self.log.info("{line}", line="GET /{x}", status=200)
         document = self.read()
@@ -74,7 +74,7 @@ class JsonLineTests(SynchronousTestCase):
         self.log.info("x", request_id="abc-2")
         self.assertEqual("abc-2", self.read()["request_id"])
 
-    def test_our_names(self) -> None:
+    def test_no_field_takes_the_place_of_what_every_line_has(self) -> None:
         """No field takes the place of what every line has."""
         self.log.info("x", message="y", namespace="z", time="now")
         document = self.read()

@@ -65,7 +65,7 @@ class MetricsTestCase(SynchronousTestCase):
 
 
 class ExpositionTests(MetricsTestCase):
-    def test_both_formats(self) -> None:
+    def test_official_parsers_read_what_is_shown_in_format_that_was_asked_for(self) -> None:
         """The official parsers read what is shown, in the format that was asked for."""
         page = self.page()
         text = page.request("GET", "/metrics")
@@ -94,7 +94,7 @@ class ExpositionTests(MetricsTestCase):
         assert media_type is not None
         self.assertIn("text/plain", media_type)
 
-    def test_reading_only(self) -> None:
+    def test_there_is_one_page_and_it_can_only_be_read(self) -> None:
         """There is one page, and it can only be read."""
         page = self.page()
         self.assertEqual(404, page.request("GET", "/metrics/x").status)
@@ -268,7 +268,7 @@ class CommandTests(MetricsTestCase):
             labels = {"command": "nix-build", "outcome": outcome}
             self.assertEqual(1, self.value("nixery_commands_total", **labels), outcome)
 
-    def test_interactive_command(self) -> None:
+    def test_interactive_command_is_counted_but_its_duration_is_not(self) -> None:
         """An interactive command is counted, but its duration is not."""
 
         class Spawner:
@@ -370,7 +370,7 @@ class NamesTests(SynchronousTestCase):
                 self.assertFalse(family.name.endswith(UNITS), family.name)
             self.assertNotRegex(family.name, r"milli|_ms\b|kilo|mega|minutes")
 
-    def test_switched_off(self) -> None:
+    def test_no_metrics_are_registered_if_they_are_switched_off(self) -> None:
         """No metrics are registered if they are switched off."""
         self.assertEqual([], self.families("--metrics=false"))
 

@@ -133,7 +133,7 @@ class HealthPageTests(SynchronousTestCase):
         self.assertEqual(503, answer.status)
         self.assertEqual(b"a\n  b\nc\\x1b[31m\n", answer.body)
 
-    def test_nothing_else(self) -> None:
+    def test_there_is_nothing_below_it_and_nothing_can_be_sent_to_it(self) -> None:
         """There is nothing below it, and nothing can be sent to it."""
         self.assertEqual(404, self.connection.request("GET", "/readyz/").status)
         answer = self.connection.request("POST", "/readyz")

@@ -31,7 +31,7 @@ class TextLineTests(SynchronousTestCase):
         self.assertEqual(formatEventAsClassicLogText(dict(event)) or "", line)
         return line
 
-    def test_access_lines(self) -> None:
+    def test_line_that_is_finished_is_written_with_its_time_and_where_it_is_from(self) -> None:
         """A line that is finished is written with its time and where it is from."""
         line = self.check(EVENT)
         self.assertTrue(line.endswith(f"[nixery.http.server.RegistrySite#info] {EVENT['line']}\n"))

@@ -104,7 +104,7 @@ class CrawlTests(SynchronousTestCase):
         """An empty set is empty."""
         self.assertEqual({}, self.crawl([]).references)
 
-    def test_second_time(self) -> None:
+    def test_references_that_are_known_already_are_not_requested_again(self) -> None:
         """References that are known already are not requested again."""
         first = self.crawl([A])
         self.cache.asked.clear()
@@ -152,7 +152,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertEqual((C,), found.unusable)
         self.assertNotIn(C, found.references)
 
-    def test_wrong_cache(self) -> None:
+    def test_cache_that_has_hardly_anything_of_the_set_is_an_error(self) -> None:
         """A cache that has hardly anything of the set is an error."""
         error = self.failureResultOf(self.start([name("x"), name("y"), D]), CacheIncomplete).value
         self.assertIn(CACHE, error.message)
@@ -195,7 +195,7 @@ class CrawlTests(SynchronousTestCase):
         self.assertEqual(4, len(self.crawl([A]).references))
         self.assertEqual(4 - done, len(self.cache.asked))
 
-    def test_without_end(self) -> None:
+    def test_cache_that_makes_paths_up_without_end_is_not_followed_for_ever(self) -> None:
         """A cache that makes paths up without end is not followed for ever."""
         self.patch(binary_cache, "MAX_PATHS", 100)
 
@@ -226,7 +226,9 @@ class CrawlTests(SynchronousTestCase):
         st.lists(st.lists(st.integers(0, 19), max_size=5), min_size=1, max_size=20),
         st.integers(1, 5),
     )
-    def test_any_graph(self, uses: list[list[int]], connections: int) -> None:
+    def test_exactly_what_can_be_reached_is_found_even_along_circles(
+        self, uses: list[list[int]], connections: int
+    ) -> None:
         """Exactly what can be reached is found, even along circles."""
         names = [name(f"p{number}") for number in range(20)]
         references = {

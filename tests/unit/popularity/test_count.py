@@ -47,7 +47,9 @@ class CountTests(SynchronousTestCase):
 
     @settings(max_examples=120)
     @given(graphs())
-    def test_against_walking(self, references: dict[str, list[str]]) -> None:
+    def test_counts_are_those_of_all_closures_walked_one_by_one(
+        self, references: dict[str, list[str]]
+    ) -> None:
         """The counts are those of all closures, walked one by one."""
         popularity = count_popularity(references, "somewhere")
         closures = [closure(references, name) for name in references]
@@ -82,7 +84,7 @@ class CountTests(SynchronousTestCase):
 class ChunkTests(SynchronousTestCase):
     """Tests for :func:`users_in_closure`."""
 
-    def test_any_chunk(self) -> None:
+    def test_counts_do_not_depend_on_how_many_users_are_followed_at_once(self) -> None:
         """The counts do not depend on how many users are followed at once."""
         numbers = random.Random(7)
         uses = [sorted({numbers.randrange(i, 200) for _ in range(4)} - {i}) for i in range(200)]

@@ -92,7 +92,7 @@ class PopularityTests(SynchronousTestCase):
     def warnings(self) -> list[LogEvent]:
         return [event for event in self.events if event["log_level"].name == "warn"]
 
-    def test_first_start(self) -> None:
+    def test_data_are_fetched_kept_with_their_url_and_digest_and_used(self) -> None:
         """Data are fetched, kept with their URL and digest, and used."""
         data = self.start()
         self.assertEqual(PopularityKind.NONE, data.current.kind)
@@ -113,7 +113,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(OLD, self.now(data.settled()))
         self.assertEqual([], self.server.asked)
 
-    def test_another_url(self) -> None:
+    def test_data_from_another_url_replace_copy_when_they_are_there_not_before(self) -> None:
         """Data from another URL replace the copy when they are there, not before."""
         self.keep(OLD, "https://example.org/old")
         data = self.start()
@@ -136,7 +136,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(NEW, data.current)
         self.assertEqual(NEW, self.start().current)
 
-    def test_not_configured(self) -> None:
+    def test_without_a_url_nothing_is_fetched_and_a_copy_is_not_used(self) -> None:
         """Without a URL nothing is fetched, and a copy is not used."""
         self.keep(OLD)
         data = self.start(None)
@@ -161,7 +161,7 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(OLD, self.now(data.settled()))
         self.assertEqual(OLD, self.start().current)
 
-    def test_bad_data(self) -> None:
+    def test_body_that_is_no_popularity_data_is_neither_used_nor_kept(self) -> None:
         """A body that is no popularity data is neither used nor kept."""
         for bad in (b"", b"<html>", b"{}", b'{"format": "x"}', gzip.compress(b"{}")):
             data = self.start()
@@ -180,13 +180,13 @@ class PopularityTests(SynchronousTestCase):
             assert kept is not None
             self.assertEqual(hashlib.sha256(encode_popularity(OLD)).hexdigest(), kept.digest)
 
-    def test_older_format(self) -> None:
+    def test_data_of_the_first_nixery_are_used_for_what_they_are(self) -> None:
         """Data of the first Nixery are used for what they are."""
         data = self.start()
         self.server.answer(json.dumps({"curl-8.5.0": 702}).encode())
         self.assertEqual(PopularityKind.DIRECT, data.current.kind)
 
-    def test_damaged_copy(self) -> None:
+    def test_copy_that_is_damaged_in_any_way_is_fetched_anew_and_said(self) -> None:
         """A copy that is damaged in any way is fetched anew, and said."""
         self.keep(OLD)
         [file] = (path for path in self.directory.iterdir() if path.name != "pin.json")

@@ -36,7 +36,7 @@ class ExpandTests(SynchronousTestCase):
         """xz pads files with zeros."""
         self.assertEqual(TEXT, expand(lzma.compress(TEXT) + bytes(8), LIMIT))
 
-    def test_cut_short(self) -> None:
+    def test_data_that_end_too_early_are_refused_wherever_they_end(self) -> None:
         """Data that end too early are refused, wherever they end."""
         for whole in (gzip.compress(TEXT), lzma.compress(TEXT)):
             for length in (*range(6, len(whole) - 1, 7), len(whole) - 1):

@@ -81,7 +81,7 @@ class WholeSetTests(SynchronousTestCase):
             self.now(nix.release(realisation))
         self.assertEqual(set(), nix.roots)
 
-    def test_nix_fails(self) -> None:
+    def test_after_failure_of_nix_itself_not_of_build_nothing_stays_protected(self) -> None:
         """After a failure of Nix itself, not of a build, nothing stays protected."""
         self.patch(package_set, "BUILT_AT_ONCE", 1)
         nix = self.make(3)

@@ -63,7 +63,7 @@ class LogTests(SynchronousTestCase):
             self.assertRaises(LogInUse, ReferenceLog(self.directory, CACHE).__enter__)
         self.assertEqual({}, self.read())
 
-    def test_something_else(self) -> None:
+    def test_file_that_is_no_log_of_this_cache_is_left_alone(self) -> None:
         """A file that is no log of this cache is left alone."""
         with ReferenceLog(self.directory, CACHE) as log:
             log.read()
@@ -72,7 +72,7 @@ class LogTests(SynchronousTestCase):
         self.assertIn(str(log.path), error.message)
         self.assertIn("x\n", log.path.read_text())
 
-    def test_no_directory(self) -> None:
+    def test_place_that_cannot_be_written_is_told(self) -> None:
         """A place that cannot be written is told."""
         self.directory.parent.write_text("")
         self.assertRaises(StorageError, self.read)

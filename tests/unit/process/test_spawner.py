@@ -102,7 +102,7 @@ class SpawnerTests(SynchronousTestCase):
         self.run_command(parent_death_signal=signal.SIGKILL)
         self.assertEqual(self.reactor.args[2:4], ["--pdeathsig", "KILL"])
 
-    def test_without_setpriv(self) -> None:
+    def test_child_runs_without_setpriv_where_there_is_none(self) -> None:
         """A child runs without setpriv where there is none."""
         programs = Path(self.mktemp()).absolute()
         programs.mkdir()
@@ -193,7 +193,7 @@ class SpawnerTests(SynchronousTestCase):
         self.reactor.end()
         self.successResultOf(result)
 
-    def test_too_much(self) -> None:
+    def test_output_beyond_the_limit_stops_the_child(self) -> None:
         """Output beyond the limit stops the child; none of it is kept meanwhile."""
         result = self.run_command(stdout_limit=10)
         self.reactor.child.childDataReceived(1, b"0123456789")
@@ -215,7 +215,7 @@ class SpawnerTests(SynchronousTestCase):
         self.reactor.end()
         self.assertEqual(lines, [b"one", b"two", b"", b"three"])
 
-    def test_listener_fails(self) -> None:
+    def test_listener_that_fails_is_logged(self) -> None:
         """A listener that fails is logged; the child and its other lines are not hurt."""
         lines: list[bytes] = []
 
@@ -239,7 +239,7 @@ class SpawnerTests(SynchronousTestCase):
         self.failureResultOf(result, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_cancelled_twice(self) -> None:
+    def test_cancelling_again_does_not_end_the_wait_either(self) -> None:
         """Cancelling again does not end the wait either."""
         result = self.run_command()
         result.cancel()
@@ -273,7 +273,7 @@ class SpawnerTests(SynchronousTestCase):
         for program, run in missing:
             self.assertEqual(self.failureResultOf(run(), CommandMissing).value.command, program)
 
-    def test_cannot_start(self) -> None:
+    def test_child_that_the_system_refuses_to_start_has_failed(self) -> None:
         """A child that the system refuses to start has failed."""
         self.reactor.error = OSError(11, "Resource temporarily unavailable")
         failure = self.failureResultOf(self.run_command(), ProcessFailed).value

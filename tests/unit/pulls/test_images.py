@@ -224,7 +224,7 @@ class UnpinnedTests(BuilderCase):
         self.clock.advance(30)
         self.assertNotEqual(self.build("hello"), head)
 
-    def test_two_heads(self) -> None:
+    def test_head_is_no_get_it_looks_for_itself(self) -> None:
         """A HEAD is no GET: it looks for itself."""
         head = self.successResultOf(self.request("hello", is_head=True))
         self.change()

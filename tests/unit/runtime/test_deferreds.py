@@ -90,7 +90,7 @@ class WithinTests(SynchronousTestCase):
         self.failureResultOf(self.waiting, TimeoutError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_too_late(self) -> None:
+    def test_work_that_exceeds_its_time_is_cancelled(self) -> None:
         """Work that exceeds its time is cancelled."""
         self.clock.advance(5)
         self.assertEqual(self.cancelled, [self.task])
@@ -124,7 +124,7 @@ class WithinTests(SynchronousTestCase):
 class ShieldedTests(SynchronousTestCase):
     """Waiting without owning."""
 
-    def test_outcome_passes(self) -> None:
+    def test_results_and_failures_arrive(self) -> None:
         """Results and failures arrive."""
         good: Deferred[str] = Deferred()
         bad: Deferred[str] = Deferred()

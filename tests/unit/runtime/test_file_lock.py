@@ -52,7 +52,7 @@ class OpenLockedTests(SynchronousTestCase):
         self.assertRaises(BlockingIOError, self.lock)
         self.assertEqual(before, self._open())
 
-    def test_not_inherited(self) -> None:
+    def test_children_do_not_inherit_the_lock(self) -> None:
         """Children do not inherit the lock."""
         self.assertFalse(os.get_inheritable(self.lock()))
         other = open_locked(self.mktemp(), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

@@ -149,7 +149,7 @@ class FetchTests(TestCase):
             data = await self.fetcher.fetch(f"http://{self.address}/{path}", LIMIT)
             self.assertEqual(b"x" * LIMIT, data)
 
-    async def test_content_encoding(self) -> None:
+    async def test_body_with_a_content_encoding_is_decompressed_within_the_bound(self) -> None:
         """A body with a content encoding is decompressed, within the bound."""
         data = await self.fetcher.fetch(f"http://{self.address}/packed", LIMIT)
         self.assertEqual(b"y" * 500, data)
@@ -177,7 +177,7 @@ class FetchTests(TestCase):
             data = await self.fetcher.fetch(url, LIMIT)
             self.assertEqual(b"s@crt" in data, sent, target)
 
-    async def test_too_large(self) -> None:
+    async def test_more_than_allowed_is_an_error_also_where_the_end_is_never_reached(self) -> None:
         """More than allowed is an error, also where the end is never reached."""
         for path in ("large", "endless"):
             error = await self.failure(f"http://{self.address}/{path}")
@@ -190,7 +190,7 @@ class FetchTests(TestCase):
         error = await self.failure(f"http://{self.address}/busy")
         self.assertEqual((429, 7.0), (error.status, error.retry_after))
 
-    async def test_cut_short(self) -> None:
+    async def test_file_that_ends_before_its_end_is_none(self) -> None:
         """A file that ends before its end is none."""
         address = self.listen(Factory.forProtocol(CutShort))
         error = await self.failure(f"http://{address}/")
@@ -218,7 +218,7 @@ class FetchTests(TestCase):
         task.cancel()
         self.failureResultOf(task, CancelledError)
 
-    async def test_no_server(self) -> None:
+    async def test_refused_connection_is_reported_if_there_is_no_server(self) -> None:
         """A refused connection is reported if there is no server."""
         port = _reactor.listenTCP(0, Factory(), interface="127.0.0.1")
         number = port.getHost().port

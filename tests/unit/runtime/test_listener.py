@@ -86,7 +86,7 @@ class PassedTests(SynchronousTestCase):
     def taken(self, interface: str | None, port: Any, number: int = errno.EADDRINUSE) -> Any:
         return CannotListenError(interface, port, OSError(number, "no"))
 
-    def test_same_address(self) -> None:
+    def test_endpoint_whose_address_a_passed_socket_has_is_reached_through_that(self) -> None:
         """An endpoint whose address a passed socket has is reached through that."""
         for text, interface, port, passed in (
             ("tcp:80", "", 80, tcp("0.0.0.0", 80)),

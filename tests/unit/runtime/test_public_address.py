@@ -16,7 +16,7 @@ def tcp(host: str, port: int) -> IPv4Address | IPv6Address:
 class PublicAddressTests(SynchronousTestCase):
     """Tests of the address at which clients reach the daemon."""
 
-    def test_public_url(self) -> None:
+    def test_configured_url_decides_its_scheme_included(self) -> None:
         """A configured URL decides, its scheme included."""
         for scheme in ("http", "https"):
             address = find_public_address(
@@ -38,13 +38,13 @@ class PublicAddressTests(SynchronousTestCase):
             self.assertEqual(PublicAddress(url=url), found)
             self.assertEqual(url.removeprefix("https://"), found.host)
 
-    def test_socket_first(self) -> None:
+    def test_of_several_addresses_the_first_that_is_an_internet_address_counts(self) -> None:
         """Of several addresses, the first that is an Internet address counts."""
         socket = UNIXAddress("/run/nixery.sock")
         found = find_public_address(None, "http", [socket, tcp("127.0.0.1", 80)])
         self.assertEqual(PublicAddress(url="http://127.0.0.1:80"), found)
 
-    def test_socket_only(self) -> None:
+    def test_address_is_not_known_if_a_unix_socket_alone_is_listened_on(self) -> None:
         """The address is not known if a UNIX socket alone is listened on."""
         found = find_public_address(None, "http", [UNIXAddress("/run/nixery.sock")])
         self.assertFalse(found.known)

@@ -56,7 +56,7 @@ class RetryTests(SynchronousTestCase):
         self.assertEqual(self.given, [10])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_three_attempts(self) -> None:
+    def test_there_are_pauses_between_attempts_and_the_third_one_is_the_last(self) -> None:
         """There are pauses between attempts, and the third one is the last."""
         result = self.begin(Flaky("first"), Flaky("second"), Flaky("last"))
         self.assertEqual(len(self.given), 1)
@@ -87,7 +87,7 @@ class RetryTests(SynchronousTestCase):
         slow.errback(Flaky())
         self.failureResultOf(result, Flaky)
 
-    def test_retry_after(self) -> None:
+    def test_pause_that_a_failure_asks_for_is_made_up_to_the_longest(self) -> None:
         """The pause that a failure asks for is made, up to the longest."""
         for asked, pause in ((1.5, 1.5), (17.0, 2.0), (None, 0.5), (0.0, 0.5)):
             busy = Busy(asked)
@@ -135,7 +135,7 @@ class AttemptsTests(SynchronousTestCase):
         self.assertTrue(all(pause is not None and 6 <= pause <= 8 for pause in pauses), pauses)
         self.assertGreater(len(set(pauses)), 1)
 
-    def test_time_limit(self) -> None:
+    def test_attempt_may_take_half_of_the_time_left_and_the_last_one_all_of_it(self) -> None:
         """An attempt may take half of the time left, and the last one all of it."""
         attempts = Attempts(Backoff(first=1, longest=1, attempts=2), 0, 10)
         self.assertEqual(attempts.time_limit(2), 4)

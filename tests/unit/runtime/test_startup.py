@@ -156,7 +156,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertEqual("stop a", self.recorder.events[-1])
 
-    def test_started_again(self) -> None:
+    def test_daemon_that_has_stopped_can_start_again(self) -> None:
         """A daemon that has stopped can start again."""
         daemon = self.recorder.daemon([self.recorder.part("a")])
         for _ in range(2):

@@ -57,7 +57,7 @@ class WorkerPoolTests(TestCase):
     def _stop(self, pool: WorkerPool) -> Deferred[None] | None:
         return pool.stopService() if pool.running else None
 
-    async def test_is_workers(self) -> None:
+    async def test_pool_implements_the_interface_and_passes_arguments_and_results_on(self) -> None:
         """A pool implements the interface, and passes arguments and results on."""
         workers: Workers = self.pool()
 
@@ -149,7 +149,9 @@ class WorkerPoolTests(TestCase):
         await self._cancel_while_running(lambda: 1 / 0)
         self.assertEqual([], self.flushLoggedErrors())
 
-    async def test_waiter_dropped(self) -> None:
+    async def test_coroutine_that_is_closed_while_it_waits_counts_as_one_that_has_gone(
+        self,
+    ) -> None:
         """A coroutine that is closed while it waits counts as one that has gone."""
         pool = self.pool()
         gate = HeldCall()
@@ -249,7 +251,7 @@ class WorkerPoolTests(TestCase):
         await queued
         self.assertEqual(0, pool.load)
 
-    async def test_stop_twice(self) -> None:
+    async def test_two_stops_of_a_busy_pool_both_wait(self) -> None:
         """Two stops of a busy pool both wait; a third finds nothing to do."""
         pool = self.pool()
         gate = HeldCall()
@@ -268,7 +270,7 @@ class WorkerPoolTests(TestCase):
         await pool.stopService()
         self.failureResultOf(waiting, ShuttingDown)
 
-    async def test_starts_again(self) -> None:
+    async def test_stopped_pool_can_start_again_with_new_threads(self) -> None:
         """A stopped pool can start again, with new threads."""
         pool = self.pool()
         await pool.run(int)

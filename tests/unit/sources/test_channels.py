@@ -118,7 +118,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.ask(host)), ResolvedRef(commit=COMMIT))
         self.assertEqual(self.resource.paths[1:], [b"/x/git-revision", b"/y"])
 
-    def test_bad_redirects(self) -> None:
+    def test_redirect_that_gives_up_https_is_refused_and_one_that_never_ends(self) -> None:
         """A redirect that gives up HTTPS is refused, and one that never ends."""
         self.assertIn("not secure", self.reason(redirect("http://releases.example/x")))
         self.assertIn("not secure", self.reason(redirect("file:///etc/passwd")))
@@ -162,7 +162,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertIn("took longer than", reason)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_no_connection(self) -> None:
+    def test_failed_connection_is_retried(self) -> None:
         """A failed connection is retried; the error names its cause in readable words."""
 
         def refuse() -> Deferred[IResponse]:
@@ -186,7 +186,7 @@ class ChannelHostTests(SynchronousTestCase):
         self.assertEqual(len(self.resource.paths), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_other_references(self) -> None:
+    def test_commit_resolves_to_itself_without_a_request(self) -> None:
         """A commit resolves to itself without a request; refs of git are not handled here."""
         host = self.host(silence)
         commit = NixpkgsCommit(commit=COMMIT)

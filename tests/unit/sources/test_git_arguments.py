@@ -105,7 +105,7 @@ class RefListTests(SynchronousTestCase):
             self.assertEqual(self.LISTED.find(names), ResolvedRef(commit=commit, ref=ref))
         self.assertIsNone(self.LISTED.find(["refs/heads/x"]))
 
-    def test_annotated_tags(self) -> None:
+    def test_annotated_tag_is_the_commit_that_it_is_on_and_never_a_commit_itself(self) -> None:
         """An annotated tag is the commit that it is on, and never a commit itself."""
         found = ResolvedRef(commit=B, ref="refs/tags/v2")
         self.assertEqual(self.LISTED.find(["refs/tags/v2"]), found)

@@ -90,7 +90,7 @@ class GitRepositoryTests(SynchronousTestCase):
 
         return answer
 
-    def test_one_question(self) -> None:
+    def test_branch_is_looked_up_by_one_command_and_no_mirror_is_made(self) -> None:
         """A branch is looked up by one command, and no mirror is made."""
         found = self.successResultOf(self.find(MAIN))
         self.assertEqual(found, ResolvedRef(commit=A, ref="refs/heads/main"))
@@ -117,12 +117,12 @@ class GitRepositoryTests(SynchronousTestCase):
         self.assertEqual(error.output.stderr, DOWN)
         self.assertEqual(len(self.git.commands), 3)
 
-    def test_strange_answers(self) -> None:
+    def test_answer_that_cannot_be_parsed_is_a_failure_of_the_upstream(self) -> None:
         """An answer that cannot be parsed is a failure of the upstream."""
         self.git.answers["ls-remote"] = lambda: "<html>"
         self.failureResultOf(self.find(MAIN), SourceUnavailable)
 
-    def test_git_missing(self) -> None:
+    def test_machine_without_git_is_told_apart_from_a_repository_that_is_away(self) -> None:
         """A machine without git is told apart from a repository that is away."""
         self.git.answers["--version"] = self.raising(CommandMissing(command="git"))
         checked = Deferred.fromCoroutine(self.repository.check())
@@ -151,7 +151,7 @@ class GitRepositoryTests(SynchronousTestCase):
         trusted = GitCommit(commit=B, trusted=True)
         self.assertEqual(self.successResultOf(self.find(trusted)), ResolvedRef(commit=B))
 
-    def test_other_objects(self) -> None:
+    def test_hash_of_a_tag_a_tree_or_a_file_or_of_nothing_is_no_commit(self) -> None:
         """The hash of a tag, a tree or a file, or of nothing, is no commit."""
         for answer in (lambda: "tag\n", lambda: "tree\n", self.raising(failed("Not a valid"))):
             self.git.answers["cat-file"] = answer

@@ -211,7 +211,7 @@ class LookupTests(SynchronousTestCase):
         self.found()
         self.assertEqual(len(self.upstream.asked), 3)
 
-    def test_nothing_known(self) -> None:
+    def test_without_last_known_commit_lookup_fails_and_next_one_tries_again(self) -> None:
         """Without a last known commit the lookup fails, and the next one tries again."""
         self.upstream.down = True
         self.assertEqual(self.failureResultOf(self.find(), SourceUnavailable).value, DOWN)
@@ -235,7 +235,7 @@ class LookupTests(SynchronousTestCase):
         self.clock.advance(900)
         self.assertEqual(self.found(expected=True), A)
 
-    def test_damaged_file(self) -> None:
+    def test_file_that_cannot_be_read_costs_what_it_held_and_nothing_else(self) -> None:
         """A file that cannot be read costs what it held, and nothing else."""
         self.found()
         for text in ("{", "[]", '{"version": 1}', '{"version": 1, "references": [1]}'):
@@ -256,7 +256,7 @@ class LookupTests(SynchronousTestCase):
         self.found()
         self.assertFalse(self.path.exists())
 
-    def test_program_missing(self) -> None:
+    def test_without_the_program_to_ask_with_there_is_no_start(self) -> None:
         """Without the program to ask with there is no start."""
         self.upstream.missing = True
         self.failureResultOf(Deferred.fromCoroutine(self.lookups.start()), CommandMissing)

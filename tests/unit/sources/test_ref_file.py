@@ -25,7 +25,7 @@ class LastKnownTests(SynchronousTestCase):
         self.path = Path(self.mktemp()) / "deep" / "git.json"
         self.file = RefFile(self.path)
 
-    def test_no_file(self) -> None:
+    def test_nothing_is_known_in_the_beginning(self) -> None:
         """Nothing is known in the beginning."""
         self.assertEqual(self.file.load(), {})
 
@@ -36,7 +36,7 @@ class LastKnownTests(SynchronousTestCase):
         self.file.save(references)
         self.assertEqual(list(RefFile(self.path).load().items()), list(references.items()))
 
-    def test_foreign_files(self) -> None:
+    def test_file_in_another_format_is_an_error_and_never_yields_a_commit(self) -> None:
         """A file in another format is an error, and never yields a commit."""
         self.file.save({})
         commit = '{"commit": "HEAD", "ref": null}'

@@ -134,7 +134,7 @@ class ResolveTests(ResolverCase):
         self.assertEqual(revision.identity["commit"], A)
         self.assertEqual(self.channels.asked, [])
 
-    def test_any_commit(self) -> None:
+    def test_any_commit_may_be_asked_for_only_if_the_tag_policy_allows_it(self) -> None:
         """Any commit may be asked for only if the tag policy allows it."""
         self.failureResultOf(self.resolve(self.make(CHANNEL), A), UnknownRevision)
         allowed = self.make(CHANNEL, rules=TagPolicy(any_commit=True))
@@ -237,7 +237,7 @@ class PathTests(ResolverCase):
             fetched = self.successResultOf(self.fetch(resolver, revision))
             self.assertEqual(fetched.overlays, real)
 
-    def test_missing_overlay(self) -> None:
+    def test_overlay_that_is_not_there_is_named_as_one_at_start_and_later(self) -> None:
         """An overlay that is not there is named as one, at start and later."""
         resolver = self.make(GIT, overlays=(self.directory / "none",))
         for asked in (self.resolve(resolver), Deferred.fromCoroutine(resolver.start())):

@@ -104,7 +104,7 @@ class RevisionTests(SynchronousTestCase):
         self.assertEqual(revision_of(GIT, "main", A).label, "main at aaaaaaaaaaaa")
         self.assertEqual(revision_of(GIT, A.commit, A).label, "aaaaaaaaaaaa")
 
-    def test_plain_identity(self) -> None:
+    def test_identity_is_text_by_text(self) -> None:
         """An identity is text by text: it goes into canonical JSON as it is."""
         revision = revision_of(OVERLAY, "n", A, base=B, overlays=[Path("/o")])
         for name, value in revision.identity.items():

@@ -67,7 +67,7 @@ class ChannelTests(ReferenceCase):
         own = ChannelSource(channel="company")
         self.assertEqual(references(own, DEFAULT, Tag("company")), (ChannelName(name="company"),))
 
-    def test_no_channels(self) -> None:
+    def test_nothing_else_is_a_channel_and_the_error_says_what_is(self) -> None:
         """Nothing else is a channel, and the error says what is."""
         for tag in ("nixos-5.05", "nixos", "main", "nixos-unstable.x", "NIXOS-unstable", "..."):
             error = self.refused(CHANNEL, tag)
@@ -124,7 +124,7 @@ class GitTests(ReferenceCase):
             [reference] = references(GIT, DEFAULT, Tag(tag))
             self.assertIsInstance(reference, GitRefs)
 
-    def test_impossible_names(self) -> None:
+    def test_tag_that_no_branch_can_be_named_is_refused_without_a_lookup(self) -> None:
         """A tag that no branch can be named is refused without a lookup."""
         for tag in ("a..b", "a.lock", "a."):
             self.assertIn("branches", self.refused(GIT, tag).allowed)
@@ -170,7 +170,7 @@ class RulesTests(ReferenceCase):
 
     @settings(max_examples=50)
     @given(tags.filter(lambda tag: tag != "latest"))
-    def test_latest_alone(self, tag: str) -> None:
+    def test_narrowed_to_latest_nothing_else_is_looked_up(self, tag: str) -> None:
         """Narrowed to ``latest``, nothing else is looked up."""
         rules = TagPolicy(patterns=("latest",), any_commit=True)
         for source in (CHANNEL, GIT):
@@ -201,7 +201,7 @@ class RulesTests(ReferenceCase):
         for rules in (DEFAULT, ANY, TagPolicy(patterns=(tag,))):
             self.refused(source, tag, rules)
 
-    def test_configured_tags(self) -> None:
+    def test_tags_that_are_listed_are_those_that_the_configuration_names(self) -> None:
         """The tags that are listed are those that the configuration names."""
         exact = TagPolicy(patterns=("v1", "v2.*", "nixos-25.05"))
         for source, rules, expected in (

@@ -271,7 +271,7 @@ class StorageContract(Base):
         if self.finish(storage.get_record("layer", "other")) is not None:
             self.assert_stored(storage, b"three")
 
-    def test_wrong_size(self) -> None:
+    def test_commit_of_another_size_than_was_written_fails_and_nothing_appears(self) -> None:
         """A commit of another size than was written fails, and nothing appears."""
         storage = self.storage()
         for size in (3, 5):
@@ -311,7 +311,7 @@ class StorageContract(Base):
 
     @contract
     @given(st.one_of(texts, texts.map("sha256:".__add__)))
-    def test_no_digest(self, text: str) -> None:
+    def test_text_that_is_no_digest_is_refused_wherever_it_points(self, text: str) -> None:
         """A text that is no digest is refused, wherever it points."""
         storage = self.storage()
         digest = Digest(text)
@@ -322,7 +322,7 @@ class StorageContract(Base):
         with self.assertRaises(InvalidDigest):
             self.finish(writer.commit(digest, 0, LAYER))
 
-    def test_writers_race(self) -> None:
+    def test_any_number_of_writers_of_one_blob_succeed_at_once_and_are_told_same(self) -> None:
         """Any number of writers of one blob succeed at once, and are told the same."""
         storage = self.storage()
         data = os.urandom(300_000)
@@ -343,14 +343,14 @@ class StorageContract(Base):
 
     # -- records
 
-    def test_no_record(self) -> None:
+    def test_absent_record_is_none_can_be_deleted_and_is_not_listed(self) -> None:
         """An absent record is ``None``, can be deleted, and is not listed."""
         storage = self.storage()
         self.assertIsNone(self.finish(storage.get_record("layer", "key")))
         self.finish(storage.delete_record("layer", "key"))
         self.assertEqual([], list(self.finish(storage.list_records("layer"))))
 
-    def test_add_record(self) -> None:
+    def test_first_record_of_a_key_wins_until_it_is_deleted(self) -> None:
         """The first record of a key wins, until it is deleted."""
         storage = self.storage()
         self.assertEqual(b"1", self.finish(storage.add_record("layer", "key", b"1")))
@@ -360,7 +360,7 @@ class StorageContract(Base):
         self.assertIsNone(self.finish(storage.get_record("layer", "key")))
         self.assertEqual(b"2", self.finish(storage.add_record("layer", "key", b"2")))
 
-    def test_get_records(self) -> None:
+    def test_of_many_records_those_that_there_are_are_told_at_once(self) -> None:
         """Of many records, those that there are are told at once."""
         storage = self.storage()
         self.assertEqual({}, self.finish(storage.get_records("layer", ["a", "b"])))
@@ -372,7 +372,7 @@ class StorageContract(Base):
             self.finish(storage.get_records("layer", ["a", "b", "long" * 100])),
         )
 
-    def test_set_record(self) -> None:
+    def test_record_that_is_set_replaces_whatever_was_there(self) -> None:
         """A record that is set replaces whatever was there."""
         storage = self.storage()
         for value in (b"1", b"22", b""):
@@ -391,7 +391,7 @@ class StorageContract(Base):
 
     @contract
     @given(st.text(st.characters(), max_size=10).filter(lambda text: not text.isalnum()))
-    def test_no_kind(self, kind: str) -> None:
+    def test_kind_of_records_that_is_no_lower_case_word_is_refused(self, kind: str) -> None:
         """A kind of records that is no lower-case word is refused."""
         storage = self.storage()
         if set(kind) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and kind[:1].isalpha():
@@ -407,7 +407,7 @@ class StorageContract(Base):
         with self.assertRaises(StorageError):
             self.finish(storage.set_record(kind, "key", b""))
 
-    def test_large_record(self) -> None:
+    def test_record_that_is_too_large_for_memory_is_refused(self) -> None:
         """A record that is too large for memory is refused."""
         storage = self.storage()
         with self.assertRaises(StorageError):

@@ -99,14 +99,14 @@ class FileTests(SynchronousTestCase):
         ):
             self.assertEqual(PERMANENT, exit_status(self.failing(act)))
 
-    def test_no_directory(self) -> None:
+    def test_file_where_a_directory_should_be(self) -> None:
         """A file where a directory should be."""
         self.assertEqual(PERMANENT, exit_status(self.failing(StateLock(self.file).acquire)))
         storage = FilesystemStorage(self.file / "storage", InlineWorkers())
         failure = self.failureResultOf(Deferred.fromCoroutine(storage.start()))
         self.assertEqual(PERMANENT, exit_status(failure.value))
 
-    def test_in_use(self) -> None:
+    def test_state_directory_that_another_daemon_has_which_may_be_about_to_end(self) -> None:
         """A state directory that another daemon has, which may be about to end."""
         lock = StateLock(self.directory)
         lock.acquire()
@@ -132,15 +132,15 @@ class ListeningTests(TestCase):
             port = other.getsockname()[1]
             self.assertEqual(PASSING, await self.status(f"tcp:{port}:interface=127.0.0.1"))
 
-    async def test_no_address(self) -> None:
+    async def test_machine_does_not_have_the_address_or_not_yet(self) -> None:
         """The machine does not have the address, or not yet: TEST-NET-1 of RFC 5737."""
         self.assertEqual(PASSING, await self.status("tcp:0:interface=192.0.2.1"))
 
-    async def test_no_directory(self) -> None:
+    async def test_there_is_no_directory_for_the_socket(self) -> None:
         """There is no directory for the socket."""
         self.assertEqual(PERMANENT, await self.status(f"unix:{self.mktemp()}/s"))
 
-    async def test_no_permission(self) -> None:
+    async def test_port_is_one_of_those_that_need_a_privilege(self) -> None:
         """The port is one of those that need a privilege."""
         if os.geteuid() != 0:
             self.assertEqual(PERMANENT, await self.status("tcp:1:interface=127.0.0.1"))

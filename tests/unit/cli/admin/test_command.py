@@ -97,7 +97,7 @@ class StoredTests(AdminCase):
         self.assertEqual((1, 0), (done["images"], done["total"]))
         self.assertIn("0 images", self.run_admin("list"))
 
-    def test_deprecated_settings(self) -> None:
+    def test_former_name_of_setting_in_file_is_warned_of_beside_results(self) -> None:
         """A former name of a setting in the file is warned of, beside the results."""
         config = Path(self.mktemp())
         config.write_text("max_bytes: 1 GiB")
@@ -165,7 +165,7 @@ class StoredTests(AdminCase):
         self.serve("one", "latest", b"damaged", b"fine")
         self.assert_sound()
 
-    def test_no_storage(self) -> None:
+    def test_directory_without_a_storage_is_none_and_nothing_is_made_in_it(self) -> None:
         """A directory without a storage is none, and nothing is made in it."""
         self.root = Path(self.mktemp())
         self.root.mkdir()
@@ -183,7 +183,7 @@ class StoredTests(AdminCase):
         self.assertEqual(1, ended.exception.code)
         self.assertIn("lifecycle rule", out.getvalue())
 
-    def test_called_wrongly(self) -> None:
+    def test_nonsense_is_refused_with_status_2(self) -> None:
         """Nonsense is refused with status 2."""
         for arguments in (["gc", "--max-bytes=x"], ["gc", "--grace=-1"], ["verify", "--jobs=0"]):
             self.run_admin(*arguments, status=2)

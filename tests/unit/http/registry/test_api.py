@@ -71,7 +71,7 @@ class RegistryTestCase(SynchronousTestCase):
 
 
 class PingTests(RegistryTestCase):
-    def test_both_spellings(self) -> None:
+    def test_v2_and_v2_tell_clients_that_this_is_a_registry(self) -> None:
         """``/v2/`` and ``/v2`` tell clients that this is a registry."""
         for path in ("/v2/", "/v2", "/v2/?ns=docker.io"):
             answer = self.get(path)
@@ -87,7 +87,7 @@ class PingTests(RegistryTestCase):
         self.assertEqual(404, connection.request("GET", "/").status)
         self.assertEqual(200, connection.request("GET", "/v2/shell/git/manifests/latest").status)
 
-    def test_any_host(self) -> None:
+    def test_no_host_header_changes_anything_not_even_one_that_is_none(self) -> None:
         """No Host header changes anything, not even one that is none."""
         for host in ("localhost:8080", "xn--a", "a..b", "\xff\xfe", "[::1]:80", "", "ß" * 100):
             connection = Connection(self.root)
@@ -136,7 +136,7 @@ class ManifestTests(RegistryTestCase):
                 self.assertEqual(200, answer.status)
                 self.assertEqual(media_type, answer.header("Content-Type"), accept)
 
-    def test_by_digest(self) -> None:
+    def test_manifest_is_served_by_digest_with_same_bytes_whatever_is_accepted(self) -> None:
         """A manifest is served by digest with the same bytes, whatever is accepted."""
         for manifest in (OCI, DOCKER):
             for accept in (OCI_MANIFEST, DOCKER_MANIFEST, "*/*"):
@@ -146,12 +146,12 @@ class ManifestTests(RegistryTestCase):
                 self.assertEqual(manifest.digest, answer.header("Docker-Content-Digest"))
         self.assertEqual([], self.images.requests)
 
-    def test_encoded_digest(self) -> None:
+    def test_some_clients_escape_the_colon(self) -> None:
         """Some clients escape the colon."""
         path = f"/v2/shell/git/manifests/{OCI.digest}".replace(":", "%3A")
         self.assertEqual(OCI.body, self.get(path).body)
 
-    def test_unknown_digest(self) -> None:
+    def test_answer_says_how_to_get_the_image_made(self) -> None:
         """The answer says how to get the image made."""
         message = self.refused(self.get(f"/v2/git/manifests/{UNKNOWN}"), 404, "MANIFEST_UNKNOWN")
         self.assertIn("by its tag", message)
@@ -160,7 +160,7 @@ class ManifestTests(RegistryTestCase):
         """Nor is anything else that was not stored as one."""
         self.refused(self.get(f"/v2/git/manifests/{self.layer}"), 404, "MANIFEST_UNKNOWN")
 
-    def test_not_modified(self) -> None:
+    def test_client_that_has_it_already_is_told_so_without_the_body(self) -> None:
         """A client that has it already is told so, without the body."""
         for path in (self.PATH, f"/v2/shell/git/manifests/{OCI.digest}"):
             for value in (f'"{OCI.digest}"', f'W/"{OCI.digest}", "x"', "*"):
@@ -320,7 +320,7 @@ class SlowBuildTests(RegistryTestCase):
         self.images.images["git", "latest"] = building
         return building
 
-    def test_coming_back(self) -> None:
+    def test_client_that_comes_back_is_told_to_and_gets_image_when_it_is_there(self) -> None:
         """A client that comes back is told to, and gets the image when it is there."""
         for method in ("HEAD", "GET"):
             self.build()
@@ -384,7 +384,7 @@ class DisconnectTests(RegistryTestCase):
             self.assertEqual(b"", connection.received())
         self.assertEqual([], self.flushLoggedErrors())
 
-    def test_slow_builds(self) -> None:
+    def test_request_is_held_as_long_as_its_build_takes_far_beyond_idle_timeout(self) -> None:
         """A request is held as long as its build takes, far beyond the idle timeout."""
         clock = Clock()
         connection = Connection(self.root, clock)
@@ -455,7 +455,7 @@ class BlobTests(RegistryTestCase):
         answer = self.get(self.path, ("Range", "bytes=0-1,5-6"))
         self.assertEqual((200, LAYER), (answer.status, answer.body))
 
-    def test_if_range(self) -> None:
+    def test_part_of_another_blob_is_of_no_use(self) -> None:
         """A part of another blob is of no use: the whole is sent."""
         ask = ("Range", "bytes=10-19")
         right = self.get(self.path, ask, ("If-Range", f'"{self.layer}"'))
@@ -463,7 +463,7 @@ class BlobTests(RegistryTestCase):
         self.assertEqual((206, LAYER[10:20]), (right.status, right.body))
         self.assertEqual((200, LAYER), (wrong.status, wrong.body))
 
-    def test_not_modified(self) -> None:
+    def test_condition_comes_before_the_range(self) -> None:
         """The condition comes before the range."""
         for headers in ([], [("Range", "bytes=0-1")], [("Range", "bytes=99999-")]):
             answer = self.get(self.path, ("If-None-Match", f'"{self.layer}"'), *headers)
@@ -562,7 +562,7 @@ class ListTests(RegistryTestCase):
         self.assertEqual([], json.loads(answer.body)["tags"])
         self.assertIsNone(answer.header("Link"))
 
-    def test_bad_sizes(self) -> None:
+    def test_page_size_that_is_no_number_of_tags_is_refused(self) -> None:
         """A page size that is no number of tags is refused."""
         for size in ("-1", "x", "", "1.5", "%C2%B2", "9" * 5000):
             answer = self.get(f"/v2/shell/git/tags/list?n={size}")
@@ -609,13 +609,13 @@ class RefusalTests(RegistryTestCase):
         """There is none, and the reason is told."""
         self.assertIn("combination", self.refused(self.get("/v2/_catalog"), 404, "UNSUPPORTED"))
 
-    def test_large_pushes(self) -> None:
+    def test_body_of_a_push_is_not_waited_for(self) -> None:
         """The body of a push is not waited for."""
         self.connection.send("PUT", "/v2/git/manifests/x", ("Content-Length", "3000000"))
         self.refused(self.connection.response(), 413, "UNSUPPORTED")
         self.assertTrue(self.connection.transport.disconnecting)
 
-    def test_small_pushes(self) -> None:
+    def test_body_of_a_small_one_is_read_away_and_kept_nowhere(self) -> None:
         """The body of a small one is read away and kept nowhere."""
         self.connection.send("PUT", "/v2/git/manifests/x", ("Content-Length", "5000"))
         self.connection.protocol.dataReceived(b"x" * 5000)

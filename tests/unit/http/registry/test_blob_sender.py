@@ -306,7 +306,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((206, b"b"), (answer.status, answer.body))
         self.assertEqual([ByteRange(start=1, stop=2)], self.storage.parts)
 
-    def test_wrong_sizes(self) -> None:
+    def test_never_more_than_announced_and_never_less_without_losing_connection(self) -> None:
         """Never more than announced, and never less without losing the connection."""
         for chunks, sent in ((Chunks(b"ab"), b"ab"), (Chunks(b"ab", b"cd"), b"ab")):
             connection = self.connect(chunks, 3)

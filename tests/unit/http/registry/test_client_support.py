@@ -35,7 +35,7 @@ NEW = (b"docker/23.0.1 go/go1.19.5", b"Docker/28.1.0", b"docker/dev", b"containe
 class AbilityTests(SynchronousTestCase):
     """Tests of which clients are refused an image that they could not read."""
 
-    def test_old_docker(self) -> None:
+    def test_docker_before_23_is_told_at_once_what_it_would_fail_with_in_the_end(self) -> None:
         """Docker before 23 is told at once what it would fail with in the end."""
         accepted = {OCI_MANIFEST, DOCKER_MANIFEST}
         for agent in (OLD, b"docker/1.13.1", b"DOCKER/19.03"):
@@ -50,7 +50,7 @@ class AbilityTests(SynchronousTestCase):
         for accepted in ({DOCKER_MANIFEST, OCI_MANIFEST}, {DOCKER_MANIFEST, "*/*"}, {"*/*"}, set()):
             check_readable(ZSTD, None, accepted)
 
-    def test_other_images(self) -> None:
+    def test_image_without_zstd_is_for_every_client_whatever_it_accepts(self) -> None:
         """An image without zstd is for every client, whatever it accepts."""
         for image in (IMAGE, evolve(IMAGE, manifests=(DOCKER,))):
             check_readable(image, OLD, {DOCKER_MANIFEST})

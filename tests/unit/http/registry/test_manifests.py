@@ -40,14 +40,14 @@ class ManifestsTests(SynchronousTestCase):
         info: BlobInfo = self.successResultOf(self.storage.put(body, media_type))
         return info.digest
 
-    def test_read_once(self) -> None:
+    def test_storage_is_asked_once(self) -> None:
         """The storage is asked once."""
         digest = self.put(BODY)
         wanted = Manifest(media_type=OCI_MANIFEST, digest=digest, body=BODY)
         self.assertEqual([wanted, wanted], [self.get(digest), self.get(digest)])
         self.assertEqual(1, self.storage.asked)
 
-    def test_first_second(self) -> None:
+    def test_manifest_read_at_monotonic_time_0_is_kept_as_long_as_any_other(self) -> None:
         """A manifest read at monotonic time 0 is kept as long as any other."""
         self.assertEqual(0, self.clock.seconds())
         digest = self.put(BODY)

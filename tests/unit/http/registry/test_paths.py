@@ -58,7 +58,9 @@ class RouteTests(SynchronousTestCase):
 
     @QUICK
     @given(repository=NAMES, tag=TAGS, data=st.data())
-    def test_harmless_escapes(self, repository: str, tag: str, data: st.DataObject) -> None:
+    def test_character_may_be_percent_encoded_but_for_the_slashes_that_separate(
+        self, repository: str, tag: str, data: st.DataObject
+    ) -> None:
         """A character may be percent-encoded, but for the slashes that separate."""
         path = f"/v2/{repository}/manifests/{tag}"
         encoded = "".join(
@@ -99,7 +101,7 @@ class RouteTests(SynchronousTestCase):
         """It is told apart from a name, which cannot begin so."""
         self.assertEqual(Catalog(), parse("/v2/_catalog"))
 
-    def test_no_routes(self) -> None:
+    def test_path_without_name_with_extra_end_or_with_another_root_is_no_route(self) -> None:
         """A path without a name, with an extra end or with another root is no route."""
         for path in (
             "",

@@ -128,7 +128,7 @@ class HoldTests(SynchronousTestCase):
         self.failureResultOf(held, StorageError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_not_ready(self) -> None:
+    def test_at_deadline_it_is_told_how_far_build_is_and_where_to_watch_it(self) -> None:
         """At the deadline, it is told how far the build is, and where to watch it."""
         build = self.book.begin(NAME, LATEST)
         self.clock.advance(10)
@@ -149,7 +149,7 @@ class HoldTests(SynchronousTestCase):
         )
         self.assertIn("http://reg/builds/id", error.message)
 
-    def test_no_pages(self) -> None:
+    def test_error_names_no_page_to_watch_if_there_are_no_pages(self) -> None:
         """The error names no page to watch if there are no pages."""
         self.links = False
         self.book.begin(NAME, LATEST)
@@ -159,7 +159,7 @@ class HoldTests(SynchronousTestCase):
         self.assertIsNone(error.watch)
         self.assertNotIn("watch", error.message)
 
-    def test_no_build(self) -> None:
+    def test_something_may_take_long_before_there_is_a_build(self) -> None:
         """Something may take long before there is a build."""
         held = self.wait_for_image()
         self.clock.advance(25)

@@ -176,7 +176,7 @@ class PageTests(PagesTestCase):
         self.assertEqual(page["problem"]["log"], ["no"])
         self.assertNotIn("secret", json.dumps(page))
 
-    def test_nothing_there(self) -> None:
+    def test_other_paths_are_404_whatever_they_are_made_of(self) -> None:
         """Other paths are 404, whatever they are made of."""
         build = self.begin()
         for path in (
@@ -203,12 +203,12 @@ class PageTests(PagesTestCase):
         self.assertEqual(self.pages._streams, 0)
         self.assertEqual(self.book._notifier._listeners, {})
 
-    def test_reading_only(self) -> None:
+    def test_nothing_can_be_written(self) -> None:
         """Nothing can be written."""
         answer = self.connect().request("POST", "/builds")
         self.assertEqual((answer.status, answer.header("Allow")), (405, "GET, HEAD"))
 
-    def test_switched_off(self) -> None:
+    def test_page_of_builds_is_a_404_if_pages_are_switched_off(self) -> None:
         """The page of builds is a 404 if pages are switched off."""
         root = make_root(Resource())
         self.assertEqual(Connection(root).request("GET", "/builds").status, 404)
@@ -244,7 +244,7 @@ class OverviewStreamTests(PagesTestCase):
         stream = self.listen("/builds/events")
         self.assertEqual(stream.events(), [("builds", {"builds": []})])
 
-    def test_long_list(self) -> None:
+    def test_long_list_comes_in_parts_between_which_others_have_their_turn(self) -> None:
         """
         A long list comes in parts, between which others have their turn; a client that
         leaves with a part of it begins anew, and one that has all of it goes on.
@@ -280,7 +280,7 @@ class OverviewStreamTests(PagesTestCase):
         self.clock.advance(1)
         self.assertEqual(stream.events(), [("removed", {"id": build.id})])
 
-    def test_coming_back(self) -> None:
+    def test_client_that_comes_back_gets_what_it_has_missed(self) -> None:
         """A client that comes back gets what it has missed."""
         self.begin("a")
         stream = self.listen("/builds/events")
@@ -302,7 +302,7 @@ class OverviewStreamTests(PagesTestCase):
             stream = self.listen("/builds/events", ("Last-Event-ID", last))
             self.assertEqual(stream.types(), ["builds"], last)
 
-    def test_keep_alive(self) -> None:
+    def test_in_silence_a_comment_is_sent_now_and_then(self) -> None:
         """In silence, a comment is sent now and then."""
         stream = self.listen("/builds/events")
         stream.events()
@@ -325,7 +325,7 @@ class OverviewStreamTests(PagesTestCase):
             stream.connection.disconnect()
         self.nothing_left()
 
-    def test_too_many(self) -> None:
+    def test_only_so_many_streams_are_open_at_once(self) -> None:
         """Only so many streams are open at once."""
         self.patch(build_pages, "MAX_STREAMS", 2)
         streams = [self.listen("/builds/events") for _ in range(2)]
@@ -376,7 +376,7 @@ class BuildStreamTests(PagesTestCase):
         stream.connection.disconnect()
         self.nothing_left()
 
-    def test_ended_before(self) -> None:
+    def test_build_that_has_ended_is_told_from_beginning_to_end(self) -> None:
         """A build that has ended is told from beginning to end."""
         self.build.log("one")
         self.build.succeed(DIGEST)
@@ -388,7 +388,7 @@ class BuildStreamTests(PagesTestCase):
         answer = self.connect().request("GET", self.path, ("Last-Event-ID", stream.last_id))
         self.assertEqual((answer.status, answer.body), (204, b""))
 
-    def test_coming_back(self) -> None:
+    def test_client_that_comes_back_gets_lines_that_it_has_missed_and_no_others(self) -> None:
         """A client that comes back gets the lines that it has missed, and no others."""
         self.build.log("one")
         stream = self.listen(self.path)
@@ -429,7 +429,7 @@ class BuildStreamTests(PagesTestCase):
         self.assertTrue(all(len(data["lines"]) <= build_streams.LINES_AT_ONCE for data in events))
         self.assertEqual(events[-1]["lines"][-1], "line 99999")
 
-    def test_slow_clients(self) -> None:
+    def test_nothing_is_queued_for_a_client_that_takes_nothing(self) -> None:
         """Nothing is queued for a client that takes nothing; later it gets the newest."""
         stream = self.listen(self.path, slow=True)
         self.assertEqual(stream.events(), [])

@@ -135,7 +135,7 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual("gzip", answer.header("Content-Encoding"))
         self.assertLess(len(answer.body), len(FILES["_static/docs.css"]))
 
-    def test_nothing_else(self) -> None:
+    def test_other_paths_are_answered_by_page_of_site_wherever_they_would_lead(self) -> None:
         """Other paths are answered by a page of the site, wherever they would lead."""
         for path in (
             "/docs/no-such-page",
@@ -156,11 +156,11 @@ class ServingTests(SynchronousTestCase):
             self.assertIn(b"<header", answer.body, path)
             self.assertNotIn(b"secret</", answer.body, path)
 
-    def test_reading_only(self) -> None:
+    def test_other_methods_are_refused(self) -> None:
         """Other methods are refused."""
         self.assertEqual(405, self.connection.request("POST", "/docs/").status)
 
-    def test_not_built(self) -> None:
+    def test_checkout_says_how_to_build_it(self) -> None:
         """A checkout says how to build it."""
         answer = self.connect(None).request("GET", "/docs/")
         self.assertEqual(404, answer.status)

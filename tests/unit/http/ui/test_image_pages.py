@@ -204,7 +204,7 @@ class ImageTests(PagesCase):
             ),
         )
 
-    def test_hostile_question(self) -> None:
+    def test_question_in_the_url_is_shown_as_text(self) -> None:
         """A question in the URL is shown as text."""
         page = self.page("/images/shell/git:latest?why=%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
         self.assertIn("&lt;script&gt;", page)
@@ -256,7 +256,7 @@ class ImageTests(PagesCase):
         )
         self.page("/images/shell/git:latest/graph.json", 404)
 
-    def test_no_image(self) -> None:
+    def test_path_that_can_be_no_name_or_no_tag_is_a_mistake_of_the_clients(self) -> None:
         """A path that can be no name or no tag is a mistake of the client's: 400 or 404."""
         for path in (
             "/images/Shell:latest",
@@ -268,7 +268,7 @@ class ImageTests(PagesCase):
             self.assertIn(answer.status, (400, 404), path)
             self.assertNotIn(b"<script>:", answer.body)
 
-    def test_no_tag(self) -> None:
+    def test_name_without_a_tag_means_the_latest(self) -> None:
         """A name without a tag means the latest."""
         answer = self.ask("/images/shell/git")
         self.assertEqual(

@@ -136,7 +136,7 @@ class IndexTests(UsersTestCase):
         self.assertIn('href="/?packages=near+git"', page)
         self.assertNotIn("docker pull reg.example:8080/gti", page)
 
-    def test_hostile_names(self) -> None:
+    def test_typed_text_is_shown_as_text_wherever_it_is_shown(self) -> None:
         """Typed text is shown as text, wherever it is shown."""
         for typed in ("%3Cscript%3Ealert(1)%3C/script%3E", "%22%3E%3Cimg%20src=x%3E", "%E2%80%AE"):
             answer = self.ask(f"/?packages={typed}", BROWSER)
@@ -174,7 +174,7 @@ class IndexTests(UsersTestCase):
         self.root = self.make_root(builds=False)
         self.assertNotIn("Recent builds", self.page("/"))
 
-    def test_nothing_below(self) -> None:
+    def test_there_are_no_other_pages(self) -> None:
         """There are no other pages."""
         for path in ("//", "/api", "/api/x", "/api/packages/x"):
             self.assertEqual(404, self.ask(path).status, path)
@@ -298,7 +298,7 @@ class BuildsForUsersTests(UsersTestCase):
             self.assertIn(line, text)
         self.assertNotIn("\x1b", text)
 
-    def test_thousand_builds(self) -> None:
+    def test_page_of_a_thousand_builds_is_rendered_in_the_pool_and_has_them_all(self) -> None:
         """A page of a thousand builds is rendered in the pool, and has them all."""
         for number in range(1000):
             self.begin(f"package{number}")

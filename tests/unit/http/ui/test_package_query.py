@@ -60,7 +60,7 @@ def parsed(text: str) -> PackageQueries:
 class ParsingTests(SynchronousTestCase):
     """Tests of the parsing of typed queries."""
 
-    def test_between_names(self) -> None:
+    def test_spaces_commas_and_slashes_part_names(self) -> None:
         """Spaces, commas and slashes part names; each counts once."""
         for text in ("shell git htop", "shell/git/htop", " shell, git;htop git\n"):
             self.assertEqual("shell/git/htop", parsed(text).name.repository)

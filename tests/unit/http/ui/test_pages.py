@@ -38,7 +38,7 @@ class TemplateTests(SynchronousTestCase):
                 for other in re.findall(r"""from ["']\./([^"']+)["']""", asset.data.decode()):
                     self.assertIn(f"{folder}/{other}".lstrip("/"), list(files.assets), name)
 
-    def test_nothing_inline(self) -> None:
+    def test_policy_would_drop_what_stands_inline(self) -> None:
         """The policy would drop what stands inline: scripts, styles and handlers."""
         for name, text in site_files().templates.items():
             self.assertIsNone(re.search(r"\sstyle\s*=|<style|\son[a-z]+\s*=", text), name)
@@ -93,7 +93,7 @@ class PagesTests(SynchronousTestCase):
         self.assertEqual(404, answer.status)
         self.assertIn(b"&lt;script&gt;\\xff\\u202e", answer.body)
 
-    def test_lone_surrogates(self) -> None:
+    def test_text_that_is_no_text_is_no_failure(self) -> None:
         """Text that is no text is no failure."""
         body = self.site.render("error.html", title="a", status=404, message="\ud800")
         self.assertIn(b"\\ud800", body)
@@ -160,7 +160,7 @@ class AssetsTests(SynchronousTestCase):
         answer = Connection(self.root).request("GET", path, *headers)
         return answer.status, answer.header("Cache-Control"), answer.body
 
-    def test_for_ever(self) -> None:
+    def test_asset_under_its_digest_never_changes(self) -> None:
         """An asset under its digest never changes; another digest is not kept."""
         status, cached, body = self.ask(self.assets.url("b/c.js"))
         self.assertEqual((200, b"y"), (status, body))
@@ -185,7 +185,7 @@ class AssetsTests(SynchronousTestCase):
         status, _, body = self.ask("/static/old/a.css", ("If-None-Match", asset.etag.decode()))
         self.assertEqual((304, b""), (status, body))
 
-    def test_nothing_else(self) -> None:
+    def test_no_path_leads_out_of_it_and_unknown_names_are_errors_of_the_page(self) -> None:
         """No path leads out of it, and unknown names are errors of the page."""
         for path in ("/static", "/static/", "/static/x", "/static/x/../a", "/static/x/%2e%2e/a"):
             self.assertEqual(404, self.ask(path)[0], path)

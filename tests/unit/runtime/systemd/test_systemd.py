@@ -134,7 +134,7 @@ class ServiceNotifierTests(ManagedCase):
         self.start(InlineWorkers())
         self.assertEqual(3, self.pings(6))
 
-    def test_stuck_threads(self) -> None:
+    def test_stuck_threads_stop_the_pings_and_are_logged_once(self) -> None:
         """Stuck threads stop the pings and are logged once; the pings resume afterwards."""
         workers = SteppedWorkers()
         self.start(workers)
@@ -148,7 +148,7 @@ class ServiceNotifierTests(ManagedCase):
         workers.finish()
         self.assertEqual([{"WATCHDOG": "1"}], self.manager.heard())
 
-    def test_stopped_threads(self) -> None:
+    def test_threads_that_have_ended_in_good_order_are_no_reason_for_alarm(self) -> None:
         """Threads that have ended in good order are no reason for alarm."""
 
         class Stopped:

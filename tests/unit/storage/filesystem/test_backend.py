@@ -185,14 +185,14 @@ class LayoutTests(DirectoryCase):
                 self.assertEqual(expected, S_IMODE(path.lstat().st_mode), path)
             self.assertEqual({S_IFDIR, S_IFREG, S_IFLNK}, found)
 
-    def test_existing_directory(self) -> None:
+    def test_directory_that_is_there_already_keeps_its_mode(self) -> None:
         """A directory that is there already keeps its mode."""
         self.root.mkdir()
         self.root.chmod(0o700)
         self.open_storage()
         self.assertEqual(0o700, S_IMODE(self.root.stat().st_mode))
 
-    def test_foreign_files(self) -> None:
+    def test_files_that_were_put_among_the_records_are_no_records(self) -> None:
         """Files that were put among the records are no records."""
         storage = self.open_storage()
         self.finish(storage.set_record("layer", "key", b"{}"))
@@ -330,11 +330,11 @@ class RestartTests(DirectoryCase):
         self.assertEqual(DATA, self.finish(storage.read(DIGEST)))
         self.assertEqual([], self.drafts())
 
-    def test_no_description(self) -> None:
+    def test_bytes_without_a_description_are_no_blob(self) -> None:
         """Bytes without a description are no blob."""
         self.damaged(lambda: self.blob(".json").unlink())
 
-    def test_no_bytes(self) -> None:
+    def test_description_without_bytes_is_no_blob(self) -> None:
         """A description without bytes is no blob."""
         self.damaged(lambda: self.blob().unlink())
 
@@ -348,7 +348,7 @@ class RestartTests(DirectoryCase):
         """Nor are bytes that have become more."""
         self.damaged(lambda: os.truncate(self.blob(), 300))
 
-    def test_garbled_description(self) -> None:
+    def test_description_that_says_nothing_sensible_describes_no_blob(self) -> None:
         """A description that says nothing sensible describes no blob."""
         garbled = (b"", b"\0" * 40, b"{", b"[]", b"{}", b'{"size": "1", "mediaType": 1}')
         for number, garbage in enumerate(garbled):
@@ -656,7 +656,7 @@ class CrashTests(DirectoryCase):
         self.assertGreater(died, 5)
         self.assertEqual({"stored", "absent"}, seen)
 
-    def test_repaired_description(self) -> None:
+    def test_description_that_says_nothing_is_replaced_as_a_whole(self) -> None:
         """A description that says nothing is replaced as a whole."""
         garbled = {
             "file": lambda: self.damage_description(b"{"),
@@ -729,7 +729,7 @@ class CrashTests(DirectoryCase):
         adopted = self.finish(storage.add_record("layer", "key", b"other"))
         self.assertEqual(b"other" if found is None else found, adopted)
 
-    def test_replaced_record(self) -> None:
+    def test_record_that_is_being_replaced_is_the_old_one_or_the_new_one(self) -> None:
         """A record that is being replaced is the old one or the new one."""
         top = self.root
         new = b"y" * len(LONG)
@@ -764,7 +764,7 @@ class FailureTests(DirectoryCase):
         os.dup2(other, descriptor_within(self.root / "tmp"))
         os.close(other)
 
-    def test_disk_full(self) -> None:
+    def test_full_disk_is_its_own_error_and_what_was_written_goes_with_the_abort(self) -> None:
         """A full disk is its own error, and what was written goes with the abort."""
         storage = self.open_storage()
         writer = self.write(storage)
@@ -776,7 +776,7 @@ class FailureTests(DirectoryCase):
         self.assertEqual([], self.drafts())
         self.assert_absent(storage)
 
-    def test_not_synchronised(self) -> None:
+    def test_data_that_cannot_be_synchronised_to_disk_does_not_become_visible(self) -> None:
         """Data that cannot be synchronised to the disk does not become visible."""
         storage = self.open_storage()
         writer = self.write(storage)
@@ -935,7 +935,7 @@ class FailureTests(DirectoryCase):
         for directory in published:
             self.assertIn(directory, synchronised)
 
-    def test_partial_writes(self) -> None:
+    def test_write_that_the_system_takes_in_parts_is_completed(self) -> None:
         """A write that the system takes in parts is completed."""
         storage = self.open_storage()
 
@@ -955,7 +955,7 @@ class FailureTests(DirectoryCase):
 class WriterTests(DirectoryCase):
     """The end of a writer."""
 
-    def test_abort_removes(self) -> None:
+    def test_aborted_writer_removes_its_file_at_once(self) -> None:
         """An aborted writer removes its file at once."""
         storage = self.open_storage()
         writer = self.write(storage)

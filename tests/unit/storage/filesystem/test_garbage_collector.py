@@ -107,7 +107,7 @@ class PolicyTests(Unhurried):
         self.assertGreater(done.over, 10_000)
         self.assertIn("within the time of grace", done.describe())
 
-    def test_dry_run(self) -> None:
+    def test_rehearsal_says_what_would_go_and_nothing_goes(self) -> None:
         """A rehearsal says what would go, and nothing goes."""
         self.image("one", b"1" * 1000)
         self.layer(b"stray")
@@ -305,7 +305,7 @@ class RaceTests(StoreCase):
         """So is one that is made again while it is being removed."""
         self.at_every_step(lambda: self.image("old", b"1", b"2"), max_bytes=0)
 
-    def test_pulled_meanwhile(self) -> None:
+    def test_image_that_is_looked_at_in_time_is_spared_whole(self) -> None:
         """An image that is looked at in time is spared, whole."""
 
         def pull() -> None:
@@ -341,14 +341,14 @@ class RaceTests(StoreCase):
         with attempt_removal(root) as held:
             self.assertTrue(held)
 
-    def test_just_written(self) -> None:
+    def test_blob_written_at_moment_of_listing_stays_until_next_collection(self) -> None:
         """A blob written at the moment of the listing stays until the next collection."""
         self.layer(b"stray")
         self.assertEqual(0, self.collect(grace=0.0).blobs)
         self.settle()
         self.assertEqual(1, self.collect(grace=0.0).blobs)
 
-    def test_running_download(self) -> None:
+    def test_blob_that_is_removed_while_open_can_be_read_to_its_end(self) -> None:
         """A blob that is removed while open can be read to its end."""
         manifests = self.image("old", b"1" * 100_000)
         source = finish(self.storage.open(digest_of(b"1" * 100_000)))
@@ -372,7 +372,9 @@ class RaceTests(StoreCase):
             max_size=30,
         )
     )
-    def test_any_history(self, history: list[tuple[str, int, set[int]]]) -> None:
+    def test_no_order_of_operations_leaves_a_manifest_that_names_a_removed_blob(
+        self, history: list[tuple[str, int, set[int]]]
+    ) -> None:
         """No order of operations leaves a manifest that names a removed blob."""
         self.setUp()
         work: Work | None = None

@@ -103,7 +103,7 @@ class RetentionTests(StoreCase):
         assert done is not None
         self.assertEqual(1, done.images)
 
-    def test_stopped_meanwhile(self) -> None:
+    def test_daemon_that_stops_ends_it_after_a_step_and_leaves_no_lock_behind(self) -> None:
         """A daemon that stops ends it after a step, and leaves no lock behind."""
         self.successResultOf(Deferred.fromCoroutine(self.retention.start()))
         with publishing(str(self.root)):

@@ -105,7 +105,7 @@ class GcsCase(SynchronousTestCase):
 class LookTests(GcsCase):
     """Tests of lookups of blobs, and of caching them."""
 
-    def test_look_once(self) -> None:
+    def test_blob_that_was_seen_is_sent_without_asking_bucket_again_for_while(self) -> None:
         """A blob that was seen is sent without asking the bucket again, for a while."""
         digest = self.put()
         for _ in range(3):
@@ -116,7 +116,7 @@ class LookTests(GcsCase):
         finish(self.storage.open(digest))
         self.assertEqual(2, len(self.bucket.log("stat")))
 
-    def test_missing_looks(self) -> None:
+    def test_missing_blobs_are_looked_up_anew_except_those_seen_just_now(self) -> None:
         """Missing blobs are looked up anew, except those seen just now."""
         digest, other = self.put(), self.put(b"other")
         self.assertEqual(set(), finish(self.storage.missing([digest, other])))
@@ -128,7 +128,7 @@ class LookTests(GcsCase):
         with self.assertRaises(BlobUnknown):
             finish(self.storage.open(other))
 
-    def test_missing_faults(self) -> None:
+    def test_transient_fault_is_retried(self) -> None:
         """A transient fault is retried; a lasting one is an error, and no missing blob."""
         digest = self.put()
         for action, value in PASSING:
@@ -160,7 +160,7 @@ class LookTests(GcsCase):
                 finish(call)
             self.assertIn("roles/storage.objectAdmin", caught.exception.message)
 
-    def test_other_instance(self) -> None:
+    def test_instance_without_state_of_its_own_finds_data_that_another_stored(self) -> None:
         """An instance without state of its own finds the data that another stored."""
         other = self.make()
         info = finish(self.storage.put(b"{}", MANIFEST))
@@ -173,7 +173,7 @@ class LookTests(GcsCase):
 class ReadTests(GcsCase):
     """Small blobs, read as a whole."""
 
-    def test_passing_faults(self) -> None:
+    def test_transient_faults_damage_on_way_included_do_not_change_result(self) -> None:
         """Transient faults, damage on the way included, do not change the result."""
         digest = self.put()
         for action, value in (*PASSING, ("cut", 0), ("flip", 0)):
@@ -182,7 +182,7 @@ class ReadTests(GcsCase):
                 self.assertEqual(BLOB, finish(self.storage.read(digest)))
                 self.assertEqual(0, self.bucket.state()["faults"])
 
-    def test_damaged_always(self) -> None:
+    def test_damage_that_stays_is_error_and_blob_which_may_be_whole_is_kept(self) -> None:
         """Damage that stays is an error, and the blob, which may be whole, is kept."""
         digest = self.put()
         self.storage = self.make(BRIEF)
@@ -192,7 +192,7 @@ class ReadTests(GcsCase):
         self.bucket.heal()
         self.assertEqual(BLOB, finish(self.storage.read(digest)))
 
-    def test_another_object(self) -> None:
+    def test_object_that_is_not_what_its_name_says_is_withdrawn_to_be_made_again(self) -> None:
         """An object that is not what its name says is withdrawn, to be made again."""
         digest = digest_of(b"right")
         self.bucket.put("layers/" + digest.removeprefix("sha256:"), b"wrong")
@@ -245,7 +245,7 @@ class StreamTests(GcsCase):
         self.assertEqual(len(BLOB), stream.info.size)
         self.assertEqual(BLOB[part.start : part.stop], finish(drain(stream)))
 
-    def test_passing_faults(self) -> None:
+    def test_transient_faults_in_the_middle_too_change_nothing(self) -> None:
         """Transient faults, in the middle too, change nothing: the stream resumes where it was."""
         part = ByteRange(start=1000, stop=2 * PIECE)
         for action, value in (*PASSING, ("cut", 0)):
@@ -342,7 +342,7 @@ class RedirectTests(GcsCase):
 class RecordTests(GcsCase):
     """Records, and what may go wrong with them."""
 
-    def test_passing_faults(self) -> None:
+    def test_transient_faults_do_not_change_result_even_if_only_answer_was_lost(self) -> None:
         """Transient faults do not change the result, even if only the answer was lost."""
         for where, operation in (
             ("media", lambda key: self.storage.get_record("layer", key)),
@@ -373,7 +373,7 @@ class RecordTests(GcsCase):
         finish(self.storage.set_record("layer", "key", b'{"size": 2}'))
         self.assertEqual(b'{"size": 2}', finish(self.storage.get_record("layer", "key")))
 
-    def test_late_write(self) -> None:
+    def test_write_whose_answer_was_lost_is_not_repeated_over_a_later_one(self) -> None:
         """A write whose answer was lost is not repeated over a later one."""
         other = self.make()
         finish(self.storage.set_record("image", "key", b"old"))
@@ -398,7 +398,7 @@ class RecordTests(GcsCase):
         with self.assertRaises(StorageError):
             finish(self.storage.add_record("image", "key", b"{}"))
 
-    def test_foreign_objects(self) -> None:
+    def test_objects_that_are_no_records_of_this_registry_are_not_listed(self) -> None:
         """Objects that are no records of this registry are not listed."""
         finish(self.storage.set_record("image", "key", b"{}"))
         self.bucket.put("records/image/%zz", b"")

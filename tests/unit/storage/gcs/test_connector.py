@@ -97,19 +97,19 @@ class BucketConnectorTests(ReachCase):
             finish(storage.stat(digest_of(b"")))
         finish(storage.stop())
 
-    def test_no_bucket(self) -> None:
+    def test_bucket_that_does_not_exist(self) -> None:
         """A bucket that does not exist."""
         settings = evolve(settings_for(self.bucket), bucket="none-such")
         self.refused("none-such", "no such bucket", "GCS_BUCKET", settings=settings)
 
-    def test_no_permission(self) -> None:
+    def test_account_that_may_not_list_write_or_delete(self) -> None:
         """An account that may not list, write or delete."""
         for operation in ("list", "multipart", "delete"):
             self.given_up = []
             self.bucket.fail(operation, "status", 403)
             self.refused(self.bucket.name, "403", "Storage Object Admin")
 
-    def test_no_credentials(self) -> None:
+    def test_credentials_that_are_not_there_or_are_no_credentials(self) -> None:
         """Credentials that are not there, or are no credentials."""
         path = Path(self.mktemp())
         settings = evolve(settings_for(self.bucket), credentials=path)
@@ -119,7 +119,7 @@ class BucketConnectorTests(ReachCase):
             path.write_text(text)
             self.refused("credentials", "GOOGLE_APPLICATION_CREDENTIALS", settings=settings)
 
-    def test_credentials_revoked(self) -> None:
+    def test_key_that_the_token_service_does_not_accept(self) -> None:
         """A key that the token service does not accept."""
         path = Path(self.mktemp())
         key = json.loads(Path(str(settings_for(self.bucket).credentials)).read_text())
@@ -181,7 +181,7 @@ class BucketConnectorTests(ReachCase):
         workers.let()
         self.assertEqual(2, self.successResultOf(waiting).size)
 
-    def test_stop_meanwhile(self) -> None:
+    def test_daemon_that_stops_before_the_bucket_is_reached_tries_no_more(self) -> None:
         """A daemon that stops before the bucket is reached tries no more."""
         workers = HeldWorkers()
         storage = self.make(workers=workers)

@@ -73,14 +73,14 @@ class SigningCase(SynchronousTestCase):
 class ChoiceTests(SigningCase):
     """Tests of the choice of the signer of URLs."""
 
-    def test_key_file(self) -> None:
+    def test_key_of_the_account_whose_file_the_credentials_are(self) -> None:
         """The key of the account whose file the credentials are."""
         urls = self.choose()
         self.assertIsInstance(urls, KeyUrls)
         self.assertFalse(urls.blocking)
         self.check(urls)
 
-    def test_bare_key(self) -> None:
+    def test_key_in_pem_and_account_it_belongs_to_whatever_credentials_are(self) -> None:
         """A key in PEM and the account it belongs to, whatever the credentials are."""
         self.connection = evolve(self.connection, credentials=AnonymousCredentials())
         key = Path(self.mktemp())
@@ -96,7 +96,7 @@ class ChoiceTests(SigningCase):
         with caught.exception as error:
             self.assertEqual(403, error.code)
 
-    def test_bad_key(self) -> None:
+    def test_key_that_cannot_be_used_is_refused_without_showing_it(self) -> None:
         """A key that cannot be used is refused, without showing it."""
         key = Path(self.mktemp())
         self.settings = evolve(self.settings, signing_key=key, signing_account=ACCOUNT)
@@ -109,7 +109,7 @@ class ChoiceTests(SigningCase):
             self.choose()
         self.assertNotIn("secret", caught.exception.message)
 
-    def test_machine_account(self) -> None:
+    def test_iam_service_for_an_account_without_a_key(self) -> None:
         """The IAM service, for an account without a key."""
         self.connection = evolve(self.connection, credentials=AmbientCredentials())
         urls = self.choose()
@@ -187,7 +187,7 @@ class IamTests(SigningCase):
         self.assertEqual(first, self.urls.known("layers/x"))
         self.assertEqual(1, self.signed())
 
-    def test_passing_faults(self) -> None:
+    def test_transient_faults_of_the_iam_service_do_not_change_the_result(self) -> None:
         """Transient faults of the IAM service do not change the result."""
         for action, value in (("status", 503), ("reset", 0), ("html", 0), ("drop", 0)):
             fake_gcs().control("fault", where="sign", action=action, value=value)

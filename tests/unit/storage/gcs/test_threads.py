@@ -57,7 +57,7 @@ class ThreadTests(TestCase):
         """Wait until the service has been asked."""
         await self.until(lambda: bool(self.bucket.log(operation)))
 
-    async def test_cancelled_request(self) -> None:
+    async def test_cancelled_request_is_not_tried_again(self) -> None:
         """A cancelled request is not tried again."""
         self.bucket.fail("stat", "status", 503, times=10**6)
         looking = Deferred.fromCoroutine(self.storage.stat(digest_of(DATA)))

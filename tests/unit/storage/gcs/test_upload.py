@@ -134,7 +134,7 @@ class LargeTests(UploadCase):
         )
         self.assert_published()
 
-    def test_passing_faults(self) -> None:
+    def test_transient_faults_of_any_request_do_not_change_the_result(self) -> None:
         """Transient faults of any request do not change the result."""
         for where in ("start", "chunk", "final", "stat", "move"):
             for action, value in PASSING:
@@ -145,7 +145,7 @@ class LargeTests(UploadCase):
                     self.assertEqual(0, self.bucket.state()["faults"], "it did not happen")
                     self.assert_published(unheard=int(where == "start"))
 
-    def test_several_faults(self) -> None:
+    def test_retry_deadline_is_reset_on_progress(self) -> None:
         """The retry deadline is reset on progress."""
         for where in ("chunk", "query", "final"):
             self.bucket.fail(where, "status", 503, times=3)
@@ -169,7 +169,7 @@ class LargeTests(UploadCase):
         log = [name for name, _ in self.bucket.log() if name in ("patch", "move")]
         self.assertEqual(["patch", "patch", "move"], log)
 
-    def test_short_range(self) -> None:
+    def test_rest_is_sent_again_if_the_service_keeps_less_than_it_was_sent(self) -> None:
         """The rest is sent again if the service keeps less than it was sent."""
         for where in ("chunk", "final"):
             for kept in (0, CHUNK):
@@ -180,7 +180,7 @@ class LargeTests(UploadCase):
                     self.upload(data)
                     self.assert_published(data)
 
-    def test_nothing_kept(self) -> None:
+    def test_service_that_keeps_nothing_of_what_it_is_sent_is_given_up(self) -> None:
         """A service that keeps nothing of what it is sent is given up."""
         self.storage = self.make(BRIEF)
         self.bucket.fail("*", "short", times=1000)
@@ -200,7 +200,7 @@ class LargeTests(UploadCase):
                     self.assertIn(str(status), error.reason)
                     self.assert_nothing()
 
-    def test_session_over(self) -> None:
+    def test_session_that_is_gone_because_it_has_ended_unheard_has_made_object(self) -> None:
         """A session that is gone because it has ended, unheard, has made an object."""
         self.bucket.fail("final", "drop")
         self.bucket.fail("query", "forget", 410)
@@ -255,7 +255,7 @@ class LargeTests(UploadCase):
                 self.assertIn("503", error.reason)
                 self.assert_nothing()
 
-    def test_token_refused(self) -> None:
+    def test_token_that_is_refused_in_middle_is_refreshed_and_chunk_sent_again(self) -> None:
         """A token that is refused in the middle is refreshed, and the chunk sent again."""
         for where in ("start", "chunk", "final", "move"):
             with self.subTest(where=where):
@@ -265,7 +265,7 @@ class LargeTests(UploadCase):
                 self.assertIn((where, 401), self.bucket.log())
                 self.assert_published()
 
-    def test_credentials_refused(self) -> None:
+    def test_account_that_may_not_write_any_more_is_told_what_it_needs(self) -> None:
         """An account that may not write any more is told what it needs."""
         for where in ("start", "chunk", "final", "move"):
             for status in (401, 403):
@@ -276,7 +276,7 @@ class LargeTests(UploadCase):
                     self.assertIn("objectAdmin", error.message)
                     self.assert_nothing()
 
-    def test_there_already(self) -> None:
+    def test_blob_that_is_there_already_is_not_published_again(self) -> None:
         """A blob that is there already is not published again."""
         self.upload()
         self.bucket.heal()
@@ -290,7 +290,7 @@ class LargeTests(UploadCase):
         self.upload()
         self.assert_published()
 
-    def test_move_unavailable(self) -> None:
+    def test_service_without_moves_is_asked_to_copy_in_as_many_steps_as_it_takes(self) -> None:
         """A service without moves is asked to copy, in as many steps as it takes."""
         for status in (501, 405):
             with self.subTest(status=status):
@@ -320,7 +320,7 @@ class LargeTests(UploadCase):
                 self.fails(StorageUnavailable)
                 self.assert_nothing()
 
-    def test_copy_race(self) -> None:
+    def test_copy_that_comes_too_late_finds_the_blob_there(self) -> None:
         """A copy that comes too late finds the blob there."""
         self.bucket.fail("move", "status", 501)
         self.bucket.fail("rewrite", "late", 412, skip=1)
@@ -432,7 +432,7 @@ class SmallTests(UploadCase):
         self.assertEqual([("stat", 404), ("multipart", 200)], self.bucket.log())
         self.assert_published(SMALL)
 
-    def test_passing_faults(self) -> None:
+    def test_transient_faults_do_not_change_the_result(self) -> None:
         """Transient faults do not change the result."""
         for where in ("stat", "multipart"):
             for action, value in PASSING:
@@ -468,7 +468,7 @@ class SmallTests(UploadCase):
         self.bucket.fail("multipart", "status", 409)
         self.assertIn("a fault of status 409", self.fails(StorageError, SMALL).reason)
 
-    def test_there_already(self) -> None:
+    def test_blob_that_is_there_already_is_not_sent(self) -> None:
         """A blob that is there already is not sent."""
         self.upload(SMALL)
         self.bucket.heal()
@@ -544,7 +544,7 @@ class EndTests(UploadCase):
         self.wait_for(lambda: self.open_sessions() == 0)
         self.assert_nothing()
 
-    def test_dropped_before(self) -> None:
+    def test_writer_dropped_before_its_first_full_chunk_leaves_nothing_either(self) -> None:
         """A writer dropped before its first full chunk leaves nothing either."""
         writer = finish(self.storage.create())
         writer.write(SMALL)
@@ -602,7 +602,7 @@ class EndTests(UploadCase):
         finish(writer.commit(digest_of(whole), len(whole), LAYER))
         self.assert_published(whole)
 
-    def test_slow_network(self) -> None:
+    def test_answer_that_takes_longer_than_a_connection_may_is_waited_for(self) -> None:
         """An answer that takes longer than a connection may is waited for."""
         self.storage = self.make(evolve(HASTY, connect=0.05))
         self.bucket.fail("chunk", "slow", 150)
@@ -610,7 +610,7 @@ class EndTests(UploadCase):
         self.assertEqual(0, len(self.bucket.log("query")))
         self.assert_published()
 
-    def test_next_request(self) -> None:
+    def test_blob_can_be_stored_and_read_after_any_earlier_failure(self) -> None:
         """A blob can be stored and read after any earlier failure."""
         self.storage = self.make(BRIEF)
         self.bucket.fail("*", "status", 503, times=1000)
