@@ -184,7 +184,6 @@ let
     allowed_tags = setting (types.listOf types.str) "Which tags are served besides latest: patterns as nixos-*, or latest alone.";
     allow_any_commit = setting types.bool "Whether a tag may be any commit, even one of a fork: code of anybody's is then built.";
     source_ttl = setting types.numbers.nonnegative "How long a channel, branch or tag is not looked up again, in seconds; 0: look at every pull.";
-    source_timeout = setting types.numbers.positive "How long it may take to look up a channel, branch or tag, all attempts together, in seconds.";
     fetch_timeout = setting types.numbers.positive "How long it may take to fetch a revision of the package set, in seconds.";
     source_retention = setting types.ints.positive "How long a fetched revision that is not used is kept from garbage collection, in seconds.";
     channel_url = setting types.str "The host that says which commit a channel is at.";
@@ -210,15 +209,12 @@ let
     max_storage_size = setting (types.either types.ints.unsigned types.str) "How much stored images may take, as 200 GiB; those not pulled for longest go first.";
     max_image_age = setting types.numbers.positive "How long after its last pull an image is kept, in seconds.";
     retention_grace = setting types.numbers.nonnegative "How long after its last use nothing is removed, whatever the limits say, in seconds.";
-    retention_interval = setting types.numbers.positive "How long after one collection of the storage the next one begins, in seconds.";
     min_free_space = setting (types.either types.ints.unsigned types.str) "Nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off.";
     gcs_bucket = setting types.str "The bucket of the Google Cloud Storage.";
     gcs_signing_key = setting types.path "The file of the private key that signs download URLs.";
     gcs_signing_account = setting types.str "The service account that download URLs are signed for.";
     gcs_redirect = setting types.bool "Whether clients are redirected to the bucket, or get blobs through the daemon.";
     gcs_endpoint = setting types.str "Where the Google Cloud Storage is reached, if not at its usual address.";
-    gcs_chunk_size = setting types.ints.positive "How much of a layer is uploaded at a time, in MiB; an upload holds up to five times as much.";
-    gcs_workers = setting types.ints.positive "How many requests to the bucket run at once.";
     google_application_credentials = setting types.path "The file of the credentials for the Google Cloud Storage.";
     nix_timeout = setting types.ints.positive "How long the build of one derivation may take, in seconds.";
     nix_max_silent = setting types.ints.positive "How long the build of one derivation may print nothing, in seconds.";
@@ -235,19 +231,9 @@ let
     compression = setting (types.enum [ "gzip" "zstd" "none" ]) "How layers are compressed: gzip, zstd (Docker reads it from 23 on) or none.";
     compression_level = setting (types.ints.between 0 19) "How hard they are compressed: 0 to 3 with gzip, 1 to 19 with zstd.";
     layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
-    layer_affinity = setting (types.ints.between 1 100) "How many of those who have a package have another one, if they share a layer, in percent.";
-    layer_unit_size = setting types.ints.unsigned "Store paths of this size, unpacked, follow no other into its layer, in bytes.";
-    layer_minimum_size = setting types.ints.unsigned "What is smaller, unpacked, gets no layer of its own, in bytes.";
-    layer_classes = setting (types.ints.between 1 125) "How many layers what is small is spread over, by popularity.";
-    layer_common_share = setting (types.ints.between 1 100) "How much of the layer budget goes to what every image contains, in percent.";
-    layer_popularity_threshold = setting types.ints.positive "What so many store paths refer to is kept in a layer of its own.";
-    layer_size_threshold = setting types.ints.unsigned "What is this large with all that it needs, unpacked, too, in bytes.";
     popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
     popularity_refresh = setting types.bool "Whether to fetch them at this start although a copy is kept: layers change.";
     failure_cache_ttl = setting types.numbers.positive "How long a failed build is remembered before it is tried again, in seconds.";
-    manifest_ttl = setting types.numbers.positive "How long manifests are kept in memory, in seconds.";
-    manifest_memory = setting types.ints.positive "How much memory the manifests that are kept there may take, in MiB.";
-    blob_recheck = setting types.numbers.nonnegative "How long the blobs of an image are taken to be stored once they were seen, in seconds.";
     evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed that may change at any time, in seconds.";
     stale_while_revalidate = setting types.numbers.nonnegative "How long an old image is served while that of a new revision is being built, in seconds.";
     pull_wait_timeout = setting types.numbers.positive "How long a request waits for its image, unless it is Docker's, which waits for ever, in seconds.";
@@ -258,7 +244,6 @@ let
     metrics = setting types.bool "Whether /metrics tells Prometheus what is going on, without names and addresses.";
     log_format = setting (types.enum [ "text" "json" ]) "How the log is written: text for people, or json, an object a line.";
     cpu_workers = setting types.ints.positive "How many layers are packed at once.";
-    storage_workers = setting types.ints.positive "How many storage operations run at once.";
   };
 
   # Former names of settings, and the opposite of one. The daemon accepts them for one release.
@@ -289,7 +274,23 @@ let
   inverted.gcs_proxy = "gcs_redirect";
 
   # Settings that have no effect any more; accepted for one release.
-  removed = [ ];
+  removed = [
+    "blob_recheck"
+    "gcs_chunk_size"
+    "gcs_workers"
+    "layer_affinity"
+    "layer_classes"
+    "layer_common_share"
+    "layer_minimum_size"
+    "layer_popularity_threshold"
+    "layer_size_threshold"
+    "layer_unit_size"
+    "manifest_memory"
+    "manifest_ttl"
+    "retention_interval"
+    "source_timeout"
+    "storage_workers"
+  ];
 
   deprecated =
     lib.mapAttrs (_: name: settings.${name} // { visible = false; }) (renamed // inverted)

@@ -44,11 +44,7 @@ def _help(setting: Setting) -> str:
     default = setting.default_text or setting.default
     variable = f" [{setting.variable}]" if setting.variable is not None else ""
     shown = f" (default: {default})" if default is not None else ""
-    unit = (
-        f", in {setting.kind.name}"
-        if setting.kind.name in {"bytes", "MiB", "percent", "seconds"}
-        else ""
-    )
+    unit = f", in {setting.kind.name}" if setting.kind.name in {"bytes", "MiB", "seconds"} else ""
     return f"{setting.help}{unit}{variable}{shown}"
 
 

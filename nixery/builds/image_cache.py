@@ -24,10 +24,24 @@ from nixery.image.names import parse_digest
 from nixery.observability.context import LookupCounts
 from nixery.storage.interface import Storage
 
-__all__ = ["IMAGES", "FailureCache", "ImageCache"]
+__all__ = ["IMAGES", "RECHECK_INTERVAL_SECONDS", "FailureCache", "ImageCache"]
 
 IMAGES = "image"
 """The kind of the records of images."""
+
+TTL_SECONDS = 6 * 3600.0
+"""Images that are not asked for again within a working day leave the memory to others."""
+
+MAX_CACHED_BYTES = 64 * 2**20
+"""Room for the manifests of some thousand images."""
+
+RECHECK_INTERVAL_SECONDS = 10.0
+"""
+The seconds for which an image's blobs are assumed to exist after they were seen.
+
+Looking for 95 blobs costs some milliseconds of a thread, a cached response fractions of one: done
+each time it would be nearly all of the work, done once in ten seconds it is negligible.
+"""
 
 
 @define(kw_only=True, eq=False)
@@ -57,17 +71,15 @@ class ImageCache:
     :param ttl: the time that an image is kept in memory, in seconds.
     :param max_bytes: the memory that images may take, in bytes.
     :param recheck_interval: the seconds for which an image's blobs are assumed to exist
-        after they were seen.  Looking for 95 blobs costs some milliseconds of a
-        thread, a cached response fractions of one: done each time it would be nearly
-        all of the work, done once in ten seconds it is negligible.  Blobs that vanish in
-        between are noticed by the pull itself, see :meth:`invalidate_checks`.
+        after they were seen.  Blobs that vanish in between are noticed by the pull itself, see
+        :meth:`invalidate_checks`.
     """
 
     storage: Storage
     seconds: Callable[[], float]
-    ttl: float = 6 * 3600.0
-    max_bytes: int = 64 * 2**20
-    recheck_interval: float = 10.0
+    ttl: float = TTL_SECONDS
+    max_bytes: int = MAX_CACHED_BYTES
+    recheck_interval: float = RECHECK_INTERVAL_SECONDS
     counts: LookupCounts = field(factory=LookupCounts, init=False)
     _recent: MutableMapping[str, _CachedImage] = field(init=False)
     _checks_valid_since: float = field(default=float("-inf"), init=False)

@@ -74,7 +74,6 @@ class Config:
     rules: TagPolicy
     overlays: tuple[Path, ...]
     source_ttl: float
-    source_timeout: float
     fetch_timeout: float
     source_retention: int
     channel_url: str
@@ -88,15 +87,12 @@ class Config:
     max_storage_size: int | None
     max_image_age: float | None
     retention_grace: float
-    retention_interval: float
     min_free_space: FreeSpaceLimit
     gcs_bucket: str | None
     gcs_signing_key: Path | None = field(repr=False)
     gcs_signing_account: str | None
     gcs_redirect: bool
     gcs_endpoint: str | None
-    gcs_chunk_size: int
-    gcs_workers: int
     google_application_credentials: Path | None
     nix_timeout: int
     nix_max_silent: int
@@ -112,20 +108,10 @@ class Config:
     nix_options: Mapping[str, str] = field(hash=False, repr=False)
     layer_budget: int
     layer_strategy: Literal["affinity", "dominators"]
-    layer_affinity: int
-    layer_unit_size: int
-    layer_minimum_size: int
-    layer_classes: int
-    layer_common_share: int
-    layer_popularity_threshold: int
-    layer_size_threshold: int
     compression: Compression
     popularity_url: str | None
     popularity_refresh: bool
     failure_cache_ttl: float
-    manifest_ttl: float
-    manifest_memory: int
-    blob_recheck: float
     evaluation_ttl: float
     stale_while_revalidate: float
     pull_wait_timeout: float
@@ -136,7 +122,6 @@ class Config:
     metrics: bool
     log_format: Literal["text", "json"]
     cpu_workers: int
-    storage_workers: int
     warnings: tuple[ConfigProblem, ...] = field(default=(), eq=False)
 
 

@@ -30,9 +30,15 @@ from nixery.sources.ref_file import RefFile
 from nixery.sources.source import ResolvedRef
 from nixery.sources.tag_policy import GitCommit, Reference
 
-__all__ = ["RefCache"]
+__all__ = ["LOOKUP_TIMEOUT_SECONDS", "RefCache"]
 
 T = TypeVar("T")
+
+LOOKUP_TIMEOUT_SECONDS = 20.0
+"""
+The most seconds that a look-up may take, all attempts together: less than clients wait for the
+answer to a request (``pull_wait_timeout``).
+"""
 
 UPSTREAM_PAUSE = 30.0
 """Seconds between requests for a reference whose look-up failed and has an old result."""

@@ -30,7 +30,7 @@ from nixery.wiring.observability import make_observability, sample_daemon
 from nixery.wiring.popularity import make_popularity
 from nixery.wiring.readiness import make_readiness
 from nixery.wiring.sources import make_sources
-from nixery.wiring.storage import make_storage
+from nixery.wiring.storage import STORAGE_THREADS, make_storage
 from nixery.wiring.systemd import make_systemd
 from nixery.wiring.tls import make_tls
 from nixery.wiring.warm_up import make_warm_up
@@ -73,7 +73,7 @@ def make_application(
     environ = os.environ
     wall_clock = wall_clock or SystemWallClock()
     cpu = WorkerPool("packing", config.cpu_workers, reactor)
-    files = WorkerPool("storage", config.storage_workers, reactor)
+    files = WorkerPool("storage", STORAGE_THREADS, reactor)
     lock = StateLock(config.state_directory)
 
     observability = make_observability(config, reactor)

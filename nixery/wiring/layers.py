@@ -13,14 +13,4 @@ __all__ = ["layer_settings"]
 
 def layer_settings(config: Config) -> LayerSettings:
     """Return the configured layering."""
-    return LayerSettings(
-        budget=config.layer_budget,
-        strategy=Strategy(config.layer_strategy),
-        affinity=config.layer_affinity,
-        unit_size=config.layer_unit_size,
-        minimum_size=config.layer_minimum_size,
-        classes=config.layer_classes,
-        common_share=config.layer_common_share,
-        popularity_threshold=config.layer_popularity_threshold,
-        size_threshold=config.layer_size_threshold,
-    )
+    return LayerSettings(budget=config.layer_budget, strategy=Strategy(config.layer_strategy))

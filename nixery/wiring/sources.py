@@ -25,7 +25,7 @@ from nixery.sources.channels import ChannelHost
 from nixery.sources.git_repository import GitRepository
 from nixery.sources.git_urls import has_secret
 from nixery.sources.interface import RefSource
-from nixery.sources.ref_cache import RefCache
+from nixery.sources.ref_cache import LOOKUP_TIMEOUT_SECONDS, RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
 from nixery.sources.source import GitSource, PackageSet
@@ -93,7 +93,7 @@ def make_sources(
             clock=reactor,
             workers=workers,
             mirrors=config.cache_directory / "mirrors",
-            seconds=config.source_timeout,
+            seconds=LOOKUP_TIMEOUT_SECONDS,
             fetch_seconds=config.fetch_timeout,
             environ=environ,
         )
@@ -103,7 +103,7 @@ def make_sources(
         make_fetcher(reactor, workers, environ),
         host,
         clock=reactor,
-        seconds=config.source_timeout,
+        seconds=LOOKUP_TIMEOUT_SECONDS,
     )
     sources = Resolver(
         ResolverSettings(

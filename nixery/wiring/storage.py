@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 from twisted.logger import Logger
 
-from nixery.builds.image_cache import ImageCache
+from nixery.builds.image_cache import RECHECK_INTERVAL_SECONDS, ImageCache
 from nixery.config.config import Config
 from nixery.observability.disk_check import check_directory
 from nixery.runtime.clocks import WallClock
@@ -20,7 +20,13 @@ from nixery.storage.filesystem.gc_service import Retention
 from nixery.storage.free_space import FreeSpaceMonitor
 from nixery.storage.interface import Storage
 
-__all__ = ["StorageSubsystem", "make_storage"]
+__all__ = ["STORAGE_THREADS", "StorageSubsystem", "make_storage"]
+
+STORAGE_THREADS = 16
+"""The pool for file systems: enough to keep a disk array busy, and few enough for one disk."""
+
+BUCKET_THREADS = 32
+"""The pool for requests to a bucket, most of whose time is waiting for the network."""
 
 _log = Logger()
 
@@ -80,7 +86,7 @@ def _make_filesystem(
 ) -> StorageSubsystem:
     backend = FilesystemStorage(config.storage_path, files)
     storage = instrument(backend)
-    images = _make_image_cache(config, storage, reactor)
+    images = _make_image_cache(storage, reactor)
 
     async def start() -> None:
         await backend.start()
@@ -93,7 +99,6 @@ def _make_filesystem(
             max_age=config.max_image_age,
             grace=config.retention_grace,
         ),
-        interval=config.retention_interval,
         workers=files,
         clock=reactor,
         wall_clock=wall_clock,
@@ -132,10 +137,10 @@ def _make_gcs(
 ) -> StorageSubsystem:
     # Imported only for a bucket: it loads a hundred modules of Google's.
     from nixery.storage.gcs.backend import GcsStorage  # noqa: PLC0415
-    from nixery.storage.gcs.client import GcsSettings  # noqa: PLC0415
+    from nixery.storage.gcs.client import CHUNK_SIZE, GcsSettings  # noqa: PLC0415
 
     # Not the pool for file systems: a slow network is no reason for a slow disk.
-    pool = WorkerPool("bucket", config.gcs_workers, reactor)
+    pool = WorkerPool("bucket", BUCKET_THREADS, reactor)
     backend = GcsStorage(
         settings=GcsSettings(
             bucket=config.gcs_bucket or "",  # the configuration requires one
@@ -144,10 +149,10 @@ def _make_gcs(
             signing_key=config.gcs_signing_key,
             signing_account=config.gcs_signing_account,
             redirect=config.gcs_redirect,
-            chunk_size=config.gcs_chunk_size * 2**20,
+            chunk_size=CHUNK_SIZE,
             # As many as layers are packed at a time, so that none of them waits for another.
             uploads=config.cpu_workers,
-            connections=config.gcs_workers + config.cpu_workers,
+            connections=BUCKET_THREADS + config.cpu_workers,
         ),
         workers=pool,
         clock=reactor,
@@ -162,7 +167,7 @@ def _make_gcs(
 
     return StorageSubsystem(
         storage=storage,
-        images=_make_image_cache(config, storage, reactor),
+        images=_make_image_cache(storage, reactor),
         check=check,
         unready=backend.faults,
         check_free_space=None,
@@ -173,11 +178,7 @@ def _make_gcs(
     )
 
 
-def _make_image_cache(config: Config, storage: Storage, reactor: Any) -> ImageCache:
+def _make_image_cache(storage: Storage, reactor: Any) -> ImageCache:
     return ImageCache(
-        storage=storage,
-        seconds=reactor.seconds,
-        ttl=config.manifest_ttl,
-        max_bytes=config.manifest_memory * 2**20,
-        recheck_interval=config.blob_recheck,
+        storage=storage, seconds=reactor.seconds, recheck_interval=RECHECK_INTERVAL_SECONDS
     )

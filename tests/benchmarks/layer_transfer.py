@@ -48,11 +48,6 @@ POPULARITY = Path(__file__).resolve().parents[2] / "nix" / "demo" / "popularity-
 STRATEGIES: Mapping[str, Sequence[str]] = {
     "affinity": (),
     "dominators": ("--layer-strategy", "dominators"),
-    # The threshold is meant for sets that are hundreds of times as large.
-    "dominators, threshold 3": (
-        *("--layer-strategy", "dominators"),
-        *("--layer-popularity-threshold", "3"),
-    ),
     "affinity without data": ("--popularity-url", "file:///dev/null"),
 }
 

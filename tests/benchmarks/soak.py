@@ -19,6 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from nixery.wiring.storage import STORAGE_THREADS
 from tests.benchmarks.client import fetch
 from tests.benchmarks.generated import tiny_set
 from tests.benchmarks.measure import Figure, Options, run
@@ -32,7 +33,6 @@ WARM_UP = 0.4
 
 
 PACKING = 2
-STORING = 4
 """The maximum sizes of the daemon's thread pools."""
 
 
@@ -58,7 +58,6 @@ def measure(options: Options) -> list[Figure]:
         # Limits are on, and this client may have that many.
         f"--builds-per-client-per-hour={images}",
         f"--cpu-workers={PACKING}",
-        f"--storage-workers={STORING}",
     ]
     daemon = Daemon(tiny_set(images), name="soak", options=settings).start()
     try:
@@ -94,7 +93,7 @@ def measure(options: Options) -> list[Figure]:
             value=counted[-1].threads,
             unit="threads",
             # Pools fill when there is a use for it, and no further: these and the reactor's.
-            at_most=PACKING + STORING + 1,
+            at_most=PACKING + STORAGE_THREADS + 1,
         ),
     ]
 

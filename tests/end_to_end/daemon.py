@@ -19,7 +19,7 @@ import nixery
 from tests.end_to_end.processes import Server, at_end, free_port, private_directory
 from tests.end_to_end.wire import Registry
 
-__all__ = ["DAEMONS", "Daemon", "checkout", "private_environment", "single_user_nix"]
+__all__ = ["DAEMONS", "RECHECK", "Daemon", "checkout", "private_environment", "single_user_nix"]
 
 
 class Daemon:
@@ -30,6 +30,8 @@ class Daemon:
     :param name: for its directory.
     :param environ: variables on top of the private environment.
     :param options: of the command line.
+    :param constants: values of constants of modules, by their full names, in place of
+        those that take too long or too much for a test.
     :param identity: options of ``setpriv``: as whom it runs.
     :param interpreter: the command that is Python; the tests' own by default.
     :param umask: of the process.
@@ -45,6 +47,7 @@ class Daemon:
         name: str = "registry",
         environ: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
+        constants: Mapping[str, object] | None = None,
         identity: Sequence[str] = (),
         interpreter: Sequence[str] = (sys.executable,),
         umask: int = 0o022,
@@ -63,7 +66,7 @@ class Daemon:
             [
                 *interpreter,
                 "-c",
-                "from twisted.scripts.twistd import run; run()",
+                f"{set_constants(constants or {})}from twisted.scripts.twistd import run; run()",
                 "-n",
                 "--pidfile=",
                 "nixery",
@@ -130,6 +133,21 @@ class Daemon:
 
 DAEMONS: list[Daemon] = []
 """All daemons that were made, so that their logs can be read."""
+
+
+def set_constants(constants: Mapping[str, object]) -> str:
+    """Return Python code that sets constants of modules, given by their full names."""
+    modules = {name.rpartition(".")[0] for name in constants}
+    return "".join(
+        [
+            *(f"import {module}; " for module in sorted(modules)),
+            *(f"{name} = {value!r}; " for name, value in constants.items()),
+        ]
+    )
+
+
+RECHECK = "nixery.wiring.storage.RECHECK_INTERVAL_SECONDS"
+"""The constant to be 0 where each pull is to look for the blobs in storage."""
 
 
 def private_environment(home: Path) -> dict[str, str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.daemon import RECHECK, Daemon
 from tests.end_to_end.fault_injection import ChaosCase
 from tests.end_to_end.images import digest_of
 from tests.end_to_end.multiuser_nix import start_stranger
@@ -91,8 +91,8 @@ class FullDiskTests(ChaosCase):
 class RemovedFileTests(ChaosCase):
     """Tests of files that are removed from the storage."""
 
-    def start(self, *options: str) -> Daemon:
-        daemon = Daemon(WatchedSet().path, name="removed", options=options).start()
+    def start(self, constants: Mapping[str, object] | None = None) -> Daemon:
+        daemon = Daemon(WatchedSet().path, name="removed", constants=constants).start()
         self.addCleanup(daemon.kill)
         return daemon
 
@@ -108,7 +108,7 @@ class RemovedFileTests(ChaosCase):
 
     def test_whichever_is_removed_or_cut_short_the_next_pull_has_it_again(self) -> None:
         """Whichever is removed or cut short, the next pull has it again."""
-        daemon = self.start("--blob-recheck=0")
+        daemon = self.start(constants={RECHECK: 0})
         manifest = daemon.registry.manifest("plain")
         files = self.files(daemon, "plain")
         files.append(self.file(daemon, manifest.headers["docker-content-digest"]))

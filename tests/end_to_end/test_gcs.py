@@ -45,7 +45,8 @@ def registry_on(
             "GOOGLE_APPLICATION_CREDENTIALS": str(key),
         },
         # Small chunks, so that small packages are uploaded in several.
-        options=["--gcs-endpoint", bucket.server.url, "--gcs-chunk-size", "1", *options],
+        options=["--gcs-endpoint", bucket.server.url, *options],
+        constants={"nixery.storage.gcs.client.CHUNK_SIZE": 2**20},
     )
 
 

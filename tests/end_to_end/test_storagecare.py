@@ -15,7 +15,7 @@ from http.client import HTTPConnection
 from threading import Event, Thread
 
 from tests.end_to_end.case import EndToEndCase, Once, skopeo
-from tests.end_to_end.daemon import Daemon, checkout, private_environment
+from tests.end_to_end.daemon import RECHECK, Daemon, checkout, private_environment
 from tests.end_to_end.images import check_image, read_oci_layout
 from tests.end_to_end.package_sets import demo_set
 
@@ -28,9 +28,7 @@ with a chance of more than a half to miss it.
 """
 
 
-daemon = Once(
-    lambda: Daemon(demo_set(), name="storage-care", options=["--blob-recheck", "0"]).start()
-)
+daemon = Once(lambda: Daemon(demo_set(), name="storage-care", constants={RECHECK: 0}).start())
 """A registry whose images no other test uses."""
 
 

@@ -19,6 +19,7 @@ import yaml
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from nixery.config.config import load_config
+from nixery.config.declarations.removed import REMOVED_SETTINGS
 from nixery.config.declarations.sources import SYSTEMS
 from nixery.config.layer import DEPRECATED_NAMES
 from nixery.config.settings import SETTINGS
@@ -282,6 +283,7 @@ class ModuleTests(NixTests):
             old: yaml.safe_load(value) for old, (_, value) in FORMER_NAMES.items()
         }
         given["revisions"] = ["v7.*"]
+        given |= dict.fromkeys(REMOVED_SETTINGS, 1)
         options = f"settings = builtins.fromJSON {json.dumps(json.dumps(given))};"
         self.assertEqual(given, self.written(options))
         expected = {
@@ -292,6 +294,9 @@ class ModuleTests(NixTests):
         expected.add(
             "nixery: settings.gcs_proxy is now settings.gcs_redirect, with the opposite value"
         )
+        expected |= {
+            f"nixery: settings.{name} was removed and has no effect" for name in REMOVED_SETTINGS
+        }
         self.assertEqual(sorted(expected), sorted(self.nixery(options, "warnings")))
 
     def test_module_accepts_the_same_systems_as_the_daemon(self) -> None:

@@ -16,24 +16,6 @@ CACHE_SETTINGS: tuple[Setting, ...] = (
         aliases=("failure_ttl",),
     ),
     Setting(
-        name="manifest_ttl",
-        kind=types.SECONDS,
-        help="how long manifests are kept in memory",
-        default=21600.0,
-    ),
-    Setting(
-        name="manifest_memory",
-        kind=types.integer(1, unit="MiB"),
-        help="how much memory the manifests that are kept there may take",
-        default=64,
-    ),
-    Setting(
-        name="blob_recheck",
-        kind=types.DURATION,
-        help="how long the blobs of an image are taken to be stored once they were seen",
-        default=10.0,
-    ),
-    Setting(
         name="evaluation_ttl",
         kind=types.DURATION,
         help="how long the evaluation of a package set is believed that may change at any time",

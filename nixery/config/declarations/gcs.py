@@ -46,20 +46,6 @@ GCS_SETTINGS: tuple[Setting, ...] = (
         default_text="$STORAGE_EMULATOR_HOST, else Google's own",
         requires=("storage_backend", "gcs"),
     ),
-    Setting(
-        name="gcs_chunk_size",
-        kind=types.integer(1, 256, unit="MiB"),
-        help="how much of a layer is uploaded at a time; an upload holds up to five times as much",
-        default=16,
-        requires=("storage_backend", "gcs"),
-    ),
-    Setting(
-        name="gcs_workers",
-        kind=types.integer(1, 1024, unit="threads"),
-        help="how many requests to the bucket run at once",
-        default=32,
-        requires=("storage_backend", "gcs"),
-    ),
     # Other programs on the machine use this variable too: it requires nothing.
     Setting(
         name="google_application_credentials",

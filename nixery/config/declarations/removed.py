@@ -4,4 +4,20 @@ from __future__ import annotations
 
 __all__ = ["REMOVED_SETTINGS"]
 
-REMOVED_SETTINGS: tuple[str, ...] = ()
+REMOVED_SETTINGS = (
+    "blob_recheck",
+    "gcs_chunk_size",
+    "gcs_workers",
+    "layer_affinity",
+    "layer_classes",
+    "layer_common_share",
+    "layer_minimum_size",
+    "layer_popularity_threshold",
+    "layer_size_threshold",
+    "layer_unit_size",
+    "manifest_memory",
+    "manifest_ttl",
+    "retention_interval",
+    "source_timeout",
+    "storage_workers",
+)

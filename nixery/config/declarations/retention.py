@@ -33,13 +33,6 @@ RETENTION_SETTINGS: tuple[Setting, ...] = (
         requires=("storage_backend", "filesystem"),
     ),
     Setting(
-        name="retention_interval",
-        kind=types.SECONDS,
-        help="how long after one collection of the storage the next one begins",
-        default=3600.0,
-        requires=("storage_backend", "filesystem"),
-    ),
-    Setting(
         name="min_free_space",
         kind=types.SPACE,
         help="nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off",

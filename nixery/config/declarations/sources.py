@@ -93,12 +93,6 @@ SOURCE_SETTINGS: tuple[Setting, ...] = (
         default=900.0,
     ),
     Setting(
-        name="source_timeout",
-        kind=types.SECONDS,
-        help="how long it may take to look up a channel, branch or tag, all attempts together",
-        default=20.0,
-    ),
-    Setting(
         name="fetch_timeout",
         kind=types.SECONDS,
         help="how long it may take to fetch a revision of the package set",

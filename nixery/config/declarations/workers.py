@@ -14,10 +14,4 @@ WORKER_SETTINGS: tuple[Setting, ...] = (
         help="how many layers are packed at once",
         default_text="the number of processors",
     ),
-    Setting(
-        name="storage_workers",
-        kind=types.integer(1, 1024, unit="threads"),
-        help="how many storage operations run at once",
-        default=16,
-    ),
 )

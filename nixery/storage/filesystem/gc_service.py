@@ -26,6 +26,12 @@ from nixery.storage.filesystem.gc_policy import Collected, Policy
 
 __all__ = ["Retention"]
 
+INTERVAL_SECONDS = 3600.0
+"""
+Seconds between the end of a collection and the next: a collection reads the whole directory, and
+what a storage grows by in an hour is little beside its limit. A nearly full disk does not wait.
+"""
+
 LOCK_PAUSE_SECONDS = 0.05
 """Seconds between two attempts to get the lock."""
 
@@ -37,20 +43,20 @@ class Retention:
 
     :param root: the directory.
     :param policy: the limits.
-    :param interval: seconds between the end of a collection and the next.
     :param workers: the pool for storage.
     :param clock: for the interval.
     :param wall_clock: for the ages of files.
+    :param interval: seconds between the end of a collection and the next.
     :param removed: called after a collection that has removed something: entries of caches
         in memory may be stale.
     """
 
     root: Path
     policy: Policy
-    interval: float
     workers: Workers
     clock: IReactorTime
     wall_clock: WallClock
+    interval: float = INTERVAL_SECONDS
     removed: Callable[[], None] = lambda: None
 
     last: Collected | None = field(default=None, init=False)

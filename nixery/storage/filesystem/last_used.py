@@ -10,8 +10,8 @@ however often it is pulled.  It is not synchronised, and a power failure loses t
 last half minute of changes, which :data:`RESOLUTION_SECONDS` covers.
 
 The daemon looks up all blobs of an image before it answers with its manifest, every
-few seconds at most (``blob_recheck``), so that a pull by tag is recorded without another
-step; a fetch of a blob by its digest is recorded by itself.
+few seconds at most (``RECHECK_INTERVAL_SECONDS`` of :mod:`nixery.builds.image_cache`), so that a
+pull by tag is recorded without another step; a fetch of a blob by its digest is recorded by itself.
 """
 
 from __future__ import annotations

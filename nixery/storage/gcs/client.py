@@ -37,10 +37,17 @@ from nixery.storage.errors import StorageRefused
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
 
-__all__ = ["Connection", "GcsSettings", "connect"]
+__all__ = ["CHUNK_SIZE", "Connection", "GcsSettings", "connect"]
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 """The widest scope: permissions are controlled by the account's roles, as Google advises."""
+
+
+CHUNK_SIZE = 16 * 2**20
+"""
+The bytes of a blob that are sent at a time: large enough that the round trip of a request does
+not count, and small enough for memory, of which an upload takes up to five times as much.
+"""
 
 
 @frozen(kw_only=True)
@@ -67,7 +74,7 @@ class GcsSettings:
     signing_key: Path | None = field(default=None, repr=False)
     signing_account: str | None = None
     redirect: bool = True
-    chunk_size: int = 16 * 2**20
+    chunk_size: int = CHUNK_SIZE
     uploads: int = 4
     connections: int = 40
 

@@ -31,7 +31,7 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
     ],
     "popularity_refresh": [("true", True)],
     "layer_strategy": [("dominators", "dominators")],
-    "layer_unit_size": [("0", 0)],
+    "min_response_rate": [("0", 0)],
     "nix_options": [
         ({"cores": 2, "sandbox": False}, {"cores": "2", "sandbox": "false"}),
         ("{substituters: [a, b]}", {"substituters": "a b"}),
@@ -131,7 +131,7 @@ REJECTED: dict[str, list[object]] = {
     "nixpkgs_config": ["x", {"a": float("nan")}, {"a": {1, 2}}, {True: 1}, {"a": b"x"}],
     "substitute_only": ["1", 1, "", None],
     "layer_budget": [0, 126],
-    "layer_affinity": [0, 101],
+    "max_packages": [0, 1001],
     "layer_strategy": ["", "units", True],
     "compression": ["", "lzma", "zstd-3", True, None],
     "compression_level": [-1, 20, "fast"],

@@ -122,7 +122,7 @@ def _expected(kind: Kind) -> str:
     # Of these the words have no more to say than that it is not empty.
     if words == "a text that is not empty":
         words = f"a {kind.name}"
-    units = {"bytes", "MiB", "percent", "seconds", "threads", "layers", "images", "processes"}
+    units = {"bytes", "MiB", "seconds", "threads", "layers", "images", "processes"}
     return f"{words}, in {kind.name}" if kind.name in units and kind.name not in words else words
 
 
