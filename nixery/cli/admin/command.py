@@ -22,6 +22,13 @@ from attrs import asdict
 from tqdm import tqdm
 from twisted.internet.defer import Deferred
 
+from nixery.cli.admin.arguments import (
+    count_argument,
+    read_image_list,
+    read_password,
+    seconds_argument,
+    size_argument,
+)
 from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, local_url, prewarm
 from nixery.cli.admin.report import describe_image, format_table, to_plain_data
 from nixery.cli.admin.verify import verify
@@ -32,7 +39,6 @@ from nixery.errors import NixeryError
 from nixery.image.names import Tag, parse_digest, parse_image_name, parse_tag
 from nixery.pulls.images import tag_record_key
 from nixery.runtime.reactor_time import run_reactor
-from nixery.runtime.sizes import parse_size
 from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, survey
 from nixery.storage.filesystem.gc_policy import Policy
@@ -107,19 +113,19 @@ def _parser() -> argparse.ArgumentParser:
 
     gc_parser = command("gc", _gc, "Remove what the limits do not keep, and what nothing names.")
     gc_parser.add_argument(
-        "--max-storage-size", type=_parse_size, help="instead of the setting: 200GiB"
+        "--max-storage-size", type=size_argument, help="instead of the setting: 200GiB"
     )
     gc_parser.add_argument(
-        "--max-image-age", type=_parse_seconds, help="instead of the setting, in seconds"
+        "--max-image-age", type=seconds_argument, help="instead of the setting, in seconds"
     )
     # As the settings were called.
     for former, name, parse in (
-        ("--max-bytes", "max_storage_size", _parse_size),
-        ("--max-age", "max_image_age", _parse_seconds),
+        ("--max-bytes", "max_storage_size", size_argument),
+        ("--max-age", "max_image_age", seconds_argument),
     ):
         gc_parser.add_argument(former, dest=name, type=parse, help=argparse.SUPPRESS)
     gc_parser.add_argument(
-        "--grace", type=_parse_seconds, help="instead of retention_grace, in seconds"
+        "--grace", type=seconds_argument, help="instead of retention_grace, in seconds"
     )
     gc_parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
@@ -129,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="move what is damaged aside, so that the next pull makes it again",
     )
-    verify_parser.add_argument("--jobs", type=_parse_count, default=4, help="files hashed at once")
+    verify_parser.add_argument(
+        "--jobs", type=count_argument, default=4, help="files hashed at once"
+    )
 
     command("list", _list, "List the images, with their sizes and when they were pulled last.")
 
@@ -152,9 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     warm_parser.add_argument("--url", help="of the registry (default: as it is configured)")
     warm_parser.add_argument("--user", help="for a registry that asks who you are")
     warm_parser.add_argument("--password-file", help="the file with that user's password")
-    warm_parser.add_argument("--jobs", type=_parse_count, default=4, help="how many at once")
+    warm_parser.add_argument("--jobs", type=count_argument, default=4, help="how many at once")
     warm_parser.add_argument(
-        "--timeout", type=_parse_seconds, default=14400.0, help="seconds that one image may take"
+        "--timeout", type=seconds_argument, default=14400.0, help="seconds that one image may take"
     )
     return parser
 
@@ -254,7 +262,7 @@ def _find_all(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequenc
 
 
 def _prewarm(config: Config, options: argparse.Namespace) -> int:
-    images = [*options.images, *_read_image_list(options.file)]
+    images = [*options.images, *read_image_list(options.file)]
     endpoints = [
         text.removeprefix(PLAIN)
         for text in config.listen
@@ -273,7 +281,7 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
         parse_tag(tag or "latest")
     auth = None
     if options.user is not None:
-        auth = options.user, _read_password(options.password_file)
+        auth = options.user, read_password(options.password_file)
     results: list[PrewarmResult] = []
 
     def main(reactor: Any) -> Deferred[None]:  # the global reactor has no type
@@ -359,27 +367,6 @@ def _find(inventory: Inventory, image: str, system: str) -> list[StoredImage]:
     return found
 
 
-def _read_image_list(path: str | None) -> list[str]:
-    """:raises AdminRefused: the file cannot be read."""
-    if path is None:
-        return []
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AdminRefused(reason=f"{path} cannot be read: {error}") from error
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]
-
-
-def _read_password(path: str | None) -> str:
-    if path is None:
-        raise AdminRefused(reason="give the password of --user with --password-file")
-    try:
-        return Path(path).read_text("utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AdminRefused(reason=f"{path} cannot be read: {error}") from error
-
-
 def _print(options: argparse.Namespace, data: object, text: str) -> None:
     sys.stdout.write((json.dumps(data, indent=2) if options.json else text) + "\n")
     sys.stdout.flush()
@@ -387,24 +374,3 @@ def _print(options: argparse.Namespace, data: object, text: str) -> None:
 
 def _print_error(text: str) -> None:
     sys.stderr.write(f"nixery-admin: {text}\n")
-
-
-def _parse_size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}: give one as 200GiB") from None
-
-
-def _parse_seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("give a number of seconds, 0 or more")
-    return value
-
-
-def _parse_count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 256:
-        raise argparse.ArgumentTypeError("give a number between 1 and 256")
-    return value
