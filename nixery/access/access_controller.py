@@ -106,7 +106,7 @@ class AccessController:
 
     def replace_users(self, passwords: Passwords, rules: Mapping[str, PackagePatterns]) -> None:
         """
-        Replace users and rules, and forget all cached credentials.
+        Replace users and rules, and clear the cache of credentials.
 
         :param passwords: the users.
         :param rules: the packages that users may pull, by user name; :data:`ANONYMOUS` stands

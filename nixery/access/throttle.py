@@ -33,7 +33,7 @@ FORGET_AFTER_SECONDS = 900.0
 """Seconds after the last failure until failures are forgotten."""
 
 MAX_TRACKED_KEYS = 16384
-"""Maximum number of users and addresses that are remembered."""
+"""Maximum number of users and addresses whose failures are counted."""
 
 
 @define(eq=False)

@@ -9,9 +9,9 @@ lanes take turns:
     waiting    a: a1 a2 a3    b: b1    c: c1 c2
     order      a1 b1 c1 a2 c2 a3
 
-The places in the queue are shared in the same way.  When the queue is full, a newcomer whose
+The places in the queue are shared in the same way.  When the queue is full, a new item whose
 lane would still be shorter than the longest lane takes the place of the last item in the
-longest lane, which is rejected; if there is no such lane, the newcomer is rejected.  So a
+longest lane, which is rejected; if there is no such lane, the new item is rejected.  So a
 flood in one lane costs that lane its last places, and the other lanes nothing.
 
 Requests for an image that is being built, or is queued, join that build

@@ -5,8 +5,8 @@ The pipeline that makes one image:
       -> realised closure graph -> layer plan -> packed layers in storage
       -> manifests in storage -> image
 
-The methods of :class:`ImagePipeline` read like these lines.  It makes an image each time that
-it is told to: :class:`nixery.builds.builder.Builder` decides which images are made, and when.
+The methods of :class:`ImagePipeline` read like these lines.  It makes an image on each
+call: :class:`nixery.builds.builder.Builder` decides which images are made, and when.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ __all__ = [
     "environment",
     "fetch",
     "fetch_environment",
-    "hold",
+    "fetch_and_root",
     "json_text",
     "probe_store",
     "query_closure",
@@ -237,7 +237,9 @@ def fetch(tree: SourceTree, fetch_nix: Path, *, shallow: bool = True) -> tuple[s
     )
 
 
-def hold(tree: SourceTree, fetch_nix: Path, link: Path, *, shallow: bool = True) -> tuple[str, ...]:
+def fetch_and_root(
+    tree: SourceTree, fetch_nix: Path, link: Path, *, shallow: bool = True
+) -> tuple[str, ...]:
     """
     Command that fetches a commit into the store, and roots a derivation that refers to it.
 
@@ -284,10 +286,10 @@ def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path)
     :param packages: at least one; without any, Nix would build ``./default.nix``.
     :param out_link: the first root; the names of the others are derived from it.
     """
-    wanted = {
+    installables = {
         f"{package.derivation}!{output.name}" for package in packages for output in package.outputs
     }
-    return (*building(settings, out_link), *sorted(wanted))
+    return (*building(settings, out_link), *sorted(installables))
 
 
 def building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:

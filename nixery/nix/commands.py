@@ -83,7 +83,7 @@ class NixCommands:
     :param settings: the settings of Nix commands.
     :param resolve: the path of ``nix/resolve.nix``.
     :param environ: the environment of this process.
-    :param holds: as :func:`nixery.nix.store_location.holds`.
+    :param has_content: as :func:`nixery.nix.store_location.has_content`.
     """
 
     _log = Logger()
@@ -97,9 +97,9 @@ class NixCommands:
         settings: NixSettings,
         resolve: Path,
         environ: Mapping[str, str],
-        holds: Callable[[str, bytes], bool] = store_location.holds,
+        has_content: Callable[[str, bytes], bool] = store_location.has_content,
     ) -> None:
-        self._holds = holds
+        self._has_content = has_content
         self._spawner = spawner
         self._workers = workers
         self._settings = settings
@@ -126,14 +126,14 @@ class NixCommands:
             raise _no_nix(printed)
         if (int(version[1]), int(version[2])) < OLDEST_VERSION:
             raise NixMisconfigured(reason=f"version {version[0]} is too old: {INSTALL}")
-        await self._check_place()
+        await self._check_store_location()
         probed = await self._query(arguments.probe_store())
         if _text(probed).strip() != arguments.STORE_PROBE:
             raise _no_nix(_text(probed))
-        self._tell_ignored(probed.stderr)
+        self._warn_of_ignored_settings(probed.stderr)
         return version[0]
 
-    async def _check_place(self) -> None:
+    async def _check_store_location(self) -> None:
         """
         Check that the files of the store are at their store paths.
 
@@ -141,15 +141,15 @@ class NixCommands:
         """
         for _ in range(PROBES):
             content = uuid4().hex
-            stored = await self._query(arguments.store_text(content))
-            path = _stored_path(stored)
+            result = await self._query(arguments.store_text(content))
+            path = _stored_path(result)
             ours = path.startswith(f"{arguments.STORE}/")
-            if ours and await self._workers.run(self._holds, path, content.encode("ascii")):
+            if ours and await self._workers.run(self._has_content, path, content.encode("ascii")):
                 return
             # A running garbage collection may have removed it; Nix would then report it missing.
             if ours and _text(await self._query(arguments.check_validity([path]))):
                 continue
-            raise store_location.explain_misplacement(path, stored.stderr, self._environment)
+            raise store_location.explain_misplacement(path, result.stderr, self._environment)
         raise NixUnusable(reason="a collection of its store removes what was just stored")
 
     async def probe(self) -> None:
@@ -246,21 +246,21 @@ class NixCommands:
         :raises UnexpectedOutput: it has built other store paths.
         """
         root = uuid4().hex
-        wanted = sorted({output.path for package in packages for output in package.outputs})
-        if not wanted:
+        outputs = sorted({output.path for package in packages for output in package.outputs})
+        if not outputs:
             return Realisation(root=root, outputs=())
         try:
             directory = self._settings.roots / root
             await self._workers.run(make_directories, directory)
             built = await self._build(command(directory / "r"), progress)
             # The output paths of content-addressed derivations could differ.
-            if built != wanted:
+            if built != outputs:
                 raise UnexpectedOutput(what="what nix-build built", excerpt=" ".join(built))
         except BaseException:
             # This handles a cancellation too: the child has ended by then.
             await self._remove(root)
             raise
-        return Realisation(root=root, outputs=tuple(wanted))
+        return Realisation(root=root, outputs=tuple(outputs))
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
         """See :meth:`nixery.nix.interface.Nix.closure`."""
@@ -294,16 +294,16 @@ class NixCommands:
             if count:
                 self._log.info("removed {count} roots that an earlier run left", count=count)
 
-    def _tell_ignored(self, said: str) -> None:
+    def _warn_of_ignored_settings(self, stderr: str) -> None:
         """Warn of settings that Nix ignores."""
-        ignored = [match["name"] or match["url"] for match in _IGNORED.finditer(said)]
+        ignored = [match["name"] or match["url"] for match in _IGNORED.finditer(stderr)]
         if ignored:
             self._log.warn(
                 "Nix's daemon does not trust this user and ignores {names}:"
                 " set that in its own nix.conf, or list the user there in trusted-users",
                 names=", ".join(dict.fromkeys(ignored)),
             )
-        for line in dict.fromkeys(said.splitlines()):
+        for line in dict.fromkeys(stderr.splitlines()):
             if line.startswith("warning:") and not _IGNORED.search(line):
                 self._log.warn("Nix says: {line}", line=line)
 
@@ -320,7 +320,7 @@ class NixCommands:
             argv=argv,
             environment=self._environment,
             timeout=self._settings.build_deadline,
-            on_stderr_line=log.line,
+            on_stderr_line=log.feed,
         )
         try:
             result = await self._spawner.run(command)
@@ -350,8 +350,8 @@ class NixCommands:
         except OutputTooLarge as error:
             raise NixUnusable(reason=error.message, output=error.output) from error
         except ProcessFailed as error:
-            said = error.output.stderr
-            denial = await self._workers.run(store_location.explain_denial, said)
+            stderr = error.output.stderr
+            denial = await self._workers.run(store_location.explain_denial, stderr)
             if denial is not None:
                 raise evolve(denial, output=error.output) from error
             raise unusable(error) from error

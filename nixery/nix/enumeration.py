@@ -126,20 +126,20 @@ class StoreListing:
             raise command_missing(error) from error
 
 
-def _names(answer: bytes) -> tuple[str, ...]:
+def _names(output: bytes) -> tuple[str, ...]:
     try:
-        names = json.loads(answer)
+        names = json.loads(output)
     except ValueError as error:
-        raise UnexpectedOutput(what="the list of attributes", excerpt=repr(answer[:200])) from error
+        raise UnexpectedOutput(what="the list of attributes", excerpt=repr(output[:200])) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UnexpectedOutput(what="the list of attributes", excerpt=repr(answer[:200]))
+        raise UnexpectedOutput(what="the list of attributes", excerpt=repr(output[:200]))
     return tuple(names)
 
 
 def _store_paths() -> list[str]:
     """List the entries of the store that look like store paths; others are locks and links."""
-    found: list[str] = []
+    paths: list[str] = []
     for name in os.listdir(STORE):
         with suppress(UnexpectedOutput):
-            found += [f"{STORE}/{each}" for each in store_names([f"{STORE}/{name}"])]
-    return found
+            paths += [f"{STORE}/{each}" for each in store_names([f"{STORE}/{name}"])]
+    return paths

@@ -161,8 +161,8 @@ def unusable(failure: ProcessFailed) -> NixUnusable:
     fault = nix_at_fault(failure)
     if fault is not None:
         return fault
-    said = failure.output.stderr.strip()[-MAX_TEXT_CHARACTERS:].removeprefix("error:").strip()
-    return NixUnusable(reason=said or failure.output.describe(), output=failure.output)
+    message = failure.output.stderr.strip()[-MAX_TEXT_CHARACTERS:].removeprefix("error:").strip()
+    return NixUnusable(reason=message or failure.output.describe(), output=failure.output)
 
 
 # -- builds -------------------------------------------------------------------
@@ -174,21 +174,21 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
 
     When several derivations fail, it names the one that failed first.
     """
-    said = "\n".join(log.errors)
+    message = "\n".join(log.errors)
     output = evolve(failure.output, stderr=log.text())
-    if _MISSING.search(said):
+    if _MISSING.search(message):
         return MissingDerivations(output=output)
-    wrong = _first(_WRONG_SYSTEM, said)
+    wrong = _first(_WRONG_SYSTEM, message)
     if wrong:
         return _wrong_system(wrong, output)
-    timed_out = _TIMED_OUT.search(said)
+    timed_out = _TIMED_OUT.search(message)
     if timed_out or output.status == 101:
         return _timed_out(log, output, settings, silent=bool(timed_out and timed_out["silent"]))
-    if settings.substitute_only and _NO_BUILDS.search(said):
+    if settings.substitute_only and _NO_BUILDS.search(message):
         return _not_substitutable(log, output)
-    fault = nix_at_fault(ProcessFailed(output=evolve(output, stderr=said)))
-    failed = _first(_FAILED, said)
-    if output.status in _BUILD_STATUS or failed or _BUILD_TEXT.search(said):
+    fault = nix_at_fault(ProcessFailed(output=evolve(output, stderr=message)))
+    failed = _first(_FAILED, message)
+    if output.status in _BUILD_STATUS or failed or _BUILD_TEXT.search(message):
         # A full disk of this machine makes builders fail too; Nix reports it in its own
         # words only when Nix itself could not write.
         if fault and not failed:
@@ -197,7 +197,7 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
         return BuildFailed(derivation=derivation, log=_log_of(derivation, log), output=output)
     if fault:
         return evolve(fault, output=output)
-    return NixUnusable(reason=said[-MAX_TEXT_CHARACTERS:] or output.describe(), output=output)
+    return NixUnusable(reason=message[-MAX_TEXT_CHARACTERS:] or output.describe(), output=output)
 
 
 def build_deadline_passed(
@@ -242,15 +242,15 @@ def _wrong_system(match: re.Match[str], output: CommandOutput) -> WrongSystem:
 def _timed_out(
     log: BuildLog, output: CommandOutput, settings: NixSettings, *, silent: bool
 ) -> BuildTimedOut:
-    match = next(
+    found = next(
         (
-            found
+            match
             for message in log.errors
-            if _TIMED_OUT.search(message) and (found := _DERIVATION.search(message))
+            if _TIMED_OUT.search(message) and (match := _DERIVATION.search(message))
         ),
         None,
     )
-    derivation = match["drv"] if match else ""
+    derivation = found["drv"] if found else ""
     return BuildTimedOut(
         derivation=derivation,
         seconds=settings.max_silent if silent else settings.timeout,

@@ -29,7 +29,7 @@ from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.prewarm import PrewarmedEvaluator
 from nixery.nix.resolve_arguments import Lookup
-from nixery.nix.resolve_output import parse_answers, thrown, with_reason
+from nixery.nix.resolve_output import parse_results, thrown, with_reason
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command, Spawner
 from nixery.runtime.deferreds import TimedOut, with_timeout
@@ -86,13 +86,15 @@ class Evaluator:
     def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.prewarm_evaluation`."""
         if self._prewarmed is not None:
-            self._prewarmed.prewarm_evaluation(self._waiting(self.lookup(package_set, system)), 0)
+            self._prewarmed.prewarm_evaluation(
+                self._prewarm_command(self.lookup(package_set, system)), 0
+            )
 
     async def stop(self) -> None:
         """Stop the prewarmed processes."""
         if self._prewarmed is not None:
-            standby, self._prewarmed = self._prewarmed, None
-            await standby.stop()
+            prewarmed, self._prewarmed = self._prewarmed, None
+            await prewarmed.stop()
 
     def lookup(self, package_set: PackageSet, system: str) -> Lookup:
         """Return the arguments of look-ups in a package set."""
@@ -123,37 +125,37 @@ class Evaluator:
         if refused:
             names = {problem.name: problem for problem in refused}
             rest = [item for item in requests if item.name not in names]
-            found = iter(await self.look_up(package_set, system, rest) if rest else ())
+            results = iter(await self.look_up(package_set, system, rest) if rest else ())
             return [
                 LookupResult(request=item, result=names[item.name])
                 if item.name in names
-                else next(found)
+                else next(results)
                 for item in requests
             ]
         lookup = self.lookup(package_set, system)
         await self._slots.acquire()
         try:
-            return await self._answer(lookup, requests)
+            return await self._run_lookup(lookup, requests)
         finally:
             self._slots.release()
             if self._prewarmed is not None:
-                self._prewarmed.prewarm_evaluation(self._waiting(lookup))
+                self._prewarmed.prewarm_evaluation(self._prewarm_command(lookup))
 
-    async def _answer(
+    async def _run_lookup(
         self, lookup: Lookup, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         try:
-            answers = await self._ask_ahead(lookup, requests)
-            if answers is None:
+            results = await self._evaluate_prewarmed(lookup, requests)
+            if results is None:
                 # This gets a new deadline, so that it can report the error in any case.
-                answers = await self._ask(lookup, requests, self._deadline())
+                results = await self._evaluate_once(lookup, requests, self._deadline())
         except ProcessFailed as failure:
             # The bisection gets a new deadline: most of the first one may be used up,
             # and a timeout would hide the failing package.
             deadline = self._deadline()
             await self._check_source(lookup, deadline)
-            answers = await self._sift(lookup, requests, deadline, failure)
-        return await self._explain(lookup, answers)
+            results = await self._bisect(lookup, requests, deadline, failure)
+        return await self._add_error_texts(lookup, results)
 
     async def _check_source(self, lookup: Lookup, deadline: float) -> None:
         """
@@ -162,11 +164,13 @@ class Evaluator:
         :raises EvaluationFailed: that fails.
         """
         try:
-            await self._ask(lookup, (), deadline)
+            await self._evaluate_once(lookup, (), deadline)
         except ProcessFailed as failure:
-            raise EvaluationFailed(reason=self._reason(failure), output=failure.output) from failure
+            raise EvaluationFailed(
+                reason=self._error_text(failure), output=failure.output
+            ) from failure
 
-    async def _sift(
+    async def _bisect(
         self,
         lookup: Lookup,
         requests: Sequence[PackageRequest],
@@ -175,18 +179,18 @@ class Evaluator:
     ) -> tuple[LookupResult, ...]:
         """Bisect names that could not be evaluated together because of ``failure``."""
         if len(requests) == 1:
-            return (thrown(requests[0], self._reason(failure)),)
+            return (thrown(requests[0], self._error_text(failure)),)
         middle = len(requests) // 2
-        answers: tuple[LookupResult, ...] = ()
-        for part in (requests[:middle], requests[middle:]):
+        results: tuple[LookupResult, ...] = ()
+        for half in (requests[:middle], requests[middle:]):
             try:
-                answers += await self._ask(lookup, part, deadline)
+                results += await self._evaluate_once(lookup, half, deadline)
             except ProcessFailed as error:
-                answers += await self._sift(lookup, part, deadline, error)
-        return answers
+                results += await self._bisect(lookup, half, deadline, error)
+        return results
 
-    async def _explain(
-        self, lookup: Lookup, answers: Sequence[LookupResult]
+    async def _add_error_texts(
+        self, lookup: Lookup, results: Sequence[LookupResult]
     ) -> Sequence[LookupResult]:
         """
         Add Nix's text to the results of packages that throw.
@@ -194,21 +198,21 @@ class Evaluator:
         When Nix catches an error, it does not pass on its text; so these packages are
         evaluated again, one by one, without catching.
         """
-        silent = [answer for answer in answers if _throws_silently(answer)][:MAX_EXPLAINED_NAMES]
+        silent = [result for result in results if _throws_silently(result)][:MAX_EXPLAINED_NAMES]
         if not silent:
-            return answers
+            return results
         deadline = self._deadline()
         reasons: dict[PackageRequest, str] = {}
-        for answer in silent:
+        for result in silent:
             try:
-                await self._ask(lookup, (answer.request,), deadline, guard=False)
+                await self._evaluate_once(lookup, (result.request,), deadline, guard=False)
             except ProcessFailed as failure:
-                reasons[answer.request] = self._reason(failure)
+                reasons[result.request] = self._error_text(failure)
             except EvaluationTimedOut:
                 break
-        return [with_reason(answer, reasons.get(answer.request, "")) for answer in answers]
+        return [with_reason(result, reasons.get(result.request, "")) for result in results]
 
-    async def _ask_ahead(
+    async def _evaluate_prewarmed(
         self, lookup: Lookup, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult] | None:
         """
@@ -218,22 +222,22 @@ class Evaluator:
         """
         if self._prewarmed is None:
             return None
-        waiting = self._prewarmed.take(self._waiting(lookup))
-        if waiting is None:
+        process = self._prewarmed.take(self._prewarm_command(lookup))
+        if process is None:
             return None
-        question = resolve_arguments.question(lookup, requests)
+        question = resolve_arguments.encode_request(lookup, requests)
         try:
-            printed = await with_timeout(
-                self._settings.eval_timeout, self._clock, waiting.ask(question)
+            output = await with_timeout(
+                self._settings.eval_timeout, self._clock, process.evaluate(question)
             )
         except TimedOut as error:
-            raise self._timed_out(requests) from error
+            raise self._timeout_error(requests) from error
         except NixeryError as error:
             self._log.debug("an evaluation is repeated: {error}", error=error)
             return None
-        return await self._workers.run(parse_answers, printed, requests, self._clock.seconds)
+        return await self._workers.run(parse_results, output, requests, self._clock.seconds)
 
-    async def _ask(
+    async def _evaluate_once(
         self,
         lookup: Lookup,
         requests: Sequence[PackageRequest],
@@ -256,7 +260,7 @@ class Evaluator:
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
-            raise self._timed_out(requests) from error
+            raise self._timeout_error(requests) from error
         except OutputTooLarge as error:
             raise EvaluationFailed(reason=error.message, output=error.output) from error
         except ProcessFailed as failure:
@@ -264,9 +268,9 @@ class Evaluator:
             if fault is not None:
                 raise fault from failure
             raise
-        return await self._workers.run(parse_answers, result.stdout, requests, self._clock.seconds)
+        return await self._workers.run(parse_results, result.stdout, requests, self._clock.seconds)
 
-    def _waiting(self, lookup: Lookup) -> Command:
+    def _prewarm_command(self, lookup: Lookup) -> Command:
         return self._command(resolve_arguments.prewarm(lookup))
 
     def _command(self, argv: tuple[str, ...], timeout: float | None = None) -> Command:
@@ -280,7 +284,7 @@ class Evaluator:
             parent_death_signal=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
         )
 
-    def _timed_out(self, requests: Sequence[PackageRequest]) -> EvaluationTimedOut:
+    def _timeout_error(self, requests: Sequence[PackageRequest]) -> EvaluationTimedOut:
         return EvaluationTimedOut(
             names=tuple(item.name for item in requests),
             seconds=self._settings.eval_timeout,
@@ -290,17 +294,17 @@ class Evaluator:
     def _deadline(self) -> float:
         return self._clock.seconds() + self._settings.eval_timeout
 
-    def _reason(self, failure: ProcessFailed) -> str:
+    def _error_text(self, failure: ProcessFailed) -> str:
         if failure.output.signal is not None:
             return failure.output.describe()
         return error_text(failure.output.stderr, self._settings)
 
 
-def _throws_silently(answer: LookupResult) -> bool:
+def _throws_silently(result: LookupResult) -> bool:
     """True if Nix has caught an error of the package, and its text is not known."""
-    problem = answer.result
+    problem = result.result
     return (
         isinstance(problem, PackageProblem)
         and problem.kind is ProblemKind.EVALUATION
-        and problem == thrown(answer.request).result
+        and problem == thrown(result.request).result
     )

@@ -141,7 +141,7 @@ class NixFetcher:
         await self._workers.run(make_directories, self._roots)
         path = await self._fetch(tree)
         if not await self._root(link, path):
-            path = await self._hold_and_root(tree, link)
+            path = await self._refetch_and_root(tree, link)
         self._log.info(
             "{commit} was fetched in {seconds:.1f} s",
             commit=tree.commit,
@@ -149,24 +149,26 @@ class NixFetcher:
         )
         return Path(path)
 
-    async def _hold_and_root(self, tree: SourceTree, link: Path) -> str:
+    async def _refetch_and_root(self, tree: SourceTree, link: Path) -> str:
         """
         Fetch and root a commit that was collected between fetching and rooting.
 
         The command that fetches makes a root itself, which protects the commit until its
         own root is made.
         """
-        held = link.with_name(f"{link.name}.held")
+        root = link.with_name(f"{link.name}.held")
         try:
             for _ in range(MAX_REFETCHES):
                 self._log.info("a garbage collection took {commit}", commit=tree.commit)
-                await self._run(tree, partial(arguments.hold, tree, self._fetch_nix, held))
+                await self._run(
+                    tree, partial(arguments.fetch_and_root, tree, self._fetch_nix, root)
+                )
                 # The commit is in the store now: this only prints its path.
                 path = await self._fetch(tree)
                 if await self._root(link, path):
                     return path
         finally:
-            await self._workers.run(held.unlink, missing_ok=True)
+            await self._workers.run(root.unlink, missing_ok=True)
         raise self._unavailable(
             tree, "garbage collections took it before it was protected, again and again"
         )

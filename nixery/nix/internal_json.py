@@ -69,13 +69,13 @@ class _Downloads:
     _current: dict[int, int] = field(factory=dict)
     _expected: dict[int, int] = field(factory=dict)
 
-    def advance(self, activity: int, done: int) -> None:
+    def set_done(self, activity: int, done: int) -> None:
         self._current[activity] = done
 
     def stop(self, activity: int) -> None:
         self._ended += self._current.pop(activity, 0)
 
-    def expect(self, activity: int, size: int) -> None:
+    def set_expected(self, activity: int, size: int) -> None:
         """Set the expected bytes of ``activity``, which starts transfers and is not one itself."""
         self._expected[activity] = size
 
@@ -112,10 +112,10 @@ class BuildLog:
     _downloads: _Downloads = field(init=False, factory=_Downloads)
     _phase: Phase | None = field(init=False, default=None)
     _builds_done: int = field(init=False, default=0)
-    _ended_well: int = field(init=False, default=0)
-    _ended_badly: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    _succeeded_builds: int = field(init=False, default=0)
+    _failed_derivations: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
 
-    def line(self, line: bytes) -> None:
+    def feed(self, line: bytes) -> None:
         """Parse a line, without its end.  Never raises."""
         if not line.startswith(_PREFIX):
             # Such as the evaluator's out-of-memory message, a crash, or the operator's hook.
@@ -137,7 +137,7 @@ class BuildLog:
 
     def unfinished(self) -> tuple[str, ...]:
         """Return the derivations whose builds run, then those whose builds failed."""
-        return (*self._derivations.values(), *self._ended_badly)
+        return (*self._derivations.values(), *self._failed_derivations)
 
     def text(self) -> str:
         """Return Nix's warnings and errors as text."""
@@ -167,7 +167,7 @@ class BuildLog:
         activity, kind = event["id"], event["type"]
         self._activities[activity] = kind
         if kind == FILE_TRANSFER and self._phase is None:
-            self._enter(Phase.DOWNLOADING)
+            self._set_phase(Phase.DOWNLOADING)
         elif kind == BUILD:
             derivation = str(event["fields"][0])
             self._derivations[activity] = derivation
@@ -175,17 +175,17 @@ class BuildLog:
             self._logs[derivation] = deque(maxlen=MAX_LOG_LINES)
             while len(self._logs) > MAX_LOGGED_BUILDS:
                 del self._logs[next(iter(self._logs))]
-            self._enter(Phase.BUILDING)
+            self._set_phase(Phase.BUILDING)
             self.progress.derivation(derivation)
 
     def _stop(self, activity: int) -> None:
         derivation = self._derivations.pop(activity, None)
         if derivation is not None:
             # A build that succeeds is counted as done before it stops.
-            if self._ended_well < self._builds_done:
-                self._ended_well += 1
+            if self._succeeded_builds < self._builds_done:
+                self._succeeded_builds += 1
             else:
-                self._ended_badly.append(derivation)
+                self._failed_derivations.append(derivation)
         if self._activities.pop(activity, None) == FILE_TRANSFER:
             self._downloads.stop(activity)
 
@@ -200,22 +200,22 @@ class BuildLog:
         elif kind == PROGRESS:
             self._count(activity, int(fields[0]), int(fields[1]))
         elif kind == SET_EXPECTED and fields[0] == FILE_TRANSFER:
-            self._downloads.expect(activity, int(fields[1]))
+            self._downloads.set_expected(activity, int(fields[1]))
 
     def _count(self, activity: int, done: int, expected: int) -> None:
-        of = self._activities.get(activity)
-        if of == FILE_TRANSFER:
-            self._downloads.advance(activity, done)
+        kind = self._activities.get(activity)
+        if kind == FILE_TRANSFER:
+            self._downloads.set_done(activity, done)
             self.progress.count(
                 Phase.DOWNLOADING, self._downloads.done, self._downloads.expected, "bytes"
             )
-        elif expected and of == COPY_PATHS:
+        elif expected and kind == COPY_PATHS:
             self.progress.count(Phase.DOWNLOADING, done, expected, "paths")
-        elif expected and of == BUILDS:
+        elif expected and kind == BUILDS:
             self._builds_done = max(self._builds_done, done)
             self.progress.count(Phase.BUILDING, done, expected, "builds")
 
-    def _enter(self, phase: Phase) -> None:
+    def _set_phase(self, phase: Phase) -> None:
         # Downloads go on while builds run: report the same phase only once in a row.
         if self._phase is not phase:
             self._phase = phase
@@ -224,9 +224,9 @@ class BuildLog:
 
 def _is_interesting(line: bytes) -> bool:
     if b'"result"' in line:
-        return any(mark in line for mark in _RESULTS)
+        return any(marker in line for marker in _RESULTS)
     if b'"start"' in line:
-        return any(mark in line for mark in _STARTS)
+        return any(marker in line for marker in _STARTS)
     if b'"msg"' in line:
-        return any(mark in line for mark in _MESSAGES)
+        return any(marker in line for marker in _MESSAGES)
     return b'"stop"' in line

@@ -35,7 +35,7 @@ Seconds after which an unused process is replaced: Nix reads its settings and th
 time when it starts.
 """
 
-_DISMISSAL = b"{ found = null; }\n"
+_END_REQUEST = b"{ found = null; }\n"
 
 
 @define(kw_only=True, eq=False)
@@ -50,9 +50,9 @@ class PrewarmedEvaluator:
     spawner: Spawner
     clock: IReactorTime
 
-    _expected: Command | None = field(default=None, init=False)
-    _waiting: IdleEvaluator | None = field(default=None, init=False)
-    _next: IDelayedCall | None = field(default=None, init=False)
+    _command: Command | None = field(default=None, init=False)
+    _idle: IdleEvaluator | None = field(default=None, init=False)
+    _next_start: IDelayedCall | None = field(default=None, init=False)
     _running: set[IdleEvaluator] = field(factory=set, init=False)
 
     def prewarm_evaluation(self, command: Command, delay: float = START_DELAY_SECONDS) -> None:
@@ -64,57 +64,57 @@ class PrewarmedEvaluator:
         """
         if self._is_ready(command):
             return
-        self._dismiss()
-        self._expected = command
+        self._end_idle()
+        self._command = command
         self._start_in(delay)
 
     def take(self, command: Command) -> IdleEvaluator | None:
         """Hand over the process that waits for a command, if there is one."""
         if not self._is_ready(command):
             return None
-        waiting, self._waiting = self._waiting, None
-        self._forget_next()
-        return waiting
+        process, self._idle = self._idle, None
+        self._cancel_next_start()
+        return process
 
     async def stop(self) -> None:
         """Stop all processes, and wait until they have ended."""
-        self._forget_next()
-        self._waiting = None
+        self._cancel_next_start()
+        self._idle = None
         running = tuple(self._running)
-        for waiting in running:
-            waiting.kill()
-        await gather(waiting.wait_until_exited() for waiting in running)
+        for process in running:
+            process.kill()
+        await gather(process.wait_until_exited() for process in running)
 
     def _is_ready(self, command: Command) -> bool:
         return (
-            self._waiting is not None
-            and not self._waiting.has_exited
-            and self._expected is not None
-            and self._expected.argv == command.argv
+            self._idle is not None
+            and not self._idle.has_exited
+            and self._command is not None
+            and self._command.argv == command.argv
         )
 
     def _start_in(self, delay: float) -> None:
-        self._forget_next()
-        self._next = self.clock.callLater(delay, self._start)
+        self._cancel_next_start()
+        self._next_start = self.clock.callLater(delay, self._start)
 
     def _start(self) -> None:
-        self._dismiss()
-        if self._expected is not None:
-            waiting = self._waiting = IdleEvaluator(self.spawner, self._expected)
-            self._running.add(waiting)
-            waiting.start(lambda: self._running.discard(waiting))
+        self._end_idle()
+        if self._command is not None:
+            process = self._idle = IdleEvaluator(self.spawner, self._command)
+            self._running.add(process)
+            process.start(lambda: self._running.discard(process))
             self._start_in(MAX_AGE_SECONDS)
 
-    def _dismiss(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.send(_DISMISSAL)
-            waiting.close_stdin()
+    def _end_idle(self) -> None:
+        process, self._idle = self._idle, None
+        if process is not None:
+            process.send(_END_REQUEST)
+            process.close_stdin()
 
-    def _forget_next(self) -> None:
-        if self._next is not None and self._next.active():
-            self._next.cancel()
-        self._next = None
+    def _cancel_next_start(self) -> None:
+        if self._next_start is not None and self._next_start.active():
+            self._next_start.cancel()
+        self._next_start = None
 
 
 class IdleEvaluator(InteractiveProcess):
@@ -122,10 +122,10 @@ class IdleEvaluator(InteractiveProcess):
 
     def __init__(self, spawner: Spawner, command: Command) -> None:
         super().__init__(spawner, command)
-        self._printed = bytearray()
+        self._output = bytearray()
         self._fault: NixeryError | None = None
 
-    async def ask(self, question: bytes) -> bytes:
+    async def evaluate(self, request: bytes) -> bytes:
         """
         Send the request, and wait for the result.
 
@@ -134,7 +134,7 @@ class IdleEvaluator(InteractiveProcess):
         :return: the output of the process.
         :raises NixeryError: the process failed.
         """
-        self.send(question)
+        self.send(request)
         self.close_stdin()
         try:
             await self.wait_until_exited()
@@ -144,10 +144,10 @@ class IdleEvaluator(InteractiveProcess):
             raise
         if self._fault is not None:
             raise self._fault
-        return bytes(self._printed)
+        return bytes(self._output)
 
     def data_received(self, data: bytes) -> None:
-        self._printed += data
+        self._output += data
 
     def exited(self, outcome: object) -> None:
         if isinstance(outcome, Failure):

@@ -17,7 +17,7 @@ from nixery.image.names import PackageRequest
 from nixery.nix.arguments import NixSettings, building, json_text
 from nixery.sources.source import PackageSet
 
-__all__ = ["Lookup", "evaluate", "evaluate_and_build", "prewarm", "question"]
+__all__ = ["Lookup", "evaluate", "evaluate_and_build", "prewarm", "encode_request"]
 
 # Without --read-write-mode no derivation is written.
 _EVALUATION = ("nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode")
@@ -79,14 +79,15 @@ def evaluate_and_build(
 
 def prewarm(lookup: Lookup) -> tuple[str, ...]:
     """
-    Command that reads a :func:`question` on its standard input, then does as :func:`evaluate`.
+    Command that reads a :func:`encode_request` on its standard input, then does as
+    :func:`evaluate`.
 
     It is the same for all systems.
     """
     return (*_EVALUATION, *("-A", "found"), *_options(lookup), "-")
 
 
-def question(lookup: Lookup, requests: Sequence[PackageRequest]) -> bytes:
+def encode_request(lookup: Lookup, requests: Sequence[PackageRequest]) -> bytes:
     """Return the complete standard input for a command of :func:`prewarm`."""
     arguments = "".join(
         f"{name} = {_string(value)}; " for name, value in _values(lookup, requests).items()

@@ -19,10 +19,10 @@ from nixery.image.names import PackageRequest, escape_attribute, parse_image_nam
 from nixery.image.packages import LookupResult, Output, Package
 from nixery.nix.suggestions import NameIndex
 
-__all__ = ["parse_answers", "thrown", "with_reason"]
+__all__ = ["parse_results", "thrown", "with_reason"]
 
 Record = Mapping[str, Any]
-"""The JSON of a result.  Its structure is checked by using it: see :func:`parse_answers`."""
+"""The JSON of a result.  Its structure is checked by using it: see :func:`parse_results`."""
 
 SUGGESTIONS_BUDGET_SECONDS = 0.3
 """
@@ -31,8 +31,8 @@ takes 35 ms of a processor, and an image may name a hundred of them.
 """
 
 
-def parse_answers(
-    text: bytes,
+def parse_results(
+    output: bytes,
     requests: Sequence[PackageRequest],
     seconds: Callable[[], float],
 ) -> tuple[LookupResult, ...]:
@@ -48,7 +48,7 @@ def parse_answers(
     :raises UnexpectedOutput: it is not output of ``nix/resolve.nix``.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(output)
         levels = _Levels(data["levels"], seconds)
         return tuple(
             LookupResult(request=request, result=_result(request, record, levels))
@@ -63,7 +63,7 @@ def parse_answers(
         RecursionError,
     ) as error:
         raise UnexpectedOutput(
-            what="the output of resolve.nix", excerpt=text[:400].decode("utf-8", "replace")
+            what="the output of resolve.nix", excerpt=output[:400].decode("utf-8", "replace")
         ) from error
 
 
@@ -81,12 +81,12 @@ def thrown(request: PackageRequest, reason: str = "") -> LookupResult:
     return with_reason(LookupResult(request=request, result=problem), reason)
 
 
-def with_reason(answer: LookupResult, reason: str) -> LookupResult:
-    """Return ``answer``, whose result is a problem, with Nix's text added to its message."""
-    if not reason or isinstance(answer.result, Package):
-        return answer
-    message = f"{answer.result.message}: {reason}"
-    return evolve(answer, result=evolve(answer.result, message=message))
+def with_reason(result: LookupResult, reason: str) -> LookupResult:
+    """Return ``result``, whose result is a problem, with Nix's text added to its message."""
+    if not reason or isinstance(result.result, Package):
+        return result
+    message = f"{result.result.message}: {reason}"
+    return evolve(result, result=evolve(result.result, message=message))
 
 
 # -- parsing ------------------------------------------------------------------
@@ -180,8 +180,8 @@ def _explain(
         case ProblemKind.BROKEN:
             return f"{package} is marked as broken by its package set", ()
         case ProblemKind.INSECURE:
-            why = f": {'; '.join(record['reasons'])}" if record["reasons"] else ""
-            return f"{package} is marked as insecure by its package set{why}", ()
+            reasons = f": {'; '.join(record['reasons'])}" if record["reasons"] else ""
+            return f"{package} is marked as insecure by its package set{reasons}", ()
         case ProblemKind.UNSUPPORTED:
             return f"{package} is not available for the system of this image", ()
         case _:
@@ -221,7 +221,7 @@ class _Levels:
         names, index = self._indexes[key]
         # Names that differ only in case have the same spelling.
         return tuple(
-            dict.fromkeys(_spell([*level, names[name]]) for name in index.nearest(missing))
+            dict.fromkeys(_spell([*level, names[name]]) for name in index.suggest(missing))
         )
 
 
@@ -229,10 +229,10 @@ def _ambiguous(request: PackageRequest, candidates: Sequence[Sequence[str]]) -> 
     # Only an escape can distinguish them.
     names = [".".join(path) for path in candidates]
     escapes = [escape_attribute(name) for name in names]
-    meant = " or ".join(
+    choices = " or ".join(
         f"{name} (write {escape})" for name, escape in zip(names, escapes, strict=True)
     )
-    return f"{request.name} is ambiguous: it may mean {meant}", escapes
+    return f"{request.name} is ambiguous: it may mean {choices}", escapes
 
 
 def _value(kind: str, path: Sequence[str]) -> str:

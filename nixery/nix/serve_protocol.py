@@ -24,7 +24,16 @@ from typing import TypeAlias, TypeVar
 from nixery.errors import UnexpectedOutput
 from nixery.image.closure import PathRecord
 
-__all__ = ["Parse", "greeting", "hold", "infos", "needs", "path_infos", "paths", "welcome"]
+__all__ = [
+    "Parse",
+    "client_hello",
+    "add_temp_roots",
+    "query_path_infos",
+    "query_closure",
+    "read_path_infos",
+    "read_paths",
+    "read_server_hello",
+]
 
 T = TypeVar("T")
 
@@ -56,47 +65,47 @@ _DIGITS = str.maketrans("abcdfghijklmnpqrsvwxyz", "abcdefghijklmnopqrstuv")
 # -- requests -----------------------------------------------------------------
 
 
-def greeting() -> bytes:
-    """Start a connection; :func:`welcome` parses the response."""
+def client_hello() -> bytes:
+    """Start a connection; :func:`read_server_hello` parses the response."""
     return _number(GREETING) + _number(VERSION[0] << 8 | VERSION[1])
 
 
-def hold(wanted: Sequence[str]) -> bytes:
+def add_temp_roots(store_paths: Sequence[str]) -> bytes:
     """
-    Protect the valid ones of ``wanted`` from garbage collection until the connection ends.
+    Protect the valid ones of ``store_paths`` from garbage collection until the connection ends.
 
-    :func:`paths` parses the response, the valid paths.  This needs a server with
+    :func:`read_paths` parses the response, the valid paths.  This needs a server with
     ``--write``.  Each path is protected before its validity is checked, and a collection that
     already runs is notified.
     """
     # Lock them; substitute nothing.
-    return _number(QUERY_VALID_PATHS) + _number(1) + _number(0) + _strings(wanted)
+    return _number(QUERY_VALID_PATHS) + _number(1) + _number(0) + _strings(store_paths)
 
 
-def needs(roots: Sequence[str]) -> bytes:
-    """Query the runtime closure of valid paths; :func:`paths` parses the response."""
+def query_closure(roots: Sequence[str]) -> bytes:
+    """Query the runtime closure of valid paths; :func:`read_paths` parses the response."""
     return _number(QUERY_CLOSURE) + _number(0) + _strings(roots)
 
 
-def infos(wanted: Sequence[str]) -> bytes:
-    """Query the metadata of paths; :func:`path_infos` parses the response."""
-    return _number(QUERY_PATH_INFOS) + _strings(wanted)
+def query_path_infos(store_paths: Sequence[str]) -> bytes:
+    """Query the metadata of paths; :func:`read_path_infos` parses the response."""
+    return _number(QUERY_PATH_INFOS) + _strings(store_paths)
 
 
 def _number(value: int) -> bytes:
     return value.to_bytes(8, "little")
 
 
-def _strings(texts: Sequence[str]) -> bytes:
-    encoded = (text.encode() for text in texts)
+def _strings(values: Sequence[str]) -> bytes:
+    encoded = (text.encode() for text in values)
     members = (_number(len(data)) + data + bytes(-len(data) % 8) for data in encoded)
-    return _number(len(texts)) + b"".join(members)
+    return _number(len(values)) + b"".join(members)
 
 
 # -- responses ----------------------------------------------------------------
 
 
-def welcome() -> Parse[None]:
+def read_server_hello() -> Parse[None]:
     """
     Parse the server's greeting.
 
@@ -104,17 +113,17 @@ def welcome() -> Parse[None]:
     """
     magic = yield from _read_number()
     version = yield from _read_number()
-    theirs = version >> 8, version & 0xFF
-    if magic != WELCOME or theirs[0] != VERSION[0] or theirs < HASHES_SINCE:
-        raise _odd("its greeting", f"{magic:x} {theirs[0]}.{theirs[1]}")
+    server_version = version >> 8, version & 0xFF
+    if magic != WELCOME or server_version[0] != VERSION[0] or server_version < HASHES_SINCE:
+        raise _unexpected("its greeting", f"{magic:x} {server_version[0]}.{server_version[1]}")
 
 
-def paths() -> Parse[list[str]]:
+def read_paths() -> Parse[list[str]]:
     """Parse a set of store paths."""
     return (yield from _read_strings())
 
 
-def path_infos() -> Parse[list[PathRecord]]:
+def read_path_infos() -> Parse[list[PathRecord]]:
     """Parse the metadata of paths; the server leaves out paths that are not valid."""
     records = []
     while path := (yield from _read_string()):
@@ -136,7 +145,7 @@ def _read_number() -> Parse[int]:
 def _read_string() -> Parse[str]:
     length = yield from _read_number()
     if length > MAX_STRING_BYTES:
-        raise _odd("a string", f"of {length} bytes")
+        raise _unexpected("a string", f"of {length} bytes")
     data = yield length + -length % 8
     # Characters other than ASCII make a path or a hash invalid.
     return data[:length].decode("ascii", "backslashreplace")
@@ -145,7 +154,7 @@ def _read_string() -> Parse[str]:
 def _read_strings() -> Parse[list[str]]:
     count = yield from _read_number()
     if count > MAX_ITEMS:
-        raise _odd("a list", f"of {count} members")
+        raise _unexpected("a list", f"of {count} members")
     members = []
     for _ in range(count):
         members.append((yield from _read_string()))  # noqa: PERF401  # nothing else can yield
@@ -163,12 +172,12 @@ def _hexadecimal(nar_hash: str) -> str:
     if len(digits) == 2 * _HASH_BYTES:
         return digits
     if not _NIX_32.fullmatch(digits):
-        raise _odd("a hash", nar_hash)
+        raise _unexpected("a hash", nar_hash)
     try:
         return int(digits.translate(_DIGITS), 32).to_bytes(_HASH_BYTES, "little").hex()
     except OverflowError as error:
-        raise _odd("a hash", nar_hash) from error
+        raise _unexpected("a hash", nar_hash) from error
 
 
-def _odd(what: str, excerpt: str) -> UnexpectedOutput:
-    return UnexpectedOutput(what=f"what nix-store --serve said ({what})", excerpt=excerpt)
+def _unexpected(element: str, excerpt: str) -> UnexpectedOutput:
+    return UnexpectedOutput(what=f"what nix-store --serve said ({element})", excerpt=excerpt)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from nixery.nix.arguments import STORE
 from nixery.nix.errors import NixMisconfigured, NixUnusable
 
-__all__ = ["explain_denial", "explain_misplacement", "holds"]
+__all__ = ["explain_denial", "explain_misplacement", "has_content"]
 
 _LOCKED = re.compile(r"locking path '(?P<path>/[^']+)'")
 _CHOSEN = re.compile(r"will use '(?P<root>[^']+)' as a chroot store")
@@ -38,7 +38,7 @@ _REFUSED = re.compile(
 # -- the store ----------------------------------------------------------------
 
 
-def holds(path: str, content: bytes) -> bool:
+def has_content(path: str, content: bytes) -> bool:
     """
     True if a file has this content, false if there is no such file.  Blocks.
 
@@ -55,21 +55,23 @@ def holds(path: str, content: bytes) -> bool:
         ) from error
 
 
-def explain_misplacement(path: str, said: str, environ: Mapping[str, str]) -> NixMisconfigured:
+def explain_misplacement(
+    path: str, debug_output: str, environ: Mapping[str, str]
+) -> NixMisconfigured:
     """
     Return the error for a store whose files are not at their paths, with advice.
 
     :param path: the path of a file in the store.
-    :param said: Nix's debugging output while it stored the file.
+    :param debug_output: Nix's debugging output while it stored the file.
     :param environ: the environment of Nix.
     """
-    locked = _LOCKED.search(said)
-    where = f"in {os.path.dirname(locked['path'])}" if locked else "elsewhere"
+    locked = _LOCKED.search(debug_output)
+    location = f"in {os.path.dirname(locked['path'])}" if locked else "elsewhere"
     remote = environ.get("NIX_REMOTE", "")
     if not path.startswith(f"{STORE}/"):
-        where = f"in {os.path.dirname(path)}"
+        location = f"in {os.path.dirname(path)}"
         advice = "unset NIX_STORE_DIR, or build Nix for this store"
-    elif _CHOSEN.search(said):
+    elif _CHOSEN.search(debug_output):
         advice = f"there is no /nix/var/nix, and Nix chose another place; {_make_store(_user())}"
     elif remote not in ("", "auto", "daemon", "local"):
         advice = f"NIX_REMOTE is {remote!r}: unset it"
@@ -78,36 +80,38 @@ def explain_misplacement(path: str, said: str, environ: Mapping[str, str]) -> Ni
     else:
         advice = "remove the setting 'store' from nix.conf and NIX_CONFIG"
     return NixMisconfigured(
-        reason=f"its store has to be in {STORE}, where images are packed, and is {where}: {advice}"
+        reason=(
+            f"its store has to be in {STORE}, where images are packed, and is {location}: {advice}"
+        )
     )
 
 
 # -- the daemon ---------------------------------------------------------------
 
 
-def explain_denial(said: str) -> NixUnusable | None:
+def explain_denial(stderr: str) -> NixUnusable | None:
     """
     Return the error for a missing permission that Nix needs, with advice.  Blocks.
 
-    :param said: the standard error of a command that failed.
+    :param stderr: the standard error of a command that failed.
     :return: ``None`` if it failed for another reason.
     """
-    socket = _DENIED.search(said)
+    socket = _DENIED.search(stderr)
     if socket:
-        return _closed(socket["socket"])
-    refused = _REFUSED.search(said)
-    if refused is None:
+        return _socket_denied(socket["socket"])
+    refusal = _REFUSED.search(stderr)
+    if refusal is None:
         return None
-    if refused["made"]:
-        return NixMisconfigured(reason=f"{refused['line']}; {_make_store(_user())}")
+    if refusal["made"]:
+        return NixMisconfigured(reason=f"{refusal['line']}; {_make_store(_user())}")
     # Nix prints the same while its daemon does not run yet and no setting names it.
     return NixUnusable(
-        reason=f"{refused['line']}; the store belongs to somebody else: see that Nix's daemon runs"
+        reason=f"{refusal['line']}; the store belongs to somebody else: see that Nix's daemon runs"
         " (systemctl status nix-daemon.socket), and set NIX_REMOTE=daemon"
     )
 
 
-def _closed(socket: str) -> NixMisconfigured:
+def _socket_denied(socket: str) -> NixMisconfigured:
     """
     Return the error for a socket that this user may not connect to.
 

@@ -37,21 +37,21 @@ class NameIndex:
                 self._others.setdefault(name.lower(), []).append(name)
         self._folded = sorted(self._spellings)
 
-    def nearest(self, wanted: str, limit: int = 5) -> tuple[str, ...]:
+    def suggest(self, misspelled: str, limit: int = 5) -> tuple[str, ...]:
         """
-        Suggest names that ``wanted`` may be a misspelling of.
+        Suggest names that ``misspelled`` may be a misspelling of.
 
         The best are names at one typing error (two letters swapped, then one missing or
-        added, then a wrong one), then those that are longer than ``wanted`` with it as a
+        added, then a wrong one), then those that are longer than ``misspelled`` with it as a
         prefix or the reverse, then those at two typing errors that begin alike.
 
         :param limit: the most suggestions.
         :return: best first; equally good ones are sorted.
         """
-        word = wanted.lower()
+        word = misspelled.lower()
         if len(word) > MAX_NAME_CHARACTERS:
             return ()
-        slips = sorted(
+        misspellings = sorted(
             (_rank(word, name, distance), name)
             for name, distance, _ in extract(
                 word,
@@ -63,15 +63,17 @@ class NameIndex:
             )
             if distance < 2 or name[:1] == word[0]
         )
-        close = [name for rank, name in slips if rank < TWO_SLIPS]
-        found = dict.fromkeys(chain(close, self._alike(word), (name for _, name in slips)))
-        spelled = chain.from_iterable(map(self._spelled, found))
+        close = [name for rank, name in misspellings if rank < TWO_ERRORS_RANK]
+        candidates = dict.fromkeys(
+            chain(close, self._prefix_matches(word), (name for _, name in misspellings))
+        )
+        spelled = chain.from_iterable(map(self._original_spellings, candidates))
         return tuple(spelled)[:limit]
 
-    def _spelled(self, folded: str) -> Iterable[str]:
+    def _original_spellings(self, folded: str) -> Iterable[str]:
         return sorted([self._spellings[folded], *self._others.get(folded, ())])
 
-    def _alike(self, word: str) -> Iterable[str]:
+    def _prefix_matches(self, word: str) -> Iterable[str]:
         """Return names that ``word`` is a prefix of, then those that are prefixes of it."""
         if len(word) < 2:
             return
@@ -82,13 +84,13 @@ class NameIndex:
         yield from (name for name in shorter if name in self._spellings)
 
 
-TWO_SLIPS = 3
+TWO_ERRORS_RANK = 3
 
 
 def _rank(word: str, name: str, distance: int) -> int:
     """Rank a name by the likelihood of the typing error that turns it into ``word``."""
     if distance > 1:
-        return TWO_SLIPS
+        return TWO_ERRORS_RANK
     if len(name) != len(word):
         return 1
     return 0 if sorted(name) == sorted(word) else 2

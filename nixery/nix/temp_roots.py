@@ -43,7 +43,7 @@ T = TypeVar("T")
 ANSWER_TIMEOUT_SECONDS = 60.0
 """Timeout in seconds of one :meth:`TempRootHolder.root_if_valid`: a collection may delay it."""
 
-SPARE_LIFETIME_SECONDS = 5.0
+IDLE_SERVER_SECONDS = 5.0
 """
 Seconds after which a server that was started in advance is stopped if it was not used.  Most
 evaluations end in a known image; this limits how often a server is started in vain.
@@ -74,16 +74,16 @@ class TempRootHolder:
         self._clock = clock
         self._workers = workers
         self._environment = environment
-        self._spare: _Server | None = None
+        self._idle_server: _Server | None = None
         self._expiry: IDelayedCall | None = None
-        self._held: dict[str, _Server] = {}
+        self._servers: dict[str, _Server] = {}
         self._running: set[_Server] = set()
 
     def prewarm(self) -> None:
         """Start a server for the next call of :meth:`root_if_valid`, if none is ready."""
-        if self._spare is None:
-            self._spare = self._start()
-            self._expiry = self._clock.callLater(SPARE_LIFETIME_SECONDS, self._drop_spare)
+        if self._idle_server is None:
+            self._idle_server = self._start()
+            self._expiry = self._clock.callLater(IDLE_SERVER_SECONDS, self._end_idle_server)
 
     async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
         """
@@ -94,11 +94,13 @@ class TempRootHolder:
         """
         server = self._take()
         try:
-            graph = await with_timeout(ANSWER_TIMEOUT_SECONDS, self._clock, _ask(server, outputs))
-            if graph is None:
+            records = await with_timeout(
+                ANSWER_TIMEOUT_SECONDS, self._clock, _root_and_query_closure(server, outputs)
+            )
+            if records is None:
                 server.close_stdin()
                 return None
-            described = await self._workers.run(build_graph, graph)
+            closure = await self._workers.run(build_graph, records)
         except (NixeryError, TimedOut) as error:
             self._log.info(
                 "the store is asked in another way: {error}", error=str(error) or "no answer"
@@ -110,14 +112,14 @@ class TempRootHolder:
             await server.wait_until_exited()
             raise
         root = uuid4().hex
-        self._held[root] = server
+        self._servers[root] = server
         return RootedClosure(
-            realisation=Realisation(root=root, outputs=tuple(sorted(outputs))), graph=described
+            realisation=Realisation(root=root, outputs=tuple(sorted(outputs))), graph=closure
         )
 
     def root_expired(self, realisation: Realisation) -> bool:
         """True if outputs that were protected here are not protected any more."""
-        server = self._held.get(realisation.root)
+        server = self._servers.get(realisation.root)
         return server is not None and server.has_exited
 
     def release(self, realisation: Realisation) -> bool:
@@ -126,7 +128,7 @@ class TempRootHolder:
 
         :return: whether they were protected here.
         """
-        server = self._held.pop(realisation.root, None)
+        server = self._servers.pop(realisation.root, None)
         if server is None:
             return False
         server.close_stdin()
@@ -134,24 +136,24 @@ class TempRootHolder:
 
     async def stop(self) -> None:
         """Stop all servers, and wait until they have ended."""
-        self._drop_spare()
+        self._end_idle_server()
         running = tuple(self._running)
         for server in running:
             server.kill()
         await gather(server.wait_until_exited() for server in running)
 
     def _take(self) -> _Server:
-        spare = self._spare
-        self._forget_spare()
-        return spare if spare is not None and not spare.has_exited else self._start()
+        server = self._idle_server
+        self._clear_idle_server()
+        return server if server is not None and not server.has_exited else self._start()
 
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.close_stdin()
-            self._forget_spare()
+    def _end_idle_server(self) -> None:
+        if self._idle_server is not None:
+            self._idle_server.close_stdin()
+            self._clear_idle_server()
 
-    def _forget_spare(self) -> None:
-        self._spare = None
+    def _clear_idle_server(self) -> None:
+        self._idle_server = None
         if self._expiry is not None and self._expiry.active():
             self._expiry.cancel()
 
@@ -162,21 +164,23 @@ class TempRootHolder:
         return server
 
 
-async def _ask(server: _Server, outputs: Sequence[str]) -> list[PathRecord] | None:
+async def _root_and_query_closure(
+    server: _Server, outputs: Sequence[str]
+) -> list[PathRecord] | None:
     """
     Protect outputs and query their closure.
 
     :return: the metadata of the closure; ``None`` if an output is not valid.
     """
-    server.send(serve_protocol.hold(outputs))
-    await server.read(serve_protocol.welcome())
-    valid = await server.read(serve_protocol.paths())
+    server.send(serve_protocol.add_temp_roots(outputs))
+    await server.read(serve_protocol.read_server_hello())
+    valid = await server.read(serve_protocol.read_paths())
     if set(valid) != set(outputs):
         return None
-    server.send(serve_protocol.needs(outputs))
-    closure = await server.read(serve_protocol.paths())
-    server.send(serve_protocol.infos(closure))
-    records = await server.read(serve_protocol.path_infos())
+    server.send(serve_protocol.query_closure(outputs))
+    closure = await server.read(serve_protocol.read_paths())
+    server.send(serve_protocol.query_path_infos(closure))
+    records = await server.read(serve_protocol.read_path_infos())
     if len(records) != len(closure):
         raise UnexpectedOutput(
             what="a closure", excerpt=f"{len(records)} of {len(closure)} paths are described"
@@ -190,8 +194,8 @@ class _Server(InteractiveProcess):
     def __init__(self, spawner: Spawner, environment: Mapping[str, str]) -> None:
         super().__init__(spawner, Command(argv=arguments.serve(), environment=environment))
         self._buffer = bytearray()
-        self._answer: _Answer[Any] | None = None
-        self._fault: NixeryError = _gone()
+        self._response: _PendingResponse[Any] | None = None
+        self._fault: NixeryError = _server_ended()
 
     async def read(self, parse: Parse[T]) -> T:
         """
@@ -200,34 +204,34 @@ class _Server(InteractiveProcess):
         :raises UnexpectedOutput: the response is malformed.
         :raises NixeryError: the server has ended before the end of the response.
         """
-        answer: _Answer[T] = _Answer(parse)
-        answer.read(self._buffer)
+        response: _PendingResponse[T] = _PendingResponse(parse)
+        response.read(self._buffer)
         if self.has_exited:
-            answer.fail(self._fault)
-        self._answer = answer
+            response.fail(self._fault)
+        self._response = response
         try:
-            return await answer.result
+            return await response.result
         finally:
-            self._answer = None
+            self._response = None
 
     def started(self, stdin: Stdin) -> None:
         super().started(stdin)
-        self.send(serve_protocol.greeting())
+        self.send(serve_protocol.client_hello())
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        if self._answer is not None:
-            self._answer.read(self._buffer)
+        if self._response is not None:
+            self._response.read(self._buffer)
 
     def exited(self, outcome: object) -> None:
         # A cancelled server was stopped on purpose: later reads fail with the default error.
         if isinstance(outcome, Failure) and isinstance(outcome.value, NixeryError):
             self._fault = outcome.value
-        if self._answer is not None:
-            self._answer.fail(self._fault)
+        if self._response is not None:
+            self._response.fail(self._fault)
 
 
-class _Answer(Generic[T]):
+class _PendingResponse(Generic[T]):
     """
     A response that arrives in pieces.
 
@@ -236,17 +240,17 @@ class _Answer(Generic[T]):
 
     def __init__(self, parse: Parse[T]) -> None:
         self._parse = parse
-        self._wanted = next(parse)
+        self._bytes_needed = next(parse)
         self.result: Deferred[T] = Deferred()
 
     def read(self, buffer: bytearray) -> None:
         """Remove the bytes of the response from the start of ``buffer``."""
         position = 0
         try:
-            while len(buffer) - position >= self._wanted:
-                piece = bytes(buffer[position : position + self._wanted])
-                position += self._wanted
-                self._wanted = self._parse.send(piece)
+            while len(buffer) - position >= self._bytes_needed:
+                chunk = bytes(buffer[position : position + self._bytes_needed])
+                position += self._bytes_needed
+                self._bytes_needed = self._parse.send(chunk)
         except StopIteration as ended:
             # This comes before the callback, which may send the next request at once.
             del buffer[:position]
@@ -265,5 +269,5 @@ class _Answer(Generic[T]):
             self.result.callback(outcome)
 
 
-def _gone() -> UnexpectedOutput:
+def _server_ended() -> UnexpectedOutput:
     return UnexpectedOutput(what="the end of nix-store --serve", excerpt="it has ended")

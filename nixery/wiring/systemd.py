@@ -102,12 +102,12 @@ class DaemonStatus:
     async def ready(self) -> None:
         """Report that the daemon is ready."""
         self._phase = ""
-        self.socket.tell(READY=1, STATUS=self.line())
+        self.socket.notify(READY=1, STATUS=self.line())
 
     async def stopping(self) -> None:
         """Report that the daemon stops."""
         self._phase = "Stopping"
-        self.socket.tell(
+        self.socket.notify(
             STOPPING=1,
             STATUS=self.line(),
             EXTEND_TIMEOUT_USEC=round(self.stop_timeout * 1e6),
@@ -119,6 +119,6 @@ class DaemonStatus:
             return  # Only a daemon that is ready may report so after a reload.
         if begun:
             now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-            self.socket.tell(RELOADING=1, MONOTONIC_USEC=now)
+            self.socket.notify(RELOADING=1, MONOTONIC_USEC=now)
         else:
-            self.socket.tell(READY=1)
+            self.socket.notify(READY=1)

@@ -32,7 +32,7 @@ from nixery.layers.popularity_file import parse_popularity
 from nixery.nix.internal_json import BuildLog
 from nixery.nix.narinfo import parse_references, parse_store_paths
 from nixery.nix.progress import Phase
-from nixery.nix.resolve_output import parse_answers
+from nixery.nix.resolve_output import parse_results
 from nixery.popularity.decompress import expand
 from nixery.sources.git_arguments import parse_refs
 
@@ -89,7 +89,7 @@ def _config(data: bytes) -> None:
 def _answers(data: bytes) -> None:
     requests = [PackageRequest(name="git"), PackageRequest(name="curl.dev")]
     with suppress(UnexpectedOutput):
-        for answer in parse_answers(data, requests, lambda: 0.0):
+        for answer in parse_results(data, requests, lambda: 0.0):
             package = answer.result
             if isinstance(package, Package):
                 texts = [package.attribute, package.name, package.pname, package.version]
@@ -101,7 +101,7 @@ def _answers(data: bytes) -> None:
 def _build_log(data: bytes) -> None:
     log = BuildLog(progress=_Listener())
     for line in data.split(b"\n"):
-        log.line(line)
+        log.feed(line)
     assert isinstance(log.text(), str)
     for derivation in log.unfinished():
         log.tail(derivation)

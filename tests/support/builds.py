@@ -1,4 +1,4 @@
-"""The pipeline over verified fakes, for the tests of its parts."""
+"""A base for tests of the build pipeline, over verified fakes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PACKAGES = (
 
 
 class CountingStorage(MemoryStorage):
-    """Counts the blobs that are begun, and fails when it is told to."""
+    """Counts created blobs, and fails if ``failing`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class CountingStorage(MemoryStorage):
 
 
 class BuilderCase(SynchronousTestCase):
-    """The base of the pipeline's tests: the whole pipeline, over verified fakes."""
+    """The base of tests of the whole pipeline, over verified fakes."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -115,7 +115,7 @@ class BuilderCase(SynchronousTestCase):
         )
 
     def make_service(self) -> ImageService:
-        """The builder of the test behind the front that clients ask."""
+        """Make the service that returns images from the builder of this test."""
         return ImageService(
             sources=self.sources,
             builder=self.builder,
@@ -128,13 +128,13 @@ class BuilderCase(SynchronousTestCase):
         )
 
     def stop(self) -> None:
-        """Leave nothing hanging for the next test to trip over."""
+        """Stop the service and drop the results that the test did not read."""
         Deferred.fromCoroutine(self.service.stop())
         for request in self.requests:
             request.addErrback(lambda _: None)
 
     def restart(self) -> None:
-        """Another process on the same storage."""
+        """Replace builder and service, as a new process on the same storage would."""
         self.builder = self.make_builder()
         self.service = self.make_service()
 

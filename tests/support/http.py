@@ -53,7 +53,7 @@ OCI, DOCKER = IMAGE.manifests
 
 @frozen
 class Response:
-    """An answer as it came over the wire."""
+    """A response as it was received."""
 
     status: int
     headers: Mapping[str, Sequence[str]]
@@ -140,19 +140,19 @@ class Connection:
         return self.response()
 
     def resume(self) -> None:
-        """The client takes more."""
+        """Let the client read more."""
         assert self.transport.producer is not None
         self.transport.producer.resumeProducing()
 
     def disconnect(self) -> None:
-        """The client leaves."""
+        """Disconnect the client."""
         if self.transport.producer is not None:
             self.transport.producer.stopProducing()
         self.protocol.connectionLost(Failure(ConnectionLost()))
 
 
 class FakeImages:
-    """Images by repository name and tag; what is no image is raised or waited for."""
+    """Returns images by repository name and tag; raises or awaits other values."""
 
     def __init__(self) -> None:
         self.images: dict[tuple[str, str], Image | BaseException | Deferred[Image]] = {}
@@ -180,7 +180,7 @@ class FakeImages:
 
 
 class InlineWorkers:
-    """Workers that work at once, on the only thread."""
+    """Workers that call functions at once, on the calling thread."""
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return function(*args, **kwargs)
@@ -188,7 +188,7 @@ class InlineWorkers:
 
 class SteppedWorkers:
     """
-    Workers that work when they are told to.
+    Workers whose calls are performed one by one by the test.
 
     Like the real ones, they never begin a job whose result is not awaited any more.
     """

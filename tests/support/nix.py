@@ -13,7 +13,7 @@ from nixery.process.spawner import Command, ProcessResult
 
 @define(eq=False)
 class FakeProcess:
-    """A child that says what the test says."""
+    """A child process whose output the test writes."""
 
     command: Command
     stdin: bytes = b""

@@ -31,16 +31,16 @@ class NotifySocket:
         self._failed = False
 
     @property
-    def heard(self) -> bool:
+    def is_available(self) -> bool:
         """Tell whether there is a service manager to notify."""
         return self._address.startswith(("/", "\0"))
 
-    def tell(self, **values: object) -> None:
+    def notify(self, **values: object) -> None:
         """
-        Send assignments: ``tell(READY=1, STATUS="serving")``. Never waits and never fails: a lost
+        Send assignments: ``notify(READY=1, STATUS="serving")``. Never waits and never fails: a lost
         notification is no reason to end.
         """
-        if not self.heard:
+        if not self.is_available:
             return
         # A line end would begin another assignment.
         lines = [f"{name}={' '.join(str(value).split())}" for name, value in values.items()]

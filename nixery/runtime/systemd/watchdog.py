@@ -76,7 +76,7 @@ class ServiceNotifier:
 
     async def start(self) -> None:
         """Begin to send notifications."""
-        if self._notices.heard:
+        if self._notices.is_available:
             self._beating.start(STATUS_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
@@ -90,7 +90,7 @@ class ServiceNotifier:
         status = self._status()
         if status != self._told:
             self._told = status
-            self._notices.tell(STATUS=status)
+            self._notices.notify(STATUS=status)
         if self._watchdog is None:
             return
         now = self._clock.seconds()
@@ -118,7 +118,7 @@ class ServiceNotifier:
             return
         except ShuttingDown:
             pass  # The threads were stopped in good order, before this service.
-        self._notices.tell(WATCHDOG=1)
+        self._notices.notify(WATCHDOG=1)
 
     def _answered(self, _result: object) -> None:
         self._asking = None

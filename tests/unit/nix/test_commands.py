@@ -89,7 +89,7 @@ class NixTests(SynchronousTestCase):
             settings=self.settings,
             resolve=Path("/resolve.nix"),
             environ={"PATH": "/bin"},
-            holds=lambda path, content: self.holds(path, content),  # noqa: PLW0108  # set below
+            has_content=lambda path, content: self.holds(path, content),  # noqa: PLW0108  # set below
         )
         self.holds: Callable[[str, bytes], bool] = lambda path, content: True
 

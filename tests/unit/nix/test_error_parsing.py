@@ -164,7 +164,7 @@ class BuildFailureTests(SynchronousTestCase):
 
         def tell(**event: object) -> None:
             # As Nix prints it, whose bytes are looked at before anything is decoded.
-            log.line(b"@nix " + json.dumps(event, separators=(",", ":")).encode())
+            log.feed(b"@nix " + json.dumps(event, separators=(",", ":")).encode())
 
         for number, (derivation, lines) in enumerate((logs or {}).items()):
             tell(action="start", id=number, type=105, fields=[derivation])
@@ -288,7 +288,7 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertIsInstance(self.judge(text), BuildFailed)
         for name in ("libc-2", "libz-1", "libx-1", "curl-8.1"):
             message = f'"level":3,"msg":"  /nix/store/x-{name}.drv"'
-            self.log.line(f'@nix {{"action":"msg",{message}}}'.encode())
+            self.log.feed(f'@nix {{"action":"msg",{message}}}'.encode())
         error = build_failure(failed(text), self.log, evolve(SETTINGS, substitute_only=True))
         self.assertIsInstance(error, NotSubstitutable)
         self.assertIn("no binary cache has curl-8.1, libx-1, libz-1 and 1 more", error.message)

@@ -47,7 +47,7 @@ class BuildLogTests(SynchronousTestCase):
         self.log = BuildLog(progress=self.recorder)
 
     def tell(self, **event: Any) -> None:
-        self.log.line(b"@nix " + json.dumps(event, separators=(",", ":")).encode())
+        self.log.feed(b"@nix " + json.dumps(event, separators=(",", ":")).encode())
 
     def start(self, activity: int, kind: int, *fields: Any) -> None:
         self.tell(action="start", id=activity, type=kind, level=3, text="", fields=list(fields))
@@ -155,8 +155,8 @@ class BuildLogTests(SynchronousTestCase):
         self.tell(action="msg", level=3, msg="these derivations will be built:")
         self.tell(action="msg", level=1, msg="\x1b[35;1mwarning:\x1b[0m slow")
         self.tell(action="msg", level=0, msg="\x1b[31;1merror:\x1b[0m no\n  detail")
-        self.log.line(b"out of memory\x1b[0m")
-        self.log.line(b"   ")
+        self.log.feed(b"out of memory\x1b[0m")
+        self.log.feed(b"   ")
         self.assertEqual(list(self.log.warnings), ["warning: slow"])
         self.assertEqual(list(self.log.errors), ["error: no\n  detail", "out of memory"])
         self.assertEqual(self.log.text(), "warning: slow\nerror: no\n  detail\nout of memory")
@@ -178,7 +178,7 @@ class BuildLogTests(SynchronousTestCase):
             b'@nix {"action":"start","type":105',
             b'@nix "start" "type":105 \xff',
         ):
-            self.log.line(line)
+            self.log.feed(line)
         self.assertEqual(self.recorder.calls, [("log", "whose?")])
         self.assertEqual(list(self.log.errors), [])
 
@@ -208,4 +208,4 @@ class BuildLogTests(SynchronousTestCase):
     )
     def test_no_event_is_an_error(self, event: dict[str, Any]) -> None:
         """No event is an error."""
-        BuildLog(progress=Recorder()).line(b"@nix " + json.dumps(event).encode())
+        BuildLog(progress=Recorder()).feed(b"@nix " + json.dumps(event).encode())

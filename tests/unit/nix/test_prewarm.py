@@ -229,7 +229,7 @@ class WaitingTests(SynchronousTestCase):
         self.ends += 1
 
     def ask(self) -> Deferred[bytes]:
-        return Deferred.fromCoroutine(self.waiting.ask(QUESTION))
+        return Deferred.fromCoroutine(self.waiting.evaluate(QUESTION))
 
     def test_process_is_sent_the_question_and_its_end(self) -> None:
         """The process is sent the question and its end; the answer is all that it prints."""

@@ -162,7 +162,7 @@ class QuestionTests(SynchronousTestCase):
 
     def parsed(self, asked: Lookup, names: Sequence[str]) -> tuple[str, dict[str, str]]:
         """Return the imported path and the arguments it is given, as Nix reads them."""
-        question = resolve_arguments.question(asked, requirements(*names))
+        question = resolve_arguments.encode_request(asked, requirements(*names))
         around, (resolve, *values) = literals(question.decode(errors="surrogateescape"))
         given = ("src", "system", "names", "config", "overlays", "guard")
         # Nothing is there but what was written here.

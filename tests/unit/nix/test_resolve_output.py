@@ -13,7 +13,7 @@ from nixery.errors import UnexpectedOutput
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest, escape_attribute
 from nixery.image.packages import LookupResult, Output, Package
-from nixery.nix.resolve_output import SUGGESTIONS_BUDGET_SECONDS, parse_answers, thrown, with_reason
+from nixery.nix.resolve_output import SUGGESTIONS_BUDGET_SECONDS, parse_results, thrown, with_reason
 
 RECORD = {
     "path": ["python3", "pkgs", "six"],
@@ -31,7 +31,7 @@ def parse(
     name: str, record: dict[str, Any], levels: dict[str, list[str]] | None = None
 ) -> LookupResult:
     printed = json.dumps({"answers": [record], "levels": levels or {}}).encode()
-    (answer,) = parse_answers(printed, [PackageRequest(name=name)], lambda: 0.0)
+    (answer,) = parse_results(printed, [PackageRequest(name=name)], lambda: 0.0)
     return answer
 
 
@@ -51,7 +51,7 @@ class AnswerTests(SynchronousTestCase):
         record = {"error": "not-found", "path": []}
         printed = json.dumps({"answers": [record] * 3, "levels": {"[]": ["git"]}}).encode()
         clock = iter([0.0, 0.0, SUGGESTIONS_BUDGET_SECONDS / 2, SUGGESTIONS_BUDGET_SECONDS])
-        answers = parse_answers(printed, [PackageRequest(name="gti")] * 3, lambda: next(clock))
+        answers = parse_results(printed, [PackageRequest(name="gti")] * 3, lambda: next(clock))
         found = [answer.result for answer in answers]
         self.assertEqual(
             [("git",), ("git",), ()],
@@ -156,7 +156,7 @@ class AnswerTests(SynchronousTestCase):
             b'{"answers":["x"],"levels":[]}',
         ):
             with self.assertRaises(UnexpectedOutput):
-                parse_answers(printed, [PackageRequest(name="x")], lambda: 0.0)
+                parse_results(printed, [PackageRequest(name="x")], lambda: 0.0)
 
     def test_nixs_text_is_added_to_a_problem_and_to_nothing_else(self) -> None:
         """Nix's text is added to a problem, and to nothing else."""

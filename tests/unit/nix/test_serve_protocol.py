@@ -70,17 +70,19 @@ class RequestTests(SynchronousTestCase):
     def test_greeting_is_a_magic_number_and_a_version(self) -> None:
         """Two numbers: what it is, and the version."""
         self.assertEqual(
-            bytes.fromhex("eb9d0c3900000000 0502000000000000"), serve_protocol.greeting()
+            bytes.fromhex("eb9d0c3900000000 0502000000000000"), serve_protocol.client_hello()
         )
 
     def test_command_its_flags_and_strings_that_are_filled_up_to_8_bytes(self) -> None:
         """A command, its flags, and strings that are filled up to 8 bytes."""
         self.assertEqual(
             number(1) + number(1) + number(0) + strings([HELLO, GLIBC]),
-            serve_protocol.hold([HELLO, GLIBC]),
+            serve_protocol.add_temp_roots([HELLO, GLIBC]),
         )
-        self.assertEqual(number(7) + number(0) + strings([HELLO]), serve_protocol.needs([HELLO]))
-        self.assertEqual(number(2) + strings([]), serve_protocol.infos([]))
+        self.assertEqual(
+            number(7) + number(0) + strings([HELLO]), serve_protocol.query_closure([HELLO])
+        )
+        self.assertEqual(number(2) + strings([]), serve_protocol.query_path_infos([]))
 
 
 class AnswerTests(SynchronousTestCase):
@@ -97,27 +99,31 @@ class AnswerTests(SynchronousTestCase):
         for version in (0x204, 0x205, 0x207, 0x2FF):
             self.assertEqual(
                 (None, b"rest"),
-                read(serve_protocol.welcome(), number(0x5452EECB) + number(version) + b"rest"),
+                read(
+                    serve_protocol.read_server_hello(),
+                    number(0x5452EECB) + number(version) + b"rest",
+                ),
             )
 
     def test_no_welcome(self) -> None:
         """Neither another program, nor another protocol, nor one that is too old."""
         for magic, version in ((0x5452EECC, 0x205), (0x5452EECB, 0x203), (0x5452EECB, 0x300)):
             self.assertIn(
-                "greeting", self.refused(serve_protocol.welcome(), number(magic) + number(version))
+                "greeting",
+                self.refused(serve_protocol.read_server_hello(), number(magic) + number(version)),
             )
 
     def test_strings_of_any_length_and_what_follows_them_is_left_alone(self) -> None:
         """Strings of any length, and what follows them is left alone."""
         for paths in ([], [HELLO], [HELLO, GLIBC, ""]):
             self.assertEqual(
-                (paths, b"\1" * 8), read(serve_protocol.paths(), strings(paths) + b"\1" * 8)
+                (paths, b"\1" * 8), read(serve_protocol.read_paths(), strings(paths) + b"\1" * 8)
             )
 
     def test_path_infos(self) -> None:
         """Each path with its hash in hexadecimal, whichever way it was written."""
         said = info(GLIBC, [GLIBC]) + info(HELLO, [GLIBC], nar_hash=HEXADECIMAL) + string("")
-        records, rest = read(serve_protocol.path_infos(), said)
+        records, rest = read(serve_protocol.read_path_infos(), said)
         self.assertEqual(
             [
                 PathRecord(GLIBC, HEXADECIMAL, 1234, [GLIBC]),
@@ -129,13 +135,13 @@ class AnswerTests(SynchronousTestCase):
 
     def test_malformed_answer_is_refused_before_memory_is_filled_with_it(self) -> None:
         """A malformed answer is refused before memory is filled with it."""
-        self.assertIn("a string", self.refused(serve_protocol.path_infos(), number(1 << 40)))
-        self.assertIn("a list", self.refused(serve_protocol.paths(), number(1 << 63)))
+        self.assertIn("a string", self.refused(serve_protocol.read_path_infos(), number(1 << 40)))
+        self.assertIn("a list", self.refused(serve_protocol.read_paths(), number(1 << 63)))
         for nar_hash in ("e" * 52, "z" * 52):
             self.assertIn(
                 "a hash",
                 self.refused(
-                    serve_protocol.path_infos(), info(HELLO, nar_hash=nar_hash) + string("")
+                    serve_protocol.read_path_infos(), info(HELLO, nar_hash=nar_hash) + string("")
                 ),
             )
 
@@ -144,5 +150,6 @@ class AnswerTests(SynchronousTestCase):
     def test_round_trip(self, texts: list[str]) -> None:
         """Any list that is sent is read as the same list."""
         self.assertEqual(
-            (texts, b""), read(serve_protocol.paths(), serve_protocol.infos(texts)[8:])
+            (texts, b""),
+            read(serve_protocol.read_paths(), serve_protocol.query_path_infos(texts)[8:]),
         )

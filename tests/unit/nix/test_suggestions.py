@@ -25,7 +25,7 @@ NAMES = (
 
 
 def nearest(wanted: str, names: Collection[str], limit: int = 5) -> tuple[str, ...]:
-    return NameIndex(names).nearest(wanted, limit)
+    return NameIndex(names).suggest(wanted, limit)
 
 
 class NearestTests(SynchronousTestCase):

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.nix.interface import RootedClosure
-from nixery.nix.temp_roots import ANSWER_TIMEOUT_SECONDS, SPARE_LIFETIME_SECONDS, TempRootHolder
+from nixery.nix.temp_roots import ANSWER_TIMEOUT_SECONDS, IDLE_SERVER_SECONDS, TempRootHolder
 from nixery.process.errors import CommandOutput, ProcessFailed
 from nixery.testing.fakes import InlineWorkers
 from tests.support.nix import FakeSpawner
@@ -187,7 +187,7 @@ class TempRootHolderTests(SynchronousTestCase):
     def test_unused_spare(self) -> None:
         """It does not wait for ever."""
         self.holder.prewarm()
-        self.clock.advance(SPARE_LIFETIME_SECONDS)
+        self.clock.advance(IDLE_SERVER_SECONDS)
         self.assertTrue(self.children.processes[0].stdin_closed)
         self.holder.prewarm()
         self.assertEqual(2, len(self.children.processes))

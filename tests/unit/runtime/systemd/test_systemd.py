@@ -69,37 +69,37 @@ class NoticeTests(ManagedCase):
 
     def test_assignments_come_in_one_datagram_and_none_of_them_can_begin_another(self) -> None:
         """Assignments come in one datagram, and none of them can begin another."""
-        self.assertTrue(self.notices.heard)
-        self.notices.tell(READY=1, STATUS="a\nMAINPID=1")
+        self.assertTrue(self.notices.is_available)
+        self.notices.notify(READY=1, STATUS="a\nMAINPID=1")
         self.assertEqual([{"READY": "1", "STATUS": "a MAINPID=1"}], self.manager.heard())
 
     def test_socket_may_have_an_abstract_name(self) -> None:
         """The socket may have an abstract name."""
         manager = ServiceManager(f"@nixery-test-{os.getpid()}")
         self.addCleanup(manager.close)
-        NotifySocket({"NOTIFY_SOCKET": manager.address}).tell(READY=1)
+        NotifySocket({"NOTIFY_SOCKET": manager.address}).notify(READY=1)
         self.assertEqual([{"READY": "1"}], manager.heard())
 
     def test_without_a_service_manager_nothing_is_sent_and_nothing_fails(self) -> None:
         """Without a service manager nothing is sent, and nothing fails."""
         for address in ("", "vsock:1:2"):
             notices = NotifySocket({"NOTIFY_SOCKET": address})
-            self.assertFalse(notices.heard)
-            notices.tell(READY=1)
+            self.assertFalse(notices.is_available)
+            notices.notify(READY=1)
 
     def test_socket_that_takes_nothing_is_said_once_until_it_does_again(self) -> None:
         """A socket that takes nothing is said once, until it does again."""
         notices = NotifySocket({"NOTIFY_SOCKET": "/nonexistent/socket"})
         with capturedLogs() as logs:
-            notices.tell(READY=1)
-            notices.tell(READY=1)
+            notices.notify(READY=1)
+            notices.notify(READY=1)
         self.assertEqual(1, len(logs))
 
     def test_never_waits(self) -> None:
         """A service manager that reads nothing does not block the daemon."""
         with capturedLogs() as logs:
             for _ in range(2000):
-                self.notices.tell(STATUS="x")
+                self.notices.notify(STATUS="x")
         self.assertEqual(1, len(logs))
 
 
