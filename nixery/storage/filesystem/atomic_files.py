@@ -239,8 +239,10 @@ class SymlinkRecord:
 
     Otherwise it is like :class:`SmallTempFile`, but cheaper: one call creates the link,
     atomically and only if nothing exists there, and one call reads it; a file takes five and
-    three.  Each layer has two of them, so the cost is noticeable.  It is on the disk when its
-    directory is.
+    three.  It is on the disk when its directory is, where a file has to be synchronised as well.
+    Each layer has two of them, so the cost is noticeable: on ext4, publishing a link took 0.08 ms
+    of processor time and 1 ms in all, a file 0.27 and 3.6, at the least; for other machines, run
+    ``python -m tests.benchmarks.records``.
     """
 
     def __init__(self, directory: str, text: str) -> None:
