@@ -49,7 +49,7 @@ from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.workers import Workers
 from nixery.sources.source import PackageSet
 from nixery.wiring.layers import layer_settings
-from nixery.wiring.nix import make_nix
+from nixery.wiring.nix import make_nix, make_nix_context
 from nixery.wiring.sources import fetch_package_set
 
 __all__ = ["layers"]
@@ -166,13 +166,12 @@ async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) ->
     # The roots of a daemon on this machine belong to it alone; these are there until
     # everything is packed.
     with tempfile.TemporaryDirectory(prefix="nixery-layers-") as directory:
-        nix = make_nix(
-            arguments.config, workers, reactor, os.environ, state_directory=Path(directory)
-        ).nix
-        await nix.check()
-        package_set = await fetch_package_set(
+        context = make_nix_context(
             arguments.config, workers, reactor, os.environ, state_directory=Path(directory)
         )
+        nix = make_nix(context).nix
+        await nix.check()
+        package_set = await fetch_package_set(arguments.config, reactor, context)
 
         async def plan(name: ImageName) -> LayerPlan:
             return await _plan_image(nix, workers, package_set, name, popularity, settings)

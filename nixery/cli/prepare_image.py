@@ -29,7 +29,7 @@ from nixery.image.packages import Evaluation
 from nixery.nix.progress import Phase
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.workers import Workers
-from nixery.wiring.nix import make_nix
+from nixery.wiring.nix import make_nix, make_nix_context
 from nixery.wiring.sources import fetch_package_set
 
 __all__ = ["prepare_image"]
@@ -108,11 +108,12 @@ async def _prepare(
 ) -> None:
     # The roots of a daemon on this machine belong to it alone.
     with tempfile.TemporaryDirectory(prefix="nixery-prepare-image-") as directory:
-        nix = make_nix(config, workers, reactor, environ, state_directory=Path(directory)).nix
-        await nix.check()
-        package_set = await fetch_package_set(
-            config, workers, reactor, environ, state_directory=Path(directory), tag=tag
+        context = make_nix_context(
+            config, workers, reactor, environ, state_directory=Path(directory)
         )
+        nix = make_nix(context).nix
+        await nix.check()
+        package_set = await fetch_package_set(config, reactor, context, tag)
         evaluation, realisation = await realise(nix, package_set, name, PrintedProgress())
         graph = await nix.closure(realisation.outputs)
         await nix.release(realisation)

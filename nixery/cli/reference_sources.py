@@ -24,6 +24,7 @@ from nixery.cli.progress_bar import ProgressBar
 from nixery.config.config import Config
 from nixery.image.closure import RuntimeGraph
 from nixery.image.packages import Package
+from nixery.nix.context import NixContext
 from nixery.nix.interface import Nix
 from nixery.nix.narinfo import parse_store_paths, store_names
 from nixery.popularity.binary_cache import Crawler
@@ -33,7 +34,7 @@ from nixery.popularity.package_set import evaluate_all, realise_all
 from nixery.popularity.reference_log import ReferenceLog
 from nixery.runtime.http_download import Fetcher, make_fetcher
 from nixery.runtime.workers import Workers
-from nixery.wiring.nix import make_nix, make_survey
+from nixery.wiring.nix import make_nix, make_nix_context, make_store_listing
 from nixery.wiring.sources import fetch_package_set
 
 __all__ = ["CACHE", "ReferenceCollector"]
@@ -94,13 +95,13 @@ class ReferenceCollector:
         :param paths: only these and their dependencies, if any are given.
         :raises NixUnusable: Nix failed, or does not know a path.
         """
-        with self._nix(self.config) as nix:
+        with self._nix_context(self.config) as context:
+            nix = make_nix(context).nix
             await nix.check()
             if paths:
                 roots: Sequence[str] = await self.workers.run(_resolve_links, paths)
             else:
-                listing = make_survey(self.config, self.workers, self.reactor, self.environ)
-                roots = await listing.all_paths()
+                roots = await make_store_listing(context).all_paths()
             return _references(await nix.closure(roots)), "a Nix store"
 
     async def from_package_set(
@@ -117,13 +118,11 @@ class ReferenceCollector:
         config = evolve(
             self.config, eval_timeout=max(self.config.eval_timeout, EVALUATION_TIMEOUT_SECONDS)
         )
-        listing = make_survey(config, self.workers, self.reactor, self.environ)
         source = f"{config.source.describe()}, {config.system}"
-        with self._nix(config) as nix, self._temporary_state() as state:
+        with self._nix_context(config) as context:
+            nix, listing = make_nix(context).nix, make_store_listing(context)
             await nix.check()
-            package_set = await fetch_package_set(
-                config, self.workers, self.reactor, self.environ, state_directory=state
-            )
+            package_set = await fetch_package_set(config, self.reactor, context)
             # Patterns cannot keep Nix from evaluating an attribute that ends the evaluation; names
             # do.
             attributes = await listing.attributes(package_set, config.system, excluded)
@@ -179,17 +178,16 @@ class ReferenceCollector:
         return found.references
 
     @contextmanager
-    def _nix(self, config: Config) -> Iterator[Nix]:
-        with self._temporary_state() as state:
-            yield make_nix(
-                config, self.workers, self.reactor, self.environ, state_directory=state
-            ).nix
-
-    @contextmanager
-    def _temporary_state(self) -> Iterator[Path]:
+    def _nix_context(self, config: Config) -> Iterator[NixContext]:
         # The roots of a daemon on this machine belong to it alone.
         with tempfile.TemporaryDirectory(prefix="nixery-popcount-") as directory:
-            yield Path(directory)
+            yield make_nix_context(
+                config,
+                self.workers,
+                self.reactor,
+                self.environ,
+                state_directory=Path(directory),
+            )
 
     @contextmanager
     def _fetcher(self, timeout: float) -> Iterator[Fetcher]:

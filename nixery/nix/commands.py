@@ -19,7 +19,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from attrs import evolve
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery.errors import UnexpectedOutput
@@ -27,7 +26,7 @@ from nixery.image.closure import RuntimeGraph, parse_db_dump
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, Package
 from nixery.nix import arguments, resolve_arguments, store_location
-from nixery.nix.arguments import NixSettings
+from nixery.nix.context import NixContext
 from nixery.nix.error_parsing import (
     INSTALL,
     build_deadline_passed,
@@ -49,9 +48,8 @@ from nixery.process.errors import (
     ProcessFailed,
     ProcessTimedOut,
 )
-from nixery.process.spawner import Command, ProcessResult, Spawner
+from nixery.process.spawner import Command, ProcessResult
 from nixery.runtime.deferreds import gather
-from nixery.runtime.workers import Workers
 from nixery.sources.source import PackageSet
 
 __all__ = ["NixCommands"]
@@ -76,13 +74,8 @@ class NixCommands:
     """
     An implementation of :class:`nixery.nix.interface.Nix`.
 
-    :param spawner: runs the commands.
-    :param clock: measures deadlines of several commands together.
-    :param workers: for the file system and for parsing long output; not the pool
-        that packs layers, whose threads are busy for long.
-    :param settings: the settings of Nix commands.
+    :param context: the commands run in it.
     :param resolve: the path of ``nix/resolve.nix``.
-    :param environ: the environment of this process.
     :param has_content: as :func:`nixery.nix.store_location.has_content`.
     """
 
@@ -90,36 +83,22 @@ class NixCommands:
 
     def __init__(
         self,
+        context: NixContext,
         *,
-        spawner: Spawner,
-        clock: IReactorTime,
-        workers: Workers,
-        settings: NixSettings,
         resolve: Path,
-        environ: Mapping[str, str],
         has_content: Callable[[str, bytes], bool] = store_location.has_content,
     ) -> None:
         self._has_content = has_content
-        self._spawner = spawner
-        self._workers = workers
-        self._settings = settings
-        self._environment = arguments.environment(environ, settings)
-        self._evaluator = Evaluator(
-            spawner=spawner,
-            clock=clock,
-            workers=workers,
-            settings=settings,
-            # Restricted evaluation refuses a path that contains a symlink.
-            resolve=resolve.resolve(),
-            environment=self._environment,
-        )
-        self._holder = TempRootHolder(
-            spawner=spawner, clock=clock, workers=workers, environment=self._environment
-        )
+        self._context = context
+        # Restricted evaluation refuses a path that contains a symlink.
+        self._evaluator = Evaluator(context, resolve=resolve.resolve())
+        self._holder = TempRootHolder(context)
 
     async def check(self) -> str:
         """See :meth:`nixery.nix.interface.Nix.check`."""
-        await self._workers.run(make_directories, self._settings.roots, self._settings.home)
+        await self._context.workers.run(
+            make_directories, self._context.settings.roots, self._context.settings.home
+        )
         printed = _text(await self._query(arguments.version()))
         version = _VERSION.search(printed)
         if version is None:
@@ -144,12 +123,16 @@ class NixCommands:
             result = await self._query(arguments.store_text(content))
             path = _stored_path(result)
             ours = path.startswith(f"{arguments.STORE}/")
-            if ours and await self._workers.run(self._has_content, path, content.encode("ascii")):
+            if ours and await self._context.workers.run(
+                self._has_content, path, content.encode("ascii")
+            ):
                 return
             # A running garbage collection may have removed it; Nix would then report it missing.
             if ours and _text(await self._query(arguments.check_validity([path]))):
                 continue
-            raise store_location.explain_misplacement(path, result.stderr, self._environment)
+            raise store_location.explain_misplacement(
+                path, result.stderr, self._context.environment
+            )
         raise NixUnusable(reason="a collection of its store removes what was just stored")
 
     async def probe(self) -> None:
@@ -164,7 +147,7 @@ class NixCommands:
 
     def evaluation_identity(self) -> Mapping[str, str]:
         """See :meth:`nixery.nix.interface.Nix.evaluation_identity`."""
-        return self._settings.evaluation_identity()
+        return self._context.settings.evaluation_identity()
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -206,7 +189,7 @@ class NixCommands:
         """See :meth:`nixery.nix.interface.Nix.realise`."""
         return await self._realise(
             packages,
-            lambda link: arguments.build(self._settings, packages=packages, out_link=link),
+            lambda link: arguments.build(self._context.settings, packages=packages, out_link=link),
             progress,
         )
 
@@ -250,8 +233,8 @@ class NixCommands:
         if not outputs:
             return Realisation(root=root, outputs=())
         try:
-            directory = self._settings.roots / root
-            await self._workers.run(make_directories, directory)
+            directory = self._context.settings.roots / root
+            await self._context.workers.run(make_directories, directory)
             built = await self._build(command(directory / "r"), progress)
             # The output paths of content-addressed derivations could differ.
             if built != outputs:
@@ -272,7 +255,7 @@ class NixCommands:
             (await self._query(arguments.dump(chunk))).stdout
             for chunk in arguments.chunks(sorted(paths))
         ]
-        return await self._workers.run(parse_db_dump, b"".join(records))
+        return await self._context.workers.run(parse_db_dump, b"".join(records))
 
     async def release(self, realisation: Realisation) -> None:
         """See :meth:`nixery.nix.interface.Nix.release`."""
@@ -287,9 +270,9 @@ class NixCommands:
         raises.
         """
         try:
-            count = await self._workers.run(remove_all, self._settings.roots)
+            count = await self._context.workers.run(remove_all, self._context.settings.roots)
         except Exception:  # noqa: BLE001  # roots that are left only take disk space
-            self._log.failure("roots in {roots} are left", roots=self._settings.roots)
+            self._log.failure("roots in {roots} are left", roots=self._context.settings.roots)
         else:
             if count:
                 self._log.info("removed {count} roots that an earlier run left", count=count)
@@ -318,18 +301,18 @@ class NixCommands:
         log = BuildLog(progress=progress)
         command = Command(
             argv=argv,
-            environment=self._environment,
-            timeout=self._settings.build_deadline,
+            environment=self._context.environment,
+            timeout=self._context.settings.build_deadline,
             on_stderr_line=log.feed,
         )
         try:
-            result = await self._spawner.run(command)
+            result = await self._context.spawner.run(command)
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
-            raise build_deadline_passed(error, log, self._settings) from error
+            raise build_deadline_passed(error, log, self._context.settings) from error
         except ProcessFailed as error:
-            raise build_failure(error, log, self._settings) from error
+            raise build_failure(error, log, self._context.settings) from error
         return sorted(set(_text(result).split()))
 
     async def _query(self, argv: tuple[str, ...]) -> ProcessResult:
@@ -338,9 +321,9 @@ class NixCommands:
 
         :raises NixUnusable: it failed.
         """
-        command = Command(argv=argv, environment=self._environment, timeout=QUERY_TIMEOUT)
+        command = Command(argv=argv, environment=self._context.environment, timeout=QUERY_TIMEOUT)
         try:
-            return await self._spawner.run(command)
+            return await self._context.spawner.run(command)
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
@@ -351,14 +334,14 @@ class NixCommands:
             raise NixUnusable(reason=error.message, output=error.output) from error
         except ProcessFailed as error:
             stderr = error.output.stderr
-            denial = await self._workers.run(store_location.explain_denial, stderr)
+            denial = await self._context.workers.run(store_location.explain_denial, stderr)
             if denial is not None:
                 raise evolve(denial, output=error.output) from error
             raise unusable(error) from error
 
     async def _remove(self, root: str) -> None:
         try:
-            await self._workers.run(remove_directory, self._settings.roots / root)
+            await self._context.workers.run(remove_directory, self._context.settings.roots / root)
         except Exception:  # noqa: BLE001  # ``sweep`` removes it at the next start
             self._log.failure("the root {root} is left", root=root)
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from nixery.errors import UnexpectedOutput
 from nixery.image.closure import STORE
 from nixery.nix import arguments
-from nixery.nix.arguments import NixSettings
+from nixery.nix.context import NixContext
 from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault, unusable
 from nixery.nix.errors import EvaluationFailed, NixUnusable
 from nixery.nix.narinfo import store_names
 from nixery.process.errors import CommandMissing, ProcessFailed, ProcessTimedOut
-from nixery.process.spawner import Command, ProcessResult, Spawner
-from nixery.runtime.workers import Workers
+from nixery.process.spawner import Command, ProcessResult
 from nixery.sources.source import PackageSet
 
 __all__ = ["StoreListing"]
@@ -36,27 +35,13 @@ class StoreListing:
     """
     Lists all store paths, or all attributes of a package set.
 
-    :param spawner: runs the commands.
-    :param workers: for the file system and for parsing long output.
-    :param settings: the settings of Nix commands.
+    :param context: the commands run in it.
     :param expression: the path of ``nix/attributes.nix``.
-    :param environ: the environment of this process.
     """
 
-    def __init__(
-        self,
-        *,
-        spawner: Spawner,
-        workers: Workers,
-        settings: NixSettings,
-        expression: Path,
-        environ: Mapping[str, str],
-    ) -> None:
-        self._spawner = spawner
-        self._workers = workers
-        self._settings = settings
+    def __init__(self, context: NixContext, *, expression: Path) -> None:
+        self._context = context
         self._expression = expression
-        self._environment = arguments.environment(environ, settings)
 
     async def attributes(
         self, package_set: PackageSet, system: str, without: Sequence[str]
@@ -69,7 +54,7 @@ class StoreListing:
         :raises NixUnusable: Nix itself failed.
         """
         argv = arguments.attributes(
-            self._settings,
+            self._context.settings,
             expression=self._expression,
             package_set=package_set,
             system=system,
@@ -87,9 +72,9 @@ class StoreListing:
             if fault is not None:
                 raise fault from error
             raise EvaluationFailed(
-                reason=error_text(error.output.stderr, self._settings), output=error.output
+                reason=error_text(error.output.stderr, self._context.settings), output=error.output
             ) from error
-        return await self._workers.run(_names, result.stdout)
+        return await self._context.workers.run(_names, result.stdout)
 
     async def all_paths(self) -> tuple[str, ...]:
         """
@@ -97,7 +82,7 @@ class StoreListing:
 
         :raises NixUnusable: Nix itself failed.
         """
-        return await self.valid(await self._workers.run(_store_paths))
+        return await self.valid(await self._context.workers.run(_store_paths))
 
     async def valid(self, paths: Iterable[str]) -> tuple[str, ...]:
         """
@@ -119,9 +104,9 @@ class StoreListing:
         return tuple(sorted(valid))
 
     async def _run(self, argv: tuple[str, ...], timeout: float) -> ProcessResult:
-        command = Command(argv=argv, environment=self._environment, timeout=timeout)
+        command = Command(argv=argv, environment=self._context.environment, timeout=timeout)
         try:
-            return await self._spawner.run(command)
+            return await self._context.spawner.run(command)
         except CommandMissing as error:
             raise command_missing(error) from error
 

@@ -11,12 +11,11 @@ about 2 k log n commands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 from twisted.internet.defer import DeferredSemaphore
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery.errors import NixeryError
@@ -24,16 +23,15 @@ from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, make_evaluation, refused_problems
 from nixery.nix import resolve_arguments
-from nixery.nix.arguments import NixSettings
+from nixery.nix.context import NixContext
 from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.prewarm import PrewarmedEvaluator
 from nixery.nix.resolve_arguments import Lookup
 from nixery.nix.resolve_output import parse_results, thrown, with_reason
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
-from nixery.process.spawner import Command, Spawner
+from nixery.process.spawner import Command
 from nixery.runtime.deferreds import TimedOut, with_timeout
-from nixery.runtime.workers import Workers
 from nixery.sources.source import PackageSet
 
 __all__ = ["Evaluator"]
@@ -49,39 +47,22 @@ class Evaluator:
     """
     Looks packages up in package sets.
 
-    :param spawner: runs the commands.
-    :param clock: measures deadlines of several commands together.
-    :param workers: for parsing long output.
-    :param settings: the settings of Nix commands.
+    :param context: the commands run in it.
     :param resolve: the path of ``nix/resolve.nix``, without symlinks.
-    :param environment: the environment of the commands.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        spawner: Spawner,
-        clock: IReactorTime,
-        workers: Workers,
-        settings: NixSettings,
-        resolve: Path,
-        environment: Mapping[str, str],
-    ) -> None:
-        self._spawner = spawner
-        self._clock = clock
-        self._workers = workers
-        self._settings = settings
+    def __init__(self, context: NixContext, *, resolve: Path) -> None:
+        self._context = context
         self._resolve = resolve
-        self._environment = environment
         # Limits the memory of all evaluations: each may use up to ``max_eval_memory``.
-        self._slots = DeferredSemaphore(settings.evaluations)
+        self._slots = DeferredSemaphore(context.settings.evaluations)
         self._prewarmed: PrewarmedEvaluator | None = None
 
     def enable_prewarming(self) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.enable_prewarming`."""
-        self._prewarmed = PrewarmedEvaluator(spawner=self._spawner, clock=self._clock)
+        self._prewarmed = PrewarmedEvaluator(self._context)
 
     def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.prewarm_evaluation`."""
@@ -99,14 +80,17 @@ class Evaluator:
     def lookup(self, package_set: PackageSet, system: str) -> Lookup:
         """Return the arguments of look-ups in a package set."""
         return Lookup(
-            settings=self._settings, resolve=self._resolve, package_set=package_set, system=system
+            settings=self._context.settings,
+            resolve=self._resolve,
+            package_set=package_set,
+            system=system,
         )
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Evaluation:
         """See :meth:`nixery.nix.interface.Nix.evaluate`."""
-        refused = refused_problems(requests, self._settings.refused)
+        refused = refused_problems(requests, self._context.settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
         return make_evaluation(await self.look_up(package_set, system, requests), system)
@@ -121,7 +105,7 @@ class Evaluator:
         :raises EvaluationTimedOut: it took too long.
         :raises NixUnusable: Nix itself failed.
         """
-        refused = refused_problems(requests, self._settings.refused)
+        refused = refused_problems(requests, self._context.settings.refused)
         if refused:
             names = {problem.name: problem for problem in refused}
             rest = [item for item in requests if item.name not in names]
@@ -228,14 +212,16 @@ class Evaluator:
         question = resolve_arguments.encode_request(lookup, requests)
         try:
             output = await with_timeout(
-                self._settings.eval_timeout, self._clock, process.evaluate(question)
+                self._context.settings.eval_timeout, self._context.clock, process.evaluate(question)
             )
         except TimedOut as error:
             raise self._timeout_error(requests) from error
         except NixeryError as error:
             self._log.debug("an evaluation is repeated: {error}", error=error)
             return None
-        return await self._workers.run(parse_results, output, requests, self._clock.seconds)
+        return await self._context.workers.run(
+            parse_results, output, requests, self._context.clock.seconds
+        )
 
     async def _evaluate_once(
         self,
@@ -253,10 +239,10 @@ class Evaluator:
         """
         command = self._command(
             resolve_arguments.evaluate(lookup, requests, guard=guard),
-            max(0.0, deadline - self._clock.seconds()),
+            max(0.0, deadline - self._context.clock.seconds()),
         )
         try:
-            result = await self._spawner.run(command)
+            result = await self._context.spawner.run(command)
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
@@ -268,7 +254,9 @@ class Evaluator:
             if fault is not None:
                 raise fault from failure
             raise
-        return await self._workers.run(parse_results, result.stdout, requests, self._clock.seconds)
+        return await self._context.workers.run(
+            parse_results, result.stdout, requests, self._context.clock.seconds
+        )
 
     def _prewarm_command(self, lookup: Lookup) -> Command:
         return self._command(resolve_arguments.prewarm(lookup))
@@ -276,28 +264,30 @@ class Evaluator:
     def _command(self, argv: tuple[str, ...], timeout: float | None = None) -> Command:
         return Command(
             argv=argv,
-            environment=self._environment,
+            environment=self._context.environment,
             timeout=timeout,
             stdout_limit=MAX_OUTPUT_BYTES,
             # Inside a long-running primitive, Nix reacts to SIGKILL only.  A process that
             # may build gets SIGTERM, for it has to stop its builders itself.
-            parent_death_signal=SIGTERM if self._settings.allow_import_from_derivation else SIGKILL,
+            parent_death_signal=SIGTERM
+            if self._context.settings.allow_import_from_derivation
+            else SIGKILL,
         )
 
     def _timeout_error(self, requests: Sequence[PackageRequest]) -> EvaluationTimedOut:
         return EvaluationTimedOut(
             names=tuple(item.name for item in requests),
-            seconds=self._settings.eval_timeout,
+            seconds=self._context.settings.eval_timeout,
             setting="eval_timeout",
         )
 
     def _deadline(self) -> float:
-        return self._clock.seconds() + self._settings.eval_timeout
+        return self._context.clock.seconds() + self._context.settings.eval_timeout
 
     def _error_text(self, failure: ProcessFailed) -> str:
         if failure.output.signal is not None:
             return failure.output.describe()
-        return error_text(failure.output.stderr, self._settings)
+        return error_text(failure.output.stderr, self._context.settings)
 
 
 def _throws_silently(result: LookupResult) -> bool:

@@ -11,25 +11,23 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery.errors import UnexpectedOutput
 from nixery.nix import arguments
-from nixery.nix.arguments import NixSettings
+from nixery.nix.context import NixContext
 from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
 from nixery.nix.gc_roots import make_directories
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
-from nixery.process.spawner import Command, ProcessResult, Spawner
+from nixery.process.spawner import Command, ProcessResult
 from nixery.runtime.clocks import WallClock, WallTime
 from nixery.runtime.retry import THREE_ATTEMPTS, retry
-from nixery.runtime.workers import Workers
 from nixery.sources import git_arguments
 from nixery.sources.errors import CommitMissing, SourceUnavailable
 from nixery.sources.source import SourceTree
@@ -72,40 +70,26 @@ class NixFetcher:
     """
     An implementation of :class:`nixery.sources.interface.TreeFetcher`.
 
-    :param spawner: runs the commands.
-    :param clock: measures the duration of fetches, and the time since the last use.
+    :param context: the commands run in it, but for their environment, which git's is part of.
     :param wall_clock: for the modification times of the roots.
-    :param workers: for the file system.
-    :param settings: the settings of Nix commands.
     :param fetch_nix: the path of ``nix/fetch.nix``.
     :param repository: the URL of the git repository as it was configured, ``""`` if
         there is none.
-    :param environ: the environment of this process.
     """
 
     _log = Logger()
 
     def __init__(
-        self,
-        *,
-        spawner: Spawner,
-        clock: IReactorTime,
-        wall_clock: WallClock,
-        workers: Workers,
-        settings: NixSettings,
-        fetch_nix: Path,
-        repository: str,
-        environ: Mapping[str, str],
+        self, context: NixContext, *, wall_clock: WallClock, fetch_nix: Path, repository: str
     ) -> None:
-        self._spawner = spawner
-        self._clock = clock
+        self._context = context
         self._wall_clock = wall_clock
-        self._workers = workers
-        self._settings = settings
-        self._roots = settings.source_roots
+        self._roots = context.settings.source_roots
         self._fetch_nix = fetch_nix
         self._environment = arguments.fetch_environment(
-            environ, git_arguments.environment(environ, repository), settings
+            context.environ,
+            git_arguments.environment(context.environ, repository),
+            context.settings,
         )
         # The sources that this process has used, with the time of last use by the monotonic
         # clock: changes of the wall clock do not shorten the time that they are kept.
@@ -116,36 +100,36 @@ class NixFetcher:
     async def fetch(self, tree: SourceTree) -> Path:
         """See :meth:`nixery.sources.interface.TreeFetcher.fetch`."""
         link = self._roots / tree.name
-        path = await self._workers.run(_use, link, self._wall_clock.now())
+        path = await self._context.workers.run(_use, link, self._wall_clock.now())
         if path is not None and tree.name in self._rooted:
-            self._rooted[tree.name] = self._clock.seconds()
+            self._rooted[tree.name] = self._context.clock.seconds()
             return path
         # The root is of an earlier run: Nix may have lost it, and collected the path.
         if path is None or not await self._root(link, str(path)):
             path = await self._fetch_and_root(tree, link)
-            keep = self._settings.source_retention
-            old = self._clock.seconds() - keep
+            keep = self._context.settings.source_retention
+            old = self._context.clock.seconds() - keep
             mine = frozenset(name for name, used in self._rooted.items() if used >= old)
-            dropped = await self._workers.run(
+            dropped = await self._context.workers.run(
                 _drop_old, self._roots, mine, keep, self._wall_clock.now()
             )
             for name in dropped:
                 self._rooted.pop(name, None)
                 self._log.info("the source {name} is not kept any longer", name=name)
-        self._rooted[tree.name] = self._clock.seconds()
+        self._rooted[tree.name] = self._context.clock.seconds()
         return path
 
     async def _fetch_and_root(self, tree: SourceTree, link: Path) -> Path:
         self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
-        began = self._clock.seconds()
-        await self._workers.run(make_directories, self._roots)
+        began = self._context.clock.seconds()
+        await self._context.workers.run(make_directories, self._roots)
         path = await self._fetch(tree)
         if not await self._root(link, path):
             path = await self._refetch_and_root(tree, link)
         self._log.info(
             "{commit} was fetched in {seconds:.1f} s",
             commit=tree.commit,
-            seconds=self._clock.seconds() - began,
+            seconds=self._context.clock.seconds() - began,
         )
         return Path(path)
 
@@ -168,7 +152,7 @@ class NixFetcher:
                 if await self._root(link, path):
                     return path
         finally:
-            await self._workers.run(root.unlink, missing_ok=True)
+            await self._context.workers.run(root.unlink, missing_ok=True)
         raise self._unavailable(
             tree, "garbage collections took it before it was protected, again and again"
         )
@@ -213,14 +197,14 @@ class NixFetcher:
                 timeout=seconds,
                 stdout_limit=MAX_OUTPUT_BYTES,
             )
-            return await self._spawner.run(command)
+            return await self._context.spawner.run(command)
 
         try:
             return await retry(
                 attempt,
                 THREE_ATTEMPTS,
-                clock=self._clock,
-                seconds=self._settings.fetch_timeout,
+                clock=self._context.clock,
+                seconds=self._context.settings.fetch_timeout,
                 again=_may_pass,
             )
         except CommandMissing as error:
@@ -237,7 +221,7 @@ class NixFetcher:
                 raise fault from error
             if tree.kind == "archive" and _NOT_THERE.search(error.output.stderr):
                 raise CommitMissing(url=tree.url, commit=tree.commit) from error
-            reason = error_text(error.output.stderr, self._settings)
+            reason = error_text(error.output.stderr, self._context.settings)
             raise self._unavailable(tree, reason, error) from error
 
     async def _root(self, link: Path, path: str) -> bool:
@@ -250,7 +234,7 @@ class NixFetcher:
             argv=arguments.add_root(link, path), environment=self._environment, timeout=ROOT_TIMEOUT
         )
         try:
-            await self._spawner.run(command)
+            await self._context.spawner.run(command)
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessFailed as error:

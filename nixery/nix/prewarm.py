@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from nixery.errors import NixeryError, UnexpectedOutput
+from nixery.nix.context import NixContext
 from nixery.process.interactive import InteractiveProcess
 from nixery.process.spawner import Command, Spawner
 from nixery.runtime.deferreds import gather
@@ -38,17 +39,15 @@ time when it starts.
 _END_REQUEST = b"{ found = null; }\n"
 
 
-@define(kw_only=True, eq=False)
+@define(eq=False)
 class PrewarmedEvaluator:
     """
     Keeps one idle evaluator process ready.
 
-    :param spawner: runs the processes.
-    :param clock: measures the time that they wait.
+    :param context: the processes run in it.
     """
 
-    spawner: Spawner
-    clock: IReactorTime
+    _context: NixContext
 
     _command: Command | None = field(default=None, init=False)
     _idle: IdleEvaluator | None = field(default=None, init=False)
@@ -95,12 +94,12 @@ class PrewarmedEvaluator:
 
     def _start_in(self, delay: float) -> None:
         self._cancel_next_start()
-        self._next_start = self.clock.callLater(delay, self._start)
+        self._next_start = self._context.clock.callLater(delay, self._start)
 
     def _start(self) -> None:
         self._end_idle()
         if self._command is not None:
-            process = self._idle = IdleEvaluator(self.spawner, self._command)
+            process = self._idle = IdleEvaluator(self._context.spawner, self._command)
             self._running.add(process)
             process.start(lambda: self._running.discard(process))
             self._start_in(MAX_AGE_SECONDS)

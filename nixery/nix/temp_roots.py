@@ -21,20 +21,20 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nixery.errors import NixeryError, UnexpectedOutput
 from nixery.image.closure import PathRecord, build_graph
 from nixery.nix import arguments, serve_protocol
+from nixery.nix.context import NixContext
 from nixery.nix.interface import Realisation, RootedClosure
 from nixery.nix.serve_protocol import Parse
 from nixery.process.interactive import InteractiveProcess
 from nixery.process.protocol import Stdin
 from nixery.process.spawner import Command, Spawner
 from nixery.runtime.deferreds import TimedOut, gather, with_timeout
-from nixery.runtime.workers import Workers
 
 __all__ = ["TempRootHolder"]
 
@@ -54,26 +54,13 @@ class TempRootHolder:
     """
     Protects sets of store paths, each with its own process.
 
-    :param spawner: runs the processes.
-    :param clock: measures timeouts.
-    :param workers: for processing large closures.
-    :param environment: the environment of Nix commands.
+    :param context: the processes run in it.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        spawner: Spawner,
-        clock: IReactorTime,
-        workers: Workers,
-        environment: Mapping[str, str],
-    ) -> None:
-        self._spawner = spawner
-        self._clock = clock
-        self._workers = workers
-        self._environment = environment
+    def __init__(self, context: NixContext) -> None:
+        self._context = context
         self._idle_server: _Server | None = None
         self._expiry: IDelayedCall | None = None
         self._servers: dict[str, _Server] = {}
@@ -83,7 +70,7 @@ class TempRootHolder:
         """Start a server for the next call of :meth:`root_if_valid`, if none is ready."""
         if self._idle_server is None:
             self._idle_server = self._start()
-            self._expiry = self._clock.callLater(IDLE_SERVER_SECONDS, self._end_idle_server)
+            self._expiry = self._context.clock.callLater(IDLE_SERVER_SECONDS, self._end_idle_server)
 
     async def root_if_valid(self, outputs: Sequence[str]) -> RootedClosure | None:
         """
@@ -95,12 +82,14 @@ class TempRootHolder:
         server = self._take()
         try:
             records = await with_timeout(
-                ANSWER_TIMEOUT_SECONDS, self._clock, _root_and_query_closure(server, outputs)
+                ANSWER_TIMEOUT_SECONDS,
+                self._context.clock,
+                _root_and_query_closure(server, outputs),
             )
             if records is None:
                 server.close_stdin()
                 return None
-            closure = await self._workers.run(build_graph, records)
+            closure = await self._context.workers.run(build_graph, records)
         except (NixeryError, TimedOut) as error:
             self._log.info(
                 "the store is asked in another way: {error}", error=str(error) or "no answer"
@@ -158,7 +147,7 @@ class TempRootHolder:
             self._expiry.cancel()
 
     def _start(self) -> _Server:
-        server = _Server(self._spawner, self._environment)
+        server = _Server(self._context.spawner, self._context.environment)
         self._running.add(server)
         server.start(lambda: self._running.discard(server))
         return server

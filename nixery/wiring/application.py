@@ -25,7 +25,7 @@ from nixery.wiring.exit_status import exit_status
 from nixery.wiring.http import make_http
 from nixery.wiring.inspection import make_inspection
 from nixery.wiring.limits import make_limits
-from nixery.wiring.nix import make_nix
+from nixery.wiring.nix import make_nix, make_nix_context
 from nixery.wiring.observability import make_observability, sample_daemon
 from nixery.wiring.popularity import make_popularity
 from nixery.wiring.readiness import make_readiness
@@ -88,11 +88,11 @@ def make_application(
         give_up=give_up,
     )
     access = make_access(config, files, reactor, wall_clock, stored=stored, reread=reread)
-    instrument = observability.instrument_spawner
-    nix = make_nix(config, files, reactor, environ, instrument=instrument)
-    sources = make_sources(
-        config, files, reactor, environ, instrument=instrument, wall_clock=wall_clock
+    nix_context = make_nix_context(
+        config, files, reactor, environ, instrument=observability.instrument_spawner
     )
+    nix = make_nix(nix_context)
+    sources = make_sources(config, reactor, nix_context, wall_clock=wall_clock)
     readiness = make_readiness(
         config,
         reactor,

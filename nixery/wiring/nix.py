@@ -15,13 +15,14 @@ from twisted.logger import Logger
 from nixery.config.config import Config
 from nixery.nix.arguments import NixSettings
 from nixery.nix.commands import NixCommands
+from nixery.nix.context import NixContext
 from nixery.nix.enumeration import StoreListing
 from nixery.process.spawner import ProcessSpawner, Spawner
 from nixery.runtime.data_files import nix_directory
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 
-__all__ = ["NixSubsystem", "make_nix", "make_survey", "nix_settings"]
+__all__ = ["NixSubsystem", "make_nix", "make_nix_context", "make_store_listing"]
 
 _log = Logger()
 
@@ -38,7 +39,7 @@ class NixSubsystem:
     components: tuple[Component, ...]
 
 
-def make_nix(
+def make_nix_context(
     config: Config,
     workers: Workers,
     # Any: the global reactor has no type.
@@ -47,25 +48,33 @@ def make_nix(
     *,
     state_directory: Path | None = None,
     instrument: Callable[[Spawner], Spawner] = lambda spawner: spawner,
-) -> NixSubsystem:
+) -> NixContext:
     """
-    Make the Nix commands of one process.
+    Make the context of the Nix commands of one process.
 
-    :param workers: as :class:`nixery.nix.commands.NixCommands` says.
-    :param environ: the environment of this process.
+    :param workers: as :class:`nixery.nix.context.NixContext` says.
+    :param environ: the environment of this process; git finds credentials through it, and it may
+        name proxies.
     :param state_directory: the directory for garbage collection roots, if not the configured one:
         the roots of a daemon belong to it alone.
     :param instrument: wraps the spawner of the commands to measure them.
-    :raises ResourceMissing: the installation is incomplete.
     """
-    nix = NixCommands(
+    return NixContext(
         spawner=instrument(ProcessSpawner(reactor, reactor)),
         clock=reactor,
         workers=workers,
         settings=nix_settings(config, state_directory or config.state_directory),
-        resolve=nix_directory() / "resolve.nix",
         environ=environ,
     )
+
+
+def make_nix(context: NixContext) -> NixSubsystem:
+    """
+    Make the Nix commands of one process.
+
+    :raises ResourceMissing: the installation is incomplete.
+    """
+    nix = NixCommands(context, resolve=nix_directory() / "resolve.nix")
 
     async def start() -> None:
         version = await nix.check()
@@ -79,23 +88,13 @@ def make_nix(
     )
 
 
-def make_survey(
-    config: Config,
-    workers: Workers,
-    reactor: Any,  # as above
-    environ: Mapping[str, str],
-) -> StoreListing:
+def make_store_listing(context: NixContext) -> StoreListing:
     """
-    Make the object that lists a whole store or package set; the parameters are those of
-    :func:`make_nix`.
+    Make the object that lists a whole store or package set.
+
+    :raises ResourceMissing: the installation is incomplete.
     """
-    return StoreListing(
-        spawner=ProcessSpawner(reactor, reactor),
-        workers=workers,
-        settings=nix_settings(config, config.state_directory),
-        expression=nix_directory() / "attributes.nix",
-        environ=environ,
-    )
+    return StoreListing(context, expression=nix_directory() / "attributes.nix")
 
 
 def nix_settings(config: Config, state_directory: Path) -> NixSettings:

@@ -5,8 +5,6 @@ do the daemon's work without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -14,13 +12,12 @@ from twisted.logger import Logger
 
 from nixery.config.config import Config
 from nixery.image.names import Tag
+from nixery.nix.context import NixContext
 from nixery.nix.fetcher import NixFetcher
-from nixery.process.spawner import ProcessSpawner, Spawner
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.data_files import nix_directory
 from nixery.runtime.http_download import make_fetcher
 from nixery.runtime.startup import Component
-from nixery.runtime.workers import Workers
 from nixery.sources.channels import ChannelHost
 from nixery.sources.git_repository import GitRepository
 from nixery.sources.git_urls import has_secret
@@ -30,7 +27,6 @@ from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
 from nixery.sources.source import GitSource, PackageSet
 from nixery.sources.tag_policy import LATEST
-from nixery.wiring.nix import nix_settings
 
 __all__ = ["SourceSubsystem", "fetch_package_set", "make_sources"]
 
@@ -51,36 +47,28 @@ class SourceSubsystem:
 
 def make_sources(
     config: Config,
-    workers: Workers,
     # Any: the global reactor has no type.
     reactor: Any,
-    environ: Mapping[str, str],
+    context: NixContext,
     *,
-    state_directory: Path | None = None,
-    instrument: Callable[[Spawner], Spawner] = lambda spawner: spawner,
     wall_clock: WallClock | None = None,
 ) -> SourceSubsystem:
     """
     Make the package sources of one process, to be started.
 
-    :param workers: for the file system.
-    :param environ: the environment of this process; git finds credentials
-        through it, and it may name proxies.
-    :param state_directory: as in :func:`nixery.wiring.nix.make_nix`.
-    :param instrument: as there.
+    :param context: of the commands that fetch; its environment may name proxies.
     :param wall_clock: for the times of files; by default, this machine's.
     :raises ResourceMissing: the installation is incomplete.
     """
     source = config.source
-    spawner = instrument(ProcessSpawner(reactor, reactor))
-    settings = nix_settings(config, state_directory or config.state_directory)
+    workers, environ = context.workers, context.environ
 
     def lookups(upstream: RefSource, name: str, file: str) -> RefCache:
         return RefCache(
             upstream,
             name=name,
             ttl=config.source_ttl,
-            known=RefFile(settings.state_directory / "sources" / file),
+            known=RefFile(context.settings.state_directory / "sources" / file),
             workers=workers,
             clock=reactor,
         )
@@ -89,7 +77,7 @@ def make_sources(
     if isinstance(source, GitSource):
         repository = GitRepository(
             source,
-            spawner=spawner,
+            spawner=context.spawner,
             clock=reactor,
             workers=workers,
             mirrors=config.cache_directory / "mirrors",
@@ -115,14 +103,10 @@ def make_sources(
         git=git,
         channels=lookups(channels, f"the channel host {host}", "channels.json"),
         fetcher=NixFetcher(
-            spawner=spawner,
-            clock=reactor,
+            context,
             wall_clock=wall_clock or SystemWallClock(),
-            workers=workers,
-            settings=settings,
             fetch_nix=nix_directory() / "fetch.nix",
             repository=source.url if isinstance(source, GitSource) else "",
-            environ=environ,
         ),
         workers=workers,
     )
@@ -148,22 +132,18 @@ def make_sources(
 
 async def fetch_package_set(
     config: Config,
-    workers: Workers,
     reactor: Any,  # as above
-    environ: Mapping[str, str],
-    *,
-    state_directory: Path,
+    context: NixContext,
     tag: Tag = LATEST,
 ) -> PackageSet:
     """
     Fetch the configured package set, for a command that uses it once.
 
-    :param state_directory: holds the root that protects the set from garbage collection.
+    :param context: its state directory holds the root that protects the set from garbage
+        collection.
     :raises NixeryError: the set cannot be fetched.
     """
-    sources = make_sources(
-        config, workers, reactor, environ, state_directory=state_directory
-    ).sources
+    sources = make_sources(config, reactor, context).sources
     await sources.start()
     try:
         return await sources.fetch(await sources.resolve(tag))

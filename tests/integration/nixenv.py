@@ -21,6 +21,7 @@ from twisted.internet import reactor
 from bootstrap.nixstore import daemon_listens, store_fault
 from nixery.nix.arguments import NixSettings
 from nixery.nix.commands import NixCommands
+from nixery.nix.context import NixContext
 from nixery.process.spawner import ProcessSpawner
 from nixery.runtime.data_files import nix_directory
 from nixery.sources.source import PackageSet, path_revision
@@ -105,17 +106,19 @@ def make_nix(
     """
     directory = directory.absolute()
     return NixCommands(
-        spawner=ProcessSpawner(cast(Any, reactor), cast(Any, reactor), kill_delay=3.0),
-        clock=cast(Any, reactor),
-        workers=InlineWorkers(),
-        settings=evolve(
-            NixSettings(
-                state_directory=directory / "state", home=directory / "home", eval_timeout=60.0
+        NixContext(
+            spawner=ProcessSpawner(cast(Any, reactor), cast(Any, reactor), kill_delay=3.0),
+            clock=cast(Any, reactor),
+            workers=InlineWorkers(),
+            settings=evolve(
+                NixSettings(
+                    state_directory=directory / "state", home=directory / "home", eval_timeout=60.0
+                ),
+                **settings,
             ),
-            **settings,
+            environ=nix_environment() if environ is None else environ,
         ),
         resolve=nix_directory() / "resolve.nix",
-        environ=nix_environment() if environ is None else environ,
     )
 
 

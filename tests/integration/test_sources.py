@@ -36,6 +36,7 @@ from nixery.sources.errors import SourceUnavailable, UnknownRevision
 from nixery.sources.resolver import Resolver
 from nixery.sources.source import PackageSet, Revision
 from nixery.testing.fakes import InlineWorkers
+from nixery.wiring.nix import make_nix_context
 from nixery.wiring.sources import make_sources
 from tests.integration.nixenv import make_nix, nix_environment, nix_missing
 
@@ -109,7 +110,8 @@ class SourceCase(TestCase):
         # JSON is YAML.
         file.write_text(json.dumps(settings))
         self.config = load_config({"config": str(file)}, self.environ)
-        sources = make_sources(self.config, InlineWorkers(), self.reactor, self.environ).sources
+        context = make_nix_context(self.config, InlineWorkers(), self.reactor, self.environ)
+        sources = make_sources(self.config, self.reactor, context).sources
         await sources.start()
         self.addCleanup(lambda: maybeDeferred(_discard, sources))
         return sources

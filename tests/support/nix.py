@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 
+from nixery.nix.arguments import NixSettings
+from nixery.nix.context import NixContext
 from nixery.process.errors import CommandMissing
-from nixery.process.spawner import Command, ProcessResult
+from nixery.process.spawner import Command, ProcessResult, Spawner
+from nixery.testing.fakes import InlineWorkers
 
 
 @define(eq=False)
@@ -97,3 +102,14 @@ def _literal(rest: Iterator[str]) -> str:
             value += char
         before = char
     raise AssertionError("a string is not closed")
+
+
+def nix_context(spawner: Spawner, clock: Clock) -> NixContext:
+    """Make a context without an environment, whose directories do not exist."""
+    return NixContext(
+        spawner=spawner,
+        clock=clock,
+        workers=InlineWorkers(),
+        settings=NixSettings(state_directory=Path("/state"), home=Path("/home")),
+        environ={},
+    )

@@ -19,6 +19,7 @@ from nixery.image.packages import Evaluation, Output, Package
 from nixery.nix import arguments
 from nixery.nix.arguments import NixSettings
 from nixery.nix.commands import NixCommands
+from nixery.nix.context import NixContext
 from nixery.nix.errors import (
     BuildFailed,
     BuildTimedOut,
@@ -83,12 +84,14 @@ class NixTests(SynchronousTestCase):
         self.script = Script(lambda _: "")
         self.settings = NixSettings(state_directory=self.directory, home=self.directory / "home")
         self.nix = NixCommands(
-            spawner=self.script,
-            clock=self.clock,
-            workers=InlineWorkers(),
-            settings=self.settings,
+            NixContext(
+                spawner=self.script,
+                clock=self.clock,
+                workers=InlineWorkers(),
+                settings=self.settings,
+                environ={"PATH": "/bin"},
+            ),
             resolve=Path("/resolve.nix"),
-            environ={"PATH": "/bin"},
             has_content=lambda path, content: self.holds(path, content),  # noqa: PLW0108  # set below
         )
         self.holds: Callable[[str, bytes], bool] = lambda path, content: True

@@ -17,6 +17,7 @@ from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation
 from nixery.nix.arguments import NixSettings
+from nixery.nix.context import NixContext
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut, NixUnusable
 from nixery.nix.evaluator import MAX_EXPLAINED_NAMES, Evaluator
 from nixery.nix.prewarm import START_DELAY_SECONDS
@@ -172,12 +173,14 @@ class EvaluatorCase(SynchronousTestCase):
 
     def make(self, **changes: Any) -> Evaluator:
         return Evaluator(
-            spawner=self.spawner,
-            clock=self.clock,
-            workers=InlineWorkers(),
-            settings=evolve(self.settings, **changes),
+            NixContext(
+                spawner=self.spawner,
+                clock=self.clock,
+                workers=InlineWorkers(),
+                settings=evolve(self.settings, **changes),
+                environ={},
+            ),
             resolve=Path("/resolve.nix"),
-            environment={},
         )
 
     def evaluate(

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.errors import UnexpectedOutput
 from nixery.nix import fetcher
 from nixery.nix.arguments import NixSettings
+from nixery.nix.context import NixContext
 from nixery.nix.errors import NixUnusable
 from nixery.nix.fetcher import MAX_REFETCHES, NixFetcher
 from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed, ProcessTimedOut
@@ -58,14 +59,16 @@ class NixFetcherTests(SynchronousTestCase):
 
     def make(self) -> NixFetcher:
         fetcher = NixFetcher(
-            spawner=self.script,
-            clock=self.clock,
+            NixContext(
+                spawner=self.script,
+                clock=self.clock,
+                workers=InlineWorkers(),
+                settings=self.settings,
+                environ={"HOME": "/home/x", "PATH": "/bin"},
+            ),
             wall_clock=self.wall_clock,
-            workers=InlineWorkers(),
-            settings=self.settings,
             fetch_nix=Path("/fetch.nix"),
             repository="https://u:secret@h/p",
-            environ={"HOME": "/home/x", "PATH": "/bin"},
         )
         self.checked: TreeFetcher = fetcher
         return fetcher

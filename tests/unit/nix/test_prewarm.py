@@ -15,7 +15,7 @@ from nixery.nix.prewarm import (
 )
 from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
 from nixery.process.spawner import Command
-from tests.support.nix import FakeProcess, FakeSpawner
+from tests.support.nix import FakeProcess, FakeSpawner, nix_context
 
 QUESTION = b"import ./it { }\n"
 
@@ -34,7 +34,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.children = FakeSpawner()
-        self.prewarmed = PrewarmedEvaluator(spawner=self.children, clock=self.clock)
+        self.prewarmed = PrewarmedEvaluator(nix_context(self.children, self.clock))
 
     def take(self, name: str = "one") -> IdleEvaluator | None:
         return self.prewarmed.take(command(name))

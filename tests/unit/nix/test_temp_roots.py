@@ -11,8 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.nix.interface import RootedClosure
 from nixery.nix.temp_roots import ANSWER_TIMEOUT_SECONDS, IDLE_SERVER_SECONDS, TempRootHolder
 from nixery.process.errors import CommandOutput, ProcessFailed
-from nixery.testing.fakes import InlineWorkers
-from tests.support.nix import FakeSpawner
+from tests.support.nix import FakeSpawner, nix_context
 from tests.unit.nix.test_serve_protocol import (
     GLIBC,
     HELLO,
@@ -32,9 +31,7 @@ class TempRootHolderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.children = FakeSpawner()
-        self.holder = TempRootHolder(
-            spawner=self.children, clock=self.clock, workers=InlineWorkers(), environment={}
-        )
+        self.holder = TempRootHolder(nix_context(self.children, self.clock))
 
     def root_if_valid(self, *outputs: str) -> Deferred[RootedClosure | None]:
         return Deferred.fromCoroutine(self.holder.root_if_valid(outputs))
