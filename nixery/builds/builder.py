@@ -17,17 +17,16 @@ from attrs import define, evolve, field
 from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery.builds import cache_keys
 from nixery.builds.errors import ImageTimedOut
 from nixery.builds.fair_queue import FairQueue
-from nixery.builds.image_cache import FailureCache, ImageCache
+from nixery.builds.image_cache import FailureCache
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.progress import Build
 from nixery.builds.request import ImageRequest
-from nixery.builds.settings import BuildLimits, ImageSettings
+from nixery.builds.settings import ImageSettings
 from nixery.errors import NixeryError, ShuttingDown
 from nixery.image.canonical_json import sha256_hex
 from nixery.image.errors import ImageLimitExceeded
@@ -63,24 +62,19 @@ class Builder(Service):
     """
     Makes images, each of them once.
 
-    :param pipeline: makes an image.
-    :param image_cache: the cache of images that have been made.
+    :param pipeline: makes an image; its limits, its clock and its cache of images are the
+        builder's too.
     :param settings: the settings of the images.
     :param popularity: returns the popularity data to use instead of those of
         ``settings``; they may change while the daemon runs.
-    :param clock: measures the time of builds.
-    :param limits: the limits of builds.
     :param failure_cache_ttl: the time that a failure is cached, in seconds.
     :param package_rules: decide which packages are served.
     :param build_quota: limits the images that are made for a client.
     """
 
     pipeline: ImagePipeline
-    image_cache: ImageCache
     settings: ImageSettings
-    clock: IReactorTime
     failure_cache_ttl: float
-    limits: BuildLimits = field(factory=BuildLimits)
     popularity: Callable[[], Awaitable[Popularity]] | None = None
     package_rules: PackageRules = field(factory=PackageRules)
     build_quota: BuildQuota = field(factory=BuildQuota)
@@ -99,13 +93,12 @@ class Builder(Service):
 
     def __attrs_post_init__(self) -> None:
         self._request_keys = LRUCache(4096)
-        self._failures = FailureCache(seconds=self.clock.seconds, ttl=self.failure_cache_ttl)
+        limits, clock = self.pipeline.limits, self.pipeline.clock
+        self._failures = FailureCache(seconds=clock.seconds, ttl=self.failure_cache_ttl)
         self._evaluation_queue = FairQueue(
-            max_running=self.limits.max_evaluations, max_waiting=self.limits.max_queued
+            max_running=limits.max_evaluations, max_waiting=limits.max_queued
         )
-        self._build_queue = FairQueue(
-            max_running=self.limits.max_builds, max_waiting=self.limits.max_queued
-        )
+        self._build_queue = FairQueue(max_running=limits.max_builds, max_waiting=limits.max_queued)
 
     @property
     def queues(self) -> Mapping[str, FairQueue[ImageName]]:
@@ -194,7 +187,7 @@ class Builder(Service):
         if self._stopping:
             raise ShuttingDown
         key = request.image_key(evaluation)
-        cached = await self.image_cache.get(key)
+        cached = await self.pipeline.image_cache.get(key)
         if cached is not None:
             return cached
         active = self._active_builds.get(key)
@@ -227,7 +220,7 @@ class Builder(Service):
 
     async def _wait_for_builds(self) -> None:
         """Wait up to ``shutdown_timeout`` seconds for running builds to end."""
-        timeout = self.limits.shutdown_timeout
+        timeout = self.pipeline.limits.shutdown_timeout
         if len(self._build_jobs) == 0 or timeout <= 0:
             return
         self._log.info(
@@ -236,7 +229,7 @@ class Builder(Service):
             count=len(self._build_jobs),
         )
         with suppress(TimedOut):
-            await with_timeout(timeout, self.clock, self._build_jobs.settled())
+            await with_timeout(timeout, self.pipeline.clock, self._build_jobs.settled())
 
     async def _build(
         self, key: str, request: ImageRequest, evaluation: Evaluation, progress: Build

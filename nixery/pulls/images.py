@@ -150,7 +150,9 @@ class ImageService:
         await self.builder.stopService()
         # Jobs whose build ended in time only have to write their records.
         with suppress(TimedOut):
-            await with_timeout(SHUTDOWN_TIMEOUT_SECONDS, self.builder.clock, self._jobs.settled())
+            await with_timeout(
+                SHUTDOWN_TIMEOUT_SECONDS, self.builder.pipeline.clock, self._jobs.settled()
+            )
         await self._jobs.stop()
 
     # -- pinned revisions -----------------------------------------------------------

@@ -66,14 +66,6 @@ def make_builds(
     :param wall_clock: tells the time at which a build began.
     :param catalog: records how images were made, and that they were served.
     """
-    build_limits = BuildLimits(
-        max_builds=config.max_builds,
-        max_evaluations=config.max_evaluations,
-        max_queued=config.max_queued_builds,
-        deadline=config.build_deadline,
-        shutdown_timeout=config.shutdown_timeout,
-        max_closure_size=config.max_closure_size,
-    )
     pipeline = ImagePipeline(
         sources=sources,
         nix=nix,
@@ -84,22 +76,26 @@ def make_builds(
         max_batches=3 * config.cpu_workers,
         compression=config.compression,
         clock=reactor,
-        limits=build_limits,
+        limits=BuildLimits(
+            max_builds=config.max_builds,
+            max_evaluations=config.max_evaluations,
+            max_queued=config.max_queued_builds,
+            deadline=config.build_deadline,
+            shutdown_timeout=config.shutdown_timeout,
+            max_closure_size=config.max_closure_size,
+        ),
         check_free_space=stored.check_free_space,
         on_built=catalog.record_build,
     )
     builder = Builder(
         pipeline=pipeline,
-        image_cache=stored.images,
         settings=ImageSettings(
             layers=layer_settings(config),
             popularity=Popularity(),
             compression=config.compression,
         ),
         popularity=popularity.settled,
-        clock=reactor,
         failure_cache_ttl=config.failure_cache_ttl,
-        limits=build_limits,
         package_rules=limits.rules,
         build_quota=limits.build_quota,
     )

@@ -236,13 +236,11 @@ class World:
         )
         builder = Builder(
             pipeline=pipeline,
-            image_cache=cache,
             settings=ImageSettings(
                 layers=LayerSettings(budget=94),
                 popularity=Popularity(),
                 compression=Compression(),
             ),
-            clock=clock,
             failure_cache_ttl=60,
         )
         images = ImageService(

@@ -103,15 +103,12 @@ class BuilderCase(SynchronousTestCase):
         )
         return Builder(
             pipeline=pipeline,
-            image_cache=images,
             settings=ImageSettings(
                 layers=LayerSettings(budget=94),
                 popularity=Popularity(direct={"glibc": 1000, "bash": 500}),
                 compression=Compression(),
             ),
-            clock=self.clock,
             failure_cache_ttl=60,
-            limits=self.limits,
         )
 
     def make_service(self) -> ImageService:
@@ -119,7 +116,7 @@ class BuilderCase(SynchronousTestCase):
         return ImageService(
             sources=self.sources,
             builder=self.builder,
-            image_cache=self.builder.image_cache,
+            image_cache=self.builder.pipeline.image_cache,
             storage=self.storage,
             tracker=self.tracker,
             seconds=self.clock.seconds,

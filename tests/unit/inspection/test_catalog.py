@@ -39,7 +39,7 @@ class ImageCatalogTests(BuilderCase):
         builder = super().make_builder()
         self.catalog = ImageCatalog(
             storage=self.storage,
-            image_cache=builder.image_cache,
+            image_cache=builder.pipeline.image_cache,
             cpu=InlineWorkers(),
             clock=self.clock,
             wall_clock=FakeWallClock(self.clock),
