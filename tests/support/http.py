@@ -179,13 +179,6 @@ class FakeImages:
         self.invalidations += 1
 
 
-class InlineWorkers:
-    """Workers that call functions at once, on the calling thread."""
-
-    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return function(*args, **kwargs)
-
-
 class SteppedWorkers:
     """
     Workers whose calls are performed one by one by the test.

@@ -8,7 +8,7 @@ from functools import cache
 from nixery.http.ui.assets import SiteFiles, read_site_files
 from nixery.http.ui.pages import Pages, Section
 from nixery.runtime.data_files import web_directory
-from tests.support.http import InlineWorkers
+from nixery.testing.fakes import InlineWorkers
 
 BROWSER = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
 

@@ -25,9 +25,10 @@ from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.filesystem.garbage_collector import collect, run_blocking, survey
 from nixery.storage.filesystem.gc_policy import Collected, Policy
 from nixery.storage.filesystem.scan import Inventory
+from nixery.testing.fakes import InlineWorkers
 from tests.support.garbage import set_garbage_apart
 from tests.support.trees import below
-from tests.unit.storage.test_contract import LAYER, InlineWorkers, finish
+from tests.unit.storage.test_contract import LAYER, finish
 
 OLD = 30 * 86400.0
 

@@ -28,9 +28,9 @@ from nixery.image.patterns import parse_patterns
 from nixery.pulls.images import SERVED, tag_record_key
 from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.runtime.workers import Workers
-from nixery.testing.fakes import FakeWallClock
+from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import IMAGE, OCI, InlineWorkers, SteppedWorkers
+from tests.support.http import IMAGE, OCI, SteppedWorkers
 
 SYSTEM = "x86_64-linux"
 HERE = "192.0.2.1"

@@ -25,7 +25,8 @@ from nixery.http.sendfile import DupSocket, dup_socket
 from nixery.http.server import make_site
 from nixery.runtime.workers import WorkerPool, Workers
 from nixery.storage.interface import ByteRange
-from tests.support.http import Connection, FakeImages, FileStorage, InlineWorkers
+from nixery.testing.fakes import InlineWorkers
+from tests.support.http import Connection, FakeImages, FileStorage
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -38,10 +38,11 @@ from nixery.runtime.data_files import web_directory
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
 from nixery.tap import Options
+from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
 from nixery.wiring import application
 from nixery.wiring.observability import ObservabilitySubsystem, make_observability
-from tests.support.http import Connection, InlineWorkers
+from tests.support.http import Connection
 from tests.unit.storage.test_contract import StorageContract
 
 UNITS = ("_seconds", "_bytes", "_info", "_total", "_ratio")

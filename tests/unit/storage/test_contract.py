@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -36,6 +36,7 @@ from nixery.storage.interface import (
     Stream,
 )
 from nixery.storage.rules import MAX_SMALL_BYTES
+from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
 
 if TYPE_CHECKING:
@@ -70,13 +71,6 @@ texts = st.one_of(
 
 def digest_of(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
-
-
-class InlineWorkers:
-    """Workers without threads: a call is made at once, where it is asked for."""
-
-    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return function(*args, **kwargs)
 
 
 def finish(coroutine: Coroutine[Deferred[Any], Any, T]) -> T:

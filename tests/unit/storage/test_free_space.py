@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.runtime.sizes import FreeSpaceLimit, format_size, parse_size
 from nixery.storage.errors import DiskSpaceLow
 from nixery.storage.free_space import FreeSpaceMonitor
+from nixery.testing.fakes import InlineWorkers
 from tests.support.builds import BuilderCase
-from tests.unit.storage.test_contract import InlineWorkers
 
 GIB = 2**30
 

@@ -26,8 +26,9 @@ from nixery.image.names import Digest
 from nixery.nix.errors import BuildFailed
 from nixery.process.errors import CommandOutput
 from nixery.storage.interface import BlobInfo
+from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import DOCKER, IMAGE, OCI, Connection, FakeImages, InlineWorkers, Response
+from tests.support.http import DOCKER, IMAGE, OCI, Connection, FakeImages, Response
 
 LAYER = b"0123456789" * 500
 UNKNOWN = Digest("sha256:" + "f" * 64)

@@ -28,9 +28,10 @@ from nixery.image.names import Digest
 from nixery.runtime.workers import WorkerPool, Workers
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import BlobInfo, BlobSource, ByteRange, Redirect, Storage, Stream
+from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
 from tests.support.garbage import set_garbage_apart
-from tests.support.http import Connection, FakeImages, FileStorage, InlineWorkers, SteppedWorkers
+from tests.support.http import Connection, FakeImages, FileStorage, SteppedWorkers
 
 PIECES = 4
 DATA = bytes(os.urandom(PIECE_SIZE // 4) * 4 * PIECES)[: PIECES * PIECE_SIZE - 100]

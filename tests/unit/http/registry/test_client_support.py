@@ -10,8 +10,9 @@ from nixery.http.registry.api import Registry
 from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import UnsupportedClient
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, ImageLayer, build_image, digest_of
+from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import DOCKER, IMAGE, Connection, FakeImages, InlineWorkers
+from tests.support.http import DOCKER, IMAGE, Connection, FakeImages
 
 ZSTD = build_image(
     layers=[

@@ -27,7 +27,8 @@ from nixery.http.ui.documentation import Documentation
 from nixery.image.names import parse_image_name, parse_reference
 from nixery.tap import Options
 from nixery.testing.error_types import error_types
-from tests.support.http import Connection, InlineWorkers, Response, SteppedWorkers
+from nixery.testing.fakes import InlineWorkers
+from tests.support.http import Connection, Response, SteppedWorkers
 from tests.support.pages import BROWSER, make_pages
 
 CHECKOUT = Path(__file__).resolve().parents[4]

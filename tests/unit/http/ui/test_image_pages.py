@@ -22,7 +22,8 @@ from nixery.inspection.page_data import PageData, make_page_data, summary_page_d
 from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import encode_report
 from nixery.runtime.clocks import WallTime
-from tests.support.http import OCI, Connection, InlineWorkers, Response
+from nixery.testing.fakes import InlineWorkers
+from tests.support.http import OCI, Connection, Response
 from tests.support.inspection import digest, report_of
 from tests.support.pages import BROWSER, make_pages
 

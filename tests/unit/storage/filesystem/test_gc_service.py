@@ -15,9 +15,8 @@ from nixery.storage.filesystem import scan
 from nixery.storage.filesystem.gc_policy import Policy
 from nixery.storage.filesystem.gc_service import Retention
 from nixery.storage.filesystem.publish_lock import attempt_collection, publishing
-from nixery.testing.fakes import FakeWallClock
+from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.support.stores import StoreCase
-from tests.unit.storage.test_contract import InlineWorkers
 
 P = ParamSpec("P")
 T = TypeVar("T")
