@@ -161,7 +161,11 @@ class BuildTrackerTests(TrackerTestCase):
         # The sum follows builds that the tracker drops.
         for name in "def":
             self.begin(name).succeed(DIGEST)
-        self.assertEqual(self.tracker._ended_log_size, 0)
+        builds = [self.begin(name) for name in "gh"]
+        for build in builds:
+            build.log("x" * 99)
+            build.succeed(DIGEST)
+        self.assertEqual([build.log_size for build in builds], [100, 100])
 
     def test_id_that_is_none_has_no_build_no_log_and_no_changes(self) -> None:
         """An id that is none has no build, no log and no changes."""
