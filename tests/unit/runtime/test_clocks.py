@@ -125,16 +125,16 @@ class StepTests(SynchronousTestCase):
 
     def test_watchdog_pings_come_as_often_as_the_service_manager_demands(self) -> None:
         """The watchdog pings come as often as the service manager demands."""
-        told: list[str] = []
+        sent: list[str] = []
 
-        class Told:
-            heard = True
+        class Notifications:
+            is_available = True
 
-            def tell(self, **fields: object) -> None:
-                told.extend(each for each in fields if each == "WATCHDOG")
+            def notify(self, **fields: object) -> None:
+                sent.extend(each for each in fields if each == "WATCHDOG")
 
         notifier = ServiceNotifier(
-            notices=Told(),  # type: ignore[arg-type]  # as much of it as is used
+            notices=Notifications(),  # type: ignore[arg-type]  # as much of it as is used
             clock=self.reactor,
             workers=InlineWorkers(),
             status=lambda: "",
@@ -142,10 +142,10 @@ class StepTests(SynchronousTestCase):
         )
         self.successResultOf(Deferred.fromCoroutine(notifier.start()))
         for step in STEPS:
-            told.clear()
+            sent.clear()
             self.reactor.step(step)
             self.reactor.pump([1] * 30)
-            self.assertEqual(3, len(told))
+            self.assertEqual(3, len(sent))
         self.successResultOf(Deferred.fromCoroutine(notifier.stop()))
 
     def test_client_that_takes_something_is_not_cut_off(self) -> None:
