@@ -10,6 +10,9 @@ import shutil
 from pathlib import Path
 from urllib.request import urlopen
 
+from twisted.trial.unittest import SkipTest
+
+from tests.clean_roots.machine import Machine, read_machine
 from tests.end_to_end.case import EndToEndCase, podman
 from tests.end_to_end.engines import Podman, require
 from tests.end_to_end.package_sets import demo_set
@@ -113,21 +116,13 @@ def _context(root: Path) -> Path:
     shutil.copy(CHECKOUT / ".dockerignore", context)
     work = root / "tmp/work"
     shutil.copytree(context, work / "src")
-    # What this machine needs to reach PyPI: its name servers, pip's settings and authorities.
-    for name in ("/etc/resolv.conf", "/etc/pip.conf"):
-        if Path(name).exists():
-            shutil.copy(name, root / name[1:])
+    shutil.copy("/etc/resolv.conf", root / "etc")
+    # The machine's own settings name files, which are copied: indexes, authorities, constraints.
     environ = {
-        **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
+        **_machine().put_into(root, RELEASE),
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
     }
-    authorities = next(
-        (os.environ[name] for name in ("PIP_CERT", "SSL_CERT_FILE") if name in os.environ), None
-    )
-    if authorities is not None:
-        shutil.copy(authorities, work / "authorities.pem")
-        environ["PIP_CERT"] = "/tmp/work/authorities.pem"
     for command in (
         ["python3", "-m", "venv", "/tmp/work/venv"],
         ["/tmp/work/venv/bin/pip", "wheel", "--quiet", "-w", "/tmp/work/wheels", "/tmp/work/src"],
@@ -136,6 +131,13 @@ def _context(root: Path) -> Path:
     (work / "wheels").rename(context / "wheels")
     shutil.rmtree(work)
     return context
+
+
+def _machine() -> Machine:
+    machine = read_machine()
+    if machine is None:
+        raise SkipTest("this is no Debian with a mirror")
+    return machine
 
 
 def _load(engine: Podman, root: Path) -> str:
