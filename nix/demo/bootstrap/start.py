@@ -193,7 +193,7 @@ class _Start:
             raise InstallationFailed(done.tail())
         *notes, directory = done.output.splitlines()
         for note in notes:
-            self._console.say(note.removeprefix("demoset: "))
+            self._console.say(note)
         return Path(directory)
 
     def _run_demoset(self, environment: Path, module: str, *arguments: str) -> Finished:
@@ -261,5 +261,4 @@ def _is_socket(path: Path) -> bool:
 
 
 def _lock_progress(line: str) -> str | None:
-    asked = line.removeprefix("demoset: ")
-    return asked if asked.startswith("asking apt") else None
+    return line if line.startswith("asking apt") else None

@@ -33,11 +33,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     try:
         prepare(options.directory, refresh=options.refresh)
-    except NixeryError as error:
-        print(f"demoset: {error.message}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"demoset: {error}", file=sys.stderr)
+    except (NixeryError, OSError) as error:
+        print(error, file=sys.stderr)
         return 1
     print(options.directory.resolve())
     return 0

@@ -139,4 +139,4 @@ def _fetch_busybox(apt: Apt) -> bytes:
 
 
 def _say(text: str) -> None:
-    print(f"demoset: {text}", file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)

@@ -45,5 +45,5 @@ class CommandTests(SynchronousTestCase):
 
         self.patch(command, "prepare", fail)
         self.assertEqual(command.main(["x"]), 1)
-        self.assertEqual(self.err.getvalue(), "demoset: there is no apt: use Debian\n")
+        self.assertEqual(self.err.getvalue(), "there is no apt: use Debian\n")
         self.assertEqual(self.out.getvalue(), "")
