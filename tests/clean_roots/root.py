@@ -134,6 +134,8 @@ class CleanRoot:
         lines = []
         with subprocess.Popen(
             [
+                # `timeout` would go on where these tests are killed, and with it the command.
+                *("setpriv", "--pdeathsig", "KILL", "--"),
                 *("timeout", "--kill-after=30", str(seconds)),
                 *self.command(*argv, user=user, environ=environ),
             ],

@@ -7,8 +7,11 @@ The heavy half, all tests in all of these roots, needs ``tests/run full``.
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import re
+import signal
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -18,7 +21,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.clean_roots.root import RELEASES, USER, CleanRoot, Run
 from tests.clean_roots.terminal import Terminal
 from tests.end_to_end.case import skopeo
-from tests.end_to_end.processes import free_port, private_directory
+from tests.end_to_end.processes import free_port, private_directory, wait_until
 
 FULL = "NIXERY_TEST_FULL"
 """Set where the heavy tests are wanted."""
@@ -37,6 +40,30 @@ RUN_SECONDS = 2 * 3600
 
 KEPT = ("tmp", "run", "var/tmp")
 """Directories in which nothing may be left."""
+
+
+_AT_ONCE = """
+import os, signal, subprocess, sys
+starts = [
+    subprocess.Popen(
+        ["nix/demo/start", "--port", port],
+        env={**os.environ, "XDG_STATE_HOME": f"/root/state-{port}"},
+    )
+    for port in sys.argv[1:]
+]
+# Ctrl-C is for them: this waits.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.exit(any([start.wait() for start in starts]))
+"""
+"""Runs two starts in one terminal, each with a state of its own."""
+
+_HOLD = """
+import fcntl, os, time
+fcntl.flock(os.open("/root/lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
+open("/root/begun", "w").close()
+time.sleep(3600)
+"""
+"""Holds a lock for as long as it runs."""
 
 
 class CleanRootCase(SynchronousTestCase):
@@ -81,10 +108,13 @@ class CleanRootCase(SynchronousTestCase):
             self.follow(root, terminal.ended(60))
         else:
             self.fail(f"{' '.join(command)} has never enough:\n{terminal.output}")
+        self.check_pull(address, terminal)
+        self.check_stopped(root, terminal.interrupt(), before)
+
+    def check_pull(self, address: str, terminal: Terminal) -> None:
         target = private_directory("pulled")
         pulled = skopeo().copy(f"{address}/hello", f"oci:{target}:hello")
         self.assertEqual(0, pulled.status, f"{pulled.describe()}\n{terminal.output}")
-        self.check_stopped(root, terminal.interrupt(), before)
 
     def check_stopped(self, root: CleanRoot, ended: Run, before: set[str]) -> None:
         self.assertIn("Server Shut Down.", ended.output)
@@ -123,6 +153,21 @@ class QuickTests(CleanRootCase):
             if release not in Path("/etc/os-release").read_text():
                 self.check_serves(self.make_root(release, "root"))
 
+    def test_killed(self) -> None:
+        """When these tests are killed, so is what they run in a root."""
+        root = self.make_root(RELEASES[-1], "root")
+        tests = os.fork()
+        if tests == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            root.run("python3", "-c", _HOLD)
+            os._exit(1)
+        wait_until((root.path / "root/begun").exists, "the command to begin")
+        os.kill(tests, signal.SIGTERM)
+        os.waitpid(tests, 0)
+        # The lock is free when the process that holds it has gone.
+        with (root.path / "root/lock").open() as file:
+            wait_until(functools.partial(_lock, file.fileno()), "the command to end")
+
 
 class FullTests(CleanRootCase):
     """All that the two commands do, for hours."""
@@ -131,6 +176,27 @@ class FullTests(CleanRootCase):
         super().setUp()
         if not os.environ.get(FULL):
             raise SkipTest("heavy: tests/run full")
+
+    def test_two_starts(self) -> None:
+        """
+        Two first starts at once, which share all but the state, both serve in the end; one
+        waits for the other.
+        """
+        root = self.make_root("trixie", "root")
+        before = root.files(*KEPT, str(root.checkout))
+        ports = [str(free_port()), str(free_port())]
+        terminal = Terminal(root, "python3", "-c", _AT_ONCE, *ports)
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        for address in addresses:
+            terminal.wait_until(
+                functools.partial(_serves, address), f"{address} served", START_SECONDS
+            )
+        self.assertEqual(1, terminal.output.count("start: waiting for another start"))
+        for address in addresses:
+            self.check_pull(address, terminal)
+        ended = terminal.interrupt()
+        self.assertEqual(2, ended.output.count("Server Shut Down."), ended.output)
+        self.check_stopped(root, ended, before)
 
     def check_commands(self, release: str, user: str) -> None:
         root = self.make_root(release, user)
@@ -157,6 +223,14 @@ class FullTests(CleanRootCase):
 
     def test_trixie_as_a_user(self) -> None:
         self.check_commands("trixie", USER)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _serves(address: str) -> bool:
