@@ -153,14 +153,16 @@ class QuickTests(CleanRootCase):
             if release not in Path("/etc/os-release").read_text():
                 self.check_serves(self.make_root(release, "root"))
 
-    def test_killed(self) -> None:
+    def test_command_ends_with_killed_tests(self) -> None:
         """When these tests are killed, so is what they run in a root."""
         root = self.make_root(RELEASES[-1], "root")
         tests = os.fork()
         if tests == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            root.run("python3", "-c", _HOLD)
-            os._exit(1)
+            try:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                root.run("python3", "-c", _HOLD)
+            finally:
+                os._exit(1)
         wait_until((root.path / "root/begun").exists, "the command to begin")
         os.kill(tests, signal.SIGTERM)
         os.waitpid(tests, 0)
@@ -177,7 +179,7 @@ class FullTests(CleanRootCase):
         if not os.environ.get(FULL):
             raise SkipTest("heavy: tests/run full")
 
-    def test_two_starts(self) -> None:
+    def test_two_first_starts_at_once(self) -> None:
         """
         Two first starts at once, which share all but the state, both serve in the end; one
         waits for the other.

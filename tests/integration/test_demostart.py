@@ -103,7 +103,7 @@ class InterruptionTests(SynchronousTestCase):
     def output(self) -> str:
         return (self.directory / "output").read_text()
 
-    def test_pip(self) -> None:
+    def test_interrupted_while_pip_installs(self) -> None:
         """The environment that pip has begun is removed, and pip has ended."""
         before = self.files(self.checkout)
         with self.start() as process:
