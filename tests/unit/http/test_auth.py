@@ -17,12 +17,12 @@ from nixery.http.registry.api import Registry
 from nixery.http.root import make_root
 from nixery.http.token_endpoint import token_resource
 from nixery.image.patterns import parse_patterns
+from nixery.testing.fakes import InlineWorkers
 from tests.support.http import (
     IMAGE,
     OCI,
     Connection,
     FakeImages,
-    InlineWorkers,
     Response,
     SteppedWorkers,
 )

@@ -38,12 +38,12 @@ from nixery.storage.filesystem.atomic_files import MAX_LINK_BYTES
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.interface import BlobInfo, BlobWriter, OpenFile, PendingBlob
 from nixery.storage.rules import MAX_SMALL_BYTES
+from nixery.testing.fakes import InlineWorkers
 from tests.support.garbage import set_garbage_apart
 from tests.support.trees import below
 from tests.unit.storage.test_contract import (
     LAYER,
     MANIFEST,
-    InlineWorkers,
     digest_of,
     finish,
 )
