@@ -1,7 +1,7 @@
 """
-Authenticate the client of each request before a resource answers it.
+Authenticate the client of each request before a handler answers it, and authorize it there.
 
-    request --AuthenticatingRoot--> request.resolved_client --> resource
+    request --Authenticator--> request.resolved_client --> handler
                                                            |
              /v2: RegistryGuard authorizes each image, and sends the login challenge
              pages: only for users; PagesGuard checks each build and image
@@ -15,36 +15,22 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.resource import IResource, Resource, getChildForRequest
-from twisted.web.server import NOT_DONE_YET, Request
+from attrs import evolve
+from twisted.web.server import Request
 
 from nixery.access.errors import AccessDenied, LoginFailed, LoginRequired, TokenInvalid
 from nixery.access.identity import Client, Identity
-from nixery.errors import NixeryError
 from nixery.http.client_address import client_address
 from nixery.http.credentials import BASIC, Basic, bearer_challenge, parse_authorization
-from nixery.http.error_responses import error_response, internal_error_response
-from nixery.http.registry.paths import Route
-from nixery.http.responses import (
-    PLAIN_TEXT,
-    answer_with,
-    client_disconnected,
-    request_id,
-    send_error,
-    set_headers,
-)
-from nixery.http.server import LoggedRequest
+from nixery.http.server import LoggedRequest, first_segment
 from nixery.image.errors import InvalidName
 from nixery.image.manifests import Image
 from nixery.image.names import Digest, ImageName, parse_image_name
 
-__all__ = ["Authority", "AuthenticatingRoot", "PagesGuard", "RegistryGuard", "client_of"]
+__all__ = ["Authenticator", "Authority", "PagesGuard", "RegistryGuard", "client_of"]
 
 SELF_AUTHORIZING_PATHS = frozenset({b"healthz", b"readyz", b"token", b"v2"})
-"""First path segments open without a login; their resources authorize clients themselves."""
+"""First path segments open without a login; their handlers authorize clients themselves."""
 
 UNAUTHENTICATED_PATHS = frozenset({b"healthz"})
 """First path segments for which credentials are not checked at all."""
@@ -105,15 +91,15 @@ class RegistryGuard:
         self._realm = realm
         self._service = service
 
-    def authorize(self, request: Request, route: Route) -> None:
+    def authorize(self, request: Request, name: ImageName | None) -> None:
         """
         Authorize a request.
 
+        :param name: the image; ``None`` if the request is for none.
         :raises LoginRequired: the client has not logged in, or its token is for something else.
         :raises AccessDenied: the user may not pull the image.
         """
         client = client_of(request)
-        name: ImageName | None = getattr(route, "name", None)
         identity = client.identity
         if identity is None:
             error = "invalid_token" if client.auth_error else None
@@ -177,139 +163,45 @@ class PagesGuard:
         )
 
 
-class AuthenticatingRoot(Resource):
+class Authenticator:
     """
-    The root resource, which authenticates each request before it goes to the resource tree.
+    Authenticates the client of each request before it is answered.
 
-    :param root: the root of that tree.
     :param authority: authenticates clients.
     """
 
-    def __init__(self, root: Resource, authority: Authority) -> None:
-        super().__init__()
-        self._root = root
+    def __init__(self, authority: Authority) -> None:
         self._authority = authority
 
-    def getChildWithDefault(  # noqa: N802
-        self, path: bytes, request: Request
-    ) -> IResource:
-        """Return the resource for a request, or the one that refuses it."""
-        credentials = request.getHeader(b"Authorization")
-        address = client_address(request)
-        identity = None
-        if credentials is not None and path not in UNAUTHENTICATED_PATHS:
-            identity = self._authority.cached_identity(credentials)
-            if identity is None:
-                return _DeferredAuth(self, path, credentials, address)
-        return self.resource_for(path, request, Client(address=address, identity=identity))
-
-    async def check(self, credentials: bytes, address: str) -> Client:
+    async def authenticate(self, request: Request) -> None:
         """
-        Check credentials that are not cached, and return their client.
+        Set the client of a request.
 
         Wrong credentials give a client without an identity, whose ``auth_error`` is the reason.
 
-        :raises LoginThrottled: they are not checked now.
+        :raises LoginRequired: only users may see the page.
+        :raises LoginThrottled: the credentials are not checked now.
         """
-        try:
-            parsed = parse_authorization(credentials)
-            if isinstance(parsed, Basic):
-                identity = await self._authority.log_in(
-                    parsed.user, parsed.password, address, credentials
-                )
-            else:
-                identity = self._authority.verify_access_token(parsed.token, credentials)
-        except (LoginFailed, TokenInvalid) as error:
-            return Client(address=address, auth_error=error.message)
-        return Client(address=address, identity=identity)
+        assert isinstance(request, LoggedRequest)
+        segment = first_segment(request)
+        credentials = request.getHeader(b"Authorization")
+        client = Client(address=client_address(request))
+        if credentials is not None and segment not in UNAUTHENTICATED_PATHS:
+            try:
+                identity = await self._identify(credentials, client.address)
+                client = evolve(client, identity=identity)
+            except (LoginFailed, TokenInvalid) as error:
+                client = evolve(client, auth_error=error.message)
+        request.resolved_client = client
+        if segment not in SELF_AUTHORIZING_PATHS and client.user is None:
+            reason = client.auth_error or "this page is for those who have logged in"
+            raise LoginRequired(challenge=BASIC, reason=reason)
 
-    def resource_for(self, path: bytes, request: Request, client: Client) -> IResource:
-        """Return the resource that answers a client which has been authenticated."""
-        if isinstance(request, LoggedRequest):
-            request.resolved_client = client
-        if path in SELF_AUTHORIZING_PATHS or client.user is not None:
-            child: IResource = self._root.getChildWithDefault(path, request)
-            return child
-        reason = client.auth_error or "this page is for those who have logged in"
-        return _Refusal(LoginRequired(challenge=BASIC, reason=reason), path)
-
-
-class _DeferredAuth(Resource):
-    """Checks credentials, and then renders the resource that the check leads to."""
-
-    _log = Logger()
-
-    def __init__(
-        self, root: AuthenticatingRoot, path: bytes, credentials: bytes, address: str
-    ) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._root = root
-        self._path = path
-        self._credentials = credentials
-        self._address = address
-
-    def render(self, request: Request) -> int:
-        checking = Deferred.fromCoroutine(self._check(request))
-        # A disconnected client ends the wait only; the check goes on, for other requests.
-        request.notifyFinish().addErrback(lambda _: checking.cancel())
-        checking.addErrback(self._failed, request)
-        return NOT_DONE_YET
-
-    async def _check(self, request: Request) -> None:
-        resource: IResource
-        try:
-            client = await self._root.check(self._credentials, self._address)
-        except NixeryError as error:
-            resource = _Refusal(error, self._path)
-        else:
-            resource = self._root.resource_for(self._path, request, client)
-        if not client_disconnected(request):
-            # Not the request's own method, which would log and count the request a second time.
-            Request.render(request, getChildForRequest(resource, request))
-
-    def _failed(self, failure: Failure, request: Request) -> None:
-        if client_disconnected(request):
-            failure.trap(CancelledError)
-            return
-        reference = request_id(request)
-        self._log.failure(
-            "credentials could not be checked (reference {reference})",
-            failure,
-            reference=reference,
-        )
-        Request.render(
-            request, _RenderedError(send_error(request, internal_error_response(reference)))
-        )
-
-
-class _RenderedError(Resource):
-    """Renders a body whose status and headers have been set already."""
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._body = body
-
-    def render(self, request: Request) -> bytes:
-        # Twisted logs a message for a body that it has to drop.
-        return b"" if request.method == b"HEAD" else self._body
-
-
-class _Refusal(Resource):
-    """Refuses a client: in JSON from the registry API, in a line of text from elsewhere."""
-
-    def __init__(self, error: NixeryError, path: bytes) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._error = error
-        self._path = path
-
-    def render(self, request: Request) -> bytes:
-        problem = error_response(self._error)
-        set_headers(request, {b"Cache-Control": b"no-store", b"X-Content-Type-Options": b"nosniff"})
-        body = send_error(request, problem)
-        if self._path not in (b"v2", b"token"):
-            text = f"{problem.message}\n".encode("utf-8", "replace")
-            body = answer_with(request, PLAIN_TEXT, text)
-        return b"" if request.method == b"HEAD" else body
+    async def _identify(self, credentials: bytes, address: str) -> Identity:
+        identity = self._authority.cached_identity(credentials)
+        if identity is not None:
+            return identity
+        parsed = parse_authorization(credentials)
+        if isinstance(parsed, Basic):
+            return await self._authority.log_in(parsed.user, parsed.password, address, credentials)
+        return self._authority.verify_access_token(parsed.token, credentials)

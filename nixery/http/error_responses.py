@@ -74,8 +74,6 @@ __all__ = [
     "MAX_MESSAGE",
     "NO_CATALOG",
     "NO_REFERRERS",
-    "NO_ROUTE",
-    "READ_ONLY",
     "ErrorResponse",
     "internal_error_response",
     "log_text",
@@ -132,19 +130,6 @@ class ErrorResponse:
         }
         return json.dumps({"errors": [error]}).encode("ascii")
 
-
-READ_ONLY = ErrorResponse(
-    status=405,
-    code="UNSUPPORTED",
-    message="this registry builds its images itself: nothing can be pushed to it or deleted",
-    headers={b"Allow": b"GET, HEAD"},
-)
-
-NO_ROUTE = ErrorResponse(
-    status=404,
-    code="UNSUPPORTED",
-    message="the registry API has no such path",
-)
 
 # Every list of packages is a repository here.  An empty catalog would be false,
 # and the specification has dropped the route.

@@ -10,36 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from twisted.internet.defer import CancelledError
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from nixery.http.coroutine_resource import CoroutineResource
 from nixery.http.error_responses import printable
-from nixery.http.responses import (
-    PLAIN_TEXT,
-    answer_with,
-    client_disconnected,
-    send_method_error,
-    set_headers,
-)
+from nixery.http.responses import PLAIN_TEXT, answer_with, set_headers
 
-__all__ = ["health_page"]
+__all__ = ["HealthPage"]
 
 
-def health_page(
-    find_faults: Callable[[], Awaitable[Sequence[str]]],
-    tells: Callable[[Request], bool] = lambda _: True,
-) -> Resource:
+class HealthPage:
     """
-    Make a page that says ``ok``, or lists the faults.
+    A page that says ``ok``, or lists the faults.
 
     :param find_faults: returns the present faults, a sentence each; does not fail.
     :param tells: true if the client of a request may read the faults; others are told
         only that there is one.
     """
 
-    async def answer(request: Request) -> bytes | None:
+    def __init__(
+        self,
+        find_faults: Callable[[], Awaitable[Sequence[str]]],
+        tells: Callable[[Request], bool] = lambda _: True,
+    ) -> None:
+        self._find_faults = find_faults
+        self._tells = tells
+
+    async def show(self, request: Request) -> bytes:
+        """Answer a request."""
         set_headers(
             request,
             {
@@ -48,21 +45,11 @@ def health_page(
                 b"X-Content-Type-Options": b"nosniff",
             },
         )
-        misuse = send_method_error(request)
-        if misuse is not None:
-            return misuse
-        try:
-            faults = await find_faults()
-        except CancelledError:
-            if client_disconnected(request):
-                raise
-            faults = ["the daemon stops"]
+        faults = await self._find_faults()
         if not faults:
             return answer_with(request, PLAIN_TEXT, b"ok\n")
         request.setResponseCode(503)
-        if not tells(request):
+        if not self._tells(request):
             return answer_with(request, PLAIN_TEXT, b"not ready\n")
         lines = (printable(fault).replace("\n", "\n  ") + "\n" for fault in faults)
         return answer_with(request, PLAIN_TEXT, "".join(lines).encode("utf-8", "replace"))
-
-    return CoroutineResource(answer)

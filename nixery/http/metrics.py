@@ -6,30 +6,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from nixery.errors import ShuttingDown
-from nixery.http.coroutine_resource import CoroutineResource
-from nixery.http.responses import (
-    PLAIN_TEXT,
-    answer_with,
-    client_disconnected,
-    send_method_error,
-    set_headers,
-)
+from nixery.http.responses import answer_with, set_headers
 
-__all__ = ["metrics_page"]
+__all__ = ["MetricsPage"]
 
 
-def metrics_page(expose: Callable[[str], Awaitable[tuple[str, bytes]]]) -> Resource:
+class MetricsPage:
     """
-    Make the resource for the page.
+    The page of metrics.
 
     :param expose: takes the ``Accept`` header, and returns the page's media type and bytes.
     """
 
-    async def answer(request: Request) -> bytes | None:
+    def __init__(self, expose: Callable[[str], Awaitable[tuple[str, bytes]]]) -> None:
+        self._expose = expose
+
+    async def show(self, request: Request) -> bytes:
+        """Answer a request."""
         set_headers(
             request,
             {
@@ -38,15 +33,6 @@ def metrics_page(expose: Callable[[str], Awaitable[tuple[str, bytes]]]) -> Resou
                 b"X-Content-Type-Options": b"nosniff",
             },
         )
-        misuse = send_method_error(request)
-        if misuse is not None:
-            return misuse
         accept = request.requestHeaders.getRawHeaders(b"Accept", [])
-        try:
-            media_type, body = await expose(b",".join(accept).decode("latin-1"))
-        except ShuttingDown:
-            request.setResponseCode(503)
-            media_type, body = PLAIN_TEXT, b"the daemon stops\n"
-        return None if client_disconnected(request) else answer_with(request, media_type, body)
-
-    return CoroutineResource(answer)
+        media_type, body = await self._expose(b",".join(accept).decode("latin-1"))
+        return answer_with(request, media_type, body)

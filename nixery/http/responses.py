@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from twisted.web.server import Request
 
-from nixery.http.error_responses import ErrorResponse
+from nixery.http.error_responses import ErrorResponse, printable
 from nixery.http.headers import etag, is_unchanged
 from nixery.image.names import Digest
 from nixery.storage.interface import BlobInfo, ByteRange
@@ -25,7 +25,8 @@ __all__ = [
     "client_disconnected",
     "identify",
     "send_error",
-    "send_method_error",
+    "send_text_error",
+    "set_status",
     "request_id",
     "set_headers",
 ]
@@ -86,30 +87,28 @@ def identify(request: Request, digest: Digest) -> None:
 
 def send_error(request: Request, problem: ErrorResponse) -> bytes:
     """Set status and headers for an error response; :return: the body."""
-    # Twisted has no reason phrase for 422, and some clients show nothing but the phrase.
-    phrase = HTTPStatus(problem.status).phrase
-    request.setResponseCode(problem.status, phrase.encode("ascii"))
+    set_status(request, problem.status)
     set_headers(request, problem.headers)
     # The id also finds the lines about this request in the log.
     reference = request_id(request) if problem.status >= 422 else ""
     return answer_with(request, "application/json", problem.body(reference))
 
 
-def send_method_error(request: Request) -> bytes | None:
+def send_text_error(request: Request, status: int, message: str) -> bytes:
     """
-    Refuse a misdirected request to a read-only page that has no children.
+    Set status and headers for an error in a line of text; :return: the body.
 
-    :return: the body of the 404 for a path below the page, or of the 405 for a method other
-        than GET and HEAD, with status and headers set; None if the request is valid.
+    :param message: a sentence for a person, without its full stop.
     """
-    if request.postpath:
-        request.setResponseCode(404)
-        return answer_with(request, PLAIN_TEXT, b"not found\n")
-    if request.method not in (b"GET", b"HEAD"):
-        request.setResponseCode(405)
-        set_headers(request, {b"Allow": b"GET, HEAD"})
-        return answer_with(request, PLAIN_TEXT, b"this page can only be read\n")
-    return None
+    set_status(request, status)
+    set_headers(request, {b"Cache-Control": b"no-store", b"X-Content-Type-Options": b"nosniff"})
+    return answer_with(request, PLAIN_TEXT, f"{printable(message)}\n".encode("utf-8", "replace"))
+
+
+def set_status(request: Request, status: int) -> None:
+    """Set the status, with the standard's reason phrase."""
+    # Twisted has no reason phrase for 422, and some clients show nothing but the phrase.
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
 
 
 def request_id(request: Request) -> str:

@@ -1,63 +1,70 @@
 """
-Build the root of the resource tree: the registry API, pages, and the other resources,
-each under its own first path segment.
+Serve the application: authenticate the client of each request, and let Klein answer it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from contextvars import copy_context
+from typing import Any
 
-from twisted.web.resource import Resource
-from twisted.web.server import Request
+from klein.resource import KleinResource
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.server import NOT_DONE_YET, Request
 
-from nixery.http.responses import PLAIN_TEXT, answer_with, set_headers
+from nixery.http.auth import Authenticator
+from nixery.http.client_address import client_keys
+from nixery.http.error_handler import answer_failure
+from nixery.http.responses import client_disconnected, request_id, set_headers
+from nixery.http.router import Router
+from nixery.http.server import first_segment
+from nixery.limits.build_quota import current_client
+from nixery.observability.context import current_request
 
-__all__ = ["make_root"]
+__all__ = ["Root"]
 
 
-def make_root(
-    registry: Resource,
-    *,
-    children: Mapping[str, Resource] = MappingProxyType({}),
-    missing: Resource | None = None,
-) -> Resource:
+class Root(KleinResource):
     """
-    Make the root of the resource tree.
+    The resource that answers all requests.
 
-    :param registry: the resource for ``/v2``.
-    :param children: the other resources, by the first segment of their paths; the empty
-        segment is the root page itself.
-    :param missing: answers all other paths; a line of plain text by default.
+    :param router: finds the handlers of requests.
+    :param authenticator: authenticates clients; ``None``: nobody logs in.
     """
-    root = _Root(missing or _Missing())
-    root.putChild(b"v2", registry)
-    for segment, child in children.items():
-        root.putChild(segment.encode("ascii"), child)
-    return root
 
+    def __init__(self, router: Router, authenticator: Authenticator | None = None) -> None:
+        super().__init__(router)
+        self.first_segments = router.first_segments
+        self._authenticator = authenticator
 
-class _Root(Resource):
-    """A resource that answers all unknown paths with the same child."""
+    def render(self, request: Request) -> Any:  # type: ignore[override]  # Klein says an interface
+        """Start to answer a request."""
+        if first_segment(request) == b"v2":
+            # Docker before 1.10 and a few scripts recognize a registry by this header alone.
+            set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
+        if self._authenticator is None:
+            return self._serve(request)
+        checking = Deferred.fromCoroutine(self._authenticator.authenticate(request))
+        if not checking.called:
+            # A disconnected client ends the wait only; the check goes on, for other requests.
+            request.notifyFinish().addErrback(lambda _: checking.cancel())
+        checking.addCallback(lambda _: self._serve(request))
+        checking.addErrback(self._refuse, request)
+        return NOT_DONE_YET
 
-    def __init__(self, missing: Resource) -> None:
-        super().__init__()
-        self._missing = missing
+    def _serve(self, request: Request) -> Any:
+        # Each request has a context of its own: its id must not be in the lines of others.
+        return copy_context().run(self._serve_in_context, request)
 
-    def getChild(self, _path: bytes, _request: Request) -> Resource:  # noqa: N802
-        return self._missing
+    def _serve_in_context(self, request: Request) -> Any:
+        current_request.set(request_id(request))
+        current_client.set(client_keys(request))
+        return super().render(request)
 
-
-class _Missing(Resource):
-    """Answers with a 404, in a line of plain text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.isLeaf = True
-
-    def render(self, request: Request) -> bytes:
-        request.setResponseCode(404)
-        set_headers(request, {b"X-Content-Type-Options": b"nosniff"})
-        body = answer_with(request, PLAIN_TEXT, b"not found\n")
-        # Twisted logs a message for a body that it has to drop.
-        return b"" if request.method == b"HEAD" else body
+    def _refuse(self, failure: Failure, request: Request) -> None:
+        """Answer a client that was not authenticated; without a page, whose parts need a login."""
+        if client_disconnected(request):
+            return
+        set_headers(request, {b"Cache-Control": b"no-store", b"X-Content-Type-Options": b"nosniff"})
+        request.write(answer_failure(request, failure))
+        request.finish()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
 from itertools import count
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -37,7 +38,14 @@ from nixery.limits.admission import AdmissionControl
 from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.version import VERSION
 
-__all__ = ["DRAIN_TIMEOUT", "RegistrySite", "LoggedRequest", "make_site"]
+__all__ = [
+    "DRAIN_TIMEOUT",
+    "LoggedRequest",
+    "RegistrySite",
+    "first_segment",
+    "make_site",
+    "split_path",
+]
 
 DRAIN_TIMEOUT = 2.0
 """Seconds that clients are given to read their responses when the daemon stops."""
@@ -189,6 +197,7 @@ class LoggedRequest(Request):
         super().process()
 
     def render(self, resrc: Resource) -> None:
+        self.postpath = split_path(self.path)
         if isinstance(self.site, RegistrySite):
             self.begun = self.site.clock.seconds()
             self.id = self.site.new_id()
@@ -201,6 +210,10 @@ class LoggedRequest(Request):
                 return
         self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
         super().render(resrc)
+
+    def getRequestHostname(self) -> bytes:  # noqa: N802
+        """Return a fixed name: the Host header may be no host name, and a UNIX socket has none."""
+        return b"localhost"
 
     @property
     def client_address(self) -> str:
@@ -233,6 +246,38 @@ class LoggedRequest(Request):
         self.aborted = True
         if isinstance(self.site, RegistrySite):  # otherwise it was never processed
             self.site.log(self)
+
+
+def split_path(path: bytes) -> list[bytes]:
+    """
+    Split a path into decoded segments, which Klein joins again and decodes as UTF-8.
+
+    Paths are split before they are percent-decoded: decoded first, ``a%2Fb`` would be two
+    packages.  A slash within a segment becomes a backslash escape, which no grammar allows, as
+    do bytes that are not UTF-8.  So does an empty first segment, which would be dropped; and a
+    target that is no path (``http://host/v2/``) becomes a single segment.
+
+    :param path: of the request, without its query.
+    """
+    if path.startswith(b"/") and not path.startswith(b"//") and b"%" not in path and path.isascii():
+        return path[1:].split(b"/")
+    segments = path[1:].split(b"/") if path.startswith(b"/") else [path]
+    if len(segments) > 1 and not segments[0]:
+        segments[0] = b"/"
+    return [
+        unquote_to_bytes(segment)
+        .decode("utf-8", "backslashreplace")
+        .replace("/", "\\x2f")
+        .encode("utf-8")
+        for segment in segments
+    ]
+
+
+def first_segment(request: Request) -> bytes:
+    """Return the first segment of a request's path, decoded."""
+    # Klein moves segments from one list to the other.
+    segments = request.prepath or request.postpath or [b""]
+    return segments[0]
 
 
 async def _all(ends: Sequence[Deferred[None]]) -> None:

@@ -18,43 +18,25 @@ from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import parse_qs
 
-from twisted.internet.defer import CancelledError
-from twisted.logger import Logger
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.access.errors import LoginFailed, LoginRequired, TokenInvalid
 from nixery.access.identity import Identity, IssuedToken
-from nixery.errors import NixeryError, ShuttingDown
 from nixery.http.auth import client_of
-from nixery.http.coroutine_resource import CoroutineResource
 from nixery.http.credentials import BASIC
-from nixery.http.error_responses import ErrorResponse, error_response, internal_error_response
-from nixery.http.responses import (
-    answer_with,
-    client_disconnected,
-    request_id,
-    send_error,
-    set_headers,
-)
+from nixery.http.error_responses import ErrorResponse
+from nixery.http.responses import answer_with, send_error, set_headers
 
-__all__ = ["Issuer", "token_resource"]
+__all__ = ["Issuer", "TokenEndpoint"]
 
 MAX_FIELDS = 64
 
-_METHODS = ErrorResponse(
-    status=405,
-    code="UNSUPPORTED",
-    message="tokens are fetched with GET, or with POST and a form",
-    headers={b"Allow": b"GET, POST"},
-)
 _BAD_FORM = ErrorResponse(
     status=400,
     code="UNSUPPORTED",
     message="send a form of some kilobytes, with its length, and the grant_type password or"
     " refresh_token",
 )
-_NO_ROUTE = ErrorResponse(status=404, code="UNSUPPORTED", message="there is nothing here")
 
 
 class Issuer(Protocol):
@@ -85,86 +67,64 @@ class Issuer(Protocol):
         """Issue a token for those of the requested repositories that a user may pull from."""
 
 
-_log = Logger()
+class TokenEndpoint:
+    """
+    Issues tokens.
 
+    :param issuer: checks passwords, and signs tokens.
+    """
 
-def token_resource(issuer: Issuer) -> Resource:
-    """Make the resource for ``/token``."""
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
 
-    async def answer(request: Request) -> bytes | None:
+    async def issue(self, request: Request) -> bytes:
+        """Answer a GET, whose password is in the header ``Authorization``."""
         set_headers(request, {b"Cache-Control": b"no-store"})
+        client = client_of(request)
+        if client.auth_error:
+            raise LoginRequired(challenge=BASIC, reason=client.auth_error)
+        # A token cannot be used to fetch another token, which would extend its lifetime.
+        if client.identity is not None and client.identity.scopes is not None:
+            raise LoginRequired(challenge=BASIC)
+        if client.identity is None and not self._issuer.allows_anonymous:
+            raise LoginRequired(challenge=BASIC)
+        query: Mapping[bytes, Sequence[bytes]] = request.args or {}
+        scopes = [each.decode("utf-8", "replace") for each in query.get(b"scope", ())]
+        wanted = query.get(b"offline_token", [b""])[-1] == b"true"
+        return _token_response(
+            request, self._issuer.issue_tokens(client.user, scopes, with_refresh_token=wanted)
+        )
+
+    async def issue_for_form(self, request: Request) -> bytes:
+        """Answer a POST, whose form has a password or a refresh token."""
+        set_headers(request, {b"Cache-Control": b"no-store"})
+        body: bytes = request.content.read() if request.content is not None else b""
         try:
-            if any(request.postpath or ()):
-                return send_error(request, _NO_ROUTE)
-            if request.method == b"POST":
-                return await _answer_form(request, issuer)
-            if request.method == b"GET":
-                return _answer_query(request, issuer)
-            return send_error(request, _METHODS)
-        except (LoginFailed, TokenInvalid) as error:
-            problem = error_response(LoginRequired(challenge=BASIC, reason=error.message))
-            return None if client_disconnected(request) else send_error(request, problem)
-        except NixeryError as error:
-            return (
-                None if client_disconnected(request) else send_error(request, error_response(error))
-            )
-        except CancelledError:
-            if client_disconnected(request):
-                raise
-            return send_error(request, error_response(ShuttingDown()))
-        except Exception:  # noqa: BLE001  # the client gets a response to any failure
-            reference = request_id(request)
-            _log.failure("no token was made (reference {reference})", reference=reference)
-            return (
-                None
-                if client_disconnected(request)
-                else send_error(request, internal_error_response(reference))
-            )
-
-    return CoroutineResource(answer)
-
-
-def _answer_query(request: Request, issuer: Issuer) -> bytes:
-    client = client_of(request)
-    if client.auth_error:
-        raise LoginRequired(challenge=BASIC, reason=client.auth_error)
-    # A token cannot be used to fetch another token, which would extend its lifetime.
-    if client.identity is not None and client.identity.scopes is not None:
-        raise LoginRequired(challenge=BASIC)
-    if client.identity is None and not issuer.allows_anonymous:
-        raise LoginRequired(challenge=BASIC)
-    query: Mapping[bytes, Sequence[bytes]] = request.args or {}
-    scopes = [each.decode("utf-8", "replace") for each in query.get(b"scope", ())]
-    wanted = query.get(b"offline_token", [b""])[-1] == b"true"
-    issued = issuer.issue_tokens(client.user, scopes, with_refresh_token=wanted)
-    return _token_response(request, issued)
-
-
-async def _answer_form(request: Request, issuer: Issuer) -> bytes | None:
-    body: bytes = request.content.read() if request.content is not None else b""
-    try:
-        form = parse_qs(body.decode("utf-8"), max_num_fields=MAX_FIELDS)
-    except ValueError:
-        return send_error(request, _BAD_FORM)
-
-    def given(name: str) -> str:
-        return form.get(name, [""])[-1]
-
-    match given("grant_type"):
-        case "password":
-            identity = await issuer.log_in(
-                given("username"), given("password"), client_of(request).address
-            )
-        case "refresh_token":
-            identity = issuer.verify_refresh_token(given("refresh_token"))
-        case _:
+            form = parse_qs(body.decode("utf-8"), max_num_fields=MAX_FIELDS)
+        except ValueError:
             return send_error(request, _BAD_FORM)
-    if client_disconnected(request):
-        return None
-    issued = issuer.issue_tokens(
-        identity.user, form.get("scope", []), with_refresh_token=given("access_type") == "offline"
-    )
-    return _token_response(request, issued)
+
+        def given(name: str) -> str:
+            return form.get(name, [""])[-1]
+
+        try:
+            match given("grant_type"):
+                case "password":
+                    identity = await self._issuer.log_in(
+                        given("username"), given("password"), client_of(request).address
+                    )
+                case "refresh_token":
+                    identity = self._issuer.verify_refresh_token(given("refresh_token"))
+                case _:
+                    return send_error(request, _BAD_FORM)
+        except (LoginFailed, TokenInvalid) as error:
+            raise LoginRequired(challenge=BASIC, reason=error.message) from error
+        issued = self._issuer.issue_tokens(
+            identity.user,
+            form.get("scope", []),
+            with_refresh_token=given("access_type") == "offline",
+        )
+        return _token_response(request, issued)
 
 
 def _token_response(request: Request, issued: IssuedToken) -> bytes:

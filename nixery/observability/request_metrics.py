@@ -98,7 +98,7 @@ def route_of(path: bytes, page_segments: Callable[[], Collection[bytes]]) -> str
     """
     Return the template of the route that a path belongs to, one of some dozen texts.
 
-    The path is read as :mod:`nixery.http.registry.paths` reads it, from the right end, but not
+    The path is read as :mod:`nixery.http.routes` lists it, from the right end, but not
     parsed into values: a path that is refused has a route as well.
     """
     if path.startswith(b"/v2/"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -11,16 +11,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.config.config import Config
-from nixery.http.auth import AuthenticatingRoot, RegistryGuard, client_of
-from nixery.http.health import health_page
-from nixery.http.metrics import metrics_page
+from nixery.http.auth import Authenticator, RegistryGuard, client_of
+from nixery.http.health import HealthPage
+from nixery.http.metrics import MetricsPage
 from nixery.http.registry.api import Registry, RegistryLimits
 from nixery.http.registry.manifests import Manifests
 from nixery.http.registry.pull_wait import PullWaiter
-from nixery.http.root import make_root
+from nixery.http.root import Root
+from nixery.http.routes import Handlers, make_router
 from nixery.http.server import LoggedRequest, RegistrySite, make_site
-from nixery.http.token_endpoint import token_resource
-from nixery.observability.metrics import Metrics
+from nixery.http.token_endpoint import TokenEndpoint
 from nixery.observability.request_metrics import RequestMeter
 from nixery.runtime.listener import Listener
 from nixery.runtime.public_address import PublicAddress, find_public_address
@@ -76,14 +76,17 @@ def make_http(
 
     The pages, the login challenge and messages show the address at which clients reach the
     registry.  It is known only when the daemon listens, for a socket that was passed by systemd,
-    or has a free port, tells it then.  So the resources are made then, of a
+    or has a free port, tells it then.  So the handlers are made then, of a
     :class:`~nixery.runtime.public_address.PublicAddress`, before a first request is read.
 
     :param files: the pool for file systems.
     """
     metrics, exposition = observability.metrics, observability.exposition
     controller = access.controller
-    gives_tokens = controller is not None and config.auth == "token"
+    authenticator = None if controller is None else Authenticator(controller)
+    token = None
+    if controller is not None and config.auth == "token":
+        token = TokenEndpoint(controller)
     manifests = Manifests(stored.storage, reactor.seconds)
 
     def make_registry(address: PublicAddress) -> Registry:
@@ -95,7 +98,6 @@ def make_http(
             builds.images,
             stored.storage,
             files,
-            config.system,
             reactor,
             pull_waiter=PullWaiter(
                 clock=reactor,
@@ -112,35 +114,29 @@ def make_http(
     def tells_faults(request: Request) -> bool:
         return controller is None or client_of(request).user is not None
 
-    def make_resources(address: PublicAddress) -> Resource:
-        pages = web_ui.make(address)
-        children = {
-            **pages.children,
-            "healthz": health_page(_no_faults),
-            "readyz": health_page(readiness.faults, tells_faults),
-        }
-        if exposition is not None:
-            children["metrics"] = metrics_page(exposition.expose)
-        if controller is not None and gives_tokens:
-            children["token"] = token_resource(controller)
-        root = make_root(
-            make_registry(address).resource(), children=children, missing=pages.missing
+    def make_root(address: PublicAddress) -> Root:
+        handlers = Handlers(
+            registry=make_registry(address),
+            token=token,
+            health=HealthPage(_no_faults),
+            readiness=HealthPage(readiness.faults, tells_faults),
+            metrics=None if exposition is None else MetricsPage(exposition.expose),
+            ui=web_ui.make(address),
         )
-        return root if controller is None else AuthenticatingRoot(root, controller)
+        return Root(make_router(handlers, config.system), authenticator)
 
-    paths = {*web_ui.paths, "healthz", "readyz", "metrics"}
-    if gives_tokens:
-        paths.add("token")
-    site = make_site(
-        Resource(), reactor, ended=_counter(metrics, paths), admission=limits.admission
-    )
+    def first_segments() -> Collection[bytes]:
+        return site.resource.first_segments if isinstance(site.resource, Root) else ()
+
+    ended = _ignore_end if metrics is None else RequestMeter(metrics, first_segments).record
+    site = make_site(Resource(), reactor, ended=ended, admission=limits.admission)
     listener = Listener(tls.endpoints, site)
 
     async def start() -> None:
         addresses = await listener.start()
         # Nothing is answered before this function returns to the reactor.
         address = find_public_address(config.public_url, tls.scheme, addresses)
-        site.resource = make_resources(address)
+        site.resource = make_root(address)
         if address.known:
             _log.info("Pull with: docker pull {host}/hello", host=address.host)
 
@@ -156,15 +152,5 @@ async def _no_faults() -> Sequence[str]:
     return ()
 
 
-def _counter(
-    metrics: Metrics | None, paths: Iterable[str]
-) -> Callable[[LoggedRequest, float], None]:
-    """
-    Return the function that counts requests which have ended.
-
-    :param paths: the first segments of the paths of pages.
-    """
-    if metrics is None:
-        return lambda _request, _seconds: None
-    pages = frozenset(path.encode("ascii") for path in paths)
-    return RequestMeter(metrics, lambda: pages).record
+def _ignore_end(_request: LoggedRequest, _seconds: float) -> None:
+    pass

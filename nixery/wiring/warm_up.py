@@ -17,12 +17,6 @@ from nixery.wiring.readiness import DaemonReadiness
 
 __all__ = ["make_warm_up"]
 
-MODULES = ("networkx", "encodings.idna")
-"""
-Modules that are loaded in advance: those that divide images into layers and that decode the first
-request's host name.
-"""
-
 
 def make_warm_up(
     config: Config,
@@ -43,7 +37,7 @@ def make_warm_up(
     async def start() -> None:
         for preparation in (
             readiness.faults(),
-            *(cpu.run(import_module, name) for name in MODULES),
+            cpu.run(import_module, "networkx"),  # which divides images into layers
             prewarm_evaluation(),
         ):
             Deferred.fromCoroutine(preparation).addErrback(lambda _: None)

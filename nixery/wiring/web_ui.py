@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
-from twisted.web.resource import Resource
 
 from nixery.builds.package_lookup import PackageLookup, PackageSearch
 from nixery.builds.tracker import BuildTracker
 from nixery.config.config import Config
-from nixery.http.openapi import DESCRIPTION
-from nixery.http.ui.assets import STATIC, AssetResource, AssetsResource, read_site_files
+from nixery.http.routes import UIHandlers
+from nixery.http.ui.assets import read_site_files
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
@@ -26,20 +24,7 @@ from nixery.runtime.public_address import PublicAddress
 from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
 
-__all__ = ["WebUI", "WebUISubsystem", "make_web_ui"]
-
-
-@frozen(kw_only=True)
-class WebUI:
-    """
-    The resources of the pages.
-
-    :param children: by the first segment of their paths.
-    :param missing: for all other paths; ``None`` if pages are switched off.
-    """
-
-    children: Mapping[str, Resource] = MappingProxyType({})
-    missing: Resource | None = None
+__all__ = ["WebUISubsystem", "make_web_ui"]
 
 
 @frozen(kw_only=True)
@@ -47,14 +32,12 @@ class WebUISubsystem:
     """
     The pages.
 
-    :param paths: the first segments of their paths.
     :param shows_builds: true if there are pages of builds, which messages may link to.
-    :param make: makes the resources, which show the address of the registry.
+    :param make: makes their handlers, which show the address of the registry.
     """
 
-    paths: frozenset[str]
     shows_builds: bool
-    make: Callable[[PublicAddress], WebUI]
+    make: Callable[[PublicAddress], UIHandlers | None]
 
 
 def make_web_ui(
@@ -80,7 +63,7 @@ def make_web_ui(
     :raises ResourceMissing: the installation is incomplete.
     """
     if not config.web_ui:
-        return WebUISubsystem(paths=frozenset(), shows_builds=False, make=lambda _: WebUI())
+        return WebUISubsystem(shows_builds=False, make=lambda _: None)
     site_files = read_site_files(web_directory())
     docs = docs_directory()
     sections = [Section("Start", "/")]
@@ -90,7 +73,7 @@ def make_web_ui(
         sections.append(Section("Images", "/images"))
     sections.append(Section("Documentation", "/docs/"))
 
-    def make(address: PublicAddress) -> WebUI:
+    def make(address: PublicAddress) -> UIHandlers:
         pages = Pages(
             site_files,
             cpu,
@@ -98,7 +81,6 @@ def make_web_ui(
             source=config.source.describe(),
             sections=sections,
         )
-        missing = pages.missing()
         index = IndexPage(
             pages,
             PackageSearch(sources=sources, package_lookup=package_lookup, seconds=reactor.seconds),
@@ -107,22 +89,18 @@ def make_web_ui(
             builds=tracker if config.show_builds else None,
             visibility=visibility,
         )
-        children: dict[str, Resource] = {
-            "": index.index(),
-            "api": index.api(),
-            "docs": Documentation(pages, docs, files).resource(),
-            STATIC: AssetsResource(site_files.assets, missing),
-            "favicon.ico": AssetResource(site_files.assets, "favicon.svg", missing),
-            DESCRIPTION: AssetResource(site_files.assets, DESCRIPTION, missing),
-        }
+        builds, images = None, None
         if config.show_builds:
-            children["builds"] = BuildPages(tracker, reactor, pages, visibility=visibility)
+            builds = BuildPages(tracker, reactor, pages, visibility=visibility)
         if config.show_images:
-            children["images"] = ImagePages(
-                catalog, pages, cpu, visibility, system=config.system
-            ).resource()
-        return WebUI(children=children, missing=missing)
+            images = ImagePages(catalog, pages, cpu, visibility, system=config.system)
+        return UIHandlers(
+            pages=pages,
+            assets=site_files.assets,
+            index=index,
+            builds=builds,
+            images=images,
+            documentation=Documentation(pages, docs, files),
+        )
 
-    paths = {"", "api", "docs", STATIC, "favicon.ico", DESCRIPTION}
-    paths |= {section.path.strip("/") for section in sections}
-    return WebUISubsystem(paths=frozenset(paths), shows_builds=config.show_builds, make=make)
+    return WebUISubsystem(shows_builds=config.show_builds, make=make)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from importlib import import_module
@@ -40,16 +40,15 @@ from nixery.builds.package_lookup import PackageSearch
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import ImageSettings
 from nixery.builds.tracker import BuildTracker
-from nixery.http.auth import AuthenticatingRoot, PagesGuard, RegistryGuard
-from nixery.http.health import health_page
-from nixery.http.metrics import metrics_page
-from nixery.http.openapi import DESCRIPTION
+from nixery.http.auth import Authenticator, PagesGuard, RegistryGuard
+from nixery.http.health import HealthPage
+from nixery.http.metrics import MetricsPage
 from nixery.http.registry.api import Registry
 from nixery.http.registry.pull_wait import PullWaiter
-from nixery.http.root import make_root
+from nixery.http.root import Root
+from nixery.http.routes import Handlers, UIHandlers, make_router
 from nixery.http.server import make_site
-from nixery.http.token_endpoint import token_resource
-from nixery.http.ui.assets import STATIC, AssetResource, AssetsResource
+from nixery.http.token_endpoint import TokenEndpoint
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
@@ -208,7 +207,6 @@ class World:
         Deferred.fromCoroutine(self.storage.start())
         self.nix = FakeNix(store=directory / "store", packages=_PACKAGES)
         self.book = BuildTracker(clock=self.clock, wall_clock=self.wall_clock)
-        self.children: Mapping[str, Resource] = {}
         self.site = make_site(self._root(), self.clock)
 
     def _root(self) -> Resource:
@@ -263,7 +261,6 @@ class World:
             images,
             storage,
             workers,
-            SYSTEM,
             clock,
             pull_waiter=PullWaiter(clock=clock),
             guard=guard,
@@ -276,7 +273,6 @@ class World:
             address="reg.example",
             sections=(Section("Builds", "/builds"), Section("Images", "/images")),
         )
-        missing = pages.missing()
         visibility = PagesGuard(controller, SYSTEM) if self.gated else None
         lookup = PackageSearch(
             sources=sources, package_lookup=_Looker(self.nix), seconds=clock.seconds
@@ -289,24 +285,23 @@ class World:
         async def metrics(_accept: str) -> tuple[str, bytes]:
             return "text/plain; version=0.0.4; charset=utf-8", b"# nothing\n"
 
-        self.children = {
-            "": index.index(),
-            "api": index.api(),
-            STATIC: AssetsResource(files.assets, missing),
-            "favicon.ico": AssetResource(files.assets, "favicon.svg", missing),
-            DESCRIPTION: AssetResource(files.assets, DESCRIPTION, missing),
-            "builds": BuildPages(self.book, clock, pages, visibility=visibility),
-            "images": ImagePages(
-                library, pages, workers, visibility or AllowAll(), system=SYSTEM
-            ).resource(),
-            "docs": Documentation(pages, docs, workers).resource(),
-            "healthz": health_page(well),
-            "readyz": health_page(well),
-            "metrics": metrics_page(metrics),
-            **({"token": token_resource(controller)} if self.gated else {}),
-        }
-        root = make_root(registry.resource(), children=self.children, missing=missing)
-        return AuthenticatingRoot(root, controller) if self.gated else root
+        handlers = Handlers(
+            registry=registry,
+            token=TokenEndpoint(controller) if self.gated else None,
+            health=HealthPage(well),
+            readiness=HealthPage(well),
+            metrics=MetricsPage(metrics),
+            ui=UIHandlers(
+                pages=pages,
+                assets=files.assets,
+                index=index,
+                builds=BuildPages(self.book, clock, pages, visibility=visibility),
+                images=ImagePages(library, pages, workers, visibility or AllowAll(), system=SYSTEM),
+                documentation=Documentation(pages, docs, workers),
+            ),
+        )
+        self.router = make_router(handlers, SYSTEM)
+        return Root(self.router, Authenticator(controller) if self.gated else None)
 
     def _access_controller(self, cache: ImageCache) -> AccessController:
         controller = AccessController(

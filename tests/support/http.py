@@ -24,6 +24,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from nixery.errors import NixeryError
+from nixery.http.registry.api import Registry
+from nixery.http.root import Root
+from nixery.http.routes import Handlers, UIHandlers, make_router
 from nixery.http.server import make_site
 from nixery.image.manifests import Image, ImageLayer, build_image, digest_of
 from nixery.image.names import Digest, ImageName, Tag
@@ -49,6 +52,16 @@ IMAGE = build_image(
     has_ca_bundle=False,
 )
 OCI, DOCKER = IMAGE.manifests
+
+
+def make_root(
+    handlers: Handlers | None = None,
+    *,
+    ui: UIHandlers | None = None,
+    registry: Registry | None = None,
+) -> Root:
+    """What is served by some handlers; other paths are a 404."""
+    return Root(make_router(handlers or Handlers(ui=ui, registry=registry), "x86_64-linux"))
 
 
 @frozen

@@ -207,7 +207,7 @@ bytes_sent = st.one_of(
 """Requests with a piece replaced, and no requests at all."""
 
 
-def _fail(_request: object) -> bytes:
+def _fail(_tracker: object) -> bytes:
     raise ZeroDivisionError
 
 
@@ -261,7 +261,7 @@ class RequestTests(SynchronousTestCase):
         with audited([each.directory]):
             (each.directory / "within").symlink_to("/dev/null")  # which touches nothing there
         (each.directory / "within").unlink()
-        self.patch(each.children["builds"], "render", _fail)
+        self.patch(type(each.book), "overview", _fail)
         with self.assertRaises(AssertionError):
             each.check(request("GET", "/builds", []))
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))

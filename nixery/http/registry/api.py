@@ -1,7 +1,7 @@
 """
 Serve the registry API under ``/v2/``.
 
-Handlers contain little logic.  Paths are parsed by :mod:`nixery.http.registry.paths`, headers
+Handlers contain little logic.  Paths are parsed by :mod:`nixery.http.converters`, headers
 by :mod:`nixery.http.headers`, errors are mapped to responses by
 :mod:`nixery.http.error_responses`, and blobs are sent by :mod:`nixery.http.registry.blob_sender`.
 
@@ -16,61 +16,31 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import quote
-from uuid import uuid4
 
 from attrs import field, frozen
-from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger, LogLevel
-from twisted.web.resource import Resource
 from twisted.web.server import Request
+from werkzeug.exceptions import NotFound
 
-from nixery.errors import NixeryError, ShuttingDown
-from nixery.http.client_address import client_keys
-from nixery.http.coroutine_resource import CoroutineResource
-from nixery.http.error_responses import (
-    BAD_PAGE_SIZE,
-    NO_CATALOG,
-    NO_REFERRERS,
-    NO_ROUTE,
-    READ_ONLY,
-    error_response,
-    internal_error_response,
-    log_text,
-)
+from nixery.errors import NixeryError
+from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
 from nixery.http.headers import accepted_types, requested_range
 from nixery.http.registry.blob_sender import BlobSender, SendLimits
 from nixery.http.registry.client_support import check_readable
-from nixery.http.registry.errors import ManifestUnknown
+from nixery.http.registry.errors import FailedPull, ManifestUnknown
 from nixery.http.registry.manifests import Manifests
-from nixery.http.registry.paths import (
-    Blob,
-    Catalog,
-    ManifestByDigest,
-    ManifestByTag,
-    NoRoute,
-    Ping,
-    Referrers,
-    Route,
-    Tags,
-    parse_route,
-)
 from nixery.http.registry.pull_wait import PullWaiter
 from nixery.http.responses import (
     answer_unchanged,
     answer_with,
-    client_disconnected,
     describe_blob,
     identify,
-    request_id,
     send_error,
     set_headers,
 )
 from nixery.image.manifests import OCI_INDEX, Image, Manifest, empty_index
 from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag
-from nixery.limits.build_quota import current_client
 from nixery.limits.package_rules import PackageRules
-from nixery.observability.context import current_request
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
@@ -108,10 +78,11 @@ class Images(Protocol):
 class Guard(Protocol):
     """Authorizes requests to the registry API."""
 
-    def authorize(self, request: Request, route: Route) -> None:
+    def authorize(self, request: Request, name: ImageName | None) -> None:
         """
         Authorize a request.
 
+        :param name: the image; ``None`` if the request is for none.
         :raises LoginRequired: it needs a login, or another one.
         :raises AccessDenied: the user that has logged in may not make it.
         """
@@ -147,7 +118,6 @@ class Registry:
     :param images: makes images.
     :param storage: holds their manifests and blobs.
     :param workers: threads to read files on.
-    :param system: the Nix system of images whose name chooses none.
     :param clock: for the timeouts of clients that stall.
     :param pull_waiter: holds requests for images; by default, for as long as
         :class:`nixery.http.registry.pull_wait.PullWaiter` says.
@@ -156,14 +126,11 @@ class Registry:
     :param manifests: finds manifests by digest; by default, in ``storage``.
     """
 
-    _log = Logger()
-
-    def __init__(  # noqa: PLR0913  # the dependencies of all handlers
+    def __init__(  # the dependencies of all handlers
         self,
         images: Images,
         storage: Storage,
         workers: Workers,
-        system: str,
         clock: IReactorTime,
         *,
         pull_waiter: PullWaiter | None = None,
@@ -175,87 +142,64 @@ class Registry:
         self._guard = guard
         self._pull_waiter = pull_waiter or PullWaiter(clock=clock)
         self._storage = storage
-        self._system = system
         limits = limits or RegistryLimits()
         self._sender = BlobSender(storage, workers, clock, limits.sending)
         self._rules = limits.rules
         self._manifests = manifests or Manifests(storage, clock.seconds)
 
-    def resource(self) -> Resource:
-        """Make the resource for a site: its child ``v2``, or its root."""
-        return CoroutineResource(self._answer)
+    async def ping(self, request: Request) -> bytes:
+        """Answer ``/v2/``: this is a registry, and the client is authorized."""
+        self._authorize(request)
+        return answer_with(request, "application/json", b"{}")
 
-    async def _answer(self, request: Request) -> bytes | None:
-        """Answer any request; all errors become responses here."""
-        # Docker before 1.10 and a few scripts recognize a registry by this header alone.
-        set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
-        current_request.set(request_id(request))
-        current_client.set(client_keys(request))
+    async def catalog(self, request: Request) -> bytes:
+        """Say that there is no list of repositories."""
+        self._authorize(request)
+        return send_error(request, NO_CATALOG)
+
+    async def unknown(self, request: Request) -> bytes:
+        """Answer an authorized client that the API has no such path."""
+        self._authorize(request)
+        raise NotFound
+
+    async def manifest(self, request: Request, name: ImageName, reference: Tag | Digest) -> bytes:
+        """Answer with a manifest; an image that does not exist yet is built."""
+        if ":" not in reference:
+            await self._admit(request, name)
+            return await self._manifest_by_tag(request, name, Tag(reference))
+        digest = Digest(reference)
+        if not await self._admit(request, name, digest):
+            raise ManifestUnknown(name=name.repository, digest=digest)
+        return self._manifest(request, await self._manifests.get(name, digest))
+
+    async def blob(self, request: Request, name: ImageName, digest: Digest) -> bytes | None:
+        """Answer with a blob, or with a part of it."""
+        if not await self._admit(request, name, digest):
+            raise BlobUnknown(digest=digest)
         try:
-            if request.method not in (b"GET", b"HEAD"):
-                return send_error(request, READ_ONLY)
-            return await self._dispatch(request, parse_route(request.path, self._system))
-        except NixeryError as error:
-            # A disconnected client gets no response; the failing component has logged the error.
-            return None if client_disconnected(request) else self._fail(request, error)
-        except CancelledError:
-            if client_disconnected(request):
-                raise  # CoroutineResource, which cancelled this, handles it.
-            # Not cancelled by the client: the build is being stopped, with the daemon.
-            return self._fail(request, ShuttingDown())
-        except Exception:  # noqa: BLE001  # the client gets a response to any failure
-            reference = request_id(request) or _new_reference()
-            self._log.failure(
-                "{method} {path} failed (reference {reference})",
-                method=log_text(request.method),
-                path=log_text(request.path),
-                reference=reference,
-            )
-            return (
-                None
-                if client_disconnected(request)
-                else send_error(request, internal_error_response(reference))
-            )
+            return await self._blob(request, digest)
+        except BlobUnknown:
+            self._manifests.invalidate_checks()
+            self._images.invalidate_checks()
+            raise
 
-    async def _dispatch(self, request: Request, route: Route) -> bytes | None:
+    def _authorize(self, request: Request, name: ImageName | None = None) -> None:
         if self._guard is not None:
-            self._guard.authorize(request, route)
-            await self._check_digest(self._guard, request, route)
-        asked: ImageName | None = getattr(route, "name", None)
-        if asked is not None:
-            self._rules.check(asked)
-        match route:
-            case ManifestByTag(name, tag):
-                return await self._manifest_by_tag(request, name, tag)
-            case ManifestByDigest(name, digest):
-                return self._manifest(request, await self._manifests.get(name, digest))
-            case Blob(_, digest):
-                try:
-                    return await self._blob(request, digest)
-                except BlobUnknown:
-                    self._manifests.invalidate_checks()
-                    self._images.invalidate_checks()
-                    raise
-            case Tags(name):
-                return await self._tags(request, name)
-            case Referrers():
-                return self._referrers(request)
-            case Ping():
-                return answer_with(request, "application/json", b"{}")
-            case Catalog():
-                return send_error(request, NO_CATALOG)
-            case NoRoute():
-                return send_error(request, NO_ROUTE)
+            self._guard.authorize(request, name)
 
-    async def _check_digest(self, guard: Guard, request: Request, route: Route) -> None:
-        """Answer a request for a digest that the client may not pull as if it did not exist."""
-        match route:
-            case ManifestByDigest(name, digest):
-                if not await guard.may_read_digest(request, name, digest):
-                    raise ManifestUnknown(name=name.repository, digest=digest)
-            case Blob(name, digest):
-                if not await guard.may_read_digest(request, name, digest):
-                    raise BlobUnknown(digest=digest)
+    async def _admit(self, request: Request, name: ImageName, digest: Digest | None = None) -> bool:
+        """
+        Check that the client may pull an image, and that its packages are served at all.
+
+        :return: false if the digest is of no image that the client may pull: the request is
+            answered as if there were no such digest.
+        """
+        if self._guard is not None:
+            self._guard.authorize(request, name)
+            if digest is not None and not await self._guard.may_read_digest(request, name, digest):
+                return False
+        self._rules.check(name)
+        return True
 
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if is_referrers_tag(tag):
@@ -267,9 +211,10 @@ class Registry:
                 agent, name, tag, self._images.get_image(name, tag, is_head=is_head)
             )
         except NixeryError as error:
-            if client_disconnected(request):
+            build_url = self._pull_waiter.build_url(name, tag, error)
+            if build_url is None:
                 raise
-            return self._fail(request, error, self._pull_waiter.build_url(name, tag, error))
+            raise FailedPull(error=error, build_url=build_url) from error
         if self._guard is not None:
             self._guard.record_pull(request, name, image)
         accepted = accepted_types(request.requestHeaders.getRawHeaders(b"Accept", []))
@@ -304,7 +249,9 @@ class Registry:
         await self._sender.send(request, digest, part)
         return None
 
-    async def _tags(self, request: Request, name: ImageName) -> bytes:
+    async def tags(self, request: Request, name: ImageName) -> bytes:
+        """Answer with the tags of an image, or with a page of them."""
+        await self._admit(request, name)
         size, last = _query(request, b"n"), _query(request, b"last")
         if size is not None and not _PAGE_SIZE.fullmatch(size):
             return send_error(request, BAD_PAGE_SIZE)
@@ -321,34 +268,17 @@ class Registry:
         body = json.dumps({"name": name.repository, "tags": tags}).encode("ascii")
         return answer_with(request, "application/json", body)
 
-    def _referrers(self, request: Request) -> bytes:
+    async def referrers(self, request: Request, name: ImageName, _digest: Digest) -> bytes:
+        """Answer with the manifests that refer to another one: there are none."""
+        await self._admit(request, name)
         # Nothing refers to our images so far; the specification wants an empty
         # index then, and not a 404, which would send clients to look for a tag.
         if _query(request, b"artifactType") is not None:
             set_headers(request, {b"OCI-Filters-Applied": b"artifactType"})
         return answer_with(request, OCI_INDEX, empty_index())
 
-    def _fail(self, request: Request, error: NixeryError, log: str | None = None) -> bytes:
-        problem = error_response(error, log)
-        if problem.status >= 500:
-            # A stop of the daemon is not an error, and has been logged already.
-            level = LogLevel.info if isinstance(error, ShuttingDown) else LogLevel.error
-            self._log.emit(
-                level,
-                "{method} {path} is answered with {status}: {error!r}",
-                method=log_text(request.method),
-                path=log_text(request.path),
-                status=problem.status,
-                error=error,
-            )
-        return send_error(request, problem)
-
 
 def _query(request: Request, name: bytes) -> bytes | None:
     """Return the value of a query parameter, the last one if there are several."""
     values = request.args.get(name)
     return values[-1] if values else None
-
-
-def _new_reference() -> str:
-    return uuid4().hex[:12]

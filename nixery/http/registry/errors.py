@@ -8,7 +8,13 @@ from attrs import frozen
 
 from nixery.errors import NixeryError
 
-__all__ = ["ManifestUnknown", "RangeNotSatisfiable", "StillBuilding", "UnsupportedClient"]
+__all__ = [
+    "FailedPull",
+    "ManifestUnknown",
+    "RangeNotSatisfiable",
+    "StillBuilding",
+    "UnsupportedClient",
+]
 
 
 @frozen(kw_only=True)
@@ -78,3 +84,16 @@ class StillBuilding(NixeryError):
             f"{self.image} is still being built ({self.doing}, {self.seconds:.0f} s so far):"
             f" pull it again in a moment{where}"
         )
+
+
+@frozen(kw_only=True)
+class FailedPull(Exception):
+    """
+    Carries an error and the URL of the page with the log of the build to the error handler.
+
+    :param error: the reason.
+    :param build_url: the URL of the page.
+    """
+
+    error: NixeryError
+    build_url: str

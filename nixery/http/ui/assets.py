@@ -15,8 +15,8 @@ from gzip import compress
 from pathlib import Path
 
 from attrs import field, frozen
-from twisted.web.resource import Resource
 from twisted.web.server import Request
+from werkzeug.exceptions import NotFound
 
 from nixery.http.openapi import DESCRIPTION, read_description
 from nixery.http.responses import answer_with, set_headers
@@ -25,8 +25,6 @@ __all__ = [
     "STATIC",
     "Asset",
     "Assets",
-    "AssetResource",
-    "AssetsResource",
     "SiteFiles",
     "read_site_files",
 ]
@@ -94,60 +92,30 @@ class Assets:
         """Return an asset by its name; ``None`` if there is none."""
         return self._assets.get(name)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._assets)
+    def serve(self, request: Request, digest: str, name: str) -> bytes:
+        """
+        Answer a request under ``/static``.
 
-
-class AssetsResource(Resource):
-    """
-    The resource for ``/static``.
-
-    :param missing: answers for paths without an asset.
-    """
-
-    def __init__(self, assets: Assets, missing: Resource) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._assets = assets
-        self._missing = missing
-
-    def render(self, request: Request) -> bytes | int:
-        """Answer a request."""
-        path = [segment.decode("utf-8", "replace") for segment in request.postpath or ()]
-        asset = self._assets.get("/".join(path[1:]))
-        if asset is None or request.method not in (b"GET", b"HEAD"):
-            answer: bytes | int = self._missing.render(request)
-            return answer
+        :param digest: of the assets that the client's page belongs to.
+        :raises NotFound: there is no such asset.
+        """
         # A page of an earlier version, still open in a browser, may request its assets: it
         # gets the present ones, which are not cached under the old digest.
-        current = path[0] == self._assets.digest
-        return send(request, asset, _FOR_EVER if current else b"no-cache")
+        current = digest == self.digest
+        return self._send(request, name, _FOR_EVER if current else b"no-cache")
 
+    def serve_alone(self, request: Request, name: str) -> bytes:
+        """Answer a request for an asset under another path, which has no digest."""
+        return self._send(request, name, b"max-age=86400")
 
-class AssetResource(Resource):
-    """
-    A resource for one asset under a separate path, such as the icon that browsers request
-    without a link to it.
-
-    :param name: of the asset.
-    :param missing: answers for other paths and methods.
-    """
-
-    def __init__(self, assets: Assets, name: str, missing: Resource) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._missing = missing
-        asset = assets.get(name)
+    def _send(self, request: Request, name: str, cache_control: bytes) -> bytes:
+        asset = self._assets.get(name)
         if asset is None:
-            raise KeyError(name)
-        self._asset = asset
+            raise NotFound
+        return send(request, asset, cache_control)
 
-    def render(self, request: Request) -> bytes | int:
-        """Answer a request."""
-        if request.postpath or request.method not in (b"GET", b"HEAD"):
-            answer: bytes | int = self._missing.render(request)
-            return answer
-        return send(request, self._asset, b"max-age=86400")
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._assets)
 
 
 def send(request: Request, asset: Asset, cache_control: bytes) -> bytes:
@@ -170,9 +138,7 @@ def send(request: Request, asset: Asset, cache_control: bytes) -> bytes:
     if asset.packed is not None and b"gzip" in (request.getHeader(b"Accept-Encoding") or b""):
         body = asset.packed
         set_headers(request, {b"Content-Encoding": b"gzip"})
-    answer_with(request, asset.media_type, body)
-    # Twisted logs a message for a body that it has to drop.
-    return b"" if request.method == b"HEAD" else body
+    return answer_with(request, asset.media_type, body)
 
 
 @frozen(kw_only=True)

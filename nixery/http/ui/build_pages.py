@@ -24,12 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
 from nixery.builds.views import BuildView
 from nixery.http.headers import accepted_types
-from nixery.http.responses import answer_with, client_disconnected, set_headers
+from nixery.http.responses import answer_with, set_headers
 from nixery.http.ui.build_streams import BuildFeed, BuildLines, Builds, OverviewFeed, described
 from nixery.http.ui.pages import Pages, add_vary, wants_html
 from nixery.http.ui.sse import Encoder, EventStream, Feed, ServerSent
@@ -47,9 +46,9 @@ MAX_LOG_LINES_SHOWN = 10_000
 _CURSOR = re.compile(rb"([0-9a-f]{1,32})-([0-9]{1,15})")
 
 
-class BuildPages(Resource):
+class BuildPages:
     """
-    The resource for ``/builds``.
+    Serves the pages and streams of builds.
 
     :param builds: supplies the builds.
     :param clock: for the streams.
@@ -65,8 +64,6 @@ class BuildPages(Resource):
         *,
         visibility: VisibilityRules | None = None,
     ) -> None:
-        super().__init__()
-        self.isLeaf = True
         self._builds = builds
         self._clock = clock
         self._pages = pages
@@ -75,47 +72,37 @@ class BuildPages(Resource):
         # Versions are counted per process: one that a client sends from an earlier
         # process must not be compared with those of this one.
         self._epoch = secrets.token_hex(4)
-        self._page = pages.resource(self._answer)
 
-    def render(self, request: Request) -> object:
-        """Start a stream, or answer with a page, which may take a while."""
-        if (request.postpath or [b""])[-1] != b"events" or request.method not in (b"GET", b"HEAD"):
-            return self._page.render(request)
-        match [part.decode("utf-8", "backslashreplace") for part in request.postpath or ()]:
-            case ["events"]:
-                return self._stream(request, lambda: self._overview_feed(request))
-            case [build_id, "events"] if self._find(request, build_id) is not None:
-                return self._stream(request, lambda: self._build_feed(request, build_id))
-        return self._page.render(request)
-
-    async def _answer(self, request: Request, path: Sequence[str]) -> bytes | None:
-        match path:
-            case [] | [""]:
-                return await self._overview(request)
-            case [build_id]:
-                build = self._find(request, build_id)
-                if build is not None:
-                    return await self._build(request, build)
-        return self._refuse(request, 404, "there is no such build, or no more")
-
-    def _find(self, request: Request, build_id: str) -> BuildView | None:
-        build = self._builds.find(build_id)
-        if build is None or not self._visibility.may_see(request, build.image):
-            return None
-        return build
-
-    async def _overview(self, request: Request) -> bytes | None:
+    async def overview(self, request: Request) -> bytes | None:
+        """Answer with all builds."""
         builds = [
             build
             for build in self._builds.overview()
             if self._visibility.may_see(request, build.image)
         ]
         if not wants_html(request):
-            body = await self._pages.later(_listing, builds)
-            return None if client_disconnected(request) else _send(request, body)
+            return _send(request, await self._pages.later(_listing, builds))
         return await self._pages.answer_later(request, "builds.html", builds=builds)
 
-    async def _build(self, request: Request, build: BuildView) -> bytes | None:
+    async def overview_events(self, request: Request) -> bytes | None:
+        """Stream all builds, until the client disconnects."""
+        epoch, version = _cursor(request)
+        since = version if epoch == self._epoch else 0
+        return await self._stream(
+            request,
+            lambda: OverviewFeed(
+                self._builds,
+                self._epoch,
+                since,
+                lambda image: self._visibility.may_see(request, image),
+            ),
+        )
+
+    async def build(self, request: Request, build_id: str) -> bytes | None:
+        """Answer with one build and its log."""
+        build = self._find(request, build_id)
+        if build is None:
+            return await self.unknown(request)
         log = self._builds.log(build.id, 0, MAX_LOG_LINES_SHOWN)
         if not wants_html(request):
             data = {**described(build), "log": {"first": log.first, "lines": log.lines}}
@@ -124,21 +111,29 @@ class BuildPages(Resource):
             request, "build.html", build=build, log=log, lanes=timeline(build)
         )
 
-    def _overview_feed(self, request: Request) -> Feed:
-        epoch, version = _cursor(request)
-        return OverviewFeed(
-            self._builds,
-            self._epoch,
-            version if epoch == self._epoch else 0,
-            lambda image: self._visibility.may_see(request, image),
-        )
-
-    def _build_feed(self, request: Request, build_id: str) -> Feed:
-        version, lines = _cursor(request)
+    async def build_events(self, request: Request, build_id: str) -> bytes | None:
+        """Stream one build, until it ends."""
+        if self._find(request, build_id) is None:
+            return await self.unknown(request)
         # The build's id belongs to this process, and so does the cursor.
-        return BuildFeed(self._builds, build_id, int(version) if version.isdigit() else 0, lines)
+        version, lines = _cursor(request)
+        since = int(version) if version.isdigit() else 0
+        return await self._stream(request, lambda: BuildFeed(self._builds, build_id, since, lines))
 
-    def _stream(self, request: Request, make_feed: Callable[[], Feed]) -> bytes | int:
+    async def unknown(self, request: Request) -> bytes:
+        """Say that there is no such build."""
+        message = "there is no such build, or no more"
+        if wants_html(request):
+            return self._pages.error(request, 404, message)
+        return _json(request, {"error": message}, 404)
+
+    def _find(self, request: Request, build_id: str) -> BuildView | None:
+        build = self._builds.find(build_id)
+        if build is None or not self._visibility.may_see(request, build.image):
+            return None
+        return build
+
+    async def _stream(self, request: Request, make_feed: Callable[[], Feed]) -> bytes | None:
         comes_back = request.getHeader(b"Last-Event-ID") is not None
         if comes_back and make_feed().over() and not make_feed().pull():
             # Browsers reconnect to a stream that has ended, until they get a 204.
@@ -153,16 +148,11 @@ class BuildPages(Resource):
             set_headers(request, {b"Retry-After": b"30"})
             return _json(request, {"error": "too many clients watch builds already"}, 503)
         self._streams += 1
-        EventStream(request, make_feed(), self._clock, self._stream_ended, form).start()
-        return NOT_DONE_YET
-
-    def _stream_ended(self) -> None:
-        self._streams -= 1
-
-    def _refuse(self, request: Request, status: int, message: str) -> bytes:
-        if wants_html(request):
-            return self._pages.error(request, status, message)
-        return _json(request, {"error": message}, status)
+        try:
+            await EventStream(request, make_feed(), self._clock, form).send()
+        finally:
+            self._streams -= 1
+        return None
 
 
 @frozen(kw_only=True)

@@ -11,12 +11,11 @@ page would be taken for the new one; an ETag from a digest distinguishes them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from gzip import compress
 from pathlib import Path
 from urllib.parse import quote
 
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.http.responses import client_disconnected, set_headers
@@ -59,11 +58,12 @@ class Documentation:
         self._files = files
         self._tree: Mapping[str, Asset] | None = None
 
-    def resource(self) -> Resource:
-        """Make the resource for ``/docs`` and all paths below it."""
-        return self._pages.resource(self._answer)
+    async def show(self, request: Request, page: str) -> bytes | None:
+        """
+        Answer with a page, or another file of the documentation.
 
-    async def _answer(self, request: Request, path: Sequence[str]) -> bytes | None:
+        :param page: its path below ``/docs/``; empty for ``/docs`` itself.
+        """
         if self._directory is None:
             return self._pages.error(request, 404, _MISSING)
         if self._tree is None:
@@ -71,22 +71,21 @@ class Documentation:
             self._tree = await self._files.run(read_documentation, self._directory)
             if client_disconnected(request):
                 return None
-        name = "/".join(path)
-        if f"{name}/{_INDEX}".removeprefix("/") in self._tree and (not path or path[-1]):
+        if f"{page}/{_INDEX}".removeprefix("/") in self._tree:
             # Links within an index page are relative to its directory, which needs the slash.
-            return self._redirect(request, path)
-        asset = self._tree.get(name if path[-1:] != [""] else f"{name}{_INDEX}")
+            return self._redirect(request, page)
+        asset = self._tree.get(f"{page}{_INDEX}" if page.endswith("/") else page)
         if asset is None:
             return self._pages.error(request, 404, "the documentation has no such page")
         # Sphinx appends a digest to the URLs of styles and scripts as ``?v=``.
-        pinned = path[0] == "_static" and b"v" in (request.args or {})
+        pinned = page.startswith("_static/") and b"v" in (request.args or {})
         lifetime = b"public, max-age=31536000, immutable" if pinned else b"no-cache"
         body = send(request, asset, lifetime)
         set_headers(request, {**PAGE_HEADERS, b"Cache-Control": lifetime})
         return body
 
-    def _redirect(self, request: Request, path: Sequence[str]) -> bytes:
-        location = "/".join(["/docs", *(quote(part, safe="") for part in path), ""])
+    def _redirect(self, request: Request, page: str) -> bytes:
+        location = quote(f"/docs/{page}".rstrip("/") + "/")
         set_headers(request, {b"Location": location.encode("ascii")})
         return self._pages.error(request, 308, f"this page is at {location}")
 

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 from urllib.parse import quote
 
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.http.responses import PLAIN_TEXT, answer_with, client_disconnected, set_headers
@@ -29,7 +28,7 @@ from nixery.http.ui.image_views import SORTS, PathQuery, image_data, image_view,
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.visibility import VisibilityRules
 from nixery.image.manifests import Manifest
-from nixery.image.names import Digest, ImageName, Tag, parse_image_name, parse_tag
+from nixery.image.names import Digest, ImageName, Tag, parse_image_name
 from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.runtime.workers import Workers
@@ -88,23 +87,9 @@ class ImagePages:
         self._visibility = visibility
         self._system = system
 
-    def resource(self) -> Resource:
-        """Make the resource for ``/images``."""
-        return self._pages.resource(self._answer)
-
-    async def _answer(self, request: Request, path: Sequence[str]) -> bytes | None:
-        if not any(path):
-            return await self._list(request)
-        last = next((index for index, part in enumerate(path) if ":" in part), None)
-        if last is None:
-            return self._to_latest(request, "/".join(path).rstrip("/"))
-        final, _, tag = path[last].partition(":")
-        name = parse_image_name("/".join([*path[:last], final]), self._system)
-        return await self._image(request, name, parse_tag(tag), "/".join(path[last + 1 :]))
-
-    def _to_latest(self, request: Request, repository: str) -> bytes:
+    async def to_latest(self, request: Request, repository: str) -> bytes:
         """Redirect an image without a tag to the tag ``latest``, as clients of registries do."""
-        name = parse_image_name(repository, self._system)
+        name = parse_image_name(repository.rstrip("/"), self._system)
         request.setResponseCode(302)
         location = _place(f"{name.repository}:latest")
         set_headers(request, {**PAGE_HEADERS, b"Location": location.encode("ascii")})
@@ -112,7 +97,8 @@ class ImagePages:
 
     # -- the list ---------------------------------------------------------------------------
 
-    async def _list(self, request: Request) -> bytes | None:
+    async def overview(self, request: Request) -> bytes | None:
+        """Answer with the list of images."""
         wanted = _argument(request, b"q").strip().lower()[:200]
         page = _number(request, b"page")
         names = await self._catalog.list_keys()
@@ -154,7 +140,14 @@ class ImagePages:
 
     # -- one image --------------------------------------------------------------------------
 
-    async def _image(self, request: Request, name: ImageName, tag: Tag, rest: str) -> bytes | None:
+    async def image(
+        self, request: Request, name: ImageName, tag: Tag, part: str = ""
+    ) -> bytes | None:
+        """
+        Answer with the page of an image, or a part of it.
+
+        :param part: the path below the page, ``graph.svg``; empty: the page itself.
+        """
         manifest = None
         if self._visibility.may_see(request, name.repository):
             manifest = await self._catalog.find(name, tag)
@@ -163,7 +156,7 @@ class ImagePages:
         page_data = await self._catalog.page_data(manifest)
         if client_disconnected(request):
             return None
-        match rest:
+        match part:
             case "":
                 return await self._page(request, name, tag, page_data)
             case "paths" if page_data.report.paths:

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.errors import NixeryError
@@ -98,17 +97,8 @@ class IndexPage:
         self._builds = builds
         self._visibility = visibility or AllowAll()
 
-    def index(self) -> Resource:
-        """Make the resource for ``/``."""
-        return self._pages.resource(self._index)
-
-    def api(self) -> Resource:
-        """Make the resource for ``/api``."""
-        return self._pages.resource(self._api)
-
-    async def _index(self, request: Request, path: Sequence[str]) -> bytes | None:
-        if path:
-            return self._pages.error(request, 404, "there is nothing here")
+    async def index(self, request: Request) -> bytes | None:
+        """Answer ``/``."""
         typed = _typed(request, b"packages")
         status, found = await self._check(request, typed) if typed else (200, None)
         revision = await self._revision()
@@ -137,9 +127,8 @@ class IndexPage:
             failures=[build for build in builds if build.failure is not None][:MAX_RECENT_FAILURES],
         )
 
-    async def _api(self, request: Request, path: Sequence[str]) -> bytes | None:
-        if path != ["packages"]:
-            return self._pages.error(request, 404, "there is nothing here")
+    async def packages(self, request: Request) -> bytes | None:
+        """Answer ``/api/packages``."""
         status, found = await self._check(request, _typed(request, b"names"))
         if client_disconnected(request):
             return None

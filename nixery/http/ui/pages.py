@@ -12,29 +12,22 @@ Small pages are rendered on the reactor thread.  Pages whose size depends on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any, ParamSpec, TypeVar
-from uuid import uuid4
+from typing import ParamSpec, TypeVar
 
 from attrs import frozen
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from nixery.errors import NixeryError, ShuttingDown
-from nixery.http.coroutine_resource import CoroutineResource
-from nixery.http.error_responses import error_response, internal_error_response, log_text
 from nixery.http.headers import accepted_types
 from nixery.http.responses import (
-    PLAIN_TEXT,
     answer_with,
     client_disconnected,
-    request_id,
+    send_text_error,
     set_headers,
+    set_status,
 )
 from nixery.http.ui.assets import SiteFiles
 from nixery.http.ui.formatting import (
@@ -49,7 +42,7 @@ from nixery.http.ui.formatting import (
 from nixery.runtime.workers import Workers
 from nixery.version import VERSION
 
-__all__ = ["PAGE_HEADERS", "Answerer", "Pages", "Section", "wants_html"]
+__all__ = ["PAGE_HEADERS", "Pages", "Section", "wants_html"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,12 +58,6 @@ PAGE_HEADERS = {
     b"X-Content-Type-Options": b"nosniff",
 }
 """The headers of every page.  They forbid inline scripts and styles."""
-
-Answerer = Callable[[Request, Sequence[str]], Coroutine[Deferred[Any], Any, bytes | None]]
-"""
-Answers a request with a body, or with ``None`` when it has written that itself; its
-second argument is the list of decoded segments of the path below the resource.
-"""
 
 
 @frozen
@@ -92,8 +79,6 @@ class Pages:
     :param source: the source of packages, in words.
     :param sections: the links in the header of each page.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -174,7 +159,7 @@ class Pages:
 
     def send(self, request: Request, body: bytes, status: int = 200) -> bytes:
         """Set status and headers for a page that has been rendered."""
-        _set_status(request, status)
+        set_status(request, status)
         set_headers(request, PAGE_HEADERS)
         add_vary(request)
         return answer_with(request, "text/html; charset=utf-8", body)
@@ -190,68 +175,9 @@ class Pages:
             return self.answer(
                 request, "error.html", status, title=title, status=status, message=message
             )
-        _set_status(request, status)
         set_headers(request, PAGE_HEADERS)
         add_vary(request)
-        return answer_with(
-            request, PLAIN_TEXT, f"{escape_invisible(message)}\n".encode("utf-8", "replace")
-        )
-
-    def resource(self, answer: Answerer) -> Resource:
-        """
-        Make a resource, for its path and all below it, that answers with a coroutine.
-
-        Errors become error pages, HEAD is answered as GET without the body, and other
-        methods are refused.
-        """
-
-        async def respond(request: Request) -> bytes | None:
-            path = [part.decode("utf-8", "backslashreplace") for part in request.postpath or ()]
-            if request.method not in (b"GET", b"HEAD"):
-                set_headers(request, {b"Allow": b"GET, HEAD"})
-                return self.error(request, 405, "this page can only be read")
-            try:
-                return await answer(request, path)
-            except NixeryError as error:
-                return None if client_disconnected(request) else self._fail(request, error)
-            except CancelledError:
-                if client_disconnected(request):
-                    raise  # CoroutineResource, which cancelled this, handles it.
-                return self._fail(request, ShuttingDown())
-            except Exception:  # noqa: BLE001  # the client gets a response to any failure
-                # The request's id, where it has one, also finds its line in the log.
-                reference = request_id(request) or uuid4().hex[:12]
-                self._log.failure(
-                    "the page {path} failed (reference {reference})",
-                    path=log_text(request.path),
-                    reference=reference,
-                )
-                if client_disconnected(request):
-                    return None
-                return self.error(request, 500, internal_error_response(reference).message)
-
-        return CoroutineResource(respond)
-
-    def missing(self) -> Resource:
-        """Make the resource that answers with a 404."""
-        return _Missing(self)
-
-    def _fail(self, request: Request, error: NixeryError) -> bytes:
-        problem = error_response(error)
-        set_headers(request, problem.headers)
-        return self.error(request, problem.status, problem.message)
-
-
-class _Missing(Resource):
-    def __init__(self, pages: Pages) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._pages = pages
-
-    def render(self, request: Request) -> bytes:
-        body = self._pages.error(request, 404, "there is nothing here")
-        # Twisted logs a message for a body that it has to drop.
-        return b"" if request.method == b"HEAD" else body
+        return send_text_error(request, status, message)
 
 
 def wants_html(request: Request) -> bool:
@@ -278,8 +204,3 @@ def _finalized(value: object) -> object:
         if isinstance(value, str) and not isinstance(value, Markup)
         else value
     )
-
-
-def _set_status(request: Request, status: int) -> None:
-    # Twisted has no reason phrase for 422.
-    request.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.logger import Logger
 from twisted.web.server import Request
 from zope.interface import implementer
 
@@ -107,36 +107,31 @@ class EventStream:
     """
     Sends events to a client until the feed is over or the client leaves.
 
-    :param request: the request to answer; it is finished here.
+    :param request: the request to answer.
     :param feed: supplies the events.
     :param clock: for the comments that keep the connection alive.
-    :param ended: called once, when the stream has ended.
     :param form: encodes the events.
     """
 
-    _log = Logger()
-
-    def __init__(
-        self,
-        request: Request,
-        feed: Feed,
-        clock: IReactorTime,
-        ended: Callable[[], None],
-        form: Encoder,
-    ) -> None:
+    def __init__(self, request: Request, feed: Feed, clock: IReactorTime, form: Encoder) -> None:
         self._form = form
         self._request = request
         self._feed = feed
         self._clock = clock
-        self._ended = ended
+        self._end: Deferred[None] = Deferred(lambda _: self._close())
         self._paused = False
         self._open = True
         self._leave: Callable[[], None] = lambda: None
         self._timer: IDelayedCall | None = None
         self._next: IDelayedCall | None = None
 
-    def start(self) -> None:
-        """Send headers and present events; later ones are sent as they come."""
+    def send(self) -> Deferred[None]:
+        """
+        Send headers and events.
+
+        :return: fires when the feed is over, and the request can be finished; is to be
+            cancelled when the client disconnects.
+        """
         set_headers(
             self._request,
             {
@@ -146,7 +141,6 @@ class EventStream:
                 b"X-Accel-Buffering": b"no",
             },
         )
-        self._request.notifyFinish().addErrback(lambda _: self._close())
         self._request.registerProducer(self, True)
         self._leave = self._feed.watch(self._pump)
         # Even an empty opening sends the headers: without them, a client assumes that the
@@ -154,6 +148,7 @@ class EventStream:
         self._request.write(self._form.opening)
         self._timer = self._clock.callLater(KEEP_ALIVE_SECONDS, self._keep_alive)
         self._pump()
+        return self._end
 
     def _pump(self) -> None:
         """Send new events while the client accepts data, with turns for other connections."""
@@ -185,14 +180,14 @@ class EventStream:
             self._request.write(data)
 
     def _finish(self) -> None:
-        if self._close():
-            self._request.unregisterProducer()
-            self._request.finish()
+        self._close()
+        self._request.unregisterProducer()
+        self._end.callback(None)
 
-    def _close(self) -> bool:
-        """Unsubscribe and cancel the timers; :return: false if this was done before."""
+    def _close(self) -> None:
+        """Unsubscribe and cancel the timers, unless this was done before."""
         if not self._open:
-            return False
+            return
         self._open = False
         self._leave()
         if self._timer is not None:
@@ -200,8 +195,6 @@ class EventStream:
             self._timer = None
         if self._next is not None and self._next.active():
             self._next.cancel()
-        self._ended()
-        return True
 
     # -- calls from the connection, as twisted.internet.interfaces.IPushProducer --------
 

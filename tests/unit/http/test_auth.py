@@ -1,4 +1,4 @@
-"""Tests of AuthenticatingRoot and the resources behind it, through the real HTTP server."""
+"""Tests of authentication and the handlers behind it, through the real HTTP server."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from urllib.parse import urlencode
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from nixery.http.auth import AuthenticatingRoot, PagesGuard, RegistryGuard, client_of
-from nixery.http.health import health_page
+from nixery.http.auth import Authenticator, PagesGuard, RegistryGuard, client_of
+from nixery.http.health import HealthPage
 from nixery.http.registry.api import Registry
-from nixery.http.root import make_root
-from nixery.http.token_endpoint import token_resource
+from nixery.http.responses import PLAIN_TEXT, answer_with
+from nixery.http.root import Root
+from nixery.http.routes import Handlers, make_router
+from nixery.http.token_endpoint import TokenEndpoint
 from nixery.image.patterns import parse_patterns
 from nixery.testing.fakes import InlineWorkers
 from tests.support.http import (
@@ -34,20 +35,6 @@ def basic(user: str, password: str) -> tuple[str, str]:
 
 
 ALICE, BOB = basic("alice", "secret"), basic("bob", "hunter2")
-
-
-class _Page(Resource):
-    """Tells who asks, and whether they may see an image."""
-
-    def __init__(self, guard: PagesGuard) -> None:
-        super().__init__()
-        self.isLeaf = True
-        self._guard = guard
-
-    def render(self, request: Request) -> bytes:
-        names = ["git", "htop", "GIT//"]
-        seen = [name for name in names if self._guard.may_see(request, name)]
-        return f"{client_of(request).user} {seen}".encode()
 
 
 class AuthTestCase(AccessControllerTestCase):
@@ -69,9 +56,7 @@ class AuthTestCase(AccessControllerTestCase):
         if not self.tokens:
             self.access_controller._tokens = None
         guard = RegistryGuard(self.access_controller, realm="https://reg/token", service="reg")
-        registry = Registry(
-            self.source, self.storage, InlineWorkers(), SYSTEM, self.clock, guard=guard
-        )
+        pages_guard = PagesGuard(self.access_controller, SYSTEM)
 
         async def well() -> list[str]:
             return []
@@ -79,15 +64,27 @@ class AuthTestCase(AccessControllerTestCase):
         async def unwell() -> list[str]:
             return ["a disk is full"]
 
-        children = {
-            "page": _Page(PagesGuard(self.access_controller, SYSTEM)),
-            "healthz": health_page(well),
-            "readyz": health_page(unwell, lambda request: client_of(request).user is not None),
-        }
-        if self.tokens:
-            children["token"] = token_resource(self.access_controller)
-        root = make_root(registry.resource(), children=children)
-        self.connection = Connection(AuthenticatingRoot(root, self.access_controller), self.clock)
+        router = make_router(
+            Handlers(
+                registry=Registry(
+                    self.source, self.storage, InlineWorkers(), self.clock, guard=guard
+                ),
+                token=TokenEndpoint(self.access_controller) if self.tokens else None,
+                health=HealthPage(well),
+                readiness=HealthPage(unwell, lambda request: client_of(request).user is not None),
+            ),
+            SYSTEM,
+        )
+
+        @router.route("/page")
+        def page(request: Request) -> bytes:
+            """Tell who asks, and which images they may see."""
+            names = ["git", "htop", "GIT//"]
+            seen = [name for name in names if pages_guard.may_see(request, name)]
+            return answer_with(request, PLAIN_TEXT, f"{client_of(request).user} {seen}".encode())
+
+        root = Root(router, Authenticator(self.access_controller))
+        self.connection = Connection(root, self.clock)
 
     def get(self, path: str, *headers: tuple[str, str]) -> Response:
         return self.connection.request("GET", path, *headers)
@@ -97,7 +94,7 @@ class AuthTestCase(AccessControllerTestCase):
         return answer.header("WWW-Authenticate") or ""
 
 
-class AuthenticatingRootTests(AuthTestCase):
+class AuthenticatorTests(AuthTestCase):
     """Tests that do not depend on how clients of the registry API log in."""
 
     def test_client_that_has_not_logged_in_sees_nothing_but_health(self) -> None:

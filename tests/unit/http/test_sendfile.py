@@ -15,10 +15,10 @@ from twisted.internet.interfaces import IReactorFDSet, IReactorTCP, IWriteDescri
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.errors import StorageError
-from nixery.http.coroutine_resource import CoroutineResource
 from nixery.http.registry.api import Registry
 from nixery.http.registry.blob_readers import FileReader
 from nixery.http.sendfile import DupSocket, dup_socket
@@ -26,7 +26,7 @@ from nixery.http.server import make_site
 from nixery.runtime.workers import WorkerPool, Workers
 from nixery.storage.interface import ByteRange
 from nixery.testing.fakes import InlineWorkers
-from tests.support.http import Connection, FakeImages, FileStorage
+from tests.support.http import Connection, FakeImages, FileStorage, make_root
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,11 +91,14 @@ class LineTests(LineCase):
         """A connection that is no socket of the reactor's has no DupSocket."""
         lines: list[DupSocket | None] = []
 
-        async def answer(request: Request) -> bytes:
-            lines.append(dup_socket(request, self.reactor))
-            return b""
+        class Page(Resource):
+            isLeaf = True  # noqa: N815  # Twisted's name
 
-        Connection(CoroutineResource(answer)).request("GET", "/")
+            def render(_, request: Request) -> bytes:  # noqa: N805  # self is the test
+                lines.append(dup_socket(request, self.reactor))
+                return b""
+
+        Connection(Page()).request("GET", "/")
         self.assertEqual([None], lines)
         self.line.close()
 
@@ -187,8 +190,8 @@ class ServingTests(TestCase):
         pool.startService()
         self.addCleanup(pool.stopService)
         workers = NotingWorkers(pool)
-        registry = Registry(FakeImages(), self.storage, workers, "x86_64-linux", reactor)
-        site = make_site(registry.resource(), reactor)
+        registry = Registry(FakeImages(), self.storage, workers, reactor)
+        site = make_site(make_root(registry=registry), reactor)
         port = IReactorTCP(reactor).listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.addCleanup(port.stopListening)
         url = f"http://127.0.0.1:{port.getHost().port}/v2/git/blobs/{digest}"  # type: ignore[attr-defined]  # IAddress has none

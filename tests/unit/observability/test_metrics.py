@@ -17,12 +17,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
 
 from nixery.builds.build_log import BuildReporter
 from nixery.builds.views import BuildState, BuildView, Stage
 from nixery.errors import StorageError
-from nixery.http.metrics import metrics_page
+from nixery.http.metrics import MetricsPage
+from nixery.http.routes import Handlers
 from nixery.image.manifests import digest_of
 from nixery.nix.progress import Phase
 from nixery.observability.context import BuildStats, current_build_stats
@@ -42,7 +42,7 @@ from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
 from nixery.wiring import application
 from nixery.wiring.observability import ObservabilitySubsystem, make_observability
-from tests.support.http import Connection
+from tests.support.http import Connection, make_root
 from tests.unit.storage.test_contract import StorageContract
 
 UNITS = ("_seconds", "_bytes", "_info", "_total", "_ratio")
@@ -60,9 +60,7 @@ class MetricsTestCase(SynchronousTestCase):
 
     def page(self) -> Connection:
         exposition = Exposition(metrics=self.metrics, worker=InlineWorkers())
-        root = Resource()
-        root.putChild(b"metrics", metrics_page(exposition.expose))
-        return Connection(root)
+        return Connection(make_root(Handlers(metrics=MetricsPage(exposition.expose))))
 
 
 class ExpositionTests(MetricsTestCase):

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
 
-from nixery.http.health import health_page
+from nixery.http.health import HealthPage
+from nixery.http.routes import Handlers
 from nixery.nix.errors import NixUnusable
 from nixery.observability.disk_check import check_directory
 from nixery.observability.readiness import RETRY_SECONDS, Check, Readiness
 from nixery.storage.errors import StorageUnavailable
-from tests.support.http import Connection
+from tests.support.http import Connection, make_root
 
 
 class ReadinessTests(SynchronousTestCase):
@@ -111,13 +111,12 @@ class DirectoryTests(SynchronousTestCase):
 class HealthPageTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.faults: list[str] = []
-        root = Resource()
 
         async def find() -> Sequence[str]:
             return self.faults
 
-        root.putChild(b"readyz", health_page(find))
-        self.connection = Connection(root)
+        page = HealthPage(find)
+        self.connection = Connection(make_root(Handlers(health=page, readiness=page)))
 
     def test_healthy_daemon_says_so(self) -> None:
         """It says so, to GET and HEAD."""

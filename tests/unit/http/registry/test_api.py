@@ -19,7 +19,6 @@ from nixery.errors import ShuttingDown, StorageError
 from nixery.http.registry.api import Registry
 from nixery.http.registry.errors import ManifestUnknown
 from nixery.http.registry.pull_wait import PullWaiter
-from nixery.http.root import make_root
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image
 from nixery.image.names import Digest
@@ -28,7 +27,15 @@ from nixery.process.errors import CommandOutput
 from nixery.storage.interface import BlobInfo
 from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import DOCKER, IMAGE, OCI, Connection, FakeImages, Response
+from tests.support.http import (
+    DOCKER,
+    IMAGE,
+    OCI,
+    Connection,
+    FakeImages,
+    Response,
+    make_root,
+)
 
 LAYER = b"0123456789" * 500
 UNKNOWN = Digest("sha256:" + "f" * 64)
@@ -47,8 +54,8 @@ class RegistryTestCase(SynchronousTestCase):
                 Deferred.fromCoroutine(self.storage.put(manifest.body, manifest.media_type))
             )
         self.layer = self.store(LAYER, "application/vnd.oci.image.layer.v1.tar+gzip")
-        registry = Registry(self.images, self.storage, InlineWorkers(), "x86_64-linux", Clock())
-        self.root = make_root(registry.resource())
+        registry = Registry(self.images, self.storage, InlineWorkers(), Clock())
+        self.root = make_root(registry=registry)
         self.connection = Connection(self.root)
 
     def store(self, data: bytes, media_type: str) -> Digest:
@@ -82,8 +89,8 @@ class PingTests(RegistryTestCase):
 
     def test_registry_is_a_root_resource_as_well(self) -> None:
         """The registry is a root resource as well."""
-        registry = Registry(self.images, self.storage, InlineWorkers(), "x86_64-linux", Clock())
-        connection = Connection(registry.resource())
+        registry = Registry(self.images, self.storage, InlineWorkers(), Clock())
+        connection = Connection(make_root(registry=registry))
         self.assertEqual(200, connection.request("GET", "/v2/").status)
         self.assertEqual(404, connection.request("GET", "/").status)
         self.assertEqual(200, connection.request("GET", "/v2/shell/git/manifests/latest").status)
@@ -309,11 +316,10 @@ class SlowBuildTests(RegistryTestCase):
             self.images,
             self.storage,
             InlineWorkers(),
-            "x86_64-linux",
             self.clock,
             pull_waiter=PullWaiter(clock=self.clock, deadline=25),
         )
-        self.connection = Connection(self.registry.resource())
+        self.connection = Connection(make_root(registry=self.registry))
         self.cancelled: list[Deferred[Image]] = []
 
     def build(self) -> Deferred[Image]:

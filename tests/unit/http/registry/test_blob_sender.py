@@ -31,7 +31,13 @@ from nixery.storage.interface import BlobInfo, BlobSource, ByteRange, Redirect, 
 from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
 from tests.support.garbage import set_garbage_apart
-from tests.support.http import Connection, FakeImages, FileStorage, SteppedWorkers
+from tests.support.http import (
+    Connection,
+    FakeImages,
+    FileStorage,
+    SteppedWorkers,
+    make_root,
+)
 
 PIECES = 4
 DATA = bytes(os.urandom(PIECE_SIZE // 4) * 4 * PIECES)[: PIECES * PIECE_SIZE - 100]
@@ -46,8 +52,8 @@ def serve(
     sending: SendLimits | None = None,
 ) -> Connection:
     limits = RegistryLimits(sending=sending or SendLimits())
-    registry = Registry(FakeImages(), storage, workers, "x86_64-linux", clock, limits=limits)
-    return Connection(registry.resource(), clock, slow=slow)
+    registry = Registry(FakeImages(), storage, workers, clock, limits=limits)
+    return Connection(make_root(registry=registry), clock, slow=slow)
 
 
 class FileTests(SynchronousTestCase):
@@ -410,10 +416,9 @@ class LoopbackTests(TestCase):
             FakeImages(),
             self.storage,
             self.workers,
-            "x86_64-linux",
             reactor,
         )
-        site = make_site(registry.resource(), reactor)
+        site = make_site(make_root(registry=registry), reactor)
         tcp = IReactorTCP(reactor)
         port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.addCleanup(port.stopListening)

@@ -12,7 +12,7 @@ from nixery.http.registry.errors import UnsupportedClient
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, ImageLayer, build_image, digest_of
 from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import DOCKER, IMAGE, Connection, FakeImages
+from tests.support.http import DOCKER, IMAGE, Connection, FakeImages, make_root
 
 ZSTD = build_image(
     layers=[
@@ -64,8 +64,8 @@ class AnswerTests(SynchronousTestCase):
         """GET and HEAD agree, and GET explains."""
         images = FakeImages()
         images.images["zstd", "latest"] = ZSTD
-        registry = Registry(images, MemoryStorage(), InlineWorkers(), "x86_64-linux", Clock())
-        connection = Connection(registry.resource())
+        registry = Registry(images, MemoryStorage(), InlineWorkers(), Clock())
+        connection = Connection(make_root(registry=registry))
         path = "/v2/zstd/manifests/latest"
         agent = ("User-Agent", OLD.decode())
         answer = connection.request("GET", path, agent)

@@ -7,11 +7,10 @@ from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
 
 from nixery.builds.progress import MAX_LOG_LINES, Build
 from nixery.builds.tracker import BuildTracker
-from nixery.http.root import make_root
+from nixery.http.routes import UIHandlers
 from nixery.http.server import make_site
 from nixery.http.ui import build_pages, build_streams
 from nixery.http.ui.build_pages import BuildPages
@@ -22,7 +21,7 @@ from nixery.nix.errors import BuildFailed
 from nixery.nix.progress import Phase
 from nixery.process.errors import CommandOutput
 from nixery.testing.fakes import FakeWallClock
-from tests.support.http import Connection
+from tests.support.http import Connection, make_root
 from tests.support.pages import make_pages
 
 DIGEST = Digest("sha256:" + "0" * 64)
@@ -79,7 +78,7 @@ class PagesTestCase(SynchronousTestCase):
         # mypy checks here that the tracker has all that the pages ask for.
         checked: Builds = self.book
         self.pages = BuildPages(checked, self.clock, make_pages())
-        root = make_root(Resource(), children={"builds": self.pages})
+        root = make_root(ui=UIHandlers(pages=make_pages(), builds=self.pages))
         self.site = make_site(root, self.clock)
 
     def begin(self, repository: str = "shell/git") -> Build:
@@ -210,7 +209,7 @@ class PageTests(PagesTestCase):
 
     def test_page_of_builds_is_a_404_if_pages_are_switched_off(self) -> None:
         """The page of builds is a 404 if pages are switched off."""
-        root = make_root(Resource())
+        root = make_root()
         self.assertEqual(Connection(root).request("GET", "/builds").status, 404)
 
 

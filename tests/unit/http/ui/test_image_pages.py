@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from nixery.http.routes import UIHandlers
 from nixery.http.ui.image_pages import IMAGES_AT_ONCE, ImagePages
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag
@@ -23,7 +23,7 @@ from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import encode_report
 from nixery.runtime.clocks import WallTime
 from nixery.testing.fakes import InlineWorkers
-from tests.support.http import OCI, Connection, Response
+from tests.support.http import OCI, Connection, Response, make_root
 from tests.support.inspection import digest, report_of
 from tests.support.pages import BROWSER, make_pages
 
@@ -106,9 +106,7 @@ class PagesCase(SynchronousTestCase):
         pages = ImagePages(
             self.library, make_pages(), InlineWorkers(), self.veil, system="x86_64-linux"
         )
-        root = Resource()
-        root.putChild(b"images", pages.resource())
-        self.connection = Connection(root)
+        self.connection = Connection(make_root(ui=UIHandlers(pages=make_pages(), images=pages)))
         self.report = report_of(
             {"git-2.40": 40_000_000, "curl-8.5": 3_000_000, "glibc-2.38": 30_000_000},
             {"git-2.40": ["curl-8.5"], "curl-8.5": ["glibc-2.38"]},

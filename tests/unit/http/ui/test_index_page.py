@@ -17,7 +17,7 @@ from nixery.builds.package_lookup import PackageSearch, SearchResult
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError
-from nixery.http.root import make_root
+from nixery.http.routes import UIHandlers
 from nixery.http.ui.build_pages import BuildPages, timeline
 from nixery.http.ui.index_page import IndexPage
 from nixery.image.names import Digest, PackageRequest, Tag, parse_image_name
@@ -27,7 +27,7 @@ from nixery.nix.progress import Phase
 from nixery.process.errors import CommandOutput
 from nixery.sources.source import PackageSet, Revision
 from nixery.testing.fakes import FakeWallClock
-from tests.support.http import Connection
+from tests.support.http import Connection, make_root
 from tests.support.http import Response as HTTPAnswer
 from tests.support.pages import BROWSER, make_pages
 from tests.unit.http.ui.test_package_query import found, missing
@@ -73,9 +73,9 @@ class UsersTestCase(SynchronousTestCase):
         self.book = BuildTracker(clock=self.clock, wall_clock=FakeWallClock(self.clock))
         self.package_search = FakePackageSearch()
         self.pages = make_pages()
-        self.root = self.make_root()
+        self.root = self.serve()
 
-    def make_root(self, *, builds: bool = True) -> Resource:
+    def serve(self, *, builds: bool = True) -> Resource:
         index = IndexPage(
             self.pages,
             self.package_search,
@@ -85,8 +85,7 @@ class UsersTestCase(SynchronousTestCase):
             visibility=Hidden(),
         )
         pages = BuildPages(self.book, self.clock, self.pages, visibility=Hidden())
-        children = {"": index.index(), "api": index.api(), "builds": pages}
-        return make_root(Resource(), children=children)
+        return make_root(ui=UIHandlers(pages=self.pages, index=index, builds=pages))
 
     def ask(self, path: str, *headers: tuple[str, str]) -> HTTPAnswer:
         return Connection(self.root, self.clock).request("GET", path, *headers)
@@ -171,7 +170,7 @@ class IndexTests(UsersTestCase):
         self.clock.advance(1)
         self.assertNotIn(b"secret", connection.received())
         self.begin("shell")
-        self.root = self.make_root(builds=False)
+        self.root = self.serve(builds=False)
         self.assertNotIn("Recent builds", self.page("/"))
 
     def test_there_are_no_other_pages(self) -> None:

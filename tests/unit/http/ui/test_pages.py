@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Sequence
 
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 
 from nixery.builds.errors import QueueFull
-from nixery.http.root import make_root
-from nixery.http.ui.assets import Assets, AssetsResource
+from nixery.http.root import Root
+from nixery.http.routes import READ, Handlers, UIHandlers, make_router
+from nixery.http.ui.assets import Assets
 from nixery.http.ui.pages import Pages
 from nixery.http.visibility import AllowAll, VisibilityRules
-from tests.support.http import Connection
+from tests.support.http import Connection, make_root
 from tests.support.pages import BROWSER, make_pages, site_files
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202eevil\x00"
@@ -59,12 +58,16 @@ class PagesTests(SynchronousTestCase):
         self.site = make_pages()
 
     def serve(self, pages: Pages, error: BaseException | None = None) -> Connection:
-        async def answer(request: Request, path: Sequence[str]) -> bytes | None:
+        router = make_router(Handlers(ui=UIHandlers(pages=pages)), "x86_64-linux")
+
+        @router.route("/p/<rest:path>", methods=READ)
+        @router.route("/p", methods=READ, defaults={"path": "nothing"})
+        def answer(request: Request, path: str) -> bytes:
             if error is not None:
                 raise error
-            return pages.error(request, 404, "/".join(path) or "nothing")
+            return pages.error(request, 404, path)
 
-        return Connection(make_root(pages.missing(), children={"p": pages.resource(answer)}))
+        return Connection(Root(router))
 
     def test_every_page_is_told_to_run_nothing_that_is_not_a_file_of_ours(self) -> None:
         """Every page is told to run nothing that is not a file of ours."""
@@ -128,18 +131,6 @@ class PagesTests(SynchronousTestCase):
         answer = self.serve(self.site).request("POST", "/p", BROWSER)
         self.assertEqual((405, "GET, HEAD"), (answer.status, answer.header("Allow")))
 
-    def test_client_that_leaves_while_its_page_is_made_is_no_failure(self) -> None:
-        """A client that leaves while its page is made is no failure."""
-        waiting: Deferred[bytes] = Deferred(lambda _: None)
-
-        async def answer(_request: Request, _path: Sequence[str]) -> bytes | None:
-            return await waiting
-
-        connection = Connection(make_root(self.site.resource(answer)))
-        connection.send("GET", "/v2")
-        connection.disconnect()
-        self.assertTrue(waiting.called)
-
     def test_everybody_sees_everything(self) -> None:
         """So far everybody sees everything."""
         seen: VisibilityRules = AllowAll()
@@ -153,8 +144,7 @@ class AssetsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.assets = Assets({"a.css": b"x" * 4096, "b/c.js": b"y"})
         pages = make_pages()
-        resource = AssetsResource(self.assets, pages.missing())
-        self.root = make_root(pages.missing(), children={"static": resource})
+        self.root = make_root(ui=UIHandlers(pages=pages, assets=self.assets))
 
     def ask(self, path: str, *headers: tuple[str, str]) -> tuple[int, str | None, bytes]:
         answer = Connection(self.root).request("GET", path, *headers)

@@ -13,16 +13,16 @@ from twisted.internet.interfaces import IReactorTCP
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.resource import Resource
 
 from nixery.builds.tracker import BuildTracker
-from nixery.http.root import make_root
+from nixery.http.routes import UIHandlers
 from nixery.http.server import make_site
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.sse import Event, ServerSent
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.nix.progress import Phase
 from nixery.runtime.clocks import SystemWallClock
+from tests.support.http import make_root
 from tests.support.pages import make_pages
 
 DIGEST = Digest("sha256:" + "0" * 64)
@@ -81,17 +81,11 @@ class LoopbackTests(TestCase):
 
     def setUp(self) -> None:
         self.book = BuildTracker(clock=reactor, wall_clock=SystemWallClock())
-        self.pages = BuildPages(self.book, reactor, make_pages())
         self.closed: Deferred[None] = Deferred()
-        ended = self.pages._stream_ended
-
-        def stream_ended() -> None:
-            ended()
-            self.closed.callback(None)
-
-        self.patch(self.pages, "_stream_ended", stream_ended)
-        root = make_root(Resource(), children={"builds": self.pages})
-        site = make_site(root, reactor)
+        root = make_root(
+            ui=UIHandlers(pages=make_pages(), builds=BuildPages(self.book, reactor, make_pages()))
+        )
+        site = make_site(root, reactor, ended=lambda _request, _seconds: self.closed.callback(None))
         tcp = IReactorTCP(reactor)
         port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.addCleanup(port.stopListening)
