@@ -154,7 +154,7 @@ class QuickTests(CleanRootCase):
                 self.check_serves(self.make_root(release, "root"))
 
     def test_command_ends_with_killed_tests(self) -> None:
-        """When these tests are killed, so is what they run in a root."""
+        """Killing these tests kills all that they run in a root."""
         root = self.make_root(RELEASES[-1], "root")
         tests = os.fork()
         if tests == 0:

@@ -60,7 +60,7 @@ def make_root(
     ui: UIHandlers | None = None,
     registry: Registry | None = None,
 ) -> Root:
-    """What is served by some handlers; other paths are a 404."""
+    """Serve some handlers; other paths are a 404."""
     return Root(make_router(handlers or Handlers(ui=ui, registry=registry), "x86_64-linux"))
 
 

@@ -92,7 +92,7 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual("== 0\nfirst\n== 0\nearly\nlate\n", self.shown)
 
     def test_interrupt_ends_all_commands(self) -> None:
-        """When one is interrupted, all are asked to end, waited for, and shown."""
+        """An interrupt asks all to end, waits for them, and shows them."""
         program = (
             "import signal, sys\n"
             "signal.signal(signal.SIGINT, lambda *_: sys.exit('interrupted'))\n"
