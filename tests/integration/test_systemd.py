@@ -225,7 +225,7 @@ class UnitTests(SynchronousTestCase):
     def run_tool(self, *command: str) -> str:
         """Run a program of systemd, which must find nothing wrong, and return its output."""
         if os.geteuid() and not Path("/run/systemd").is_dir():
-            # Up to version 252 systemd-analyze makes it, which a user may not.
+            # systemd-analyze makes it, which a user may not.
             raise SkipTest("there is no /run/systemd, as where systemd has not booted: run as root")
         done = subprocess.run(
             command,
