@@ -21,12 +21,12 @@ ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
 def is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with open(f"/proc/{pid}/stat") as stat:
+            # Its present parent may not have reaped it yet.
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    # Both are possible, since it may end between opening and reading.
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    with open(f"/proc/{pid}/stat") as stat:
-        # Its present parent may not have reaped it yet.
-        return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 async def wait_until_gone(pid: int) -> None:
