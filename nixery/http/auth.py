@@ -13,11 +13,10 @@ only to users.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from attrs import evolve
 from twisted.web.server import Request
 
+from nixery.access.access_controller import AccessController
 from nixery.access.errors import AccessDenied, LoginFailed, LoginRequired, TokenInvalid
 from nixery.access.identity import Client, Identity
 from nixery.http.client_address import client_address
@@ -27,47 +26,13 @@ from nixery.image.errors import InvalidName
 from nixery.image.manifests import Image
 from nixery.image.names import Digest, ImageName, parse_image_name
 
-__all__ = ["Authenticator", "Authority", "PagesGuard", "RegistryGuard", "client_of"]
+__all__ = ["Authenticator", "PagesGuard", "RegistryGuard", "client_of"]
 
 SELF_AUTHORIZING_PATHS = frozenset({b"healthz", b"readyz", b"token", b"v2"})
 """First path segments open without a login; their handlers authorize clients themselves."""
 
 UNAUTHENTICATED_PATHS = frozenset({b"healthz"})
 """First path segments for which credentials are not checked at all."""
-
-
-class Authority(Protocol):
-    """Authenticates clients, and decides which packages and digests they may pull."""
-
-    @property
-    def issues_tokens(self) -> bool:
-        """True if clients of the registry API have to fetch tokens."""
-
-    def cached_identity(self, credentials: bytes) -> Identity | None:
-        """Return the identity that these credentials proved recently; ``None`` if not cached."""
-
-    async def log_in(
-        self, user: str, password: str, address: str, credentials: bytes | None = None
-    ) -> Identity:
-        """
-        Check a password.
-
-        :param credentials: the raw header; a further key under which the result is cached.
-        :raises LoginFailed: the password is wrong.
-        :raises LoginThrottled: the password is not checked now.
-        """
-
-    def verify_access_token(self, token: str, credentials: bytes) -> Identity:
-        """Return the identity that a token proves; :raises TokenInvalid: it proves none."""
-
-    def denied_packages(self, user: str | None, name: ImageName) -> tuple[str, ...]:
-        """Return the packages of an image that a user may not pull."""
-
-    def record_pull(self, user: str | None, name: ImageName, image: Image) -> None:
-        """Record that a user was served the manifest of an image."""
-
-    async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
-        """Tell whether a digest belongs to an image that a user may pull."""
 
 
 def client_of(request: Request) -> Client:
@@ -80,14 +45,14 @@ class RegistryGuard:
     """
     Authorizes requests to the registry API.
 
-    :param authority: authenticates clients, and decides what they may pull.
+    :param controller: authenticates clients, and decides what they may pull.
     :param realm: the URL of the token endpoint.
     :param service: the service that tokens are issued for: the host where clients reach the
         registry.
     """
 
-    def __init__(self, authority: Authority, *, realm: str, service: str) -> None:
-        self._authority = authority
+    def __init__(self, controller: AccessController, *, realm: str, service: str) -> None:
+        self._controller = controller
         self._realm = realm
         self._service = service
 
@@ -106,7 +71,7 @@ class RegistryGuard:
             raise self._challenge(name, error, client.auth_error)
         if name is None:
             return
-        refused = self._authority.denied_packages(identity.user, name)
+        refused = self._controller.denied_packages(identity.user, name)
         if refused and identity.user is None:
             raise self._challenge(name, "insufficient_scope", "")
         if refused:
@@ -118,7 +83,7 @@ class RegistryGuard:
 
     def record_pull(self, request: Request, name: ImageName, image: Image) -> None:
         """Record that the client of a request was served the manifest of an image."""
-        self._authority.record_pull(client_of(request).user, name, image)
+        self._controller.record_pull(client_of(request).user, name, image)
 
     async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
         """
@@ -126,12 +91,12 @@ class RegistryGuard:
 
         :raises StorageError: the storage failed, so that it cannot be determined.
         """
-        return await self._authority.may_read_digest(client_of(request).user, name, digest)
+        return await self._controller.may_read_digest(client_of(request).user, name, digest)
 
     def _challenge(
         self, name: ImageName | None, error: str | None, auth_error: str
     ) -> LoginRequired:
-        if not self._authority.issues_tokens:
+        if not self._controller.issues_tokens:
             return LoginRequired(challenge=BASIC, reason=auth_error)
         repository = None if name is None else name.repository
         challenge = bearer_challenge(self._realm, self._service, repository, error)
@@ -145,8 +110,8 @@ class PagesGuard:
     :param system: the Nix system of images whose name chooses none.
     """
 
-    def __init__(self, authority: Authority, system: str) -> None:
-        self._authority = authority
+    def __init__(self, controller: AccessController, system: str) -> None:
+        self._controller = controller
         self._system = system
 
     def may_see(self, request: Request, image: str) -> bool:
@@ -158,7 +123,7 @@ class PagesGuard:
             name = parse_image_name(image, self._system)
         except InvalidName:
             return False
-        return not self._authority.denied_packages(identity.user, name) and (
+        return not self._controller.denied_packages(identity.user, name) and (
             identity.scopes is None or image in identity.scopes
         )
 
@@ -167,11 +132,11 @@ class Authenticator:
     """
     Authenticates the client of each request before it is answered.
 
-    :param authority: authenticates clients.
+    :param controller: authenticates clients.
     """
 
-    def __init__(self, authority: Authority) -> None:
-        self._authority = authority
+    def __init__(self, controller: AccessController) -> None:
+        self._controller = controller
 
     async def authenticate(self, request: Request) -> None:
         """
@@ -198,10 +163,10 @@ class Authenticator:
             raise LoginRequired(challenge=BASIC, reason=reason)
 
     async def _identify(self, credentials: bytes, address: str) -> Identity:
-        identity = self._authority.cached_identity(credentials)
+        identity = self._controller.cached_identity(credentials)
         if identity is not None:
             return identity
         parsed = parse_authorization(credentials)
         if isinstance(parsed, Basic):
-            return await self._authority.log_in(parsed.user, parsed.password, address, credentials)
-        return self._authority.verify_access_token(parsed.token, credentials)
+            return await self._controller.log_in(parsed.user, parsed.password, address, credentials)
+        return self._controller.verify_access_token(parsed.token, credentials)

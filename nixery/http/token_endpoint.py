@@ -15,19 +15,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 from urllib.parse import parse_qs
 
 from twisted.web.server import Request
 
+from nixery.access.access_controller import AccessController
 from nixery.access.errors import LoginFailed, LoginRequired, TokenInvalid
-from nixery.access.identity import Identity, IssuedToken
+from nixery.access.identity import IssuedToken
 from nixery.http.auth import client_of
 from nixery.http.credentials import BASIC
 from nixery.http.error_responses import ErrorResponse
 from nixery.http.responses import answer_with, send_error, set_headers
 
-__all__ = ["Issuer", "TokenEndpoint"]
+__all__ = ["TokenEndpoint"]
 
 MAX_FIELDS = 64
 
@@ -39,43 +39,15 @@ _BAD_FORM = ErrorResponse(
 )
 
 
-class Issuer(Protocol):
-    """Checks passwords and refresh tokens, and issues tokens."""
-
-    @property
-    def allows_anonymous(self) -> bool:
-        """True if clients that have not logged in may pull anything."""
-
-    async def log_in(self, user: str, password: str, address: str) -> Identity:
-        """
-        Check a password.
-
-        :raises LoginFailed: the password is wrong.
-        :raises LoginThrottled: the password is not checked now.
-        """
-
-    def verify_refresh_token(self, token: str) -> Identity:
-        """
-        Return the identity of a refresh token's user.
-
-        :raises TokenInvalid: the token is invalid.
-        """
-
-    def issue_tokens(
-        self, user: str | None, scopes: Sequence[str], *, with_refresh_token: bool = False
-    ) -> IssuedToken:
-        """Issue a token for those of the requested repositories that a user may pull from."""
-
-
 class TokenEndpoint:
     """
     Issues tokens.
 
-    :param issuer: checks passwords, and signs tokens.
+    :param controller: checks passwords, and signs tokens.
     """
 
-    def __init__(self, issuer: Issuer) -> None:
-        self._issuer = issuer
+    def __init__(self, controller: AccessController) -> None:
+        self._controller = controller
 
     async def issue(self, request: Request) -> bytes:
         """Answer a GET, whose password is in the header ``Authorization``."""
@@ -86,13 +58,13 @@ class TokenEndpoint:
         # A token cannot be used to fetch another token, which would extend its lifetime.
         if client.identity is not None and client.identity.scopes is not None:
             raise LoginRequired(challenge=BASIC)
-        if client.identity is None and not self._issuer.allows_anonymous:
+        if client.identity is None and not self._controller.allows_anonymous:
             raise LoginRequired(challenge=BASIC)
         query: Mapping[bytes, Sequence[bytes]] = request.args or {}
         scopes = [each.decode("utf-8", "replace") for each in query.get(b"scope", ())]
         wanted = query.get(b"offline_token", [b""])[-1] == b"true"
         return _token_response(
-            request, self._issuer.issue_tokens(client.user, scopes, with_refresh_token=wanted)
+            request, self._controller.issue_tokens(client.user, scopes, with_refresh_token=wanted)
         )
 
     async def issue_for_form(self, request: Request) -> bytes:
@@ -110,16 +82,16 @@ class TokenEndpoint:
         try:
             match given("grant_type"):
                 case "password":
-                    identity = await self._issuer.log_in(
+                    identity = await self._controller.log_in(
                         given("username"), given("password"), client_of(request).address
                     )
                 case "refresh_token":
-                    identity = self._issuer.verify_refresh_token(given("refresh_token"))
+                    identity = self._controller.verify_refresh_token(given("refresh_token"))
                 case _:
                     return send_error(request, _BAD_FORM)
         except (LoginFailed, TokenInvalid) as error:
             raise LoginRequired(challenge=BASIC, reason=error.message) from error
-        issued = self._issuer.issue_tokens(
+        issued = self._controller.issue_tokens(
             identity.user,
             form.get("scope", []),
             with_refresh_token=given("access_type") == "offline",

@@ -23,6 +23,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import NotFound
 
 from nixery.errors import NixeryError
+from nixery.http.auth import RegistryGuard
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
 from nixery.http.headers import accepted_types, requested_range
 from nixery.http.registry.blob_sender import BlobSender, SendLimits
@@ -45,7 +46,7 @@ from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
 
-__all__ = ["Guard", "Images", "Registry", "RegistryLimits"]
+__all__ = ["Images", "Registry", "RegistryLimits"]
 
 # Enough digits for any number of tags, and fewer than the limit of Python's int().
 _PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
@@ -73,29 +74,6 @@ class Images(Protocol):
 
     def invalidate_checks(self) -> None:
         """Recheck stored images, after a blob turned out missing that one of them may name."""
-
-
-class Guard(Protocol):
-    """Authorizes requests to the registry API."""
-
-    def authorize(self, request: Request, name: ImageName | None) -> None:
-        """
-        Authorize a request.
-
-        :param name: the image; ``None`` if the request is for none.
-        :raises LoginRequired: it needs a login, or another one.
-        :raises AccessDenied: the user that has logged in may not make it.
-        """
-
-    def record_pull(self, request: Request, name: ImageName, image: Image) -> None:
-        """Record that the client of a request was served the manifest of an image."""
-
-    async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
-        """
-        Tell whether a digest belongs to an image that the client may pull.
-
-        :raises StorageError: the storage failed, so that it cannot be determined.
-        """
 
 
 @frozen(kw_only=True)
@@ -134,7 +112,7 @@ class Registry:
         clock: IReactorTime,
         *,
         pull_waiter: PullWaiter | None = None,
-        guard: Guard | None = None,
+        guard: RegistryGuard | None = None,
         limits: RegistryLimits | None = None,
         manifests: Manifests | None = None,
     ) -> None:
