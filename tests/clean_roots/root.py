@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -15,11 +15,19 @@ from twisted.trial.unittest import SkipTest
 
 from tests.clean_roots.machine import Machine, read_machine
 from tests.end_to_end.case import Once
-from tests.end_to_end.processes import private_directory, run
+from tests.end_to_end.processes import Finished, private_directory, run
 from tests.programs import PATH
 from tests.scratch import remove_tree
 
-__all__ = ["CHECKOUT", "CleanRoot", "RELEASES", "USER", "Run"]
+__all__ = [
+    "CHECKOUT",
+    "RELEASES",
+    "USER",
+    "CleanRoot",
+    "Run",
+    "debootstrap",
+    "require_machine",
+]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -167,6 +175,34 @@ class CleanRoot:
         remove_tree(self.path)
 
 
+def require_machine() -> Machine:
+    """
+    Return the settings of this machine.
+
+    :raises SkipTest: no Debian can be installed with them.
+    """
+    machine = read_machine()
+    if machine is None:
+        raise SkipTest("apt has no mirror of Debian among this machine's sources")
+    return machine
+
+
+def debootstrap(release: str, tree: Path, machine: Machine, packages: Sequence[str]) -> Finished:
+    """
+    Install the smallest system of a release from the machine's mirror.
+
+    :param packages: what is installed with it.
+    """
+    return run(
+        [
+            *("debootstrap", "--variant=minbase", f"--include={','.join(packages)}"),
+            *(release, str(tree), machine.mirror),
+        ],
+        environ={**os.environ, "PATH": PATH, **machine.proxies()},
+        seconds=900,
+    )
+
+
 def _make(release: str) -> tuple[Path, Machine]:
     """
     Make a base tree.
@@ -175,21 +211,12 @@ def _make(release: str) -> tuple[Path, Machine]:
     """
     if os.getuid() != 0:
         raise SkipTest("making a root directory needs root")
-    machine = read_machine()
-    if machine is None:
-        raise SkipTest("apt has no mirror of Debian among this machine's sources")
+    machine = require_machine()
     kept = os.environ.get(BASES)
     tree = (Path(kept) if kept else private_directory(f"{release}-base")) / release
     if kept and (tree / "etc/debian_version").exists() and not (tree / "debootstrap").exists():
         return tree, machine
-    finished = run(
-        [
-            *("debootstrap", "--variant=minbase", "--include=ca-certificates,python3"),
-            *(release, str(tree), machine.mirror),
-        ],
-        environ={**os.environ, "PATH": PATH, **machine.proxies()},
-        seconds=900,
-    )
+    finished = debootstrap(release, tree, machine, packages=("ca-certificates", "python3"))
     if finished.status != 0:
         log = tree / "debootstrap/debootstrap.log"
         said = finished.output + (log.read_text(errors="replace") if log.exists() else "")

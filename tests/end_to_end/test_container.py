@@ -10,9 +10,8 @@ import shutil
 from pathlib import Path
 from urllib.request import urlopen
 
-from twisted.trial.unittest import SkipTest
-
-from tests.clean_roots.machine import Machine, read_machine
+from tests.clean_roots.machine import Machine
+from tests.clean_roots.root import debootstrap, require_machine
 from tests.end_to_end.case import EndToEndCase, podman
 from tests.end_to_end.engines import Podman, require
 from tests.end_to_end.package_sets import demo_set
@@ -33,8 +32,9 @@ class ContainerTests(EndToEndCase):
     def test_registry_in_a_container(self) -> None:
         """It builds with a Nix of its own, and its images are pulled and run."""
         engine = podman()
-        root = _debian()
-        context = _context(root)
+        machine = require_machine()
+        root = _debian(machine)
+        context = _context(root, machine)
         base = _load(engine, root)
         engine.build(context, "nix/container/Dockerfile", "nixery", BASE=base)
         volumes = private_directory("volumes")
@@ -78,7 +78,7 @@ class ContainerTests(EndToEndCase):
         self.assertIn("Server Shut Down.", engine.logs(container).output)
 
 
-def _debian() -> Path:
+def _debian(machine: Machine) -> Path:
     """
     The root of a small Debian: what ``debian:trixie-slim`` is elsewhere.
 
@@ -87,19 +87,13 @@ def _debian() -> Path:
     """
     require("debootstrap")
     root = private_directory("debian")
-    run(
-        [
-            *("debootstrap", "--variant=minbase", "--include=ca-certificates,python3-venv"),
-            *(RELEASE, str(root)),
-        ],
-        seconds=900,
-    ).checked()
+    debootstrap(RELEASE, root, machine, packages=("ca-certificates", "python3-venv")).checked()
     # As Debian's own images have it.
     (root / "etc/dpkg/dpkg.cfg.d/docker-apt-speedup").write_text("force-unsafe-io\n")
     return root
 
 
-def _context(root: Path) -> Path:
+def _context(root: Path, machine: Machine) -> Path:
     """
     Make the build context of the image, with all that it needs of PyPI at hand.
 
@@ -119,7 +113,7 @@ def _context(root: Path) -> Path:
     shutil.copy("/etc/resolv.conf", root / "etc")
     # The machine's own settings name files, which are copied: indexes, authorities, constraints.
     environ = {
-        **_machine().put_into(root, RELEASE),
+        **machine.put_into(root, RELEASE),
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
     }
@@ -131,13 +125,6 @@ def _context(root: Path) -> Path:
     (work / "wheels").rename(context / "wheels")
     shutil.rmtree(work)
     return context
-
-
-def _machine() -> Machine:
-    machine = read_machine()
-    if machine is None:
-        raise SkipTest("this is no Debian with a mirror")
-    return machine
 
 
 def _load(engine: Podman, root: Path) -> str:
