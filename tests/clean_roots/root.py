@@ -37,6 +37,9 @@ RELEASES = ("bookworm", "trixie")
 BASES = "NIXERY_TEST_BASES"
 """Names a directory in which trees of the releases are, or will be, kept between runs."""
 
+CHECKOUT_NAME = "régistry"
+"""Directory of the checkout in a home: a letter that is not ASCII must not matter."""
+
 USER = "tester"
 """An unprivileged user."""
 
@@ -77,7 +80,7 @@ class CleanRoot:
         self._settings = machine.put_into(self.path, release)
         self._binds = ":".join(map(str, machine.directories()))
         self.home = Path("/root" if user == "root" else f"/home/{user}")
-        self.checkout = self.home / "registry"
+        self.checkout = self.home / CHECKOUT_NAME
         if user != "root":
             run(["chroot", str(self.path), "useradd", "--create-home", user]).checked()
         shutil.copytree(
