@@ -21,7 +21,6 @@ from twisted.logger import Logger
 
 from nixery.builds import cache_keys
 from nixery.builds.errors import ImageTimedOut
-from nixery.builds.fair_queue import FairQueue
 from nixery.builds.image_cache import FailureCache
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.progress import Build
@@ -36,6 +35,7 @@ from nixery.image.packages import Evaluation
 from nixery.layers.plan import Popularity
 from nixery.limits.build_quota import BuildQuota
 from nixery.limits.errors import ImageTooLarge
+from nixery.limits.fair_queue import FairQueue
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.errors import BuildFailed, BuildTimedOut, EvaluationTimedOut, WrongSystem
 from nixery.nix.progress import Phase

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from nixery.errors import NixeryError
 
-__all__ = ["ImageTimedOut", "QueueFull", "CachedFailure"]
+__all__ = ["ImageTimedOut", "CachedFailure"]
 
 
 @frozen(kw_only=True)
@@ -52,24 +52,4 @@ class ImageTimedOut(NixeryError):
         return (
             f"{self.image} was not ready after {self.seconds:g} s and was stopped while"
             f" {self.phase}; {self.setting} sets the limit"
-        )
-
-
-@frozen(kw_only=True)
-class QueueFull(NixeryError):
-    """
-    Too many images wait to be built already.
-
-    :param waiting: the number of images that wait.
-    :param retry_after: seconds after which the client should try again.
-    """
-
-    waiting: int
-    retry_after: float
-
-    @property
-    def message(self) -> str:
-        return (
-            f"{self.waiting} images wait to be built already: pull it again in"
-            f" {max(1, round(self.retry_after))} s"
         )

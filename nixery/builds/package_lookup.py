@@ -14,9 +14,9 @@ from typing import Protocol
 from attrs import define, field, frozen
 from cachetools import TTLCache
 
-from nixery.builds.fair_queue import FairQueue
 from nixery.image.names import PackageRequest, Tag
 from nixery.image.packages import LookupResult
+from nixery.limits.fair_queue import FairQueue
 from nixery.sources.interface import Sources
 from nixery.sources.source import PackageSet, Revision
 

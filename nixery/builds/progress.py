@@ -16,12 +16,13 @@ from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from nixery.builds.errors import CachedFailure, QueueFull
+from nixery.builds.errors import CachedFailure
 from nixery.builds.notifier import ThrottledNotifier
 from nixery.builds.views import BuildFailure, BuildState, BuildView, Count, LogPart, Stage
 from nixery.errors import NixeryError, ShuttingDown
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import Digest, ImageName, Tag
+from nixery.limits.errors import QueueFull
 from nixery.nix.errors import BuildFailed, BuildTimedOut
 from nixery.nix.progress import Phase
 from nixery.runtime.clocks import WallTime

@@ -27,7 +27,7 @@ from nixery.access.errors import (
     LoginThrottled,
     TokenInvalid,
 )
-from nixery.builds.errors import CachedFailure, ImageTimedOut, QueueFull
+from nixery.builds.errors import CachedFailure, ImageTimedOut
 from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.http.registry.errors import (
     ManifestUnknown,
@@ -46,6 +46,7 @@ from nixery.limits.errors import (
     BuildsExceeded,
     ImageTooLarge,
     PackagesDenied,
+    QueueFull,
     RequestsExceeded,
     TooManyConnections,
 )

@@ -12,6 +12,7 @@ __all__ = [
     "BuildsExceeded",
     "ImageTooLarge",
     "PackagesDenied",
+    "QueueFull",
     "RequestsExceeded",
     "TooManyConnections",
 ]
@@ -52,6 +53,28 @@ class PackagesDenied(NixeryError):
         return (
             f"this registry does not serve {', '.join(self.packages)}: its operator has said so"
             " (allow_packages, deny_packages)"
+        )
+
+
+@frozen(kw_only=True)
+class QueueFull(NixeryError):
+    """
+    Too much waits for its turn already.
+
+    :param what: the things that wait, in the plural, and what they wait for.
+    :param waiting: their number.
+    :param retry_after: seconds after which the client should try again.
+    """
+
+    what: str = "images wait to be built"
+    waiting: int
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.waiting} {self.what} already: pull it again in"
+            f" {max(1, round(self.retry_after))} s"
         )
 
 

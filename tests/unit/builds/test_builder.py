@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, capturedLogs
 
-from nixery.builds.errors import CachedFailure, ImageTimedOut, QueueFull
+from nixery.builds.errors import CachedFailure, ImageTimedOut
 from nixery.builds.pipeline import DEADLINE_MARGIN_SECONDS
 from nixery.builds.settings import BuildLimits
 from nixery.errors import ShuttingDown, StorageError
@@ -15,6 +15,7 @@ from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import parse_manifest
 from nixery.image.names import Digest, Tag, escape_attribute
 from nixery.layers.grouping import Popularity
+from nixery.limits.errors import QueueFull
 from nixery.nix.errors import BuildFailed
 from nixery.sources.errors import UnknownRevision
 from nixery.storage.errors import BlobUnknown

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery import errors
-from nixery.builds.errors import CachedFailure, ImageTimedOut, QueueFull
+from nixery.builds.errors import CachedFailure, ImageTimedOut
 from nixery.errors import NixeryError
 from nixery.http.error_responses import (
     MAX_LOG_LINES,
@@ -37,6 +37,7 @@ from nixery.image.errors import (
     UnknownSystem,
 )
 from nixery.layers.errors import LayerLimitExceeded, MissingPath
+from nixery.limits.errors import QueueFull
 from nixery.nix.errors import (
     BuildFailed,
     BuildTimedOut,

@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from nixery.builds.errors import QueueFull
 from nixery.builds.package_lookup import PackageSearch, SearchResult
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
@@ -22,6 +21,7 @@ from nixery.http.ui.build_pages import BuildPages, timeline
 from nixery.http.ui.index_page import IndexPage
 from nixery.image.names import Digest, PackageRequest, Tag, parse_image_name
 from nixery.image.packages import LookupResult
+from nixery.limits.errors import QueueFull
 from nixery.nix.errors import BuildFailed, EvaluationFailed
 from nixery.nix.progress import Phase
 from nixery.process.errors import CommandOutput

@@ -8,12 +8,12 @@ import re
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 
-from nixery.builds.errors import QueueFull
 from nixery.http.root import Root
 from nixery.http.routes import READ, Handlers, UIHandlers, make_router
 from nixery.http.ui.assets import Assets
 from nixery.http.ui.pages import Pages
 from nixery.http.visibility import AllowAll, VisibilityRules
+from nixery.limits.errors import QueueFull
 from tests.support.http import Connection, make_root
 from tests.support.pages import BROWSER, make_pages, site_files
 

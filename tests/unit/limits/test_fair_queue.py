@@ -1,4 +1,4 @@
-"""Tests for :mod:`nixery.builds.fair_queue`."""
+"""Tests for :mod:`nixery.limits.fair_queue`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds.errors import QueueFull
-from nixery.builds.fair_queue import FairQueue
 from nixery.errors import ShuttingDown
+from nixery.limits.errors import QueueFull
+from nixery.limits.fair_queue import FairQueue
 
 
 @define(eq=False)

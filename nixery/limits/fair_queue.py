@@ -27,8 +27,8 @@ from typing import Any, Generic, TypeVar
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from nixery.builds.errors import QueueFull
 from nixery.errors import ShuttingDown
+from nixery.limits.errors import QueueFull
 
 __all__ = ["FairQueue"]
 
@@ -53,11 +53,13 @@ class FairQueue(Generic[L]):
 
     :param max_running: the number that run at once, at least 1.
     :param max_waiting: the number that may wait, 0 or more.
+    :param what: the things that wait, for :exc:`QueueFull`.
     :param retry_after: the ``retry_after`` of :exc:`QueueFull`, in seconds.
     """
 
     max_running: int
     max_waiting: int
+    what: str = "images wait to be built"
     retry_after: float = 30.0
 
     _running: int = field(default=0, init=False)
@@ -135,10 +137,13 @@ class FairQueue(Generic[L]):
         longest = max(reversed(self._lanes), key=lambda each: len(self._lanes[each]), default=None)
         own_length = len(self._lanes.get(lane, ()))
         if longest is None or len(self._lanes[longest]) <= own_length + 1:
-            raise QueueFull(waiting=self.waiting, retry_after=self.retry_after)
+            raise self._full(self.waiting)
         last = self._lanes[longest][-1]
         self._remove(last)
-        last.turn.errback(QueueFull(waiting=self.max_waiting, retry_after=self.retry_after))
+        last.turn.errback(self._full(self.max_waiting))
+
+    def _full(self, waiting: int) -> QueueFull:
+        return QueueFull(what=self.what, waiting=waiting, retry_after=self.retry_after)
 
     def _admit(self) -> None:
         """Start waiting coroutines in turn while fewer than ``max_running`` run."""
