@@ -204,8 +204,8 @@ class NixFetcher:
                 attempt,
                 THREE_ATTEMPTS,
                 clock=self._context.clock,
-                seconds=self._context.settings.fetch_timeout,
-                again=_may_pass,
+                timeout=self._context.settings.fetch_timeout,
+                is_temporary=_is_temporary,
             )
         except CommandMissing as error:
             raise command_missing(error) from error
@@ -258,7 +258,7 @@ class NixFetcher:
         )
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     return (
         isinstance(error, ProcessFailed)
         and nix_at_fault(error) is None

@@ -194,7 +194,7 @@ class Crawler:
                 and not self._stopped
             )
 
-        return await retry(attempt, BACKOFF, clock=self.clock, again=again)
+        return await retry(attempt, BACKOFF, clock=self.clock, is_temporary=again)
 
     def _add(self, names: Iterable[str]) -> None:
         """Queue paths; those in the log are taken from there, with their references."""

@@ -183,7 +183,7 @@ class PopularityData:
             attempt,
             BACKOFF,
             clock=self.clock,
-            again=lambda error: isinstance(error, NixeryError),
+            is_temporary=lambda error: isinstance(error, NixeryError),
         )
 
     async def _fetch(self, url: str) -> Snapshot:

@@ -51,14 +51,14 @@ class Attempts:
     The attempts at one operation.
 
     :param now: the time in seconds, of any monotonic clock.
-    :param seconds: the time, from now, after which no attempt begins.
+    :param timeout: the seconds, from now, after which no attempt begins.
     """
 
-    def __init__(self, backoff: Backoff, now: float, seconds: float = inf) -> None:
+    def __init__(self, backoff: Backoff, now: float, timeout: float = inf) -> None:
         self._backoff = backoff
-        self._deadline = now + seconds
+        self._deadline = now + timeout
         self._pause = backoff.first
-        self._left = backoff.attempts - 1
+        self._remaining = backoff.attempts - 1
 
     def time_limit(self, now: float) -> float:
         """
@@ -68,7 +68,7 @@ class Attempts:
         all of it for the last attempt.
         """
         left = self._deadline - now
-        return left / 2 if self._left > 0 else left
+        return left / 2 if self._remaining > 0 else left
 
     def next_pause(self, now: float, retry_after: float | None = None) -> float | None:
         """
@@ -80,9 +80,9 @@ class Attempts:
         # Jitter, not cryptography.
         jittered = self._pause * random.uniform(1 - bounds.jitter, 1)  # noqa: S311
         pause = min(retry_after or jittered, bounds.longest)
-        if self._left <= 0 or now + pause >= self._deadline:
+        if self._remaining <= 0 or now + pause >= self._deadline:
             return None
-        self._left -= 1
+        self._remaining -= 1
         self._pause = min(self._pause * bounds.factor, bounds.longest)
         return pause
 
@@ -92,32 +92,32 @@ async def retry(
     backoff: Backoff,
     *,
     clock: IReactorTime,
-    seconds: float = inf,
-    again: Callable[[Exception], bool],
-    failed: Callable[[Exception, float], None] | None = None,
+    timeout: float = inf,
+    is_temporary: Callable[[Exception], bool],
+    on_failure: Callable[[Exception, float], None] | None = None,
 ) -> T:
     """
     Attempt an operation until it succeeds, fails for good, or its bounds are reached.
 
     :param attempt: is called with the seconds that it may take, and has to heed them itself.
-    :param seconds: the time that all attempts together may take.
-    :param again: tells whether a failure may be temporary.  If the failure has an attribute
+    :param timeout: the seconds that all attempts together may take.
+    :param is_temporary: tells whether a failure may be temporary.  If the failure has an attribute
         ``retry_after`` that is not ``None``, those seconds are waited for.
-    :param failed: is called before each pause, with the failure and the seconds of the pause.
+    :param on_failure: is called before each pause, with the failure and the seconds of the pause.
     :raises Exception: the last failure.
     """
-    attempts = Attempts(backoff, clock.seconds(), seconds)
+    attempts = Attempts(backoff, clock.seconds(), timeout)
     while True:
         try:
             return await attempt(attempts.time_limit(clock.seconds()))
         except CancelledError:
             raise
         except Exception as error:
-            if not again(error):
+            if not is_temporary(error):
                 raise
             pause = attempts.next_pause(clock.seconds(), getattr(error, "retry_after", None))
             if pause is None:
                 raise
-            if failed is not None:
-                failed(error, pause)
+            if on_failure is not None:
+                on_failure(error, pause)
         await deferLater(clock, pause)

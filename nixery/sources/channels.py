@@ -32,14 +32,16 @@ class ChannelHost:
     :param fetcher: makes requests.
     :param url: of the host, without a slash at its end.
     :param clock: measures attempts and the pauses between them.
-    :param seconds: the most seconds that a look-up may take, all attempts together.
+    :param lookup_timeout: the most seconds that a look-up may take, all attempts together.
     """
 
-    def __init__(self, fetcher: Fetcher, url: str, *, clock: IReactorTime, seconds: float) -> None:
+    def __init__(
+        self, fetcher: Fetcher, url: str, *, clock: IReactorTime, lookup_timeout: float
+    ) -> None:
         self._fetcher = fetcher
         self._url = url
         self._clock = clock
-        self._seconds = seconds
+        self._lookup_timeout = lookup_timeout
 
     async def check(self) -> None:
         """See :meth:`nixery.sources.interface.RefSource.check`."""
@@ -52,12 +54,16 @@ class ChannelHost:
             return None
         url = f"{self._url}/{reference.name}/git-revision"
 
-        async def attempt(seconds: float) -> ResolvedRef:
-            return _parse_commit(url, await self._fetcher.fetch(url, MAX_RESPONSE_BYTES, seconds))
+        async def look_up(timeout: float) -> ResolvedRef:
+            return _parse_commit(url, await self._fetcher.fetch(url, MAX_RESPONSE_BYTES, timeout))
 
         try:
             return await retry(
-                attempt, THREE_ATTEMPTS, clock=self._clock, seconds=self._seconds, again=_may_pass
+                look_up,
+                THREE_ATTEMPTS,
+                clock=self._clock,
+                timeout=self._lookup_timeout,
+                is_temporary=_is_temporary,
             )
         except FetchFailed as error:
             if error.status in MISSING_STATUSES:
@@ -69,7 +75,7 @@ class ChannelHost:
             ) from error
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     return isinstance(error, FetchFailed) and error.temporary
 
 

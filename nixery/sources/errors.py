@@ -18,13 +18,13 @@ class SourceMissing(NixeryError):
 
     path: str
     reason: str
-    what: str = "package set"
+    kind: str = "package set"
     setting: str = "pkgs_path (NIXERY_PKGS_PATH, --pkgs-path)"
 
     @property
     def message(self) -> str:
         return (
-            f"the {self.what} at {self.path} cannot be read: {self.reason};"
+            f"the {self.kind} at {self.path} cannot be read: {self.reason};"
             f" {self.setting} says where it is"
         )
 

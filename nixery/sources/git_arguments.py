@@ -13,7 +13,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from nixery.sources.git_urls import SCHEMES, rewriting
+from nixery.sources.git_urls import SCHEMES, url_rewrites
 from nixery.sources.source import ResolvedRef
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "version",
 ]
 
-_OF_A_REPOSITORY = (
+_REPOSITORY_VARIABLES = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
     "GIT_DIR",
@@ -60,7 +60,7 @@ def environment(inherited: Mapping[str, str], url: str) -> dict[str, str]:
 
     :param url: the URL as it was configured.
     """
-    result = {name: value for name, value in inherited.items() if name not in _OF_A_REPOSITORY}
+    result = {name: value for name, value in inherited.items() if name not in _REPOSITORY_VARIABLES}
     result["GIT_TERMINAL_PROMPT"] = "0"
     result["SSH_ASKPASS_REQUIRE"] = "never"
     result.setdefault("GIT_ALLOW_PROTOCOL", ":".join(SCHEMES))
@@ -68,7 +68,7 @@ def environment(inherited: Mapping[str, str], url: str) -> dict[str, str]:
         count = int(inherited.get("GIT_CONFIG_COUNT", "0"))
     except ValueError:
         count = 0
-    for number, (key, value) in enumerate(rewriting(url).items(), count):
+    for number, (key, value) in enumerate(url_rewrites(url).items(), count):
         result[f"GIT_CONFIG_KEY_{number}"] = key
         result[f"GIT_CONFIG_VALUE_{number}"] = value
         result["GIT_CONFIG_COUNT"] = str(number + 1)
@@ -83,7 +83,7 @@ def local_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     missing object by its hash, and most hosts serve any object: this environment keeps
     git off the network.
     """
-    result = {name: value for name, value in inherited.items() if name not in _OF_A_REPOSITORY}
+    result = {name: value for name, value in inherited.items() if name not in _REPOSITORY_VARIABLES}
     result["GIT_NO_LAZY_FETCH"] = "1"  # from git 2.44
     result["GIT_ALLOW_PROTOCOL"] = "none"
     return result
@@ -181,7 +181,7 @@ class RefList:
         return ResolvedRef(commit=commit, ref=names[0]) if names else None
 
 
-def parse_refs(printed: bytes) -> RefList:
+def parse_refs(output: bytes) -> RefList:
     """
     Parse the output of ``git ls-remote``.
 
@@ -190,7 +190,7 @@ def parse_refs(printed: bytes) -> RefList:
     head: str | None = None
     commits: dict[str, str] = {}
     peeled: dict[str, str] = {}
-    for line in printed.decode("utf-8", "surrogateescape").splitlines():
+    for line in output.decode("utf-8", "surrogateescape").splitlines():
         value, tab, name = line.partition("\t")
         if not tab:
             raise ValueError(f"no ref in {line!r}")

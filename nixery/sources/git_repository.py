@@ -48,7 +48,7 @@ LOCAL_TIMEOUT = 120.0
 
 # git's errors for a damaged mirror: a kill in the middle of a fetch leaves locks behind, and
 # a full disk leaves incomplete objects.
-_DAMAGED = re.compile(
+_DAMAGED_MIRROR = re.compile(
     r"\.lock'|Unable to create '|could not lock config file|cannot lock ref|bad object|corrupt"
     r"|missing (?:blob|tree|commit)|not a git repository: '|did not send all necessary objects"
     r"|unable to read sha1"
@@ -63,9 +63,9 @@ class GitRepository:
     :param spawner: runs git.
     :param clock: measures attempts and the pauses between them.
     :param workers: for the file system.
-    :param mirrors: the directory in which the mirror is made; it may be deleted.
-    :param seconds: the most seconds that a look-up may take, all attempts together.
-    :param fetch_seconds: the most seconds that fetching the history may take.
+    :param mirror_directory: the directory in which the mirror is made; it may be deleted.
+    :param lookup_timeout: the most seconds that a look-up may take, all attempts together.
+    :param fetch_timeout: the most seconds that fetching the history may take.
     :param environ: the environment of this process.
     """
 
@@ -78,9 +78,9 @@ class GitRepository:
         spawner: Spawner,
         clock: IReactorTime,
         workers: Workers,
-        mirrors: Path,
-        seconds: float,
-        fetch_seconds: float,
+        mirror_directory: Path,
+        lookup_timeout: float,
+        fetch_timeout: float,
         environ: Mapping[str, str],
     ) -> None:
         self._source = source
@@ -88,26 +88,26 @@ class GitRepository:
         self._spawner = spawner
         self._clock = clock
         self._workers = workers
-        origin = hashlib.sha256(self._url.encode()).hexdigest()
-        self._mirror = mirrors / f"{origin[:16]}.git"
-        self._seconds = seconds
-        self._fetch_seconds = fetch_seconds
-        self._environment = git_arguments.environment(environ, source.url)
-        self._local = git_arguments.local_environment(environ)
-        self._slots = DeferredSemaphore(MAX_CONCURRENT_LOOKUPS)
-        self._lock = DeferredLock()
-        self._ticks = count(1)
-        self._fetch_began = 0
+        url_hash = hashlib.sha256(self._url.encode()).hexdigest()
+        self._mirror = mirror_directory / f"{url_hash[:16]}.git"
+        self._lookup_timeout = lookup_timeout
+        self._fetch_timeout = fetch_timeout
+        self._remote_environment = git_arguments.environment(environ, source.url)
+        self._local_environment = git_arguments.local_environment(environ)
+        self._lookup_slots = DeferredSemaphore(MAX_CONCURRENT_LOOKUPS)
+        self._mirror_lock = DeferredLock()
+        self._event_numbers = count(1)
+        self._last_fetch = 0
 
     async def check(self) -> None:
         """See :meth:`nixery.sources.interface.RefSource.check`."""
-        await self._run(git_arguments.version(), self._local, LOCAL_TIMEOUT)
+        await self._run(git_arguments.version(), self._local_environment, LOCAL_TIMEOUT)
 
     async def find(self, reference: Reference) -> ResolvedRef | None:
         """See :meth:`nixery.sources.interface.RefSource.find`."""
         match reference:
             case GitRefs(names=names):
-                refs = await self._list(git_arguments.list_refs(self._url, names), reference)
+                refs = await self._list_refs(git_arguments.list_refs(self._url, names), reference)
                 return refs.find(names)
             case GitCommit(commit=commit, trusted=trusted):
                 found = await self._find_commit(commit, reference)
@@ -115,47 +115,51 @@ class GitRepository:
         return None
 
     async def _find_commit(self, commit: str, reference: Reference) -> ResolvedRef | None:
-        asked = next(self._ticks)
+        requested = next(self._event_numbers)
         # A commit that has just been pushed is at a tip: no history has to be fetched.
-        tips = await self._list(git_arguments.list_tips(self._url), reference)
+        tips = await self._list_refs(git_arguments.list_tips(self._url), reference)
         found = tips.find_tip(commit)
         if found is not None:
             return found
-        await self._lock.acquire()
+        await self._mirror_lock.acquire()
         try:
             # Another caller's fetch suffices if it began after this call.
-            if self._fetch_began < asked:
-                self._fetch_began = next(self._ticks)
+            if self._last_fetch < requested:
+                self._last_fetch = next(self._event_numbers)
                 try:
-                    await self._explained(self._fetch_history, reference)
+                    await self._convert_errors(self._fetch_history, reference)
                 except BaseException:
-                    self._fetch_began = 0
+                    self._last_fetch = 0
                     raise
-            return await self._explained(lambda: self._search(commit), reference)
+            return await self._convert_errors(lambda: self._find_in_mirror(commit), reference)
         finally:
-            self._lock.release()
+            self._mirror_lock.release()
 
-    async def _list(self, argv: tuple[str, ...], reference: Reference) -> RefList:
-        async def attempt(seconds: float) -> RefList:
-            return parse_refs(await self._run(argv, self._environment, seconds))
+    async def _list_refs(self, argv: tuple[str, ...], reference: Reference) -> RefList:
+        async def list_once(timeout: float) -> RefList:
+            return parse_refs(await self._run(argv, self._remote_environment, timeout))
 
-        async def work() -> RefList:
+        async def operation() -> RefList:
             return await retry(
-                attempt, THREE_ATTEMPTS, clock=self._clock, seconds=self._seconds, again=_may_pass
+                list_once,
+                THREE_ATTEMPTS,
+                clock=self._clock,
+                timeout=self._lookup_timeout,
+                is_temporary=_is_temporary,
             )
 
-        await self._slots.acquire()
+        await self._lookup_slots.acquire()
         try:
-            return await self._explained(work, reference)
+            return await self._convert_errors(operation, reference)
         finally:
-            self._slots.release()
+            self._lookup_slots.release()
 
     async def _fetch_history(self) -> None:
         await self._workers.run(_make_parent, self._mirror)
         try:
-            await self._fetch_once()
+            await self._update_mirror()
         except ProcessFailed as error:
-            if not _DAMAGED.search(error.output.stderr):
+            if not _DAMAGED_MIRROR.search(error.output.stderr):
                 raise
             self._log.warn(
                 "The mirror {mirror} is damaged, and is made anew: {error}",
@@ -163,29 +167,33 @@ class GitRepository:
                 error=error,
             )
             await self._workers.run(shutil.rmtree, self._mirror, ignore_errors=True)
-            await self._fetch_once()
+            await self._update_mirror()
 
-    async def _fetch_once(self) -> None:
-        await self._run(git_arguments.make_mirror(self._mirror), self._local, LOCAL_TIMEOUT)
+    async def _update_mirror(self) -> None:
+        await self._run(
+            git_arguments.make_mirror(self._mirror), self._local_environment, LOCAL_TIMEOUT
+        )
         await self._run(
             git_arguments.fetch_history(self._mirror, self._url),
-            self._environment,
-            self._fetch_seconds,
+            self._remote_environment,
+            self._fetch_timeout,
         )
 
-    async def _search(self, commit: str) -> ResolvedRef | None:
+    async def _find_in_mirror(self, commit: str) -> ResolvedRef | None:
         """Return the commit, if the mirror has it in the history of a ref."""
         try:
-            kind = await self._run(
-                git_arguments.object_type(self._mirror, commit), self._local, LOCAL_TIMEOUT
+            object_type = await self._run(
+                git_arguments.object_type(self._mirror, commit),
+                self._local_environment,
+                LOCAL_TIMEOUT,
             )
         except ProcessFailed:
             return None  # there is no such object
-        if kind.strip() != b"commit":
+        if object_type.strip() != b"commit":
             return None
         try:
             ref = await self._run(
-                git_arguments.contains(self._mirror, commit), self._local, LOCAL_TIMEOUT
+                git_arguments.contains(self._mirror, commit), self._local_environment, LOCAL_TIMEOUT
             )
         except ProcessFailed:
             # The mirror's history cannot be read: the next look-up starts with a new mirror.
@@ -195,39 +203,39 @@ class GitRepository:
         return ResolvedRef(commit=commit, ref=name) if name else None
 
     async def _run(
-        self, argv: tuple[str, ...], environment: Mapping[str, str], seconds: float
+        self, argv: tuple[str, ...], environment: Mapping[str, str], timeout: float
     ) -> bytes:
         command = Command(
-            argv=argv, environment=environment, timeout=seconds, stdout_limit=MAX_REF_BYTES
+            argv=argv, environment=environment, timeout=timeout, stdout_limit=MAX_REF_BYTES
         )
         return (await self._spawner.run(command)).stdout
 
-    async def _explained(
+    async def _convert_errors(
         self,
-        work: Callable[[], Coroutine[Deferred[Any], Any, T]],
+        operation: Callable[[], Coroutine[Deferred[Any], Any, T]],
         reference: Reference,
     ) -> T:
         """
-        Run ``work``, with failures of git converted.
+        Run ``operation``, with failures of git converted.
 
         :raises SourceUnavailable: a command fails.
         """
         try:
-            return await work()
+            return await operation()
         except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
-            said, output = _error_summary(error), error.output
+            reason, output = _error_summary(error), error.output
             cause: Exception = error
         except ValueError as error:
-            said, output, cause = f"git was not understood: {error}", None, error
+            reason, output, cause = f"git was not understood: {error}", None, error
         raise SourceUnavailable(
             source=self._source.describe(),
             what=reference.describe(),
-            reason=said,
+            reason=reason,
             output=output,
         ) from cause
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     """True if a retry may succeed: after any failure, for git has one exit status for all."""
     return isinstance(error, ProcessFailed | ProcessTimedOut)
 

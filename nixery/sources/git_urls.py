@@ -4,7 +4,7 @@ Validate and normalise URLs of git repositories.
 git takes URLs, paths, and ``host:path`` as ssh does; Nix takes URLs only, and gets
 ``host:path`` wrong.  A URL may also hold a password, which must not appear in a list of
 processes, a message, a cache key or a file.  All of these use :func:`public_url`, and git
-gets the complete URL from its environment (:func:`rewriting`).
+gets the complete URL from its environment (:func:`url_rewrites`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-__all__ = ["SCHEMES", "has_secret", "is_ref_name", "is_supported", "public_url", "rewriting"]
+__all__ = ["SCHEMES", "has_secret", "is_ref_name", "is_supported", "public_url", "url_rewrites"]
 
 SCHEMES = ("https", "ssh", "file", "http", "git")
 """Supported schemes.  Others would run programs: git runs the remote helper named after one."""
@@ -26,7 +26,7 @@ _HOST = re.compile(r"(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+\])", re.ASCII)
 _USER = re.compile(r"\w[\w.-]*", re.ASCII)
 
 # Names that git's check-ref-format refuses, and characters that ls-remote takes for wildcards.
-_NOT_IN_REFS = re.compile(
+_INVALID_IN_REF_NAMES = re.compile(
     r"[\x00-\x20\x7f~^:?*\[\]\\]|\.\.|@\{|//|^/|/$|\.$|^\.|/\.|\.lock(?:/|$)|^-|^@$"
 )
 
@@ -41,7 +41,7 @@ def public_url(url: str) -> str:
         return Path("/", url.lstrip("/")).as_uri()
     scp = _SCP.fullmatch(url)
     if scp:
-        return f"ssh://{scp['host']}/{quote(scp['path'].lstrip('/'), safe=_SAFE)}"
+        return f"ssh://{scp['host']}/{quote(scp['path'].lstrip('/'), safe=_UNQUOTED)}"
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     if parts.scheme in ("http", "https"):
@@ -49,13 +49,13 @@ def public_url(url: str) -> str:
         user = at = ""
     user = user.partition(":")[0]
     # The rest stays unchanged: escaped characters stay escaped.
-    path = quote(parts.path, safe=_SAFE + "%")
+    path = quote(parts.path, safe=_UNQUOTED + "%")
     if parts.scheme == "file":
         path = "/" + path.lstrip("/")
     return urlunsplit((parts.scheme, f"{user}{at}{host}", path, "", ""))
 
 
-def rewriting(url: str) -> dict[str, str]:
+def url_rewrites(url: str) -> dict[str, str]:
     """
     Return git configuration that maps the public form of a URL back to ``url``.
 
@@ -98,7 +98,7 @@ def is_supported(url: str) -> bool:
 
 def is_ref_name(name: str) -> bool:
     """True if a branch or a tag can have this name."""
-    return bool(name) and len(name) <= 250 and not _NOT_IN_REFS.search(name)
+    return bool(name) and len(name) <= 250 and not _INVALID_IN_REF_NAMES.search(name)
 
 
-_SAFE = "/!$&'()*+,;=~"
+_UNQUOTED = "/!$&'()*+,;=~"

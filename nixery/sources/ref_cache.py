@@ -40,10 +40,10 @@ The most seconds that a look-up may take, all attempts together: less than clien
 answer to a request (``pull_wait_timeout``).
 """
 
-UPSTREAM_PAUSE = 30.0
+STALE_TTL_SECONDS = 30.0
 """Seconds between requests for a reference whose look-up failed and has an old result."""
 
-NEGATIVE_TTL = 30.0
+NEGATIVE_TTL_SECONDS = 30.0
 """The most seconds for which a reference that does not exist is cached."""
 
 MAX_CACHED_REFS = 4096
@@ -51,11 +51,11 @@ MAX_CACHED_REFS = 4096
 
 
 @define(eq=False)
-class _Answer:
+class _CachedRef:
     """A cached result, valid until a time on the clock; ``None`` if there is no such ref."""
 
-    found: ResolvedRef | None
-    until: float
+    result: ResolvedRef | None
+    expires_at: float
 
 
 class RefCache:
@@ -65,7 +65,7 @@ class RefCache:
     :param upstream: looks references up.
     :param name: the upstream's name in the log and in the file.
     :param ttl: seconds for which a moving reference is not looked up again.
-    :param known: stores results across restarts.
+    :param ref_file: stores results across restarts.
     :param workers: for the file system.
     :param clock: measures times to live.
     """
@@ -78,21 +78,21 @@ class RefCache:
         *,
         name: str,
         ttl: float,
-        known: RefFile,
+        ref_file: RefFile,
         workers: Workers,
         clock: IReactorTime,
     ) -> None:
         self._upstream = upstream
         self._name = name
         self._ttl = ttl
-        self._file = known
+        self._ref_file = ref_file
         self._workers = workers
         self._clock = clock
-        self._known: dict[str, ResolvedRef] = {}
-        self._fresh: dict[str, _Answer] = {}
-        self._asking: SingleFlight[str, ResolvedRef | None] = SingleFlight()
-        self._saving = DeferredLock()
-        self._failing = False
+        self._stored: dict[str, ResolvedRef] = {}
+        self._entries: dict[str, _CachedRef] = {}
+        self._lookups: SingleFlight[str, ResolvedRef | None] = SingleFlight()
+        self._save_lock = DeferredLock()
+        self._upstream_failing = False
         self._stopping = False
 
     async def start(self) -> None:
@@ -104,7 +104,7 @@ class RefCache:
         self._stopping = False
         await self._upstream.check()
         try:
-            self._known = await self._workers.run(self._file.load)
+            self._stored = await self._workers.run(self._ref_file.load)
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._log.warn(
                 "What {upstream} said last is forgotten: {error}", upstream=self._name, error=error
@@ -113,45 +113,47 @@ class RefCache:
     async def stop(self) -> None:
         """Cancel running look-ups; returns when they have ended."""
         self._stopping = True
-        await self._asking.stop()
+        await self._lookups.stop()
 
-    async def find(self, reference: Reference, *, expected: bool) -> ResolvedRef | None:
+    async def find(self, reference: Reference, *, must_exist: bool) -> ResolvedRef | None:
         """
         Return the commit of a reference, from the cache while that is fresh.
 
-        :param expected: whether a missing reference is a fault of the upstream: then the
+        :param must_exist: whether a missing reference is a fault of the upstream: then the
             last result is used.
         :return: ``None`` if the reference does not exist.
         :raises SourceUnavailable: the look-up failed, and there is no earlier result.
         """
-        key = self._key(reference)
-        if isinstance(reference, GitCommit) and key in self._known:
-            return self._known[key]
-        answer = self._fresh.get(key)
-        if answer is not None and self._clock.seconds() < answer.until:
-            return answer.found
+        key = self._cache_key(reference)
+        if isinstance(reference, GitCommit) and key in self._stored:
+            return self._stored[key]
+        cached = self._entries.get(key)
+        if cached is not None and self._clock.seconds() < cached.expires_at:
+            return cached.result
         if self._stopping:
             raise ShuttingDown
 
-        async def work() -> ResolvedRef | None:
+        async def look_up() -> ResolvedRef | None:
             try:
-                return await self._ask(key, reference, expected=expected)
+                return await self._look_up(key, reference, must_exist=must_exist)
             except CancelledError as error:
                 raise ShuttingDown from error
 
-        return await self._asking.run(key, work)
+        return await self._lookups.run(key, look_up)
 
     def invalidate(self, commit: str) -> None:
         """Drop cached results that are a commit which cannot be fetched, to look them up anew."""
-        for key, answer in list(self._fresh.items()):
-            if answer.found is not None and answer.found.commit == commit:
-                del self._fresh[key]
+        for key, cached in list(self._entries.items()):
+            if cached.result is not None and cached.result.commit == commit:
+                del self._entries[key]
 
-    async def _ask(self, key: str, reference: Reference, *, expected: bool) -> ResolvedRef | None:
-        known = self._known.get(key)
+    async def _look_up(
+        self, key: str, reference: Reference, *, must_exist: bool
+    ) -> ResolvedRef | None:
+        stored = self._stored.get(key)
         try:
-            found = await self._upstream.find(reference)
-            if found is None and expected:
+            result = await self._upstream.find(reference)
+            if result is None and must_exist:
                 raise SourceUnavailable(
                     source=self._name,
                     what=reference.describe(),
@@ -159,58 +161,62 @@ class RefCache:
                     advice="what its operator has configured is not there",
                 )
         except SourceUnavailable as error:
-            if known is None:
+            if stored is None:
                 self._log.warn("{error}", error=error, output=error.output)
                 raise
-            self._fail(reference, known, error)
-            self._remember(key, known, UPSTREAM_PAUSE)
-            return known
-        self._recover()
-        self._remember(key, found, self._ttl if found else min(NEGATIVE_TTL, self._ttl))
-        if found != known:
-            await self._keep(key, found)
-        return found
+            self._log_failure(reference, stored, error)
+            self._cache_result(key, stored, STALE_TTL_SECONDS)
+            return stored
+        self._log_recovery()
+        self._cache_result(
+            key, result, self._ttl if result else min(NEGATIVE_TTL_SECONDS, self._ttl)
+        )
+        if result != stored:
+            await self._store(key, result)
+        return result
 
-    def _fail(self, reference: Reference, known: ResolvedRef, error: SourceUnavailable) -> None:
-        if not self._failing:
-            self._failing = True
+    def _log_failure(
+        self, reference: Reference, stored: ResolvedRef, error: SourceUnavailable
+    ) -> None:
+        if not self._upstream_failing:
+            self._upstream_failing = True
             self._log.warn(
                 "{upstream} cannot be asked for {reference}: {reason}. The commit that it named"
                 " last goes on being served: {commit}",
                 upstream=self._name,
                 reference=reference.describe(),
                 reason=error.reason,
-                commit=known.commit,
+                commit=stored.commit,
                 output=error.output,
             )
 
-    def _recover(self) -> None:
-        if self._failing:
-            self._failing = False
+    def _log_recovery(self) -> None:
+        if self._upstream_failing:
+            self._upstream_failing = False
             self._log.info("{upstream} answers again.", upstream=self._name)
 
-    def _remember(self, key: str, found: ResolvedRef | None, ttl: float) -> None:
-        self._fresh.pop(key, None)
-        self._fresh[key] = _Answer(found, self._clock.seconds() + ttl)
-        _shorten(self._fresh)
+    def _cache_result(self, key: str, result: ResolvedRef | None, ttl: float) -> None:
+        self._entries.pop(key, None)
+        self._entries[key] = _CachedRef(result, self._clock.seconds() + ttl)
+        _evict_oldest(self._entries)
 
-    async def _keep(self, key: str, found: ResolvedRef | None) -> None:
+    async def _store(self, key: str, result: ResolvedRef | None) -> None:
         """Store a result for use after a restart."""
-        self._known.pop(key, None)
-        if found is not None:
-            self._known[key] = found
-            _shorten(self._known)
-        await self._saving.acquire()
+        self._stored.pop(key, None)
+        if result is not None:
+            self._stored[key] = result
+            _evict_oldest(self._stored)
+        await self._save_lock.acquire()
         try:
-            await self._workers.run(self._file.save, dict(self._known))
+            await self._workers.run(self._ref_file.save, dict(self._stored))
         except OSError as error:
             self._log.warn(
                 "What {upstream} says is not kept: {error}", upstream=self._name, error=error
             )
         finally:
-            self._saving.release()
+            self._save_lock.release()
 
-    def _key(self, reference: Reference) -> str:
+    def _cache_key(self, reference: Reference) -> str:
         """
         Return the cache key of a reference.
 
@@ -221,7 +227,7 @@ class RefCache:
         return canonical_json({"upstream": self._name, "reference": fields}).decode()
 
 
-def _shorten(mapping: dict[str, T]) -> None:
+def _evict_oldest(mapping: dict[str, T]) -> None:
     """Remove the oldest entries beyond the limit."""
     while len(mapping) > MAX_CACHED_REFS:
         del mapping[next(iter(mapping))]

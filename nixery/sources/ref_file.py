@@ -18,7 +18,7 @@ from nixery.sources.source import ResolvedRef
 
 __all__ = ["RefFile"]
 
-VERSION = 1
+FORMAT_VERSION = 1
 
 
 class RefFile:
@@ -45,9 +45,9 @@ class RefFile:
         except FileNotFoundError:
             return {}
         data = json.loads(text)
-        if not isinstance(data, dict) or data.get("version") != VERSION:
+        if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION:
             raise ValueError(f"{self._path} is of another version")
-        return {str(key): _found(entry) for key, entry in data["references"]}
+        return {str(key): _parse_entry(entry) for key, entry in data["references"]}
 
     def save(self, references: Mapping[str, ResolvedRef]) -> None:
         """
@@ -56,23 +56,22 @@ class RefFile:
         :raises OSError: it cannot be written.
         """
         data = {
-            "version": VERSION,
+            "version": FORMAT_VERSION,
             "references": [
-                [key, {"commit": found.commit, "ref": found.ref}]
-                for key, found in references.items()
+                [key, {"commit": ref.commit, "ref": ref.ref}] for key, ref in references.items()
             ],
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_suffix(".new")
-        with draft.open("w", encoding="utf-8") as file:
+        temporary = self._path.with_suffix(".new")
+        with temporary.open("w", encoding="utf-8") as file:
             json.dump(data, file, indent=1)
             file.flush()
             # Without this, a power cut may leave the new name on an empty file.
             os.fsync(file.fileno())
-        draft.replace(self._path)
+        temporary.replace(self._path)
 
 
-def _found(entry: object) -> ResolvedRef:
+def _parse_entry(entry: object) -> ResolvedRef:
     match entry:
         case {"commit": str(commit), "ref": str() | None as ref} if is_commit(commit):
             return ResolvedRef(commit=commit, ref=ref)

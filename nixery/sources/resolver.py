@@ -57,13 +57,13 @@ class ResolverSettings:
     """
     The settings of a :class:`Resolver`.
 
-    :param rules: decides which tags may be asked for.
+    :param tag_policy: decides which tags may be asked for.
     :param overlays: files or directories with the operator's overlays.
     :param nixpkgs_url: the URL of the archive of a nixpkgs commit.
     """
 
     source: Source
-    rules: TagPolicy = field(factory=TagPolicy)
+    tag_policy: TagPolicy = field(factory=TagPolicy)
     overlays: tuple[Path, ...] = ()
     nixpkgs_url: str = NIXPKGS_URL
 
@@ -95,8 +95,8 @@ class Resolver:
         self._channels = channels
         self._fetcher = fetcher
         self._workers = workers
-        self._fetching: SingleFlight[SourceTree, Path] = SingleFlight()
-        self._unchanging: Revision | None = None
+        self._fetches: SingleFlight[SourceTree, Path] = SingleFlight()
+        self._pinned_revision: Revision | None = None
         self._stopping = False
 
     async def start(self) -> None:
@@ -108,48 +108,48 @@ class Resolver:
         """
         self._stopping = False
         if isinstance(self._settings.source, PathSource):
-            await self._workers.run(_check, self._settings.source.path, _PACKAGE_SET)
+            await self._workers.run(_check_path, self._settings.source.path, _PACKAGE_SET)
         for overlay in self._settings.overlays:
-            await self._workers.run(_check, overlay, _OVERLAY)
-        if self._settings.rules.any_commit:
+            await self._workers.run(_check_path, overlay, _OVERLAY)
+        if self._settings.tag_policy.any_commit:
             self._log.warn(
                 "allow_any_commit is on: whoever may pull may also have any code built, for"
                 " hosts serve commits of anybody's forks as if they were the repository's own."
             )
-        for lookups in self._lookups():
-            await lookups.start()
+        for ref_cache in self._ref_caches():
+            await ref_cache.start()
 
     async def stop(self) -> None:
         """Cancel running look-ups and fetches; returns when they have ended."""
         self._stopping = True
-        for lookups in self._lookups():
-            await lookups.stop()
-        await self._fetching.stop()
+        for ref_cache in self._ref_caches():
+            await ref_cache.stop()
+        await self._fetches.stop()
 
     async def resolve(self, tag: Tag) -> Revision:
         """See :meth:`nixery.sources.interface.Sources.resolve`."""
         settings, source = self._settings, self._settings.source
         if isinstance(source, PathSource):
             if tag != LATEST:
-                raise unknown_revision(source, settings.rules, tag)
-            if self._unchanging is not None:
-                return self._unchanging
+                raise unknown_revision(source, settings.tag_policy, tag)
+            if self._pinned_revision is not None:
+                return self._pinned_revision
             path = await self._workers.run(_real_path, source.path, _PACKAGE_SET)
-            overlays = await self._overlays()
+            overlays = await self._resolve_overlays()
             revision = path_revision(path, overlays)
             # The paths are in the Nix store, without symlinks: they never change, and a
             # cached answer need not wait for a thread.
             if revision.pinned and (path, overlays) == (source.path, settings.overlays):
-                self._unchanging = revision
+                self._pinned_revision = revision
             return revision
-        wanted = references(source, settings.rules, tag)
-        found, *below = await gather(self._find(each, tag) for each in wanted)
+        requested = references(source, settings.tag_policy, tag)
+        resolved, *base = await gather(self._find(each, tag) for each in requested)
         return revision_of(
             source,
-            wanted[0].describe(),
-            found,
-            base=below[0] if below else None,
-            overlays=await self._overlays(),
+            requested[0].describe(),
+            resolved,
+            base=base[0] if base else None,
+            overlays=await self._resolve_overlays(),
             nixpkgs_url=settings.nixpkgs_url,
         )
 
@@ -160,16 +160,16 @@ class Resolver:
         if not trees:
             path = Path(revision.identity["path"])
             return PackageSet(revision=revision, path=path, overlays=overlays)
-        path, *above = await gather(self._fetch(tree) for tree in trees)
-        return PackageSet(revision=revision, path=path, overlays=(*above, *overlays))
+        path, *overlay_trees = await gather(self._fetch(tree) for tree in trees)
+        return PackageSet(revision=revision, path=path, overlays=(*overlay_trees, *overlays))
 
     async def tags(self) -> Sequence[str]:
         """See :meth:`nixery.sources.interface.Sources.tags`."""
-        return configured_tags(self._settings.source, self._settings.rules)
+        return configured_tags(self._settings.source, self._settings.tag_policy)
 
     # -- references -------------------------------------------------------------
 
-    def _lookups(self) -> tuple[RefCache, ...]:
+    def _ref_caches(self) -> tuple[RefCache, ...]:
         return (self._channels,) if self._git is None else (self._git, self._channels)
 
     async def _find(self, reference: Reference, tag: Tag) -> ResolvedRef:
@@ -180,16 +180,16 @@ class Resolver:
         """
         if isinstance(reference, NixpkgsCommit):
             return ResolvedRef(commit=reference.commit)
-        source, rules = self._settings.source, self._settings.rules
+        source, tag_policy = self._settings.source, self._settings.tag_policy
         # A missing reference that is configured is the operator's error, not the client's.
-        expected = reference in references(source, rules, LATEST)
-        lookups = self._channels
+        must_exist = reference in references(source, tag_policy, LATEST)
+        ref_cache = self._channels
         if isinstance(reference, GitRefs | GitCommit) and self._git is not None:
-            lookups = self._git
-        found = await lookups.find(reference, expected=expected)
-        if found is None:
-            raise unknown_revision(source, rules, tag)
-        return found
+            ref_cache = self._git
+        resolved = await ref_cache.find(reference, must_exist=must_exist)
+        if resolved is None:
+            raise unknown_revision(source, tag_policy, tag)
+        return resolved
 
     # -- fetching ---------------------------------------------------------------
 
@@ -197,29 +197,29 @@ class Resolver:
         if self._stopping:
             raise ShuttingDown
 
-        async def work() -> Path:
+        async def fetch_tree() -> Path:
             try:
                 return await self._fetcher.fetch(tree)
             except CancelledError as error:
                 raise ShuttingDown from error
             except CommitMissing as error:
                 raise unknown_revision(
-                    self._settings.source, self._settings.rules, tree.commit
+                    self._settings.source, self._settings.tag_policy, tree.commit
                 ) from error
             except SourceUnavailable as error:
                 self._log.warn("{error}", error=error, output=error.output)
                 # The branch may have been rewritten since it was looked up.
-                for lookups in self._lookups():
-                    lookups.invalidate(tree.commit)
+                for ref_cache in self._ref_caches():
+                    ref_cache.invalidate(tree.commit)
                 raise
 
-        return await self._fetching.run(tree, work)
+        return await self._fetches.run(tree, fetch_tree)
 
-    async def _overlays(self) -> tuple[Path, ...]:
-        real = [
+    async def _resolve_overlays(self) -> tuple[Path, ...]:
+        resolved = [
             await self._workers.run(_real_path, path, _OVERLAY) for path in self._settings.overlays
         ]
-        return tuple(real)
+        return tuple(resolved)
 
 
 # -- on worker threads --------------------------------------------------------
@@ -228,17 +228,17 @@ _PACKAGE_SET = "package set"
 _OVERLAY = "overlay"
 
 
-def _check(path: Path, what: str) -> None:
+def _check_path(path: Path, kind: str) -> None:
     """
     Check that a path can be evaluated.
 
     :raises SourceMissing: there is nothing to evaluate at it.
     """
-    if _real_path(path, what).is_dir():
-        _real_path(path / "default.nix", what)
+    if _real_path(path, kind).is_dir():
+        _real_path(path / "default.nix", kind)
 
 
-def _real_path(path: Path, what: str) -> Path:
+def _real_path(path: Path, kind: str) -> Path:
     """
     Resolve the symlinks of a path, which restricted evaluation refuses.
 
@@ -248,8 +248,8 @@ def _real_path(path: Path, what: str) -> Path:
         return Path(os.path.realpath(path, strict=True))
     except OSError as error:
         reason = error.strerror or str(error)
-        if what == _OVERLAY:
+        if kind == _OVERLAY:
             raise SourceMissing(
-                path=str(path), reason=reason, what=what, setting="overlays"
+                path=str(path), reason=reason, kind=kind, setting="overlays"
             ) from error
         raise SourceMissing(path=str(path), reason=reason) from error

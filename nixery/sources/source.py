@@ -198,7 +198,7 @@ def path_revision(path: Path, overlays: Sequence[Path] = ()) -> Revision:
 def revision_of(
     source: ChannelSource | GitSource,
     name: str,
-    found: ResolvedRef,
+    resolved: ResolvedRef,
     *,
     base: ResolvedRef | None = None,
     overlays: Sequence[Path] = (),
@@ -211,7 +211,7 @@ def revision_of(
     :param base: the nixpkgs below it, if the source is an overlay.
     :param overlays: those of the configuration, without symlinks.
     """
-    identity = {"commit": found.commit}
+    identity = {"commit": resolved.commit}
     if isinstance(source, ChannelSource):
         identity |= {"kind": "nixpkgs", "url": nixpkgs_url}
     elif base is None:
@@ -219,12 +219,12 @@ def revision_of(
     else:
         identity |= {"kind": "overlay", "url": source.public_url}
         identity |= {"base": base.commit, "base_url": nixpkgs_url}
-    short = found.commit[:12]
+    short = resolved.commit[:12]
     return Revision(
         identity=identity | _overlay_identity(overlays),
         pinned=all(map(is_pinned_path, overlays)),
         label=short if is_commit(name) else f"{name} at {short}",
-        ref=found.ref,
+        ref=resolved.ref,
     )
 
 

@@ -46,12 +46,12 @@ __all__ = [
 
 LATEST = Tag("latest")
 
-SLASH = "--"
+SLASH_REPLACEMENT = "--"
 """Replaces a slash of a branch's name in a tag."""
 
-EVERYTHING = ("*",)
+ANY_TAG = ("*",)
 
-_CHANNEL = re.compile(
+_OFFICIAL_CHANNEL = re.compile(
     r"nixos-(?:unstable|[0-9]{2}\.[0-9]{2})(?:-small)?"
     r"|nixos-[0-9]{2}\.[0-9]{2}-aarch64"
     r"|nixpkgs-unstable"
@@ -125,32 +125,32 @@ class TagPolicy:
     :param any_commit: whether a commit is accepted without proof of its origin.
     """
 
-    patterns: tuple[str, ...] = EVERYTHING
+    patterns: tuple[str, ...] = ANY_TAG
     any_commit: bool = False
 
-    def permit(self, tag: str) -> bool:
+    def allows(self, tag: str) -> bool:
         return tag == LATEST or any(fnmatchcase(tag, pattern) for pattern in self.patterns)
 
     def describe(self, source: Source) -> tuple[str, ...]:
         """Describe the allowed tags, for people."""
         if isinstance(source, PathSource):
             return (LATEST,)
-        if self.patterns != EVERYTHING:
+        if self.patterns != ANY_TAG:
             return (LATEST, *(pattern for pattern in self.patterns if pattern != LATEST))
         if isinstance(source, GitSource):
             commits = "any full commit" if self.any_commit else "full commits in their history"
             return (LATEST, "branches", "tags", commits)
-        named = () if source.is_commit else (source.channel,)
+        configured = () if source.is_commit else (source.channel,)
         commits = "any full nixpkgs commit"
         return (
             LATEST,
-            *named,
+            *configured,
             "official channels as nixos-25.05 and nixpkgs-unstable",
             *((commits,) if self.any_commit else ()),
         )
 
 
-def references(source: Source, rules: TagPolicy, tag: Tag) -> tuple[Reference, ...]:
+def references(source: Source, policy: TagPolicy, tag: Tag) -> tuple[Reference, ...]:
     """
     Return the references to look up for a tag.
 
@@ -161,17 +161,17 @@ def references(source: Source, rules: TagPolicy, tag: Tag) -> tuple[Reference, .
     :raises UnknownRevision: the tag names none, or one that is not served.
     """
     # Clients ask for signatures under such tags; no rule may turn them into revisions.
-    if is_referrers_tag(tag) or not rules.permit(tag):
-        raise unknown_revision(source, rules, tag)
+    if is_referrers_tag(tag) or not policy.allows(tag):
+        raise unknown_revision(source, policy, tag)
     if isinstance(source, ChannelSource):
-        return (_channel_reference(source, rules, tag),)
+        return (_channel_reference(source, policy, tag),)
     if isinstance(source, GitSource):
         base = () if source.base is None else (_configured_channel(source.base),)
-        return (_git_reference(source, rules, tag), *base)
-    raise unknown_revision(source, rules, tag)
+        return (_git_reference(source, policy, tag), *base)
+    raise unknown_revision(source, policy, tag)
 
 
-def configured_tags(source: Source, rules: TagPolicy) -> tuple[str, ...]:
+def configured_tags(source: Source, policy: TagPolicy) -> tuple[str, ...]:
     """Return the tags that the configuration itself names, sorted."""
     names: set[str] = {LATEST}
     if isinstance(source, ChannelSource):
@@ -179,28 +179,28 @@ def configured_tags(source: Source, rules: TagPolicy) -> tuple[str, ...]:
     elif isinstance(source, GitSource) and source.ref is not None:
         names.add(source.ref)
     if not isinstance(source, PathSource):
-        names |= {pattern for pattern in rules.patterns if not set(pattern) & set("*?[")}
-    return tuple(sorted(name for name in names if _is_served(source, rules, name)))
+        names |= {pattern for pattern in policy.patterns if not set(pattern) & set("*?[")}
+    return tuple(sorted(name for name in names if _is_served(source, policy, name)))
 
 
-def unknown_revision(source: Source, rules: TagPolicy, tag: str) -> UnknownRevision:
+def unknown_revision(source: Source, policy: TagPolicy, tag: str) -> UnknownRevision:
     """Return the error that lists the revisions that are served."""
-    return UnknownRevision(tag=tag, allowed=rules.describe(source), source=source.describe())
+    return UnknownRevision(tag=tag, allowed=policy.describe(source), source=source.describe())
 
 
 def git_refs(name: str) -> tuple[str, ...]:
     """Return the refs that a branch or tag name may mean, the likeliest first."""
     names = [name] if is_ref_name(name) else []
-    slashed = name.replace(SLASH, "/")
-    if slashed != name and is_ref_name(slashed):
-        names.append(slashed)
+    with_slashes = name.replace(SLASH_REPLACEMENT, "/")
+    if with_slashes != name and is_ref_name(with_slashes):
+        names.append(with_slashes)
     return tuple(f"refs/{kind}/{each}" for each in names for kind in ("heads", "tags"))
 
 
-def _is_served(source: Source, rules: TagPolicy, name: str) -> bool:
+def _is_served(source: Source, policy: TagPolicy, name: str) -> bool:
     try:
         if not isinstance(source, PathSource):
-            references(source, rules, Tag(name))
+            references(source, policy, Tag(name))
     except UnknownRevision:
         return False
     # The configured branch's name may not be a valid tag.
@@ -213,17 +213,17 @@ def _configured_channel(source: ChannelSource) -> ChannelName | NixpkgsCommit:
     return ChannelName(name=source.channel)
 
 
-def _channel_reference(source: ChannelSource, rules: TagPolicy, tag: Tag) -> Reference:
+def _channel_reference(source: ChannelSource, policy: TagPolicy, tag: Tag) -> Reference:
     if tag in (LATEST, source.channel):
         return _configured_channel(source)
-    if is_commit(tag) and rules.any_commit:
+    if is_commit(tag) and policy.any_commit:
         return NixpkgsCommit(commit=tag)
-    if _CHANNEL.fullmatch(tag):
+    if _OFFICIAL_CHANNEL.fullmatch(tag):
         return ChannelName(name=tag)
-    raise unknown_revision(source, rules, tag)
+    raise unknown_revision(source, policy, tag)
 
 
-def _git_reference(source: GitSource, rules: TagPolicy, tag: Tag) -> Reference:
+def _git_reference(source: GitSource, policy: TagPolicy, tag: Tag) -> Reference:
     if tag == LATEST:
         if source.ref is None:
             return GitRefs(names=("HEAD",))
@@ -232,8 +232,8 @@ def _git_reference(source: GitSource, rules: TagPolicy, tag: Tag) -> Reference:
             return GitCommit(commit=source.ref, trusted=True)
         return GitRefs(names=tuple(f"refs/{kind}/{source.ref}" for kind in ("heads", "tags")))
     if is_commit(tag):
-        return GitCommit(commit=tag, trusted=rules.any_commit or tag == source.ref)
+        return GitCommit(commit=tag, trusted=policy.any_commit or tag == source.ref)
     names = git_refs(tag)
     if not names:
-        raise unknown_revision(source, rules, tag)
+        raise unknown_revision(source, policy, tag)
     return GitRefs(names=names)

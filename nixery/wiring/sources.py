@@ -63,12 +63,12 @@ def make_sources(
     source = config.source
     workers, environ = context.workers, context.environ
 
-    def lookups(upstream: RefSource, name: str, file: str) -> RefCache:
+    def ref_cache(upstream: RefSource, name: str, file: str) -> RefCache:
         return RefCache(
             upstream,
             name=name,
             ttl=config.source_ttl,
-            known=RefFile(context.settings.state_directory / "sources" / file),
+            ref_file=RefFile(context.settings.state_directory / "sources" / file),
             workers=workers,
             clock=reactor,
         )
@@ -80,28 +80,28 @@ def make_sources(
             spawner=context.spawner,
             clock=reactor,
             workers=workers,
-            mirrors=config.cache_directory / "mirrors",
-            seconds=LOOKUP_TIMEOUT_SECONDS,
-            fetch_seconds=config.fetch_timeout,
+            mirror_directory=config.cache_directory / "mirrors",
+            lookup_timeout=LOOKUP_TIMEOUT_SECONDS,
+            fetch_timeout=config.fetch_timeout,
             environ=environ,
         )
-        git = lookups(repository, source.describe(), "git.json")
+        git = ref_cache(repository, source.describe(), "git.json")
     host = config.channel_url.rstrip("/")
     channels = ChannelHost(
         make_fetcher(reactor, workers, environ),
         host,
         clock=reactor,
-        seconds=LOOKUP_TIMEOUT_SECONDS,
+        lookup_timeout=LOOKUP_TIMEOUT_SECONDS,
     )
     sources = Resolver(
         ResolverSettings(
             source=source,
-            rules=config.rules,
+            tag_policy=config.rules,
             overlays=config.overlays,
             nixpkgs_url=config.nixpkgs_url,
         ),
         git=git,
-        channels=lookups(channels, f"the channel host {host}", "channels.json"),
+        channels=ref_cache(channels, f"the channel host {host}", "channels.json"),
         fetcher=NixFetcher(
             context,
             wall_clock=wall_clock or SystemWallClock(),

@@ -196,8 +196,8 @@ class BucketConnector:
                 attempt,
                 BACKOFF,
                 clock=self._clock,
-                again=lambda error: isinstance(error, StorageUnavailable),
-                failed=unavailable,
+                is_temporary=lambda error: isinstance(error, StorageUnavailable),
+                on_failure=unavailable,
             )
         except (CancelledError, ShuttingDown):
             return

@@ -44,9 +44,9 @@ class RetryTests(SynchronousTestCase):
                 self.attempt,
                 THREE_ATTEMPTS,
                 clock=self.clock,
-                seconds=20,
-                again=lambda error: isinstance(error, Flaky),
-                failed=lambda error, pause: self.failures.append((str(error), pause)),
+                timeout=20,
+                is_temporary=lambda error: isinstance(error, Flaky),
+                on_failure=lambda error, pause: self.failures.append((str(error), pause)),
             )
         )
 

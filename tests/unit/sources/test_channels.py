@@ -86,7 +86,7 @@ class ChannelHostTests(SynchronousTestCase):
 
     def upstream(self, client: Any, url: str = "https://h") -> RefSource:
         fetcher = Fetcher(client=client, workers=InlineWorkers(), clock=self.clock)
-        return ChannelHost(fetcher, url, clock=self.clock, seconds=20)
+        return ChannelHost(fetcher, url, clock=self.clock, lookup_timeout=20)
 
     def ask(self, host: RefSource, reference: Reference = UNSTABLE) -> Deferred[ResolvedRef | None]:
         """A question, and all that travels because of it."""

@@ -69,9 +69,9 @@ class GitRepositoryTests(SynchronousTestCase):
             spawner=self.git,
             clock=self.clock,
             workers=InlineWorkers(),
-            mirrors=self.mirrors,
-            seconds=20,
-            fetch_seconds=100,
+            mirror_directory=self.mirrors,
+            lookup_timeout=20,
+            fetch_timeout=100,
             environ={"PATH": "/bin"},
         )
 

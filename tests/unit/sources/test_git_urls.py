@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.sources.git_urls import has_secret, is_ref_name, is_supported, public_url, rewriting
+from nixery.sources.git_urls import has_secret, is_ref_name, is_supported, public_url, url_rewrites
 
 FORMS = {
     "https://example.org/a.git": "https://example.org/a.git",
@@ -48,7 +48,7 @@ class UrlTests(SynchronousTestCase):
         """Git is told where the public form leads if it would not go there by itself."""
         for url, public in FORMS.items():
             expected = {f"url.{url}.insteadOf": public} if url in REWRITTEN else {}
-            self.assertEqual(rewriting(url), expected)
+            self.assertEqual(url_rewrites(url), expected)
 
     def test_password_in_a_url_is_noticed_a_user_name_of_sshs_is_none(self) -> None:
         """A password in a URL is noticed, a user name of ssh's is none."""

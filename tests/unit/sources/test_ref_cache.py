@@ -15,7 +15,7 @@ from nixery.errors import ShuttingDown
 from nixery.process.errors import CommandMissing
 from nixery.sources import ref_cache
 from nixery.sources.errors import SourceUnavailable
-from nixery.sources.ref_cache import NEGATIVE_TTL, UPSTREAM_PAUSE, RefCache
+from nixery.sources.ref_cache import NEGATIVE_TTL_SECONDS, STALE_TTL_SECONDS, RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.source import ResolvedRef
 from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, Reference
@@ -54,31 +54,31 @@ class LookupTests(SynchronousTestCase):
         self.clock = Clock()
         self.upstream = FakeUpstream({MAIN: A})
         self.path = Path(self.mktemp()) / "git.json"
-        self.lookups = self.make()
+        self.cache = self.make()
         self.logged: list[LogEvent] = []
         observer: Any = self.logged.append  # any callable will do
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def make(self, ttl: float = 900) -> RefCache:
-        lookups = RefCache(
+        cache = RefCache(
             self.upstream,
             name="the repository",
             ttl=ttl,
-            known=RefFile(self.path),
+            ref_file=RefFile(self.path),
             workers=InlineWorkers(),
             clock=self.clock,
         )
-        self.successResultOf(Deferred.fromCoroutine(lookups.start()))
-        return lookups
+        self.successResultOf(Deferred.fromCoroutine(cache.start()))
+        return cache
 
     def find(
-        self, reference: Reference = MAIN, *, expected: bool = False
+        self, reference: Reference = MAIN, *, must_exist: bool = False
     ) -> Deferred[ResolvedRef | None]:
-        return Deferred.fromCoroutine(self.lookups.find(reference, expected=expected))
+        return Deferred.fromCoroutine(self.cache.find(reference, must_exist=must_exist))
 
-    def found(self, reference: Reference = MAIN, *, expected: bool = False) -> ResolvedRef | None:
-        return self.successResultOf(self.find(reference, expected=expected))
+    def found(self, reference: Reference = MAIN, *, must_exist: bool = False) -> ResolvedRef | None:
+        return self.successResultOf(self.find(reference, must_exist=must_exist))
 
     def warnings(self) -> list[str]:
         levels = [str(event["log_level"].name) for event in self.logged]
@@ -99,14 +99,14 @@ class LookupTests(SynchronousTestCase):
 
     def test_without_a_time_to_live_every_question_is_asked(self) -> None:
         """Without a time to live, every question is asked."""
-        self.lookups = self.make(ttl=0)
+        self.cache = self.make(ttl=0)
         for _ in range(3):
             self.found()
         self.assertEqual(len(self.upstream.asked), 3)
 
     def test_concurrent_lookups_of_a_ref_share_one_request(self) -> None:
         """Concurrent lookups of a ref share one request, and cancelling one leaves the others."""
-        self.lookups = self.make(ttl=0)
+        self.cache = self.make(ttl=0)
         gate: Deferred[None] = Deferred()
         self.upstream.gate = gate
         asked = [self.find() for _ in range(20)]
@@ -130,7 +130,7 @@ class LookupTests(SynchronousTestCase):
         for _ in range(5):
             self.assertIsNone(self.found(other))
         self.assertEqual(len(self.upstream.asked), 1)
-        self.clock.advance(NEGATIVE_TTL)
+        self.clock.advance(NEGATIVE_TTL_SECONDS)
         self.upstream.refs[other] = B
         self.assertEqual(self.found(other), B)
 
@@ -141,16 +141,16 @@ class LookupTests(SynchronousTestCase):
         self.clock.advance(900)
         self.assertIsNone(self.found())
         self.upstream.down = True
-        self.lookups = self.make()
+        self.cache = self.make()
         self.failureResultOf(self.find(), SourceUnavailable)
 
     def test_commit_that_cannot_be_fetched_is_looked_up_again_before_its_time(self) -> None:
         """A commit that cannot be fetched is looked up again before its time."""
         self.found()
         self.upstream.refs[MAIN] = B
-        self.lookups.invalidate(B.commit)
+        self.cache.invalidate(B.commit)
         self.assertEqual(self.found(), A)
-        self.lookups.invalidate(A.commit)
+        self.cache.invalidate(A.commit)
         self.assertEqual(self.found(), B)
 
     # -- commits --------------------------------------------------------------------
@@ -163,7 +163,7 @@ class LookupTests(SynchronousTestCase):
         del self.upstream.refs[commit]
         self.clock.advance(10**6)
         self.assertEqual(self.found(commit), B)
-        self.lookups = self.make()
+        self.cache = self.make()
         self.assertEqual(self.found(commit), B)
         self.assertEqual(len(self.upstream.asked), 1)
 
@@ -190,7 +190,7 @@ class LookupTests(SynchronousTestCase):
         # It is over.
         self.upstream.down = False
         self.upstream.refs[MAIN] = B
-        self.clock.advance(UPSTREAM_PAUSE)
+        self.clock.advance(STALE_TTL_SECONDS)
         self.assertEqual(self.found(), B)
         self.assertIn("answers again", self.warnings()[1])
         # And it happens again.
@@ -201,13 +201,13 @@ class LookupTests(SynchronousTestCase):
 
     def test_an_upstream_that_is_away_is_left_alone(self) -> None:
         """An upstream that has just failed is not asked again until the pause is over."""
-        self.lookups = self.make(ttl=0)
+        self.cache = self.make(ttl=0)
         self.found()
         self.upstream.down = True
         for _ in range(10):
             self.assertEqual(self.found(), A)
         self.assertEqual(len(self.upstream.asked), 2)
-        self.clock.advance(UPSTREAM_PAUSE)
+        self.clock.advance(STALE_TTL_SECONDS)
         self.found()
         self.assertEqual(len(self.upstream.asked), 3)
 
@@ -222,25 +222,25 @@ class LookupTests(SynchronousTestCase):
         """A daemon that starts while the upstream is away serves what it served before."""
         self.found()
         self.upstream.down = True
-        self.lookups = self.make()
+        self.cache = self.make()
         self.assertEqual(self.found(), A)
         # And it asks at once, whatever the file says.
         self.assertEqual(len(self.upstream.asked), 2)
 
     def test_last_commit_counts_while_the_configured_ref_is_gone(self) -> None:
         """If what is configured is gone, something is wrong, and the last commit counts."""
-        self.failureResultOf(self.find(ChannelName(name="x"), expected=True), SourceUnavailable)
-        self.found(expected=True)
+        self.failureResultOf(self.find(ChannelName(name="x"), must_exist=True), SourceUnavailable)
+        self.found(must_exist=True)
         del self.upstream.refs[MAIN]
         self.clock.advance(900)
-        self.assertEqual(self.found(expected=True), A)
+        self.assertEqual(self.found(must_exist=True), A)
 
     def test_file_that_cannot_be_read_costs_what_it_held_and_nothing_else(self) -> None:
         """A file that cannot be read costs what it held, and nothing else."""
         self.found()
         for text in ("{", "[]", '{"version": 1}', '{"version": 1, "references": [1]}'):
             self.path.write_text(text)
-            self.lookups = self.make()
+            self.cache = self.make()
             self.assertEqual(self.found(), A)
 
     def test_file_that_cannot_be_written(self) -> None:
@@ -259,13 +259,13 @@ class LookupTests(SynchronousTestCase):
     def test_without_the_program_to_ask_with_there_is_no_start(self) -> None:
         """Without the program to ask with there is no start."""
         self.upstream.missing = True
-        self.failureResultOf(Deferred.fromCoroutine(self.lookups.start()), CommandMissing)
+        self.failureResultOf(Deferred.fromCoroutine(self.cache.start()), CommandMissing)
 
     def test_question_is_ended_by_end_of_daemon_and_none_is_begun_after_it(self) -> None:
         """A question is ended by the end of the daemon, and none is begun after it."""
         self.upstream.gate = Deferred()
         asked = self.find()
-        self.successResultOf(Deferred.fromCoroutine(self.lookups.stop()))
+        self.successResultOf(Deferred.fromCoroutine(self.cache.stop()))
         self.failureResultOf(asked, ShuttingDown)
         self.failureResultOf(self.find(), ShuttingDown)
         self.assertEqual(len(self.upstream.asked), 1)

@@ -77,20 +77,20 @@ class ResolverCase(SynchronousTestCase):
         self.fetcher = FakeFetcher()
 
     def make(self, source: Source, **settings: Any) -> Resolver:
-        def lookups(upstream: FakeUpstream) -> RefCache:
+        def cache(upstream: FakeUpstream) -> RefCache:
             return RefCache(
                 upstream,
                 name="upstream",
                 ttl=900,
-                known=RefFile(self.directory / "known.json"),
+                ref_file=RefFile(self.directory / "known.json"),
                 workers=InlineWorkers(),
                 clock=self.clock,
             )
 
         resolver = Resolver(
             ResolverSettings(source=source, **settings),
-            git=lookups(self.git) if isinstance(source, GitSource) else None,
-            channels=lookups(self.channels),
+            git=cache(self.git) if isinstance(source, GitSource) else None,
+            channels=cache(self.channels),
             fetcher=self.fetcher,
             workers=InlineWorkers(),
         )
@@ -137,7 +137,7 @@ class ResolveTests(ResolverCase):
     def test_any_commit_may_be_asked_for_only_if_the_tag_policy_allows_it(self) -> None:
         """Any commit may be asked for only if the tag policy allows it."""
         self.failureResultOf(self.resolve(self.make(CHANNEL), A), UnknownRevision)
-        allowed = self.make(CHANNEL, rules=TagPolicy(any_commit=True))
+        allowed = self.make(CHANNEL, tag_policy=TagPolicy(any_commit=True))
         self.assertEqual(self.revision(allowed, A).identity["commit"], A)
 
     def test_overlay_has_two_commits(self) -> None:
@@ -159,10 +159,10 @@ class ResolveTests(ResolverCase):
 
     def test_refused_without_a_question(self) -> None:
         """The upstream is not asked about tags that may not be served."""
-        rules = TagPolicy(patterns=("latest",))
+        tag_policy = TagPolicy(patterns=("latest",))
         for source in (GIT, CHANNEL):
             for tag in ("v1", "nixos-25.05", A, "sha256-" + "0" * 64, f"sha256-{'0' * 64}.sig"):
-                resolver = self.make(source, rules=rules)
+                resolver = self.make(source, tag_policy=tag_policy)
                 self.failureResultOf(self.resolve(resolver, tag), UnknownRevision)
         self.failureResultOf(self.resolve(self.make(GIT), "sha256-" + "0" * 64), UnknownRevision)
         self.assertEqual(self.git.asked + self.channels.asked, [])
@@ -273,7 +273,7 @@ class FetchTests(ResolverCase):
 
     def test_no_such_commit(self) -> None:
         """A commit that is nowhere is an unknown revision."""
-        resolver = self.make(CHANNEL, rules=TagPolicy(any_commit=True))
+        resolver = self.make(CHANNEL, tag_policy=TagPolicy(any_commit=True))
         revision = self.revision(resolver, A)
         self.fetcher.failure = CommitMissing(url="u", commit=A)
         error = self.failureResultOf(self.fetch(resolver, revision), UnknownRevision).value
