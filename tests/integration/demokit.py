@@ -13,7 +13,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from demoset.package_set import prepare
-from tests.integration.nixenv import nix_environment, nix_missing
+from tests.integration.nixenv import nix_environment, nix_missing, nix_path
 
 __all__ = ["SetTestCase", "build", "build_all", "checked", "closure", "demo_set", "evaluate", "run"]
 
@@ -83,7 +83,7 @@ def build(attribute: str, system: str = "x86_64-linux") -> Path:
 @functools.cache
 def build_all(names: tuple[str, ...]) -> Mapping[str, Sequence[Path]]:
     """The store paths of packages, all of their outputs, by attribute paths."""
-    expression = " ".join(f"(import {demo_set()} {{ }}).{name}.all" for name in names)
+    expression = " ".join(f"(import {nix_path(demo_set())} {{ }}).{name}.all" for name in names)
     checked(
         "nix-build", "--no-out-link", "-E", f"builtins.concatLists [ {expression} ]",
         environ=nix_environment(),
@@ -99,7 +99,9 @@ def build_all(names: tuple[str, ...]) -> Mapping[str, Sequence[Path]]:
 
 def evaluate(expression: str) -> object:
     """Evaluate an expression about the set, which it knows as ``set``."""
-    bound = f"let set = system: import {demo_set()} {{ inherit system; }}; in {expression}"
+    bound = (
+        f"let set = system: import {nix_path(demo_set())} {{ inherit system; }}; in {expression}"
+    )
     return json.loads(
         checked(
             "nix-instantiate",

@@ -37,6 +37,7 @@ __all__ = [
     "nix_environment",
     "nix_missing",
     "path_set",
+    "nix_path",
 ]
 
 ODD = Path(__file__).resolve().parent / "sets" / "odd"
@@ -52,6 +53,16 @@ descendant inherits that.
 
 SINGLE_USER = "build-users-group =\nsandbox = false\nsubstitute = false"
 """For root on a machine without a daemon and without build users."""
+
+
+def nix_path(path: Path) -> str:
+    """
+    Write a path as a Nix expression.
+
+    A literal of Nix's grammar holds neither spaces nor letters that are not ASCII.
+    """
+    text = str(path).translate({ord(letter): f"\\{letter}" for letter in '\\"$'})
+    return f'(/. + "{text}")'
 
 
 def nix_missing() -> str | None:

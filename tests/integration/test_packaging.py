@@ -24,12 +24,19 @@ from nixery.config.declarations.sources import SYSTEMS
 from nixery.config.layer import DEPRECATED_NAMES
 from nixery.config.settings import SETTINGS
 from nixery.version import VERSION
+from tests.integration.nixenv import nix_path
 from tests.integration.test_install import installation, run
 from tests.support.config import FORMER_NAMES
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
-STUB = CHECKOUT / "tests" / "integration" / "nixpkgs_stub"
+STUB = nix_path(CHECKOUT / "tests" / "integration" / "nixpkgs_stub")
+
+STUB_NIXOS = nix_path(CHECKOUT / "tests" / "integration" / "nixpkgs_stub" / "nixos.nix")
+
+DEFAULT = nix_path(CHECKOUT / "default.nix")
+
+MODULE = nix_path(CHECKOUT / "nix" / "module.nix")
 
 
 class NixTests(SynchronousTestCase):
@@ -44,10 +51,10 @@ class NixTests(SynchronousTestCase):
         text = f"""
           let
             pkgs = import {STUB} {{ }};
-            parts = import {CHECKOUT}/default.nix {{ inherit pkgs; }};
+            parts = import {DEFAULT} {{ inherit pkgs; }};
             system = module: (pkgs.lib.evalModules {{
               specialArgs = {{ inherit pkgs; }};
-              modules = [ {STUB}/nixos.nix module ];
+              modules = [ {STUB_NIXOS} module ];
             }}).config;
           in {expression}"""
         return subprocess.run(
@@ -148,7 +155,7 @@ class PackageTests(NixTests):
         """The flake has the components as packages, and the module."""
         names = self.evaluate(
             f"""let
-              flake = import {CHECKOUT}/nix/flake.nix;
+              flake = import {nix_path(CHECKOUT / "nix" / "flake.nix")};
               outputs = flake.outputs {{
                 self = {{ }};
                 nixpkgs = {{ inherit (pkgs) lib; legacyPackages.x86_64-linux = pkgs; }};
@@ -221,7 +228,7 @@ class ImageTests(NixTests):
         path = f"/nix/store/{'0' * 32}-thing"
         (closure / "registration").write_text(f"{path}\n{'0' * 64}\n120\n\n1\n{path}\n")
         script = self.evaluate(
-            f"""(import {CHECKOUT}/default.nix {{
+            f"""(import {DEFAULT} {{
               pkgs = import {STUB} {{ tools = "{tools}"; closure = "{closure}"; }};
             }}).nixery-image.extraCommands"""
         )
@@ -257,7 +264,7 @@ class ModuleTests(NixTests):
     def machine(self, options: str) -> str:
         """A module with these options of the registry."""
         return (
-            f"{{ imports = [ {CHECKOUT}/nix/module.nix ];"
+            f"{{ imports = [ {MODULE} ];"
             f" services.nixery = {{ enable = true; }} // {{ {options} }}; }}"
         )
 
@@ -332,9 +339,7 @@ class ModuleTests(NixTests):
 
     def test_machine_that_imports_module_and_does_not_enable_it_has_none_of_it(self) -> None:
         """A machine that imports the module and does not enable it has none of it."""
-        found = self.evaluate(
-            f"(system {{ imports = [ {CHECKOUT}/nix/module.nix ]; }}).systemd.services"
-        )
+        found = self.evaluate(f"(system {{ imports = [ {MODULE} ]; }}).systemd.services")
         self.assertEqual({}, found)
 
     def test_service_runs_daemon_with_settings_that_were_given_and_only_those(self) -> None:
@@ -491,7 +496,7 @@ class ModuleTests(NixTests):
 
     def test_instances_alone(self) -> None:
         """Instances need no registry beside them, and may not be where another one is."""
-        machine = f"(system {{ imports = [ {CHECKOUT}/nix/module.nix ]; services.nixery"
+        machine = f"(system {{ imports = [ {MODULE} ]; services.nixery"
         self.assertEqual(
             ["nixery-blue"],
             self.evaluate(
@@ -510,7 +515,7 @@ class ModuleTests(NixTests):
     def test_example_has_proxy_that_does_not_collect_and_whose_word_daemon_takes(self) -> None:
         """The example has a proxy that does not collect, and whose word the daemon takes."""
         found = self.evaluate(
-            f"""let machine = system {CHECKOUT}/nix/nginx.nix; in {{
+            f"""let machine = system {nix_path(CHECKOUT / "nix" / "nginx.nix")}; in {{
               inherit (machine.services.nixery) settings;
               inherit (machine.services.nginx) virtualHosts;
               ports = machine.networking.firewall.allowedTCPPorts;
