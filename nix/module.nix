@@ -228,8 +228,7 @@ let
     substitute_only = setting types.bool "Whether everything has to come from binary caches, and nothing is built here.";
     nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
     layer_budget = setting (types.ints.between 1 125) "How many layers of packages an image may have.";
-    compression = setting (types.enum [ "gzip" "zstd" "none" ]) "How layers are compressed: gzip, zstd (Docker reads it from 23 on) or none.";
-    compression_level = setting (types.ints.between 0 19) "How hard they are compressed: 0 to 3 with gzip, 1 to 19 with zstd.";
+    compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-([1-9]|1[0-9]))?") "The form of layers: gzip, zstd (Docker reads it from 23 on) or none; zstd-9: with a level.";
     layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
     popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
     popularity_refresh = setting types.bool "Whether to fetch them at this start although a copy is kept: layers change.";
@@ -276,6 +275,7 @@ let
   # Settings that have no effect any more; accepted for one release.
   removed = [
     "blob_recheck"
+    "compression_level"
     "gcs_chunk_size"
     "gcs_workers"
     "layer_affinity"

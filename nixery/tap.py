@@ -18,10 +18,11 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python import usage
 
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.errors import ConfigError, ConfigProblem
 from nixery.config.file import CONFIG_VARIABLE, suggest
 from nixery.config.layer import DEPRECATED_NAMES
+from nixery.config.load import load_config
 from nixery.config.setting import Setting, option_name
 from nixery.config.settings import SETTINGS
 from nixery.errors import NixeryError
@@ -41,9 +42,8 @@ __all__ = ["Options", "makeService"]
 
 
 def _help(setting: Setting) -> str:
-    default = setting.default_text or setting.default
     variable = f" [{setting.variable}]" if setting.variable is not None else ""
-    shown = f" (default: {default})" if default is not None else ""
+    shown = f" (default: {setting.default_text})" if setting.default_text is not None else ""
     unit = f", in {setting.kind.name}" if setting.kind.name in {"bytes", "MiB", "seconds"} else ""
     return f"{setting.help}{unit}{variable}{shown}"
 
@@ -146,7 +146,7 @@ class Options(usage.Options):
         self.reread = lambda: load_config(given, self._environ, passed)
         try:
             self.config = self.reread()
-            self.endpoints, problems = _parse_endpoints(reactor, self.config.listen)
+            self.endpoints, problems = _parse_endpoints(reactor, self.config.http.listen)
             if problems:
                 raise ConfigError(problems=problems)
         except ConfigError as error:
@@ -166,7 +166,7 @@ def makeService(options: Options) -> IService:
         raise SystemExit(exit_status(error)) from None
     twistd: Mapping[str, Any] = options.parent or {}
     journal, foreground = to_journal(os.environ), in_foreground(twistd)
-    if options.config.log_format == "json":
+    if options.config.observability.log_format == "json":
         log = log_file(twistd, reactor)
         line = with_priority(json_line) if journal and log is sys.stdout else json_line
         return LoggedService(daemon, log, line)

@@ -13,7 +13,8 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.builds.realisation import realise as realise_with_retries
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
+from nixery.config.load import load_config
 from nixery.errors import NixeryError
 from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation

@@ -151,8 +151,10 @@ def _read_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> 
     }
     config = _COMMAND.load_config(overrides, environ)
     return _Arguments(
-        name=parse_image_name(options.image, config.system),
-        compared_images=tuple(parse_image_name(other, config.system) for other in options.others),
+        name=parse_image_name(options.image, config.sources.system),
+        compared_images=tuple(
+            parse_image_name(other, config.sources.system) for other in options.others
+        ),
         config=config,
         popularity_file=options.popularity,
         svg_file=options.svg,
@@ -162,7 +164,7 @@ def _read_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) -> None:
     popularity = await workers.run(_read_popularity, arguments)
-    settings = layer_settings(arguments.config)
+    settings = layer_settings(arguments.config.layers)
     # The roots of a daemon on this machine belong to it alone; these are there until
     # everything is packed.
     with tempfile.TemporaryDirectory(prefix="nixery-layers-") as directory:
@@ -171,7 +173,7 @@ async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) ->
         )
         nix = make_nix(context).nix
         await nix.check()
-        package_set = await fetch_package_set(arguments.config, reactor, context)
+        package_set = await fetch_package_set(arguments.config.sources, reactor, context)
 
         async def plan(name: ImageName) -> LayerPlan:
             return await _plan_image(nix, workers, package_set, name, popularity, settings)
@@ -182,7 +184,8 @@ async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) ->
             for group in await plan(other):
                 images_by_paths[group.paths].append(other.repository)
         sizes = await gather(
-            workers.run(_packed_size, group, arguments.config.compression) for group in image_plan
+            workers.run(_packed_size, group, arguments.config.layers.compression)
+            for group in image_plan
         )
     drawn_layers = [
         DrawnLayer.from_group(group, size=size, shared_with=images_by_paths[group.paths])
@@ -226,7 +229,7 @@ def _read_popularity(arguments: _Arguments) -> Popularity:
             raise FetchFailed(
                 url=str(arguments.popularity_file), reason=error.strerror or str(error)
             ) from error
-    pinned = read_pinned(arguments.config.state_directory / "popularity")
+    pinned = read_pinned(arguments.config.storage.state_directory / "popularity")
     if pinned is None:
         print_error("There are no popularity data: images share fewer layers without.")
         return Popularity()

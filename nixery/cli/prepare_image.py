@@ -95,7 +95,11 @@ def _read_arguments(
     """
     overrides = {"pkgs_path": options.path, "system": options.system, "config": options.config}
     config = _COMMAND.load_config(overrides, environ)
-    return parse_image_name("/".join(options.names), config.system), parse_tag(options.tag), config
+    return (
+        parse_image_name("/".join(options.names), config.sources.system),
+        parse_tag(options.tag),
+        config,
+    )
 
 
 async def _prepare(
@@ -113,7 +117,7 @@ async def _prepare(
         )
         nix = make_nix(context).nix
         await nix.check()
-        package_set = await fetch_package_set(config, reactor, context, tag)
+        package_set = await fetch_package_set(config.sources, reactor, context, tag)
         evaluation, realisation = await realise(nix, package_set, name, PrintedProgress())
         graph = await nix.closure(realisation.outputs)
         await nix.release(realisation)

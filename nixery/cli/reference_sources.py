@@ -115,21 +115,25 @@ class ReferenceCollector:
         :param cache: the URL of a binary cache that is asked in place of the store.
         :raises NixeryError: Nix or the cache failed.
         """
+        nix_config, sources = self.config.nix, self.config.sources
         config = evolve(
-            self.config, eval_timeout=max(self.config.eval_timeout, EVALUATION_TIMEOUT_SECONDS)
+            self.config,
+            nix=evolve(
+                nix_config, eval_timeout=max(nix_config.eval_timeout, EVALUATION_TIMEOUT_SECONDS)
+            ),
         )
-        source = f"{config.source.describe()}, {config.system}"
+        source = f"{sources.source.describe()}, {sources.system}"
         with self._nix_context(config) as context:
             nix, listing = make_nix(context).nix, make_store_listing(context)
             await nix.check()
-            package_set = await fetch_package_set(config, self.reactor, context)
+            package_set = await fetch_package_set(sources, self.reactor, context)
             # Patterns cannot keep Nix from evaluating an attribute that ends the evaluation; names
             # do.
-            attributes = await listing.attributes(package_set, config.system, excluded)
+            attributes = await listing.attributes(package_set, sources.system, excluded)
             selected = [name for name in attributes if not _matches(name, excluded)]
             with self._progress_bar("evaluating") as bar:
                 evaluated = await evaluate_all(
-                    nix, package_set, config.system, selected, bar.update
+                    nix, package_set, sources.system, selected, bar.update
                 )
             _print_names(evaluated.refused, "packages cannot be used")
             if realise:
@@ -157,7 +161,7 @@ class ReferenceCollector:
                 await nix.release(realisation)
 
     async def _crawl(self, names: Sequence[str], cache: str) -> References:
-        directory = self.config.cache_directory / "popcount"
+        directory = self.config.storage.cache_directory / "popcount"
         with (
             ReferenceLog(directory, cache) as log,
             self._fetcher(NARINFO_TIMEOUT_SECONDS) as fetcher,

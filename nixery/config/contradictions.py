@@ -8,7 +8,6 @@ from nixery.config.errors import ConfigProblem
 from nixery.config.layer import Layer
 from nixery.config.setting import ANY_VALUE, Setting
 from nixery.config.settings import SETTINGS
-from nixery.layers.compression_levels import LEVELS
 
 __all__ = ["find_contradictions"]
 
@@ -42,8 +41,6 @@ def find_contradictions(
             continue
         if not overridden:
             yield layers[ranks[setting.name]].problem(setting, only)
-    if "compression_level" in values:
-        yield from _check_level(values, ranks, layers, by_name)
     yield from _check_auth(values, ranks, layers, by_name)
     if values.get("storage_backend") == "gcs" and "storage_backend" in ranks:
         layer = layers[ranks["storage_backend"]]
@@ -96,24 +93,3 @@ def _check_auth(
             by_name["auth"],
             "give public_url too: it is where clients of other machines fetch their tokens",
         )
-
-
-def _check_level(
-    values: Mapping[str, object],
-    ranks: Mapping[str, int],
-    layers: list[Layer],
-    by_name: Mapping[str, Setting],
-) -> Iterator[ConfigProblem]:
-    """Check the compression level: each kind of compression has its own range."""
-    kind = values.get("compression", by_name["compression"].default)
-    rank = ranks["compression_level"]
-    if "compression" in ranks and ("compression" not in values or ranks["compression"] > rank):
-        return
-    levels = LEVELS[str(kind)]
-    if len(levels) == 1:
-        expected = f"leave it out: with compression {kind} there are no levels"
-    elif values["compression_level"] in levels:
-        return
-    else:
-        expected = f"with compression {kind}, give a level between {levels[0]} and {levels[-1]}"
-    yield layers[rank].problem(by_name["compression_level"], expected)

@@ -111,9 +111,10 @@ def make_layer(
             former_names[setting.name] = former
             opposite = " with the opposite value" if former == setting.inverted_alias else ""
             report(warnings, former, f"this name is deprecated: use {present}{opposite}")
-    for removed in REMOVED_SETTINGS:
+    for removed, advice in REMOVED_SETTINGS.items():
         if removed in given:
-            report(warnings, removed, "this setting was removed and has no effect: leave it out")
+            text = f"this setting was removed and has no effect: {advice or 'leave it out'}"
+            report(warnings, removed, text)
     return evolve(layer, given=values, former_names=former_names)
 
 

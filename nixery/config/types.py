@@ -21,6 +21,7 @@ from attrs import frozen
 
 from nixery.image.names import is_commit
 from nixery.image.patterns import PackagePatterns, parse_patterns
+from nixery.layers.compression_levels import LEVELS, Compression, parse_compression
 from nixery.limits.addresses import TrustedProxies, parse_proxies
 from nixery.runtime.sizes import FreeSpaceLimit, parse_free_space_limit, parse_size
 from nixery.sources.git_urls import SCHEMES, is_ref_name, is_supported
@@ -31,6 +32,7 @@ __all__ = [
     "BOOLEAN",
     "ARCHIVE_URL",
     "CHANNEL",
+    "COMPRESSION",
     "DATA_URL",
     "DURATION",
     "ENDPOINTS",
@@ -324,6 +326,22 @@ def _parse_bytes(value: object) -> int:
         raise InvalidValue("give a size, as 200 GiB, or a number of bytes") from None
 
 
+def _parse_compression(value: object) -> Compression:
+    if isinstance(value, Compression):
+        return value
+    try:
+        return parse_compression(_parse_text(value))
+    except ValueError:
+        kinds = (
+            f"{kind}-{levels[0]} to {kind}-{levels[-1]}"
+            for kind, levels in LEVELS.items()
+            if levels[-1]
+        )
+        raise InvalidValue(
+            f"give {', '.join(LEVELS)}, or one with a level: {', '.join(kinds)}"
+        ) from None
+
+
 def _parse_proxies(value: object) -> TrustedProxies:
     if isinstance(value, TrustedProxies):
         return value
@@ -366,6 +384,7 @@ DURATION = Kind(name="seconds", parse=_parse_duration)
 TAG_PATTERNS = Kind(name="patterns", parse=_parse_tag_patterns)
 REF = Kind(name="git reference", parse=_parse_ref)
 ARCHIVE_URL = Kind(name="URL", parse=_parse_archive_url)
+COMPRESSION = Kind(name="compression", parse=_parse_compression)
 CHANNEL = Kind(name="channel", parse=_parse_channel)
 REPOSITORY = Kind(name="URL", parse=_parse_repository)
 URL = Kind(name="URL", parse=_parse_url)

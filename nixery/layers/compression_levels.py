@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from attrs import Attribute, Factory, field, frozen, validators
 
-__all__ = ["DEFAULT_KIND", "LEVELS", "Compression", "default_level"]
+__all__ = ["DEFAULT_KIND", "LEVELS", "Compression", "default_level", "parse_compression"]
 
 LEVELS: Mapping[str, range] = {"gzip": range(4), "zstd": range(1, 20), "none": range(1)}
 """
@@ -59,3 +59,13 @@ class Compression:
     def label(self) -> str:
         """The spelling in cache keys: ``gzip-1``, ``zstd-3``, ``none``."""
         return self.kind if self.kind == "none" else f"{self.kind}-{self.level}"
+
+
+def parse_compression(text: str) -> Compression:
+    """
+    Parse a kind, or a kind and its level as in :attr:`Compression.label`.
+
+    :raises ValueError: there is no such kind, or it has no such level.
+    """
+    kind, dash, level = text.partition("-")
+    return Compression(kind=kind, level=int(level)) if dash else Compression(kind=kind)

@@ -14,6 +14,7 @@ from nixery.access.identity import ANONYMOUS, ANY_USER
 from nixery.access.passwords import Passwords, read_passwords
 from nixery.access.tokens import Tokens, load_key, load_or_create_key
 from nixery.config.config import Config
+from nixery.config.declarations.access import AccessConfig
 from nixery.http.auth import PagesGuard
 from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.image.patterns import PackagePatterns
@@ -64,22 +65,22 @@ def make_access(
     :param stored: the images that were built.
     :param reread: reads the configuration again, for a reload; ``None``: it never changes.
     """
-    if config.auth == "none":
+    if config.access.auth == "none":
         return AccessSubsystem()
-    pool = WorkerPool("passwords", min(PASSWORD_THREADS, config.cpu_workers), reactor)
+    pool = WorkerPool("passwords", min(PASSWORD_THREADS, config.builds.cpu_workers), reactor)
     controller = AccessController(
         repository_blobs=RepositoryBlobs(stored.storage, stored.images),
         workers=pool,
         seconds=reactor.seconds,
         wall_clock=wall_clock,
-        system=config.system,
+        system=config.sources.system,
     )
     loader = UserLoader(
         controller=controller, config=config, files=files, wall_clock=wall_clock, reread=reread
     )
     return AccessSubsystem(
         controller=controller,
-        visibility=PagesGuard(controller, config.system),
+        visibility=PagesGuard(controller, config.sources.system),
         reloads={"users and their rules": loader.reload},
         components=(
             Component.of_service("pool for passwords", pool),
@@ -113,19 +114,18 @@ class UserLoader:
         :raises PasswordFileUnusable: no user can log in.
         :raises TokenKeyUnusable: tokens cannot be signed.
         """
-        passwords = await self._read(self.config)
-        self.controller.replace_users(passwords, self.config.auth_rules)
-        if self.config.auth == "token":
-            path = self.config.token_key
+        access, http = self.config.access, self.config.http
+        passwords = await self._read(access)
+        self.controller.replace_users(passwords, access.auth_rules)
+        if access.auth == "token":
+            path = access.token_key
             # A key file that was named is not created: a mistyped path would become a key of its
             # own.
-            own = path == self.config.state_directory / "token-key.pem"
+            own = path == self.config.storage.state_directory / "token-key.pem"
             key = await self.files.run(load_or_create_key if own else load_key, path)
             self.controller.enable_tokens(Tokens(key=key, wall_clock=self.wall_clock))
         self._log.info("{count} users may log in.", count=len(passwords.hashes))
-        if self.config.tls_certificate is None and in_the_clear(
-            self.config.listen, self.config.public_url
-        ):
+        if self.config.tls.tls_certificate is None and in_the_clear(http.listen, http.public_url):
             self._log.warn(
                 "Passwords are asked for without TLS, and can be read on the network: serve TLS,"
                 " or stand behind a proxy that does and is named in public_url."
@@ -138,18 +138,18 @@ class UserLoader:
         :raises ConfigError: the users and rules of before stay in force.
         :raises PasswordFileUnusable: the same.
         """
-        config = self.config
+        access = self.config.access
         if self.reread is not None:
-            config = await self.files.run(self.reread)
-        if config.auth != self.config.auth:
+            access = (await self.files.run(self.reread)).access
+        if access.auth != self.config.access.auth:
             self._log.warn("auth itself is changed by a restart only.")
-            config = self.config
-        self.controller.replace_users(await self._read(config), config.auth_rules)
+            access = self.config.access
+        self.controller.replace_users(await self._read(access), access.auth_rules)
 
-    async def _read(self, config: Config) -> Passwords:
-        assert config.htpasswd_file is not None  # the configuration ensures it
-        passwords = await self.files.run(read_passwords, config.htpasswd_file)
-        for user in unknown_users(config.auth_rules, passwords.hashes):
+    async def _read(self, access: AccessConfig) -> Passwords:
+        assert access.htpasswd_file is not None  # the configuration ensures it
+        passwords = await self.files.run(read_passwords, access.htpasswd_file)
+        for user in unknown_users(access.auth_rules, passwords.hashes):
             self._log.warn(
                 "auth_rules names {user}, who is no user; is that a misspelt name, whose owner"
                 " may have everything?",

@@ -72,13 +72,13 @@ def make_application(
 
     environ = os.environ
     wall_clock = wall_clock or SystemWallClock()
-    cpu = WorkerPool("packing", config.cpu_workers, reactor)
+    cpu = WorkerPool("packing", config.builds.cpu_workers, reactor)
     files = WorkerPool("storage", STORAGE_THREADS, reactor)
-    lock = StateLock(config.state_directory)
+    lock = StateLock(config.storage.state_directory)
 
-    observability = make_observability(config, reactor)
-    limits = make_limits(config, reactor)
-    tls = make_tls(config, endpoints, files, reactor, wall_clock, metrics=observability.metrics)
+    observability = make_observability(config.observability, reactor)
+    limits = make_limits(config.limits, reactor)
+    tls = make_tls(config.tls, endpoints, files, reactor, wall_clock, metrics=observability.metrics)
     stored = make_storage(
         config,
         files,
@@ -92,9 +92,9 @@ def make_application(
         config, files, reactor, environ, instrument=observability.instrument_spawner
     )
     nix = make_nix(nix_context)
-    sources = make_sources(config, reactor, nix_context, wall_clock=wall_clock)
+    sources = make_sources(config.sources, reactor, nix_context, wall_clock=wall_clock)
     readiness = make_readiness(
-        config,
+        config.sources.source,
         reactor,
         stored=stored,
         nix=nix.nix,
@@ -141,7 +141,7 @@ def make_application(
         readiness=readiness,
     )
     systemd = make_systemd(
-        config, files, reactor, environ, builder=builds.builder, tracker=builds.tracker
+        config.builds, files, reactor, environ, builder=builds.builder, tracker=builds.tracker
     )
     reloader = Reloader(reactor, reactor.stop, {**access.reloads, **tls.reloads}, systemd.on_reload)
     if observability.metrics is not None:
@@ -178,7 +178,9 @@ def make_application(
             http.connections,
             *builds.components,
             http.listener,
-            make_warm_up(config, cpu, nix=nix.nix, sources=sources.sources, readiness=readiness),
+            make_warm_up(
+                config.sources, cpu, nix=nix.nix, sources=sources.sources, readiness=readiness
+            ),
             systemd.readiness,
         ],
         give_up=give_up,

@@ -73,16 +73,16 @@ def make_builds(
         image_cache=stored.images,
         cpu=cpu,
         # While some layers are packed, others are being written to the disk.
-        max_batches=3 * config.cpu_workers,
-        compression=config.compression,
+        max_batches=3 * config.builds.cpu_workers,
+        compression=config.layers.compression,
         clock=reactor,
         limits=BuildLimits(
-            max_builds=config.max_builds,
-            max_evaluations=config.max_evaluations,
-            max_queued=config.max_queued_builds,
-            deadline=config.build_deadline,
-            shutdown_timeout=config.shutdown_timeout,
-            max_closure_size=config.max_closure_size,
+            max_builds=config.builds.max_builds,
+            max_evaluations=config.nix.max_evaluations,
+            max_queued=config.builds.max_queued_builds,
+            deadline=config.builds.build_deadline,
+            shutdown_timeout=config.builds.shutdown_timeout,
+            max_closure_size=config.limits.max_closure_size,
         ),
         check_free_space=stored.check_free_space,
         on_built=catalog.record_build,
@@ -90,12 +90,12 @@ def make_builds(
     builder = Builder(
         pipeline=pipeline,
         settings=ImageSettings(
-            layers=layer_settings(config),
+            layers=layer_settings(config.layers),
             popularity=Popularity(),
-            compression=config.compression,
+            compression=config.layers.compression,
         ),
         popularity=popularity.settled,
-        failure_cache_ttl=config.failure_cache_ttl,
+        failure_cache_ttl=config.builds.failure_cache_ttl,
         package_rules=limits.rules,
         build_quota=limits.build_quota,
     )
@@ -107,8 +107,8 @@ def make_builds(
         storage=stored.storage,
         tracker=tracker,
         seconds=reactor.seconds,
-        evaluation_ttl=config.evaluation_ttl,
-        stale_while_revalidate=config.stale_while_revalidate,
+        evaluation_ttl=config.builds.evaluation_ttl,
+        stale_while_revalidate=config.builds.stale_while_revalidate,
         on_tag_recorded=catalog.record_served,
     )
     return BuildSubsystem(

@@ -85,7 +85,7 @@ def make_http(
     controller = access.controller
     authenticator = None if controller is None else Authenticator(controller)
     token = None
-    if controller is not None and config.auth == "token":
+    if controller is not None and config.access.auth == "token":
         token = TokenEndpoint(controller)
     manifests = Manifests(stored.storage, reactor.seconds)
 
@@ -101,7 +101,7 @@ def make_http(
             reactor,
             pull_waiter=PullWaiter(
                 clock=reactor,
-                deadline=config.pull_wait_timeout,
+                deadline=config.http.pull_wait_timeout,
                 announce=builds.tracker.pin,
                 failed=builds.tracker.find_failed,
                 link=lambda build_id: f"{address.url}/builds/{build_id}" if linked else None,
@@ -123,7 +123,7 @@ def make_http(
             metrics=None if exposition is None else MetricsPage(exposition.expose),
             ui=web_ui.make(address),
         )
-        return Root(make_router(handlers, config.system), authenticator)
+        return Root(make_router(handlers, config.sources.system), authenticator)
 
     def first_segments() -> Collection[bytes]:
         return site.resource.first_segments if isinstance(site.resource, Root) else ()
@@ -135,7 +135,7 @@ def make_http(
     async def start() -> None:
         addresses = await listener.start()
         # Nothing is answered before this function returns to the reactor.
-        address = find_public_address(config.public_url, tls.scheme, addresses)
+        address = find_public_address(config.http.public_url, tls.scheme, addresses)
         site.resource = make_root(address)
         if address.known:
             _log.info("Pull with: docker pull {host}/hello", host=address.host)

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import evolve, frozen
 from twisted.logger import Logger
 
-from nixery.config.config import Config
+from nixery.config.declarations.limits import LimitConfig
 from nixery.http.registry.blob_sender import SendLimits
 from nixery.limits.admission import RESERVED_CONNECTIONS, AdmissionControl, AdmissionLimits
 from nixery.limits.build_quota import BuildQuota
@@ -44,7 +44,7 @@ class LimitSubsystem:
     components: tuple[Component, ...]
 
 
-def make_limits(config: Config, reactor: Any) -> LimitSubsystem:
+def make_limits(config: LimitConfig, reactor: Any) -> LimitSubsystem:
     """
     Make the configured limits.
 

@@ -63,7 +63,7 @@ def make_nix_context(
         spawner=instrument(ProcessSpawner(reactor, reactor)),
         clock=reactor,
         workers=workers,
-        settings=nix_settings(config, state_directory or config.state_directory),
+        settings=nix_settings(config, state_directory or config.storage.state_directory),
         environ=environ,
     )
 
@@ -99,19 +99,20 @@ def make_store_listing(context: NixContext) -> StoreListing:
 
 def nix_settings(config: Config, state_directory: Path) -> NixSettings:
     """Return the settings for Nix that are configured."""
+    nix, sources = config.nix, config.sources
     return NixSettings(
         state_directory=state_directory,
-        home=config.cache_directory,
-        timeout=config.nix_timeout,
-        max_silent=config.nix_max_silent,
-        build_deadline=config.build_deadline,
-        eval_timeout=config.eval_timeout,
-        max_eval_memory=config.max_eval_memory * 1024**2,
-        evaluations=config.max_evaluations,
-        allow_import_from_derivation=config.allow_import_from_derivation,
-        options=config.nix_options,
-        config=config.nixpkgs_config,
-        fetch_timeout=config.fetch_timeout,
-        source_retention=config.source_retention,
-        substitute_only=config.substitute_only,
+        home=config.storage.cache_directory,
+        timeout=nix.nix_timeout,
+        max_silent=nix.nix_max_silent,
+        build_deadline=config.builds.build_deadline,
+        eval_timeout=nix.eval_timeout,
+        max_eval_memory=nix.max_eval_memory * 1024**2,
+        evaluations=nix.max_evaluations,
+        allow_import_from_derivation=nix.allow_import_from_derivation,
+        options=nix.nix_options,
+        config=sources.nixpkgs_config,
+        fetch_timeout=sources.fetch_timeout,
+        source_retention=sources.source_retention,
+        substitute_only=nix.substitute_only,
     )

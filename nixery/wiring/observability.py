@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from nixery.builds.build_log import BuildReporter
-from nixery.config.config import Config
+from nixery.config.declarations.observability import ObservabilityConfig
 from nixery.http.registry.manifests import Manifests
 from nixery.http.server import RegistrySite
 from nixery.observability.context import LookupCounts
@@ -45,7 +45,7 @@ class ObservabilitySubsystem:
     components: tuple[Component, ...]
 
 
-def make_observability(config: Config, reactor: Any) -> ObservabilitySubsystem:
+def make_observability(config: ObservabilityConfig, reactor: Any) -> ObservabilitySubsystem:
     """
     Make the metrics that the configuration asks for.
 

@@ -38,12 +38,12 @@ def make_popularity(
     :param environ: the environment of this process, which may name proxies.
     """
     data = PopularityData(
-        url=config.popularity_url,
-        directory=config.state_directory / "popularity",
+        url=config.layers.popularity_url,
+        directory=config.storage.state_directory / "popularity",
         fetch=make_fetcher(reactor, workers, environ).fetch,
         workers=workers,
         clock=reactor,
-        refresh=config.popularity_refresh,
+        refresh=config.layers.popularity_refresh,
     )
     return PopularitySubsystem(
         data=data,

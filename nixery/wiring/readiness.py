@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
-from nixery.config.config import Config
 from nixery.nix.commands import NixCommands
 from nixery.observability.metrics import Metrics, SampledMetric
 from nixery.observability.readiness import Check, Readiness
 from nixery.sources.interface import Sources
-from nixery.sources.source import PathSource
+from nixery.sources.source import PathSource, Source
 from nixery.sources.tag_policy import LATEST
 from nixery.wiring.storage import StorageSubsystem
 
@@ -46,7 +45,7 @@ class DaemonReadiness:
 
 
 def make_readiness(
-    config: Config,
+    source: Source,
     clock: IReactorTime,
     *,
     stored: StorageSubsystem,
@@ -59,7 +58,7 @@ def make_readiness(
 
     :param metrics: show the results.
     """
-    moving = not isinstance(config.source, PathSource)
+    moving = not isinstance(source, PathSource)
     checks = Readiness(
         checks=(
             Check(name="storage", check=stored.check, ttl=CHECK_TTL_SECONDS),

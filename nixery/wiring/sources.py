@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 from twisted.logger import Logger
 
-from nixery.config.config import Config
+from nixery.config.declarations.sources import SourceConfig
 from nixery.image.names import Tag
 from nixery.nix.context import NixContext
 from nixery.nix.fetcher import NixFetcher
@@ -46,7 +46,7 @@ class SourceSubsystem:
 
 
 def make_sources(
-    config: Config,
+    config: SourceConfig,
     # Any: the global reactor has no type.
     reactor: Any,
     context: NixContext,
@@ -80,7 +80,7 @@ def make_sources(
             spawner=context.spawner,
             clock=reactor,
             workers=workers,
-            mirror_directory=config.cache_directory / "mirrors",
+            mirror_directory=context.settings.home / "mirrors",
             lookup_timeout=LOOKUP_TIMEOUT_SECONDS,
             fetch_timeout=config.fetch_timeout,
             environ=environ,
@@ -96,7 +96,7 @@ def make_sources(
     sources = Resolver(
         ResolverSettings(
             source=source,
-            tag_policy=config.rules,
+            tag_policy=config.tag_policy,
             overlays=config.overlays,
             nixpkgs_url=config.nixpkgs_url,
         ),
@@ -131,7 +131,7 @@ def make_sources(
 
 
 async def fetch_package_set(
-    config: Config,
+    config: SourceConfig,
     reactor: Any,  # as above
     context: NixContext,
     tag: Tag = LATEST,

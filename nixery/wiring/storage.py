@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from nixery.builds.image_cache import RECHECK_INTERVAL_SECONDS, ImageCache
 from nixery.config.config import Config
+from nixery.config.declarations.gcs import GcsConfig
 from nixery.observability.disk_check import check_directory
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
@@ -72,8 +73,8 @@ def make_storage(
     :param give_up: ends the daemon as failed, given the reason; for a storage that starts in the
         background.
     """
-    if config.storage_backend == "gcs":
-        return _make_gcs(config, reactor, instrument, give_up)
+    if config.storage.storage_backend == "gcs":
+        return _make_gcs(config.gcs, config.builds.cpu_workers, reactor, instrument, give_up)
     return _make_filesystem(config, files, reactor, wall_clock, instrument)
 
 
@@ -84,30 +85,31 @@ def _make_filesystem(
     wall_clock: WallClock,
     instrument: Callable[[Storage], Storage],
 ) -> StorageSubsystem:
-    backend = FilesystemStorage(config.storage_path, files)
+    root, retained = config.storage.storage_path, config.retention
+    backend = FilesystemStorage(root, files)
     storage = instrument(backend)
     images = _make_image_cache(storage, reactor)
 
     async def start() -> None:
         await backend.start()
-        _log.info("Images are stored in {path}.", path=config.storage_path)
+        _log.info("Images are stored in {path}.", path=root)
 
     retention = Retention(
-        root=config.storage_path,
+        root=root,
         policy=Policy(
-            max_bytes=config.max_storage_size,
-            max_age=config.max_image_age,
-            grace=config.retention_grace,
+            max_bytes=retained.max_storage_size,
+            max_age=retained.max_image_age,
+            grace=retained.retention_grace,
         ),
         workers=files,
         clock=reactor,
         wall_clock=wall_clock,
         removed=images.invalidate_checks,
     )
-    limited = config.max_storage_size is not None or config.max_image_age is not None
+    limited = retained.max_storage_size is not None or retained.max_image_age is not None
     free_space = FreeSpaceMonitor(
-        path=config.storage_path,
-        margin=config.min_free_space,
+        path=root,
+        margin=retained.min_free_space,
         workers=files,
         clock=reactor,
         make_room=retention.collect if limited else None,
@@ -118,11 +120,10 @@ def _make_filesystem(
     ]
     if limited:
         components.append(Component(name="retention", start=retention.start, stop=retention.stop))
-    path = str(config.storage_path)
     return StorageSubsystem(
         storage=storage,
         images=images,
-        check=lambda: files.run(check_directory, path, str(config.storage_path / "tmp")),
+        check=lambda: files.run(check_directory, str(root), str(root / "tmp")),
         unready=free_space.faults,
         check_free_space=free_space.check,
         components=tuple(components),
@@ -130,7 +131,8 @@ def _make_filesystem(
 
 
 def _make_gcs(
-    config: Config,
+    config: GcsConfig,
+    uploads: int,
     reactor: Any,
     instrument: Callable[[Storage], Storage],
     give_up: Callable[[BaseException], None],
@@ -151,8 +153,8 @@ def _make_gcs(
             redirect=config.gcs_redirect,
             chunk_size=CHUNK_SIZE,
             # As many as layers are packed at a time, so that none of them waits for another.
-            uploads=config.cpu_workers,
-            connections=BUCKET_THREADS + config.cpu_workers,
+            uploads=uploads,
+            connections=BUCKET_THREADS + uploads,
         ),
         workers=pool,
         clock=reactor,

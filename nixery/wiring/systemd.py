@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from nixery.builds.builder import Builder
 from nixery.builds.tracker import BuildTracker
-from nixery.config.config import Config
+from nixery.config.declarations.builds import BuildConfig
 from nixery.runtime.startup import Component
 from nixery.runtime.systemd.sd_notify import NotifySocket
 from nixery.runtime.systemd.watchdog import ServiceNotifier, watchdog_interval
@@ -40,7 +40,7 @@ class SystemdSubsystem:
 
 
 def make_systemd(
-    config: Config,
+    config: BuildConfig,
     files: Workers,
     reactor: Any,  # the global reactor, which has no type
     environ: Mapping[str, str],

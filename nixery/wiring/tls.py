@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.interfaces import IStreamServerEndpoint
 
-from nixery.config.config import Config
+from nixery.config.declarations.tls import TLSConfig
 from nixery.observability.metrics import Metrics, SampledMetric
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
@@ -39,7 +39,7 @@ class TLSSubsystem:
 
 
 def make_tls(
-    config: Config,
+    config: TLSConfig,
     endpoints: Mapping[str, IStreamServerEndpoint],
     files: Workers,
     reactor: Any,  # the global reactor, which has no type

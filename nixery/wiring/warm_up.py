@@ -6,7 +6,7 @@ from importlib import import_module
 
 from twisted.internet.defer import Deferred
 
-from nixery.config.config import Config
+from nixery.config.declarations.sources import SourceConfig
 from nixery.nix.commands import NixCommands
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
@@ -19,7 +19,7 @@ __all__ = ["make_warm_up"]
 
 
 def make_warm_up(
-    config: Config,
+    config: SourceConfig,
     cpu: Workers,
     *,
     nix: NixCommands,

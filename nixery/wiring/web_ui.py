@@ -62,14 +62,14 @@ def make_web_ui(
     :param visibility: decides which client may see which image.
     :raises ResourceMissing: the installation is incomplete.
     """
-    if not config.web_ui:
+    if not config.ui.web_ui:
         return WebUISubsystem(shows_builds=False, make=lambda _: None)
     site_files = read_site_files(web_directory())
     docs = docs_directory()
     sections = [Section("Start", "/")]
-    if config.show_builds:
+    if config.ui.show_builds:
         sections.append(Section("Builds", "/builds"))
-    if config.show_images:
+    if config.ui.show_images:
         sections.append(Section("Images", "/images"))
     sections.append(Section("Documentation", "/docs/"))
 
@@ -78,22 +78,22 @@ def make_web_ui(
             site_files,
             cpu,
             address=address.host,
-            source=config.source.describe(),
+            source=config.sources.source.describe(),
             sections=sections,
         )
         index = IndexPage(
             pages,
             PackageSearch(sources=sources, package_lookup=package_lookup, seconds=reactor.seconds),
-            config.system,
+            config.sources.system,
             reactor,
-            builds=tracker if config.show_builds else None,
+            builds=tracker if config.ui.show_builds else None,
             visibility=visibility,
         )
         builds, images = None, None
-        if config.show_builds:
+        if config.ui.show_builds:
             builds = BuildPages(tracker, reactor, pages, visibility=visibility)
-        if config.show_images:
-            images = ImagePages(catalog, pages, cpu, visibility, system=config.system)
+        if config.ui.show_images:
+            images = ImagePages(catalog, pages, cpu, visibility, system=config.sources.system)
         return UIHandlers(
             pages=pages,
             assets=site_files.assets,
@@ -103,4 +103,4 @@ def make_web_ui(
             documentation=Documentation(pages, docs, files),
         )
 
-    return WebUISubsystem(shows_builds=config.show_builds, make=make)
+    return WebUISubsystem(shows_builds=config.ui.show_builds, make=make)

@@ -59,7 +59,7 @@ class ReproducibleTests(EndToEndCase):
 
     def test_compressed_otherwise_layers_have_same_diff_ids_in_same_order(self) -> None:
         """Compressed otherwise, layers have the same diff IDs in the same order."""
-        other = Daemon(demo_set(), name="level", options=["--compression-level", "0"]).start()
+        other = Daemon(demo_set(), name="level", options=["--compression", "gzip-0"]).start()
         self.addCleanup(other.kill)
         theirs = self.image(other.registry, "hello")
         ours = self.image(demo_registry().registry, "hello")

@@ -15,8 +15,9 @@ from attrs import frozen
 from nixery.access.errors import LoginFailed, PasswordFileUnusable
 from nixery.access.passwords import parse_passwords
 from nixery.builds.layer_cache import LayerRecord
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.errors import ConfigError
+from nixery.config.load import load_config
 from nixery.errors import UnexpectedOutput
 from nixery.http.credentials import parse_authorization
 from nixery.http.error_responses import printable

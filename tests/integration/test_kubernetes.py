@@ -14,7 +14,7 @@ import kubernetes_validate
 import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config.config import load_config
+from nixery.config.load import load_config
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANIFESTS = CHECKOUT / "nix" / "kubernetes"
@@ -84,8 +84,8 @@ class KubernetesTests(SynchronousTestCase):
                 {"config": str(file), "port": options["--port"]},
                 {"STATE_DIRECTORY": directory, "CACHE_DIRECTORY": directory},
             )
-        self.assertEqual(config.gcs_bucket, "example-bucket")
-        self.assertEqual(config.listen, (f"tcp:{container['ports'][0]['containerPort']}",))
+        self.assertEqual(config.gcs.gcs_bucket, "example-bucket")
+        self.assertEqual(config.http.listen, (f"tcp:{container['ports'][0]['containerPort']}",))
 
     def test_secret_is_docker_configuration_for_registry_that_pod_pulls_from(self) -> None:
         """The secret is a Docker configuration for the registry that the pod pulls from."""

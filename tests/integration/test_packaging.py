@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from nixery.config.config import load_config
 from nixery.config.declarations.removed import REMOVED_SETTINGS
 from nixery.config.declarations.sources import SYSTEMS
 from nixery.config.layer import DEPRECATED_NAMES
+from nixery.config.load import load_config
 from nixery.config.settings import SETTINGS
 from nixery.version import VERSION
 from tests.integration.nixenv import nix_path

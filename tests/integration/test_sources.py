@@ -27,7 +27,7 @@ from twisted.web.server import Request, Site
 from twisted.web.static import File
 from zope.interface import implementer
 
-from nixery.config.config import load_config
+from nixery.config.load import load_config
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest, Tag
 from nixery.image.packages import Package
@@ -111,7 +111,7 @@ class SourceCase(TestCase):
         file.write_text(json.dumps(settings))
         self.config = load_config({"config": str(file)}, self.environ)
         context = make_nix_context(self.config, InlineWorkers(), self.reactor, self.environ)
-        sources = make_sources(self.config, self.reactor, context).sources
+        sources = make_sources(self.config.sources, self.reactor, context).sources
         await sources.start()
         self.addCleanup(lambda: maybeDeferred(_discard, sources))
         return sources
@@ -129,7 +129,7 @@ class SourceCase(TestCase):
         return await sources.fetch(await self.revision(sources, tag))
 
     async def package(self, package_set: PackageSet, name: str = "plain") -> Package:
-        nix = make_nix(self.directory, config=self.config.nixpkgs_config)
+        nix = make_nix(self.directory, config=self.config.sources.nixpkgs_config)
         evaluation = await nix.evaluate(package_set, SYSTEM, [PackageRequest(name=name)])
         return evaluation.packages[0]
 

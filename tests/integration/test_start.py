@@ -111,7 +111,7 @@ class StartTests(SynchronousTestCase):
         # The other storage than the one that is started has this one.
         former = {old: new for old, new in FORMER_NAMES.items() if old != "gcs_proxy"}
         file = self.directory / "nixery.yaml"
-        on_command_line = ("stop_grace", "head_timeout", *REMOVED_SETTINGS[:1])
+        on_command_line = ("stop_grace", "head_timeout", *[*REMOVED_SETTINGS][:1])
         in_file = [name for name in (*former, *REMOVED_SETTINGS) if name not in on_command_line]
         values = {**{old: value for old, (_, value) in former.items()}, "revisions": "[latest]"}
         file.write_text("".join(f"{name}: {values.get(name, 'anything')}\n" for name in in_file))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.errors import ConfigError, ConfigProblem
+from nixery.config.load import load_config
 
 __all__ = ["FORMER_NAMES", "HOME", "ConfigCase"]
 

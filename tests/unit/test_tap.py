@@ -40,15 +40,15 @@ class OptionsTests(SynchronousTestCase):
     def test_options_become_the_configuration(self) -> None:
         """The options of the command line arrive in the configuration."""
         config = self.parse("--pkgs-path", "/p", "--nix-timeout=5", "--layer-budget", "7").config
-        self.assertEqual(PathSource(path=Path("/p")), config.source)
-        self.assertEqual(5, config.nix_timeout)
-        self.assertEqual(7, config.layer_budget)
+        self.assertEqual(PathSource(path=Path("/p")), config.sources.source)
+        self.assertEqual(5, config.nix.nix_timeout)
+        self.assertEqual(7, config.layers.layer_budget)
 
     def test_settings_that_command_line_leaves_open_come_from_environment(self) -> None:
         """Settings that the command line leaves open come from the environment."""
         options = self.parse("--port", "1", environ={"NIXERY_PKGS_PATH": "/p", "PORT": "2"})
-        self.assertEqual(("tcp:1",), options.config.listen)
-        self.assertEqual(PathSource(path=Path("/p")), options.config.source)
+        self.assertEqual(("tcp:1",), options.config.http.listen)
+        self.assertEqual(PathSource(path=Path("/p")), options.config.sources.source)
 
     def test_listen_repeatedly(self) -> None:
         """--listen may be given several times."""
@@ -69,7 +69,9 @@ class OptionsTests(SynchronousTestCase):
         """Former names of options work and are not in the help."""
         options = self.parse("--pkgs-path=/p", "--stop-grace=7", "--client-rate", "9")
         config = options.config
-        self.assertEqual((7, 9), (config.shutdown_timeout, config.requests_per_client))
+        self.assertEqual(
+            (7, 9), (config.builds.shutdown_timeout, config.limits.requests_per_client)
+        )
         self.assertEqual(
             {"--stop-grace", "--client-rate"}, {warning.setting for warning in config.warnings}
         )

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     except usage.UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    config = options.config
+    config = options.config.http
     answer = {"listen": config.listen, "public_url": config.public_url}
     sys.stdout.write(f"{json.dumps(answer)}\n")
     return 0

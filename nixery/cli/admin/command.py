@@ -33,8 +33,9 @@ from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, local_url, p
 from nixery.cli.admin.report import describe_image, format_table, to_plain_data
 from nixery.cli.admin.verify import verify
 from nixery.cli.errors import AdminRefused
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.errors import ConfigError
+from nixery.config.load import load_config
 from nixery.errors import NixeryError
 from nixery.image.names import Tag, parse_digest, parse_image_name, parse_tag
 from nixery.pulls.images import tag_record_key
@@ -76,8 +77,8 @@ def admin(arguments: Sequence[str] | None = None) -> None:
         )
         for warning in config.warnings:
             _print_error(warning.describe())
-        if options.command != "warm" and config.storage_backend != "filesystem":
-            raise AdminRefused(reason=BUCKET_MESSAGE.format(bucket=config.gcs_bucket))
+        if options.command != "warm" and config.storage.storage_backend != "filesystem":
+            raise AdminRefused(reason=BUCKET_MESSAGE.format(bucket=config.gcs.gcs_bucket))
         status = options.run(config, options)
     except ConfigError as error:
         _print_error(error.message)
@@ -175,9 +176,9 @@ def _gc(config: Config, options: argparse.Namespace) -> int:
         return configured if override is None else override
 
     policy = Policy(
-        max_bytes=default(options.max_storage_size, config.max_storage_size),
-        max_age=default(options.max_image_age, config.max_image_age),
-        grace=default(options.grace, config.retention_grace),
+        max_bytes=default(options.max_storage_size, config.retention.max_storage_size),
+        max_age=default(options.max_image_age, config.retention.max_image_age),
+        grace=default(options.grace, config.retention.retention_grace),
         dry_run=options.dry_run,
     )
     report = run_blocking(collect(str(_storage_root(config)), policy))
@@ -231,7 +232,7 @@ def _inspect(config: Config, options: argparse.Namespace) -> int:
     inventory = _scan(config)
     found = [
         describe_image(inventory, stored)
-        for stored in _find(inventory, options.image, config.system)
+        for stored in _find(inventory, options.image, config.sources.system)
     ]
     text = json.dumps(found, indent=2)
     _print(options, found, text)
@@ -257,7 +258,9 @@ def _purge(config: Config, options: argparse.Namespace) -> int:
 def _find_all(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[StoredImage]]:
     """:raises AdminRefused: one of the images is not stored."""
     inventory = _scan(config)
-    found = [stored for image in images for stored in _find(inventory, image, config.system)]
+    found = [
+        stored for image in images for stored in _find(inventory, image, config.sources.system)
+    ]
     return inventory, list({stored.manifests: stored for stored in found}.values())
 
 
@@ -265,11 +268,11 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
     images = [*options.images, *read_image_list(options.file)]
     endpoints = [
         text.removeprefix(PLAIN)
-        for text in config.listen
+        for text in config.http.listen
         # A certificate is valid for the name in the public URL.
-        if config.tls_certificate is None or text.startswith(PLAIN)
+        if config.tls.tls_certificate is None or text.startswith(PLAIN)
     ]
-    base = options.url or local_url(endpoints, config.public_url)
+    base = options.url or local_url(endpoints, config.http.public_url)
     if not images:
         raise AdminRefused(reason="there is nothing to make: name images, or give --from FILE")
     if base is None:
@@ -277,7 +280,7 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
     for image in images:
         # Checked before anything is built, not after hours.
         name, _, tag = image.partition(":")
-        parse_image_name(name.strip("/"), config.system)
+        parse_image_name(name.strip("/"), config.sources.system)
         parse_tag(tag or "latest")
     auth = None
     if options.user is not None:
@@ -327,7 +330,7 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
 
 def _storage_root(config: Config) -> Path:
     """:raises AdminRefused: there is no storage."""
-    root = config.storage_path
+    root = config.storage.storage_path
     if not (root / "blobs" / "sha256").is_dir():
         raise AdminRefused(
             reason=f"there is no storage in {root}: give --storage-path, or --config"

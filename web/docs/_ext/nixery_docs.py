@@ -79,11 +79,7 @@ def _facts(setting: Setting) -> Sequence[tuple[str, nodes.paragraph]]:
             names = f"{setting.inverted_alias}, with the opposite meaning"
         facts.append(("Formerly", nodes.paragraph("", names)))
     facts.append(("Value", nodes.paragraph("", _expected(setting.kind))))
-    default = setting.default_text
-    if default is None and setting.default is not None:
-        default = f"{setting.default:g}" if isinstance(setting.default, float) else None
-        default = default or str(setting.default)
-    facts.append(("Default", nodes.paragraph("", default or "none")))
+    facts.append(("Default", nodes.paragraph("", setting.default_text or "none")))
     if setting.requires is not None:
         other, value = setting.requires
         with_value = "" if value is ANY_VALUE else f": {value}"

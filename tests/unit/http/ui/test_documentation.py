@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config.config import load_config
 from nixery.config.errors import ConfigError
+from nixery.config.load import load_config
 from nixery.config.settings import SETTINGS
 from nixery.http.routes import UIHandlers
 from nixery.http.ui.documentation import Documentation

@@ -14,8 +14,8 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.config.config import load_config
 from nixery.config.errors import ConfigError
+from nixery.config.load import load_config
 from nixery.errors import ShuttingDown
 from nixery.observability.json_log import json_line
 from nixery.runtime.systemd.credentials import find_credential
@@ -225,10 +225,13 @@ class PassingTests(SynchronousTestCase):
         """They are always listened on, and replace the default only."""
         environ = {"HOME": "/h"}
         passed = ["systemd:domain=INET:index=0"]
-        self.assertEqual(tuple(passed), load_config({}, environ, passed).listen)
-        self.assertEqual((*passed, "tcp:80"), load_config({"port": "80"}, environ, passed).listen)
+        self.assertEqual(tuple(passed), load_config({}, environ, passed).http.listen)
         self.assertEqual(
-            (*passed, "tcp:1"), load_config({"listen": [*passed, "tcp:1"]}, environ, passed).listen
+            (*passed, "tcp:80"), load_config({"port": "80"}, environ, passed).http.listen
+        )
+        self.assertEqual(
+            (*passed, "tcp:1"),
+            load_config({"listen": [*passed, "tcp:1"]}, environ, passed).http.listen,
         )
 
 
@@ -241,10 +244,10 @@ class CredentialTests(SynchronousTestCase):
         config = load_config(
             {"tls_certificate": "credential:tls", "tls_key": "credential:tls-key"}, environ
         )
-        self.assertEqual(Path("/run/credentials/nixery.service/tls-key"), config.tls_key)
+        self.assertEqual(Path("/run/credentials/nixery.service/tls-key"), config.tls.tls_key)
         other = load_config({}, {**environ, "GOOGLE_APPLICATION_CREDENTIALS": "credential:gcs"})
         self.assertEqual(
-            Path("/run/credentials/nixery.service/gcs"), other.google_application_credentials
+            Path("/run/credentials/nixery.service/gcs"), other.gcs.google_application_credentials
         )
 
     def test_without_credentials_it_says_how_to_get_them(self) -> None:

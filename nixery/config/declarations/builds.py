@@ -1,0 +1,59 @@
+"""Settings of builds: how many run, for how long, and for how long their results are used."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.config import types
+from nixery.config.setting import COMPUTED, setting
+
+__all__ = ["BuildConfig"]
+
+
+@frozen(kw_only=True)
+class BuildConfig:
+    """Settings of builds: how many run, for how long, and for how long their results are used."""
+
+    cpu_workers: int = setting(
+        types.integer(1, 1024, unit="threads"),
+        "how many layers are packed at once",
+        default=COMPUTED,
+        default_text="the number of processors",
+    )
+    max_builds: int = setting(
+        types.integer(1, 1024, unit="images"), "how many images are made at once", default=4
+    )
+    max_queued_builds: int = setting(
+        types.integer(0, 100_000, unit="images"),
+        "how many more may wait for their turn, before clients are sent away for a while",
+        default=64,
+        aliases=("max_queue",),
+    )
+    build_deadline: float = setting(
+        types.SECONDS,
+        "how long the making of one image may take in all, once its turn has come",
+        default=14400.0,
+    )
+    shutdown_timeout: float = setting(
+        types.DURATION,
+        "how long the builds that run may go on when the daemon is stopped",
+        default=10.0,
+        aliases=("stop_grace",),
+    )
+    failure_cache_ttl: float = setting(
+        types.SECONDS,
+        "how long a failed build is remembered before it is tried again",
+        default=60.0,
+        aliases=("failure_ttl",),
+    )
+    evaluation_ttl: float = setting(
+        types.DURATION,
+        "how long the evaluation of a package set is believed that may change at any time",
+        default=0.0,
+    )
+    stale_while_revalidate: float = setting(
+        types.DURATION,
+        "how long an old image is served while that of a new revision is being built",
+        default=0.0,
+        aliases=("serve_stale",),
+    )

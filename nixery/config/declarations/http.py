@@ -1,0 +1,44 @@
+"""Settings of the HTTP server: where it listens, and how clients reach it and wait."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from nixery.config import types
+from nixery.config.setting import setting
+
+__all__ = ["HTTPConfig"]
+
+
+@frozen(kw_only=True)
+class HTTPConfig:
+    """
+    Settings of the HTTP server: where it listens, and how clients reach it and wait.
+
+    :param listen: endpoint strings, of ``listen`` or of ``port``, and those that were passed.
+    """
+
+    listen: tuple[str, ...] = setting(
+        types.ENDPOINTS,
+        "where to listen: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets)",
+        default=("tcp:8080:interface=127.0.0.1",),
+        default_text="tcp:8080:interface=127.0.0.1",
+        group="listening",
+    )
+    port: int | None = setting(
+        types.integer(1, 65535),
+        "listen on this TCP port of every interface",
+        variable="PORT",
+        group="listening",
+    )
+    public_url: str | None = setting(
+        types.BASE_URL,
+        "how clients reach this registry: the base of links and pull commands",
+        default_text="the address that is listened on",
+    )
+    pull_wait_timeout: float = setting(
+        types.SECONDS,
+        "how long a request waits for its image, unless it is Docker's, which waits for ever",
+        default=25.0,
+        aliases=("request_deadline",),
+    )
