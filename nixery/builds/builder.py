@@ -20,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from nixery.builds import cache_keys
+from nixery.builds.demand import Demand
 from nixery.builds.errors import ImageTimedOut
 from nixery.builds.image_cache import FailureCache
 from nixery.builds.pipeline import ImagePipeline
@@ -34,7 +35,7 @@ from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation
 from nixery.layers.plan import Popularity
 from nixery.limits.build_quota import BuildQuota
-from nixery.limits.errors import ImageTooLarge
+from nixery.limits.errors import ImageTooLarge, WorkAbandoned
 from nixery.limits.fair_queue import FairQueue
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.errors import BuildFailed, BuildTimedOut, EvaluationTimedOut, WrongSystem
@@ -83,11 +84,16 @@ class Builder(Service):
     _failures: FailureCache = field(init=False)
     _evaluation_jobs: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
     _build_jobs: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
+    # By image key, the keys of the requests that its build was begun for, or that have joined.
+    _build_requests: dict[str, list[str]] = field(factory=dict, init=False)
     # By image key, the build that makes the image; builds of other names for it follow it.
     _active_builds: dict[str, Build] = field(factory=dict, init=False)
-    _evaluation_queue: FairQueue[ImageName] = field(init=False)
-    _build_queue: FairQueue[ImageName] = field(init=False)
+    _evaluation_queue: FairQueue[str] = field(init=False)
+    _build_queue: FairQueue[str] = field(init=False)
     _stopping: bool = field(default=False, init=False)
+
+    demand: Demand = field(init=False)
+    """The clients that ask for an image now; what nobody asks for leaves the queues."""
 
     _log = Logger()
 
@@ -95,13 +101,16 @@ class Builder(Service):
         self._request_keys = LRUCache(4096)
         limits, clock = self.pipeline.limits, self.pipeline.clock
         self._failures = FailureCache(seconds=clock.seconds, ttl=self.failure_cache_ttl)
+        self.demand = Demand(seconds=clock.seconds)
         self._evaluation_queue = FairQueue(
-            max_running=limits.max_evaluations, max_waiting=limits.max_queued
+            max_running=limits.max_evaluations, max_waiting=limits.max_queued, clock=clock
         )
-        self._build_queue = FairQueue(max_running=limits.max_builds, max_waiting=limits.max_queued)
+        self._build_queue = FairQueue(
+            max_running=limits.max_builds, max_waiting=limits.max_queued, clock=clock
+        )
 
     @property
-    def queues(self) -> Mapping[str, FairQueue[ImageName]]:
+    def queues(self) -> Mapping[str, FairQueue[str]]:
         """The queues in which images wait for their turn, by stage."""
         return {"evaluation": self._evaluation_queue, "build": self._build_queue}
 
@@ -160,9 +169,11 @@ class Builder(Service):
                 # Fetched before the turn in the queue is taken, since it may take minutes.
                 package_set = await self.pipeline.fetch(request.revision, progress)
                 evaluation = await self._evaluation_queue.run(
-                    request.name,
+                    self.demand.note(request.key),
                     lambda: self.pipeline.evaluate(package_set, request, progress),
                     progress.set_queued,
+                    name=request.name,
+                    clients=lambda: self.demand.clients([request.key]),
                 )
                 self.package_rules.check_evaluation(evaluation)
                 return evaluation
@@ -193,9 +204,16 @@ class Builder(Service):
         active = self._active_builds.get(key)
         if active is not None:
             progress.follow(active)
-        return await self._build_jobs.run(
-            key, lambda: self._build(key, request, evaluation, progress)
-        )
+        requests = self._build_requests.setdefault(key, [])
+        requests.append(request.key)
+        try:
+            return await self._build_jobs.run(
+                key, lambda: self._build(key, request, evaluation, progress)
+            )
+        finally:
+            requests.remove(request.key)
+            if not requests:
+                self._build_requests.pop(key, None)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -252,9 +270,11 @@ class Builder(Service):
         try:
             with self._record_failures(request.name, "built", failure_key, self._log.error):
                 return await self._build_queue.run(
-                    request.name,
+                    self.demand.note(request.key),
                     lambda: self.pipeline.make(request, evaluation, progress),
                     progress.set_queued,
+                    name=request.name,
+                    clients=lambda: self.demand.clients(self._build_requests.get(key, ())),
                 )
         finally:
             del self._active_builds[key]
@@ -275,6 +295,9 @@ class Builder(Service):
         except CancelledError as error:
             raise ShuttingDown from error
         except ShuttingDown:
+            raise
+        except WorkAbandoned as error:
+            self._log.info("{image}: {error}", image=name.repository, error=error)
             raise
         except NixeryError as error:
             log("{image} was not {done}: {error}", image=name.repository, done=action, error=error)

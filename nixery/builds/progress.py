@@ -22,7 +22,7 @@ from nixery.builds.views import BuildFailure, BuildState, BuildView, Count, LogP
 from nixery.errors import NixeryError, ShuttingDown
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import Digest, ImageName, Tag
-from nixery.limits.errors import QueueFull
+from nixery.limits.errors import QueueFull, WorkAbandoned
 from nixery.nix.errors import BuildFailed, BuildTimedOut
 from nixery.nix.progress import Phase
 from nixery.runtime.clocks import WallTime
@@ -151,7 +151,7 @@ class Build:
 
     def fail(self, error: BaseException) -> None:
         """Note that it failed or was cancelled."""
-        if isinstance(error, CancelledError | ShuttingDown):
+        if isinstance(error, CancelledError | ShuttingDown | WorkAbandoned):
             self._end(BuildState.CANCELLED, keep=not _BUILD_PHASES.isdisjoint(self._logged_phases))
             return
         self._failure = _make_failure(error)

@@ -49,6 +49,7 @@ from nixery.limits.errors import (
     QueueFull,
     RequestsExceeded,
     TooManyConnections,
+    WorkAbandoned,
 )
 from nixery.nix.errors import (
     BuildFailed,
@@ -192,6 +193,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     # A later retry may succeed; 429 is the one status on which podman and skopeo retry.
     StillBuilding: (429, "TOOMANYREQUESTS"),
     QueueFull: (429, "TOOMANYREQUESTS"),
+    WorkAbandoned: (429, "TOOMANYREQUESTS"),
     RequestsExceeded: (429, "TOOMANYREQUESTS"),
     BuildsExceeded: (429, "TOOMANYREQUESTS"),
     TooManyConnections: (503, "UNAVAILABLE"),

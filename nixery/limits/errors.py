@@ -15,6 +15,7 @@ __all__ = [
     "QueueFull",
     "RequestsExceeded",
     "TooManyConnections",
+    "WorkAbandoned",
 ]
 
 
@@ -140,3 +141,12 @@ class TooManyConnections(NixeryError):
             f"the registry has {self.limit} connections, which is all that it takes"
             " (max_connections): try again"
         )
+
+
+@frozen(kw_only=True)
+class WorkAbandoned(NixeryError):
+    """Work left its queue before its turn, because no client asked for it any more."""
+
+    @property
+    def message(self) -> str:
+        return "it left the queue, because nobody had asked for it in a minute: pull it again"

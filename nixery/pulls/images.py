@@ -240,9 +240,10 @@ class ImageService:
         """
         while True:
             try:
-                return await self._jobs.run(
-                    (request.key, tag), lambda: self._tracked(request, tag, make)
-                )
+                with self.builder.demand.asking(request.key):
+                    return await self._jobs.run(
+                        (request.key, tag), lambda: self._tracked(request, tag, make)
+                    )
             except BuildsExceeded as error:
                 # The quota of the client that began the job is used up; this client's may
                 # not be.

@@ -18,7 +18,8 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from nixery.builds.views import BuildView
+from nixery.builds.demand import ASKED_SECONDS
+from nixery.builds.views import BuildState, BuildView
 from nixery.errors import NixeryError
 from nixery.http.registry.errors import StillBuilding
 from nixery.image.names import ImageName, Tag
@@ -36,6 +37,9 @@ clients make a limited number of retries.
 
 MAX_RETRY_AFTER_SECONDS = 60.0
 """Seconds; podman and skopeo wait no longer, even if Retry-After is larger."""
+
+MAX_QUEUED_RETRY_AFTER_SECONDS = ASKED_SECONDS / 2
+"""The same while the image waits for its turn: its client has to ask again in time."""
 
 
 def wait_limit(user_agent: bytes | None, deadline: float) -> float | None:
@@ -130,10 +134,12 @@ class PullWaiter:
                 seconds=seconds,
                 retry_after=MIN_RETRY_AFTER_SECONDS,
             )
+        queued = build.state is BuildState.QUEUED
+        longest = MAX_QUEUED_RETRY_AFTER_SECONDS if queued else MAX_RETRY_AFTER_SECONDS
         return StillBuilding(
             image=name.repository,
             doing=build.describe_activity(),
             seconds=build.elapsed,
-            retry_after=retry_after(build.elapsed),
+            retry_after=min(retry_after(build.elapsed), longest),
             watch=self.link(build.id),
         )

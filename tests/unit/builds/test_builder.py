@@ -7,15 +7,18 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, capturedLogs
 
+from nixery.builds.demand import ASKED_SECONDS
 from nixery.builds.errors import CachedFailure, ImageTimedOut
 from nixery.builds.pipeline import DEADLINE_MARGIN_SECONDS
 from nixery.builds.settings import BuildLimits
 from nixery.errors import ShuttingDown, StorageError
 from nixery.image.errors import PackagesRefused
-from nixery.image.manifests import parse_manifest
+from nixery.image.manifests import Image, parse_manifest
 from nixery.image.names import Digest, Tag, escape_attribute
 from nixery.layers.grouping import Popularity
+from nixery.limits.build_quota import current_client
 from nixery.limits.errors import QueueFull
+from nixery.limits.fair_queue import SWEEP_SECONDS
 from nixery.nix.errors import BuildFailed
 from nixery.sources.errors import UnknownRevision
 from nixery.storage.errors import BlobUnknown
@@ -179,6 +182,56 @@ class BuilderTests(BuilderCase):
         gates[-1].callback(None)
         self.successResultOf(second)
         self.successResultOf(third)
+
+    def by(self, client: str, name: str) -> Deferred[Image]:
+        """A client asks for an image."""
+        token = current_client.set((client,))
+        try:
+            return self.request(name)
+        finally:
+            current_client.reset(token)
+
+    def test_flood_of_one_client_delays_another_by_one_build(self) -> None:
+        """The client that came last has the next turn, and not the one after the whole flood."""
+        gates = self.limited(max_builds=1)
+        for name in ("hello", "git", "bash", "git/hello", "bash/hello"):
+            self.by("flooding", name)
+        honest = self.by("honest", "bash/git")
+        gates[0].callback(None)
+        self.assertEqual(self.states()["bash/git"], "running")
+        gates[1].callback(None)
+        self.successResultOf(honest)
+
+    def test_image_that_another_client_has_queued_is_not_held_back_with_its_flood(self) -> None:
+        """Who joins a build that waits brings it forward to its own turn."""
+        gates = self.limited(max_builds=1)
+        for name in ("hello", "git", "bash", "git/hello", "bash/hello"):
+            self.by("flooding", name)
+        honest = self.by("honest", "bash/hello")
+        gates[0].callback(None)
+        gates[1].callback(None)
+        self.successResultOf(honest)
+
+    def test_client_that_has_left_gives_up_its_places(self) -> None:
+        """What waits with nobody asking for a minute is not built; what runs is."""
+        gates = self.limited(max_builds=1, max_queued=2)
+        self.builder.build_quota.max_concurrent = 3
+        running, *waiting = [self.by("left", name) for name in ("hello", "git", "bash")]
+        for request in (running, *waiting):
+            request.cancel()
+        other = self.by("other", "bash/hello")
+        self.assertNoResult(other)
+        self.clock.advance(ASKED_SECONDS)
+        self.clock.advance(SWEEP_SECONDS)
+        self.assertEqual(self.states()["hello"], "running")
+        self.assertEqual({"git", "bash"} & self.states().keys(), set())
+        self.assertEqual(self.builder.queues["build"].waiting, 1)
+        # Its quota is free again.
+        self.assertNoResult(self.by("left", "git"))
+        gates[0].callback(None)
+        gates[1].callback(None)
+        self.successResultOf(other)
+        self.build("hello")
 
     def test_joining_is_free(self) -> None:
         """A request for an image that is being made, or queued, takes no place in the queue."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import ShuttingDown
-from nixery.limits.errors import QueueFull
-from nixery.limits.fair_queue import FairQueue
+from nixery.limits.errors import QueueFull, WorkAbandoned
+from nixery.limits.fair_queue import SWEEP_SECONDS, FairQueue
 
 
 @define(eq=False)
@@ -37,6 +39,7 @@ class Job:
 
 class QueueTestCase(SynchronousTestCase):
     def setUp(self) -> None:
+        self.clock = Clock()
         self.order: list[str] = []
         self.jobs: list[Job] = []
         self.make(running=1, waiting=10)
@@ -55,11 +58,18 @@ class QueueTestCase(SynchronousTestCase):
 
     def make(self, *, running: int, waiting: int) -> None:
         self.queue: FairQueue[str] = FairQueue(
-            max_running=running, max_waiting=waiting, retry_after=7
+            max_running=running, max_waiting=waiting, retry_after=7, clock=self.clock
         )
 
-    def come(self, name: str) -> Job:
-        """Work called ``name`` comes, in the lane of its first letter."""
+    def come(
+        self, name: str, image: str | None = None, asking: Collection[str] | None = None
+    ) -> Job:
+        """
+        Work called ``name`` comes, for the client of its first letter.
+
+        :param image: the name by which the client's work takes turns.
+        :param asking: the clients that ask for it, if there are others than this one.
+        """
         job = Job(name[0], name)
 
         async def work() -> str:
@@ -69,7 +79,15 @@ class QueueTestCase(SynchronousTestCase):
             return name
 
         self.jobs.append(job)
-        job.result = Deferred.fromCoroutine(self.queue.run(job.lane, work, job.positions.append))
+        job.result = Deferred.fromCoroutine(
+            self.queue.run(
+                job.lane,
+                work,
+                job.positions.append,
+                name=image,
+                clients=None if asking is None else lambda: asking,
+            )
+        )
         return job
 
 
@@ -87,13 +105,94 @@ class FairQueueTests(QueueTestCase):
         self.assertEqual(self.successResultOf(first.result), "a1")
         self.assertEqual(self.order, ["a1", "b1", "c1"])
 
-    def test_lanes_take_turns(self) -> None:
-        """One lane's flood does not come before another lane's first."""
+    def test_clients_take_turns(self) -> None:
+        """One client's flood does not come before another client's first."""
         running = self.come("x1")
         jobs = [self.come(name) for name in ("a1", "a2", "a3", "b1", "c1", "c2")]
         for job in [running, jobs[0], jobs[3], jobs[4], jobs[1], jobs[5], jobs[2]]:
             job.gate.callback(None)
         self.assertEqual(self.order, ["x1", "a1", "b1", "c1", "a2", "c2", "a3"])
+
+    def test_client_with_least_work_running_is_next(self) -> None:
+        """A client that comes waits for one of another's to end, and for no turn of its."""
+        self.make(running=3, waiting=10)
+        flood = [self.come(f"a{number}") for number in range(6)]
+        other = self.come("b1")
+        self.assertEqual(other.positions, [1])
+        flood[1].gate.callback(None)
+        self.assertTrue(other.running)
+
+    def test_client_that_has_just_had_its_turn_comes_after_others(self) -> None:
+        """The one place goes to the client that came, though the other has waited for longer."""
+        running = self.come("a1")
+        waiting, other = self.come("a2"), self.come("b1")
+        running.gate.callback(None)
+        self.assertTrue(other.running)
+        self.assertTrue(waiting.waiting)
+
+    def test_names_of_a_client_take_turns(self) -> None:
+        """One image at many revisions does not come before the client's other images."""
+        running = self.come("x1")
+        for name, image in (("a1", "git"), ("a2", "git"), ("a3", "git"), ("a4", "vim")):
+            self.come(name, image)
+        self.assertEqual([job.positions[-1] for job in self.jobs[1:]], [1, 3, 4, 2])
+        for job in [running, self.jobs[1], self.jobs[4], self.jobs[2], self.jobs[3]]:
+            job.gate.callback(None)
+        self.assertEqual(self.order, ["x1", "a1", "a4", "a2", "a3"])
+
+    def test_full_queue_gives_the_place_of_a_name_with_many_to_one_with_none(self) -> None:
+        """A client's own other image takes the last place of the one that has several."""
+        self.make(running=1, waiting=2)
+        for name in ("x1", "a1", "a2"):
+            self.come(name, "git")
+        self.assertTrue(self.come("a3", "vim").waiting)
+        self.failureResultOf(self.jobs[2].result, QueueFull)
+        self.failureResultOf(self.come("a4", "jq").result, QueueFull)
+
+    def test_work_of_several_clients_has_the_best_of_their_places(self) -> None:
+        """What a client asks for does not wait behind all that another one has queued."""
+        self.come("x1")
+        asking = ["a"]
+        for number in range(4):
+            self.come(f"a{number}")
+        shared = self.come("a9", asking=asking)
+        self.assertEqual(shared.positions, [5])
+        asking.append("b")
+        self.come("c1")
+        self.assertEqual(shared.positions[-1], 2)
+
+    def test_work_that_nobody_asks_for_leaves_the_queue(self) -> None:
+        """Abandoned work is rejected after a moment, and those behind it move up."""
+        running = self.come("x1")
+        asking = ["a"]
+        abandoned, other = self.come("a1", asking=asking), self.come("b1")
+        asking.clear()
+        self.clock.advance(SWEEP_SECONDS)
+        self.failureResultOf(abandoned.result, WorkAbandoned)
+        self.assertEqual(other.positions, [2, 1])
+        running.gate.callback(None)
+        other.gate.callback(None)
+        self.assertEqual(self.order, ["x1", "b1"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_abandoned_work_takes_no_place_from_what_comes(self) -> None:
+        """A full queue of abandoned work refuses nobody."""
+        self.make(running=1, waiting=1)
+        self.come("x1")
+        asking = ["a"]
+        abandoned = self.come("a1", asking=asking)
+        asking.clear()
+        self.assertTrue(self.come("b1").waiting)
+        self.failureResultOf(abandoned.result, WorkAbandoned)
+
+    def test_work_that_runs_goes_on_though_nobody_asks_for_it(self) -> None:
+        """Only what waits is given up."""
+        asking = ["a"]
+        running = self.come("a1", asking=asking)
+        self.come("b1")
+        asking.clear()
+        self.clock.advance(SWEEP_SECONDS)
+        self.assertTrue(running.running)
 
     def test_waiting_job_is_told_its_place_when_it_comes_and_when_place_changes(self) -> None:
         """A waiting job is told its place when it comes and when the place changes."""
@@ -199,12 +298,13 @@ class FairnessTests(QueueTestCase):
         ),
     )
     @settings(max_examples=150)
-    def test_no_lane_is_served_twice_while_another_waits(
+    def test_no_client_is_served_twice_while_another_has_nothing(
         self, running: int, waiting: int, steps: list[tuple[str, str, int]]
     ) -> None:
         """
-        No more run or wait than may, nobody waits while there is room, no lane is
-        served twice while another one waits, and a lane's own order is kept.
+        No more run or wait than may, nobody waits while there is room, no client is
+        served twice while another one waits with nothing running, nor while one waits with less
+        running, and a client's own order is kept.
         """
         self.order = []
         self.make(running=running, waiting=waiting)
@@ -228,7 +328,14 @@ class FairnessTests(QueueTestCase):
                     others[name[0]] += 1
                 passed.pop(name[0], None)
             lanes = {job.lane for job in jobs if job.waiting}
-            passed = {each: passed.get(each, Counter()) for each in lanes}
+            now_running = Counter(job.lane for job in jobs if job.running)
+            for name in self.order[served:]:
+                # It was served when each that still waits had no less.
+                self.assertTrue(
+                    all(now_running[name[0]] - 1 <= now_running[lane] for lane in lanes), name
+                )
+            idle = {lane for lane in lanes if not now_running[lane]}
+            passed = {each: passed.get(each, Counter()) for each in idle}
             for each, others in passed.items():
                 self.assertTrue(all(times == 1 for times in others.values()), (each, others))
             self.assertLessEqual(self.queue.running, running)

@@ -7,6 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.builds.demand import ASKED_SECONDS
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import StorageError
 from nixery.http.registry.errors import StillBuilding
@@ -148,6 +149,16 @@ class HoldTests(SynchronousTestCase):
             },
         )
         self.assertIn("http://reg/builds/id", error.message)
+
+    def test_client_of_a_queued_image_is_told_to_come_back_before_it_loses_its_place(self) -> None:
+        """However long it has waited already, it is back within the minute."""
+        build = self.book.begin(NAME, LATEST)
+        build.set_queued(7)
+        self.clock.advance(3600)
+        held = self.wait_for_image()
+        self.clock.advance(25)
+        error = self.failureResultOf(held, StillBuilding).value
+        self.assertEqual(error.retry_after, ASKED_SECONDS / 2)
 
     def test_error_names_no_page_to_watch_if_there_are_no_pages(self) -> None:
         """The error names no page to watch if there are no pages."""
