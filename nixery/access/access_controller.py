@@ -273,13 +273,15 @@ class AccessController:
             raise TokenInvalid(reason="its user has another password now, or is gone")
 
     async def _check_password(self, user: str, password: str, address: str) -> None:
-        pending = self._pending_checks.get(address, 0)
+        # Other users of an address do not keep out one who has logged in from there.
+        source = f"{user} {address}" if self._throttle.has_logged_in(address, user) else address
+        pending = self._pending_checks.get(source, 0)
         if (
             pending >= MAX_PENDING_CHECKS_PER_ADDRESS
             or sum(self._pending_checks.values()) >= MAX_PENDING_CHECKS
         ):
             raise LoginThrottled(retry_after=2.0)
-        self._pending_checks[address] = pending + 1
+        self._pending_checks[source] = pending + 1
         credentials = UsernamePassword(
             user.encode("utf-8", "replace"), password.encode("utf-8", "replace")
         )
@@ -295,9 +297,9 @@ class AccessController:
             )
             raise LoginFailed from None
         finally:
-            remaining = self._pending_checks.pop(address) - 1
+            remaining = self._pending_checks.pop(source) - 1
             if remaining:
-                self._pending_checks[address] = remaining
+                self._pending_checks[source] = remaining
         self._throttle.record_success(address, user)
         self._log.info("{user} from {address} logged in", user=user, address=address)
 

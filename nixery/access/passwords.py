@@ -46,16 +46,16 @@ class Passwords:
     """
 
     hashes: Mapping[str, bytes] = field(repr=False)
-    _dummy_hash: bytes = field(init=False, repr=False)
+    _max_cost: int = field(init=False, repr=False)
+    _salt: str = field(init=False, repr=False)
 
-    @_dummy_hash.default
-    def _make_dummy_hash(self) -> bytes:
-        # Checked for unknown users, at the highest cost in the file: the time that an answer
-        # takes does not reveal which users exist.
-        cost = max((int(each[4:6]) for each in self.hashes.values()), default=10)
-        salt = "".join(secrets.choice(_BCRYPT_ALPHABET) for _ in range(53))
-        # The last characters of salt and hash encode fewer bits than the others do.
-        return f"$2b${cost:02}${salt[:21]}.{salt[22:52]}.".encode("ascii")
+    @_max_cost.default
+    def _find_max_cost(self) -> int:
+        return max(map(_cost, self.hashes.values()), default=10)
+
+    @_salt.default
+    def _make_salt(self) -> str:
+        return "".join(secrets.choice(_BCRYPT_ALPHABET) for _ in range(53))
 
     def __contains__(self, user: object) -> bool:
         return user in self.hashes
@@ -64,15 +64,28 @@ class Passwords:
         """
         Tell whether it is the user's password.
 
+        A password that is not costs the same for every name, so that the time of an answer does
+        not reveal which users exist: as much as a check of the costliest hash in the file.
+
         Takes a good part of a second of processor time: call it on a thread of a pool.
         """
         stored = self.hashes.get(user)
         # bcrypt's own code ends a password at a NUL, so that any text after it would match.
         valid = stored is not None and b"\0" not in password
-        expected = stored if valid and stored is not None else self._dummy_hash
+        expected = stored if valid and stored is not None else self._dummy_hash(self._max_cost)
         candidate = password.replace(b"\0", b"?")[:_MAX_PASSWORD_BYTES]
         # checkpw compares in constant time.
-        return bcrypt.checkpw(candidate, expected) and valid
+        if bcrypt.checkpw(candidate, expected) and valid:
+            return True
+        # A check of cost n takes 2^n rounds, and 2^n + 2^n + 2^(n+1) + ... + 2^(m-1) = 2^m.
+        for cost in range(_cost(expected), self._max_cost):
+            bcrypt.checkpw(candidate, self._dummy_hash(cost))
+        return False
+
+    def _dummy_hash(self, cost: int) -> bytes:
+        """Return a hash of an unknown password."""
+        # The last characters of salt and hash encode fewer bits than the others do.
+        return f"$2b${cost:02}${self._salt[:21]}.{self._salt[22:52]}.".encode("ascii")
 
     def fingerprint(self, user: str) -> str | None:
         """
@@ -81,6 +94,11 @@ class Passwords:
         """
         stored = self.hashes.get(user)
         return None if stored is None else hashlib.blake2b(stored, digest_size=12).hexdigest()
+
+
+def _cost(hashed: bytes) -> int:
+    """Return the cost of a bcrypt hash: the binary logarithm of its rounds."""
+    return int(hashed[4:6])
 
 
 def read_passwords(path: Path) -> Passwords:

@@ -7,6 +7,10 @@ not checked.  The time doubles with each failure.  Failures are counted per user
 so that an attacker at another address cannot lock a user out.  They are also counted per
 address alone: otherwise every made-up user name would allow one more free guess, and cost one
 more check of a quarter of a second.
+
+Many users may share an address (NAT, a proxy that is not trusted), and one of them who guesses
+must not keep the others out: a user who has logged in from an address lately is throttled by
+its own failures there only.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ MAX_DELAY_SECONDS = 300.0
 FORGET_AFTER_SECONDS = 900.0
 """Seconds after the last failure until failures are forgotten."""
 
+REMEMBER_LOGIN_SECONDS = 7 * 86400.0
+"""Seconds after a login for which the user's own failures at that address count alone."""
+
 MAX_TRACKED_KEYS = 16384
 """Maximum number of users and addresses whose failures are counted."""
 
@@ -52,14 +59,23 @@ class LoginThrottle:
 
     seconds: Callable[[], float]
     _failures: TTLCache[tuple[str, str], _Failures] = field(init=False)
+    _logged_in: TTLCache[tuple[str, str], bool] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._failures = TTLCache(MAX_TRACKED_KEYS, FORGET_AFTER_SECONDS, timer=self.seconds)
+        self._logged_in = TTLCache(MAX_TRACKED_KEYS, REMEMBER_LOGIN_SECONDS, timer=self.seconds)
+
+    def has_logged_in(self, address: str, user: str) -> bool:
+        """Tell whether a user has logged in from an address lately."""
+        return _user_key(address, user) in self._logged_in
 
     def seconds_until_allowed(self, address: str, user: str) -> float:
         """Return the seconds until a user may try again; 0: now."""
         now = self.seconds()
-        found = [self._failures.get(key) for key, _ in _keys(address, user)]
+        keys = [key for key, _ in _keys(address, user)]
+        if self.has_logged_in(address, user):
+            keys = [_user_key(address, user)]
+        found = [self._failures.get(key) for key in keys]
         return max(0.0, *(each.blocked_until - now for each in found if each is not None), 0.0)
 
     def record_failure(self, address: str, user: str) -> float:
@@ -77,13 +93,18 @@ class LoginThrottle:
 
     def record_success(self, address: str, user: str) -> None:
         """Record a successful login."""
-        self._failures.pop((client_key_of(address), user), None)
+        key = _user_key(address, user)
+        self._failures.pop(key, None)
+        self._logged_in[key] = True
 
 
 def _keys(address: str, user: str) -> tuple[tuple[tuple[str, str], int], ...]:
-    client = client_key_of(address)
-    # No user's name is empty.
-    return ((client, user[:255] or "-"), FREE_FAILURES_PER_USER), (
-        (client, ""),
+    return (_user_key(address, user), FREE_FAILURES_PER_USER), (
+        (client_key_of(address), ""),
         FREE_FAILURES_PER_ADDRESS,
     )
+
+
+def _user_key(address: str, user: str) -> tuple[str, str]:
+    # No user's name is empty.
+    return client_key_of(address), user[:255] or "-"

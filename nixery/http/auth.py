@@ -14,6 +14,7 @@ only to users.
 from __future__ import annotations
 
 from attrs import evolve
+from twisted.logger import Logger
 from twisted.web.server import Request
 
 from nixery.access.access_controller import AccessController
@@ -135,8 +136,11 @@ class Authenticator:
     :param controller: authenticates clients.
     """
 
+    _log = Logger()
+
     def __init__(self, controller: AccessController) -> None:
         self._controller = controller
+        self._warned_of_forwarding = False
 
     async def authenticate(self, request: Request) -> None:
         """
@@ -148,6 +152,8 @@ class Authenticator:
         :raises LoginThrottled: the credentials are not checked now.
         """
         assert isinstance(request, LoggedRequest)
+        if not self._warned_of_forwarding and request.has_untrusted_forwarding:
+            self._warn_of_forwarding(client_address(request))
         segment = first_segment(request)
         credentials = request.getHeader(b"Authorization")
         client = Client(address=client_address(request))
@@ -161,6 +167,15 @@ class Authenticator:
         if segment not in SELF_AUTHORIZING_PATHS and client.user is None:
             reason = client.auth_error or "this page is for those who have logged in"
             raise LoginRequired(challenge=BASIC, reason=reason)
+
+    def _warn_of_forwarding(self, address: str) -> None:
+        # Said once: any client can send the header.
+        self._warned_of_forwarding = True
+        self._log.warn(
+            "{address} sends X-Forwarded-For and is not trusted: if it is a proxy of yours, name"
+            " it in trusted_proxies, or failed log-ins of one client keep out all behind it.",
+            address=address,
+        )
 
     async def _identify(self, credentials: bytes, address: str) -> Identity:
         identity = self._controller.cached_identity(credentials)

@@ -227,6 +227,16 @@ class LoggedRequest(Request):
         return self._address
 
     @property
+    def has_untrusted_forwarding(self) -> bool:
+        """True if the peer names the client that it speaks for, and is not trusted to."""
+        peer: str | None = getattr(self.client, "host", None)
+        return (
+            self.requestHeaders.hasHeader(b"X-Forwarded-For")
+            and isinstance(self.site, RegistrySite)
+            and not self.site.admission.limits.proxies.trusts(peer or UNIX_SOCKET)
+        )
+
+    @property
     def client_keys(self) -> tuple[str, ...]:
         """The keys that the client is counted by: its address, and its user if there is one."""
         key = client_key_of(self.client_address)

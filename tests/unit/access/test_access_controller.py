@@ -156,6 +156,22 @@ class PasswordTests(AccessControllerTestCase):
         for each in asked:
             self.failureResultOf(each, LoginFailed)
 
+    def test_guesses_at_an_address_do_not_keep_out_who_has_logged_in_from_there(self) -> None:
+        """Neither the checks of made-up users nor their failures delay a known user's login."""
+        self.successResultOf(self.log_in("alice", "secret"))
+        for number in range(40):
+            self.log_in(f"user{number}", "x").addErrback(lambda why: why.trap(LoginFailed))
+            self.clock.advance(PASSWORD_CACHE_SECONDS + 1 if number == 20 else 0)
+        workers = SteppedWorkers()
+        self.access_controller._checker = HtpasswdChecker(USERS, workers)
+        self.clock.advance(PASSWORD_CACHE_SECONDS + 1)
+        guesses = [self.log_in(f"more{each}", "x") for each in range(8)]
+        login = self.log_in("alice", "secret")
+        workers.finish()
+        self.assertEqual(self.successResultOf(login).user, "alice")
+        for guess in guesses:
+            self.failureResultOf(guess, LoginFailed, LoginThrottled)
+
     def test_too_many_failed_logins_are_throttled_for_a_while(self) -> None:
         """Too many failed logins are throttled for a while, even with the right password."""
         for _ in range(4):

@@ -128,6 +128,29 @@ class VerifyTests(SynchronousTestCase):
         self.assertEqual([each[3:7] for each in tried], [b"$04$", b"$04$"])
         self.assertNotEqual(*tried)
 
+    def test_wrong_password_costs_the_same_for_every_user(self) -> None:
+        """The rounds of all checks together are the same, whatever the cost of a user's hash."""
+        hashes = {
+            f"user{cost}": hashed(b"secret").replace(b"$04$", b"$%02d$" % cost)
+            for cost in (4, 5, 9, 12)
+        }
+        passwords = Passwords(hashes=hashes)
+        rounds: list[int] = []
+
+        def check(_password: bytes, against: bytes) -> bool:
+            rounds.append(2 ** int(against[4:6]))
+            return False
+
+        self.patch(bcrypt, "checkpw", check)
+        for user in (*hashes, "mallory"):
+            rounds.clear()
+            self.assertFalse(passwords.verify(user, b"x"))
+            self.assertEqual(sum(rounds), 2**12, user)
+        for name in ("user4", "mallory"):
+            rounds.clear()
+            self.assertFalse(passwords.verify(name, b"x\0"))
+            self.assertEqual(sum(rounds), 2**12, name)
+
     def test_nobody_is_a_hash(self) -> None:
         """Unknown users are compared with a hash that bcrypt can check."""
         for _ in range(5):

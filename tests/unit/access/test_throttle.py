@@ -10,6 +10,7 @@ from nixery.access.throttle import (
     FREE_FAILURES_PER_ADDRESS,
     FREE_FAILURES_PER_USER,
     MAX_DELAY_SECONDS,
+    REMEMBER_LOGIN_SECONDS,
     LoginThrottle,
 )
 
@@ -57,6 +58,21 @@ class ThrottleTests(SynchronousTestCase):
             self.failures(1, user=f"user{number}")
         self.assertGreater(self.throttle.seconds_until_allowed("192.0.2.1", "bob"), 0)
         self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.2", "bob"), 0)
+
+    def test_user_who_has_logged_in_there_is_not_kept_out_by_others_of_that_address(self) -> None:
+        """For a week, the user's own failures count, and no made-up names."""
+        self.throttle.record_success("192.0.2.1", "alice")
+        for number in range(FREE_FAILURES_PER_ADDRESS + 8):
+            self.failures(1, user=f"user{number}")
+        self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 0)
+        self.assertGreater(self.throttle.seconds_until_allowed("192.0.2.1", "bob"), 0)
+        self.failures(FREE_FAILURES_PER_USER + 1)
+        self.assertEqual(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 1)
+        self.throttle.record_success("192.0.2.1", "alice")
+        self.clock.advance(REMEMBER_LOGIN_SECONDS)
+        for number in range(FREE_FAILURES_PER_ADDRESS + 8):
+            self.failures(1, user=f"user{number}")
+        self.assertGreater(self.throttle.seconds_until_allowed("192.0.2.1", "alice"), 0)
 
     def test_addresses_of_an_ipv6_network_are_throttled_together(self) -> None:
         """All addresses of an IPv6 /64 network are throttled together."""

@@ -7,7 +7,7 @@ from base64 import b64encode
 from urllib.parse import urlencode
 
 from twisted.internet.defer import Deferred
-from twisted.logger import capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.web.server import Request
 
 from nixery.http.auth import Authenticator, PagesGuard, RegistryGuard, client_of
@@ -16,8 +16,11 @@ from nixery.http.registry.api import Registry
 from nixery.http.responses import PLAIN_TEXT, answer_with
 from nixery.http.root import Root
 from nixery.http.routes import Handlers, make_router
+from nixery.http.server import make_site
 from nixery.http.token_endpoint import TokenEndpoint
 from nixery.image.patterns import parse_patterns
+from nixery.limits.addresses import parse_proxies
+from nixery.limits.admission import AdmissionControl, AdmissionLimits
 from nixery.testing.fakes import InlineWorkers
 from tests.support.http import (
     IMAGE,
@@ -83,8 +86,8 @@ class AuthTestCase(AccessControllerTestCase):
             seen = [name for name in names if pages_guard.may_see(request, name)]
             return answer_with(request, PLAIN_TEXT, f"{client_of(request).user} {seen}".encode())
 
-        root = Root(router, Authenticator(self.access_controller))
-        self.connection = Connection(root, self.clock)
+        self.root = Root(router, Authenticator(self.access_controller))
+        self.connection = Connection(self.root, self.clock)
 
     def get(self, path: str, *headers: tuple[str, str]) -> Response:
         return self.connection.request("GET", path, *headers)
@@ -131,6 +134,27 @@ class AuthenticatorTests(AuthTestCase):
         self.assertEqual(sent_away.error()["code"], "TOOMANYREQUESTS")
         self.assertEqual(self.get("/healthz", ALICE).status, 200)
         self.assertEqual(self.get("/page", BOB).status, 200)
+
+    def test_proxy_that_is_not_trusted_is_warned_of_once(self) -> None:
+        """The first header of a peer that is not trusted is logged, with what to set."""
+        with capturedLogs() as logs:
+            for _ in range(3):
+                self.get("/v2/", ("X-Forwarded-For", "203.0.113.7"))
+        warnings = [formatEvent(each) for each in logs if each["log_level"] is LogLevel.warn]
+        self.assertEqual(len(warnings), 1, warnings)
+        self.assertIn("192.0.2.1 sends X-Forwarded-For", warnings[0])
+        self.assertIn("trusted_proxies", warnings[0])
+
+    def test_proxy_that_is_trusted_is_not_warned_of(self) -> None:
+        """Nor is a client without a proxy."""
+        admission = AdmissionControl(
+            limits=AdmissionLimits(proxies=parse_proxies(["192.0.2.1"])), seconds=self.clock.seconds
+        )
+        site = make_site(self.root, self.clock, admission=admission)
+        with capturedLogs() as logs:
+            Connection(site).request("GET", "/v2/", ("X-Forwarded-For", "203.0.113.7"))
+            self.get("/v2/")
+        self.assertEqual([each for each in logs if each["log_level"] is LogLevel.warn], [])
 
     def test_malformed_credentials(self) -> None:
         """A header that is neither password nor token is challenged as a missing one is."""
