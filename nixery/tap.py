@@ -42,10 +42,10 @@ __all__ = ["Options", "makeService"]
 
 
 def _help(setting: Setting) -> str:
-    variable = f" [{setting.variable}]" if setting.variable is not None else ""
+    variables = ", ".join(setting.variables)
     shown = f" (default: {setting.default_text})" if setting.default_text is not None else ""
     unit = f", in {setting.kind.name}" if setting.kind.name in {"bytes", "MiB", "seconds"} else ""
-    return f"{setting.help}{unit}{variable}{shown}"
+    return f"{setting.help}{unit} [{variables}]{shown}"
 
 
 class Options(usage.Options):
@@ -60,7 +60,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "A container registry that builds the images it is asked for, with Nix. An option wins"
-        " over its environment variable [in brackets], and that over the configuration file,"
+        " over its environment variables [in brackets], and that over the configuration file,"
         " which has the same settings with underscores."
     )
     optParameters = [  # noqa: RUF012  # Twisted's way of declaring them

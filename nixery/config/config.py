@@ -31,8 +31,8 @@ class Config:
     """
     The configuration of a daemon, checked.
 
-    :param warnings: deprecated names that were used; two configurations that differ in nothing
-        else are equal.
+    :param warnings: deprecated names that were used, and variables that are no settings; two
+        configurations that differ in nothing else are equal.
     """
 
     http: HTTPConfig

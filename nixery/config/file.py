@@ -5,47 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from nixery.config.errors import ConfigProblem
 from nixery.config.layer import COMMAND_LINE, DEPRECATED_NAMES, ENVIRONMENT, Layer, make_layer
 from nixery.config.settings import SETTINGS
+from nixery.config.yaml_loader import load_yaml
 
 __all__ = ["CONFIG_VARIABLE", "read_file", "suggest"]
 
 CONFIG_VARIABLE = "NIXERY_CONFIG"
 """The environment variable that names the configuration file."""
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """
-    Loads YAML safely, and rejects a name that is given twice instead of ignoring one.
-
-    A text that looks like a date or a number and is none is a YAML error that names its position.
-    """
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        # PyYAML does not catch the exceptions of the types' own constructors.
-        except (ValueError, AttributeError, LookupError, OverflowError) as error:
-            raise yaml.MarkedYAMLError(
-                problem=f"{node.tag.rpartition(':')[2]} cannot be read: {error}",
-                problem_mark=node.start_mark,
-            ) from error
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def read_file(
@@ -62,8 +33,7 @@ def read_file(
         if not path:
             return Layer(name="file")
     try:
-        # The loader is a SafeLoader.
-        data = yaml.load(Path(path).read_text("utf-8"), _UniqueKeyLoader)  # noqa: S506
+        data = load_yaml(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         problems.append(
@@ -104,7 +74,8 @@ def read_file(
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Suggest the name out of ``known`` that a mistyped ``name`` may mean, as a question."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=3)
+    spelled = {item.lower(): prefix + item for item in known}
+    near = difflib.get_close_matches(name.lower(), spelled, n=3)
     if not near:
         return "twistd nixery --help lists all settings"
-    return f"did you mean {' or '.join(prefix + item for item in near)}?"
+    return f"did you mean {' or '.join(spelled[item] for item in near)}?"

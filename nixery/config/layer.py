@@ -7,12 +7,13 @@ Also decides how a higher layer replaces the values of a lower one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from attrs import evolve, field, frozen
 
 from nixery.config.declarations.removed import REMOVED_SETTINGS
 from nixery.config.errors import ConfigProblem
-from nixery.config.setting import Setting, option_name
+from nixery.config.setting import Setting, option_name, variable_name
 from nixery.config.settings import SETTINGS
 from nixery.config.types import PATH, InvalidValue
 from nixery.runtime.systemd.credentials import PREFIX, find_credential
@@ -45,20 +46,22 @@ class Layer:
     :param name: ``command line``, ``environment``, or the path of the file.
     :param given: the values, by the names of settings.
     :param former_names: the former names that some of them were given by, by the present names.
+    :param variables: the environment variables that gave them, if the layer is the environment.
     """
 
     name: str
     given: Mapping[str, object] = field(factory=dict)
     former_names: Mapping[str, str] = field(factory=dict)
+    variables: Mapping[str, str] = field(factory=dict)
 
     def spell(self, setting: Setting) -> str:
         """Return the setting's name as it was written in this layer."""
-        if self.name == ENVIRONMENT:
-            return setting.variable or setting.name
         return self.spell_name(self.former_names.get(setting.name, setting.name))
 
     def spell_name(self, name: str) -> str:
-        """Return a name as it is written in this layer, which is not the environment."""
+        """Return a name as it is written in this layer."""
+        if self.name == ENVIRONMENT:
+            return self.variables.get(name) or variable_name(name)
         return f"--{option_name(name)}" if self.name == COMMAND_LINE else name
 
     def problem(self, setting: Setting, expected: str) -> ConfigProblem:
@@ -81,6 +84,7 @@ def make_layer(
     given: Mapping[str, object],
     problems: list[ConfigProblem],
     warnings: list[ConfigProblem],
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Layer:
     """
     Make a layer of values by present, former and removed names.
@@ -88,10 +92,11 @@ def make_layer(
     :param given: the values; ``None`` counts as not given.
     :param problems: gets an error for each setting that is given by two names.
     :param warnings: gets a warning for each former or removed name.
+    :param variables: as in :class:`Layer`.
     """
     given = {key: value for key, value in given.items() if value is not None}
     values = {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
-    layer = Layer(name=name)
+    layer = Layer(name=name, variables=variables)
     former_names: dict[str, str] = {}
 
     def report(to: list[ConfigProblem], key: str, text: str) -> None:

@@ -17,9 +17,10 @@ import attrs
 
 from nixery.config.config import GROUPS, Config
 from nixery.config.contradictions import find_contradictions
+from nixery.config.environment import read_environment
 from nixery.config.errors import ConfigError, ConfigProblem
 from nixery.config.file import read_file
-from nixery.config.layer import COMMAND_LINE, ENVIRONMENT, make_layer, merge, with_credentials
+from nixery.config.layer import COMMAND_LINE, make_layer, merge, with_credentials
 from nixery.config.settings import SETTINGS
 
 __all__ = ["load_config"]
@@ -36,22 +37,17 @@ def load_config(
     :param command_line: texts, and lists of texts for repeated options, by the
         names of settings, former and removed ones included; ``config`` names the
         file. ``None`` counts as not given.
-    :param environ: the environment; an empty variable counts as unset, and one that is no setting
-        is ignored.
+    :param environ: the environment; an empty variable counts as unset, and one that begins as
+        those of settings do and is none is warned of.
     :param passed: endpoint strings of sockets that the service manager opened, which are
         listened on beside what is configured, and in place of the default.
     :raises ConfigError: with all that is wrong.
     """
     problems: list[ConfigProblem] = []
     warnings: list[ConfigProblem] = []
-    variables = {
-        setting.name: environ[setting.variable]
-        for setting in SETTINGS
-        if setting.variable is not None and environ.get(setting.variable)
-    }
     layers = [
         read_file(command_line, environ, problems, warnings),
-        make_layer(ENVIRONMENT, variables, problems, warnings),
+        read_environment(environ, problems, warnings),
         make_layer(COMMAND_LINE, command_line, problems, warnings),
     ]
     layers = [with_credentials(layer, environ, problems) for layer in layers]

@@ -15,7 +15,19 @@ from attrs import frozen
 
 from nixery.config.types import Kind
 
-__all__ = ["ANY_VALUE", "COMPUTED", "Setting", "declared_settings", "option_name", "setting"]
+__all__ = [
+    "ANY_VALUE",
+    "COMPUTED",
+    "VARIABLE_PREFIX",
+    "Setting",
+    "declared_settings",
+    "option_name",
+    "setting",
+    "variable_name",
+]
+
+VARIABLE_PREFIX = "NIXERY_"
+"""The prefix of the environment variables of settings."""
 
 ANY_VALUE = object()
 """Stands for any value in a setting's ``requires``: the other setting need only have a value."""
@@ -36,7 +48,7 @@ class Setting:
     :param help: its effect, in one line without a full stop.
     :param default: its value where no layer gives one.
     :param default_text: the default as documentation shows it; ``None``: there is none.
-    :param variable: the environment variable, where there is one.
+    :param variable: a second environment variable beside that of its name, where there is one.
     :param group: settings of one group are alternatives: one layer gives at most
         one of them, and it replaces those of lower layers.
     :param requires: a setting, and the value that it must have for this one to
@@ -62,6 +74,12 @@ class Setting:
     def option(self) -> str:
         """The option of the command line, without its dashes."""
         return option_name(self.name)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables; the first that is set counts."""
+        own = variable_name(self.name)
+        return (own,) if self.variable is None else (own, self.variable)
 
     @property
     def former_names(self) -> tuple[str, ...]:
@@ -107,6 +125,11 @@ def declared_settings(group: type[attrs.AttrsInstance]) -> Iterator[Setting]:
 def option_name(name: str) -> str:
     """Return the option of the command line for a setting's name, without its dashes."""
     return name.replace("_", "-")
+
+
+def variable_name(name: str) -> str:
+    """Return the environment variable for a setting's name."""
+    return VARIABLE_PREFIX + name.upper()
 
 
 def _text(default: object) -> str | None:

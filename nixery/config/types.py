@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 from attrs import frozen
 
+from nixery.config.yaml_loader import load_yaml
 from nixery.image.names import is_commit
 from nixery.image.patterns import PackagePatterns, parse_patterns
 from nixery.layers.compression_levels import LEVELS, Compression, parse_compression
@@ -70,11 +71,13 @@ class Kind:
     :param parse: parses what a layer holds into the value. Raises :class:`InvalidValue`.
     :param repeated: whether the option may be given several times; its value is
         then a list of texts.
+    :param is_list: whether a variable is split at commas before it is parsed.
     """
 
     name: str
     parse: Callable[[object], object]
     repeated: bool = False
+    is_list: bool = False
 
 
 def integer(minimum: int, maximum: int | None = None, *, unit: str = "integer") -> Kind:
@@ -249,8 +252,8 @@ def _parse_mapping(value: object) -> dict[str, object]:
     expected = "give a mapping, as {name: value}"
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
+            value = load_yaml(value)
+        except (yaml.YAMLError, RecursionError):
             raise InvalidValue(expected) from None
     if not isinstance(value, Mapping):
         raise InvalidValue(expected)
@@ -373,7 +376,7 @@ def _parse_space(value: object) -> FreeSpaceLimit:
 
 TEXT = Kind(name="text", parse=_parse_text)
 PATH = Kind(name="path", parse=_parse_path)
-PATHS = Kind(name="paths", parse=_parse_paths)
+PATHS = Kind(name="paths", parse=_parse_paths, is_list=True)
 BOOLEAN = Kind(name="boolean", parse=_parse_boolean)
 SECONDS = Kind(name="seconds", parse=_parse_seconds)
 PROXIES = Kind(name="networks", parse=_parse_proxies)
@@ -390,7 +393,7 @@ REPOSITORY = Kind(name="URL", parse=_parse_repository)
 URL = Kind(name="URL", parse=_parse_url)
 DATA_URL = Kind(name="URL", parse=_parse_data_url)
 BASE_URL = Kind(name="URL", parse=_parse_base_url)
-ENDPOINTS = Kind(name="endpoint strings", parse=_parse_endpoints, repeated=True)
+ENDPOINTS = Kind(name="endpoint strings", parse=_parse_endpoints, repeated=True, is_list=True)
 AUTH_RULES = Kind(name="mapping", parse=_parse_auth_rules)
 NIX_OPTIONS = Kind(name="mapping", parse=_parse_nix_options)
 NIXPKGS_CONFIG = Kind(name="mapping", parse=_parse_nixpkgs_config)

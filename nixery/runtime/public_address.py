@@ -9,7 +9,7 @@ from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
 
-__all__ = ["PublicAddress", "describe_address", "find_public_address", "is_wildcard"]
+__all__ = ["PublicAddress", "describe_address", "find_public_address", "is_loopback", "is_wildcard"]
 
 
 @frozen(kw_only=True)
@@ -58,6 +58,13 @@ def is_wildcard(address: IAddress) -> bool:
     if not isinstance(address, IPv4Address | IPv6Address):
         return False
     return ip_address(address.host.split("%")[0]).is_unspecified
+
+
+def is_loopback(address: IAddress) -> bool:
+    """Tell whether only this machine reaches an address; a UNIX socket is such an address too."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return True
+    return ip_address(address.host.split("%")[0]).is_loopback
 
 
 def describe_address(address: IAddress) -> str:

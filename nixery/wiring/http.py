@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request
@@ -23,7 +24,12 @@ from nixery.http.server import LoggedRequest, RegistrySite, make_site
 from nixery.http.token_endpoint import TokenEndpoint
 from nixery.observability.request_metrics import RequestMeter
 from nixery.runtime.listener import Listener
-from nixery.runtime.public_address import PublicAddress, find_public_address
+from nixery.runtime.public_address import (
+    PublicAddress,
+    describe_address,
+    find_public_address,
+    is_loopback,
+)
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 from nixery.wiring.access import AccessSubsystem
@@ -35,7 +41,7 @@ from nixery.wiring.storage import StorageSubsystem
 from nixery.wiring.tls import TLSSubsystem
 from nixery.wiring.web_ui import WebUISubsystem
 
-__all__ = ["HTTPSubsystem", "make_http"]
+__all__ = ["HTTPSubsystem", "make_http", "warn_of_open_ports"]
 
 _log = Logger()
 
@@ -137,6 +143,8 @@ def make_http(
         # Nothing is answered before this function returns to the reactor.
         address = find_public_address(config.http.public_url, tls.scheme, addresses)
         site.resource = make_root(address)
+        if controller is None:
+            warn_of_open_ports(addresses)
         if address.known:
             _log.info("Pull with: docker pull {host}/hello", host=address.host)
 
@@ -146,6 +154,17 @@ def make_http(
         connections=Component(name="connections", stop=site.finish),
         listener=Component(name="listener", start=start, stop=listener.stop),
     )
+
+
+def warn_of_open_ports(addresses: Sequence[IAddress]) -> None:
+    """Warn of addresses that other machines reach, for a registry without authentication."""
+    for address in addresses:
+        if not is_loopback(address):
+            _log.warn(
+                "Anybody who reaches {address} may pull everything and have anything built: set"
+                " auth and htpasswd_file to ask for passwords, or listen on 127.0.0.1 only.",
+                address=describe_address(address),
+            )
 
 
 async def _no_faults() -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -11,8 +12,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import bcrypt
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from nixery.config.declarations.removed import REMOVED_SETTINGS
@@ -85,12 +88,16 @@ class StartTests(SynchronousTestCase):
 
     def ready(self, process: subprocess.Popen[str]) -> str:
         """Wait until a daemon is ready; the host that it says to pull from."""
+        return pulled_from(self.output_until_ready(process))
+
+    def output_until_ready(self, process: subprocess.Popen[str]) -> str:
+        """Wait until a daemon is ready; what it says until then."""
         assert process.stdout is not None
         said = []
         for line in process.stdout:
             said.append(line)
             if "docker pull" in line:
-                return line.split("docker pull ")[1].split("/")[0]
+                return "".join(said)
         raise AssertionError("".join(said))
 
     def test_start_and_stop(self) -> None:
@@ -105,6 +112,43 @@ class StartTests(SynchronousTestCase):
         self.assertNotIn("CRITICAL", output.upper())
         # Twisted passes the signal on when everything has ended.
         self.assertEqual(-signal.SIGTERM, process.returncode)
+
+    def test_authentication_that_a_variable_asks_for_is_obeyed(self) -> None:
+        """``NIXERY_AUTH=htpasswd`` asks for passwords, and fails without a file of them."""
+        passwords = self.directory / "htpasswd"
+        hashed = bcrypt.hashpw(b"wonderland", bcrypt.gensalt(rounds=5)).decode()
+        passwords.write_text(f"alice:{hashed}\n")
+        environ = {
+            "NIXERY_AUTH": "htpasswd",
+            "NIXERY_LISTEN": "tcp:0:interface=127.0.0.1",
+            "NIXERY_AUHT": "none",
+        }
+        said = self.fails(environ=environ)
+        self.assertIn("NIXERY_AUTH = 'htpasswd' (environment): name the file of the", said)
+        self.assertIn(
+            "NIXERY_AUTH = 'passwords' (environment): give one of none, htpasswd, token",
+            self.fails(environ={"NIXERY_AUTH": "passwords"}),
+        )
+        process = self.start(environ={**environ, "NIXERY_HTPASSWD_FILE": str(passwords)})
+        output = self.output_until_ready(process)
+        self.assertIn("NIXERY_AUHT (environment): there is no such setting", output)
+        self.assertIn("did you mean NIXERY_AUTH?", output)
+        url = f"http://{pulled_from(output)}/v2/"
+        self.assertEqual(401, self.assertRaises(HTTPError, urlopen, url, timeout=30).code)
+        credentials = base64.b64encode(b"alice:wonderland").decode()
+        request = Request(url, headers={"Authorization": f"Basic {credentials}"})
+        with urlopen(request, timeout=30) as answer:
+            self.assertEqual(200, answer.status)
+
+    def test_port_that_others_reach_without_authentication_is_warned_of(self) -> None:
+        """A port that other machines reach without a password is warned of, one of loopback not."""
+        for endpoint, warned in (("tcp:0", True), ("tcp:0:interface=127.0.0.1", False)):
+            process = self.start("--listen", endpoint)
+            output = self.output_until_ready(process)
+            self.assertIs(warned, "set auth and htpasswd_file to ask for passwords" in output)
+            self.assertIs(warned, "Anybody who reaches 0.0.0.0:" in output, output)
+            process.terminate()
+            process.communicate(timeout=60)
 
     def test_deprecated_settings(self) -> None:
         """Every deprecated name starts, in the file and on the command line, and is warned of."""
@@ -246,3 +290,8 @@ class StartTests(SynchronousTestCase):
         output = self.fails("--layer-budget", "0", environ={"PORT": "tcp://10.0.0.1"})
         self.assertIn("--layer-budget = '0'", output)
         self.assertIn("PORT = 'tcp://10.0.0.1'", output)
+
+
+def pulled_from(output: str) -> str:
+    """Return the host from which a daemon says to pull."""
+    return output.split("docker pull ")[1].split("/", maxsplit=1)[0]

@@ -137,6 +137,17 @@ class ServiceTests(SynchronousTestCase):
         self.assertTrue(any(line.startswith("<6>Pull with: docker pull") for line in lines), lines)
         self.assertEqual([], [line for line in lines if not re.match(r"<[2-7]>\S", line)])
 
+    def test_passed_socket_that_others_reach_without_authentication_is_warned_of(self) -> None:
+        """A passed socket that other machines reach without a password is warned of."""
+        self.listening = self.open_socket(("0.0.0.0", 0))  # that is the point
+        self.start()
+        self.hears(lambda notice: "READY" in notice)
+        port = self.listening.getsockname()[1]
+        self.assertRegex(
+            self.log(),
+            rf"(?m)^<4>Anybody who reaches 0\.0\.0\.0:{port} .*: set auth and htpasswd_file",
+        )
+
     def test_configured_too(self) -> None:
         """A socket that is passed is answered beside what is configured, and in its place."""
         with socket.create_server(("127.0.0.1", 0)) as free:

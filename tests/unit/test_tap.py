@@ -61,8 +61,7 @@ class OptionsTests(SynchronousTestCase):
         for setting in SETTINGS:
             self.assertIn(f"--{setting.option}=", text)
             self.assertIn(setting.help.split(":", maxsplit=1)[0].split(" ")[0], text)
-            if setting.variable is not None:
-                self.assertIn(f"[{setting.variable}]", text)
+            self.assertIn(f"[{', '.join(setting.variables)}]", text)
         self.assertIn("--config=", text)
 
     def test_former_names_of_options_work_and_are_not_in_the_help(self) -> None:

@@ -99,8 +99,11 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Argument
     listen = values["--listen"]
     if ports and listen:
         raise UsageError("--port and --listen contradict each other: give one of them")
-    if not ports and not listen and environ.get("PORT"):
-        ports.append(_port("the variable PORT", environ["PORT"]))
+    for variable in ("NIXERY_PORT", "PORT"):
+        text = environ.get(variable, "")
+        # Kubernetes sets NIXERY_PORT to a URL for a service called nixery.
+        if text and "://" not in text and not ports and not listen:
+            ports.append(_port(f"the variable {variable}", text))
     listen += [loopback(int(port)) for port in ports[-1:]]
     configured = bool(values["--config"]) or any(
         environ.get(name) for name in ("NIXERY_CONFIG", "NIXERY_LISTEN", "LISTEN_FDS")

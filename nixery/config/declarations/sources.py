@@ -36,20 +36,17 @@ class SourceConfig:
         types.CHANNEL,
         "take packages from this nixpkgs channel, or this full nixpkgs commit",
         default="nixos-unstable",
-        variable="NIXERY_CHANNEL",
         group="source",
     )
     pkgs_repo: str | None = setting(
         types.REPOSITORY,
         "take packages from the package set in this git repository",
         secret=True,
-        variable="NIXERY_PKGS_REPO",
         group="source",
     )
     pkgs_path: Path | None = setting(
         types.PATH,
         "take packages from the package set at this path",
-        variable="NIXERY_PKGS_PATH",
         group="source",
     )
     pkgs_repo_kind: Literal["package-set", "overlay"] = setting(

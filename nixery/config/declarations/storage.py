@@ -33,7 +33,6 @@ class StorageConfig:
         types.choice("filesystem", "gcs"),
         "where images are stored: filesystem or gcs (Google Cloud Storage)",
         default="filesystem",
-        variable="NIXERY_STORAGE_BACKEND",
     )
     storage_path: Path = setting(
         types.PATH,

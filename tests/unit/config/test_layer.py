@@ -7,33 +7,11 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nixery.config.settings import SETTINGS
-from nixery.sources.source import PathSource
 from tests.support.config import ConfigCase
 
 
 class LayerTests(ConfigCase):
     """Tests of the layers, each of which replaces the one below it."""
-
-    def test_variables_of_nixery(self) -> None:
-        """The environment variables that users of Nixery know are the settings' own."""
-        self.assertEqual(
-            {
-                "PORT",
-                "NIXERY_CHANNEL",
-                "NIXERY_PKGS_REPO",
-                "NIXERY_PKGS_PATH",
-                "NIXERY_STORAGE_BACKEND",
-                "STORAGE_PATH",
-                "NIX_TIMEOUT",
-                "NIX_POPULARITY_URL",
-                "GCS_BUCKET",
-                "GCS_SIGNING_KEY",
-                "GCS_SIGNING_ACCOUNT",
-                "GOOGLE_APPLICATION_CREDENTIALS",
-            },
-            {setting.variable for setting in SETTINGS if setting.variable is not None},
-        )
 
     def test_command_line_wins_over_the_environment_and_that_over_the_file(self) -> None:
         """The command line wins over the environment, and that over the file."""
@@ -52,22 +30,6 @@ class LayerTests(ConfigCase):
         environ = {"NIXERY_CONFIG": str(one)}
         self.assertEqual(1, self.load(environ=environ).layers.layer_budget)
         self.assertEqual(2, self.load(environ=environ, config=str(two)).layers.layer_budget)
-
-    def test_empty_variables_are_unset(self) -> None:
-        """An empty variable gives nothing, and contradicts nothing."""
-        config = self.load(environ={"PORT": "", "NIXERY_CHANNEL": "", "NIXERY_PKGS_PATH": "/p"})
-        self.assertEqual(PathSource(path=Path("/p")), config.sources.source)
-
-    def test_kubernetes_variables_for_a_service_called_nixery_are_ignored(self) -> None:
-        """Kubernetes' variables for a service called nixery are ignored."""
-        config = self.load(
-            environ={
-                "NIXERY_PORT": "tcp://10.0.0.1:8080",
-                "NIXERY_PORT_8080_TCP": "tcp://10.0.0.1:8080",
-                "NIXERY_SERVICE_HOST": "10.0.0.1",
-            }
-        )
-        self.assertEqual(self.load(), config)
 
     def test_file_without_settings_or_with_settings_left_empty_changes_nothing(self) -> None:
         """A file without settings, or with settings left empty, changes nothing."""
@@ -93,14 +55,6 @@ class LayerTests(ConfigCase):
 
 class ProblemTests(ConfigCase):
     """Tests of the problems that are found, and of their messages."""
-
-    def test_bad_value(self) -> None:
-        """A bad value is named with its setting, its layer, and what would be right."""
-        problem = self.problem(environ={"PORT": "tcp://10.0.0.1:8080"})
-        self.assertEqual(
-            "PORT = 'tcp://10.0.0.1:8080' (environment): give a whole number between 1 and 65535",
-            problem.describe(),
-        )
 
     def test_all_problems_at_once(self) -> None:
         """All that is wrong is said at once, whichever layer it is in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.runtime.public_address import PublicAddress, find_public_address
+from nixery.runtime.public_address import PublicAddress, find_public_address, is_loopback
 
 
 def tcp(host: str, port: int) -> IPv4Address | IPv6Address:
@@ -49,3 +49,17 @@ class PublicAddressTests(SynchronousTestCase):
         found = find_public_address(None, "http", [UNIXAddress("/run/nixery.sock")])
         self.assertFalse(found.known)
         self.assertEqual("localhost", found.host)
+
+    def test_loopback_and_unix_sockets_are_reached_by_this_machine_only(self) -> None:
+        """Loopback addresses and UNIX sockets are reached by this machine only."""
+        for host, local in (
+            ("127.0.0.1", True),
+            ("127.1.2.3", True),
+            ("::1", True),
+            ("0.0.0.0", False),
+            ("::", False),
+            ("192.0.2.1", False),
+            ("fe80::1%eth0", False),
+        ):
+            self.assertIs(local, is_loopback(tcp(host, 80)), host)
+        self.assertTrue(is_loopback(UNIXAddress("/run/nixery.sock")))

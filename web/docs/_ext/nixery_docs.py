@@ -71,8 +71,8 @@ class Settings(SphinxDirective):
 def _facts(setting: Setting) -> Sequence[tuple[str, nodes.paragraph]]:
     repeated = " (may be repeated)" if setting.kind.repeated else ""
     facts = [("Option", nodes.paragraph("", "", _code(f"--{setting.option}"), _text(repeated)))]
-    if setting.variable is not None:
-        facts.append(("Variable", nodes.paragraph("", "", _code(setting.variable))))
+    codes = [node for each in setting.variables for node in (_text(" or "), _code(each))]
+    facts.append(("Variable", nodes.paragraph("", "", *codes[1:])))
     if setting.former_names:
         names = ", ".join(setting.aliases)
         if setting.inverted_alias is not None:
