@@ -14,6 +14,8 @@ let
     attrNames concatMap elem fromJSON functionArgs intersectAttrs isAttrs isFunction match
     tryEval;
 
+  inherit (import ./text.nix) onlyTexts;
+
   arguments = {
     inherit system;
     config = fromJSON config;
@@ -44,12 +46,12 @@ let
           value = attempt null set.${name};
           path = prefix + name;
         in
-        # A dot in a name would be taken for the end of it.
-        if match "[^.]+" name == null || (level == 0 && elem name skipped) || !isAttrs value then [ ]
+        # Other dots would separate empty names.
+        if match "[^.]+(\\.[^.]+)*" name == null || (level == 0 && elem name skipped) || !isAttrs value then [ ]
         else if attempt false ((value.type or "") == "derivation") then [ path ]
         else if level < depth && attempt false (value.recurseForDerivations or false == true)
         then walk (level + 1) (path + ".") value
         else [ ])
-      (attrNames set);
+      (onlyTexts (attrNames set));
 in
 walk 0 "" packages

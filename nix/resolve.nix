@@ -14,7 +14,8 @@
 #   src       the real path of the package set: a directory with a default.nix, or
 #             a file
 #   system    the system that the packages run on
-#   names     JSON: a list of { name, path, exact }; `path` is a list of strings
+#   names     JSON: a list of { name, path, exact, optional }; `path` is the name, split
+#             at its dots
 #   config    JSON: the `config` argument of the package set
 #   overlays  JSON: a list of paths of overlays
 #   guard     "true": a package that throws becomes an error of its own;
@@ -23,17 +24,22 @@
 #
 # `found` is { answers, levels }.  There is one answer for each name, in their order: a
 # package, or { error, ... }.  `levels` has the attribute names of each set in which
-# a name was not found, by the JSON of the set's attribute path: they are many, and
-# several names may be missing from one set.
+# a name was not found that is not optional, by the JSON of the set's attribute path:
+# they are many, and several names may be missing from one set.
+#
+# All strings in `found` are UTF-8, whatever the package set has.
 #
 # `outputs` are the chosen ones of the packages that were found, to be built.
 { src, system, names, config ? "{}", overlays ? "[]", guard ? "true" }:
 
 let
   inherit (builtins)
-    all any attrNames concatLists deepSeq elem elemAt filter foldl' fromJSON functionArgs genList
-    head intersectAttrs isAttrs isFunction isInt isList isString length listToAttrs match
-    parseDrvName removeAttrs replaceStrings seq substring tail toJSON tryEval typeOf;
+    all any attrNames concatLists concatStringsSep deepSeq elem elemAt filter foldl' fromJSON
+    functionArgs genList head intersectAttrs isAttrs isFunction isInt isList isString length
+    listToAttrs mapAttrs match parseDrvName removeAttrs replaceStrings seq stringLength substring tail
+    toJSON tryEval typeOf;
+
+  inherit (import ./text.nix) onlyTexts toText;
 
   settings = fromJSON config;
 
@@ -84,36 +90,68 @@ let
     (letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     (letters "abcdefghijklmnopqrstuvwxyz");
 
-  # The attributes of `set` that `part` may mean.  Repository names have no upper
-  # case, and Nix has no identifiers that begin with a digit.
-  pick = exact: part: set:
-    let
-      digit = match "[0-9].*" part != null;
-      wanted = [ (fold part) ] ++ (if digit then [ (fold "_${part}") ] else [ ]);
-    in
-    if set ? ${part} then [ part ]
-    else if exact then [ ]
-    else if digit && set ? "_${part}" then [ "_${part}" ]
-    else filter (name: elem (fold name) wanted) (attrNames set);
+  # Nix has it built in from version 2.5 on.
+  groupBy = builtins.groupBy or (by: list: listToAttrs (map
+    (item: { name = by item; value = filter (other: by other == by item) list; })
+    list));
 
-  # One step along an attribute path.  A state is { path, value, parent }, where
-  # `path` is spelled as the package set spells it, or it has an `error`.
-  step = exact: state: part:
+  # Finds those of many names that differ from one in nothing but case.  Folding takes
+  # longest: only names of the same length are folded.
+  foldedIndex = names: mapAttrs (_: groupBy fold) (groupBy (name: toString (stringLength name)) names);
+  spellings = index: name: index.${toString (stringLength name)}.${fold name} or [ ];
+
+  hasDot = name: replaceStrings [ "." ] [ "" ] name != name;
+
+  # A set (or another value) with what look-ups need of it.  All of it is made when it
+  # is needed, and once for all names: a set may have tens of thousands of attributes.
+  nodeOf = value: rec {
+    inherit value;
+    names = attrNames value;
+    index = foldedIndex names;
+    indexWithDot = foldedIndex (filter hasDot names);
+    children = mapAttrs (_: nodeOf) value;
+  };
+
+  # The attributes of a set that `name` may mean.  Repository names have no upper case,
+  # and Nix has no identifiers that begin with a digit.
+  pick = exact: node: name:
     let
-      here = attempt state.value;
-      found = pick exact part here.value;
-      missing = { error = "not-found"; inherit (state) path; };
+      digit = match "[0-9].*" name != null;
+      spelled = spellings (if hasDot name then node.indexWithDot else node.index);
     in
-    if state ? error then state
-    else if !here.success then { error = "evaluation"; inherit (state) path; }
+    if node.value ? ${name} then [ name ]
+    else if exact then [ ]
+    else if digit && node.value ? "_${name}" then [ "_${name}" ]
+    else spelled name ++ (if digit then spelled "_${name}" else [ ]);
+
+  # The attributes that the longest possible beginning of `parts` may mean, and how many
+  # parts that is: dots separate attributes, and may be part of their names.
+  pickLongest = exact: node: parts: count:
+    let found = pick exact node (concatStringsSep "." (genList (elemAt parts) count));
+    in
+    if found != [ ] || count == 1 then { inherit found count; }
+    else pickLongest exact node parts (count - 1);
+
+  # One step along an attribute path.  A state is { path, node, parent, rest }, where
+  # `path` is spelled as the package set spells it and `rest` are the parts that are left,
+  # or it has an `error`.
+  step = exact: state:
+    let
+      here = attempt state.node.value;
+      node = state.node;
+      longest = pickLongest exact node state.rest (length state.rest);
+      inherit (longest) found;
+      missing = { error = "not-found"; inherit (state) path rest; };
+    in
+    if !here.success then { error = "evaluation"; inherit (state) path; }
     else if !isAttrs here.value then missing
     else if found == [ ] then
       if isDerivation here.value then {
         error = "no-such-output";
         inherit (state) path;
-        output = part;
-        outputs = outputsOf here.value;
-      } else missing // { siblings = attrNames here.value; }
+        output = head state.rest;
+        outputs = onlyTexts (outputsOf here.value);
+      } else missing // { siblings = node.names; }
     else if tail found != [ ] then {
       error = "ambiguous";
       inherit (state) path;
@@ -121,10 +159,21 @@ let
     } else {
       path = state.path ++ found;
       parent = here.value;
-      value = here.value.${head found};
+      node = node.children.${head found};
+      rest = genList (at: elemAt state.rest (longest.count + at)) (length state.rest - longest.count);
     };
 
-  walk = wanted: foldl' (step wanted.exact) { path = [ ]; value = packages; parent = null; } wanted.path;
+  walk = exact: state:
+    if state ? error || state.rest == [ ] then state else walk exact (step exact state);
+
+  root = nodeOf packages;
+
+  find = wanted: walk wanted.exact {
+    path = [ ];
+    node = root;
+    parent = null;
+    rest = wanted.path;
+  };
 
   # -- packages ---------------------------------------------------------------
 
@@ -171,7 +220,7 @@ let
     else if unsupported && !allowed "allowUnsupportedSystem" then { error = "unsupported"; }
     else if insecure && !elem (get isString "" package.name) permitted then {
       error = "insecure";
-      reasons = get isStrings [ ] (meta.knownVulnerabilities or [ ]);
+      reasons = map toText (get isStrings [ ] (meta.knownVulnerabilities or [ ]));
     } else null;
 
   describe = package: meta: path: outputs:
@@ -180,10 +229,11 @@ let
       parsed = parseDrvName name;
     in
     {
-      inherit path name;
-      pname = get isString parsed.name (package.pname or parsed.name);
-      version = get isString parsed.version (package.version or parsed.version);
-      description = get isString "" (meta.description or "");
+      inherit path;
+      name = toText name;
+      pname = toText (get isString parsed.name (package.pname or parsed.name));
+      version = toText (get isString parsed.version (package.version or parsed.version));
+      description = toText (get isString "" (meta.description or ""));
       # nixpkgs' default; a lower number wins.
       priority = get isInt 5 (meta.priority or 5);
       derivation = package.drvPath;
@@ -194,8 +244,8 @@ let
 
   answer = wanted:
     let
-      end = walk wanted;
-      tried = attempt end.value;
+      end = find wanted;
+      tried = attempt end.node.value;
       package = tried.value;
       meta = get isAttrs { } (package.meta or { });
       refused = get (value: isAttrs value) null (refusal package meta);
@@ -211,7 +261,7 @@ let
         (if explicit then [ output ] else installed package meta);
       described = attempt (deepSeq description description);
     in
-    if end ? error then end
+    if end ? error then (if wanted.optional then removeAttrs end [ "siblings" ] else end)
     else if !tried.success then { error = "evaluation"; inherit (end) path; }
     else if !isDerivation package then {
       error = "not-a-package";
@@ -228,7 +278,7 @@ seq packages {
   found = {
     answers = map (one: removeAttrs one [ "siblings" ]) answers;
     levels = listToAttrs (concatLists (map
-      (one: if one ? siblings then [ { name = toJSON one.path; value = one.siblings; } ] else [ ])
+      (one: if one ? siblings then [ { name = toJSON one.path; value = onlyTexts one.siblings; } ] else [ ])
       answers));
   };
 

@@ -75,7 +75,8 @@ class PackageRequest:
     One package that was requested.
 
     :param name: an attribute path, its parts joined by dots; the last part may
-        be an output (``curl.dev``).
+        be an output (``curl.dev``).  Names of attributes may have dots too: the longest
+        name that exists wins.
     :param exact: true if the path is spelled as in the package set; if
         not, the lookup may change case and prefix digits.
     :param optional: true if a package set without it is no error.

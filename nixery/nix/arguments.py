@@ -84,7 +84,7 @@ STORE = "/nix/store"
 STORE_PROBE = f"{STORE}/00000000000000000000000000000000-nixery-probe"
 """A well-formed store path that does not exist."""
 
-LOOKUP_VERSION = "1"
+LOOKUP_VERSION = "2"
 """Has to change whenever ``nix/resolve.nix`` gives other results for the same request."""
 
 MAX_ARGUMENT_BYTES = 100_000

@@ -113,7 +113,7 @@ class StoreListing:
 
 def _names(output: bytes) -> tuple[str, ...]:
     try:
-        names = json.loads(output)
+        names = json.loads(output.decode("utf-8", "replace"))
     except ValueError as error:
         raise UnexpectedOutput(what="the list of attributes", excerpt=repr(output[:200])) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

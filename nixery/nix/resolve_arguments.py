@@ -105,6 +105,8 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
     readable = {
         "nixery-src": source.parent if source.suffix == ".nix" else source,
         "nixery-resolve": lookup.resolve,
+        # What ``nix/resolve.nix`` imports.
+        "nixery-text": lookup.resolve.with_name("text.nix"),
         **{f"nixery-overlay-{i}": path for i, path in enumerate(lookup.package_set.overlays)},
     }
     return (
@@ -133,7 +135,13 @@ def _values(
     lookup: Lookup, requests: Sequence[PackageRequest], *, guard: bool = True
 ) -> Mapping[str, str]:
     names = [
-        {"name": item.name, "path": item.name.split("."), "exact": item.exact} for item in requests
+        {
+            "name": item.name,
+            "path": item.name.split("."),
+            "exact": item.exact,
+            "optional": item.optional,
+        }
+        for item in requests
     ]
     return {
         "src": str(lookup.package_set.path),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from attrs import evolve
 
 from nixery.errors import UnexpectedOutput
 from nixery.image.errors import InvalidName, PackageProblem, ProblemKind
-from nixery.image.names import PackageRequest, escape_attribute, parse_image_name
+from nixery.image.names import ESCAPE, PackageRequest, escape_attribute, parse_image_name
 from nixery.image.packages import LookupResult, Output, Package
 from nixery.nix.suggestions import NameIndex
 
@@ -48,7 +49,7 @@ def parse_results(
     :raises UnexpectedOutput: it is not output of ``nix/resolve.nix``.
     """
     try:
-        data = json.loads(output)
+        data = json.loads(output.decode("utf-8", "replace"))
         levels = _Levels(data["levels"], seconds)
         return tuple(
             LookupResult(request=request, result=_result(request, record, levels))
@@ -105,11 +106,11 @@ def _result(request: PackageRequest, record: Record, levels: _Levels) -> Package
 def _package(request: PackageRequest, record: Record) -> Package:
     return Package(
         requested=(request.name,),
-        attribute=".".join(record["path"]),
+        attribute=_text(".".join(record["path"])),
         name=_text(record["name"]),
         pname=_text(record["pname"]),
         version=_text(record["version"]),
-        description=" ".join(record["description"].split()),
+        description=" ".join(_text(record["description"]).split()),
         priority=_integer(record["priority"]),
         derivation=_text(record["derivation"]),
         outputs=tuple(
@@ -125,7 +126,8 @@ def _package(request: PackageRequest, record: Record) -> Package:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"no text: {value!r:.40}")
-    return value
+    # JSON can hold half of a surrogate pair, which is no character and cannot be encoded.
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _integer(value: object) -> int:
@@ -141,12 +143,17 @@ def _spell(path: Sequence[str]) -> str:
     The spelling is in lower case and without the underscore before a digit, if that follows
     the grammar of repository names; otherwise it is the escape.
     """
-    plain = ".".join(map(_plain, path)).lower()
+    plain = ".".join(map(_plain, path))
+    escape = escape_attribute(".".join(path))
+    # Only letters of ASCII are matched without regard to case, and the name of an attribute
+    # may look like an escape.
+    if not plain.isascii() or plain.startswith(ESCAPE):
+        return escape
     try:
-        parse_image_name(plain, system="")
+        parse_image_name(plain.lower(), system="")
     except InvalidName:
-        return escape_attribute(".".join(path))
-    return plain
+        return escape
+    return plain.lower()
 
 
 def _plain(name: str) -> str:
@@ -167,7 +174,7 @@ def _explain(
     package = f"the package {'.'.join(path)}"
     match kind:
         case ProblemKind.NOT_FOUND:
-            return _not_found(request, path, levels)
+            return _not_found(request, path, record["rest"], levels)
         case ProblemKind.AMBIGUOUS:
             return _ambiguous(request, sorted(record["candidates"]))
         case ProblemKind.NOT_A_PACKAGE:
@@ -188,12 +195,23 @@ def _explain(
             return f"the package {request.name} does not evaluate", ()
 
 
-def _not_found(request: PackageRequest, level: list[str], levels: _Levels) -> Sentence:
-    missing = request.name.split(".")[len(level)]
+def _not_found(
+    request: PackageRequest, level: list[str], rest: list[str], levels: _Levels
+) -> Sentence:
+    """
+    Describe a name that was not found.
+
+    :param level: the attribute path of the set that does not have it.
+    :param rest: the parts of the name that were looked for in the set.
+    """
     message = f"there is no package {request.name}"
     if level:
-        message += f": {'.'.join(level)} has no {missing}"
-    return message, levels.suggest(level, missing)
+        message += f": {'.'.join(level)} has no {rest[0]}"
+    refused = escape_attribute(request.name) if request.exact else request.name
+    # Attributes may have dots in their names.
+    names = dict.fromkeys([".".join(rest), rest[0]])
+    candidates = chain.from_iterable(levels.suggest(level, name) for name in names)
+    return message, [name for name in dict.fromkeys(candidates) if name != refused]
 
 
 class _Levels:

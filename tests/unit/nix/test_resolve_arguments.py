@@ -77,7 +77,12 @@ class EvaluateTests(SynchronousTestCase):
         self.assertIn("--option allow-import-from-derivation false", joined)
         self.assertIn("--read-write-mode", argv)
         self.assertEqual(
-            search_path(argv), ["nixery-src=/pkgs", "nixery-resolve=/share/resolve.nix"]
+            search_path(argv),
+            [
+                "nixery-src=/pkgs",
+                "nixery-resolve=/share/resolve.nix",
+                "nixery-text=/share/text.nix",
+            ],
         )
         self.assertEqual(argv[-1], "/share/resolve.nix")
 

@@ -48,7 +48,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_missing_names_get_no_more_suggestions_once_the_time_budget_is_spent(self) -> None:
         """Missing names get no more suggestions once the time budget is spent."""
-        record = {"error": "not-found", "path": []}
+        record = {"error": "not-found", "path": [], "rest": ["gti"]}
         printed = json.dumps({"answers": [record] * 3, "levels": {"[]": ["git"]}}).encode()
         clock = iter([0.0, 0.0, SUGGESTIONS_BUDGET_SECONDS / 2, SUGGESTIONS_BUDGET_SECONDS])
         answers = parse_results(printed, [PackageRequest(name="gti")] * 3, lambda: next(clock))
@@ -88,19 +88,53 @@ class AnswerTests(SynchronousTestCase):
             "twn": "twin",
             "7zzz": "7zz",
         }.items():
-            found = self.problem(name, missing, levels)
+            found = self.problem(name, {**missing, "rest": [name]}, levels)
             self.assertIn(candidate, found.candidates)
             self.assertEqual(len(set(found.candidates)), len(found.candidates))
         within = self.problem(
-            "pypackages.request", {"error": "not-found", "path": ["pyPackages"]}, levels
+            "pypackages.request",
+            {"error": "not-found", "path": ["pyPackages"], "rest": ["request"]},
+            levels,
         )
         self.assertEqual(within.candidates, ("pypackages.requests",))
         self.assertIn("pyPackages has no request", within.message)
 
     def test_not_found_behind_a_value(self) -> None:
         """A path through something that is no set has no near names."""
-        found = self.problem("text.x", {"error": "not-found", "path": ["text"]})
+        found = self.problem("text.x", {"error": "not-found", "path": ["text"], "rest": ["x"]})
         self.assertEqual(found.candidates, ())
+
+    def test_refused_name_is_never_suggested(self) -> None:
+        """A name that is refused is never among the names that may be meant."""
+        # The Kelvin sign is a letter whose lower case is a letter of ASCII.
+        for level in (["\u212a"], ["a.b"], ["attr--6b"]):
+            for name in ("k", "a.b", "attr--6b"):
+                record = {"error": "not-found", "path": [], "rest": name.split(".")}
+                self.assertNotIn(name, self.problem(name, record, {"[]": level}).candidates)
+        record = {"error": "not-found", "path": [], "rest": ["k"]}
+        self.assertEqual(
+            self.problem("k", record, {"[]": ["\u212a"]}).candidates,
+            (escape_attribute("\u212a"),),
+        )
+
+    def test_near_names_may_have_dots(self) -> None:
+        """A name with a dot is near to one of one attribute, and to one of nested ones."""
+        record = {"error": "not-found", "path": [], "rest": ["node", "sj"]}
+        found = self.problem("node.sj", record, {"[]": ["node.js", "nodejs", "nod"]})
+        self.assertEqual(found.candidates, ("node.js", "nodejs", "nod"))
+
+    def test_bytes_that_are_no_text_and_halves_of_characters_are_replaced(self) -> None:
+        """Bytes that are no text, and halves of surrogate pairs, are replaced wherever they are."""
+        text = json.dumps({"answers": [RECORD], "levels": {}}).encode()
+        for bad in (b"\xff", b"\xed\xa0\x80", rb"\ud800"):
+            for field in (b"lines", b"1.16", b"six", b"pkgs"):
+                (answer,) = parse_results(
+                    text.replace(field, field + bad), [PackageRequest(name="x")], lambda: 0.0
+                )
+                package = answer.result
+                assert isinstance(package, Package)
+                texts = (package.description, package.version, package.pname, package.attribute)
+                self.assertTrue(any(map(str.encode, texts)))
 
     def test_candidates_are_told_in_the_same_order(self) -> None:
         """Candidates are told as attributes and as what to write, in the same order."""
@@ -171,7 +205,7 @@ class AnswerTests(SynchronousTestCase):
     @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))
     def test_any_names(self, names: list[str]) -> None:
         """A missing name gets suggestions from a package set with any attribute names."""
-        record = {"error": "not-found", "path": []}
+        record = {"error": "not-found", "path": [], "rest": ["somename"]}
         answer = parse("somename", record, {"[]": [*names, "someName+"]})
         assert isinstance(answer.result, PackageProblem)
         self.assertIn(escape_attribute("someName+"), answer.result.candidates)
