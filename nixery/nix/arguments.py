@@ -177,7 +177,7 @@ def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str
 
 
 def fetch_environment(
-    inherited: Mapping[str, str], git: Mapping[str, str], settings: NixSettings
+    inherited: Mapping[str, str], git: Mapping[str, str], settings: NixSettings, template: Path
 ) -> dict[str, str]:
     """
     Return the environment of Nix commands that fetch.
@@ -185,8 +185,14 @@ def fetch_environment(
     :param inherited: the environment of this process.
     :param git: the environment of git, which Nix runs: its HOME is the home directory with
         the credentials.
+    :param template: the path of ``nix/git-template``, for the repositories in which versions of
+        Nix before 2.20 keep what they fetch.
     """
     result = dict(git) | environment(git, settings)
+    result["GIT_TEMPLATE_DIR"] = str(template)
+    # Nix remembers the store paths of commits in its cache.  Former versions of the registry
+    # had no template, so that other files may be remembered in the usual place.
+    result["XDG_CACHE_HOME"] = str(settings.home / ".cache" / "fetch")
     if inherited.get("HOME"):
         result["HOME"] = inherited["HOME"]
     return result

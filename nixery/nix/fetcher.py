@@ -16,7 +16,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
+from attrs import evolve
 from twisted.logger import Logger
 
 from nixery.errors import UnexpectedOutput
@@ -90,6 +92,7 @@ class NixFetcher:
             context.environ,
             git_arguments.environment(context.environ, repository),
             context.settings,
+            fetch_nix.parent / "git-template",
         )
         # The sources that this process has used, with the time of last use by the monotonic
         # clock: changes of the wall clock do not shorten the time that they are kept.
@@ -122,6 +125,7 @@ class NixFetcher:
     async def _fetch_and_root(self, tree: SourceTree, link: Path) -> Path:
         self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
         began = self._context.clock.seconds()
+        tree = evolve(tree, url=await self._context.workers.run(_without_working_tree, tree.url))
         await self._context.workers.run(make_directories, self._roots)
         path = await self._fetch(tree)
         if not await self._root(link, path):
@@ -294,6 +298,19 @@ def _use(link: Path, now: WallTime) -> Path | None:
     except OSError:
         pass
     return None
+
+
+def _without_working_tree(url: str) -> str:
+    """
+    Return the URL under which a repository of this machine is fetched as any other.
+
+    Versions of Nix before 2.20 read a repository with a working tree in its place, where the
+    attributes of ``nix/git-template`` do not count.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and Path(unquote(parts.path), ".git").exists():
+        return f"{url.rstrip('/')}/.git"
+    return url
 
 
 def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) -> list[str]:

@@ -165,9 +165,11 @@ class SourceTree:
     def name(self) -> str:
         """
         A file name: the commit, and a part that depends on the origin, for a server may
-        send other files under the same commit.
+        send other files under the same commit, and former versions of the registry applied
+        the filters of ``git archive``.
         """
-        origin = hashlib.sha256(f"{self.kind} {self.url}".encode()).hexdigest()
+        way = "git without filters" if self.kind == "git" else self.kind
+        origin = hashlib.sha256(f"{way} {self.url}".encode()).hexdigest()
         return f"{self.commit}-{origin[:12]}"
 
 

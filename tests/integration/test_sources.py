@@ -508,6 +508,36 @@ class GitTests(SourceCase):
             (self.directory / name).mkdir()
         self.assertEqual(await self.evaluated(await self.make()), "plain-one")
 
+    async def test_commit_is_one_content(self) -> None:
+        """Files of a commit are as they were committed, whatever refs and attributes there are."""
+        tree = Repository(self.directory / "with tree", bare=False)
+        for repository in (self.repository, tree):
+            files = {
+                "version": "$Format:%H %D$\n",
+                "lines": "a\nb\n",
+                "id": "$Id$\n",
+                "left-out": "",
+                ".gitattributes": (
+                    "version export-subst\nlines eol=crlf\nid ident\nleft-out export-ignore\n"
+                ),
+            }
+            for name, text in files.items():
+                (repository.work / name).write_text(text)
+            commit = repository.commit(uuid4().hex)
+            paths = set()
+            for branch in ("one", "two"):
+                repository.git("branch", branch)
+                repository.push()
+                for name in ("cache", "state"):
+                    shutil.rmtree(self.directory / name, ignore_errors=True)
+                sources = await self.make(pkgs_repo=str(repository.path))
+                fetched = (await self.fetched(sources, commit)).path
+                for name in ("version", "lines", "id"):
+                    self.assertEqual((fetched / name).read_bytes(), files[name].encode())
+                self.assertFalse((fetched / "left-out").exists())
+                paths.add(fetched)
+            self.assertEqual(len(paths), 1)
+
     async def test_rewritten_between_look_up_and_fetch(self) -> None:
         """A commit that is gone when it is fetched is an error, and the next pull succeeds."""
         sources = await self.make(source_ttl=900)

@@ -167,11 +167,27 @@ class NixFetcherTests(SynchronousTestCase):
         command = self.script.commands[0]
         self.assertEqual(command.environment["HOME"], "/home/x")
         self.assertEqual(
-            command.environment["XDG_CACHE_HOME"], str(self.directory / "home" / ".cache")
+            command.environment["XDG_CACHE_HOME"], str(self.directory / "home" / ".cache" / "fetch")
         )
         self.assertEqual(command.environment["GIT_TERMINAL_PROMPT"], "0")
         self.assertNotIn("secret", " ".join(command.argv))
         self.assertIn("secret", command.environment["GIT_CONFIG_KEY_0"])
+
+    def test_repository_with_a_working_tree_is_fetched_as_any_other(self) -> None:
+        """A repository of this machine with a working tree is fetched as any other."""
+        tree = self.directory / "a b"
+        (tree / ".git").mkdir(parents=True)
+        for url, fetched in (
+            (tree.as_uri(), f"{tree.as_uri()}/.git"),
+            (f"{tree.as_uri()}/", f"{tree.as_uri()}/.git"),
+            ((tree / ".git").as_uri(), (tree / ".git").as_uri()),
+        ):
+            self.fetched(evolve(TREE, url=url))
+            argv = [each.argv for each in self.script.commands if "url" in each.argv][-1]
+            self.assertEqual(argv[argv.index("url") + 1], fetched)
+            self.assertEqual(
+                self.script.commands[-1].environment["GIT_TEMPLATE_DIR"], "/git-template"
+            )
 
     def test_fetch_that_failed_for_a_passing_reason_is_tried_again(self) -> None:
         """A fetch that failed for a passing reason is tried again."""
