@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from cachetools import TTLCache
 
+from nixery.builds.candidates import CandidateSearch
+from nixery.image.errors import PackageProblem
 from nixery.image.names import PackageRequest, Tag
 from nixery.image.packages import LookupResult
 from nixery.limits.fair_queue import FairQueue
@@ -69,6 +71,7 @@ class PackageSearch:
 
     :param sources: resolves tags and fetches package sets.
     :param package_lookup: evaluates the names.
+    :param candidates: finds other names for those that do not exist.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param max_running: the number of evaluations that run at once, besides those of images.
     :param max_waiting: the number that may wait for their turn.
@@ -76,6 +79,7 @@ class PackageSearch:
 
     sources: Sources
     package_lookup: PackageLookup
+    candidates: CandidateSearch
     seconds: Callable[[], float]
     max_running: int = 1
     max_waiting: int = 32
@@ -125,12 +129,23 @@ class PackageSearch:
                 package_set = await self.sources.fetch(revision)
                 return await self.package_lookup.look_up(package_set, system, unknown)
 
-            for result in await self._queue.run(client, work):
+            found = await self._queue.run(client, work)
+            for result in await self._with_candidates(found):
                 results[result.request] = cache[revision, system, result.request] = result
         return SearchResult(
             revision=revision,
             results=tuple(results[request] for request in requests),
         )
+
+    async def _with_candidates(self, results: Sequence[LookupResult]) -> Sequence[LookupResult]:
+        problems = [each.result for each in results if isinstance(each.result, PackageProblem)]
+        completed = iter(await self.candidates.complete(problems))
+        return [
+            evolve(each, result=next(completed))
+            if isinstance(each.result, PackageProblem)
+            else each
+            for each in results
+        ]
 
     def stop(self) -> None:
         """Reject all look-ups that wait, and all that come later."""

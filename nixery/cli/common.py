@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from time import monotonic
 from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 
+from nixery.builds.candidates import find_candidates, visible_candidates
 from nixery.builds.realisation import realise as realise_with_retries
 from nixery.config.config import Config
 from nixery.config.load import load_config
 from nixery.errors import NixeryError
+from nixery.image.errors import PackagesRefused
 from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation
 from nixery.nix.interface import Nix, Realisation
@@ -105,7 +108,11 @@ async def realise(
     async def fetch() -> PackageSet:
         return package_set
 
-    evaluation = await nix.evaluate(package_set, name.system, name.package_requests)
+    try:
+        evaluation = await nix.evaluate(package_set, name.system, name.package_requests)
+    except PackagesRefused as error:
+        problems = find_candidates(error.problems, monotonic)
+        raise PackagesRefused(problems=tuple(map(visible_candidates, problems))) from None
     realisation, evaluation = await realise_with_retries(nix, fetch, name, evaluation, progress)
     return evaluation, realisation
 

@@ -82,6 +82,11 @@ class RegistryGuard:
                 name, "insufficient_scope", f"the token is not for {name.repository}"
             )
 
+    def may_see(self, request: Request, name: ImageName) -> bool:
+        """Tell whether the client of a request may know of the packages of an image."""
+        identity = client_of(request).identity
+        return identity is not None and not self._controller.denied_packages(identity.user, name)
+
     def record_pull(self, request: Request, name: ImageName, image: Image) -> None:
         """Record that the client of a request was served the manifest of an image."""
         self._controller.record_pull(client_of(request).user, name, image)

@@ -4,9 +4,10 @@ Errors of names, packages and limits of an image.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import Enum
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nixery.errors import NixeryError
 
@@ -83,12 +84,17 @@ class PackageProblem:
     :param kind: the reason.
     :param message: one sentence on this package, complete in itself.
     :param candidates: existing names that may have been meant, best first.
+    :param find_candidates: finds ``candidates``, where that was left to be done.  It takes some
+        ten milliseconds: call it on a worker thread, with a function that tells when to end early.
     """
 
     name: str
     kind: ProblemKind
     message: str
     candidates: tuple[str, ...] = ()
+    find_candidates: Callable[[Callable[[], bool]], Sequence[str]] | None = field(
+        default=None, eq=False, repr=False
+    )
 
     def describe(self) -> str:
         # The message on an ambiguous name lists the candidates itself, with their differences.

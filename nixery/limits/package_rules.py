@@ -68,6 +68,10 @@ class PackageRules:
                 packages=tuple(sorted({name for package in denied for name in package.requested}))
             )
 
+    def allows(self, name: ImageName) -> bool:
+        """Tell whether all requested packages may be served."""
+        return not _denied_packages(self, name)
+
     def denies(self, request: PackageRequest) -> bool:
         """Tell whether a requested package may not be served."""
         if request.name in DEFAULT_PACKAGES:

@@ -28,11 +28,12 @@ from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.prewarm import PrewarmedEvaluator
 from nixery.nix.resolve_arguments import Lookup
-from nixery.nix.resolve_output import parse_results, thrown, with_reason
+from nixery.nix.resolve_output import missing_result, parse_results, thrown, with_reason
+from nixery.nix.suggestions import NameIndexes
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command
 from nixery.runtime.deferreds import TimedOut, with_timeout
-from nixery.sources.source import PackageSet
+from nixery.sources.source import PackageSet, Revision
 
 __all__ = ["Evaluator"]
 
@@ -58,6 +59,7 @@ class Evaluator:
         self._resolve = resolve
         # Limits the memory of all evaluations: each may use up to ``max_eval_memory``.
         self._slots = DeferredSemaphore(context.settings.evaluations)
+        self._indexes = NameIndexes(context.settings.refused)
         self._prewarmed: PrewarmedEvaluator | None = None
 
     def enable_prewarming(self) -> None:
@@ -93,6 +95,9 @@ class Evaluator:
         refused = refused_problems(requests, self._context.settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
+        missing = self._known_missing(package_set, system, requests)
+        if missing and all(item.optional or item in missing for item in requests):
+            return make_evaluation(missing.values(), system)
         return make_evaluation(await self.look_up(package_set, system, requests), system)
 
     async def look_up(
@@ -116,6 +121,27 @@ class Evaluator:
                 else next(results)
                 for item in requests
             ]
+        missing = self._known_missing(package_set, system, requests)
+        if missing:
+            rest = [item for item in requests if item not in missing]
+            results = iter(await self._evaluate(package_set, system, rest) if rest else ())
+            return [missing.get(item) or next(results) for item in requests]
+        return await self._evaluate(package_set, system, requests)
+
+    def _known_missing(
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
+    ) -> dict[PackageRequest, LookupResult]:
+        """Return results for the packages that an earlier evaluation shows to be missing."""
+        names = self._indexes.top_level(package_set.revision, system)
+        if names is None:
+            return {}
+        results = (missing_result(item, names) for item in requests if not item.optional)
+        return {result.request: result for result in results if result is not None}
+
+    async def _evaluate(
+        self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult]:
+        """Evaluate packages in the turn of this evaluation."""
         lookup = self.lookup(package_set, system)
         await self._slots.acquire()
         try:
@@ -219,9 +245,7 @@ class Evaluator:
         except NixeryError as error:
             self._log.debug("an evaluation is repeated: {error}", error=error)
             return None
-        return await self._context.workers.run(
-            parse_results, output, requests, self._context.clock.seconds
-        )
+        return await self._context.workers.run(parse_results, output, requests, self._indexes)
 
     async def _evaluate_once(
         self,
@@ -255,7 +279,7 @@ class Evaluator:
                 raise fault from failure
             raise
         return await self._context.workers.run(
-            parse_results, result.stdout, requests, self._context.clock.seconds
+            parse_results, result.stdout, requests, self._indexes, _package_set(lookup)
         )
 
     def _prewarm_command(self, lookup: Lookup) -> Command:
@@ -288,6 +312,10 @@ class Evaluator:
         if failure.output.signal is not None:
             return failure.output.describe()
         return error_text(failure.output.stderr, self._context.settings)
+
+
+def _package_set(lookup: Lookup) -> tuple[Revision, str]:
+    return lookup.package_set.revision, lookup.system
 
 
 def _throws_silently(result: LookupResult) -> bool:

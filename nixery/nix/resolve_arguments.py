@@ -106,7 +106,7 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
         "nixery-src": source.parent if source.suffix == ".nix" else source,
         "nixery-resolve": lookup.resolve,
         # What ``nix/resolve.nix`` imports.
-        "nixery-text": lookup.resolve.with_name("text.nix"),
+        "nixery-text": lookup.resolve.parent / "text.nix",
         **{f"nixery-overlay-{i}": path for i, path in enumerate(lookup.package_set.overlays)},
     }
     return (

@@ -30,12 +30,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from nixery.builds.builder import Builder
+from nixery.builds.candidates import CandidateSearch
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.progress import Build
 from nixery.builds.request import ImageRequest
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.image.canonical_json import sha256_hex
+from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import Image
 from nixery.image.names import ImageName, Tag
 from nixery.image.packages import Evaluation
@@ -79,6 +81,7 @@ class ImageService:
     :param storage: stores the records of served images.
     :param tracker: tracks the builds.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
+    :param candidates: finds other names for those that do not exist.
     :param evaluation_ttl: the seconds for which the evaluation of a source that is
         not pinned is reused; 0: every pull evaluates again.
     :param stale_while_revalidate: the seconds for which the image of the old revision is served
@@ -92,6 +95,7 @@ class ImageService:
     storage: Storage
     tracker: BuildTracker
     seconds: Callable[[], float]
+    candidates: CandidateSearch
     evaluation_ttl: float = 0.0
     stale_while_revalidate: float = 0.0
     on_tag_recorded: Callable[[ImageName, Tag, Image], None] | None = None
@@ -131,6 +135,14 @@ class ImageService:
         else:
             image = await self._get_pinned(request, tag)
         return image
+
+    async def find_candidates(self, error: PackagesRefused) -> PackagesRefused:
+        """
+        Return the error with names that may have been meant by those that do not exist.
+
+        This is done for a client that reads them, and not by the job that failed.
+        """
+        return PackagesRefused(problems=await self.candidates.complete(error.problems))
 
     async def list_tags(self, name: ImageName) -> Sequence[str]:
         """

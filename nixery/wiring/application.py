@@ -12,6 +12,7 @@ from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
+from nixery.builds.candidates import CandidateSearch
 from nixery.builds.filtered_lookup import FilteredLookup
 from nixery.config.config import Config
 from nixery.runtime.clocks import SystemWallClock, WallClock
@@ -103,6 +104,7 @@ def make_application(
     )
     popularity = make_popularity(config, files, reactor, environ)
     inspection = make_inspection(cpu, reactor, wall_clock, stored=stored)
+    candidates = CandidateSearch(workers=files, seconds=reactor.seconds, rules=limits.rules)
     builds = make_builds(
         config,
         cpu,
@@ -114,6 +116,7 @@ def make_application(
         popularity=popularity.data,
         limits=limits,
         catalog=inspection.catalog,
+        candidates=candidates,
         reporter=observability.reporter,
     )
     web_ui = make_web_ui(
@@ -125,6 +128,7 @@ def make_application(
         catalog=inspection.catalog,
         sources=sources.sources,
         package_lookup=FilteredLookup(package_lookup=nix.nix, rules=limits.rules),
+        candidates=candidates,
         visibility=access.visibility,
     )
     http = make_http(

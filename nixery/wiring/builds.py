@@ -8,6 +8,7 @@ from attrs import frozen
 
 from nixery.builds.build_log import BuildReporter
 from nixery.builds.builder import Builder
+from nixery.builds.candidates import CandidateSearch
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import BuildLimits, ImageSettings
 from nixery.builds.tracker import BuildTracker
@@ -57,6 +58,7 @@ def make_builds(
     popularity: PopularityData,
     limits: LimitSubsystem,
     catalog: ImageCatalog,
+    candidates: CandidateSearch,
     reporter: BuildReporter,
 ) -> BuildSubsystem:
     """
@@ -65,6 +67,7 @@ def make_builds(
     :param cpu: the pool in which layers are grouped and packed.
     :param wall_clock: tells the time at which a build began.
     :param catalog: records how images were made, and that they were served.
+    :param candidates: finds other names for those that do not exist.
     """
     pipeline = ImagePipeline(
         sources=sources,
@@ -107,6 +110,7 @@ def make_builds(
         storage=stored.storage,
         tracker=tracker,
         seconds=reactor.seconds,
+        candidates=candidates,
         evaluation_ttl=config.builds.evaluation_ttl,
         stale_while_revalidate=config.builds.stale_while_revalidate,
         on_tag_recorded=catalog.record_served,

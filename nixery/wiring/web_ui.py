@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from nixery.builds.candidates import CandidateSearch
 from nixery.builds.package_lookup import PackageLookup, PackageSearch
 from nixery.builds.tracker import BuildTracker
 from nixery.config.config import Config
@@ -50,6 +51,7 @@ def make_web_ui(
     catalog: ImageCatalog,
     sources: Sources,
     package_lookup: PackageLookup,
+    candidates: CandidateSearch,
     visibility: VisibilityRules,
 ) -> WebUISubsystem:
     """
@@ -59,6 +61,7 @@ def make_web_ui(
     :param files: the pool for file systems.
     :param tracker: tracks the builds.
     :param package_lookup: looks up names that a user types.
+    :param candidates: finds other names for those that do not exist.
     :param visibility: decides which client may see which image.
     :raises ResourceMissing: the installation is incomplete.
     """
@@ -83,7 +86,12 @@ def make_web_ui(
         )
         index = IndexPage(
             pages,
-            PackageSearch(sources=sources, package_lookup=package_lookup, seconds=reactor.seconds),
+            PackageSearch(
+                sources=sources,
+                package_lookup=package_lookup,
+                candidates=candidates,
+                seconds=reactor.seconds,
+            ),
             config.sources.system,
             reactor,
             builds=tracker if config.ui.show_builds else None,

@@ -35,6 +35,7 @@ from nixery.access.identity import ANONYMOUS
 from nixery.access.passwords import Passwords
 from nixery.access.tokens import SigningKey, Tokens
 from nixery.builds.builder import Builder
+from nixery.builds.candidates import CandidateSearch
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.package_lookup import PackageSearch
 from nixery.builds.pipeline import ImagePipeline
@@ -241,6 +242,7 @@ class World:
             ),
             failure_cache_ttl=60,
         )
+        candidates = CandidateSearch(workers=workers, seconds=clock.seconds)
         images = ImageService(
             sources=sources,
             builder=builder,
@@ -248,6 +250,7 @@ class World:
             storage=storage,
             tracker=self.book,
             seconds=clock.seconds,
+            candidates=candidates,
             evaluation_ttl=60,
             stale_while_revalidate=0,
             on_tag_recorded=library.record_served,
@@ -275,7 +278,10 @@ class World:
         )
         visibility = PagesGuard(controller, SYSTEM) if self.gated else None
         lookup = PackageSearch(
-            sources=sources, package_lookup=_Looker(self.nix), seconds=clock.seconds
+            sources=sources,
+            package_lookup=_Looker(self.nix),
+            candidates=candidates,
+            seconds=clock.seconds,
         )
         index = IndexPage(pages, lookup, SYSTEM, clock, builds=self.book, visibility=visibility)
 

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from nixery.access.errors import LoginFailed, PasswordFileUnusable
 from nixery.access.passwords import parse_passwords
+from nixery.builds.candidates import find_candidates
 from nixery.builds.layer_cache import LayerRecord
 from nixery.config.config import Config
 from nixery.config.errors import ConfigError
@@ -23,7 +24,7 @@ from nixery.http.credentials import parse_authorization
 from nixery.http.error_responses import printable
 from nixery.http.ui.package_query import parse_query
 from nixery.image.closure import parse_db_dump
-from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
+from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference, PackageProblem
 from nixery.image.manifests import parse_manifest
 from nixery.image.names import PackageRequest, parse_image_name, parse_reference
 from nixery.image.packages import Package
@@ -34,6 +35,7 @@ from nixery.nix.internal_json import BuildLog
 from nixery.nix.narinfo import parse_references, parse_store_paths
 from nixery.nix.progress import Phase
 from nixery.nix.resolve_output import parse_results
+from nixery.nix.suggestions import NameIndexes
 from nixery.popularity.decompress import expand
 from nixery.sources.git_arguments import parse_refs
 
@@ -90,8 +92,11 @@ def _config(data: bytes) -> None:
 def _answers(data: bytes) -> None:
     requests = [PackageRequest(name="git"), PackageRequest(name="curl.dev")]
     with suppress(UnexpectedOutput):
-        for answer in parse_results(data, requests, lambda: 0.0):
+        for answer in parse_results(data, requests, NameIndexes()):
             package = answer.result
+            if isinstance(package, PackageProblem):
+                [problem] = find_candidates([package], lambda: 0.0)
+                assert all(parse_image_name(name, SYSTEM) for name in problem.candidates)
             if isinstance(package, Package):
                 texts = [package.attribute, package.name, package.pname, package.version]
                 texts += [package.derivation, *(item.path for item in package.outputs)]

@@ -34,6 +34,7 @@ __all__ = [
     "command_environment",
     "daemon_listens",
     "make_nix",
+    "make_nix_context",
     "nix_environment",
     "nix_missing",
     "path_set",
@@ -115,21 +116,32 @@ def make_nix(
     :param directory: where it may write.
     :param settings: fields of :class:`nixery.nix.arguments.NixSettings`.
     """
-    directory = directory.absolute()
     return NixCommands(
-        NixContext(
-            spawner=ProcessSpawner(cast(Any, reactor), cast(Any, reactor), kill_delay=3.0),
-            clock=cast(Any, reactor),
-            workers=InlineWorkers(),
-            settings=evolve(
-                NixSettings(
-                    state_directory=directory / "state", home=directory / "home", eval_timeout=60.0
-                ),
-                **settings,
-            ),
-            environ=nix_environment() if environ is None else environ,
-        ),
+        make_nix_context(directory, environ=environ, reactor=reactor, **settings),
         resolve=nix_directory() / "resolve.nix",
+    )
+
+
+def make_nix_context(
+    directory: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    reactor: Any = reactor,  # as above
+    **settings: Any,
+) -> NixContext:
+    """The context of Nix commands; parameters as in :func:`make_nix`."""
+    directory = directory.absolute()
+    return NixContext(
+        spawner=ProcessSpawner(cast(Any, reactor), cast(Any, reactor), kill_delay=3.0),
+        clock=cast(Any, reactor),
+        workers=InlineWorkers(),
+        settings=evolve(
+            NixSettings(
+                state_directory=directory / "state", home=directory / "home", eval_timeout=60.0
+            ),
+            **settings,
+        ),
+        environ=nix_environment() if environ is None else environ,
     )
 
 

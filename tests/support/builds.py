@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.builds.builder import Builder
+from nixery.builds.candidates import CandidateSearch
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import BuildLimits, ImageSettings
@@ -120,6 +121,7 @@ class BuilderCase(SynchronousTestCase):
             storage=self.storage,
             tracker=self.tracker,
             seconds=self.clock.seconds,
+            candidates=CandidateSearch(workers=InlineWorkers(), seconds=self.clock.seconds),
             evaluation_ttl=self.evaluation_ttl,
             stale_while_revalidate=self.stale_while_revalidate,
         )

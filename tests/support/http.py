@@ -23,11 +23,13 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from nixery.builds.candidates import find_candidates
 from nixery.errors import NixeryError
 from nixery.http.registry.api import Registry
 from nixery.http.root import Root
 from nixery.http.routes import Handlers, UIHandlers, make_router
 from nixery.http.server import make_site
+from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import Image, ImageLayer, build_image, digest_of
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.storage.errors import BlobUnknown
@@ -183,6 +185,9 @@ class FakeImages:
         if isinstance(image, Deferred):
             return await image
         return image
+
+    async def find_candidates(self, error: PackagesRefused) -> PackagesRefused:
+        return PackagesRefused(problems=find_candidates(error.problems, lambda: 0.0))
 
     async def list_tags(self, name: ImageName) -> Sequence[str]:
         self.requests.append((name.repository, "tags"))

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 from werkzeug.exceptions import NotFound
 
+from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
@@ -39,8 +40,9 @@ from nixery.http.responses import (
     send_error,
     set_headers,
 )
+from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import OCI_INDEX, Image, Manifest, empty_index
-from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag
+from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag, parse_image_name
 from nixery.limits.package_rules import PackageRules
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
@@ -64,6 +66,9 @@ class Images(Protocol):
         :param is_head: true for a HEAD, after which the same client will send a GET.
         :raises NixeryError: the image cannot be supplied.
         """
+
+    async def find_candidates(self, error: PackagesRefused) -> PackagesRefused:
+        """Return the error with names that may have been meant by those that do not exist."""
 
     async def list_tags(self, name: ImageName) -> Sequence[str]:
         """
@@ -190,8 +195,11 @@ class Registry:
             )
         except NixeryError as error:
             build_url = self._pull_waiter.build_url(name, tag, error)
+            # The answer to HEAD has no body that would tell them.
+            if isinstance(error, PackagesRefused) and not is_head:
+                error = await self._with_candidates(request, error)
             if build_url is None:
-                raise
+                raise error from None
             raise FailedPull(error=error, build_url=build_url) from error
         if self._guard is not None:
             self._guard.record_pull(request, name, image)
@@ -201,6 +209,18 @@ class Registry:
         set_headers(request, {b"Vary": b"Accept"})
         self._manifests.keep(manifest)
         return self._manifest(request, manifest)
+
+    async def _with_candidates(self, request: Request, error: PackagesRefused) -> PackagesRefused:
+        """Return the error with those names that may have been meant and the client may see."""
+
+        def may_see(candidate: str) -> bool:
+            return self._guard is None or self._guard.may_see(
+                request, parse_image_name(candidate, system="")
+            )
+
+        found = await self._images.find_candidates(error)
+        problems = tuple(visible_candidates(problem, may_see) for problem in found.problems)
+        return PackagesRefused(problems=problems)
 
     def _manifest(self, request: Request, manifest: Manifest) -> bytes:
         if answer_unchanged(request, manifest.digest):

@@ -15,9 +15,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
+from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.error_responses import error_response
 from nixery.http.responses import answer_with, client_disconnected, set_headers
@@ -31,6 +33,7 @@ from nixery.http.ui.package_query import (
 )
 from nixery.http.ui.pages import Pages
 from nixery.http.visibility import AllowAll, VisibilityRules
+from nixery.image.errors import PackageProblem
 from nixery.image.names import ARCH_META_PACKAGES, DEFAULT_PACKAGES, SHELL, PackageRequest
 from nixery.image.packages import LookupResult
 from nixery.runtime.deferreds import TimedOut, with_timeout
@@ -154,15 +157,26 @@ class IndexPage:
             if not client_disconnected(request):
                 set_headers(request, problem.headers)
             return problem.status, {**_NOTHING, "error": problem.message}
-        packages: list[JsonResult] = describe_results(queries, checked.results)
+        results = [self._visible(request, result) for result in checked.results]
+        packages: list[JsonResult] = describe_results(queries, results)
         return 200, {
             "error": None,
             "image": queries.name.repository,
             "system": queries.name.system,
             "revision": checked.revision.label,
             "packages": packages,
-            "commands": commands(self._pages.address, queries, checked.results),
+            "commands": commands(self._pages.address, queries, results),
         }
+
+    def _visible(self, request: Request, result: LookupResult) -> LookupResult:
+        """Leave out the candidates that a client may not see."""
+        if not isinstance(result.result, PackageProblem):
+            return result
+
+        def may_see(candidate: str) -> bool:
+            return self._visibility.may_see(request, candidate)
+
+        return evolve(result, result=visible_candidates(result.result, may_see))
 
     async def _revision(self) -> str | None:
         try:

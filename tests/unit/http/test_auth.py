@@ -18,6 +18,7 @@ from nixery.http.root import Root
 from nixery.http.routes import Handlers, make_router
 from nixery.http.server import make_site
 from nixery.http.token_endpoint import TokenEndpoint
+from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.patterns import parse_patterns
 from nixery.limits.addresses import parse_proxies
 from nixery.limits.admission import AdmissionControl, AdmissionLimits
@@ -114,6 +115,26 @@ class AuthenticatorTests(AuthTestCase):
         self.assertEqual(self.get("/page", ALICE).body, b"alice ['git']")
         self.assertEqual(self.get("/page", BOB).body, b"bob ['git', 'htop']")
         self.assertEqual(self.get("/nowhere", ALICE).status, 404)
+
+    def test_names_near_to_a_missing_one_are_those_that_the_user_may_pull(self) -> None:
+        """A user is told of those names near to a missing one that the user may pull."""
+        self.access_controller.replace_users(USERS, {"alice": parse_patterns(["gti", "git"])})
+        self.source.images["gti", "latest"] = PackagesRefused(
+            problems=(
+                PackageProblem(
+                    name="gti",
+                    kind=ProblemKind.NOT_FOUND,
+                    message="there is no package gti",
+                    candidates=("hidden", "git", "git.dev"),
+                ),
+            )
+        )
+        for user, told in ((ALICE, ["git"]), (BOB, ["hidden", "git", "git.dev"])):
+            answer = self.get("/v2/gti/manifests/latest", user)
+            self.assertEqual(answer.status, 404)
+            [package] = answer.error()["detail"]["packages"]
+            self.assertEqual(package["candidates"], told)
+            self.assertEqual(b"hidden" in answer.body, user == BOB)
 
     def test_access_log_names_the_user(self) -> None:
         """The access log has the user of a request, and the address without a login."""

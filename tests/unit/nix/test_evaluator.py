@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.builds.candidates import find_candidates
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation
@@ -72,6 +73,7 @@ class FakeEvaluations:
     A :class:`nixery.process.spawner.Spawner` that evaluates a set of packages of which some
     throw, some end the evaluation, and all others exist.
 
+    :ivar level: the names that exist; empty: all.
     :ivar asked: the names of each question, and whether it was guarded.
     :ivar ahead: the processes that were started ahead of their questions.
     :ivar ahead_failure: how those end that are asked.
@@ -83,6 +85,7 @@ class FakeEvaluations:
     set_failure: Exception | None = None
     seconds: float = 0.0
     together: int = 1000
+    level: frozenset[str] = frozenset()
     asked: list[tuple[tuple[str, ...], bool]] = field(factory=list)
     waiting: list[Deferred[None]] | None = None
 
@@ -143,9 +146,12 @@ class FakeEvaluations:
         if len(names) > self.together:
             raise ProcessFailed(output=command_output("error: out of memory"))
         answers = [self.record(name) for name in names]
-        return json.dumps({"answers": answers, "levels": {}}).encode()
+        levels = {"[]": sorted(self.level)} if any("rest" in each for each in answers) else {}
+        return json.dumps({"answers": answers, "levels": levels}).encode()
 
     def record(self, name: str) -> dict[str, Any]:
+        if self.level and name not in self.level:
+            return {"error": "not-found", "path": [], "rest": name.split(".")}
         if name in self.throwing:
             return {"error": "evaluation", "path": [name]}
         return {
@@ -204,6 +210,32 @@ class EvaluatorTests(EvaluatorCase):
         evaluation = self.successResultOf(self.evaluate("abc"))
         self.assertEqual([package.attribute for package in evaluation.packages], ["a", "b", "c"])
         self.assertEqual(self.spawner.asked, [(("a", "b", "c"), True)])
+
+    def test_names_that_a_pinned_set_does_not_have_need_no_evaluation_once_that_is_known(
+        self,
+    ) -> None:
+        """Once the names of a pinned set are known, missing ones need no evaluation."""
+        self.spawner.level = frozenset({"git", "_7zz", "node.js", "cacert"})
+        pinned = evolve(PACKAGE_SET, revision=evolve(PACKAGE_SET.revision, pinned=True))
+        cacert = PackageRequest(name="cacert", exact=True, optional=True)
+
+        def refused(*names: str, package_set: PackageSet = pinned) -> list[tuple[str, ...]]:
+            requests = [cacert, *(PackageRequest(name=name) for name in names)]
+            evaluation = self.evaluator.evaluate(package_set, "x86_64-linux", requests)
+            error = self.failureResultOf(Deferred.fromCoroutine(evaluation), PackagesRefused).value
+            found = find_candidates(error.problems, self.clock.seconds)
+            return [(problem.name, *problem.candidates) for problem in found]
+
+        self.assertEqual(refused("gti"), [("gti", "git")])
+        self.assertEqual(refused("gitt", "nodejs"), [("gitt", "git"), ("nodejs", "node.js")])
+        self.assertEqual(len(self.spawner.asked), 1)
+        # What may be there is evaluated, without the others.
+        for names in (["GIT"], ["7zz"], ["node.js"], ["git.dev"]):
+            refused("gti", *names)
+            self.assertEqual(self.spawner.asked[-1][0], ("cacert", *names))
+        for package_set in (PACKAGE_SET, PACKAGE_SET):
+            refused("gti", package_set=package_set)
+            self.assertEqual(self.spawner.asked[-1][0], ("cacert", "gti"))
 
     def test_names_that_end_an_evaluation_are_found_by_halves_in_order(self) -> None:
         """Names that end an evaluation are found by halves, in order, with their texts."""
@@ -345,8 +377,8 @@ class PrewarmingTests(EvaluatorCase):
         self.assertEqual(
             json.loads(names),
             [
-                {"exact": False, "name": "a", "path": ["a"]},
-                {"exact": False, "name": "b.c", "path": ["b", "c"]},
+                {"exact": False, "name": "a", "optional": False, "path": ["a"]},
+                {"exact": False, "name": "b.c", "optional": False, "path": ["b", "c"]},
             ],
         )
         # By no other process.

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from nixery.builds.candidates import CandidateSearch
 from nixery.builds.package_lookup import PackageSearch, SearchResult
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
@@ -26,7 +27,7 @@ from nixery.nix.errors import BuildFailed, EvaluationFailed
 from nixery.nix.progress import Phase
 from nixery.process.errors import CommandOutput
 from nixery.sources.source import PackageSet, Revision
-from nixery.testing.fakes import FakeWallClock
+from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.support.http import Connection, make_root
 from tests.support.http import Response as HTTPAnswer
 from tests.support.pages import BROWSER, make_pages
@@ -37,8 +38,12 @@ LATEST = Tag("latest")
 OUTPUT = CommandOutput(argv=("secret",), status=1, stderr="secret")
 
 
+MISSING = {"gti": ("near",), "scret": ("secret", "near", "secret.more")}
+"""Names that do not exist, with names near them."""
+
+
 class FakePackageSearch:
-    """Knows every package but ``gti``."""
+    """Knows every package but those of :data:`MISSING`."""
 
     def __init__(self) -> None:
         self.error: NixeryError | None = None
@@ -56,7 +61,10 @@ class FakePackageSearch:
         self.asked.append((client, system, requests))
         if self.error is not None:
             raise self.error
-        answers = [missing(each) if each.name == "gti" else found(each) for each in requests]
+        answers = [
+            missing(each, MISSING[each.name]) if each.name in MISSING else found(each)
+            for each in requests
+        ]
         return SearchResult(revision=await self.revision(), results=tuple(answers))
 
 
@@ -190,6 +198,13 @@ class ApiTests(UsersTestCase):
         assert isinstance(value, dict)
         return answer.status, value
 
+    def test_candidates_are_those_that_the_visitor_may_see(self) -> None:
+        """Of the names near to a missing one, a visitor is told those that are for it."""
+        _, value = self.get("scret")
+        self.assertEqual(["near"], value["packages"][0]["candidates"])
+        self.assertNotIn("secret", json.dumps(value))
+        self.assertNotIn("secret", self.page("/?packages=scret"))
+
     def test_answer_has_all_that_a_page_needs(self) -> None:
         """All that a page needs."""
         status, value = self.get("shell/git")
@@ -311,7 +326,12 @@ class LookupTests(SynchronousTestCase):
         self.clock = Clock()
         self.pinned = True
         self.asked: list[list[str]] = []
-        self.lookup = PackageSearch(sources=self, package_lookup=self, seconds=self.clock.seconds)  # type: ignore[arg-type]  # this test plays both
+        self.lookup = PackageSearch(
+            sources=self,  # type: ignore[arg-type]  # this test plays both
+            package_lookup=self,
+            candidates=CandidateSearch(workers=InlineWorkers(), seconds=self.clock.seconds),
+            seconds=self.clock.seconds,
+        )
 
     async def resolve(self, tag: Tag) -> Revision:
         return Revision(identity={"kind": "test"}, pinned=self.pinned, label="x")

@@ -41,12 +41,12 @@ def found(request: PackageRequest) -> LookupResult:
     )
 
 
-def missing(request: PackageRequest) -> LookupResult:
+def missing(request: PackageRequest, candidates: tuple[str, ...] = ("near",)) -> LookupResult:
     problem = PackageProblem(
         name=request.name,
         kind=ProblemKind.NOT_FOUND,
         message=f"there is no package {request.name}",
-        candidates=("near",),
+        candidates=candidates,
     )
     return LookupResult(request=request, result=problem)
 
