@@ -78,7 +78,8 @@ class AttributeCase(TestCase):
     async def problem(self, repository: str) -> PackageProblem:
         with self.assertRaises(PackagesRefused) as caught:
             await self.evaluate(repository)
-        [problem] = caught.exception.problems
+        refused: PackagesRefused = caught.exception
+        [problem] = refused.problems
         return problem
 
 

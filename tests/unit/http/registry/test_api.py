@@ -213,6 +213,15 @@ class ManifestTests(RegistryTestCase):
         self.assertEqual([], self.images.requests)
 
 
+class TextTests(RegistryTestCase):
+    def test_bytes_that_are_no_text_are_no_names(self) -> None:
+        """Bytes that are no text, and halves of surrogate pairs, are refused as names and tags."""
+        for name in ("%ED%A0%80", "%FF", "attr--eda080", "attr--ff"):
+            self.refused(self.get(f"/v2/{name}/manifests/latest"), 400, "NAME_INVALID")
+            self.refused(self.get(f"/v2/git/manifests/%ED%A0%80{name}"), 404, "MANIFEST_UNKNOWN")
+        self.assertEqual([], self.images.requests)
+
+
 class FailureTests(RegistryTestCase):
     PATH = "/v2/git/manifests/latest"
 

@@ -205,6 +205,14 @@ class ApiTests(UsersTestCase):
         self.assertNotIn("secret", json.dumps(value))
         self.assertNotIn("secret", self.page("/?packages=scret"))
 
+    def test_bytes_that_are_no_text_are_replaced(self) -> None:
+        """Bytes that are no text, and halves of surrogate pairs, are replaced."""
+        for typed in ("%ED%A0%80", "%FF", "a%C0%AF"):
+            status, value = self.get(f"git+{typed}")
+            self.assertEqual(200, status)
+            self.assertIn("\ufffd", value["packages"][1]["name"])
+            self.assertEqual(200, self.ask(f"/?packages={typed}", BROWSER).status)
+
     def test_answer_has_all_that_a_page_needs(self) -> None:
         """All that a page needs."""
         status, value = self.get("shell/git")
