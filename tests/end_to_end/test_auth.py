@@ -17,7 +17,7 @@ from tests.end_to_end.case import EndToEndCase, Once, containerd, docker, podman
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import private_directory, wait_until
-from tests.end_to_end.wire import Answer
+from tests.end_to_end.wire import PATIENT_AGENT, Answer
 
 if TYPE_CHECKING:
     Mixin = EndToEndCase
@@ -82,7 +82,9 @@ class Guarded:
         if user is None:
             return self.daemon.registry.get(path)
         password = PASSWORDS[user] if password is None else password
-        return self.daemon.registry.get(path, Authorization=basic(user, password))
+        return self.daemon.registry.get(
+            path, Authorization=basic(user, password), User_Agent=PATIENT_AGENT
+        )
 
     def secret(self, user: str) -> Path:
         """A file as ``kubectl create secret docker-registry`` puts into a Secret."""

@@ -92,7 +92,7 @@ class SlowBuildTests(EndToEndCase):
             pulled = pool.submit(engine.pull, image)
             watched_set().wait_for("slow-docker")
             for _ in range(2):
-                self.assertEqual(http.manifest("slow-docker").status, 429)
+                self.assertEqual(http.get("/v2/slow-docker/manifests/latest").status, 429)
             self.assertFalse(pulled.done())
             watched_set().let("slow-docker")
             pulled.result().checked()

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from tests.end_to_end.images import digest_of
 
-__all__ = ["DOCKER_MANIFEST", "OCI_MANIFEST", "Answer", "Registry"]
+__all__ = ["DOCKER_MANIFEST", "OCI_MANIFEST", "PATIENT_AGENT", "Answer", "Registry"]
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -45,6 +45,10 @@ class Answer:
     def message(self) -> str:
         """The message of the first error."""
         return str(self.error["message"])
+
+
+PATIENT_AGENT = "docker/26.1.0"
+"""An agent whose request is held until the image is made; others are told to come back."""
 
 
 @frozen
@@ -89,8 +93,10 @@ class Registry:
         return self.request("HEAD", path, {_header(name): headers[name] for name in headers})
 
     def manifest(self, name: str, reference: str = "latest", accept: str = OCI_MANIFEST) -> Answer:
-        """The manifest of an image; the daemon makes it if need be."""
-        return self.get(f"/v2/{name}/manifests/{reference}", accept=accept)
+        """The manifest of an image; the daemon makes it if need be, however long that takes."""
+        return self.get(
+            f"/v2/{name}/manifests/{reference}", accept=accept, User_Agent=PATIENT_AGENT
+        )
 
     def blob(self, name: str, digest: str) -> bytes:
         """A blob, which has to be what its digest says."""
