@@ -28,7 +28,7 @@ from tests.benchmarks.measure import Figure, Options, run
 from tests.benchmarks.peers import Daemon, pinned_set, processor_seconds
 from tests.end_to_end.processes import private_directory
 
-__all__ = ["measure", "names_set"]
+__all__ = ["measure", "misspelt_images", "names_set"]
 
 NAMES = 63_000
 
@@ -86,7 +86,7 @@ def names_set(size: int) -> tuple[Path, list[str]]:
 def _measure(options: Options, daemon: Daemon, names: list[str], where: str) -> list[Figure]:
     port = daemon.registry.port
     wanted = iter(random.Random(0).sample(names, min(len(names), 500)))
-    misspelt = _misspelt(names)
+    misspelt = misspelt_images(names)
 
     def look_up() -> float:
         begun = time.perf_counter()
@@ -116,7 +116,7 @@ def _measure(options: Options, daemon: Daemon, names: list[str], where: str) -> 
     ]
 
 
-def _misspelt(names: list[str]) -> Iterator[str]:
+def misspelt_images(names: list[str]) -> Iterator[str]:
     """Yield names of images whose packages do not exist, and are near to some that do."""
     drawn = random.Random(1)
     known = set(names)
