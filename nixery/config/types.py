@@ -25,7 +25,7 @@ from nixery.image.patterns import PackagePatterns, parse_patterns
 from nixery.layers.compression_levels import LEVELS, Compression, parse_compression
 from nixery.limits.addresses import TrustedProxies, parse_proxies
 from nixery.runtime.sizes import FreeSpaceLimit, parse_free_space_limit, parse_size
-from nixery.sources.git_urls import SCHEMES, is_ref_name, is_supported
+from nixery.sources.git_urls import SCHEMES, has_unusable_password, is_ref_name, is_supported
 
 __all__ = [
     "AUTH_RULES",
@@ -187,6 +187,11 @@ def _parse_repository(value: object) -> str:
     # As in git: a colon before any slash separates a host from a path.
     if ":" not in text.partition("/")[0] and not text.startswith("-"):
         text = str(_parse_path(text))
+    if has_unusable_password(text):
+        raise InvalidValue(
+            "leave the password out, which ssh and git take from no URL: give the user that the"
+            " registry runs as an SSH key, and write ssh://USER@HOST/PATH"
+        )
     if not is_supported(text):
         raise InvalidValue(
             f"give the URL of a git repository ({', '.join(SCHEMES)}), host:path, or a path"
@@ -227,7 +232,11 @@ def _parse_archive_url(value: object) -> str:
     text = _parse_text(value)
     if "{commit}" not in text:
         raise InvalidValue("give a URL with {commit} where the commit belongs")
-    _parse_url(text.replace("{commit}", "0" * 40))
+    if "@" in urlsplit(_parse_url(text.replace("{commit}", "0" * 40))).netloc:
+        raise InvalidValue(
+            "leave user and password out, which others on this machine would see: Nix takes them"
+            " from the file that netrc-file names in nix.conf"
+        )
     return text
 
 

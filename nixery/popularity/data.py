@@ -40,6 +40,7 @@ from nixery.layers.plan import Popularity, PopularityKind
 from nixery.layers.popularity_file import parse_popularity
 from nixery.popularity.decompress import expand
 from nixery.runtime.deferreds import TimedOut, when_finished, with_timeout
+from nixery.runtime.http_download import shown
 from nixery.runtime.retry import Backoff, retry
 from nixery.runtime.workers import Workers
 from nixery.storage.filesystem.atomic_files import small_temp_file
@@ -117,7 +118,7 @@ class PopularityData:
             self.current = known.popularity
             self._log.info(
                 "Popularity data from {url} are used: {data}.",
-                url=known.url,
+                url=shown(known.url),
                 data=_describe(known),
             )
         if known is None or known.url != self.url or self.refresh:
@@ -175,7 +176,7 @@ class PopularityData:
                     self._attempted.callback(None)
             self._log.info(
                 "Popularity data were fetched from {url}: {data}.",
-                url=url,
+                url=shown(url),
                 data=_describe(snapshot),
             )
 
@@ -255,7 +256,9 @@ def _check(url: str, data: bytes) -> tuple[Snapshot, bytes]:
     plain = expand(data, MAX_BYTES)
     popularity = parse_popularity(plain)
     if popularity.kind is PopularityKind.NONE:
-        raise UnexpectedOutput(what="the popularity data (without a single count)", excerpt=url)
+        raise UnexpectedOutput(
+            what="the popularity data (without a single count)", excerpt=shown(url)
+        )
     return (
         Snapshot(url=url, digest=hashlib.sha256(plain).hexdigest(), popularity=popularity),
         plain,

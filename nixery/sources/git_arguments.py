@@ -8,12 +8,12 @@ names that were checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from attrs import field, frozen
 
-from nixery.sources.git_urls import SCHEMES, url_rewrites
+from nixery.sources.git_urls import SCHEMES, credentials, url_rewrites
 from nixery.sources.source import ResolvedRef
 
 __all__ = [
@@ -58,7 +58,8 @@ def environment(inherited: Mapping[str, str], url: str) -> dict[str, str]:
     from prompting too.  ``GIT_SSH_COMMAND`` could do the same, but would override
     ``core.sshCommand``, with which users choose their keys.
 
-    :param url: the URL as it was configured.
+    :param url: the URL as it was configured.  A password in it is given to git by variables, and
+        never by an argument, which other users of the machine can see.
     """
     result = {name: value for name, value in inherited.items() if name not in _REPOSITORY_VARIABLES}
     result["GIT_TERMINAL_PROMPT"] = "0"
@@ -68,11 +69,43 @@ def environment(inherited: Mapping[str, str], url: str) -> dict[str, str]:
         count = int(inherited.get("GIT_CONFIG_COUNT", "0"))
     except ValueError:
         count = 0
-    for number, (key, value) in enumerate(url_rewrites(url).items(), count):
+    given = credentials(url)
+    if given is not None and given.password is not None:
+        result |= {_USER_VARIABLE: given.user, _PASSWORD_VARIABLE: given.password}
+    for number, (key, value) in enumerate(_configuration(url), count):
         result[f"GIT_CONFIG_KEY_{number}"] = key
         result[f"GIT_CONFIG_VALUE_{number}"] = value
         result["GIT_CONFIG_COUNT"] = str(number + 1)
     return result
+
+
+def _configuration(url: str) -> Iterator[tuple[str, str]]:
+    """
+    Yield git's configuration for the public form of a URL, as keys and values.
+
+    A credential helper answers for the URL's host alone.  A header (``http.extraHeader``) would
+    be sent to any host that the repository's host redirects to.
+    """
+    yield from url_rewrites(url).items()
+    given = credentials(url)
+    if given is None:
+        return
+    if given.password is None:
+        yield f"credential.{given.origin}.username", given.user
+        return
+    # An empty value removes the helpers of this machine, which may know another password.
+    yield f"credential.{given.origin}.helper", ""
+    yield f"credential.{given.origin}.helper", _CREDENTIAL_HELPER
+
+
+_USER_VARIABLE = "NIXERY_GIT_USER"
+_PASSWORD_VARIABLE = "NIXERY_GIT_PASSWORD"  # noqa: S105  # the name of a variable
+
+_CREDENTIAL_HELPER = (
+    "!f() { [ \"$1\" != get ] || printf '%s\\n'"
+    f' "username=${_USER_VARIABLE}" "password=${_PASSWORD_VARIABLE}"; }}; f'
+)
+"""A shell function that prints the user and the password, by a command built into the shell."""
 
 
 def local_environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -4,16 +4,27 @@ Validate and normalise URLs of git repositories.
 git takes URLs, paths, and ``host:path`` as ssh does; Nix takes URLs only, and gets
 ``host:path`` wrong.  A URL may also hold a password, which must not appear in a list of
 processes, a message, a cache key or a file.  All of these use :func:`public_url`, and git
-gets the complete URL from its environment (:func:`url_rewrites`).
+gets the rest from its environment (:mod:`nixery.sources.git_arguments`).
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-__all__ = ["SCHEMES", "has_secret", "is_ref_name", "is_supported", "public_url", "url_rewrites"]
+from attrs import field, frozen
+
+__all__ = [
+    "SCHEMES",
+    "Credentials",
+    "credentials",
+    "has_unusable_password",
+    "is_ref_name",
+    "is_supported",
+    "public_url",
+    "url_rewrites",
+]
 
 SCHEMES = ("https", "ssh", "file", "http", "git")
 """Supported schemes.  Others would run programs: git runs the remote helper named after one."""
@@ -57,20 +68,55 @@ def public_url(url: str) -> str:
 
 def url_rewrites(url: str) -> dict[str, str]:
     """
-    Return git configuration that maps the public form of a URL back to ``url``.
+    Return git configuration that maps the public form of ``host:path`` back to it.
 
-    It is empty where both are the same.
+    It is empty for all other URLs: git reaches them by their public form.
     """
-    if _SCP.fullmatch(url) or has_secret(url):
-        return {f"url.{url}.insteadOf": public_url(url)}
-    return {}
+    return {f"url.{url}.insteadOf": public_url(url)} if _SCP.fullmatch(url) else {}
 
 
-def has_secret(url: str) -> bool:
-    """True if a URL has a part that its public form must not have."""
+@frozen(kw_only=True)
+class Credentials:
+    """
+    The user and the password of a URL, decoded.
+
+    :param origin: scheme, host and port, which they are for.
+    :param password: ``None`` if the URL has a user name alone.
+    """
+
+    origin: str
+    user: str = field(repr=False)
+    password: str | None = field(repr=False)
+
+
+def credentials(url: str) -> Credentials | None:
+    """Return the credentials in a URL for HTTP, if there are any."""
     parts = urlsplit(url)
-    user, at, _ = parts.netloc.rpartition("@")
-    return bool(at) and (parts.scheme in ("http", "https") or ":" in user)
+    given, at, host = parts.netloc.rpartition("@")
+    if parts.scheme not in ("http", "https") or not at:
+        return None
+    user, colon, password = given.partition(":")
+    return Credentials(
+        origin=f"{parts.scheme}://{host}",
+        user=unquote(user),
+        password=unquote(password) if colon else None,
+    )
+
+
+def has_unusable_password(url: str) -> bool:
+    """True if a URL seems to hold a password, for a protocol that takes none from a URL."""
+    if url.startswith("/"):
+        return False
+    scp = _SCP.fullmatch(url)
+    if scp:
+        # user:password@host, with a colon or a slash after it
+        return "@" in scp["path"].partition("/")[0]
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    user, _, _ = parts.netloc.rpartition("@")
+    return parts.scheme not in ("http", "https") and ":" in user
 
 
 def is_supported(url: str) -> bool:
@@ -80,6 +126,8 @@ def is_supported(url: str) -> bool:
         return False
     if url.startswith("/"):
         return bool(url.strip("/"))
+    if has_unusable_password(url):
+        return False
     scp = _SCP.fullmatch(url)
     if scp:
         user, at, host = scp["host"].rpartition("@")

@@ -95,6 +95,8 @@ REJECTED: dict[str, list[object]] = {
         "ssh://-oProxyCommand=x/p",
         "-oProxyCommand=x:p",
         "u@-oProxyCommand=x:p",
+        "ssh://u:secret@h/p",
+        "u:secret@h:p",
     ],
     "pkgs_ref": ["", "-f", "a..b", "a b", "/a", "a/", "a.lock", "x~1", "a*", "@{u}", True],
     "allowed_tags": ["", [], "a/b", [""], "a;b", True],
@@ -104,7 +106,12 @@ REJECTED: dict[str, list[object]] = {
     "max_storage_size": ["", "-1", "10 parrots", True, "1e9", [1]],
     "max_image_age": [0, "30d"],
     "min_free_space": ["", "-1", "101%", "-1%", "x%", True],
-    "nixpkgs_url": ["http://h/x.tar", "ftp://h/{commit}", "/x/{commit}"],
+    "nixpkgs_url": [
+        "http://h/x.tar",
+        "ftp://h/{commit}",
+        "/x/{commit}",
+        "https://u:secret@h/{commit}",
+    ],
     "channel_url": ["channels.nixos.org"],
     "public_url": [
         "r.example",

@@ -39,16 +39,37 @@ class EnvironmentTests(SynchronousTestCase):
                 self.assertEqual(environment[name], value)
         self.assertNotIn("GIT_SSH_COMMAND", git_arguments.environment({}, "/r"))
 
-    def test_a_password_is_in_the_environment_only(self) -> None:
-        """The URL with a password is configuration of git's, beside what there is."""
-        url = "https://u:secret@h/p"
-        environment = git_arguments.environment(
-            {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}, url
+    def configuration(self, environment: dict[str, str]) -> list[tuple[str, str]]:
+        """git's configuration in an environment."""
+        return [
+            (environment[f"GIT_CONFIG_KEY_{number}"], environment[f"GIT_CONFIG_VALUE_{number}"])
+            for number in range(int(environment["GIT_CONFIG_COUNT"]))
+        ]
+
+    def test_password_is_in_two_variables_only(self) -> None:
+        """User and password are in variables of their own, and the configuration names these."""
+        inherited = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}
+        environment = git_arguments.environment(inherited, "https://u:secret@h/p")
+        first, reset, helper = self.configuration(environment)
+        self.assertEqual((first, reset), (("a.b", "c"), ("credential.https://h.helper", "")))
+        self.assertEqual(helper[0], "credential.https://h.helper")
+        self.assertIn("$NIXERY_GIT_PASSWORD", helper[1])
+        with_secret = [name for name, value in environment.items() if "secret" in value]
+        self.assertEqual(with_secret, ["NIXERY_GIT_PASSWORD"])
+
+    def test_user_without_password_is_for_the_helpers_of_this_machine(self) -> None:
+        """A user name without a password is what the machine's credential helpers are asked for."""
+        environment = git_arguments.environment({}, "https://alice@h:8443/p")
+        self.assertEqual(
+            self.configuration(environment), [("credential.https://h:8443.username", "alice")]
         )
-        self.assertEqual(environment["GIT_CONFIG_COUNT"], "2")
-        self.assertEqual(environment["GIT_CONFIG_KEY_0"], "a.b")
-        self.assertEqual(environment["GIT_CONFIG_KEY_1"], f"url.{url}.insteadOf")
-        self.assertEqual(environment["GIT_CONFIG_VALUE_1"], "https://h/p")
+
+    def test_address_of_ssh_is_rewritten(self) -> None:
+        """The public form of ``host:path`` leads to where ssh would go."""
+        environment = git_arguments.environment({}, "git@h:a/b")
+        self.assertEqual(
+            self.configuration(environment), [("url.git@h:a/b.insteadOf", "ssh://git@h/a/b")]
+        )
 
     def test_no_helpers(self) -> None:
         """Transports that run programs are off, and all are for what works on a mirror."""

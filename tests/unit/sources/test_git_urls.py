@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.sources.git_urls import has_secret, is_ref_name, is_supported, public_url, url_rewrites
+from nixery.sources.git_urls import (
+    Credentials,
+    credentials,
+    has_unusable_password,
+    is_ref_name,
+    is_supported,
+    public_url,
+    url_rewrites,
+)
 
 FORMS = {
     "https://example.org/a.git": "https://example.org/a.git",
@@ -15,7 +23,6 @@ FORMS = {
     "https://user:secret@example.org:8443/a": "https://example.org:8443/a",
     "https://secret@example.org/a": "https://example.org/a",
     "ssh://git@example.org:22/a": "ssh://git@example.org:22/a",
-    "ssh://git:secret@example.org/a": "ssh://git@example.org/a",
     "git@example.org:a/b.git": "ssh://git@example.org/a/b.git",
     "example.org:a b": "ssh://example.org/a%20b",
     "/srv/a b.git": "file:///srv/a%20b.git",
@@ -26,13 +33,7 @@ FORMS = {
     "git://example.org/a": "git://example.org/a",
 }
 
-REWRITTEN = {
-    "https://user:secret@example.org:8443/a",
-    "https://secret@example.org/a",
-    "ssh://git:secret@example.org/a",
-    "git@example.org:a/b.git",
-    "example.org:a b",
-}
+REWRITTEN = {"git@example.org:a/b.git", "example.org:a b"}
 
 
 class UrlTests(SynchronousTestCase):
@@ -50,10 +51,35 @@ class UrlTests(SynchronousTestCase):
             expected = {f"url.{url}.insteadOf": public} if url in REWRITTEN else {}
             self.assertEqual(url_rewrites(url), expected)
 
-    def test_password_in_a_url_is_noticed_a_user_name_of_sshs_is_none(self) -> None:
-        """A password in a URL is noticed, a user name of ssh's is none."""
+    def test_credentials_are_those_of_http(self) -> None:
+        """User and password of an HTTP URL are found, decoded, for its host; ssh's user is none."""
+        host = "https://example.org"
+        for url, user, password in (
+            ("https://user:a%40b%25:c@example.org/a", "user", "a@b%:c"),
+            ("https://secret:@example.org/a", "secret", ""),
+            ("https://us%3Aer@example.org/a", "us:er", None),
+        ):
+            found = credentials(url)
+            self.assertEqual(found, Credentials(origin=host, user=user, password=password))
+            self.assertNotIn("user", repr(found).replace("user=", ""))
+        found = credentials("http://u:p@[::1]:8080/a")
+        self.assertEqual(found, Credentials(origin="http://[::1]:8080", user="u", password="p"))
         for url in FORMS:
-            self.assertEqual(has_secret(url), "secret" in url, url)
+            self.assertEqual(credentials(url) is not None, "secret" in url, url)
+
+    def test_passwords_that_no_protocol_takes_are_unsupported(self) -> None:
+        """A password that only ssh or git would get is refused, in each form of a URL."""
+        for url in (
+            "ssh://git:secret@example.org/a",
+            "ssh://git:@example.org/a",
+            "git://user:secret@example.org/a",
+            "git:secret@example.org:a/b.git",
+            "git:secret@example.org/a/b.git",
+        ):
+            self.assertTrue(has_unusable_password(url), url)
+            self.assertFalse(is_supported(url), url)
+        for url in (*FORMS, "host:a/b@c", "/u:p@h/a", "//u:p@h/a"):
+            self.assertFalse(has_unusable_password(url), url)
 
     def test_urls_that_would_run_programs_are_unsupported(self) -> None:
         """URLs that would run programs, or be taken for options, are unsupported."""
