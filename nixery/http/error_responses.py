@@ -60,7 +60,7 @@ from nixery.nix.errors import (
     NixDiskFull,
     WrongSystem,
 )
-from nixery.sources.errors import SourceMissing, SourceUnavailable, UnknownRevision
+from nixery.sources.errors import LookupsExceeded, SourceMissing, SourceUnavailable, UnknownRevision
 from nixery.storage.errors import (
     BlobsMissing,
     BlobUnknown,
@@ -195,6 +195,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     QueueFull: (429, "TOOMANYREQUESTS"),
     WorkAbandoned: (429, "TOOMANYREQUESTS"),
     RequestsExceeded: (429, "TOOMANYREQUESTS"),
+    LookupsExceeded: (429, "TOOMANYREQUESTS"),
     BuildsExceeded: (429, "TOOMANYREQUESTS"),
     TooManyConnections: (503, "UNAVAILABLE"),
     # Temporary failures of the daemon's dependencies.
@@ -248,6 +249,7 @@ def error_response(error: NixeryError, log: str | None = None) -> ErrorResponse:
         | QueueFull
         | LoginThrottled
         | RequestsExceeded
+        | LookupsExceeded
         | BuildsExceeded,
     ):
         retry_after = max(1, math.ceil(error.retry_after))
@@ -372,6 +374,7 @@ _PLAIN: Mapping[type[NixeryError], Sequence[str]] = {
     PackagesDenied: ("packages",),
     RequestsExceeded: ("rate", "burst"),
     BuildsExceeded: ("limit", "period", "setting"),
+    LookupsExceeded: ("limit",),
     ImageTimedOut: ("image", "phase", "seconds", "setting"),
     StillBuilding: ("image", "doing", "seconds", "watch"),
     QueueFull: ("waiting",),

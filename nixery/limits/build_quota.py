@@ -18,7 +18,7 @@ from attrs import define, field
 from nixery.limits.errors import BuildsExceeded
 from nixery.limits.token_buckets import TokenBuckets
 
-__all__ = ["BuildQuota", "current_client"]
+__all__ = ["BuildQuota", "current_client", "current_queue_client"]
 
 current_client: ContextVar[tuple[str, ...]] = ContextVar("current_client", default=())
 """
@@ -28,6 +28,15 @@ daemon works for itself.
 
 CONCURRENCY_RETRY_SECONDS = 10.0
 """Seconds to retry after, for a client that has too many builds at once."""
+
+
+def current_queue_client() -> str:
+    """
+    Return the key that the current client waits in queues under: its user, else its address.
+
+    It is empty while the daemon works for itself.
+    """
+    return current_client.get()[-1] if current_client.get() else ""
 
 
 @define(kw_only=True, eq=False)

@@ -26,15 +26,27 @@ V = TypeVar("V")
 
 @define(eq=False)
 class _Job(Generic[V]):
-    """A running job and its waiters."""
+    """
+    A running job and its waiters.
 
+    :param kept: whether it goes on when the last waiter has left.
+    """
+
+    kept: bool
     waiters: list[Deferred[V]] = Factory(list)
     task: Deferred[None] | None = None
 
 
 @define(eq=False)
 class SingleFlight(Generic[K, V]):
-    """Runs at most one job for a key at any time."""
+    """
+    Runs at most one job for a key at any time.
+
+    :param cancel_abandoned: whether a job is cancelled when its last waiter has left, unless it
+        called :meth:`keep` before.
+    """
+
+    cancel_abandoned: bool = field(default=False, kw_only=True)
 
     # The jobs that may be joined, and all that run.
     _jobs: dict[K, _Job[V]] = field(factory=dict, init=False)
@@ -52,12 +64,12 @@ class SingleFlight(Generic[K, V]):
         """
         job = self._jobs.get(key)
         if job is not None:
-            return self._wait(job)
-        job = self._jobs[key] = _Job()
+            return self._wait(key, job)
+        job = self._jobs[key] = _Job(kept=not self.cancel_abandoned)
         self._running.add(job)
         # The first waiter is there before the work begins: work that ends at
         # once must find it.
-        waiter = self._wait(job)
+        waiter = self._wait(key, job)
         job.task = Deferred.fromCoroutine(work()).addBoth(self._finish, key, job)
         return waiter
 
@@ -67,6 +79,12 @@ class SingleFlight(Generic[K, V]):
         that has read something that may have changed since.
         """
         self._jobs.pop(key, None)
+
+    def keep(self, key: K) -> None:
+        """Let the job of ``key`` go on from now on, even if nobody waits for it any longer."""
+        job = self._jobs.get(key)
+        if job is not None:
+            job.kept = True
 
     def __len__(self) -> int:
         """Return the number of running jobs."""
@@ -98,10 +116,21 @@ class SingleFlight(Generic[K, V]):
     def _tasks(self) -> list[Deferred[None]]:
         return [job.task for job in self._running if job.task is not None]
 
-    def _wait(self, job: _Job[V]) -> Deferred[V]:
-        waiter: Deferred[V] = Deferred(job.waiters.remove)
+    def _wait(self, key: K, job: _Job[V]) -> Deferred[V]:
+        waiter: Deferred[V] = Deferred(lambda waiter: self._leave(waiter, key, job))
         job.waiters.append(waiter)
         return waiter
+
+    def _leave(self, waiter: Deferred[V], key: K, job: _Job[V]) -> None:
+        if waiter not in job.waiters:
+            return  # the job has ended, and its waiters are being told
+        job.waiters.remove(waiter)
+        if job.waiters or job.kept or job.task is None:
+            return
+        # A caller that comes before the job has ended would get its cancellation.
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
+        job.task.cancel()
 
     def _finish(self, result: V | Failure, key: K, job: _Job[V]) -> None:
         # Removed before any waiter is notified: a waiter that asks again at once starts a new job

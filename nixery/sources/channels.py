@@ -11,9 +11,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from nixery.image.names import is_commit
 from nixery.runtime.errors import FetchFailed
-from nixery.runtime.http_download import Fetcher
+from nixery.runtime.http_download import Fetcher, shown
 from nixery.runtime.retry import THREE_ATTEMPTS, retry
 from nixery.sources.errors import SourceUnavailable
+from nixery.sources.interface import InTurn
 from nixery.sources.source import ResolvedRef
 from nixery.sources.tag_policy import ChannelName, NixpkgsCommit, Reference
 
@@ -46,20 +47,29 @@ class ChannelHost:
     async def check(self) -> None:
         """See :meth:`nixery.sources.interface.RefSource.check`."""
 
-    async def find(self, reference: Reference) -> ResolvedRef | None:
+    async def stop(self) -> None:
+        """See :meth:`nixery.sources.interface.RefSource.stop`."""
+
+    async def find(self, reference: Reference, in_turn: InTurn | None = None) -> ResolvedRef | None:
         """See :meth:`nixery.sources.interface.RefSource.find`."""
         if isinstance(reference, NixpkgsCommit):
             return ResolvedRef(commit=reference.commit)
         if not isinstance(reference, ChannelName):
             return None
-        url = f"{self._url}/{reference.name}/git-revision"
+        name = reference.name
+        return await (
+            self._look_up(name) if in_turn is None else in_turn(lambda: self._look_up(name))
+        )
 
-        async def look_up(timeout: float) -> ResolvedRef:
+    async def _look_up(self, name: str) -> ResolvedRef | None:
+        url = f"{self._url}/{name}/git-revision"
+
+        async def request(timeout: float) -> ResolvedRef:
             return _parse_commit(url, await self._fetcher.fetch(url, MAX_RESPONSE_BYTES, timeout))
 
         try:
             return await retry(
-                look_up,
+                request,
                 THREE_ATTEMPTS,
                 clock=self._clock,
                 timeout=self._lookup_timeout,
@@ -69,8 +79,8 @@ class ChannelHost:
             if error.status in MISSING_STATUSES:
                 return None
             raise SourceUnavailable(
-                source=f"the channel host {self._url}",
-                what=reference.name,
+                source=f"the channel host {shown(self._url)}",
+                what=name,
                 reason=error.reason,
             ) from error
 

@@ -9,7 +9,13 @@ from attrs import frozen
 from nixery.errors import NixeryError
 from nixery.process.errors import CommandOutput
 
-__all__ = ["CommitMissing", "SourceMissing", "SourceUnavailable", "UnknownRevision"]
+__all__ = [
+    "CommitMissing",
+    "LookupsExceeded",
+    "SourceMissing",
+    "SourceUnavailable",
+    "UnknownRevision",
+]
 
 
 @frozen(kw_only=True)
@@ -83,4 +89,24 @@ class UnknownRevision(NixeryError):
         return (
             f"there is no revision {self.tag!r} of {self.source};"
             f" this registry serves: {', '.join(self.allowed)}"
+        )
+
+
+@frozen(kw_only=True)
+class LookupsExceeded(NixeryError):
+    """
+    A client has had too many revisions looked up that were not known.
+
+    :param limit: how many are looked up in a minute.
+    :param retry_after: seconds after which the client should retry.
+    """
+
+    limit: int
+    retry_after: float
+
+    @property
+    def message(self) -> str:
+        return (
+            f"too many revisions: this registry looks up {self.limit} a minute for one client that"
+            f" it does not know yet; pull it again in {max(1, round(self.retry_after))} s"
         )

@@ -1,11 +1,12 @@
 """
 Look up refs of a git repository, and commits in their history.
 
-Branches and tags are looked up with one ``git ls-remote``.  The git protocol cannot tell
-whether a commit is in the history of one: unless the commit is at a tip, the history is
-fetched into a mirror without files and directories, in the cache directory, and searched
-there.  The first fetch takes as long as a clone of the history, later ones only as long as
-fetching the new commits.
+The configured branch or tag is looked up with a ``git ls-remote`` of its own, others in a listing
+that all clients share (:mod:`nixery.sources.ref_listing`).  The git protocol cannot tell
+whether a commit is in the history of one: unless the commit is at a tip, the history is fetched
+into a mirror without files and directories, in the cache directory, and searched there.  The
+first fetch takes as long as a clone of the history, later ones only as long as fetching the new
+commits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -29,6 +30,8 @@ from nixery.runtime.workers import Workers
 from nixery.sources import git_arguments
 from nixery.sources.errors import SourceUnavailable
 from nixery.sources.git_arguments import RefList, parse_refs
+from nixery.sources.interface import InTurn
+from nixery.sources.ref_listing import RefListing
 from nixery.sources.source import GitSource, ResolvedRef
 from nixery.sources.tag_policy import GitCommit, GitRefs, Reference
 from nixery.storage.filesystem.files import failures
@@ -36,9 +39,6 @@ from nixery.storage.filesystem.files import failures
 __all__ = ["GitRepository"]
 
 T = TypeVar("T")
-
-MAX_CONCURRENT_LOOKUPS = 4
-"""The most concurrent look-ups: each made-up tag in a request causes one."""
 
 MAX_REF_BYTES = 64 * 1024 * 1024
 """The most bytes of refs that are read."""
@@ -94,7 +94,7 @@ class GitRepository:
         self._fetch_timeout = fetch_timeout
         self._remote_environment = git_arguments.environment(environ, source.url)
         self._local_environment = git_arguments.local_environment(environ)
-        self._lookup_slots = DeferredSemaphore(MAX_CONCURRENT_LOOKUPS)
+        self._listing = RefListing(self._list_all, clock)
         self._mirror_lock = DeferredLock()
         self._event_numbers = count(1)
         self._last_fetch = 0
@@ -103,39 +103,55 @@ class GitRepository:
         """See :meth:`nixery.sources.interface.RefSource.check`."""
         await self._run(git_arguments.version(), self._local_environment, LOCAL_TIMEOUT)
 
-    async def find(self, reference: Reference) -> ResolvedRef | None:
+    async def stop(self) -> None:
+        """See :meth:`nixery.sources.interface.RefSource.stop`."""
+        await self._listing.stop()
+
+    async def find(self, reference: Reference, in_turn: InTurn | None = None) -> ResolvedRef | None:
         """See :meth:`nixery.sources.interface.RefSource.find`."""
         match reference:
+            case GitRefs(names=names) if in_turn is None:
+                command = git_arguments.list_refs(self._url, names)
+                return (await self._list_refs(command, reference.describe())).find(names)
             case GitRefs(names=names):
-                refs = await self._list_refs(git_arguments.list_refs(self._url, names), reference)
-                return refs.find(names)
+                return await self._listing.find(names)
             case GitCommit(commit=commit, trusted=trusted):
-                found = await self._find_commit(commit, reference)
+                # A commit that has just been pushed is at a tip: no history has to be fetched.
+                found = await self._listing.find_tip(commit)
+                if found is None:
+                    requested = next(self._event_numbers)
+
+                    def look_up() -> Coroutine[Deferred[Any], Any, ResolvedRef | None]:
+                        return self._find_in_history(commit, requested)
+
+                    found = await (look_up() if in_turn is None else in_turn(look_up))
                 return ResolvedRef(commit=commit) if found is None and trusted else found
         return None
 
-    async def _find_commit(self, commit: str, reference: Reference) -> ResolvedRef | None:
-        requested = next(self._event_numbers)
-        # A commit that has just been pushed is at a tip: no history has to be fetched.
-        tips = await self._list_refs(git_arguments.list_tips(self._url), reference)
-        found = tips.find_tip(commit)
-        if found is not None:
-            return found
+    async def _find_in_history(self, commit: str, requested: int) -> ResolvedRef | None:
+        """
+        Search a commit in the history of all branches and tags.
+
+        :param requested: the number of the request.
+        """
         await self._mirror_lock.acquire()
         try:
             # Another caller's fetch suffices if it began after this call.
             if self._last_fetch < requested:
                 self._last_fetch = next(self._event_numbers)
                 try:
-                    await self._convert_errors(self._fetch_history, reference)
+                    await self._convert_errors(self._fetch_history, commit)
                 except BaseException:
                     self._last_fetch = 0
                     raise
-            return await self._convert_errors(lambda: self._find_in_mirror(commit), reference)
+            return await self._convert_errors(lambda: self._find_in_mirror(commit), commit)
         finally:
             self._mirror_lock.release()
 
-    async def _list_refs(self, argv: tuple[str, ...], reference: Reference) -> RefList:
+    async def _list_all(self) -> RefList:
+        return await self._list_refs(git_arguments.list_tips(self._url), "its branches and tags")
+
+    async def _list_refs(self, argv: tuple[str, ...], what: str) -> RefList:
         async def list_once(timeout: float) -> RefList:
             return parse_refs(await self._run(argv, self._remote_environment, timeout))
 
@@ -148,11 +164,7 @@ class GitRepository:
                 is_temporary=_is_temporary,
             )
 
-        await self._lookup_slots.acquire()
-        try:
-            return await self._convert_errors(operation, reference)
-        finally:
-            self._lookup_slots.release()
+        return await self._convert_errors(operation, what)
 
     async def _fetch_history(self) -> None:
         await self._workers.run(_make_parent, self._mirror)
@@ -213,11 +225,12 @@ class GitRepository:
     async def _convert_errors(
         self,
         operation: Callable[[], Coroutine[Deferred[Any], Any, T]],
-        reference: Reference,
+        what: str,
     ) -> T:
         """
         Run ``operation``, with failures of git converted.
 
+        :param what: a description of the thing that is looked up.
         :raises SourceUnavailable: a command fails.
         """
         try:
@@ -229,7 +242,7 @@ class GitRepository:
             reason, output, cause = f"git was not understood: {error}", None, error
         raise SourceUnavailable(
             source=self._source.describe(),
-            what=reference.describe(),
+            what=what,
             reason=reason,
             output=output,
         ) from cause

@@ -4,15 +4,27 @@ Declares the interfaces of package sources: tags to revisions, revisions to file
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
 
 from nixery.image.names import Tag
 from nixery.sources.source import PackageSet, ResolvedRef, Revision, SourceTree
 from nixery.sources.tag_policy import Reference
 
-__all__ = ["Sources", "TreeFetcher", "RefSource"]
+__all__ = ["InTurn", "RefSource", "Sources", "TreeFetcher"]
+
+LookUp = Callable[[], Coroutine[Deferred[Any], Any, ResolvedRef | None]]
+
+InTurn = Callable[[LookUp], Coroutine[Deferred[Any], Any, ResolvedRef | None]]
+"""
+Runs a look-up when the turn of the client that caused it has come, and returns its result.
+
+It raises :exc:`nixery.limits.errors.QueueFull` if too many wait already, and
+:exc:`nixery.sources.errors.LookupsExceeded` if the client has caused too many.
+"""
 
 
 class Sources(Protocol):
@@ -50,10 +62,16 @@ class RefSource(Protocol):
         :raises CommandMissing: a program that look-ups need is not on PATH.
         """
 
-    async def find(self, reference: Reference) -> ResolvedRef | None:
+    async def stop(self) -> None:
+        """Cancel the requests that several look-ups share; returns when they have ended."""
+
+    async def find(self, reference: Reference, in_turn: InTurn | None = None) -> ResolvedRef | None:
         """
         Look up the commit of a reference.
 
+        :param in_turn: runs the part of the look-up that costs the upstream or this machine
+            something for this reference alone; ``None``: the configuration names the
+            reference, and it is looked up at once.
         :return: ``None`` if the reference does not exist.
         :raises SourceUnavailable: the look-up failed, repeated attempts included.
         """

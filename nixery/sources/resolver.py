@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from time import gmtime
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError
@@ -18,6 +19,7 @@ from twisted.logger import Logger
 
 from nixery.errors import ShuttingDown
 from nixery.image.names import Tag
+from nixery.runtime.clocks import WallClock
 from nixery.runtime.deferreds import gather
 from nixery.runtime.single_flight import SingleFlight
 from nixery.runtime.workers import Workers
@@ -38,6 +40,7 @@ from nixery.sources.source import (
     source_trees,
 )
 from nixery.sources.tag_policy import (
+    KNOWN_YEAR,
     LATEST,
     GitCommit,
     GitRefs,
@@ -77,6 +80,7 @@ class Resolver:
     :param channels: the references of the channel host.
     :param fetcher: fetches commits.
     :param workers: for the file system.
+    :param wall_clock: tells the year, after which no channel is named yet.
     """
 
     _log = Logger()
@@ -89,12 +93,14 @@ class Resolver:
         channels: RefCache,
         fetcher: TreeFetcher,
         workers: Workers,
+        wall_clock: WallClock,
     ) -> None:
         self._settings = settings
         self._git = git
         self._channels = channels
         self._fetcher = fetcher
         self._workers = workers
+        self._wall_clock = wall_clock
         self._fetches: SingleFlight[SourceTree, Path] = SingleFlight()
         self._pinned_revision: Revision | None = None
         self._stopping = False
@@ -142,7 +148,7 @@ class Resolver:
             if revision.pinned and (path, overlays) == (source.path, settings.overlays):
                 self._pinned_revision = revision
             return revision
-        requested = references(source, settings.tag_policy, tag)
+        requested = references(source, settings.tag_policy, tag, year=self._year())
         resolved, *base = await gather(self._find(each, tag) for each in requested)
         return revision_of(
             source,
@@ -165,9 +171,14 @@ class Resolver:
 
     async def tags(self) -> Sequence[str]:
         """See :meth:`nixery.sources.interface.Sources.tags`."""
-        return configured_tags(self._settings.source, self._settings.tag_policy)
+        settings = self._settings
+        return configured_tags(settings.source, settings.tag_policy, year=self._year())
 
     # -- references -------------------------------------------------------------
+
+    def _year(self) -> int:
+        """Return the last two digits of this year."""
+        return max(KNOWN_YEAR, gmtime(self._wall_clock.now()).tm_year % 100)
 
     def _ref_caches(self) -> tuple[RefCache, ...]:
         return (self._channels,) if self._git is None else (self._git, self._channels)
@@ -182,11 +193,11 @@ class Resolver:
             return ResolvedRef(commit=reference.commit)
         source, tag_policy = self._settings.source, self._settings.tag_policy
         # A missing reference that is configured is the operator's error, not the client's.
-        must_exist = reference in references(source, tag_policy, LATEST)
+        configured = reference in references(source, tag_policy, LATEST)
         ref_cache = self._channels
         if isinstance(reference, GitRefs | GitCommit) and self._git is not None:
             ref_cache = self._git
-        resolved = await ref_cache.find(reference, must_exist=must_exist)
+        resolved = await ref_cache.find(reference, configured=configured)
         if resolved is None:
             raise unknown_revision(source, tag_policy, tag)
         return resolved

@@ -4,8 +4,8 @@ Map tags to references for each source, and decide which tags are allowed.
 A tag is a revision of the package set.  ``latest`` is the one that the configuration
 names.  Any other tag is looked up in the source:
 
-    channel   another official channel (``nixos-25.05``); a full nixpkgs commit only
-              where the operator opted in
+    channel   another official channel (``nixos-25.05``), if there can be one of that name
+              by now; a full nixpkgs commit only where the operator opted in
     git       a branch, else a tag, or a full commit in the history of one
     path      nothing: there is only ``latest``
 
@@ -31,6 +31,7 @@ from nixery.sources.git_urls import is_ref_name
 from nixery.sources.source import ChannelSource, GitSource, PathSource, Source
 
 __all__ = [
+    "KNOWN_YEAR",
     "LATEST",
     "ChannelName",
     "GitCommit",
@@ -52,11 +53,16 @@ SLASH_REPLACEMENT = "--"
 ANY_TAG = ("*",)
 
 _OFFICIAL_CHANNEL = re.compile(
-    r"nixos-(?:unstable|[0-9]{2}\.[0-9]{2})(?:-small)?"
-    r"|nixos-[0-9]{2}\.[0-9]{2}-aarch64"
-    r"|nixpkgs-unstable"
-    r"|nixpkgs-[0-9]{2}\.[0-9]{2}-darwin"
+    r"nixos-unstable(?:-small)?|nixpkgs-unstable"
+    r"|nixos-(?P<release>[0-9]{2}\.[0-9]{2})(?:-small|-aarch64)?"
+    r"|nixpkgs-(?P<darwin>[0-9]{2}\.[0-9]{2})-darwin"
 )
+
+EARLY_RELEASES = ("13.10", "14.04", "14.12", "15.09")
+"""The releases of NixOS until 2015; since then there are two a year, in the same months."""
+
+KNOWN_YEAR = 26
+"""The last two digits of a year that has begun, for machines whose clock is behind."""
 
 # -- references ---------------------------------------------------------------
 
@@ -150,7 +156,9 @@ class TagPolicy:
         )
 
 
-def references(source: Source, policy: TagPolicy, tag: Tag) -> tuple[Reference, ...]:
+def references(
+    source: Source, policy: TagPolicy, tag: Tag, *, year: int = KNOWN_YEAR
+) -> tuple[Reference, ...]:
     """
     Return the references to look up for a tag.
 
@@ -158,21 +166,28 @@ def references(source: Source, policy: TagPolicy, tag: Tag) -> tuple[Reference, 
     nixpkgs below it.
 
     :param source: not a path, which has no references.
+    :param year: the last two digits of this year; channels of later releases do not exist.
     :raises UnknownRevision: the tag names none, or one that is not served.
     """
     # Clients ask for signatures under such tags; no rule may turn them into revisions.
     if is_referrers_tag(tag) or not policy.allows(tag):
         raise unknown_revision(source, policy, tag)
     if isinstance(source, ChannelSource):
-        return (_channel_reference(source, policy, tag),)
+        return (_channel_reference(source, policy, tag, year),)
     if isinstance(source, GitSource):
         base = () if source.base is None else (_configured_channel(source.base),)
         return (_git_reference(source, policy, tag), *base)
     raise unknown_revision(source, policy, tag)
 
 
-def configured_tags(source: Source, policy: TagPolicy) -> tuple[str, ...]:
-    """Return the tags that the configuration itself names, sorted."""
+def configured_tags(
+    source: Source, policy: TagPolicy, *, year: int = KNOWN_YEAR
+) -> tuple[str, ...]:
+    """
+    Return the tags that the configuration itself names, sorted.
+
+    :param year: as in :func:`references`.
+    """
     names: set[str] = {LATEST}
     if isinstance(source, ChannelSource):
         names.add(source.channel)
@@ -180,7 +195,7 @@ def configured_tags(source: Source, policy: TagPolicy) -> tuple[str, ...]:
         names.add(source.ref)
     if not isinstance(source, PathSource):
         names |= {pattern for pattern in policy.patterns if not set(pattern) & set("*?[")}
-    return tuple(sorted(name for name in names if _is_served(source, policy, name)))
+    return tuple(sorted(name for name in names if _is_served(source, policy, name, year)))
 
 
 def unknown_revision(source: Source, policy: TagPolicy, tag: str) -> UnknownRevision:
@@ -197,10 +212,10 @@ def git_refs(name: str) -> tuple[str, ...]:
     return tuple(f"refs/{kind}/{each}" for each in names for kind in ("heads", "tags"))
 
 
-def _is_served(source: Source, policy: TagPolicy, name: str) -> bool:
+def _is_served(source: Source, policy: TagPolicy, name: str, year: int) -> bool:
     try:
         if not isinstance(source, PathSource):
-            references(source, policy, Tag(name))
+            references(source, policy, Tag(name), year=year)
     except UnknownRevision:
         return False
     # The configured branch's name may not be a valid tag.
@@ -213,14 +228,26 @@ def _configured_channel(source: ChannelSource) -> ChannelName | NixpkgsCommit:
     return ChannelName(name=source.channel)
 
 
-def _channel_reference(source: ChannelSource, policy: TagPolicy, tag: Tag) -> Reference:
+def _channel_reference(source: ChannelSource, policy: TagPolicy, tag: Tag, year: int) -> Reference:
     if tag in (LATEST, source.channel):
         return _configured_channel(source)
     if is_commit(tag) and policy.any_commit:
         return NixpkgsCommit(commit=tag)
-    if _OFFICIAL_CHANNEL.fullmatch(tag):
+    if _can_be_channel(tag, year):
         return ChannelName(name=tag)
     raise unknown_revision(source, policy, tag)
+
+
+def _can_be_channel(name: str, year: int) -> bool:
+    """True if there can be an official channel of this name in a year."""
+    match = _OFFICIAL_CHANNEL.fullmatch(name)
+    if match is None:
+        return False
+    release = match["release"] or match["darwin"]
+    if release is None or release in EARLY_RELEASES:
+        return True
+    year_released, month = map(int, release.split("."))
+    return 16 <= year_released <= year and month in ((3, 9) if year_released < 21 else (5, 11))
 
 
 def _git_reference(source: GitSource, policy: TagPolicy, tag: Tag) -> Reference:

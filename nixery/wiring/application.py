@@ -93,7 +93,13 @@ def make_application(
         config, files, reactor, environ, instrument=observability.instrument_spawner
     )
     nix = make_nix(nix_context)
-    sources = make_sources(config.sources, reactor, nix_context, wall_clock=wall_clock)
+    sources = make_sources(
+        config.sources,
+        reactor,
+        nix_context,
+        wall_clock=wall_clock,
+        stale_ttl=config.builds.stale_while_revalidate,
+    )
     readiness = make_readiness(
         config.sources.source,
         reactor,

@@ -16,19 +16,21 @@ from nixery.nix.context import NixContext
 from nixery.nix.fetcher import NixFetcher
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.data_files import nix_directory
-from nixery.runtime.http_download import make_fetcher
+from nixery.runtime.http_download import make_fetcher, shown
 from nixery.runtime.startup import Component
 from nixery.sources.channels import ChannelHost
 from nixery.sources.git_repository import GitRepository
-from nixery.sources.git_urls import has_secret
 from nixery.sources.interface import RefSource
-from nixery.sources.ref_cache import LOOKUP_TIMEOUT_SECONDS, RefCache
+from nixery.sources.ref_cache import LOOKUP_TIMEOUT_SECONDS, MIN_STALE_SECONDS, RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
 from nixery.sources.source import GitSource, PackageSet
 from nixery.sources.tag_policy import LATEST
 
 __all__ = ["SourceSubsystem", "fetch_package_set", "make_sources"]
+
+MAX_CHANNEL_LOOKUPS = 4
+"""The most connections to the channel host for channels that clients chose."""
 
 _log = Logger()
 
@@ -52,22 +54,28 @@ def make_sources(
     context: NixContext,
     *,
     wall_clock: WallClock | None = None,
+    stale_ttl: float = 0.0,
 ) -> SourceSubsystem:
     """
     Make the package sources of one process, to be started.
 
     :param context: of the commands that fetch; its environment may name proxies.
-    :param wall_clock: for the times of files; by default, this machine's.
+    :param wall_clock: for the times of files and the year; by default, this machine's.
+    :param stale_ttl: seconds after its time to live for which the last commit of the configured
+        reference is served while it is renewed; at least :data:`MIN_STALE_SECONDS`.
     :raises ResourceMissing: the installation is incomplete.
     """
     source = config.source
     workers, environ = context.workers, context.environ
+    wall_clock = wall_clock or SystemWallClock()
 
-    def ref_cache(upstream: RefSource, name: str, file: str) -> RefCache:
+    def ref_cache(upstream: RefSource, name: str, file: str, max_lookups: int) -> RefCache:
         return RefCache(
             upstream,
             name=name,
             ttl=config.source_ttl,
+            stale_ttl=max(MIN_STALE_SECONDS, stale_ttl),
+            max_lookups=max_lookups,
             ref_file=RefFile(context.settings.state_directory / "sources" / file),
             workers=workers,
             clock=reactor,
@@ -85,7 +93,8 @@ def make_sources(
             fetch_timeout=config.fetch_timeout,
             environ=environ,
         )
-        git = ref_cache(repository, source.describe(), "git.json")
+        # The history of the repository is in one mirror.
+        git = ref_cache(repository, source.describe(), "git.json", max_lookups=1)
     host = config.channel_url.rstrip("/")
     channels = ChannelHost(
         make_fetcher(reactor, workers, environ),
@@ -101,23 +110,24 @@ def make_sources(
             nixpkgs_url=config.nixpkgs_url,
         ),
         git=git,
-        channels=ref_cache(channels, f"the channel host {host}", "channels.json"),
+        channels=ref_cache(
+            channels,
+            f"the channel host {shown(host)}",
+            "channels.json",
+            max_lookups=MAX_CHANNEL_LOOKUPS,
+        ),
         fetcher=NixFetcher(
             context,
-            wall_clock=wall_clock or SystemWallClock(),
+            wall_clock=wall_clock,
             fetch_nix=nix_directory() / "fetch.nix",
             repository=source.url if isinstance(source, GitSource) else "",
         ),
         workers=workers,
+        wall_clock=wall_clock,
     )
 
     async def start() -> None:
         await sources.start()
-        if isinstance(source, GitSource) and has_secret(source.url):
-            _log.warn(
-                "The URL of the git repository holds a password, which others on this machine"
-                " may see while git runs: a credential helper or an SSH key keeps it secret."
-            )
         _log.info(
             "Packages come from {source}, for {system}.",
             source=source.describe(),

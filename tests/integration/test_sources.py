@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -32,6 +33,7 @@ from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest, Tag
 from nixery.image.packages import Package
 from nixery.runtime.deferreds import gather
+from nixery.sources import ref_cache
 from nixery.sources.errors import SourceUnavailable, UnknownRevision
 from nixery.sources.resolver import Resolver
 from nixery.sources.source import PackageSet, Revision
@@ -65,7 +67,7 @@ class HastyReactor:
     """
     The reactor, with a clock of its own that stands still, and no pauses.
 
-    What is to happen within two seconds happens at once, and everything else when the
+    What is to happen within three seconds happens at once, and everything else when the
     clock is advanced.
     """
 
@@ -76,7 +78,7 @@ class HastyReactor:
         return self.clock.seconds()
 
     def callLater(self, delay: float, function: Callable[..., object], *args: Any) -> Any:
-        if delay <= 2:
+        if delay <= 3:
             return cast(Any, reactor).callLater(0, function, *args)
         return self.clock.callLater(delay, function, *args)
 
@@ -92,6 +94,8 @@ class SourceCase(TestCase):
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.reactor = HastyReactor()
+        # The clock of these tests would let no renewal end in time.
+        self.patch(ref_cache, "RENEWAL_WAIT_SECONDS", 10)
         self.environ = nix_environment() | {
             "HOME": str(self.directory / "home"),
             "XDG_STATE_HOME": str(self.directory / "state"),
@@ -436,22 +440,48 @@ class GitTests(SourceCase):
 
     async def test_password_in_the_url_opens_the_repository_and_shows_nowhere(self) -> None:
         """A password in the URL opens the repository, and shows nowhere."""
+        site = WatchingSite(self.authenticated(File(str(self.repository.path.parent))))
         self.repository.git("update-server-info", cwd=self.repository.path)
-        checker = InMemoryUsernamePasswordDatabaseDontUse(user=b"secret")
-        root = HTTPAuthSessionWrapper(
-            Portal(_Realm(self.repository.path.parent), [checker]), [BasicCredentialFactory(b"x")]
-        )
-        port = cast(Any, reactor).listenTCP(0, Site(root), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        url = f"127.0.0.1:{port.getHost().port}/pkgs.git"
-        sources = await self.make(pkgs_repo=f"http://user:secret@{url}")
+        url = f"{self.serve(site)}/pkgs.git"
+        sources = await self.make(pkgs_repo=f"http://user:s%65cret@{url}")
         revision = await self.revision(sources)
         self.assertEqual(revision.identity["url"], f"http://{url}")
         self.assertEqual(await self.evaluated(sources), "plain-one")
+        await self.revision(sources, self.first)
+        # Nor do other users of the machine see it, in the arguments of git and its helpers.
+        self.assertTrue(any("git-remote-http" in each for each in site.processes), site.processes)
+        self.assertEqual([each for each in site.processes if "user" in each or "cret" in each], [])
         for settings in ({"pkgs_repo": f"http://{url}"}, {"pkgs_repo": f"http://user:no@{url}"}):
             with self.assertRaises(SourceUnavailable) as caught:
                 await self.revision(await self.make(**settings), "other")
             self.assertNotIn("user", caught.exception.message)
+
+    async def test_password_is_not_sent_to_a_host_that_the_repositorys_host_redirects_to(
+        self,
+    ) -> None:
+        """A password is not sent to a host that the repository's host redirects to."""
+        self.repository.git("update-server-info", cwd=self.repository.path)
+        other = WatchingSite(File(str(self.repository.path.parent)))
+        target = self.serve(other).replace("127.0.0.1", "localhost")
+        first = WatchingSite(self.authenticated(_Redirecting(target)))
+        url = f"http://user:secret@{self.serve(first)}/pkgs.git"
+        sources = await self.make(pkgs_repo=url, pkgs_ref="main")
+        self.assertEqual((await self.revision(sources)).identity["commit"], self.first)
+        self.assertIn(b"Basic dXNlcjpzZWNyZXQ=", first.authorizations)
+        self.assertEqual(set(other.authorizations), {None})
+
+    def authenticated(self, resource: IResource) -> IResource:
+        """A resource that only the user ``user`` with the password ``secret`` gets."""
+        checker = InMemoryUsernamePasswordDatabaseDontUse(user=b"secret")
+        portal = Portal(_Realm(resource), [checker])
+        wrapped: IResource = HTTPAuthSessionWrapper(portal, [BasicCredentialFactory(b"x")])
+        return wrapped
+
+    def serve(self, site: Site) -> str:
+        """Serve a site, and return its host and port."""
+        port = cast(Any, reactor).listenTCP(0, site, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return f"127.0.0.1:{port.getHost().port}"
 
     # -- fetching -------------------------------------------------------------------
 
@@ -554,11 +584,45 @@ class GitTests(SourceCase):
 
 @implementer(IRealm)
 class _Realm:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, resource: IResource) -> None:
+        self._resource = resource
 
     def requestAvatar(self, _id: object, _mind: object, *interfaces: object) -> Any:  # noqa: N802  # the interface's name
-        return IResource, File(str(self._path)), lambda: None
+        return IResource, self._resource, lambda: None
+
+
+class _Redirecting(Resource):
+    """Redirects every path to the same one of another host."""
+
+    isLeaf = True  # noqa: N815  # Twisted's name
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self._host = host
+
+    def render_GET(self, request: Request) -> bytes:  # noqa: N802  # Twisted's name
+        request.redirect(f"http://{self._host}".encode() + request.uri)
+        return b"moved"
+
+
+class WatchingSite(Site):
+    """Notes what its clients send, and the arguments of all processes of git meanwhile."""
+
+    def __init__(self, resource: IResource) -> None:
+        super().__init__(resource)
+        self.authorizations: list[bytes | None] = []
+        self.processes: set[str] = set()
+
+    def getResourceFor(self, request: Request) -> IResource:  # noqa: N802  # Twisted's name
+        self.authorizations.append(request.getHeader(b"authorization"))
+        for each in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                arguments = each.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                # The client waits for its answer: it is among them.
+                if "git" in arguments and str(request.getHost().port) in arguments:
+                    self.processes.add(arguments)
+        found: IResource = super().getResourceFor(request)
+        return found
 
 
 class ChannelHost(Resource):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -155,3 +157,59 @@ class SingleFlightTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.failureResultOf(waiters[1], CancelledError)
         self.assertEqual(len(self.flight), 0)
+
+
+class AbandonedJobTests(SynchronousTestCase):
+    """Jobs that are cancelled when nobody waits for them any longer."""
+
+    def setUp(self) -> None:
+        self.flight: SingleFlight[str, str] = SingleFlight(cancel_abandoned=True)
+        self.work = Work()
+
+    def leave(self, waiter: Deferred[str]) -> None:
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+
+    def test_job_ends_with_its_last_waiter(self) -> None:
+        """A job goes on as long as one waiter is there, and ends with the last."""
+        waiters = [self.flight.run("a", self.work) for _ in range(2)]
+        self.leave(waiters[0])
+        self.assertEqual(len(self.flight), 1)
+        self.leave(waiters[1])
+        self.assertEqual(len(self.flight), 0)
+        [gate] = self.work.started
+        self.assertTrue(gate.called)
+
+    def test_next_caller_does_not_get_the_cancellation(self) -> None:
+        """A caller that comes while a cancelled job is still ending begins a new one."""
+        running: Deferred[str] = Deferred()
+        ending: Deferred[str] = Deferred()
+
+        async def slow_to_end() -> str:
+            with contextlib.suppress(CancelledError):
+                return await running
+            return await ending
+
+        self.leave(self.flight.run("a", slow_to_end))
+        waiter = self.flight.run("a", self.work)
+        ending.callback("")
+        self.work.started[0].callback("new")
+        self.assertEqual(self.successResultOf(waiter), "new")
+        self.assertEqual(len(self.flight), 0)
+
+    def test_job_that_is_kept_goes_on(self) -> None:
+        """A job that is to be kept goes on without waiters, and can be joined."""
+        waiter = self.flight.run("a", self.work)
+        self.flight.keep("a")
+        self.leave(waiter)
+        joined = self.flight.run("a", self.work)
+        self.work.started[0].callback("done")
+        self.assertEqual(self.successResultOf(joined), "done")
+
+    def test_waiters_may_leave_while_the_others_are_told(self) -> None:
+        """A waiter that makes the last other one leave, when told the result, ends nothing."""
+        first, second = [self.flight.run("a", self.work) for _ in range(2)]
+        first.addCallback(lambda _: second.cancel())
+        self.work.started[0].callback("done")
+        self.successResultOf(first)
+        self.failureResultOf(second, CancelledError)

@@ -16,7 +16,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from nixery.runtime.http_download import Fetcher
 from nixery.sources.channels import ChannelHost
 from nixery.sources.errors import SourceUnavailable
-from nixery.sources.interface import RefSource
+from nixery.sources.interface import LookUp, RefSource
 from nixery.sources.source import ResolvedRef
 from nixery.sources.tag_policy import ChannelName, GitRefs, NixpkgsCommit, Reference
 from nixery.testing.fakes import InlineWorkers
@@ -185,6 +185,24 @@ class ChannelHostTests(SynchronousTestCase):
         self.failureResultOf(asked, CancelledError)
         self.assertEqual(len(self.resource.paths), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_channel_that_a_client_chose_is_looked_up_in_its_turn(self) -> None:
+        """A channel that a client chose is looked up when its turn has come, a commit at once."""
+        host = self.host(text(COMMIT))
+        turn: Deferred[None] = Deferred()
+
+        async def in_turn(look_up: LookUp) -> ResolvedRef | None:
+            await turn
+            return await look_up()
+
+        asked = Deferred.fromCoroutine(host.find(UNSTABLE, in_turn))
+        self.client.flush()
+        self.assertEqual(self.resource.paths, [])
+        turn.callback(None)
+        self.client.flush()
+        self.assertEqual(self.successResultOf(asked), ResolvedRef(commit=COMMIT))
+        commit = Deferred.fromCoroutine(host.find(NixpkgsCommit(commit=COMMIT), in_turn))
+        self.assertEqual(self.successResultOf(commit), ResolvedRef(commit=COMMIT))
 
     def test_commit_resolves_to_itself_without_a_request(self) -> None:
         """A commit resolves to itself without a request; refs of git are not handled here."""

@@ -14,7 +14,8 @@ from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
 from nixery.process.spawner import Command, ProcessResult
 from nixery.sources.errors import SourceUnavailable
 from nixery.sources.git_repository import GitRepository
-from nixery.sources.interface import RefSource
+from nixery.sources.interface import LookUp, RefSource
+from nixery.sources.ref_listing import LISTING_SECONDS
 from nixery.sources.source import GitSource, ResolvedRef
 from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, Reference
 from nixery.testing.fakes import InlineWorkers
@@ -53,6 +54,7 @@ class FakeGit:
 class GitRepositoryTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
+        self.turns = 0
         self.git = FakeGit(
             {
                 "--version": lambda: "git version 2.39.5",
@@ -75,8 +77,15 @@ class GitRepositoryTests(SynchronousTestCase):
             environ={"PATH": "/bin"},
         )
 
-    def find(self, reference: Reference) -> Deferred[ResolvedRef | None]:
-        return Deferred.fromCoroutine(self.repository.find(reference))
+    def find(
+        self, reference: Reference, *, configured: bool = False
+    ) -> Deferred[ResolvedRef | None]:
+        in_turn = None if configured else self.in_turn
+        return Deferred.fromCoroutine(self.repository.find(reference, in_turn))
+
+    async def in_turn(self, look_up: LookUp) -> ResolvedRef | None:
+        self.turns += 1
+        return await look_up()
 
     def raising(self, *errors: Exception | None, then: str = "") -> Callable[[], str]:
         """Raises one after the other, and answers where there is none."""
@@ -108,7 +117,7 @@ class GitRepositoryTests(SynchronousTestCase):
     def test_failure_is_tried_again_and_told_in_gits_words_in_the_end(self) -> None:
         """A failure is tried again, and told in git's words in the end."""
         self.git.answers["ls-remote"] = self.raising(*[failed(DOWN)] * 3)
-        result = self.find(MAIN)
+        result = self.find(MAIN, configured=True)
         self.clock.pump([0.5, 2])
         error = self.failureResultOf(result, SourceUnavailable).value
         self.assertIn("Could not resolve host", error.message)
@@ -203,8 +212,10 @@ class GitRepositoryTests(SynchronousTestCase):
         self.failureResultOf(self.find(GitCommit(commit=B)), SourceUnavailable)
         self.assertIsNotNone(self.successResultOf(self.find(GitCommit(commit=B))))
 
-    def test_few_at_a_time(self) -> None:
-        """Any number of requests for made-up tags runs only a few commands at a time."""
+    def test_made_up_tags_share_a_listing_and_the_configured_branch_is_asked_for_at_once(
+        self,
+    ) -> None:
+        """Any number of requests for made-up tags waits for one listing; the branch does not."""
         gates: list[Deferred[str]] = []
 
         def listing() -> Deferred[str]:
@@ -212,9 +223,27 @@ class GitRepositoryTests(SynchronousTestCase):
             return gates[-1]
 
         self.git.answers["ls-remote"] = listing
-        asked = [self.find(GitRefs(names=(f"refs/heads/{n}",))) for n in range(20)]
-        self.assertEqual(len(gates), 4)
-        while gates:
-            gates.pop(0).callback("")
-        for each in asked:
+        first, *later = [
+            self.find(GitRefs(names=(f"refs/heads/{number}",))) for number in range(300)
+        ]
+        self.assertEqual(len(gates), 1)
+        self.assertIn("--heads", self.git.commands[0].argv)
+        latest = self.find(MAIN, configured=True)
+        gates[1].callback(f"{A}\trefs/heads/main\n")
+        self.assertIsNotNone(self.successResultOf(latest))
+        gates[0].callback("")
+        self.assertIsNone(self.successResultOf(first))
+        self.clock.advance(LISTING_SECONDS)
+        gates[2].callback("")
+        for each in later:
             self.assertIsNone(self.successResultOf(each))
+        self.assertEqual((len(gates), self.turns), (3, 0))
+
+    def test_only_the_search_of_a_history_needs_a_turn(self) -> None:
+        """A commit at a tip needs no turn in the queue, one below needs one."""
+        self.successResultOf(self.find(GitCommit(commit=A)))
+        self.assertEqual(self.turns, 0)
+        self.successResultOf(self.find(GitCommit(commit=B)))
+        self.assertEqual(self.turns, 1)
+        self.successResultOf(self.find(GitCommit(commit="c" * 40), configured=True))
+        self.assertEqual(self.turns, 1)

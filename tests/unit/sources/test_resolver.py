@@ -28,7 +28,7 @@ from nixery.sources.source import (
     SourceTree,
 )
 from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, TagPolicy
-from nixery.testing.fakes import InlineWorkers
+from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.unit.sources.test_ref_cache import FakeUpstream
 
 A, B, C = (letter * 40 for letter in "abc")
@@ -82,6 +82,7 @@ class ResolverCase(SynchronousTestCase):
                 upstream,
                 name="upstream",
                 ttl=900,
+                max_lookups=2,
                 ref_file=RefFile(self.directory / "known.json"),
                 workers=InlineWorkers(),
                 clock=self.clock,
@@ -93,6 +94,7 @@ class ResolverCase(SynchronousTestCase):
             channels=cache(self.channels),
             fetcher=self.fetcher,
             workers=InlineWorkers(),
+            wall_clock=FakeWallClock(self.clock),
         )
         # mypy holds it against the protocol here.
         self.checked: Sources = resolver
@@ -127,6 +129,15 @@ class ResolveTests(ResolverCase):
         self.assertEqual(self.revision(resolver, "nixos-unstable").identity["commit"], C)
         self.assertEqual(len(self.channels.asked), 1)
         self.assertEqual(self.revision(resolver, "nixos-25.05").identity["commit"], B)
+
+    def test_channels_are_named_after_years_that_have_begun(self) -> None:
+        """A channel of a later year is not looked up, until that year has begun."""
+        resolver = self.make(CHANNEL)
+        self.channels.refs[ChannelName(name="nixos-28.05")] = ResolvedRef(commit=B)
+        self.failureResultOf(self.resolve(resolver, "nixos-28.05"), UnknownRevision)
+        self.assertEqual(self.channels.asked, [])
+        self.clock.advance(366 * 86400)
+        self.assertEqual(self.revision(resolver, "nixos-28.05").identity["commit"], B)
 
     def test_configured_commit_resolves_to_itself_without_a_lookup(self) -> None:
         """A configured commit resolves to itself without a lookup."""

@@ -64,15 +64,30 @@ class ChannelTests(ReferenceCase):
             "nixos-20.03-aarch64",
         ):
             self.assertEqual(references(CHANNEL, DEFAULT, Tag(name)), (ChannelName(name=name),))
+        # The first releases were in other months.
+        for name in ("nixos-13.10", "nixos-14.12", "nixos-16.03-small", "nixos-21.11"):
+            self.assertEqual(references(CHANNEL, DEFAULT, Tag(name)), (ChannelName(name=name),))
         own = ChannelSource(channel="company")
         self.assertEqual(references(own, DEFAULT, Tag("company")), (ChannelName(name="company"),))
 
     def test_nothing_else_is_a_channel_and_the_error_says_what_is(self) -> None:
         """Nothing else is a channel, and the error says what is."""
-        for tag in ("nixos-5.05", "nixos", "main", "nixos-unstable.x", "NIXOS-unstable", "..."):
+        for tag in (
+            "nixos-5.05", "nixos", "main", "nixos-unstable.x", "NIXOS-unstable", "...",
+            # No release was made in such a month, or will have been made this year.
+            "nixos-25.06", "nixos-25.03", "nixos-20.05", "nixos-00.05", "nixos-27.05-small",
+            "nixos-99.11", "nixpkgs-27.05-darwin", "nixos-13.05-aarch64",
+        ):  # fmt: skip
             error = self.refused(CHANNEL, tag)
             self.assertIn("nixos-unstable", error.allowed)
             self.assertIn("nixos-25.05", error.message)
+
+    def test_channels_of_later_years_exist_when_the_year_has_come(self) -> None:
+        """A release of a later year is a channel when that year has begun."""
+        name = ChannelName(name="nixos-31.05")
+        tag = Tag(name.name)
+        self.refused(CHANNEL, tag)
+        self.assertEqual(references(CHANNEL, DEFAULT, tag, year=31), (name,))
 
     def test_commit_proves_nothing_of_where_it_comes_from(self) -> None:
         """A commit proves nothing of where it comes from: the operator has to opt in."""
