@@ -8,9 +8,11 @@ HTTP: one module decides the status of each failure, ``nixery.http.error_respons
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from typing import ClassVar
 
-__all__ = ["NixeryError", "ShuttingDown", "StorageError", "UnexpectedOutput"]
+from attrs import asdict, field, frozen
+
+__all__ = ["NixeryError", "ShuttingDown", "StorageError", "UnexpectedOutput", "UnusableFile"]
 
 
 class NixeryError(Exception):
@@ -23,6 +25,32 @@ class NixeryError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+# -- configuration ------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class UnusableFile(NixeryError):
+    """
+    The base of errors of files and directories that the configuration names.
+
+    A subclass says which one cannot be used (``problem``), and what to do (``advice``); both may
+    have its fields in braces.
+
+    :param path: the file.
+    :param reason: why it cannot be used.
+    """
+
+    problem: ClassVar[str]
+    advice: ClassVar[str] = ""
+    path: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        template = f"{self.problem}: {{reason}}" + (f"; {self.advice}" if self.advice else "")
+        return template.format_map(asdict(self))
 
 
 # -- Nix ----------------------------------------------------------------------

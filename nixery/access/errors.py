@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from nixery.errors import NixeryError
+from nixery.errors import NixeryError, UnusableFile
 
 __all__ = [
     "AccessDenied",
@@ -19,33 +19,17 @@ __all__ = [
 ]
 
 
-@frozen(kw_only=True)
-class PasswordFileUnusable(NixeryError):
-    """The password file cannot be read or cannot be trusted; ``line`` counts from 1."""
+class PasswordFileUnusable(UnusableFile):
+    """The password file cannot be read or cannot be trusted; ``path`` may name a line of it."""
 
-    path: str
-    reason: str
-    line: int | None = None
-
-    @property
-    def message(self) -> str:
-        location = self.path if self.line is None else f"{self.path}, line {self.line}"
-        return f"the passwords are not usable ({location}): {self.reason}"
+    problem = "the passwords are not usable ({path})"
 
 
-@frozen(kw_only=True)
-class TokenKeyUnusable(NixeryError):
+class TokenKeyUnusable(UnusableFile):
     """The key that tokens are signed with cannot be used."""
 
-    path: str
-    reason: str
-
-    @property
-    def message(self) -> str:
-        return (
-            f"tokens cannot be signed with the key at {self.path}: {self.reason};"
-            " openssl genpkey -algorithm ed25519 makes one"
-        )
+    problem = "tokens cannot be signed with the key at {path}"
+    advice = "openssl genpkey -algorithm ed25519 makes one"
 
 
 @frozen(kw_only=True)

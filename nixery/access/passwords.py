@@ -130,7 +130,7 @@ def parse_passwords(data: bytes, path: str) -> Passwords:
     for number, line in enumerate(data.split(b"\n"), 1):
 
         def make_error(reason: str, number: int = number) -> PasswordFileUnusable:
-            return PasswordFileUnusable(path=path, line=number, reason=reason)
+            return PasswordFileUnusable(path=f"{path}, line {number}", reason=reason)
 
         try:
             text = line.decode("utf-8").strip("\r")

@@ -35,7 +35,7 @@ from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation
 from nixery.layers.plan import Popularity
 from nixery.limits.build_quota import BuildQuota
-from nixery.limits.errors import ImageTooLarge, WorkAbandoned
+from nixery.limits.errors import WorkAbandoned
 from nixery.limits.fair_queue import FairQueue
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.errors import BuildFailed, BuildTimedOut, EvaluationTimedOut, WrongSystem
@@ -52,7 +52,6 @@ CACHED_FAILURES = (
     EvaluationTimedOut,
     ImageLimitExceeded,
     ImageTimedOut,
-    ImageTooLarge,
     WrongSystem,
 )
 """Failures that are expensive and would only be repeated by the next try: they are cached."""

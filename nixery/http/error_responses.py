@@ -180,7 +180,6 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     BuildTimedOut: (422, "MANIFEST_INVALID"),
     EvaluationTimedOut: (422, "MANIFEST_INVALID"),
     ImageLimitExceeded: (422, "MANIFEST_INVALID"),
-    ImageTooLarge: (422, "MANIFEST_INVALID"),
     UnsupportedClient: (422, "MANIFEST_INVALID"),
     ImageTimedOut: (422, "MANIFEST_INVALID"),
     # No builder for the system: the operator has to add one, but it is the user who has to

@@ -122,23 +122,25 @@ class PackagesRefused(NixeryError):
 @frozen(kw_only=True)
 class ImageLimitExceeded(NixeryError):
     """
-    An image exceeds a limit of container engines.
+    An image exceeds a limit of container engines, or of this registry if a setting is named.
 
     :param what: the things that it has too many of, in the plural.
     :param value: their number.
-    :param limit: the most that engines take.
+    :param limit: the maximum.
+    :param setting: the setting that sets the limit.
     """
 
     what: str
     value: int
     limit: int
+    setting: str | None = None
 
     @property
     def message(self) -> str:
-        return (
-            f"the image has {self.value} {self.what}, and engines take at most {self.limit}:"
-            " ask for fewer packages"
-        )
+        bound = f"engines take at most {self.limit}"
+        if self.setting is not None:
+            bound = f"this registry makes images of at most {self.limit} ({self.setting})"
+        return f"the image has {self.value} {self.what}, and {bound}: ask for fewer packages"
 
 
 @frozen(kw_only=True)

@@ -8,18 +8,7 @@ from attrs import frozen
 
 from nixery.errors import NixeryError
 
-__all__ = ["LayerLimitExceeded", "MissingPath"]
-
-
-@frozen(kw_only=True)
-class LayerLimitExceeded(NixeryError):
-    """The layer budget is too small for any image."""
-
-    budget: int
-
-    @property
-    def message(self) -> str:
-        return f"an image cannot be cut into {self.budget} layers: the budget is at least 1"
+__all__ = ["MissingPath"]
 
 
 @frozen(kw_only=True)

@@ -12,11 +12,10 @@ from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
 from nixery.image.canonical_json import Json, sha256_hex
 from nixery.image.closure import StorePath, package_name
-from nixery.layers.errors import LayerLimitExceeded
 
 __all__ = [
     "FULL_BUDGET",
@@ -44,11 +43,6 @@ class Strategy(Enum):
 
     AFFINITY = "affinity"
     DOMINATORS = "dominators"
-
-
-def _check_budget(_instance: object, _attribute: Attribute[int], value: int) -> None:
-    if value < 1:
-        raise LayerLimitExceeded(budget=value)
 
 
 _percentage = [validators.ge(1), validators.le(100)]
@@ -92,11 +86,10 @@ class LayerSettings:
         layer of its own, with what only it needs; a number of direct references.
     :param size_threshold: the same for a path whose closure has this many bytes or
         more, unpacked.
-    :raises LayerLimitExceeded: the budget is less than 1.
-    :raises ValueError: another setting makes no sense.
+    :raises ValueError: a setting makes no sense.
     """
 
-    budget: int = field(default=FULL_BUDGET, validator=_check_budget)
+    budget: int = field(default=FULL_BUDGET, validator=validators.ge(1))
     strategy: Strategy = Strategy.AFFINITY
     common_packages: frozenset[str] = frozenset({"cacert", "iana-etc", "nss-cacert"})
     affinity: int = field(default=70, validator=_percentage)

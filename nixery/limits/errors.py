@@ -7,6 +7,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from nixery.errors import NixeryError
+from nixery.image.errors import ImageLimitExceeded
 
 __all__ = [
     "BuildsExceeded",
@@ -20,27 +21,10 @@ __all__ = [
 
 
 @frozen(kw_only=True)
-class ImageTooLarge(NixeryError):
-    """
-    The image exceeds a limit for one image.
+class ImageTooLarge(ImageLimitExceeded):
+    """An image exceeds a limit of this registry, which ``setting`` configures."""
 
-    :param what: the things that there are too many of, in the plural.
-    :param value: their number.
-    :param limit: the maximum.
-    :param setting: the setting that sets the limit.
-    """
-
-    what: str
-    value: int
-    limit: int
     setting: str
-
-    @property
-    def message(self) -> str:
-        return (
-            f"the image has {self.value} {self.what}, and this registry makes images of at most"
-            f" {self.limit} ({self.setting}): ask for fewer packages"
-        )
 
 
 @frozen(kw_only=True)

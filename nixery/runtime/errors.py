@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from nixery.errors import NixeryError
+from nixery.errors import NixeryError, UnusableFile
 
 __all__ = [
     "CertificateUnusable",
@@ -32,19 +32,11 @@ class ListeningFailed(NixeryError):
         )
 
 
-@frozen(kw_only=True)
-class CertificateUnusable(NixeryError):
+class CertificateUnusable(UnusableFile):
     """The TLS certificate, or its key, cannot be used for clients."""
 
-    path: str
-    reason: str
-
-    @property
-    def message(self) -> str:
-        return (
-            f"TLS cannot be spoken with {self.path}: {self.reason};"
-            " tls_certificate and tls_key name the files"
-        )
+    problem = "TLS cannot be spoken with {path}"
+    advice = "tls_certificate and tls_key name the files"
 
 
 @frozen(kw_only=True)

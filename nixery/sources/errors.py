@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from nixery.errors import NixeryError
+from nixery.errors import NixeryError, UnusableFile
 from nixery.process.errors import CommandOutput
 
 __all__ = [
@@ -19,20 +19,13 @@ __all__ = [
 
 
 @frozen(kw_only=True)
-class SourceMissing(NixeryError):
+class SourceMissing(UnusableFile):
     """The package set, or an overlay on it, is not at the configured path."""
 
-    path: str
-    reason: str
+    problem = "the {kind} at {path} cannot be read"
+    advice = "{setting} says where it is"
     kind: str = "package set"
     setting: str = "pkgs_path (NIXERY_PKGS_PATH, --pkgs-path)"
-
-    @property
-    def message(self) -> str:
-        return (
-            f"the {self.kind} at {self.path} cannot be read: {self.reason};"
-            f" {self.setting} says where it is"
-        )
 
 
 @frozen(kw_only=True)

@@ -9,16 +9,18 @@ from pkgutil import walk_packages
 
 import nixery
 from nixery import errors
-from nixery.errors import NixeryError
+from nixery.errors import NixeryError, UnusableFile
 
 __all__ = ["error_types"]
+
+_BASES = (NixeryError, UnusableFile)
 
 
 def error_types() -> dict[str, type[NixeryError]]:
     """
     Import ``nixery.errors`` and every package's ``errors`` module.
 
-    :return: the types of errors by their names, without :class:`nixery.errors.NixeryError`.
+    :return: the types of errors by their names, without the bases that no code raises.
     """
     modules = [
         import_module(module.name)
@@ -29,5 +31,5 @@ def error_types() -> dict[str, type[NixeryError]]:
         each.__name__: each
         for module in (errors, *modules)
         for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, NixeryError) and each is not NixeryError
+        if isinstance(each, type) and issubclass(each, NixeryError) and each not in _BASES
     }

@@ -16,13 +16,12 @@ from collections.abc import Iterator
 
 from twisted.internet.error import CannotListenError
 
-from nixery.access.errors import PasswordFileUnusable, TokenKeyUnusable
 from nixery.config.errors import ConfigError
+from nixery.errors import UnusableFile
 from nixery.image.errors import UnknownSystem
 from nixery.nix.errors import NixMisconfigured
 from nixery.process.errors import CommandMissing
-from nixery.runtime.errors import CertificateUnusable, ResourceMissing
-from nixery.sources.errors import SourceMissing
+from nixery.runtime.errors import ResourceMissing
 from nixery.storage.errors import StorageRefused
 
 __all__ = ["PASSING", "PERMANENT", "exit_status"]
@@ -34,16 +33,13 @@ PASSING = 1
 """The exit status of a fault that may be gone after a restart."""
 
 _PERMANENT_ERRORS = (
-    CertificateUnusable,
     CommandMissing,
     ConfigError,
     NixMisconfigured,
-    PasswordFileUnusable,
     ResourceMissing,
-    SourceMissing,
     StorageRefused,
-    TokenKeyUnusable,
     UnknownSystem,
+    UnusableFile,
 )
 
 _PERMANENT_NUMBERS = frozenset(

@@ -5,7 +5,7 @@ Tests for ``nixery.errors``.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import get_type_hints
+from typing import ClassVar, get_origin, get_type_hints
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +36,7 @@ def instances(kind: type[NixeryError]) -> st.SearchStrategy[NixeryError]:
         **{
             name: special[hint] if hint in special else st.from_type(hint)
             for name, hint in get_type_hints(kind).items()
+            if get_origin(hint) is not ClassVar
         },
     )
 

@@ -36,8 +36,8 @@ from nixery.image.errors import (
     ProblemKind,
     UnknownSystem,
 )
-from nixery.layers.errors import LayerLimitExceeded, MissingPath
-from nixery.limits.errors import QueueFull
+from nixery.layers.errors import MissingPath
+from nixery.limits.errors import ImageTooLarge, QueueFull
 from nixery.nix.errors import (
     BuildFailed,
     BuildTimedOut,
@@ -105,6 +105,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
         "MANIFEST_INVALID",
     ),
     (ImageLimitExceeded(what="layers", value=9, limit=3), 422, "MANIFEST_INVALID"),
+    (ImageTooLarge(what="files", value=9, limit=3, setting="s"), 422, "MANIFEST_INVALID"),
     (UnsupportedClient(reason="old"), 422, "MANIFEST_INVALID"),
     (
         ImageTimedOut(image="git", phase="packing", seconds=5, setting="build_deadline"),
@@ -142,7 +143,6 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
     (NixUnusable(reason="too old", output=OUTPUT), 500, "UNKNOWN"),
     (MissingPath(path="/nix/store/x", reason="r"), 500, "UNKNOWN"),
     (errors.UnexpectedOutput(what="w", excerpt="e"), 500, "UNKNOWN"),
-    (LayerLimitExceeded(budget=0), 500, "UNKNOWN"),
     (UnknownSystem(system="vax", known=("x",)), 500, "UNKNOWN"),
     (CommandMissing(command="nix"), 500, "UNKNOWN"),
 ]

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.image.closure import PathInfo, RuntimeGraph, StorePath
-from nixery.layers.errors import LayerLimitExceeded
 from nixery.layers.grouping import (
     LayerPlan,
     LayerSettings,
@@ -352,8 +351,8 @@ class LayerSettingsTests(SynchronousTestCase):
     def test_budget_below_1_is_refused(self) -> None:
         """A budget below 1 is refused."""
         for budget in (0, -1):
-            error = self.assertRaises(LayerLimitExceeded, LayerSettings, budget=budget)
-            self.assertIn(str(budget), error.message)
+            error = self.assertRaises(ValueError, LayerSettings, budget=budget)
+            self.assertIn(str(budget), str(error))
 
     def test_shares_outside_of_1_to_100_per_cent_and_the_like_are_refused(self) -> None:
         """Shares outside of 1 to 100 per cent and the like are refused."""

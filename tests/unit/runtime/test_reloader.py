@@ -102,7 +102,7 @@ class ReloadTests(SynchronousTestCase):
         """A file that cannot be used is reported, and the others are reloaded all the same."""
 
         async def broken() -> None:
-            raise PasswordFileUnusable(path="/f", line=2, reason="it is broken")
+            raise PasswordFileUnusable(path="/f, line 2", reason="it is broken")
 
         async def bug() -> None:
             raise ZeroDivisionError
