@@ -35,6 +35,7 @@ from twisted.web.iweb import IResponse
 from nixery.runtime.deferreds import TimedOut, shield, with_timeout
 from nixery.runtime.errors import FetchFailed
 from nixery.runtime.proxy_agent import Agent, read_proxies
+from nixery.runtime.retry import parse_retry_after
 from nixery.runtime.workers import Workers
 from nixery.version import VERSION
 
@@ -97,11 +98,12 @@ class Fetcher:
         # The body of an error is read too: the connection can be used again after it.
         body = await _collect(response, limit)
         if response.code != 200:
+            [retry_after, *_] = response.headers.getRawHeaders("Retry-After") or [None]
             raise FetchFailed(
                 url=shown(url),
                 reason=f"the server answered with status {response.code}",
                 status=response.code,
-                retry_after=_retry_after(response),
+                retry_after=parse_retry_after(retry_after),
                 temporary=response.code in TEMPORARY_STATUSES,
             )
         if body is None:
@@ -228,11 +230,6 @@ def _drop(response: IResponse) -> None:
     response.deliverBody(body)
     body.whole.addErrback(lambda _: None)
     body.whole.cancel()
-
-
-def _retry_after(response: IResponse) -> float | None:
-    value = (response.headers.getRawHeaders("Retry-After") or [""])[0]
-    return float(value) if value.isdecimal() and len(value) < 6 else None
 
 
 def _without_password(url: str) -> tuple[str, tuple[str, str] | None]:

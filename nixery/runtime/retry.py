@@ -8,6 +8,7 @@ Retries operations that may succeed the next time, within bounds.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-__all__ = ["THREE_ATTEMPTS", "Attempts", "Backoff", "retry"]
+__all__ = ["THREE_ATTEMPTS", "Attempts", "Backoff", "parse_retry_after", "retry"]
 
 T = TypeVar("T")
 
@@ -85,6 +86,15 @@ class Attempts:
         self._remaining -= 1
         self._pause = min(self._pause * bounds.factor, bounds.longest)
         return pause
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """
+    Return the seconds of the header Retry-After; ``None`` if it is missing, a date or too long.
+
+    :param value: the value of the header, if there is one.
+    """
+    return float(value) if value is not None and re.fullmatch("[0-9]{1,6}", value) else None
 
 
 async def retry(

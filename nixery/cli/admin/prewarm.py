@@ -21,7 +21,7 @@ from twisted.internet.task import deferLater
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST
 from nixery.runtime.deferreds import gather
 from nixery.runtime.errors import FetchFailed
-from nixery.runtime.retry import Attempts, Backoff
+from nixery.runtime.retry import Attempts, Backoff, parse_retry_after
 from nixery.runtime.terminal import plain_text
 
 __all__ = [
@@ -201,7 +201,7 @@ class HttpPullClient:
             ) from error
         return PullResponse(
             status=response.code,
-            retry_after=_parse_seconds(_header(response, "Retry-After")),
+            retry_after=parse_retry_after(_header(response, "Retry-After")),
             message=_message(body),
             digest=_header(response, "Docker-Content-Digest") or "",
         )
@@ -210,10 +210,6 @@ class HttpPullClient:
 def _header(response: Any, name: str) -> str | None:  # treq has no types
     values = response.headers.getRawHeaders(name)
     return values[-1] if values else None
-
-
-def _parse_seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,6}", text) else None
 
 
 def _message(body: bytes) -> str:

@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.runtime.retry import THREE_ATTEMPTS, Attempts, Backoff, retry
+from nixery.runtime.retry import THREE_ATTEMPTS, Attempts, Backoff, parse_retry_after, retry
 
 
 class Flaky(Exception):
@@ -141,3 +141,13 @@ class AttemptsTests(SynchronousTestCase):
         self.assertEqual(attempts.time_limit(2), 4)
         attempts.next_pause(2)
         self.assertEqual(attempts.time_limit(4), 6)
+
+
+class RetryAfterTests(SynchronousTestCase):
+    """Tests of the header Retry-After."""
+
+    def test_only_seconds_in_ascii_digits_below_a_million_are_taken(self) -> None:
+        """Only seconds in ASCII digits, below a million, are taken."""
+        self.assertEqual([parse_retry_after(each) for each in ("0", "7", "999999")], [0, 7, 999999])
+        for value in (None, "", "-1", "1.5", "1000000", "٣", "Wed, 21 Oct 2026 07:28:00 GMT"):
+            self.assertIsNone(parse_retry_after(value), value)
