@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IMODE
-from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from hypothesis import example, given
@@ -30,16 +29,16 @@ from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nixery.errors import ShuttingDown, StorageError
-from nixery.runtime import file_lock
 from nixery.runtime.workers import WorkerPool
 from nixery.storage.errors import BlobUnknown, StorageFull
-from nixery.storage.filesystem import atomic_files, backend, blobs, files, records
+from nixery.storage.filesystem import atomic_files
 from nixery.storage.filesystem.atomic_files import MAX_LINK_BYTES
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.interface import BlobInfo, BlobWriter, OpenFile, PendingBlob
 from nixery.storage.rules import MAX_SMALL_BYTES
 from nixery.testing.fakes import InlineWorkers
 from tests.support.garbage import set_garbage_apart
+from tests.support.system_calls import Call, before_system_calls, killed_before_change
 from tests.support.trees import below
 from tests.unit.storage.test_contract import (
     LAYER,
@@ -55,6 +54,9 @@ reactor = cast(IReactorFromThreads, global_reactor)
 
 DATA = b"the bytes of a layer"
 DIGEST = digest_of(DATA)
+
+NAMING = ("os.link", "os.rename", "os.symlink")
+"""The calls by which files and links get names."""
 
 LONG = b"x" * (MAX_LINK_BYTES + 1)
 """A record that is a file, where shorter ones are links."""
@@ -273,30 +275,17 @@ class RestartTests(DirectoryCase):
                 published.add(target)
                 swept += atomic_files.sweep(tmp)
 
-        class SweptOs(ModuleType):
-            def __getattr__(self, wanted: str) -> Any:
-                return getattr(os, wanted)
+        def interfere(call: Call) -> None:
+            if call.name in NAMING and not call.path.startswith(f"{tmp}/"):
+                sweep_before(call.path)
 
-            def link(self, source: str, target: str) -> None:
-                sweep_before(target)
-                os.link(source, target)
-
-            def rename(self, source: str, target: str) -> None:
-                sweep_before(target)
-                os.rename(source, target)
-
-            def symlink(self, text: str, target: str) -> None:
-                if not target.startswith(f"{tmp}/"):
-                    sweep_before(target)
-                os.symlink(text, target)
-
-        self.patch(atomic_files, "os", SweptOs("os"))
-        self.store(storage)
-        self.finish(storage.put(b"small", MANIFEST))
-        self.finish(storage.add_record("layer", "key", b"1"))
-        self.finish(storage.set_record("image", "key", b"2"))
-        self.finish(storage.add_record("layer", "long", LONG))
-        self.finish(storage.set_record("image", "long", LONG))
+        with before_system_calls(interfere):
+            self.store(storage)
+            self.finish(storage.put(b"small", MANIFEST))
+            self.finish(storage.add_record("layer", "key", b"1"))
+            self.finish(storage.set_record("image", "key", b"2"))
+            self.finish(storage.add_record("layer", "long", LONG))
+            self.finish(storage.set_record("image", "long", LONG))
         self.assert_stored(storage)
         self.assertEqual(b"small", self.finish(storage.read(digest_of(b"small"))))
         self.assertEqual(b"1", self.finish(storage.get_record("layer", "key")))
@@ -407,21 +396,16 @@ class RestartTests(DirectoryCase):
         storage = self.open_storage()
         overtaking: list[bytes] = []
 
-        class OvertakenOs(ModuleType):
-            def __getattr__(self, wanted: str) -> Any:
-                return getattr(os, wanted)
+        def overtake(call: Call) -> None:
+            if call.name == "open" and call.path.endswith("/key.json"):
+                self.finish(storage.set_record("image", "key", overtaking.pop()))
 
-            def open(self, path: str, flags: int) -> int:
-                while overtaking:
-                    finish(storage.set_record("image", "key", overtaking.pop()))
-                return os.open(path, flags)
-
-        self.patch(files, "os", OvertakenOs("os"))
         (self.root / "blobs" / "passwords").write_bytes(b"secret")
         for value in (b"2", b"../../blobs/passwords", b"../../tmp", b"y" * 300):
             self.finish(storage.set_record("image", "key", LONG))
             overtaking.append(value)
-            self.assertEqual(value, self.finish(storage.get_record("image", "key")))
+            with before_system_calls(overtake):
+                self.assertEqual(value, self.finish(storage.get_record("image", "key")))
             self.assertEqual([], overtaking)
 
     def test_described_otherwise(self) -> None:
@@ -530,63 +514,6 @@ class RepresentationTests(DirectoryCase):
         self.finish(self.storage.delete_record("layer", key))
 
 
-class Died(BaseException):
-    """Raised at the point where a process would have died."""
-
-
-class MortalOs(ModuleType):
-    """
-    ``os`` of a process that dies just before a chosen one of its changes to the
-    file system.  Afterwards it changes nothing: a dead process tidies nothing up.
-
-    :param changes: how many changes are made before.
-    """
-
-    CHANGES = (
-        *("chmod", "fchmod", "fsync", "link", "makedirs", "mkdir", "rename", "symlink"),
-        *("unlink", "write"),
-    )
-
-    def __init__(self, changes: int) -> None:
-        super().__init__("os")
-        self.left = changes
-        self.opened: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(os, name)
-        if name == "open":
-            return self._open
-        if name not in self.CHANGES:
-            return function
-
-        def mortal(*args: Any, **kwargs: Any) -> Any:
-            if name == "unlink" and self.left < 0:
-                return None  # a finaliser, where an exception would go to stderr
-            self._spend()
-            return function(*args, **kwargs)
-
-        return mortal
-
-    def _spend(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Died
-
-    def _open(self, path: str, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_CREAT:
-            self._spend()
-        descriptor = os.open(path, flags, mode)
-        self.opened.append(descriptor)
-        return descriptor
-
-    def bury(self, directory: Path) -> None:
-        """Close what the dead process had open in ``directory``: its locks end."""
-        for each in descriptors():
-            number, _, path = each.partition(" ")
-            if int(number) in self.opened and path.startswith(f"{directory}/"):
-                os.close(int(number))
-
-
 class CrashTests(DirectoryCase):
     """A process dies before each of its changes to the file system in turn."""
 
@@ -612,20 +539,7 @@ class CrashTests(DirectoryCase):
             self.root = self.root.with_name(f"crash-{changes}")
             storage = self.open_storage()
             prepare(storage)
-            mortal = MortalOs(changes)
-            modules = (file_lock, files, atomic_files, blobs, records, backend)
-            patches = [self.patch(module, "os", mortal) for module in modules]
-            try:
-                work(storage)
-                done = True
-            except Died:
-                done = False
-            finally:
-                for patch in patches:
-                    patch.restore()
-            mortal.bury(self.root)
-            del storage
-            gc.collect()
+            done = not killed_before_change(changes, partial(work, storage))
             check(done)
             if done:
                 return changes
@@ -789,25 +703,24 @@ class FailureTests(DirectoryCase):
 
     @contextmanager
     def failing(self, name: str, error: OSError) -> Iterator[None]:
-        """Let the function ``name`` of ``os`` fail wherever the storage uses it."""
+        """Let a call fail, in the directory if the interpreter announces it, else everywhere."""
 
-        class FailingOs(ModuleType):
-            def __getattr__(self, wanted: str) -> Any:
-                if wanted != name:
-                    return getattr(os, wanted)
+        def fail(call: Call) -> None:
+            if call.name in (name, f"os.{name}") and call.path.startswith(f"{self.root}/"):
+                raise error
 
-                def fail(*args: object, **kwargs: object) -> None:
-                    raise error
+        def fail_at_once(*_: object) -> None:
+            raise error
 
-                return fail
-
-        modules = (file_lock, files, atomic_files, blobs, records, backend)
-        patches = [self.patch(module, "os", FailingOs("os")) for module in modules]
-        try:
-            yield
-        finally:
-            for patch in patches:
+        if name in ("fstat", "fsync", "readlink", "write"):
+            patch = self.patch(os, name, fail_at_once)
+            try:
+                yield
+            finally:
                 patch.restore()
+        else:
+            with before_system_calls(fail):
+                yield
 
     def test_start_on_a_full_disk(self) -> None:
         """Without room for a link what is there can be served, without links nothing can."""
@@ -825,7 +738,7 @@ class FailureTests(DirectoryCase):
     def test_every_failure_is_typed(self) -> None:
         """Any failing system call raises a StorageError, and leaves no temporary file."""
         storage = self.open_storage()
-        common = ("open", "write", "fsync")
+        common = ("create", "write", "fsync")
         works: dict[Callable[[], object], tuple[str, ...]] = {
             lambda: self.store(storage): ("fstat",),
             lambda: self.finish(storage.put(DATA, LAYER)): (*common, "rename", "symlink"),
@@ -889,63 +802,43 @@ class FailureTests(DirectoryCase):
         A link is no more than its name.
         """
         storage = self.open_storage()
+        tmp = str(self.root / "tmp")
+        fsync = os.fsync
         synchronised: list[str] = []
-        published: list[str] = []
-        case = self
+        # A name may be tried twice: before its directory is made, and after.
+        published: dict[str, str] = {}
 
-        class WatchedOs(ModuleType):
-            def __getattr__(self, wanted: str) -> Any:
-                return getattr(os, wanted)
+        def synchronise(descriptor: int) -> None:
+            fsync(descriptor)
+            synchronised.append(os.readlink(f"/proc/self/fd/{descriptor}"))
 
-            def fsync(self, descriptor: int) -> None:
-                os.fsync(descriptor)
-                synchronised.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-
-            def link(self, source: str, target: str) -> None:
-                case.assertIn(source, synchronised)
-                os.link(source, target)
-                self.publish(target)
-
-            def rename(self, source: str, target: str) -> None:
-                if kind(Path(source)) != S_IFLNK:
-                    case.assertIn(source, synchronised)
-                os.rename(source, target)
-                self.publish(target)
-
-            def symlink(self, text: str, target: str) -> None:
-                os.symlink(text, target)
-                if os.path.dirname(target) != str(case.root / "tmp"):
-                    self.publish(target)
-
-            def publish(self, target: str) -> None:
-                directory = os.path.dirname(target)
-                published.append(directory)
+        def watch(call: Call) -> None:
+            directory = os.path.dirname(call.path)
+            if call.name in NAMING and directory != tmp:
+                if call.source and not os.path.islink(call.source):
+                    self.assertIn(call.source, synchronised)
+                published[call.path] = directory
                 while directory in synchronised:
                     synchronised.remove(directory)
 
-        for module in (files, atomic_files, blobs, records):
-            self.patch(module, "os", WatchedOs("os"))
-        self.store(storage)
-        self.finish(storage.add_record("layer", "key", b"1"))
-        self.finish(storage.set_record("image", "key", b"1"))
-        self.assertEqual(4, len(published))
-        self.finish(storage.add_record("layer", "long", LONG))
-        self.finish(storage.set_record("image", "long", LONG))
+        self.patch(os, "fsync", synchronise)
+        with before_system_calls(watch):
+            self.store(storage)
+            self.finish(storage.add_record("layer", "key", b"1"))
+            self.finish(storage.set_record("image", "key", b"1"))
+            self.assertEqual(4, len(published))
+            self.finish(storage.add_record("layer", "long", LONG))
+            self.finish(storage.set_record("image", "long", LONG))
         self.assertEqual(6, len(published))
-        for directory in published:
+        for directory in published.values():
             self.assertIn(directory, synchronised)
 
     def test_write_that_the_system_takes_in_parts_is_completed(self) -> None:
         """A write that the system takes in parts is completed."""
         storage = self.open_storage()
 
-        class ReluctantOs(ModuleType):
-            def __getattr__(self, wanted: str) -> Any:
-                if wanted == "write":
-                    return lambda descriptor, data: os.write(descriptor, data[:3])
-                return getattr(os, wanted)
-
-        self.patch(atomic_files, "os", ReluctantOs("os"))
+        write = os.write
+        self.patch(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
         self.store(storage)
         self.finish(storage.add_record("layer", "key", LONG))
         self.assert_stored(storage)

@@ -5,8 +5,6 @@ and wherever it dies.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import time
 from collections.abc import Callable
@@ -17,23 +15,21 @@ from hypothesis import strategies as st
 
 from nixery.image.manifests import digest_of
 from nixery.storage.errors import BlobUnknown, CollectionRunning
-from nixery.storage.filesystem import (
-    atomic_files,
-    backend,
-    blobs,
-    files,
-    garbage_collector,
-    publish_lock,
-    records,
-    scan,
+from nixery.storage.filesystem import garbage_collector, scan
+from nixery.storage.filesystem.garbage_collector import (
+    Work,
+    Step,
+    collect,
+    purge,
+    run_blocking,
 )
-from nixery.storage.filesystem.garbage_collector import Step, Work, collect, purge, run_blocking
 from nixery.storage.filesystem.gc_policy import Policy
 from nixery.storage.filesystem.publish_lock import attempt_collection, attempt_removal, publishing
 from nixery.storage.interface import OpenFile
 from tests.support.stores import OLD, StoreCase
+from tests.support.system_calls import Call, before_system_calls, killed_before_change
 from tests.support.trees import below
-from tests.unit.storage.filesystem.test_backend import Died, MortalOs, as_files
+from tests.unit.storage.filesystem.test_backend import as_files
 from tests.unit.storage.test_contract import finish
 
 DAY = 86400.0
@@ -220,18 +216,27 @@ class UseTests(Unhurried):
         digest = self.layer(b"1")
         self.age()
         for error in (PermissionError(1, "no"), OSError(30, "read-only")):
-            with mock.patch.object(os, "utime", side_effect=error):
+
+            def refuse(call: Call, error: OSError = error) -> None:
+                if call.name == "os.utime":
+                    raise error
+
+            with before_system_calls(refuse):
                 self.assertEqual(b"1", finish(self.storage.read(digest)))
 
     def test_removed_while_looked_at(self) -> None:
         """A blob that goes between look and mark is absent."""
         digest = self.layer(b"1")
         self.age()
-        with (
-            mock.patch.object(os, "utime", side_effect=FileNotFoundError),
-            self.assertRaises(BlobUnknown),
-        ):
+        path = self.inventory().path(digest)
+
+        def remove(call: Call) -> None:
+            if call.name == "os.utime":
+                os.unlink(path)
+
+        with before_system_calls(remove), self.assertRaises(BlobUnknown):
             finish(self.storage.stat(digest))
+        self.assertFalse(os.path.exists(path))
 
 
 class RaceTests(StoreCase):
@@ -411,16 +416,6 @@ class CrashTests(Unhurried):
 
     def test_crash_leaves_nothing_dangling(self) -> None:
         """Nothing dangles then, the next one finishes the work, and nothing is left over."""
-        modules = (
-            files,
-            atomic_files,
-            blobs,
-            records,
-            backend,
-            garbage_collector,
-            scan,
-            publish_lock,
-        )
         for changes in range(1000):
             self.root = self.root.with_name(f"crash-{changes}")
             self.storage = self.open_storage()
@@ -429,17 +424,7 @@ class CrashTests(Unhurried):
             self.age()
             finish(self.storage.missing(self.inventory().images["new"] or ()))
             self.layer(b"recent")
-            mortal = MortalOs(changes)
-            died = False
-            with contextlib.ExitStack() as stack:
-                for module in modules:
-                    stack.enter_context(mock.patch.object(module, "os", mortal))
-                try:
-                    self.collect(max_age=DAY)
-                except Died:
-                    died = True
-            mortal.bury(self.root)
-            gc.collect()
+            died = killed_before_change(changes, lambda: self.collect(max_age=DAY))
             self.storage = self.open_storage()
             self.assertEqual([], os.listdir(self.root / "tmp"))
             self.assert_sound()
