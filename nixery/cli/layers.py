@@ -42,7 +42,7 @@ from nixery.layers.svg import DrawnLayer, draw_svg, draw_text
 from nixery.layers.tarball import pack_store_paths
 from nixery.nix.interface import Nix
 from nixery.popularity.data import MAX_BYTES, read_pinned
-from nixery.popularity.decompress import expand
+from nixery.popularity.decompress import decompress
 from nixery.runtime.deferreds import gather
 from nixery.runtime.errors import FetchFailed
 from nixery.runtime.reactor_time import run_reactor
@@ -224,7 +224,7 @@ def _read_popularity(arguments: _Arguments) -> Popularity:
     """
     if arguments.popularity_file is not None:
         try:
-            return parse_popularity(expand(arguments.popularity_file.read_bytes(), MAX_BYTES))
+            return parse_popularity(decompress(arguments.popularity_file.read_bytes(), MAX_BYTES))
         except OSError as error:
             raise FetchFailed(
                 url=str(arguments.popularity_file), reason=error.strerror or str(error)

@@ -33,7 +33,7 @@ from nixery.config.config import Config
 from nixery.config.errors import ConfigError
 from nixery.errors import StorageError
 from nixery.layers.popularity_file import encode_popularity
-from nixery.popularity.binary_cache import CONNECTIONS
+from nixery.popularity.binary_cache import MAX_CONNECTIONS
 from nixery.popularity.count import count_popularity
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.workers import Workers
@@ -84,8 +84,9 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     common.add_argument(
         "--connections",
         type=int,
-        default=CONNECTIONS,
-        help=f"how many requests to a binary cache are under way at once (default: {CONNECTIONS})",
+        default=MAX_CONNECTIONS,
+        help="how many requests to a binary cache are under way at once"
+        f" (default: {MAX_CONNECTIONS})",
     )
     parser = argparse.ArgumentParser(
         prog=_COMMAND.name,

@@ -29,7 +29,7 @@ from nixery.nix.interface import Nix
 from nixery.nix.narinfo import parse_store_paths, store_names
 from nixery.popularity.binary_cache import Crawler
 from nixery.popularity.count import References
-from nixery.popularity.decompress import expand
+from nixery.popularity.decompress import decompress
 from nixery.popularity.package_set import evaluate_all, realise_all
 from nixery.popularity.reference_log import ReferenceLog
 from nixery.runtime.http_download import Fetcher, make_fetcher
@@ -212,7 +212,7 @@ class ReferenceCollector:
 
 
 def _read_list(packed: bytes) -> tuple[str, ...]:
-    return parse_store_paths(expand(packed, MAX_LIST_BYTES))
+    return parse_store_paths(decompress(packed, MAX_LIST_BYTES))
 
 
 def _resolve_links(paths: Sequence[str]) -> list[str]:

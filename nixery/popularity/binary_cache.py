@@ -24,9 +24,9 @@ from nixery.runtime.errors import FetchFailed
 from nixery.runtime.retry import Backoff, retry
 from nixery.runtime.workers import Workers
 
-__all__ = ["Crawled", "Crawler"]
+__all__ = ["CrawlResult", "Crawler"]
 
-CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 """Maximum number of concurrent requests; binary caches are made for many clients."""
 
 MAX_NARINFO_BYTES = 4 * 1024**2
@@ -38,15 +38,15 @@ MAX_PATHS = 3_000_000
 BACKOFF = Backoff(first=1.0, longest=60.0, attempts=5)
 """The bounds of the requests for one path."""
 
-BATCH = 500
+LOG_BATCH_SIZE = 500
 """Number of answers per write to the log, which is the most that a crash loses."""
 
-_MISSING = frozenset({403, 404, 410})
+_MISSING_STATUSES = frozenset({403, 404, 410})
 """Statuses for paths that a cache does not have; buckets without public listing answer 403."""
 
 
 @frozen(kw_only=True)
-class Crawled:
+class CrawlResult:
     """
     The references of a package set.
 
@@ -80,21 +80,21 @@ class Crawler:
     workers: Workers
     clock: IReactorTime
     progress: Callable[[int, int], None]
-    connections: int = CONNECTIONS
+    connections: int = MAX_CONNECTIONS
 
-    _logged: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
+    _log_entries: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
     _references: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
     _names: dict[str, str] = field(factory=dict, init=False)
     _missing: list[str] = field(factory=list, init=False)
     _unusable: list[str] = field(factory=list, init=False)
-    _taken: set[str] = field(factory=set, init=False)
-    _waiting: list[str] = field(factory=list, init=False)
-    _unwritten: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
-    _busy: int = field(default=0, init=False)
+    _queued: set[str] = field(factory=set, init=False)
+    _queue: list[str] = field(factory=list, init=False)
+    _not_logged: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
+    _busy_workers: int = field(default=0, init=False)
     _stopped: bool = field(default=False, init=False)
-    _idle: list[Deferred[None]] = field(factory=list, init=False)
+    _idle_workers: list[Deferred[None]] = field(factory=list, init=False)
 
-    async def crawl(self, roots: Iterable[str]) -> Crawled:
+    async def crawl(self, roots: Iterable[str]) -> CrawlResult:
         """
         Collect the references of the closure of store paths.
 
@@ -105,13 +105,13 @@ class Crawler:
         :raises UnexpectedOutput: it has more paths than the maximum.
         :raises StorageError: the log failed.
         """
-        self._logged = await self.workers.run(self.log.read)
-        self._add(roots)
+        self._log_entries = await self.workers.run(self.log.read)
+        self._enqueue(roots)
         try:
-            await gather(self._work() for _ in range(self.connections))
+            await gather(self._run_worker() for _ in range(self.connections))
         finally:
             # Keep the answers of each worker even if another one failed.
-            await self._write()
+            await self._flush_log()
         missing, unusable = sorted(self._missing), sorted(self._unusable)
         if len(self._references) < len(missing) + len(unusable):
             raise CacheIncomplete(
@@ -120,25 +120,25 @@ class Crawler:
                 missing=len(missing),
                 unusable=len(unusable),
             )
-        return Crawled(
+        return CrawlResult(
             references=self._references, missing=tuple(missing), unusable=tuple(unusable)
         )
 
-    async def _work(self) -> None:
+    async def _run_worker(self) -> None:
         """Look up one path after the other, until none is left."""
         while not self._stopped:
-            if not self._waiting:
-                if not self._busy:
+            if not self._queue:
+                if not self._busy_workers:
                     # No other worker is busy, so no further path will be found.
                     self._stop()
                     return
                 # The canceller removes a cancelled worker, so that it is not woken.
-                idle: Deferred[None] = Deferred(self._idle.remove)
-                self._idle.append(idle)
+                idle: Deferred[None] = Deferred(self._idle_workers.remove)
+                self._idle_workers.append(idle)
                 await idle
                 continue
-            name = self._waiting.pop()
-            self._busy += 1
+            name = self._queue.pop()
+            self._busy_workers += 1
             try:
                 await self._look_up(name)
             except BaseException:
@@ -146,20 +146,22 @@ class Crawler:
                 self._stop()
                 raise
             finally:
-                self._busy -= 1
-            self.progress(self._done, self._done + self._busy + len(self._waiting))
-            self._wake()
+                self._busy_workers -= 1
+            self.progress(
+                self._done_count, self._done_count + self._busy_workers + len(self._queue)
+            )
+            self._wake_workers()
 
     @property
-    def _done(self) -> int:
+    def _done_count(self) -> int:
         return len(self._references) + len(self._missing) + len(self._unusable)
 
     def _stop(self) -> None:
         self._stopped = True
-        self._wake()
+        self._wake_workers()
 
-    def _wake(self) -> None:
-        idle, self._idle = self._idle, []
+    def _wake_workers(self) -> None:
+        idle, self._idle_workers = self._idle_workers, []
         for each in idle:
             each.callback(None)
 
@@ -168,7 +170,7 @@ class Crawler:
         try:
             text = await self._fetch(url)
         except FetchFailed as error:
-            if error.status not in _MISSING:
+            if error.status not in _MISSING_STATUSES:
                 raise
             self._missing.append(name)
             return
@@ -177,50 +179,50 @@ class Crawler:
         except UnexpectedOutput:
             self._unusable.append(name)
             return
-        self._found(name, references)
-        self._unwritten[name] = self._references[name]
-        self._add(references)
-        if len(self._unwritten) >= BATCH:
-            await self._write()
+        self._add_references(name, references)
+        self._not_logged[name] = self._references[name]
+        self._enqueue(references)
+        if len(self._not_logged) >= LOG_BATCH_SIZE:
+            await self._flush_log()
 
     async def _fetch(self, url: str) -> bytes:
         async def attempt(_: float) -> bytes:
             return await self.fetch(url, MAX_NARINFO_BYTES)
 
-        def again(error: Exception) -> bool:
+        def is_temporary(error: Exception) -> bool:
             return (
                 isinstance(error, FetchFailed)
-                and error.status not in _MISSING
+                and error.status not in _MISSING_STATUSES
                 and not self._stopped
             )
 
-        return await retry(attempt, BACKOFF, clock=self.clock, is_temporary=again)
+        return await retry(attempt, BACKOFF, clock=self.clock, is_temporary=is_temporary)
 
-    def _add(self, names: Iterable[str]) -> None:
+    def _enqueue(self, names: Iterable[str]) -> None:
         """Queue paths; those in the log are taken from there, with their references."""
-        more = list(names)
-        while more:
-            name = more.pop()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
             name = self._names.setdefault(name, name)
-            if name in self._references or name in self._taken:
+            if name in self._references or name in self._queued:
                 continue
-            known = self._logged.get(name)
-            if known is None:
-                self._taken.add(name)
-                self._waiting.append(name)
+            logged = self._log_entries.get(name)
+            if logged is None:
+                self._queued.add(name)
+                self._queue.append(name)
             else:
-                self._found(name, known)
-                more += known
+                self._add_references(name, logged)
+                pending += logged
         if len(self._names) > MAX_PATHS:
             raise UnexpectedOutput(
                 what=f"the binary cache (more than {MAX_PATHS} store paths)", excerpt=self.cache
             )
 
-    def _found(self, name: str, references: Sequence[str]) -> None:
+    def _add_references(self, name: str, references: Sequence[str]) -> None:
         # Share one string per name, however many paths refer to it.
         self._references[name] = tuple(self._names.setdefault(each, each) for each in references)
 
-    async def _write(self) -> None:
-        unwritten, self._unwritten = self._unwritten, {}
-        if unwritten:
-            await self.workers.run(self.log.append, unwritten)
+    async def _flush_log(self) -> None:
+        entries, self._not_logged = self._not_logged, {}
+        if entries:
+            await self.workers.run(self.log.append, entries)

@@ -27,7 +27,7 @@ References to paths that are not among the keys are ignored, as are those of a p
 itself.
 """
 
-CHUNK = 16384
+CHUNK_SIZE = 16384
 """
 Number of users per chunk.  Larger chunks mean fewer rounds with larger integers; above this
 value, a set of 100,000 paths takes hardly less time, and more memory.
@@ -53,7 +53,7 @@ def count_popularity(references: References, source: str) -> Popularity:
     direct = [0] * len(names)
     for used in chain.from_iterable(uses):
         direct[used] += 1
-    order = _users_first(names, uses)
+    order = _sort_users_first(names, uses)
     transitive = users_in_closure(uses, order)
     packages = [name[_NAME_START:] for name in names]
     return Popularity(
@@ -66,7 +66,7 @@ def count_popularity(references: References, source: str) -> Popularity:
 
 
 def users_in_closure(
-    uses: Sequence[Sequence[int]], users_first: Sequence[int], chunk: int = CHUNK
+    uses: Sequence[Sequence[int]], users_first: Sequence[int], chunk: int = CHUNK_SIZE
 ) -> list[int]:
     r"""
     Count for each node of a graph the nodes that reach it, itself included.
@@ -89,46 +89,46 @@ def users_in_closure(
     :param users_first: all nodes, each before all that it uses.
     :param chunk: the number of users per chunk.
     """
-    place = {node: place for place, node in enumerate(users_first)}
-    below = [[place[used] for used in uses[node]] for node in users_first]
+    position = {node: position for position, node in enumerate(users_first)}
+    successors = [[position[used] for used in uses[node]] for node in users_first]
     counts = [0] * len(uses)
-    for start in range(0, len(below), chunk):
-        reached = [0] * len(below)
-        for bit, node in enumerate(range(start, min(start + chunk, len(below)))):
-            reached[node] = 1 << bit
-        for node in range(start, len(below)):
-            bits = reached[node]
+    for start in range(0, len(successors), chunk):
+        bit_sets = [0] * len(successors)
+        for bit, node in enumerate(range(start, min(start + chunk, len(successors)))):
+            bit_sets[node] = 1 << bit
+        for node in range(start, len(successors)):
+            bits = bit_sets[node]
             if bits:
-                reached[node] = 0
+                bit_sets[node] = 0
                 counts[users_first[node]] += bits.bit_count()
-                for used in below[node]:
-                    reached[used] |= bits
+                for used in successors[node]:
+                    bit_sets[used] |= bits
     return counts
 
 
-def _users_first(names: Sequence[str], uses: Sequence[Sequence[int]]) -> list[int]:
+def _sort_users_first(names: Sequence[str], uses: Sequence[Sequence[int]]) -> list[int]:
     """
     Sort the nodes so that each comes before all that it uses.
 
     :raises UnexpectedOutput: there is a cycle.
     """
-    waiting_for = [0] * len(uses)
+    unvisited_users = [0] * len(uses)
     for used in chain.from_iterable(uses):
-        waiting_for[used] += 1
+        unvisited_users[used] += 1
     # A stack, not a queue: nodes that have one user only follow it closely, and their
     # bits are not kept for long.
-    free = [node for node in range(len(uses)) if not waiting_for[node]]
+    ready = [node for node in range(len(uses)) if not unvisited_users[node]]
     order = []
-    while free:
-        node = free.pop()
+    while ready:
+        node = ready.pop()
         order.append(node)
         for used in uses[node]:
-            waiting_for[used] -= 1
-            if not waiting_for[used]:
-                free.append(used)
+            unvisited_users[used] -= 1
+            if not unvisited_users[used]:
+                ready.append(used)
     if len(order) < len(uses):
-        culprit = next(node for node in range(len(uses)) if waiting_for[node])
+        in_cycle = next(node for node in range(len(uses)) if unvisited_users[node])
         raise UnexpectedOutput(
-            what="the references of store paths (a circle)", excerpt=names[culprit]
+            what="the references of store paths (a circle)", excerpt=names[in_cycle]
         )
     return order

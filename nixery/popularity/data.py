@@ -38,13 +38,13 @@ from twisted.python.failure import Failure
 from nixery.errors import NixeryError, StorageError, UnexpectedOutput
 from nixery.layers.plan import Popularity, PopularityKind
 from nixery.layers.popularity_file import parse_popularity
-from nixery.popularity.decompress import expand
+from nixery.popularity.decompress import decompress
 from nixery.runtime.deferreds import TimedOut, when_finished, with_timeout
 from nixery.runtime.http_download import shown
 from nixery.runtime.retry import Backoff, retry
 from nixery.runtime.workers import Workers
 from nixery.storage.filesystem.atomic_files import small_temp_file
-from nixery.storage.filesystem.files import failures
+from nixery.storage.filesystem.files import translate_os_errors
 
 __all__ = ["MAX_BYTES", "PopularityData", "Snapshot", "read_pinned"]
 
@@ -99,8 +99,8 @@ class PopularityData:
     current: Popularity = field(factory=Popularity, init=False)
     """The current snapshot; it changes only when a fetch succeeds."""
 
-    _fetching: Deferred[None] | None = field(default=None, init=False)
-    _attempted: Deferred[None] = field(factory=Deferred, init=False)
+    _fetch_task: Deferred[None] | None = field(default=None, init=False)
+    _first_attempt: Deferred[None] = field(factory=Deferred, init=False)
     _deadline: float = field(default=0.0, init=False)
 
     _log = Logger()
@@ -113,26 +113,26 @@ class PopularityData:
                 " fewer layers without."
             )
             return
-        known = await self._known()
-        if known is not None:
-            self.current = known.popularity
+        stored = await self._load_snapshot()
+        if stored is not None:
+            self.current = stored.popularity
             self._log.info(
                 "Popularity data from {url} are used: {data}.",
-                url=shown(known.url),
-                data=_describe(known),
+                url=shown(stored.url),
+                data=_describe(stored),
             )
-        if known is None or known.url != self.url or self.refresh:
+        if stored is None or stored.url != self.url or self.refresh:
             self._deadline = self.clock.seconds() + FIRST_FETCH_WAIT_SECONDS
-            self._fetching = Deferred.fromCoroutine(self._fetch_at_last(self.url))
-            self._fetching.addErrback(self._broken)
+            self._fetch_task = Deferred.fromCoroutine(self._fetch_with_retries(self.url))
+            self._fetch_task.addErrback(self._log_unexpected)
 
     async def stop(self) -> None:
         """Stop fetching."""
-        fetching, self._fetching = self._fetching, None
-        if fetching is not None:
-            ended = when_finished(fetching)
-            fetching.cancel()
-            await ended
+        task, self._fetch_task = self._fetch_task, None
+        if task is not None:
+            finished = when_finished(task)
+            task.cancel()
+            await finished
 
     async def settled(self) -> Popularity:
         """
@@ -140,13 +140,13 @@ class PopularityData:
 
         Waits for the first attempt to fetch them if that is under way, for seconds at most.
         """
-        left = self._deadline - self.clock.seconds()
-        if left > 0 and not self._attempted.called:
+        remaining = self._deadline - self.clock.seconds()
+        if remaining > 0 and not self._first_attempt.called:
             with suppress(TimedOut):
-                await with_timeout(left, self.clock, _end(self._attempted))
+                await with_timeout(remaining, self.clock, _wait_until_finished(self._first_attempt))
         return self.current
 
-    async def _known(self) -> Snapshot | None:
+    async def _load_snapshot(self) -> Snapshot | None:
         try:
             return await self.workers.run(read_pinned, self.directory)
         except NixeryError as error:
@@ -158,22 +158,22 @@ class PopularityData:
             )
             return None
 
-    async def _fetch_at_last(self, url: str) -> None:
+    async def _fetch_with_retries(self, url: str) -> None:
         """Fetch, with retries until it succeeds."""
 
         async def attempt(_: float) -> None:
-            first = not self._attempted.called
+            is_first = not self._first_attempt.called
             try:
                 snapshot = await self._fetch(url)
             except NixeryError as error:
-                if first:
-                    self._say(error)
+                if is_first:
+                    self._log_failure(error)
                 raise
             else:
                 self.current = snapshot.popularity
             finally:
-                if first:
-                    self._attempted.callback(None)
+                if is_first:
+                    self._first_attempt.callback(None)
             self._log.info(
                 "Popularity data were fetched from {url}: {data}.",
                 url=shown(url),
@@ -195,9 +195,9 @@ class PopularityData:
         :raises UnexpectedOutput: they are no popularity data.
         """
         data = await self.fetch(url, MAX_BYTES)
-        snapshot, plain = await self.workers.run(_check, url, data)
+        snapshot, plain = await self.workers.run(_parse, url, data)
         try:
-            await self.workers.run(_keep, self.directory, url, snapshot.digest, plain)
+            await self.workers.run(_store, self.directory, url, snapshot.digest, plain)
         except StorageError as error:
             # Use them all the same until the daemon ends.
             self._log.warn(
@@ -207,7 +207,7 @@ class PopularityData:
             )
         return snapshot
 
-    def _say(self, error: NixeryError) -> None:
+    def _log_failure(self, error: NixeryError) -> None:
         if self.current.kind is PopularityKind.NONE:
             consequence = "images share fewer layers until they are there"
         else:
@@ -218,7 +218,7 @@ class PopularityData:
             consequence=consequence,
         )
 
-    def _broken(self, failure: Failure) -> None:
+    def _log_unexpected(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("The popularity data are not fetched any more", failure=failure)
 
@@ -230,7 +230,7 @@ def read_pinned(directory: Path) -> Snapshot | None:
     :raises UnexpectedOutput: it is damaged.
     :raises StorageError: it cannot be read.
     """
-    with failures("read the popularity data"):
+    with translate_os_errors("read the popularity data"):
         try:
             pin = (directory / _PIN).read_bytes()
         except FileNotFoundError:
@@ -247,13 +247,13 @@ def read_pinned(directory: Path) -> Snapshot | None:
     return Snapshot(url=url, digest=digest, popularity=parse_popularity(data))
 
 
-def _check(url: str, data: bytes) -> tuple[Snapshot, bytes]:
+def _parse(url: str, data: bytes) -> tuple[Snapshot, bytes]:
     """
     Parse the fetched data, and return them with the file to keep.  Blocks.
 
     :raises UnexpectedOutput: it is no popularity data.
     """
-    plain = expand(data, MAX_BYTES)
+    plain = decompress(data, MAX_BYTES)
     popularity = parse_popularity(plain)
     if popularity.kind is PopularityKind.NONE:
         raise UnexpectedOutput(
@@ -265,21 +265,21 @@ def _check(url: str, data: bytes) -> tuple[Snapshot, bytes]:
     )
 
 
-def _keep(directory: Path, url: str, digest: str, data: bytes) -> None:
+def _store(directory: Path, url: str, digest: str, data: bytes) -> None:
     """Write the file and its pin.  Blocks.  :raises StorageError: the system failed."""
     pin = json.dumps({"sha256": digest, "url": url}, indent=1).encode() + b"\n"
-    with failures("keep the popularity data"):
+    with translate_os_errors("keep the popularity data"):
         directory.mkdir(parents=True, exist_ok=True)
         # Write the pin last, so that it always names an existing file, new or previous.
         for name, content in ((f"{digest}.json", data), (_PIN, pin)):
-            with small_temp_file(str(directory), content) as draft:
-                Path(draft.path).replace(directory / name)
+            with small_temp_file(str(directory), content) as temp_file:
+                Path(temp_file.path).replace(directory / name)
         for other in directory.iterdir():
             if other.name not in {f"{digest}.json", _PIN}:
                 other.unlink(missing_ok=True)
 
 
-async def _end(attempted: Deferred[None]) -> None:
+async def _wait_until_finished(attempted: Deferred[None]) -> None:
     # when_finished, because other waiters share this Deferred.
     await when_finished(attempted)
 

@@ -14,15 +14,15 @@ from typing import Protocol
 
 from nixery.errors import UnexpectedOutput
 
-__all__ = ["expand"]
+__all__ = ["decompress"]
 
 _GZIP = b"\x1f\x8b"
 _XZ = b"\xfd7zXZ\x00"
 
-_XZ_MEMORY = 256 * 1024**2
+_XZ_MEMORY_LIMIT = 256 * 1024**2
 """Memory limit of the decompressor in bytes: ``xz -9`` needs 65 MiB."""
 
-_EXPAND_GZIP = 16 + zlib.MAX_WBITS
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
 
 
 class _Decompressor(Protocol):
@@ -37,7 +37,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def expand(data: bytes, limit: int) -> bytes:
+def decompress(data: bytes, limit: int) -> bytes:
     """
     Decompress data that are compressed with gzip or xz, or not at all.
 
@@ -47,38 +47,38 @@ def expand(data: bytes, limit: int) -> bytes:
     :raises UnexpectedOutput: there are more, or the data are cut short or damaged.
     """
     if data.startswith(_GZIP):
-        kind, make = "gzip", _gzip
+        kind, make_decompressor = "gzip", _gzip
     elif data.startswith(_XZ):
-        kind, make = "xz", _xz
+        kind, make_decompressor = "xz", _xz
     elif len(data) > limit:
-        raise _refused(f"more than {limit} bytes", data)
+        raise _invalid(f"more than {limit} bytes", data)
     else:
         return data
-    pieces: list[bytes] = []
-    rest = data
+    chunks: list[bytes] = []
+    remaining = data
     # Both formats allow concatenated streams, and xz pads them with zeros.
-    while rest.rstrip(b"\x00"):
-        stream = make()
+    while remaining.rstrip(b"\x00"):
+        decompressor = make_decompressor()
         try:
-            pieces.append(stream.decompress(rest, limit + 1))
+            chunks.append(decompressor.decompress(remaining, limit + 1))
         except (zlib.error, lzma.LZMAError, EOFError) as error:
-            raise _refused(f"not {kind} as it should be: {error}", data) from error
-        limit -= len(pieces[-1])
+            raise _invalid(f"not {kind} as it should be: {error}", data) from error
+        limit -= len(chunks[-1])
         if limit < 0:
-            raise _refused(f"{kind}, too large when unpacked", data)
-        if not stream.eof:
-            raise _refused(f"{kind}, cut short", data)
-        rest = stream.unused_data
-    return b"".join(pieces)
+            raise _invalid(f"{kind}, too large when unpacked", data)
+        if not decompressor.eof:
+            raise _invalid(f"{kind}, cut short", data)
+        remaining = decompressor.unused_data
+    return b"".join(chunks)
 
 
 def _gzip() -> _Decompressor:
-    return zlib.decompressobj(_EXPAND_GZIP)
+    return zlib.decompressobj(_GZIP_WBITS)
 
 
 def _xz() -> _Decompressor:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_LIMIT)
 
 
-def _refused(how: str, data: bytes) -> UnexpectedOutput:
-    return UnexpectedOutput(what=f"the data ({how})", excerpt=repr(data[:20]))
+def _invalid(reason: str, data: bytes) -> UnexpectedOutput:
+    return UnexpectedOutput(what=f"the data ({reason})", excerpt=repr(data[:20]))

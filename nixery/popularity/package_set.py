@@ -20,19 +20,19 @@ from nixery.nix.interface import Nix, Realisation
 from nixery.nix.progress import Progress
 from nixery.sources.source import PackageSet
 
-__all__ = ["Built", "WholeSet", "evaluate_all", "realise_all"]
+__all__ = ["RealisedSet", "EvaluatedSet", "evaluate_all", "realise_all"]
 
-EVALUATED_AT_ONCE = 400
+EVALUATION_BATCH_SIZE = 400
 """Names per evaluation: shared dependencies are evaluated once, and all are one argument."""
 
-BUILT_AT_ONCE = 200
+BUILD_BATCH_SIZE = 200
 """Packages per build: Nix stops at the first failure, and then the batch is split."""
 
 _log = Logger()
 
 
 @frozen(kw_only=True)
-class WholeSet:
+class EvaluatedSet:
     """
     The available packages of a set.
 
@@ -45,7 +45,7 @@ class WholeSet:
 
 
 @define(kw_only=True, eq=False)
-class Built:
+class RealisedSet:
     """
     The result of building a set.
 
@@ -67,72 +67,76 @@ async def evaluate_all(
     package_set: PackageSet,
     system: str,
     names: Sequence[str],
-    told: Callable[[int, int], None],
-) -> WholeSet:
+    on_progress: Callable[[int, int], None],
+) -> EvaluatedSet:
     """
     Evaluate packages, and leave out those that are refused.
 
     :param names: attribute paths.
-    :param told: called with the number of those that are done, and of all.
+    :param on_progress: called with the number of those that are done, and of all.
     :raises EvaluationFailed: the set itself does not evaluate.
     :raises NixeryError: Nix failed.
     """
     packages: dict[tuple[str, ...], Package] = {}
     refused: list[str] = []
-    for start in range(0, len(names), EVALUATED_AT_ONCE):
-        wanted = {
+    for start in range(0, len(names), EVALUATION_BATCH_SIZE):
+        requests = {
             PackageRequest(name=name, exact=True)
-            for name in names[start : start + EVALUATED_AT_ONCE]
+            for name in names[start : start + EVALUATION_BATCH_SIZE]
         }
-        while wanted:
+        while requests:
             try:
-                evaluation = await nix.evaluate(package_set, system, sorted(wanted))
+                evaluation = await nix.evaluate(package_set, system, sorted(requests))
             except PackagesRefused as error:
-                bad = {problem.name for problem in error.problems}
-                left = {item for item in wanted if item.name not in bad}
-                if left == wanted:
+                refused_names = {problem.name for problem in error.problems}
+                remaining = {item for item in requests if item.name not in refused_names}
+                if remaining == requests:
                     raise
-                refused += bad
-                wanted = left
+                refused += refused_names
+                requests = remaining
             else:
                 for package in evaluation.packages:
                     outputs = tuple(output.path for output in package.outputs)
                     packages.setdefault(outputs, package)
-                wanted = set()
-        told(min(start + EVALUATED_AT_ONCE, len(names)), len(names))
-    return WholeSet(packages=tuple(packages.values()), refused=tuple(sorted(refused)))
+                requests = set()
+        on_progress(min(start + EVALUATION_BATCH_SIZE, len(names)), len(names))
+    return EvaluatedSet(packages=tuple(packages.values()), refused=tuple(sorted(refused)))
 
 
 async def realise_all(
-    nix: Nix, packages: Sequence[Package], progress: Progress, told: Callable[[int, int], None]
-) -> Built:
+    nix: Nix,
+    packages: Sequence[Package],
+    progress: Progress,
+    on_progress: Callable[[int, int], None],
+) -> RealisedSet:
     """
     Build or download packages, and leave out those that fail.
 
-    :param told: as in :func:`evaluate_all`.
+    :param on_progress: as in :func:`evaluate_all`.
     :raises NixeryError: something other than a build failed.  All realisations have been
         released then.
     """
-    built = Built()
-    waiting = [
-        packages[start : start + BUILT_AT_ONCE] for start in range(0, len(packages), BUILT_AT_ONCE)
+    result = RealisedSet()
+    batches = [
+        packages[start : start + BUILD_BATCH_SIZE]
+        for start in range(0, len(packages), BUILD_BATCH_SIZE)
     ]
-    waiting.reverse()
+    batches.reverse()
     try:
-        while waiting:
-            part = waiting.pop()
+        while batches:
+            batch = batches.pop()
             try:
-                built.realisations.append(await nix.realise(part, progress))
+                result.realisations.append(await nix.realise(batch, progress))
             except (BuildFailed, BuildTimedOut, WrongSystem) as error:
-                if len(part) > 1:
-                    middle = len(part) // 2
-                    waiting += [part[middle:], part[:middle]]
+                if len(batch) > 1:
+                    middle = len(batch) // 2
+                    batches += [batch[middle:], batch[:middle]]
                     continue
-                _log.info("{package}: {error}", package=part[0].attribute, error=error)
-                built.failed.append(part[0].attribute)
-            told(len(packages) - sum(map(len, waiting)), len(packages))
+                _log.info("{package}: {error}", package=batch[0].attribute, error=error)
+                result.failed.append(batch[0].attribute)
+            on_progress(len(packages) - sum(map(len, batches)), len(packages))
     except BaseException:
-        for realisation in built.realisations:
+        for realisation in result.realisations:
             await nix.release(realisation)
         raise
-    return built
+    return result

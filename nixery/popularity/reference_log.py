@@ -38,7 +38,7 @@ class ReferenceLog:
 
     def __init__(self, directory: Path, cache: str) -> None:
         self.path = directory / f"{hashlib.sha256(cache.encode()).hexdigest()[:32]}.references"
-        self._first = f"{_FORMAT} {cache}"
+        self._header = f"{_FORMAT} {cache}"
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class ReferenceLog:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        exception_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
@@ -71,28 +71,28 @@ class ReferenceLog:
         """
         # Share one string per name, however many paths refer to it.
         names: dict[str, str] = {}
-        known: dict[str, tuple[str, ...]] = {}
-        whole = 0
+        entries: dict[str, tuple[str, ...]] = {}
+        complete_bytes = 0
         try:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             with open(self._descriptor, "rb", closefd=False) as file:
                 for number, line in enumerate(file):
                     if not line.endswith(b"\n"):
                         break
-                    whole += len(line)
+                    complete_bytes += len(line)
                     text = line.decode("ascii", "replace").rstrip("\n")
                     if number == 0:
                         self._check(text)
                         continue
-                    name, *references = (names.setdefault(word, word) for word in text.split())
-                    known[name] = tuple(references)
-            os.ftruncate(self._descriptor, whole)
-            if not whole:
+                    name, *references = (names.setdefault(token, token) for token in text.split())
+                    entries[name] = tuple(references)
+            os.ftruncate(self._descriptor, complete_bytes)
+            if not complete_bytes:
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
-                os.write(self._descriptor, f"{self._first}\n".encode())
+                os.write(self._descriptor, f"{self._header}\n".encode())
         except OSError as error:
             raise self._failed("read", error) from error
-        return known
+        return entries
 
     def append(self, references: Mapping[str, Iterable[str]]) -> None:
         """
@@ -100,17 +100,17 @@ class ReferenceLog:
 
         :raises StorageError: it cannot be written.
         """
-        lines = "".join(f"{' '.join([name, *used])}\n" for name, used in references.items())
-        rest = memoryview(lines.encode())
+        lines = "".join(f"{' '.join([name, *names])}\n" for name, names in references.items())
+        remaining = memoryview(lines.encode())
         try:
             os.lseek(self._descriptor, 0, os.SEEK_END)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            while remaining:
+                remaining = remaining[os.write(self._descriptor, remaining) :]
         except OSError as error:
             raise self._failed("write", error) from error
 
-    def _check(self, first: str) -> None:
-        if first != self._first:
+    def _check(self, header: str) -> None:
+        if header != self._header:
             raise StorageError(
                 operation=f"read {self.path}", reason="it is something else; remove it"
             )

@@ -34,7 +34,7 @@ from nixery.sources.interface import InTurn
 from nixery.sources.ref_listing import RefListing
 from nixery.sources.source import GitSource, ResolvedRef
 from nixery.sources.tag_policy import GitCommit, GitRefs, Reference
-from nixery.storage.filesystem.files import failures
+from nixery.storage.filesystem.files import translate_os_errors
 
 __all__ = ["GitRepository"]
 
@@ -269,5 +269,5 @@ def _make_parent(path: Path) -> None:
 
     :raises StorageError: it cannot be made.
     """
-    with failures("keep a copy of the repository"):
+    with translate_os_errors("keep a copy of the repository"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,25 +50,27 @@ class FreeSpaceMonitor:
     :param workers: the pool for reading the free space: a hanging disk must not block the
         reactor.
     :param clock: for the intervals between readings.
-    :param make_room: removes what is not needed; ``None`` if nothing can be removed.
-    :param look: reads the size of the file system and its free space, both in bytes.
+    :param collect_garbage: removes what is not needed; ``None`` if nothing can be removed.
+    :param read_space: reads the size of the file system and its free space, both in bytes.
     """
 
     path: Path
     margin: FreeSpaceLimit
     workers: Workers
     clock: IReactorTime
-    make_room: Callable[[], Awaitable[object]] | None = None
-    look: Callable[[str], tuple[int, int]] = field(factory=lambda: _look)
+    collect_garbage: Callable[[], Awaitable[object]] | None = None
+    read_space: Callable[[str], tuple[int, int]] = field(factory=lambda: _read_space)
 
-    _seen: tuple[float, DiskSpaceLow | None] = field(default=(float("-inf"), None), init=False)
-    _tried: float = field(default=float("-inf"), init=False)
+    _last_reading: tuple[float, DiskSpaceLow | None] = field(
+        default=(float("-inf"), None), init=False
+    )
+    _last_collection: float = field(default=float("-inf"), init=False)
     _loop: LoopingCall | None = field(default=None, init=False)
     _log = Logger()
 
     async def start(self) -> None:
         """Read the free space now, and then at intervals."""
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._watch()))
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._refresh()))
         self._loop.clock = self.clock
         self._loop.start(IDLE_INTERVAL_SECONDS)
 
@@ -83,59 +85,61 @@ class FreeSpaceMonitor:
 
         :raises DiskSpaceLow: too little is free.
         """
-        low = await self._current(READING_TTL_SECONDS)
-        if low is None:
+        shortage = await self._find_shortage(READING_TTL_SECONDS)
+        if shortage is None:
             return
         now = self.clock.seconds()
-        if self.make_room is not None and now - self._tried >= COLLECTION_INTERVAL_SECONDS:
-            self._tried = now
-            await self.make_room()
-            low = await self._current(0.0)
-            if low is None:
+        if (
+            self.collect_garbage is not None
+            and now - self._last_collection >= COLLECTION_INTERVAL_SECONDS
+        ):
+            self._last_collection = now
+            await self.collect_garbage()
+            shortage = await self._find_shortage(0.0)
+            if shortage is None:
                 return
-        raise low
+        raise shortage
 
     def faults(self) -> Sequence[str]:
         """Return the problems found at the last reading, a sentence each."""
-        low = self._seen[1]
-        return () if low is None else (low.message,)
+        shortage = self._last_reading[1]
+        return () if shortage is None else (shortage.message,)
 
-    async def _watch(self) -> None:
+    async def _refresh(self) -> None:
         try:
-            await self._current(0.0)
+            await self._find_shortage(0.0)
         except NixeryError:
             return  # the daemon stops
 
-    async def _current(self, believed: float) -> DiskSpaceLow | None:
-        seen, low = self._seen
-        now = self.clock.seconds()
-        if now - seen < believed:
-            return low
+    async def _find_shortage(self, max_age: float) -> DiskSpaceLow | None:
+        read_at, previous = self._last_reading
+        if self.clock.seconds() - read_at < max_age:
+            return previous
         try:
-            size, free = await self.workers.run(self.look, str(self.path))
+            size, free = await self.workers.run(self.read_space, str(self.path))
         except OSError as error:
             self._log.warn("how full the disk is cannot be told: {error}", error=error)
             return None
         needed = self.margin.of(size)
-        found = None
+        shortage = None
         if free < needed:
-            found = DiskSpaceLow(
+            shortage = DiskSpaceLow(
                 operation="make images",
                 reason="the disk is nearly full",
                 path=str(self.path),
                 free=free,
                 needed=needed,
             )
-        if (found is None) != (self._seen[1] is None):
-            if found is None:
+        if (shortage is None) != (previous is None):
+            if shortage is None:
                 self._log.info("There is room on the disk of {path} again.", path=self.path)
             else:
-                self._log.error("{error}", error=found.message)
-        self._seen = (self.clock.seconds(), found)
-        return found
+                self._log.error("{error}", error=shortage.message)
+        self._last_reading = (self.clock.seconds(), shortage)
+        return shortage
 
 
-def _look(path: str) -> tuple[int, int]:
+def _read_space(path: str) -> tuple[int, int]:
     # Free for this process: without the blocks that are reserved for root.
-    found = os.statvfs(path)
-    return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    status = os.statvfs(path)
+    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize

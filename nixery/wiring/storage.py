@@ -17,7 +17,7 @@ from nixery.runtime.startup import Component
 from nixery.runtime.workers import WorkerPool, Workers
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.filesystem.gc_policy import Policy
-from nixery.storage.filesystem.gc_service import Retention
+from nixery.storage.filesystem.gc_service import CollectionService
 from nixery.storage.free_space import FreeSpaceMonitor
 from nixery.storage.interface import Storage
 
@@ -94,7 +94,7 @@ def _make_filesystem(
         await backend.start()
         _log.info("Images are stored in {path}.", path=root)
 
-    retention = Retention(
+    retention = CollectionService(
         root=root,
         policy=Policy(
             max_bytes=retained.max_storage_size,
@@ -104,7 +104,7 @@ def _make_filesystem(
         workers=files,
         clock=reactor,
         wall_clock=wall_clock,
-        removed=images.invalidate_checks,
+        on_removed=images.invalidate_checks,
     )
     limited = retained.max_storage_size is not None or retained.max_image_age is not None
     free_space = FreeSpaceMonitor(
@@ -112,7 +112,7 @@ def _make_filesystem(
         margin=retained.min_free_space,
         workers=files,
         clock=reactor,
-        make_room=retention.collect if limited else None,
+        collect_garbage=retention.collect if limited else None,
     )
     components = [
         Component(name="storage", start=start),

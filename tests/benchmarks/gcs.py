@@ -162,10 +162,10 @@ def _signatures(options: Options) -> list[Figure]:
     names = [f"layers/{number:064x}" for number in range(count)]
     keys = KeyUrls(connection, connection.credentials)  # type: ignore[arg-type]  # these credentials sign
     iam = IamUrls(connection, ACCOUNT, RetryPolicy(), bucket.server.url)
-    by_key = timed(lambda: [keys.known(name) for name in names])
+    by_key = timed(lambda: [keys.cached_url(name) for name in names])
     asked = names[: count // 10]
     by_iam = timed(lambda: [iam.url(name, Event()) for name in asked])
-    kept = timed(lambda: [iam.known(name) for name in asked])
+    kept = timed(lambda: [iam.cached_url(name) for name in asked])
     return [
         Figure(name="URLs signed by a key", value=count / by_key, unit="a second"),
         Figure(name=f"URLs for {LAYERS} layers", value=by_key / count * LAYERS * 1e3, unit="ms"),

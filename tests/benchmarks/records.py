@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from nixery.storage.filesystem.atomic_files import SymlinkRecord, small_temp_file
-from nixery.storage.filesystem.files import read_note, synchronise_directory
+from nixery.storage.filesystem.files import read_symlink_record, synchronise_directory
 from tests.benchmarks.measure import Figure, Options, run, timed
 from tests.end_to_end.processes import private_directory
 
@@ -49,7 +49,7 @@ def measure(options: Options) -> list[Figure]:
 
     def read(paths: list[Path]) -> None:
         for path in paths:
-            read_note(str(path))
+            read_symlink_record(str(path))
 
     kinds = {"link": link, "file": file}
     seconds: dict[str, list[float]] = {}

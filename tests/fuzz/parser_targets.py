@@ -36,7 +36,7 @@ from nixery.nix.narinfo import parse_references, parse_store_paths
 from nixery.nix.progress import Phase
 from nixery.nix.resolve_output import parse_results
 from nixery.nix.suggestions import NameIndexes
-from nixery.popularity.decompress import expand
+from nixery.popularity.decompress import decompress
 from nixery.sources.git_arguments import parse_refs
 
 __all__ = ["TEXTS", "Text"]
@@ -149,7 +149,7 @@ def _passwords(data: bytes) -> None:
 
 def _expanded(data: bytes) -> None:
     with suppress(UnexpectedOutput):
-        assert len(expand(data, 10_000)) <= 10_000
+        assert len(decompress(data, 10_000)) <= 10_000
 
 
 def _popularity(data: bytes) -> None:

@@ -61,7 +61,7 @@ class ProcessesTests(StoreCase):
             pass
         for digest, needs in named.manifests.items():
             for each in {digest, *(needs or ())}:
-                self.assertTrue(there.whole(each), each)
+                self.assertTrue(there.is_complete(each), each)
         for manifests in named.images.values():
             self.assertLessEqual(set(manifests or ()), named.manifests.keys())
         return len(named.manifests)

@@ -22,8 +22,8 @@ from nixery.image.manifests import (
 from nixery.image.names import Digest
 from nixery.storage.errors import BlobsMissing
 from nixery.storage.filesystem.backend import FilesystemStorage
-from nixery.storage.filesystem.garbage_collector import collect, run_blocking, survey
-from nixery.storage.filesystem.gc_policy import Collected, Policy
+from nixery.storage.filesystem.garbage_collector import collect, run_blocking, scan
+from nixery.storage.filesystem.gc_policy import CollectionResult, Policy
 from nixery.storage.filesystem.scan import Inventory
 from nixery.testing.fakes import InlineWorkers
 from tests.support.garbage import set_garbage_apart
@@ -119,17 +119,17 @@ class StoreCase(SynchronousTestCase):
         """Let a second pass: files that have just changed are left alone."""
         time.sleep(1.05)
 
-    def collect(self, **policy: float | bool | None) -> Collected:
+    def collect(self, **policy: float | bool | None) -> CollectionResult:
         return run_blocking(collect(str(self.root), Policy(**policy)))  # type: ignore[arg-type]  # fields by their names
 
     def inventory(self) -> Inventory:
         inventory = Inventory(root=str(self.root))
-        run_blocking(survey(inventory))
+        run_blocking(scan(inventory))
         return inventory
 
     def stored(self) -> set[Digest]:
         inventory = self.inventory()
-        return {digest for digest in inventory.files if inventory.whole(digest)}
+        return {digest for digest in inventory.files if inventory.is_complete(digest)}
 
     def images(self) -> set[str]:
         return set(finish(self.storage.list_records(IMAGES)))
@@ -137,12 +137,12 @@ class StoreCase(SynchronousTestCase):
     def assert_sound(self) -> None:
         """Check that all that records and manifests name exists, and that all blobs are whole."""
         inventory = self.inventory()
-        there = {digest for digest in inventory.files if inventory.whole(digest)}
+        there = {digest for digest in inventory.files if inventory.is_complete(digest)}
         for key, manifests in inventory.images.items():
             for digest in manifests or ():
                 self.assertIn(digest, there, key)
         for digest in there:
-            noted = inventory.described[digest]
+            noted = inventory.descriptions[digest]
             assert noted is not None
             if noted[0] in (OCI_MANIFEST, DOCKER_MANIFEST):
                 body = Path(inventory.path(digest)).read_bytes()

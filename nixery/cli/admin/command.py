@@ -41,7 +41,7 @@ from nixery.image.names import Tag, parse_digest, parse_image_name, parse_tag
 from nixery.pulls.images import tag_record_key
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.tls.endpoint_strings import PLAIN
-from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, survey
+from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
 from nixery.storage.filesystem.gc_policy import Policy
 from nixery.storage.filesystem.scan import TIMESTAMP_RESOLUTION_SECONDS, Inventory, StoredImage
 
@@ -223,7 +223,7 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
 
 def _list(config: Config, options: argparse.Namespace) -> int:
     inventory = _scan(config)
-    images = inventory.units()
+    images = inventory.stored_images()
     _print(options, to_plain_data(inventory, images), format_table(inventory, images))
     return 0
 
@@ -340,7 +340,7 @@ def _storage_root(config: Config) -> Path:
 
 def _scan(config: Config) -> Inventory:
     inventory = Inventory(root=str(_storage_root(config)))
-    run_blocking(survey(inventory))
+    run_blocking(scan(inventory))
     return inventory
 
 
@@ -350,7 +350,7 @@ def _find(inventory: Inventory, image: str, system: str) -> list[StoredImage]:
 
     :raises AdminRefused: there is no such image.
     """
-    images = inventory.units()
+    images = inventory.stored_images()
     if "@" in image or image.startswith("sha256:"):
         digest = parse_digest(image.rpartition("@")[2])
         found = [stored for stored in images if digest in stored.manifests]
@@ -361,7 +361,7 @@ def _find(inventory: Inventory, image: str, system: str) -> list[StoredImage]:
         prefix = record_key if tag else record_key.rpartition("/")[0] + "/"
         keys = {
             key
-            for each, key in inventory.served.items()
+            for each, key in inventory.tag_records.items()
             if each == record_key or (not tag and each.startswith(prefix))
         }
         found = [stored for stored in images if keys.intersection(stored.keys)]

@@ -18,7 +18,9 @@ __all__ = ["to_plain_data", "describe_image", "format_table"]
 
 def to_plain_data(inventory: Inventory, images: Sequence[StoredImage]) -> list[dict[str, object]]:
     """Return images as plain data: names, digests, sizes in bytes, last pull in ISO 8601."""
-    reference_counts = Counter(digest for image in inventory.units() for digest in image.needs)
+    reference_counts = Counter(
+        digest for image in inventory.stored_images() for digest in image.needs
+    )
     return [
         {
             "images": [f"{name}:{tag}" for name, tag in inventory.tags(image)],
@@ -72,7 +74,7 @@ def describe_image(inventory: Inventory, image: StoredImage) -> dict[str, object
     layers: Sequence[Mapping[str, object]] = ()
     config: Mapping[str, object] = {}
     for digest in image.manifests:
-        description = inventory.described.get(digest)
+        description = inventory.descriptions.get(digest)
         manifests.append({"digest": digest, "media_type": description[0] if description else None})
         try:
             first, *rest = parse_manifest(inventory.blobs.read(digest))

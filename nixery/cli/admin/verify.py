@@ -18,13 +18,13 @@ from attrs import define, field, frozen
 
 from nixery.image.names import Digest
 from nixery.storage.filesystem.blobs import DESCRIPTION
-from nixery.storage.filesystem.files import failures, make_directory
+from nixery.storage.filesystem.files import make_directory, translate_os_errors
 from nixery.storage.filesystem.garbage_collector import (
     Step,
-    locked,
     move_aside,
     run_blocking,
-    survey,
+    scan,
+    with_lock,
 )
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
@@ -79,7 +79,7 @@ def verify(
     :raises StorageError: the storage cannot be read.
     """
     inventory = Inventory(root=root)
-    run_blocking(survey(inventory))
+    run_blocking(scan(inventory))
     verification = Verification()
     damaged: set[Digest] = set()
     with ThreadPoolExecutor(threads) as pool:
@@ -91,7 +91,7 @@ def verify(
             if fault is not None:
                 damaged.add(digest)
                 verification.findings.append(fault)
-    for digest in sorted(inventory.described.keys() - inventory.files.keys()):
+    for digest in sorted(inventory.descriptions.keys() - inventory.files.keys()):
         # A blob whose bytes were stored meanwhile is complete.
         if not os.path.lexists(inventory.path(digest)):
             damaged.add(digest)
@@ -99,7 +99,7 @@ def verify(
                 Fault(kind="incomplete", what=digest, detail="a description without bytes")
             )
     incomplete = []
-    for image in inventory.units():
+    for image in inventory.stored_images():
         missing = [each for each in image.needs if each in damaged or _is_missing(inventory, each)]
         if missing:
             incomplete.append(image)
@@ -131,7 +131,7 @@ def _check_blob(
         return None  # collected meanwhile
     except OSError as error:
         return Fault(kind="unreadable", what=digest, detail=error.strerror or str(error))
-    description = inventory.described.get(digest)
+    description = inventory.descriptions.get(digest)
     if "sha256:" + hashed.hexdigest() != digest:
         return Fault(
             kind="damaged", what=digest, detail=f"its bytes hash to sha256:{hashed.hexdigest()}"
@@ -139,7 +139,7 @@ def _check_blob(
     if description is None:
         if (
             os.path.lexists(inventory.path(digest) + DESCRIPTION)
-            and digest not in inventory.described
+            and digest not in inventory.descriptions
         ):
             return None  # stored meanwhile
         return Fault(kind="incomplete", what=digest, detail="bytes without a description")
@@ -153,7 +153,7 @@ def _check_blob(
 
 
 def _is_missing(inventory: Inventory, digest: Digest) -> bool:
-    if inventory.whole(digest):
+    if inventory.is_complete(digest):
         return False
     # The list may be older than the image.
     path = inventory.path(digest)
@@ -169,7 +169,7 @@ def _check_records(inventory: Inventory) -> Iterator[Fault]:
             yield Fault(kind="damaged", what=f"layer record {key}", detail="it says nothing")
         elif _is_missing(inventory, digest):
             yield Fault(kind="dangling", what=f"layer record {key}", detail=f"names {digest}")
-    for served_key, key in sorted(inventory.served.items()):
+    for served_key, key in sorted(inventory.tag_records.items()):
         if key not in inventory.images and inventory.records.get("image", key) is None:
             yield Fault(kind="dangling", what=f"served record {served_key}", detail=f"names {key}")
 
@@ -179,7 +179,7 @@ def _repair(
 ) -> Generator[Step, None, int]:
     records, repaired = inventory.records, 0
     damaged = os.path.join(inventory.root, "damaged")
-    with failures("move damaged blobs aside"):
+    with translate_os_errors("move damaged blobs aside"):
         make_directory(damaged)
 
     def remove_image(image: StoredImage) -> int:
@@ -194,16 +194,16 @@ def _repair(
         return len(image.keys) + len(image.manifests)
 
     for image in incomplete:
-        repaired += yield from locked(inventory.root, partial(remove_image, image))
+        repaired += yield from with_lock(inventory.root, partial(remove_image, image))
     for digest in sorted(damaged_digests):
         repaired += bool(
-            (yield from locked(inventory.root, partial(move_aside, inventory, digest, damaged)))
+            (yield from with_lock(inventory.root, partial(move_aside, inventory, digest, damaged)))
         )
     # Records that were valid before now refer to removed images.
     remaining = Inventory(root=inventory.root)
-    yield from survey(remaining)
+    yield from scan(remaining)
     for fault in _check_records(remaining):
         kind, _, key = fault.what.partition(" record ")
-        yield from locked(inventory.root, partial(records.delete, kind, key))
+        yield from with_lock(inventory.root, partial(records.delete, kind, key))
         repaired += 1
     return repaired

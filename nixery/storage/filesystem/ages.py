@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from nixery.runtime.clocks import WallClock, WallTime
 
-__all__ = ["Ages"]
+__all__ = ["AgeClock"]
 
 MAX_CLOCK_DRIFT_SECONDS = 10.0
 """
@@ -23,7 +23,7 @@ wall clock may run faster than the monotonic one by 0.05 % while it is corrected
 """
 
 
-class Ages:
+class AgeClock:
     """
     Implements :class:`nixery.runtime.clocks.WallClock`; one thread uses it at a time.
 
@@ -39,20 +39,20 @@ class Ages:
         self._seconds = seconds
         self._grace = grace
         self._offset = wall_clock.now() - seconds()
-        self._ahead = 0.0
-        self._until: float | None = None
+        self._ignored_seconds = 0.0
+        self._ignored_until: float | None = None
 
     def now(self) -> WallTime:
         """Return the time of day, less the steps forward that do not count yet."""
-        now, passed = self._wall_clock.now(), self._seconds()
-        step = now - passed - self._offset
+        now, elapsed = self._wall_clock.now(), self._seconds()
+        step = now - elapsed - self._offset
         self._offset += step
         if step > MAX_CLOCK_DRIFT_SECONDS:
-            self._ahead += step
-            self._until = passed + self._grace
+            self._ignored_seconds += step
+            self._ignored_until = elapsed + self._grace
         elif step < -MAX_CLOCK_DRIFT_SECONDS:
             # A step back may undo an earlier step forward.
-            self._ahead = max(0.0, self._ahead + step)
-        if self._until is not None and passed >= self._until:
-            self._ahead, self._until = 0.0, None
-        return WallTime(now - self._ahead)
+            self._ignored_seconds = max(0.0, self._ignored_seconds + step)
+        if self._ignored_until is not None and elapsed >= self._ignored_until:
+            self._ignored_seconds, self._ignored_until = 0.0, None
+        return WallTime(now - self._ignored_seconds)

@@ -22,7 +22,7 @@ from typing import Self
 
 from nixery.errors import StorageError
 from nixery.runtime.file_lock import open_locked
-from nixery.storage.filesystem.files import FILE_MODE, failures, into_directory
+from nixery.storage.filesystem.files import FILE_MODE, publish_path, translate_os_errors
 
 __all__ = [
     "MAX_LINK_BYTES",
@@ -35,27 +35,27 @@ __all__ = [
 ]
 
 MAX_PUBLISH_ATTEMPTS = 8
-"""Maximum attempts to publish a file whose draft or directory is removed concurrently."""
+"""Maximum attempts to publish a file whose temporary file or directory is removed concurrently."""
 
 MAX_LINK_BYTES = 1000
 """Maximum length of a symbolic link's target in bytes; XFS allows 1,023."""
 
-_names = count()
-_process = token_hex(12)
+_file_numbers = count()
+_process_token = token_hex(12)
 
-_unmasked: set[str] = set()
+_directories_without_umask: set[str] = set()
 """
-The directories where the newest checked draft was created with the right mode.  The mode of a
-blob's draft is checked anyway; small files that follow it are not checked.
+The directories where the newest checked temporary file was created with the right mode.  The mode
+of a blob's temporary file is checked anyway; small files that follow it are not checked.
 """
 
 
 class TempFile:
     """
-    A file that is being written under a temporary name (a draft).
+    A file that is being written under a temporary name.
 
     To publish it, :meth:`rename` it to its final path inside a ``with`` block, which
-    ends the draft and removes whatever is left of it.  A draft that is dropped
+    ends the temporary file and removes whatever is left of it.  A temporary file that is dropped
     without an end is removed when the object is garbage-collected.
 
     One thread writes at a time.  Ending it from another thread is safe: it waits
@@ -66,12 +66,12 @@ class TempFile:
     """
 
     def __init__(self, directory: str) -> None:
-        # Re-entrant, because publishing a draft ends it too.  It guards the
+        # Re-entrant, because publishing a temporary file ends it too.  It guards the
         # descriptor: once closed, its number may belong to any other file.
         self._lock = RLock()
         self._descriptor, self.path = _create_locked(directory)
-        self._end = weakref.finalize(self, _remove, self._descriptor, self.path)
-        self._unwanted = False
+        self._finalizer = weakref.finalize(self, _remove, self._descriptor, self.path)
+        self._discarded = False
         self.size = 0
 
     def write(self, data: bytes, /) -> int:
@@ -80,16 +80,16 @@ class TempFile:
 
         :return: its length: all of it is written.
         :raises StorageFull: there is no free space left.
-        :raises StorageError: the system failed, or the draft has ended.
+        :raises StorageError: the system failed, or the temporary file has ended.
         """
-        with self._lock, failures("write a file"):
+        with self._lock, translate_os_errors("write a file"):
             self._check()
-            rest = memoryview(data)
-            while rest:
+            remaining = memoryview(data)
+            while remaining:
                 # May write a part only, after a signal or at the last free block.
-                written = os.write(self._descriptor, rest)
+                written = os.write(self._descriptor, remaining)
                 self.size += written
-                rest = rest[written:]
+                remaining = remaining[written:]
         return len(data)
 
     def synchronise(self) -> None:
@@ -99,31 +99,31 @@ class TempFile:
             os.fsync(self._descriptor)
 
     def rename(self, target: str) -> None:
-        """Publish it, replacing an existing file; this ends the draft."""
+        """Publish it, replacing an existing file; this ends the temporary file."""
         with self._lock:
             self._check()
-            into_directory(os.rename, self.path, target)
+            publish_path(os.rename, self.path, target)
             # No file is left to be removed, only the descriptor to be closed.
-            self._end.detach()
+            self._finalizer.detach()
             with suppress(OSError):
                 os.close(self._descriptor)
 
     def discard(self) -> None:
-        """End the draft; harmless after an end.  Never raises."""
+        """End the temporary file; harmless after an end.  Never raises."""
         with self._lock:
-            self._end()
+            self._finalizer()
 
-    def discard_soon(self) -> None:
+    def discard_nowait(self) -> None:
         """
-        End the draft without waiting for another thread that uses it.
+        End the temporary file without waiting for another thread that uses it.
 
-        If there is one, its next step fails, and the draft ends when that thread
+        If there is one, its next step fails, and the temporary file ends when that thread
         releases the lock.
         """
-        self._unwanted = True
+        self._discarded = True
         if self._lock.acquire(blocking=False):
             try:
-                self._end()
+                self._finalizer()
             finally:
                 self._lock.release()
 
@@ -138,15 +138,15 @@ class TempFile:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        exception_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._end()
+        self._finalizer()
         self._lock.release()
 
     def _check(self) -> None:
-        if self._unwanted or not self._end.alive:
+        if self._discarded or not self._finalizer.alive:
             raise StorageError(operation="write a file", reason="it was ended before")
 
 
@@ -184,11 +184,11 @@ class SmallTempFile:
     def rename(self, target: str) -> None:
         """Publish it, replacing an existing target."""
         self._publish(os.rename, target)
-        self._moved = True
+        self._renamed = True
 
     def discard(self) -> None:
-        """End the draft.  Never raises."""
-        if not self._moved:
+        """End the temporary file.  Never raises."""
+        if not self._renamed:
             with suppress(OSError):
                 os.unlink(self.path)
         # Close once only: afterwards its number may belong to any other file.
@@ -202,32 +202,32 @@ class SmallTempFile:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        exception_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         self.discard()
 
-    def _publish(self, step: Callable[[str, str], None], target: str) -> None:
+    def _publish(self, operation: Callable[[str, str], None], target: str) -> None:
         for _ in range(MAX_PUBLISH_ATTEMPTS):
             try:
-                return into_directory(step, self.path, target)
+                return publish_path(operation, self.path, target)
             except FileNotFoundError:
                 # Another process swept it; the descriptor refers to a file without a name.
                 self.discard()
                 self._write()
                 self.synchronise()
-        return into_directory(step, self.path, target)
+        return publish_path(operation, self.path, target)
 
     def _write(self) -> None:
         descriptor, self.path = _create(self._directory)
-        self._descriptor, self._moved = descriptor, False
+        self._descriptor, self._renamed = descriptor, False
         try:
-            if self._directory not in _unmasked:
+            if self._directory not in _directories_without_umask:
                 _correct_mode(descriptor, self._directory)
-            rest = memoryview(self._data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            remaining = memoryview(self._data)
+            while remaining:
+                remaining = remaining[os.write(descriptor, remaining) :]
         except BaseException:
             self.discard()
             raise
@@ -258,7 +258,7 @@ class SymlinkRecord:
 
         :raises FileExistsError: the target exists.
         """
-        into_directory(os.symlink, self._text, target)
+        publish_path(os.symlink, self._text, target)
 
     def rename(self, target: str) -> None:
         """Publish it, replacing an existing target."""
@@ -266,7 +266,7 @@ class SymlinkRecord:
             path = _new_path(self._directory)
             os.symlink(self._text, path)
             try:
-                return into_directory(os.rename, path, target)
+                return publish_path(os.rename, path, target)
             except BaseException as error:
                 with suppress(OSError):
                     os.unlink(path)
@@ -277,42 +277,42 @@ class SymlinkRecord:
 
 
 def write_symlink_record(
-    ends: ExitStack, directory: str, data: bytes
+    exit_stack: ExitStack, directory: str, data: bytes
 ) -> SymlinkRecord | SmallTempFile:
     """
-    Make the cheapest draft of ``data``: a link if possible, otherwise a file.
+    Make the cheapest temporary file of ``data``: a link if possible, otherwise a file.
 
     :func:`nixery.storage.filesystem.files.read_note` reads either.
 
-    :param ends: the stack whose exit ends the draft.
-    :param directory: the directory of drafts.
+    :param exit_stack: the stack whose exit ends the temporary file.
+    :param directory: the directory of temporary files.
     """
     if 0 < len(data) <= MAX_LINK_BYTES and data.isascii() and b"\0" not in data:
         return SymlinkRecord(directory, data.decode("ascii"))
-    return ends.enter_context(SmallTempFile(directory, data))
+    return exit_stack.enter_context(SmallTempFile(directory, data))
 
 
 def small_temp_file(directory: str, data: bytes) -> SmallTempFile:
-    """Make a draft of ``data`` that is on the disk and ready to be published."""
-    draft = SmallTempFile(directory, data)
+    """Make a temporary file of ``data`` that is on the disk and ready to be published."""
+    temp_file = SmallTempFile(directory, data)
     try:
-        draft.synchronise()
+        temp_file.synchronise()
     except BaseException:
-        draft.discard()
+        temp_file.discard()
         raise
-    return draft
+    return temp_file
 
 
 def sweep(directory: str) -> int:
     """
-    Remove the drafts whose processes have died.
+    Remove the temporary files whose processes have died.
 
-    :return: the number of removed drafts.
+    :return: the number of removed temporary files.
     """
     swept = 0
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
-        with suppress(OSError):  # ended meanwhile, locked, or no draft at all
+        with suppress(OSError):  # ended meanwhile, locked, or no temporary file at all
             if os.path.islink(path):
                 os.unlink(path)
                 swept += 1
@@ -337,11 +337,11 @@ def _create(directory: str) -> tuple[int, str]:
 def _new_path(directory: str) -> str:
     # Unique to this process, also after a fork or in another PID namespace; and without
     # a system call for random bytes each time.
-    return os.path.join(directory, f"{_process}-{os.getpid()}-{next(_names)}")
+    return os.path.join(directory, f"{_process_token}-{os.getpid()}-{next(_file_numbers)}")
 
 
 def _create_locked(directory: str) -> tuple[int, str]:
-    with failures("create a file"):
+    with translate_os_errors("create a file"):
         while True:
             path = _new_path(directory)
             try:
@@ -361,17 +361,17 @@ def _create_locked(directory: str) -> tuple[int, str]:
 
 def _correct_mode(descriptor: int, directory: str) -> os.stat_result:
     """Restore the mode bits that the umask removed from a new file, which is rare."""
-    found = os.fstat(descriptor)
-    if S_IMODE(found.st_mode) == FILE_MODE:
-        _unmasked.add(directory)
+    status = os.fstat(descriptor)
+    if S_IMODE(status.st_mode) == FILE_MODE:
+        _directories_without_umask.add(directory)
     else:
-        _unmasked.discard(directory)
+        _directories_without_umask.discard(directory)
         os.fchmod(descriptor, FILE_MODE)
-    return found
+    return status
 
 
 def _remove(descriptor: int, path: str) -> None:
-    # A published draft has no such path any more, or has a second name.  The lock is
+    # A published temporary file has no such path any more, or has a second name.  The lock is
     # released with the descriptor, so that no sweep finds the file unlocked in between.
     with suppress(OSError):
         os.unlink(path)

@@ -39,7 +39,7 @@ from nixery.storage.errors import BlobsMissing, BlobUnknown
 from nixery.storage.filesystem.atomic_files import MAX_LINK_BYTES, TempFile, sweep
 from nixery.storage.filesystem.batch_publish import Placement, publish_in_order, publish_together
 from nixery.storage.filesystem.blobs import BlobPlacement, Blobs
-from nixery.storage.filesystem.files import failures, make_directories, make_directory
+from nixery.storage.filesystem.files import make_directories, make_directory, translate_os_errors
 from nixery.storage.filesystem.publish_lock import publishing
 from nixery.storage.filesystem.records import Records
 from nixery.storage.interface import (
@@ -73,9 +73,9 @@ class FilesystemStorage:
         # Make the path absolute, because a daemon changes its working directory later.
         self._root = os.path.abspath(root)
         self._workers = workers
-        drafts = os.path.join(self._root, "tmp")
-        self._blobs = Blobs(os.path.join(self._root, "blobs", "sha256"), drafts)
-        self._records = Records(os.path.join(self._root, "records"), drafts)
+        temp_directory = os.path.join(self._root, "tmp")
+        self._blobs = Blobs(os.path.join(self._root, "blobs", "sha256"), temp_directory)
+        self._records = Records(os.path.join(self._root, "records"), temp_directory)
 
     async def start(self) -> None:
         """
@@ -114,7 +114,7 @@ class FilesystemStorage:
 
         :raises BlobUnknown: there is no such blob.
         """
-        return await _bring(self._workers, lambda: self._blobs.open(digest), _close)
+        return await _acquire_on_worker(self._workers, lambda: self._blobs.open(digest), _close)
 
     async def create(self) -> BlobWriter:
         """Begin a blob whose digest is not known yet."""
@@ -129,13 +129,13 @@ class FilesystemStorage:
         return await self._workers.run(self._commit_many, tuple(commits))
 
     def _commit_many(self, commits: Sequence[PendingBlob]) -> list[bytes]:
-        with ExitStack() as ends, failures("store blobs"):
+        with ExitStack() as exit_stack, translate_os_errors("store blobs"):
             placements: list[Placement] = []
             records = []
             for each in commits:
                 assert isinstance(each.writer, _Writer)
-                blob = each.writer.prepare(ends, each.digest, each.size, each.media_type)
-                record = self._records.prepare(ends, *each.record)
+                blob = each.writer.prepare(exit_stack, each.digest, each.size, each.media_type)
+                record = self._records.prepare(exit_stack, *each.record)
                 placements += [blob, record]
                 records.append(record)
             # Readers of a blob's record check the blob too, so a power failure may leave a
@@ -168,15 +168,16 @@ class FilesystemStorage:
     ) -> None:
         # No garbage collection, in any process, can run between the check of the blobs and
         # the storing of the manifest.
-        with failures("publish an image"), publishing(self._root):
-            gone = [digest for digest in needs if not self._claim(digest)]
-            if gone:
-                raise BlobsMissing(digests=tuple(gone))
-            with ExitStack() as ends:
+        with translate_os_errors("publish an image"), publishing(self._root):
+            missing = [digest for digest in needs if not self._claim(digest)]
+            if missing:
+                raise BlobsMissing(digests=tuple(missing))
+            with ExitStack() as exit_stack:
                 placements: list[Placement] = [
-                    self._blobs.prepare_small(ends, data, media_type) for data, media_type in blobs
+                    self._blobs.prepare_small(exit_stack, data, media_type)
+                    for data, media_type in blobs
                 ]
-                placements.append(self._records.prepare(ends, *record, replace=True))
+                placements.append(self._records.prepare(exit_stack, *record, replace=True))
                 # Each names the ones before, which must hold even after a power failure.
                 publish_in_order(placements)
 
@@ -223,12 +224,12 @@ class _Writer:
     def __init__(self, blobs: Blobs, workers: Workers) -> None:
         self._blobs = blobs
         self._workers = workers
-        self._draft: TempFile | None = None
+        self._temp_file: TempFile | None = None
         self._aborted = False
 
     def write(self, data: bytes, /) -> int:
         """Append ``data``, on a worker thread; blocking disk writes are the back-pressure."""
-        return self._begun().write(data)
+        return self._ensure_temp_file().write(data)
 
     async def commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
         """
@@ -244,72 +245,76 @@ class _Writer:
     async def abort(self) -> None:
         """Discard the written data.  Never raises; harmless after an end."""
         self._aborted = True
-        if self._draft is None:
+        if self._temp_file is None:
             return
         try:
-            await self._workers.run(self._draft.discard)
+            await self._workers.run(self._temp_file.discard)
         except (ShuttingDown, CancelledError):
             # The file has to be removed all the same.
-            self._draft.discard_soon()
+            self._temp_file.discard_nowait()
 
-    def _begun(self) -> TempFile:
-        if self._draft is None and not self._aborted:
-            self._draft = self._blobs.create()
-        # Checked after the draft was made visible to other threads: a concurrent abort has
-        # either seen the draft, or is noticed here.
-        if self._aborted or self._draft is None:
-            if self._draft is not None:
-                self._draft.discard()
+    def _ensure_temp_file(self) -> TempFile:
+        if self._temp_file is None and not self._aborted:
+            self._temp_file = self._blobs.create()
+        # Checked after the temporary file was made visible to other threads: a concurrent abort has
+        # either seen the temporary file, or is noticed here.
+        if self._aborted or self._temp_file is None:
+            if self._temp_file is not None:
+                self._temp_file.discard()
             raise StorageError(operation="write a blob", reason="it was ended before")
-        return self._draft
+        return self._temp_file
 
-    def prepare(self, ends: ExitStack, digest: Digest, size: int, media_type: str) -> BlobPlacement:
+    def prepare(
+        self, exit_stack: ExitStack, digest: Digest, size: int, media_type: str
+    ) -> BlobPlacement:
         """Call :meth:`nixery.storage.filesystem.blobs.Blobs.prepare`, on a worker thread."""
-        return self._blobs.prepare(ends, self._begun(), digest, size, media_type)
+        return self._blobs.prepare(exit_stack, self._ensure_temp_file(), digest, size, media_type)
 
     def _commit(self, digest: Digest, size: int, media_type: str) -> BlobInfo:
-        return self._blobs.commit(self._begun(), digest, size, media_type)
+        return self._blobs.commit(self._ensure_temp_file(), digest, size, media_type)
 
 
-async def _bring(workers: Workers, acquire: Callable[[], T], release: Callable[[T], None]) -> T:
+async def _acquire_on_worker(
+    workers: Workers, acquire: Callable[[], T], release: Callable[[T], None]
+) -> T:
     """
     Acquire something on a worker thread.
 
     Cancelling the wait does not stop the thread: what the thread acquires after that is
     released, and neither descriptors nor files leak.
     """
-    handover: _Handover[T] = _Handover(release)
+    acquisition: _Acquisition[T] = _Acquisition(release)
     try:
-        return await workers.run(handover.give, acquire)
+        return await workers.run(acquisition.run, acquire)
     except BaseException:
-        handover.refuse()
+        acquisition.abandon()
         raise
 
 
-class _Handover(Generic[T]):
+class _Acquisition(Generic[T]):
     """Passes a thing from the thread that acquires it to the reactor, which may refuse it."""
 
     def __init__(self, release: Callable[[T], None]) -> None:
         self._release = release
         self._lock = Lock()
-        self._given: list[T] = []
-        self._refused = False
+        self._acquired: list[T] = []
+        self._abandoned = False
 
-    def give(self, acquire: Callable[[], T]) -> T:
-        thing = acquire()
+    def run(self, acquire: Callable[[], T]) -> T:
+        resource = acquire()
         with self._lock:
-            self._given.append(thing)
-            refused = self._refused
-        if refused:
-            self._release(thing)
-        return thing
+            self._acquired.append(resource)
+            abandoned = self._abandoned
+        if abandoned:
+            self._release(resource)
+        return resource
 
-    def refuse(self) -> None:
+    def abandon(self) -> None:
         with self._lock:
-            self._refused = True
-            given = list(self._given)
-        for thing in given:
-            self._release(thing)
+            self._abandoned = True
+            acquired = list(self._acquired)
+        for resource in acquired:
+            self._release(resource)
 
 
 def _close(source: OpenFile) -> None:
@@ -324,25 +329,25 @@ def _prepare(root: str) -> int:
     """
     tmp = os.path.join(root, "tmp")
     blobs = os.path.join(root, "blobs")
-    places = (os.path.join(blobs, "sha256"), os.path.join(root, "records"), tmp)
-    with failures(f"open the directory {root}"):
+    directories = (os.path.join(blobs, "sha256"), os.path.join(root, "records"), tmp)
+    with translate_os_errors(f"open the directory {root}"):
         os.makedirs(os.path.dirname(root), exist_ok=True)
-        for path in (root, blobs, *places):
+        for path in (root, blobs, *directories):
             make_directory(path)
         # Create all directories of blobs now, so that a commit finds its directory.
-        present = os.listdir(places[0])
+        existing = os.listdir(directories[0])
         names = (f"{number:02x}" for number in range(256))
-        make_directories(places[0], [name for name in names if name not in present])
-        if len({os.stat(publish_together).st_dev for publish_together in places}) > 1:
+        make_directories(directories[0], [name for name in names if name not in existing])
+        if len({os.stat(path).st_dev for path in directories}) > 1:
             raise OSError(errno.EXDEV, "its parts lie on different file systems", root)
         with TempFile(tmp) as probe:
             os.link(probe.path, probe.path + "-link")
             os.unlink(probe.path + "-link")
-            _try_note(probe.path + "-note")
+            _probe_symlink(probe.path + "-note")
         return sweep(tmp)
 
 
-def _try_note(path: str) -> None:
+def _probe_symlink(path: str) -> None:
     try:
         os.symlink("-" * MAX_LINK_BYTES, path)
     except OSError as error:

@@ -15,11 +15,11 @@ from typing import Protocol
 
 from nixery.storage.filesystem.files import synchronise_directory
 
-__all__ = ["Placement", "Synchronised", "publish_together", "publish_in_order"]
+__all__ = ["Placement", "Synchronisable", "publish_together", "publish_in_order"]
 
 
-class Synchronised(Protocol):
-    """A draft of any kind."""
+class Synchronisable(Protocol):
+    """A temporary file of any kind."""
 
     def synchronise(self) -> None:
         """Wait until it is on the disk."""
@@ -29,8 +29,8 @@ class Placement(Protocol):
     """A blob or a record that is written but not yet visible."""
 
     @property
-    def drafts(self) -> Sequence[Synchronised]:
-        """Return the drafts to synchronise before; empty if it was stored already."""
+    def temp_files(self) -> Sequence[Synchronisable]:
+        """Return the temporary files to synchronise before; empty if it was stored already."""
 
     def place(self) -> str:
         """
@@ -60,5 +60,5 @@ def publish_in_order(placements: Sequence[Placement]) -> None:
 
 def _synchronise(placements: Sequence[Placement]) -> None:
     for each in placements:
-        for draft in each.drafts:
-            draft.synchronise()
+        for temp_file in each.temp_files:
+            temp_file.synchronise()

@@ -41,7 +41,7 @@ from nixery.storage.filesystem.atomic_files import (
     write_symlink_record,
 )
 from nixery.storage.filesystem.batch_publish import publish_together
-from nixery.storage.filesystem.files import failures, read_note
+from nixery.storage.filesystem.files import read_symlink_record, translate_os_errors
 from nixery.storage.filesystem.last_used import record_use
 from nixery.storage.interface import BlobInfo, OpenFile
 from nixery.storage.rules import check_small
@@ -61,25 +61,25 @@ class Blobs:
     no free space left, its subclass :class:`nixery.storage.errors.StorageFull`.
 
     :param directory: the directory of the blobs; it exists.
-    :param drafts: the directory they are written in, on the same file system.
+    :param temp_directory: the directory they are written in, on the same file system.
     """
 
     _log = Logger()
 
-    def __init__(self, directory: str, drafts: str) -> None:
+    def __init__(self, directory: str, temp_directory: str) -> None:
         self._directory = directory
-        self._drafts = drafts
+        self._temp_directory = temp_directory
 
     def stat(self, digest: Digest) -> BlobInfo:
         """:raises BlobUnknown: there is no such blob, or no whole one."""
         path = self._path(digest)
-        with failures("look a blob up"):
+        with translate_os_errors("look a blob up"):
             try:
-                found = os.stat(path)
-                record_use(path, found)
+                status = os.stat(path)
+                record_use(path, status)
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
-            return self._whole(digest, path, found.st_size)
+            return self._check_size(digest, path, status.st_size)
 
     def claim(self, digest: Digest) -> BlobInfo:
         """
@@ -87,13 +87,13 @@ class Blobs:
         :raises BlobUnknown: there is no such blob, or no whole one.
         """
         path = self._path(digest)
-        with failures("look a blob up"):
+        with translate_os_errors("look a blob up"):
             try:
                 os.utime(path)
                 size = os.stat(path).st_size
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
-            return self._whole(digest, path, size)
+            return self._check_size(digest, path, size)
 
     def missing(self, digests: Iterable[Digest]) -> frozenset[Digest]:
         """Return those of ``digests`` that are not there, or not whole."""
@@ -102,15 +102,15 @@ class Blobs:
     def open(self, digest: Digest) -> OpenFile:
         """:raises BlobUnknown: there is no such blob, or no whole one."""
         path = self._path(digest)
-        with failures("open a blob"):
+        with translate_os_errors("open a blob"):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
             try:
-                found = os.fstat(descriptor)
-                record_use(descriptor, found)
-                info = self._whole(digest, path, found.st_size)
+                status = os.fstat(descriptor)
+                record_use(descriptor, status)
+                info = self._check_size(digest, path, status.st_size)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -126,7 +126,7 @@ class Blobs:
         :raises BlobUnknown: there is no such blob, or no whole one.
         """
         source = self.open(digest)
-        with failures("read a blob"):
+        with translate_os_errors("read a blob"):
             with os.fdopen(source.descriptor, "rb") as file:
                 check_small(f"read {digest}", source.info.size)
                 data = file.read(source.info.size)
@@ -144,47 +144,48 @@ class Blobs:
 
     def create(self) -> TempFile:
         """Begin a blob whose digest is not known yet."""
-        return TempFile(self._drafts)
+        return TempFile(self._temp_directory)
 
-    def commit(self, draft: TempFile, digest: Digest, size: int, media_type: str) -> BlobInfo:
+    def commit(self, temp_file: TempFile, digest: Digest, size: int, media_type: str) -> BlobInfo:
         """
-        Make a draft visible under ``digest``; the draft ends in any case.
+        Make a temporary file visible under ``digest``; the temporary file ends in any case.
 
         It is not checked that the bytes hash to ``digest``: the caller computed the digest
         while writing them, and reading them again would double the cost.
 
         :return: the blob as it is stored: an existing one keeps its media type.
-        :raises DigestMismatch: the draft is not ``size`` bytes long.
+        :raises DigestMismatch: the temporary file is not ``size`` bytes long.
         """
-        with ExitStack() as ends, failures("store a blob"):
-            blob = self.prepare(ends, draft, digest, size, media_type)
+        with ExitStack() as exit_stack, translate_os_errors("store a blob"):
+            blob = self.prepare(exit_stack, temp_file, digest, size, media_type)
             publish_together([blob])
         return blob.info
 
     def prepare(
-        self, ends: ExitStack, draft: TempFile, digest: Digest, size: int, media_type: str
+        self, exit_stack: ExitStack, temp_file: TempFile, digest: Digest, size: int, media_type: str
     ) -> BlobPlacement:
         """
         Prepare what :meth:`commit` does, to become visible in one operation with others.
 
-        :param ends: the stack whose exit ends the draft and everything else that is made.
+        :param exit_stack: the stack whose exit ends the temporary file and everything else that is
+            made.
         """
-        ends.enter_context(draft)
-        if draft.size != size:
+        exit_stack.enter_context(temp_file)
+        if temp_file.size != size:
             raise DigestMismatch(
                 operation=f"store {digest}",
-                reason=f"{draft.size} bytes were written, and {size} announced",
+                reason=f"{temp_file.size} bytes were written, and {size} announced",
                 expected=f"{size} bytes",
-                actual=f"{draft.size} bytes",
+                actual=f"{temp_file.size} bytes",
             )
         info = BlobInfo(digest=digest, size=size, media_type=media_type)
-        known = self._find(digest)
+        existing = self._find(digest)
         # Equal digests have equal sizes, unless both files of the blob are damaged.
-        if known is not None and known.size == size:
-            return BlobPlacement(known, self._path(digest))
-        return self._placed(ends, draft, info)
+        if existing is not None and existing.size == size:
+            return BlobPlacement(existing, self._path(digest))
+        return self._new_placement(exit_stack, temp_file, info)
 
-    def prepare_small(self, ends: ExitStack, data: bytes, media_type: str) -> BlobPlacement:
+    def prepare_small(self, exit_stack: ExitStack, data: bytes, media_type: str) -> BlobPlacement:
         """
         Prepare what :meth:`put` does, to become visible in one operation with others.
 
@@ -193,15 +194,17 @@ class Blobs:
         check_small("store a blob", len(data))
         info = BlobInfo(digest=_digest(data), size=len(data), media_type=media_type)
         with suppress(BlobUnknown):
-            known = self.claim(info.digest)
-            if known.size == info.size:
-                return BlobPlacement(known, self._path(info.digest))
-        return self._placed(ends, ends.enter_context(SmallTempFile(self._drafts, data)), info)
+            existing = self.claim(info.digest)
+            if existing.size == info.size:
+                return BlobPlacement(existing, self._path(info.digest))
+        return self._new_placement(
+            exit_stack, exit_stack.enter_context(SmallTempFile(self._temp_directory, data)), info
+        )
 
     def put(self, data: bytes, media_type: str) -> BlobInfo:
         """Store a small blob; an existing one is kept."""
-        with ExitStack() as ends, failures("store a blob"):
-            blob = self.prepare_small(ends, data, media_type)
+        with ExitStack() as exit_stack, translate_os_errors("store a blob"):
+            blob = self.prepare_small(exit_stack, data, media_type)
             publish_together([blob])
         return blob.info
 
@@ -210,9 +213,9 @@ class Blobs:
         hexadecimal = parse_digest(digest).removeprefix("sha256:")
         return os.path.join(self._directory, hexadecimal[:2], hexadecimal)
 
-    def _whole(self, digest: Digest, path: str, size: int) -> BlobInfo:
+    def _check_size(self, digest: Digest, path: str, size: int) -> BlobInfo:
         """:raises BlobUnknown: ``size`` bytes are not what the description says."""
-        info = _description(digest, path)
+        info = _stored_info(digest, path)
         if info is None:
             self._log.info(
                 "{digest} has bytes and no description: it counts as absent", digest=digest
@@ -235,12 +238,12 @@ class Blobs:
         except BlobUnknown:
             return None
 
-    def _placed(
-        self, ends: ExitStack, draft: TempFile | SmallTempFile, info: BlobInfo
+    def _new_placement(
+        self, exit_stack: ExitStack, temp_file: TempFile | SmallTempFile, info: BlobInfo
     ) -> BlobPlacement:
-        noted = json.dumps({"mediaType": info.media_type, "size": info.size}, sort_keys=True)
-        note = write_symlink_record(ends, self._drafts, noted.encode("ascii"))
-        return BlobPlacement(info, self._path(info.digest), draft, note)
+        text = json.dumps({"mediaType": info.media_type, "size": info.size}, sort_keys=True)
+        description = write_symlink_record(exit_stack, self._temp_directory, text.encode("ascii"))
+        return BlobPlacement(info, self._path(info.digest), temp_file, description)
 
 
 class BlobPlacement:
@@ -255,37 +258,39 @@ class BlobPlacement:
         self,
         info: BlobInfo,
         path: str,
-        draft: TempFile | SmallTempFile | None = None,
-        note: SymlinkRecord | SmallTempFile | None = None,
+        temp_file: TempFile | SmallTempFile | None = None,
+        description: SymlinkRecord | SmallTempFile | None = None,
     ) -> None:
         self.info = info
         self._path = path
-        self._draft = draft
-        self._note = note
+        self._temp_file = temp_file
+        self._description = description
 
     @property
-    def drafts(self) -> Sequence[TempFile | SymlinkRecord | SmallTempFile]:
-        return [draft for draft in (self._draft, self._note) if draft is not None]
+    def temp_files(self) -> Sequence[TempFile | SymlinkRecord | SmallTempFile]:
+        return [
+            temp_file for temp_file in (self._temp_file, self._description) if temp_file is not None
+        ]
 
     def place(self) -> str:
-        if self._draft is not None and self._note is not None:
+        if self._temp_file is not None and self._description is not None:
             # Replaces damaged bytes, or equal bytes of a concurrent commit.  A reader
             # that has the replaced file open reads it to its end.
-            self._draft.rename(self._path)
-            self._describe(self._note)
+            self._temp_file.rename(self._path)
+            self._describe(self._description)
         # The concurrent commit that stored an existing blob may not have synchronised it yet.
         return os.path.dirname(self._path)
 
-    def _describe(self, note: SymlinkRecord | SmallTempFile) -> None:
+    def _describe(self, description: SymlinkRecord | SmallTempFile) -> None:
         """Store a blob's size and media type, unless they are stored already."""
         try:
-            note.link(self._path + DESCRIPTION)
+            description.link(self._path + DESCRIPTION)
         except FileExistsError:
-            first = _description(self.info.digest, self._path)
-            if first is not None and first.size == self.info.size:
-                self.info = first
+            existing = _stored_info(self.info.digest, self._path)
+            if existing is not None and existing.size == self.info.size:
+                self.info = existing
             else:
-                note.rename(self._path + DESCRIPTION)
+                description.rename(self._path + DESCRIPTION)
 
 
 def read_description(path: str) -> tuple[str, int] | None:
@@ -298,18 +303,18 @@ def read_description(path: str) -> tuple[str, int] | None:
     :raises StorageError: it is too large to be one.
     """
     try:
-        noted = json.loads(read_note(path))
+        description = json.loads(read_symlink_record(path))
     except (FileNotFoundError, ValueError):
         return None
-    match noted:
+    match description:
         case {"size": int(size), "mediaType": str(media_type)}:
             return media_type, size
     return None
 
 
-def _description(digest: Digest, path: str) -> BlobInfo | None:
-    noted = read_description(path + DESCRIPTION)
-    return noted and BlobInfo(digest=digest, media_type=noted[0], size=noted[1])
+def _stored_info(digest: Digest, path: str) -> BlobInfo | None:
+    description = read_description(path + DESCRIPTION)
+    return description and BlobInfo(digest=digest, media_type=description[0], size=description[1])
 
 
 def _digest(data: bytes) -> Digest:

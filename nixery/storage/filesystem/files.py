@@ -17,12 +17,12 @@ from nixery.storage.errors import StorageFull
 from nixery.storage.rules import check_small
 
 __all__ = [
-    "failures",
-    "into_directory",
+    "translate_os_errors",
+    "publish_path",
     "make_directories",
     "make_directory",
     "read_file",
-    "read_note",
+    "read_symlink_record",
     "synchronise_directory",
 ]
 
@@ -31,7 +31,7 @@ FILE_MODE = 0o640
 
 
 @contextmanager
-def failures(operation: str) -> Iterator[None]:
+def translate_os_errors(operation: str) -> Iterator[None]:
     """
     Turn errors of the operating system into errors of the storage.
 
@@ -60,14 +60,14 @@ def read_file(path: str, flags: int = 0) -> bytes:
         size = os.fstat(descriptor).st_size
         check_small(f"read {path}", size)
         data = os.read(descriptor, size)
-        while len(data) < size and (more := os.read(descriptor, size - len(data))):
-            data += more
+        while len(data) < size and (chunk := os.read(descriptor, size - len(data))):
+            data += chunk
         return data
     finally:
         os.close(descriptor)
 
 
-def read_note(path: str) -> bytes:
+def read_symlink_record(path: str) -> bytes:
     """
     Read what :func:`.atomic_files.write_symlink_record` has written.
 
@@ -91,18 +91,18 @@ def read_note(path: str) -> bytes:
                 raise
 
 
-def into_directory(step: Callable[[str, str], None], path: str, target: str) -> None:
+def publish_path(operation: Callable[[str, str], None], path: str, target: str) -> None:
     """
     Link or rename ``path`` to ``target``, whose directory is created if it is missing.
 
     :raises FileNotFoundError: ``path`` does not exist.
     """
     try:
-        step(path, target)
+        operation(path, target)
     except FileNotFoundError:
         # Rare: the directory is not checked beforehand, to save a call each time.
         make_directory(os.path.dirname(target))
-        step(path, target)
+        operation(path, target)
 
 
 def make_directory(path: str) -> None:
@@ -112,7 +112,7 @@ def make_directory(path: str) -> None:
 
 def make_directories(parent: str, names: Iterable[str]) -> None:
     """Create directories inside one directory durably, except for existing ones."""
-    made = False
+    created = False
     for name in names:
         path = os.path.join(parent, name)
         try:
@@ -120,8 +120,8 @@ def make_directories(parent: str, names: Iterable[str]) -> None:
         except FileExistsError:
             continue
         os.chmod(path, DIRECTORY_MODE)  # restore the bits that the umask removed
-        made = True
-    if made:
+        created = True
+    if created:
         synchronise_directory(parent)
 
 

@@ -32,8 +32,8 @@ because
    are within the grace period.  Only a grace period of 0 gives that up: clients may then
    get a 404 between manifest and layer, and their next try succeeds;
 5. a blob is removed by moving its description, which makes it absent, and then its
-   bytes to the directory of drafts.  A reader that has it open reads it to its end.  It is
-   deleted from there without the lock, and swept like a draft after a crash.
+   bytes to the directory of temporary files.  A reader that has it open reads it to its end.  It is
+   deleted from there without the lock, and swept like a temporary file after a crash.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ from nixery.image.names import Digest
 from nixery.runtime.clocks import SystemWallClock, WallClock, WallTime
 from nixery.storage.errors import CollectionRunning, StorageUnavailable
 from nixery.storage.filesystem.blobs import DESCRIPTION
-from nixery.storage.filesystem.files import failures, synchronise_directory
-from nixery.storage.filesystem.gc_policy import Collected, Policy, choose
+from nixery.storage.filesystem.files import synchronise_directory, translate_os_errors
+from nixery.storage.filesystem.gc_policy import CollectionResult, Policy, choose_images
 from nixery.storage.filesystem.last_used import RESOLUTION_SECONDS
 from nixery.storage.filesystem.publish_lock import attempt_collection, attempt_removal
 from nixery.storage.filesystem.scan import (
@@ -67,13 +67,13 @@ from nixery.storage.filesystem.scan import (
 
 __all__ = [
     "Step",
-    "Work",
+    "Collection",
     "collect",
     "run_blocking",
-    "locked",
+    "with_lock",
     "move_aside",
     "purge",
-    "survey",
+    "scan",
 ]
 
 T = TypeVar("T")
@@ -90,53 +90,55 @@ MAX_LOCK_ATTEMPTS = 1200
 class Step(Enum):
     """Tells the caller that runs the steps of a collection how to continue."""
 
-    GO = "go on at once"
+    CONTINUE = "go on at once"
     WAIT = "go on in a moment: somebody publishes"
 
 
-Work = Generator[Step, None, Collected]
+Collection = Generator[Step, None, CollectionResult]
 """A collection, step by step; steps may run on different threads, one at a time."""
 
 
-def run_blocking(work: Generator[Step, None, T]) -> T:
+def run_blocking(collection: Generator[Step, None, T]) -> T:
     """Run all steps of a collection on this thread, and block."""
     while True:
         try:
-            if next(work) is Step.WAIT:
+            if next(collection) is Step.WAIT:
                 time.sleep(0.05)
         except StopIteration as end:
             result: T = end.value
             return result
 
 
-def collect(root: str, policy: Policy, ages: WallClock | None = None) -> Work:
+def collect(root: str, policy: Policy, age_clock: WallClock | None = None) -> Collection:
     """
     Remove everything that the policy does not keep.
 
     :param root: the directory of the storage.
-    :param ages: the clock for ages; by default, the wall clock of this machine.
+    :param age_clock: the clock for ages; by default, the wall clock of this machine.
     :raises CollectionRunning: another collection is running.
     :raises StorageError: the disk failed; files removed before that stay removed.
     """
-    ages = ages or _clock
-    with attempt_collection(root) as alone:
-        if not alone:
+    age_clock = age_clock or _clock
+    with attempt_collection(root) as acquired:
+        if not acquired:
             raise CollectionRunning(path=root)
         inventory = Inventory(root=root)
-        yield from survey(inventory)
-        done = Collected(dry_run=policy.dry_run)
-        units = inventory.units()
-        victims = choose(inventory, units, policy, ages.now())
-        kept = yield from _untag(inventory, units, victims, policy, done)
-        yield from _remove(inventory, kept, policy, done, ages.now())
-        yield from _remove_dangling(inventory, policy, done)
+        yield from scan(inventory)
+        result = CollectionResult(dry_run=policy.dry_run)
+        images = inventory.stored_images()
+        to_remove = choose_images(inventory, images, policy, age_clock.now())
+        live = yield from _untag(inventory, images, to_remove, policy, result)
+        yield from _remove(inventory, live, policy, result, age_clock.now())
+        yield from _remove_dangling(inventory, policy, result)
         yield from _correct_times(inventory, policy)
         if policy.max_bytes is not None:
-            done.over = max(0, done.total - policy.max_bytes)
-        return done
+            result.over = max(0, result.total - policy.max_bytes)
+        return result
 
 
-def purge(root: str, chosen: Sequence[StoredImage], inventory: Inventory, *, dry_run: bool) -> Work:
+def purge(
+    root: str, chosen: Sequence[StoredImage], inventory: Inventory, *, dry_run: bool
+) -> Collection:
     """
     Remove some images now, however recently they were pulled, and the blobs only they name.
 
@@ -144,25 +146,25 @@ def purge(root: str, chosen: Sequence[StoredImage], inventory: Inventory, *, dry
     :raises CollectionRunning: a collection is running.
     """
     policy = Policy(grace=0.0, dry_run=dry_run)
-    with attempt_collection(root) as alone:
-        if not alone:
+    with attempt_collection(root) as acquired:
+        if not acquired:
             raise CollectionRunning(path=root)
-        done = Collected(dry_run=dry_run)
-        kept = yield from _untag(inventory, inventory.units(), chosen, policy, done)
-        mine = frozenset(digest for unit in chosen for digest in unit.needs)
-        yield from _remove(inventory, kept, policy, done, _clock.now(), only=mine)
-        return done
+        result = CollectionResult(dry_run=dry_run)
+        live = yield from _untag(inventory, inventory.stored_images(), chosen, policy, result)
+        candidates = frozenset(digest for image in chosen for digest in image.needs)
+        yield from _remove(inventory, live, policy, result, _clock.now(), candidates=candidates)
+        return result
 
 
-def survey(inventory: Inventory) -> Generator[Step, None, None]:
+def scan(inventory: Inventory) -> Generator[Step, None, None]:
     """Read the contents of the directory, in the order that makes removing safe."""
-    with failures("survey the storage"):
+    with translate_os_errors("survey the storage"):
         for _ in read_files(inventory):
-            yield Step.GO
+            yield Step.CONTINUE
         # Every publisher has either ended, or not checked its blobs yet.
-        yield from locked(inventory.root, lambda: None)
+        yield from with_lock(inventory.root, lambda: None)
         for _ in read_names(inventory):
-            yield Step.GO
+            yield Step.CONTINUE
 
 
 def move_aside(inventory: Inventory, digest: Digest, directory: str) -> list[str]:
@@ -181,16 +183,16 @@ def move_aside(inventory: Inventory, digest: Digest, directory: str) -> list[str
     return moved
 
 
-def locked(root: str, change: Callable[[], T]) -> Generator[Step, None, T]:
+def with_lock(root: str, action: Callable[[], T]) -> Generator[Step, None, T]:
     """
     Change something while the lock keeps publishers out.
 
     :raises StorageUnavailable: publishers held the lock at every attempt.
     """
     for _ in range(MAX_LOCK_ATTEMPTS):
-        with failures("change the storage"), attempt_removal(root) as held:
-            if held:
-                return change()
+        with translate_os_errors("change the storage"), attempt_removal(root) as acquired:
+            if acquired:
+                return action()
         yield Step.WAIT
     raise StorageUnavailable(
         operation="collect what is not needed", reason="images are published all the time"
@@ -202,92 +204,96 @@ def locked(root: str, change: Callable[[], T]) -> Generator[Step, None, T]:
 
 def _untag(
     inventory: Inventory,
-    units: Sequence[StoredImage],
-    victims: Iterable[StoredImage],
+    images: Sequence[StoredImage],
+    to_remove: Iterable[StoredImage],
     policy: Policy,
-    done: Collected,
+    result: CollectionResult,
 ) -> Generator[Step, None, frozenset[Digest]]:
     """Remove images from the store; returns the blobs that the remaining images need."""
-    leaving = {unit.manifests for unit in victims}
-    staying = [unit for unit in units if unit.manifests not in leaving]
-    served: dict[str, list[str]] = {}
-    for place, key in inventory.served.items():
-        served.setdefault(key, []).append(place)
-    notes: dict[Digest | None, list[tuple[str, str]]] = {}
-    for note, about in inventory.notes.items():
-        notes.setdefault(about, []).append(note)
-    naming = Counter(digest for unit in units for digest in unit.manifests)
-    for victim in [unit for unit in units if unit.manifests in leaving]:
+    removed = {image.manifests for image in to_remove}
+    remaining = [image for image in images if image.manifests not in removed]
+    tag_keys: dict[str, list[str]] = {}
+    for tag_key, key in inventory.tag_records.items():
+        tag_keys.setdefault(key, []).append(tag_key)
+    records_about: dict[Digest | None, list[tuple[str, str]]] = {}
+    for record, digest in inventory.other_records.items():
+        records_about.setdefault(digest, []).append(record)
+    reference_counts = Counter(digest for image in images for digest in image.manifests)
+    for image in [image for image in images if image.manifests in removed]:
         # A manifest that another image names too is kept.
-        alone = [digest for digest in victim.manifests if naming[digest] == 1]
-        outside = [("served", place) for key in victim.keys for place in served.get(key, ())]
-        outside += [note for digest in alone for note in notes.get(digest, ())]
-        drafts: list[str] | None = []
+        exclusive = [digest for digest in image.manifests if reference_counts[digest] == 1]
+        outer_records = [
+            ("served", tag_key) for key in image.keys for tag_key in tag_keys.get(key, ())
+        ]
+        outer_records += [
+            record for digest in exclusive for record in records_about.get(digest, ())
+        ]
+        moved_paths: list[str] | None = []
         if not policy.dry_run:
-            drafts = yield from locked(
-                inventory.root, partial(_unpublish, inventory, victim, alone, outside)
+            moved_paths = yield from with_lock(
+                inventory.root, partial(_unpublish, inventory, image, exclusive, outer_records)
             )
-        if drafts is None:
-            done.spared += 1
-            staying.append(victim)
+        if moved_paths is None:
+            result.spared += 1
+            remaining.append(image)
         else:
-            done.images += 1
-            naming.subtract(victim.manifests)
-            _delete(drafts)
-        yield Step.GO
-    return frozenset(digest for unit in staying for digest in unit.needs)
+            result.images += 1
+            reference_counts.subtract(image.manifests)
+            _delete(moved_paths)
+        yield Step.CONTINUE
+    return frozenset(digest for image in remaining for digest in image.needs)
 
 
 def _unpublish(
     inventory: Inventory,
-    unit: StoredImage,
+    image: StoredImage,
     manifests: Sequence[Digest],
-    outside: Sequence[tuple[str, str]],
+    outer_records: Sequence[tuple[str, str]],
 ) -> list[str] | None:
     """
     Remove an image.  The caller holds the lock.
 
     :param manifests: those of its manifests that no other image has.
-    :param outside: the records that named it, or were about it, when they were listed.
+    :param outer_records: the records that named it, or were about it, when they were listed.
     :return: the paths to be deleted; ``None`` if it was used since, and is kept.
     """
-    if not all(_untouched(inventory, digest) for digest in unit.manifests):
+    if not all(_is_unchanged(inventory, digest) for digest in image.manifests):
         return None
     records = inventory.records
-    for kind, key in outside:
+    for kind, key in outer_records:
         # The record may name another image by now.
-        if kind != "served" or records.get(kind, key) == inventory.served[key].encode():
+        if kind != "served" or records.get(kind, key) == inventory.tag_records[key].encode():
             records.delete(kind, key)
-    for key in unit.keys:
+    for key in image.keys:
         value = records.get("image", key)
-        if value is not None and image_manifests(value) == unit.manifests:
+        if value is not None and image_manifests(value) == image.manifests:
             records.delete("image", key)
-    drafts = _discard(inventory, manifests)
+    moved_paths = _move_to_temp(inventory, manifests)
     # Has to be on the disk before any blob that it names is removed.
     for directory in {os.path.dirname(inventory.path(digest)) for digest in manifests}:
         if os.path.isdir(directory):
             synchronise_directory(directory)
-    return drafts
+    return moved_paths
 
 
 def _remove(
     inventory: Inventory,
-    kept: frozenset[Digest],
+    live: frozenset[Digest],
     policy: Policy,
-    done: Collected,
+    result: CollectionResult,
     now: WallTime,
-    only: frozenset[Digest] | None = None,
+    candidates: frozenset[Digest] | None = None,
 ) -> Generator[Step, None, None]:
     """Remove the blobs that no manifest names."""
-    everything = inventory.files.keys() | inventory.described.keys()
+    digests = inventory.files.keys() | inventory.descriptions.keys()
     garbage = []
-    for digest in sorted(everything if only is None else everything & only):
+    for digest in sorted(digests if candidates is None else digests & candidates):
         file = inventory.files.get(digest)
         # Left for the next collection: changed too close to the listing, or used recently.
         recent = file is not None and (file.fresh or now - file.used < policy.protection)
-        if digest not in kept and not recent:
+        if digest not in live and not recent:
             garbage.append(digest)
-    done.total = inventory.total
+    result.total = inventory.total
     for start in range(0, len(garbage), REMOVAL_BATCH_SIZE):
         batch = garbage[start : start + REMOVAL_BATCH_SIZE]
         sizes = {
@@ -295,48 +301,48 @@ def _remove(
         }
         removed: Sequence[Digest] = batch
         if not policy.dry_run:
-            removed, drafts = yield from locked(
-                inventory.root, partial(_discard_untouched, inventory, batch)
+            removed, moved_paths = yield from with_lock(
+                inventory.root, partial(_move_unchanged_to_temp, inventory, batch)
             )
-            _delete(drafts)
+            _delete(moved_paths)
         freed = sum(sizes.get(digest, 0) for digest in removed)
-        done.blobs += len(removed)
-        done.spared += len(batch) - len(removed)
-        done.freed += freed
-        done.total -= freed
-        yield Step.GO
+        result.blobs += len(removed)
+        result.spared += len(batch) - len(removed)
+        result.freed += freed
+        result.total -= freed
+        yield Step.CONTINUE
 
 
 def _remove_dangling(
-    inventory: Inventory, policy: Policy, done: Collected
+    inventory: Inventory, policy: Policy, result: CollectionResult
 ) -> Generator[Step, None, None]:
     """Remove the dangling records."""
     if policy.dry_run:
         return
     records = inventory.records
 
-    def leads_nowhere(kind: str, key: str) -> bool:
+    def is_dangling(kind: str, key: str) -> bool:
         if kind == "served":
-            return records.get("image", inventory.served[key]) is None
-        digest = inventory.layers[key] if kind == "layer" else inventory.notes[kind, key]
+            return records.get("image", inventory.tag_records[key]) is None
+        digest = inventory.layers[key] if kind == "layer" else inventory.other_records[kind, key]
         return digest is not None and not os.path.lexists(inventory.path(digest))
 
-    def tidy(batch: Sequence[tuple[str, str]]) -> None:
+    def remove_batch(batch: Sequence[tuple[str, str]]) -> None:
         for kind, key in batch:
-            if leads_nowhere(kind, key):
+            if is_dangling(kind, key):
                 records.delete(kind, key)
-                done.records += 1
+                result.records += 1
 
-    doubtful = [("layer", key) for key in inventory.layers]
-    doubtful += [("served", place) for place in inventory.served]
-    doubtful += list(inventory.notes)
-    for start in range(0, len(doubtful), REMOVAL_BATCH_SIZE):
+    candidates = [("layer", key) for key in inventory.layers]
+    candidates += [("served", tag_key) for tag_key in inventory.tag_records]
+    candidates += list(inventory.other_records)
+    for start in range(0, len(candidates), REMOVAL_BATCH_SIZE):
         batch = [
-            each for each in doubtful[start : start + REMOVAL_BATCH_SIZE] if leads_nowhere(*each)
+            each for each in candidates[start : start + REMOVAL_BATCH_SIZE] if is_dangling(*each)
         ]
         if batch:
-            yield from locked(inventory.root, partial(tidy, batch))
-        yield Step.GO
+            yield from with_lock(inventory.root, partial(remove_batch, batch))
+        yield Step.CONTINUE
 
 
 def _correct_times(inventory: Inventory, policy: Policy) -> Generator[Step, None, None]:
@@ -353,35 +359,38 @@ def _correct_times(inventory: Inventory, policy: Policy) -> Generator[Step, None
         _, modified, changed = file.signature
         if max(modified, changed) / 1e9 > latest:
             # Set to now, not to a time from the listing: it may be in use at this moment.
-            with failures("correct a time"), suppress(FileNotFoundError, PermissionError):
+            with (
+                translate_os_errors("correct a time"),
+                suppress(FileNotFoundError, PermissionError),
+            ):
                 os.utime(inventory.path(digest))
-            yield Step.GO
+            yield Step.CONTINUE
 
 
-def _untouched(inventory: Inventory, digest: Digest) -> bool:
+def _is_unchanged(inventory: Inventory, digest: Digest) -> bool:
     """Tell whether a blob's file is unchanged since it was listed; a missing one counts as so."""
-    listed = inventory.files.get(digest)
+    scanned = inventory.files.get(digest)
     try:
-        found = os.stat(inventory.path(digest))
+        status = os.stat(inventory.path(digest))
     except FileNotFoundError:
         return True
-    if listed is None or listed.fresh:
+    if scanned is None or scanned.fresh:
         return False
-    return BlobFile.of(found, WallTime(0.0)).signature == listed.signature
+    return BlobFile.of(status, WallTime(0.0)).signature == scanned.signature
 
 
-def _discard(inventory: Inventory, digests: Sequence[Digest]) -> list[str]:
+def _move_to_temp(inventory: Inventory, digests: Sequence[Digest]) -> list[str]:
     """Make blobs absent.  The caller holds the lock.  :return: the paths to be deleted."""
-    drafts = os.path.join(inventory.root, "tmp")
-    return [path for digest in digests for path in move_aside(inventory, digest, drafts)]
+    temp_directory = os.path.join(inventory.root, "tmp")
+    return [path for digest in digests for path in move_aside(inventory, digest, temp_directory)]
 
 
-def _discard_untouched(
+def _move_unchanged_to_temp(
     inventory: Inventory, digests: Sequence[Digest]
 ) -> tuple[list[Digest], list[str]]:
     """Make the blobs absent that were not used since the listing.  The caller holds the lock."""
-    unused = [digest for digest in digests if _untouched(inventory, digest)]
-    return unused, _discard(inventory, unused)
+    unused = [digest for digest in digests if _is_unchanged(inventory, digest)]
+    return unused, _move_to_temp(inventory, unused)
 
 
 def _delete(paths: Sequence[str]) -> None:

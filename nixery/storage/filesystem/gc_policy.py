@@ -16,7 +16,7 @@ from nixery.runtime.clocks import WallTime
 from nixery.storage.filesystem.last_used import RESOLUTION_SECONDS
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
-__all__ = ["Collected", "Policy", "choose"]
+__all__ = ["CollectionResult", "Policy", "choose_images"]
 
 
 @frozen(kw_only=True)
@@ -43,7 +43,7 @@ class Policy:
 
 
 @define(kw_only=True)
-class Collected:
+class CollectionResult:
     """
     The result of a collection.
 
@@ -69,9 +69,9 @@ class Collected:
 
     def describe(self) -> str:
         """Describe the result in one sentence, for the log and for people."""
-        done = "would remove" if self.dry_run else "removed"
+        verb = "would remove" if self.dry_run else "removed"
         text = (
-            f"{done} {self.images} images and {self.blobs} blobs, {self.freed / 2**20:.1f} MiB;"
+            f"{verb} {self.images} images and {self.blobs} blobs, {self.freed / 2**20:.1f} MiB;"
             f" {self.total / 2**20:.1f} MiB stay"
         )
         if self.over:
@@ -82,31 +82,33 @@ class Collected:
         return text
 
 
-def choose(
-    inventory: Inventory, units: Sequence[StoredImage], policy: Policy, now: WallTime
+def choose_images(
+    inventory: Inventory, images: Sequence[StoredImage], policy: Policy, now: WallTime
 ) -> tuple[StoredImage, ...]:
     """
     Choose the images to remove, the least recently pulled one first.
 
-    :param units: all images, in that order.
+    :param images: all images, in that order.
     """
-    naming = Counter(digest for unit in units for digest in unit.needs)
+    reference_counts = Counter(digest for image in images for digest in image.needs)
     sizes = {digest: file.size for digest, file in inventory.files.items()}
 
-    def stays(digest: Digest) -> bool:
-        return naming[digest] > 0 or now - inventory.files[digest].used < policy.protection
+    def is_kept(digest: Digest) -> bool:
+        return (
+            reference_counts[digest] > 0 or now - inventory.files[digest].used < policy.protection
+        )
 
-    total = sum(size for digest, size in sizes.items() if stays(digest))
-    victims = []
-    for unit in units:
-        age = now - unit.used
+    total = sum(size for digest, size in sizes.items() if is_kept(digest))
+    chosen = []
+    for image in images:
+        age = now - image.used
         too_old = policy.max_age is not None and age > policy.max_age
         too_much = policy.max_bytes is not None and total > policy.max_bytes
         if age < policy.protection or not (too_old or too_much):
             continue
-        victims.append(unit)
-        for digest in unit.needs:
-            naming[digest] -= 1
-            if digest in sizes and not stays(digest):
+        chosen.append(image)
+        for digest in image.needs:
+            reference_counts[digest] -= 1
+            if digest in sizes and not is_kept(digest):
                 total -= sizes[digest]
-    return tuple(victims)
+    return tuple(chosen)

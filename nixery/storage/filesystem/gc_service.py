@@ -20,11 +20,11 @@ from nixery.errors import NixeryError
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import CollectionRunning
-from nixery.storage.filesystem.ages import Ages
-from nixery.storage.filesystem.garbage_collector import Step, Work, collect
-from nixery.storage.filesystem.gc_policy import Collected, Policy
+from nixery.storage.filesystem.ages import AgeClock
+from nixery.storage.filesystem.garbage_collector import Collection, Step, collect
+from nixery.storage.filesystem.gc_policy import CollectionResult, Policy
 
-__all__ = ["Retention"]
+__all__ = ["CollectionService"]
 
 INTERVAL_SECONDS = 3600.0
 """
@@ -37,7 +37,7 @@ LOCK_PAUSE_SECONDS = 0.05
 
 
 @define(kw_only=True, eq=False)
-class Retention:
+class CollectionService:
     """
     Keeps a directory of images within the limits of a policy.
 
@@ -47,7 +47,7 @@ class Retention:
     :param clock: for the interval.
     :param wall_clock: for the ages of files.
     :param interval: seconds between the end of a collection and the next.
-    :param removed: called after a collection that has removed something: entries of caches
+    :param on_removed: called after a collection that has removed something: entries of caches
         in memory may be stale.
     """
 
@@ -57,22 +57,24 @@ class Retention:
     clock: IReactorTime
     wall_clock: WallClock
     interval: float = INTERVAL_SECONDS
-    removed: Callable[[], None] = lambda: None
+    on_removed: Callable[[], None] = lambda: None
 
-    last: Collected | None = field(default=None, init=False)
+    last_result: CollectionResult | None = field(default=None, init=False)
     _loop: LoopingCall | None = field(default=None, init=False)
     _running: Deferred[None] | None = field(default=None, init=False)
     _stopping: bool = field(default=False, init=False)
-    _ages: Ages = field(init=False)
+    _age_clock: AgeClock = field(init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._ages = Ages(self.wall_clock, self.clock.seconds, grace=self.policy.protection)
+        self._age_clock = AgeClock(
+            self.wall_clock, self.clock.seconds, grace=self.policy.protection
+        )
 
     async def start(self) -> None:
         """Start the loop; the first collection begins after one interval.  Does not wait."""
         self._stopping = False
-        self._loop = LoopingCall(self._begin)
+        self._loop = LoopingCall(self._collect_and_log)
         self._loop.clock = self.clock
         self._loop.start(self.interval, now=False)
 
@@ -84,7 +86,7 @@ class Retention:
         if self._running is not None:
             await self._running
 
-    async def collect(self) -> Collected | None:
+    async def collect(self) -> CollectionResult | None:
         """
         Collect now.
 
@@ -92,51 +94,51 @@ class Retention:
             running, something failed, or the daemon stops.  The log says which.
         """
         try:
-            done = await self._drive(collect(str(self.root), self.policy, self._ages))
+            result = await self._run_steps(collect(str(self.root), self.policy, self._age_clock))
         except CollectionRunning:
             self._log.info("No collection of the storage: another one is going on.")
             return None
         except (NixeryError, CancelledError) as error:
             self._log.error("The storage was not collected: {error}", error=error)
             return None
-        if done is None:
+        if result is None:
             return None
-        self.last = done
-        if done.images or done.blobs or done.over:
-            self._log.info("The collection of the storage {what}.", what=done.describe())
-        if done.images or done.blobs:
-            self.removed()
-        return done
+        self.last_result = result
+        if result.images or result.blobs or result.over:
+            self._log.info("The collection of the storage {what}.", what=result.describe())
+        if result.images or result.blobs:
+            self.on_removed()
+        return result
 
-    def _begin(self) -> Deferred[None]:
+    def _collect_and_log(self) -> Deferred[None]:
         # The loop waits for the collection, and so never runs two at a time.
-        async def once() -> None:
+        async def run() -> None:
             try:
                 await self.collect()
             except Exception:  # noqa: BLE001  # the next one may succeed
                 self._log.failure("The collection of the storage failed.")
 
-        self._running = Deferred.fromCoroutine(once())
+        self._running = Deferred.fromCoroutine(run())
         return self._running
 
-    async def _drive(self, work: Work) -> Collected | None:
+    async def _run_steps(self, collection: Collection) -> CollectionResult | None:
         """:return: ``None`` if the daemon stopped meanwhile."""
         try:
             while not self._stopping:
                 # Passed out of the thread as a value: StopIteration would end the coroutine.
-                pace, done = await self.workers.run(_step, work)
-                if done is not None:
-                    return done
-                if pace is Step.WAIT:
+                step, result = await self.workers.run(_next_step, collection)
+                if result is not None:
+                    return result
+                if step is Step.WAIT:
                     await deferLater(self.clock, LOCK_PAUSE_SECONDS)
             return None
         finally:
-            work.close()
+            collection.close()
 
 
-def _step(work: Work) -> tuple[Step, Collected | None]:
+def _next_step(collection: Collection) -> tuple[Step, CollectionResult | None]:
     try:
-        return next(work), None
+        return next(collection), None
     except StopIteration as end:
-        done: Collected = end.value
-        return Step.GO, done
+        result: CollectionResult = end.value
+        return Step.CONTINUE, result

@@ -30,16 +30,16 @@ RESOLUTION_SECONDS = 600.0
 """Maximum seconds by which a blob's recorded time may be older than its last use."""
 
 
-def record_use(target: int | str, seen: os.stat_result) -> None:
+def record_use(target: int | str, status: os.stat_result) -> None:
     """
     Record that a blob is being used.
 
     :param target: its file, as a path or an open descriptor.
-    :param seen: the result of ``stat`` on it just now.
+    :param status: the result of ``stat`` on it just now.
     :raises FileNotFoundError: it has been removed since.
     """
     # A clock that was wrong leaves times in the future: those are corrected too.
-    if abs(_clock.now() - seen.st_mtime) > RESOLUTION_SECONDS:
+    if abs(_clock.now() - status.st_mtime) > RESOLUTION_SECONDS:
         # Files on a read-only mount, or of another user, can still be served, and nothing is
         # collected there.
         with suppress(PermissionError):

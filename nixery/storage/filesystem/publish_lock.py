@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nixery.runtime.file_lock import open_locked
-from nixery.storage.filesystem.files import FILE_MODE, failures
+from nixery.storage.filesystem.files import FILE_MODE, translate_os_errors
 
 __all__ = ["attempt_collection", "attempt_removal", "publishing"]
 
@@ -27,7 +27,7 @@ OPERATION = "lock the storage"
 @contextmanager
 def publishing(root: str) -> Iterator[None]:
     """Prevent removals while the context lasts.  Blocks while a removal is in progress."""
-    with failures(OPERATION):
+    with translate_os_errors(OPERATION):
         descriptor = open_locked(os.path.join(root, "lock"), mode=FILE_MODE, shared=True)
     try:
         yield
@@ -38,20 +38,20 @@ def publishing(root: str) -> Iterator[None]:
 @contextmanager
 def attempt_removal(root: str) -> Iterator[bool]:
     """Try to prevent publications while the context lasts.  Yields whether that succeeded."""
-    with _attempt(root, "lock") as held:
-        yield held
+    with _try_lock(root, "lock") as acquired:
+        yield acquired
 
 
 @contextmanager
 def attempt_collection(root: str) -> Iterator[bool]:
     """Try to prevent other garbage collections.  Yields whether that succeeded."""
-    with _attempt(root, "collection.lock") as held:
-        yield held
+    with _try_lock(root, "collection.lock") as acquired:
+        yield acquired
 
 
 @contextmanager
-def _attempt(root: str, name: str) -> Iterator[bool]:
-    with failures(OPERATION):
+def _try_lock(root: str, name: str) -> Iterator[bool]:
+    with translate_os_errors(OPERATION):
         try:
             descriptor = open_locked(os.path.join(root, name), mode=FILE_MODE)
         except BlockingIOError:

@@ -31,15 +31,19 @@ from nixery.storage.filesystem.atomic_files import (
     write_symlink_record,
 )
 from nixery.storage.filesystem.batch_publish import publish_together
-from nixery.storage.filesystem.files import failures, read_note, synchronise_directory
+from nixery.storage.filesystem.files import (
+    read_symlink_record,
+    synchronise_directory,
+    translate_os_errors,
+)
 from nixery.storage.rules import check_kind, check_small
 
 __all__ = ["RecordPlacement", "Records"]
 
-SHORT = ".json"
-LONG = ".long"
+SHORT_KEY_SUFFIX = ".json"
+LONG_KEY_SUFFIX = ".long"
 
-MAX_NAME = 200
+MAX_NAME_BYTES = 200
 """Maximum length in bytes of an encoded key as a file name; file systems allow 255."""
 
 MAX_CREATE_ATTEMPTS = 8
@@ -55,67 +59,67 @@ class Records:
     no free space left, its subclass :class:`nixery.storage.errors.StorageFull`.
 
     :param directory: the directory of the records; it exists.
-    :param drafts: the directory they are written in, on the same file system.
+    :param temp_directory: the directory they are written in, on the same file system.
     """
 
     _log = Logger()
 
-    def __init__(self, directory: str, drafts: str) -> None:
+    def __init__(self, directory: str, temp_directory: str) -> None:
         self._directory = directory
-        self._drafts = drafts
+        self._temp_directory = temp_directory
 
     def get(self, kind: str, key: str) -> bytes | None:
         """Return the record, ``None`` when there is none."""
         path = self._path(kind, key)
-        with failures("read a record"):
+        with translate_os_errors("read a record"):
             return self._read(path, key)
 
     def find(self, kind: str, keys: Iterable[str]) -> dict[str, bytes]:
         """Return those of the records that exist."""
-        found = ((key, self.get(kind, key)) for key in keys)
-        return {key: record for key, record in found if record is not None}
+        existing = ((key, self.get(kind, key)) for key in keys)
+        return {key: record for key, record in existing if record is not None}
 
     def add(self, kind: str, key: str, value: bytes) -> bytes:
         """:return: the existing record, or ``value`` if it was created."""
-        found = self.get(kind, key)
-        if found is not None:
-            return found
-        with ExitStack() as ends, failures("store a record"):
-            record = self.prepare(ends, kind, key, value)
+        existing = self.get(kind, key)
+        if existing is not None:
+            return existing
+        with ExitStack() as exit_stack, translate_os_errors("store a record"):
+            record = self.prepare(exit_stack, kind, key, value)
             publish_together([record])
         return record.value
 
     def set(self, kind: str, key: str, value: bytes) -> None:
         """Create or replace the record."""
-        with ExitStack() as ends, failures("store a record"):
-            publish_together([self.prepare(ends, kind, key, value, replace=True)])
+        with ExitStack() as exit_stack, translate_os_errors("store a record"):
+            publish_together([self.prepare(exit_stack, kind, key, value, replace=True)])
 
     def prepare(
-        self, ends: ExitStack, kind: str, key: str, value: bytes, *, replace: bool = False
+        self, exit_stack: ExitStack, kind: str, key: str, value: bytes, *, replace: bool = False
     ) -> RecordPlacement:
         """
         Prepare what :meth:`add` or :meth:`set` does, to become visible together with others.
 
-        :param ends: the stack whose exit ends everything that is made.
+        :param exit_stack: the stack whose exit ends everything that is made.
         """
         path = self._path(kind, key)
         check_small("store a record", len(value))
-        data = _encode(key) + b"\n" + value if path.endswith(LONG) else value
-        draft = write_symlink_record(ends, self._drafts, data)
-        first = None if replace else partial(self._read, path, key)
-        return RecordPlacement(path, value, draft, first)
+        data = _encode(key) + b"\n" + value if path.endswith(LONG_KEY_SUFFIX) else value
+        temp_file = write_symlink_record(exit_stack, self._temp_directory, data)
+        read_existing = None if replace else partial(self._read, path, key)
+        return RecordPlacement(path, value, temp_file, read_existing)
 
     def delete(self, kind: str, key: str) -> None:
         """Remove the record, if there is one."""
         path = self._path(kind, key)
-        with failures("delete a record"), suppress(FileNotFoundError):
+        with translate_os_errors("delete a record"), suppress(FileNotFoundError):
             os.unlink(path)
             synchronise_directory(os.path.dirname(path))
 
     def keys(self, kind: str, prefix: str) -> list[str]:
         """Return the keys of a kind that begin with ``prefix``, sorted."""
         directory = os.path.join(self._directory, check_kind(kind))
-        with failures("list records"):
+        with translate_os_errors("list records"):
             try:
                 names = os.listdir(directory)
             except FileNotFoundError:
@@ -124,14 +128,14 @@ class Records:
             return sorted(key for key in keys if key is not None and key.startswith(prefix))
 
     def _path(self, kind: str, key: str) -> str:
-        return os.path.join(self._directory, check_kind(kind), _name(_encode(key)))
+        return os.path.join(self._directory, check_kind(kind), _file_name(_encode(key)))
 
     def _read(self, path: str, key: str) -> bytes | None:
         try:
-            data = read_note(path)
+            data = read_symlink_record(path)
         except FileNotFoundError:
             return None
-        if not path.endswith(LONG):
+        if not path.endswith(LONG_KEY_SUFFIX):
             return data
         encoded, _, value = data.partition(b"\n")
         if encoded != _encode(key):
@@ -141,24 +145,24 @@ class Records:
 
     def _key(self, directory: str, name: str) -> str | None:
         """Return the key of the record in a file; ``None`` if the file is no record."""
-        encoded = os.fsencode(name.removesuffix(SHORT))
-        if name.endswith(LONG):
+        encoded = os.fsencode(name.removesuffix(SHORT_KEY_SUFFIX))
+        if name.endswith(LONG_KEY_SUFFIX):
             try:
-                encoded = read_note(os.path.join(directory, name)).partition(b"\n")[0]
+                encoded = read_symlink_record(os.path.join(directory, name)).partition(b"\n")[0]
             except FileNotFoundError:
                 return None
         try:
             key = unquote_to_bytes(encoded).decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return None
-        return key if _name(_encode(key)) == name else None
+        return key if _file_name(_encode(key)) == name else None
 
 
 class RecordPlacement:
     """
     A :class:`nixery.storage.filesystem.batch_publish.Placement` of a record.
 
-    :param first: reads the existing record, which is kept; ``None`` if it is replaced.
+    :param read_existing: reads the existing record, which is kept; ``None`` if it is replaced.
     :ivar value: once it is placed, the record as it is stored.
     """
 
@@ -166,37 +170,37 @@ class RecordPlacement:
         self,
         path: str,
         value: bytes,
-        draft: SymlinkRecord | SmallTempFile,
-        first: Callable[[], bytes | None] | None,
+        temp_file: SymlinkRecord | SmallTempFile,
+        read_existing: Callable[[], bytes | None] | None,
     ) -> None:
         self.value = value
         self._path = path
-        self._draft = draft
-        self._first = first
+        self._temp_file = temp_file
+        self._read_existing = read_existing
 
     @property
-    def drafts(self) -> Sequence[SymlinkRecord | SmallTempFile]:
-        return [self._draft]
+    def temp_files(self) -> Sequence[SymlinkRecord | SmallTempFile]:
+        return [self._temp_file]
 
     def place(self) -> str:
-        if self._first is None:
-            self._draft.rename(self._path)
+        if self._read_existing is None:
+            self._temp_file.rename(self._path)
         else:
-            self._link(self._first)
+            self._link(self._read_existing)
         return os.path.dirname(self._path)
 
-    def _link(self, first: Callable[[], bytes | None]) -> None:
+    def _link(self, read_existing: Callable[[], bytes | None]) -> None:
         for _ in range(MAX_CREATE_ATTEMPTS):
             try:
-                return self._draft.link(self._path)
+                return self._temp_file.link(self._path)
             except FileExistsError:
-                found = first()
-                if found is not None:
-                    self.value = found
+                existing = read_existing()
+                if existing is not None:
+                    self.value = existing
                     return None
                 # The existing record was deleted meanwhile, so there is none now.
         # A file exists, but is not the record of this key.
-        return self._draft.rename(self._path)
+        return self._temp_file.rename(self._path)
 
 
 def _encode(key: str) -> bytes:
@@ -205,7 +209,7 @@ def _encode(key: str) -> bytes:
     return quote_from_bytes(key.encode("utf-8", "surrogatepass"), safe="").encode("ascii")
 
 
-def _name(encoded: bytes) -> str:
-    if len(encoded) > MAX_NAME:
-        return hashlib.sha256(encoded).hexdigest() + LONG
-    return encoded.decode("ascii") + SHORT
+def _file_name(encoded: bytes) -> str:
+    if len(encoded) > MAX_NAME_BYTES:
+        return hashlib.sha256(encoded).hexdigest() + LONG_KEY_SUFFIX
+    return encoded.decode("ascii") + SHORT_KEY_SUFFIX

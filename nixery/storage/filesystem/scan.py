@@ -19,7 +19,7 @@ from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
 from nixery.image.names import Digest, parse_digest
 from nixery.runtime.clocks import SystemWallClock, WallTime
 from nixery.storage.filesystem.blobs import DESCRIPTION, Blobs, read_description
-from nixery.storage.filesystem.files import failures, read_file
+from nixery.storage.filesystem.files import read_file, translate_os_errors
 from nixery.storage.filesystem.records import Records
 
 __all__ = ["BlobFile", "Inventory", "StoredImage", "image_manifests", "read_files", "read_names"]
@@ -62,12 +62,12 @@ class BlobFile:
     fresh: bool
 
     @classmethod
-    def of(cls, found: os.stat_result, now: WallTime) -> BlobFile:
+    def of(cls, status: os.stat_result, now: WallTime) -> BlobFile:
         return cls(
-            size=found.st_size,
-            used=WallTime(found.st_mtime),
-            signature=(found.st_ino, found.st_mtime_ns, found.st_ctime_ns),
-            fresh=max(found.st_mtime, found.st_ctime) > now - TIMESTAMP_RESOLUTION_SECONDS,
+            size=status.st_size,
+            used=WallTime(status.st_mtime),
+            signature=(status.st_ino, status.st_mtime_ns, status.st_ctime_ns),
+            fresh=max(status.st_mtime, status.st_ctime) > now - TIMESTAMP_RESOLUTION_SECONDS,
         )
 
 
@@ -99,27 +99,27 @@ class Inventory:
 
     :param root: the directory.
     :param files: the bytes of blobs, whole or not.
-    :param described: the descriptions of the blobs that have one: media type and size;
+    :param descriptions: the descriptions of the blobs that have one: media type and size;
         ``None`` if the description is invalid.
     :param manifests: for each manifest the blobs it names; ``None`` if it cannot be
         read.
     :param images: for each image record the manifests it names.
-    :param served: for each name and tag the key of its image record.
+    :param tag_records: for each name and tag the key of its image record.
     :param names: spellings of names, by their keys.
     :param layers: for each layer record the blob it names; ``None`` if it names none.
-    :param notes: for each further record about an image, by kind and key, the manifest it
+    :param other_records: for each further record about an image, by kind and key, the manifest it
         is about.
     """
 
     root: str
     files: dict[Digest, BlobFile] = field(factory=dict)
-    described: dict[Digest, tuple[str, int] | None] = field(factory=dict)
+    descriptions: dict[Digest, tuple[str, int] | None] = field(factory=dict)
     manifests: dict[Digest, frozenset[Digest] | None] = field(factory=dict)
     images: dict[str, tuple[Digest, ...] | None] = field(factory=dict)
-    served: dict[str, str] = field(factory=dict)
+    tag_records: dict[str, str] = field(factory=dict)
     names: dict[str, str] = field(factory=dict)
     layers: dict[str, Digest | None] = field(factory=dict)
-    notes: dict[tuple[str, str], Digest | None] = field(factory=dict)
+    other_records: dict[tuple[str, str], Digest | None] = field(factory=dict)
 
     @property
     def blobs(self) -> Blobs:
@@ -138,48 +138,52 @@ class Inventory:
         name = digest.removeprefix("sha256:")
         return os.path.join(self.directory, name[:2], name)
 
-    def whole(self, digest: Digest) -> bool:
+    def is_complete(self, digest: Digest) -> bool:
         """Tell whether a blob exists with the size that its description says."""
-        noted, file = self.described.get(digest), self.files.get(digest)
-        return noted is not None and file is not None and noted[1] == file.size
+        description, file = self.descriptions.get(digest), self.files.get(digest)
+        return description is not None and file is not None and description[1] == file.size
 
     @property
     def total(self) -> int:
         """Return the size of all blobs together in bytes."""
         return sum(file.size for file in self.files.values())
 
-    def units(self) -> list[StoredImage]:
+    def stored_images(self) -> list[StoredImage]:
         """Return the images, the least recently pulled one first."""
-        found: dict[tuple[Digest, ...], StoredImage] = {}
+        images: dict[tuple[Digest, ...], StoredImage] = {}
         for key, manifests in sorted(self.images.items()):
             if manifests is not None:
-                found.setdefault(manifests, StoredImage(manifests=manifests)).keys.append(key)
-        named = {digest for manifests in found for digest in manifests}
-        for digest in sorted(self.manifests.keys() - named):
-            found[digest,] = StoredImage(manifests=(digest,))
-        for unit in found.values():
-            parts = {
-                *unit.manifests,
-                *(blob for each in unit.manifests for blob in self.manifests.get(each) or ()),
+                images.setdefault(manifests, StoredImage(manifests=manifests)).keys.append(key)
+        referenced = {digest for manifests in images for digest in manifests}
+        for digest in sorted(self.manifests.keys() - referenced):
+            images[digest,] = StoredImage(manifests=(digest,))
+        for image in images.values():
+            digests = {
+                *image.manifests,
+                *(blob for each in image.manifests for blob in self.manifests.get(each) or ()),
             }
-            unit.needs = frozenset(parts)
-            unit.broken = tuple(sorted(digest for digest in parts if not self.whole(digest)))
-            unit.used = max(
-                (self.files[each].used for each in unit.manifests if each in self.files),
+            image.needs = frozenset(digests)
+            image.broken = tuple(
+                sorted(digest for digest in digests if not self.is_complete(digest))
+            )
+            image.used = max(
+                (self.files[each].used for each in image.manifests if each in self.files),
                 default=_NEVER,
             )
-        return sorted(found.values(), key=lambda unit: (unit.used, unit.manifests))
+        return sorted(images.values(), key=lambda image: (image.used, image.manifests))
 
-    def tags(self, unit: StoredImage) -> list[tuple[str, str]]:
+    def tags(self, image: StoredImage) -> list[tuple[str, str]]:
         """Return the names and tags that an image was served under, sorted."""
-        keys = set(unit.keys)
-        places = (place.partition("/") for place, key in self.served.items() if key in keys)
-        return sorted((self.names.get(name, f"?{name[:12]}"), tag) for name, _, tag in places)
+        keys = set(image.keys)
+        tag_keys = (
+            tag_key.partition("/") for tag_key, key in self.tag_records.items() if key in keys
+        )
+        return sorted((self.names.get(name, f"?{name[:12]}"), tag) for name, _, tag in tag_keys)
 
 
 def read_files(inventory: Inventory) -> Iterator[None]:
     """Find the bytes of all blobs."""
-    with failures("look through the blobs"):
+    with translate_os_errors("look through the blobs"):
         for number, directory in enumerate(_directories(inventory)):
             now = _clock.now()
             with os.scandir(directory) as entries:
@@ -189,8 +193,8 @@ def read_files(inventory: Inventory) -> Iterator[None]:
                         if digest is None:
                             continue
                         with suppress(FileNotFoundError):  # another process collects garbage
-                            found = entry.stat(follow_symlinks=False)
-                            inventory.files[digest] = BlobFile.of(found, now)
+                            status = entry.stat(follow_symlinks=False)
+                            inventory.files[digest] = BlobFile.of(status, now)
             if number % DIRECTORIES_PER_STEP == DIRECTORIES_PER_STEP - 1:
                 yield
         yield
@@ -198,32 +202,34 @@ def read_files(inventory: Inventory) -> Iterator[None]:
 
 def read_names(inventory: Inventory) -> Iterator[None]:
     """Read all descriptions, manifests and records."""
-    with failures("read descriptions"):
+    with translate_os_errors("read descriptions"):
         for number, directory in enumerate(_directories(inventory)):
             for name in os.listdir(directory):
                 digest = _digest(name.removesuffix(DESCRIPTION), directory)
                 if name.endswith(DESCRIPTION) and digest is not None:
-                    inventory.described[digest] = _description(os.path.join(directory, name))
+                    inventory.descriptions[digest] = _read_description(
+                        os.path.join(directory, name)
+                    )
             if number % DIRECTORIES_PER_STEP == DIRECTORIES_PER_STEP - 1:
                 yield
         yield
     # Records first, then what they name, which is stored before the records are.
-    for number, (kind, key) in enumerate(_keys(inventory)):
+    for number, (kind, key) in enumerate(_record_keys(inventory)):
         value = inventory.records.get(kind, key)
         if value is not None:
-            _note_record(inventory, kind, key, value)
+            _add_record(inventory, kind, key, value)
         if number % FILES_PER_STEP == FILES_PER_STEP - 1:
             yield
     yield
-    known = {digest for each in inventory.images.values() for digest in each or ()}
-    known |= {
+    manifest_digests = {digest for each in inventory.images.values() for digest in each or ()}
+    manifest_digests |= {
         digest
-        for digest, noted in inventory.described.items()
-        if noted is not None and noted[0] in MANIFESTS
+        for digest, description in inventory.descriptions.items()
+        if description is not None and description[0] in MANIFESTS
     }
-    for number, digest in enumerate(sorted(known)):
+    for number, digest in enumerate(sorted(manifest_digests)):
         if os.path.lexists(inventory.path(digest)):
-            inventory.manifests[digest] = _manifest(inventory.path(digest))
+            inventory.manifests[digest] = _referenced_blobs(inventory.path(digest))
         if number % FILES_PER_STEP == FILES_PER_STEP - 1:
             yield
     yield
@@ -243,27 +249,27 @@ def _digest(name: str, directory: str) -> Digest | None:
         return None
 
 
-def _keys(inventory: Inventory) -> Iterator[tuple[str, str]]:
+def _record_keys(inventory: Inventory) -> Iterator[tuple[str, str]]:
     for kind in ("image", "layer", "listed", "name", "report", "served"):
         for key in inventory.records.keys(kind, ""):
             yield kind, key
 
 
-def _note_record(inventory: Inventory, kind: str, key: str, value: bytes) -> None:
+def _add_record(inventory: Inventory, kind: str, key: str, value: bytes) -> None:
     text = value.decode("utf-8", "replace")
     match kind:
         case "image":
             inventory.images[key] = image_manifests(value)
         case "layer":
-            inventory.layers[key] = _digest_in(text)
+            inventory.layers[key] = _parse_digest_field(text)
         case "listed":
-            inventory.notes[kind, key] = _digest_in(text)
+            inventory.other_records[kind, key] = _parse_digest_field(text)
         case "report":
-            inventory.notes[kind, key] = _digest_in(json.dumps({"digest": key}))
+            inventory.other_records[kind, key] = _parse_digest_field(json.dumps({"digest": key}))
         case "name":
             inventory.names[key] = text
         case "served":
-            inventory.served[key] = text
+            inventory.tag_records[key] = text
 
 
 def image_manifests(value: bytes) -> tuple[Digest, ...] | None:
@@ -274,21 +280,21 @@ def image_manifests(value: bytes) -> tuple[Digest, ...] | None:
         return None
 
 
-def _digest_in(text: str) -> Digest | None:
+def _parse_digest_field(text: str) -> Digest | None:
     try:
         return parse_digest(json.loads(text)["digest"])
     except (KeyError, TypeError, ValueError, NixeryError):
         return None
 
 
-def _description(path: str) -> tuple[str, int] | None:
+def _read_description(path: str) -> tuple[str, int] | None:
     try:
         return read_description(path)
     except StorageError:
         return None
 
 
-def _manifest(path: str) -> frozenset[Digest] | None:
+def _referenced_blobs(path: str) -> frozenset[Digest] | None:
     try:
         return frozenset(blob.digest for blob in parse_manifest(read_file(path)))
     except (OSError, NixeryError):

@@ -69,7 +69,7 @@ __all__ = ["GcsStorage"]
 
 T = TypeVar("T")
 
-SEEN_BLOB_TTL_SECONDS = URL_LIFETIME_SECONDS
+OBJECT_CACHE_TTL_SECONDS = URL_LIFETIME_SECONDS
 """
 Seconds for which a blob that was seen is assumed to exist when a client requests
 it: with it, a pull of ninety layers sends no request to the bucket.  The same as the lifetime
@@ -115,20 +115,20 @@ class GcsStorage:
 
     _connector: BucketConnector = field(init=False)
     _threads: ThreadPoolExecutor = field(init=False)
-    _seen: TTLCache[StoredObject] = field(init=False)
+    _object_cache: TTLCache[StoredObject] = field(init=False)
     # Weak references: a task has ended when its event is not referenced any more.
     _tasks: WeakSet[Event] = field(factory=WeakSet, init=False)
     _writers: WeakSet[Writer] = field(factory=WeakSet, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.settings.uploads, thread_name_prefix="upload")
-        self._seen = TTLCache(self.clock.seconds)
+        self._object_cache = TTLCache(self.clock.seconds)
         self._connector = BucketConnector(
             self.settings.bucket,
             self.open_bucket or self._open_bucket,
             workers=self.workers,
             clock=self.clock,
-            reached=self._reached,
+            on_connected=self._on_connected,
             give_up=self.give_up,
         )
 
@@ -170,7 +170,9 @@ class GcsStorage:
         be limited to them, since digests have no common prefix.
         """
         wanted = sorted({parse_digest(digest) for digest in digests})
-        found = await gather(self._look(digest, MISSING_CHECK_TTL_SECONDS) for digest in wanted)
+        found = await gather(
+            self._find_object(digest, MISSING_CHECK_TTL_SECONDS) for digest in wanted
+        )
         return frozenset(digest for digest, stored in zip(wanted, found, strict=True) if not stored)
 
     async def read(self, digest: Digest) -> bytes:
@@ -186,7 +188,7 @@ class GcsStorage:
         check_small(f"read {digest}", stored.size)
         data = await self._task("read a blob", lambda objects: read_blob(objects, digest))
         if data is None:
-            self._seen.forget(digest)
+            self._object_cache.remove(digest)
             raise BlobUnknown(digest=digest)
         return data
 
@@ -205,7 +207,7 @@ class GcsStorage:
             download = Download(objects, stored, wanted)
             return Stream(info=info, chunks=Chunks(download, objects, self.workers))
         urls, name = bucket.urls, blob_name(digest)
-        url = urls.known(name)
+        url = urls.cached_url(name)
         if url is None:
             url = await self._task("sign a URL", lambda objects: urls.url(name, objects.stop))
         return Redirect(info=info, url=url)
@@ -236,7 +238,7 @@ class GcsStorage:
         digest, stored = await self._task(
             "store a blob", lambda objects: put_blob(objects, data, media_type)
         )
-        self._seen.add(digest, stored)
+        self._object_cache.add(digest, stored)
         return blob_info(digest, stored)
 
     async def publish(
@@ -289,27 +291,27 @@ class GcsStorage:
 
     async def _stored(self, digest: Digest) -> StoredObject:
         """:raises BlobUnknown: there is no such blob."""
-        stored = await self._look(digest, SEEN_BLOB_TTL_SECONDS)
+        stored = await self._find_object(digest, OBJECT_CACHE_TTL_SECONDS)
         if stored is None:
             raise BlobUnknown(digest=digest)
         return stored
 
-    async def _look(self, digest: Digest, within: float) -> StoredObject | None:
-        """Return a blob's object if it exists, or was seen at most ``within`` seconds ago."""
+    async def _find_object(self, digest: Digest, max_age: float) -> StoredObject | None:
+        """Return a blob's object if it exists, or was seen at most ``max_age`` seconds ago."""
         name = blob_name(digest)
 
-        def look(objects: Objects) -> StoredObject | None:
+        def find(objects: Objects) -> StoredObject | None:
             # Check the cache again: another task may have added it during the wait for a thread.
-            stored = self._seen.get(digest, within)
+            stored = self._object_cache.get(digest, max_age)
             if stored is None:
                 stored = objects.stat(name)
                 if stored is None:
-                    self._seen.forget(digest)
+                    self._object_cache.remove(digest)
                 else:
-                    self._seen.add(digest, stored)
+                    self._object_cache.add(digest, stored)
             return stored
 
-        return self._seen.get(digest, within) or await self._task("look a blob up", look)
+        return self._object_cache.get(digest, max_age) or await self._task("look a blob up", find)
 
     async def _task(self, operation: str, function: Callable[[Objects], T]) -> T:
         """
@@ -340,7 +342,7 @@ class GcsStorage:
         )
         return open_bucket(self.settings, retry_policy, stop)
 
-    def _reached(self) -> None:
+    def _on_connected(self) -> None:
         _log.info("Images are stored in the bucket {bucket}.", bucket=self.settings.bucket)
         Deferred.fromCoroutine(self._sweep())
 

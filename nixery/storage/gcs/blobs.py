@@ -9,7 +9,7 @@ import hashlib
 from twisted.logger import Logger
 
 from nixery.image.names import Digest, parse_digest
-from nixery.storage.gcs.http import StoredObject, crc_of, crc_text
+from nixery.storage.gcs.http import StoredObject, encode_crc32c, extend_crc32c
 from nixery.storage.gcs.objects import Objects
 from nixery.storage.gcs.publish import publish
 from nixery.storage.interface import BlobInfo
@@ -55,6 +55,6 @@ def read_blob(objects: Objects, digest: Digest) -> bytes | None:
         actual=actual,
     )
     stored = objects.stat(name)
-    if stored is not None and stored.holds(len(data), crc_text(crc_of(data))):
+    if stored is not None and stored.matches(len(data), encode_crc32c(extend_crc32c(data))):
         objects.delete(name, stored.generation)
     return None

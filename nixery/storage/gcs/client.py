@@ -110,7 +110,7 @@ class Connection:
         self.session.close()
 
 
-class _InPieces(HTTPAdapter):
+class _PiecewiseAdapter(HTTPAdapter):
     """
     Sends bytes in pieces.
 
@@ -118,11 +118,11 @@ class _InPieces(HTTPAdapter):
     A body that is read from a file is sent piece by piece, and each piece has that time.
     """
 
-    def send(self, request: PreparedRequest, *args: Any, **given: Any) -> Response:
+    def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
         if isinstance(request.body, bytes):
             # The type that requests declares is narrower than the types it accepts.
             request.body = cast("bytes", BytesIO(request.body))
-        return super().send(request, *args, **given)
+        return super().send(request, *args, **kwargs)
 
 
 def connect(settings: GcsSettings) -> Connection:
@@ -137,7 +137,7 @@ def connect(settings: GcsSettings) -> Connection:
     session = AuthorizedSession(credentials)
     # Ten connections are kept by default; any further connection is dropped after one
     # request.
-    adapter = _InPieces(pool_maxsize=settings.connections, max_retries=0)
+    adapter = _PiecewiseAdapter(pool_maxsize=settings.connections, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     try:
@@ -148,7 +148,7 @@ def connect(settings: GcsSettings) -> Connection:
             _http=session,
         )
     except ValueError as error:  # credentials of another universe than the service's
-        raise _useless(settings, error) from error
+        raise _credentials_error(settings, error) from error
     return Connection(
         bucket=settings.bucket,
         client=client,
@@ -166,10 +166,10 @@ def _find_credentials(settings: GcsSettings) -> Credentials:
             return _load_credentials(settings.credentials)
         return google.auth.default(scopes=SCOPES)[0]
     except (DefaultCredentialsError, MalformedError, ValueError, OSError) as error:
-        raise _useless(settings, error) from error
+        raise _credentials_error(settings, error) from error
 
 
-def _useless(settings: GcsSettings, error: Exception) -> StorageRefused:
+def _credentials_error(settings: GcsSettings, error: Exception) -> StorageRefused:
     return StorageRefused(
         operation=f"find credentials for the bucket {settings.bucket}",
         reason=str(error.args[0] if len(error.args) == 1 else error).rstrip("."),
@@ -184,9 +184,9 @@ def _load_credentials(path: Path) -> Credentials:
     info = json.loads(path.read_bytes())
     if not isinstance(info, dict):
         raise ValueError(f"{path} holds no credentials")
-    found: Credentials
+    credentials: Credentials
     if info.get("type") == "service_account":
-        found = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
+        credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
     else:
-        found, _ = google.auth.load_credentials_from_file(str(path), scopes=SCOPES)
-    return found
+        credentials, _ = google.auth.load_credentials_from_file(str(path), scopes=SCOPES)
+    return credentials

@@ -111,7 +111,7 @@ class BucketConnector:
     :param open_: connects to it, on a thread; one try.
     :param workers: the pool for ``open_``.
     :param clock: for the pauses between tries.
-    :param reached: called, once, when the connection is established.
+    :param on_connected: called, once, when the connection is established.
     :param give_up: called, once, with the reason, if it can never be established.
     """
 
@@ -124,33 +124,33 @@ class BucketConnector:
         *,
         workers: Workers,
         clock: IReactorTime,
-        reached: Callable[[], None],
+        on_connected: Callable[[], None],
         give_up: Callable[[BaseException], None],
     ) -> None:
         self._name = name
         self._open = open_
         self._workers = workers
         self._clock = clock
-        self._reached = reached
+        self._on_connected = on_connected
         self._give_up = give_up
         self._bucket: Bucket | None = None
         self._fault: NixeryError | None = None
         self._stop = Event()
         self._waiting: list[Deferred[None]] = []
-        self._trying: Deferred[None] | None = None
+        self._connecting: Deferred[None] | None = None
 
     def start(self) -> None:
         """Begin to connect to the bucket."""
-        self._trying = Deferred.fromCoroutine(self._try())
+        self._connecting = Deferred.fromCoroutine(self._connect())
 
     async def stop(self) -> None:
         """Stop trying, and close the connection."""
         self._stop.set()
-        if self._trying is not None:
-            self._trying.cancel()
-            await self._trying
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await self._connecting
         bucket, self._bucket = self._bucket, None
-        self._settle(ShuttingDown())
+        self._resolve_waiters(ShuttingDown())
         if bucket is not None:
             bucket.connection.close()
 
@@ -182,13 +182,13 @@ class BucketConnector:
         assert self._fault is not None
         raise self._fault
 
-    async def _try(self) -> None:
+    async def _connect(self) -> None:
         async def attempt(_: float) -> Bucket:
             return await self._workers.run(self._open, self._stop)
 
-        def unavailable(error: Exception, pause: float) -> None:
+        def on_failure(error: Exception, pause: float) -> None:
             assert isinstance(error, StorageUnavailable)
-            self._settle(error)
+            self._resolve_waiters(error)
             self._log.warn("{error} (the next try is in {pause:.0f} s)", error=error, pause=pause)
 
         try:
@@ -197,25 +197,27 @@ class BucketConnector:
                 BACKOFF,
                 clock=self._clock,
                 is_temporary=lambda error: isinstance(error, StorageUnavailable),
-                on_failure=unavailable,
+                on_failure=on_failure,
             )
         except (CancelledError, ShuttingDown):
             return
         except NixeryError as error:
-            self._settle(error)
+            self._resolve_waiters(error)
             self._log.critical(
                 "Nixery ends, because the storage is not usable: {reason}", reason=error.message
             )
             self._give_up(error)
         except Exception as error:  # noqa: BLE001  # raised by three Google libraries
-            self._settle(StorageUnavailable(operation="start", reason="the log has the reason"))
+            self._resolve_waiters(
+                StorageUnavailable(operation="start", reason="the log has the reason")
+            )
             self._log.failure("The bucket {bucket} cannot be used.", bucket=self._name)
             self._give_up(error)
         else:
-            self._settle(None)
-            self._reached()
+            self._resolve_waiters(None)
+            self._on_connected()
 
-    def _settle(self, fault: NixeryError | None) -> None:
+    def _resolve_waiters(self, fault: NixeryError | None) -> None:
         """Pass the result of the try to the operations that wait for it."""
         self._fault = fault
         waiting, self._waiting = self._waiting, []

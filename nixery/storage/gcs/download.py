@@ -16,14 +16,14 @@ from twisted.internet.defer import Deferred
 from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.runtime.deferreds import shield, when_finished
 from nixery.runtime.workers import Workers
-from nixery.storage.gcs.http import StoredObject, crc_of, crc_text
+from nixery.storage.gcs.http import StoredObject, encode_crc32c, extend_crc32c
 from nixery.storage.gcs.objects import Objects
 from nixery.storage.gcs.retry import RetryState, UnexpectedResponse, translate_errors
 from nixery.storage.interface import ByteRange
 
 __all__ = ["Chunks", "Download"]
 
-PIECE = 256 * 1024
+PIECE_BYTES = 256 * 1024
 """Number of bytes per read; see :mod:`nixery.http.registry.blob_readers`."""
 
 
@@ -42,9 +42,9 @@ class Download:
         self._offset = part.start
         self._stop = part.stop
         # The checksum is that of the whole object, so a part cannot be verified.
-        self._whole = part == ByteRange(start=0, stop=stored.size)
+        self._is_full_read = part == ByteRange(start=0, stop=stored.size)
         self._crc = 0
-        self._answer: Response | None = None
+        self._response: Response | None = None
 
     def read(self) -> bytes:
         """
@@ -58,7 +58,7 @@ class Download:
         while True:
             attempts.check()
             try:
-                piece = self._piece()
+                piece = self._read_piece()
             except NixeryError:
                 raise
             # As in attempt(): the exceptions that are raised here are not documented.
@@ -68,9 +68,9 @@ class Download:
                     attempts.failed(error)
                 continue
             self._offset += len(piece)
-            if self._whole:
-                self._crc = crc_of(piece, self._crc)
-                if self._offset == self._stop and crc_text(self._crc) != self._stored.crc32c:
+            if self._is_full_read:
+                self._crc = extend_crc32c(piece, self._crc)
+                if self._offset == self._stop and encode_crc32c(self._crc) != self._stored.crc32c:
                     # The earlier pieces were sent to the client already.
                     raise StorageError(
                         operation="read a blob", reason="what was received is damaged"
@@ -79,21 +79,21 @@ class Download:
 
     def close(self) -> None:
         """Close the connection."""
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.close()
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
 
-    def _piece(self) -> bytes:
-        if self._answer is None:
-            ranged = not self._whole or self._offset
-            self._answer = self._objects.fetch(
+    def _read_piece(self) -> bytes:
+        if self._response is None:
+            ranged = not self._is_full_read or self._offset
+            self._response = self._objects.fetch(
                 self._stored.name,
                 start=self._offset,
                 stop=self._stop if ranged else None,
                 generation=self._stored.generation,
             )
-        piece: bytes = self._answer.raw.read(
-            min(PIECE, self._stop - self._offset), decode_content=False
+        piece: bytes = self._response.raw.read(
+            min(PIECE_BYTES, self._stop - self._offset), decode_content=False
         )
         if not piece:
             raise UnexpectedResponse("the service sends less than it has")

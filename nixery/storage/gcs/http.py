@@ -26,16 +26,16 @@ __all__ = [
     "IMMUTABLE",
     "Body",
     "StoredObject",
-    "announced_crc",
-    "crc_of",
-    "crc_text",
-    "errors_of_uploads",
+    "response_crc32c",
+    "extend_crc32c",
+    "encode_crc32c",
+    "translate_upload_errors",
     "from_blob",
     "from_json",
     "request",
 ]
 
-PIECE = 256 * 1024
+PIECE_BYTES = 256 * 1024
 """Size in bytes of the pieces that are sent."""
 
 IMMUTABLE = "public, no-transform, immutable, max-age=31536000"
@@ -63,7 +63,7 @@ class StoredObject:
     media_type: str
     created: datetime | None = None
 
-    def holds(self, size: int, crc32c: str) -> bool:
+    def matches(self, size: int, crc32c: str) -> bool:
         """Tell whether it has this size and checksum."""
         return (self.size, self.crc32c) == (size, crc32c)
 
@@ -84,7 +84,7 @@ def request(
 
     :raises GoogleAPICallError: the service refused it.
     """
-    answer: Response = connection.session.request(
+    response: Response = connection.session.request(
         method,
         url,
         params=params,
@@ -96,12 +96,12 @@ def request(
         # 308 is no redirect here: it means that an upload is incomplete.
         allow_redirects=False,
     )
-    if answer.status_code >= 400:
+    if response.status_code >= 400:
         try:
-            raise api.from_http_response(answer)
+            raise api.from_http_response(response)
         finally:
-            answer.close()
-    return answer
+            response.close()
+    return response
 
 
 class Body:
@@ -125,14 +125,14 @@ class Body:
         return len(self._data)
 
     def __iter__(self) -> Iterator[memoryview]:
-        for start in range(0, len(self._data), PIECE):
+        for start in range(0, len(self._data), PIECE_BYTES):
             if self._stop.is_set():
                 raise stopped("send an object")
-            yield self._data[start : start + PIECE]
+            yield self._data[start : start + PIECE_BYTES]
 
 
 @contextmanager
-def errors_of_uploads() -> Iterator[None]:
+def translate_upload_errors() -> Iterator[None]:
     """
     Raise errors of the library's uploads with the reason that the service gave.
 
@@ -151,35 +151,35 @@ def errors_of_uploads() -> Iterator[None]:
         raise api.from_http_response(error.response) from None
 
 
-def crc_of(data: bytes, crc: int = 0) -> int:
+def extend_crc32c(data: bytes, crc: int = 0) -> int:
     """Extend ``crc``, the CRC32C of the preceding bytes, by ``data``."""
     return int(google_crc32c.extend(crc, data))
 
 
-def crc_text(crc: int) -> str:
+def encode_crc32c(crc: int) -> str:
     """Format a CRC32C as the service writes it."""
     return base64.b64encode(crc.to_bytes(4, "big")).decode("ascii")
 
 
-def announced_crc(answer: Response) -> str:
+def response_crc32c(response: Response) -> str:
     """
     Return the checksum of the whole object, from an answer with some or all of its bytes.
 
     :raises UnexpectedResponse: there is none: the answer did not come from the service.
     """
-    for each in answer.headers.get("X-Goog-Hash", "").split(","):
+    for each in response.headers.get("X-Goog-Hash", "").split(","):
         name, _, value = each.strip().partition("=")
         if name == "crc32c":
             return value
-    answer.close()
+    response.close()
     raise UnexpectedResponse("the answer is not the service's: no checksum")
 
 
-def from_json(answer: Response) -> StoredObject:
+def from_json(response: Response) -> StoredObject:
     """:raises UnexpectedResponse: it is no description of an object."""
     try:
-        value = answer.json()
-        return _described(
+        value = response.json()
+        return _make_object(
             value["name"],
             value.get("size"),
             value["crc32c"],
@@ -187,21 +187,21 @@ def from_json(answer: Response) -> StoredObject:
             value.get("contentType"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _not_described() from error
+        raise _invalid_description() from error
 
 
 def from_blob(blob: Blob) -> StoredObject:
     """:raises UnexpectedResponse: the answer that the library read describes no object."""
     try:
         return evolve(
-            _described(blob.name, blob.size, blob.crc32c, blob.generation, blob.content_type),
+            _make_object(blob.name, blob.size, blob.crc32c, blob.generation, blob.content_type),
             created=blob.time_created,
         )
     except (TypeError, ValueError) as error:
-        raise _not_described() from error
+        raise _invalid_description() from error
 
 
-def _described(
+def _make_object(
     name: object, size: Any, crc32c: str | None, generation: Any, media_type: object
 ) -> StoredObject:
     """:raises TypeError: something is missing."""
@@ -217,5 +217,5 @@ def _described(
     )
 
 
-def _not_described() -> UnexpectedResponse:
+def _invalid_description() -> UnexpectedResponse:
     return UnexpectedResponse("the answer is not the service's: no object is described")

@@ -27,12 +27,12 @@ from nixery.storage.gcs.client import Connection
 from nixery.storage.gcs.http import (
     IMMUTABLE,
     StoredObject,
-    announced_crc,
-    crc_of,
-    crc_text,
-    errors_of_uploads,
+    encode_crc32c,
+    extend_crc32c,
     from_blob,
     request,
+    response_crc32c,
+    translate_upload_errors,
 )
 from nixery.storage.gcs.retry import RetryPolicy, UnexpectedResponse, attempt
 
@@ -64,18 +64,18 @@ class Objects:
     retry_policy: RetryPolicy
     stop: Event
 
-    def cleaning(self) -> Objects:
+    def for_cleanup(self) -> Objects:
         """Return the same bucket for cleaning up, usable after the task was stopped."""
-        return evolve(self, stop=Event(), retry_policy=_shorter(self.retry_policy))
+        return evolve(self, stop=Event(), retry_policy=_shorten(self.retry_policy))
 
     def stat(self, name: str) -> StoredObject | None:
         """Return an object's description, ``None`` if there is no such object."""
 
-        def ask() -> StoredObject | None:
+        def look_up() -> StoredObject | None:
             blob = self._bucket().get_blob(name, retry=None, timeout=self.retry_policy.timeouts)
             return None if blob is None else from_blob(blob)
 
-        return self._attempt("look an object up", ask)
+        return self._attempt("look an object up", look_up)
 
     def put(
         self, name: str, data: bytes, media_type: str, *, cache_control: str, replacing: int = 0
@@ -87,7 +87,7 @@ class Objects:
         :raises PreconditionFailed: another generation exists.  After a lost answer, that
             may be this very object.
         """
-        crc32c = crc_text(crc_of(data))
+        crc32c = encode_crc32c(extend_crc32c(data))
         refusals = 0
 
         def send() -> StoredObject:
@@ -95,7 +95,7 @@ class Objects:
             blob = self._bucket().blob(name)
             blob.cache_control = cache_control
             try:
-                with errors_of_uploads():
+                with translate_upload_errors():
                     blob.upload_from_string(
                         data,
                         content_type=media_type,
@@ -115,7 +115,7 @@ class Objects:
                     "the service received something else than it was sent"
                 ) from None
             stored = from_blob(blob)
-            if not stored.holds(len(data), crc32c):
+            if not stored.matches(len(data), crc32c):
                 raise UnexpectedResponse("the service tells of another object than it was sent")
             return stored
 
@@ -132,7 +132,7 @@ class Objects:
             blob = self._bucket().blob(name)
             blob.content_type = media_type
             blob.cache_control = IMMUTABLE
-            with errors_of_uploads():
+            with translate_upload_errors():
                 return str(
                     blob.create_resumable_upload_session(
                         content_type=media_type,
@@ -151,9 +151,9 @@ class Objects:
 
         def fetch() -> bytes | None:
             try:
-                with self.fetch(name) as answer:
-                    data = answer.content
-                    if crc_text(crc_of(data)) != announced_crc(answer):
+                with self.fetch(name) as response:
+                    data = response.content
+                    if encode_crc32c(extend_crc32c(data)) != response_crc32c(response):
                         raise UnexpectedResponse("what was received is not what the service sent")
                     return data
             except api.NotFound:
@@ -177,7 +177,7 @@ class Objects:
         headers = {"Accept-Encoding": "identity"}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        answer = request(
+        response = request(
             self.connection,
             self.retry_policy,
             "GET",
@@ -187,11 +187,11 @@ class Objects:
             stream=True,
         )
         if "Range" not in headers:
-            announced_crc(answer)
-        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            answer.close()
+            response_crc32c(response)
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            response.close()
             raise UnexpectedResponse("the answer is not the service's: it is of another part")
-        return answer
+        return response
 
     def move(self, source: StoredObject, name: str, *, replacing: int = 0) -> StoredObject:
         """
@@ -232,7 +232,7 @@ class Objects:
             target = bucket.blob(name)
             target.content_type = source.media_type
             target.cache_control = IMMUTABLE
-            following, done, _ = target.rewrite(
+            next_token, copied, _ = target.rewrite(
                 bucket.blob(source.name, generation=source.generation),
                 token=token,
                 if_generation_match=replacing,
@@ -240,7 +240,7 @@ class Objects:
                 retry=None,
                 timeout=self.retry_policy.timeouts,
             )
-            return (from_blob(target) if following is None else None), following, int(done)
+            return (from_blob(target) if next_token is None else None), next_token, int(copied)
 
         return self._attempt("copy an object", rewrite)
 
@@ -304,11 +304,11 @@ class Objects:
         # one.
         return self.connection.client.bucket(self.connection.bucket)
 
-    def _attempt(self, operation: str, try_: Callable[[], T]) -> T:
-        return attempt(operation, self.retry_policy, self.stop, try_)
+    def _attempt(self, operation: str, function: Callable[[], T]) -> T:
+        return attempt(operation, self.retry_policy, self.stop, function)
 
 
-def _shorter(retry_policy: RetryPolicy) -> RetryPolicy:
+def _shorten(retry_policy: RetryPolicy) -> RetryPolicy:
     return evolve(
         retry_policy,
         connect=min(retry_policy.connect, CLEANUP_POLICY.connect),

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from nixery.errors import StorageError
 from nixery.storage.errors import UploadLost
-from nixery.storage.gcs.http import IMMUTABLE, StoredObject, crc_of, crc_text
+from nixery.storage.gcs.http import IMMUTABLE, StoredObject, encode_crc32c, extend_crc32c
 from nixery.storage.gcs.objects import Objects
 from nixery.storage.gcs.retry import RetryState, UnexpectedResponse
 
@@ -33,11 +33,11 @@ def publish(objects: Objects, name: str, data: bytes, media_type: str) -> Stored
     :return: the new object, or the existing one.
     """
     for _ in range(MAX_PUBLISH_ATTEMPTS):
-        found = _find(objects, name, len(data), crc_text(crc_of(data)))
-        if isinstance(found, StoredObject):
-            return found
+        existing = _find(objects, name, len(data), encode_crc32c(extend_crc32c(data)))
+        if isinstance(existing, StoredObject):
+            return existing
         try:
-            return objects.put(name, data, media_type, cache_control=IMMUTABLE, replacing=found)
+            return objects.put(name, data, media_type, cache_control=IMMUTABLE, replacing=existing)
         except api.PreconditionFailed:
             continue
     raise _contention(name)
@@ -52,41 +52,41 @@ def promote(objects: Objects, staged: StoredObject, name: str, media_type: str) 
     :return: the published object, or the existing one.
     :raises UploadLost: the staged object has disappeared.
     """
-    gone = False
+    removed = False
     try:
         if staged.media_type != media_type:
             staged = objects.retype(staged, media_type)
-        found = _find(objects, name, staged.size, staged.crc32c)
+        existing = _find(objects, name, staged.size, staged.crc32c)
         for _ in range(MAX_PUBLISH_ATTEMPTS):
-            if isinstance(found, StoredObject):
-                return found
+            if isinstance(existing, StoredObject):
+                return existing
             try:
-                moved = objects.move(staged, name, replacing=found)
+                moved = objects.move(staged, name, replacing=existing)
             except (api.NotFound, api.PreconditionFailed):
-                found = _find(objects, name, staged.size, staged.crc32c)
-                if isinstance(found, int) and objects.stat(staged.name) is None:
-                    gone = True
+                existing = _find(objects, name, staged.size, staged.crc32c)
+                if isinstance(existing, int) and objects.stat(staged.name) is None:
+                    removed = True
                     raise UploadLost(
                         operation="publish a blob", reason="it has vanished from the bucket"
                     ) from None
             except (api.MethodNotImplemented, api.MethodNotAllowed):
-                copied = _copy(objects, staged, name, replacing=found)
+                copied = _copy(objects, staged, name, replacing=existing)
                 if copied is not None:
                     return copied
-                found = _find(objects, name, staged.size, staged.crc32c)
+                existing = _find(objects, name, staged.size, staged.crc32c)
             else:
-                gone = True
+                removed = True
                 return moved
         raise _contention(name)
     finally:
-        if not gone:
+        if not removed:
             discard(objects, staged)
 
 
 def discard(objects: Objects, staged: StoredObject) -> None:
     """Delete a staged object, also after the task was stopped.  Never raises."""
     try:
-        objects.cleaning().delete(staged.name, staged.generation)
+        objects.for_cleanup().delete(staged.name, staged.generation)
     except Exception as error:  # noqa: BLE001  # a sweep will delete it
         _log.warn(
             "{name} could not be deleted, and is left for a sweep: {error}",
@@ -102,18 +102,18 @@ def _find(objects: Objects, name: str, size: int, crc32c: str) -> StoredObject |
     :return: the object, if it has this size and checksum; else the generation that has
         to be replaced, 0 if there is none.
     """
-    found = objects.stat(name)
-    if found is None:
+    existing = objects.stat(name)
+    if existing is None:
         return 0
-    if not found.holds(size, crc32c):
+    if not existing.matches(size, crc32c):
         _log.error(
             "{name} is damaged, its size {found} or its checksum is not what it should be:"
             " it is replaced",
             name=name,
-            found=found.size,
+            existing=existing.size,
         )
-        return found.generation
-    return found
+        return existing.generation
+    return existing
 
 
 def _copy(
@@ -126,27 +126,27 @@ def _copy(
     """
     attempts = RetryState("publish a blob", objects.retry_policy, objects.stop)
     token: str | None = None
-    done = 0
+    previous_bytes = 0
     while True:
         attempts.check()
         try:
-            copied, token, now = objects.rewrite(staged, name, token, replacing=replacing)
+            copied, token, copied_bytes = objects.rewrite(staged, name, token, replacing=replacing)
         except api.PreconditionFailed:
             return None
         except api.GoogleAPICallError as error:
             if error.code != 410:
                 raise
             # The token has expired, and the copied part is lost with it.
-            token, done = None, 0
+            token, previous_bytes = None, 0
             attempts.failed(UnexpectedResponse("the copy has to begin again and again"))
             continue
         if copied is not None:
             return copied
-        if now > done:
+        if copied_bytes > previous_bytes:
             attempts.progressed()
         else:
             attempts.failed(UnexpectedResponse("the service copies nothing"))
-        done = now
+        previous_bytes = copied_bytes
 
 
 def _contention(name: str) -> StorageError:

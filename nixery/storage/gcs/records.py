@@ -18,13 +18,13 @@ from attrs import frozen
 from google.api_core import exceptions as api
 
 from nixery.errors import StorageError
-from nixery.storage.gcs.http import StoredObject, crc_of, crc_text
+from nixery.storage.gcs.http import StoredObject, encode_crc32c, extend_crc32c
 from nixery.storage.gcs.objects import Objects
 from nixery.storage.rules import check_kind, check_small
 
 __all__ = ["Records"]
 
-MAX_NAME = 800
+MAX_NAME_BYTES = 800
 """Maximum length in bytes of an encoded key in a name; the service allows 1024 in all."""
 
 MAX_CHANGE_ATTEMPTS = 16
@@ -46,18 +46,18 @@ class Records:
 
     def get(self, kind: str, key: str) -> bytes | None:
         """Return the record, ``None`` when there is none."""
-        return self._read(_place(kind, key))
+        return self._read(_locate(kind, key))
 
     def add(self, kind: str, key: str, value: bytes) -> bytes:
         """:return: the existing record, or ``value`` if it was created."""
-        place = _place(kind, key)
+        location = _locate(kind, key)
         check_small("store a record", len(value))
         for _ in range(MAX_CHANGE_ATTEMPTS):
-            found = self._read(place)
+            found = self._read(location)
             if found is not None:
                 return found
             try:
-                self._write(place, value, replacing=0)
+                self._write(location, value, replacing=0)
             except api.PreconditionFailed:
                 # Another writer was faster, or this request succeeded and its answer was lost.
                 continue
@@ -71,16 +71,20 @@ class Records:
         Each try replaces only the generation that was seen before, so that a try whose
         answer is late or lost does not overwrite a later write of another writer.
         """
-        place = _place(kind, key)
+        location = _locate(kind, key)
         check_small("store a record", len(value))
-        seen: StoredObject | None = None
+        existing: StoredObject | None = None
         for _ in range(MAX_CHANGE_ATTEMPTS):
             try:
-                self._write(place, value, replacing=0 if seen is None else seen.generation)
+                self._write(
+                    location, value, replacing=0 if existing is None else existing.generation
+                )
             except api.PreconditionFailed:
-                seen = self.objects.stat(place.name)
-                data = place.head + value
-                if seen is not None and seen.holds(len(data), crc_text(crc_of(data))):
+                existing = self.objects.stat(location.name)
+                data = location.header + value
+                if existing is not None and existing.matches(
+                    len(data), encode_crc32c(extend_crc32c(data))
+                ):
                     return
             else:
                 return
@@ -88,33 +92,33 @@ class Records:
 
     def delete(self, kind: str, key: str) -> None:
         """Remove the record, if there is one."""
-        self.objects.delete(_place(kind, key).name)
+        self.objects.delete(_locate(kind, key).name)
 
     def keys(self, kind: str, prefix: str) -> list[str]:
         """Return the keys of a kind that begin with ``prefix``, sorted."""
         folder = f"records/{check_kind(kind)}/"
         found: list[str | None] = []
         encoded = _encode(prefix)
-        if len(encoded) <= MAX_NAME:
+        if len(encoded) <= MAX_NAME_BYTES:
             for page in self.objects.list(folder + encoded):
                 found += (_decode(item.name.removeprefix(folder)) for item in page)
         for page in self.objects.list(f"records/{kind}.long/"):
             found += (self._long_key(item) for item in page)
         return sorted(key for key in found if key is not None and key.startswith(prefix))
 
-    def _read(self, place: _Place) -> bytes | None:
-        data = self.objects.get(place.name)
+    def _read(self, location: _Location) -> bytes | None:
+        data = self.objects.get(location.name)
         if data is None:
             return None
-        if not data.startswith(place.head):
-            raise StorageError(operation="read a record", reason=f"{place.name} is damaged")
-        return data[len(place.head) :]
+        if not data.startswith(location.header):
+            raise StorageError(operation="read a record", reason=f"{location.name} is damaged")
+        return data[len(location.header) :]
 
-    def _write(self, place: _Place, value: bytes, *, replacing: int) -> None:
+    def _write(self, location: _Location, value: bytes, *, replacing: int) -> None:
         self.objects.put(
-            place.name,
-            place.head + value,
-            "application/octet-stream" if place.head else "application/json",
+            location.name,
+            location.header + value,
+            "application/octet-stream" if location.header else "application/json",
             cache_control=NOT_CACHED,
             replacing=replacing,
         )
@@ -127,24 +131,24 @@ class Records:
 
 
 @frozen(kw_only=True)
-class _Place:
+class _Location:
     """
     The location of a record.
 
-    :param head: the bytes before the record in its object.
+    :param header: the bytes before the record in its object.
     """
 
     name: str
-    head: bytes = b""
+    header: bytes = b""
 
 
-def _place(kind: str, key: str) -> _Place:
+def _locate(kind: str, key: str) -> _Location:
     encoded = _encode(key)
-    if len(encoded) <= MAX_NAME:
-        return _Place(name=f"records/{check_kind(kind)}/{encoded}")
+    if len(encoded) <= MAX_NAME_BYTES:
+        return _Location(name=f"records/{check_kind(kind)}/{encoded}")
     data = encoded.encode("ascii")
     name = f"records/{check_kind(kind)}.long/{hashlib.sha256(data).hexdigest()}"
-    return _Place(name=name, head=data + b"\n")
+    return _Location(name=name, header=data + b"\n")
 
 
 def _encode(key: str) -> str:

@@ -44,7 +44,7 @@ TEMPORARY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 BACKOFF = Backoff(first=0.25, longest=8.0, jitter=0.5)
 
-GRANT = (
+GRANT_ADVICE = (
     "give the account that the daemon uses the role Storage Object Admin on the bucket"
     " (roles/storage.objectAdmin)"
 )
@@ -110,7 +110,7 @@ class RetryState:
         :raises Exception: ``error`` itself, if it is not temporary.
         """
         self.check()
-        if not _passes(error):
+        if not _is_temporary(error):
             raise error
         pause = self._attempts.next_pause(time.monotonic())
         if pause is None:
@@ -119,19 +119,19 @@ class RetryState:
         self.check()
 
 
-def attempt(operation: str, retry_policy: RetryPolicy, stop: Event, try_: Callable[[], T]) -> T:
+def attempt(operation: str, retry_policy: RetryPolicy, stop: Event, function: Callable[[], T]) -> T:
     """
-    Call ``try_`` until it returns, and return its result.
+    Call ``function`` until it returns, and return its result.
 
     :raises StorageUnavailable: it had not succeeded by the retry deadline.
     :raises StorageError: the task was stopped.
-    :raises Exception: any error of ``try_`` that is not temporary.
+    :raises Exception: any error of ``function`` that is not temporary.
     """
     attempts = RetryState(operation, retry_policy, stop)
     attempts.check()
     while True:
         try:
-            return try_()
+            return function()
         # The exceptions that are raised here are not documented: they come from requests,
         # urllib3 and three Google libraries.
         except Exception as error:  # noqa: BLE001
@@ -151,7 +151,7 @@ def translate_errors(operation: str) -> Iterator[None]:
     except GoogleAPICallError as error:
         if error.code in (401, 403):
             raise StorageRefused(
-                operation=operation, reason=_describe(error), advice=GRANT
+                operation=operation, reason=_describe(error), advice=GRANT_ADVICE
             ) from error
         raise StorageError(operation=operation, reason=_describe(error)) from error
     except GoogleAuthError as error:
@@ -164,7 +164,7 @@ def translate_errors(operation: str) -> Iterator[None]:
         raise StorageError(operation=operation, reason=_describe(error)) from error
 
 
-def _passes(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     """Tell whether an error is temporary, so that a retry may succeed."""
     if isinstance(error, GoogleAPICallError):
         return error.code in TEMPORARY_STATUSES
@@ -173,11 +173,11 @@ def _passes(error: Exception) -> bool:
     if isinstance(error, GoogleAuthError):
         # An error of the token service or the metadata server; a refusal such as a
         # revoked key is final, and google-auth distinguishes the two.
-        return bool(error.retryable) or _is_about_transport(error)
+        return bool(error.retryable) or _is_transport_error(error)
     return isinstance(error, RequestException | HTTPError | UnexpectedResponse | ConnectionError)
 
 
-def _is_about_transport(error: Exception) -> bool:
+def _is_transport_error(error: Exception) -> bool:
     return any(isinstance(each, RequestException | OSError) for each in _chain(error))
 
 
@@ -190,9 +190,9 @@ def _describe(error: Exception) -> str:
     """
     if isinstance(error, GoogleAPICallError):
         code = int(error.code or 0)
-        said = [str(each["message"]) for each in error.errors or () if each.get("message")]
-        said.append(responses.get(code, "an unknown status"))
-        return f"the service answered {code}, {said[0]}"
+        messages = [str(each["message"]) for each in error.errors or () if each.get("message")]
+        messages.append(responses.get(code, "an unknown status"))
+        return f"the service answered {code}, {messages[0]}"
     if isinstance(error, ConnectTimeout):
         return "nothing answers at the service's address"
     if isinstance(error, RequestTimeout):
@@ -200,7 +200,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, UnexpectedResponse):
         return str(error)
     if isinstance(error, GoogleAuthError):
-        text = _lost_connection(error) if _is_about_transport(error) else str(error.args[0])[:300]
+        text = _lost_connection(error) if _is_transport_error(error) else str(error.args[0])[:300]
         return f"the credentials could not be used: {text}"
     if isinstance(error, RequestException) and isinstance(error, ValueError):
         return "the answer is not the service's: no JSON"

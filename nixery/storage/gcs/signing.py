@@ -55,7 +55,7 @@ class Urls(Protocol):
     blocking: bool
     """True if :meth:`url` may send a request, and has to be called on a worker thread."""
 
-    def known(self, name: str) -> str | None:
+    def cached_url(self, name: str) -> str | None:
         """Return the URL of an object, if that takes no request."""
 
     def url(self, name: str, stop: Event) -> str:
@@ -75,11 +75,11 @@ class PublicUrls:
     def __init__(self, connection: Connection) -> None:
         self._base = f"{connection.endpoint}/{quote(connection.bucket, safe='')}"
 
-    def known(self, name: str) -> str:
+    def cached_url(self, name: str) -> str:
         return f"{self._base}/{quote(name)}"
 
     def url(self, name: str, _stop: Event) -> str:
-        return self.known(name)
+        return self.cached_url(name)
 
 
 class KeyUrls:
@@ -95,11 +95,11 @@ class KeyUrls:
         self._connection = connection
         self._signer = signer
 
-    def known(self, name: str) -> str:
+    def cached_url(self, name: str) -> str:
         return _sign(self._connection, name, self._signer)
 
     def url(self, name: str, _stop: Event) -> str:
-        return self.known(name)
+        return self.cached_url(name)
 
 
 class IamUrls:
@@ -121,16 +121,16 @@ class IamUrls:
         self._retry_policy = retry_policy
         self._iam = iam
         self._lock = Lock()
-        self._kept: TTLCache[str, str] = TTLCache(MAX_CACHED_URLS, URL_LIFETIME_SECONDS / 2)
+        self._cache: TTLCache[str, str] = TTLCache(MAX_CACHED_URLS, URL_LIFETIME_SECONDS / 2)
 
-    def known(self, name: str) -> str | None:
+    def cached_url(self, name: str) -> str | None:
         with self._lock:
-            return self._kept.get(name)
+            return self._cache.get(name)
 
     def url(self, name: str, stop: Event) -> str:
-        kept = self.known(name)
-        if kept is not None:
-            return kept
+        cached = self.cached_url(name)
+        if cached is not None:
+            return cached
         signer = _IamSigner(self, stop)
         url = _sign(
             self._connection,
@@ -140,7 +140,7 @@ class IamUrls:
             ),
         )
         with self._lock:
-            self._kept[name] = url
+            self._cache[name] = url
         return url
 
     def sign(self, message: bytes, stop: Event) -> bytes:
@@ -157,8 +157,8 @@ class IamUrls:
         account = quote(self._account, safe="@")
         url = f"{self._iam}/v1/projects/-/serviceAccounts/{account}:signBlob"
 
-        def ask() -> bytes:
-            answer = request(
+        def request_signature() -> bytes:
+            response = request(
                 self._connection,
                 self._retry_policy,
                 "POST",
@@ -167,13 +167,13 @@ class IamUrls:
                 data=body,
             )
             try:
-                return base64.b64decode(answer.json()["signedBlob"], validate=True)
+                return base64.b64decode(response.json()["signedBlob"], validate=True)
             except (KeyError, TypeError, ValueError) as error:
                 raise UnexpectedResponse("the IAM service answers without a signature") from error
 
         try:
             with translate_errors("sign a URL"):
-                return attempt("sign a URL", self._retry_policy, stop, ask)
+                return attempt("sign a URL", self._retry_policy, stop, request_signature)
         except StorageRefused as error:
             raise evolve(error, advice=_grant(self._account)) from error
 

@@ -20,32 +20,32 @@ class TTLCache(Generic[T]):
     A thread-safe cache of limited size, which drops the entry that was seen longest ago.
 
     :param seconds: the monotonic time, as the reactor's ``seconds``.
-    :param limit: maximum number of entries.
+    :param max_entries: maximum number of entries.
     """
 
-    def __init__(self, seconds: Callable[[], float], limit: int = 50_000) -> None:
+    def __init__(self, seconds: Callable[[], float], max_entries: int = 50_000) -> None:
         self._seconds = seconds
-        self._limit = limit
+        self._max_entries = max_entries
         self._lock = Lock()
-        self._things: dict[Digest, tuple[float, T]] = {}
+        self._entries: dict[Digest, tuple[float, T]] = {}
 
-    def add(self, digest: Digest, thing: T) -> None:
+    def add(self, digest: Digest, value: T) -> None:
         """Add an object that was seen just now."""
         with self._lock:
-            self._things.pop(digest, None)
-            self._things[digest] = self._seconds(), thing
-            if len(self._things) > self._limit:
-                del self._things[next(iter(self._things))]
+            self._entries.pop(digest, None)
+            self._entries[digest] = self._seconds(), value
+            if len(self._entries) > self._max_entries:
+                del self._entries[next(iter(self._entries))]
 
-    def get(self, digest: Digest, within: float) -> T | None:
-        """Return the object if it was seen at most ``within`` seconds ago."""
+    def get(self, digest: Digest, max_age: float) -> T | None:
+        """Return the object if it was seen at most ``max_age`` seconds ago."""
         with self._lock:
-            seen = self._things.get(digest)
-        if seen is None or self._seconds() - seen[0] > within:
+            entry = self._entries.get(digest)
+        if entry is None or self._seconds() - entry[0] > max_age:
             return None
-        return seen[1]
+        return entry[1]
 
-    def forget(self, digest: Digest) -> None:
+    def remove(self, digest: Digest) -> None:
         """Remove an object that does not exist any more."""
         with self._lock:
-            self._things.pop(digest, None)
+            self._entries.pop(digest, None)

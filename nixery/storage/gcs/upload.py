@@ -22,7 +22,14 @@ from twisted.logger import Logger
 
 from nixery.errors import NixeryError
 from nixery.storage.errors import UploadLost
-from nixery.storage.gcs.http import Body, StoredObject, crc_of, crc_text, from_json, request
+from nixery.storage.gcs.http import (
+    Body,
+    StoredObject,
+    encode_crc32c,
+    extend_crc32c,
+    from_json,
+    request,
+)
 from nixery.storage.gcs.objects import Objects
 from nixery.storage.gcs.retry import RetryState, UnexpectedResponse, translate_errors
 
@@ -60,7 +67,7 @@ class Upload:
         self._session: str | None = None
         # The number of bytes that the service has, as last reported, and the checksum of
         # all bytes that were passed to send().
-        self._kept = 0
+        self._persisted = 0
         self._crc = 0
 
     def start(self) -> None:
@@ -81,55 +88,55 @@ class Upload:
         :raises UploadLost: the service has lost the session, or bytes it had kept.
         :raises StorageUnavailable: it makes no progress.
         """
-        start = self._kept
+        start = self._persisted
         stop = start + len(chunk)
-        self._crc = crc_of(chunk, self._crc)
+        self._crc = extend_crc32c(chunk, self._crc)
         attempts = RetryState(OPERATION, self._objects.retry_policy, self._objects.stop)
-        asking = False  # or sending
+        querying = False  # or sending
         while True:
             attempts.check()
             try:
-                rest = None if asking else memoryview(chunk)[self._kept - start :]
-                answer = self._put(rest, stop, last=last)
-                if answer.status_code != 308:
-                    return self._finished(answer, stop, last=last)
-                kept = _kept(answer)
+                remaining = None if querying else memoryview(chunk)[self._persisted - start :]
+                response = self._put(remaining, stop, last=last)
+                if response.status_code != 308:
+                    return self._check_object(response, stop, last=last)
+                persisted = _parse_range(response)
             except NixeryError:
                 raise
             # As in attempt(): the exceptions that are raised here are not documented.
             except Exception as error:  # noqa: BLE001
                 if isinstance(error, api.GoogleAPICallError) and error.code in SESSION_END_STATUSES:
-                    return self._lost(error, stop, last=last)
+                    return self._recover_object(error, stop, last=last)
                 with translate_errors(OPERATION):
                     attempts.failed(error)
-                asking = True
+                querying = True
                 continue
-            if not start <= kept <= stop:
+            if not start <= persisted <= stop:
                 raise UploadLost(
                     operation=OPERATION,
-                    reason=f"the service has {kept} bytes after it was sent {stop}",
+                    reason=f"the service has {persisted} bytes after it was sent {stop}",
                 )
-            progress = kept > self._kept
-            self._kept = kept
-            if kept == stop and not last:
+            progress = persisted > self._persisted
+            self._persisted = persisted
+            if persisted == stop and not last:
                 return None
             if progress:
                 attempts.progressed()
-            elif not asking or kept == stop:
+            elif not querying or persisted == stop:
                 with translate_errors(OPERATION):
                     attempts.failed(
                         UnexpectedResponse("the service makes nothing of what it is sent")
                     )
             # If the service has all bytes but no object, the query makes it create one.
-            asking = kept == stop
+            querying = persisted == stop
 
     def cancel(self) -> None:
         """Cancel the upload at the service, also after the task was stopped.  Never raises."""
         if self._session is None:
             return
-        cleaning = self._objects.cleaning()
+        objects = self._objects.for_cleanup()
         try:
-            request(cleaning.connection, cleaning.retry_policy, "DELETE", self._session)
+            request(objects.connection, objects.retry_policy, "DELETE", self._session)
         except Exception as error:  # noqa: BLE001
             # 499 is success here.  After any other error, the service drops the session
             # by itself, after a week.
@@ -139,10 +146,10 @@ class Upload:
     def _put(self, data: memoryview | None, stop: int, *, last: bool) -> Response:
         """Send ``data``, or, if that is ``None``, ask how much is kept."""
         assert self._session is not None
-        place = "*" if data is None else f"{self._kept}-{stop - 1}"
-        headers = {"Content-Range": f"bytes {place}/{stop if last else '*'}"}
+        byte_range = "*" if data is None else f"{self._persisted}-{stop - 1}"
+        headers = {"Content-Range": f"bytes {byte_range}/{stop if last else '*'}"}
         if last:
-            headers["X-Goog-Hash"] = f"crc32c={crc_text(self._crc)}"
+            headers["X-Goog-Hash"] = f"crc32c={encode_crc32c(self._crc)}"
         return request(
             self._objects.connection,
             self._objects.retry_policy,
@@ -152,30 +159,32 @@ class Upload:
             data=b"" if data is None else Body(data, stop=self._objects.stop),
         )
 
-    def _finished(self, answer: Response, size: int, *, last: bool) -> StoredObject:
-        stored = from_json(answer)
-        if not last or not stored.holds(size, crc_text(self._crc)):
+    def _check_object(self, response: Response, size: int, *, last: bool) -> StoredObject:
+        stored = from_json(response)
+        if not last or not stored.matches(size, encode_crc32c(self._crc)):
             # The object has other bytes, or a part only: it must not be published.
-            self._objects.cleaning().delete(self._name)
+            self._objects.for_cleanup().delete(self._name)
             raise UploadLost(
                 operation=OPERATION, reason="the service made an object of something else"
             )
         return stored
 
-    def _lost(self, error: api.GoogleAPICallError, size: int, *, last: bool) -> StoredObject | None:
+    def _recover_object(
+        self, error: api.GoogleAPICallError, size: int, *, last: bool
+    ) -> StoredObject | None:
         """Handle a lost session; if it had succeeded and its answer was lost, find the object."""
         if last:
             stored = self._objects.stat(self._name)
-            if stored is not None and stored.holds(size, crc_text(self._crc)):
+            if stored is not None and stored.matches(size, encode_crc32c(self._crc)):
                 return stored
         raise UploadLost(
             operation=OPERATION, reason=f"the service ended the upload with status {error.code}"
         ) from error
 
 
-def _kept(answer: Response) -> int:
+def _parse_range(response: Response) -> int:
     """Return how many bytes are kept according to a 308: none, if it has no range."""
-    text = answer.headers.get("Range")
+    text = response.headers.get("Range")
     if text is None:
         return 0
     match = _RANGE.fullmatch(text)

@@ -30,7 +30,7 @@ from nixery.image.names import Digest
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import DigestMismatch
 from nixery.storage.gcs.blobs import blob_info, blob_name
-from nixery.storage.gcs.http import StoredObject, crc_of, crc_text
+from nixery.storage.gcs.http import StoredObject, encode_crc32c, extend_crc32c
 from nixery.storage.gcs.objects import MAX_UPLOAD, Objects
 from nixery.storage.gcs.publish import discard, promote, publish
 from nixery.storage.gcs.retry import stopped, translate_errors
@@ -48,7 +48,7 @@ MAX_QUEUED_CHUNKS = 2
 ABORT_TIMEOUT_SECONDS = 10.0
 """Seconds to wait for the end of an upload that was dropped."""
 
-USUAL_TYPE = layer_media_type("gzip")
+DEFAULT_MEDIA_TYPE = layer_media_type("gzip")
 """The media type of nearly all large blobs; another type takes one more request."""
 
 
@@ -94,10 +94,10 @@ class Writer:
         while view:
             # Keep a full chunk until more data follow: the last chunk must not be empty.
             if len(self._buffer) == self._chunk_size:
-                self._ship(last=False)
-            room = self._chunk_size - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
+                self._queue_buffer(last=False)
+            space = self._chunk_size - len(self._buffer)
+            self._buffer += view[:space]
+            view = view[space:]
         self._size += len(data)
         return len(data)
 
@@ -138,16 +138,16 @@ class Writer:
         if self._transfer is not None:
             # Even if this wait is cancelled, the upload ends by itself.
             with suppress(ShuttingDown, CancelledError):
-                await self._workers.run(self._transfer.drop)
+                await self._workers.run(self._transfer.discard)
 
     def _check(self) -> None:
         if self._ended:
             raise StorageError(operation="write a blob", reason="it was ended before")
 
-    def _ship(self, *, last: bool) -> _Transfer:
+    def _queue_buffer(self, *, last: bool) -> _Transfer:
         chunk = bytes(self._buffer)
         self._buffer.clear()
-        self._crc = crc_of(chunk, self._crc)
+        self._crc = extend_crc32c(chunk, self._crc)
         if self._transfer is None:
             self._transfer = _Transfer(self._objects, self._threads)
         self._transfer.put(chunk, last=last)
@@ -163,13 +163,13 @@ class Writer:
                 return publish(self._objects, name, data, media_type)
             if self._objects.stop.is_set():
                 raise stopped("store a blob")
-            transfer = self._ship(last=True)
+            transfer = self._queue_buffer(last=True)
             # Done while the last chunks are being uploaded.
-            found = self._objects.stat(name)
-            if found is not None and found.holds(self._size, crc_text(self._crc)):
+            existing = self._objects.stat(name)
+            if existing is not None and existing.matches(self._size, encode_crc32c(self._crc)):
                 transfer.stop()
-                transfer.drop()
-                return found
+                transfer.discard()
+                return existing
             return promote(self._objects, transfer.result(), name, media_type)
 
 
@@ -215,7 +215,7 @@ class _Transfer:
         """Return the staged object; waits until the last chunk is uploaded."""
         return self._future.result()
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Wait for the end of an upload that was stopped, and remove its object, if any."""
         wait_for([self._future], ABORT_TIMEOUT_SECONDS)
         if self._future.done() and not self._future.cancelled():
@@ -226,12 +226,12 @@ class _Transfer:
 
     def _run(self) -> StoredObject:
         """Upload the chunks of the queue, on the upload thread."""
-        upload = Upload(self._objects, STAGING + uuid4().hex, USUAL_TYPE)
+        upload = Upload(self._objects, STAGING + uuid4().hex, DEFAULT_MEDIA_TYPE)
         try:
             with translate_errors(OPERATION):
                 upload.start()
                 while True:
-                    chunk, last = self._take()
+                    chunk, last = self._next_chunk()
                     stored = upload.send(chunk, last=last)
                     del chunk  # free its memory while waiting for the next one
                     if stored is not None:
@@ -244,14 +244,14 @@ class _Transfer:
             upload.cancel()
             raise
 
-    def _take(self) -> tuple[bytes, bool]:
+    def _next_chunk(self) -> tuple[bytes, bool]:
         with self._changed:
             self._changed.wait_for(lambda: self._chunks or self._stopped())
             if self._stopped():
                 raise stopped(OPERATION)
-            taken = self._chunks.popleft()
+            chunk = self._chunks.popleft()
             self._changed.notify_all()
-            return taken
+            return chunk
 
     def _stopped(self) -> bool:
         return self._objects.stop.is_set()

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnexpectedOutput
 from nixery.popularity import binary_cache
-from nixery.popularity.binary_cache import BATCH, Crawled, Crawler
+from nixery.popularity.binary_cache import LOG_BATCH_SIZE, Crawler, CrawlResult
 from nixery.popularity.errors import CacheIncomplete
 from nixery.popularity.reference_log import ReferenceLog
 from nixery.runtime.errors import FetchFailed
@@ -72,8 +72,8 @@ class CrawlTests(SynchronousTestCase):
         self.cache = Cache({A: [A, B, C], B: [D], C: [D], D: []})
         self.told: list[tuple[int, int]] = []
 
-    def start(self, roots: Iterable[str], connections: int = 3) -> Deferred[Crawled]:
-        async def crawl() -> Crawled:
+    def start(self, roots: Iterable[str], connections: int = 3) -> Deferred[CrawlResult]:
+        async def crawl() -> CrawlResult:
             with ReferenceLog(self.directory, CACHE) as log:
                 crawler = Crawler(
                     cache=CACHE + "/",
@@ -88,7 +88,7 @@ class CrawlTests(SynchronousTestCase):
 
         return Deferred.fromCoroutine(crawl())
 
-    def crawl(self, roots: Iterable[str]) -> Crawled:
+    def crawl(self, roots: Iterable[str]) -> CrawlResult:
         return self.successResultOf(self.start(roots))
 
     def test_all_that_the_roots_need_is_found_and_each_path_is_asked_for_once(self) -> None:
@@ -212,7 +212,7 @@ class CrawlTests(SynchronousTestCase):
 
     def test_thousands_of_paths_in_any_order_logged_in_batches(self) -> None:
         """Thousands of paths, in any order, logged in batches."""
-        many = [name(f"p{number}") for number in range(3 * BATCH + 1)]
+        many = [name(f"p{number}") for number in range(3 * LOG_BATCH_SIZE + 1)]
         links = {each: many[number + 1 : number + 4] for number, each in enumerate(many)}
         self.cache = Cache(links)
         self.assertEqual(len(many), len(self.crawl([many[0]]).references))

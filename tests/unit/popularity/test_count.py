@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnexpectedOutput
 from nixery.layers.popularity_file import encode_popularity, merge_counts, parse_popularity
-from nixery.popularity.count import CHUNK, count_popularity, users_in_closure
+from nixery.popularity.count import CHUNK_SIZE, count_popularity, users_in_closure
 
 
 def base_name(number: int, name: str) -> str:
@@ -88,7 +88,7 @@ class ChunkTests(SynchronousTestCase):
         """The counts do not depend on how many users are followed at once."""
         numbers = random.Random(7)
         uses = [sorted({numbers.randrange(i, 200) for _ in range(4)} - {i}) for i in range(200)]
-        expected = users_in_closure(uses, range(200), CHUNK)
+        expected = users_in_closure(uses, range(200), CHUNK_SIZE)
         self.assertEqual(200, len(expected))
         self.assertEqual(1, expected[0])
         self.assertLess(10, max(expected))

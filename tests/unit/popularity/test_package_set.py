@@ -45,13 +45,13 @@ class WholeSetTests(SynchronousTestCase):
     def now(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
-    def evaluate(self, nix: FakeNix, names: list[str]) -> package_set.WholeSet:
+    def evaluate(self, nix: FakeNix, names: list[str]) -> package_set.EvaluatedSet:
         package_set = PackageSet(revision=path_revision(Path("/set")), path=Path("/set"))
         return self.now(evaluate_all(nix, package_set, "x86_64-linux", names, self.tell))
 
     def test_many_names_are_evaluated_some_at_a_time(self) -> None:
         """Many names are evaluated some at a time; those that are refused are told."""
-        self.patch(package_set, "EVALUATED_AT_ONCE", 3)
+        self.patch(package_set, "EVALUATION_BATCH_SIZE", 3)
         nix = self.make(7)
         names = [f"p{number}" for number in range(5)] + ["gone", "p5", "away", "p6", "p6"]
         found = self.evaluate(nix, names)
@@ -69,7 +69,7 @@ class WholeSetTests(SynchronousTestCase):
 
     def test_all_packages_that_can_be_built_are_built_whatever_others_fail(self) -> None:
         """All packages that can be built are built, whatever others fail."""
-        self.patch(package_set, "BUILT_AT_ONCE", 8)
+        self.patch(package_set, "BUILD_BATCH_SIZE", 8)
         nix = self.make(20, failing=(0, 9, 10, 19))
         packages = self.evaluate(nix, [f"p{number}" for number in range(20)]).packages
         built = self.now(realise_all(nix, packages, self.progress, self.tell))
@@ -83,7 +83,7 @@ class WholeSetTests(SynchronousTestCase):
 
     def test_after_failure_of_nix_itself_not_of_build_nothing_stays_protected(self) -> None:
         """After a failure of Nix itself, not of a build, nothing stays protected."""
-        self.patch(package_set, "BUILT_AT_ONCE", 1)
+        self.patch(package_set, "BUILD_BATCH_SIZE", 1)
         nix = self.make(3)
         nix.packages = [
             *nix.packages[:2],

@@ -18,7 +18,7 @@ from nixery.runtime.clocks import WallClock, WallTime
 from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.runtime.reactor_time import use_monotonic_time
 from nixery.runtime.systemd.watchdog import ServiceNotifier
-from nixery.storage.filesystem.ages import Ages
+from nixery.storage.filesystem.ages import AgeClock
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.fuzz.fuzz_app import PASSWORD, USER, World, answers_in, basic
 
@@ -174,7 +174,7 @@ class StepTests(SynchronousTestCase):
         """A recent use does not become old by a step of the clock until the grace has passed."""
         for step, at_once, later in ((MONTH, 60, MONTH + 3660), (-MONTH, 60 - MONTH, None)):
             wall_clock = self.reactor.wall_clock
-            ages = Ages(wall_clock, self.reactor.seconds, grace=3600)
+            ages = AgeClock(wall_clock, self.reactor.seconds, grace=3600)
             used = ages.now()
             self.reactor.advance(60)
             self.reactor.step(step)
@@ -185,7 +185,7 @@ class StepTests(SynchronousTestCase):
 
     def test_steps_that_are_taken_back(self) -> None:
         """A clock that was wrong for a moment was not."""
-        ages = Ages(self.reactor.wall_clock, self.reactor.seconds, grace=3600)
+        ages = AgeClock(self.reactor.wall_clock, self.reactor.seconds, grace=3600)
         used = ages.now()
         for step in (MONTH, -MONTH):
             self.reactor.step(step)

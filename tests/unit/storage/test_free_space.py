@@ -29,7 +29,7 @@ class GuardTests(SynchronousTestCase):
         self.guard = self.make(FreeSpaceLimit(amount=GIB))
 
     def make(self, margin: FreeSpaceLimit, *, collects: bool = True) -> FreeSpaceMonitor:
-        async def make_room() -> None:
+        async def collect_garbage() -> None:
             self.rooms += 1
             self.free += self.room
 
@@ -38,11 +38,11 @@ class GuardTests(SynchronousTestCase):
             margin=margin,
             workers=InlineWorkers(),
             clock=self.clock,
-            make_room=make_room if collects else None,
-            look=self.look,
+            collect_garbage=collect_garbage if collects else None,
+            read_space=self.read_space,
         )
 
-    def look(self, path: str) -> tuple[int, int]:
+    def read_space(self, path: str) -> tuple[int, int]:
         self.looks += 1
         self.assertEqual("/storage", path)
         return 100 * GIB, self.free
@@ -114,7 +114,7 @@ class GuardTests(SynchronousTestCase):
         def fail(_path: str) -> tuple[int, int]:
             raise OSError(5, "input/output error")
 
-        self.guard.look = fail
+        self.guard.read_space = fail
         self.assertFalse(self.refused())
 
 

@@ -17,7 +17,7 @@ from nixery.image.manifests import digest_of
 from nixery.storage.errors import BlobUnknown, CollectionRunning
 from nixery.storage.filesystem import garbage_collector, scan
 from nixery.storage.filesystem.garbage_collector import (
-    Work,
+    Collection,
     Step,
     collect,
     purge,
@@ -163,7 +163,7 @@ class PolicyTests(Unhurried):
         self.image("two", b"shared")
         self.layer(b"stray")
         found = self.inventory()
-        (unit,) = (each for each in found.units() if each.keys == ["one"])
+        (unit,) = (each for each in found.stored_images() if each.keys == ["one"])
         done = run_blocking(purge(str(self.root), [unit], found, dry_run=False))
         self.assertEqual((1, 4), (done.images, done.blobs))
         self.assertEqual({"two"}, self.images())
@@ -242,7 +242,7 @@ class UseTests(Unhurried):
 class RaceTests(StoreCase):
     """A collection step by step, and others in between."""
 
-    def work(self, **policy: float) -> Work:
+    def work(self, **policy: float) -> Collection:
         return collect(str(self.root), Policy(grace=0.0, **policy))  # type: ignore[arg-type]  # fields by their names
 
     def at_every_step(
@@ -382,7 +382,7 @@ class RaceTests(StoreCase):
     ) -> None:
         """No order of operations leaves a manifest that names a removed blob."""
         self.setUp()
-        work: Work | None = None
+        work: Collection | None = None
         with mock.patch.object(scan, "TIMESTAMP_RESOLUTION_SECONDS", -1e18):
             for action, number, parts in history:
                 layers = [b"layer %d" % part for part in sorted(parts)]

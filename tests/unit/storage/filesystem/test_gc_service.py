@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from nixery.errors import ShuttingDown
 from nixery.storage.filesystem import scan
 from nixery.storage.filesystem.gc_policy import Policy
-from nixery.storage.filesystem.gc_service import Retention
+from nixery.storage.filesystem.gc_service import CollectionService
 from nixery.storage.filesystem.publish_lock import attempt_collection, publishing
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.support.stores import StoreCase
@@ -48,18 +48,18 @@ class RetentionTests(StoreCase):
         self.image("old", b"1")
         self.age()
 
-    def make(self, root: Path) -> Retention:
+    def make(self, root: Path) -> CollectionService:
         def removed() -> None:
             self.told += 1
 
-        return Retention(
+        return CollectionService(
             root=root,
             policy=Policy(max_bytes=0),
             interval=60.0,
             workers=self.workers,
             clock=self.clock,
             wall_clock=self.wall_clock,
-            removed=removed,
+            on_removed=removed,
         )
 
     def test_now_and_then(self) -> None:

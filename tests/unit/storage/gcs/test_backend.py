@@ -19,8 +19,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.errors import StorageError
 from nixery.image.names import Digest
 from nixery.storage.errors import BlobUnknown, StorageRefused, StorageUnavailable
-from nixery.storage.gcs.backend import MISSING_CHECK_TTL_SECONDS, SEEN_BLOB_TTL_SECONDS, GcsStorage
-from nixery.storage.gcs.download import PIECE
+from nixery.storage.gcs.backend import (
+    MISSING_CHECK_TTL_SECONDS,
+    OBJECT_CACHE_TTL_SECONDS,
+    GcsStorage,
+)
+from nixery.storage.gcs.download import PIECE_BYTES
 from nixery.storage.gcs.retry import RetryPolicy
 from nixery.storage.interface import BlobSource, ByteRange, Redirect, Storage, Stream
 from tests.support.fake_gcs.process import FakeBucket, fake_gcs
@@ -36,7 +40,7 @@ from tests.unit.storage.test_contract import (
     texts,
 )
 
-BLOB = random.Random(1).randbytes(2 * PIECE + 4321)
+BLOB = random.Random(1).randbytes(2 * PIECE_BYTES + 4321)
 """A blob of three pieces."""
 
 PASSING = (
@@ -112,7 +116,7 @@ class LookTests(GcsCase):
             finish(self.storage.open(digest))
             finish(self.storage.stat(digest))
         self.assertEqual(1, len(self.bucket.log("stat")))
-        self.clock.advance(SEEN_BLOB_TTL_SECONDS + 1)
+        self.clock.advance(OBJECT_CACHE_TTL_SECONDS + 1)
         finish(self.storage.open(digest))
         self.assertEqual(2, len(self.bucket.log("stat")))
 
@@ -232,7 +236,7 @@ class StreamTests(GcsCase):
         async def sizes() -> list[int]:
             return [len(piece) async for piece in self.stream().chunks]
 
-        self.assertEqual([PIECE, PIECE, 4321], finish(sizes()))
+        self.assertEqual([PIECE_BYTES, PIECE_BYTES, 4321], finish(sizes()))
         self.assertEqual(1, len(self.bucket.log("media")))
 
     @settings(contract, max_examples=12)
@@ -247,13 +251,13 @@ class StreamTests(GcsCase):
 
     def test_transient_faults_in_the_middle_too_change_nothing(self) -> None:
         """Transient faults, in the middle too, change nothing: the stream resumes where it was."""
-        part = ByteRange(start=1000, stop=2 * PIECE)
+        part = ByteRange(start=1000, stop=2 * PIECE_BYTES)
         for action, value in (*PASSING, ("cut", 0)):
             with self.subTest(action=action, value=value):
                 self.bucket.fail("media", action, value)
                 self.assertEqual(BLOB, finish(drain(self.stream())))
                 self.bucket.fail("media", action, value)
-                self.assertEqual(BLOB[1000 : 2 * PIECE], finish(drain(self.stream(part))))
+                self.assertEqual(BLOB[1000 : 2 * PIECE_BYTES], finish(drain(self.stream(part))))
                 self.assertEqual(0, self.bucket.state()["faults"])
 
     def test_damage_ends_a_stream_before_its_last_piece(self) -> None:
@@ -268,7 +272,7 @@ class StreamTests(GcsCase):
 
         with self.assertRaises(StorageError):
             finish(receive())
-        self.assertEqual(2 * PIECE, len(received))
+        self.assertEqual(2 * PIECE_BYTES, len(received))
 
     def test_blob_that_is_replaced_or_vanishes_while_it_is_streamed_ends_stream(self) -> None:
         """A blob that is replaced, or vanishes, while it is streamed ends the stream."""
@@ -280,12 +284,12 @@ class StreamTests(GcsCase):
                 self.put()
             with self.assertRaises(StorageError):
                 finish(anext(chunks))  # type: ignore[arg-type]  # it is a coroutine
-            self.clock.advance(SEEN_BLOB_TTL_SECONDS + 1)
+            self.clock.advance(OBJECT_CACHE_TTL_SECONDS + 1)
 
     def test_stream_that_is_closed_early_lets_go_of_its_connection(self) -> None:
         """A stream that is closed early lets go of its connection."""
         chunks: Any = self.stream().chunks
-        self.assertEqual(BLOB[:PIECE], finish(anext(chunks)))
+        self.assertEqual(BLOB[:PIECE_BYTES], finish(anext(chunks)))
         finish(chunks.aclose())
         with self.assertRaises(StorageError):
             finish(anext(chunks))

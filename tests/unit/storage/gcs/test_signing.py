@@ -66,7 +66,7 @@ class SigningCase(SynchronousTestCase):
 
     def check(self, urls: Urls) -> None:
         """The URL of an object leads to it."""
-        url = urls.known("layers/a b+c") or urls.url("layers/a b+c", Event())
+        url = urls.cached_url("layers/a b+c") or urls.url("layers/a b+c", Event())
         self.assertEqual(b"here", fetch(url))
 
 
@@ -123,7 +123,7 @@ class ChoiceTests(SigningCase):
             self.connection = evolve(self.connection, credentials=credentials)
             urls = self.choose()
             self.assertIsInstance(urls, PublicUrls)
-            self.assertNotIn("?", urls.known("layers/a b+c") or "?")
+            self.assertNotIn("?", urls.cached_url("layers/a b+c") or "?")
             self.assertRaises(HTTPError, self.check, urls).close()
         self.bucket.control("make", public=True)
         self.bucket.put("layers/a b+c", b"here")
@@ -181,10 +181,10 @@ class IamTests(SigningCase):
     def test_url_is_signed_once_and_then_known(self) -> None:
         """A URL is signed once, and then known."""
         fake_gcs().control("heal")
-        self.assertIsNone(self.urls.known("layers/x"))
+        self.assertIsNone(self.urls.cached_url("layers/x"))
         first = self.urls.url("layers/x", Event())
         self.assertEqual(first, self.urls.url("layers/x", Event()))
-        self.assertEqual(first, self.urls.known("layers/x"))
+        self.assertEqual(first, self.urls.cached_url("layers/x"))
         self.assertEqual(1, self.signed())
 
     def test_transient_faults_of_the_iam_service_do_not_change_the_result(self) -> None:
