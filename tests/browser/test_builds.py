@@ -90,7 +90,7 @@ class BuildTests(BrowserCase):
         self.visit(watched_registry(), "/")
         page.wait("#failures", "failing-live:latest")
 
-    def test_without_scripts(self) -> None:
+    def test_page_of_a_build_reloads_itself_without_javascript_until_the_build_ends(self) -> None:
         """Without JavaScript the page of a build loads itself again, until the build ends."""
         page = self.browser
         with page.without_scripts():

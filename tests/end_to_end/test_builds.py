@@ -71,7 +71,7 @@ class BuildTests(EndToEndCase):
         self.assertEqual(http.manifest("left-alone").status, 200)
         self.assertEqual(watched_set().builds("left-alone"), 1)
 
-    def test_shared_layers(self) -> None:
+    def test_layer_shared_by_two_concurrent_builds_is_packed_once(self) -> None:
         """
         Of two images that share a package, asked for at once, one packs it, and a
         later one packs only what is new.

@@ -107,7 +107,7 @@ class CollectionTests(ChaosCase):
 
         wait_until(nothing_left, "all to be collected")
 
-    def test_derivation_taken(self) -> None:
+    def test_derivation_collected_before_its_build_is_written_again(self) -> None:
         """Derivations that are collected before their build begins are written again."""
         with self.pulling("first", BUILD) as asked:
             self.assertEqual(len(self.nix.paths("first-1.0.drv")), 1)

@@ -72,11 +72,11 @@ class EngineTests(Mixin):
         said = self.engine().run(image, "bash", "-c", "echo $((6 * 7))").checked().stdout
         self.assertEqual(said.strip(), "42")
 
-    def test_unknown_package(self) -> None:
+    def test_missing_package_is_named_with_suggestions(self) -> None:
         """A package that does not exist is named, and so is what may have been meant."""
         self.refused(f"{demo_registry().address}/helo/git", "helo", "hello", status=404)
 
-    def test_failing_build(self) -> None:
+    def test_failed_build_is_tried_once_and_explained_by_derivation_and_log(self) -> None:
         """A failing build is explained by its derivation and its log, and tried once."""
         self.refused(
             f"{watched_registry().address}/{self.failing}",

@@ -168,7 +168,7 @@ class UntrustedTests(ChaosCase):
         self.assertIn("trusted-users", warning)
         self.check(daemon, "plain")
 
-    def test_substitutes_only(self) -> None:
+    def test_paths_in_no_cache_are_named_if_nothing_may_be_built(self) -> None:
         """Store paths that are in no cache are refused by name, if nothing may be built."""
         daemon = self.start(["--substitute-only=true"], "nix_options: {substitute: 'false'}\n")
         answer = daemon.registry.manifest("first")

@@ -24,7 +24,7 @@ class OperationsTests(EndToEndCase):
             self.assertLessEqual({"time", "level", "namespace", "message"}, set(line))
         return lines
 
-    def test_a_pull(self) -> None:
+    def test_pull_by_a_client_is_in_the_metrics_and_in_the_log(self) -> None:
         """
         A pull by a real client is in the metrics and in the log, where its requests and
         the build that they caused are found by the id that clients get.

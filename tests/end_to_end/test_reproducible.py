@@ -49,7 +49,7 @@ class ReproducibleTests(EndToEndCase):
         self.addCleanup(other.kill)
         self.assertEqual(self.manifests(other.registry), self.manifests(demo_registry().registry))
 
-    def test_another_user(self) -> None:
+    def test_image_does_not_depend_on_the_user(self) -> None:
         """Neither does the user, who reaches the store through Nix's daemon."""
         ours = self.manifests(demo_registry().registry)
         other = start_stranger(self, demo_set(), umask=0o027, environ=ELSEWHERE)

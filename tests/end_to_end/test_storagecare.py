@@ -75,7 +75,7 @@ class CollectionTests(EndToEndCase):
         verified = admin("verify")
         self.assertEqual(0, verified.returncode, verified.stdout)
 
-    def test_running_download(self) -> None:
+    def test_running_download_survives_the_removal_of_its_layer(self) -> None:
         """A download that has begun ends well although its layer is removed meanwhile."""
         registry = daemon().registry
         layers = registry.manifest("shell/git").json()["layers"]

@@ -107,7 +107,7 @@ class WireTests(EndToEndCase):
         }
         self.assertEqual(len(digests), 1)
 
-    def test_plain_port(self) -> None:
+    def test_tls_client_at_a_plain_port_learns_at_once_that_there_is_none(self) -> None:
         """
         A client that tries TLS first learns at once that there is none, rather than
         by waiting.

@@ -167,7 +167,7 @@ class ContainerTests(GuestCase):
         """A UNIX socket that belongs to root is served on, and stays as it is."""
         self.check(in_container, "passed_unix_socket")
 
-    def test_waiting_client(self) -> None:
+    def test_waiting_client_does_not_keep_a_failing_service_starting_for_ever(self) -> None:
         """A waiting client does not have a service started for ever that cannot start."""
         self.check(in_container, "waiting_client")
 

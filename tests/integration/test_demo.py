@@ -129,7 +129,7 @@ class AptTests(SynchronousTestCase):
         self.assertIn("cannot be reached", failure.reason)
         self.assertIn(f"127.0.0.1:{port}", failure.reason)
 
-    def test_no_sources(self) -> None:
+    def test_missing_archive_with_a_network_advises_to_change_the_sources(self) -> None:
         """With a network and no Debian archive, it is the sources that have to be changed."""
         failure = self.assertRaises(DemoFailed, self.make().update)
         self.assertIn("name no Debian archive", failure.reason)
@@ -354,7 +354,7 @@ class PackageTests(SetTestCase):
             {"dash", "hello", "libc-bin", "libc6", "libgcc-s1"},
         )
 
-    def test_everything_evaluates(self) -> None:
+    def test_all_packages_but_the_refused_have_derivations_on_both_systems(self) -> None:
         """All packages of both systems have derivations, but for those that are refused."""
         refused = ["antique", "foreign", "leaky", "unrar"]
         for system in ("x86_64-linux", "aarch64-linux"):

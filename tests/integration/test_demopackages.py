@@ -120,7 +120,7 @@ class EveryPackageTests(SetTestCase):
         )
         self.assertEqual(names, sorted({*STARTED, *WITHOUT_PROGRAMS}))
 
-    def test_programs_start(self) -> None:
+    def test_program_of_each_package_starts_without_an_environment(self) -> None:
         """A program of each package starts, with no environment at all."""
         for name in tested():
             if name in WITHOUT_PROGRAMS:

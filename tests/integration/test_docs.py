@@ -95,7 +95,7 @@ class BuiltTests(SynchronousTestCase):
                     self.assertIn("src", given, name)
                 self.assertFalse(given.get("href", "").startswith(("javascript:", "data:")), name)
 
-    def test_own_files(self) -> None:
+    def test_pages_load_only_files_of_the_documentation_that_exist(self) -> None:
         """All that a page loads comes from the documentation itself, and exists."""
         for name, page in self.pages.items():
             for tag, given in page.elements:

@@ -72,7 +72,7 @@ class EmulatorTests(SynchronousTestCase):
         self.assertEqual((), storage.faults())
         return storage
 
-    def test_whole_way(self) -> None:
+    def test_blobs_and_records_are_read_by_another_instance(self) -> None:
         """Blobs of all sizes and records are stored, found by another instance, and read."""
         first, second = self.make(), self.make(redirect=False)
         large = random.Random(0).randbytes(3 * CHUNK + 5)
@@ -139,7 +139,7 @@ print(urls.url("layers/x", Event()))
 class MachineAccountTests(SynchronousTestCase):
     """A machine of Google's, as google-auth sees it, played by the tests' own service."""
 
-    def test_no_key(self) -> None:
+    def test_account_without_a_key_signs_by_the_iam_service(self) -> None:
         """Its account is found by its metadata server, and signs by the IAM service."""
         bucket = fake_gcs().make_bucket()
         bucket.put("layers/x", b"here")

@@ -150,7 +150,7 @@ class HangupTests(SynchronousTestCase):
         """In the foreground of its controlling terminal it ends."""
         self.assertEqual(self.answer(_CONTROLLING), "True")
 
-    def test_no_terminal(self) -> None:
+    def test_standard_input_is_another_file_though_there_is_a_terminal(self) -> None:
         """Standard input is another file, as under systemd, though there is a terminal."""
         before = f"{_CONTROLLING}; os.dup2(os.open('/dev/null', os.O_RDONLY), 0)"
         self.assertEqual(self.answer(before), "False")

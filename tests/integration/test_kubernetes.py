@@ -40,7 +40,7 @@ class KubernetesTests(SynchronousTestCase):
             broken["spec"]["replicas"] = "three"
             kubernetes_validate.validate(broken, "1.30", strict=True)
 
-    def test_names_agree(self) -> None:
+    def test_service_budget_and_probes_match_pods_and_ports(self) -> None:
         """Service and disruption budget select the pods, whose probes ask the right port."""
         found = self.resources("registry.yaml")
         pod = found["Deployment"]["spec"]["template"]

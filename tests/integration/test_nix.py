@@ -179,7 +179,7 @@ class NameTests(NixTestCase):
             evaluation = await self.nix.evaluate(self.odd, SYSTEM, name.package_requests)
             self.assertEqual([item.attribute for item in evaluation.packages], [attribute])
 
-    async def test_not_found(self) -> None:
+    async def test_all_missing_names_are_told_with_suggestions_of_their_level(self) -> None:
         """All names that are missing are told, each with names of its level near it."""
         problems = await self.problems(
             "plian", "nested.iner", "plain", "text.x", "x.y", "uppercsae"

@@ -122,7 +122,7 @@ class DenialTests(SynchronousTestCase):
         ):
             self.assertIsNone(explain_denial(said))
 
-    def test_no_store(self) -> None:
+    def test_error_of_a_missing_store_has_the_command_that_makes_it(self) -> None:
         """If there is no store, and Nix may not make one, the error has the command for it."""
         error = explain_denial("error: creating directory '/nix': Permission denied")
         assert error is not None

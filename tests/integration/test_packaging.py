@@ -110,7 +110,7 @@ class PackageTests(NixTests):
         found = self.evaluate("map (item: item.name) parts.nixery.arguments.dependencies")
         self.assertEqual(sorted(expected), sorted(found))
 
-    def test_build_system(self) -> None:
+    def test_built_with_what_pyproject_asks_for(self) -> None:
         """It is built with what pyproject.toml asks for."""
         project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
         names = [re.split("[>=]", item)[0].lower() for item in project["build-system"]["requires"]]
@@ -494,7 +494,7 @@ class ModuleTests(NixTests):
             elif not name.startswith("Exec") and name != "LoadCredential":
                 self.assertEqual(value, blue[name], name)
 
-    def test_instances_alone(self) -> None:
+    def test_instances_need_no_main_registry_and_may_not_share_an_address(self) -> None:
         """Instances need no registry beside them, and may not be where another one is."""
         machine = f"(system {{ imports = [ {MODULE} ]; services.nixery"
         self.assertEqual(

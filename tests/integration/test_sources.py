@@ -333,7 +333,7 @@ class GitTests(SourceCase):
             self.assertEqual(await self.evaluated(sources, commit), f"plain-{name}")
             self.assertTrue((await self.revision(sources, commit)).pinned)
 
-    async def test_foreign_commits(self) -> None:
+    async def test_commit_that_no_branch_or_tag_has_is_refused(self) -> None:
         """
         A commit that only a pull request has, or no ref at all, is refused, though the
         server would hand it out; and so is an object that is no commit.
@@ -485,7 +485,7 @@ class GitTests(SourceCase):
 
     # -- fetching -------------------------------------------------------------------
 
-    async def test_fetched_once(self) -> None:
+    async def test_concurrent_requests_fetch_a_commit_once(self) -> None:
         """Concurrent requests for a commit fetch it once, also by different names."""
         sources = await self.make()
         tags = ["latest", "main", self.first] * 7

@@ -150,7 +150,7 @@ class StartTests(SynchronousTestCase):
             process.terminate()
             process.communicate(timeout=60)
 
-    def test_deprecated_settings(self) -> None:
+    def test_every_deprecated_name_starts_with_a_warning(self) -> None:
         """Every deprecated name starts, in the file and on the command line, and is warned of."""
         # The other storage than the one that is started has this one.
         former = {old: new for old, new in FORMER_NAMES.items() if old != "gcs_proxy"}
@@ -238,7 +238,7 @@ class StartTests(SynchronousTestCase):
         self.assertIn(str(self.directory / "file"), output)
         self.assertIn("the storage is not usable", output)
 
-    def test_nix_missing(self) -> None:
+    def test_machine_without_nix_cannot_start(self) -> None:
         """A machine without Nix."""
         programs = self.directory / "bin"
         programs.mkdir()

@@ -148,7 +148,7 @@ class ServiceTests(SynchronousTestCase):
             rf"(?m)^<4>Anybody who reaches 0\.0\.0\.0:{port} .*: set auth and htpasswd_file",
         )
 
-    def test_configured_too(self) -> None:
+    def test_passed_socket_serves_beside_configured_endpoints(self) -> None:
         """A socket that is passed is answered beside what is configured, and in its place."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             other = free.getsockname()[1]
@@ -169,7 +169,7 @@ class ServiceTests(SynchronousTestCase):
         messages = [json.loads(line[3:])["message"] for line in lines]
         self.assertTrue(any("is reached through that" in line for line in messages), messages)
 
-    def test_unix_socket(self) -> None:
+    def test_passed_unix_socket_keeps_its_mode_and_its_path(self) -> None:
         """A UNIX socket that is passed keeps its mode and its path, and clients wait at it."""
         path = self.directory / "socket"
         self.listening = self.open_socket(str(path), socket.AF_UNIX)

@@ -233,7 +233,7 @@ class RunTests(SynchronousTestCase):
             status = runner._run_all([sys.executable, "-c", TOX + tox], ["lint"], full=full)
         return status, output.getvalue().splitlines()
 
-    def test_left_over(self) -> None:
+    def test_files_that_tests_leave_are_reported_and_removed(self) -> None:
         """Files that tests leave in the temporary directory are reported, and removed."""
         status, lines = self.run_all("")
         self.assertEqual(0, status)

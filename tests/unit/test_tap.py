@@ -50,7 +50,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(("tcp:1",), options.config.http.listen)
         self.assertEqual(PathSource(path=Path("/p")), options.config.sources.source)
 
-    def test_listen_repeatedly(self) -> None:
+    def test_listen_option_may_be_repeated(self) -> None:
         """--listen may be given several times."""
         options = self.parse("--pkgs-path=/p", "--listen=tcp:1", "--listen=unix:/run/x")
         self.assertEqual(["tcp:1", "unix:/run/x"], list(options.endpoints))
@@ -92,13 +92,13 @@ class OptionsTests(SynchronousTestCase):
         """Words that belong to no option are refused."""
         self.assertTrue(self.refused("--pkgs-path=/p", "hello"))
 
-    def test_all_problems(self) -> None:
+    def test_all_problems_are_in_one_message(self) -> None:
         """All problems are in one message, a line each."""
         text = self.refused("--port=x", "--system=y", environ={"NIX_TIMEOUT": "z"})
         for name in ("--port", "--system", "NIX_TIMEOUT"):
             self.assertIn(f"\n  {name} = ", text)
 
-    def test_bad_endpoint(self) -> None:
+    def test_endpoints_that_twisted_does_not_understand_are_named(self) -> None:
         """An endpoint that Twisted does not understand is named, and all of them are."""
         text = self.refused("--pkgs-path=/p", "--listen=tcp:x", "--listen=nothing:1")
         self.assertIn("'tcp:x'", text)

@@ -144,7 +144,7 @@ class PasswordTests(AccessControllerTestCase):
         workers.finish()
         self.assertEqual({self.successResultOf(each).user for each in asked[1:]}, {"alice"})
 
-    def test_many_checks(self) -> None:
+    def test_one_address_has_few_concurrent_password_checks(self) -> None:
         """An address has few passwords checked at a time, and others are not kept waiting."""
         workers = SteppedWorkers()
         self.access_controller = self.make(workers)

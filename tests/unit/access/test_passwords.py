@@ -35,7 +35,7 @@ class ParseTests(SynchronousTestCase):
         text = b"# who\n\nalice:%s\r\nb\xc3\xb6b:%s\n" % (GOOD, GOOD)
         self.assertEqual({*parse_passwords(text, "f").hashes}, {"alice", "böb"})
 
-    def test_other_hashes(self) -> None:
+    def test_hash_other_than_bcrypt_is_refused_and_not_shown(self) -> None:
         """Other hashes than bcrypt are refused, naming the command for one, and not shown."""
         for other in (
             b"opensesame",

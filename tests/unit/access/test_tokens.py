@@ -42,7 +42,7 @@ class TokenTests(SynchronousTestCase):
     def refused(self, token: str, use: str = ACCESS) -> None:
         self.assertRaises(TokenInvalid, TOKENS.verify, token, use)
 
-    def test_round_trip(self) -> None:
+    def test_token_is_read_with_its_claims(self) -> None:
         """A token is read with the claims it was issued with."""
         for key in (KEY, ec.generate_private_key(ec.SECP256R1())):
             tokens = Tokens(key=SigningKey(private_key=key), wall_clock=CLOCK)

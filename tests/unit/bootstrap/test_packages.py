@@ -39,7 +39,7 @@ class ReasonTests(SynchronousTestCase):
             err.getvalue(),
         )
 
-    def test_no_network(self) -> None:
+    def test_failed_installation_has_the_reason_of_the_update(self) -> None:
         """Without a network, apt's update says why, although it is the installation that fails."""
         update = Finished(100, "Err:1 http://m x\n  Could not resolve 'm'\nE: Failed to fetch")
         install = Finished(100, "E: Unable to locate package nix-bin")

@@ -71,7 +71,7 @@ class ProgramTests(SynchronousTestCase):
         self.assertIn(f"127.0.0.1:{port} is in use", done.stderr)
         self.assert_untouched()
 
-    def test_not_root(self) -> None:
+    def test_other_user_than_root_gets_the_command_for_root(self) -> None:
         """Others than root get the exact command that root has to run, for all packages."""
         err = StringIO()
         self.patch(sys, "stderr", err)

@@ -113,7 +113,7 @@ class BuilderTests(BuilderCase):
         # glibc and the certificates once, hello, bash, and two roots.
         self.assertEqual(self.storage.created, 6)
 
-    def test_unknown_packages(self) -> None:
+    def test_all_missing_packages_are_named_and_nothing_is_built(self) -> None:
         """All packages that do not exist are named, and nothing is built."""
         refused = self.failureResultOf(self.request("hello/nope/neither"), PackagesRefused).value
         self.assertEqual([problem.name for problem in refused.problems], ["neither", "nope"])
@@ -165,7 +165,7 @@ class BuilderTests(BuilderCase):
     def states(self) -> dict[str, str]:
         return {build.image: build.state.value for build in self.tracker.overview()}
 
-    def test_bounded_builds(self) -> None:
+    def test_builds_beyond_the_limit_wait_and_beyond_the_queue_are_refused(self) -> None:
         """As many images are made at once as may; others wait, and one too many is refused."""
         gates = self.limited(max_builds=1, max_queued=1)
         first, second = self.request("hello"), self.request("git")

@@ -45,7 +45,7 @@ class CanonicalJsonTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(json_values)
-    def test_round_trip(self, value: Json) -> None:
+    def test_canonical_json_is_read_as_the_same_value(self, value: Json) -> None:
         """It is JSON: reading it gives the value back."""
         self.assertEqual(json.loads(canonical_json(value)), value)
 

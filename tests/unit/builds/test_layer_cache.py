@@ -49,7 +49,7 @@ class LayerCacheTests(CacheTests):
         self.assertEqual(self.add(other, "key", second), first)
         self.assertEqual(self.now(other.get("key")), first)
 
-    def test_published_together(self) -> None:
+    def test_first_record_of_each_layer_published_together_stays(self) -> None:
         """Of several layers each is the first one, whether it was there before or not."""
         first, second, third = (self.layer(name) for name in (b"one", b"two", b"three"))
         self.add(self.cache, "1", first)

@@ -22,7 +22,7 @@ class ThrottledNotifierTests(SynchronousTestCase):
     def subscribe(self) -> Callable[[], None]:
         return self.notifier.subscribe(lambda: self.calls.append(self.clock.seconds()))
 
-    def test_after_silence(self) -> None:
+    def test_first_notification_after_a_pause_is_delivered_next_iteration(self) -> None:
         """The first notification after a pause is delivered in the reactor's next iteration."""
         self.subscribe()
         self.notifier.notify()
@@ -30,7 +30,7 @@ class ThrottledNotifierTests(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(self.calls, [1000])
 
-    def test_many_notifications(self) -> None:
+    def test_many_notifications_cause_one_call_per_interval(self) -> None:
         """A hundred thousand notifications cause one call per interval, also after the last one."""
         self.subscribe()
         for _ in range(8):

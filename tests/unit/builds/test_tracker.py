@@ -98,7 +98,7 @@ class BuildTrackerTests(TrackerTestCase):
         self.assertEqual(self.listed(), [])
         self.assertIsNone(self.tracker.find(build.id))
 
-    def test_quick_failures(self) -> None:
+    def test_build_that_fails_at_once_is_not_kept(self) -> None:
         """A build whose packages do not exist, or that failed a moment ago, is not kept."""
         for error in (
             PackagesRefused(problems=()),

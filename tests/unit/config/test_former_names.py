@@ -42,7 +42,7 @@ class FormerNameTests(ConfigCase):
                     self.warning(config),
                 )
 
-    def test_command_line(self) -> None:
+    def test_former_option_means_the_same_and_is_spelled_as_given(self) -> None:
         """A former name on the command line means the same, and both are spelled as there."""
         for old, (new, value) in FORMER_NAMES.items():
             if old != INVERTED:

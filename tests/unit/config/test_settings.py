@@ -107,7 +107,7 @@ class SettingsTests(SynchronousTestCase):
             self.assertFalse(setting.help.endswith("."))
             self.assertRegex(setting.name, r"^[a-z][a-z_]*$")
 
-    def test_defaults_parse(self) -> None:
+    def test_each_setting_accepts_its_own_default(self) -> None:
         """A default is a value that its own setting would accept."""
         for setting in SETTINGS:
             if setting.default is not None:

@@ -26,7 +26,7 @@ class FakeApt(Apt):
 class ReleaseTests(SynchronousTestCase):
     """Tests of the number of Debian's release."""
 
-    def test_base_files(self) -> None:
+    def test_release_is_told_by_the_version_of_base_files(self) -> None:
         """The version of base-files begins with the number, also after updates of the release."""
         for version, release in (("12.4+deb12u11", 12), ("13.8", 13), ("14", 14)):
             stanza = f"Package: base-files\nVersion: {version}\nSize: 1\nSHA256: 00\n"

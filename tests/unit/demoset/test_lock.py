@@ -77,7 +77,7 @@ class LockTests(SynchronousTestCase):
             render_lock(state(12, b=forwards, a=backwards), ""),
         )
 
-    def test_read_again(self) -> None:
+    def test_rendered_lock_is_read_for_its_own_recipes_only(self) -> None:
         """A lock is read as it was rendered, and only for the recipes that it was made from."""
         lock = render_lock(state(13), "f")
         self.assertEqual(parse_lock(lock.content, "f"), lock)

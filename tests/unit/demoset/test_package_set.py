@@ -121,7 +121,7 @@ class PrepareTests(SynchronousTestCase):
             self.prepare()
         self.assertEqual(self.asked, 5)
 
-    def test_expressions_follow(self) -> None:
+    def test_old_lock_goes_with_the_expressions_of_an_upgrade(self) -> None:
         """After an upgrade the old lock goes with the new expressions."""
         self.prepare()
         (self.directory / "default.nix").write_text("old")

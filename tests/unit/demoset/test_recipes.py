@@ -241,7 +241,7 @@ class ResolveTests(SynchronousTestCase):
         ),
         st.dictionaries(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=4)),
     )
-    def test_no_circles(
+    def test_unit_never_depends_on_itself(
         self, edges: dict[int, list[int]], recommended: dict[int, list[int]]
     ) -> None:
         """With any dependencies, a unit never depends on itself through others."""

@@ -177,7 +177,7 @@ class AuthenticatorTests(AuthTestCase):
             self.get("/v2/")
         self.assertEqual([each for each in logs if each["log_level"] is LogLevel.warn], [])
 
-    def test_malformed_credentials(self) -> None:
+    def test_header_of_another_scheme_is_challenged(self) -> None:
         """A header that is neither password nor token is challenged as a missing one is."""
         for value in ("", "Basic", "Basic =", "Bearer", "Bearer a.b.c", "Negotiate abc", "\x7f"):
             self.challenged(self.get("/page", ("Authorization", value)))
@@ -331,7 +331,7 @@ class TokenTests(AuthTestCase):
         refresh["refresh_token"] = document["access_token"]
         self.assertEqual(self.post(refresh).status, 401)
 
-    def test_bad_forms(self) -> None:
+    def test_bad_token_form_is_refused(self) -> None:
         """A form with a wrong password, another grant type or too many fields is refused."""
         wrong = {"grant_type": "password", "username": "alice", "password": "wrong"}
         self.assertEqual(self.post(wrong).status, 401)

@@ -90,7 +90,7 @@ class TimeTests(ChannelCase):
         self.clock.advance(1)
         self.turned_away(408, "head_timeout")
 
-    def test_second_request(self) -> None:
+    def test_each_request_has_a_time_limit_of_its_own(self) -> None:
         """Each request has its own time, and the time between them is another one."""
         for _ in range(3):
             self.give(HEAD)
@@ -102,7 +102,7 @@ class TimeTests(ChannelCase):
         self.clock.advance(1)
         self.assertTrue(self.closed())
 
-    def test_held_answer(self) -> None:
+    def test_client_that_waits_for_an_answer_has_no_time_limit(self) -> None:
         """A client that waits for an answer has no time limit, even within its next request."""
         self.give(b"GET /held HTTP/1.1\r\n\r\n" + HEAD[:5])
         self.clock.advance(10_000)
@@ -121,7 +121,7 @@ class TimeTests(ChannelCase):
         self.clock.advance(CLOSE_TIMEOUT)
         self.assertTrue(self.connection.transport.disconnected)
 
-    def test_nothing_left(self) -> None:
+    def test_ended_connection_leaves_no_timer(self) -> None:
         """A connection that has ended leaves nothing behind."""
         self.connection.disconnect()
         for data in (b"", b"G", HEAD, HEAD + b"\r\n", HEAD * 2000, b"GET /held HTTP/1.1\r\n\r\n"):
@@ -135,7 +135,7 @@ class TimeTests(ChannelCase):
 class SizeTests(ChannelCase):
     """Tests of the limits on the size of a request."""
 
-    def test_many_headers(self) -> None:
+    def test_number_of_headers_is_limited(self) -> None:
         """They are counted."""
         self.give(HEAD + b"X: y\r\n" * (MAX_HEADERS - 1) + b"\r\n")
         self.assertEqual(200, self.connection.response().status)
@@ -155,7 +155,7 @@ class SizeTests(ChannelCase):
             self.clock.pump([0] * 9)
             self.turned_away(status, "malformed")
 
-    def test_announced_body(self) -> None:
+    def test_announced_body_that_is_too_long_is_refused_unread(self) -> None:
         """One that is too long is not waited for, and not asked for."""
         self.give(
             b"PUT /x HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
@@ -164,7 +164,7 @@ class SizeTests(ChannelCase):
         self.turned_away(413, "body")
         self.assertEqual([], self.page.seen)
 
-    def test_endless_body(self) -> None:
+    def test_endless_body_is_cut_off(self) -> None:
         """One that does not end is cut off."""
         self.give(b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(MAX_BODY // 65536 + 1):
@@ -300,7 +300,7 @@ class ClientTests(ChannelCase):
                 )
                 self.assertEqual(status, answer.status)
 
-    def test_proxy_protocol(self) -> None:
+    def test_address_of_the_proxy_protocol_counts_for_requests_and_connections(self) -> None:
         """The address is that which the PROXY protocol tells, for requests and connections."""
         self.site = self.make_site(
             AdmissionLimits(requests_per_second=1, burst=1, connections_per_client=1)

@@ -29,7 +29,7 @@ class CredentialsTests(SynchronousTestCase):
         """A token is taken as it is."""
         self.assertEqual(parse_authorization(b"bearer  a.b.c "), Bearer(token="a.b.c"))
 
-    def test_old_clients(self) -> None:
+    def test_credentials_that_are_no_utf_8_are_latin_1(self) -> None:
         """Credentials that are no UTF-8 are Latin-1, as clients sent before UTF-8 was agreed."""
         self.assertEqual(
             parse_authorization(b"Basic " + b64encode(b"j\xf6:p")), Basic(user="jö", password="p")

@@ -200,7 +200,7 @@ class TableTests(SynchronousTestCase):
         soon = error_response(CachedFailure(original=BUILD_FAILED, retry_after=0.0))
         self.assertEqual(b"1", soon.headers[b"Retry-After"])
 
-    def test_still_building(self) -> None:
+    def test_client_is_told_when_to_come_back_and_where_to_watch(self) -> None:
         """A client that is to come back is told when, and where to watch meanwhile."""
         url = "http://reg/builds/abc"
         problem = error_response(

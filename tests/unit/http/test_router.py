@@ -110,12 +110,12 @@ class RouteTests(SynchronousTestCase):
         else:
             self.assertEqual(("tags", {"name": name}), find_handler(path))
 
-    def test_the_ping(self) -> None:
+    def test_ping_has_two_spellings(self) -> None:
         """It has two spellings."""
         self.assertEqual(("ping", {}), find_handler("/v2/"))
         self.assertEqual(("ping", {}), find_handler("/v2"))
 
-    def test_the_catalog(self) -> None:
+    def test_catalog_is_told_apart_from_names(self) -> None:
         """It is told apart from a name, which cannot begin so."""
         self.assertEqual(("catalog", {}), find_handler("/v2/_catalog"))
 

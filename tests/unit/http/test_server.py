@@ -56,7 +56,7 @@ class ServerTestCase(SynchronousTestCase):
 
 
 class LogTests(ServerTestCase):
-    def test_a_request(self) -> None:
+    def test_access_line_has_client_request_outcome_size_and_duration(self) -> None:
         """One line: who, what, how it ended, how much and how long."""
         self.connection.request("GET", "/page?token=secret", ("User-Agent", "docker/20.10"))
         self.assertEqual(["192.0.2.1 GET /page 200 5 B 0.000 s #1 docker/20.10"], self.lines())
@@ -74,7 +74,7 @@ class LogTests(ServerTestCase):
         self.connection.disconnect()
         self.assertEqual(["192.0.2.1 GET /never 200 0 B 1.500 s #1 - (incomplete)"], self.lines())
 
-    def test_first_second(self) -> None:
+    def test_duration_is_right_when_the_monotonic_clock_begins(self) -> None:
         """A request that came when the monotonic time began took as long as any other."""
         clock = Clock()
         connection = Connection(Page(), clock)
@@ -142,7 +142,7 @@ class IdTests(ServerTestCase):
 
 
 class LimitTests(ServerTestCase):
-    def test_idle_connections(self) -> None:
+    def test_idle_connection_is_closed_before_and_after_a_request(self) -> None:
         """They are closed, before the first request and after it."""
         self.clock.advance(IDLE_TIMEOUT)
         self.assertTrue(self.connection.transport.disconnecting)

@@ -67,7 +67,7 @@ class StorePathTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(store_names, hashes)
-    def test_round_trip(self, name: str, digits: str) -> None:
+    def test_name_and_hash_come_back_out_of_their_path(self, name: str, digits: str) -> None:
         """Name and hash come back out of the path that they make."""
         path = store_path(name, digits)
         self.assertEqual((path.name, path.hash), (name, digits))
@@ -140,7 +140,9 @@ class ParseDumpTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(graphs(), st.randoms(use_true_random=False))
-    def test_round_trip(self, graph: RuntimeGraph, random: Random) -> None:
+    def test_dump_in_any_order_is_read_as_its_graph(
+        self, graph: RuntimeGraph, random: Random
+    ) -> None:
         """A graph is what is read from its dump, in whatever order it is printed."""
         parsed = parse_db_dump(dump_of(graph, random))
         self.assertEqual(parsed, graph)
@@ -149,7 +151,9 @@ class ParseDumpTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(graphs(min_size=1, max_size=5), st.randoms(use_true_random=False), st.data())
-    def test_cut_short(self, graph: RuntimeGraph, random: Random, data: st.DataObject) -> None:
+    def test_dump_that_was_cut_off_is_an_error(
+        self, graph: RuntimeGraph, random: Random, data: st.DataObject
+    ) -> None:
         """
         A dump that was cut off is an error, unless the cut fell between two
         records and what is left is a closed graph.

@@ -132,7 +132,7 @@ class ManifestTests(SynchronousTestCase):
         self.assertEqual(one, other)
         self.assertEqual(one.config, other.config)
 
-    def test_media_types(self) -> None:
+    def test_each_manifest_has_media_types_of_its_family_only(self) -> None:
         """Each manifest speaks the words of its own family only."""
         image = build(layer(1), evolve(layer(2), compression="none"))
         oci, docker = (json.loads(manifest.body) for manifest in image.manifests)
@@ -261,7 +261,7 @@ class ConfigTests(SynchronousTestCase):
             self.assertEqual((config["architecture"], config.get("variant")), expected)
             self.assertEqual(config["os"], "linux")
 
-    def test_unknown_system(self) -> None:
+    def test_unknown_system_error_lists_the_known_ones(self) -> None:
         """A system that images have no name for is an error that says which have one."""
         error = self.assertRaises(UnknownSystem, build, system="x86_64-darwin")
         self.assertIn("x86_64-darwin", error.message)

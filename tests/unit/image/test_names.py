@@ -187,7 +187,7 @@ class EscapeTests(SynchronousTestCase):
 
     @settings(max_examples=150)
     @given(attribute_paths)
-    def test_round_trip(self, path: str) -> None:
+    def test_attribute_path_comes_back_exact_behind_any_component(self, path: str) -> None:
         """An attribute path comes back as it was, exact, behind any other component."""
         component = escape_attribute(path)
         assume(len(component) + len("git/") <= MAX_NAME_CHARACTERS)

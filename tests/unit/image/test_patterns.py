@@ -82,7 +82,7 @@ class PatternTests(SynchronousTestCase):
         assume("." not in path or all(path.split(".")))
         self.assertTrue(self.allows([path], data.draw(spellings(path))))
 
-    def test_each_package(self) -> None:
+    def test_image_is_allowed_if_all_its_packages_are(self) -> None:
         """An image is allowed if all its packages are, in any order and however often."""
         for image in ("git", "shell/git", "shell/arm64/git", "arm64/git/git", "git/curl"):
             self.assertTrue(self.allows(["git", "shell", "curl"], image), image)

@@ -109,7 +109,7 @@ class ImageCatalogTests(BuilderCase):
         assert page_data is not None
         self.assertFalse(page_data.has_report)
 
-    def test_not_served(self) -> None:
+    def test_image_that_was_never_served_is_not_found_and_not_built(self) -> None:
         """An image that was never served is not found, and looking for it builds nothing."""
         self.build("git")
         for name in ("hello", "shell/git", "arm64/git"):

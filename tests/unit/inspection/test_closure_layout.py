@@ -45,7 +45,7 @@ class LayoutTests(SynchronousTestCase):
         """The same closure has the same picture."""
         self.assertEqual(layout_closure(report), layout_closure(report))
 
-    def test_short_lines(self) -> None:
+    def test_related_paths_lie_below_each_other(self) -> None:
         """Paths that refer to each other lie below each other, without crossing lines."""
         layout = layout_closure(
             report_of({"a": 1, "b": 1, "y": 1, "z": 1}, {"a": ["z"], "b": ["y"]})

@@ -18,7 +18,7 @@ from tests.support.strategies import graph_of
 class StoringTests(SynchronousTestCase):
     @given(reports)
     @settings(max_examples=50)
-    def test_round_trip(self, report: ImageReport) -> None:
+    def test_written_report_is_read_as_it_was(self, report: ImageReport) -> None:
         """A report that is written is read again as it was, whatever texts are in it."""
         self.assertEqual(report, decode_report(encode_report(report)))
 

@@ -108,7 +108,7 @@ class UnitsTests(SynchronousTestCase):
             layers = layers_of(sizes, {"user": ["library"]}, {"user": count, "library": 100})
             self.assertEqual(layers == [["library", "user"]], together)
 
-    def test_affinity_setting(self) -> None:
+    def test_share_of_common_users_is_a_setting(self) -> None:
         """The share is a setting."""
         sizes = {"user": MB, "library": MB}
         for affinity, together in ((50, True), (51, False)):
@@ -153,7 +153,7 @@ class UnitsTests(SynchronousTestCase):
         )
         self.assertEqual(layers, [["common", "library"], ["rare"]])
 
-    def test_equal_users(self) -> None:
+    def test_path_of_two_equally_popular_users_joins_what_both_need(self) -> None:
         """Between equally popular users a path joins what both are there for, or none."""
         sizes = dict.fromkeys(["suite", "left", "right", "library"], MB)
         references = {"suite": ["left", "right"], "left": ["library"], "right": ["library"]}
@@ -253,7 +253,7 @@ class SlotsTests(SynchronousTestCase):
         layers = layers_of(sizes, {"base": ["needed"]}, {"large": 2}, chosen)
         self.assertEqual(layers, [["base", "needed"], ["large"], ["small"]])
 
-    def test_common_share(self) -> None:
+    def test_common_paths_get_their_share_of_the_budget(self) -> None:
         """Paths that every image contains get their share of the budget, the rest one layer."""
         names = [f"base{letter}" for letter in "abcdef"]
         sizes = {name: (10 - index) * MB for index, name in enumerate(names)}
@@ -264,7 +264,9 @@ class SlotsTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(graphs(), popularities, st.sampled_from([2, 3, 94]))
-    def test_common_apart(self, graph: RuntimeGraph, popularity: Popularity, budget: int) -> None:
+    def test_no_layer_mixes_common_paths_with_others(
+        self, graph: RuntimeGraph, popularity: Popularity, budget: int
+    ) -> None:
         """From two layers on, no layer has both what every image contains and other things."""
         chosen = LayerSettings(budget=budget)
         roots = [path for path in graph.paths if chosen.is_common(path)]

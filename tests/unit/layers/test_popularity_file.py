@@ -122,7 +122,7 @@ class EncodeTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(popularities, st.text(st.characters(codec="utf-8")))
-    def test_round_trip(self, popularity: Popularity, source: str) -> None:
+    def test_written_data_are_read_as_they_were(self, popularity: Popularity, source: str) -> None:
         """Data that were written are read as they were."""
         given_data = Popularity(
             transitive=popularity.transitive,

@@ -157,7 +157,7 @@ class MergeTests(RootTestCase):
         self.assertEqual(root.skipped, ("/nix/store/a",))
         self.assertEqual(self.added(root), {b"f": b"/nix/store/b/f"})
 
-    def test_linked_output(self) -> None:
+    def test_output_that_is_a_symlink_has_the_tree_of_its_target(self) -> None:
         """An output that is a symlink to another store path is that store path's tree."""
         root = self.plan(package("a"), a=Link(b"real"), real={b"bin": {b"x": File()}})
         self.assertEqual(self.added(root)[b"bin/x"], b"/nix/store/real/bin/x")
@@ -167,7 +167,7 @@ class MergeTests(RootTestCase):
         error = self.assertRaises(MissingPath, self.plan, package("a"))
         self.assertEqual(error.path, "/nix/store/a")
 
-    def test_odd_names(self) -> None:
+    def test_names_are_bytes_and_are_escaped_in_messages(self) -> None:
         """Names are bytes; in messages they are escaped."""
         root = self.plan(a={b"\xff": File()}, b={b"\xff": File()})
         self.assertEqual(self.added(root)[b"\xff"], b"/nix/store/a/\xff")
@@ -272,7 +272,7 @@ class SymlinkTests(RootTestCase):
         st.randoms(use_true_random=False),
     )
     @settings(max_examples=100)
-    def test_any_trees(self, trees: list[Node], shuffle: random.Random) -> None:
+    def test_any_trees_merge_in_any_order(self, trees: list[Node], shuffle: random.Random) -> None:
         """Any trees merge: the order of the request does not matter, everything the
         outputs hold is found or noted as dropped, and the root can be packed and read."""
         store = self.make_store(**{f"p{n}": tree for n, tree in enumerate(trees)})
@@ -300,7 +300,7 @@ class SymlinkTests(RootTestCase):
 class BasicsTests(RootTestCase):
     """Tests of the files that every image has, and of those that some have."""
 
-    def test_without_packages(self) -> None:
+    def test_root_without_packages_has_users_and_directories_only(self) -> None:
         """An image of nothing has users, a place for files, and neither shell nor CAs."""
         root = plan_root([], store=self.make_store())
         self.assertEqual({entry.path for entry in root.entries}, BASICS)

@@ -109,7 +109,7 @@ class SvgTests(SynchronousTestCase):
         self.assertIn("in no other image", hint)
         self.assertIn("\nperl-Error-0.17\n", hint)
 
-    def test_stands_alone(self) -> None:
+    def test_picture_loads_nothing_and_follows_the_colour_scheme(self) -> None:
         """The picture loads nothing, and follows the reader's colour scheme."""
         picture = draw_svg("git", LAYERS)
         self.assertEqual(picture.count("http"), 1)

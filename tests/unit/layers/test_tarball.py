@@ -226,7 +226,7 @@ class ContentTests(PackingTestCase):
 
     @given(st.dictionaries(st.sampled_from(["a-x", "b-y", "c-z"]), TREE, min_size=1))
     @settings(max_examples=60)
-    def test_any_tree(self, paths: dict[str, Node]) -> None:
+    def test_two_readers_find_any_tree_in_its_archive(self, paths: dict[str, Node]) -> None:
         """Both readers find any contents of a store path in the archive."""
         self.assert_packs(paths)
 

@@ -91,7 +91,7 @@ class HeaderTests(SynchronousTestCase):
         self.assertEqual(len(written), BLOCK)
         self.assertEqual(parse(written + END)[0].linkname, "t" * 100)
 
-    def test_large_file(self) -> None:
+    def test_size_of_8_gib_and_more_is_read_back(self) -> None:
         """8 GiB and more are written in base 256, and read back by GNU tar and ``tarfile``."""
         for size in (8 << 30, (8 << 30) + 1, 1 << 40):
             written = header(b"large", kind=FILE, mode=0o444, size=size)
@@ -124,7 +124,7 @@ class HeaderTests(SynchronousTestCase):
         )
         self.assertEqual(extracted.stdout, b"found")
 
-    def test_name_lengths(self) -> None:
+    def test_names_around_every_limit_are_read_back_whole(self) -> None:
         """Names around every limit, of files and directories, are read back whole."""
         for length in (*range(98, 103), *range(153, 158), *range(253, 260), 511, 512, 513, 1000):
             for parts in (1, 2, 5):

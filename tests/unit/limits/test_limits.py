@@ -48,7 +48,7 @@ class RulesTests(SynchronousTestCase):
             return error.packages
         return ()
 
-    def test_nothing_said(self) -> None:
+    def test_every_package_is_served_without_rules(self) -> None:
         """Everything is served."""
         self.assertEqual((), self.denied(PackageRules(), "shell/git/curl.dev"))
 
@@ -99,7 +99,7 @@ class RulesTests(SynchronousTestCase):
         self.assertEqual((), self.denied(rules, "git"))
         rules.check_evaluation(found("cacert"))
 
-    def test_how_many(self) -> None:
+    def test_packages_that_were_asked_for_count(self) -> None:
         """Those count that were asked for."""
         rules = PackageRules(max_packages=2)
         rules.check(parse_image_name("git/curl/git", "x86_64-linux"))
@@ -124,7 +124,7 @@ class BuildQuotaTests(SynchronousTestCase):
         token = current_client.set(("192.0.2.1", "user alice"))
         self.addCleanup(current_client.reset, token)
 
-    def test_at_once(self) -> None:
+    def test_concurrent_builds_of_a_client_are_limited_however_they_end(self) -> None:
         """So many, and others when they have ended, however they did."""
         first, second, third = (self.build_quota.reserve_slot() for _ in range(3))
         first.__enter__()
@@ -137,7 +137,7 @@ class BuildQuotaTests(SynchronousTestCase):
         first.__exit__(None, None, None)
         self.assertEqual(["builds"], self.refusals)
 
-    def test_user_elsewhere(self) -> None:
+    def test_build_limit_follows_both_the_user_and_the_address(self) -> None:
         """A user who has moved is still the user, and another one at the place is not free."""
         with self.build_quota.reserve_slot(), self.build_quota.reserve_slot():
             for client in (("198.51.100.1", "user alice"), ("192.0.2.1", "user bob")):

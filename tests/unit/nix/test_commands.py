@@ -139,7 +139,7 @@ class NixTests(SynchronousTestCase):
         ):
             self.assertEqual(self.successResultOf(self.checked(printed)), version)
 
-    def test_check_misplaced(self) -> None:
+    def test_store_with_files_elsewhere_is_refused_with_their_place(self) -> None:
         """A store whose files are not where its paths say is refused, and said where it is."""
         self.holds = lambda path, content: False
         self.script.stderr = f"locking path '/x/root{PROBED}'\nlock acquired"
@@ -221,7 +221,7 @@ class NixTests(SynchronousTestCase):
             self.successResultOf(self.run_nix("release", result))
         self.assertEqual(self.script.commands, [])
 
-    def test_realise_fails(self) -> None:
+    def test_failed_build_leaves_no_root_and_has_reported_progress(self) -> None:
         """However a build fails, no root is left, and progress was told until then."""
         build_failed = CommandOutput(argv=("nix-build",), status=100, stderr="")
         for error, expected in (
@@ -250,7 +250,7 @@ class NixTests(SynchronousTestCase):
         requests = [PackageRequest(name="a")]
         return self.run_nix("reevaluate_and_realise", package_set, requests, evaluation, Recorder())
 
-    def test_realise_anew(self) -> None:
+    def test_one_command_evaluates_builds_and_roots_anew(self) -> None:
         """One command evaluates, builds and roots; none runs before it."""
         self.script.play = lambda _: f"{PATHS[1]}\n{PATHS[0]}\n{PATHS[1]}\n"
         realisation = self.successResultOf(self.anew())

@@ -279,7 +279,7 @@ class EvaluatorTests(EvaluatorCase):
             self.spawner.asked[1:], [((name,), False) for name in names[:MAX_EXPLAINED_NAMES]]
         )
 
-    def test_set_fails(self) -> None:
+    def test_failure_of_the_whole_package_set_is_distinguished(self) -> None:
         """A package set that fails when no package is asked for is distinguished."""
         self.spawner.set_failure = self.failing("error: syntax error")
         failure = self.failureResultOf(self.evaluate("ab"), EvaluationFailed).value
@@ -395,7 +395,7 @@ class PrewarmingTests(EvaluatorCase):
             self.assertEqual(len(self.spawner.ahead), count + 1)
         self.assertEqual(len(self.spawner.asked), 3)
 
-    def test_at_once(self) -> None:
+    def test_one_of_two_concurrent_evaluations_uses_the_idle_process(self) -> None:
         """Of two evaluations at a time one is answered by the process, and one as ever."""
         process = self.waiting()
         self.spawner.seconds = 1.0
@@ -407,7 +407,7 @@ class PrewarmingTests(EvaluatorCase):
         self.assertEqual(self.successResultOf(first).packages[0].attribute, "a")
         self.assertEqual(self.successResultOf(second).packages[0].attribute, "b")
 
-    def test_other_system(self) -> None:
+    def test_idle_process_serves_any_system(self) -> None:
         """It does not matter which system it is asked for."""
         process = self.waiting()
         self.evaluated("a", PACKAGE_SET, "aarch64-linux")

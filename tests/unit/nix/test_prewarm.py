@@ -167,7 +167,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assertEqual(2, len(self.children.processes))
         self.taken()
 
-    def test_dead_unnoticed(self) -> None:
+    def test_ended_process_is_replaced_at_its_age_and_sent_nothing(self) -> None:
         """A process that has ended is replaced at its age, too, and is sent nothing."""
         child = self.ready()
         child.result.errback(failed())
@@ -204,7 +204,7 @@ class PrewarmedEvaluatorTests(SynchronousTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertIsNone(self.take("three"))
 
-    def test_stopped_before(self) -> None:
+    def test_stop_cancels_a_start_that_is_due(self) -> None:
         """Stopping cancels a start that is due, and does not wait for an ended process."""
         self.ready().exit()
         self.prewarmed.prewarm_evaluation(command("two"))
@@ -254,7 +254,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertIs(error, self.failureResultOf(asking, ProcessFailed).value)
         self.assertEqual(1, self.ends)
 
-    def test_failed_before(self) -> None:
+    def test_process_that_has_ended_is_sent_nothing(self) -> None:
         """A process that has ended already is sent nothing, and its end is reported."""
         child = self.start()
         child.result.errback(failed())
@@ -297,7 +297,7 @@ class WaitingTests(SynchronousTestCase):
         child.result.errback(ZeroDivisionError())
         self.failureResultOf(asking, UnexpectedOutput)
 
-    def test_not_started(self) -> None:
+    def test_process_that_was_not_started_is_sent_nothing(self) -> None:
         """A process that was not started is sent nothing, and there is no end to wait for."""
         self.waiting.send(QUESTION)
         self.waiting.close_stdin()

@@ -197,7 +197,7 @@ class AnswerTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))
-    def test_any_names(self, names: list[str]) -> None:
+    def test_missing_name_gets_suggestions_from_any_names(self, names: list[str]) -> None:
         """A missing name gets suggestions from a package set with any attribute names."""
         record = {"error": "not-found", "path": [], "rest": ["somename"]}
         answer = parse("somename", record, {"[]": [*names, "someName+"]})

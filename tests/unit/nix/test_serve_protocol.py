@@ -105,7 +105,7 @@ class AnswerTests(SynchronousTestCase):
                 ),
             )
 
-    def test_no_welcome(self) -> None:
+    def test_other_program_or_protocol_is_refused(self) -> None:
         """Neither another program, nor another protocol, nor one that is too old."""
         for magic, version in ((0x5452EECC, 0x205), (0x5452EECB, 0x203), (0x5452EECB, 0x300)):
             self.assertIn(
@@ -120,7 +120,7 @@ class AnswerTests(SynchronousTestCase):
                 (paths, b"\1" * 8), read(serve_protocol.read_paths(), strings(paths) + b"\1" * 8)
             )
 
-    def test_path_infos(self) -> None:
+    def test_path_infos_have_hashes_in_hexadecimal(self) -> None:
         """Each path with its hash in hexadecimal, whichever way it was written."""
         said = info(GLIBC, [GLIBC]) + info(HELLO, [GLIBC], nar_hash=HEXADECIMAL) + string("")
         records, rest = read(serve_protocol.read_path_infos(), said)
@@ -147,7 +147,7 @@ class AnswerTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.lists(st.text(alphabet=st.characters(codec="ascii"), max_size=40), max_size=6))
-    def test_round_trip(self, texts: list[str]) -> None:
+    def test_sent_list_is_read_as_the_same_list(self, texts: list[str]) -> None:
         """Any list that is sent is read as the same list."""
         self.assertEqual(
             (texts, b""),

@@ -181,7 +181,7 @@ class TempRootHolderTests(SynchronousTestCase):
         self.held()
         self.assertEqual(2, len(self.children.processes))
 
-    def test_unused_spare(self) -> None:
+    def test_idle_process_ends_after_some_time_without_use(self) -> None:
         """It does not wait for ever."""
         self.holder.prewarm()
         self.clock.advance(IDLE_SERVER_SECONDS)
@@ -189,7 +189,7 @@ class TempRootHolderTests(SynchronousTestCase):
         self.holder.prewarm()
         self.assertEqual(2, len(self.children.processes))
 
-    def test_dead_spare(self) -> None:
+    def test_idle_process_that_has_died_is_not_used(self) -> None:
         """One that has died meanwhile is not asked."""
         self.holder.prewarm()
         self.children.processes[0].exit()

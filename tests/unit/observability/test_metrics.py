@@ -209,7 +209,7 @@ class MeasuredContractTests(StorageContract, SynchronousTestCase):
         self.measures = Metrics()
         return measured_storage(MemoryStorage(), self.measures, Clock().seconds)
 
-    def test_every_method(self) -> None:
+    def test_every_method_of_the_interface_is_measured(self) -> None:
         """Each method of the interface is measured, and its arguments are passed on."""
         calls: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
 

@@ -40,7 +40,7 @@ class TextLineTests(SynchronousTestCase):
         for when in (*instants, *rounded):
             self.check(EVENT | {"log_time": when})
 
-    def test_other_events(self) -> None:
+    def test_events_of_others_are_left_to_twisted(self) -> None:
         """All others are left to Twisted."""
         try:
             raise ValueError("odd")

@@ -21,7 +21,9 @@ class ExpandTests(SynchronousTestCase):
 
     @settings(max_examples=50)
     @given(st.binary(max_size=3000), st.binary(max_size=3000))
-    def test_round_trip(self, one: bytes, two: bytes) -> None:
+    def test_compressed_streams_are_decompressed_one_after_another(
+        self, one: bytes, two: bytes
+    ) -> None:
         """Compressed data are expanded again; streams may follow one another."""
         for compress in (gzip.compress, lzma.compress):
             self.assertEqual(one, decompress(compress(one), LIMIT))

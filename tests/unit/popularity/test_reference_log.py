@@ -24,7 +24,7 @@ class LogTests(SynchronousTestCase):
         with ReferenceLog(self.directory, cache) as log:
             return log.read()
 
-    def test_round_trip(self) -> None:
+    def test_written_entries_are_read_the_next_time(self) -> None:
         """Entries that were written are there the next time, whatever is added."""
         with ReferenceLog(self.directory, CACHE) as log:
             self.assertEqual({}, log.read())

@@ -125,7 +125,7 @@ class SpawnerTests(SynchronousTestCase):
         )
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_stdio_handler(self) -> None:
+    def test_handler_gets_standard_output_within_its_limit(self) -> None:
         """A handler of a child has its standard input and output, within the output limit."""
         told: list[object] = []
 

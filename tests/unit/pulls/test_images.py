@@ -55,7 +55,7 @@ class PinnedTests(BuilderCase):
         )
         self.assertEqual(len(self.nix.evaluations), 1)
 
-    def test_another_commit(self) -> None:
+    def test_new_commit_with_the_same_outputs_is_recognised(self) -> None:
         """Is evaluated, and recognised where its outputs are the same."""
         first = self.build("hello")
         self.assertEqual(self.successResultOf(self.request("hello", Tag("v2"))), first)
@@ -74,7 +74,7 @@ class PinnedTests(BuilderCase):
         self.update("hello")
         self.assertNotEqual(self.build("hello"), first)
 
-    def test_unknown_revisions(self) -> None:
+    def test_unknown_revision_starts_no_evaluation(self) -> None:
         """They never start an evaluation."""
         self.failureResultOf(self.request("hello", Tag("v9")), UnknownRevision)
         self.assertEqual(self.nix.evaluations, [])

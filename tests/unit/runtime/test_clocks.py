@@ -83,7 +83,7 @@ class StepTests(SynchronousTestCase):
             self.reactor.advance(1)
             self.assertEqual(0, buckets.take("a"))
 
-    def test_failed_logins(self) -> None:
+    def test_throttle_of_failed_logins_ignores_steps_of_the_clock(self) -> None:
         """So does a client that has failed to log in."""
         for step in STEPS:
             throttle = LoginThrottle(self.reactor.seconds)

@@ -77,7 +77,7 @@ class WithinTests(SynchronousTestCase):
         self.task: Deferred[str] = Deferred(self.cancelled.append)
         self.waiting = Deferred.fromCoroutine(with_timeout(5, self.clock, outcome(self.task)))
 
-    def test_in_time(self) -> None:
+    def test_work_that_ends_in_time_leaves_no_timer(self) -> None:
         """Work that ends in time ends as it would without a limit, and no timer is left."""
         self.clock.advance(4)
         self.task.callback("done")

@@ -100,7 +100,7 @@ class PassedTests(SynchronousTestCase):
         started = self.start("unix:/run/s", self.taken(None, "/run/s"), socket)
         self.assertEqual([socket], self.successResultOf(started))
 
-    def test_other_address(self) -> None:
+    def test_endpoint_whose_address_is_taken_is_refused(self) -> None:
         """An endpoint is refused whose address others have, or a passed socket has in part."""
         for text, error, passed in (
             ("tcp:80", self.taken("", 80), tcp("127.0.0.1", 80)),

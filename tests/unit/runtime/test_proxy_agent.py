@@ -271,7 +271,7 @@ class AgentTests(TestCase):
             self.assertIn(f"127.0.0.1:{self.proxy} {reason}", str(caught.exception))
             self.assertNotIn("secret", str(caught.exception))
 
-    async def test_hangs_up(self) -> None:
+    async def test_proxy_that_hangs_up_or_is_not_there_is_an_error(self) -> None:
         """So is one that hangs up, and one that is not there."""
         closing = self.listen(Factory.forProtocol(HangsUp))
         with self.assertRaises(ProxyRefused) as caught:

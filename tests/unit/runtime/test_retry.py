@@ -110,7 +110,7 @@ class RetryTests(SynchronousTestCase):
 class AttemptsTests(SynchronousTestCase):
     """Pauses, and the end of attempts."""
 
-    def test_pauses_grow(self) -> None:
+    def test_pauses_grow_up_to_the_longest(self) -> None:
         """Each pause is longer than the one before, up to the longest; without bounds, for ever."""
         attempts = Attempts(Backoff(first=1, longest=60), 0)
         pauses = [attempts.next_pause(0) for _ in range(9)]

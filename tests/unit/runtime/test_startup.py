@@ -110,7 +110,7 @@ class DaemonTests(SynchronousTestCase):
         self.successResultOf(daemon.stopService())
         self.assertEqual(["start a", "stop Nix side", "stop a"], recorder.events)
 
-    def test_unexpected_fault(self) -> None:
+    def test_unexpected_error_is_logged_with_traceback_and_ends_the_daemon(self) -> None:
         """An error of no known type is logged with its traceback, and ends the daemon too."""
         daemon = self.recorder.daemon([self.recorder.failing("a", ZeroDivisionError())])
         daemon.startService()

@@ -71,7 +71,7 @@ class EnvironmentTests(SynchronousTestCase):
             self.configuration(environment), [("url.git@h:a/b.insteadOf", "ssh://git@h/a/b")]
         )
 
-    def test_no_helpers(self) -> None:
+    def test_transports_that_run_programs_are_off(self) -> None:
         """Transports that run programs are off, and all are for what works on a mirror."""
         self.assertNotIn(
             "ext", git_arguments.environment({}, "/r")["GIT_ALLOW_PROTOCOL"].split(":")

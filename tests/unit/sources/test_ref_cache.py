@@ -195,7 +195,7 @@ class LookupTests(RefCacheCase):
 
     # -- commits --------------------------------------------------------------------
 
-    def test_commits_stay(self) -> None:
+    def test_commit_found_in_history_is_never_looked_up_again(self) -> None:
         """A commit that was in the history is never asked about again."""
         commit = GitCommit(commit=B.commit)
         self.upstream.refs[commit] = B
@@ -216,7 +216,7 @@ class LookupTests(RefCacheCase):
 
     # -- failures -------------------------------------------------------------------
 
-    def test_last_known(self) -> None:
+    def test_last_commit_is_served_and_logged_once_while_upstream_is_down(self) -> None:
         """The last known commit is served while the upstream is down, and the log says so once."""
         self.found()
         self.upstream.down = True

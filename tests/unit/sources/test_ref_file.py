@@ -31,7 +31,9 @@ class LastKnownTests(SynchronousTestCase):
 
     @settings(max_examples=30)
     @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), founds, max_size=4))
-    def test_round_trip(self, references: dict[str, ResolvedRef]) -> None:
+    def test_saved_refs_are_loaded_in_the_same_order(
+        self, references: dict[str, ResolvedRef]
+    ) -> None:
         """Saved refs are loaded in the same order."""
         self.file.save(references)
         self.assertEqual(list(RefFile(self.path).load().items()), list(references.items()))

@@ -290,7 +290,7 @@ class FetchTests(ResolverCase):
         error = self.failureResultOf(self.fetch(resolver, revision), UnknownRevision).value
         self.assertEqual(error.tag, A)
 
-    def test_rewritten_meanwhile(self) -> None:
+    def test_branch_rewritten_before_its_fetch_is_looked_up_again(self) -> None:
         """A branch that was rewritten between look-up and fetch is looked up again."""
         resolver = self.make(GIT)
         revision = self.revision(resolver)

@@ -52,7 +52,7 @@ class ChannelTests(ReferenceCase):
         source = ChannelSource(channel=COMMIT)
         self.assertEqual(references(source, DEFAULT, latest), (NixpkgsCommit(commit=COMMIT),))
 
-    def test_other_channels(self) -> None:
+    def test_official_channels_and_the_configured_one_are_served(self) -> None:
         """Other official channels are served, and the configured one whatever its name."""
         for name in (
             "nixos-25.05",

@@ -412,7 +412,9 @@ class StorageContract(Base):
 
     @contract
     @given(st.dictionaries(texts, st.binary(max_size=50), max_size=8), texts)
-    def test_any_key(self, records: dict[str, bytes], prefix: str) -> None:
+    def test_any_text_is_a_key_of_its_own_and_is_listed(
+        self, records: dict[str, bytes], prefix: str
+    ) -> None:
         """Any text is a key, apart from every other text, and is listed as it was given."""
         storage = self.storage()
         for key, value in records.items():
@@ -430,7 +432,7 @@ class StorageContract(Base):
             self.finish(storage.delete_record("any", key))
         self.assertEqual([], list(self.finish(storage.list_records("any"))))
 
-    def test_records_race(self) -> None:
+    def test_one_of_many_concurrent_creators_of_a_record_wins(self) -> None:
         """Of many that create a record at once, one wins, and all adopt what it wrote."""
         storage = self.storage()
         barrier = Barrier(8, timeout=PATIENCE)

@@ -76,7 +76,7 @@ class GuardTests(SynchronousTestCase):
         self.assertFalse(self.refused())
         self.assertEqual((), tuple(self.guard.faults()))
 
-    def test_makes_room(self) -> None:
+    def test_storage_is_collected_first_once_a_minute_at_most(self) -> None:
         """It has the storage collected first, once a minute at most."""
         self.free, self.room = 0, GIB
         self.assertFalse(self.refused())

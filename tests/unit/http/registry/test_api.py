@@ -205,7 +205,7 @@ class ManifestTests(RegistryTestCase):
         self.assertEqual([], self.images.requests)
         self.assertEqual([], self.flushLoggedErrors())
 
-    def test_signature_tags(self) -> None:
+    def test_tags_of_signatures_are_not_looked_up(self) -> None:
         """They are looked up nowhere."""
         for suffix in ("", ".sig", ".att", ".sbom"):
             path = f"/v2/git/manifests/{SIGNATURES}{suffix}"
@@ -272,7 +272,7 @@ class FailureTests(RegistryTestCase):
         self.assertEqual(b"", headed.body)
         self.assertEqual(without_date(got), without_date(headed))
 
-    def test_storage_fails(self) -> None:
+    def test_failure_of_the_storage_is_answered_and_logged(self) -> None:
         """It is said, and is in the log."""
         self.fail_with(StorageError(operation="write", reason="EIO"))
         self.assertIn("EIO", self.refused(self.get(self.PATH), 503, "UNAVAILABLE"))
@@ -616,7 +616,7 @@ class RefusalTests(RegistryTestCase):
                 self.assertEqual("GET, HEAD", answer.header("Allow"))
         self.assertEqual([], self.images.requests)
 
-    def test_unknown_routes(self) -> None:
+    def test_unknown_route_is_answered_in_json(self) -> None:
         """They are told in JSON."""
         for path in ("/v2/git", "/v2/x/y/z", "/v2//", "/v2/git/blobs/uploads/", "/v2/a%0Ab"):
             self.refused(self.get(path), 404, "UNSUPPORTED")

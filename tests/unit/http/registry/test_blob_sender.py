@@ -97,7 +97,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual((206, DATA[start:stop]), (answer.status, answer.body))
         connection.disconnect()
 
-    def test_back_pressure(self) -> None:
+    def test_slow_client_makes_one_piece_be_read_ahead(self) -> None:
         """A client that takes nothing gets one piece, and one more is read ahead."""
         connection = serve(self.storage, self.workers, self.clock, slow=True)
         connection.send("GET", self.path)
@@ -199,7 +199,7 @@ class FileTests(SynchronousTestCase):
         self.storage.opening.errback(BlobUnknown(digest=self.digest))
         self.assertEqual([], self.flushLoggedErrors())
 
-    def test_too_short(self) -> None:
+    def test_truncated_file_ends_the_connection(self) -> None:
         """A file that has been cut ends the connection, so that no client takes it for whole."""
         connection = serve(self.storage, self.workers, self.clock)
         os.truncate(self.storage.path(self.digest), PIECE_SIZE + 5)

@@ -76,7 +76,7 @@ class ManifestsTests(SynchronousTestCase):
         self.manifests.invalidate_checks()
         self.failureResultOf(self.manifests.get(NAME, manifest.digest), ManifestUnknown)
 
-    def test_no_manifests(self) -> None:
+    def test_missing_digest_and_other_blobs_are_unknown_manifests(self) -> None:
         """A missing digest and a blob of another kind are unknown manifests, each time."""
         layer = self.put(b"layer", "application/vnd.oci.image.layer.v1.tar+gzip")
         for digest in (layer, digest_of(b"nothing")) * 2:

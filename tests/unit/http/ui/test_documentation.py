@@ -161,7 +161,7 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(404, answer.status)
         self.assertIn(b"tox -e docs", answer.body)
 
-    def test_read_once(self) -> None:
+    def test_documentation_is_read_once_at_the_first_request(self) -> None:
         """It is read when it is first asked for, away from the reactor, and never again."""
         workers = SteppedWorkers()
         self.connection = self.connect(self.directory, workers)

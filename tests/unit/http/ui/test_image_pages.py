@@ -209,7 +209,7 @@ class ImageTests(PagesCase):
         self.assertIn("&lt;script&gt;", page)
         self.assertNotIn("<script>alert", page)
 
-    def test_hostile_report(self) -> None:
+    def test_hostile_texts_of_a_report_are_escaped(self) -> None:
         """All texts from a package set are shown as text."""
         hostile = evolve(
             self.report,
@@ -274,7 +274,7 @@ class ImageTests(PagesCase):
             (302, "/images/shell/git:latest"), (answer.status, answer.header("Location"))
         )
 
-    def test_no_report(self) -> None:
+    def test_image_without_a_report_shows_its_layers_only(self) -> None:
         """Of an image without a report its layers are shown, and that there is no more."""
         bare = evolve(
             self.report,

@@ -75,7 +75,7 @@ class ParsingTests(SynchronousTestCase):
             PackageRequest(name="libsigc++", exact=True), queries.queries[1].package_request
         )
 
-    def test_meta_packages(self) -> None:
+    def test_meta_packages_lead_the_name(self) -> None:
         """They lead the name, wherever they were typed."""
         queries = parsed("git shell arm64")
         self.assertEqual("shell/arm64/git", queries.name.repository)

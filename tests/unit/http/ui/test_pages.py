@@ -23,7 +23,7 @@ HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202eevil\x00"
 class TemplateTests(SynchronousTestCase):
     """Tests that hold for all templates."""
 
-    def test_assets_exist(self) -> None:
+    def test_each_asset_that_is_named_exists(self) -> None:
         """Each asset that a template or a script names exists."""
         files = site_files()
         for name, text in files.templates.items():
@@ -81,7 +81,7 @@ class PagesTests(SynchronousTestCase):
         self.assertEqual("no-store", answer.header("Cache-Control"))
         self.assertEqual("Accept", answer.header("Vary"))
 
-    def test_hostile_text(self) -> None:
+    def test_hostile_text_is_escaped(self) -> None:
         """Hostile text is shown as text, and cannot reverse the direction of what follows."""
         body = self.site.render("error.html", title=HOSTILE, status=404, message=HOSTILE).decode()
         self.assertNotIn("<script>alert", body)
@@ -90,7 +90,7 @@ class PagesTests(SynchronousTestCase):
             self.assertNotIn(character, body)
         self.assertIn("\\u202e", body)
 
-    def test_hostile_path(self) -> None:
+    def test_hostile_path_is_escaped(self) -> None:
         """So is what a client puts into a path."""
         answer = self.serve(self.site).request("GET", "/p/%3Cscript%3E%ff%E2%80%AE", BROWSER)
         self.assertEqual(404, answer.status)

@@ -95,7 +95,7 @@ class NoticeTests(ManagedCase):
             notices.notify(READY=1)
         self.assertEqual(1, len(logs))
 
-    def test_never_waits(self) -> None:
+    def test_manager_that_reads_nothing_blocks_nothing(self) -> None:
         """A service manager that reads nothing does not block the daemon."""
         with capturedLogs() as logs:
             for _ in range(2000):
@@ -221,7 +221,7 @@ class PassingTests(SynchronousTestCase):
             (), passed_endpoints(descriptor=lambda index: 3 if index == 0 else None, family=closed)
         )
 
-    def test_listened_on(self) -> None:
+    def test_passed_sockets_replace_the_default_endpoint_only(self) -> None:
         """They are always listened on, and replace the default only."""
         environ = {"HOME": "/h"}
         passed = ["systemd:domain=INET:index=0"]

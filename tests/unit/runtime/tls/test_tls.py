@@ -271,7 +271,7 @@ class WatcherTests(CertificateCase):
         self.assertNotEqual(before, self.shown())
         self.assertNotEqual(whole, self.key.read_bytes())
 
-    def test_ends_soon(self) -> None:
+    def test_end_of_a_certificate_is_announced_daily_for_two_weeks(self) -> None:
         """Its end is announced from two weeks before, once a day."""
         with capturedLogs() as logs:
             self.start()

@@ -344,7 +344,7 @@ class RestartTests(DirectoryCase):
             self.root = self.root.with_name(f"garbled-{number}")
             self.damaged(partial(self.damage_description, garbage))
 
-    def test_garbled_link(self) -> None:
+    def test_link_that_says_nothing_sensible_describes_no_blob(self) -> None:
         """Nor does one that is a link."""
         for number, garbage in enumerate(("{", "[]", "../../tmp", '{"size": "1"}')):
             self.root = self.root.with_name(f"garbled-{number}")
@@ -352,7 +352,7 @@ class RestartTests(DirectoryCase):
             self.assertTrue(self.blob(".json").is_symlink())
             self.assertNotEqual(garbage, os.readlink(self.blob(".json")))
 
-    def test_old_store(self) -> None:
+    def test_store_with_files_for_descriptions_and_records_is_kept(self) -> None:
         """A store whose descriptions and records are files, as they were, keeps them."""
         storage = self.open_storage()
         self.store(storage)
@@ -408,7 +408,7 @@ class RestartTests(DirectoryCase):
                 self.assertEqual(value, self.finish(storage.get_record("image", "key")))
             self.assertEqual([], overtaking)
 
-    def test_described_otherwise(self) -> None:
+    def test_blob_of_a_wrong_size_in_both_files_is_replaced(self) -> None:
         """A blob whose two files agree on a wrong size is replaced when it is stored again."""
         storage = self.open_storage()
         self.store(storage)
@@ -417,7 +417,7 @@ class RestartTests(DirectoryCase):
         self.store(storage, MANIFEST)
         self.assert_stored(storage, MANIFEST)
 
-    def test_other_bytes(self) -> None:
+    def test_bytes_with_another_hash_are_withdrawn_when_read(self) -> None:
         """Bytes of the right size that hash to something else are withdrawn when read."""
         storage = self.open_storage()
         self.store(storage)
@@ -453,7 +453,7 @@ class RestartTests(DirectoryCase):
             self.finish(repair("layer", key, b"3"))
             self.assertEqual(b"3", self.finish(storage.get_record("layer", key)))
 
-    def test_huge_files(self) -> None:
+    def test_file_too_large_for_memory_is_refused(self) -> None:
         """Files too large for memory are refused where small ones are expected."""
         storage = self.open_storage()
         self.store(storage)
@@ -499,7 +499,9 @@ class RepresentationTests(DirectoryCase):
     @example("key", b"x" * (MAX_LINK_BYTES + 1), b"x" * MAX_LINK_BYTES)
     @example("k" * 300, b"x" * (MAX_LINK_BYTES - 301), b"x" * (MAX_LINK_BYTES - 300))
     @example("key", b"a\0b", b"../../tmp")
-    def test_round_trip(self, key: str, first: bytes, second: bytes) -> None:
+    def test_any_bytes_are_read_again_whichever_they_replace(
+        self, key: str, first: bytes, second: bytes
+    ) -> None:
         """Any bytes stored are read again, whichever bytes they replace."""
         head = key.encode() + b"\n" if len(key) > 200 else b""
         self.finish(self.storage.delete_record("layer", key))
@@ -589,7 +591,7 @@ class CrashTests(DirectoryCase):
             self.assertGreater(died, 7)
             self.assertEqual({"stored", "absent"}, seen)
 
-    def test_recorded_blobs(self) -> None:
+    def test_no_record_of_a_commit_exists_without_its_blob(self) -> None:
         """Of blobs that are committed with records, none has a record and is not there."""
         layers = {"one": DATA, "two": b"the bytes of another one"}
         seen = set()
@@ -624,7 +626,7 @@ class CrashTests(DirectoryCase):
         self.crash_everywhere(work, check)
         self.assertEqual({"0000", "1000", "1100", "1110", "1111"}, seen)
 
-    def test_added_record(self) -> None:
+    def test_created_record_is_there_whole_or_not_at_all(self) -> None:
         """So is a record that is created, be it a link or a file."""
         top = self.root
         for name, value, least in (("link", b"value", 5), ("file", LONG, 6)):
@@ -781,7 +783,7 @@ class FailureTests(DirectoryCase):
                     self.assertEqual([], self.drafts())
                     self.assertIn(self.finish(storage.get_record("layer", key)), (None, value))
 
-    def test_no_directory(self) -> None:
+    def test_missing_directory_of_records_is_a_storage_error(self) -> None:
         """A missing directory of records is a StorageError, and leaves no temporary file."""
         storage = self.open_storage()
         shutil.rmtree(self.root / "records")
@@ -892,7 +894,7 @@ class LateWorkers:
 class LateTests(DirectoryCase):
     """A waiter that leaves when its result is on the way already."""
 
-    def test_nothing_leaks(self) -> None:
+    def test_cancelled_open_closes_its_descriptor(self) -> None:
         """A cancelled open closes its file descriptor."""
         self.store(self.open_storage())
         before = descriptors()
@@ -938,7 +940,7 @@ class ThreadTests(TestCase):
         self.patch(self.storage._blobs, name, slow)
         return held, release
 
-    async def test_round_trip(self) -> None:
+    async def test_blobs_and_records_go_through_the_threads_of_the_pool(self) -> None:
         """Blobs and records go through the threads of the pool."""
         writer = await self.storage.create()
         await self.pool.run(writer.write, DATA)

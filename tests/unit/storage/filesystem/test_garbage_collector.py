@@ -141,7 +141,7 @@ class PolicyTests(Unhurried):
         self.assertFalse(os.path.lexists(one + ".json"))
         self.assertFalse(os.path.lexists(two))
 
-    def test_old_store(self) -> None:
+    def test_files_for_descriptions_and_records_are_collected_alike(self) -> None:
         """Descriptions and records that are files, as they once were, count and go alike."""
         self.image("old", b"own", b"shared")
         new = self.image("new", b"shared", b"other")
@@ -277,7 +277,7 @@ class RaceTests(StoreCase):
         self.patch(garbage_collector, "read_files", _at_once(scan.read_files))
         self.patch(garbage_collector, "read_names", _at_once(scan.read_names))
 
-    def test_published_meanwhile(self) -> None:
+    def test_image_published_during_a_collection_is_whole(self) -> None:
         """An image of blobs that are about to go is whole whenever it is published."""
         for policy in ({"max_bytes": 0}, {"max_age": 1.0}):
             steps = self.at_every_step(lambda: self.image("new", b"2", b"stray"), **policy)
@@ -287,7 +287,7 @@ class RaceTests(StoreCase):
         """Naming a blob shows even where a look at it would not be noted again."""
         self.at_every_step(lambda: self.image("new", b"2", b"stray"), age=100.0, max_bytes=0)
 
-    def test_slow_publication(self) -> None:
+    def test_publication_that_began_before_the_collection_is_seen(self) -> None:
         """One that began before the collection, and names blobs when it has looked, is seen."""
         stray = self.layer(b"stray")
         self.age()
@@ -338,7 +338,7 @@ class RaceTests(StoreCase):
         run_blocking(work)
         self.assertEqual(set(), self.images())
 
-    def test_publishers_share(self) -> None:
+    def test_publishers_share_the_lock_and_exclude_removals(self) -> None:
         """Any number publish at once, and none while something is removed."""
         root = str(self.root)
         with publishing(root), publishing(root), attempt_removal(root) as held:

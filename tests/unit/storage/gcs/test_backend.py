@@ -78,9 +78,11 @@ class GcsStorageTests(StorageContract, SynchronousTestCase):
 
     @settings(contract, max_examples=6)
     @given(st.dictionaries(texts, st.binary(max_size=50), max_size=5), texts)
-    def test_any_key(self, records: dict[str, bytes], prefix: str) -> None:
+    def test_any_text_is_a_key_of_its_own_and_is_listed(
+        self, records: dict[str, bytes], prefix: str
+    ) -> None:
         """Any text is a key, apart from every other text, and is listed as it was given."""
-        test: Any = StorageContract.test_any_key
+        test: Any = StorageContract.test_any_text_is_a_key_of_its_own_and_is_listed
         test.hypothesis.inner_test(self, records, prefix)
 
 
@@ -388,7 +390,7 @@ class RecordTests(GcsCase):
         self.assertEqual([412, 200, 412], [status for _, status in self.bucket.log("multipart")])
         self.assertEqual(b"new", finish(other.get_record("image", "key")))
 
-    def test_not_cached(self) -> None:
+    def test_records_are_stored_with_no_store(self) -> None:
         """Records, which may change, are stored with "no-store", so that no cache keeps them."""
         finish(self.storage.set_record("image", "key", b"{}"))
         (thing,) = self.bucket.things("records/").values()

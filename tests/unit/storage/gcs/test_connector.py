@@ -156,7 +156,7 @@ class BucketConnectorTests(ReachCase):
         finish(storage.put(b"{}", "x/y"))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_passing_faults(self) -> None:
+    def test_answers_that_make_no_sense_are_retried(self) -> None:
         """So is one that answers, but not sensibly."""
         for action, value in (("status", 503), ("html", 0), ("reset", 0)):
             self.bucket.fail("list", action, value, times=1000)
@@ -213,7 +213,7 @@ class BucketConnectorTests(ReachCase):
 class SweepTests(ReachCase):
     """Tests of removing the objects that a crash has left in the bucket."""
 
-    def test_at_start(self) -> None:
+    def test_staged_objects_of_a_day_ago_are_removed_at_the_start(self) -> None:
         """Staged objects older than a day are removed at the start, and nothing else is."""
         self.bucket.put("staging/old", b"half", age=DAY + 60)
         self.bucket.put("staging/young", b"half", age=DAY - 60)

@@ -68,7 +68,7 @@ class ThreadTests(TestCase):
         # Returns when the thread has.
         await self.pool.stopService()
 
-    async def test_cancelled_commit(self) -> None:
+    async def test_cancelled_commit_publishes_nothing_later(self) -> None:
         """A commit that is cancelled leaves nothing, and nothing is published later."""
         self.bucket.fail("final", "stall")
         writer = await self.storage.create()

@@ -187,7 +187,7 @@ class LargeTests(UploadCase):
         self.fails(StorageUnavailable)
         self.assert_nothing()
 
-    def test_session_lost(self) -> None:
+    def test_session_that_the_service_forgets_is_an_upload_lost(self) -> None:
         """A session that the service forgets is lost, and says so, for it to be packed again."""
         for where in ("chunk", "final", "query"):
             for status in (404, 410):
@@ -389,7 +389,7 @@ class BodyTests(SynchronousTestCase):
         with self.assertRaises(StorageError):
             next(pieces)
 
-    def test_slow_line(self) -> None:
+    def test_chunk_may_take_longer_than_the_timeout_if_it_progresses(self) -> None:
         """
         A chunk may take longer than the time-out of its connection, as long as each
         piece does not; and so may an object that the library sends.
@@ -579,7 +579,7 @@ class EndTests(UploadCase):
             self.assertIsInstance(writing.exception(), StorageError)
         self.assertEqual(0, self.open_sessions())
 
-    def test_back_pressure(self) -> None:
+    def test_packing_runs_ahead_of_the_network_by_some_chunks_only(self) -> None:
         """A packing thread does not run ahead of the network by more than some chunks."""
         self.storage = self.make(evolve(HASTY, total=PATIENCE))
         self.bucket.fail("start", "status", 503, times=1000)
