@@ -9,7 +9,7 @@ before anything starts, and everything that is wrong is reported at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from nixery.config.contradictions import find_contradictions
 from nixery.config.environment import read_environment
 from nixery.config.errors import ConfigError, ConfigProblem
 from nixery.config.file import read_file
-from nixery.config.layer import COMMAND_LINE, make_layer, merge, with_credentials
+from nixery.config.layer import COMMAND_LINE, Layer, make_layer, merge, with_credentials
 from nixery.config.settings import SETTINGS
+from nixery.sources.git_urls import credentials
 
 __all__ = ["load_config"]
 
@@ -55,7 +56,20 @@ def load_config(
     problems += find_contradictions(values, ranks, layers)
     if problems:
         raise ConfigError(problems=tuple(problems))
+    warnings += _exposed_passwords(layers[-1])
     return _assemble(values, environ, passed, tuple(warnings))
+
+
+def _exposed_passwords(command_line: Layer) -> Iterator[ConfigProblem]:
+    """Find the URLs with passwords on the command line, which every user of the machine sees."""
+    for setting in SETTINGS:
+        given = command_line.given.get(setting.name)
+        if setting.secret and isinstance(given, str) and credentials(given) is not None:
+            yield command_line.problem(
+                setting,
+                "all users of this machine see the user and the password of a URL among the"
+                f" options: give it in the configuration file or by {setting.variables[0]}",
+            )
 
 
 def _assemble(

@@ -6,8 +6,8 @@ import contextlib
 import functools
 import io
 import os
+import random
 import shutil
-import subprocess
 import tarfile
 import threading
 import time
@@ -18,15 +18,18 @@ from pathlib import Path
 from tests.end_to_end.case import watched_set
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.fairness import FairnessCase
-from tests.end_to_end.processes import private_directory
+from tests.end_to_end.processes import private_directory, run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+COMMITS = 12
 
 
 class SlowGit:
     """
     A git repository whose server takes its time, and a journal of the commands that reach it.
 
+    :ivar commits: its commits, the newest first.
     :param seconds: the time that every command that reaches the server takes longer.
     """
 
@@ -34,16 +37,11 @@ class SlowGit:
         self.directory = private_directory("git")
         self.path = self.directory / "packages"
         shutil.copytree(watched_set().path, self.path)
-        for arguments in (
-            ("init", "--quiet", "--initial-branch=main", "."),
-            ("add", "."),
-            ("commit", "--quiet", "--message=packages"),
-        ):
-            subprocess.run(
-                ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments],
-                cwd=self.path,
-                check=True,
-            )
+        self._git("init", "--quiet", "--initial-branch=main", ".")
+        self._git("add", ".")
+        for number in range(COMMITS):
+            self._git("commit", "--quiet", "--allow-empty", f"--message={number}")
+        self.commits = self._git("rev-list", "main").split()
         self._journal = self.directory / "journal"
         self._journal.touch()
         commands = self.directory / "commands"
@@ -58,6 +56,10 @@ class SlowGit:
         )
         script.chmod(0o755)
         self.environ = {"PATH": f"{commands}:{os.environ['PATH']}", "NIXERY_PKGS_PATH": ""}
+
+    def _git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        return run(["git", *identity, *arguments], cwd=self.path).checked().stdout
 
     def commands(self, verb: str) -> int:
         """Count the commands that have reached the server."""
@@ -104,6 +106,14 @@ class GitTests(FairnessCase):
             self.assert_fair(compared)
             # Seven for the honest client, and few for all others together.
             self.assertLess(self.git.commands("ls-remote") - before, 7 + 10)
+
+    def test_made_up_commits_delay_neither_the_branch_nor_another_commit(self) -> None:
+        """Made-up commits delay neither the configured branch nor a commit that exists."""
+        unknown = iter(self.git.commits[1:])
+        for honest in (self.pull, lambda: self.pull(next(unknown))):
+            names = [f"{random.getrandbits(160):040x}" for _ in range(300)]
+            attack = functools.partial(self.asking, names, stay=True)
+            self.assert_fair(self.compare(self.daemon, honest, attack))
 
 
 class ChannelServer:

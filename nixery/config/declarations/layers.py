@@ -37,6 +37,7 @@ class LayerConfig:
         types.DATA_URL,
         "where popularity data are fetched, once, to be kept in the state directory",
         variable="NIX_POPULARITY_URL",
+        secret=True,
     )
     popularity_refresh: bool = setting(
         types.BOOLEAN,

@@ -103,9 +103,10 @@ class SourceConfig:
         types.URL,
         "the host that says which commit a channel is at",
         default="https://channels.nixos.org",
+        secret=True,
     )
     nixpkgs_url: str = setting(
-        types.ARCHIVE_URL, "the archive of a nixpkgs commit", default=NIXPKGS_URL
+        types.ARCHIVE_URL, "the archive of a nixpkgs commit", default=NIXPKGS_URL, secret=True
     )
     system: str = setting(
         types.choice(*SYSTEMS),

@@ -134,6 +134,24 @@ class AlternativeTests(ConfigCase):
         """A configuration that is printed keeps the password of a URL to itself."""
         self.assertNotIn("secret", repr(self.load(pkgs_repo="https://u:secret@h/p")))
 
+    def test_password_among_the_options_is_warned_of_and_shown_nowhere(self) -> None:
+        """A password among the options is warned of, elsewhere it is not, and none is shown."""
+        for name, url in (
+            ("pkgs_repo", "https://u:secret@h/p"),
+            ("channel_url", "https://u:secret@h"),
+            ("popularity_url", "https://u:secret@h/p"),
+        ):
+            (warning,) = self.load("{}", {}, **{name: url}).warnings
+            self.assertIn("all users of this machine", warning.describe())
+            self.assertNotIn("secret", warning.describe())
+            self.assertEqual((), self.load(f"{name}: {url}").warnings)
+        for name, url in (
+            ("pkgs_repo", "ssh://u:secret@h/p"),
+            ("nixpkgs_url", "https://u:secret@h/{commit}"),
+            ("channel_url", "ftp://u:secret@h"),
+        ):
+            self.assertNotIn("secret", self.problem("{}", {}, **{name: url}).describe())
+
     def test_higher_source_replaces_lower(self) -> None:
         """A source of a higher layer replaces one of a lower layer, of any kind."""
         config = self.load("pkgs_path: /p", {"NIXERY_PKGS_REPO": "https://r"}, channel="c")

@@ -48,7 +48,12 @@ from nixery.nix.errors import (
     WrongSystem,
 )
 from nixery.process.errors import CommandMissing, CommandOutput
-from nixery.sources.errors import SourceMissing, SourceUnavailable, UnknownRevision
+from nixery.sources.errors import (
+    LookupsExceeded,
+    SourceMissing,
+    SourceUnavailable,
+    UnknownRevision,
+)
 from nixery.storage.errors import (
     BlobsMissing,
     BlobUnknown,
@@ -118,6 +123,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
         "TOOMANYREQUESTS",
     ),
     (QueueFull(waiting=64, retry_after=30), 429, "TOOMANYREQUESTS"),
+    (LookupsExceeded(limit=30, retry_after=2), 429, "TOOMANYREQUESTS"),
     (EvaluationFailed(reason="it is broken", output=OUTPUT), 422, "MANIFEST_INVALID"),
     (MissingDerivations(output=OUTPUT), 503, "UNAVAILABLE"),
     (errors.ShuttingDown(), 503, "UNAVAILABLE"),
