@@ -25,6 +25,7 @@ class BuildRecord:
     :param digest: of its OCI manifest.
     :param source: the package set's revision, for people.
     :param layers: the layers of the plan, in its order, then those on top of them.
+    :param notes: sentences on entries of the packages that are not in the image's root.
     """
 
     digest: Digest
@@ -34,3 +35,4 @@ class BuildRecord:
     plan: LayerPlan
     layers: Sequence[ImageLayer]
     popularity: Popularity
+    notes: Sequence[str] = ()

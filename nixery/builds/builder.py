@@ -33,6 +33,7 @@ from nixery.image.errors import ImageLimitExceeded
 from nixery.image.manifests import Image
 from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation
+from nixery.layers.errors import ReservedName
 from nixery.layers.plan import Popularity
 from nixery.limits.build_quota import BuildQuota
 from nixery.limits.errors import WorkAbandoned
@@ -52,6 +53,7 @@ CACHED_FAILURES = (
     EvaluationTimedOut,
     ImageLimitExceeded,
     ImageTimedOut,
+    ReservedName,
     WrongSystem,
 )
 """Failures that are expensive and would only be repeated by the next try: they are cached."""
@@ -189,6 +191,7 @@ class Builder(Service):
         :raises BuildFailed: a derivation failed.
         :raises BuildsExceeded: the client has had too many images built.
         :raises ImageTooLarge: it is larger than images may be.
+        :raises ReservedName: a file has a name that layers cannot have.
         :raises QueueFull: too many images wait to be built already.
         :raises CachedFailure: it has failed a short while ago.
         :raises ShuttingDown: the daemon stops.

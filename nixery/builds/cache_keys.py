@@ -17,7 +17,7 @@ from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation, Package
 from nixery.sources.source import Revision
 
-__all__ = ["image_key", "layer_key", "request_key"]
+__all__ = ["image_key", "layer_key", "request_key", "root_key"]
 
 
 def image_key(evaluation: Evaluation, options: Mapping[str, Json]) -> str:
@@ -82,6 +82,19 @@ def layer_key(paths: Iterable[StorePath | str], compression: str, format_version
             "kind": "layer",
             "paths": sorted({str(path) for path in paths}),
         }
+    )
+
+
+def root_key(tree: str, compression: str, format_version: int) -> str:
+    """
+    Return the key of a layer that holds the root of an image.
+
+    :param tree: identifies the entries of the root.
+    :param compression: as for :func:`layer_key`.
+    :param format_version: as for :func:`layer_key`.
+    """
+    return sha256_hex(
+        {"compression": compression, "format": format_version, "kind": "root", "tree": tree}
     )
 
 

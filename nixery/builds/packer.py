@@ -7,22 +7,22 @@ storage's writer; none of them pass through the reactor thread.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from threading import Event
 
 from attrs import define, field, frozen
+from cachetools import LRUCache
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from nixery.builds import cache_keys
 from nixery.builds.batching import BatchQueue
 from nixery.builds.layer_cache import LayerCache, LayerRecord
-from nixery.image.canonical_json import sha256_hex
 from nixery.image.closure import StorePath
 from nixery.image.manifests import layer_media_type
-from nixery.image.packages import Package
 from nixery.layers import ustar
-from nixery.layers.rootfs import ROOT_VERSION, RootTree
+from nixery.layers.name_check import check_names
+from nixery.layers.rootfs import RootTree
 from nixery.layers.tarball import (
     FORMAT,
     STORE,
@@ -38,6 +38,9 @@ from nixery.storage.errors import UploadLost
 from nixery.storage.interface import BlobWriter, Storage
 
 __all__ = ["Packer"]
+
+MAX_CHECKED_PATHS = 65536
+"""The number of store paths whose names are known to be usable: some ten MB of memory."""
 
 Pack = Callable[[Callable[[bytes], int], Callable[[], bool]], PackedLayer]
 """A function that packs a layer: takes a function to write with, and one that is true to stop."""
@@ -67,10 +70,13 @@ class Packer:
     _cache: LayerCache = field(init=False)
     _jobs: SingleFlight[str, LayerRecord] = field(factory=SingleFlight, init=False)
     _batches: BatchQueue[_Job, LayerRecord] = field(init=False)
+    # The contents of a store path never change, and most images have most of theirs in common.
+    _checked_names: MutableMapping[str, bool] = field(init=False)
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
         self._cache = LayerCache(storage=self.storage)
+        self._checked_names = LRUCache(MAX_CHECKED_PATHS)
         self._batches = BatchQueue(run_batch=self._pack_with_retry, max_running=self.max_batches)
 
     async def get_layer(self, paths: Sequence[StorePath], size: int) -> LayerRecord:
@@ -107,11 +113,22 @@ class Packer:
     def _layer_key(self, paths: Sequence[StorePath]) -> str:
         return cache_keys.layer_key(paths, self.compression.label, FORMAT)
 
-    async def get_root_layer(self, packages: Sequence[Package], tree: RootTree) -> LayerRecord:
+    async def check_names(self, paths: Iterable[StorePath]) -> None:
+        """
+        Check that layers can hold all files of these store paths, which must be valid.
+
+        :raises ReservedName: a file has a name that a layer cannot have.
+        :raises MissingPath: a store path has vanished, or cannot be read.
+        """
+        unchecked = [path.path for path in paths if path.path not in self._checked_names]
+        if unchecked:
+            await self.cpu.run(check_names, unchecked, store=self.store_directory)
+            self._checked_names.update(dict.fromkeys(unchecked, True))
+
+    async def get_root_layer(self, tree: RootTree) -> LayerRecord:
         """
         Return the layer that holds the root of an image.
 
-        :param tree: the root of ``packages``.
         :raises StorageError: the storage failed; nothing half-written is left.
         """
 
@@ -120,21 +137,7 @@ class Packer:
                 tree.entries, write, compression=self.compression, should_stop=should_stop
             )
 
-        key = sha256_hex(
-            {
-                "compression": self.compression.label,
-                "format": [FORMAT, ROOT_VERSION],
-                "kind": "root",
-                "packages": [
-                    {
-                        "attribute": package.attribute,
-                        "outputs": {output.name: output.path for output in package.outputs},
-                        "priority": package.priority,
-                    }
-                    for package in packages
-                ],
-            }
-        )
+        key = cache_keys.root_key(await self.cpu.run(tree.identity), self.compression.label, FORMAT)
         size = ustar.BLOCK * len(tree.entries)
         return await self._jobs.run(key, lambda: self._get_or_pack(key, pack, size))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -28,9 +28,10 @@ from nixery.builds.progress import Build
 from nixery.builds.realisation import realise
 from nixery.builds.request import ImageRequest
 from nixery.builds.settings import BuildLimits
-from nixery.image.closure import RuntimeGraph
+from nixery.image.closure import RuntimeGraph, StorePath
 from nixery.image.manifests import Image, ImageLayer, build_image
 from nixery.image.packages import Evaluation
+from nixery.layers.errors import ReservedName
 from nixery.layers.grouping import plan_layers
 from nixery.layers.plan import LayerPlan
 from nixery.layers.rootfs import RootTree, plan_root
@@ -50,6 +51,9 @@ __all__ = ["DEADLINE_MARGIN_SECONDS", "ImagePipeline"]
 
 MAX_REPACKS = 2
 """The most times that an image is made again because its layers were removed meanwhile."""
+
+MAX_LOGGED_NOTES = 10
+"""The most lines that are logged of entries that an image's root does not have."""
 
 DEADLINE_MARGIN_SECONDS = 30.0
 """
@@ -149,6 +153,7 @@ class ImagePipeline:
         :raises BuildFailed: a derivation failed.
         :raises ImageTimedOut: all stages together took too long.
         :raises ImageTooLarge: it is larger than images may be.
+        :raises ReservedName: a file has a name that layers cannot have.
         :raises BlobsMissing: layers were removed each time.
         :raises NixeryError: any other failure of a stage.
         """
@@ -224,13 +229,15 @@ class ImagePipeline:
                 else await self.nix.closure(_output_paths(evaluation))
             )
             self._check_size(graph)
+            await self._check_names(graph, evaluation)
             plan = await self.cpu.run(
                 plan_layers, graph, request.settings.popularity, request.settings.layers
             )
             progress.phase(Phase.PACKING)
-            packed = await self._pack(evaluation, plan, progress)
+            packed = await self._pack(evaluation, graph, plan, progress)
             if self.nix.root_expired(realisation):
                 await self._discard_layers(plan)
+            self._log_root(request.name.repository, packed.root)
         finally:
             # The layers are in storage: store paths that are collected from here on are
             # not needed any more.
@@ -253,6 +260,7 @@ class ImagePipeline:
                     plan=plan,
                     layers=packed.layers,
                     popularity=request.settings.popularity,
+                    notes=tuple(packed.root.describe()),
                 )
             )
         return image
@@ -279,17 +287,64 @@ class ImagePipeline:
                 setting="max_closure_size",
             )
 
+    async def _check_names(self, graph: RuntimeGraph, evaluation: Evaluation) -> None:
+        """
+        Check that layers can hold all files of a closure, before any of it is stored.
+
+        :raises ReservedName: a file has a name that a layer cannot have.
+        """
+        try:
+            await self._packer.check_names(graph.paths)
+        except ReservedName as error:
+            top = "/".join(error.path.split("/")[:4])
+            raise evolve(
+                error,
+                packages=tuple(
+                    sorted(
+                        package.attribute
+                        for package in evaluation.packages
+                        if any(
+                            path.path == top
+                            for path in graph.subgraph(
+                                StorePath(output.path) for output in package.outputs
+                            ).paths
+                        )
+                    )
+                ),
+            ) from error
+
+    def _log_root(self, image: str, root: RootTree) -> None:
+        """Log the first of the packages' entries that are not in the root."""
+        notes = [*root.describe()]
+        for note in notes[:MAX_LOGGED_NOTES]:
+            self._log.info("{image}: {note}", image=image, note=note)
+        if len(notes) > MAX_LOGGED_NOTES:
+            self._log.info(
+                "{image}: {count} more entries of its packages are not at its root",
+                image=image,
+                count=len(notes) - MAX_LOGGED_NOTES,
+            )
+
     async def _pack(
-        self, evaluation: Evaluation, plan: LayerPlan, progress: Progress
+        self,
+        evaluation: Evaluation,
+        graph: RuntimeGraph,
+        plan: LayerPlan,
+        progress: Progress,
     ) -> _PackedImage:
         """Pack the layers of a closure and the root, and store them."""
         trees: list[RootTree] = []
 
         async def pack_root() -> LayerRecord:
             # Runs concurrently with the layers, which do not depend on it.
-            tree = await self.cpu.run(plan_root, evaluation.packages, store=self.store_directory)
+            tree = await self.cpu.run(
+                plan_root,
+                evaluation.packages,
+                closure=[path.path for path in graph.paths],
+                store=self.store_directory,
+            )
             trees.append(tree)
-            return await self._packer.get_root_layer(evaluation.packages, tree)
+            return await self._packer.get_root_layer(tree)
 
         # The largest layer first: begun last, it would keep one thread busy while the
         # others are idle.

@@ -42,6 +42,7 @@ from nixery.image.errors import (
     InvalidReference,
     PackagesRefused,
 )
+from nixery.layers.errors import ReservedName
 from nixery.limits.errors import (
     BuildsExceeded,
     ImageTooLarge,
@@ -180,6 +181,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     BuildTimedOut: (422, "MANIFEST_INVALID"),
     EvaluationTimedOut: (422, "MANIFEST_INVALID"),
     ImageLimitExceeded: (422, "MANIFEST_INVALID"),
+    ReservedName: (422, "MANIFEST_INVALID"),
     UnsupportedClient: (422, "MANIFEST_INVALID"),
     ImageTimedOut: (422, "MANIFEST_INVALID"),
     # No builder for the system: the operator has to add one, but it is the user who has to
@@ -370,6 +372,7 @@ _PLAIN: Mapping[type[NixeryError], Sequence[str]] = {
     RangeNotSatisfiable: ("digest", "size"),
     ImageLimitExceeded: ("what", "value", "limit"),
     ImageTooLarge: ("what", "value", "limit", "setting"),
+    ReservedName: ("path", "packages"),
     PackagesDenied: ("packages",),
     RequestsExceeded: ("rate", "burst"),
     BuildsExceeded: ("limit", "period", "setting"),

@@ -22,6 +22,9 @@ __all__ = ["ImageReport", "ReportedLayer", "ReportedPackage", "ReportedPath", "m
 _NAME_START = len(STORE) + 34
 """The index after the store's directory, a slash, a hash of 32 characters and a dash."""
 
+MAX_NOTES = 200
+"""The most sentences that are kept on entries that are not in an image's root."""
+
 ROOT_REASON = "symbolic links to the packages' files"
 """The reason for the last layer of every image, which holds no store path."""
 
@@ -106,6 +109,8 @@ class ImageReport:
     :param layers: from the bottom to the top.
     :param paths: the closure, sorted by name; empty where it was too large to keep.
     :param omitted_paths: number of paths of the closure that are not in ``paths``.
+    :param notes: sentences on entries of the packages that are not in the image's root.
+    :param omitted_notes: number of such sentences that are not in ``notes``.
     """
 
     digest: Digest
@@ -116,6 +121,8 @@ class ImageReport:
     layers: tuple[ReportedLayer, ...]
     paths: tuple[ReportedPath, ...]
     omitted_paths: int = 0
+    notes: tuple[str, ...] = ()
+    omitted_notes: int = 0
 
     @property
     def requested(self) -> tuple[int, ...]:
@@ -191,4 +198,6 @@ def make_report(record: BuildRecord) -> ImageReport:
             )
             for path, info in graph.paths.items()
         ),
+        notes=tuple(record.notes[:MAX_NOTES]),
+        omitted_notes=len(record.notes[MAX_NOTES:]),
     )

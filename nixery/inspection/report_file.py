@@ -71,6 +71,9 @@ def decode_report(data: bytes) -> ImageReport:
             layers=tuple(_layer(each) for each in value["layers"]),
             paths=tuple(_path(*each) for each in value["paths"]),
             omitted_paths=int(value["left_out"]),
+            # Reports of before there were notes are good otherwise.
+            notes=tuple(map(str, _items(value.get("notes", [])))),
+            omitted_notes=_natural_number(value.get("more_notes", 0)),
         )
         _check_numbers(report)
     except (
@@ -122,6 +125,8 @@ def _compress(report: ImageReport) -> bytes:
             for path in report.paths
         ],
         "left_out": report.omitted_paths,
+        "notes": report.notes,
+        "more_notes": report.omitted_notes,
     }
     # Escaped to ASCII: text from a package set may hold half of a surrogate pair.
     return zlib.compress(json.dumps(value, separators=(",", ":")).encode("ascii"))

@@ -25,11 +25,12 @@ from attrs import field, frozen, validators
 
 from nixery.layers import ustar
 from nixery.layers.compression import Compression, LayerStream, PackedLayer
-from nixery.layers.errors import MissingPath
+from nixery.layers.errors import MissingPath, ReservedName
 
 __all__ = [
     "FORMAT",
     "STORE",
+    "WHITEOUT_PREFIX",
     "Compression",
     "PackedLayer",
     "TreeEntry",
@@ -45,6 +46,12 @@ archive."""
 
 STORE = "/nix/store"
 """The directory of store paths in an image, and by default on this machine."""
+
+WHITEOUT_PREFIX = b".wh."
+"""
+The beginning of names that delete files of the layers below, or of the directory that they are in.
+There is no way to write a file of such a name: image specification 1.1, "Whiteouts".
+"""
 
 _READABLE = 0o444
 _EXECUTABLE = 0o555
@@ -90,6 +97,7 @@ def pack_store_paths(
     :param should_stop: called for every 256 KiB of archive, on this thread.
     :raises MissingPath: a path does not exist, cannot be read, changes while it is
         read, or holds an entry that is neither file, directory nor symlink.
+    :raises ReservedName: a path holds a name that a layer cannot have.
     :raises ShuttingDown: ``should_stop`` said so.
     """
     stream = LayerStream(write, compression, should_stop)
@@ -182,9 +190,13 @@ class _Packer:
         )
         try:
             with os.scandir(path) as entries:
-                return sorted(entries, key=_by_name, reverse=True)
+                found = sorted(entries, key=_by_name, reverse=True)
         except OSError as error:
             raise _unreadable(path, error) from error
+        for entry in found:
+            if entry.name.startswith(WHITEOUT_PREFIX):
+                raise ReservedName(path=printable(b"/" + self._archive_path(entry.path)))
+        return found
 
     def _append_symlink(self, path: bytes) -> None:
         try:

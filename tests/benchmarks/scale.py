@@ -130,11 +130,12 @@ def _stages(size: int) -> dict[str, Callable[[], object]]:
             _finish(cache.get("key"))
 
     outputs = [output.path for package in packages for output in package.outputs]
-    root = plan_root(packages, store=str(store))
+    closure = [f"/nix/store/{path.name}" for path in store.iterdir()]
+    root = plan_root(packages, closure=closure, store=str(store))
     return {
         "reading the graph": lambda: parse_db_dump(dump),
         "planning layers": lambda: plan_layers(graph, Popularity(), settings),
-        "planning the root": lambda: plan_root(packages, store=str(store)),
+        "planning the root": lambda: plan_root(packages, closure=closure, store=str(store)),
         "looking layers up": look_layers_up,
         f"packing a quarter of the paths, {ROOT_FILES} files each": lambda: pack_store_paths(
             outputs, len, compression=compression, store=str(store)

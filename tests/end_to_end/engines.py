@@ -11,7 +11,7 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -106,8 +106,8 @@ class Docker:
         """That of the daemon."""
         return self._command("version", "--format", "{{.Server.Version}}").checked().stdout
 
-    def run(self, image: str, *command: str) -> Finished:
-        return self._command("run", "--rm", "--network=none", image, *command)
+    def run(self, image: str, *command: str, options: Sequence[str] = ()) -> Finished:
+        return self._command("run", "--rm", "--network=none", *options, image, *command)
 
     def remove(self, image: str) -> Finished:
         return self._command("rmi", "--force", image)
@@ -155,9 +155,10 @@ class Podman:
             "login", "--tls-verify=false", "--username", user, "--password", password, registry
         )
 
-    def run(self, image: str, *command: str) -> Finished:
+    def run(self, image: str, *command: str, options: Sequence[str] = ()) -> Finished:
         return self._command(
-            "run", "--rm", "--pull=never", "--network=none", *self._limits, image, *command
+            *("run", "--rm", "--pull=never", "--network=none"),
+            *(*self._limits, *options, image, *command),
         )
 
     def remove(self, image: str) -> Finished:

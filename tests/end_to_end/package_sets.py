@@ -16,7 +16,7 @@ from demoset.package_set import SOURCE
 from tests.end_to_end.daemon import checkout
 from tests.end_to_end.processes import private_directory, run, wait_until
 
-__all__ = ["DEMO_SET", "WatchedSet", "demo_set"]
+__all__ = ["DEMO_SET", "ContentsSet", "WatchedSet", "demo_set"]
 
 DEMO_SET = "NIXERY_TEST_DEMO_SET"
 """Names a directory in which the demo set is, or will be, ready."""
@@ -78,3 +78,27 @@ class WatchedSet:
     def let(self, package: str) -> None:
         """Let the build of a package go on."""
         (self._gates / package).touch()
+
+
+class ContentsSet:
+    """A copy of ``contents.nix``, whose links lead to a directory that does not exist yet."""
+
+    def __init__(self) -> None:
+        self.path = private_directory("contents-set")
+        self.host = private_directory("contents-host") / "host"
+        (self.path / "bin").mkdir()
+        shutil.copy(demo_set() / "seeds" / "bin" / "busybox", self.path / "bin")
+        shutil.copy(Path(__file__).with_name("contents.nix"), self.path / "default.nix")
+        (self.path / "settings.json").write_text(
+            json.dumps({"salt": secrets.token_hex(16), "host": str(self.host)})
+        )
+
+    def make_host(self) -> None:
+        """Make all files that the packages' links lead to, as a machine might have them."""
+        for name in ("bin/bash", "bin/env", "bin/sh", "passwd", "fonts/host", "share/x"):
+            path = self.host / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("of the machine")
+        bundle = self.host / "certificates/certs/ca-bundle.crt"
+        bundle.parent.mkdir(parents=True)
+        bundle.write_text("of the machine")

@@ -50,6 +50,8 @@ PACKAGES = (
     FakePackage(attribute="hello", files={"bin/hello": b"hello"}, references=("glibc",)),
     FakePackage(attribute="git", files={"bin/git": b"git"}, references=("glibc", "bash")),
     FakePackage(attribute="broken", failure=FAILURE),
+    FakePackage(attribute="whiteout", files={"share/t/.wh.nix": b"", "share/t/x": b""}),
+    FakePackage(attribute="uses-whiteout", files={"bin/x": b""}, references=("whiteout",)),
     FakePackage(attribute="cacert", files={"etc/ssl/certs/ca-bundle.crt": b"certificates"}),
 )
 

@@ -46,6 +46,7 @@ def made_of(
     popularity: Popularity | None = None,
     source: str = "main at 3f786850e387",
     budget: int = 6,
+    notes: Sequence[str] = (),
 ) -> BuildRecord:
     """An image in which what nothing refers to was asked for."""
     plan = plan_layers(graph, popularity or Popularity(), LayerSettings(budget=budget))
@@ -75,6 +76,7 @@ def made_of(
         plan=plan,
         layers=[*layers, root],
         popularity=popularity or Popularity(),
+        notes=notes,
     )
 
 
@@ -84,6 +86,8 @@ def report_of(sizes: Mapping[str, int], references: Mapping[str, Sequence[str]])
 
 
 reports = st.builds(
-    lambda graph, text: make_report(made_of(graph, description=text)), graphs(min_size=1), st.text()
+    lambda graph, text: make_report(made_of(graph, description=text, notes=[text])),
+    graphs(min_size=1),
+    st.text(),
 )
 """Reports of small images."""

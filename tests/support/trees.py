@@ -4,6 +4,8 @@ Stores made of Python values, and what archives hold, as values to compare.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import gzip
 import io
 import os
@@ -18,7 +20,7 @@ from attrs import frozen
 from zstandard import ZstdDecompressor
 
 __all__ = ["File", "Link", "Node", "Seen", "from_disk", "make_tree", "make_removable", "normalised"]
-__all__ += ["below", "expanded", "read_with_gnu_tar", "read_with_tarfile"]
+__all__ += ["below", "kind_in_root", "expanded", "read_with_gnu_tar", "read_with_tarfile"]
 
 
 @frozen
@@ -157,6 +159,34 @@ def expanded(archive: bytes) -> bytes:
 
 
 _TAR_OPTIONS = {"gzip": ["--gzip"], "zstd": ["--zstd"], "none": []}
+
+
+_OPENAT2 = 437
+_RESOLVE_IN_ROOT = 0x10
+
+
+def kind_in_root(root: str, path: bytes) -> str | None:
+    """
+    Return the kind that a path has for a process whose root directory is ``root``, as the
+    kernel says (*openat2(2)*): ``file``, ``directory``, or ``None`` if nothing is there.
+    """
+    how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
+    libc = ctypes.CDLL(None, use_errno=True)
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = libc.syscall(_OPENAT2, top, path, how, ctypes.sizeof(how))
+        number = ctypes.get_errno()
+    finally:
+        os.close(top)
+    if descriptor < 0:
+        if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise OSError(number, os.strerror(number), path)
+    try:
+        mode = os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+    return "directory" if stat.S_ISDIR(mode) else "file"
 
 
 def _compression(archive: bytes) -> str:

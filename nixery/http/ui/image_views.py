@@ -207,6 +207,7 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
             for each in report.packages
         ],
         "paths": len(report.paths) + report.omitted_paths,
+        "notes": report.notes,
         "layers": [
             {
                 "digest": layer.digest,

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field
+from twisted.logger import capturedLogs, formatEvent
 
+from nixery.builds.build_record import BuildRecord
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.realisation import MAX_REEVALUATIONS
 from nixery.errors import StorageError
 from nixery.image.closure import RuntimeGraph
 from nixery.image.manifests import OCI_MANIFEST, parse_manifest
 from nixery.image.packages import Package
+from nixery.layers.errors import ReservedName
 from nixery.nix.errors import MissingDerivations, NixUnusable
 from nixery.nix.interface import Realisation
 from nixery.nix.progress import Progress
-from nixery.testing.fakes import FakeNix
+from nixery.testing.fakes import FakeNix, FakePackage
 from tests.support.builds import PACKAGES, BuilderCase, CountingStorage
 
 
@@ -72,6 +76,58 @@ class PipelineTests(BuilderCase):
         self.assertEqual(config("bash")["Cmd"], ["/bin/bash"])
         self.assertNotIn("Cmd", config("hello"))
         self.assertIn("SSL_CERT_FILE=/etc/ssl/certs/ca-bundle.crt", config("hello")["Env"])
+
+    def test_names_that_a_layer_cannot_have(self) -> None:
+        """A file whose name deletes others is named with its packages; nothing is stored."""
+        error = self.failureResultOf(self.request("hello/uses-whiteout"), ReservedName).value
+        top = next(each for each in PACKAGES if each.attribute == "whiteout").path.path
+        self.assertEqual(f"{top}/share/t/.wh.nix", error.path)
+        self.assertEqual(("uses-whiteout",), error.packages)
+        self.assertIn(f"{top}/share/t/.wh.nix (needed by uses-whiteout)", error.message)
+        self.assertEqual(0, self.storage.created)
+        self.assertEqual(set(), self.nix.roots)
+
+    def test_layer_with_such_a_name_that_is_stored_already_is_not_used(self) -> None:
+        """A closure is checked also where all of its layers are stored."""
+        self.build("hello")
+        glibc = self.directory / "store" / Path(PACKAGES[0].path.path).name
+        self.restart()
+        (glibc / "lib" / ".wh.x").touch()
+        self.failureResultOf(self.request("git"), ReservedName)
+
+    def test_entries_that_are_not_in_the_root_are_recorded(self) -> None:
+        """What the root does not have of a package is logged and recorded."""
+        other = FakePackage(attribute="other", files={"bin/hello": b"other"})
+        self.nix = FakeNix(store=self.directory / "store", packages=(*PACKAGES, other))
+        self.restart()
+        records: list[BuildRecord] = []
+        self.builder.pipeline.on_built = records.append
+        with capturedLogs() as events:
+            self.build("hello/other")
+        logged = [formatEvent(event) for event in events]
+        [hello] = [each.path.path for each in PACKAGES if each.attribute == "hello"]
+        note = f"/bin/hello is {hello}/bin/hello, not {other.path.path}/bin/hello"
+        self.assertEqual([(note,)], [record.notes for record in records])
+        self.assertIn(f"hello/other: {note}", logged)
+
+    def test_root_that_was_stored_for_the_same_packages_is_not_taken_for_another(self) -> None:
+        """The layer of a root is found by what it holds."""
+        built = self.build("hello")
+        created = self.storage.created
+        # As a version before this one would have kept it, were it the same.
+        self.now(self.storage.delete_record("image", self.image_keys()[0]))
+        self.restart()
+        self.assertEqual(built, self.build("hello"))
+        self.assertEqual(created, self.storage.created)
+        [hello] = [each.path.path for each in PACKAGES if each.attribute == "hello"]
+        (self.directory / "store" / Path(hello).name / "bin" / "more").touch()
+        self.now(self.storage.delete_record("image", self.image_keys()[0]))
+        self.restart()
+        self.assertIn("bin/more", self.files(self.build("hello")))
+
+    def image_keys(self) -> Sequence[str]:
+        """The keys of the images that are stored."""
+        return self.now(self.storage.list_records("image"))
 
     def test_layers_are_shared(self) -> None:
         """An image that shares packages packs what is new, and its root."""

@@ -36,7 +36,7 @@ from nixery.image.errors import (
     ProblemKind,
     UnknownSystem,
 )
-from nixery.layers.errors import MissingPath
+from nixery.layers.errors import MissingPath, ReservedName
 from nixery.limits.errors import ImageTooLarge, QueueFull
 from nixery.nix.errors import (
     BuildFailed,
@@ -112,6 +112,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
     (ImageLimitExceeded(what="layers", value=9, limit=3), 422, "MANIFEST_INVALID"),
     (ImageTooLarge(what="files", value=9, limit=3, setting="s"), 422, "MANIFEST_INVALID"),
     (UnsupportedClient(reason="old"), 422, "MANIFEST_INVALID"),
+    (ReservedName(path="/nix/store/x/.wh.y", packages=("x",)), 422, "MANIFEST_INVALID"),
     (
         ImageTimedOut(image="git", phase="packing", seconds=5, setting="build_deadline"),
         422,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import zlib
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.inspection.report import ImageReport, make_report
+from nixery.inspection.report import MAX_NOTES, ImageReport, make_report
 from nixery.inspection.report_file import VERSION, decode_report, encode_report
 from tests.support.inspection import made_of, reports
 from tests.support.strategies import graph_of
@@ -65,6 +66,23 @@ class StoringTests(SynchronousTestCase):
         ):
             with self.assertRaises(ValueError, msg=wrong):
                 decode_report(zlib.compress(json.dumps({**good, **wrong}).encode()))
+
+    def test_report_of_before_there_were_notes_is_read(self) -> None:
+        """A report of before there were notes is read."""
+        report = make_report(made_of(graph_of({"a": 1}, {}), notes=("one", "two")))
+        self.assertEqual(("one", "two"), report.notes)
+        old = json.loads(zlib.decompress(encode_report(report)))
+        del old["notes"], old["more_notes"]
+        self.assertEqual(
+            evolve(report, notes=()), decode_report(zlib.compress(json.dumps(old).encode()))
+        )
+
+    def test_number_of_notes_is_limited(self) -> None:
+        """A report keeps some hundred notes, and the number of the others."""
+        notes = [f"note {number}" for number in range(MAX_NOTES + 7)]
+        report = make_report(made_of(graph_of({"a": 1}, {}), notes=notes))
+        self.assertEqual(tuple(notes[:MAX_NOTES]), report.notes)
+        self.assertEqual(7, decode_report(encode_report(report)).omitted_notes)
 
     def test_compressed_data_that_expand_beyond_the_limit_are_not_expanded(self) -> None:
         """Compressed data that expand beyond the limit are not expanded."""

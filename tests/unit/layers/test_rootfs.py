@@ -1,9 +1,14 @@
-"""Tests for :mod:`nixery.layers.rootfs` and :mod:`nixery.layers.symlink_tree`."""
+"""
+Tests for :mod:`nixery.layers.rootfs`, :mod:`nixery.layers.symlink_tree` and
+:mod:`nixery.layers.link_resolver`.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -12,9 +17,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.image.packages import Output, Package
 from nixery.layers.errors import MissingPath
+from nixery.layers.link_resolver import Kind, LinkResolver
 from nixery.layers.rootfs import Conflict, RootTree, plan_root, precedence
 from nixery.layers.tarball import Compression, TreeEntry, pack_tree
-from tests.support.trees import File, Link, Node, Seen, make_tree, read_with_tarfile
+from tests.support.trees import (
+    File,
+    Link,
+    Node,
+    Seen,
+    kind_in_root,
+    make_tree,
+    read_with_tarfile,
+)
 
 BASICS = {b"etc", b"etc/group", b"etc/nsswitch.conf", b"etc/passwd", b"root", b"tmp"}
 BASICS |= {b"var", b"var/empty"}
@@ -50,7 +64,14 @@ class RootTestCase(SynchronousTestCase):
     def plan(self, *packages: Package, **paths: Node) -> RootTree:
         """The root of ``packages``, with ``paths`` in the store; one for each by default."""
         store = self.make_store(**paths)
-        return plan_root(packages or [package(name) for name in paths], store=store)
+        return self.plan_from(store, packages or [package(name) for name in paths])
+
+    def plan_from(
+        self, store: str, packages: Sequence[Package], *, closure: Iterable[str] | None = None
+    ) -> RootTree:
+        """The root of ``packages``; all paths of ``store`` are in the closure by default."""
+        names = os.listdir(store) if closure is None else closure
+        return plan_root(packages, closure=[f"/nix/store/{name}" for name in names], store=store)
 
     def added(self, root: RootTree) -> dict[bytes, bytes | None]:
         """Return the packages' entries: targets of symlinks, ``None`` for directories."""
@@ -229,23 +250,125 @@ class SymlinkTests(RootTestCase):
         self.assertEqual(root.conflicts, ())
 
     def test_link_out_of_the_store_is_never_followed(self) -> None:
-        """A link out of the store is never followed."""
+        """A link out of the store is never followed, and loses where it leads nowhere."""
         outside = os.path.abspath(self.mktemp())
         Path(outside).mkdir()
         Path(outside, "secret").touch()
         root = self.plan(a={b"l": Link(os.fsencode(outside))}, b={b"l": {b"x": File()}})
-        self.assertEqual(self.added(root), {b"l": b"/nix/store/a/l"})
-        self.assertEqual(len(root.conflicts), 1)
+        self.assertEqual(self.added(root), {b"l": None, b"l/x": b"/nix/store/b/l/x"})
+        self.assertEqual(
+            root.conflicts,
+            (Conflict(path="/l", kept="/nix/store/b/l", dropped="/nix/store/a/l"),),
+        )
         top = self.plan(a={b"l": Link(b"../..")}, b={b"l": {b"x": File()}})
         self.assertEqual(self.added(top), {b"l": b"/nix/store/a/l"})
 
-    def test_link_that_leads_nowhere_or_round_in_circles_is_link_like_any_other(self) -> None:
-        """A link that leads nowhere, or round in circles, is a link like any other."""
+    def test_link_that_leads_nowhere_or_round_in_circles_loses(self) -> None:
+        """A link that leads nowhere, or round in circles, loses to whatever else there is."""
         root = self.plan(
-            a={b"n": Link(b"nowhere"), b"c": Link(b"c")},
-            b={b"n": {b"x": File()}, b"c": {b"x": File()}},
+            a={b"n": Link(b"nowhere"), b"c": Link(b"c"), b"f": Link(b"/no/where")},
+            b={b"n": {b"x": File()}, b"c": {b"x": File()}, b"f": File()},
         )
-        self.assertEqual(self.added(root), {b"c": b"/nix/store/a/c", b"n": b"/nix/store/a/n"})
+        self.assertEqual(
+            self.added(root),
+            {
+                b"c": None,
+                b"c/x": b"/nix/store/b/c/x",
+                b"f": b"/nix/store/b/f",
+                b"n": None,
+                b"n/x": b"/nix/store/b/n/x",
+            },
+        )
+        self.assertEqual([item.path for item in root.conflicts], ["/c", "/f", "/n"])
+
+    def test_link_that_leads_nowhere_keeps_a_name_that_nothing_else_has(self) -> None:
+        """A link that leads nowhere keeps a name that nothing else has, or only its like."""
+        links = {b"l": Link(b"/run/host"), b"m": Link(b"gone")}
+        root = self.plan(a=links, b={b"m": Link(b"/also/gone")})
+        self.assertEqual(self.added(root), {b"l": b"/nix/store/a/l", b"m": b"/nix/store/a/m"})
+
+    def test_link_to_a_place_that_another_package_brings_keeps_its_rank(self) -> None:
+        """A link to a place in the image wins by its rank, if something is there."""
+        root = self.plan(
+            a={b"x": Link(b"/share/y"), b"p": Link(b"/etc/passwd"), b"m": Link(b"/proc/mounts")},
+            b={b"x": {b"z": File()}, b"p": File(), b"m": File()},
+            c={b"share": {b"y": Link(b"../y")}, b"y": {}},
+        )
+        added = self.added(root)
+        self.assertEqual(
+            [added[name] for name in (b"m", b"p", b"x")],
+            [b"/nix/store/a/m", b"/nix/store/a/p", b"/nix/store/a/x"],
+        )
+
+    def test_links_that_lead_nowhere_lose_at_every_level(self) -> None:
+        """A link that leads nowhere loses also in a directory that came in for another one."""
+        root = self.plan(
+            a={b"x": Link(b"/gone")},
+            b={b"x": {b"y": Link(b"/gone")}},
+            c={b"x": {b"y": {b"z": Link(b"/gone")}}},
+            d={b"x": {b"y": {b"z": File()}}},
+        )
+        self.assertEqual(
+            self.added(root), {b"x": None, b"x/y": None, b"x/y/z": b"/nix/store/d/x/y/z"}
+        )
+
+    def test_store_path_outside_the_closure_is_not_there(self) -> None:
+        """A link to a store path that the image does not have is not followed."""
+        store = self.make_store(
+            a={b"l": Link(b"../c/d"), b"m": Link(b"/nix/store/b/d")},
+            b={b"l": {b"x": File()}, b"d": {b"y": File()}, b"m": {b"z": File()}},
+            c={b"d": {b"y": File()}},
+        )
+        packages = [package("a"), package("b")]
+        root = self.plan_from(store, packages, closure=["a", "b"])
+        self.assertEqual(self.added(root)[b"l/x"], b"/nix/store/b/l/x")
+        self.assertNotIn(b"l/y", self.added(root))
+        # A path of the closure is found by its place in the image.
+        self.assertEqual(self.added(root)[b"m/y"], b"/nix/store/b/d/y")
+        self.assertIn(b"l/y", self.added(self.plan_from(store, packages)))
+
+    def test_link_to_its_own_place_or_to_one_above_is_left_out(self) -> None:
+        """A link to its own place, or to one above it, is left out, and that is said."""
+        root = self.plan(
+            a={
+                b"tmp": Link(b"/tmp"),
+                b"etc": Link(b"/etc/."),
+                b"usr": Link(b"/"),
+                b"srv": Link(b"../../../srv"),
+                b"opt": {b"x": {b"y": Link(b"/opt")}},
+                b"run": Link(b"/var/run"),
+            }
+        )
+        self.assertEqual(
+            self.added(root), {b"opt": None, b"opt/x": None, b"run": b"/nix/store/a/run"}
+        )
+        self.assertEqual(
+            [(item.path, item.source) for item in root.omissions],
+            [
+                (f"/{name}", f"/nix/store/a/{name}")
+                for name in ("etc", "opt/x/y", "srv", "tmp", "usr")
+            ],
+        )
+        self.assertIn(
+            "/tmp of /nix/store/a/tmp is left out: it is a link", "\n".join(root.describe())
+        )
+
+    def test_names_that_delete_other_files_are_left_out(self) -> None:
+        """Names with which a layer deletes files are left out, and that is said."""
+        root = self.plan(
+            a={
+                b".wh.nix": File(),
+                b".wh": File(),
+                b"x": {b".aaa": File(), b".wh..aaa": {b"y": File()}, b".wh..wh..opq": Link(b"/")},
+            }
+        )
+        self.assertEqual(
+            self.added(root),
+            {b".wh": b"/nix/store/a/.wh", b"x": None, b"x/.aaa": b"/nix/store/a/x/.aaa"},
+        )
+        self.assertEqual(
+            [item.path for item in root.omissions], ["/.wh.nix", "/x/.wh..aaa", "/x/.wh..wh..opq"]
+        )
 
     def test_links_back_to_where_they_are_in_several_packages_come_to_an_end(self) -> None:
         """Links back to where they are, in several packages, come to an end."""
@@ -277,9 +400,9 @@ class SymlinkTests(RootTestCase):
         outputs hold is found or noted as dropped, and the root can be packed and read."""
         store = self.make_store(**{f"p{n}": tree for n, tree in enumerate(trees)})
         packages = [package(f"p{n}") for n in range(len(trees))]
-        root = plan_root(packages, store=store)
+        root = self.plan_from(store, packages)
         shuffle.shuffle(packages)
-        self.assertEqual(plan_root(packages, store=store), root)
+        self.assertEqual(self.plan_from(store, packages), root)
         written: list[bytes] = []
         pack_tree(root.entries, written.append, compression=Compression())
         seen: Seen = read_with_tarfile(b"".join(written))
@@ -302,7 +425,7 @@ class BasicsTests(RootTestCase):
 
     def test_root_without_packages_has_users_and_directories_only(self) -> None:
         """An image of nothing has users, a place for files, and neither shell nor CAs."""
-        root = plan_root([], store=self.make_store())
+        root = self.plan_from(self.make_store(), [])
         self.assertEqual({entry.path for entry in root.entries}, BASICS)
         self.assertEqual((root.shell, root.has_ca_bundle), (None, False))
         modes = {entry.path: entry.mode for entry in root.entries if entry.kind == "directory"}
@@ -377,7 +500,194 @@ class BasicsTests(RootTestCase):
         self.assertEqual(self.added(root)[b"tmp/x"], b"/nix/store/a/tmp/x")
 
     def test_in_the_way(self) -> None:
-        """A package's file where the image wants a directory stays, and nothing fails."""
-        root = self.plan(a={b"etc": File(), b"tmp": File()})
-        self.assertEqual(self.entry(root, b"etc").target, b"/nix/store/a/etc")
-        self.assertEqual(self.entry(root, b"tmp").target, b"/nix/store/a/tmp")
+        """A package's file gives way to a directory that the image needs, and that is noted."""
+        root = self.plan(a={b"etc": File(), b"tmp": File(), b"bin": File()})
+        self.assertEqual(self.added(root), {b"bin": b"/nix/store/a/bin"})
+        self.assertEqual(
+            root.conflicts,
+            (
+                Conflict(path="/etc", kept="/etc", dropped="/nix/store/a/etc"),
+                Conflict(path="/tmp", kept="/tmp", dropped="/nix/store/a/tmp"),
+            ),
+        )
+        self.assertEqual(
+            [*root.describe()],
+            [
+                "/etc is the image's own, not /nix/store/a/etc",
+                "/tmp is the image's own, not /nix/store/a/tmp",
+            ],
+        )
+
+    def test_file_is_needed_where_a_package_has_a_directory(self) -> None:
+        """A package's directory gives way to a file that the image needs."""
+        root = self.plan(
+            a={b"bin": {b"bash": {b"x": File()}, b"sh": Link(b"..")}, b"etc": {b"passwd": {}}},
+            b={b"bin": {b"bash": File()}},
+        )
+        self.assertEqual(self.entry(root, b"bin/bash").target, b"/nix/store/b/bin/bash")
+        self.assertEqual(self.entry(root, b"bin/sh").target, b"/nix/store/b/bin/bash")
+        self.assertEqual(self.entry(root, b"etc/passwd").kind, "file")
+        self.assertEqual(
+            [item.path for item in root.omissions], ["/bin/bash", "/bin/sh", "/etc/passwd"]
+        )
+
+    def test_links_out_of_the_store_do_not_take_the_place_of_what_the_image_needs(self) -> None:
+        """Users, certificates, shells and the places for files are there whatever links to
+        other places packages have."""
+        root = self.plan(
+            a={
+                b"bin": Link(b"/usr/bin"),
+                b"etc": {
+                    b"passwd": Link(b"/host/etc/passwd"),
+                    b"group": Link(b"/etc/static/group"),
+                    b"ssl": Link(b"/etc/static/ssl"),
+                },
+                b"tmp": Link(b"/var/tmp"),
+                b"usr": {b"bin": {b"x": File()}},
+                b"var": {b"empty": Link(b"/run"), b"tmp": {}},
+            },
+            bash={b"bin": {b"bash": File(), b"env": File()}},
+            cacert={b"etc": {b"ssl": {b"certs": {b"ca-bundle.crt": File()}}}},
+        )
+        self.assertEqual(root.shell, "/bin/bash")
+        self.assertTrue(root.has_ca_bundle)
+        self.assertEqual(self.entry(root, b"tmp").mode, 0o1777)
+        self.assertEqual(self.entry(root, b"var/empty").mode, 0o555)
+        self.assertIn(b"nobody:", self.entry(root, b"etc/passwd").data)
+        self.assertIn(b"nobody:", self.entry(root, b"etc/group").data)
+        self.assertEqual(self.entry(root, b"usr/bin/env").target, b"/nix/store/bash/bin/env")
+        self.assertEqual(self.entry(root, b"bin/sh").target, b"/nix/store/bash/bin/bash")
+        self.assertEqual(
+            [item.path for item in root.conflicts],
+            ["/bin", "/etc/group", "/etc/passwd", "/etc/ssl", "/tmp", "/var/empty"],
+        )
+
+    def test_shell_and_certificates_at_other_places_of_the_image_are_found(self) -> None:
+        """A shell and certificates that are links to other places of the image are found."""
+        root = self.plan(
+            a={
+                b"bin": {b"bash": Link(b"/libexec/shell"), b"sh": Link(b"/bin/bash")},
+                b"etc": {b"ssl": {b"certs": {b"ca-bundle.crt": Link(b"/share/ca")}}},
+            },
+            b={b"libexec": {b"shell": File()}, b"share": {b"ca": File()}},
+        )
+        self.assertEqual((root.shell, root.has_ca_bundle), ("/bin/bash", True))
+        self.assertEqual(self.entry(root, b"bin/sh").target, b"/nix/store/a/bin/sh")
+        self.assertEqual(root.conflicts, ())
+
+
+HOST_PATHS = (b"bin/bash", b"bin/env", b"etc/ssl/certs/ca-bundle.crt", b"fonts/x", b"var/x")
+
+TARGETS: tuple[bytes, ...] = (
+    *(b".", b"..", b"a", b"../a", b"../../p1/a", b"../../../tmp", b"../../../.."),
+    *(b"/", b"/a", b"/bin", b"/bin/bash", b"/bin/sh", b"/etc", b"/etc/passwd", b"/proc/x"),
+    *(b"/nix/store/p0", b"/nix/store/p1/bin", b"/nix/store/gone", b"/nix/x", b"/root"),
+    *(b"/tmp", b"/tmp/x/", b"/usr/bin", b"/usr/../etc", b"/var", b"//var//empty"),
+)
+NAMES: tuple[bytes, ...] = (
+    *(b".wh.a", b".wh..wh..opq", b"a", b"bash", b"bin", b"ca-bundle.crt", b"certs", b"dev"),
+    *(b"empty", b"env", b"etc", b"group", b"passwd", b"root", b"sh", b"ssl", b"tmp", b"usr"),
+    b"var",
+)
+
+HOSTILE_TREES = st.lists(
+    st.dictionaries(
+        st.sampled_from(NAMES),
+        st.recursive(
+            st.one_of(st.just(File()), st.builds(Link, st.sampled_from(TARGETS))),
+            lambda below: st.dictionaries(st.sampled_from(NAMES), below, max_size=4),
+            max_leaves=10,
+        ),
+        max_size=6,
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+class ImageTests(RootTestCase):
+    """The root and the store paths, as the kernel of a container sees them."""
+
+    def unpack(self, root: RootTree, store: str) -> str:
+        """Write the image to a directory: the store and the entries of the root."""
+        image: str = os.path.abspath(self.mktemp())
+        os.makedirs(f"{image}/nix")
+        shutil.copytree(store, f"{image}/nix/store", symlinks=True)
+        for entry in root.entries:
+            path = os.fsencode(image) + b"/" + entry.path
+            if entry.kind == "directory":
+                os.mkdir(path)
+            elif entry.kind == "symlink":
+                os.symlink(entry.target, path)
+            else:
+                Path(os.fsdecode(path)).write_bytes(entry.data)
+        return image
+
+    def test_host_that_has_everything_in_the_way(self) -> None:
+        """An image is the same whatever the machine that makes it has where links lead."""
+        host = Path(self.mktemp()).absolute()
+        target = os.fsencode(host)
+        store = self.make_store(
+            a={
+                b"bin": {b"bash": Link(target + b"/bin/bash"), b"env": Link(target + b"/bin/env")},
+                b"etc": {b"ssl": {b"certs": Link(target + b"/etc/ssl/certs")}},
+                b"fonts": Link(target + b"/fonts"),
+                b"var": Link(target + b"/var"),
+            },
+            b={b"fonts": {b"own": File()}},
+        )
+        packages = [package("a"), package("b"), package("c", "a=a")]
+        without = self.plan_from(store, packages)
+        for path in HOST_PATHS:
+            (host / os.fsdecode(path)).parent.mkdir(parents=True, exist_ok=True)
+            (host / os.fsdecode(path)).write_bytes(b"of the host")
+        self.assertEqual(self.plan_from(store, packages), without)
+        self.assertEqual((without.shell, without.has_ca_bundle), (None, False))
+        self.assertEqual(self.added(without)[b"fonts/own"], b"/nix/store/b/fonts/own")
+        self.assertNotIn(b"fonts/x", self.added(without))
+
+    @given(HOSTILE_TREES)
+    @settings(max_examples=60)
+    def test_promises_hold_whatever_packages_bring(self, trees: list[Node]) -> None:
+        """Any trees make a root with users and places for files, which has a shell and
+        certificates exactly if it says so; and no name in it deletes another."""
+        store = self.make_store(**{f"p{n}": tree for n, tree in enumerate(trees)})
+        root = self.plan_from(store, [package(f"p{n}") for n in range(len(trees))])
+        image = self.unpack(root, store)
+        self.addCleanup(shutil.rmtree, image)
+        for path in (b"etc/passwd", b"etc/group", b"etc/nsswitch.conf"):
+            self.assertEqual(kind_in_root(image, path), "file", path)
+        for path, mode in ((b"tmp", 0o1777), (b"root", 0o700), (b"var/empty", 0o555)):
+            self.assertEqual(self.entry(root, path).mode, mode)
+        if kind_in_root(image, b"bin/bash") == "file":
+            self.assertEqual(kind_in_root(image, b"bin/sh"), "file")
+        if kind_in_root(image, b"bin/env") == "file":
+            self.assertEqual(kind_in_root(image, b"usr/bin/env"), "file")
+        shells = [
+            f"/bin/{name}"
+            for name in ("bash", "sh")
+            if kind_in_root(image, f"bin/{name}".encode()) == "file"
+        ]
+        self.assertEqual(root.shell, next(iter(shells), None))
+        bundle = b"etc/ssl/certs/ca-bundle.crt"
+        self.assertEqual(root.has_ca_bundle, kind_in_root(image, bundle) == "file")
+        names = [name for entry in root.entries for name in entry.path.split(b"/")]
+        self.assertFalse([name for name in names if name.startswith(b".wh.")])
+
+    @given(HOSTILE_TREES, st.sampled_from(TARGETS), st.sampled_from((b"/", b"/nix/store/p0")))
+    @settings(max_examples=60)
+    def test_links_are_followed_as_by_the_kernel(
+        self, trees: list[Node], path: bytes, directory: bytes
+    ) -> None:
+        """Paths through store paths lead where they lead in a root of their own."""
+        store = self.make_store(**{f"p{n}": tree for n, tree in enumerate(trees)})
+        image: str = os.path.abspath(self.mktemp())
+        os.makedirs(f"{image}/nix")
+        os.rename(store, f"{image}/nix/store")
+        self.addCleanup(shutil.rmtree, image)
+        resolver = LinkResolver(
+            [f"/nix/store/p{n}" for n in range(len(trees))], f"{image}/nix/store"
+        )
+        found = resolver.follow(path, lambda _: Kind.MISSING, directory=directory)
+        whole = path if path.startswith(b"/") else directory + b"/" + path
+        self.assertEqual(found.kind.value, kind_in_root(image, whole) or "missing")

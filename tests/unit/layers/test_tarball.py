@@ -23,7 +23,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import nixery
 from nixery.errors import ShuttingDown
 from nixery.layers.compression import PIECE_BYTES
-from nixery.layers.errors import MissingPath
+from nixery.layers.errors import MissingPath, ReservedName
+from nixery.layers.name_check import check_names
 from nixery.layers.tarball import Compression, PackedLayer, TreeEntry, pack_store_paths, pack_tree
 from tests.support.trees import (
     File,
@@ -47,7 +48,22 @@ PART = st.one_of(
     st.sampled_from(
         [b"x" * 99, b"x" * 100, b"y" * 255, b"\xff\xfe", b" ", b"-rf", b"a\nb", b"\xc3\xa4", b"\\n"]
     ),
-).filter(lambda part: b"/" not in part and b"\0" not in part and part not in (b".", b".."))
+    st.sampled_from(
+        [b".wh", b".whx", b"x.wh.", b".WH.x", b"...", b".x ", b"PaxHeaders.0", b"C:", b"LongLink"]
+    ),
+).filter(
+    lambda part: (
+        b"/" not in part
+        and b"\0" not in part
+        and part not in (b".", b"..")
+        and not part.startswith(b".wh.")
+    )
+)
+WHITEOUT = st.builds(
+    bytes.__add__,
+    st.just(b".wh."),
+    st.sampled_from([b"", b"nix", b".wh..opq", b".wh.plnk", b"\xff"]),
+)
 TARGET = st.one_of(
     st.binary(min_size=1, max_size=20).filter(lambda target: b"\0" not in target),
     st.sampled_from([b"t" * 100, b"t" * 101, b"../" * 90 + b"t"]),
@@ -229,6 +245,45 @@ class ContentTests(PackingTestCase):
     def test_two_readers_find_any_tree_in_its_archive(self, paths: dict[str, Node]) -> None:
         """Both readers find any contents of a store path in the archive."""
         self.assert_packs(paths)
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(["a-x", "b-y"]),
+            st.dictionaries(PART, st.dictionaries(st.one_of(PART, WHITEOUT), LEAF, max_size=3)),
+            min_size=1,
+        )
+    )
+    @settings(max_examples=40)
+    def test_names_that_delete_files_are_refused(self, paths: dict[str, Node]) -> None:
+        """A name that begins with ``.wh.`` is refused, by its path in the image, when it is
+        packed and before."""
+        store = self.make_store(paths)
+        refused: set[str] = set()
+        for name, top in paths.items():
+            assert isinstance(top, dict)
+            for part, below in top.items():
+                for each in (each for each in below if each.startswith(b".wh.")):
+                    path = part.decode("utf-8", "backslashreplace")
+                    last = each.decode("utf-8", "backslashreplace")
+                    refused.add(f"/nix/store/{name}/{path}/{last}")
+        if refused:
+            for check in (
+                lambda: self.pack(*paths, store=store),
+                lambda: check_names([f"/nix/store/{name}" for name in paths], store=store),
+            ):
+                self.assertIn(self.assertRaises(ReservedName, check).path, refused)
+        else:
+            check_names([f"/nix/store/{name}" for name in paths], store=store)
+            self.pack(*paths, store=store)
+
+    def test_names_are_checked_in_the_store_path_itself_alone(self) -> None:
+        """Links are not followed by the check of names; files and what is gone are told apart."""
+        store = self.make_store(
+            {"a-link": Link(b"b-bad"), "b-bad": {b".wh.x": File()}, "c-file": File()}
+        )
+        check_names(["/nix/store/a-link", "/nix/store/c-file"], store=store)
+        error = self.assertRaises(ReservedName, check_names, ["/nix/store/b-bad"], store=store)
+        self.assertEqual(error.path, "/nix/store/b-bad/.wh.x")
 
 
 class DeterminismTests(PackingTestCase):

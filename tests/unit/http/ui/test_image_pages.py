@@ -244,6 +244,18 @@ class ImageTests(PagesCase):
         self.assertEqual("0", Tags(page).attribute(f"layer-{number}", "data-shared"))
         self.assertNotIn("hello:latest", page)
 
+    def test_entries_that_are_not_at_the_root_are_listed(self) -> None:
+        """The page tells what is not at the root, as text, and programs get it as data."""
+        self.assertNotIn("Not at the root", self.page("/images/shell/git:latest"))
+        notes = ("/tmp of a is left out", HOSTILE)
+        self.add("noted", evolve(self.report, digest=digest("noted"), notes=notes, omitted_notes=3))
+        page = self.page("/images/noted:latest")
+        for words in ("Not at the root", notes[0], "5 in all", "3 more are not shown"):
+            self.assertIn(words, page)
+        self.assertNotIn("<script>alert", page)
+        answer = self.ask("/images/noted:latest", ("Accept", "application/json"))
+        self.assertEqual([*notes], json.loads(answer.body)["notes"])
+
     def test_image_that_was_not_served(self) -> None:
         """An image that was not served: how to pull it, and nothing is made."""
         page = self.page("/images/shell/htop:stable", 404)
