@@ -10,13 +10,14 @@ blobs are missing is deleted, and its image is made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 
 from attrs import define, field
 from cachetools import TTLCache
 from twisted.logger import Logger
 
 from nixery.builds.errors import CachedFailure
+from nixery.builds.image_check import CONTENT_RULES
 from nixery.errors import NixeryError, StorageError
 from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import OCI_CONFIG, Image, Manifest, digest_of
@@ -70,6 +71,9 @@ class ImageCache:
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param ttl: the time that an image is kept in memory, in seconds.
     :param max_bytes: the memory that images may take, in bytes.
+    :param is_sound: tells of an image whose record names other content rules than
+        :data:`nixery.builds.image_check.CONTENT_RULES` whether it is as it would be made now; by
+        default all are.
     :param recheck_interval: the seconds for which an image's blobs are assumed to exist
         after they were seen.  Blobs that vanish in between are noticed by the pull itself, see
         :meth:`invalidate_checks`.
@@ -79,6 +83,7 @@ class ImageCache:
     seconds: Callable[[], float]
     ttl: float = TTL_SECONDS
     max_bytes: int = MAX_CACHED_BYTES
+    is_sound: Callable[[Image], Awaitable[bool]] | None = None
     recheck_interval: float = RECHECK_INTERVAL_SECONDS
     counts: LookupCounts = field(factory=LookupCounts, init=False)
     _recent: MutableMapping[str, _CachedImage] = field(init=False)
@@ -104,7 +109,7 @@ class ImageCache:
         ):
             self.counts.memory += 1
             return cached.image
-        image = await self._load(key) if cached is None else cached.image
+        image, rules = (cached.image, CONTENT_RULES) if cached else await self._load(key)
         if image is None:
             self.counts.misses += 1
             return None
@@ -120,6 +125,12 @@ class ImageCache:
             await self.storage.delete_record(IMAGES, key)
             self.counts.misses += 1
             return None
+        if rules != CONTENT_RULES and self.is_sound is not None:
+            if not await self.is_sound(image):
+                await self.storage.delete_record(IMAGES, key)
+                self.counts.misses += 1
+                return None
+            await self.storage.set_record(IMAGES, key, _encode(image))
         if cached is None:
             self.counts.storage += 1
             self._keep_in_memory(key, image, now)
@@ -136,31 +147,25 @@ class ImageCache:
         :raises BlobsMissing: layers have been removed again.
         :raises StorageError: the storage failed.
         """
-        record = canonical_json(
-            {
-                "manifests": [
-                    {"digest": manifest.digest, "media_type": manifest.media_type}
-                    for manifest in image.manifests
-                ]
-            }
-        )
         blobs = [(manifest.body, manifest.media_type) for manifest in image.manifests]
         needed_blobs = image.digests - {manifest.digest for manifest in image.manifests}
         if image.config is not None:
             blobs.insert(0, (image.config, OCI_CONFIG))
             needed_blobs -= {digest_of(image.config)}
-        await self.storage.publish(blobs, needed_blobs, (IMAGES, key, record))
+        await self.storage.publish(blobs, needed_blobs, (IMAGES, key, _encode(image)))
         self._keep_in_memory(key, image, self.seconds())
 
     def invalidate_checks(self) -> None:
         """Check all blobs again before the next result, because a requested one is missing."""
         self._checks_valid_since = self.seconds()
 
-    async def _load(self, key: str) -> Image | None:
+    async def _load(self, key: str) -> tuple[Image | None, int]:
+        """Read an image, and the version of the content rules that it was made by."""
         text = await self.storage.get_record(IMAGES, key)
         if text is None:
-            return None
+            return None, CONTENT_RULES
         try:
+            record = json.loads(text)
             manifests = tuple(
                 [
                     Manifest(
@@ -168,21 +173,34 @@ class ImageCache:
                         digest=parse_digest(each["digest"]),
                         body=await self.storage.read(parse_digest(each["digest"])),
                     )
-                    for each in json.loads(text)["manifests"]
+                    for each in record["manifests"]
                 ]
             )
-            return Image(manifests=manifests)
+            return Image(manifests=manifests), int(record.get("rules", 0))
         except StorageError:
             raise
         except (KeyError, TypeError, ValueError, NixeryError) as error:
             self._log.warn("the record of image {key} is of no use: {error}", key=key, error=error)
             await self.storage.delete_record(IMAGES, key)
-            return None
+            return None, CONTENT_RULES
 
     def _keep_in_memory(self, key: str, image: Image, checked_at: float) -> None:
         cached = _CachedImage(image=image, checked_at=checked_at)
         if cached.size <= self.max_bytes:
             self._recent[key] = cached
+
+
+def _encode(image: Image) -> bytes:
+    """Return the record of an image that is as it would be made now."""
+    return canonical_json(
+        {
+            "manifests": [
+                {"digest": manifest.digest, "media_type": manifest.media_type}
+                for manifest in image.manifests
+            ],
+            "rules": CONTENT_RULES,
+        }
+    )
 
 
 @define(kw_only=True, eq=False)

@@ -165,12 +165,15 @@ class Storage(Protocol):
         :raises BlobUnknown: there is no such blob.
         """
 
-    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+    async def open(
+        self, digest: Digest, part: ByteRange | None = None, *, redirect: bool = True
+    ) -> BlobSource:
         """
-        Open a blob for sending.
+        Open a blob for sending, or for reading all of it.
 
         :param part: the part that will be read; an implementation that streams
             yields just this part, others ignore it.
+        :param redirect: false to get no :class:`Redirect`.
         :raises BlobUnknown: there is no such blob.
         """
 

@@ -55,7 +55,13 @@ class MemoryStorage:
         check_small(f"read {digest}", info.size)
         return data
 
-    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+    async def open(
+        self,
+        digest: Digest,
+        part: ByteRange | None = None,
+        *,
+        redirect: bool = True,  # noqa: ARG002  # there is no URL
+    ) -> BlobSource:
         """
         Open ``part`` of a blob, or all of it, as a stream.
 

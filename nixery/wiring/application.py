@@ -82,6 +82,7 @@ def make_application(
     tls = make_tls(config.tls, endpoints, files, reactor, wall_clock, metrics=observability.metrics)
     stored = make_storage(
         config,
+        cpu,
         files,
         reactor,
         wall_clock,

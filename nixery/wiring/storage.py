@@ -9,6 +9,7 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from nixery.builds.image_cache import RECHECK_INTERVAL_SECONDS, ImageCache
+from nixery.builds.image_check import ImageCheck
 from nixery.config.config import Config
 from nixery.config.declarations.gcs import GcsConfig
 from nixery.observability.disk_check import check_directory
@@ -57,6 +58,7 @@ class StorageSubsystem:
 
 def make_storage(
     config: Config,
+    cpu: Workers,
     files: Workers,
     reactor: Any,  # the global reactor, which has no type
     wall_clock: WallClock,
@@ -67,6 +69,7 @@ def make_storage(
     """
     Make the configured storage.
 
+    :param cpu: the pool in which layers are read.
     :param files: the pool for file systems.
     :param wall_clock: for the ages of files.
     :param instrument: wraps the storage to measure it.
@@ -74,12 +77,13 @@ def make_storage(
         background.
     """
     if config.storage.storage_backend == "gcs":
-        return _make_gcs(config.gcs, config.builds.cpu_workers, reactor, instrument, give_up)
-    return _make_filesystem(config, files, reactor, wall_clock, instrument)
+        return _make_gcs(config.gcs, config.builds.cpu_workers, cpu, reactor, instrument, give_up)
+    return _make_filesystem(config, cpu, files, reactor, wall_clock, instrument)
 
 
 def _make_filesystem(
     config: Config,
+    cpu: Workers,
     files: Workers,
     reactor: Any,
     wall_clock: WallClock,
@@ -88,7 +92,7 @@ def _make_filesystem(
     root, retained = config.storage.storage_path, config.retention
     backend = FilesystemStorage(root, files)
     storage = instrument(backend)
-    images = _make_image_cache(storage, reactor)
+    images = _make_image_cache(storage, cpu, reactor)
 
     async def start() -> None:
         await backend.start()
@@ -133,6 +137,7 @@ def _make_filesystem(
 def _make_gcs(
     config: GcsConfig,
     uploads: int,
+    cpu: Workers,
     reactor: Any,
     instrument: Callable[[Storage], Storage],
     give_up: Callable[[BaseException], None],
@@ -169,7 +174,7 @@ def _make_gcs(
 
     return StorageSubsystem(
         storage=storage,
-        images=_make_image_cache(storage, reactor),
+        images=_make_image_cache(storage, cpu, reactor),
         check=check,
         unready=backend.faults,
         check_free_space=None,
@@ -180,7 +185,10 @@ def _make_gcs(
     )
 
 
-def _make_image_cache(storage: Storage, reactor: Any) -> ImageCache:
+def _make_image_cache(storage: Storage, cpu: Workers, reactor: Any) -> ImageCache:
     return ImageCache(
-        storage=storage, seconds=reactor.seconds, recheck_interval=RECHECK_INTERVAL_SECONDS
+        storage=storage,
+        seconds=reactor.seconds,
+        is_sound=ImageCheck(storage=storage, workers=cpu).is_sound,
+        recheck_interval=RECHECK_INTERVAL_SECONDS,
     )

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch
 from nixery.builds.image_cache import ImageCache
+from nixery.builds.image_check import ImageCheck
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import BuildLimits, ImageSettings
 from nixery.builds.tracker import BuildTracker
@@ -91,7 +92,11 @@ class BuilderCase(SynchronousTestCase):
         self.checked: tuple[Nix, Workers, Sources] = (self.nix, InlineWorkers(), self.sources)
 
     def make_builder(self) -> Builder:
-        images = ImageCache(storage=self.storage, seconds=self.clock.seconds)
+        images = ImageCache(
+            storage=self.storage,
+            seconds=self.clock.seconds,
+            is_sound=ImageCheck(storage=self.storage, workers=InlineWorkers()).is_sound,
+        )
         pipeline = ImagePipeline(
             sources=self.sources,
             nix=self.nix,

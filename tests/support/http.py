@@ -276,7 +276,9 @@ class FileStorage(MemoryStorage):
         await self.stat(digest)
         return Path(self.path(digest)).read_bytes()  # noqa: ASYNC240  # there is no reactor here
 
-    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+    async def open(
+        self, digest: Digest, part: ByteRange | None = None, *, redirect: bool = True
+    ) -> BlobSource:
         info = await self.stat(digest)
         if self.opening is not None:
             await self.opening

@@ -108,6 +108,8 @@ class FilesystemStorage:
         self,
         digest: Digest,
         part: ByteRange | None = None,  # noqa: ARG002  # a file can be read at any offset
+        *,
+        redirect: bool = True,  # noqa: ARG002  # there is no URL
     ) -> BlobSource:
         """
         Open a blob as a file, independently of the ``part`` that will be read.

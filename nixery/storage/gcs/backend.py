@@ -192,16 +192,19 @@ class GcsStorage:
             raise BlobUnknown(digest=digest)
         return data
 
-    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+    async def open(
+        self, digest: Digest, part: ByteRange | None = None, *, redirect: bool = True
+    ) -> BlobSource:
         """
-        Return the URL to redirect to; or the blob's bytes, if blobs pass through the daemon.
+        Return the URL to redirect to; or the blob's bytes, if blobs pass through the daemon or
+        ``redirect`` is false.
 
         :raises BlobUnknown: there is no such blob.
         """
         stored = await self._stored(digest)
         info = blob_info(digest, stored)
         bucket = await self._connector.bucket()
-        if not self.settings.redirect:
+        if not (redirect and self.settings.redirect):
             objects = self._objects(bucket)
             wanted = part or ByteRange(start=0, stop=stored.size)
             download = Download(objects, stored, wanted)

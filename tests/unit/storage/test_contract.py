@@ -32,6 +32,7 @@ from nixery.storage.interface import (
     ByteRange,
     OpenFile,
     PendingBlob,
+    Redirect,
     Storage,
     Stream,
 )
@@ -135,6 +136,9 @@ class StorageContract(Base):
         source = self.finish(storage.open(info.digest))
         self.assertEqual(info, source.info)
         self.assertEqual(data, self.content(source))
+        direct = self.finish(storage.open(info.digest, redirect=False))
+        self.assertNotIsInstance(direct, Redirect)
+        self.assertEqual(data, self.content(direct))
 
     # -- blobs
 

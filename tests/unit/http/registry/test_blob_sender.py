@@ -270,7 +270,9 @@ class SourceStorage(MemoryStorage):
     async def stat(self, digest: Digest) -> BlobInfo:
         return self._info
 
-    async def open(self, digest: Digest, part: ByteRange | None = None) -> BlobSource:
+    async def open(
+        self, digest: Digest, part: ByteRange | None = None, *, redirect: bool = True
+    ) -> BlobSource:
         self.parts.append(part)
         return self._make(self._info)
 
