@@ -236,8 +236,10 @@ let
       description = toText (get isString "" (meta.description or ""));
       # nixpkgs' default; a lower number wins.
       priority = get isInt 5 (meta.priority or 5);
-      derivation = package.drvPath;
-      outputs = map (output: { name = output; path = (package.${output} or package).outPath; }) outputs;
+      derivation = toText package.drvPath;
+      outputs = map
+        (output: { name = toText output; path = toText (package.${output} or package).outPath; })
+        outputs;
     };
 
   # -- answers ----------------------------------------------------------------

@@ -9,8 +9,8 @@ from pathlib import Path
 from twisted.trial.unittest import TestCase
 
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
-from nixery.image.names import parse_image_name
-from nixery.image.packages import Evaluation
+from nixery.image.names import PackageRequest, parse_image_name
+from nixery.image.packages import Evaluation, Package
 from nixery.nix.enumeration import StoreListing
 from nixery.runtime.data_files import nix_directory
 from tests.integration.nixenv import make_nix, make_nix_context, nix_missing, path_set
@@ -48,6 +48,13 @@ let
     accented = make "accented" // { meta.description = "Caf\xc3\xa9 \xf0\x9f\x98\x80"; };
     insecure = make "insecure" // { meta.knownVulnerabilities = [ "CVE-\xfe" ]; };
     outputs = make "outputs" // { outputs = [ "out" "d\xe9v" ]; };
+    likeness = {
+      type = "derivation";
+      name = "likeness";
+      drvPath = "/nix/store/\xff";
+      outPath = "/nix/store/\xfe";
+      outputs = [ "\xfd" ];
+    };
     "bad\xff" = make "bad";
     "b\xc3\xa9b\xc3\xa9" = make "good";
   };
@@ -156,6 +163,12 @@ class TextTests(AttributeCase):
         """Problems of packages with such strings are told as those of others."""
         self.assertIn("CVE-\ufffd", (await self.problem("insecure")).message)
         self.assertEqual((await self.problem("outputs.dev")).candidates, ("outputs.out",))
+
+    async def test_set_that_is_like_a_package_spoils_no_other(self) -> None:
+        """Paths and outputs that are no text spoil no other package of the image."""
+        requests = [PackageRequest(name=name) for name in ("likeness", "aliased")]
+        _, aliased = await self.nix.look_up(self.package_set, SYSTEM, requests)
+        self.assertIsInstance(aliased.result, Package)
 
     async def test_attribute_that_is_no_text_spoils_no_other(self) -> None:
         """An attribute whose name is no text spoils neither other packages nor near names."""
