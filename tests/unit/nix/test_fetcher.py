@@ -171,7 +171,7 @@ class NixFetcherTests(SynchronousTestCase):
         )
         self.assertEqual(command.environment["GIT_TERMINAL_PROMPT"], "0")
         self.assertNotIn("secret", " ".join(command.argv))
-        self.assertIn("secret", command.environment["GIT_CONFIG_KEY_0"])
+        self.assertIn("secret", command.environment.values())
 
     def test_repository_with_a_working_tree_is_fetched_as_any_other(self) -> None:
         """A repository of this machine with a working tree is fetched as any other."""
