@@ -234,19 +234,24 @@ class AccessController:
         patterns = self._patterns(user)
         return () if patterns is None else patterns.denied_packages(name)
 
-    def record_pull(self, user: str | None, name: ImageName, image: Image) -> None:
-        """Record that an image was served to a user, who may now read its blobs."""
-        if self._patterns(user) is not None:
+    def record_pull(self, identity: Identity, name: ImageName, image: Image) -> None:
+        """Record that an image was served to a client, which may now read its blobs."""
+        if not self._may_read_all(identity):
             self._repository_blobs.record_pull(name, image)
 
-    async def may_read_digest(self, user: str | None, name: ImageName, digest: Digest) -> bool:
+    async def may_read_digest(self, identity: Identity, name: ImageName, digest: Digest) -> bool:
         """
-        Tell whether a blob or a manifest belongs to an image that a user may pull.
+        Tell whether a blob or a manifest belongs to an image that a client may pull.
 
-        :param name: the name of an image that the user may pull.
+        :param identity: what the client's credentials have proved.
+        :param name: the name of an image that the client may pull.
         :raises StorageError: the storage failed.
         """
-        return self._patterns(user) is None or await self._repository_blobs.contains(name, digest)
+        return self._may_read_all(identity) or await self._repository_blobs.contains(name, digest)
+
+    def _may_read_all(self, identity: Identity) -> bool:
+        """Tell whether neither rules nor scopes limit the digests that a client may read."""
+        return identity.scopes is None and self._patterns(identity.user) is None
 
     def _patterns(self, user: str | None) -> PackagePatterns | None:
         """Return the patterns of the packages that a user may pull; ``None``: all packages."""

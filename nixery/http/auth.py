@@ -89,7 +89,9 @@ class RegistryGuard:
 
     def record_pull(self, request: Request, name: ImageName, image: Image) -> None:
         """Record that the client of a request was served the manifest of an image."""
-        self._controller.record_pull(client_of(request).user, name, image)
+        identity = client_of(request).identity
+        if identity is not None:
+            self._controller.record_pull(identity, name, image)
 
     async def may_read_digest(self, request: Request, name: ImageName, digest: Digest) -> bool:
         """
@@ -97,7 +99,10 @@ class RegistryGuard:
 
         :raises StorageError: the storage failed, so that it cannot be determined.
         """
-        return await self._controller.may_read_digest(client_of(request).user, name, digest)
+        identity = client_of(request).identity
+        return identity is not None and await self._controller.may_read_digest(
+            identity, name, digest
+        )
 
     def _challenge(
         self, name: ImageName | None, error: str | None, auth_error: str

@@ -36,25 +36,38 @@ from nixery.builds.progress import Build
 from nixery.builds.request import ImageRequest
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError, ShuttingDown, StorageError
-from nixery.image.canonical_json import sha256_hex
+from nixery.image.canonical_json import canonical_json, sha256_hex
 from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import Image
-from nixery.image.names import ImageName, Tag
+from nixery.image.names import Digest, ImageName, Tag
 from nixery.image.packages import Evaluation
 from nixery.limits.build_quota import current_client
 from nixery.limits.errors import BuildsExceeded
 from nixery.observability.context import BuildStats, LookupCounts, current_build_stats
-from nixery.runtime.deferreds import TimedOut, gather_both, with_timeout
+from nixery.runtime.deferreds import TimedOut, gather, with_timeout
 from nixery.runtime.single_flight import SingleFlight
 from nixery.sources.interface import Sources
 from nixery.storage.interface import Storage
 
-__all__ = ["SERVED", "ImageService", "tag_record_key", "tag_record_prefix"]
+__all__ = [
+    "MEMBERS",
+    "SERVED",
+    "ImageService",
+    "member_record_key",
+    "tag_record_key",
+    "tag_record_prefix",
+]
 
 SERVED = "served"
 """
 The kind of the records of served images: for a name and a tag, the key of the
 image that was current last.
+"""
+
+MEMBERS = "member"
+"""
+The kind of the records of the manifests that were served for a name, under any tag: they are
+kept when a tag moves on, because clients pull by digest.
 """
 
 NAMES = "name"
@@ -292,9 +305,19 @@ class ImageService:
         record_key = tag_record_key(name, tag)
         if self._recorded_keys.get(record_key) != key:
             try:
-                await gather_both(
-                    self.storage.add_record(NAMES, _name_key(name), name.repository.encode()),
-                    self.storage.set_record(SERVED, record_key, key.encode("ascii")),
+                await gather(
+                    (
+                        self.storage.add_record(NAMES, _name_key(name), name.repository.encode()),
+                        self.storage.set_record(SERVED, record_key, key.encode("ascii")),
+                        *(
+                            self.storage.add_record(
+                                MEMBERS,
+                                member_record_key(name, manifest.digest),
+                                canonical_json({"digest": manifest.digest}),
+                            )
+                            for manifest in image.manifests
+                        ),
+                    )
                 )
             except StorageError as error:
                 # For example a full disk, from which images can still be served.
@@ -313,6 +336,11 @@ def tag_record_key(name: ImageName, tag: Tag) -> str:
 def tag_record_prefix(name: ImageName) -> str:
     """Return the common prefix of the record keys of all tags of a name."""
     return f"{_name_key(name)}/"
+
+
+def member_record_key(name: ImageName, digest: Digest) -> str:
+    """Return the key of the record that a manifest was served for a name."""
+    return f"{tag_record_prefix(name)}{digest}"
 
 
 @lru_cache(maxsize=4096)

@@ -2,8 +2,8 @@
 Decide which blobs belong to the images of a name.
 
 A digest is no secret: it appears in manifests, logs and pages, and layers are shared.  A client
-that may pull only some packages gets the blobs of the images of these packages, and no other
-blobs from the same storage.
+that may pull only some packages, or whose token is for some repositories, gets the blobs of their
+images, and no other blobs from the same storage.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 from cachetools import LRUCache
 
 from nixery.builds.image_cache import ImageCache
-from nixery.image.manifests import Image
+from nixery.errors import UnexpectedOutput
+from nixery.image.manifests import Image, parse_manifest
 from nixery.image.names import Digest, ImageName
-from nixery.pulls.images import SERVED, tag_record_prefix
+from nixery.pulls.images import MEMBERS, SERVED, member_record_key, tag_record_prefix
 from nixery.runtime.single_flight import SingleFlight
+from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
 
 __all__ = ["RepositoryBlobs"]
@@ -60,6 +62,12 @@ class RepositoryBlobs:
         return await self._lookups.run((name, digest), lambda: self._search(name, digest))
 
     async def _search(self, name: ImageName, digest: Digest) -> bool:
+        if await self._storage.get_record(MEMBERS, member_record_key(name, digest)) is not None:
+            return await self._add_manifest(name, digest)
+        return await self._search_current(name, digest) or await self._search_all(name, digest)
+
+    async def _search_current(self, name: ImageName, digest: Digest) -> bool:
+        """Look through the images that the tags of a name mean now."""
         checked_keys: set[str] = set()
         for tag_key in await self._storage.list_records(SERVED, tag_record_prefix(name)):
             record = await self._storage.get_record(SERVED, tag_key)
@@ -72,6 +80,27 @@ class RepositoryBlobs:
                 self.record_pull(name, image)
                 return True
         return False
+
+    async def _search_all(self, name: ImageName, digest: Digest) -> bool:
+        """Look through all manifests that were served for a name: a tag may have moved on."""
+        prefix = tag_record_prefix(name)
+        for key in await self._storage.list_records(MEMBERS, prefix):
+            manifest = Digest(key.removeprefix(prefix))
+            if manifest not in self._digests.get(name, ()):
+                await self._add_manifest(name, manifest)
+                if digest in self._digests.get(name, ()):
+                    return True
+        return False
+
+    async def _add_manifest(self, name: ImageName, digest: Digest) -> bool:
+        """Add the blobs of a manifest that was served for a name; :return: false if it is gone."""
+        try:
+            blobs = parse_manifest(await self._storage.read(digest))
+        except (BlobUnknown, UnexpectedOutput):
+            return False
+        known = self._digests.get(name, set())
+        self._store_digests(name, known | {digest} | {blob.digest for blob in blobs})
+        return True
 
     def _store_digests(self, name: ImageName, digests: set[Digest]) -> None:
         if len(digests) >= MAX_CACHED_DIGESTS:

@@ -15,10 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-__all__ = ["TimedOut", "gather_both", "when_finished", "gather", "shield", "with_timeout"]
+__all__ = ["TimedOut", "when_finished", "gather", "shield", "with_timeout"]
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class TimedOut(Exception):
@@ -77,15 +76,6 @@ async def gather(work: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
             result.raiseException()
         results.append(result)
     return results
-
-
-async def gather_both(
-    first: Coroutine[Deferred[Any], Any, T], second: Coroutine[Deferred[Any], Any, U]
-) -> tuple[T, U]:
-    """As :func:`gather`, for two coroutines with results of two types."""
-    # The types cannot express it: the results are in order.
-    results: list[Any] = await gather([first, second])
-    return results[0], results[1]
 
 
 def shield(task: Deferred[T]) -> Deferred[T]:

@@ -254,6 +254,33 @@ class TokenTests(AuthTests, EndToEndCase):
     def registry(self) -> Guarded:
         return token_registry()
 
+    def test_token_is_for_the_digests_of_its_images(self) -> None:
+        """A token of a user without rules reads the digests of its own images, and no others."""
+        registry = self.registry()
+        theirs = registry.get("/v2/git/manifests/latest", "bob").json()
+        manifest = registry.get("/v2/hello/manifests/latest", "bob")
+        mine = {layer["digest"] for layer in manifest.json()["layers"]}
+        token = registry.get("/token?scope=repository:hello:pull", "bob").json()["token"]
+        # Another process finds the same.
+        registry.daemon.stop()
+        registry.daemon.start()
+        digests = {
+            f"manifests/{manifest.headers['docker-content-digest']}": 200,
+            f"blobs/{manifest.json()['config']['digest']}": 200,
+            **{f"blobs/{digest}": 200 for digest in mine},
+            **{
+                f"blobs/{layer['digest']}": 404
+                for layer in theirs["layers"]
+                if layer["digest"] not in mine
+            },
+            f"blobs/{theirs['config']['digest']}": 404,
+        }
+        for path, status in digests.items():
+            answer = registry.daemon.registry.head(
+                f"/v2/hello/{path}", Authorization=f"Bearer {token}"
+            )
+            self.assertEqual(answer.status, status, path)
+
     def test_key_that_signs_tokens_is_readable_by_its_owner_only(self) -> None:
         """The key that signs tokens is readable by its owner only, and outlasts a restart."""
         registry = self.registry()

@@ -250,7 +250,7 @@ def _digest(name: str, directory: str) -> Digest | None:
 
 
 def _record_keys(inventory: Inventory) -> Iterator[tuple[str, str]]:
-    for kind in ("image", "layer", "listed", "name", "report", "served"):
+    for kind in ("image", "layer", "listed", "member", "name", "report", "served"):
         for key in inventory.records.keys(kind, ""):
             yield kind, key
 
@@ -262,7 +262,7 @@ def _add_record(inventory: Inventory, kind: str, key: str, value: bytes) -> None
             inventory.images[key] = image_manifests(value)
         case "layer":
             inventory.layers[key] = _parse_digest_field(text)
-        case "listed":
+        case "listed" | "member":
             inventory.other_records[kind, key] = _parse_digest_field(text)
         case "report":
             inventory.other_records[kind, key] = _parse_digest_field(json.dumps({"digest": key}))

@@ -85,10 +85,18 @@ class AccessControllerTestCase(SynchronousTestCase):
             self.access_controller.log_in(user, password, address, credentials)
         )
 
-    def may_read_digest(self, user: str | None, image: str, digest: Digest) -> bool:
+    def may_read_digest(
+        self, user: str, image: str, digest: Digest, scopes: frozenset[str] | None = None
+    ) -> bool:
+        identity = Identity(user=user, scopes=scopes)
         name = parse_image_name(image, SYSTEM)
         return self.successResultOf(
-            Deferred.fromCoroutine(self.access_controller.may_read_digest(user, name, digest))
+            Deferred.fromCoroutine(self.access_controller.may_read_digest(identity, name, digest))
+        )
+
+    def record_pull(self, user: str, image: str, scopes: frozenset[str] | None = None) -> None:
+        self.access_controller.record_pull(
+            Identity(user=user, scopes=scopes), parse_image_name(image, SYSTEM), IMAGE
         )
 
 
@@ -160,7 +168,9 @@ class PasswordTests(AccessControllerTestCase):
         """Neither the checks of made-up users nor their failures delay a known user's login."""
         self.successResultOf(self.log_in("alice", "secret"))
         for number in range(40):
-            self.log_in(f"user{number}", "x").addErrback(lambda why: why.trap(LoginFailed))
+            self.log_in(f"user{number}", "x").addErrback(
+                lambda why: why.trap(LoginFailed, LoginThrottled)
+            )
             self.clock.advance(PASSWORD_CACHE_SECONDS + 1 if number == 20 else 0)
         workers = SteppedWorkers()
         self.access_controller._checker = HtpasswdChecker(USERS, workers)
@@ -229,13 +239,26 @@ class RuleTests(AccessControllerTestCase):
         layer = OCI.blobs()[1].digest
         self.assertTrue(self.may_read_digest("bob", "htop", layer))
         self.assertFalse(self.may_read_digest("alice", "git", layer))
-        self.access_controller.record_pull("alice", parse_image_name("shell", SYSTEM), IMAGE)
+        self.record_pull("alice", "shell")
         self.assertFalse(self.may_read_digest("alice", "git", layer))
         for image in ("shell", "arm64/git"):
             self.assertEqual(self.may_read_digest("alice", image, layer), image == "shell")
-        self.access_controller.record_pull("alice", parse_image_name("git/shell", SYSTEM), IMAGE)
+        self.record_pull("alice", "git/shell")
         # Another spelling of it.
         self.assertTrue(self.may_read_digest("alice", "git/shell/git", OCI.digest))
+
+    def test_digest_is_for_a_token_if_an_image_of_its_scope_has_it(self) -> None:
+        """A token is for the digests of its repositories, also that of a user without rules."""
+        layer, scopes = OCI.blobs()[1].digest, frozenset({"git", "htop"})
+        for digest in (layer, OCI.digest):
+            self.assertFalse(self.may_read_digest("bob", "git", digest, scopes))
+            self.assertTrue(self.may_read_digest("bob", "git", digest))
+        self.record_pull("bob", "git")
+        self.assertFalse(self.may_read_digest("bob", "git", layer, scopes))
+        self.record_pull("bob", "git", scopes)
+        for digest in (layer, OCI.digest):
+            self.assertTrue(self.may_read_digest("bob", "git", digest, scopes))
+            self.assertFalse(self.may_read_digest("bob", "htop", digest, scopes))
 
     def test_digests_of_other_processes(self) -> None:
         """Digests served by other processes, or before a restart, are found."""

@@ -294,6 +294,21 @@ class TokenTests(AuthTestCase):
         self.assertIn('scope="repository:shell/git:pull",error="insufficient_scope"', challenge)
         self.assertEqual(self.get("/v2/htop/manifests/latest", token).status, 403)
 
+    def test_token_is_for_the_digests_of_its_images_only(self) -> None:
+        """A token reads the digests of the images that it is for, whoever its user is."""
+        other = self.successResultOf(
+            Deferred.fromCoroutine(self.storage.put(b"another image's layer", "a/b"))
+        )
+        token = self.fetch("/token?service=reg&scope=repository:git:pull", BOB)
+        digests = (f"manifests/{OCI.digest}", f"blobs/{OCI.digest}", f"blobs/{other.digest}")
+        for method in ("GET", "HEAD"):
+            for path in digests:
+                answer = self.connection.request(method, f"/v2/git/{path}", token)
+                self.assertEqual(answer.status, 404, path)
+        self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
+        self.assertEqual([200, 200, 404], [self.get(f"/v2/git/{p}", token).status for p in digests])
+        self.assertEqual([200, 200, 200], [self.get(f"/v2/git/{p}", BOB).status for p in digests])
+
     def test_token_that_is_none_is_answered_with_where_to_get_one_and_what_for(self) -> None:
         """A token that is none is answered with where to get one, and what for."""
         answer = self.get("/v2/git/manifests/latest", ("Authorization", "Bearer a.b.c"))

@@ -9,7 +9,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.runtime.deferreds import (
     TimedOut,
     gather,
-    gather_both,
     shield,
     when_finished,
     with_timeout,
@@ -51,10 +50,10 @@ class GatherTests(SynchronousTestCase):
             return 1
 
         part: Deferred[str] = Deferred()
-        pair = Deferred.fromCoroutine(gather_both(outcome(part), number()))
+        pair = Deferred.fromCoroutine(gather([outcome(part), number()]))
         self.assertNoResult(pair)
         part.callback("0")
-        self.assertEqual(self.successResultOf(pair), ("0", 1))
+        self.assertEqual(self.successResultOf(pair), ["0", 1])
 
     def test_cancellation_reaches_all(self) -> None:
         """Cancelling the whole cancels each part and reports it."""

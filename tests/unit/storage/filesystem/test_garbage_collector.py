@@ -13,6 +13,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import digest_of
 from nixery.storage.errors import BlobUnknown, CollectionRunning
 from nixery.storage.filesystem import garbage_collector, scan
@@ -70,7 +71,10 @@ class PolicyTests(Unhurried):
     def test_images_that_were_not_pulled_for_long_go_with_what_only_they_name(self) -> None:
         """Images that were not pulled for long go, with what only they name."""
         old = self.image("old", b"own", b"shared")
-        self.image("new", b"shared", b"other")
+        new = self.image("new", b"shared", b"other")
+        for digest in (*old, *new):
+            value = canonical_json({"digest": digest})
+            finish(self.storage.add_record("member", f"n/{digest}", value))
         self.age(10 * DAY)
         # Its manifests were looked at: it was pulled.
         self.age(3 * DAY, *self.inventory().images["new"] or ())
@@ -80,6 +84,8 @@ class PolicyTests(Unhurried):
         self.assertIn(digest_of(b"shared"), self.stored())
         self.assertTrue(self.stored().isdisjoint({*old, digest_of(b"own")}))
         self.assertEqual(["n-new/latest"], finish(self.storage.list_records("served")))
+        left = finish(self.storage.list_records("member"))
+        self.assertEqual([f"n/{digest}" for digest in sorted(new)], left)
         self.assert_sound()
 
     def test_images_pulled_longest_ago_go_first(self) -> None:
