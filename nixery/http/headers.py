@@ -20,12 +20,9 @@ from nixery.http.registry.errors import RangeNotSatisfiable
 from nixery.image.names import Digest
 from nixery.storage.interface import ByteRange
 
-__all__ = ["accepted_types", "etag", "is_unchanged", "requested_range"]
+__all__ = ["accepted_types", "etag", "is_unchanged", "parse_number", "requested_range"]
 
-# Python refuses to read integers of more than 4300 digits, and a header may hold
-# 16000.  No blob has a size of more than 18 digits, so that a longer
-# number only has to stay larger than that.
-_RANGE = re.compile(rb"bytes[ \t]*=[ \t]*([0-9]{0,1000})-([0-9]{0,1000})[ \t]*", re.IGNORECASE)
+_RANGE = re.compile(rb"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
 
 _REFUSED = re.compile(rb"[ \t]*q[ \t]*=[ \t]*0(?:\.0{0,3})?[ \t]*", re.IGNORECASE)
 
@@ -78,6 +75,18 @@ def is_unchanged(values: Iterable[bytes], digest: Digest) -> bool:
     return False
 
 
+def parse_number(digits: bytes) -> int:
+    """
+    Return a natural number of any length.
+
+    :param digits: at least one digit, and nothing else.
+    :return: the number; a number of more than 18 digits as another one of 19, since no size
+        and no count here comes near it.
+    """
+    # Python refuses to read integers of more than 4300 digits, and a header may hold 16000.
+    return int(digits.lstrip(b"0")[:19] or b"0")
+
+
 def requested_range(
     range_values: Iterable[bytes], if_range: bytes | None, digest: Digest, size: int
 ) -> ByteRange | None:
@@ -104,12 +113,12 @@ def requested_range(
     if not first and not last:
         return None
     if not first:
-        length = int(last)
+        length = parse_number(last)
         if length == 0:
             raise RangeNotSatisfiable(digest=digest, size=size)
         return ByteRange(start=max(0, size - length), stop=size)
-    start = int(first)
-    stop = int(last) + 1 if last else size
+    start = parse_number(first)
+    stop = parse_number(last) + 1 if last else size
     if stop <= start and last:
         return None
     if start >= size:

@@ -13,11 +13,13 @@ that a client sends is not used.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
 from itertools import count
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -55,6 +57,9 @@ _SERVER = b"nixery/" + VERSION.encode("ascii")
 _MAX_FORM = 16384
 """The largest request body that is kept, in bytes."""
 
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]+)", re.IGNORECASE)
+"""The beginning of a request target that names a host, as clients send it to proxies."""
+
 
 Ended = Callable[["LoggedRequest", float], None]
 """Called with a request that has ended, and the seconds it took."""
@@ -77,7 +82,12 @@ def make_site(
     :param admission: limits requests and connections of clients; by default, they are not
         limited.
     """
-    return RegistrySite(root, clock, ended, admission or AdmissionControl(seconds=clock.seconds))
+    return RegistrySite(
+        root,
+        clock,
+        ended,
+        admission or AdmissionControl(seconds=clock.seconds),
+    )
 
 
 class RegistrySite(Site):
@@ -86,7 +96,11 @@ class RegistrySite(Site):
     _log = Logger()
 
     def __init__(
-        self, root: Resource, clock: IReactorTime, ended: Ended, admission: AdmissionControl
+        self,
+        root: Resource,
+        clock: IReactorTime,
+        ended: Ended,
+        admission: AdmissionControl,
     ) -> None:
         super().__init__(
             root,
@@ -187,9 +201,19 @@ class LoggedRequest(Request):
         # Twisted stores a body in memory, or in a temporary file, before the request is
         # processed.  Hardly any request here needs its body, and a push of gigabytes
         # is refused without having been stored.  Only the forms that fetch a token are
-        # kept, and they are small.
-        small = length is not None and 0 < length <= _MAX_FORM
-        self.content = BytesIO() if small else _DiscardedBody()
+        # kept, and they are small.  The length of a chunked body is not known yet.
+        large = length is not None and length > _MAX_FORM
+        self.content = _DiscardedBody() if large or length == 0 else _SmallBody()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: N802
+        absolute = _ABSOLUTE_FORM.match(path)
+        if absolute is not None:
+            # Every server has to accept this form, and to take the host from the target and not
+            # from the header (RFC 9112, section 3.2.2).
+            self.requestHeaders.setRawHeaders(b"Host", [absolute[1].rpartition(b"@")[2]])
+            rest = path[absolute.end() :]
+            path = rest if rest.startswith(b"/") else b"/" + rest
+        super().requestReceived(command, path, version)
 
     def process(self) -> None:
         # Each resource sets its own Content-Type.
@@ -265,7 +289,7 @@ def split_path(path: bytes) -> list[bytes]:
     Paths are split before they are percent-decoded: decoded first, ``a%2Fb`` would be two
     packages.  A slash within a segment becomes a backslash escape, which no grammar allows, as
     do bytes that are not UTF-8.  So does an empty first segment, which would be dropped; and a
-    target that is no path (``http://host/v2/``) becomes a single segment.
+    target that is no path (``*``) becomes a single segment.
 
     :param path: of the request, without its query.
     """
@@ -293,6 +317,20 @@ def first_segment(request: Request) -> bytes:
 async def _all(ends: Sequence[Deferred[None]]) -> None:
     for end in ends:
         await end
+
+
+class _SmallBody(BytesIO):
+    """A file object that keeps a request's body of up to :data:`_MAX_FORM` bytes, or nothing."""
+
+    _discarded = False
+
+    def write(self, data: Any) -> int:
+        size = len(data)
+        self._discarded = self._discarded or self.tell() + size > _MAX_FORM
+        if self._discarded:
+            self.truncate(0)
+            return size
+        return super().write(data)
 
 
 class _DiscardedBody:

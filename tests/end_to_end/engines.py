@@ -102,6 +102,11 @@ class Docker:
     def log_out(self, registry: str) -> Finished:
         return self._command("logout", registry)
 
+    @property
+    def auth_file(self) -> Path:
+        """The file in which ``docker login`` keeps what it got, in place of the password."""
+        return Path(self._environ["DOCKER_CONFIG"]) / "config.json"
+
     def server_version(self) -> str:
         """That of the daemon."""
         return self._command("version", "--format", "{{.Server.Version}}").checked().stdout

@@ -254,6 +254,21 @@ class TokenTests(AuthTests, EndToEndCase):
     def registry(self) -> Guarded:
         return token_registry()
 
+    def test_others_pull_with_the_refresh_token_that_docker_keeps(self) -> None:
+        """podman and skopeo pull with the refresh token that ``docker login`` has kept."""
+        registry = self.registry()
+        image = f"{registry.address}/hello"
+        docker().log_in(registry.address, "alice", PASSWORDS["alice"]).checked()
+        try:
+            kept = docker().auth_file
+            self.assertIn("identitytoken", kept.read_text())
+            # They send the token in a form whose length they do not announce.
+            podman().pull(image, "--authfile", str(kept)).checked()
+            target = f"dir:{private_directory('copied')}"
+            skopeo().copy(image, target, "--authfile", str(kept)).checked()
+        finally:
+            docker().log_out(registry.address).checked()
+
     def test_token_is_for_the_digests_of_its_images(self) -> None:
         """A token of a user without rules reads the digests of its own images, and no others."""
         registry = self.registry()

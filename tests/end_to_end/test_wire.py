@@ -42,6 +42,13 @@ class WireTests(EndToEndCase):
             self.assertEqual(_lasting(head), _lasting(get), url)
             self.assertEqual(int(head.headers["content-length"]), len(get.body), url)
 
+    def test_absolute_targets_are_answered_as_their_paths_are(self) -> None:
+        """A target that is a URL, as clients send it to proxies, is answered as its path is."""
+        http = watched_registry().registry
+        for url in ("/v2/", *self.urls("plain"), "/v2/nothing/here", "/healthz"):
+            absolute = http.get(f"http://any.example{url}")
+            self.assertEqual(absolute.status, http.get(url).status, url)
+
     def test_content_that_is_named_by_a_digest_has_this_digest(self) -> None:
         """Content that is named by a digest has this digest, and is announced with it."""
         http = watched_registry().registry

@@ -26,7 +26,7 @@ from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
-from nixery.http.headers import accepted_types, requested_range
+from nixery.http.headers import accepted_types, parse_number, requested_range
 from nixery.http.registry.blob_sender import BlobSender, SendLimits
 from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import FailedPull, ManifestUnknown
@@ -50,8 +50,7 @@ from nixery.storage.interface import Storage
 
 __all__ = ["Images", "Registry", "RegistryLimits"]
 
-# Enough digits for any number of tags, and fewer than the limit of Python's int().
-_PAGE_SIZE = re.compile(rb"[0-9]{1,9}")
+_PAGE_SIZE = re.compile(rb"[0-9]+")
 
 
 class Images(Protocol):
@@ -258,7 +257,7 @@ class Registry:
             after = last.decode("utf-8", "replace")
             tags = [tag for tag in tags if tag > after]
         if size is not None:
-            page = tags[: int(size)]
+            page = tags[: parse_number(size)]
             if page and len(page) < len(tags):
                 following = f"/v2/{name.repository}/tags/list?n={len(page)}&last={quote(page[-1])}"
                 set_headers(request, {b"Link": f'<{following}>; rel="next"'.encode("ascii")})
@@ -271,7 +270,8 @@ class Registry:
         await self._admit(request, name)
         # Nothing refers to our images so far; the specification wants an empty
         # index then, and not a 404, which would send clients to look for a tag.
-        if _query(request, b"artifactType") is not None:
+        # Several types in a request are a union, of which nothing is nothing, too.
+        if b"artifactType" in request.args:
             set_headers(request, {b"OCI-Filters-Applied": b"artifactType"})
         return answer_with(request, OCI_INDEX, empty_index())
 

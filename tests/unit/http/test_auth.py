@@ -346,6 +346,29 @@ class TokenTests(AuthTestCase):
         refresh["refresh_token"] = document["access_token"]
         self.assertEqual(self.post(refresh).status, 401)
 
+    def post_in_chunks(self, body: str, size: int) -> Response:
+        """Send a form without its length, as podman and skopeo do."""
+        self.connection.send("POST", "/token", ("Transfer-Encoding", "chunked"))
+        for start in range(0, len(body), size):
+            chunk = body[start : start + size].encode()
+            self.connection.protocol.dataReceived(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        self.connection.protocol.dataReceived(b"0\r\n\r\n")
+        return self.connection.response()
+
+    def test_form_in_chunks(self) -> None:
+        """A form whose length is not announced gets a token, up to the size of any form."""
+        form = {"grant_type": "password", "username": "alice", "password": "secret"}
+        body = urlencode(form | {"scope": "repository:git:pull"})
+        for size in (1, 10, len(body)):
+            document = json.loads(self.post_in_chunks(body, size).body)
+            token = "Authorization", f"Bearer {document['access_token']}"
+            self.assertEqual(self.get("/v2/git/manifests/latest", token).status, 200)
+        full = body + "&x=" + "y" * (16384 - len(body) - 3)
+        self.assertEqual(self.post_in_chunks(full, 5000).status, 200)
+        self.assertEqual(self.post_in_chunks(full + "y", 5000).status, 400)
+        self.assertEqual(self.post_in_chunks(body + "&x=" + "y" * 100_000, 5000).status, 400)
+        self.assertEqual(self.post_in_chunks(body, 100).status, 200)
+
     def test_bad_token_form_is_refused(self) -> None:
         """A form with a wrong password, another grant type or too many fields is refused."""
         wrong = {"grant_type": "password", "username": "alice", "password": "wrong"}

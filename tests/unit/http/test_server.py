@@ -105,6 +105,40 @@ class LogTests(ServerTestCase):
         self.assertLess(len(line), 2000)
 
 
+class AbsoluteFormTests(ServerTestCase):
+    """Requests whose target is a URL, as clients send them to proxies."""
+
+    def test_target_is_the_path_of_the_url(self) -> None:
+        """The path and the query of the URL are requested, whatever its host."""
+        page = Page()
+        connection = Connection(page, self.clock)
+        for target, path in (
+            (b"http://any/v2/", b"/v2/"),
+            (b"HTTPS://any:5000/v2/?n=1", b"/v2/"),
+            (b"http://user@any/a%2Fb", b"/a%2Fb"),
+            (b"http://[::1]:80//a", b"//a"),
+            (b"http://any", b"/"),
+            (b"http://any?n=1", b"/"),
+            # Neither of them names a host.
+            (b"http:///v2/", b"http:///v2/"),
+            (b"ftp://any/v2/", b"ftp://any/v2/"),
+        ):
+            self.assertEqual(200, connection.request("GET", target).status)
+            self.assertEqual(path, page.asked[-1].path)
+        self.assertEqual(
+            [b"1"], [value for page in page.asked for value in page.args.get(b"n", [])][:1]
+        )
+        self.assertIn("GET /v2/ 200 ", self.lines()[0])
+
+    def test_url_names_the_host(self) -> None:
+        """The host of the URL counts, and not that of the header."""
+        page = Page()
+        connection = Connection(page, self.clock)
+        for target, host in ((b"http://user@any:80/v2/", b"any:80"), (b"/v2/", b"reg:1")):
+            connection.request("GET", target)
+            self.assertEqual([host], page.asked[-1].requestHeaders.getRawHeaders(b"Host"))
+
+
 class IdTests(ServerTestCase):
     """Tests of the ids of requests, and of the observer of their end."""
 
