@@ -170,6 +170,7 @@ let
     idle_timeout = setting types.numbers.positive "How long a connection may wait for its next request, in seconds.";
     send_timeout = setting types.numbers.positive "How long a client may take nothing of what it downloads, in seconds.";
     min_response_rate = setting types.ints.unsigned "What a client must take of a download in the long run, in bytes a second; 0: nothing.";
+    max_unsent_size = setting (types.either types.ints.unsigned types.str) "How much may wait in memory for all clients to take it; 0: any amount.";
     max_packages = setting (types.ints.between 1 1000) "How many packages an image may be asked for.";
     max_closure_size = setting (types.either types.ints.unsigned types.str) "How large an image may be, unpacked, with all that its packages need, as 32 GiB.";
     allow_packages = setting (types.listOf types.str) "Which packages are served, as [shell, git, python3Packages.*], and no others.";

@@ -9,6 +9,7 @@ that it has closed stays open for as long as its client leaves the last response
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -21,6 +22,7 @@ from twisted.web.http_headers import Headers
 
 from nixery.http.error_responses import ErrorResponse
 from nixery.limits.admission import AdmissionControl
+from nixery.limits.unsent_bytes import UnsentBytes
 
 __all__ = ["MAX_BODY", "RegistryChannel"]
 
@@ -112,6 +114,7 @@ class ChannelSite(Protocol):
     """The part of a site's interface that its channels use."""
 
     admission: AdmissionControl
+    unsent: UnsentBytes
     channels: set[RegistryChannel]
 
 
@@ -163,6 +166,7 @@ class RegistryChannel(HTTPChannel):
         self.site.channels.discard(self)
         self.site.admission.connection_closed()
         self.site.admission.release_client(self._origin)
+        self.site.unsent.remove(self)
         for call in (self._turn, self._linger):
             if call is not None and call.active():
                 call.cancel()
@@ -193,6 +197,10 @@ class RegistryChannel(HTTPChannel):
         else:
             self.loseConnection()
 
+    def end_slow(self) -> None:
+        """Close the connection at once: its client takes too little, and all hold too much."""
+        self.transport.abortConnection()
+
     def _occupy(self) -> None:
         """Count the connection for its client; called again when the address has changed."""
         admission = self.site.admission
@@ -209,6 +217,22 @@ class RegistryChannel(HTTPChannel):
         self.loseConnection()
 
     # -- responses ----------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Pass a part of a response to the transport."""
+        super().write(data)
+        # Only what is written while the client takes nothing: the rest is in the transport's
+        # buffer for a moment.  The transport has paused this channel by now, if it is full.
+        if self._waitingForTransport and not self._lost:
+            self.site.unsent.add(self, self._peer, len(data))
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:  # noqa: N802
+        """Pass parts of a response to the transport."""
+        self.write(b"".join(iovec))
+
+    def resumeProducing(self) -> None:
+        self.site.unsent.remove(self)
+        super().resumeProducing()
 
     def writeHeaders(  # noqa: N802
         self, version: bytes, code: bytes, reason: bytes, headers: Headers

@@ -37,6 +37,7 @@ from nixery.http.error_responses import error_response, log_text
 from nixery.http.responses import send_error
 from nixery.limits.addresses import UNIX_SOCKET, client_key_of
 from nixery.limits.admission import AdmissionControl
+from nixery.limits.unsent_bytes import UnsentBytes
 from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.version import VERSION
 
@@ -71,6 +72,7 @@ def make_site(
     *,
     ended: Ended = lambda _request, _seconds: None,
     admission: AdmissionControl | None = None,
+    unsent: UnsentBytes | None = None,
 ) -> RegistrySite:
     """
     Make the factory that serves a resource tree.
@@ -81,12 +83,14 @@ def make_site(
         and must return within microseconds.
     :param admission: limits requests and connections of clients; by default, they are not
         limited.
+    :param unsent: limits the bytes that wait for clients; by default, with its own default.
     """
     return RegistrySite(
         root,
         clock,
         ended,
         admission or AdmissionControl(seconds=clock.seconds),
+        unsent or UnsentBytes(),
     )
 
 
@@ -101,6 +105,7 @@ class RegistrySite(Site):
         clock: IReactorTime,
         ended: Ended,
         admission: AdmissionControl,
+        unsent: UnsentBytes,
     ) -> None:
         super().__init__(
             root,
@@ -112,6 +117,7 @@ class RegistrySite(Site):
         )
         self.clock = clock
         self.admission = admission
+        self.unsent = unsent
         self.channels: set[RegistryChannel] = set()
         self.ended = ended
         # Ids differ between processes, so that one search covers the logs of several.

@@ -135,7 +135,9 @@ def make_http(
         return site.resource.first_segments if isinstance(site.resource, Root) else ()
 
     ended = _ignore_end if metrics is None else RequestMeter(metrics, first_segments).record
-    site = make_site(Resource(), reactor, ended=ended, admission=limits.admission)
+    site = make_site(
+        Resource(), reactor, ended=ended, admission=limits.admission, unsent=limits.unsent
+    )
     listener = Listener(tls.endpoints, site)
 
     async def start() -> None:

@@ -12,13 +12,17 @@ from nixery.http.registry.blob_sender import SendLimits
 from nixery.limits.admission import RESERVED_CONNECTIONS, AdmissionControl, AdmissionLimits
 from nixery.limits.build_quota import BuildQuota
 from nixery.limits.package_rules import PackageRules
+from nixery.limits.unsent_bytes import UnsentBytes
 from nixery.runtime.open_files import raise_open_files
 from nixery.runtime.startup import Component
 
 __all__ = ["LimitSubsystem", "make_limits"]
 
-FILES_PER_CONNECTION = 3
-"""Files that a connection may need: its socket, the duplicate that it sends by, and a blob."""
+FILES_PER_CONNECTION = 4
+"""
+Files that a connection may need: its socket, the duplicates that it sends by and that its bytes
+are counted by, and a blob.
+"""
 
 OTHER_FILES = 256
 """Files that are kept for builds and for the daemon itself."""
@@ -35,12 +39,14 @@ class LimitSubsystem:
     :param build_quota: limits the builds of each client.
     :param rules: decide which packages are served.
     :param sending: the minimum speed of clients.
+    :param unsent: limits the bytes that wait for clients.
     """
 
     admission: AdmissionControl
     build_quota: BuildQuota
     rules: PackageRules
     sending: SendLimits
+    unsent: UnsentBytes
     components: tuple[Component, ...]
 
 
@@ -63,6 +69,9 @@ def make_limits(config: LimitConfig, reactor: Any) -> LimitSubsystem:
         seconds=reactor.seconds,
     )
 
+    def count_slow_download() -> None:
+        admission.count_refusal("slow_download")
+
     async def start() -> None:
         fit_open_files(admission)
 
@@ -82,8 +91,9 @@ def make_limits(config: LimitConfig, reactor: Any) -> LimitSubsystem:
         sending=SendLimits(
             stall=config.send_timeout,
             rate=config.min_response_rate,
-            on_disconnect=lambda: admission.count_refusal("slow_download"),
+            on_disconnect=count_slow_download,
         ),
+        unsent=UnsentBytes(max_bytes=config.max_unsent_size, on_end=count_slow_download),
         components=(Component(name="limit of open files", start=start),),
     )
 

@@ -118,6 +118,12 @@ def sample_daemon(
             lambda: [((reason,), count) for reason, count in site.admission.refusals.items()],
         ),
         _sampled(
+            "nixery_http_unsent_bytes",
+            "Bytes in memory that clients have yet to take.",
+            (),
+            lambda: [((), site.unsent.total)],
+        ),
+        _sampled(
             "nixery_http_connections",
             "Connections that are open.",
             (),

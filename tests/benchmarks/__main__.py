@@ -26,6 +26,7 @@ from tests.benchmarks import (
     records,
     scale,
     soak,
+    stalled,
     start,
 )
 from tests.benchmarks.measure import run
@@ -43,6 +44,7 @@ if __name__ == "__main__":
             "cold": cold.measure,
             "memory": memory.measure,
             "near_names": near_names.measure,
+            "stalled": stalled.measure,
             "pages": pages.measure,
             "records": records.measure,
             "soak": soak.measure,

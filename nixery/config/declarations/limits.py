@@ -8,6 +8,7 @@ from nixery.config import types
 from nixery.config.setting import setting
 from nixery.image.patterns import PackagePatterns
 from nixery.limits.addresses import TrustedProxies
+from nixery.limits.unsent_bytes import MAX_UNSENT_BYTES
 
 __all__ = ["LimitConfig"]
 
@@ -49,7 +50,7 @@ class LimitConfig:
     connections_per_client: int = setting(
         types.integer(0, 1_000_000, unit="connections"),
         "how many connections one client may have; 0: any number",
-        default=5000,
+        default=500,
         aliases=("client_connections",),
     )
     max_connections: int = setting(
@@ -77,6 +78,12 @@ class LimitConfig:
         "what a client must take of a download in the long run; 0: nothing",
         default=1024,
         aliases=("min_send_rate",),
+    )
+    max_unsent_size: int = setting(
+        types.SIZE,
+        "how much may wait in memory for all clients to take it; 0: any amount",
+        default=MAX_UNSENT_BYTES,
+        default_text="256 MiB",
     )
     max_packages: int = setting(
         types.integer(1, 1000, unit="packages"),

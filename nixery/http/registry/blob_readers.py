@@ -1,12 +1,13 @@
 """
-Read an opened blob as an iterator of pieces, on worker threads.
+Read an opened blob in pieces, on worker threads, and hand it out in slices.
 
-The owner of such an iterator must close it in every case: it holds a descriptor, which
-must not be closed while a thread still uses it.
+The owner of a reader must close it in every case: it holds a descriptor, which must not be
+closed while a thread still uses it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator, Awaitable
 
@@ -18,12 +19,19 @@ from nixery.runtime.deferreds import shield, when_finished
 from nixery.runtime.workers import Workers
 from nixery.storage.interface import ByteRange
 
-__all__ = ["PIECE_SIZE", "FileReader", "BlobReader", "StreamReader"]
+__all__ = ["PIECE_SIZE", "SLICE_SIZE", "FileReader", "BlobReader", "StreamReader"]
+
+SLICE_SIZE = 64 * 1024
+"""
+Bytes that are passed to a connection at a time, and read first: what a client costs that takes
+nothing more.  With the response's headers it is just more than the write buffer at which a
+transport pauses its producer, so that a pause follows every whole slice.
+"""
 
 PIECE_SIZE = 256 * 1024
 """
-Bytes read at a time: enough that the switch to a thread and back is cheap compared to
-the read, little enough that a hundred clients fit in memory.
+Bytes read at a time after that: enough that the switch to a thread and back is cheap compared
+to the read.
 """
 
 SEND_SIZE = 4 * 1024 * 1024
@@ -32,25 +40,65 @@ The most bytes that a thread sends to a socket at a time, so that a fast client 
 occupy the thread while others wait.
 """
 
+_CONNECTION_ERRORS = frozenset(
+    {
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+    }
+)
+"""Errors of a socket whose client is gone, for which Python has no :class:`ConnectionError`."""
 
-class BlobReader(AsyncIterator[bytes]):
-    """An iterator over the pieces of a blob that owns an open resource."""
+
+class BlobReader:
+    """Reads a blob, of which at most one piece is in memory, and owns an open resource."""
+
+    def __init__(self) -> None:
+        self._piece = b""
+        self._taken = 0
+
+    async def fill(self) -> int:
+        """
+        Read a piece, unless there is one in memory that has not been taken.
+
+        :return: the size of the next slice, in bytes; 0 at the end of the blob.
+        """
+        if not self._piece:
+            self._piece = await self._read()
+        return min(SLICE_SIZE, len(self._piece) - self._taken)
+
+    def take(self) -> bytes:
+        """Return the next slice of the piece in memory."""
+        part = self._piece[self._taken : self._taken + SLICE_SIZE]
+        self._taken += len(part)
+        if self._taken == len(self._piece):
+            self._forget()
+        return part
+
+    def drop(self) -> None:
+        """Free the memory of what can be read again."""
 
     async def aclose(self) -> None:
         """Close the resource, once.  Must not be cancelled: the resource would stay open."""
         raise NotImplementedError
 
+    async def _read(self) -> bytes:
+        """Return the next piece; empty at the end of the blob."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        self._piece = b""
+        self._taken = 0
+
 
 class StreamReader(BlobReader):
-    """Yields the chunks of a stream without empty ones, which would mean its end."""
+    """Reads the chunks of a stream."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__()
         self._chunks = chunks
-
-    async def __anext__(self) -> bytes:
-        while not (chunk := await anext(self._chunks)):
-            pass
-        return chunk
 
     async def aclose(self) -> None:
         # Generators have this method; iterators that hold no resource need not.
@@ -58,60 +106,50 @@ class StreamReader(BlobReader):
         if aclose is not None:
             await aclose()
 
+    async def _read(self) -> bytes:
+        # An empty chunk is not the end of the stream.
+        async for chunk in self._chunks:
+            if chunk:
+                return chunk
+        return b""
+
 
 class FileReader(BlobReader):
-    """
-    Reads part of a file on worker threads, one piece ahead after the first, or sends it
-    from there.
-    """
+    """Reads part of a file on worker threads, or sends it from there."""
 
     def __init__(self, descriptor: int, part: ByteRange, workers: Workers) -> None:
+        super().__init__()
         self._descriptor = descriptor
+        # The end of the last slice that was taken.
         self._offset = part.start
         self._stop = part.stop
         self._workers = workers
-        self._read_any = False
-        self._ahead: Deferred[bytes] | None = None
+        self._read_size = SLICE_SIZE
         self._ended: Awaitable[None] | None = None
         self._line: DupSocket | None = None
 
-    async def __anext__(self) -> bytes:
-        ahead = self._ahead if self._ahead is not None else self._begin_read()
-        self._ahead = None
-        if ahead is None:
-            raise StopAsyncIteration
-        # Shielded: the wait may be cancelled, but not the thread, and aclose()
-        # has to wait until the thread no longer uses the descriptor.
-        piece = await shield(ahead)
-        self._offset += len(piece)
-        if not piece:
-            raise StopAsyncIteration
-        # Most blobs consist of a single piece, and the rest of a larger one may be sent
-        # by sendfile without being read.
-        if self._read_any:
-            self._ahead = self._begin_read()
-        self._read_any = True
-        return piece
+    def take(self) -> bytes:
+        part = super().take()
+        self._offset += len(part)
+        return part
 
-    @property
-    def reads_ahead(self) -> bool:
-        """True if a piece has been, or is being, read ahead of the next call for one."""
-        return self._ahead is not None
+    def drop(self) -> None:
+        self._forget()
 
     def use(self, line: DupSocket) -> None:
         """Send to the socket ``line`` from now on; it is closed with the file.  Called once."""
         self._line = line
+        self.drop()
 
     async def send(self) -> int:
         """
-        Send from the end of the last piece, as much as the socket takes at once.
+        Send from the end of the last slice, as much as the socket takes at once.
 
         :return: the number of bytes sent.
         :raises StorageError: the file cannot be read, or has ended too soon.
         :raises ConnectionError: the connection is lost.
         """
         assert self._line is not None
-        assert not self.reads_ahead
         task = Deferred.fromCoroutine(
             self._workers.run(
                 _send,
@@ -129,9 +167,6 @@ class FileReader(BlobReader):
     async def aclose(self) -> None:
         if self._ended is not None:
             await self._ended
-        if self._ahead is not None:
-            # The result of the last read is not needed any more, and neither is its error.
-            self._ahead.addErrback(lambda _: None)
         if self._line is not None:
             self._line.close()
         try:
@@ -141,15 +176,18 @@ class FileReader(BlobReader):
         except ShuttingDown:
             os.close(self._descriptor)
 
-    def _begin_read(self) -> Deferred[bytes] | None:
-        size = min(PIECE_SIZE, self._stop - self._offset)
+    async def _read(self) -> bytes:
+        size = min(self._read_size, self._stop - self._offset)
         if size == 0:
-            return None
+            return b""
+        self._read_size = PIECE_SIZE
         read = Deferred.fromCoroutine(
             self._workers.run(_read, self._descriptor, size, self._offset)
         )
         self._ended = when_finished(read)
-        return read
+        # Shielded: the wait may be cancelled, but not the thread, and aclose() has to wait until
+        # the thread no longer uses the descriptor.
+        return await shield(read)
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:
@@ -174,5 +212,7 @@ def _send(line: int, descriptor: int, offset: int, size: int) -> int:
     except ConnectionError:
         raise
     except OSError as error:
+        if error.errno in _CONNECTION_ERRORS:
+            raise ConnectionError(error.errno, error.strerror) from error
         raise StorageError(operation="send a blob", reason=error.strerror or str(error)) from error
     return sent

@@ -2,10 +2,11 @@
 Send blobs without blocking the reactor thread.
 
 A layer may be gigabytes long and not in the page cache, and a client may be arbitrarily
-slow.  Files are read piece by piece on worker threads, one piece ahead of the one being
-sent, and only while the connection accepts data: for each client, two pieces are in
-memory, and no thread is occupied between reads.  Where the connection is a plain socket,
-all but the first piece is sent without being read (:mod:`nixery.http.sendfile`).
+slow.  Files are read piece by piece on worker threads, and only while the connection accepts
+data; no thread is occupied between reads.  A connection gets a slice of a piece at a time.  If
+it takes none for a moment, the rest of the piece is dropped, to be read again: a client that
+stalls has one slice in memory.  Where the connection is a plain socket, all but the first slice
+is sent without being read (:mod:`nixery.http.sendfile`), and none of it is in memory.
 
 An opened blob is closed in every case.  A client may disconnect while its blob is being
 opened, while a thread reads, while the sender waits for the client, or never; and a
@@ -25,9 +26,10 @@ from zope.interface import implementer
 
 from nixery.errors import ShuttingDown, StorageError
 from nixery.http.error_responses import log_text
-from nixery.http.registry.blob_readers import BlobReader, FileReader, StreamReader
+from nixery.http.registry.blob_readers import SLICE_SIZE, BlobReader, FileReader, StreamReader
 from nixery.http.responses import client_disconnected, describe_blob, set_headers
 from nixery.http.sendfile import dup_socket
+from nixery.http.tcp_info import acknowledgements_of
 from nixery.image.names import Digest
 from nixery.runtime.deferreds import shield
 from nixery.runtime.workers import Workers
@@ -49,6 +51,9 @@ Bytes per second that a client must have taken on average, not counting one paus
 stall limit: slower than any connection over which an image can be pulled.  Without it, a
 client that takes a byte now and then would keep a connection for years.
 """
+
+DROP_SECONDS = 1.0
+"""Seconds without progress after which the part of a piece is dropped that was not sent yet."""
 
 SEND_THREADS = 4
 """
@@ -131,11 +136,10 @@ class BlobSender:
         try:
             # Read before the status is sent, so that a disk which fails at once becomes an error
             # response (nixery.http.error_responses decides its status).
-            first = await anext(pieces, b"")
-            if not first and source.info.size:
+            if not await pieces.fill() and source.info.size:
                 raise StorageError(operation=f"read {digest}", reason="its bytes are missing")
             describe_blob(request, source.info, part)
-            await self._write_body(request, first, pieces, wanted.stop - wanted.start)
+            await self._write_body(request, pieces, wanted.stop - wanted.start)
         finally:
             await self._close(pieces)
 
@@ -151,21 +155,20 @@ class BlobSender:
         except OSError:
             self._log.failure("a blob that has been read could not be closed")
 
-    async def _write_body(
-        self, request: Request, first: bytes, rest: BlobReader, length: int
-    ) -> None:
+    async def _write_body(self, request: Request, pieces: BlobReader, length: int) -> None:
         """Write exactly ``length`` bytes, as fast as the client takes them."""
-        back_pressure = _BackPressure(request, self._clock, self._limits)
+        back_pressure = _BackPressure(request, self._clock, self._limits, pieces.drop)
+        # What fits into one slice is written at once.
+        meter = acknowledgements_of(request) if length > SLICE_SIZE else None
         request.registerProducer(back_pressure, True)
-        piece = first
         try:
-            while piece and len(piece) <= length:
-                length -= len(piece)
-                request.write(piece)
-                if await back_pressure.passage() and isinstance(rest, FileReader):
-                    length -= await self._send(request, rest, length, back_pressure)
-                piece = await anext(rest, b"")
-            if piece or length:
+            while 0 < (size := await pieces.fill()) <= length:
+                length -= size
+                # No variable holds the slice while the client takes nothing.
+                request.write(pieces.take())
+                if await back_pressure.passage() and isinstance(pieces, FileReader):
+                    length -= await self._send(request, pieces, length, back_pressure)
+            if size or length:
                 raise StorageError(
                     operation=f"read {log_text(request.path)}",
                     reason="its size is not what was recorded",
@@ -186,6 +189,11 @@ class BlobSender:
             await Deferred()
         finally:
             back_pressure.close()
+            if meter is not None:
+                if client_disconnected(request):
+                    # The rest was written to buffers, and dropped with the connection.
+                    request.sentLength = min(request.sentLength, meter.count())
+                meter.close()
         request.unregisterProducer()
 
     async def _send(
@@ -199,7 +207,7 @@ class BlobSender:
         :param length: the number of bytes in the rest of the file.
         :return: the number of bytes sent: all, or 0 where ``sendfile`` cannot be used.
         """
-        if not length or pieces.reads_ahead:
+        if not length:
             return 0
         line = dup_socket(request, self._clock)
         if line is None:
@@ -263,13 +271,24 @@ class _CancellableOpen:
 
 @implementer(IPushProducer)
 class _BackPressure:
-    """Back pressure: suspends a coroutine while the connection's write buffer is full."""
+    """
+    Back pressure: suspends a coroutine while the connection's write buffer is full.
 
-    def __init__(self, request: Request, clock: IReactorTime, limits: SendLimits) -> None:
+    :param drop: called when nothing was taken for :data:`DROP_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        clock: IReactorTime,
+        limits: SendLimits,
+        drop: Callable[[], None],
+    ) -> None:
+        self._drop = drop
         self._request = request
         self._clock = clock
         self._limits = limits
-        self._begun = clock.seconds()
+        self._begun = self._deadline = clock.seconds()
         self._paused = False
         self._waiter: Deferred[None] | None = None
         self._stall: IDelayedCall | None = None
@@ -296,7 +315,8 @@ class _BackPressure:
         self._paused = True
         if self._stall is None:
             left = self._limits.left(self._request.sentLength, self._clock.seconds() - self._begun)
-            self._stall = self._clock.callLater(left, self._give_up)
+            self._deadline = self._clock.seconds() + left
+            self._stall = self._clock.callLater(min(left, DROP_SECONDS), self._wait_on)
 
     def resumeProducing(self) -> None:
         self._resumed()
@@ -308,6 +328,12 @@ class _BackPressure:
         # The connection is lost.  The request is notified too, and Klein then cancels the
         # coroutine at whatever it awaits.
         self._resumed()
+
+    def _wait_on(self) -> None:
+        """Free what can be read again, and wait until the deadline."""
+        self._drop()
+        left = max(0.0, self._deadline - self._clock.seconds())
+        self._stall = self._clock.callLater(left, self._give_up)
 
     def _give_up(self) -> None:
         self._limits.on_disconnect()

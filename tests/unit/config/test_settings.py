@@ -28,6 +28,7 @@ NAMES = (
     "idle_timeout",
     "send_timeout",
     "min_response_rate",
+    "max_unsent_size",
     "max_packages",
     "max_closure_size",
     "allow_packages",

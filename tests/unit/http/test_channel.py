@@ -14,6 +14,7 @@ from nixery.http.channel import CLOSE_TIMEOUT, MAX_BODY, MAX_HEADERS, OVER_LIMIT
 from nixery.http.server import RegistrySite, make_site
 from nixery.limits.addresses import parse_proxies
 from nixery.limits.admission import RESERVED_CONNECTIONS, AdmissionControl, AdmissionLimits
+from nixery.limits.unsent_bytes import UnsentBytes
 from tests.support.http import Connection
 
 HEAD = b"GET /x HTTP/1.1\r\nHost: reg\r\n"
@@ -65,6 +66,51 @@ class ChannelCase(SynchronousTestCase):
         self.assertTrue(answer.error()["message"])
         self.assertTrue(self.closed())
         self.assertEqual({reason: 1}, self.site.admission.refusals)
+
+
+class UnsentTests(ChannelCase):
+    """Tests of responses that clients do not take."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.unsent = UnsentBytes(max_bytes=1000)
+        self.site = make_site(self.page, self.clock, unsent=self.unsent)
+
+    def stall(self, size: int) -> Connection:
+        """Send a response to a client that takes nothing."""
+        connection = Connection(self.site, slow=True)
+        connection.send("GET", "/held")
+        self.page.held[-1].setHeader(b"Content-Length", b"10000")
+        self.page.held[-1].write(bytes(size))
+        return connection
+
+    def test_bytes_count_until_they_are_taken_or_dropped(self) -> None:
+        """What a client does not take counts until it does, or leaves, or another leaves."""
+        first, second = self.stall(100), self.stall(200)
+        self.assertEqual(300, self.unsent.total)
+        self.page.held[0].write(bytes(50))
+        self.assertEqual(350, self.unsent.total)
+        first.resume()
+        self.assertEqual(200, self.unsent.total)
+        second.disconnect()
+        self.assertEqual(0, self.unsent.total)
+
+    def test_slowest_is_ended_when_all_hold_too_much(self) -> None:
+        """When all hold too much, the connection that has waited longest is ended."""
+        first, second = self.stall(600), self.stall(400)
+        self.assertFalse(first.transport.disconnecting)
+        third = self.stall(1)
+        self.assertTrue(first.transport.disconnecting)
+        self.assertFalse(second.transport.disconnecting or third.transport.disconnecting)
+        self.assertEqual(401, self.unsent.total)
+
+    def test_clients_that_take_everything_count_for_nothing(self) -> None:
+        """A response that the transport takes at once is never counted."""
+        connection = Connection(self.site)
+        connection.send("GET", "/held")
+        self.page.held[-1].write(bytes(10_000))
+        self.assertEqual(0, self.unsent.total)
+        self.assertFalse(connection.transport.disconnecting)
 
 
 class TimeTests(ChannelCase):

@@ -87,7 +87,6 @@ class RangeTests(SynchronousTestCase):
             b"bytes=\xb2-\xb3",
             b"items=0-1",
             b"bytes=0-1,3-4",
-            b"bytes=" + b"9" * 5000 + b"-",
         ):
             self.assertIsNone(ask(value, 10), value)
         self.assertIsNone(requested_range([b"bytes=0-1", b"bytes=2-3"], None, DIGEST, 10))
@@ -95,7 +94,9 @@ class RangeTests(SynchronousTestCase):
     def test_case_and_long_numbers(self) -> None:
         """The unit may be capitalised; an end far away is the end."""
         self.assertEqual(ByteRange(start=1, stop=10), ask(b"Bytes=1-" + b"9" * 900, 10))
-        self.assertRaises(RangeNotSatisfiable, ask, b"bytes=" + b"9" * 900 + b"-", 10)
+        for digits in (900, 5000):
+            self.assertRaises(RangeNotSatisfiable, ask, b"bytes=" + b"9" * digits + b"-", 10)
+            self.assertEqual(ByteRange(start=1, stop=3), ask(b"bytes=%b1-2" % (b"0" * digits), 10))
 
     def test_an_empty_blob_has_no_ranges(self) -> None:
         """It is sent whole to those who ask for its beginning."""

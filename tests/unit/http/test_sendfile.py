@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
+from unittest import mock
 
 import treq
 from twisted.internet import reactor
@@ -142,8 +144,9 @@ class SendTests(LineCase):
     def test_after_a_piece(self) -> None:
         """A piece that was read already is not sent again."""
         pieces = self.pieces(0, len(DATA))
-        first = self.successResultOf(Deferred.fromCoroutine(pieces.__anext__()))
-        self.assertFalse(pieces.reads_ahead)
+        size = self.successResultOf(Deferred.fromCoroutine(pieces.fill()))
+        first = pieces.take()
+        self.assertEqual(DATA[:size], first)
         sent = self.send(pieces)
         self.assertEqual(DATA[len(first) :][: min(sent, 1000)], self.theirs.recv(1000))
         self.close(pieces)
@@ -153,6 +156,14 @@ class SendTests(LineCase):
         self.theirs.close()
         pieces = self.pieces(0, len(DATA))
         self.failureResultOf(Deferred.fromCoroutine(pieces.send()), ConnectionError)
+        self.close(pieces)
+
+    def test_no_other_end_of_a_connection_is(self) -> None:
+        """Nor is a connection that ends without its peer: the network is down."""
+        pieces = self.pieces(0, len(DATA))
+        for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN):
+            with mock.patch("os.sendfile", side_effect=OSError(number, "x")):
+                self.failureResultOf(Deferred.fromCoroutine(pieces.send()), ConnectionError)
         self.close(pieces)
 
     def test_file_that_ends_too_soon_is(self) -> None:

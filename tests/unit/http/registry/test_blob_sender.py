@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from nixery.errors import ShuttingDown, StorageError
 from nixery.http.registry.api import Registry, RegistryLimits
-from nixery.http.registry.blob_readers import PIECE_SIZE
-from nixery.http.registry.blob_sender import STALL_LIMIT_SECONDS, SendLimits
+from nixery.http.registry.blob_readers import PIECE_SIZE, SLICE_SIZE
+from nixery.http.registry.blob_sender import DROP_SECONDS, STALL_LIMIT_SECONDS, SendLimits
 from nixery.http.server import make_site
 from nixery.image.manifests import digest_of
 from nixery.image.names import Digest
@@ -38,6 +39,9 @@ from tests.support.http import (
     SteppedWorkers,
     make_root,
 )
+
+WINDOW = 64 * 1024
+"""The buffer of a client's host, in bytes: much smaller than that of our own socket."""
 
 PIECES = 4
 DATA = bytes(os.urandom(PIECE_SIZE // 4) * 4 * PIECES)[: PIECES * PIECE_SIZE - 100]
@@ -97,19 +101,39 @@ class FileTests(SynchronousTestCase):
         self.assertEqual((206, DATA[start:stop]), (answer.status, answer.body))
         connection.disconnect()
 
-    def test_slow_client_makes_one_piece_be_read_ahead(self) -> None:
-        """A client that takes nothing gets one piece, and one more is read ahead."""
+    def test_stalled_client_gets_one_slice_and_nothing_is_read_meanwhile(self) -> None:
+        """A client that takes nothing gets one slice, and nothing is read meanwhile."""
         connection = serve(self.storage, self.workers, self.clock, slow=True)
         connection.send("GET", self.path)
-        for pieces in range(1, PIECES):
+        for sent in range(SLICE_SIZE, len(DATA), SLICE_SIZE):
             self.workers.finish()
             body = connection.received().partition(b"\r\n\r\n")[2]
-            self.assertEqual(pieces * PIECE_SIZE, len(body))
+            self.assertEqual(sent, len(body))
             connection.resume()
         self.workers.finish()
         connection.resume()
         self.workers.finish()
         self.assertEqual(DATA, connection.response().body)
+        connection.disconnect()
+
+    def test_pieces_are_read_whole_unless_the_client_stalls(self) -> None:
+        """A piece is read at once and sent in slices; what a client stalls before is read again."""
+        connection = serve(self.storage, self.workers, self.clock, slow=True)
+        connection.send("GET", self.path)
+        self.workers.finish()
+        connection.resume()
+        self.assertEqual(["_read"], self.workers.names)
+        self.workers.finish()
+        connection.resume()
+        self.assertEqual([], self.workers.names)
+        self.assertEqual(3 * SLICE_SIZE, len(connection.received().partition(b"\r\n\r\n")[2]))
+        self.clock.advance(DROP_SECONDS)
+        connection.resume()
+        self.assertEqual(["_read"], self.workers.names)
+        for _ in range(len(DATA) // SLICE_SIZE):
+            self.workers.finish()
+            connection.resume()
+        self.assertTrue(connection.received().endswith(b"\r\n\r\n" + DATA))
         connection.disconnect()
 
     def test_client_that_takes_nothing_is_given_up(self) -> None:
@@ -122,6 +146,7 @@ class FileTests(SynchronousTestCase):
             self.clock.advance(STALL_LIMIT_SECONDS - 1)
             self.assertFalse(connection.transport.disconnecting)
             connection.resume()
+        self.workers.finish()
         self.clock.advance(STALL_LIMIT_SECONDS)
         self.assertTrue(connection.transport.disconnecting)
         connection.disconnect()
@@ -131,7 +156,7 @@ class FileTests(SynchronousTestCase):
         """A client that takes a little again and again, but too little in all, is given up."""
         told: list[str] = []
         limits = SendLimits(
-            stall=100, rate=PIECE_SIZE / 50, on_disconnect=lambda: told.append("slow")
+            stall=100, rate=SLICE_SIZE / 50, on_disconnect=lambda: told.append("slow")
         )
         connection = serve(self.storage, self.workers, self.clock, slow=True, sending=limits)
         connection.send("GET", self.path)
@@ -140,7 +165,7 @@ class FileTests(SynchronousTestCase):
             self.clock.advance(90)
             self.assertFalse(connection.transport.disconnecting)
             connection.resume()
-        # Two pieces and the pause that it may make are used up but for some seconds.
+        # Two slices and the pause that it may make are used up but for some seconds.
         self.workers.finish()
         self.clock.advance(69)
         self.assertFalse(connection.transport.disconnecting)
@@ -153,7 +178,7 @@ class FileTests(SynchronousTestCase):
     def test_leaving_at_every_moment(self) -> None:
         """Whenever the client leaves, nothing is logged as failed and the file is closed."""
         for slow in (False, True):
-            for steps in range(PIECES + 3):
+            for steps in range(len(DATA) // SLICE_SIZE + PIECES):
                 connection = serve(self.storage, self.workers, self.clock, slow=slow)
                 connection.send("GET", self.path)
                 for _ in range(steps):
@@ -420,9 +445,9 @@ class LoopbackTests(TestCase):
             self.workers,
             reactor,
         )
-        site = make_site(make_root(registry=registry), reactor)
+        self.site = make_site(make_root(registry=registry), reactor)
         tcp = IReactorTCP(reactor)
-        port = tcp.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
+        port = tcp.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[arg-type]  # the reactor is a module to mypy
         self.addCleanup(port.stopListening)
         self.port = port.getHost().port  # type: ignore[attr-defined]  # IAddress has none
         self.path = f"/v2/git/blobs/{self.digest}"
@@ -454,16 +479,53 @@ class LoopbackTests(TestCase):
         self.assertNotIn(descriptor, self.storage.open_descriptors())
         self.assertEqual([], self.flushLoggedErrors())
 
+    async def test_open_ended_ranges_that_are_cut_short(self) -> None:
+        """Clients take the beginning of the rest of a blob: that counts, and is no error."""
+        with capturedLogs() as logs:
+            for start in (0, self.SIZE // 2):
+                client = await connectProtocol(
+                    TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Sipping(WINDOW)
+                )
+                client.ask(self.path, f"bytes={start}-")
+                await client.sipped
+                [channel] = self.site.channels
+                while channel.requests[0].sentLength < 16 * WINDOW:
+                    await turn()
+                client.leave()
+                await closed(self.storage)
+                while self.site.channels:
+                    await turn()
+        lines = [event for event in logs if "sent" in event]
+        self.assertEqual([206, 206], [line["status"] for line in lines])
+        for line in lines:
+            self.assertFalse(line["complete"])
+            # What was taken, and what the client's host has room for beyond.
+            self.assertLessEqual(0, line["sent"])
+            self.assertLess(line["sent"], 8 * WINDOW)
+        serious = [event for event in logs if event["log_level"] >= LogLevel.warn]
+        self.assertEqual([], serious)
+
 
 class Sipping(Protocol):
-    """A client that takes the first bytes of an answer and no more."""
+    """
+    A client that takes the first bytes of an answer and no more.
 
-    def __init__(self) -> None:
+    :param window: the size of its host's buffer, in bytes; 0: that of the system.
+    """
+
+    def __init__(self, window: int = 0) -> None:
         self.sipped: Deferred[None] = Deferred()
+        self._window = window
 
-    def ask(self, path: str) -> None:
+    def connectionMade(self) -> None:
+        if self._window:
+            handle = self.transport.getHandle()  # type: ignore[union-attr]  # that of TCP has it
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._window)
+
+    def ask(self, path: str, part: str = "bytes=0-") -> None:
         assert self.transport is not None
-        self.transport.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nRange: {part}\r\n\r\n"
+        self.transport.write(head.encode())
 
     def dataReceived(self, data: bytes) -> None:
         self.transport.pauseProducing()  # type: ignore[union-attr]  # that of TCP has it
@@ -477,6 +539,11 @@ class Sipping(Protocol):
 async def closed(storage: FileStorage) -> None:
     """Wait until a storage's files are closed; the test's own timeout ends a wait in vain."""
     while storage.open_descriptors():
-        turn: Deferred[None] = Deferred()
-        reactor.callLater(0.001, turn.callback, None)
-        await turn
+        await turn()
+
+
+async def turn() -> None:
+    """Let the reactor do something else."""
+    waiter: Deferred[None] = Deferred()
+    reactor.callLater(0.001, waiter.callback, None)
+    await waiter
