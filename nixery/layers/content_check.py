@@ -23,7 +23,7 @@ from zstandard import ZstdDecompressor, ZstdError
 
 from nixery.layers.link_resolver import Kind, follow
 from nixery.layers.rootfs import RULES
-from nixery.layers.tarball import WHITEOUT_PREFIX
+from nixery.layers.tarball import WHITEOUT_PREFIX, printable
 
 __all__ = ["Entries", "find_faults", "read_entries"]
 
@@ -76,13 +76,13 @@ def find_faults(entries: Entries) -> Iterator[str]:
     """
     for path in entries:
         if path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX):
-            yield f"{path!r} deletes another file"
+            yield f"{printable(path)} deletes another file"
     roots = {path: entry for path, entry in entries.items() if not path.startswith(b"nix/")}
     for path, entry in roots.items():
         if isinstance(entry, bytes) and entry[1:] not in entries and path not in RULES.files:
-            yield f"/{path!r} leads to a file that is not in the image"
+            yield f"/{printable(path)} leads to a file that is not in the image"
         if path in RULES.files and entry is Kind.DIRECTORY:
-            yield f"/{path!r} has to be a file"
+            yield f"/{printable(path)} has to be a file"
     yield from _misplaced_links(entries, roots)
     yield from _missing_entries(entries)
 
@@ -109,7 +109,7 @@ def _misplaced_links(entries: Entries, roots: Entries) -> Iterator[str]:
             or roots.get(path) != b"/" + source
             or any(_STORE + each + b"/" + path in entries for each in outputs - {output})
         ):
-            yield f"{source!r} leads to {place.path!r}"
+            yield f"{printable(source)} leads to {printable(place.path)}"
 
 
 def _missing_entries(entries: Entries) -> Iterator[str]:
@@ -120,13 +120,13 @@ def _missing_entries(entries: Entries) -> Iterator[str]:
 
     for path in _NEEDED_DIRECTORIES:
         if entries.get(path) is not Kind.DIRECTORY:
-            yield f"/{path!r} is no directory"
+            yield f"/{printable(path)} is no directory"
     for path in _NEEDED_FILES:
         if kind(path) is not Kind.FILE:
-            yield f"/{path!r} is no file"
+            yield f"/{printable(path)} is no file"
     for needed, path in ((b"bin/bash", b"bin/sh"), (b"bin/env", b"usr/bin/env")):
         if kind(needed) is Kind.FILE and kind(path) is not Kind.FILE:
-            yield f"/{path!r} is no file"
+            yield f"/{printable(path)} is no file"
 
 
 def _in_store(entries: Entries, parts: Sequence[bytes]) -> Kind | bytes:
