@@ -83,7 +83,7 @@ class _CachedRef:
     """
     A cached result.
 
-    :param as_of: the time on the clock at which the upstream said so, or before.
+    :param as_of: the time on the clock at which its last look-up began.
     :param expires_at: the time on the clock at which it is looked up again.
     """
 
