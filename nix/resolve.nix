@@ -34,10 +34,10 @@
 
 let
   inherit (builtins)
-    all any attrNames concatLists concatStringsSep deepSeq elem elemAt filter foldl' fromJSON
-    functionArgs genList head intersectAttrs isAttrs isFunction isInt isList isString length
-    listToAttrs mapAttrs match parseDrvName removeAttrs replaceStrings seq stringLength substring tail
-    toJSON tryEval typeOf;
+    all any appendContext attrNames concatLists concatStringsSep deepSeq elem elemAt filter foldl'
+    fromJSON functionArgs genList hasContext head intersectAttrs isAttrs isFunction isInt isList isString
+    length listToAttrs mapAttrs match parseDrvName removeAttrs replaceStrings seq stringLength
+    substring tail toJSON tryEval typeOf;
 
   inherit (import ./text.nix) onlyTexts toText;
 
@@ -225,7 +225,7 @@ let
 
   describe = package: meta: path: outputs:
     let
-      inherit (package) name;
+      inherit (package) name drvPath;
       parsed = parseDrvName name;
     in
     {
@@ -236,7 +236,9 @@ let
       description = toText (get isString "" (meta.description or ""));
       # nixpkgs' default; a lower number wins.
       priority = get isInt 5 (meta.priority or 5);
-      derivation = toText package.drvPath;
+      # A path without context was written by hand: `appendContext` fails unless it is in the store.
+      derivation = toText
+        (if hasContext drvPath then drvPath else appendContext drvPath { ${drvPath}.path = true; });
       outputs = map
         (output: { name = toText output; path = toText (package.${output} or package).outPath; })
         outputs;

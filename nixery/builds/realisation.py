@@ -29,6 +29,12 @@ One is enough, unless the package set is being changed, or a collector removes a
 is given its root at that moment, which Nix 2.8 was seen to do.
 """
 
+MAX_COSTLY_ATTEMPTS = 2
+"""
+The most attempts in which builds had begun when derivations were found missing: a collector may
+have removed their outputs too, and each attempt would build them again.
+"""
+
 _log = Logger()
 
 
@@ -54,7 +60,10 @@ async def realise(
         return await nix.realise(evaluation.packages, progress), evaluation
     except MissingDerivations as error:
         missing = error
+    costly = int(missing.builds > 0)
     for _ in range(MAX_REEVALUATIONS):
+        if costly == MAX_COSTLY_ATTEMPTS:
+            break
         _log.info(
             "{image}: a garbage collection took its derivations; evaluating again",
             image=name.repository,
@@ -71,4 +80,5 @@ async def realise(
             )
         except MissingDerivations as error:
             missing = error
+            costly += missing.builds > 0
     raise missing

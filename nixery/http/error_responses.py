@@ -343,8 +343,8 @@ def _detail(error: NixeryError) -> Mapping[str, Detail]:
                     for problem in problems
                 ]
             }
-        case BuildFailed(derivation=derivation, log=log):
-            return {"derivation": derivation, "log": log[-MAX_LOG_LINES:]}
+        case BuildFailed(derivation=derivation, log=log, reason=reason):
+            return {"derivation": derivation, "reason": reason, "log": log[-MAX_LOG_LINES:]}
         case BuildTimedOut(derivation=derivation, log=log, seconds=seconds):
             return {
                 "derivation": derivation,
@@ -356,7 +356,12 @@ def _detail(error: NixeryError) -> Mapping[str, Detail]:
         case EvaluationTimedOut(names=names, seconds=seconds, setting=setting):
             return {"names": names, "seconds": seconds, "setting": setting}
         case WrongSystem(derivation=derivation, required=required, available=available):
-            return {"derivation": derivation, "required": required, "available": available}
+            return {
+                "derivation": derivation,
+                "required": required,
+                "available": available,
+                "features": error.features,
+            }
         case _:
             return {name: getattr(error, name) for name in _PLAIN.get(type(error), ())}
 

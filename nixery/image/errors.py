@@ -71,6 +71,7 @@ class ProblemKind(Enum):
     BROKEN = "broken"
     INSECURE = "insecure"
     UNSUPPORTED = "unsupported"
+    CONTENT_ADDRESSED = "content-addressed"
     REFUSED = "refused"
     EVALUATION = "evaluation"
 

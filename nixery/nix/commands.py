@@ -6,8 +6,9 @@ Run the Nix commands of this machine, as coroutines.
     realise         nix-build         derivations -> store paths, rooted
     closure         nix-store         store paths -> the graph of what they need
 
-:mod:`nixery.nix.arguments` builds the commands, :mod:`nixery.nix.error_parsing` converts their
-failures, and :mod:`nixery.nix.evaluator` looks packages up.
+:mod:`nixery.nix.arguments` builds the commands, :mod:`nixery.nix.error_parsing` and
+:mod:`nixery.nix.build_errors` convert their failures, and :mod:`nixery.nix.evaluator` looks
+packages up.
 """
 
 from __future__ import annotations
@@ -26,15 +27,10 @@ from nixery.image.closure import RuntimeGraph, parse_db_dump
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, Package
 from nixery.nix import arguments, resolve_arguments, store_location
+from nixery.nix.build_errors import build_deadline_passed, build_failure
 from nixery.nix.context import NixContext
-from nixery.nix.error_parsing import (
-    INSTALL,
-    build_deadline_passed,
-    build_failure,
-    command_missing,
-    unusable,
-)
-from nixery.nix.errors import MissingDerivations, NixMisconfigured, NixUnusable
+from nixery.nix.error_parsing import INSTALL, command_missing, unusable
+from nixery.nix.errors import BuildFailed, MissingDerivations, NixMisconfigured, NixUnusable
 from nixery.nix.evaluator import Evaluator
 from nixery.nix.gc_roots import make_directories, remove_all, remove_directory
 from nixery.nix.interface import Realisation, RootedClosure
@@ -187,11 +183,22 @@ class NixCommands:
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
         """See :meth:`nixery.nix.interface.Nix.realise`."""
-        return await self._realise(
-            packages,
-            lambda link: arguments.build(self._context.settings, packages=packages, out_link=link),
-            progress,
-        )
+        try:
+            return await self._realise(
+                packages,
+                lambda link: arguments.build(
+                    self._context.settings, packages=packages, out_link=link
+                ),
+                progress,
+            )
+        except UnexpectedOutput as error:
+            # The next try would build the same: a package says another outPath than its own.
+            raise BuildFailed(
+                derivation=packages[0].derivation if len(packages) == 1 else "",
+                reason="the package set says other output paths than those that were built",
+                log=(error.excerpt,),
+                output=CommandOutput(argv=("nix-build",), status=0),
+            ) from error
 
     async def reevaluate_and_realise(
         self,

@@ -88,17 +88,22 @@ class BuildFailed(NixeryError):
     :param derivation: its store path (``/nix/store/...drv``), ``""`` when Nix
         did not say which.
     :param log: the last lines of its log.
+    :param reason: Nix's own words, ``builder failed with exit code 1``, ``""`` when it said
+        nothing.
     """
 
     derivation: str
     log: tuple[str, ...]
     output: CommandOutput
+    reason: str = ""
 
     @property
     def message(self) -> str:
         what = self.derivation or "a derivation"
-        tail = "\n".join(self.log)
-        return f"{what} failed to build. The last lines of its log:\n{tail}"
+        reason = f": {self.reason}" if self.reason else ""
+        tail = "\n".join(("The last lines of its log:", *self.log)) if self.log else ""
+        # Tools match the words "failed to build".
+        return f"{what} failed to build{reason}. {tail}".rstrip()
 
 
 @frozen(kw_only=True)
@@ -156,9 +161,14 @@ class BuildTimedOut(NixeryError):
 
 @frozen(kw_only=True)
 class MissingDerivations(NixeryError):
-    """A garbage collection removed derivations between evaluation and build."""
+    """
+    A garbage collection removed derivations between evaluation and build.
+
+    :param builds: the number of builds that had begun until then.
+    """
 
     output: CommandOutput
+    builds: int = 0
 
     @property
     def message(self) -> str:
@@ -170,15 +180,29 @@ class MissingDerivations(NixeryError):
 
 @frozen(kw_only=True)
 class WrongSystem(NixeryError):
-    """A derivation needs a builder of a system that this machine has none for."""
+    """
+    A derivation needs a builder that this machine has none for.
+
+    :param required: the system, with the features that the derivation requires.
+    :param available: the system of this machine.
+    :param features: the system features that are missing, if the system is not what is missing.
+    """
 
     derivation: str
     required: str
     available: str
     output: CommandOutput
+    features: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
+        if self.features:
+            return (
+                f"{self.derivation} needs a builder with the system feature"
+                f" {', '.join(self.features)}, and this machine has none: if it can do that, add"
+                " the feature to Nix's `system-features` setting; otherwise name a remote builder"
+                " that has it in `builders`"
+            )
         return (
             f"{self.derivation} has to be built on {self.required}, and this machine builds for"
             f" {self.available} only: name a remote builder in Nix's `builders` setting, or"

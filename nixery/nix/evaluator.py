@@ -7,6 +7,9 @@ assertions of a package, and ``nix/resolve.nix`` reports them as results; but an
 ends the command, and with it the evaluation of all other packages.  Then the names
 are bisected until each failing name is evaluated alone: k failing names among n take
 about 2 k log n commands.
+
+A package may throw any text, also that of an error of Nix itself.  So a text only raises the
+suspicion that Nix has failed; it has if it cannot store a file either.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
+from uuid import uuid4
 
+from attrs import evolve, frozen
 from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
@@ -22,10 +27,11 @@ from nixery.errors import NixeryError
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, make_evaluation, refused_problems
-from nixery.nix import resolve_arguments
+from nixery.nix import arguments, resolve_arguments
 from nixery.nix.context import NixContext
-from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
+from nixery.nix.error_parsing import command_missing, fault_of, too_old
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
+from nixery.nix.evaluation_log import EvaluationLog
 from nixery.nix.prewarm import PrewarmedEvaluator
 from nixery.nix.resolve_arguments import Lookup
 from nixery.nix.resolve_output import missing_result, parse_results, thrown, with_reason
@@ -40,8 +46,22 @@ __all__ = ["Evaluator"]
 MAX_EXPLAINED_NAMES = 5
 """The most throwing packages of an image that are evaluated again to get Nix's text."""
 
+PROBE_TIMEOUT_SECONDS = 60.0
+"""Timeout in seconds of the check that Nix works; long, for it may wait for a lock."""
+
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 """The most bytes that an evaluation may print; the names of nixpkgs are 0.5 MB."""
+
+
+@frozen(kw_only=True)
+class _EvaluationError(ProcessFailed):
+    """
+    An evaluation failed, and not because of Nix itself.
+
+    :param reason: the reason, for users.
+    """
+
+    reason: str
 
 
 class Evaluator:
@@ -159,7 +179,7 @@ class Evaluator:
             if results is None:
                 # This gets a new deadline, so that it can report the error in any case.
                 results = await self._evaluate_once(lookup, requests, self._deadline())
-        except ProcessFailed as failure:
+        except _EvaluationError as failure:
             # The bisection gets a new deadline: most of the first one may be used up,
             # and a timeout would hide the failing package.
             deadline = self._deadline()
@@ -175,9 +195,11 @@ class Evaluator:
         """
         try:
             await self._evaluate_once(lookup, (), deadline)
-        except ProcessFailed as failure:
-            raise EvaluationFailed(
-                reason=self._error_text(failure), output=failure.output
+        except _EvaluationError as failure:
+            # Only the package set as a whole knows which Nix it needs.
+            refused = too_old(failure.reason, failure.output)
+            raise (
+                refused or EvaluationFailed(reason=failure.reason, output=failure.output)
             ) from failure
 
     async def _bisect(
@@ -185,17 +207,17 @@ class Evaluator:
         lookup: Lookup,
         requests: Sequence[PackageRequest],
         deadline: float,
-        failure: ProcessFailed,
+        failure: _EvaluationError,
     ) -> tuple[LookupResult, ...]:
         """Bisect names that could not be evaluated together because of ``failure``."""
         if len(requests) == 1:
-            return (thrown(requests[0], self._error_text(failure)),)
+            return (thrown(requests[0], failure.reason),)
         middle = len(requests) // 2
         results: tuple[LookupResult, ...] = ()
         for half in (requests[:middle], requests[middle:]):
             try:
                 results += await self._evaluate_once(lookup, half, deadline)
-            except ProcessFailed as error:
+            except _EvaluationError as error:
                 results += await self._bisect(lookup, half, deadline, error)
         return results
 
@@ -216,8 +238,8 @@ class Evaluator:
         for result in silent:
             try:
                 await self._evaluate_once(lookup, (result.request,), deadline, guard=False)
-            except ProcessFailed as failure:
-                reasons[result.request] = self._error_text(failure)
+            except _EvaluationError as failure:
+                reasons[result.request] = failure.reason
             except EvaluationTimedOut:
                 break
         return [with_reason(result, reasons.get(result.request, "")) for result in results]
@@ -259,28 +281,72 @@ class Evaluator:
         Run one evaluation.
 
         :param deadline: a time on the clock.
-        :raises ProcessFailed: it failed, and not because of Nix itself.
+        :param guard: without it, Nix has caught what the packages throw before, so that their
+            texts are known to be their own.
+        :raises _EvaluationError: it failed, and not because of Nix itself.
         """
-        command = self._command(
-            resolve_arguments.evaluate(lookup, requests, guard=guard),
-            max(0.0, deadline - self._context.clock.seconds()),
-        )
+        argv = resolve_arguments.evaluate(lookup, requests, guard=guard)
         try:
-            result = await self._context.spawner.run(command)
+            try:
+                output = await self._run(lookup, argv, deadline)
+            except _EvaluationError as failure:
+                fault = fault_of(failure.reason, failure.output)
+                if fault is None or not guard:
+                    raise
+                if not await self._works():
+                    raise fault from failure
+                # It was a fault that has passed, or a package says the same again.
+                output = await self._run(lookup, argv, deadline)
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
             raise self._timeout_error(requests) from error
         except OutputTooLarge as error:
             raise EvaluationFailed(reason=error.message, output=error.output) from error
-        except ProcessFailed as failure:
-            fault = nix_at_fault(failure)
-            if fault is not None:
-                raise fault from failure
-            raise
         return await self._context.workers.run(
-            parse_results, result.stdout, requests, self._indexes, _package_set(lookup)
+            parse_results, output, requests, self._indexes, _package_set(lookup)
         )
+
+    async def _run(
+        self,
+        lookup: Lookup,
+        argv: tuple[str, ...],
+        deadline: float,
+    ) -> bytes:
+        """
+        Run a command that evaluates; :return: its output.
+
+        :raises _EvaluationError: it failed.
+        """
+        log = EvaluationLog(source=lookup.package_set.path)
+        command = self._command(argv, max(0.0, deadline - self._context.clock.seconds()))
+        try:
+            result = await self._context.spawner.run(evolve(command, on_stderr_line=log.feed))
+        except ProcessFailed as failure:
+            if not log.text():
+                # It was not started.
+                for line in failure.output.stderr.splitlines():
+                    log.feed(line.encode())
+            output = evolve(failure.output, stderr=log.text())
+            if output.signal is not None:
+                reason = output.describe()
+            else:
+                reason = log.reason(self._context.settings)
+            raise _EvaluationError(output=output, reason=reason) from failure
+        return result.stdout
+
+    async def _works(self) -> bool:
+        """True if Nix can store a file, whatever an evaluation said."""
+        command = Command(
+            argv=arguments.store_text(uuid4().hex),
+            environment=self._context.environment,
+            timeout=PROBE_TIMEOUT_SECONDS,
+        )
+        try:
+            await self._context.spawner.run(command)
+        except (ProcessFailed, ProcessTimedOut):
+            return False
+        return True
 
     def _prewarm_command(self, lookup: Lookup) -> Command:
         return self._command(resolve_arguments.prewarm(lookup))
@@ -307,11 +373,6 @@ class Evaluator:
 
     def _deadline(self) -> float:
         return self._context.clock.seconds() + self._context.settings.eval_timeout
-
-    def _error_text(self, failure: ProcessFailed) -> str:
-        if failure.output.signal is not None:
-            return failure.output.describe()
-        return error_text(failure.output.stderr, self._context.settings)
 
 
 def _package_set(lookup: Lookup) -> tuple[Revision, str]:

@@ -6,6 +6,11 @@ messages belong to no activity.  The numbers of activities and results are those
 ``logging.hh``, the same from 2.3 to 2.36; unknown ones are ignored.  A large download
 prints hundreds of thousands of lines, so most of the lines that are not needed are skipped
 by a search in their bytes, before any decoding.
+
+What builders print is data.  A builder can have Nix print messages: Nix passes on lines of a
+builder that look like its own messages, and its daemon quotes the log in errors.  So errors are
+kept apart by what they prove: :attr:`BuildLog.own_errors` cannot come from a builder.  Nix lets
+no builder start or stop a build or count one as done, so these events are evidence too.
 """
 
 from __future__ import annotations
@@ -57,6 +62,9 @@ _RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, PROGRESS, SET_EXPECT
 _MESSAGES = (b'"level":0', b'"level":1', b'.drv"}')
 _PLANNED = re.compile(r"\s*(/nix/store/\S+\.drv)")
 
+# Nix's daemon quotes the end of the log in its errors; only advice follows.
+_QUOTED_LOG = re.compile(r"^[ \t]*[Ll]ast \d+ log lines:$.*\Z", re.MULTILINE | re.DOTALL)
+
 Event = Mapping[str, Any]
 """The JSON of an event; its structure is checked by using it."""
 
@@ -95,15 +103,23 @@ class BuildLog:
     Parses the lines of one ``nix-build``.
 
     :param progress: gets the progress of the build.
-    :ivar errors: Nix's errors, and lines that are not events, oldest first.
-    :ivar warnings: Nix's warnings, oldest first.
+    :ivar own_errors: errors that only Nix itself can have printed, without the log lines that it
+        quotes, oldest first.
+    :ivar reported_errors: errors that a Nix daemon or a builder has printed while builds ran, in
+        the same form.
+    :ivar notes: other text on the level of errors and warnings, oldest first: warnings, and lines
+        that are not events.
     :ivar planned: derivations that Nix said it would build, the last ones.
     :ivar planned_count: the number of derivations that it said it would build.
+    :ivar started_builds: the number of builds that have begun.
     """
 
     progress: Progress
-    errors: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
-    warnings: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    own_errors: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    reported_errors: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    notes: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    started_builds: int = field(init=False, default=0)
+    _messages: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
     planned: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_PLANNED_DERIVATIONS))
     planned_count: int = field(init=False, default=0)
     _activities: dict[int, int] = field(init=False, factory=dict)
@@ -111,7 +127,9 @@ class BuildLog:
     _logs: dict[str, deque[str]] = field(init=False, factory=dict)
     _downloads: _Downloads = field(init=False, factory=_Downloads)
     _phase: Phase | None = field(init=False, default=None)
-    _builds_done: int = field(init=False, default=0)
+    # Builds that were done, by the activity that counts them: an evaluation may build too.
+    _builds_done: dict[int, int] = field(init=False, factory=dict)
+    _succeeded: set[int] = field(init=False, factory=set)
     _succeeded_builds: int = field(init=False, default=0)
     _failed_derivations: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
 
@@ -121,7 +139,9 @@ class BuildLog:
             # Such as the evaluator's out-of-memory message, a crash, or the operator's hook.
             text = plain_text(line[:MAX_LINE_CHARACTERS]).strip()
             if text:
-                self.errors.append(text)
+                self.own_errors.append(text)
+                self.notes.append(text)
+                self._messages.append(text)
             return
         if not _is_interesting(line):
             return
@@ -139,9 +159,14 @@ class BuildLog:
         """Return the derivations whose builds run, then those whose builds failed."""
         return (*self._derivations.values(), *self._failed_derivations)
 
+    @property
+    def failed_derivations(self) -> tuple[str, ...]:
+        """The derivations whose builds have stopped without having been counted as done."""
+        return tuple(self._failed_derivations)
+
     def text(self) -> str:
         """Return Nix's warnings and errors as text."""
-        return "\n".join([*self.warnings, *self.errors])
+        return "\n".join(self._messages)
 
     # -- events -----------------------------------------------------------------
 
@@ -155,13 +180,25 @@ class BuildLog:
             self._stop(event["id"])
         elif action == "msg":
             message = plain_text(event["msg"]).strip()
-            if event["level"] == 0:
-                self.errors.append(message)
-            elif event["level"] == 1:
-                self.warnings.append(message)
+            if event["level"] in (0, 1):
+                self._message(message, event.get("raw_msg"), is_error=event["level"] == 0)
             elif derivation := _PLANNED.fullmatch(message):
                 self.planned.append(derivation[1])
                 self.planned_count += 1
+
+    def _message(self, message: str, raw: str | None, *, is_error: bool) -> None:
+        self._messages.append(message)
+        # A daemon passes warnings on as errors.
+        if not is_error or message.startswith("warning:"):
+            self.notes.append(message)
+            return
+        text = message.removeprefix("error:") if raw is None else plain_text(raw)
+        text = _QUOTED_LOG.sub("", text).strip()
+        # Nix itself adds the raw text to its own errors (since 2.4), and to no others.
+        if raw is not None or not self._derivations:
+            self.own_errors.append(text)
+        else:
+            self.reported_errors.append(text)
 
     def _start(self, event: Event) -> None:
         activity, kind = event["id"], event["type"]
@@ -171,6 +208,7 @@ class BuildLog:
         elif kind == BUILD:
             derivation = str(event["fields"][0])
             self._derivations[activity] = derivation
+            self.started_builds += 1
             self._logs.pop(derivation, None)
             self._logs[derivation] = deque(maxlen=MAX_LOG_LINES)
             while len(self._logs) > MAX_LOGGED_BUILDS:
@@ -182,7 +220,9 @@ class BuildLog:
         derivation = self._derivations.pop(activity, None)
         if derivation is not None:
             # A build that succeeds is counted as done before it stops.
-            if self._succeeded_builds < self._builds_done:
+            if activity in self._succeeded:
+                self._succeeded.discard(activity)
+            elif self._succeeded_builds < sum(self._builds_done.values()):
                 self._succeeded_builds += 1
             else:
                 self._failed_derivations.append(derivation)
@@ -212,8 +252,19 @@ class BuildLog:
         elif expected and kind == COPY_PATHS:
             self.progress.count(Phase.DOWNLOADING, done, expected, "paths")
         elif expected and kind == BUILDS:
-            self._builds_done = max(self._builds_done, done)
+            self._count_done(activity, done)
             self.progress.count(Phase.BUILDING, done, expected, "builds")
+
+    def _count_done(self, activity: int, done: int) -> None:
+        before = self._builds_done.get(activity, 0)
+        if done <= before:
+            return
+        self._builds_done[activity] = done
+        running = [build for build in self._derivations if build not in self._succeeded]
+        # A build that was asked for stops only when all have ended: note which one it was.
+        if done == before + 1 and len(running) == 1:
+            self._succeeded.add(running[0])
+            self._succeeded_builds += 1
 
     def _set_phase(self, phase: Phase) -> None:
         # Downloads go on while builds run: report the same phase only once in a row.

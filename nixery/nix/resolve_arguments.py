@@ -19,8 +19,14 @@ from nixery.sources.source import PackageSet
 
 __all__ = ["Lookup", "evaluate", "evaluate_and_build", "prewarm", "encode_request"]
 
-# Without --read-write-mode no derivation is written.
-_EVALUATION = ("nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode")
+_EVALUATION = (
+    "nix-instantiate",
+    *("--eval", "--strict", "--json"),
+    # Without it no derivation is written.
+    "--read-write-mode",
+    # Only events tell the text of an error apart from its trace.
+    *("--log-format", "internal-json"),
+)
 
 # Characters that end a string of the Nix language, or have a special meaning in one.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "\r": "\\r"})

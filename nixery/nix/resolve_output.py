@@ -8,6 +8,7 @@ spelled so that they can be typed into an image name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,10 +19,13 @@ from nixery.errors import UnexpectedOutput
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest, escape_attribute
 from nixery.image.packages import LookupResult, Output, Package
+from nixery.nix.arguments import STORE
 from nixery.nix.suggestions import LevelNames, NameIndexes, spell
 from nixery.sources.source import Revision
 
 __all__ = ["missing_result", "parse_results", "thrown", "with_reason"]
+
+_PLACEHOLDER = re.compile(r"/[0-9a-z]{52}")
 
 Record = Mapping[str, Any]
 """The JSON of a result.  Its structure is checked by using it: see :func:`parse_results`."""
@@ -95,7 +99,8 @@ def _result(
     request: PackageRequest, record: Record, levels: Mapping[str, LevelNames]
 ) -> Package | PackageProblem:
     if "error" not in record:
-        return _package(request, record)
+        package = _package(request, record)
+        return _unknown_output(request, package) or package
     kind = ProblemKind(record["error"])
     message, candidates = _explain(kind, request, record)
     return PackageProblem(
@@ -153,6 +158,27 @@ def _package(request: PackageRequest, record: Record) -> Package:
                 for item in record["outputs"]
             )
         ),
+    )
+
+
+def _unknown_output(request: PackageRequest, package: Package) -> PackageProblem | None:
+    """Return the problem of a package whose store paths are not known before it is built."""
+    paths = [item.path for item in package.outputs if not item.path.startswith(f"{STORE}/")]
+    if not paths:
+        return None
+    # Nix has a placeholder for the path of an output that is addressed by its content.
+    if _PLACEHOLDER.fullmatch(paths[0]):
+        return PackageProblem(
+            name=request.name,
+            kind=ProblemKind.CONTENT_ADDRESSED,
+            message=f"the package {package.attribute} is content-addressed, or needs one that is:"
+            " its store path is known only after its build, and this registry does not serve such"
+            " packages",
+        )
+    return PackageProblem(
+        name=request.name,
+        kind=ProblemKind.NOT_A_PACKAGE,
+        message=f"{package.attribute} is not a package: its output {paths[0]} is not in {STORE}",
     )
 
 

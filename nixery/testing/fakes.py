@@ -166,6 +166,8 @@ class FakeNix:
     rooted: list[tuple[str, ...]] = field(factory=list, init=False)
     collected_derivations: int = field(default=0, init=False)
     """The number of the next realisations that find their derivations garbage-collected."""
+    builds_in_vain: int = field(default=0, init=False)
+    """The number of builds that have begun when derivations are found garbage-collected."""
 
     async def check(self) -> str:
         return "2.8.0"
@@ -224,7 +226,9 @@ class FakeNix:
             await self.before_realise()
         if self.collected_derivations:
             self.collected_derivations -= 1
-            raise MissingDerivations(output=CommandOutput(argv=("nix-build",), status=1))
+            raise MissingDerivations(
+                output=CommandOutput(argv=("nix-build",), status=1), builds=self.builds_in_vain
+            )
         wanted = self._closure([package.attribute for package in packages])
         for package in wanted:
             if package.failure is not None:

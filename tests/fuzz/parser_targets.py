@@ -5,9 +5,11 @@ one that it promises.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from attrs import frozen
@@ -31,19 +33,31 @@ from nixery.image.packages import Package
 from nixery.inspection.image_list import decode_entry
 from nixery.inspection.report_file import decode_report
 from nixery.layers.popularity_file import parse_popularity
+from nixery.nix.arguments import NixSettings
+from nixery.nix.build_errors import build_failure
+from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS
+from nixery.nix.errors import BuildFailed
+from nixery.nix.evaluation_log import EvaluationLog
 from nixery.nix.internal_json import BuildLog
 from nixery.nix.narinfo import parse_references, parse_store_paths
 from nixery.nix.progress import Phase
 from nixery.nix.resolve_output import parse_results
 from nixery.nix.suggestions import NameIndexes
 from nixery.popularity.decompress import decompress
+from nixery.process.errors import CommandOutput, ProcessFailed
+from nixery.runtime.terminal import plain_text
 from nixery.sources.git_arguments import parse_refs
+from tests.support.nix_events import NixEvents
 
 __all__ = ["TEXTS", "Text"]
 
 SYSTEM = "x86_64-linux"
 
 _HASH = "0" * 32
+
+_FAILING = f"/nix/store/{_HASH}-failing-1.drv"
+_NEEDED_BY = f"/nix/store/{_HASH}-needed-1.drv"
+_NIX = NixSettings(state_directory=Path("/state"), home=Path("/home"))
 
 
 @frozen(kw_only=True)
@@ -111,6 +125,35 @@ def _build_log(data: bytes) -> None:
     assert isinstance(log.text(), str)
     for derivation in log.unfinished():
         log.tail(derivation)
+
+
+def _build_failure(data: bytes) -> None:
+    """A builder that prints anything, also as events of Nix, has failed and nothing else."""
+    lines = [line.decode("utf-8", "replace") for line in data.split(b"\n")]
+    for daemon, forge, needed_by in product((False, True), (False, True), ("", _NEEDED_BY)):
+        log = BuildLog(progress=_Listener())
+        nix = NixEvents(log.feed, daemon=daemon)
+        nix.builder_fails(_FAILING, lines, forge=forge, needed_by=needed_by)
+        output = CommandOutput(argv=("nix-build",), status=1 if daemon else 100)
+        error = build_failure(ProcessFailed(output=output), log, _NIX)
+        assert type(error) is BuildFailed, error
+        assert error.derivation == _FAILING, error.derivation
+        assert error.reason == "builder failed with exit code 1", error.reason
+
+
+def _evaluation_error(data: bytes) -> None:
+    """What a package throws or traces is told as its words, and is never a fault of Nix."""
+    text = data.decode("utf-8", "replace")
+    log = EvaluationLog(source=Path("/set"))
+    for event in (
+        {"action": "msg", "level": 0, "msg": f"trace: {text}"},
+        {"action": "msg", "level": 0, "msg": f"error: {text}", "raw_msg": text, "file": None},
+        {"action": "msg", "level": 0, "msg": "(use '--show-trace' to show more)"},
+    ):
+        log.feed(b"@nix " + json.dumps(event).encode())
+    reason = log.reason(_NIX)
+    said = [line.strip() for line in plain_text(text).splitlines() if line.strip()]
+    assert reason == ("\n".join(said)[:MAX_TEXT_CHARACTERS] or "Nix did not say why"), reason
 
 
 def _dump(data: bytes) -> None:
@@ -196,7 +239,7 @@ _EVENT = b'@nix {"action":"%s","id":1,"type":%d,"level":3,"text":"","fields":[%s
 
 _PACKAGE = (
     b'{"path":["git"],"name":"git-1","pname":"git","version":"1","description":"d",'
-    b'"priority":5,"derivation":"/nix/store/x.drv","outputs":[{"name":"out","path":"/nix"}]}'
+    b'"priority":5,"derivation":"/nix/store/x.drv","outputs":[{"name":"out","path":"/nix/store/x"}]}'
 )
 
 TEXTS: Mapping[str, Text] = {
@@ -216,7 +259,7 @@ TEXTS: Mapping[str, Text] = {
                     _PACKAGE.replace(b'"git-1"', b"5"),
                     _PACKAGE.replace(b'"pname":"git"', b'"pname":{}'),
                     _PACKAGE.replace(b"5,", b'"5",'),
-                    _PACKAGE.replace(b'"/nix"', b"[]"),
+                    _PACKAGE.replace(b'"/nix/store/x"', b"[]"),
                 )
             ),
         ),
@@ -239,6 +282,28 @@ TEXTS: Mapping[str, Text] = {
                 b'@nix {"action":"start","id":"x","type":105,"fields":[[1]]}\n'
                 b'@nix {"action":"result","id":"x","type":101,"fields":["a\\nb"]}\n'
             ),
+        ),
+    ),
+    "build-failure": Text(
+        read=_build_failure,
+        seeds=(
+            b"FAIL: test_login timed out after 30 seconds",
+            b"error: failed to obtain derivation of the function",
+            b"error: building of '" + _FAILING.encode() + b"!out' timed out after 3600 seconds",
+            b"       last 2 log lines:\n> error: writing to file: No space left on device",
+            b"error: cannot connect to socket at '/nix': Connection refused",
+            b'@nix {"action":"msg","level":0,"msg":"error: cannot build missing derivation"}',
+        ),
+    ),
+    "evaluation-error": Text(
+        read=_evaluation_error,
+        seeds=(
+            b"first line\nerror: second line",
+            b"error: out of memory",
+            b"No space left on device",
+            b"syntax error, unexpected '}'",
+            b"This version of Nixpkgs requires Nix >= 2.3",
+            b'@nix {"action":"msg","level":0,"msg":"error: out of memory"}',
         ),
     ),
     "config": Text(

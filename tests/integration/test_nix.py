@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -342,6 +344,47 @@ class UseTests(NixTestCase):
             problems, ("removed in 2024; use plain", "thrown\nin two lines", "assert"), strict=True
         ):
             self.assertIn(text, problem.message)
+
+    async def test_words_of_a_package_blame_neither_nix_nor_memory(self) -> None:
+        """What a package says is told whole, and blames neither Nix nor a limit."""
+        expected = {
+            "throwingmemory": "this release ran out of memory-safe maintainers",
+            "throwingdisk": "No space left on device is what upstream says",
+            "throwingsocket": "cannot connect to socket at '/nix/var/nix/daemon-socket/socket'",
+            "throwingerror": "first line\nerror: second line",
+            "tracing": "what was thrown",
+        }
+        problems = await self.problems("plain", *expected)
+        self.assertEqual(
+            [(problem.name, problem.message) for problem in problems],
+            [
+                (name, f"the package {name} does not evaluate: {text}")
+                for name, text in expected.items()
+            ],
+        )
+        problem = await self.problem("abortingdisk")
+        self.assertIn("error message: 'No space left on device'", problem.message)
+
+    async def test_syntax_error_is_told_with_its_file_and_line(self) -> None:
+        """A syntax error is told with its file and line, relative to the package set."""
+        problem = await self.problem("syntaxerror")
+        self.assertRegex(problem.message, r"syntax error, .*, at broken\.nix:2:7$")
+
+    async def test_derivation_that_is_not_in_the_store_is_refused_before_a_build(self) -> None:
+        """A set whose derivation is not in the store is refused, by name, before a build."""
+        problems = await self.problems("plain", "handwritten")
+        self.assertEqual([problem.name for problem in problems], ["handwritten"])
+        self.assertIn("0-handwritten-1.drv", problems[0].message)
+
+    async def test_content_addressed_packages_are_refused_before_a_build(self) -> None:
+        """Content-addressed packages, and those that need one, are refused before a build."""
+        environ = nix_environment()
+        environ["NIX_CONFIG"] += "\nexperimental-features = ca-derivations"
+        nix = self.make(environ=environ)
+        problems = await self.problems("plain", "contentaddressed", "needsaddressed", nix=nix)
+        self.assertEqual(
+            [problem.kind for problem in problems], [ProblemKind.CONTENT_ADDRESSED] * 2
+        )
 
     async def test_packages_that_end_an_evaluation_are_found_by_name(self) -> None:
         """All packages that end a whole evaluation are found by name, with Nix's text."""
@@ -750,6 +793,7 @@ class BuildTests(NixTestCase):
         error = await self.realise_failing(BuildFailed, "numbered")
         self.assertTrue(error.derivation.endswith("-numbered-1.drv"), error.derivation)
         self.assertEqual(error.log, tuple(f"line {number}" for number in range(11, 31)))
+        self.assertEqual(error.reason, "builder failed with exit code 3")
         self.assertIn("failed", error.output.stderr)
 
     async def test_derivation_that_failed_is_named_and_not_the_one_that_was_asked_for(self) -> None:
@@ -780,8 +824,8 @@ class BuildTests(NixTestCase):
         """A hash that does not match is told with both hashes."""
         error = await self.realise_failing(BuildFailed, "mismatched")
         self.assertTrue(error.derivation.endswith("-mismatched-1.drv"), error.derivation)
-        self.assertIn("sha256-AAAA", "\n".join(error.log))
-        self.assertIn("got:", "\n".join(error.log))
+        self.assertIn("sha256-AAAA", error.message)
+        self.assertIn("got:", error.message)
 
     async def test_build_that_takes_too_long_is_told_with_the_limit_and_the_setting(self) -> None:
         """A build that takes too long is told with the limit and the setting."""
@@ -812,6 +856,45 @@ class BuildTests(NixTestCase):
         """So is one that wants what this machine does not have."""
         error = await self.realise_failing(WrongSystem, "demanding")
         self.assertIn("unobtainium", error.required)
+        self.assertIn("system feature unobtainium", error.message)
+        self.assertNotIn("emulator", error.message)
+
+    async def test_builder_that_prints_errors_of_nix_has_failed(self) -> None:
+        """A builder that prints what Nix says of other failures has failed, and no more."""
+        for name, failed in {
+            "talksoftimeout": "talks-1",
+            "talksofcollection": "talks-2",
+            "talksofdisk": "talks-3",
+            "forging": "forging-1",
+            "dependsontalk": "talks-2",
+            "dependsonforging": "forging-1",
+        }.items():
+            error = await self.realise_failing(BuildFailed, name)
+            self.assertTrue(error.derivation.endswith(f"-{failed}.drv"), error.derivation)
+            self.assertEqual(error.reason, "builder failed with exit code 1")
+
+    async def test_failure_that_names_no_derivation_is_one_of_the_build(self) -> None:
+        """A failure whose text names no derivation is told with derivation, reason and log."""
+        for name, reason in {
+            "forbidding": "is not allowed to refer to the following paths",
+            "cyclic": "cycle detected",
+            "killed": "signal 9 (Killed)",
+        }.items():
+            error = await self.realise_failing(BuildFailed, name)
+            self.assertTrue(error.derivation.endswith(f"-{name}-1.drv"), error.derivation)
+            self.assertIn(reason, error.reason)
+            self.assertEqual(error.log, ("compiling",))
+
+    async def test_dependency_that_takes_too_long_is_told_with_the_limit(self) -> None:
+        """A dependency that takes too long is told with the limit."""
+        error = await self.realise_failing(BuildTimedOut, "dependsonslow", timeout=1)
+        self.assertTrue(error.derivation.endswith("-slow-1.drv"), error.derivation)
+        self.assertEqual((error.seconds, error.setting), (1, "NIX_TIMEOUT"))
+
+    async def test_other_output_paths_than_those_that_are_built_are_an_error(self) -> None:
+        """A package that says another output path than its derivation's fails with both."""
+        error = await self.realise_failing(BuildFailed, "misplaced")
+        self.assertIn("-plain-1.2", error.message)
 
     async def test_download_that_fails_is_told_with_the_address_and_the_reason(self) -> None:
         """A download that fails is told with the address and the reason."""
@@ -930,6 +1013,35 @@ class BuildTests(NixTestCase):
             capture_output=True,
             check=False,
         ).returncode
+
+
+class DaemonFailureTests(BuildTests):
+    """The same behind a daemon of Nix's, which passes events on and quotes logs."""
+
+    def setUp(self) -> None:
+        if daemon_listens():
+            raise SkipTest("the other tests have a daemon already")
+        # The path of a socket may have 107 bytes.
+        directory = Path(tempfile.mkdtemp(prefix="nixery-"))
+        self.addCleanup(shutil.rmtree, directory)
+        socket = directory / "socket"
+        self.environ = nix_environment() | {"NIX_DAEMON_SOCKET_PATH": str(socket)}
+        daemon = subprocess.Popen(
+            ["nix-daemon"],
+            env=self.environ,
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        self.addCleanup(daemon.wait)
+        self.addCleanup(os.killpg, daemon.pid, signal.SIGTERM)
+        while not socket.exists():
+            self.assertIsNone(daemon.poll(), "nix-daemon has ended")
+            time.sleep(0.01)
+        self.environ["NIX_REMOTE"] = "daemon"
+        super().setUp()
+
+    def make(self, **settings: Any) -> NixCommands:
+        return super().make(environ=self.environ, **settings)
 
 
 class FullDiskTests(NixTestCase):

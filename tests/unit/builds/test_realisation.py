@@ -9,7 +9,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds.realisation import MAX_REEVALUATIONS, realise
+from nixery.builds.realisation import MAX_COSTLY_ATTEMPTS, MAX_REEVALUATIONS, realise
 from nixery.image.names import parse_image_name
 from nixery.image.packages import Evaluation
 from nixery.nix.errors import EvaluationFailed, MissingDerivations
@@ -85,6 +85,13 @@ class RealiseTests(SynchronousTestCase):
         self.nix.collected_derivations = MAX_REEVALUATIONS + 1
         self.failureResultOf(self.realise(), MissingDerivations)
         self.assertEqual(self.nix.collected_derivations, 0)
+
+    def test_builds_that_were_in_vain_are_not_repeated_again_and_again(self) -> None:
+        """Attempts in which builds had begun are few: each may build all of it again."""
+        self.nix.collected_derivations, self.nix.builds_in_vain = 5, 1
+        failure = self.failureResultOf(self.realise(), MissingDerivations).value
+        self.assertEqual(failure.builds, 1)
+        self.assertEqual(5 - self.nix.collected_derivations, MAX_COSTLY_ATTEMPTS)
 
     def test_not_to_be_had_any_more(self) -> None:
         """Collected packages that cannot be evaluated again fail with the reason."""

@@ -12,7 +12,6 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.errors import UnexpectedOutput
 from nixery.image.closure import RuntimeGraph
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, Output, Package
@@ -240,7 +239,8 @@ class NixTests(SynchronousTestCase):
         """Outputs that are others than those evaluated are not taken."""
         self.script.play = lambda _: f"{PATHS[0]}\n{PATHS[2]}\n"
         result = self.run_nix("realise", [PACKAGE], Recorder())
-        self.failureResultOf(result, UnexpectedOutput)
+        failure = self.failureResultOf(result, BuildFailed).value
+        self.assertIn(PATHS[2], failure.message)
         self.assertEqual(self.roots(), [])
 
     def anew(self) -> Deferred[Any]:

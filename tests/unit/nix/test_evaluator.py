@@ -19,7 +19,7 @@ from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation
 from nixery.nix.arguments import NixSettings
 from nixery.nix.context import NixContext
-from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut, NixUnusable
+from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut, NixMisconfigured, NixUnusable
 from nixery.nix.evaluator import MAX_EXPLAINED_NAMES, Evaluator
 from nixery.nix.prewarm import START_DELAY_SECONDS
 from nixery.process.errors import (
@@ -76,6 +76,9 @@ class FakeEvaluations:
     :ivar level: the names that exist; empty: all.
     :ivar asked: the names of each question, and whether it was guarded.
     :ivar ahead: the processes that were started ahead of their questions.
+    :ivar broken: whether Nix cannot store a file either.
+    :ivar passes: whether ``set_failure`` has passed once it has stored a file.
+    :ivar probes: how often it was asked to store a file.
     :ivar ahead_failure: how those end that are asked.
     """
 
@@ -83,6 +86,9 @@ class FakeEvaluations:
     throwing: dict[str, str] = field(factory=dict)
     fatal: dict[str, ProcessFailed] = field(factory=dict)
     set_failure: Exception | None = None
+    broken: bool = False
+    passes: bool = False
+    probes: int = 0
     seconds: float = 0.0
     together: int = 1000
     level: frozenset[str] = frozenset()
@@ -95,6 +101,13 @@ class FakeEvaluations:
     async def run(self, command: Command) -> ProcessResult:
         if command.stdio_handler is not None:
             return await self.run_ahead(command)
+        if "--expr" in command.argv:
+            self.probes += 1
+            if self.passes:
+                self.set_failure = None
+            if self.broken:
+                raise ProcessFailed(output=command_output("error: surprise"))
+            return ProcessResult(stdout=b"", stderr="")
         names, guarded = self.note(dict(zip(command.argv, command.argv[1:], strict=False)))
         if self.waiting is not None:
             self.waiting.append(Deferred())
@@ -289,11 +302,51 @@ class EvaluatorTests(EvaluatorCase):
     def test_fault_of_nixs_is_found_at_once(self) -> None:
         """A fault of Nix's is found at once."""
         missing = CommandMissing(command="nix-instantiate")
+        self.spawner.broken = True
         for fault in (self.failing("error: cannot connect to socket at '/x'"), missing):
             self.spawner.asked.clear()
             self.spawner.set_failure = fault
             self.failureResultOf(self.evaluate("ab"), NixUnusable)
             self.assertEqual(len(self.spawner.asked), 1)
+
+    def test_fault_of_nix_that_passes_is_no_error(self) -> None:
+        """After a fault of Nix that has passed, the packages are evaluated once more."""
+        self.spawner.set_failure = self.failing("error: cannot connect to socket at '/x'")
+        self.spawner.passes = True
+        self.successResultOf(self.evaluate("ab"))
+        self.assertEqual((len(self.spawner.asked), self.spawner.probes), (2, 1))
+
+    def test_words_of_set_that_sound_like_a_fault_of_nix_are_the_sets(self) -> None:
+        """What a package set throws is told as its words, if Nix works."""
+        for text in ("No space left on device", "cannot connect to socket at '/x'"):
+            self.spawner.set_failure = self.failing(f"error: {text}")
+            failure = self.failureResultOf(self.evaluate("ab"), EvaluationFailed).value
+            self.assertIn(text, failure.message)
+
+    def test_thrown_words_that_sound_like_a_fault_of_nix_are_the_packages(self) -> None:
+        """What a package throws is told as its words, and Nix is not suspected."""
+        self.spawner.throwing = {"a": "No space left on device", "b": "out of memory-safe people"}
+        refused = self.failureResultOf(self.evaluate("abc"), PackagesRefused).value
+        self.assertEqual(
+            [problem.message for problem in refused.problems],
+            [
+                "the package a does not evaluate: No space left on device",
+                "the package b does not evaluate: out of memory-safe people",
+            ],
+        )
+        self.assertEqual(self.spawner.probes, 0)
+
+    def test_set_refuses_version_of_nix(self) -> None:
+        """A package set may refuse this Nix; a package that says so is one of that set."""
+        text = (
+            "error: evaluation aborted with the following error message:"
+            " 'This version of Nixpkgs requires Nix >= 2.18'"
+        )
+        self.spawner.set_failure = self.failing(text)
+        self.failureResultOf(self.evaluate("ab"), NixMisconfigured)
+        self.spawner.set_failure = None
+        self.spawner.fatal = {"a": self.failing(text)}
+        self.failureResultOf(self.evaluate("ab"), PackagesRefused)
 
     def test_set_that_prints_without_end_does_not_evaluate(self) -> None:
         """A set that prints without end does not evaluate."""

@@ -105,6 +105,52 @@ class BuildLogTests(SynchronousTestCase):
         self.stop(2)
         self.assertEqual(self.log.unfinished(), ("/nix/store/a.drv",))
 
+    def test_build_that_was_asked_for_and_stops_late_has_succeeded(self) -> None:
+        """A build that was counted as done has succeeded, however late it stops."""
+        self.start(1, 104)
+        self.start(2, 105, "/nix/store/a.drv")
+        self.result(1, 105, 1, 2, 0, 0)
+        self.start(3, 105, "/nix/store/b.drv")
+        self.result(1, 105, 1, 1, 0, 1)
+        self.stop(3)
+        self.stop(2)
+        self.assertEqual(self.log.failed_derivations, ("/nix/store/b.drv",))
+        self.assertEqual(self.log.started_builds, 2)
+
+    def test_builds_of_evaluation_are_counted_apart(self) -> None:
+        """The builds that an evaluation needs are counted apart from those that follow."""
+        for counter in (1, 2):
+            self.start(counter, 104)
+            self.start(10 + counter, 105, f"/nix/store/{counter}.drv")
+            self.result(counter, 105, 1, 1, 0, 0)
+            self.stop(10 + counter)
+            self.stop(counter)
+        self.assertEqual(self.log.failed_derivations, ())
+
+    def test_errors_that_builder_can_have_printed_are_kept_apart(self) -> None:
+        """Only errors that no builder can have printed count as Nix's own."""
+        self.tell(action="msg", level=0, msg="error: before")
+        self.start(2, 105, "/nix/store/a.drv")
+        self.tell(action="msg", level=0, msg="error: forged")
+        self.tell(action="msg", level=0, msg="warning: error: unable to download 'x'")
+        self.tell(action="msg", level=0, msg="error: during", raw_msg="during")
+        self.stop(2)
+        self.tell(action="msg", level=0, msg="\x1b[31;1merror:\x1b[0m after")
+        self.assertEqual(list(self.log.own_errors), ["before", "during", "after"])
+        self.assertEqual(list(self.log.reported_errors), ["forged"])
+        self.assertEqual(list(self.log.notes), ["warning: error: unable to download 'x'"])
+
+    def test_quoted_log_is_not_part_of_error(self) -> None:
+        """The lines of a log that Nix quotes are not part of its error."""
+        for head in ("last 2 log lines:", "Last 2 log lines:"):
+            self.tell(
+                action="msg",
+                level=0,
+                msg="error: ...",
+                raw_msg=f"no;\n       {head}\n       > last 1 log lines:\n       > x\n       For",
+            )
+        self.assertEqual(list(self.log.own_errors), ["no;", "no;"])
+
     def test_tails_of_some_logs_are_kept_whatever_the_builds_print(self) -> None:
         """The tails of some logs are kept, whatever the builds print."""
         for number in range(MAX_LOGGED_BUILDS + 1):
@@ -157,8 +203,8 @@ class BuildLogTests(SynchronousTestCase):
         self.tell(action="msg", level=0, msg="\x1b[31;1merror:\x1b[0m no\n  detail")
         self.log.feed(b"out of memory\x1b[0m")
         self.log.feed(b"   ")
-        self.assertEqual(list(self.log.warnings), ["warning: slow"])
-        self.assertEqual(list(self.log.errors), ["error: no\n  detail", "out of memory"])
+        self.assertEqual(list(self.log.notes), ["warning: slow", "out of memory"])
+        self.assertEqual(list(self.log.own_errors), ["no\n  detail", "out of memory"])
         self.assertEqual(self.log.text(), "warning: slow\nerror: no\n  detail\nout of memory")
         self.assertEqual(self.recorder.calls, [])
 
@@ -180,7 +226,7 @@ class BuildLogTests(SynchronousTestCase):
         ):
             self.log.feed(line)
         self.assertEqual(self.recorder.calls, [("log", "whose?")])
-        self.assertEqual(list(self.log.errors), [])
+        self.assertEqual((list(self.log.own_errors), list(self.log.reported_errors)), ([], []))
 
     @settings(max_examples=200)
     @given(

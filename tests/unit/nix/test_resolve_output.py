@@ -26,7 +26,7 @@ RECORD = {
     "description": "Two\n  lines ",
     "priority": -1,
     "derivation": "/nix/store/x.drv",
-    "outputs": [{"name": "out", "path": "/o"}, {"name": "dev", "path": "/d"}],
+    "outputs": [{"name": "out", "path": "/nix/store/o"}, {"name": "dev", "path": "/nix/store/d"}],
 }
 
 
@@ -65,9 +65,24 @@ class AnswerTests(SynchronousTestCase):
                 description="Two lines",
                 priority=-1,
                 derivation="/nix/store/x.drv",
-                outputs=(Output(name="dev", path="/d"), Output(name="out", path="/o")),
+                outputs=(
+                    Output(name="dev", path="/nix/store/d"),
+                    Output(name="out", path="/nix/store/o"),
+                ),
             ),
         )
+
+    def test_package_whose_store_path_is_not_known_yet_is_refused(self) -> None:
+        """A content-addressed package is refused before it is built, and so is an odd output."""
+        for path, kind, text in (
+            ("/1lgvibp9fnq6pw2dxlswv5qxhhxg2ci0jlyb6pwsmrkj0936ki63", "content-addressed", "after"),
+            ("/etc/passwd", "not-a-package", "/etc/passwd is not in /nix/store"),
+        ):
+            record = RECORD | {"outputs": [{"name": "out", "path": path}]}
+            result = parse("python3.pkgs.six", record).result
+            assert isinstance(result, PackageProblem)
+            self.assertEqual(result.kind.value, kind)
+            self.assertIn(text, result.message)
 
     def test_near_names_are_those_of_level_where_path_ends_as_they_can_be_typed(self) -> None:
         """Near names are those of the level where the path ends, as they can be typed."""

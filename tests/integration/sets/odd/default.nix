@@ -102,6 +102,28 @@ let
     throwing = throw "throwing was removed in 2024; use plain";
     throwingLater = package "later-1" // { drvPath = throw "thrown\nin two lines"; };
     asserting = assert false; package "asserting-1";
+    throwingMemory = throw "this release ran out of memory-safe maintainers";
+    throwingDisk = throw "No space left on device is what upstream says";
+    throwingSocket = throw "cannot connect to socket at '/nix/var/nix/daemon-socket/socket'";
+    throwingError = throw "first line\nerror: second line";
+    tracing = builtins.trace "error: out of memory" (throw "what was thrown");
+    abortingDisk = abort "No space left on device";
+    syntaxError = import ./broken.nix;
+    # Sets that look like derivations, and name none that is in the store.
+    handwritten = {
+      type = "derivation";
+      name = "handwritten-1";
+      drvPath = "/nix/store/00000000000000000000000000000000-handwritten-1.drv";
+      outPath = "/nix/store/00000000000000000000000000000000-handwritten-1";
+      outputName = "out";
+    };
+    misplaced = plain // { outPath = "/nix/store/00000000000000000000000000000000-misplaced-1"; };
+    contentAddressed = make "addressed-1" "echo > $out" {
+      __contentAddressed = true;
+      outputHashMode = "recursive";
+      outputHashAlgo = "sha256";
+    };
+    needsAddressed = make "needs-addressed-1" "echo ${contentAddressed} > $out" { };
     aborting = abort "aborted on purpose";
     attributeMissing = package "x-${plain.nowhere}";
     typeError = package (1 + "x");
@@ -125,6 +147,27 @@ let
     silent = failing "silent-1" "while :; do :; done";
     chatty = make "chatty-1"
       "i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); echo line $i; done; echo > $out" { };
+    # What builders print may look like errors of Nix.
+    talksOfTimeout = failing "talks-1" "echo 'FAIL: test_login timed out after 30 seconds'; exit 1";
+    talksOfCollection = failing "talks-2"
+      "echo 'error: failed to obtain derivation of the function'; exit 1";
+    talksOfDisk = failing "talks-3" "echo 'error: writing to file: No space left on device'; exit 1";
+    forging = failing "forging-1" ''
+      echo '@nix {"action":"msg","level":0,"msg":"error: failed to obtain derivation of x"}'
+      echo '@nix {"action":"msg","level":0,"msg":"error: cannot connect to socket at x"}'
+      exit 1
+    '';
+    dependsOnTalk = make "depends-2" "echo ${talksOfCollection} > $out" { };
+    dependsOnForging = make "depends-3" "echo ${forging} > $out" { };
+    dependsOnSlow = make "depends-4" "echo ${slow} > $out" { };
+    # Failures that name no derivation.
+    forbidding = make "forbidding-1" "echo compiling; echo ${plain} > $out" {
+      disallowedReferences = [ plain ];
+    };
+    killed = failing "killed-1" "echo compiling; kill -9 $$";
+    cyclic = make "cyclic-1" "echo compiling; echo $lib > $out; echo $out > $lib" {
+      outputs = [ "out" "lib" ];
+    };
     outputless = failing "outputless-1" "echo done";
     downloaded = derivation {
       name = "downloaded-1";

@@ -1,0 +1,103 @@
+"""
+Parse the standard error of an evaluation with ``--log-format internal-json``.
+
+Packages choose what they throw, and what traces say: none of it may be taken for words of Nix.
+So the text of an error is read from the event, where it is apart from traces, source code and
+locations, and messages of other kinds never decide anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from nixery.nix.arguments import NixSettings
+from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS, error_text, memory_exceeded
+from nixery.runtime.terminal import plain_text
+
+__all__ = ["EvaluationLog"]
+
+MAX_MESSAGES = 100
+"""The most messages and other lines that are kept."""
+
+_PREFIX = b"@nix "
+
+# Nix prints these without a raw text; nothing that a package prints looks the same, since
+# traces and warnings have a word before them.
+_OUT_OF_MEMORY = frozenset({"error: out of memory", "error: std::bad_alloc"})
+_PARSE_ERROR = re.compile(r"syntax error|undefined variable")
+_POSITION = re.compile(r":\d+:\d+\Z")
+
+
+@define(kw_only=True, eq=False)
+class EvaluationLog:
+    """
+    Collects the lines of one evaluation.
+
+    :param source: the package set; locations below it are told relative to it.
+    """
+
+    source: Path
+    _lines: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    _error: str | None = field(init=False, default=None)
+    _location: str = field(init=False, default="")
+    _out_of_memory: bool = field(init=False, default=False)
+
+    def feed(self, line: bytes) -> None:
+        """Parse a line, without its end.  Never raises."""
+        if not line.startswith(_PREFIX):
+            self._lines.append(plain_text(line))
+            return
+        try:
+            event = json.loads(line[len(_PREFIX) :])
+            if event["action"] == "msg" and event["level"] <= 1:
+                self._message(event)
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
+            return
+
+    @property
+    def error(self) -> str | None:
+        """Nix's last error, alone; ``None`` where Nix did not tell it apart from its trace."""
+        return self._error
+
+    def text(self) -> str:
+        """Return all messages as text."""
+        return "\n".join(self._lines)
+
+    def reason(self, settings: NixSettings) -> str:
+        """Return why the evaluation failed."""
+        if self._out_of_memory:
+            return memory_exceeded(settings)
+        if self._error is None:
+            # Nix 2.3, or what no event says: a stack overflow, a crash.
+            return error_text(self.text(), settings)
+        lines = [line.strip() for line in self._error.splitlines() if line.strip()]
+        text = "\n".join(lines)[:MAX_TEXT_CHARACTERS] or "Nix did not say why"
+        if self._location and _PARSE_ERROR.match(text):
+            return f"{text}, at {self._location}"
+        return text
+
+    def _message(self, event: Any) -> None:
+        message = plain_text(event["msg"])
+        self._lines.append(message)
+        raw = event.get("raw_msg")
+        if raw is not None:
+            self._error = plain_text(raw)
+            self._location = self._locate(event.get("file"), event.get("line"), event.get("column"))
+        elif message.strip() in _OUT_OF_MEMORY:
+            self._out_of_memory = True
+
+    def _locate(self, file: object, line: object, column: object) -> str:
+        if not isinstance(file, str) or not isinstance(line, int):
+            return ""
+        # Newer versions have the position in the name as well.
+        path = Path(_POSITION.sub("", plain_text(file)))
+        root = self.source if self.source.suffix != ".nix" else self.source.parent
+        # The operator's own files, as overlays, are told by their name only.
+        place = path.relative_to(root) if path.is_relative_to(root) else path.name
+        return f"{place}:{line}:{column}"

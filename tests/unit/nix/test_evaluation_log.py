@@ -1,0 +1,81 @@
+"""Tests of the events of an evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.nix.arguments import NixSettings
+from nixery.nix.evaluation_log import EvaluationLog
+
+SETTINGS = NixSettings(state_directory=Path("/s"), home=Path("/h"), max_eval_memory=2 * 1024**3)
+SET = Path("/set")
+
+
+class EvaluationLogTests(SynchronousTestCase):
+    """Tests of the reason of a failure."""
+
+    def setUp(self) -> None:
+        self.log = EvaluationLog(source=SET)
+
+    def tell(self, **event: Any) -> None:
+        self.log.feed(b"@nix " + json.dumps({"action": "msg", "level": 0} | event).encode())
+
+    def reason(self) -> str:
+        return self.log.reason(SETTINGS)
+
+    def test_thrown_text_is_told_whole_whatever_it_looks_like(self) -> None:
+        """What a package throws is told whole, whatever it looks like."""
+        for text in (
+            "first line\nerror: second line",
+            "this release ran out of memory-safe maintainers",
+            "error: out of memory",
+            "       at /set/default.nix:1:2:",
+        ):
+            self.tell(msg=f"\x1b[31;1merror:\x1b[0m\n … while x\n error: {text}", raw_msg=text)
+            self.tell(msg="(use '--show-trace' to show detailed location information)")
+            self.assertEqual(self.reason(), text.strip())
+
+    def test_traces_decide_nothing(self) -> None:
+        """What a package traces decides nothing."""
+        self.tell(msg="trace: error: out of memory")
+        self.tell(msg="trace: x\nerror: out of memory")
+        self.tell(msg="error: yes", raw_msg="yes")
+        self.assertEqual(self.reason(), "yes")
+
+    def test_too_little_memory_is_told_with_the_limit(self) -> None:
+        """Too little memory is told with the limit."""
+        self.log.feed(b"GC Warning: Out of Memory! Heap size: 190 MiB. Returning NULL!")
+        self.tell(msg="\x1b[31;1merror:\x1b[0m out of memory")
+        self.assertIn("more than 2048 MiB", self.reason())
+
+    def test_syntax_errors_keep_their_place(self) -> None:
+        """A syntax error keeps its place, relative to the package set."""
+        raw = "syntax error, unexpected ';'"
+        for file, place in (
+            ("/set/pkgs/x.nix", "pkgs/x.nix:2:7"),
+            ("/set/default.nix:2:7", "default.nix:2:7"),
+            ("/etc/secret/overlay.nix", "overlay.nix:2:7"),
+        ):
+            self.tell(msg=f"error: {raw}", raw_msg=raw, file=file, line=2, column=7)
+            self.assertEqual(self.reason(), f"{raw}, at {place}")
+        raw = "attribute 'x' missing"
+        self.tell(msg=f"error: {raw}", raw_msg=raw, file="/set/x.nix", line=2, column=7)
+        self.assertEqual(self.reason(), raw)
+
+    def test_what_is_no_event_is_read_as_text(self) -> None:
+        """What Nix prints without an event, as old versions do, is read as text."""
+        self.log.feed(b"error: stack overflow (possible infinite recursion)")
+        self.assertEqual(self.reason(), "stack overflow (possible infinite recursion)")
+        self.assertIsNone(self.log.error)
+
+    def test_events_of_another_making_are_passed_over(self) -> None:
+        """Events of another making are passed over."""
+        for line in (b"@nix", b"@nix {", b"@nix []", b'@nix {"action":"msg","level":0}'):
+            self.log.feed(line)
+        self.tell(msg="error: x", raw_msg=5)
+        self.tell(msg="error: x", raw_msg="x", file=5, line="y")
+        self.assertEqual(self.reason(), "x")
