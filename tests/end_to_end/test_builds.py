@@ -22,6 +22,7 @@ from tests.end_to_end.case import (
 from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
 from tests.end_to_end.engines import require
 from tests.end_to_end.images import check_image
+from tests.end_to_end.multiuser_nix import start_stranger
 from tests.end_to_end.package_sets import WatchedSet
 from tests.end_to_end.processes import run, wait_until
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
@@ -122,6 +123,38 @@ class BuildTests(EndToEndCase):
             self.assertEqual(answer.status, 422)
         self.assertEqual(watched_set().builds("failing-http"), 1)
         self.assertEqual(answer.error["code"], "MANIFEST_INVALID")
+
+
+class FailureTests(EndToEndCase):
+    """Tests of builds whose failure could be taken for another one."""
+
+    def _check(self, packages: WatchedSet, daemon: Daemon) -> None:
+        for name, reason, line in (
+            ("talking-of-timeout", "builder failed with exit code 1", "FAIL: test_login timed out"),
+            ("talking-of-collection", "builder failed with exit code 1", "failed to obtain"),
+            ("forbidding", "is not allowed to refer to", "compiling"),
+            ("fifo", "has an unsupported type", "compiling"),
+            ("directory", "should be a non-executable regular file", "compiling"),
+            ("killed", "signal 9 (Killed)", "compiling"),
+        ):
+            for method in ("HEAD", "GET", "GET"):
+                answer = daemon.registry.request(method, f"/v2/{name}/manifests/latest")
+                self.assertEqual(answer.status, 422, name)
+            message = answer.error["message"]
+            self.assertIn(f"-{name}-1.0.drv failed to build: ", message)
+            self.assertIn(reason, message)
+            self.assertIn(line, message)
+            self.assertIn("/builds/", message)
+            self.assertEqual(packages.builds(name), 1, name)
+
+    def test_failure_is_told_with_reason_and_log_and_remembered(self) -> None:
+        """A failure is told with its reason, its log and its page, and is remembered."""
+        self._check(watched_set(), watched_registry())
+
+    def test_behind_a_daemon_of_nix_it_is_the_same(self) -> None:
+        """Behind a daemon of Nix, which quotes logs, a failure is told in the same way."""
+        packages = WatchedSet()
+        self._check(packages, start_stranger(self, packages.path))
 
 
 class RestartTests(EndToEndCase):

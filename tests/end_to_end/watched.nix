@@ -60,6 +60,23 @@ let
     exit 3
   '' { };
 
+  # What Nix finds after the builder has succeeded, or what the builder says that Nix would say.
+  unacceptable = {
+    talking-of-timeout = package "talking-of-timeout"
+      "echo 'FAIL: test_login timed out after 30 seconds'; exit 1" { };
+    talking-of-collection = package "talking-of-collection"
+      "echo 'error: failed to obtain derivation of the function'; exit 1" { };
+    forbidding = package "forbidding" "echo compiling; echo ${packages.plain} > $out" {
+      disallowedReferences = [ packages.plain ];
+    };
+    fifo = package "fifo" "echo compiling; mkfifo $out" { };
+    directory = package "directory" "echo compiling; mkdir $out" {
+      outputHashMode = "flat";
+      outputHash = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    };
+    killed = package "killed" "echo compiling; kill -9 $$" { };
+  };
+
   # Tells what it does in two steps, and waits after the first.
   stepwise = name: package name (''
     echo "the first line of ${name}"
@@ -114,6 +131,7 @@ let
   using = name: used: package name (file name "$used") { inherit used; };
 in
 packages
+// unacceptable
 // {
   first = using "first" packages.shared;
   second = using "second" packages.shared;
