@@ -694,15 +694,6 @@ class StandbyTests(NixTestCase):
 class BuildTests(NixTestCase):
     """Realisation, closure and roots."""
 
-    async def realise_failing(self, error: type[Any], name: str, **settings: Any) -> Any:
-        nix = self.make(**settings)
-        evaluation = await self.evaluate(name, nix=nix)
-        recorder = Recorder()
-        with self.assertRaises(error) as caught:
-            await nix.realise(evaluation.packages, recorder)
-        self.assertEqual(self.roots(), [])
-        return caught.exception
-
     async def test_outputs_are_built_rooted_and_described(self) -> None:
         """Outputs are built, told about, rooted until released, and their closure is known."""
         evaluation = await self.evaluate("dependent", "multi", "multi.dev")
@@ -787,6 +778,108 @@ class BuildTests(NixTestCase):
         recorder = Recorder()
         await self.nix.realise(evaluation.packages, recorder)
         self.assertEqual(recorder.lines, [f"line {number}" for number in range(1, 3001)])
+
+    async def test_derivations_that_a_garbage_collection_took_can_be_evaluated_again(self) -> None:
+        """Derivations that a garbage collection took can be evaluated again."""
+        evaluation = await self.evaluate("dependent")
+        derivation = evaluation.packages[0].derivation
+        self.assertEqual(self.delete(derivation), 0)
+        with self.assertRaises(MissingDerivations):
+            await self.nix.realise(evaluation.packages, Recorder())
+        self.assertEqual(self.roots(), [])
+        again = await self.evaluate("dependent")
+        self.assertEqual(again, evaluation)
+        await self.nix.realise(again.packages, Recorder())
+
+    async def test_evaluated_and_built(self) -> None:
+        """Evaluating and building in one needs no derivations, and roots the same outputs."""
+        names = ("dependent", "multi", "multi.dev")
+        evaluation = await self.evaluate(*names)
+        for package in evaluation.packages:
+            self.assertEqual(self.delete(package.derivation), 0)
+        requests = [PackageRequest(name=name) for name in names]
+        recorder = Recorder()
+        realisation = await self.nix.reevaluate_and_realise(
+            self.odd, requests, evaluation, recorder
+        )
+        self.assertEqual(len(recorder.derivations), 3)
+        [root] = self.roots()
+        self.assertEqual(
+            sorted(str(link.resolve()) for link in root.iterdir()), list(realisation.outputs)
+        )
+        for output in realisation.outputs:
+            self.assertEqual(self.delete(output), 1, f"{output} is not protected")
+        await self.nix.release(realisation)
+        other = await self.evaluate("plain")
+        with self.assertRaises(MissingDerivations):
+            await self.nix.reevaluate_and_realise(self.odd, requests, other, recorder)
+        self.assertEqual(self.roots(), [])
+
+    async def test_cancellation_leaves_neither_a_process_nor_a_root(self) -> None:
+        """A cancellation leaves neither a process nor a root."""
+        spy = SpyReactor()
+        nix = self.make(reactor=spy)
+        evaluation = await self.evaluate("slow", nix=nix)
+        recorder = Recorder()
+        running = Deferred.fromCoroutine(nix.realise(evaluation.packages, recorder))
+        builder = int((await recorder.first_line).removeprefix("pid "))
+        self.assertEqual(len(self.roots()), 1)
+        running.cancel()
+        with self.assertRaises(CancelledError):
+            await running
+        self.assertEqual(self.roots(), [])
+        for pid in spy.pids:
+            with self.assertRaises(ProcessLookupError):
+                os.killpg(pid, 0)
+        # Under a daemon it has another number here, and stops a moment later.
+        if not daemon_listens():
+            with self.assertRaises(ProcessLookupError):
+                os.kill(builder, 0)
+
+    async def test_evaluation_that_is_cancelled_ends(self) -> None:
+        """An evaluation that is cancelled ends."""
+        spy = SpyReactor()
+        nix = self.make(reactor=spy, max_eval_memory=2 * 1024**3)
+        running = Deferred.fromCoroutine(self.evaluate("hungry", nix=nix))
+        await deferLater(cast(Any, reactor), 0.3)
+        running.cancel()
+        with self.assertRaises(CancelledError):
+            await running
+        for pid in spy.pids:
+            with self.assertRaises(ProcessLookupError):
+                os.killpg(pid, 0)
+
+    async def test_roots_of_an_earlier_run_are_removed_at_the_start_and_only_then(self) -> None:
+        """Roots of an earlier run are removed at the start, and only then."""
+        await self.nix.sweep()
+        evaluation = await self.evaluate("plain")
+        await self.nix.realise(evaluation.packages, Recorder())
+        await self.nix.realise(evaluation.packages, Recorder())
+        self.assertEqual(len(self.roots()), 2)
+        await self.make().sweep()
+        self.assertEqual(self.roots(), [])
+
+    def delete(self, path: str) -> int:
+        """The status of an attempt to delete a path from the store."""
+        return subprocess.run(
+            ["nix-store", "--delete", path],
+            env=nix_environment(),
+            capture_output=True,
+            check=False,
+        ).returncode
+
+
+class BuildFailureTests(NixTestCase):
+    """Failing builds."""
+
+    async def realise_failing(self, error: type[Any], name: str, **settings: Any) -> Any:
+        nix = self.make(**settings)
+        evaluation = await self.evaluate(name, nix=nix)
+        recorder = Recorder()
+        with self.assertRaises(error) as caught:
+            await nix.realise(evaluation.packages, recorder)
+        self.assertEqual(self.roots(), [])
+        return caught.exception
 
     async def test_build_that_fails_is_told_with_its_derivation_and_its_last_lines(self) -> None:
         """A build that fails is told with its derivation and its last lines."""
@@ -925,97 +1018,8 @@ class BuildTests(NixTestCase):
         error = await self.realise_failing(NotSubstitutable, "plain", substitute_only=True)
         self.assertIn("no binary cache has plain-1.2,", error.message)
 
-    async def test_derivations_that_a_garbage_collection_took_can_be_evaluated_again(self) -> None:
-        """Derivations that a garbage collection took can be evaluated again."""
-        evaluation = await self.evaluate("dependent")
-        derivation = evaluation.packages[0].derivation
-        self.assertEqual(self.delete(derivation), 0)
-        with self.assertRaises(MissingDerivations):
-            await self.nix.realise(evaluation.packages, Recorder())
-        self.assertEqual(self.roots(), [])
-        again = await self.evaluate("dependent")
-        self.assertEqual(again, evaluation)
-        await self.nix.realise(again.packages, Recorder())
 
-    async def test_evaluated_and_built(self) -> None:
-        """Evaluating and building in one needs no derivations, and roots the same outputs."""
-        names = ("dependent", "multi", "multi.dev")
-        evaluation = await self.evaluate(*names)
-        for package in evaluation.packages:
-            self.assertEqual(self.delete(package.derivation), 0)
-        requests = [PackageRequest(name=name) for name in names]
-        recorder = Recorder()
-        realisation = await self.nix.reevaluate_and_realise(
-            self.odd, requests, evaluation, recorder
-        )
-        self.assertEqual(len(recorder.derivations), 3)
-        [root] = self.roots()
-        self.assertEqual(
-            sorted(str(link.resolve()) for link in root.iterdir()), list(realisation.outputs)
-        )
-        for output in realisation.outputs:
-            self.assertEqual(self.delete(output), 1, f"{output} is not protected")
-        await self.nix.release(realisation)
-        other = await self.evaluate("plain")
-        with self.assertRaises(MissingDerivations):
-            await self.nix.reevaluate_and_realise(self.odd, requests, other, recorder)
-        self.assertEqual(self.roots(), [])
-
-    async def test_cancellation_leaves_neither_a_process_nor_a_root(self) -> None:
-        """A cancellation leaves neither a process nor a root."""
-        spy = SpyReactor()
-        nix = self.make(reactor=spy)
-        evaluation = await self.evaluate("slow", nix=nix)
-        recorder = Recorder()
-        running = Deferred.fromCoroutine(nix.realise(evaluation.packages, recorder))
-        builder = int((await recorder.first_line).removeprefix("pid "))
-        self.assertEqual(len(self.roots()), 1)
-        running.cancel()
-        with self.assertRaises(CancelledError):
-            await running
-        self.assertEqual(self.roots(), [])
-        for pid in spy.pids:
-            with self.assertRaises(ProcessLookupError):
-                os.killpg(pid, 0)
-        # Under a daemon it has another number here, and stops a moment later.
-        if not daemon_listens():
-            with self.assertRaises(ProcessLookupError):
-                os.kill(builder, 0)
-
-    async def test_evaluation_that_is_cancelled_ends(self) -> None:
-        """An evaluation that is cancelled ends."""
-        spy = SpyReactor()
-        nix = self.make(reactor=spy, max_eval_memory=2 * 1024**3)
-        running = Deferred.fromCoroutine(self.evaluate("hungry", nix=nix))
-        await deferLater(cast(Any, reactor), 0.3)
-        running.cancel()
-        with self.assertRaises(CancelledError):
-            await running
-        for pid in spy.pids:
-            with self.assertRaises(ProcessLookupError):
-                os.killpg(pid, 0)
-
-    async def test_roots_of_an_earlier_run_are_removed_at_the_start_and_only_then(self) -> None:
-        """Roots of an earlier run are removed at the start, and only then."""
-        await self.nix.sweep()
-        evaluation = await self.evaluate("plain")
-        await self.nix.realise(evaluation.packages, Recorder())
-        await self.nix.realise(evaluation.packages, Recorder())
-        self.assertEqual(len(self.roots()), 2)
-        await self.make().sweep()
-        self.assertEqual(self.roots(), [])
-
-    def delete(self, path: str) -> int:
-        """The status of an attempt to delete a path from the store."""
-        return subprocess.run(
-            ["nix-store", "--delete", path],
-            env=nix_environment(),
-            capture_output=True,
-            check=False,
-        ).returncode
-
-
-class DaemonFailureTests(BuildTests):
+class DaemonFailureTests(BuildFailureTests):
     """The same behind a daemon of Nix's, which passes events on and quotes logs."""
 
     def setUp(self) -> None:

@@ -109,7 +109,7 @@ let
     tracing = builtins.trace "error: out of memory" (throw "what was thrown");
     abortingDisk = abort "No space left on device";
     syntaxError = import ./broken.nix;
-    # Sets that look like derivations, and name none that is in the store.
+    # Sets that look like derivations: of none that is in the store, and of another one.
     handwritten = {
       type = "derivation";
       name = "handwritten-1";
@@ -117,7 +117,13 @@ let
       outPath = "/nix/store/00000000000000000000000000000000-handwritten-1";
       outputName = "out";
     };
-    misplaced = plain // { outPath = "/nix/store/00000000000000000000000000000000-misplaced-1"; };
+    misplaced = {
+      type = "derivation";
+      name = "misplaced-1";
+      inherit (plain) drvPath;
+      outPath = "/nix/store/00000000000000000000000000000000-misplaced-1";
+      outputName = "out";
+    };
     contentAddressed = make "addressed-1" "echo > $out" {
       __contentAddressed = true;
       outputHashMode = "recursive";
