@@ -35,9 +35,9 @@
 let
   inherit (builtins)
     all any appendContext attrNames concatLists concatStringsSep deepSeq elem elemAt filter foldl'
-    fromJSON functionArgs genList hasContext head intersectAttrs isAttrs isFunction isInt isList isString
-    length listToAttrs mapAttrs match parseDrvName removeAttrs replaceStrings seq stringLength
-    substring tail toJSON tryEval typeOf;
+    fromJSON functionArgs genList hasContext head intersectAttrs isAttrs isFunction isInt isList
+    isString length listToAttrs mapAttrs match parseDrvName removeAttrs replaceStrings seq
+    stringLength substring tail toJSON tryEval typeOf;
 
   inherit (import ./text.nix) onlyTexts toText;
 
