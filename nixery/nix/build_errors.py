@@ -65,11 +65,13 @@ _FAILED = (
     re.compile(rf"Cannot build '{_DRV}'\.\s+Reason: (?!\d+ dependenc)"),
     re.compile(rf"output '[^']+' of '{_DRV}'"),
     re.compile(rf"derivation '{_DRV}' (?:failed|produced|may not)"),
-    re.compile(rf"(?:building|build) of '{_DRV}"),
+    re.compile(rf"building of '{_DRV}"),
     re.compile(rf"cycle detected in build of '{_DRV}'"),
 )
-_DEPENDENCY_FAILED = re.compile(
-    r"\d+ dependenc(?:y|ies) of derivation"
+# Says which builds were asked for, and not which one has failed.
+_ASKED_FOR = re.compile(rf"build of '{_DRV}")
+_ELSEWHERE = re.compile(
+    r"build of '|\d+ dependenc(?:y|ies) of derivation"
     r"|Cannot build '[^']+'\.\s+Reason: \d+ dependenc(?:y|ies) failed"
 )
 _BUILD_STATUS = range(100, 108)
@@ -96,12 +98,12 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
     output = evolve(failure.output, stderr=log.text())
     own = log.own_errors
     failed = _failed_derivation(log)
-    if not log.failed_derivations:
-        if any(_MISSING.match(text) for text in own):
-            return MissingDerivations(output=output, builds=log.started_builds)
-        wrong = _first(_WRONG_SYSTEM, [*own, *log.reported_errors])
-        if wrong:
-            return _wrong_system(wrong, output)
+    if any(_MISSING.match(text) for text in own):
+        return MissingDerivations(output=output, builds=log.started_builds)
+    # Builds that run are stopped when Nix fails: they are no evidence against its own word.
+    wrong = _first(_WRONG_SYSTEM, own if log.failed_derivations else [*own, *log.reported_errors])
+    if wrong:
+        return _wrong_system(wrong, output)
     timed_out = _timed_out(failed, log, output, settings)
     if timed_out is not None:
         return timed_out
@@ -146,11 +148,15 @@ def build_deadline_passed(
 
 def _failed_derivation(log: BuildLog) -> str:
     """Return the derivation that failed first, ``""`` if that is not known."""
-    # Errors of Nix name any derivation; those that a builder may have printed, only one whose
-    # build has failed.
     named = _first(_FAILED, log.own_errors)
     if named:
         return named["drv"]
+    # Behind a daemon, only reported errors name one of several, or a dependency.  Builders may
+    # have printed such errors too, but what Nix says comes last.
+    for text in reversed(log.reported_errors):
+        named = _first(_FAILED, [text])
+        if named and log.has_started(named["drv"]):
+            return named["drv"]
     candidates = log.failed_derivations
     if len(candidates) > 1:
         # Nix may name an output, whose name begins like that of the derivation.
@@ -159,16 +165,18 @@ def _failed_derivation(log: BuildLog) -> str:
                 name = _STORE_NAME.fullmatch(derivation)
                 if derivation in text or (name and f"-{name['name']}" in text):
                     return derivation
-    return candidates[0] if candidates else ""
+    if candidates:
+        return candidates[0]
+    asked_for = _first((_ASKED_FOR,), log.own_errors)
+    return asked_for["drv"] if asked_for else ""
 
 
 def _told_of(derivation: str, log: BuildLog) -> list[str]:
     """Return the errors that say why a build failed."""
-    own = [text for text in log.own_errors if not _DEPENDENCY_FAILED.match(text)]
-    # Of a dependency that failed behind a daemon, there is only what was reported.  The builder
-    # may have printed that too, but what Nix says comes last.
+    own = [text for text in log.own_errors if not _ELSEWHERE.match(text)]
+    # As for its name, the last that was reported is Nix's own word.
     reported = [text for text in log.reported_errors if derivation and derivation in text]
-    return own or reported[-1:]
+    return own or reported[-1:] or list(log.own_errors)
 
 
 def _reason(derivation: str, log: BuildLog) -> str:

@@ -159,6 +159,10 @@ class BuildLog:
         """Return the derivations whose builds run, then those whose builds failed."""
         return (*self._derivations.values(), *self._failed_derivations)
 
+    def has_started(self, derivation: str) -> bool:
+        """True if the build of a derivation has begun, and its log is kept."""
+        return derivation in self._logs
+
     @property
     def failed_derivations(self) -> tuple[str, ...]:
         """The derivations whose builds have stopped without having been counted as done."""

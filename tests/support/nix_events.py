@@ -74,6 +74,10 @@ class NixEvents:
             text += f"       For full logs, run 'nix log {derivation}'."
         self._end(activity, text, needed_by)
 
+    def build_stops(self, activity: int) -> None:
+        """Stop a build because another one has failed."""
+        self._print(action="stop", id=activity)
+
     def error(self, text: str) -> None:
         """Print an error of the command itself."""
         raw = text.removeprefix("error: ")

@@ -153,6 +153,20 @@ class BuildFailureTests(SynchronousTestCase):
                         self.assertEqual(error.derivation, A)
                         self.assertEqual(error.reason, "builder failed with exit code 1")
 
+    def test_of_several_builds_behind_a_daemon_the_one_that_failed_is_named(self) -> None:
+        """Of several builds, the one that failed is named, and not those that were stopped."""
+        log = BuildLog(progress=Recorder())
+        nix = NixEvents(log.feed, daemon=True)
+        stopped = nix.build_starts(B)
+        nix.message(0, f"error: builder for '{B}' failed with exit code 9")
+        nix.builder_fails(A, ["one"], needed_by=B)
+        nix.build_stops(stopped)
+        nix.error(f"error: build of '{B}', '{A}' failed")
+        error = build_failure(failed(1), log, SETTINGS)
+        assert isinstance(error, BuildFailed)
+        self.assertEqual((error.derivation, error.log), (A, ("one",)))
+        self.assertEqual(error.reason, "builder failed with exit code 1")
+
     def test_dependency_that_times_out_behind_a_daemon_is_told_with_its_limit(self) -> None:
         """A dependency that takes too long behind a daemon is told with its limit."""
         log = BuildLog(progress=Recorder())
@@ -175,6 +189,19 @@ class BuildFailureTests(SynchronousTestCase):
         nix.build_starts(A)
         nix.error("error: unexpected end-of-file")
         self.assertIsInstance(build_failure(failed(1), log, SETTINGS), NixUnusable)
+
+    def test_builds_that_were_stopped_with_another_are_not_blamed(self) -> None:
+        """Builds that Nix has stopped because of something else are not what failed."""
+        for text, kind in (
+            (f"error: cannot build missing derivation '{B}'", MissingDerivations),
+            (
+                f"error: a 'aarch64-linux' with features {{}} is required to build '{B}', but I am"
+                " a 'x86_64-linux' with features {kvm}",
+                WrongSystem,
+            ),
+            ("error: cannot connect to daemon at '/s': Connection refused", NixUnusable),
+        ):
+            self.assertIsInstance(self.judge(text, logs={A: ["compiling"]}), kind)
 
     def test_missing_derivations_tell_what_was_begun_in_vain(self) -> None:
         """Missing derivations tell how many builds had begun."""
