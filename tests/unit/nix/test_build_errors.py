@@ -195,8 +195,10 @@ class BuildFailureTests(SynchronousTestCase):
         for text, kind in (
             (f"error: cannot build missing derivation '{B}'", MissingDerivations),
             (
-                f"error: a 'aarch64-linux' with features {{}} is required to build '{B}', but I am"
-                " a 'x86_64-linux' with features {kvm}",
+                (
+                    f"error: a 'aarch64-linux' with features {{}} is required to build '{B}',"
+                    " but I am a 'x86_64-linux' with features {kvm}"
+                ),
                 WrongSystem,
             ),
             ("error: cannot connect to daemon at '/s': Connection refused", NixUnusable),
@@ -280,7 +282,7 @@ class BuildFailureTests(SynchronousTestCase):
         ):
             self.assertIsInstance(self.judge(text), MissingDerivations, text)
 
-    def test_not_substitutable(self) -> None:
+    def test_substitute_only_failure_names_missing_packages(self) -> None:
         """A substitute-only failure names the missing packages, those asked for first."""
         text = "error: unable to start any build; either increase '--max-jobs' or ..."
         self.assertIsInstance(self.judge(text), BuildFailed)
@@ -291,7 +293,7 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertIsInstance(error, NotSubstitutable)
         self.assertIn("no binary cache has curl-8.1, libx-1, libz-1 and 1 more", error.message)
 
-    def test_wrong_system(self) -> None:
+    def test_derivation_for_another_system_is_recognised(self) -> None:
         """A derivation for another system is recognised, in old and new versions of Nix."""
         old = (
             f"error: a 'aarch64-linux' with features {{}} is required to build '{A}', but I am"
