@@ -86,10 +86,10 @@ class EvaluationLog:
         message = plain_text(event["msg"])
         self._lines.append(message)
         raw = event.get("raw_msg")
-        if raw is not None:
+        if raw is not None and event["level"] == 0:
             self._error = plain_text(raw)
             self._location = self._locate(event.get("file"), event.get("line"), event.get("column"))
-        elif message.strip() in _OUT_OF_MEMORY:
+        elif raw is None and message.strip() in _OUT_OF_MEMORY:
             self._out_of_memory = True
 
     def _locate(self, file: object, line: object, column: object) -> str:

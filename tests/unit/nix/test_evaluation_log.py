@@ -46,6 +46,15 @@ class EvaluationLogTests(SynchronousTestCase):
         self.tell(msg="error: yes", raw_msg="yes")
         self.assertEqual(self.reason(), "yes")
 
+    def test_warnings_are_no_errors(self) -> None:
+        """A warning is no error, even if it reads like one."""
+        text = "unable to download 'http://x'"
+        self.tell(level=1, msg=f"warning: error: {text}; retrying", raw_msg=text)
+        self.assertIsNone(self.log.error)
+        self.tell(msg="error: stack", raw_msg="stack")
+        self.tell(level=1, msg=f"warning: error: {text}", raw_msg=text)
+        self.assertEqual(self.reason(), "stack")
+
     def test_too_little_memory_is_told_with_the_limit(self) -> None:
         """Too little memory is told with the limit."""
         self.log.feed(b"GC Warning: Out of Memory! Heap size: 190 MiB. Returning NULL!")
