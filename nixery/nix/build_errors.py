@@ -55,7 +55,7 @@ _WRONG_SYSTEM = (
     ),
 )
 _TIMED_OUT = re.compile(
-    r"(?:building|build) of '(?s:.*)timed out after \d+ seconds(?P<silent> of silence)?"
+    r"building (?:of|derivation) '(?s:.*)timed out after \d+ seconds(?P<silent> of silence)?"
     r"|Cannot build '[^']+'\.\s+Reason: (?:[^\n]* )?timed out after \d+ seconds"
     r"(?P<newer_silent> of silence)?"
 )
@@ -65,7 +65,7 @@ _FAILED = (
     re.compile(rf"Cannot build '{_DRV}'\.\s+Reason: (?!\d+ dependenc)"),
     re.compile(rf"output '[^']+' of '{_DRV}'"),
     re.compile(rf"derivation '{_DRV}' (?:failed|produced|may not)"),
-    re.compile(rf"building of '{_DRV}"),
+    re.compile(rf"building (?:of|derivation) '{_DRV}"),
     re.compile(rf"cycle detected in build of '{_DRV}'"),
 )
 # Says which builds were asked for, and not which one has failed.
@@ -103,6 +103,9 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
     # Builds that run are stopped when Nix fails: they are no evidence against its own word.
     wrong = _first(_WRONG_SYSTEM, own if log.failed_derivations else [*own, *log.reported_errors])
     if wrong:
+        # Where nothing may be built, newer versions say that there is no builder.
+        if settings.substitute_only:
+            return _not_substitutable(log, output)
         return _wrong_system(wrong, output)
     timed_out = _timed_out(failed, log, output, settings)
     if timed_out is not None:

@@ -203,6 +203,11 @@ class WrongSystem(NixeryError):
                 " the feature to Nix's `system-features` setting; otherwise name a remote builder"
                 " that has it in `builders`"
             )
+        if self.required.partition(" ")[0] == self.available:
+            return (
+                f"{self.derivation} has to be built, and this machine builds nothing: Nix's"
+                " `max-jobs` setting is 0, and no remote builder in `builders` takes it"
+            )
         return (
             f"{self.derivation} has to be built on {self.required}, and this machine builds for"
             f" {self.available} only: name a remote builder in Nix's `builders` setting, or"

@@ -257,6 +257,9 @@ class BuildFailureTests(SynchronousTestCase):
         error = self.judge(f"{what} of silence", status=1)
         assert isinstance(error, BuildTimedOut)
         self.assertEqual((error.seconds, error.setting, error.silent), (30, "nix_max_silent", True))
+        error = self.judge(f"error: building derivation '{A}' timed out after 60 seconds")
+        assert isinstance(error, BuildTimedOut)
+        self.assertEqual((error.derivation, error.seconds, error.silent), (A, 60, False))
         error = self.judge("error: stopped", status=101)
         self.assertIsInstance(error, BuildTimedOut)
 
@@ -311,6 +314,19 @@ class BuildFailureTests(SynchronousTestCase):
                 (error.derivation, error.required, error.available),
                 (A, "aarch64-linux", "x86_64-linux"),
             )
+
+    def test_machine_that_builds_nothing_lacks_no_system(self) -> None:
+        """A machine that may build nothing lacks neither its own system nor a feature."""
+        text = (
+            f"error: Cannot build '{A}'.\n       Reason: required system or feature not available\n"
+            "       Required system: 'x86_64-linux' with features {kvm}\n"
+            "       Current system: 'x86_64-linux' with features {benchmark, kvm}"
+        )
+        error = self.judge(text)
+        assert isinstance(error, WrongSystem)
+        self.assertIn("max-jobs", error.message)
+        error = build_failure(failed(), self.log, evolve(SETTINGS, substitute_only=True))
+        self.assertIsInstance(error, NotSubstitutable)
 
     def test_missing_feature_is_told_apart_from_another_system(self) -> None:
         """A missing system feature is told apart from another system."""
