@@ -3,8 +3,8 @@ Find names that may have been meant by names that do not exist.
 
 This takes a processor some ten milliseconds for each name in a large package set, and anybody
 may send made-up names.  So it is done for few names of each request and within a budget, one
-request at a time, beside the evaluations and not in the turn of one; and only when there is a
-client that reads the answer.
+request at a time and fairly between clients, beside the evaluations and not in the turn of one;
+and only when there is a client that reads the answer.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from attrs import define, evolve, field
-from twisted.internet.defer import DeferredLock
 
 from nixery.image.errors import InvalidName, PackageProblem
 from nixery.image.names import parse_image_name
+from nixery.limits.build_quota import current_queue_client
+from nixery.limits.errors import QueueFull
+from nixery.limits.fair_queue import FairQueue
 from nixery.limits.package_rules import PackageRules
 from nixery.runtime.workers import Workers
 
@@ -26,6 +28,9 @@ MAX_SEARCHED_NAMES = 3
 
 BUDGET_SECONDS = 0.1
 """The time that a request's candidates may take, in seconds."""
+
+MAX_WAITING = 64
+"""The most requests that wait for their candidates; others are answered without."""
 
 MAX_CANDIDATES = 5
 """The most candidates for a name that a client is told."""
@@ -87,21 +92,26 @@ class CandidateSearch:
     rules: PackageRules = field(factory=PackageRules)
 
     # All compete for the interpreter: more threads would not be faster.
-    _turn: DeferredLock = field(factory=DeferredLock, init=False)
+    _queue: FairQueue[str] = field(
+        factory=lambda: FairQueue(max_running=1, max_waiting=MAX_WAITING), init=False
+    )
 
     async def complete(self, problems: Sequence[PackageProblem]) -> tuple[PackageProblem, ...]:
         """
-        Return the problems with candidates for the missing names.
+        Return the problems with candidates for the missing names; without any if too many
+        requests wait for theirs.
 
         Cancelling gives up the turn.
         """
         if all(problem.find_candidates is None for problem in problems):
             return tuple(problems)
-        await self._turn.acquire()
         try:
-            found = await self.workers.run(find_candidates, problems, self.seconds)
-        finally:
-            self._turn.release()
+            found = await self._queue.run(
+                current_queue_client(),
+                lambda: self.workers.run(find_candidates, problems, self.seconds),
+            )
+        except QueueFull:
+            return tuple(evolve(problem, find_candidates=None) for problem in problems)
         return tuple(
             evolve(problem, candidates=tuple(filter(self._is_served, problem.candidates)))
             for problem in found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,12 +12,14 @@ from nixery.builds.candidates import (
     BUDGET_SECONDS,
     MAX_CANDIDATES,
     MAX_SEARCHED_NAMES,
+    MAX_WAITING,
     CandidateSearch,
     find_candidates,
     visible_candidates,
 )
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.patterns import parse_patterns
+from nixery.limits.build_quota import current_client
 from nixery.limits.package_rules import PackageRules
 from tests.support.http import SteppedWorkers
 
@@ -110,6 +113,36 @@ class CandidateTests(SynchronousTestCase):
         self.workers.finish()
         self.assertEqual(self.successResultOf(last)[0].candidates, ("b",))
         self.assertEqual(self.searches, 1)
+
+    def test_clients_take_turns(self) -> None:
+        """A client with one request waits for no more than one of another's."""
+        search = CandidateSearch(workers=self.workers, seconds=lambda: self.now)
+        ended: list[str] = []
+
+        def ask(client: str, name: str) -> None:
+            context = copy_context()
+            context.run(current_client.set, (client,))
+            asked = context.run(Deferred.fromCoroutine, search.complete([self.problem(name)]))
+            asked.addCallback(lambda found: ended.append(found[0].candidates[0]))
+
+        for name in ("a1", "a2", "a3"):
+            ask("a", name)
+        ask("b", "b1")
+        self.workers.finish()
+        self.assertEqual(ended, ["a1", "b1", "a2", "a3"])
+
+    def test_requests_beyond_those_that_may_wait_are_answered_without_candidates(self) -> None:
+        """Requests beyond those that may wait are answered at once, without candidates."""
+        search = CandidateSearch(workers=self.workers, seconds=lambda: self.now)
+        asked = [
+            Deferred.fromCoroutine(search.complete([self.problem("git")]))
+            for _ in range(MAX_WAITING + 2)
+        ]
+        [last] = self.successResultOf(asked[-1])
+        self.assertEqual((last.candidates, last.find_candidates), ((), None))
+        self.workers.finish()
+        for each in asked[:-1]:
+            self.assertEqual(self.successResultOf(each)[0].candidates, ("git",))
 
     def test_nothing_is_done_where_nothing_is_missing(self) -> None:
         """Other problems take no turn and no thread."""
