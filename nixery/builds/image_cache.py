@@ -95,10 +95,11 @@ class ImageCache:
             self.max_bytes, self.ttl, timer=self.seconds, getsizeof=lambda known: known.size
         )
 
-    async def get(self, key: str) -> Image | None:
+    async def get(self, key: str, *, record_use: bool = True) -> Image | None:
         """
         Return the image if all of its blobs exist; ``None`` if it has to be made.
 
+        :param record_use: false if no client pulls the image: it is kept for no longer then.
         :raises StorageError: the storage failed.
         """
         cached = self._recent.get(key)
@@ -109,11 +110,14 @@ class ImageCache:
         ):
             self.counts.memory += 1
             return cached.image
-        image, rules = (cached.image, CONTENT_RULES) if cached else await self._load(key)
+        if cached is not None:
+            image, rules = cached.image, CONTENT_RULES
+        else:
+            image, rules = await self._load(key, record_use=record_use)
         if image is None:
             self.counts.misses += 1
             return None
-        missing = await self.storage.missing(image.digests)
+        missing = await self.storage.missing(image.digests, record_use=record_use)
         if missing:
             self._log.warn(
                 "image {key} is made again: {count} of its blobs are gone, {example} for one",
@@ -131,12 +135,14 @@ class ImageCache:
                 self.counts.misses += 1
                 return None
             await self.storage.set_record(IMAGES, key, _encode(image))
+        # The next pull has to look again, if that has not recorded the use.
+        checked_at = now if record_use else float("-inf")
         if cached is None:
             self.counts.storage += 1
-            self._keep_in_memory(key, image, now)
+            self._keep_in_memory(key, image, checked_at)
         else:
             self.counts.memory += 1
-            cached.checked_at = now
+            cached.checked_at = checked_at
         return image
 
     async def add(self, key: str, image: Image) -> None:
@@ -159,7 +165,7 @@ class ImageCache:
         """Check all blobs again before the next result, because a requested one is missing."""
         self._checks_valid_since = self.seconds()
 
-    async def _load(self, key: str) -> tuple[Image | None, int]:
+    async def _load(self, key: str, *, record_use: bool) -> tuple[Image | None, int]:
         """Read an image, and the version of the content rules that it was made by."""
         text = await self.storage.get_record(IMAGES, key)
         if text is None:
@@ -171,7 +177,9 @@ class ImageCache:
                     Manifest(
                         media_type=each["media_type"],
                         digest=parse_digest(each["digest"]),
-                        body=await self.storage.read(parse_digest(each["digest"])),
+                        body=await self.storage.read(
+                            parse_digest(each["digest"]), record_use=record_use
+                        ),
                     )
                     for each in record["manifests"]
                 ]

@@ -1,7 +1,8 @@
 """
 Finds served images and stores the records that describe them.
 
-Nothing here builds an image or evaluates anything, and no pull waits for it: records are written
+Looking at an image is no use of it, which would keep it from being removed when it is not pulled
+any more.  Nothing here builds an image or evaluates anything, and no pull waits for it: records are written
 concurrently with the answers, and a failure to write one is only logged. Only images that this
 registry served are found.
 """
@@ -195,7 +196,7 @@ class ImageCatalog:
         record = await self.storage.get_record(SERVED, tag_record_key(name, tag))
         if record is None:
             return None
-        image = await self.image_cache.get(record.decode("ascii", "replace"))
+        image = await self.image_cache.get(record.decode("ascii", "replace"), record_use=False)
         return None if image is None else image.manifests[0]
 
     async def page_data(self, manifest: Manifest) -> PageData:
@@ -248,7 +249,7 @@ class ImageCatalog:
 
     async def _config(self, manifest: Manifest) -> bytes:
         try:
-            return await self.storage.read(manifest.blobs()[0].digest)
+            return await self.storage.read(manifest.blobs()[0].digest, record_use=False)
         except BlobUnknown:
             return b""
 

@@ -75,7 +75,7 @@ class RepositoryBlobs:
             if key in checked_keys or record is None:
                 continue
             checked_keys.add(key)
-            image = await self._image_cache.get(key)
+            image = await self._image_cache.get(key, record_use=False)
             if image is not None and digest in image.digests:
                 self.record_pull(name, image)
                 return True

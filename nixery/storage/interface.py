@@ -155,13 +155,21 @@ class Storage(Protocol):
     async def stat(self, digest: Digest) -> BlobInfo:
         """:raises BlobUnknown: there is no such blob."""
 
-    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        """Return those of ``digests`` that are not stored, in one operation."""
+    async def missing(
+        self, digests: Collection[Digest], *, record_use: bool = True
+    ) -> frozenset[Digest]:
+        """
+        Return those of ``digests`` that are not stored, in one operation.
 
-    async def read(self, digest: Digest) -> bytes:
+        :param record_use: false if nothing is pulled, so that the time of their last use, after
+            which a storage may remove them, stays as it is.
+        """
+
+    async def read(self, digest: Digest, *, record_use: bool = True) -> bytes:
         """
         Read a small blob (a manifest, a config) as a whole.
 
+        :param record_use: as for :meth:`missing`.
         :raises BlobUnknown: there is no such blob.
         """
 

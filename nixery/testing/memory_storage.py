@@ -45,11 +45,21 @@ class MemoryStorage:
         """:raises BlobUnknown: there is no such blob."""
         return self._blob(digest)[0]
 
-    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+    async def missing(
+        self,
+        digests: Collection[Digest],
+        *,
+        record_use: bool = True,  # noqa: ARG002  # nothing expires here
+    ) -> frozenset[Digest]:
         """Return those of ``digests`` that are not stored."""
         return frozenset(digest for digest in digests if parse_digest(digest) not in self._blobs)
 
-    async def read(self, digest: Digest) -> bytes:
+    async def read(
+        self,
+        digest: Digest,
+        *,
+        record_use: bool = True,  # noqa: ARG002  # nothing expires here
+    ) -> bytes:
         """:raises BlobUnknown: there is no such blob."""
         info, data = self._blob(digest)
         check_small(f"read {digest}", info.size)

@@ -110,13 +110,19 @@ class Connection:
 
     :param slow: whether the client takes nothing until :meth:`resume` is called,
         each time that something was sent.
+    :param peer: the client's address.
     """
 
     def __init__(
-        self, root: Resource | Site, clock: Clock | None = None, *, slow: bool = False
+        self,
+        root: Resource | Site,
+        clock: Clock | None = None,
+        *,
+        slow: bool = False,
+        peer: str = "192.0.2.1",
     ) -> None:
         site = root if isinstance(root, Site) else make_site(root, clock or Clock())
-        self.transport = _Transport(peerAddress=IPv4Address("TCP", "192.0.2.1", 40000))
+        self.transport = _Transport(peerAddress=IPv4Address("TCP", peer, 40000))
         self.transport.slow = slow
         protocol = site.buildProtocol(None)
         assert protocol is not None
@@ -272,7 +278,7 @@ class FileStorage(MemoryStorage):
         except KeyError:
             raise BlobUnknown(digest=digest) from None
 
-    async def read(self, digest: Digest) -> bytes:
+    async def read(self, digest: Digest, *, record_use: bool = True) -> bytes:  # noqa: ARG002
         await self.stat(digest)
         return Path(self.path(digest)).read_bytes()  # noqa: ASYNC240  # there is no reactor here
 

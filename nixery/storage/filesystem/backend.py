@@ -92,17 +92,19 @@ class FilesystemStorage:
         """:raises BlobUnknown: there is no such blob."""
         return await self._workers.run(self._blobs.stat, digest)
 
-    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+    async def missing(
+        self, digests: Collection[Digest], *, record_use: bool = True
+    ) -> frozenset[Digest]:
         """Return those of ``digests`` that are not stored, in one call for all of them."""
-        return await self._workers.run(self._blobs.missing, tuple(digests))
+        return await self._workers.run(self._blobs.missing, tuple(digests), is_use=record_use)
 
-    async def read(self, digest: Digest) -> bytes:
+    async def read(self, digest: Digest, *, record_use: bool = True) -> bytes:
         """
         Read a small blob as a whole, and verify its digest.
 
         :raises BlobUnknown: there is no such blob.
         """
-        return await self._workers.run(self._blobs.read, digest)
+        return await self._workers.run(self._blobs.read, digest, is_use=record_use)
 
     async def open(
         self,

@@ -70,13 +70,19 @@ class Blobs:
         self._directory = directory
         self._temp_directory = temp_directory
 
-    def stat(self, digest: Digest) -> BlobInfo:
-        """:raises BlobUnknown: there is no such blob, or no whole one."""
+    def stat(self, digest: Digest, *, is_use: bool = True) -> BlobInfo:
+        """
+        Return what is known of a blob.
+
+        :param is_use: whether to record the time as that of its last use.
+        :raises BlobUnknown: there is no such blob, or no whole one.
+        """
         path = self._path(digest)
         with translate_os_errors("look a blob up"):
             try:
                 status = os.stat(path)
-                record_use(path, status)
+                if is_use:
+                    record_use(path, status)
             except FileNotFoundError:
                 raise BlobUnknown(digest=digest) from None
             return self._check_size(digest, path, status.st_size)
@@ -95,11 +101,11 @@ class Blobs:
                 raise BlobUnknown(digest=digest) from None
             return self._check_size(digest, path, size)
 
-    def missing(self, digests: Iterable[Digest]) -> frozenset[Digest]:
+    def missing(self, digests: Iterable[Digest], *, is_use: bool = True) -> frozenset[Digest]:
         """Return those of ``digests`` that are not there, or not whole."""
-        return frozenset(digest for digest in digests if self._find(digest) is None)
+        return frozenset(digest for digest in digests if self._find(digest, is_use=is_use) is None)
 
-    def open(self, digest: Digest) -> OpenFile:
+    def open(self, digest: Digest, *, is_use: bool = True) -> OpenFile:
         """:raises BlobUnknown: there is no such blob, or no whole one."""
         path = self._path(digest)
         with translate_os_errors("open a blob"):
@@ -109,14 +115,15 @@ class Blobs:
                 raise BlobUnknown(digest=digest) from None
             try:
                 status = os.fstat(descriptor)
-                record_use(descriptor, status)
+                if is_use:
+                    record_use(descriptor, status)
                 info = self._check_size(digest, path, status.st_size)
             except BaseException:
                 os.close(descriptor)
                 raise
         return OpenFile(info=info, descriptor=descriptor)
 
-    def read(self, digest: Digest) -> bytes:
+    def read(self, digest: Digest, *, is_use: bool = True) -> bytes:
         """
         Read a small blob as a whole, and verify its digest.
 
@@ -125,7 +132,7 @@ class Blobs:
 
         :raises BlobUnknown: there is no such blob, or no whole one.
         """
-        source = self.open(digest)
+        source = self.open(digest, is_use=is_use)
         with translate_os_errors("read a blob"):
             with os.fdopen(source.descriptor, "rb") as file:
                 check_small(f"read {digest}", source.info.size)
@@ -231,10 +238,10 @@ class Blobs:
             raise BlobUnknown(digest=digest)
         return info
 
-    def _find(self, digest: Digest) -> BlobInfo | None:
+    def _find(self, digest: Digest, *, is_use: bool = True) -> BlobInfo | None:
         """Return the blob, if it is there and whole."""
         try:
-            return self.stat(digest)
+            return self.stat(digest, is_use=is_use)
         except BlobUnknown:
             return None
 

@@ -162,7 +162,12 @@ class GcsStorage:
         """:raises BlobUnknown: there is no such blob."""
         return blob_info(digest, await self._stored(digest))
 
-    async def missing(self, digests: Collection[Digest]) -> frozenset[Digest]:
+    async def missing(
+        self,
+        digests: Collection[Digest],
+        *,
+        record_use: bool = True,  # noqa: ARG002  # nothing expires here
+    ) -> frozenset[Digest]:
         """
         Return those of ``digests`` that are not stored.
 
@@ -175,7 +180,12 @@ class GcsStorage:
         )
         return frozenset(digest for digest, stored in zip(wanted, found, strict=True) if not stored)
 
-    async def read(self, digest: Digest) -> bytes:
+    async def read(
+        self,
+        digest: Digest,
+        *,
+        record_use: bool = True,  # noqa: ARG002  # nothing expires here
+    ) -> bytes:
         """
         Read a small blob as a whole, and verify its digest.
 

@@ -28,12 +28,14 @@ class CountingStorage(MemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.checks = 0
+        self.uses = 0
         self.reads = 0
         self.gate: Deferred[None] | None = None
 
-    async def missing(self, digests: Any) -> frozenset[Digest]:
+    async def missing(self, digests: Any, *, record_use: bool = True) -> frozenset[Digest]:
         self.checks += 1
-        return await super().missing(digests)
+        self.uses += record_use
+        return await super().missing(digests, record_use=record_use)
 
     async def get_record(self, kind: str, key: str) -> bytes | None:
         self.reads += 1

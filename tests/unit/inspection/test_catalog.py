@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.builds.build_record import BuildRecord
 from nixery.builds.builder import Builder
+from nixery.builds.image_cache import RECHECK_INTERVAL_SECONDS
 from nixery.errors import StorageError
 from nixery.image.manifests import Image
 from nixery.image.names import Digest, Tag, parse_image_name
@@ -15,6 +18,7 @@ from nixery.inspection.catalog import LISTED, REPORTS, ImageCatalog
 from nixery.inspection.image_list import decode_entry
 from nixery.inspection.page_data import PageData
 from nixery.pulls.images import ImageService
+from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.support.builds import LATEST, BuilderCase, CountingStorage
 
@@ -75,6 +79,34 @@ class ImageCatalogTests(BuilderCase):
             {"bash-1.0", "cacert-1.0", "git-1.0", "glibc-1.0"},
             {path.name for path in report.paths},
         )
+
+    def test_looking_at_an_image_is_no_pull(self) -> None:
+        """Its blobs' last use stays as it is, and the next pull is still recorded."""
+        root = self.directory / "images"
+        storage = FilesystemStorage(root, InlineWorkers())
+        self.now(storage.start())
+        self.storage = storage  # type: ignore[assignment]  # it counts nothing
+        self.restart()
+        self.build("git")
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
+        blobs = [path for path in (root / "blobs").rglob("*") if path.is_file()]
+
+        def age() -> None:
+            self.restart()
+            for path in blobs:
+                os.utime(path, (1e9, 1e9), follow_symlinks=False)
+
+        def used() -> int:
+            return sum(path.lstat().st_mtime > 1e9 for path in blobs if not path.is_symlink())
+
+        age()
+        for _ in range(2):
+            self.assertIsNotNone(self.page_data("git"))
+            self.clock.advance(RECHECK_INTERVAL_SECONDS)
+        self.assertEqual(0, used())
+        self.assertIsNotNone(self.page_data("git"))
+        self.build("git")
+        self.assertGreater(used(), 0)
 
     def test_looked_at_early(self) -> None:
         """A lookup before the report is written waits for it, and it is written once."""
