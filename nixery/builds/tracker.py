@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from nixery.builds.errors import CachedFailure
 from nixery.builds.notifier import ThrottledNotifier
 from nixery.builds.progress import Build
-from nixery.builds.views import BuildView, Changes, LogPart
+from nixery.builds.views import BuildView, Changes, LogPart, RemovedBuild
 from nixery.errors import NixeryError
 from nixery.image.names import ImageName, Tag
 from nixery.runtime.clocks import WallClock
@@ -32,7 +32,7 @@ MAX_ENDED_LOG_CHARACTERS = 8 * 1024 * 1024
 """The number of characters that are kept of the logs of all ended builds together."""
 
 MAX_REMOVED_IDS = 1024
-"""The number of removed builds whose ids are kept, for ``Changes.removed``."""
+"""The number of removed builds that are remembered, for ``Changes.removed``."""
 
 BUILD_NOTIFICATION_SECONDS = 0.1
 """The least seconds between two notifications that a build has changed."""
@@ -65,7 +65,7 @@ class BuildTracker:
     _running: dict[str, Build] = field(factory=dict, init=False)
     _ended: OrderedDict[str, Build] = field(factory=OrderedDict, init=False)
     _by_request: dict[_Request, Build] = field(factory=dict, init=False)
-    _removed: deque[tuple[int, str]] = field(
+    _removed: deque[tuple[int, RemovedBuild]] = field(
         factory=lambda: deque(maxlen=MAX_REMOVED_IDS), init=False
     )
     _removals_known_since: int = field(default=0, init=False)
@@ -143,7 +143,7 @@ class BuildTracker:
         return Changes(
             version=self._version,
             builds=tuple(build.view() for build in self._listed_builds() if build.version > since),
-            removed=tuple(build_id for version, build_id in self._removed if version > since),
+            removed=tuple(removed for version, removed in self._removed if version > since),
         )
 
     def watch(
@@ -201,7 +201,8 @@ class BuildTracker:
             return  # It was never listed.
         if len(self._removed) == MAX_REMOVED_IDS:
             self._removals_known_since = self._removed[0][0]
-        self._removed.append((self.record_change(), build.id))
+        removed = RemovedBuild(id=build.id, image=build.name.repository)
+        self._removed.append((self.record_change(), removed))
 
     def _get(self, build_id: str) -> Build | None:
         build = self._running.get(build_id) or self._ended.get(build_id)

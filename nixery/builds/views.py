@@ -27,6 +27,7 @@ __all__ = [
     "Count",
     "LogPart",
     "BuildFailure",
+    "RemovedBuild",
     "Stage",
 ]
 
@@ -153,16 +154,28 @@ class LogPart:
 
 
 @frozen(kw_only=True)
+class RemovedBuild:
+    """
+    A build that is not listed any more.
+
+    :param image: the name of its image, by which it is decided who may know of it.
+    """
+
+    id: str
+    image: str
+
+
+@frozen(kw_only=True)
 class Changes:
     """
     The changes of builds since a version.
 
     :param version: the current version.
     :param builds: the builds that have changed and are still listed.
-    :param removed: the ids of builds that are not listed any more; ``None`` if these are
+    :param removed: the builds that are not listed any more; ``None`` if these are
         not known: ``builds`` are all listed builds then.
     """
 
     version: int
     builds: tuple[BuildView, ...]
-    removed: tuple[str, ...] | None
+    removed: tuple[RemovedBuild, ...] | None

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
@@ -27,6 +28,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from nixery.builds.views import BuildView
+from nixery.http.client_address import client_keys
 from nixery.http.headers import accepted_types
 from nixery.http.responses import answer_with, set_headers
 from nixery.http.ui.build_streams import BuildFeed, BuildLines, Builds, OverviewFeed, described
@@ -39,6 +41,12 @@ __all__ = ["BuildPages", "TimelineLane", "timeline"]
 
 MAX_STREAMS = 256
 """The most streams that are open at once: each is a long-lived connection."""
+
+MAX_STREAMS_PER_CLIENT = 16
+"""The most streams of one client: its address, or its user."""
+
+_ALL = "all"
+"""Stands for all clients among the keys of clients, which are addresses and users."""
 
 MAX_LOG_LINES_SHOWN = 10_000
 """The most log lines that a page shows: more than are ever kept."""
@@ -68,7 +76,7 @@ class BuildPages:
         self._clock = clock
         self._pages = pages
         self._visibility = visibility or AllowAll()
-        self._streams = 0
+        self._streams = Counter[str]()
         # Versions are counted per process: one that a client sends from an earlier
         # process must not be compared with those of this one.
         self._epoch = secrets.token_hex(4)
@@ -118,7 +126,16 @@ class BuildPages:
         # The build's id belongs to this process, and so does the cursor.
         version, lines = _cursor(request)
         since = int(version) if version.isdigit() else 0
-        return await self._stream(request, lambda: BuildFeed(self._builds, build_id, since, lines))
+        return await self._stream(
+            request,
+            lambda: BuildFeed(
+                self._builds,
+                build_id,
+                since,
+                lines,
+                lambda image: self._visibility.may_see(request, image),
+            ),
+        )
 
     async def unknown(self, request: Request) -> bytes:
         """Say that there is no such build."""
@@ -144,15 +161,25 @@ class BuildPages:
         if request.method == b"HEAD":
             set_headers(request, {b"Content-Type": form.media_type})
             return b""
-        if self._streams >= MAX_STREAMS:
+        clients = client_keys(request)
+        if any(self._streams[key] >= MAX_STREAMS_PER_CLIENT for key in clients):
+            set_headers(request, {b"Retry-After": b"30"})
+            return _json(request, {"error": "this client watches too many builds already"}, 429)
+        if self.open_streams >= MAX_STREAMS:
             set_headers(request, {b"Retry-After": b"30"})
             return _json(request, {"error": "too many clients watch builds already"}, 503)
-        self._streams += 1
+        self._streams.update([_ALL, *clients])
         try:
             await EventStream(request, make_feed(), self._clock, form).send()
         finally:
-            self._streams -= 1
+            self._streams.subtract([_ALL, *clients])
+            self._streams += Counter()  # without those that have none
         return None
+
+    @property
+    def open_streams(self) -> int:
+        """The number of streams that are open."""
+        return self._streams[_ALL]
 
 
 @frozen(kw_only=True)

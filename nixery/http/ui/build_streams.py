@@ -52,7 +52,8 @@ class OverviewFeed:
     """
     The feed of all builds, with these events: ``builds`` is the first part of the list and
     replaces any earlier list, and ``more`` are the parts that follow; ``build`` is a build
-    that is new or has changed; ``removed`` is one that is no longer listed.
+    that is new or has changed; ``removed`` is one that is no longer listed, or that the client
+    may not see any more.
 
     :param may_see: tells whether the client may see an image, by its name.
     """
@@ -64,6 +65,9 @@ class OverviewFeed:
         self._may_see = may_see
         self._epoch = epoch
         self._version = version
+        # What a client that returns was told by an earlier stream is not known.
+        self._returned = version > 0
+        self._told: set[str] = set()
         self._begun = False
         self._rest: deque[BuildView] = deque()
 
@@ -78,10 +82,23 @@ class OverviewFeed:
         seen = [build for build in changes.builds if self._may_see(build.image)]
         if changes.removed is None:
             self._rest = deque(seen)
+            self._told = {build.id for build in seen}
             return self._part("builds")
+        removed = [
+            each.id
+            for each in changes.removed
+            if each.id in self._told or (self._returned and self._may_see(each.image))
+        ]
+        known = self._told.union(build.id for build in seen)
+        removed += [
+            build.id
+            for build in changes.builds
+            if build.id in known and not self._may_see(build.image)
+        ]
+        self._told = known.difference(removed)
         return [
             *(self._event("build", described(build)) for build in seen),
-            *(self._event("removed", {"id": build_id}) for build_id in changes.removed),
+            *(self._event("removed", {"id": build_id}) for build_id in removed),
         ]
 
     def over(self) -> bool:
@@ -105,16 +122,27 @@ class BuildFeed:
     """
     The feed of one build, with these events: ``log`` has lines of its log, ``build`` the
     present state of everything else; the last event is the final state.
+
+    :param may_see: tells whether the client may see an image, by its name; if that ends, so
+        does the feed.
     """
 
-    def __init__(self, builds: Builds, build_id: str, version: int, lines: int) -> None:
+    def __init__(  # noqa: PLR0913  # what the stream is of, where it begins, and who reads it
+        self,
+        builds: Builds,
+        build_id: str,
+        version: int,
+        lines: int,
+        may_see: Callable[[str], bool],
+    ) -> None:
         self._builds = builds
         self._id = build_id
+        self._may_see = may_see
         self._version = version
         self._lines = lines
 
     def pull(self) -> Sequence[Event]:
-        build = self._builds.find(self._id)
+        build = self._find()
         if build is None:
             return ()
         changed = build.version > self._version
@@ -130,8 +158,12 @@ class BuildFeed:
         return ()
 
     def over(self) -> bool:
-        build = self._builds.find(self._id)
+        build = self._find()
         return build is None or build.state.is_final
+
+    def _find(self) -> BuildView | None:
+        build = self._builds.find(self._id)
+        return build if build is not None and self._may_see(build.image) else None
 
     def watch(self, tell: Callable[[], None]) -> Callable[[], None]:
         return self._builds.watch(tell, self._id)

@@ -21,6 +21,7 @@ from twisted.web.server import Request
 
 from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
+from nixery.http.client_address import client_keys
 from nixery.http.error_responses import error_response
 from nixery.http.responses import answer_with, client_disconnected, set_headers
 from nixery.http.ui.build_streams import Builds
@@ -142,7 +143,8 @@ class IndexPage:
 
     async def _check(self, request: Request, typed: str) -> tuple[int, Mapping[str, object]]:
         """Look up the typed names; :return: a status, and the results or an error as JSON."""
-        client = getattr(request.client, "host", "")
+        # The user before the address, which is that of the client of a trusted proxy.
+        client = client_keys(request)[-1]
         try:
             queries = parse_query(typed, self._system)
             if queries is None:

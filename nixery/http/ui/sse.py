@@ -171,7 +171,9 @@ class EventStream:
 
     def _keep_alive(self) -> None:
         self._timer = self._clock.callLater(KEEP_ALIVE_SECONDS, self._keep_alive)
-        if not self._paused:
+        # The client may have lost the right to see more, of which nothing notifies.
+        self._pump()
+        if self._open and not self._paused:
             self._write(self._form.idle())
 
     def _write(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from nixery.builds import tracker
 from nixery.builds.errors import CachedFailure
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
-from nixery.builds.views import BuildState
+from nixery.builds.views import BuildState, RemovedBuild
 from nixery.errors import StorageError
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import Digest, ImageName, Tag, parse_image_name
@@ -199,7 +199,10 @@ class ChangesTests(TrackerTestCase):
         build = self.begin("a", Phase.EVALUATING)
         version = self.tracker.changes(0).version
         build.succeed(DIGEST)
-        self.assertEqual(self.tracker.changes(version).removed, (build.id,))
+        self.assertEqual(
+            self.tracker.changes(version).removed,
+            (RemovedBuild(id=build.id, image=build.name.repository),),
+        )
 
     def test_reader_whose_version_is_too_old_gets_everything(self) -> None:
         """A reader whose version is too old gets everything."""

@@ -7,13 +7,14 @@ from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import Request
 
 from nixery.builds.progress import MAX_LOG_LINES, Build
 from nixery.builds.tracker import BuildTracker
 from nixery.http.routes import UIHandlers
 from nixery.http.server import make_site
 from nixery.http.ui import build_pages, build_streams
-from nixery.http.ui.build_pages import BuildPages
+from nixery.http.ui.build_pages import MAX_STREAMS_PER_CLIENT, BuildPages
 from nixery.http.ui.build_streams import BUILDS_AT_ONCE, Builds
 from nixery.http.ui.sse import KEEP_ALIVE_SECONDS
 from nixery.image.names import Digest, Tag, parse_image_name
@@ -106,7 +107,7 @@ class PagesTestCase(SynchronousTestCase):
     def nothing_left(self) -> None:
         """No timer, no listener and no stream is left."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.pages._streams, 0)
+        self.assertEqual(self.pages.open_streams, 0)
         self.assertEqual(self.book._notifier._listeners, {})
 
 
@@ -318,7 +319,7 @@ class OverviewStreamTests(PagesTestCase):
     def test_client_that_leaves_leaves_nothing_behind(self) -> None:
         """A client that leaves leaves nothing behind."""
         streams = [self.listen("/builds/events") for _ in range(3)]
-        self.assertEqual(self.pages._streams, 3)
+        self.assertEqual(self.pages.open_streams, 3)
         self.begin("a")
         for stream in streams:
             stream.connection.disconnect()
@@ -333,6 +334,91 @@ class OverviewStreamTests(PagesTestCase):
         self.assertEqual(answer.header("Retry-After"), "30")
         streams[0].connection.disconnect()
         self.assertEqual(self.listen("/builds/events").status, 200)
+
+    def test_client_has_only_so_many_streams_and_others_have_theirs(self) -> None:
+        """One address is refused its seventeenth; another one is not."""
+        streams = [self.listen("/builds/events") for _ in range(MAX_STREAMS_PER_CLIENT)]
+        answer = self.connect().request("GET", "/builds/events")
+        self.assertEqual((answer.status, answer.header("Retry-After")), (429, "30"))
+        other = Connection(self.site, self.clock, peer="192.0.2.2")
+        other.send("GET", "/builds/events", ("Accept", "text/event-stream"))
+        self.assertEqual(Stream(other).status, 200)
+        streams[0].connection.disconnect()
+        self.assertEqual(self.listen("/builds/events").status, 200)
+
+
+class Reader:
+    """Visibility rules of one reader, who may see fewer images later."""
+
+    def __init__(self) -> None:
+        self.hidden: set[str] = set()
+
+    def may_see(self, _request: Request, image: str) -> bool:
+        return image not in self.hidden
+
+
+class NarrowedTests(PagesTestCase):
+    """Streams of a reader who may see less than others, or than before."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reader = Reader()
+        self.pages = BuildPages(self.book, self.clock, make_pages(), visibility=self.reader)
+        root = make_root(ui=UIHandlers(pages=make_pages(), builds=self.pages))
+        self.site = make_site(root, self.clock)
+
+    def end_unkept(self, build: Build) -> None:
+        """End a build that is not kept."""
+        build._logged_phases = {Phase.EVALUATING}
+        build.succeed(DIGEST)
+        self.clock.advance(1)
+
+    def test_stream_of_a_build_ends_when_its_reader_may_not_see_it_any_more(self) -> None:
+        """Nothing that comes after is sent, and the stream is not left open in silence."""
+        build = self.begin()
+        talking, silent = (self.listen(f"/builds/{build.id}/events") for _ in range(2))
+        for stream in (talking, silent):
+            self.assertEqual(stream.types(), ["build"])
+        self.reader.hidden.add("shell/git")
+        build.log("secret")
+        self.clock.advance(1)
+        self.assertEqual(talking.events(), [])
+        self.assertTrue(talking.ended)
+        quiet = self.begin("quiet")
+        stream = self.listen(f"/builds/{quiet.id}/events")
+        stream.events()
+        self.reader.hidden.add("quiet")
+        self.clock.advance(KEEP_ALIVE_SECONDS)
+        self.assertEqual(stream.events(), [])
+        self.assertTrue(stream.ended)
+
+    def test_end_of_a_build_that_was_not_told_of_is_not_told_either(self) -> None:
+        """Neither to the reader of a stream, nor to one that comes back."""
+        self.reader.hidden.add("secret")
+        shown, hidden = self.begin("shown"), self.begin("secret")
+        stream = self.listen("/builds/events")
+        [(_, data)] = stream.events()
+        self.assertEqual([each["image"] for each in data["builds"]], ["shown"])
+        last = stream.last_id
+        self.end_unkept(hidden)
+        self.end_unkept(shown)
+        self.assertEqual(stream.events(), [("removed", {"id": shown.id})])
+        assert last is not None
+        returned = self.listen("/builds/events", ("Last-Event-ID", last))
+        self.assertEqual(returned.events(), [("removed", {"id": shown.id})])
+
+    def test_build_that_may_not_be_seen_any_more_is_taken_off_the_list(self) -> None:
+        """Its next change tells the reader that it is gone, once."""
+        build = self.begin("a")
+        stream = self.listen("/builds/events")
+        stream.events()
+        self.reader.hidden.add("a")
+        build.phase(Phase.PACKING)
+        self.clock.advance(1)
+        self.assertEqual(stream.events(), [("removed", {"id": build.id})])
+        build.phase(Phase.STORING)
+        self.clock.advance(1)
+        self.assertEqual(stream.events(), [])
 
 
 class BuildStreamTests(PagesTestCase):

@@ -17,11 +17,14 @@ from nixery.builds.package_lookup import PackageSearch, SearchResult
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError
+from nixery.http.server import make_site
 from nixery.http.routes import UIHandlers
 from nixery.http.ui.build_pages import BuildPages, timeline
 from nixery.http.ui.index_page import IndexPage
 from nixery.image.names import Digest, PackageRequest, Tag, parse_image_name
 from nixery.image.packages import LookupResult
+from nixery.limits.addresses import parse_proxies
+from nixery.limits.admission import AdmissionControl, AdmissionLimits
 from nixery.limits.errors import QueueFull
 from nixery.nix.errors import BuildFailed, EvaluationFailed
 from nixery.nix.progress import Phase
@@ -221,6 +224,20 @@ class ApiTests(UsersTestCase):
         self.assertEqual(["meta", "found"], [each["status"] for each in value["packages"]])
         self.assertEqual({"pull", "run", "kubernetes"}, set(value["commands"]))
         self.assertEqual("192.0.2.1", self.package_search.asked[0][0])
+
+    def test_clients_of_a_trusted_proxy_are_told_apart(self) -> None:
+        """The queue of evaluations is fair between them, and not between proxies."""
+        admission = AdmissionControl(
+            limits=AdmissionLimits(proxies=parse_proxies(["192.0.2.1"])), seconds=self.clock.seconds
+        )
+        site = make_site(self.root, self.clock, admission=admission)
+        for address in ("203.0.113.7", "203.0.113.8"):
+            Connection(site).request(
+                "GET", "/api/packages?names=git", ("X-Forwarded-For", address)
+            )
+        self.assertEqual(
+            ["203.0.113.7", "203.0.113.8"], [client for client, *_ in self.package_search.asked]
+        )
 
     def test_query_that_cannot_be_looked_up_is_answered_with_status_and_error(self) -> None:
         """A query that cannot be looked up is answered with a status and an error."""
