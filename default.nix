@@ -102,7 +102,7 @@ let
       #!/usr/bin/env python3
       import sys
       from twisted.scripts.twistd import run
-      sys.argv[1:1] = ["--nodaemon", "--pidfile=", "--umask=022", "nixery"]
+      sys.argv[1:1] = ["--nodaemon", "--pidfile=", "--umask=077", "nixery"]
       sys.exit(run())
       END
       chmod 755 $out/bin/nixery

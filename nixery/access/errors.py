@@ -10,6 +10,8 @@ from nixery.errors import NixeryError, UnusableFile
 
 __all__ = [
     "AccessDenied",
+    "CrossSiteRequest",
+    "HostNotAllowed",
     "LoginFailed",
     "LoginRequired",
     "LoginThrottled",
@@ -105,3 +107,26 @@ class AccessDenied(NixeryError):
             f"{self.user} may not pull {', '.join(self.packages)} from here:"
             " the registry's operator decides who may have what"
         )
+
+
+@frozen(kw_only=True)
+class HostNotAllowed(NixeryError):
+    """A page was requested under a name that is not one of the registry's."""
+
+    host: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"this registry has no pages for the host {self.host}: its operator can name it in"
+            " allowed_hosts, or in public_url"
+        )
+
+
+@frozen(kw_only=True)
+class CrossSiteRequest(NixeryError):
+    """A page of another site requested an image, in the browser of one of its readers."""
+
+    @property
+    def message(self) -> str:
+        return "a page of another site cannot pull images: pull it with a container engine"

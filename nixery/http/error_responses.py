@@ -22,6 +22,8 @@ from attrs import Factory, frozen
 
 from nixery.access.errors import (
     AccessDenied,
+    CrossSiteRequest,
+    HostNotAllowed,
     LoginFailed,
     LoginRequired,
     LoginThrottled,
@@ -174,6 +176,8 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     LoginThrottled: (429, "TOOMANYREQUESTS"),
     AccessDenied: (403, "DENIED"),
     PackagesDenied: (403, "DENIED"),
+    HostNotAllowed: (403, "DENIED"),
+    CrossSiteRequest: (403, "DENIED"),
     # The image cannot be made, and trying again changes nothing.  PackagesRefused
     # is a 404 if any of its packages does not exist, see error_response().
     PackagesRefused: (422, "MANIFEST_INVALID"),

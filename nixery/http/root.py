@@ -12,16 +12,22 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 
+from nixery.access.errors import HostNotAllowed
 from nixery.http.auth import Authenticator
 from nixery.http.client_address import client_keys
 from nixery.http.error_handler import answer_failure
+from nixery.http.error_responses import log_text
+from nixery.http.hosts import HostRules
 from nixery.http.responses import client_disconnected, request_id, set_headers
 from nixery.http.router import Router
 from nixery.http.server import first_segment
 from nixery.limits.build_quota import current_client
 from nixery.observability.context import current_request
 
-__all__ = ["Root"]
+__all__ = ["ANY_HOST", "Root"]
+
+ANY_HOST = frozenset({b"healthz", b"metrics", b"readyz", b"token", b"v2"})
+"""First path segments that are answered whatever host is requested: none of them is a page."""
 
 
 class Root(KleinResource):
@@ -30,16 +36,28 @@ class Root(KleinResource):
 
     :param router: finds the handlers of requests.
     :param authenticator: authenticates clients; ``None``: nobody logs in.
+    :param hosts: the names under which pages are served; ``None``: every name.
     """
 
-    def __init__(self, router: Router, authenticator: Authenticator | None = None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        authenticator: Authenticator | None = None,
+        hosts: HostRules | None = None,
+    ) -> None:
         super().__init__(router)
         self.first_segments = router.first_segments
         self._authenticator = authenticator
+        self._hosts = hosts
 
     def render(self, request: Request) -> Any:  # type: ignore[override]  # Klein says an interface
         """Start to answer a request."""
-        if first_segment(request) == b"v2":
+        segment = first_segment(request)
+        if self._hosts is not None and segment not in ANY_HOST and not self._hosts.allows(request):
+            host = log_text(request.getHeader(b"Host") or b"")
+            self._refuse(Failure(HostNotAllowed(host=host)), request)
+            return NOT_DONE_YET
+        if segment == b"v2":
             # Docker before 1.10 and a few scripts recognize a registry by this header alone.
             set_headers(request, {b"Docker-Distribution-Api-Version": b"registry/2.0"})
         if self._authenticator is None:
@@ -62,7 +80,10 @@ class Root(KleinResource):
         return super().render(request)
 
     def _refuse(self, failure: Failure, request: Request) -> None:
-        """Answer a client that was not authenticated; without a page, whose parts need a login."""
+        """
+        Answer a client that was not authenticated, or came to a wrong host; without a page, whose
+        parts would be refused as well.
+        """
         if client_disconnected(request):
             return
         set_headers(request, {b"Cache-Control": b"no-store", b"X-Content-Type-Options": b"nosniff"})

@@ -32,13 +32,13 @@ class StateLock:
 
     def acquire(self) -> None:
         """
-        Make the directory, if it is missing, and lock it.
+        Make the directory, if it is missing, for its owner alone, and lock it.
 
         :raises StateDirectoryLocked: another process has it.
         :raises StorageError: it cannot be made or written.
         """
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._descriptor = open_locked(self._directory / "lock")
         except BlockingIOError as error:
             raise StateDirectoryLocked(directory=str(self._directory)) from error

@@ -67,6 +67,11 @@ def make_application(
     def give_up(reason: BaseException) -> None:
         exit_with_failure(reactor, exit_status(reason))
 
+    async def keep_files_private() -> None:
+        # Keys, logs and caches are made for this user alone, whatever the umask was; what others
+        # may read, as stored images, gets its mode where it is made.
+        os.umask(0o077)
+
     async def print_warnings() -> None:
         for warning in config.warnings:
             _log.warn("{warning}.", warning=warning.describe())
@@ -167,6 +172,7 @@ def make_application(
     return OrderedService(
         [
             systemd.watchdog,
+            Component(name="umask", start=keep_files_private),
             Component(name="configuration", start=print_warnings),
             Component.of_service("pool for packing", cpu),
             Component.of_service("pool for storage", files),

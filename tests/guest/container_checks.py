@@ -100,7 +100,7 @@ def from_a_dynamic_user() -> None:
     user = pwd.getpwnam("nixery")
     for directory in ("/var/lib/nixery", "/var/cache/nixery"):
         status = os.lstat(directory)
-        assert (status.st_mode, status.st_uid) == (0o040750, user.pw_uid), (directory, status)
+        assert (status.st_mode, status.st_uid) == (0o040700, user.pw_uid), (directory, status)
         owners = {os.lstat(path).st_uid for path in Path(directory).rglob("*")}
         assert owners <= {user.pw_uid}, owners
     assert not Path("/var/lib/private/nixery").exists()
@@ -220,7 +220,7 @@ def instances() -> None:
         assert os.stat(f"/proc/{pid}").st_uid == user
         for directory in ("/var/lib", "/var/cache"):
             status = os.lstat(f"{directory}/nixery-{name}")
-            assert (status.st_mode, status.st_uid) == (0o040750, user), status
+            assert (status.st_mode, status.st_uid) == (0o040700, user), status
         for path in (f"/etc/nixery/{other}/nixery.yaml", f"/var/lib/nixery-{other}/storage"):
             run("runuser", "-u", f"nixery-{name}", "--", "test", "!", "-r", path)
     # A client starts it by its socket.

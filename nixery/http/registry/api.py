@@ -26,6 +26,7 @@ from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
+from nixery.access.errors import CrossSiteRequest
 from nixery.http.headers import accepted_types, parse_number, requested_range
 from nixery.http.registry.blob_sender import BlobSender, SendLimits
 from nixery.http.registry.client_support import check_readable
@@ -186,6 +187,8 @@ class Registry:
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if is_referrers_tag(tag):
             return send_error(request, NO_REFERRERS)
+        if is_cross_site(request):
+            raise CrossSiteRequest
         is_head = request.method == b"HEAD"
         agent = request.getHeader(b"User-Agent")
         try:

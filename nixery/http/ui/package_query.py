@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from attrs import frozen
@@ -195,12 +196,14 @@ def commands(
         query.package_request for query in queries.queries if query.package_request is not None
     ]
     program = "bash" if shell or not named else packages[named[0]].pname
+    # A package set says what its packages are called, and a user pastes it into a terminal.
+    quoted = shlex.quote(program) if program.isprintable() else ""
     # This keeps a container with a shell running; another one runs its first package.
     args = ["sleep", "infinity"] if shell else [program]
     label = re.sub(r"[^a-z0-9]+", "-", queries.name.repository)[:50].strip("-")
     return {
         "pull": f"docker pull {image}",
-        "run": f"docker run --rm -it {image} {program}",
+        "run": f"docker run --rm -it {image} {quoted}".rstrip(),
         "kubernetes": (
             "apiVersion: v1\n"
             "kind: Pod\n"

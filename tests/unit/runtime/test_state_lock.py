@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -34,6 +36,14 @@ class StateLockTests(SynchronousTestCase):
         two.release()
         self.assertRaises(StateDirectoryLocked, two.acquire)
         one.release()
+
+    def test_directory_is_for_its_owner_alone_whatever_the_umask(self) -> None:
+        """What is made here may hold keys and images that are not for everybody."""
+        self.addCleanup(os.umask, os.umask(0))
+        lock = StateLock(self.directory)
+        lock.acquire()
+        self.addCleanup(lock.release)
+        self.assertEqual(stat.S_IMODE(self.directory.stat().st_mode), 0o700)
 
     def test_directory_that_cannot_be_made(self) -> None:
         """A directory that cannot be made is named, with the reason."""

@@ -1,0 +1,97 @@
+"""
+Check the host that a request is for, and whether another site's page has sent it.
+
+A browser on the network of a private registry opens any site, and so brings others' scripts and
+links there.  By DNS rebinding, a site gives its own name the address of the registry, and reads
+the registry's pages as if they were its own: so pages are only served under names that are the
+registry's.  And a page of another site can send a request whose answer it cannot read, as for a
+picture: such a request begins no build.
+
+Clients of the registry API choose a host by themselves and are not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from attrs import define, field
+from twisted.web.server import Request
+
+__all__ = ["HostRules", "is_cross_site", "own_names"]
+
+
+@define(kw_only=True, eq=False)
+class HostRules:
+    """
+    The host names under which pages are served: of addresses every one, ``localhost``, and some.
+
+    :param allowed: names, and patterns as ``*.example.org``; ``*``: any name.
+    :param own: the names of this machine, which may become known later.
+    """
+
+    allowed: tuple[str, ...] = ()
+    own: set[str] = field(factory=set)
+
+    def allows(self, request: Request) -> bool:
+        """Tell whether the host of a request is one of the registry's, or is not told."""
+        header = request.getHeader(b"Host")
+        # HTTP/1.0 needs none; browsers always send one.
+        if not header:
+            return True
+        name = host_name(header.decode("latin-1"))
+        if name == "localhost" or name.endswith(".localhost") or name in self.own:
+            return True
+        if any(fnmatchcase(name, pattern.lower()) for pattern in self.allowed):
+            return True
+        try:
+            ip_address(name.partition("%")[0])
+        except ValueError:
+            return False
+        return True
+
+
+def host_name(host: str) -> str:
+    """Return the name or address in ``name:port``, in lower case."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].removesuffix(".")
+
+
+def own_names(names: Iterable[str]) -> set[str]:
+    """Return the names under which a machine is reached that calls itself so."""
+    own: set[str] = set()
+    for name in filter(None, (host_name(each) for each in names)):
+        short = name.partition(".")[0]
+        # The last is the one by which multicast DNS tells it (RFC 6762).
+        own |= {name, short, f"{short}.local"}
+    return own
+
+
+def is_cross_site(request: Request) -> bool:
+    """
+    Tell whether a browser sends a request for a page of another site.
+
+    Current browsers say so in ``Sec-Fetch-Site``, if the registry has TLS or is on their own
+    machine.  Otherwise it shows in ``Origin`` or ``Referer``; and where no header tells the
+    origin, a browser's request counts as one for another site: no page of the registry itself
+    sends one.
+    """
+    site = request.getHeader(b"Sec-Fetch-Site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    source = request.getHeader(b"Origin") or request.getHeader(b"Referer")
+    if source is not None:
+        own = (request.getHeader(b"Host") or b"").decode("latin-1").lower()
+        return _network_location(source.decode("latin-1")) != own
+    return (request.getHeader(b"User-Agent") or b"").startswith(b"Mozilla/")
+
+
+def _network_location(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return None
