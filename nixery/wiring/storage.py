@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from nixery.builds.image_cache import RECHECK_INTERVAL_SECONDS, ImageCache
 from nixery.builds.image_check import ImageCheck
 from nixery.config.config import Config
 from nixery.config.declarations.gcs import GcsConfig
+from nixery.errors import ShuttingDown
 from nixery.observability.disk_check import check_directory
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
@@ -94,9 +97,17 @@ def _make_filesystem(
     storage = instrument(backend)
     images = _make_image_cache(storage, cpu, reactor)
 
+    indexing: list[Deferred[None]] = []
+
     async def start() -> None:
         await backend.start()
         _log.info("Images are stored in {path}.", path=root)
+        indexing.append(Deferred.fromCoroutine(backend.complete_indexes()))
+        indexing[0].addErrback(_log_incomplete_index)
+
+    async def stop() -> None:
+        for each in indexing:
+            each.cancel()
 
     retention = CollectionService(
         root=root,
@@ -119,7 +130,7 @@ def _make_filesystem(
         collect_garbage=retention.collect if limited else None,
     )
     components = [
-        Component(name="storage", start=start),
+        Component(name="storage", start=start, stop=stop),
         Component(name="free space monitor", start=free_space.start, stop=free_space.stop),
     ]
     if limited:
@@ -132,6 +143,12 @@ def _make_filesystem(
         check_free_space=free_space.check,
         components=tuple(components),
     )
+
+
+def _log_incomplete_index(failure: Failure) -> None:
+    """Log that records are still listed the slow way; the next start goes on."""
+    if not failure.check(CancelledError, ShuttingDown):
+        _log.warn("an index of records is not complete: {error}", error=failure.value)
 
 
 def _make_gcs(

@@ -6,7 +6,7 @@ the blocking code is in :mod:`nixery.storage.filesystem.blobs` and
 :mod:`nixery.storage.filesystem.records`.  Several processes may share one directory::
 
     ROOT/blobs/sha256/   blobs, by their digests
-    ROOT/records/        records, by kind and key
+    ROOT/records/        records, by kind and key, and their indexes
     ROOT/tmp/            files that are being written, or about to be removed
     ROOT/damaged/        files that a check has moved aside
     ROOT/*lock           see :mod:`nixery.storage.filesystem.publish_lock`
@@ -41,6 +41,7 @@ from nixery.storage.filesystem.batch_publish import Placement, publish_in_order,
 from nixery.storage.filesystem.blobs import BlobPlacement, Blobs
 from nixery.storage.filesystem.files import make_directories, make_directory, translate_os_errors
 from nixery.storage.filesystem.publish_lock import publishing
+from nixery.storage.filesystem.record_index import INDEXED_KINDS
 from nixery.storage.filesystem.records import Records
 from nixery.storage.interface import (
     BlobInfo,
@@ -52,6 +53,9 @@ from nixery.storage.interface import (
 )
 
 __all__ = ["FilesystemStorage"]
+
+INDEXED_AT_ONCE = 500
+"""Records that are put into an index before a thread of the pool is free for others again."""
 
 T = TypeVar("T")
 
@@ -87,6 +91,26 @@ class FilesystemStorage:
         swept = await self._workers.run(_prepare, self._root)
         if swept:
             self._log.info("{swept} files that a crash had left were removed", swept=swept)
+
+    async def complete_indexes(self) -> None:
+        """
+        Make the indexes of a storage of a version that had none, which may take minutes.
+
+        :raises StorageError: the storage failed; the next start goes on.
+        """
+        for kind in INDEXED_KINDS:
+            keys = await self._workers.run(self._records.missing_in_index, kind)
+            if keys is None:
+                continue
+            for start in range(0, len(keys) + 1, INDEXED_AT_ONCE):
+                part = keys[start : start + INDEXED_AT_ONCE]
+                is_last = start + INDEXED_AT_ONCE > len(keys)
+                # Records that are stored meanwhile are put into the index by themselves.
+                await self._workers.run(self._records.add_to_index, kind, part, complete=is_last)
+            if keys:
+                self._log.info(
+                    "{count} records were put into an index, which was new", count=len(keys)
+                )
 
     async def stat(self, digest: Digest) -> BlobInfo:
         """:raises BlobUnknown: there is no such blob."""

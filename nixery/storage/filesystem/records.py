@@ -36,6 +36,7 @@ from nixery.storage.filesystem.files import (
     synchronise_directory,
     translate_os_errors,
 )
+from nixery.storage.filesystem.record_index import INDEXED_KINDS, RecordIndex
 from nixery.storage.rules import check_kind, check_small
 
 __all__ = ["RecordPlacement", "Records"]
@@ -67,6 +68,10 @@ class Records:
     def __init__(self, directory: str, temp_directory: str) -> None:
         self._directory = directory
         self._temp_directory = temp_directory
+        self._indexes = {
+            kind: RecordIndex(directory, kind, encode=_encode, file_name=_file_name)
+            for kind in INDEXED_KINDS
+        }
 
     def get(self, kind: str, key: str) -> bytes | None:
         """Return the record, ``None`` when there is none."""
@@ -107,7 +112,12 @@ class Records:
         data = _encode(key) + b"\n" + value if path.endswith(LONG_KEY_SUFFIX) else value
         temp_file = write_symlink_record(exit_stack, self._temp_directory, data)
         read_existing = None if replace else partial(self._read, path, key)
-        return RecordPlacement(path, value, temp_file, read_existing)
+        index = self._indexes.get(kind)
+        if index is None:
+            return RecordPlacement(path, value, temp_file, read_existing)
+        index.add(key)
+        # Again when it is placed: the record that was there may be deleted meanwhile.
+        return RecordPlacement(path, value, temp_file, read_existing, partial(index.add, key))
 
     def delete(self, kind: str, key: str) -> None:
         """Remove the record, if there is one."""
@@ -115,17 +125,51 @@ class Records:
         with translate_os_errors("delete a record"), suppress(FileNotFoundError):
             os.unlink(path)
             synchronise_directory(os.path.dirname(path))
+            index = self._indexes.get(kind)
+            if index is not None:
+                index.remove(key)
+                # Another process may have made the record anew.
+                if os.path.lexists(path):
+                    index.add(key)
 
     def keys(self, kind: str, prefix: str) -> list[str]:
         """Return the keys of a kind that begin with ``prefix``, sorted."""
         directory = os.path.join(self._directory, check_kind(kind))
+        first, slash, rest = prefix.partition("/")
+        index = self._indexes.get(kind)
         with translate_os_errors("list records"):
-            try:
-                names = os.listdir(directory)
-            except FileNotFoundError:
-                return []
-            keys = (self._key(directory, name) for name in names)
-            return sorted(key for key in keys if key is not None and key.startswith(prefix))
+            if index is not None and slash and not rest and index.is_complete:
+                found = self._keys_in(index.directory(first))
+                keys = (f"{first}/{each}" for each in found)
+                return [key for key in keys if os.path.lexists(self._path(kind, key))]
+            return [key for key in self._keys_in(directory) if key.startswith(prefix)]
+
+    def missing_in_index(self, kind: str) -> list[str] | None:
+        """Return the keys to add to the index of a kind; ``None`` if it is complete."""
+        if self._indexes[kind].is_complete:
+            return None
+        return self.keys(kind, "")
+
+    def add_to_index(self, kind: str, keys: Sequence[str], *, complete: bool) -> None:
+        """
+        Add records to the index of a kind.
+
+        :param complete: true if no others are missing there.
+        """
+        with translate_os_errors("make an index of records"):
+            self._indexes[kind].add_all(keys)
+            if complete:
+                self._indexes[kind].complete()
+
+    def _keys_in(self, directory: str) -> list[str]:
+        """Return the keys of the records, or of the entries of an index, in a directory."""
+        try:
+            names = os.listdir(directory)
+        except FileNotFoundError:
+            return []
+        return sorted(
+            key for key in (self._key(directory, name) for name in names) if key is not None
+        )
 
     def _path(self, kind: str, key: str) -> str:
         return os.path.join(self._directory, check_kind(kind), _file_name(_encode(key)))
@@ -163,6 +207,7 @@ class RecordPlacement:
     A :class:`nixery.storage.filesystem.batch_publish.Placement` of a record.
 
     :param read_existing: reads the existing record, which is kept; ``None`` if it is replaced.
+    :param placed: called when it is visible.
     :ivar value: once it is placed, the record as it is stored.
     """
 
@@ -172,7 +217,9 @@ class RecordPlacement:
         value: bytes,
         temp_file: SymlinkRecord | SmallTempFile,
         read_existing: Callable[[], bytes | None] | None,
+        placed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._placed = placed
         self.value = value
         self._path = path
         self._temp_file = temp_file
@@ -187,6 +234,7 @@ class RecordPlacement:
             self._temp_file.rename(self._path)
         else:
             self._link(self._read_existing)
+        self._placed()
         return os.path.dirname(self._path)
 
     def _link(self, read_existing: Callable[[], bytes | None]) -> None:
