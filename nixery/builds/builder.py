@@ -10,11 +10,10 @@ a key, is shared by all clients that ask for the same image, and is never owned 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from attrs import define, evolve, field
-from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -31,6 +30,7 @@ from nixery.errors import NixeryError, ShuttingDown
 from nixery.image.canonical_json import sha256_hex
 from nixery.image.errors import ImageLimitExceeded
 from nixery.image.manifests import Image
+from nixery.image.name_cache import NameCache, memory_size
 from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation
 from nixery.layers.errors import ReservedName
@@ -81,7 +81,9 @@ class Builder(Service):
     package_rules: PackageRules = field(factory=PackageRules)
     build_quota: BuildQuota = field(factory=BuildQuota)
 
-    _request_keys: MutableMapping[tuple[ImageName, Revision, str], str] = field(init=False)
+    _request_keys: NameCache[tuple[ImageName, Revision, str], str] = field(
+        factory=NameCache, init=False
+    )
     _failures: FailureCache = field(init=False)
     _evaluation_jobs: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
     _build_jobs: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
@@ -99,7 +101,6 @@ class Builder(Service):
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._request_keys = LRUCache(4096)
         limits, clock = self.pipeline.limits, self.pipeline.clock
         self._failures = FailureCache(seconds=clock.seconds, ttl=self.failure_cache_ttl)
         self.demand = Demand(seconds=clock.seconds)
@@ -132,11 +133,12 @@ class Builder(Service):
         inputs = name, revision, settings.popularity.digest
         key = self._request_keys.get(inputs)
         if key is None:
-            key = self._request_keys[inputs] = cache_keys.request_key(
+            key = cache_keys.request_key(
                 name,
                 revision,
                 {**settings.identity(), "evaluation": self.pipeline.nix.evaluation_identity()},
             )
+            self._request_keys.add(inputs, key, memory_size(name))
         return ImageRequest(name=name, revision=revision, settings=settings, key=key)
 
     async def _current_settings(self) -> ImageSettings:

@@ -14,7 +14,7 @@ Grammar: the OCI distribution specification, version 1.1, section "Endpoints".
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
 
 from werkzeug.routing import BaseConverter, Map
 
@@ -23,7 +23,6 @@ from nixery.image.names import (
     ImageName,
     Tag,
     parse_digest,
-    parse_image_name,
     parse_reference,
     parse_tag,
 )
@@ -36,29 +35,27 @@ __all__ = [
     "RestConverter",
 ]
 
-# A pull requests a manifest and then dozens of blobs under one name, and parsing the
-# name would be half of the work of many responses.  Names are short; invalid ones raise
-# an exception and are not cached.
-_parse_name = lru_cache(maxsize=4096)(parse_image_name)
+ParseName = Callable[[str], ImageName]
+"""Parses the name of an image, or finds one that was parsed before."""
 
 
 class NameConverter(BaseConverter):
     """
     Converts a repository name to an :class:`~nixery.image.names.ImageName`.
 
-    :param system: the Nix system of images whose name chooses none.
+    :param parse_name: parses it.
     """
 
     regex = "(?s:.*)"
     part_isolating = False
 
-    def __init__(self, url_map: Map, system: str) -> None:
+    def __init__(self, url_map: Map, parse_name: ParseName) -> None:
         super().__init__(url_map)
-        self._system = system
+        self._parse_name = parse_name
 
     def to_python(self, value: str) -> ImageName:
         """:raises InvalidName: the name is outside the grammar."""
-        return _parse_name(value, self._system)
+        return self._parse_name(value)
 
 
 class ReferenceConverter(BaseConverter):
@@ -88,15 +85,15 @@ class ImageConverter(BaseConverter):
     """
     Converts a name with a tag, ``shell/git:latest``.
 
-    :param system: the Nix system of images whose name chooses none.
+    :param parse_name: parses the name.
     """
 
     regex = "[^:]*:[^/]*"
     part_isolating = False
 
-    def __init__(self, url_map: Map, system: str) -> None:
+    def __init__(self, url_map: Map, parse_name: ParseName) -> None:
         super().__init__(url_map)
-        self._system = system
+        self._parse_name = parse_name
 
     def to_python(self, value: str) -> tuple[ImageName, Tag]:
         """
@@ -104,7 +101,7 @@ class ImageConverter(BaseConverter):
         :raises InvalidReference: the tag is outside the grammar.
         """
         name, _, tag = value.partition(":")
-        return _parse_name(name, self._system), parse_tag(tag)
+        return self._parse_name(name), parse_tag(tag)
 
 
 class RestConverter(BaseConverter):

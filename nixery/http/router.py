@@ -3,16 +3,19 @@ Match paths to routes: a Klein application that is prepared for many small reque
 
 Klein binds its URL map to the host name of each request, and matches every path anew.  Here
 routes do not depend on the host, so that the map is bound once, and matches are remembered:
-clients repeat their requests, and a match takes longer than finding a manifest in memory.
+clients repeat their requests, and a match takes longer than finding a manifest in memory.  Only
+what was answered with success is remembered: a client that is not admitted leaves nothing behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
 from klein import Klein, KleinRenderable
+from klein.interfaces import IKleinRequest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.server import Request
@@ -28,11 +31,13 @@ from nixery.http.converters import (
 )
 from nixery.http.registry.errors import FailedPull
 from nixery.http.responses import client_disconnected
+from nixery.image.name_cache import NameCache, memory_size
+from nixery.image.names import ImageName, parse_image_name
 
 __all__ = ["Router"]
 
-MAX_CACHED_MATCHES = 4096
-"""The number of matches that are remembered; a path has some hundred bytes."""
+MAX_CACHED_BYTES = 8 * 2**20
+"""Memory of the matches that are remembered, in bytes; a path and its match have about 2 KiB."""
 
 MAX_CACHED_PATH_CHARACTERS = 512
 """Longer paths than any of the registry API are not remembered."""
@@ -49,7 +54,7 @@ class Router(Klein):
 
     def __init__(self, system: str) -> None:
         super().__init__()
-        self._url_map = _CachingMap(system)
+        self._url_map = self._caching_map = _CachingMap(system)
 
     def execute_endpoint(
         self, endpoint: str, request: Any, *args: Any, **kwargs: Any
@@ -57,13 +62,28 @@ class Router(Klein):
         """Call the handler of a request, as Klein asks for it."""
         body = super().execute_endpoint(endpoint, request, *args, **kwargs)
         if isinstance(body, Deferred):
-            body.addErrback(_drop_if_disconnected, request)
+            body.addCallbacks(
+                _remember, _drop_if_disconnected, callbackArgs=(request,), errbackArgs=(request,)
+            )
         return body
+
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """The numbers of paths and of names that are remembered."""
+        return len(self._caching_map.matches), len(self._caching_map.names)
 
     @property
     def first_segments(self) -> frozenset[bytes]:
         """The first segments of all routes' paths."""
         return frozenset(rule.rule.encode().split(b"/")[1] for rule in self.url_map.iter_rules())
+
+
+def _remember(body: Any, request: Request) -> Any:
+    """Remember the match of a request that was answered with success."""
+    mapper = IKleinRequest(request).mapper
+    if request.code < HTTPStatus.BAD_REQUEST and isinstance(mapper, _Adapter):
+        mapper.remember()
+    return body
 
 
 def _drop_if_disconnected(failure: Failure, request: Request) -> Failure | None:
@@ -76,10 +96,15 @@ class _CachingMap(Map):
     """A URL map that is bound once, and remembers matches."""
 
     def __init__(self, system: str) -> None:
+        self._system = system
+        # A pull requests a manifest and then dozens of blobs under one name, and parsing the
+        # name would be half of the work of many responses.
+        self.names: NameCache[str, ImageName] = NameCache()
+        self.matches: NameCache[tuple[str, str], Match] = NameCache(MAX_CACHED_BYTES)
         converters: Mapping[str, Callable[..., BaseConverter]] = {
             "digest": DigestConverter,
-            "image": partial(ImageConverter, system=system),
-            "name": partial(NameConverter, system=system),
+            "image": partial(ImageConverter, parse_name=self._parse_name),
+            "name": partial(NameConverter, parse_name=self._parse_name),
             "reference": ReferenceConverter,
             "rest": RestConverter,
         }
@@ -90,7 +115,6 @@ class _CachingMap(Map):
             redirect_defaults=False,
         )
         self._bound = super().bind("localhost")
-        self.find_cached = lru_cache(MAX_CACHED_MATCHES)(self.find)
 
     def find(self, path: str, method: str) -> Match:
         """
@@ -98,8 +122,26 @@ class _CachingMap(Map):
 
         :raises HTTPException: there is no route for the path or the method.
         """
+        known = self.matches.get((path, method))
+        if known is not None:
+            return known
         # Methods are case-sensitive (RFC 9110, section 9.1), but not those of werkzeug.
         return self._bound.match(path, method if method.isupper() else "-", return_rule=True)
+
+    def remember(self, path: str, method: str, match: Match) -> None:
+        """Remember a match, and the names in it."""
+        if len(path) > MAX_CACHED_PATH_CHARACTERS or self.matches.get((path, method)) is not None:
+            return
+        size = 500 + 2 * len(path)
+        for value in match[1].values():
+            for name in value if isinstance(value, tuple) else (value,):
+                if isinstance(name, ImageName):
+                    self.names.add(name.repository, name, memory_size(name))
+                    size += memory_size(name)
+        self.matches.add((path, method), match, size)
+
+    def _parse_name(self, text: str) -> ImageName:
+        return self.names.get(text) or parse_image_name(text, self._system)
 
     def bind(self, *_: object, **options: Any) -> MapAdapter:
         """Return an adapter for one request, as Klein asks for it."""
@@ -114,9 +156,14 @@ class _Adapter(MapAdapter):
         self._url_map = url_map
         self._path = path
         self._method = method
+        self._match: Match | None = None
 
     def match(self, *_: object, **__: object) -> Any:
         """Return the rule and the values in the path, as Klein asks for them."""
-        short = len(self._path) <= MAX_CACHED_PATH_CHARACTERS
-        find = self._url_map.find_cached if short else self._url_map.find
-        return find(self._path, self._method)
+        self._match = self._url_map.find(self._path, self._method)
+        return self._match
+
+    def remember(self) -> None:
+        """Remember what was matched, for the next request of the same path."""
+        if self._match is not None:
+            self._url_map.remember(self._path, self._method, self._match)

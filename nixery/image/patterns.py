@@ -20,6 +20,7 @@ from functools import lru_cache
 
 from attrs import field, frozen
 
+from nixery.image.name_cache import NameCache, memory_size
 from nixery.image.names import DEFAULT_PACKAGES, ESCAPE, SHELL, ImageName
 
 __all__ = ["ALL_PACKAGES", "PackagePatterns", "normalize_path", "parse_patterns"]
@@ -114,15 +115,23 @@ def _check_pattern(text: str) -> None:
         )
 
 
-@lru_cache(maxsize=4096)
+_allowed_names: NameCache[tuple[PackagePatterns, ImageName], bool] = NameCache()
+
+
 def _denied_packages(patterns: PackagePatterns, name: ImageName) -> tuple[str, ...]:
-    return tuple(
+    if _allowed_names.get((patterns, name)):
+        return ()
+    denied = tuple(
         request.name
         for request in name.package_requests
         # Every image has these, for all clients.
         if request.name not in DEFAULT_PACKAGES
         and not _matches(patterns, normalize_path(request.name))
     )
+    if not denied:
+        # Of names that are refused, nothing is kept.
+        _allowed_names.add((patterns, name), True, memory_size(name))
+    return denied
 
 
 def _matches(patterns: PackagePatterns, path: tuple[str, ...]) -> bool:

@@ -13,10 +13,9 @@ their own name: a lookup may change the case of letters, and two paths may lead 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from attrs import frozen
 
+from nixery.image.name_cache import NameCache, memory_size
 from nixery.image.names import DEFAULT_PACKAGES, ImageName, PackageRequest
 from nixery.image.packages import Evaluation, Package
 from nixery.image.patterns import PackagePatterns, normalize_path
@@ -100,9 +99,15 @@ class PackageRules:
         )
 
 
-@lru_cache(maxsize=4096)
+_denied_by_name: NameCache[tuple[PackageRules, ImageName], tuple[str, ...]] = NameCache()
+
+
 def _denied_packages(rules: PackageRules, name: ImageName) -> tuple[str, ...]:
-    return tuple(item.name for item in name.package_requests if rules.denies(item))
+    denied = _denied_by_name.get((rules, name))
+    if denied is None:
+        denied = tuple(item.name for item in name.package_requests if rules.denies(item))
+        _denied_by_name.add((rules, name), denied, memory_size(name))
+    return denied
 
 
 def _escape_dots(pname: str) -> str:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 
 from attrs import define, field
 from cachetools import LRUCache, TTLCache
@@ -39,6 +38,7 @@ from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.image.canonical_json import canonical_json, sha256_hex
 from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import Image
+from nixery.image.name_cache import NameCache, memory_size
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.image.packages import Evaluation
 from nixery.limits.build_quota import current_client
@@ -343,15 +343,21 @@ def member_record_key(name: ImageName, digest: Digest) -> str:
     return f"{tag_record_prefix(name)}{digest}"
 
 
-@lru_cache(maxsize=4096)
+_name_keys: NameCache[ImageName, str] = NameCache()
+
+
 def _name_key(name: ImageName) -> str:
     """Return a key that is equal for all spellings of the same request."""
-    return sha256_hex(
-        {
-            "kind": "name",
-            "requirements": [
-                [item.name, item.exact, item.optional] for item in name.package_requests
-            ],
-            "system": name.system,
-        }
-    )
+    key = _name_keys.get(name)
+    if key is None:
+        key = sha256_hex(
+            {
+                "kind": "name",
+                "requirements": [
+                    [item.name, item.exact, item.optional] for item in name.package_requests
+                ],
+                "system": name.system,
+            }
+        )
+        _name_keys.add(name, key, memory_size(name))
+    return key

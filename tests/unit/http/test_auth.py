@@ -87,6 +87,7 @@ class AuthTestCase(AccessControllerTestCase):
             seen = [name for name in names if pages_guard.may_see(request, name)]
             return answer_with(request, PLAIN_TEXT, f"{client_of(request).user} {seen}".encode())
 
+        self.router = router
         self.root = Root(router, Authenticator(self.access_controller))
         self.connection = Connection(self.root, self.clock)
 
@@ -176,6 +177,17 @@ class AuthenticatorTests(AuthTestCase):
             Connection(site).request("GET", "/v2/", ("X-Forwarded-For", "203.0.113.7"))
             self.get("/v2/")
         self.assertEqual([each for each in logs if each["log_level"] is LogLevel.warn], [])
+
+    def test_nothing_is_remembered_of_clients_that_are_not_admitted(self) -> None:
+        """Neither the paths nor the names that they think of are kept in memory."""
+        for number in range(5):
+            for headers in ([], [basic("alice", f"guess{number}")], [ALICE]):
+                answer = self.get(f"/v2/htop/made-up-{number}/manifests/latest", *headers)
+                self.assertIn(answer.status, (401, 403, 429))
+        self.assertEqual((0, 0), self.router.remembered)
+        for _ in range(2):
+            self.assertEqual(self.get("/v2/git/manifests/latest", BOB).status, 200)
+        self.assertEqual((1, 1), self.router.remembered)
 
     def test_header_of_another_scheme_is_challenged(self) -> None:
         """A header that is neither password nor token is challenged as a missing one is."""
