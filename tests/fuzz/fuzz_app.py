@@ -256,6 +256,7 @@ class World:
             on_tag_recorded=library.record_served,
         )
         controller, guard = self._access_controller(cache), None
+        self.controller = controller
         if self.gated:
             guard = RegistryGuard(
                 controller, realm="http://reg.example/token", service="reg.example"

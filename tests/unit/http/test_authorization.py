@@ -1,0 +1,206 @@
+"""
+The authorization matrix: one table of who may have what, for one server with all of its parts.
+
+Each row is asked for in several ways (methods, ranges, conditions, media types) by each client.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import bcrypt
+from attrs import frozen
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.access.passwords import Passwords
+from nixery.image.names import escape_attribute
+from nixery.image.patterns import parse_patterns
+from nixery.testing.fakes import FakePackage
+from tests.fuzz.fuzz_app import World, answers_in, basic
+
+IMAGES = ("hello", "sesame", "hello/sesame")
+
+NO_LOGIN = ("nobody", "stranger")
+"""Clients who prove nothing: without credentials, and with a wrong password."""
+
+CLIENTS = (*NO_LOGIN, "alice", "bob", "carol", "token")
+"""
+Alice may have hello, Carol sesame, and Bob everything.  ``token`` is Alice's for ``hello`` as it is
+spelled, and no other name.
+"""
+
+USERS = ("alice", "bob", "carol", "token")
+
+GET, HEAD = "GET", "HEAD"
+
+Ask = tuple[str, str]
+"""A method, and a header with its value or an empty text."""
+
+BLOB_WAYS: Sequence[Ask] = (
+    (GET, ""),
+    (HEAD, ""),
+    (GET, "Range: bytes=0-1"),
+    (GET, "If-None-Match: *"),
+    (HEAD, "If-None-Match: *"),
+)
+
+PAGE_WAYS: Sequence[Ask] = (
+    (GET, ""),
+    (HEAD, ""),
+    (GET, "Accept: text/html"),
+    (GET, "Accept: application/json"),
+)
+
+STREAM_WAYS: Sequence[Ask] = (
+    (GET, "Accept: text/event-stream"),
+    (GET, ""),
+    (HEAD, "Accept: text/event-stream"),
+    (GET, "Last-Event-ID: 1-1"),
+)
+
+
+@frozen
+class Row:
+    """A path, the ways to ask for it, and the clients that may have it."""
+
+    path: str
+    ways: Sequence[Ask]
+    may: Sequence[str]
+
+
+def spellings(name: str) -> Iterator[str]:
+    """Yield names that request one package and nothing that not every image has."""
+    escaped = escape_attribute(name)
+    percent = f"%{ord(name[0]):02x}{name[1:]}"
+    yield from (name, f"{name}/{name}", f"cacert/{name}", f"{name}/cacert", escaped, percent)
+    yield from (f"{escaped}/{name}", f"{name}/{escaped}", f"cacert/{escaped}", f"arm64/{name}")
+    yield from (f"{name}/cacert/{name}", f"arm64/{escaped}", f"cacert/{percent}/cacert")
+
+
+class MatrixTests(SynchronousTestCase):
+    """Tests of every part of the server with every client."""
+
+    def setUp(self) -> None:
+        self.world = World(Path(self.mktemp()), gated=True)
+        self.world.nix.packages = [
+            *self.world.nix.packages,
+            FakePackage(attribute="sesame", files={"bin/sesame": b"open"}, references=("glibc",)),
+            FakePackage(attribute="cacert", files={"etc/ca": b"certificates"}),
+        ]
+        self.world.controller.replace_users(
+            Passwords(
+                hashes={
+                    user: bcrypt.hashpw(user.encode(), bcrypt.gensalt(4))
+                    for user in ("alice", "bob", "carol")
+                }
+            ),
+            {"alice": parse_patterns(["hello"]), "carol": parse_patterns(["sesame"])},
+        )
+        self.manifests = {
+            name: json.loads(self.ask("bob", GET, f"/v2/{name}/manifests/latest")[1])
+            for name in IMAGES
+        }
+
+    def credentials(self, client: str) -> list[bytes]:
+        match client:
+            case "nobody":
+                return []
+            case "stranger":
+                return [b"Authorization: " + basic("mallory", "open sesame")]
+            case "token":
+                issued = self.world.controller.issue_tokens("alice", ["repository:hello:pull"])
+                return [b"Authorization: Bearer " + issued.token.encode()]
+        return [b"Authorization: " + basic(client, client)]
+
+    def ask(self, client: str, method: str, path: str, header: str = "") -> tuple[int, bytes]:
+        """Send a request; return the status and the body."""
+        lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: reg.example"]
+        lines += self.credentials(client) + ([header.encode()] if header else [])
+        received = self.world.exchange(b"\r\n".join([*lines, b"", b""]))
+        [(status, body)] = answers_in(received, [method])
+        return status, body
+
+    def registry_rows(self) -> Iterator[Row]:
+        """Yield the rows of the registry API."""
+        for name, may in (("hello", ("alice", "bob")), ("sesame", ("bob", "carol"))):
+            for spelling in spellings(name):
+                token = ("token",) if spelling in ("hello", "%68ello") else ()
+                yield Row(f"/v2/{spelling}/manifests/latest", BLOB_WAYS, (*may, *token))
+        for name, may in (
+            ("hello", ("alice", "bob", "token")),
+            ("sesame", ("bob", "carol")),
+            ("hello/sesame", ("bob",)),
+        ):
+            manifest = self.manifests[name]
+            yield Row(f"/v2/{name}/tags/list", BLOB_WAYS[:2], may)
+            for blob in (manifest["config"], *manifest["layers"]):
+                yield Row(f"/v2/{name}/blobs/{blob['digest']}", BLOB_WAYS, may)
+            yield Row(f"/v2/{name}/blobs/sha256:{'0' * 64}", BLOB_WAYS, ())
+            yield Row(f"/v2/{name}/manifests/sha256:{'0' * 64}", BLOB_WAYS, ())
+        # What only the other image has, under the name that the client may have.
+        for name, other in (("hello", "sesame"), ("sesame", "hello")):
+            own = {layer["digest"] for layer in self.manifests[name]["layers"]}
+            for blob in (self.manifests[other]["config"], *self.manifests[other]["layers"]):
+                if blob["digest"] not in own:
+                    yield Row(f"/v2/{name}/blobs/{blob['digest']}", BLOB_WAYS, ("bob",))
+
+    def page_rows(self) -> Iterator[Row]:
+        """Yield the rows of pages, their data and their streams."""
+        for path in ("/", "/builds", "/images", "/docs/", "/metrics", "/?packages=hello"):
+            yield Row(path, PAGE_WAYS, USERS)
+        yield Row("/builds/events", STREAM_WAYS, USERS)
+        yield Row("/healthz", PAGE_WAYS, CLIENTS)
+        builds = {build.image: build.id for build in self.world.book.overview()}
+        for name, may in (
+            ("hello", ("alice", "bob", "token")),
+            ("sesame", ("bob", "carol")),
+            ("hello/sesame", ("bob",)),
+        ):
+            for part in ("", "/paths", "/graph.json", "/graph.svg", "?why=glibc"):
+                yield Row(f"/images/{name}:latest{part}", PAGE_WAYS, may)
+            yield Row(f"/builds/{builds[name]}", PAGE_WAYS, may)
+            yield Row(f"/builds/{builds[name]}/events", STREAM_WAYS[:3], may)
+            yield Row(f"/api/packages?names={name}", PAGE_WAYS, may)
+
+    def check(self, rows: Iterator[Row]) -> int:
+        """Ask for each row in each way by each client; return the number of requests."""
+        number = 0
+        for row in rows:
+            for method, header in row.ways:
+                for client in CLIENTS:
+                    number += 1
+                    status, body = self.ask(client, method, row.path, header)
+                    case = (client, method, row.path, header, status)
+                    if client in row.may:
+                        self.assertIn(status, (200, 206, 304), case)
+                        continue
+                    refused = (401, 429) if client in NO_LOGIN else (401, 403, 404)
+                    self.assertIn(status, refused, case)
+                    self.assertNotIn(b"/nix/store", body, case)
+        return number
+
+    def test_every_part_is_for_those_who_may_have_it(self) -> None:
+        """Whoever may have something gets it in every way, and nobody else in any."""
+        self.assertGreater(self.check(self.registry_rows()), 800)
+        self.assertGreater(self.check(self.page_rows()), 500)
+
+    def test_lists_have_what_their_reader_may_have(self) -> None:
+        """Names of other images are in no list, box or page, for a person or a program."""
+        for path in ("/images", "/builds", "/"):
+            for header in ("Accept: text/html", "Accept: application/json"):
+                for client, knows in (("alice", False), ("bob", True), ("carol", True)):
+                    _, body = self.ask(client, GET, path, header)
+                    self.assertEqual(knows, b"sesame" in body, (path, header, client))
+
+    def test_whoever_was_removed_gets_nothing_more(self) -> None:
+        """From the next request on, with password and token alike."""
+        self.assertEqual(200, self.ask("alice", GET, "/v2/hello/manifests/latest")[0])
+        self.assertEqual(200, self.ask("token", GET, "/v2/hello/manifests/latest")[0])
+        old = self.credentials("token")
+        hashes = {"bob": bcrypt.hashpw(b"bob", bcrypt.gensalt(4))}
+        self.world.controller.replace_users(Passwords(hashes=hashes), {})
+        self.credentials = lambda _client: old  # type: ignore[method-assign]
+        for path in ("/v2/hello/manifests/latest", "/images/hello:latest", "/builds"):
+            self.assertEqual(401, self.ask("token", GET, path)[0], path)
