@@ -116,6 +116,46 @@ let
       registry.settings.storage_path
     ];
 
+  # Settings and options of registries that name files with secrets, by their values.
+  secretFiles =
+    registry:
+    lib.filterAttrs (_: value: value != null) (
+      {
+        inherit (registry) environmentFile;
+        inherit (registry.settings)
+          gcs_signing_key
+          google_application_credentials
+          htpasswd_file
+          nix_options_file
+          tls_key
+          token_key
+          ;
+      }
+      // lib.mapAttrs' (name: lib.nameValuePair "credentials.${name}") registry.credentials
+    );
+
+  # A path that is not a text is copied into the store when it is written into a file.
+  inStore = value: builtins.isPath value || lib.hasPrefix builtins.storeDir (toString value);
+
+  # Settings whose value holds a secret itself.
+  secretValues =
+    registry:
+    lib.optional (
+      registry.settings.nix_options != null && registry.settings.nix_options ? access-tokens
+    ) "nix_options"
+    ++ lib.filter (
+      name:
+      let
+        value = registry.settings.${name};
+      in
+      value != null && builtins.match "[a-z+]+://[^/@]*:[^/@]+@.*" value != null
+    ) [
+      "channel_url"
+      "nixpkgs_url"
+      "pkgs_repo"
+      "popularity_url"
+    ];
+
   # What a registry listens on, as far as that is known here.
   addresses =
     registry:
@@ -155,6 +195,7 @@ let
     tls_certificate = setting types.path "The file of the certificate, then its authorities: ports then speak TLS.";
     tls_key = setting types.path "The file of the certificate's private key.";
     public_url = setting types.str "How clients reach this registry: the base of links and pull commands.";
+    allowed_hosts = setting (types.listOf types.str) "Further names under which browsers may open the pages, as [nixery.lan, *.example]; *: any.";
     auth = setting (types.enum [ "none" "htpasswd" "token" ]) "Who may pull: none (everybody), or users by password: htpasswd, or token, with both.";
     htpasswd_file = setting types.path "The file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it.";
     auth_rules = setting (types.attrsOf (types.listOf types.str)) "The packages that a user may have, as {alice: [shell, git]}; others have all.";
@@ -228,6 +269,7 @@ let
     allow_import_from_derivation = setting types.bool "Whether an evaluation may build what it reads.";
     substitute_only = setting types.bool "Whether everything has to come from binary caches, and nothing is built here.";
     nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
+    nix_options_file = setting types.path "A file of such options, as nix.conf has them: for those that are secret, as access-tokens.";
     layer_budget = setting (types.ints.between 1 125) "How many layers of packages an image may have.";
     compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-([1-9]|1[0-9]))?") "The form of layers: gzip, zstd (Docker reads it from 23 on) or none; zstd-9: with a level.";
     layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
@@ -421,6 +463,14 @@ in
           message = "${unit}: another registry of services.nixery listens on the same address";
         }
       ]
+      ++ lib.mapAttrsToList (name: value: {
+        assertion = !inStore value;
+        message = "${unit}: ${name} would be in the Nix store, which everybody can read: give the path of a file elsewhere, as a text";
+      }) (secretFiles registry)
+      ++ map (name: {
+        assertion = false;
+        message = "${unit}: settings.${name} has a secret, which would be in the Nix store, where everybody can read it: use nix_options_file, credentials or environmentFile";
+      }) (secretValues registry)
     );
 
     warnings = eachOf (

@@ -15,7 +15,7 @@ from nixery.config.declarations.removed import REMOVED_SETTINGS
 from nixery.config.errors import ConfigProblem
 from nixery.config.setting import Setting, option_name, variable_name
 from nixery.config.settings import SETTINGS
-from nixery.config.types import PATH, InvalidValue
+from nixery.config.types import INCLUDED_FILE, PATH, InvalidValue
 from nixery.runtime.systemd.credentials import PREFIX, find_credential
 
 __all__ = [
@@ -132,7 +132,9 @@ def with_credentials(
     given = dict(layer.given)
     for setting in SETTINGS:
         value = given.get(setting.name)
-        if setting.kind is PATH and isinstance(value, str) and value.startswith(PREFIX):
+        if setting.kind not in (PATH, INCLUDED_FILE):
+            continue
+        if isinstance(value, str) and value.startswith(PREFIX):
             try:
                 given[setting.name] = find_credential(value, environ)
             except ValueError as error:

@@ -48,6 +48,8 @@ __all__ = [
     "SECONDS",
     "SIZE",
     "SPACE",
+    "HOSTS",
+    "INCLUDED_FILE",
     "TAG_PATTERNS",
     "TEXT",
     "URL",
@@ -173,6 +175,23 @@ def _parse_tag_patterns(value: object) -> tuple[str, ...]:
     if not patterns or not all(re.fullmatch(r"[\w.*?!\[\]-]+", part, re.A) for part in patterns):
         raise InvalidValue(expected)
     return tuple(patterns)
+
+
+def _parse_hosts(value: object) -> tuple[str, ...]:
+    items = value if isinstance(value, list | tuple) else [value]
+    # No host has a comma or a space in it.
+    names = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    if not all(re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", name, re.A) for name in names):
+        raise InvalidValue("give names of hosts without ports, as [nixery.lan, *.example.org]")
+    return tuple(name.lower() for name in names)
+
+
+def _parse_included_file(value: object) -> Path:
+    path = _parse_path(value)
+    # A line of nix.conf is split at white space, and has no quotes.
+    if re.search(r"[\s#]", str(path)):
+        raise InvalidValue("give a path without spaces and #: Nix cannot include any other")
+    return path
 
 
 def _parse_channel(value: object) -> str:
@@ -393,6 +412,7 @@ PACKAGES = Kind(name="patterns", parse=_parse_packages)
 SIZE = Kind(name="size", parse=_parse_bytes)
 SPACE = Kind(name="size or share", parse=_parse_space)
 DURATION = Kind(name="seconds", parse=_parse_duration)
+HOSTS = Kind(name="hosts", parse=_parse_hosts)
 TAG_PATTERNS = Kind(name="patterns", parse=_parse_tag_patterns)
 REF = Kind(name="git reference", parse=_parse_ref)
 ARCHIVE_URL = Kind(name="URL", parse=_parse_archive_url)
@@ -404,5 +424,6 @@ DATA_URL = Kind(name="URL", parse=_parse_data_url)
 BASE_URL = Kind(name="URL", parse=_parse_base_url)
 ENDPOINTS = Kind(name="endpoint strings", parse=_parse_endpoints, repeated=True, is_list=True)
 AUTH_RULES = Kind(name="mapping", parse=_parse_auth_rules)
+INCLUDED_FILE = Kind(name="path", parse=_parse_included_file)
 NIX_OPTIONS = Kind(name="mapping", parse=_parse_nix_options)
 NIXPKGS_CONFIG = Kind(name="mapping", parse=_parse_nixpkgs_config)

@@ -108,6 +108,8 @@ class NixSettings:
     :param evaluations: the most concurrent evaluations.
     :param allow_import_from_derivation: whether an evaluation may build derivations.
     :param options: further options of nix.conf.
+    :param options_file: a file of such options, which Nix reads for each command; they precede
+        ``options``.
     :param config: the ``config`` argument of the package set, as JSON data.
     :param refused: as :data:`REFUSED_ATTRIBUTES`.
     :param fetch_timeout: seconds that fetching one commit may take, all attempts
@@ -127,6 +129,7 @@ class NixSettings:
     evaluations: int = 4
     allow_import_from_derivation: bool = False
     options: Mapping[str, str] = field(factory=dict, hash=False, repr=False)
+    options_file: Path | None = None
     config: Mapping[str, object] = field(factory=dict, hash=False)
     refused: frozenset[str] = REFUSED_ATTRIBUTES
     fetch_timeout: float = 1800.0
@@ -166,6 +169,8 @@ def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str
     # Only the evaluator's garbage collector reads this.
     result["GC_MAXIMUM_HEAP_SIZE"] = str(settings.max_eval_memory)
     lines = [inherited.get("NIX_CONFIG", "")]
+    if settings.options_file is not None:
+        lines.append(f"include {settings.options_file}")
     # Each line is an option: a line end in a value would begin another one.
     lines += [
         f"{name} = {' '.join(value.split())}" for name, value in sorted(settings.options.items())

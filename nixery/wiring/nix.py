@@ -111,6 +111,7 @@ def nix_settings(config: Config, state_directory: Path) -> NixSettings:
         evaluations=nix.max_evaluations,
         allow_import_from_derivation=nix.allow_import_from_derivation,
         options=nix.nix_options,
+        options_file=nix.nix_options_file,
         config=sources.nixpkgs_config,
         fetch_timeout=sources.fetch_timeout,
         source_retention=sources.source_retention,

@@ -398,6 +398,31 @@ class ModuleTests(NixTests):
             self.written(options + ' settings.gcs_signing_key = "/else";'),
         )
 
+    def test_no_secret_goes_into_the_store(self) -> None:
+        """Files that would be copied there, and secrets that would be written there, are named."""
+        harmless = (
+            'environmentFile = "/run/e"; credentials.k = "/run/k"; settings = {'
+            ' tls_key = "/run/key"; nix_options.cores = 2; nix_options_file = "/run/o";'
+            ' pkgs_repo = "https://u@h/p"; };'
+        )
+        self.assertEqual([], self.failed_assertions(harmless))
+        for options, name in (
+            ("settings.tls_key = ./secret;", "tls_key"),
+            ('settings.htpasswd_file = "${builtins.storeDir}/x/secret";', "htpasswd_file"),
+            ("credentials.k = ./secret;", "credentials.k"),
+            ("environmentFile = ./secret;", "environmentFile"),
+            ('settings.nix_options.access-tokens = "h=x";', "nix_options"),
+            ('settings.pkgs_repo = "https://u:p@h/p";', "pkgs_repo"),
+        ):
+            [message] = self.failed_assertions(options)
+            self.assertIn(name, message)
+            self.assertIn("Nix store", message)
+
+    def failed_assertions(self, options: str) -> list[str]:
+        """The messages of the assertions that do not hold."""
+        found = self.nixery(options, "assertions")
+        return [item["message"] for item in found if not item["assertion"]]
+
     def test_with_socket_activation_systemd_listens(self) -> None:
         """With socket activation systemd listens, and the daemon takes its sockets over."""
         options = (

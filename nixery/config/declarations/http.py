@@ -36,6 +36,12 @@ class HTTPConfig:
         "how clients reach this registry: the base of links and pull commands",
         default_text="the address that is listened on",
     )
+    allowed_hosts: tuple[str, ...] = setting(
+        types.HOSTS,
+        "further names under which browsers may open the pages, as [nixery.lan, *.example]; *: any",
+        default=(),
+        default_text="none",
+    )
     pull_wait_timeout: float = setting(
         types.SECONDS,
         "how long a request waits for its image, unless it is Docker's, which waits for ever",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from attrs import frozen
 
@@ -55,4 +56,8 @@ class NixConfig:
         "further options of nix.conf for every Nix command, as {max-jobs: 4}",
         default={},
         secret=True,
+    )
+    nix_options_file: Path | None = setting(
+        types.INCLUDED_FILE,
+        "a file of such options, as nix.conf has them: for those that are secret, as access-tokens",
     )

@@ -24,6 +24,13 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
     "gcs_bucket": [(2024, "2024"), (" b ", "b")],
     "channel": [("nixos-26.05-small", "nixos-26.05-small")],
     "public_url": [("https://r.example:5000/", "https://r.example:5000")],
+    "allowed_hosts": [
+        ("nixery.lan", ("nixery.lan",)),
+        (["NIXERY", "*.example.org, b"], ("nixery", "*.example.org", "b")),
+        ("*", ("*",)),
+        ([], ()),
+    ],
+    "nix_options_file": [("/run/x/nix.conf", Path("/run/x/nix.conf"))],
     "popularity_url": [
         ("https://h/p?q=1", "https://h/p?q=1"),
         (" file:///srv/popularity.json ", "file:///srv/popularity.json"),
@@ -121,6 +128,8 @@ REJECTED: dict[str, list[object]] = {
         "https://u:p@h",
         "http://h:x",
     ],
+    "allowed_hosts": ["http://h", "h:80", "a*", "*.", "a..b", True],
+    "nix_options_file": ["/a b/c", "/a#b", "", True],
     "popularity_url": ["file://h/p", "file:p", "http://h:99999", "http://[::", True],
     "listen": ["", [], [""], [8080], {}, True],
     "system": ["x86_64-darwin", "", True, None, []],
