@@ -12,7 +12,6 @@ Clients of the registry API choose a host by themselves and are not checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 from attrs import define, field
 from twisted.web.server import Request
 
-__all__ = ["HostRules", "is_cross_site", "own_names"]
+__all__ = ["HostRules", "host_name", "is_cross_site"]
 
 
 @define(kw_only=True, eq=False)
@@ -29,11 +28,17 @@ class HostRules:
     The host names under which pages are served: of addresses every one, ``localhost``, and some.
 
     :param allowed: names, and patterns as ``*.example.org``; ``*``: any name.
-    :param own: the names of this machine, which may become known later.
     """
 
     allowed: tuple[str, ...] = ()
-    own: set[str] = field(factory=set)
+    _own: set[str] = field(factory=set, init=False)
+
+    def add_own(self, host: str) -> None:
+        """Allow a name of the registry's machine, and what else that is called."""
+        name = host_name(host)
+        short = name.partition(".")[0]
+        # The last is the one by which multicast DNS tells it (RFC 6762).
+        self._own |= {name, short, f"{short}.local"}
 
     def allows(self, request: Request) -> bool:
         """Tell whether the host of a request is one of the registry's, or is not told."""
@@ -42,7 +47,7 @@ class HostRules:
         if not header:
             return True
         name = host_name(header.decode("latin-1"))
-        if name == "localhost" or name.endswith(".localhost") or name in self.own:
+        if name == "localhost" or name.endswith(".localhost") or name in self._own:
             return True
         if any(fnmatchcase(name, pattern.lower()) for pattern in self.allowed):
             return True
@@ -59,16 +64,6 @@ def host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].removesuffix(".")
-
-
-def own_names(names: Iterable[str]) -> set[str]:
-    """Return the names under which a machine is reached that calls itself so."""
-    own: set[str] = set()
-    for name in filter(None, (host_name(each) for each in names)):
-        short = name.partition(".")[0]
-        # The last is the one by which multicast DNS tells it (RFC 6762).
-        own |= {name, short, f"{short}.local"}
-    return own
 
 
 def is_cross_site(request: Request) -> bool:

@@ -2,9 +2,9 @@
 Finds served images and stores the records that describe them.
 
 Looking at an image is no use of it, which would keep it from being removed when it is not pulled
-any more.  Nothing here builds an image or evaluates anything, and no pull waits for it: records are written
-concurrently with the answers, and a failure to write one is only logged. Only images that this
-registry served are found.
+any more. Nothing here builds an image or evaluates anything, and no pull waits for it: records are
+written concurrently with the answers, and a failure to write one is only logged. Only images that
+this registry served are found.
 """
 
 from __future__ import annotations

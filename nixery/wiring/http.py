@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from nixery.config.config import Config
+from nixery.errors import ShuttingDown
 from nixery.http.auth import Authenticator, RegistryGuard, client_of
 from nixery.http.health import HealthPage
+from nixery.http.hosts import HostRules, host_name
 from nixery.http.metrics import MetricsPage
 from nixery.http.registry.api import Registry, RegistryLimits
 from nixery.http.registry.manifests import Manifests
@@ -94,6 +100,8 @@ def make_http(
     if controller is not None and config.access.auth == "token":
         token = TokenEndpoint(controller)
     manifests = Manifests(stored.storage, reactor.seconds)
+    public = (host_name(urlsplit(config.http.public_url or "").netloc),)
+    hosts = HostRules(allowed=config.http.allowed_hosts + public)
 
     def make_registry(address: PublicAddress) -> Registry:
         guard = None
@@ -129,7 +137,7 @@ def make_http(
             metrics=None if exposition is None else MetricsPage(exposition.expose),
             ui=web_ui.make(address),
         )
-        return Root(make_router(handlers, config.sources.system), authenticator)
+        return Root(make_router(handlers, config.sources.system), authenticator, hosts)
 
     def first_segments() -> Collection[bytes]:
         return site.resource.first_segments if isinstance(site.resource, Root) else ()
@@ -140,7 +148,16 @@ def make_http(
     )
     listener = Listener(tls.endpoints, site)
 
+    async def learn_own_names() -> None:
+        # Its domain may have to be asked for, which takes long where nothing answers.
+        with suppress(ShuttingDown):
+            hosts.add_own(await files.run(socket.getfqdn))
+
     async def start() -> None:
+        hosts.add_own(socket.gethostname())
+        Deferred.fromCoroutine(learn_own_names()).addErrback(
+            lambda why: _log.failure("the machine's full name is not known", why)
+        )
         addresses = await listener.start()
         # Nothing is answered before this function returns to the reactor.
         address = find_public_address(config.http.public_url, tls.scheme, addresses)

@@ -278,7 +278,7 @@ class FileStorage(MemoryStorage):
         except KeyError:
             raise BlobUnknown(digest=digest) from None
 
-    async def read(self, digest: Digest, *, record_use: bool = True) -> bytes:  # noqa: ARG002
+    async def read(self, digest: Digest, *, record_use: bool = True) -> bytes:
         await self.stat(digest)
         return Path(self.path(digest)).read_bytes()  # noqa: ASYNC240  # there is no reactor here
 

@@ -22,12 +22,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 from werkzeug.exceptions import NotFound
 
+from nixery.access.errors import CrossSiteRequest
 from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
-from nixery.access.errors import CrossSiteRequest
 from nixery.http.headers import accepted_types, parse_number, requested_range
+from nixery.http.hosts import is_cross_site
 from nixery.http.registry.blob_sender import BlobSender, SendLimits
 from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import FailedPull, ManifestUnknown

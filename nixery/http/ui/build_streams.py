@@ -127,7 +127,7 @@ class BuildFeed:
         does the feed.
     """
 
-    def __init__(  # noqa: PLR0913  # what the stream is of, where it begins, and who reads it
+    def __init__(  # what the stream is of, where it begins, and who reads it
         self,
         builds: Builds,
         build_id: str,

@@ -200,7 +200,7 @@ class PageTests(PagesTestCase):
         self.nothing_left_but_idle()
 
     def nothing_left_but_idle(self) -> None:
-        self.assertEqual(self.pages._streams, 0)
+        self.assertEqual(self.pages.open_streams, 0)
         self.assertEqual(self.book._notifier._listeners, {})
 
     def test_nothing_can_be_written(self) -> None:

@@ -17,8 +17,8 @@ from nixery.builds.package_lookup import PackageSearch, SearchResult
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError
-from nixery.http.server import make_site
 from nixery.http.routes import UIHandlers
+from nixery.http.server import make_site
 from nixery.http.ui.build_pages import BuildPages, timeline
 from nixery.http.ui.index_page import IndexPage
 from nixery.image.names import Digest, PackageRequest, Tag, parse_image_name
@@ -232,9 +232,7 @@ class ApiTests(UsersTestCase):
         )
         site = make_site(self.root, self.clock, admission=admission)
         for address in ("203.0.113.7", "203.0.113.8"):
-            Connection(site).request(
-                "GET", "/api/packages?names=git", ("X-Forwarded-For", address)
-            )
+            Connection(site).request("GET", "/api/packages?names=git", ("X-Forwarded-For", address))
         self.assertEqual(
             ["203.0.113.7", "203.0.113.8"], [client for client, *_ in self.package_search.asked]
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import yaml
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -171,3 +173,23 @@ class TellingTests(SynchronousTestCase):
         self.assertEqual("reg:1/shell/git", pod["spec"]["containers"][0]["image"])
         self.assertRegex(pod["metadata"]["name"], r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
         json.dumps(made)
+
+    def test_program_that_a_package_set_names_is_no_shell_code(self) -> None:
+        """What the line runs is one word, whatever the package is called."""
+        queries = parsed("git")
+        for pname, words in (
+            ("x; rm -rf ~", ["x; rm -rf ~"]),
+            ("$(reboot)'`id`", ["$(reboot)'`id`"]),
+            ("a\x1b[201~\nb", []),
+            ("\u202ereversed", []),
+        ):
+            [item] = queries.package_requests
+            package = found(item).result
+            assert isinstance(package, Package)
+            answer = LookupResult(request=item, result=evolve(package, pname=pname))
+            made = commands("reg:1", queries, [answer])
+            assert made is not None
+            self.assertEqual(
+                ["docker", "run", "--rm", "-it", "reg:1/git", *words], shlex.split(made["run"])
+            )
+            self.assertTrue(made["run"].isprintable())
