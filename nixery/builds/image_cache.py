@@ -110,10 +110,11 @@ class ImageCache:
         ):
             self.counts.memory += 1
             return cached.image
-        if cached is not None:
-            image, rules = cached.image, CONTENT_RULES
-        else:
-            image, rules = await self._load(key, record_use=record_use)
+        image, rules = (
+            (cached.image, CONTENT_RULES)
+            if cached is not None
+            else await self._load(key, record_use=record_use)
+        )
         if image is None:
             self.counts.misses += 1
             return None

@@ -3,15 +3,17 @@ Caches what is computed from the names of images, bounded by the memory that the
 
 A name may have more than a hundred packages, and anybody can think of new ones: a cache that counts
 its entries would hold a hundred megabytes of them.
+
+The patterns of the configuration use it, and the build of the documentation, which reads the
+configuration's declarations, has no cachetools.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from threading import Lock
 from typing import Generic, TypeVar
-
-from cachetools import LRUCache
 
 from nixery.image.names import ImageName
 
@@ -38,13 +40,19 @@ class NameCache(Generic[K, V]):
 
     def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
         self._lock = Lock()
-        self._entries: LRUCache[K, tuple[V, int]] = LRUCache(max_bytes, getsizeof=lambda e: e[1])
+        self._max_bytes = max_bytes
+        self._size = 0
+        # The least recently used one comes first.
+        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def get(self, key: K) -> V | None:
         """Return a cached value."""
         with self._lock:
             entry = self._entries.get(key)
-        return None if entry is None else entry[0]
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry[0]
 
     def add(self, key: K, value: V, size: int) -> None:
         """
@@ -53,7 +61,12 @@ class NameCache(Generic[K, V]):
         :param size: the memory of the names in key and value, see :func:`memory_size`.
         """
         with self._lock:
+            _, old_size = self._entries.pop(key, (None, 0))
             self._entries[key] = value, size
+            self._size += size - old_size
+            while self._size > self._max_bytes:
+                _, (_, removed_size) = self._entries.popitem(last=False)
+                self._size -= removed_size
 
     def __len__(self) -> int:
         """Return the number of entries."""

@@ -9,11 +9,13 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import bcrypt
 
+from nixery.access.throttle import FREE_FAILURES_PER_ADDRESS
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.fairness import FairnessCase
 from tests.end_to_end.package_sets import demo_set
@@ -131,12 +133,18 @@ class LoginTests(FairnessCase):
             answer = daemon.registry.get("/v2/", authorization=basic("alice", "correct horse"))
             self.assertEqual(200, answer.status, answer.body)
 
+        def says(text: str) -> bool:
+            return text in daemon.log()
+
         @contextmanager
         def attack() -> Iterator[None]:
-            for number in range(60):
+            # One by one: of many at once, most would not even be checked.
+            for number in range(FREE_FAILURES_PER_ADDRESS + 1):
                 header = f"Authorization: {basic(f'user{number}', 'guess')}\r\n"
                 attackers.ask("/v2/", headers=header)
-            wait_until(lambda: "may try again" in daemon.log(), "the address to be throttled")
+                failed = f"'user{number}' from 127.0.0.1 failed to log in"
+                wait_until(partial(says, failed), failed)
+            self.assertIn("may try again", daemon.log())
             yield
 
         self.assert_fair(self.compare(daemon, log_in, attack))
