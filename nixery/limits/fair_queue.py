@@ -49,11 +49,16 @@ T = TypeVar("T")
 class _Waiter(Generic[C]):
     """A coroutine that waits for its turn, which fires with the client that it runs for."""
 
-    clients: Callable[[], Collection[C]]
+    client: C
+    asking: Callable[[], Collection[C]] | None
     name: Hashable
-    on_position: Callable[[int], None]
+    on_position: Callable[[int], None] | None
     turn: Deferred[C]
     last_position: int = 0
+
+    def clients(self) -> Collection[C]:
+        """Return the clients that ask for it now."""
+        return (self.client,) if self.asking is None else self.asking()
 
 
 class _Place(NamedTuple):
@@ -113,7 +118,7 @@ class FairQueue(Generic[C]):
         self,
         client: C,
         work: Callable[[], Coroutine[Deferred[Any], Any, T]],
-        on_position: Callable[[int], None] = lambda _position: None,
+        on_position: Callable[[int], None] | None = None,
         *,
         name: Hashable = None,
         clients: Callable[[], Collection[C]] | None = None,
@@ -134,8 +139,8 @@ class FairQueue(Generic[C]):
         :raises WorkAbandoned: nobody asked for it any more before the turn came.
         :raises ShuttingDown: the queue was stopped before the turn came.
         """
-        waiter = _Waiter(clients or (lambda: (client,)), name, on_position, Deferred())
-        client = await self._wait_for_turn(waiter, client)
+        waiter = _Waiter(client, clients, name, on_position, Deferred())
+        client = await self._wait_for_turn(waiter)
         try:
             return await work()
         finally:
@@ -151,14 +156,14 @@ class FairQueue(Generic[C]):
         self._stopped = True
         self._reject(tuple(self._waiters), ShuttingDown)
 
-    async def _wait_for_turn(self, waiter: _Waiter[C], client: C) -> C:
+    async def _wait_for_turn(self, waiter: _Waiter[C]) -> C:
         """Wait for a turn; :return: the client that the coroutine is counted for from now on."""
         if self._stopped:
             raise ShuttingDown
         self._drop_abandoned()
         if self.running < self.max_running and not self._waiters:
-            self._running[client] += 1
-            return client
+            self._running[waiter.client] += 1
+            return waiter.client
         if self.waiting >= self.max_waiting:
             self._make_room_for(waiter)
         waiter.turn = Deferred(lambda _: self._remove(waiter))
@@ -217,7 +222,8 @@ class FairQueue(Generic[C]):
     def _drop_abandoned(self) -> None:
         """Reject the work that nobody asks for."""
         self._reject(
-            tuple(waiter for waiter in self._waiters if not waiter.clients()), WorkAbandoned
+            tuple(each for each in self._waiters if each.asking is not None and not each.asking()),
+            WorkAbandoned,
         )
 
     def _schedule_sweep(self) -> None:
@@ -290,11 +296,13 @@ class FairQueue(Generic[C]):
 
     def _report_positions(self) -> None:
         """Report the new places of those that wait and have moved."""
+        self._schedule_sweep()
+        if all(waiter.on_position is None for waiter in self._waiters):
+            return
         for position, (_, _, waiter) in enumerate(self._order(self._waiters), 1):
-            if waiter.last_position != position:
+            if waiter.on_position is not None and waiter.last_position != position:
                 waiter.last_position = position
                 waiter.on_position(position)
-        self._schedule_sweep()
 
 
 def _take_turns(lanes: list[list[_Waiter[C]]]) -> Iterator[tuple[int, _Waiter[C]]]:
