@@ -95,7 +95,7 @@ class RepositoryBlobs:
     async def _add_manifest(self, name: ImageName, digest: Digest) -> bool:
         """Add the blobs of a manifest that was served for a name; :return: false if it is gone."""
         try:
-            blobs = parse_manifest(await self._storage.read(digest))
+            blobs = parse_manifest(await self._storage.read(digest, record_use=False))
         except (BlobUnknown, UnexpectedOutput):
             return False
         known = self._digests.get(name, set())

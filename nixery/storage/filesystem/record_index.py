@@ -23,7 +23,7 @@ from nixery.storage.filesystem.files import make_directories, synchronise_direct
 
 __all__ = ["INDEXED_KINDS", "RecordIndex"]
 
-INDEXED_KINDS = frozenset({"served"})
+INDEXED_KINDS = frozenset({"member", "served"})
 """The kinds of which clients ask for the keys with a common first part."""
 
 COMPLETE = "complete"
