@@ -201,16 +201,11 @@ let
     auth_rules = setting (types.attrsOf (types.listOf types.str)) "The packages that a user may have, as {alice: [shell, git]}; others have all.";
     token_key = setting types.path "The file of the private key that signs tokens; the same for all replicas.";
     trusted_proxies = setting (types.listOf types.str) "Whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets.";
-    requests_per_client = setting types.ints.unsigned "How many requests one client may send in the long run, in requests a second; 0: any number.";
-    requests_per_client_burst = setting types.ints.positive "How many requests one client may send at once.";
+    requests_per_client = setting types.ints.unsigned "How many requests one client may send in the long run, in requests a second, and 20 times that at once; 0: any.";
     builds_per_client = setting types.ints.unsigned "How many images are made at once, or wait for it, for one client; 0: any number.";
     builds_per_client_per_hour = setting types.ints.unsigned "How many images are made in an hour for one client; 0: any number.";
     connections_per_client = setting types.ints.unsigned "How many connections one client may have; 0: any number.";
-    max_connections = setting types.ints.unsigned "How many connections there may be, if there may be files for them; 0: any number.";
-    request_read_timeout = setting types.numbers.positive "How long a request may take to arrive, from its first byte to its last, in seconds.";
     idle_timeout = setting types.numbers.positive "How long a connection may wait for its next request, in seconds.";
-    send_timeout = setting types.numbers.positive "How long a client may take nothing of what it downloads, in seconds.";
-    min_response_rate = setting types.ints.unsigned "What a client must take of a download in the long run, in bytes a second; 0: nothing.";
     max_unsent_size = setting (types.either types.ints.unsigned types.str) "How much may wait in memory for all clients to take it; 0: any amount.";
     max_packages = setting (types.ints.between 1 1000) "How many packages an image may be asked for.";
     max_closure_size = setting (types.either types.ints.unsigned types.str) "How large an image may be, unpacked, with all that its packages need, as 32 GiB.";
@@ -226,8 +221,6 @@ let
     allowed_tags = setting (types.listOf types.str) "Which tags are served besides latest: patterns as nixos-*, or latest alone.";
     allow_any_commit = setting types.bool "Whether a tag may be any commit, even one of a fork: code of anybody's is then built.";
     source_ttl = setting types.numbers.nonnegative "How long a channel, branch or tag is not looked up again, in seconds; 0: look at every pull.";
-    fetch_timeout = setting types.numbers.positive "How long it may take to fetch a revision of the package set, in seconds.";
-    source_retention = setting types.ints.positive "How long a fetched revision that is not used is kept from garbage collection, in seconds.";
     channel_url = setting types.str "The host that says which commit a channel is at.";
     nixpkgs_url = setting types.str "The archive of a nixpkgs commit.";
     system = setting (types.enum [
@@ -250,7 +243,6 @@ let
     storage_path = setting types.path "The directory of the filesystem storage.";
     max_storage_size = setting (types.either types.ints.unsigned types.str) "How much stored images may take, as 200 GiB; those not pulled for longest go first.";
     max_image_age = setting types.numbers.positive "How long after its last pull an image is kept, in seconds.";
-    retention_grace = setting types.numbers.nonnegative "How long after its last use nothing is removed, whatever the limits say, in seconds.";
     min_free_space = setting (types.either types.ints.unsigned types.str) "Nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off.";
     gcs_bucket = setting types.str "The bucket of the Google Cloud Storage.";
     gcs_signing_key = setting types.path "The file of the private key that signs download URLs.";
@@ -258,14 +250,11 @@ let
     gcs_redirect = setting types.bool "Whether clients are redirected to the bucket, or get blobs through the daemon.";
     gcs_endpoint = setting types.str "Where the Google Cloud Storage is reached, if not at its usual address.";
     google_application_credentials = setting types.path "The file of the credentials for the Google Cloud Storage.";
-    nix_timeout = setting types.ints.positive "How long the build of one derivation may take, in seconds.";
-    nix_max_silent = setting types.ints.positive "How long the build of one derivation may print nothing, in seconds.";
+    nix_timeout = setting types.ints.positive "How long the build of one derivation may take, in seconds; it may print nothing for half of that.";
     build_deadline = setting types.numbers.positive "How long the making of one image may take in all, once its turn has come, in seconds.";
     eval_timeout = setting types.numbers.positive "How long the evaluation of one image's packages may take, in seconds.";
     max_eval_memory = setting types.ints.positive "How much memory an evaluation may use, in MiB.";
-    max_evaluations = setting types.ints.positive "How many evaluations run at once.";
-    max_builds = setting types.ints.positive "How many images are made at once.";
-    max_queued_builds = setting types.ints.unsigned "How many more may wait for their turn, before clients are sent away for a while.";
+    max_builds = setting types.ints.positive "How many images are evaluated at once, and how many are made.";
     allow_import_from_derivation = setting types.bool "Whether an evaluation may build what it reads.";
     substitute_only = setting types.bool "Whether everything has to come from binary caches, and nothing is built here.";
     nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
@@ -274,8 +263,6 @@ let
     compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-([1-9]|1[0-9]))?") "The form of layers: gzip, zstd (Docker reads it from 23 on) or none; zstd-9: with a level.";
     layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
     popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
-    popularity_refresh = setting types.bool "Whether to fetch them at this start although a copy is kept: layers change.";
-    failure_cache_ttl = setting types.numbers.positive "How long a failed build is remembered before it is tried again, in seconds.";
     evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed that may change at any time, in seconds.";
     stale_while_revalidate = setting types.numbers.nonnegative "How long an old image is served while that of a new revision is being built, in seconds.";
     pull_wait_timeout = setting types.numbers.positive "How long a request waits for its image, unless it is Docker's, which waits for ever, in seconds.";
@@ -291,23 +278,15 @@ let
   # Former names of settings, and the opposite of one. The daemon accepts them for one release.
   renamed = {
     client_rate = "requests_per_client";
-    client_burst = "requests_per_client_burst";
     client_builds = "builds_per_client";
     client_builds_hourly = "builds_per_client_per_hour";
     client_connections = "connections_per_client";
-    head_timeout = "request_read_timeout";
-    stall_timeout = "send_timeout";
-    min_send_rate = "min_response_rate";
     max_closure = "max_closure_size";
     revisions = "allowed_tags";
-    source_keep = "source_retention";
     max_bytes = "max_storage_size";
     max_age = "max_image_age";
     min_free = "min_free_space";
     eval_memory = "max_eval_memory";
-    evaluations = "max_evaluations";
-    max_queue = "max_queued_builds";
-    failure_ttl = "failure_cache_ttl";
     serve_stale = "stale_while_revalidate";
     request_deadline = "pull_wait_timeout";
     stop_grace = "shutdown_timeout";
@@ -318,9 +297,15 @@ let
   # Settings that have no effect any more; accepted for one release.
   removed = [
     "blob_recheck"
+    "client_burst"
     "compression_level"
+    "evaluations"
+    "failure_cache_ttl"
+    "failure_ttl"
+    "fetch_timeout"
     "gcs_chunk_size"
     "gcs_workers"
+    "head_timeout"
     "layer_affinity"
     "layer_classes"
     "layer_common_share"
@@ -330,8 +315,23 @@ let
     "layer_unit_size"
     "manifest_memory"
     "manifest_ttl"
+    "max_connections"
+    "max_evaluations"
+    "max_queue"
+    "max_queued_builds"
+    "min_response_rate"
+    "min_send_rate"
+    "nix_max_silent"
+    "popularity_refresh"
+    "request_read_timeout"
+    "requests_per_client_burst"
+    "retention_grace"
     "retention_interval"
+    "send_timeout"
+    "source_keep"
+    "source_retention"
     "source_timeout"
+    "stall_timeout"
     "storage_workers"
   ];
 

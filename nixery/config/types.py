@@ -294,7 +294,7 @@ def _parse_mapping(value: object) -> dict[str, object]:
 _OWN_NIX_OPTIONS = {
     "allow-import-from-derivation": "the setting allow_import_from_derivation is for that",
     "eval-system": "the setting system is for that",
-    "max-silent-time": "the setting nix_max_silent is for that",
+    "max-silent-time": "the setting nix_timeout is for that",
     "nix-path": "the daemon sets it itself",
     "pure-eval": "the daemon sets it itself",
     "restrict-eval": "the daemon sets it itself",

@@ -82,7 +82,7 @@ _LONG_BODY = _raw_response(
 _SLOW = _raw_response(
     b"408 Request Timeout",
     "UNSUPPORTED",
-    "the request took too long to arrive (request_read_timeout)",
+    "the request took too long to arrive",
 )
 _TOO_MANY = _raw_response(
     b"429 Too Many Requests",

@@ -29,6 +29,13 @@ UNLIMITED_PATHS = frozenset({b"/healthz", b"/readyz"})
 """Paths that monitors request; they are exempt from the limits."""
 
 
+REQUEST_READ_TIMEOUT_SECONDS = 30.0
+"""
+Seconds for a request to arrive: it has no body to speak of, and 16 KiB come through any line in
+this time.
+"""
+
+
 @frozen(kw_only=True)
 class AdmissionLimits:
     """
@@ -47,7 +54,7 @@ class AdmissionLimits:
     burst: int = 1
     max_connections: int = 0
     connections_per_client: int = 0
-    request_read_timeout: float = 30.0
+    request_read_timeout: float = REQUEST_READ_TIMEOUT_SECONDS
     idle_timeout: float = 60.0
     proxies: TrustedProxies = field(factory=TrustedProxies)
 

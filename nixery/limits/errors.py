@@ -121,10 +121,7 @@ class TooManyConnections(NixeryError):
 
     @property
     def message(self) -> str:
-        return (
-            f"the registry has {self.limit} connections, which is all that it takes"
-            " (max_connections): try again"
-        )
+        return f"the registry has {self.limit} connections, which is all that it takes: try again"
 
 
 @frozen(kw_only=True)

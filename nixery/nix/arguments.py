@@ -91,6 +91,16 @@ MAX_ARGUMENT_BYTES = 100_000
 """The most bytes of arguments of one command: every system allows 128 KiB."""
 
 
+FETCH_TIMEOUT_SECONDS = 1800.0
+"""Seconds for one commit: the history of nixpkgs comes through a slow line in this time."""
+
+SOURCE_RETENTION_SECONDS = 14 * 86400.0
+"""
+Seconds for which an unused commit stays in the store: a channel moves on every few days, and
+whoever has pinned a tag pulls it again within two weeks, or can wait for a download.
+"""
+
+
 @frozen(kw_only=True)
 class NixSettings:
     """
@@ -132,8 +142,8 @@ class NixSettings:
     options_file: Path | None = None
     config: Mapping[str, object] = field(factory=dict, hash=False)
     refused: frozenset[str] = REFUSED_ATTRIBUTES
-    fetch_timeout: float = 1800.0
-    source_retention: float = 1209600.0
+    fetch_timeout: float = FETCH_TIMEOUT_SECONDS
+    source_retention: float = SOURCE_RETENTION_SECONDS
     substitute_only: bool = False
 
     @property

@@ -205,7 +205,7 @@ def _timed_out(
     return BuildTimedOut(
         derivation=derivation,
         seconds=settings.max_silent if silent else settings.timeout,
-        setting="nix_max_silent" if silent else "NIX_TIMEOUT",
+        setting="half of NIX_TIMEOUT" if silent else "NIX_TIMEOUT",
         log=_log_of(derivation, log),
         output=output,
         silent=silent,

@@ -214,9 +214,7 @@ class NixFetcher:
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
-            raise self._unavailable(
-                tree, f"{error.message}; fetch_timeout sets the limit", error
-            ) from error
+            raise self._unavailable(tree, error.message, error) from error
         except OutputTooLarge as error:
             raise self._unavailable(tree, error.message, error) from error
         except ProcessFailed as error:

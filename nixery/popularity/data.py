@@ -9,9 +9,8 @@ snapshot*:
 - The fetched file is kept in the state directory, with its URL and its SHA-256 digest.
 - A copy from the same URL is used as it is, without a request to the server; so the daemon
   starts while the URL is down.
-- Data are fetched if there is no copy, if another URL is configured, or if the setting
-  ``popularity_refresh`` asks for it.  Until that has succeeded, the copy that is there
-  is used, whatever URL it came from.
+- Data are fetched if there is no copy, or if another URL is configured.  Until that has
+  succeeded, the copy that is there is used, whatever URL it came from.
 - Without a copy, images are made without popularity data; the log says so once, and the URL
   is tried again from time to time.
 
@@ -86,7 +85,6 @@ class PopularityData:
         :class:`~nixery.runtime.errors.FetchFailed`.
     :param workers: the pool for the file system, and for parsing the fetched file.
     :param clock: for pauses.
-    :param refresh: whether to fetch once although there is a copy.
     """
 
     url: str | None
@@ -94,7 +92,6 @@ class PopularityData:
     fetch: Callable[[str, int], Awaitable[bytes]]
     workers: Workers
     clock: IReactorTime
-    refresh: bool = False
 
     current: Popularity = field(factory=Popularity, init=False)
     """The current snapshot; it changes only when a fetch succeeds."""
@@ -121,7 +118,7 @@ class PopularityData:
                 url=shown(stored.url),
                 data=_describe(stored),
             )
-        if stored is None or stored.url != self.url or self.refresh:
+        if stored is None or stored.url != self.url:
             self._deadline = self.clock.seconds() + FIRST_FETCH_WAIT_SECONDS
             self._fetch_task = Deferred.fromCoroutine(self._fetch_with_retries(self.url))
             self._fetch_task.addErrback(self._log_unexpected)

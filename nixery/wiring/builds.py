@@ -28,6 +28,18 @@ from nixery.wiring.storage import StorageSubsystem
 
 __all__ = ["BuildSubsystem", "make_builds"]
 
+QUEUED_PER_BUILD = 16
+"""
+The images that may wait for each one that is made at once.  A queue in proportion to the machine
+bounds the time in it; beyond that, clients are told when to come back.
+"""
+
+FAILURE_CACHE_TTL_SECONDS = 60.0
+"""
+Seconds for which a failure is the answer to the same pull: engines repeat one within seconds, and
+whoever has mended a package does not want to wait for longer.
+"""
+
 
 @frozen(kw_only=True)
 class BuildSubsystem:
@@ -81,8 +93,8 @@ def make_builds(
         clock=reactor,
         limits=BuildLimits(
             max_builds=config.builds.max_builds,
-            max_evaluations=config.nix.max_evaluations,
-            max_queued=config.builds.max_queued_builds,
+            max_evaluations=config.builds.max_builds,
+            max_queued=QUEUED_PER_BUILD * config.builds.max_builds,
             deadline=config.builds.build_deadline,
             shutdown_timeout=config.builds.shutdown_timeout,
             max_closure_size=config.limits.max_closure_size,
@@ -98,7 +110,7 @@ def make_builds(
             compression=config.layers.compression,
         ),
         popularity=popularity.settled,
-        failure_cache_ttl=config.builds.failure_cache_ttl,
+        failure_cache_ttl=FAILURE_CACHE_TTL_SECONDS,
         package_rules=limits.rules,
         build_quota=limits.build_quota,
     )

@@ -8,8 +8,13 @@ from attrs import evolve, frozen
 from twisted.logger import Logger
 
 from nixery.config.declarations.limits import LimitConfig
-from nixery.http.registry.blob_sender import SendLimits
-from nixery.limits.admission import RESERVED_CONNECTIONS, AdmissionControl, AdmissionLimits
+from nixery.http.registry.blob_sender import STALL_LIMIT_SECONDS, SendLimits
+from nixery.limits.admission import (
+    REQUEST_READ_TIMEOUT_SECONDS,
+    RESERVED_CONNECTIONS,
+    AdmissionControl,
+    AdmissionLimits,
+)
 from nixery.limits.build_quota import BuildQuota
 from nixery.limits.package_rules import PackageRules
 from nixery.limits.unsent_bytes import UnsentBytes
@@ -17,6 +22,18 @@ from nixery.runtime.open_files import raise_open_files
 from nixery.runtime.startup import Component
 
 __all__ = ["LimitSubsystem", "make_limits"]
+
+BURST_SECONDS = 20
+"""
+Seconds whose requests a client may send at once: fifty nodes behind one address begin a pull in
+the same second, of about a hundred requests each.
+"""
+
+MAX_CONNECTIONS = 10_000
+"""
+The most connections of all clients together.  A machine that is to have fewer says so by the limit
+of open files (``LimitNOFILE=``), to which this one is fitted.
+"""
 
 FILES_PER_CONNECTION = 4
 """
@@ -59,10 +76,10 @@ def make_limits(config: LimitConfig, reactor: Any) -> LimitSubsystem:
     admission = AdmissionControl(
         limits=AdmissionLimits(
             requests_per_second=config.requests_per_client,
-            burst=config.requests_per_client_burst,
-            max_connections=config.max_connections,
+            burst=BURST_SECONDS * config.requests_per_client,
+            max_connections=MAX_CONNECTIONS,
             connections_per_client=config.connections_per_client,
-            request_read_timeout=config.request_read_timeout,
+            request_read_timeout=REQUEST_READ_TIMEOUT_SECONDS,
             idle_timeout=config.idle_timeout,
             proxies=config.trusted_proxies,
         ),
@@ -89,8 +106,7 @@ def make_limits(config: LimitConfig, reactor: Any) -> LimitSubsystem:
             max_packages=config.max_packages,
         ),
         sending=SendLimits(
-            stall=config.send_timeout,
-            rate=config.min_response_rate,
+            stall=STALL_LIMIT_SECONDS,
             on_disconnect=count_slow_download,
         ),
         unsent=UnsentBytes(max_bytes=config.max_unsent_size, on_end=count_slow_download),
@@ -108,7 +124,7 @@ def fit_open_files(admission: AdmissionControl) -> None:
     if most and room < most:
         admission.limits = evolve(admission.limits, max_connections=room)
         _log.warn(
-            "There is room for {room} connections and not for {most} (max_connections):"
+            "There is room for {room} connections and not for {most}:"
             " the process may open too few files (LimitNOFILE=, ulimit -n).",
             room=room,
             most=most,

@@ -99,21 +99,20 @@ def make_store_listing(context: NixContext) -> StoreListing:
 
 def nix_settings(config: Config, state_directory: Path) -> NixSettings:
     """Return the settings for Nix that are configured."""
-    nix, sources = config.nix, config.sources
+    nix = config.nix
     return NixSettings(
         state_directory=state_directory,
         home=config.storage.cache_directory,
         timeout=nix.nix_timeout,
-        max_silent=nix.nix_max_silent,
+        # A build that prints nothing for so long hangs, or is one that wants more time in all.
+        max_silent=max(1, nix.nix_timeout // 2),
         build_deadline=config.builds.build_deadline,
         eval_timeout=nix.eval_timeout,
         max_eval_memory=nix.max_eval_memory * 1024**2,
-        evaluations=nix.max_evaluations,
+        evaluations=config.builds.max_builds,
         allow_import_from_derivation=nix.allow_import_from_derivation,
         options=nix.nix_options,
         options_file=nix.nix_options_file,
-        config=sources.nixpkgs_config,
-        fetch_timeout=sources.fetch_timeout,
-        source_retention=sources.source_retention,
+        config=config.sources.nixpkgs_config,
         substitute_only=nix.substitute_only,
     )

@@ -43,7 +43,6 @@ def make_popularity(
         fetch=make_fetcher(reactor, workers, environ).fetch,
         workers=workers,
         clock=reactor,
-        refresh=config.layers.popularity_refresh,
     )
     return PopularitySubsystem(
         data=data,

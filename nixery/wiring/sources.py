@@ -90,7 +90,7 @@ def make_sources(
             workers=workers,
             mirror_directory=context.settings.home / "mirrors",
             lookup_timeout=LOOKUP_TIMEOUT_SECONDS,
-            fetch_timeout=config.fetch_timeout,
+            fetch_timeout=context.settings.fetch_timeout,
             environ=environ,
         )
         # The history of the repository is in one mirror.

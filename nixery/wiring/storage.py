@@ -114,7 +114,6 @@ def _make_filesystem(
         policy=Policy(
             max_bytes=retained.max_storage_size,
             max_age=retained.max_image_age,
-            grace=retained.retention_grace,
         ),
         workers=files,
         clock=reactor,

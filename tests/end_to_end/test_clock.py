@@ -81,7 +81,7 @@ class ClockTests(EndToEndCase):
             watched_set().path,
             name="jumping",
             environ=environ,
-            options=["--request-read-timeout=5"],
+            constants={"nixery.wiring.limits.REQUEST_READ_TIMEOUT_SECONDS": 5.0},
             interpreter=self.clock.interpreter,
         ).start()
         self.addCleanup(self.daemon.kill)

@@ -25,15 +25,17 @@ besieged_registry = Once(
         watched_set().path,
         name="besieged",
         options=[
-            "--request-read-timeout=3",
             "--idle-timeout=120",
-            "--send-timeout=3",
             # As low as what the tests ask of it in good faith allows, and no higher.
             "--connections-per-client=1500",
-            "--max-connections=3000",
-            "--requests-per-client-burst=15000",
             "--requests-per-client=1000",
         ],
+        constants={
+            "nixery.wiring.limits.REQUEST_READ_TIMEOUT_SECONDS": 3.0,
+            "nixery.wiring.limits.STALL_LIMIT_SECONDS": 3.0,
+            "nixery.wiring.limits.MAX_CONNECTIONS": 3000,
+            "nixery.wiring.limits.BURST_SECONDS": 15,
+        },
     ).start()
 )
 """A registry with short timeouts and low limits."""

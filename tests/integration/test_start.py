@@ -155,7 +155,7 @@ class StartTests(SynchronousTestCase):
         # The other storage than the one that is started has this one.
         former = {old: new for old, new in FORMER_NAMES.items() if old != "gcs_proxy"}
         file = self.directory / "nixery.yaml"
-        on_command_line = ("stop_grace", "head_timeout", *[*REMOVED_SETTINGS][:1])
+        on_command_line = ("stop_grace", "client_rate", *[*REMOVED_SETTINGS][:1])
         in_file = [name for name in (*former, *REMOVED_SETTINGS) if name not in on_command_line]
         values = {**{old: value for old, (_, value) in former.items()}, "revisions": "[latest]"}
         file.write_text("".join(f"{name}: {values.get(name, 'anything')}\n" for name in in_file))
@@ -214,7 +214,7 @@ class StartTests(SynchronousTestCase):
         self.assertEqual({"glibc": 2}, pinned.popularity.transitive)
         data.unlink()
         run(f"file://{data}", "are used: 1 packages")
-        run(f"file://{data}", "those that were kept are used", "--popularity-refresh", "yes")
+        run(f"file://localhost{data}", "those that were kept are used")
         self.assertEqual(pinned, read_pinned(kept))
 
     def test_port_in_use(self) -> None:

@@ -17,28 +17,20 @@ HOME = {"HOME": "/home/somebody"}
 
 
 FORMER_NAMES: dict[str, tuple[str, str]] = {
-    "client_burst": ("requests_per_client_burst", "7"),
     "client_builds": ("builds_per_client", "7"),
     "client_builds_hourly": ("builds_per_client_per_hour", "7"),
     "client_connections": ("connections_per_client", "7"),
     "client_rate": ("requests_per_client", "7"),
     "eval_memory": ("max_eval_memory", "777"),
-    "evaluations": ("max_evaluations", "7"),
-    "failure_ttl": ("failure_cache_ttl", "7"),
     "gcs_proxy": ("gcs_redirect", "true"),
-    "head_timeout": ("request_read_timeout", "7"),
     "max_age": ("max_image_age", "777777"),
     "max_bytes": ("max_storage_size", "77 GiB"),
     "max_closure": ("max_closure_size", "77 GiB"),
-    "max_queue": ("max_queued_builds", "7"),
     "min_free": ("min_free_space", "77 MiB"),
-    "min_send_rate": ("min_response_rate", "7"),
     "request_deadline": ("pull_wait_timeout", "7"),
     "revisions": ("allowed_tags", "v7.*"),
     "serve_stale": ("stale_while_revalidate", "7"),
     "site": ("web_ui", "false"),
-    "source_keep": ("source_retention", "777777"),
-    "stall_timeout": ("send_timeout", "7"),
     "stop_grace": ("shutdown_timeout", "7"),
 }
 """The present names of settings, and a value that is no default, by their former names."""

@@ -42,7 +42,7 @@ from nixery.pulls.images import tag_record_key
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
-from nixery.storage.filesystem.gc_policy import Policy
+from nixery.storage.filesystem.gc_policy import GRACE_SECONDS, Policy
 from nixery.storage.filesystem.scan import TIMESTAMP_RESOLUTION_SECONDS, Inventory, StoredImage
 
 __all__ = ["admin"]
@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         gc_parser.add_argument(former, dest=name, type=parse, help=argparse.SUPPRESS)
     gc_parser.add_argument(
-        "--grace", type=seconds_argument, help="instead of retention_grace, in seconds"
+        "--grace",
+        type=seconds_argument,
+        help="how long after its last use nothing is removed, in seconds (default: a day)",
     )
     gc_parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
@@ -178,7 +180,7 @@ def _gc(config: Config, options: argparse.Namespace) -> int:
     policy = Policy(
         max_bytes=default(options.max_storage_size, config.retention.max_storage_size),
         max_age=default(options.max_image_age, config.retention.max_image_age),
-        grace=default(options.grace, config.retention.retention_grace),
+        grace=default(options.grace, GRACE_SECONDS),
         dry_run=options.dry_run,
     )
     report = run_blocking(collect(str(_storage_root(config)), policy))

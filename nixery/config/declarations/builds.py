@@ -21,13 +21,9 @@ class BuildConfig:
         default_text="the number of processors",
     )
     max_builds: int = setting(
-        types.integer(1, 1024, unit="images"), "how many images are made at once", default=4
-    )
-    max_queued_builds: int = setting(
-        types.integer(0, 100_000, unit="images"),
-        "how many more may wait for their turn, before clients are sent away for a while",
-        default=64,
-        aliases=("max_queue",),
+        types.integer(1, 1024, unit="images"),
+        "how many images are evaluated at once, and how many are made",
+        default=4,
     )
     build_deadline: float = setting(
         types.SECONDS,
@@ -39,12 +35,6 @@ class BuildConfig:
         "how long the builds that run may go on when the daemon is stopped",
         default=10.0,
         aliases=("stop_grace",),
-    )
-    failure_cache_ttl: float = setting(
-        types.SECONDS,
-        "how long a failed build is remembered before it is tried again",
-        default=60.0,
-        aliases=("failure_ttl",),
     )
     evaluation_ttl: float = setting(
         types.DURATION,

@@ -39,8 +39,3 @@ class LayerConfig:
         variable="NIX_POPULARITY_URL",
         secret=True,
     )
-    popularity_refresh: bool = setting(
-        types.BOOLEAN,
-        "whether to fetch them at this start although a copy is kept: layers change",
-        default=False,
-    )

@@ -25,15 +25,9 @@ class LimitConfig:
     )
     requests_per_client: int = setting(
         types.integer(0, 1_000_000, unit="requests a second"),
-        "how many requests one client may send in the long run; 0: any number",
+        "how many requests one client may send in the long run, and 20 times that at once; 0: any",
         default=1000,
         aliases=("client_rate",),
-    )
-    requests_per_client_burst: int = setting(
-        types.integer(1, 10_000_000, unit="requests"),
-        "how many requests one client may send at once",
-        default=20_000,
-        aliases=("client_burst",),
     )
     builds_per_client: int = setting(
         types.integer(0, 100_000, unit="images"),
@@ -53,31 +47,8 @@ class LimitConfig:
         default=500,
         aliases=("client_connections",),
     )
-    max_connections: int = setting(
-        types.integer(0, 1_000_000, unit="connections"),
-        "how many connections there may be, if there may be files for them; 0: any number",
-        default=10_000,
-    )
-    request_read_timeout: float = setting(
-        types.SECONDS,
-        "how long a request may take to arrive, from its first byte to its last",
-        default=30.0,
-        aliases=("head_timeout",),
-    )
     idle_timeout: float = setting(
         types.SECONDS, "how long a connection may wait for its next request", default=60.0
-    )
-    send_timeout: float = setting(
-        types.SECONDS,
-        "how long a client may take nothing of what it downloads",
-        default=600.0,
-        aliases=("stall_timeout",),
-    )
-    min_response_rate: int = setting(
-        types.integer(0, unit="bytes a second"),
-        "what a client must take of a download in the long run; 0: nothing",
-        default=1024,
-        aliases=("min_send_rate",),
     )
     max_unsent_size: int = setting(
         types.SIZE,

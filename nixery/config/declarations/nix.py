@@ -19,14 +19,9 @@ class NixConfig:
 
     nix_timeout: int = setting(
         types.integer(1, unit="seconds"),
-        "how long the build of one derivation may take",
+        "how long the build of one derivation may take; it may print nothing for half of that",
         default=3600,
         variable="NIX_TIMEOUT",
-    )
-    nix_max_silent: int = setting(
-        types.integer(1, unit="seconds"),
-        "how long the build of one derivation may print nothing",
-        default=1800,
     )
     eval_timeout: float = setting(
         types.SECONDS, "how long the evaluation of one image's packages may take", default=120.0
@@ -36,12 +31,6 @@ class NixConfig:
         "how much memory an evaluation may use",
         default=4096,
         aliases=("eval_memory",),
-    )
-    max_evaluations: int = setting(
-        types.integer(1, 1024, unit="processes"),
-        "how many evaluations run at once",
-        default=4,
-        aliases=("evaluations",),
     )
     allow_import_from_derivation: bool = setting(
         types.BOOLEAN, "whether an evaluation may build what it reads", default=False

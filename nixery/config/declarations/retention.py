@@ -29,12 +29,6 @@ class RetentionConfig:
         requires=("storage_backend", "filesystem"),
         aliases=("max_age",),
     )
-    retention_grace: float = setting(
-        types.DURATION,
-        "how long after its last use nothing is removed, whatever the limits say",
-        default=86400.0,
-        requires=("storage_backend", "filesystem"),
-    )
     min_free_space: FreeSpaceLimit = setting(
         types.SPACE,
         "nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off",

@@ -90,15 +90,6 @@ class SourceConfig:
         "how long a channel, branch or tag is not looked up again; 0: look at every pull",
         default=900.0,
     )
-    fetch_timeout: float = setting(
-        types.SECONDS, "how long it may take to fetch a revision of the package set", default=1800.0
-    )
-    source_retention: int = setting(
-        types.integer(86400, unit="seconds"),
-        "how long a fetched revision that is not used is kept from garbage collection",
-        default=1209600,
-        aliases=("source_keep",),
-    )
     channel_url: str = setting(
         types.URL,
         "the host that says which commit a channel is at",

@@ -16,7 +16,13 @@ from nixery.runtime.clocks import WallTime
 from nixery.storage.filesystem.last_used import RESOLUTION_SECONDS
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
-__all__ = ["CollectionResult", "Policy", "choose_images"]
+__all__ = ["GRACE_SECONDS", "CollectionResult", "Policy", "choose_images"]
+
+GRACE_SECONDS = 86400.0
+"""
+The grace period: a pull has ended after a day, and what was used today is likely to be used
+tomorrow.
+"""
 
 
 @frozen(kw_only=True)
@@ -33,7 +39,7 @@ class Policy:
 
     max_bytes: int | None = None
     max_age: float | None = None
-    grace: float = 86400.0
+    grace: float = GRACE_SECONDS
     dry_run: bool = False
 
     @property
@@ -77,7 +83,7 @@ class CollectionResult:
         if self.over:
             text += (
                 f", {self.over / 2**20:.1f} MiB more than max_storage_size: all of it was used"
-                " within the time of grace (retention_grace)"
+                " within the grace period"
             )
         return text
 

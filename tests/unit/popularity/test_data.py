@@ -69,14 +69,13 @@ class PopularityTests(SynchronousTestCase):
     def now(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
-    def start(self, url: str | None = URL, *, refresh: bool = False) -> PopularityData:
+    def start(self, url: str | None = URL) -> PopularityData:
         data = PopularityData(
             url=url,
             directory=self.directory,
             fetch=self.server.fetch,
             workers=InlineWorkers(),
             clock=self.clock,
-            refresh=refresh,
         )
         self.now(data.start())
         return data
@@ -123,18 +122,19 @@ class PopularityTests(SynchronousTestCase):
         self.assertEqual(NEW, self.start().current)
         self.assertEqual(2, len(list(self.directory.iterdir())))
 
-    def test_refresh_gets_new_data(self) -> None:
-        """A refresh gets new data; until then, and if it fails, the old ones are used."""
+    def test_another_url_that_fails_leaves_the_copy_in_use(self) -> None:
+        """If another URL fails, the copy is used, until an attempt succeeds."""
         self.keep(OLD)
-        data = self.start(refresh=True)
+        other = f"{URL}?2"
+        data = self.start(other)
         self.server.fail()
         self.assertEqual(OLD, data.current)
         self.now(data.stop())
         self.assertEqual(OLD, self.start().current)
-        data = self.start(refresh=True)
+        data = self.start(other)
         self.server.answer(NEW)
         self.assertEqual(NEW, data.current)
-        self.assertEqual(NEW, self.start().current)
+        self.assertEqual(NEW, self.start(other).current)
 
     def test_without_a_url_nothing_is_fetched_and_a_copy_is_not_used(self) -> None:
         """Without a URL nothing is fetched, and a copy is not used."""
@@ -173,7 +173,7 @@ class PopularityTests(SynchronousTestCase):
     def test_data_may_be_compressed(self) -> None:
         """Data may be compressed; what is kept is not."""
         for compress in (gzip.compress, lzma.compress):
-            data = self.start(refresh=True)
+            data = self.start(f"{URL}?{compress.__module__}")
             self.server.answer(compress(encode_popularity(OLD)))
             self.assertEqual(OLD, data.current)
             kept = read_pinned(self.directory)

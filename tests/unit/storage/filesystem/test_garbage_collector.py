@@ -107,7 +107,7 @@ class PolicyTests(Unhurried):
         done = self.collect(max_bytes=1, max_age=1.0)
         self.assertEqual({"one"}, self.images())
         self.assertGreater(done.over, 10_000)
-        self.assertIn("within the time of grace", done.describe())
+        self.assertIn("within the grace period", done.describe())
 
     def test_rehearsal_says_what_would_go_and_nothing_goes(self) -> None:
         """A rehearsal says what would go, and nothing goes."""
