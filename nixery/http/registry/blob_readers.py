@@ -30,8 +30,9 @@ transport pauses its producer, so that a pause follows every whole slice.
 
 PIECE_SIZE = 256 * 1024
 """
-Bytes read at a time after that: enough that the switch to a thread and back is cheap compared
-to the read.
+The most bytes read at a time: enough that the switch to a thread and back is cheap compared to
+the read.  The sizes double up to it while the client takes what it gets, and begin anew with a
+slice when it pauses.
 """
 
 SEND_SIZE = 4 * 1024 * 1024
@@ -135,6 +136,7 @@ class FileReader(BlobReader):
 
     def drop(self) -> None:
         self._forget()
+        self._read_size = SLICE_SIZE
 
     def use(self, line: DupSocket) -> None:
         """Send to the socket ``line`` from now on; it is closed with the file.  Called once."""
@@ -180,7 +182,7 @@ class FileReader(BlobReader):
         size = min(self._read_size, self._stop - self._offset)
         if size == 0:
             return b""
-        self._read_size = PIECE_SIZE
+        self._read_size = min(2 * self._read_size, PIECE_SIZE)
         read = Deferred.fromCoroutine(
             self._workers.run(_read, self._descriptor, size, self._offset)
         )

@@ -52,8 +52,12 @@ stall limit: slower than any connection over which an image can be pulled.  With
 client that takes a byte now and then would keep a connection for years.
 """
 
-DROP_SECONDS = 1.0
-"""Seconds without progress after which the part of a piece is dropped that was not sent yet."""
+DROP_SECONDS = 0.1
+"""
+Seconds for which a slice may wait until the rest of its piece is dropped: less, and clients on
+ordinary lines would have everything read in slices; more, and many clients that stall at once
+would hold their pieces together.
+"""
 
 SEND_THREADS = 4
 """
