@@ -158,7 +158,7 @@ def _failed_derivation(log: BuildLog) -> str:
     # have printed such errors too, but what Nix says comes last.
     for text in reversed(log.reported_errors):
         named = _first(_FAILED, [text])
-        if named and log.has_started(named["drv"]):
+        if named and log.may_have_failed(named["drv"]):
             return named["drv"]
     candidates = log.failed_derivations
     if len(candidates) > 1:

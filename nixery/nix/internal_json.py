@@ -130,6 +130,7 @@ class BuildLog:
     # Builds that were done, by the activity that counts them: an evaluation may build too.
     _builds_done: dict[int, int] = field(init=False, factory=dict)
     _succeeded: set[int] = field(init=False, factory=set)
+    _succeeded_derivations: set[str] = field(init=False, factory=set)
     _succeeded_builds: int = field(init=False, default=0)
     _failed_derivations: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
 
@@ -159,9 +160,9 @@ class BuildLog:
         """Return the derivations whose builds run, then those whose builds failed."""
         return (*self._derivations.values(), *self._failed_derivations)
 
-    def has_started(self, derivation: str) -> bool:
-        """True if the build of a derivation has begun, and its log is kept."""
-        return derivation in self._logs
+    def may_have_failed(self, derivation: str) -> bool:
+        """True if the build of a derivation has begun, and is not known to have succeeded."""
+        return derivation in self._logs and derivation not in self._succeeded_derivations
 
     @property
     def failed_derivations(self) -> tuple[str, ...]:
@@ -268,6 +269,7 @@ class BuildLog:
         # A build that was asked for stops only when all have ended: note which one it was.
         if done == before + 1 and len(running) == 1:
             self._succeeded.add(running[0])
+            self._succeeded_derivations.add(self._derivations[running[0]])
             self._succeeded_builds += 1
 
     def _set_phase(self, phase: Phase) -> None:

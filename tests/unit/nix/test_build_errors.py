@@ -167,6 +167,19 @@ class BuildFailureTests(SynchronousTestCase):
         self.assertEqual((error.derivation, error.log), (A, ("one",)))
         self.assertEqual(error.reason, "builder failed with exit code 1")
 
+    def test_builder_cannot_blame_a_build_that_has_succeeded(self) -> None:
+        """A builder cannot have a derivation blamed whose build has succeeded."""
+        log = BuildLog(progress=Recorder())
+        nix = NixEvents(log.feed, daemon=True)
+        nix.build_succeeds(A)
+        activity = nix.build_starts(B)
+        nix.message(0, f"error: builder for '{A}' failed with exit code 1")
+        nix.build_stops(activity)
+        nix.error(f"error: output '{OUT}' is not allowed to refer to the following paths:\n  x")
+        error = build_failure(failed(1), log, SETTINGS)
+        assert isinstance(error, BuildFailed)
+        self.assertEqual(error.derivation, B)
+
     def test_dependency_that_times_out_behind_a_daemon_is_told_with_its_limit(self) -> None:
         """A dependency that takes too long behind a daemon is told with its limit."""
         log = BuildLog(progress=Recorder())
