@@ -1,7 +1,7 @@
 """
 Find names that may have been meant by names that do not exist.
 
-This takes a processor some ten milliseconds for each name in a large package set, and anybody
+This takes a processor some milliseconds for each name in a large package set, and anybody
 may send made-up names.  So it is done for few names of each request and within a budget, one
 request at a time and fairly between clients, beside the evaluations and not in the turn of one;
 and only when there is a client that reads the answer.

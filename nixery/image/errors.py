@@ -86,7 +86,7 @@ class PackageProblem:
     :param message: one sentence on this package, complete in itself.
     :param candidates: existing names that may have been meant, best first.
     :param find_candidates: finds ``candidates``, where that was left to be done.  It takes some
-        ten milliseconds: call it on a worker thread, with a function that tells when to end early.
+        milliseconds: call it on a worker thread, with a function that tells when to end early.
     """
 
     name: str

@@ -28,7 +28,7 @@ from tests.benchmarks.measure import Figure, Options, run
 from tests.benchmarks.peers import Daemon, pinned_set, processor_seconds
 from tests.end_to_end.processes import private_directory
 
-__all__ = ["measure", "misspelt_images", "names_set"]
+__all__ = ["CLIENTS", "measure", "misspelt_images", "names_set"]
 
 NAMES = 63_000
 
@@ -40,7 +40,7 @@ LOOK_UPS = 5
 
 MAX_RATIO = 3.0
 
-MISSPELT_PER_IMAGE = 3
+MISSPELT_PER_IMAGE = 12
 
 _SYLLABLES = [f"{first}{second}" for first in "bdgklmnprst" for second in "aeiou"]
 

@@ -8,7 +8,7 @@ import contextlib
 import random
 from collections.abc import Iterator
 
-from tests.benchmarks.near_names import misspelt_images, names_set
+from tests.benchmarks.near_names import CLIENTS, misspelt_images, names_set
 from tests.benchmarks.peers import pinned_set
 from tests.end_to_end.case import EndToEndCase
 from tests.end_to_end.daemon import Daemon
@@ -63,7 +63,7 @@ class MisspeltTests(FairnessCase):
     """Clients that ask for misspelt names in a large set."""
 
     def test_misspelt_names_delay_no_other_client(self) -> None:
-        """A client that looks packages up is served beside twelve with misspelt names."""
+        """A client that looks packages up is served beside twelve, each with twelve such names."""
         directory, names = names_set(63_000)
         daemon = Daemon(pinned_set(directory), name="names").start()
         self.addCleanup(daemon.stop)
@@ -77,10 +77,9 @@ class MisspeltTests(FairnessCase):
 
         @contextlib.contextmanager
         def attack() -> Iterator[None]:
-            attackers = [self.attackers(daemon, f"127.0.0.{number}") for number in range(60, 72)]
-            for _ in range(3):
-                for each in attackers:
-                    each.ask(f"/v2/{next(misspelt)}/manifests/latest")
+            for number in range(CLIENTS):
+                attacker = self.attackers(daemon, f"127.0.0.{60 + number}")
+                attacker.ask(f"/v2/{next(misspelt)}/manifests/latest")
             yield
 
         self.assert_fair(self.compare(daemon, look_up, attack), megabytes=100)
