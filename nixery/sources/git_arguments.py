@@ -135,7 +135,9 @@ def list_refs(url: str, names: Sequence[str]) -> tuple[str, ...]:
     peel to, and the branch that HEAD is a symbolic ref to.
     """
     peeled = [f"{name}^{{}}" for name in names if name.startswith("refs/tags/")]
-    return ("git", "ls-remote", "--quiet", "--symref", "--", url, *names, *peeled)
+    # Otherwise the server sends all refs, and nixpkgs has hundreds of thousands of pull requests.
+    kinds = () if "HEAD" in names else ("--heads", "--tags")
+    return ("git", "ls-remote", "--quiet", "--symref", *kinds, "--", url, *names, *peeled)
 
 
 def list_tips(url: str) -> tuple[str, ...]:

@@ -107,6 +107,12 @@ class ArgumentTests(SynchronousTestCase):
         argv = git_arguments.list_refs("/r", ["refs/heads/v1", "refs/tags/v1"])
         self.assertEqual(argv[-3:], ("refs/heads/v1", "refs/tags/v1", "refs/tags/v1^{}"))
 
+    def test_pull_requests_are_not_listed_where_branches_and_tags_suffice(self) -> None:
+        """The server is asked for branches and tags alone, unless HEAD is asked for."""
+        limited = {"--heads", "--tags"}
+        self.assertLessEqual(limited, set(git_arguments.list_refs("/r", ["refs/heads/v1"])))
+        self.assertFalse(limited & set(git_arguments.list_refs("/r", ["HEAD"])))
+
 
 class RefListTests(SynchronousTestCase):
     """Tests of parsing the output of git ls-remote."""
