@@ -8,19 +8,19 @@ and by whatever function.
 from __future__ import annotations
 
 import os
-import signal
+import shutil
 import sys
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from threading import get_ident
 from typing import Any
+from unittest import mock
 
 from attrs import frozen
 
-__all__ = ["Call", "before_system_calls", "killed_before_change"]
+__all__ = ["Call", "before_system_calls", "states_before_changes"]
 
 
 @frozen
@@ -89,58 +89,39 @@ def _announce(event: str, arguments: tuple[Any, ...]) -> None:
         _listeners.append(current)
 
 
-def killed_before_change(number: int, work: Callable[[], object]) -> bool:
-    """
-    Run ``work`` in a child process that is killed before one of its changes to the file system.
-
-    :param number: how many changes it makes before that.
-    :return: whether it was killed; if not, the work has come to its end.
-    """
-    with warnings.catch_warnings():
-        # The threads of a pool that has nothing to do are no hazard to the child.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            with _killed(number):
-                work()
-            status = 0
-        except BaseException:  # noqa: BLE001  # this process ends here
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    _, ended = os.waitpid(child, 0)
-    if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGKILL:
-        return True
-    if ended != 0:
-        raise AssertionError("the work failed, see its traceback on standard error")
-    return False
-
-
 @contextmanager
-def _killed(number: int) -> Iterator[None]:
-    """Kill this process before a change, of which some are not announced."""
-    left = number
+def states_before_changes(directory: Path) -> Iterator[list[Path]]:
+    """
+    Copy a directory before each change of files: a process that dies there leaves that state.
 
-    def change() -> None:
-        nonlocal left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
+    :return: the copies, in order.
+    """
+    states: list[Path] = []
+    copying = False
+
+    def copy() -> None:
+        nonlocal copying
+        if not copying:
+            copying = True
+            state = directory.with_name(f"{directory.name}-{len(states)}")
+            states.append(shutil.copytree(directory, state, symlinks=True))
+            copying = False
 
     def announced(call: Call) -> None:
         if call.name not in ("open", "os.utime"):
-            change()
+            copy()
 
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(*arguments: Any) -> Any:
-            change()
+    def after_copy(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            copy()
             return function(*arguments)
 
-        return counting
+        return call
 
-    for name in ("fsync", "write"):
-        setattr(os, name, counted(getattr(os, name)))
-    with before_system_calls(announced):
-        yield
+    with (
+        # These are not announced.
+        mock.patch.object(os, "fsync", after_copy(os.fsync)),
+        mock.patch.object(os, "write", after_copy(os.write)),
+        before_system_calls(announced),
+    ):
+        yield states

@@ -38,7 +38,7 @@ from nixery.storage.interface import BlobInfo, BlobWriter, OpenFile, PendingBlob
 from nixery.storage.rules import MAX_SMALL_BYTES
 from nixery.testing.fakes import InlineWorkers
 from tests.support.garbage import set_garbage_apart
-from tests.support.system_calls import Call, before_system_calls, killed_before_change
+from tests.support.system_calls import Call, before_system_calls, states_before_changes
 from tests.support.trees import below
 from tests.unit.storage.test_contract import (
     LAYER,
@@ -517,7 +517,7 @@ class RepresentationTests(DirectoryCase):
 
 
 class CrashTests(DirectoryCase):
-    """A process dies before each of its changes to the file system in turn."""
+    """Tests of what a process leaves that dies before one of its changes of files."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -531,21 +531,22 @@ class CrashTests(DirectoryCase):
         prepare: Callable[[FilesystemStorage], object] = lambda _: None,
     ) -> int:
         """
-        Run ``work`` again and again, each time dying one change later.
+        Check what each death of a process at its work leaves.
 
-        :param check: called after each, with whether the work came to its end.
-        :param prepare: called before each.
-        :return: how often it died.
+        :param check: called for each, and after the work, with whether that came to its end.
+        :param prepare: called before the work.
+        :return: how often it can die.
         """
-        for changes in range(1000):
-            self.root = self.root.with_name(f"crash-{changes}")
-            storage = self.open_storage()
-            prepare(storage)
-            done = not killed_before_change(changes, partial(work, storage))
-            check(done)
-            if done:
-                return changes
-        raise AssertionError("the work never ends")
+        root = self.root
+        storage = self.open_storage()
+        prepare(storage)
+        with states_before_changes(root) as states:
+            work(storage)
+        for self.root in states:
+            check(False)
+        self.root = root
+        check(True)
+        return len(states)
 
     def check_blob(self, seen: set[str]) -> Callable[[bool], None]:
         """Sees that the blob is whole or absent, notes which, and makes it again."""
