@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nixery.runtime.errors import ResourceMissing
 
-__all__ = ["docs_directory", "nix_directory", "web_directory"]
+__all__ = ["docs_directory", "find_data_directory", "nix_directory", "web_directory"]
 
 
 def nix_directory() -> Path:
@@ -23,7 +23,7 @@ def nix_directory() -> Path:
 
     :raises ResourceMissing: the installation is incomplete.
     """
-    return _find("nix", Path(__file__).resolve().parents[1])
+    return find_data_directory("nix", Path(__file__).resolve().parents[1])
 
 
 def web_directory() -> Path:
@@ -32,7 +32,7 @@ def web_directory() -> Path:
 
     :raises ResourceMissing: the installation is incomplete.
     """
-    return _find("web", Path(__file__).resolve().parents[1])
+    return find_data_directory("web", Path(__file__).resolve().parents[1])
 
 
 def docs_directory() -> Path | None:
@@ -48,10 +48,13 @@ def docs_directory() -> Path | None:
     return None
 
 
-def _find(name: str, package: Path) -> Path:
+def find_data_directory(name: str, package: Path) -> Path:
     """
+    Return a folder of data files, as the installation or the checkout has it.
+
     :param name: ``nix`` or ``web``.
     :param package: the folder of the Python package.
+    :raises ResourceMissing: there is neither.
     """
     # Installed files come first: beside an installed package, in site-packages, a folder `nix` or
     # `web` would belong to another package.

@@ -41,6 +41,11 @@ class MemoryStorage:
         self._blobs: dict[Digest, tuple[BlobInfo, bytes]] = {}
         self._records: dict[tuple[str, str], bytes] = {}
 
+    def lose(self, *digests: Digest) -> None:
+        """Lose blobs, as those that a rule of a bucket removes."""
+        for digest in digests:
+            del self._blobs[digest]
+
     async def stat(self, digest: Digest) -> BlobInfo:
         """:raises BlobUnknown: there is no such blob."""
         return self._blob(digest)[0]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from threading import get_ident
+from threading import local
 from typing import Any
 from unittest import mock
 
@@ -50,18 +50,19 @@ _PATHS = {
 }
 """The position of the path among the arguments of each event."""
 
-_listeners: list[tuple[int, Callable[[Call], None]]] = []
+_listeners: list[Callable[[Call], None]] = []
+_this_thread = local()
 
 
 @contextmanager
 def before_system_calls(listener: Callable[[Call], None]) -> Iterator[None]:
     """
-    Call a listener before each call that this thread makes, but for its own.
+    Call a listener before each call of any thread, but for its own.
 
     An exception of the listener takes the place of the call, as one of the system would.
     """
     _install()
-    _listeners.append((get_ident(), listener))
+    _listeners.append(listener)
     try:
         yield
     finally:
@@ -75,18 +76,18 @@ def _install() -> None:
 
 
 def _announce(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _listeners or event not in _PATHS or _listeners[-1][0] != get_ident():
+    if not _listeners or event not in _PATHS or getattr(_this_thread, "listens", False):
         return
     path = arguments[_PATHS[event]]
     if isinstance(path, int):
         path = os.readlink(f"/proc/self/fd/{path}")
     creates = event == "open" and arguments[2] & os.O_CREAT
     source = os.fsdecode(arguments[0]) if event in ("os.link", "os.rename") else ""
-    current = _listeners.pop()
+    _this_thread.listens = True
     try:
-        current[1](Call("create" if creates else event, os.fsdecode(path), source))
+        _listeners[-1](Call("create" if creates else event, os.fsdecode(path), source))
     finally:
-        _listeners.append(current)
+        _this_thread.listens = False
 
 
 @contextmanager

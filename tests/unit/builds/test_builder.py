@@ -78,7 +78,7 @@ class BuilderTests(BuilderCase):
         """A manifest never names a blob that was removed."""
         image = self.build("hello")
         _, layer, *_ = parse_manifest(image.manifests[0].body)
-        del self.storage._blobs[layer.digest]
+        self.storage.lose(layer.digest)
         self.clock.advance(10)
         again = self.build("hello")
         self.assertEqual(again, image)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class CountingStorage(MemoryStorage):
-    """Storage that counts checks and reads, and can be made to lose blobs."""
+    """Storage that counts checks and reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,9 +46,6 @@ class CountingStorage(MemoryStorage):
         if self.gate is not None:
             await self.gate
         return await super().get_records(kind, keys)
-
-    def lose(self, digest: Digest) -> None:
-        del self._blobs[digest]
 
 
 class CacheTests(SynchronousTestCase):

@@ -11,7 +11,6 @@ from attrs import define, field
 from twisted.logger import capturedLogs, formatEvent
 
 from nixery.builds.build_record import BuildRecord
-from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.realisation import MAX_REEVALUATIONS
 from nixery.errors import StorageError
 from nixery.image.closure import RuntimeGraph
@@ -21,6 +20,7 @@ from nixery.layers.errors import ReservedName
 from nixery.nix.errors import MissingDerivations, NixUnusable
 from nixery.nix.interface import Realisation
 from nixery.nix.progress import Progress
+from nixery.storage.interface import PendingBlob
 from nixery.testing.fakes import FakeNix, FakePackage
 from tests.support.builds import PACKAGES, BuilderCase, CountingStorage
 
@@ -192,14 +192,13 @@ class PipelineTests(BuilderCase):
         built = self.build("hello")
         self.storage = CountingStorage()
         self.restart()
-        packing = ImagePipeline._pack
+        commit_many = self.storage.commit_many
 
-        async def pack(*arguments: Any) -> Any:
-            packed = await packing(*arguments)
+        async def lose_roots(commits: Sequence[PendingBlob]) -> list[bytes]:
             self.nix.roots.clear()
-            return packed
+            return await commit_many(commits)
 
-        patched = self.patch(ImagePipeline, "_pack", pack)
+        patched = self.patch(self.storage, "commit_many", lose_roots)
         error = self.failureResultOf(self.request("hello"), NixUnusable).value
         self.assertIn("try again", error.message)
         # That of the root, which holds nothing of the store.

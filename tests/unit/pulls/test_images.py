@@ -132,7 +132,7 @@ class PinnedTests(BuilderCase):
         image = self.build("hello")
         layer = image.manifests[0].blobs()[1]
         self.clock.advance(1)
-        del self.storage._blobs[layer.digest]
+        self.storage.lose(layer.digest)
         self.assertEqual(self.build("hello"), image)
         self.assertNotEqual(self.now(self.storage.missing(image.digests)), frozenset())
         self.service.invalidate_checks()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.runtime.data_files import _find, nix_directory, web_directory
+from nixery.runtime.data_files import find_data_directory, nix_directory, web_directory
 from nixery.runtime.errors import ResourceMissing
 
 
@@ -28,17 +28,17 @@ class ResourceTests(SynchronousTestCase):
         """In a checkout they are beside the package."""
         (self.top / "setup.py").touch()
         (self.top / "nix").mkdir()
-        self.assertEqual(self.top / "nix", _find("nix", self.package))
+        self.assertEqual(self.top / "nix", find_data_directory("nix", self.package))
 
     def test_installed_files_come_first(self) -> None:
         """Installed files come first."""
         (self.top / "setup.py").touch()
         (self.top / "nix").mkdir()
         (self.package / "_nix").mkdir()
-        self.assertEqual(self.package / "_nix", _find("nix", self.package))
+        self.assertEqual(self.package / "_nix", find_data_directory("nix", self.package))
 
     def test_folder_of_another_package(self) -> None:
         """A folder of the right name beside an installation belongs to another package."""
         (self.top / "web").mkdir()
-        error = self.assertRaises(ResourceMissing, _find, "web", self.package)
+        error = self.assertRaises(ResourceMissing, find_data_directory, "web", self.package)
         self.assertIn("web", str(error))

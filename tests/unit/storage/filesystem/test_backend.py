@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IMODE
 from typing import Any, ParamSpec, TypeVar, cast
@@ -848,6 +849,13 @@ class FailureTests(DirectoryCase):
         self.assertEqual(LONG, self.finish(storage.get_record("layer", "key")))
 
 
+class StoppedWorkers:
+    """Workers that take nothing any more."""
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        raise ShuttingDown
+
+
 class WriterTests(DirectoryCase):
     """The end of a writer."""
 
@@ -870,14 +878,9 @@ class WriterTests(DirectoryCase):
 
     def test_abort_while_stopping(self) -> None:
         """An abort that finds the pool stopped still removes the file."""
-        storage = self.open_storage()
-        writer = self.write(storage)
-
-        class Stopped:
-            async def run(self, *args: object, **kwargs: object) -> None:
-                raise ShuttingDown
-
-        self.patch(writer, "_workers", Stopped())
+        self.open_storage()
+        writer = self.write(FilesystemStorage(self.root, StoppedWorkers()))
+        self.assertEqual(1, len(self.drafts()))
         self.finish(writer.abort())
         self.assertEqual([], self.drafts())
         with self.assertRaises(StorageError):
@@ -924,21 +927,22 @@ class ThreadTests(TestCase):
 
     def hold(self, name: str) -> tuple[Deferred[None], threading.Event]:
         """
-        Hold the next call of a method of the blobs when its work is done.
+        Hold the first thread that is about to make a call in the directory.
 
         :return: fires when it is held; lets it go.
         """
         held: Deferred[None] = Deferred()
         release = threading.Event()
-        original = getattr(self.storage._blobs, name)
+        calls = count()
 
-        def slow(*args: Any) -> Any:
-            result = original(*args)
-            reactor.callFromThread(held.callback, None)
-            release.wait(20)
-            return result
+        def hold(call: Call) -> None:
+            if call.name == name and call.path.startswith(f"{self.root}/") and not next(calls):
+                reactor.callFromThread(held.callback, None)
+                release.wait(20)
 
-        self.patch(self.storage._blobs, name, slow)
+        context = before_system_calls(hold)
+        context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
         return held, release
 
     async def test_blobs_and_records_go_through_the_threads_of_the_pool(self) -> None:
@@ -994,7 +998,7 @@ class ThreadTests(TestCase):
         """A commit whose waiter has gone comes to its end; an abort then does nothing."""
         writer = await self.storage.create()
         await self.pool.run(writer.write, DATA)
-        held, release = self.hold("commit")
+        held, release = self.hold("os.rename")
         committing = Deferred.fromCoroutine(writer.commit(DIGEST, len(DATA), LAYER))
         await held
         committing.cancel()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -55,7 +56,10 @@ class ReachCase(SynchronousTestCase):
         self.given_up: list[BaseException] = []
 
     def make(
-        self, settings: GcsSettings | None = None, workers: Workers | None = None
+        self,
+        settings: GcsSettings | None = None,
+        workers: Workers | None = None,
+        open_bucket: Callable[[Event], Bucket] | None = None,
     ) -> GcsStorage:
         """A storage that reaches its bucket by itself."""
 
@@ -65,6 +69,7 @@ class ReachCase(SynchronousTestCase):
             clock=self.clock,
             give_up=self.given_up.append,
             retry_policy=BRIEF,
+            open_bucket=open_bucket,
         )
 
     def start(self, settings: GcsSettings | None = None) -> GcsStorage:
@@ -201,8 +206,7 @@ class BucketConnectorTests(ReachCase):
         def fail(_stop: Event) -> Bucket:
             raise KeyError("?")
 
-        storage = self.make()
-        storage._connector._open = fail
+        storage = self.make(open_bucket=fail)
         finish(storage.start())
         self.assertEqual(1, len(self.given_up))
         self.assertEqual(1, len(self.flushLoggedErrors(KeyError)))
