@@ -18,6 +18,7 @@ from attrs import define, field
 
 from nixery.nix.arguments import NixSettings
 from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS, error_text, memory_exceeded
+from nixery.nix.internal_json import LOG_LINE, QUOTED_LOG
 from nixery.runtime.terminal import plain_text
 
 __all__ = ["EvaluationLog"]
@@ -25,11 +26,15 @@ __all__ = ["EvaluationLog"]
 MAX_MESSAGES = 100
 """The most messages and other lines that are kept."""
 
+MAX_LOG_LINES = 20
+"""The number of last lines that are kept of what builds of an evaluation print."""
+
 _PREFIX = b"@nix "
 
 # Nix prints these without a raw text; nothing that a package prints looks the same, since
 # traces and warnings have a word before them.
 _OUT_OF_MEMORY = frozenset({"error: out of memory", "error: std::bad_alloc"})
+_BUILD_FAILED = re.compile(r"builder for '|Cannot build '|\d+ dependenc(?:y|ies) of derivation")
 _PARSE_ERROR = re.compile(r"syntax error|undefined variable")
 _POSITION = re.compile(r":\d+:\d+\Z")
 
@@ -44,6 +49,7 @@ class EvaluationLog:
 
     source: Path
     _lines: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
+    _log: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_LOG_LINES))
     _error: str | None = field(init=False, default=None)
     _location: str = field(init=False, default="")
     _out_of_memory: bool = field(init=False, default=False)
@@ -57,6 +63,8 @@ class EvaluationLog:
             event = json.loads(line[len(_PREFIX) :])
             if event["action"] == "msg" and event["level"] <= 1:
                 self._message(event)
+            elif event["action"] == "result" and event["type"] == LOG_LINE:
+                self._log.append(plain_text(event["fields"][0]))
         except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
             return
 
@@ -76,7 +84,11 @@ class EvaluationLog:
         if self._error is None:
             # Nix 2.3, or what no event says: a stack overflow, a crash.
             return error_text(self.text(), settings)
-        lines = [line.strip() for line in self._error.splitlines() if line.strip()]
+        error, log = self._error, []
+        if self._log and _BUILD_FAILED.match(error):
+            # An import from derivation.
+            error, log = QUOTED_LOG.sub("", error), ["The last lines of its log:", *self._log]
+        lines = [line.strip() for line in error.splitlines() if line.strip()] + log
         text = "\n".join(lines)[:MAX_TEXT_CHARACTERS] or "Nix did not say why"
         if self._location and _PARSE_ERROR.match(text):
             return f"{text}, at {self._location}"

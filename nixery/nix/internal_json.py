@@ -26,7 +26,7 @@ from attrs import define, field
 from nixery.nix.progress import Phase, Progress
 from nixery.runtime.terminal import plain_text
 
-__all__ = ["BuildLog"]
+__all__ = ["LOG_LINE", "QUOTED_LOG", "BuildLog"]
 
 FILE_TRANSFER = 101
 COPY_PATHS = 103
@@ -62,8 +62,8 @@ _RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, PROGRESS, SET_EXPECT
 _MESSAGES = (b'"level":0', b'"level":1', b'.drv"}')
 _PLANNED = re.compile(r"\s*(/nix/store/\S+\.drv)")
 
-# Nix's daemon quotes the end of the log in its errors; only advice follows.
-_QUOTED_LOG = re.compile(r"^[ \t]*[Ll]ast \d+ log lines:$.*\Z", re.MULTILINE | re.DOTALL)
+QUOTED_LOG = re.compile(r"^[ \t]*[Ll]ast \d+ log lines:$.*\Z", re.MULTILINE | re.DOTALL)
+"""The end of a log that Nix's daemon quotes in an error, and the advice that follows it."""
 
 Event = Mapping[str, Any]
 """The JSON of an event; its structure is checked by using it."""
@@ -198,7 +198,7 @@ class BuildLog:
             self.notes.append(message)
             return
         text = message.removeprefix("error:") if raw is None else plain_text(raw)
-        text = _QUOTED_LOG.sub("", text).strip()
+        text = QUOTED_LOG.sub("", text).strip()
         # Nix itself adds the raw text to its own errors (since 2.4), and to no others.
         if raw is not None or not self._derivations:
             self.own_errors.append(text)

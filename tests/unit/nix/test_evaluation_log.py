@@ -75,6 +75,19 @@ class EvaluationLogTests(SynchronousTestCase):
         self.tell(msg=f"error: {raw}", raw_msg=raw, file="/set/x.nix", line=2, column=7)
         self.assertEqual(self.reason(), raw)
 
+    def test_failed_import_from_derivation_is_told_with_its_log(self) -> None:
+        """A build that an evaluation needs and that fails is told with the end of its log."""
+        self.tell(action="result", type=101, fields=["error: \x1b[31mno"])
+        raw = "builder for '/nix/store/x.drv' failed with exit code 1;\n  last 1 log lines:\n  > no"
+        self.tell(msg=f"error: {raw}", raw_msg=raw)
+        self.assertEqual(
+            self.reason(),
+            "builder for '/nix/store/x.drv' failed with exit code 1;\n"
+            "The last lines of its log:\nerror: no",
+        )
+        self.tell(msg="error: x", raw_msg="x")
+        self.assertEqual(self.reason(), "x")
+
     def test_what_is_no_event_is_read_as_text(self) -> None:
         """What Nix prints without an event, as old versions do, is read as text."""
         self.log.feed(b"error: stack overflow (possible infinite recursion)")
