@@ -14,27 +14,20 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import yaml
 from attrs import frozen
 
 from nixery.config.yaml_loader import load_yaml
-from nixery.image.names import is_commit
 from nixery.image.patterns import PackagePatterns, parse_patterns
 from nixery.layers.compression_levels import LEVELS, Compression, parse_compression
 from nixery.limits.addresses import TrustedProxies, parse_proxies
 from nixery.runtime.sizes import FreeSpaceLimit, parse_free_space_limit, parse_size
-from nixery.sources.git_urls import SCHEMES, has_unusable_password, is_ref_name, is_supported
 
 __all__ = [
     "AUTH_RULES",
-    "BASE_URL",
     "BOOLEAN",
-    "ARCHIVE_URL",
-    "CHANNEL",
     "COMPRESSION",
-    "DATA_URL",
     "DURATION",
     "ENDPOINTS",
     "NIXPKGS_CONFIG",
@@ -43,8 +36,6 @@ __all__ = [
     "PATH",
     "PATHS",
     "PROXIES",
-    "REF",
-    "REPOSITORY",
     "SECONDS",
     "SIZE",
     "SPACE",
@@ -52,11 +43,12 @@ __all__ = [
     "INCLUDED_FILE",
     "TAG_PATTERNS",
     "TEXT",
-    "URL",
     "Kind",
     "InvalidValue",
     "choice",
     "integer",
+    "parse_path",
+    "parse_text",
 ]
 
 
@@ -111,7 +103,7 @@ def choice(*choices: str) -> Kind:
     return Kind(name="choice", parse=parse)
 
 
-def _parse_text(value: object) -> str:
+def parse_text(value: object) -> str:
     # A number is taken for the text it was written as (a bucket called 2024);
     # true and false are not, because YAML also reads `no` and `on` as such.
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -154,24 +146,24 @@ def _parse_duration(value: object) -> float:
     return _parse_number(value, "give a number of seconds, 0 or more, without a unit")
 
 
-def _parse_path(value: object) -> Path:
+def parse_path(value: object) -> Path:
     # Made absolute at once: twistd changes its directory when it starts.
     try:
-        return Path(_parse_text(value)).expanduser().absolute()
+        return Path(parse_text(value)).expanduser().absolute()
     except RuntimeError:
         raise InvalidValue("write the path without ~: that home directory is unknown") from None
 
 
 def _parse_paths(value: object) -> tuple[Path, ...]:
     items = value if isinstance(value, list | tuple) else [value]
-    return tuple(_parse_path(item) for item in items)
+    return tuple(parse_path(item) for item in items)
 
 
 def _parse_tag_patterns(value: object) -> tuple[str, ...]:
     expected = "give tags or patterns of tags, as [nixos-*, v1.?], or latest alone"
     items = value if isinstance(value, list | tuple) else [value]
     # No tag has a comma or a space in it.
-    patterns = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    patterns = [part for item in items for part in parse_text(item).replace(",", " ").split()]
     if not patterns or not all(re.fullmatch(r"[\w.*?!\[\]-]+", part, re.A) for part in patterns):
         raise InvalidValue(expected)
     return tuple(patterns)
@@ -180,90 +172,18 @@ def _parse_tag_patterns(value: object) -> tuple[str, ...]:
 def _parse_hosts(value: object) -> tuple[str, ...]:
     items = value if isinstance(value, list | tuple) else [value]
     # No host has a comma or a space in it.
-    names = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    names = [part for item in items for part in parse_text(item).replace(",", " ").split()]
     if not all(re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", name, re.A) for name in names):
         raise InvalidValue("give names of hosts without ports, as [nixery.lan, *.example.org]")
     return tuple(name.lower() for name in names)
 
 
 def _parse_included_file(value: object) -> Path:
-    path = _parse_path(value)
+    path = parse_path(value)
     # A line of nix.conf is split at white space, and has no quotes.
     if re.search(r"[\s#]", str(path)):
         raise InvalidValue("give a path without spaces and #: Nix cannot include any other")
     return path
-
-
-def _parse_channel(value: object) -> str:
-    text = _parse_text(value)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
-        raise InvalidValue("give the name of a channel, as nixos-unstable, or a full commit")
-    return text.lower() if is_commit(text.lower()) else text
-
-
-def _parse_repository(value: object) -> str:
-    text = _parse_text(value)
-    # As in git: a colon before any slash separates a host from a path.
-    if ":" not in text.partition("/")[0] and not text.startswith("-"):
-        text = str(_parse_path(text))
-    if has_unusable_password(text):
-        raise InvalidValue(
-            "leave the password out, which ssh and git take from no URL: give the user that the"
-            " registry runs as an SSH key, and write ssh://USER@HOST/PATH"
-        )
-    if not is_supported(text):
-        raise InvalidValue(
-            f"give the URL of a git repository ({', '.join(SCHEMES)}), host:path, or a path"
-        )
-    return text
-
-
-def _parse_ref(value: object) -> str:
-    text = _parse_text(value)
-    if not is_ref_name(text):
-        raise InvalidValue("give the name of a branch or a tag, or a full commit")
-    return text.lower() if is_commit(text.lower()) else text
-
-
-def _parse_url(value: object) -> str:
-    text = _parse_text(value)
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or " " in text:
-        raise InvalidValue("give a URL that begins with http:// or https:// and names a host")
-    return text
-
-
-def _parse_data_url(value: object) -> str:
-    text = _parse_text(value)
-    if not text.startswith("file:"):
-        return _parse_url(text)
-    parts = urlsplit(text)
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise InvalidValue("give an absolute path, as file:///srv/popularity.json")
-    return text
-
-
-def _parse_archive_url(value: object) -> str:
-    text = _parse_text(value)
-    if "{commit}" not in text:
-        raise InvalidValue("give a URL with {commit} where the commit belongs")
-    if "@" in urlsplit(_parse_url(text.replace("{commit}", "0" * 40))).netloc:
-        raise InvalidValue(
-            "leave user and password out, which others on this machine would see: Nix takes them"
-            " from the file that netrc-file names in nix.conf"
-        )
-    return text
-
-
-def _parse_base_url(value: object) -> str:
-    parts = urlsplit(_parse_url(value))
-    if parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc:
-        raise InvalidValue("give scheme, host and port only, as https://registry.example.org")
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _parse_endpoints(value: object) -> tuple[str, ...]:
@@ -352,7 +272,7 @@ def _parse_bytes(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     try:
-        return parse_size(_parse_text(value))
+        return parse_size(parse_text(value))
     except ValueError:
         raise InvalidValue("give a size, as 200 GiB, or a number of bytes") from None
 
@@ -361,7 +281,7 @@ def _parse_compression(value: object) -> Compression:
     if isinstance(value, Compression):
         return value
     try:
-        return parse_compression(_parse_text(value))
+        return parse_compression(parse_text(value))
     except ValueError:
         kinds = (
             f"{kind}-{levels[0]} to {kind}-{levels[-1]}"
@@ -377,7 +297,7 @@ def _parse_proxies(value: object) -> TrustedProxies:
     if isinstance(value, TrustedProxies):
         return value
     items = value if isinstance(value, list | tuple) else [value]
-    texts = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    texts = [part for item in items for part in parse_text(item).replace(",", " ").split()]
     try:
         return parse_proxies(texts)
     except ValueError:
@@ -386,7 +306,7 @@ def _parse_proxies(value: object) -> TrustedProxies:
 
 def _parse_packages(value: object) -> PackagePatterns:
     items = value if isinstance(value, list | tuple) else [value]
-    texts = [part for item in items for part in _parse_text(item).replace(",", " ").split()]
+    texts = [part for item in items for part in parse_text(item).replace(",", " ").split()]
     try:
         return parse_patterns(texts)
     except ValueError as error:
@@ -397,13 +317,13 @@ def _parse_space(value: object) -> FreeSpaceLimit:
     if isinstance(value, FreeSpaceLimit):
         return value
     try:
-        return parse_free_space_limit(_parse_text(value))
+        return parse_free_space_limit(parse_text(value))
     except ValueError:
         raise InvalidValue("give a size, as 1 GiB, a number of bytes, or a share, as 5%") from None
 
 
-TEXT = Kind(name="text", parse=_parse_text)
-PATH = Kind(name="path", parse=_parse_path)
+TEXT = Kind(name="text", parse=parse_text)
+PATH = Kind(name="path", parse=parse_path)
 PATHS = Kind(name="paths", parse=_parse_paths, is_list=True)
 BOOLEAN = Kind(name="boolean", parse=_parse_boolean)
 SECONDS = Kind(name="seconds", parse=_parse_seconds)
@@ -414,14 +334,7 @@ SPACE = Kind(name="size or share", parse=_parse_space)
 DURATION = Kind(name="seconds", parse=_parse_duration)
 HOSTS = Kind(name="hosts", parse=_parse_hosts)
 TAG_PATTERNS = Kind(name="patterns", parse=_parse_tag_patterns)
-REF = Kind(name="git reference", parse=_parse_ref)
-ARCHIVE_URL = Kind(name="URL", parse=_parse_archive_url)
 COMPRESSION = Kind(name="compression", parse=_parse_compression)
-CHANNEL = Kind(name="channel", parse=_parse_channel)
-REPOSITORY = Kind(name="URL", parse=_parse_repository)
-URL = Kind(name="URL", parse=_parse_url)
-DATA_URL = Kind(name="URL", parse=_parse_data_url)
-BASE_URL = Kind(name="URL", parse=_parse_base_url)
 ENDPOINTS = Kind(name="endpoint strings", parse=_parse_endpoints, repeated=True, is_list=True)
 AUTH_RULES = Kind(name="mapping", parse=_parse_auth_rules)
 INCLUDED_FILE = Kind(name="path", parse=_parse_included_file)

@@ -1,10 +1,9 @@
 """
 The arguments and the environment of Nix commands, as pure functions.
 
-Commands that look packages up are in :mod:`nixery.nix.resolve_arguments`; no other module
-builds Nix commands.  :mod:`nixery.nix.resolve_output`, :mod:`nixery.nix.internal_json` and
-:mod:`nixery.image.closure` parse the output of the commands; :mod:`nixery.nix.commands` runs
-them.
+Commands that look packages up are in :mod:`nixery.nix.resolve_arguments`; no other module builds
+Nix commands.  :mod:`nixery.nix.resolve_output`, :mod:`nixery.nix.internal_json` and
+:mod:`nixery.image.closure` parse their output; :mod:`nixery.nix.commands` runs them.
 
 The operator's options are passed in the environment: they may hold access tokens, which
 every user of the machine could read from an argument list.
@@ -111,8 +110,7 @@ class NixSettings:
     :param home: a writable directory, the HOME of the commands.
     :param timeout: seconds that the build of one derivation may take.
     :param max_silent: seconds for which it may print nothing.
-    :param build_deadline: seconds that all builds and downloads of one image may
-        take together.
+    :param build_deadline: seconds that all builds and downloads of one image may take together.
     :param eval_timeout: seconds that the evaluation of one image may take.
     :param max_eval_memory: bytes of memory that an evaluation may use.
     :param evaluations: the most concurrent evaluations.
@@ -122,8 +120,7 @@ class NixSettings:
         ``options``.
     :param config: the ``config`` argument of the package set, as JSON data.
     :param refused: as :data:`REFUSED_ATTRIBUTES`.
-    :param fetch_timeout: seconds that fetching one commit may take, all attempts
-        together.
+    :param fetch_timeout: seconds that fetching one commit may take, all attempts together.
     :param source_retention: seconds after which an unused fetched commit is left to the
         garbage collector.
     :param substitute_only: whether everything has to come from binary caches.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from nixery.config import types
+from nixery.config import types, url_types
 from nixery.config.setting import setting
 
 __all__ = ["GcsConfig"]
@@ -43,7 +43,7 @@ class GcsConfig:
         inverted_alias="gcs_proxy",
     )
     gcs_endpoint: str | None = setting(
-        types.URL,
+        url_types.URL,
         "where the Google Cloud Storage is reached, if not at its usual address",
         default_text="$STORAGE_EMULATOR_HOST, else Google's own",
         requires=("storage_backend", "gcs"),

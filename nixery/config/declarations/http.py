@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from nixery.config import types
+from nixery.config import types, url_types
 from nixery.config.setting import setting
 
 __all__ = ["HTTPConfig"]
@@ -32,7 +32,7 @@ class HTTPConfig:
         group="listening",
     )
     public_url: str | None = setting(
-        types.BASE_URL,
+        url_types.BASE_URL,
         "how clients reach this registry: the base of links and pull commands",
         default_text="the address that is listened on",
     )

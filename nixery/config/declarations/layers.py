@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from nixery.config import types
+from nixery.config import types, url_types
 from nixery.config.setting import setting
 from nixery.layers.compression_levels import Compression
 
@@ -34,7 +34,7 @@ class LayerConfig:
         default_text="gzip-1",
     )
     popularity_url: str | None = setting(
-        types.DATA_URL,
+        url_types.DATA_URL,
         "where popularity data are fetched, once, to be kept in the state directory",
         variable="NIX_POPULARITY_URL",
         secret=True,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from nixery.config import types
+from nixery.config import types, url_types
 from nixery.config.setting import ANY_VALUE, setting
 from nixery.sources.source import NIXPKGS_URL, ChannelSource, GitSource, PathSource, Source
 from nixery.sources.tag_policy import TagPolicy
@@ -33,13 +33,13 @@ class SourceConfig:
     """Settings of the package sources: the package set, its revisions and its system."""
 
     channel: str = setting(
-        types.CHANNEL,
+        url_types.CHANNEL,
         "take packages from this nixpkgs channel, or this full nixpkgs commit",
         default="nixos-unstable",
         group="source",
     )
     pkgs_repo: str | None = setting(
-        types.REPOSITORY,
+        url_types.REPOSITORY,
         "take packages from the package set in this git repository",
         secret=True,
         group="source",
@@ -56,13 +56,13 @@ class SourceConfig:
         requires=("pkgs_repo", ANY_VALUE),
     )
     pkgs_ref: str | None = setting(
-        types.REF,
+        url_types.REF,
         "the branch, tag or full commit of the git repository that the tag latest means",
         default_text="the repository's default branch",
         requires=("pkgs_repo", ANY_VALUE),
     )
     base_channel: str = setting(
-        types.CHANNEL,
+        url_types.CHANNEL,
         "the nixpkgs channel, or full nixpkgs commit, that an overlay is applied to",
         default="nixos-unstable",
         requires=("pkgs_repo_kind", "overlay"),
@@ -91,13 +91,13 @@ class SourceConfig:
         default=900.0,
     )
     channel_url: str = setting(
-        types.URL,
+        url_types.URL,
         "the host that says which commit a channel is at",
         default="https://channels.nixos.org",
         secret=True,
     )
     nixpkgs_url: str = setting(
-        types.ARCHIVE_URL, "the archive of a nixpkgs commit", default=NIXPKGS_URL, secret=True
+        url_types.ARCHIVE_URL, "the archive of a nixpkgs commit", default=NIXPKGS_URL, secret=True
     )
     system: str = setting(
         types.choice(*SYSTEMS),
