@@ -19,7 +19,11 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from nixery.storage.filesystem.files import make_directories, synchronise_directory
+from nixery.storage.filesystem.files import (
+    DIRECTORY_MODE,
+    make_directories,
+    synchronise_directory,
+)
 
 __all__ = ["INDEXED_KINDS", "RecordIndex"]
 
@@ -74,12 +78,20 @@ class RecordIndex:
         if os.path.lexists(path):
             return
         if not os.path.isdir(directory):
-            make_directories(self._records, [os.path.basename(self._root)])
-            make_directories(self._root, [os.path.basename(directory)])
+            self._make_directory(directory, durable=durable)
         with suppress(FileExistsError):
             os.symlink(encoded or b"-", os.fsencode(path))
         if durable:
             synchronise_directory(directory)
+
+    def _make_directory(self, directory: str, *, durable: bool) -> None:
+        make_directories(self._records, [os.path.basename(self._root)])
+        if durable:
+            make_directories(self._root, [os.path.basename(directory)])
+            return
+        with suppress(FileExistsError):
+            os.mkdir(directory, DIRECTORY_MODE)
+            os.chmod(directory, DIRECTORY_MODE)  # restore the bits that the umask removed
 
     def remove(self, key: str) -> None:
         """Remove the entry of a key, if there is one."""
