@@ -89,9 +89,17 @@ def finish(coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
 class StorageContract(Base):
     """Mixed into a test case of a backend."""
 
+    _reused: Storage | None = None
+
     def storage(self) -> Storage:
         """An empty storage, ready to be used."""
         raise NotImplementedError
+
+    def reused_storage(self) -> Storage:
+        """The one storage of all examples of a property, which leave no records in it."""
+        if self._reused is None:
+            self._reused = self.storage()
+        return self._reused
 
     def finish(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
         """
@@ -182,7 +190,7 @@ class StorageContract(Base):
     @given(data=st.binary(max_size=5000), bounds=st.tuples(st.integers(0), st.integers(0)))
     def test_any_part_of_any_blob_can_be_read(self, data: bytes, bounds: tuple[int, int]) -> None:
         """Any part of any blob can be read, and the blob's own size is told with it."""
-        storage = self.storage()
+        storage = self.reused_storage()
         data += b"."
         start = bounds[0] % len(data)
         part = ByteRange(start=start, stop=start + 1 + bounds[1] % (len(data) - start))
@@ -311,7 +319,7 @@ class StorageContract(Base):
     @given(st.one_of(texts, texts.map("sha256:".__add__)))
     def test_text_that_is_no_digest_is_refused_wherever_it_points(self, text: str) -> None:
         """A text that is no digest is refused, wherever it points."""
-        storage = self.storage()
+        storage = self.reused_storage()
         digest = Digest(text)
         for call in (storage.stat(digest), storage.read(digest), storage.open(digest)):
             with self.assertRaises(InvalidDigest):
@@ -391,7 +399,7 @@ class StorageContract(Base):
     @given(st.text(st.characters(), max_size=10).filter(lambda text: not text.isalnum()))
     def test_kind_of_records_that_is_no_lower_case_word_is_refused(self, kind: str) -> None:
         """A kind of records that is no lower-case word is refused."""
-        storage = self.storage()
+        storage = self.reused_storage()
         if set(kind) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and kind[:1].isalpha():
             return
         for call in (
@@ -420,7 +428,7 @@ class StorageContract(Base):
         self, records: dict[str, bytes], prefix: str
     ) -> None:
         """Any text is a key, apart from every other text, and is listed as it was given."""
-        storage = self.storage()
+        storage = self.reused_storage()
         for key, value in records.items():
             self.assertEqual(value, self.finish(storage.add_record("any", key, value)))
         for key, value in records.items():
