@@ -73,8 +73,14 @@ class PrepareImageTests(SynchronousTestCase):
             " builder = ''/bin/sh''; args = [ ''-c'' ''echo > $out'' ]; }; }"
         )
         path = str(self.directory / "set.nix")
+        self.environment |= {"NIXERY_SYSTEM": "aarch64-linux", "NIXERY_SYSTEN": "x86_64-linux"}
         image = self.prepared("--path", path, "--system", "x86_64-linux", "x")
         self.assertEqual(image["packages"][0]["name"], "x86_64-linux")
+        # Without the option, the variable counts, for which this machine has no builder.
+        refused = self.prepare("--path", path, "x")
+        self.assertEqual(1, refused.returncode)
+        self.assertIn("aarch64-linux", refused.stderr)
+        self.assertIn("NIXERY_SYSTEN (environment): there is no such setting", refused.stderr)
 
     def test_failure_exits_with_1_and_says_why_once(self) -> None:
         """The command exits with 1 if it cannot prepare an image, and says why in one place."""

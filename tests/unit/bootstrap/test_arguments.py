@@ -27,6 +27,8 @@ class ArgumentTests(SynchronousTestCase):
             (["--port=8099"], {"PORT": "1"}),
             (["--port", "1", "--port", "8099"], {}),
             ([], {"PORT": "8099"}),
+            ([], {"NIXERY_PORT": "8099", "PORT": "1"}),
+            ([], {"NIXERY_PORT": "tcp://10.0.0.1:80", "PORT": "8099"}),
             (["--port", "8099"], {"NIXERY_CONFIG": "/etc/n.yaml"}),
         )
         for argv, environ in environs:
@@ -71,6 +73,7 @@ class ArgumentTests(SynchronousTestCase):
             (["--port", "65536"], {}),
             (["--port"], {}),
             ([], {"PORT": "x"}),
+            ([], {"NIXERY_PORT": "x"}),
             (["--port", "1", "--listen", "tcp:2"], {}),
         ):
             self.assertRaises(UsageError, parse_arguments, argv, environ)

@@ -63,6 +63,23 @@ class AdminCase(StoreCase):
 class StoredTests(AdminCase):
     """Commands on what is stored."""
 
+    def test_variables_of_settings_count_and_unknown_ones_are_warned_of(self) -> None:
+        """Variables of settings count as for the daemon, and unknown ones are warned of."""
+        self.serve("htop", "v1", b"layer")
+        variables = {"NIXERY_STORAGE_PATH": str(self.root), "NIXERY_STORAGE_PAHT": "/x"}
+        self.patch(os, "environ", {**os.environ, **variables})
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            self.assertRaises(SystemExit) as ended,
+        ):
+            admin(["list"])
+        self.assertEqual(0, ended.exception.code or 0, err.getvalue())
+        self.assertIn("htop:v1", out.getvalue())
+        self.assertIn("NIXERY_STORAGE_PAHT (environment): there is no such", err.getvalue())
+        self.assertIn("did you mean NIXERY_STORAGE_PATH", err.getvalue())
+
     def test_images_are_listed_by_their_names_with_what_is_theirs_alone(self) -> None:
         """Images are listed by their names, with what is theirs alone."""
         self.serve("shell/git", "latest", b"own" * 1000, b"shared" * 1000)
