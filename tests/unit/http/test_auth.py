@@ -42,8 +42,6 @@ ALICE, BOB = basic("alice", "secret"), basic("bob", "hunter2")
 
 
 class AuthTestCase(AccessControllerTestCase):
-    tokens = True
-
     def setUp(self) -> None:
         super().setUp()
         self.source = FakeImages()
@@ -57,8 +55,6 @@ class AuthTestCase(AccessControllerTestCase):
 
     def build(self, workers: InlineWorkers | SteppedWorkers) -> None:
         self.access_controller = self.make(workers)
-        if not self.tokens:
-            self.access_controller._tokens = None
         guard = RegistryGuard(self.access_controller, realm="https://reg/token", service="reg")
         pages_guard = PagesGuard(self.access_controller, SYSTEM)
 
