@@ -61,9 +61,13 @@ class BuildQueueTests(FairnessCase):
     def setUp(self) -> None:
         self.numbers = count()
 
-    def start(self, *options: str) -> Daemon:
-        options = ("--max-builds=2", "--max-evaluations=2", *options)
-        daemon = Daemon(slow_set(), name="fair-builds", options=options).start()
+    def start(self, **constants: object) -> Daemon:
+        daemon = Daemon(
+            slow_set(),
+            name="fair-builds",
+            options=["--max-builds=2"],
+            constants={f"nixery.wiring.builds.{name}": value for name, value in constants.items()},
+        ).start()
         self.addCleanup(daemon.stop)
         return daemon
 
@@ -92,7 +96,7 @@ class BuildQueueTests(FairnessCase):
 
     def test_flood_of_builds_of_clients_that_have_left(self) -> None:
         """Two clients that fill the queue and leave shut out no third one."""
-        daemon = self.start("--max-queued-builds=12")
+        daemon = self.start(QUEUED_PER_BUILD=6)
         crowd = [self.attackers(daemon, f"127.0.0.{66 + number}") for number in range(2)]
 
         @contextmanager
