@@ -9,7 +9,10 @@ another daemon need.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+from twisted.logger import Logger
 
 from nixery.errors import StorageError
 from nixery.runtime.errors import StateDirectoryLocked
@@ -26,6 +29,8 @@ class StateLock:
     methods block.
     """
 
+    _log = Logger()
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._descriptor: int | None = None
@@ -39,6 +44,7 @@ class StateLock:
         """
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._warn_if_open()
             self._descriptor = open_locked(self._directory / "lock")
         except BlockingIOError as error:
             raise StateDirectoryLocked(directory=str(self._directory)) from error
@@ -47,6 +53,15 @@ class StateLock:
                 operation=f"use the state directory {self._directory}",
                 reason=error.strerror or str(error),
             ) from error
+
+    def _warn_if_open(self) -> None:
+        # Not changed: it may be a directory that others use as well, as one of the system's.
+        if self._directory.stat().st_mode & (stat.S_IROTH | stat.S_IXOTH):
+            self._log.warn(
+                "Everybody on this machine can read the state directory {path}, with the images of"
+                " all users: make it private with chmod 700.",
+                path=self._directory,
+            )
 
     def release(self) -> None:
         """Release the lock; harmless if it was never taken."""

@@ -26,6 +26,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest, parse_image_name
 from nixery.image.packages import Evaluation, LookupResult, Package
+from nixery.nix.arguments import NixSettings, environment
 from nixery.nix.commands import NixCommands
 from nixery.nix.errors import (
     BuildFailed,
@@ -1147,3 +1148,30 @@ class CheckTests(NixTestCase):
         with self.assertRaises(NixUnusable) as caught:
             await nix.check()
         self.assertIn("gcroots", caught.exception.message)
+
+
+class OptionsFileTests(TestCase):
+    """The file of options that the operator names, as Nix itself reads it."""
+
+    def test_options_of_the_file_hold_unless_they_are_named_elsewhere(self) -> None:
+        """Nix takes them, secrets included, and what ``nix_options`` names comes first."""
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        file = directory / "nix.conf"
+        file.write_text("access-tokens = forge.example=hush\ncores = 7\nmax-jobs = 5\n")
+        settings = NixSettings(
+            state_directory=directory, home=directory, options={"cores": "3"}, options_file=file
+        )
+        command = ["nix", "--extra-experimental-features", "nix-command", "show-config"]
+        shown = subprocess.run(
+            command,
+            env=environment(nix_environment(), settings),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        options = dict(line.split(" = ", 1) for line in shown.stdout.splitlines() if " = " in line)
+        self.assertEqual(
+            ("forge.example=hush", "3", "5"),
+            (options["access-tokens"], options["cores"], options["max-jobs"]),
+        )

@@ -49,6 +49,12 @@ class EnvironmentTests(SynchronousTestCase):
         )
         self.assertNotIn("a=b", repr(changed))
 
+    def test_file_of_options_is_included_before_the_options_that_are_named(self) -> None:
+        """So an option that is named wins over the file, and the file over the environment."""
+        changed = evolve(SETTINGS, options={"cores": "2"}, options_file=Path("/run/x/nix.conf"))
+        environment = arguments.environment({"NIX_CONFIG": "cores = 1"}, changed)
+        self.assertEqual(environment["NIX_CONFIG"], "cores = 1\ninclude /run/x/nix.conf\ncores = 2")
+
 
 class BuildTests(SynchronousTestCase):
     """The command that builds."""

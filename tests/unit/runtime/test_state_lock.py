@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import StorageError
@@ -44,6 +45,20 @@ class StateLockTests(SynchronousTestCase):
         lock.acquire()
         self.addCleanup(lock.release)
         self.assertEqual(stat.S_IMODE(self.directory.stat().st_mode), 0o700)
+
+    def test_directory_that_others_can_read_is_warned_of_and_stays_as_it_is(self) -> None:
+        """It may have been made by an earlier version, or be shared with others."""
+        for mode, warnings in ((0o755, 1), (0o750, 0), (0o700, 0)):
+            directory = self.directory / f"{mode:o}"
+            directory.mkdir(parents=True)
+            directory.chmod(mode)
+            lock = StateLock(directory)
+            with capturedLogs() as logs:
+                lock.acquire()
+            lock.release()
+            self.assertEqual(mode, stat.S_IMODE(directory.stat().st_mode))
+            shown = [formatEvent(event) for event in logs]
+            self.assertEqual(warnings, sum("chmod 700" in text for text in shown), shown)
 
     def test_directory_that_cannot_be_made(self) -> None:
         """A directory that cannot be made is named, with the reason."""
