@@ -66,14 +66,17 @@ def host_name(host: str) -> str:
     return host.partition(":")[0].removesuffix(".")
 
 
-def is_cross_site(request: Request) -> bool:
+def is_cross_site(request: Request, hosts: HostRules | None = None) -> bool:
     """
     Tell whether a browser sends a request for a page of another site.
 
     Current browsers say so in ``Sec-Fetch-Site``, if the registry has TLS or is on their own
     machine.  Otherwise it shows in ``Origin`` or ``Referer``; and where no header tells the
     origin, a browser's request counts as one for another site: no page of the registry itself
-    sends one.
+    sends one.  So does a request for a page under a name that the registry has no pages under,
+    though the two names are the same: a site may have given its own name the registry's address.
+
+    :param hosts: the names under which the registry has pages; ``None``: every name.
     """
     site = request.getHeader(b"Sec-Fetch-Site")
     if site is not None:
@@ -81,7 +84,9 @@ def is_cross_site(request: Request) -> bool:
     source = request.getHeader(b"Origin") or request.getHeader(b"Referer")
     if source is not None:
         own = (request.getHeader(b"Host") or b"").decode("latin-1").lower()
-        return _network_location(source.decode("latin-1")) != own
+        if _network_location(source.decode("latin-1")) != own:
+            return True
+        return hosts is not None and not hosts.allows(request)
     return (request.getHeader(b"User-Agent") or b"").startswith(b"Mozilla/")
 
 

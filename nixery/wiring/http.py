@@ -121,7 +121,7 @@ def make_http(
                 link=lambda build_id: f"{address.url}/builds/{build_id}" if linked else None,
             ),
             guard=guard,
-            limits=RegistryLimits(rules=limits.rules, sending=limits.sending),
+            limits=RegistryLimits(rules=limits.rules, sending=limits.sending, hosts=hosts),
             manifests=manifests,
         )
 

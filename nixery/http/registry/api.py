@@ -28,7 +28,7 @@ from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
 from nixery.http.headers import accepted_types, parse_number, requested_range
-from nixery.http.hosts import is_cross_site
+from nixery.http.hosts import HostRules, is_cross_site
 from nixery.http.registry.blob_sender import BlobSender, SendLimits
 from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import FailedPull, ManifestUnknown
@@ -89,10 +89,13 @@ class RegistryLimits:
 
     :param rules: the packages that are served at all.
     :param sending: the minimum speed of clients.
+    :param hosts: the names of the registry, of which none can be another site's; ``None``: every
+        name.
     """
 
     rules: PackageRules = field(factory=PackageRules)
     sending: SendLimits = field(factory=SendLimits)
+    hosts: HostRules | None = None
 
 
 class Registry:
@@ -129,6 +132,7 @@ class Registry:
         limits = limits or RegistryLimits()
         self._sender = BlobSender(storage, workers, clock, limits.sending)
         self._rules = limits.rules
+        self._hosts = limits.hosts
         self._manifests = manifests or Manifests(storage, clock.seconds)
 
     async def ping(self, request: Request) -> bytes:
@@ -188,7 +192,7 @@ class Registry:
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if is_referrers_tag(tag):
             return send_error(request, NO_REFERRERS)
-        if is_cross_site(request):
+        if is_cross_site(request, self._hosts):
             raise CrossSiteRequest
         is_head = request.method == b"HEAD"
         agent = request.getHeader(b"User-Agent")

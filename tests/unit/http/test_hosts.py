@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 
 from nixery.http.hosts import HostRules
-from nixery.http.registry.api import Registry
+from nixery.http.registry.api import Registry, RegistryLimits
 from nixery.http.responses import PLAIN_TEXT, answer_with
 from nixery.http.root import ANY_HOST, Root
 from nixery.http.routes import READ, Handlers, make_router
@@ -86,7 +86,8 @@ class CrossSiteTests(SynchronousTestCase):
             self.successResultOf(
                 Deferred.fromCoroutine(self.storage.put(manifest.body, manifest.media_type))
             )
-        registry = Registry(self.images, self.storage, InlineWorkers(), Clock())
+        limits = RegistryLimits(hosts=HostRules(allowed=("reg",)))
+        registry = Registry(self.images, self.storage, InlineWorkers(), Clock(), limits=limits)
         self.root = Root(make_router(Handlers(registry=registry), "x86_64-linux"))
 
     def pull(self, *headers: tuple[str, str], reference: str = "latest") -> int:
@@ -105,6 +106,17 @@ class CrossSiteTests(SynchronousTestCase):
             [BROWSER],
         ):
             self.assertEqual(403, self.pull(*headers), headers)
+        self.assertEqual([], self.images.requests)
+
+    def test_site_that_gives_its_name_the_registrys_address_begins_no_build(self) -> None:
+        """Its page and the request have the same name then, which is none of the registry's."""
+        for name in ("Origin", "Referer"):
+            connection = Connection(self.root)
+            connection.protocol.dataReceived(
+                "GET /v2/git/manifests/latest HTTP/1.1\r\nHost: attacker.example:8080\r\n"
+                f"{name}: http://attacker.example:8080\r\n\r\n".encode("ascii")
+            )
+            self.assertEqual(403, connection.response().status, name)
         self.assertEqual([], self.images.requests)
 
     def test_engines_and_the_registrys_own_pages_are_answered(self) -> None:
