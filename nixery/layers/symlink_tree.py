@@ -5,11 +5,10 @@ Directories are real ones at all levels, so that a container can add files to
 them; all other entries become symlinks into the store.  The first tree that has a
 name keeps it, and entries that are dropped are recorded.
 
-A symlink to a directory stays one link while no other tree has that name.  If
-another has, it is followed, if it leads to a directory of the closure, and the contents
-of that directory are merged.  A link that leads back into a directory that is being
-merged around it is not followed, because the merge would not end: along any way down,
-a directory of the store is merged once, so the depth is bounded by their number.
+A symlink to a directory stays one link while no other tree has that name.  If another has, it is
+followed, if it leads to a directory of the closure, and the contents of that directory are merged.
+A link that leads back into a directory that is being merged around it is not followed, because the
+merge would not end: along any way down, a directory of the store is merged once.
 
 A symlink that leads out of the store leads to a place in the image, which is known only when
 everything is merged.  It is never followed while trees are merged.  Some such links yield the
@@ -23,7 +22,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 
 from nixery.layers.errors import MissingPath
 from nixery.layers.link_resolver import Destination, Kind, LinkResolver
@@ -198,7 +197,8 @@ class SymlinkTree:
             elif isinstance(node, _Link):
                 yield TreeEntry(path=path, kind="symlink", target=node.source)
             else:
-                yield node
+                # It was perhaps added at another path, which leads here.
+                yield evolve(node, path=path)
 
     def conflicts(self) -> tuple[Conflict, ...]:
         """Return the conflicts so far, sorted."""
@@ -221,8 +221,8 @@ class SymlinkTree:
         """
         Return the symlinks in the store that should yield their names.
 
-        They lead nowhere in the image as it is now, and at least one of them
-        keeps a name that an entry which does lead somewhere has, too.
+        They lead nowhere in the image as it is now, or to no file where it needs one, and at least
+        one of them keeps a name that another entry has, too, which does lead there.
         """
         contenders: dict[bytes, set[bytes]] = {}
         for contest in self._contests:
@@ -230,7 +230,8 @@ class SymlinkTree:
                 contenders.setdefault(contest.path, set()).update((contest.kept, contest.dropped))
         dangling: set[bytes] = set()
         for path, sources in contenders.items():
-            lost = {source for source in sources if self._follow(source).kind is Kind.MISSING}
+            useless = {*Kind} - {Kind.FILE} if path in self._rules.files else {Kind.MISSING}
+            lost = {source for source in sources if self._follow(source).kind in useless}
             if lost != sources and self._source_at(path) in lost:
                 dangling |= lost
         return frozenset(dangling)
@@ -299,10 +300,7 @@ class SymlinkTree:
     def _merge_contested(
         self, node: _Directory, path: bytes, source: bytes, target: bytes | None
     ) -> None:
-        """
-        Merge the directory ``target`` at a path that is taken; ``None`` means that the entry is
-        not a directory and loses the path.
-        """
+        """Merge the directory ``target`` at a path that is taken; what is none loses the path."""
         name = path.rpartition(b"/")[2]
         child = node.children[name]
         if target is not None and (target == source or not node.is_within(target)):
@@ -340,10 +338,12 @@ class SymlinkTree:
         return directory
 
     def _tree_directory(self, path: bytes) -> _Directory | None:
-        """Return the directory of this tree that ``path`` leads to, if it leads to one."""
+        """Return the directory of this tree, open to all, that ``path`` leads to, if any."""
         place = self._follow(b"/" + path)
-        node = self._node_at([*filter(None, place.path.split(b"/"))])
-        return node if place.kind is Kind.DIRECTORY and isinstance(node, _Directory) else None
+        parts = [*filter(None, place.path.split(b"/"))]
+        nodes = [self._node_at(parts[:depth]) for depth in range(len(parts) + 1)]
+        found = [node for node in nodes if isinstance(node, _Directory) and node.mode == 0o755]
+        return found[-1] if place.kind is Kind.DIRECTORY and len(found) == len(nodes) else None
 
     def _drop(self, node: _Directory, path: bytes, name: bytes) -> None:
         """Remove the entry ``name`` of ``node``, if there is one, for one of the image's own."""

@@ -575,6 +575,52 @@ class BasicsTests(RootTestCase):
         self.assertEqual(self.entry(root, b"bin/sh").target, b"/nix/store/a/bin/sh")
         self.assertEqual(root.conflicts, ())
 
+    def test_links_to_what_is_no_file_do_not_take_the_place_of_one_that_is_needed(self) -> None:
+        """A link to a device or to a directory of the image is no shell and no certificate."""
+        for target in (b"/dev/null", b"/proc/self/exe", b"/tmp", b"/root"):
+            names = {name: Link(target) for name in (b"bash", b"env", b"sh")}
+            bundle = {b"ca-bundle.crt": Link(target)}
+            root = self.plan(
+                a={b"bin": {**names}, b"etc": {b"ssl": {b"certs": {**bundle}}}},
+                b={
+                    b"bin": {name: File() for name in names},
+                    b"etc": {b"ssl": {b"certs": {b"ca-bundle.crt": File()}}},
+                },
+            )
+            self.assertEqual((root.shell, root.has_ca_bundle), ("/bin/bash", True), target)
+            self.assertEqual(self.added(root)[b"bin/sh"], b"/nix/store/b/bin/sh", target)
+            self.assertEqual(self.added(root)[b"usr/bin/env"], b"/nix/store/b/bin/env", target)
+            self.assertEqual(
+                [item.path for item in root.conflicts],
+                ["/bin/bash", "/bin/env", "/bin/sh", "/etc/ssl/certs/ca-bundle.crt"],
+            )
+
+    def test_entries_behind_a_link_are_where_it_leads(self) -> None:
+        """What the image needs in a directory that is a link to another place of the image is in
+        the archive at that place: an engine unpacks nothing behind a link."""
+        root = self.plan(
+            a={b"bin": Link(b"/usr/bin"), b"etc": Link(b"/share"), b"share": {}},
+            b={b"usr": {b"bin": {b"bash": File(), b"env": File()}}},
+        )
+        self.assertEqual(root.shell, "/bin/bash")
+        links = {entry.path for entry in root.entries if entry.kind == "symlink"}
+        self.assertLessEqual({b"bin", b"etc"}, links)
+        for entry in root.entries:
+            self.assertFalse([each for each in links if entry.path.startswith(each + b"/")])
+        self.assertEqual(self.entry(root, b"usr/bin/sh").target, b"/nix/store/a/bin/bash")
+        self.assertEqual(self.entry(root, b"share/passwd").kind, "file")
+
+    def test_link_to_a_directory_that_is_not_for_all_is_no_place_for_what_all_need(self) -> None:
+        """A link to ``/root``, which only root may read, or to ``/tmp``, over which volumes are
+        mounted, gives way to a directory."""
+        for target in (b"/root", b"/tmp", b"/tmp/x", b"/var/empty"):
+            root = self.plan(a={b"etc": Link(target), b"tmp": {b"x": {}}, b"usr": Link(target)})
+            self.assertEqual(self.entry(root, b"etc").kind, "directory", target)
+            self.assertEqual(self.entry(root, b"etc/passwd").kind, "file", target)
+            self.assertIn(
+                Conflict(path="/etc", kept="/etc", dropped="/nix/store/a/etc"), root.conflicts
+            )
+
 
 HOST_PATHS = (b"bin/bash", b"bin/env", b"etc/ssl/certs/ca-bundle.crt", b"fonts/x", b"var/x")
 
@@ -673,6 +719,9 @@ class ImageTests(RootTestCase):
         self.assertEqual(root.has_ca_bundle, kind_in_root(image, bundle) == "file")
         names = [name for entry in root.entries for name in entry.path.split(b"/")]
         self.assertFalse([name for name in names if name.startswith(b".wh.")])
+        kinds = {entry.path: entry.kind for entry in root.entries}
+        above = {path.rpartition(b"/")[0] for path in kinds} - {b""}
+        self.assertEqual({kinds[path] for path in above}, {"directory"})
 
     @given(HOSTILE_TREES, st.sampled_from(TARGETS), st.sampled_from((b"/", b"/nix/store/p0")))
     @settings(max_examples=60)
