@@ -31,8 +31,9 @@ MAX_LOG_LINES = 20
 
 _PREFIX = b"@nix "
 
-# Nix prints these without a raw text; nothing that a package prints looks the same, since
-# traces and warnings have a word before them.
+# Nix prints these without a raw text, at last; nothing that an evaluation prints looks the same,
+# since traces and warnings have a word before them.  Builders of an import from derivation can
+# have them printed, but Nix's own error follows.
 _OUT_OF_MEMORY = frozenset({"error: out of memory", "error: std::bad_alloc"})
 _BUILD_FAILED = re.compile(r"builder for '|Cannot build '|\d+ dependenc(?:y|ies) of derivation")
 _PARSE_ERROR = re.compile(r"syntax error|undefined variable")
@@ -100,6 +101,8 @@ class EvaluationLog:
         raw = event.get("raw_msg")
         if raw is not None and event["level"] == 0:
             self._error = plain_text(raw)
+            # Nix prints nothing after it ran out of memory: a builder has said so.
+            self._out_of_memory = False
             self._location = self._locate(event.get("file"), event.get("line"), event.get("column"))
         elif raw is None and message.strip() in _OUT_OF_MEMORY:
             self._out_of_memory = True

@@ -88,6 +88,13 @@ class EvaluationLogTests(SynchronousTestCase):
         self.tell(msg="error: x", raw_msg="x")
         self.assertEqual(self.reason(), "x")
 
+    def test_builder_of_an_import_cannot_say_that_memory_ran_out(self) -> None:
+        """A builder that has Nix print its error of too little memory decides nothing."""
+        self.tell(msg="error: out of memory")
+        raw = "builder for '/nix/store/x.drv' failed with exit code 1"
+        self.tell(msg=f"error: {raw}", raw_msg=raw)
+        self.assertEqual(self.reason(), raw)
+
     def test_what_is_no_event_is_read_as_text(self) -> None:
         """What Nix prints without an event, as old versions do, is read as text."""
         self.log.feed(b"error: stack overflow (possible infinite recursion)")
