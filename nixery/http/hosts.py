@@ -76,18 +76,25 @@ def is_cross_site(request: Request, hosts: HostRules | None = None) -> bool:
     sends one.  So does a request for a page under a name that the registry has no pages under,
     though the two names are the same: a site may have given its own name the registry's address.
 
+    Engines send ``Referer`` too, when another host has redirected them: it counts for browsers
+    alone.
+
     :param hosts: the names under which the registry has pages; ``None``: every name.
     """
     site = request.getHeader(b"Sec-Fetch-Site")
     if site is not None:
         return site not in (b"same-origin", b"none")
-    source = request.getHeader(b"Origin") or request.getHeader(b"Referer")
-    if source is not None:
-        own = (request.getHeader(b"Host") or b"").decode("latin-1").lower()
-        if _network_location(source.decode("latin-1")) != own:
-            return True
-        return hosts is not None and not hosts.allows(request)
-    return (request.getHeader(b"User-Agent") or b"").startswith(b"Mozilla/")
+    source = request.getHeader(b"Origin")
+    if source is None:
+        if not (request.getHeader(b"User-Agent") or b"").startswith(b"Mozilla/"):
+            return False
+        source = request.getHeader(b"Referer")
+    if source is None:
+        return True
+    own = (request.getHeader(b"Host") or b"").decode("latin-1").lower()
+    if _network_location(source.decode("latin-1")) != own:
+        return True
+    return hosts is not None and not hosts.allows(request)
 
 
 def _network_location(url: str) -> str | None:

@@ -102,7 +102,7 @@ class CrossSiteTests(SynchronousTestCase):
             [("Origin", "http://attacker.example")],
             [("Origin", "null"), BROWSER],
             [("Referer", "http://attacker.example/reg:1"), BROWSER],
-            [("Referer", "http://[")],
+            [("Referer", "http://["), BROWSER],
             [BROWSER],
         ):
             self.assertEqual(403, self.pull(*headers), headers)
@@ -114,7 +114,7 @@ class CrossSiteTests(SynchronousTestCase):
             connection = Connection(self.root)
             connection.protocol.dataReceived(
                 "GET /v2/git/manifests/latest HTTP/1.1\r\nHost: attacker.example:8080\r\n"
-                f"{name}: http://attacker.example:8080\r\n\r\n".encode("ascii")
+                f"{name}: http://attacker.example:8080\r\n{': '.join(BROWSER)}\r\n\r\n".encode()
             )
             self.assertEqual(403, connection.response().status, name)
         self.assertEqual([], self.images.requests)
@@ -129,6 +129,12 @@ class CrossSiteTests(SynchronousTestCase):
             [("Referer", "http://reg:1/images"), BROWSER],
         ):
             self.assertEqual(200, self.pull(*headers), headers)
+
+    def test_engines_that_another_host_has_redirected_are_answered(self) -> None:
+        """The HTTP client of Go, which all engines have, names that host as browsers do."""
+        referer = ("Referer", "http://mirror.example/v2/git/manifests/latest")
+        for agent in ("skopeo/1.9.3", "docker/28.0.1 go/go1.23", "containerd/2.0.0"):
+            self.assertEqual(200, self.pull(referer, ("User-Agent", agent)), agent)
 
     def test_what_is_there_is_served_to_all(self) -> None:
         """A manifest by digest begins nothing."""
