@@ -4,8 +4,8 @@ List the branches and tags of a git repository once for all clients that ask for
 Anybody may ask for any tag, and a request to the host for each would let a client that makes up
 tags use up what the host allows, and keep others waiting.  Here all of them share one listing:
 
-- A listing is not repeated for :data:`LISTING_SECONDS`.  Refs that it has are found
-  without a request meanwhile.
+- A listing is not repeated for :data:`LISTING_SECONDS`, also if it has failed.  Refs that it has
+  are found without a request meanwhile.
 - A ref that it does not have may have been pushed since: a client that asks for such a ref waits
   for a listing that began after it asked.
 """
@@ -37,7 +37,7 @@ class _Listing:
     The refs at one time.
 
     :param number: greater than those of the requests that came before the listing began.
-    :param until: the time on the clock until which no other listing begins.
+    :param until: the time on the clock until which it is used.
     """
 
     refs: RefList
@@ -60,6 +60,8 @@ class RefListing:
         self._clock = clock
         self._numbers = count(1)
         self._last: _Listing | None = None
+        # The time on the clock until which no other listing begins.
+        self._pause_until = clock.seconds()
         self._running: SingleFlight[None, _Listing] = SingleFlight(cancel_abandoned=True)
 
     async def find(self, names: Sequence[str]) -> ResolvedRef | None:
@@ -98,13 +100,14 @@ class RefListing:
         return self._last
 
     async def _list(self) -> _Listing:
-        if self._last is not None and self._last.until > self._clock.seconds():
-            await deferLater(self._clock, self._last.until - self._clock.seconds())
+        if self._pause_until > self._clock.seconds():
+            await deferLater(self._clock, self._pause_until - self._clock.seconds())
         # The result serves those who ask next, even if all who wait now leave.
         self._running.keep(None)
         number = next(self._numbers)
-        refs = await self._list_refs()
-        self._last = _Listing(
-            refs=refs, number=number, until=self._clock.seconds() + LISTING_SECONDS
-        )
+        try:
+            refs = await self._list_refs()
+        finally:
+            self._pause_until = self._clock.seconds() + LISTING_SECONDS
+        self._last = _Listing(refs=refs, number=number, until=self._pause_until)
         return self._last

@@ -104,14 +104,17 @@ class RefListingTests(SynchronousTestCase):
         self.assertEqual(len(self.running), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_failure_reaches_all_and_the_next_one_asks_again(self) -> None:
-        """A listing that fails fails for all who wait, and is repeated for those who ask next."""
+    def test_failure_reaches_all_and_those_who_ask_next_wait_for_another_listing(self) -> None:
+        """A host that refuses is asked no more often than one that answers."""
         asked = [self.find(MAIN) for _ in range(3)]
         error = SourceUnavailable(source="s", what="w", reason="r")
         self.running[0].errback(error)
         for each in asked:
             self.assertIs(self.failureResultOf(each, SourceUnavailable).value, error)
         found = self.find(MAIN)
+        self.clock.advance(LISTING_SECONDS - 0.1)
+        self.assertEqual(len(self.running), 1)
+        self.clock.advance(0.1)
         self.answer()
         self.assertIsNotNone(self.successResultOf(found))
 
