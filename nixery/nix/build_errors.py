@@ -71,7 +71,7 @@ _FAILED = (
 # Says which builds were asked for, and not which one has failed.
 _ASKED_FOR = re.compile(rf"build of '{_DRV}")
 _ELSEWHERE = re.compile(
-    r"build of '|\d+ dependenc(?:y|ies) of derivation"
+    r"build of '|Build failed due to failed dependency|\d+ dependenc(?:y|ies) of derivation"
     r"|Cannot build '[^']+'\.\s+Reason: \d+ dependenc(?:y|ies) failed"
 )
 _BUILD_STATUS = range(100, 108)
@@ -101,7 +101,10 @@ def build_failure(failure: ProcessFailed, log: BuildLog, settings: NixSettings) 
     if any(_MISSING.match(text) for text in own):
         return MissingDerivations(output=output, builds=log.started_builds)
     # Builds that run are stopped when Nix fails: they are no evidence against its own word.
-    wrong = _first(_WRONG_SYSTEM, own if log.failed_derivations else [*own, *log.reported_errors])
+    wrong = _first(_WRONG_SYSTEM, own)
+    if not wrong and not log.failed_derivations and any(map(_ELSEWHERE.match, own)):
+        # Builders may have printed the same, but what Nix says comes last.
+        wrong = _first(_WRONG_SYSTEM, reversed(log.reported_errors))
     if wrong:
         # Where nothing may be built, newer versions say that there is no builder.
         if settings.substitute_only:

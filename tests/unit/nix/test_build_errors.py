@@ -218,6 +218,44 @@ class BuildFailureTests(SynchronousTestCase):
         ):
             self.assertIsInstance(self.judge(text, logs={A: ["compiling"]}), kind)
 
+    def test_failed_dependency_that_newer_versions_do_not_name_at_last(self) -> None:
+        """The reason is that of the dependency, where Nix's last word only says that there is
+        one."""
+        for reason, kind in (
+            ("builder failed with exit code 1", BuildFailed),
+            ("timed out after 60 seconds", BuildTimedOut),
+        ):
+            log = BuildLog(progress=Recorder())
+            nix = NixEvents(log.feed, daemon=True)
+            activity = nix.build_starts(A)
+            nix.message(0, f"error: Cannot build '{A}'.\n       Reason: {reason}.")
+            nix.build_stops(activity)
+            nix.error("error: Build failed due to failed dependency")
+            error = build_failure(failed(1), log, SETTINGS)
+            assert isinstance(error, kind), error
+            self.assertEqual(error.derivation, A)
+            if isinstance(error, BuildFailed):
+                self.assertEqual(error.reason, reason)
+
+    def test_builder_cannot_say_that_a_system_is_missing(self) -> None:
+        """A builder that prints Nix's error of a missing system decides nothing, whether Nix's
+        daemon goes away afterwards or a system is missing indeed."""
+        text = "error: a '{}' with features {{}} is required to build '{}', but I am a 'x'"
+        for own, real, kind in (
+            ("unexpected end-of-file", "", NixUnusable),
+            (f"1 dependencies of derivation '{A}' failed to build", B, WrongSystem),
+        ):
+            log = BuildLog(progress=Recorder())
+            nix = NixEvents(log.feed, daemon=True)
+            nix.build_starts(A)
+            nix.message(0, text.format("forged", A))
+            if real:
+                nix.message(0, text.format("aarch64-linux", real))
+            nix.error(f"error: {own}")
+            error = build_failure(failed(1), log, SETTINGS)
+            assert isinstance(error, kind), error
+            self.assertNotIn("forged", error.message)
+
     def test_missing_derivations_tell_what_was_begun_in_vain(self) -> None:
         """Missing derivations tell how many builds had begun."""
         log = BuildLog(progress=Recorder())
