@@ -169,8 +169,8 @@ def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str
     :param inherited: the environment of this process: its PATH, certificates, proxies
         and NIX_REMOTE apply to Nix too.
     """
-    # A package set contains all that it needs: look-ups of ``<name>`` find nothing.
-    result = {name: value for name, value in inherited.items() if name != "NIX_PATH"}
+    # Look-ups of ``<name>`` find nothing, and builders no settings (by impureEnvVars).
+    result = {k: v for k, v in inherited.items() if not k.startswith(("NIX_PATH", "NIXERY_"))}
     result["HOME"] = str(settings.home)
     result["XDG_CACHE_HOME"] = str(settings.home / ".cache")
     # Only the evaluator's garbage collector reads this.

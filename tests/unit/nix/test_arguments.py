@@ -20,12 +20,13 @@ class EnvironmentTests(SynchronousTestCase):
     """The environment of the commands."""
 
     def test_environment_is_ours_but_for_home_path_and_memory(self) -> None:
-        """It is ours, but for the home, the search path and the limit of memory."""
+        """It is ours, but for the home, the search path, the limit of memory and our settings."""
         inherited = {
             "PATH": "/bin",
             "HOME": "/root",
             "NIX_PATH": "nixpkgs=/x",
             "NIX_REMOTE": "daemon",
+            "NIXERY_PKGS_REPO": "https://user:password@git.example/pkgs",
         }
         self.assertEqual(
             arguments.environment(inherited, evolve(SETTINGS, max_eval_memory=1000)),
