@@ -703,8 +703,10 @@ class ImageTests(RootTestCase):
         self.addCleanup(shutil.rmtree, image)
         for path in (b"etc/passwd", b"etc/group", b"etc/nsswitch.conf"):
             self.assertEqual(kind_in_root(image, path), "file", path)
-        for path, mode in ((b"tmp", 0o1777), (b"root", 0o700), (b"var/empty", 0o555)):
+        for path, mode in ((b"tmp", 0o1777), (b"root", 0o700)):
             self.assertEqual(self.entry(root, path).mode, mode)
+        # /var may be a link to another directory of the image.
+        self.assertEqual(kind_in_root(image, b"var/empty"), "directory")
         if kind_in_root(image, b"bin/bash") == "file":
             self.assertEqual(kind_in_root(image, b"bin/sh"), "file")
         if kind_in_root(image, b"bin/env") == "file":
