@@ -5,12 +5,12 @@ and the same pull succeeds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGTERM
 from types import NoneType
@@ -60,7 +60,7 @@ class CrashCase(ChaosCase):
         ).start()
         self.addCleanup(self.daemon.kill)
 
-    @contextmanager
+    @contextlib.contextmanager
     def asking(self, name: str) -> Iterator[Future[Answer]]:
         """Ask for an image meanwhile."""
         with ThreadPoolExecutor(1) as pool:
@@ -176,7 +176,7 @@ class KillTests(CrashCase):
             if lost is None:
                 # The last steps come after an answer that is whole, at the latest when it ends.
                 # One less may come than before: two threads may make the same directory.
-                with suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(self.daemon.pid, SIGTERM)
             self.wait_for_end(f"the registry at step {step}, one of {steps},")
             saboteur.order("count")
