@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from attrs import define, field
 
-from nixery.limits.build_quota import current_client
+from nixery.limits.build_quota import current_queue_client
 
 __all__ = ["ASKED_SECONDS", "Demand"]
 
@@ -46,7 +46,7 @@ class Demand:
     @contextmanager
     def asking(self, key: str) -> Iterator[None]:
         """Count a request of the current client while the context lasts, and a minute longer."""
-        client = _current_client()
+        client = current_queue_client()
         self._forget_old()
         asker = self._askers.setdefault(key, {}).setdefault(client, _Asker())
         asker.requests += 1
@@ -60,7 +60,7 @@ class Demand:
     def note(self, key: str) -> str:
         """Note that the current client asks, for a minute from now; :return: that client."""
         with self.asking(key):
-            return _current_client()
+            return current_queue_client()
 
     def clients(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Return the clients that ask for any of the keys, those who began to first."""
@@ -89,9 +89,3 @@ class Demand:
                 del askers[client]
                 if not askers:
                     del self._askers[key]
-
-
-def _current_client() -> str:
-    """Return the current client's user, or else its address; empty for the daemon itself."""
-    keys = current_client.get()
-    return keys[-1] if keys else ""
