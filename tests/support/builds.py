@@ -25,6 +25,7 @@ from nixery.image.manifests import Image, parse_manifest
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.layers.grouping import LayerSettings, Popularity
 from nixery.layers.tarball import Compression
+from nixery.limits.build_quota import current_client
 from nixery.nix.errors import BuildFailed
 from nixery.nix.interface import Nix
 from nixery.process.errors import CommandOutput
@@ -143,6 +144,14 @@ class BuilderCase(SynchronousTestCase):
         """Replace builder and service, as a new process on the same storage would."""
         self.builder = self.make_builder()
         self.service = self.make_service()
+
+    def by(self, client: str, name: str) -> Deferred[Image]:
+        """Request an image as a client."""
+        token = current_client.set((client,))
+        try:
+            return self.request(name)
+        finally:
+            current_client.reset(token)
 
     def request(self, name: str, tag: Tag = LATEST, *, is_head: bool = False) -> Deferred[Image]:
         parsed = parse_image_name(name, "x86_64-linux")

@@ -6,9 +6,8 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from nixery.builds.errors import CachedFailure
-from nixery.image.manifests import Image
 from nixery.image.patterns import parse_patterns
-from nixery.limits.build_quota import BuildQuota, current_client
+from nixery.limits.build_quota import BuildQuota
 from nixery.limits.errors import BuildsExceeded, ImageTooLarge, PackagesDenied
 from nixery.limits.package_rules import PackageRules
 from tests.support.builds import BuilderCase
@@ -19,14 +18,6 @@ class BuildLimitTests(BuilderCase):
         super().setUp()
         self.build_quota = BuildQuota(max_concurrent=2, max_per_hour=3, seconds=self.clock.seconds)
         self.builder.build_quota = self.build_quota
-
-    def by(self, client: str, name: str) -> Deferred[Image]:
-        """A client asks."""
-        token = current_client.set((client,))
-        try:
-            return self.request(name)
-        finally:
-            current_client.reset(token)
 
     def test_builds_per_hour_are_limited(self) -> None:
         """So many are made; what is there is served all the same, and to others more."""

@@ -13,10 +13,9 @@ from nixery.builds.pipeline import DEADLINE_MARGIN_SECONDS
 from nixery.builds.settings import BuildLimits
 from nixery.errors import ShuttingDown, StorageError
 from nixery.image.errors import PackagesRefused
-from nixery.image.manifests import Image, parse_manifest
+from nixery.image.manifests import parse_manifest
 from nixery.image.names import Digest, Tag, escape_attribute
 from nixery.layers.grouping import Popularity
-from nixery.limits.build_quota import current_client
 from nixery.limits.errors import QueueFull
 from nixery.limits.fair_queue import SWEEP_SECONDS
 from nixery.nix.errors import BuildFailed
@@ -182,14 +181,6 @@ class BuilderTests(BuilderCase):
         gates[-1].callback(None)
         self.successResultOf(second)
         self.successResultOf(third)
-
-    def by(self, client: str, name: str) -> Deferred[Image]:
-        """A client asks for an image."""
-        token = current_client.set((client,))
-        try:
-            return self.request(name)
-        finally:
-            current_client.reset(token)
 
     def test_flood_of_one_client_delays_another_by_one_build(self) -> None:
         """The client that came last has the next turn, and not the one after the whole flood."""
