@@ -8,7 +8,7 @@ the first Nixery know them.  A list is separated by commas, and a mapping is JSO
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from nixery.config.errors import ConfigProblem
 from nixery.config.file import CONFIG_VARIABLE, suggest
@@ -38,13 +38,15 @@ def read_environment(
     given: dict[str, object] = {}
     variables: dict[str, str] = {}
     for setting in SETTINGS:
-        for variable in _set_variables(setting, environ):
-            text = environ[variable]
+        variable = _variable_in_force(setting, environ)
+        if variable is None:
+            continue
+        text = environ[variable]
+        variables[setting.name] = variable
+        if setting.kind.is_list:
+            given[setting.name] = [part for part in text.split(",") if part.strip()]
+        else:
             given[setting.name] = text
-            variables[setting.name] = variable
-            if setting.kind.is_list:
-                given[setting.name] = [part for part in text.split(",") if part.strip()]
-            break
     known = {CONFIG_VARIABLE, *(own for setting in SETTINGS for own in setting.variables)}
     for name in DEPRECATED_NAMES:
         variable = variable_name(name)
@@ -74,9 +76,10 @@ def read_environment(
     return make_layer(ENVIRONMENT, given, problems, warnings, variables)
 
 
-def _set_variables(setting: Setting, environ: Mapping[str, str]) -> Iterator[str]:
-    """Return the variables that give the setting a value, that of its own name first."""
+def _variable_in_force(setting: Setting, environ: Mapping[str, str]) -> str | None:
+    """Return the variable that gives the setting its value, if one does: its own comes first."""
     for variable in setting.variables:
         text = environ.get(variable)
         if text and not (variable == "NIXERY_PORT" and _SERVICE_LINK.match(text)):
-            yield variable
+            return variable
+    return None
