@@ -116,7 +116,7 @@ class LoginTests(FairnessCase):
     """Tests of an honest user's log-ins beside wrong passwords from the same address."""
 
     def test_wrong_passwords(self) -> None:
-        """Whoever guesses behind the same address keeps no user out who has logged in there."""
+        """Guesses behind the same address keep no user out who has logged in there."""
         directory = private_directory("fair-logins")
         hashed = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(10)).decode()
         (directory / "htpasswd").write_text(f"alice:{hashed}\n")

@@ -142,7 +142,7 @@ def _build_failure(data: bytes) -> None:
 
 
 def _evaluation_error(data: bytes) -> None:
-    """What a package throws or traces is told as its words, and is never a fault of Nix."""
+    """A package's thrown or traced text is told as its words, and is never a fault of Nix."""
     text = data.decode("utf-8", "replace")
     log = EvaluationLog(source=Path("/set"))
     for event in (

@@ -148,7 +148,7 @@ class TextTests(AttributeCase):
     """Strings of packages that are not UTF-8."""
 
     async def test_descriptions_and_versions_are_replaced(self) -> None:
-        """What a package says of itself in other bytes is replaced, and the package served."""
+        """Other bytes in a package's texts are replaced, and the package is served."""
         [package] = (await self.evaluate("described")).packages
         self.assertEqual(
             (package.pname, package.version, package.description),

@@ -347,7 +347,7 @@ class UseTests(NixTestCase):
             self.assertIn(text, problem.message)
 
     async def test_words_of_a_package_blame_neither_nix_nor_memory(self) -> None:
-        """What a package says is told whole, and blames neither Nix nor a limit."""
+        """A package's words are told whole, and blame neither Nix nor a limit."""
         expected = {
             "throwingmemory": "this release ran out of memory-safe maintainers",
             "throwingdisk": "No space left on device is what upstream says",

@@ -194,7 +194,7 @@ class BuilderTests(BuilderCase):
         self.successResultOf(honest)
 
     def test_image_that_another_client_has_queued_is_not_held_back_with_its_flood(self) -> None:
-        """Who joins a build that waits brings it forward to its own turn."""
+        """A client that joins a build that waits brings it forward to its own turn."""
         gates = self.limited(max_builds=1)
         for name in ("hello", "git", "bash", "git/hello", "bash/hello"):
             self.by("flooding", name)
@@ -204,7 +204,7 @@ class BuilderTests(BuilderCase):
         self.successResultOf(honest)
 
     def test_client_that_has_left_gives_up_its_places(self) -> None:
-        """What waits with nobody asking for a minute is not built; what runs is."""
+        """A build that waits while nobody asks for a minute is dropped; one that runs goes on."""
         gates = self.limited(max_builds=1, max_queued=2)
         self.builder.build_quota.max_concurrent = 3
         running, *waiting = [self.by("left", name) for name in ("hello", "git", "bash")]

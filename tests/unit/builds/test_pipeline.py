@@ -96,7 +96,7 @@ class PipelineTests(BuilderCase):
         self.failureResultOf(self.request("git"), ReservedName)
 
     def test_entries_that_are_not_in_the_root_are_recorded(self) -> None:
-        """What the root does not have of a package is logged and recorded."""
+        """A package's entries that are not in the root are logged and recorded."""
         other = FakePackage(attribute="other", files={"bin/hello": b"other"})
         self.nix = FakeNix(store=self.directory / "store", packages=(*PACKAGES, other))
         self.restart()

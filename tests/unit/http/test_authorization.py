@@ -184,7 +184,7 @@ class MatrixTests(SynchronousTestCase):
         return number
 
     def test_every_part_is_for_those_who_may_have_it(self) -> None:
-        """Whoever may have something gets it in every way, and nobody else in any."""
+        """A client that may have something gets it in every way, and no other in any."""
         self.assertGreater(self.check(self.registry_rows()), 800)
         self.assertGreater(self.check(self.page_rows()), 500)
 

@@ -85,7 +85,7 @@ class UnsentTests(ChannelCase):
         return connection
 
     def test_bytes_count_until_they_are_taken_or_dropped(self) -> None:
-        """What a client does not take counts until it does, or leaves, or another leaves."""
+        """Bytes that a client does not take count until it does, or leaves, or another leaves."""
         first, second = self.stall(100), self.stall(200)
         self.assertEqual(300, self.unsent.total)
         self.page.held[0].write(bytes(50))
@@ -96,7 +96,7 @@ class UnsentTests(ChannelCase):
         self.assertEqual(0, self.unsent.total)
 
     def test_slowest_is_ended_when_all_hold_too_much(self) -> None:
-        """When all hold too much, the connection that has waited longest is ended."""
+        """The connection that has waited longest is ended if all hold too much."""
         first, second = self.stall(600), self.stall(400)
         self.assertFalse(first.transport.disconnecting)
         third = self.stall(1)

@@ -41,7 +41,7 @@ class AcknowledgementTests(SynchronousTestCase):
             return written
 
     def test_all_that_was_taken(self) -> None:
-        """What the client has taken counts, from the moment on when counting began."""
+        """Bytes that the client has taken count, from the moment on when counting began."""
         self.server.send(b"before")
         watched = self.watch()
         self.assertEqual(0, watched.count())
@@ -63,7 +63,7 @@ class AcknowledgementTests(SynchronousTestCase):
         self.assertEqual(count, watched.count())
 
     def test_what_was_in_the_buffer_when_the_client_left_does_not(self) -> None:
-        """What the socket still held when the client reset the connection does not count."""
+        """Bytes that the socket still held when the client reset the connection do not count."""
         watched = self.watch()
         written = self.fill()
         taken = self.received(10_000)

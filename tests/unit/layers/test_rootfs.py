@@ -596,8 +596,10 @@ class BasicsTests(RootTestCase):
             )
 
     def test_entries_behind_a_link_are_where_it_leads(self) -> None:
-        """What the image needs in a directory that is a link to another place of the image is in
-        the archive at that place: an engine unpacks nothing behind a link."""
+        """
+        An entry that the image needs in a directory that is a link to another place of the
+        image is in the archive at that place: an engine unpacks nothing behind a link.
+        """
         root = self.plan(
             a={b"bin": Link(b"/usr/bin"), b"etc": Link(b"/share"), b"share": {}},
             b={b"usr": {b"bin": {b"bash": File(), b"env": File()}}},

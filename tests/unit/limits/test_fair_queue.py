@@ -150,7 +150,7 @@ class FairQueueTests(QueueTestCase):
         self.failureResultOf(self.come("a4", "jq").result, QueueFull)
 
     def test_work_of_several_clients_has_the_best_of_their_places(self) -> None:
-        """What a client asks for does not wait behind all that another one has queued."""
+        """Work that a client asks for does not wait behind all that another one has queued."""
         self.come("x1")
         asking = ["a"]
         for number in range(4):

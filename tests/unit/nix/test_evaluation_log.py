@@ -28,7 +28,7 @@ class EvaluationLogTests(SynchronousTestCase):
         return self.log.reason(SETTINGS)
 
     def test_thrown_text_is_told_whole_whatever_it_looks_like(self) -> None:
-        """What a package throws is told whole, whatever it looks like."""
+        """A thrown text is told whole, whatever it looks like."""
         for text in (
             "first line\nerror: second line",
             "this release ran out of memory-safe maintainers",
@@ -40,7 +40,7 @@ class EvaluationLogTests(SynchronousTestCase):
             self.assertEqual(self.reason(), text.strip())
 
     def test_traces_decide_nothing(self) -> None:
-        """What a package traces decides nothing."""
+        """A traced text decides nothing."""
         self.tell(msg="trace: error: out of memory")
         self.tell(msg="trace: x\nerror: out of memory")
         self.tell(msg="error: yes", raw_msg="yes")
@@ -96,7 +96,7 @@ class EvaluationLogTests(SynchronousTestCase):
         self.assertEqual(self.reason(), raw)
 
     def test_what_is_no_event_is_read_as_text(self) -> None:
-        """What Nix prints without an event, as old versions do, is read as text."""
+        """Output of Nix without an event, as of old versions, is read as text."""
         self.log.feed(b"error: stack overflow (possible infinite recursion)")
         self.assertEqual(self.reason(), "stack overflow (possible infinite recursion)")
         self.assertIsNone(self.log.error)

@@ -317,14 +317,14 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual((len(self.spawner.asked), self.spawner.probes), (2, 1))
 
     def test_words_of_set_that_sound_like_a_fault_of_nix_are_the_sets(self) -> None:
-        """What a package set throws is told as its words, if Nix works."""
+        """A package set's thrown text is told as its words, if Nix works."""
         for text in ("No space left on device", "cannot connect to socket at '/x'"):
             self.spawner.set_failure = self.failing(f"error: {text}")
             failure = self.failureResultOf(self.evaluate("ab"), EvaluationFailed).value
             self.assertIn(text, failure.message)
 
     def test_thrown_words_that_sound_like_a_fault_of_nix_are_the_packages(self) -> None:
-        """What a package throws is told as its words, and Nix is not suspected."""
+        """A package's thrown text is told as its words, and Nix is not suspected."""
         self.spawner.throwing = {"a": "No space left on device", "b": "out of memory-safe people"}
         refused = self.failureResultOf(self.evaluate("abc"), PackagesRefused).value
         self.assertEqual(

@@ -39,7 +39,7 @@ class StateLockTests(SynchronousTestCase):
         one.release()
 
     def test_directory_is_for_its_owner_alone_whatever_the_umask(self) -> None:
-        """What is made here may hold keys and images that are not for everybody."""
+        """The directory may hold keys and images that are not for everybody."""
         self.addCleanup(os.umask, os.umask(0))
         lock = StateLock(self.directory)
         lock.acquire()

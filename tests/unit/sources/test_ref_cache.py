@@ -343,7 +343,7 @@ class RenewalTests(RefCacheCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_last_result_is_served_when_the_wait_is_over(self) -> None:
-        """When the wait is over, the last result is served, and at once to those who come then."""
+        """The last result is served when the wait is over, and at once to those who come then."""
         early, late = self.find(configured=True), None
         self.clock.advance(1)
         late = self.find(configured=True)
@@ -467,7 +467,7 @@ class QueueTests(RefCacheCase):
             self.assertIsNone(self.successResultOf(each))
 
     def test_lookups_whose_clients_have_left_are_dropped(self) -> None:
-        """What waits with nobody waiting for it is dropped; what has begun goes on."""
+        """Look-ups that wait without a client are dropped; those that have begun go on."""
         made_up = [self.ask("user mallory", each) for each in self.names("m", 20)]
         for each in made_up:
             each.cancel()

@@ -175,7 +175,7 @@ class TellingTests(SynchronousTestCase):
         json.dumps(made)
 
     def test_program_that_a_package_set_names_is_no_shell_code(self) -> None:
-        """What the line runs is one word, whatever the package is called."""
+        """The program of the line is one word, whatever the package is called."""
         queries = parsed("git")
         for pname, words in (
             ("x; rm -rf ~", ["x; rm -rf ~"]),
