@@ -141,7 +141,7 @@ let
   nixery-prepare = pkgs.runCommand "nixery-prepare-${version}" { } ''
     mkdir -p $out/bin $out/share/nixery
     ln -s ${nixery}/bin/nixery-prepare-image $out/bin/
-    ln -s ${modules}/_nix/{attributes,fetch,resolve,text}.nix $out/share/nixery/
+    ln -s ${modules}/_nix/{attributes,fetch,lookup,package_set,resolve,text}.nix $out/share/nixery/
   '';
 
   # Counts how many packages refer to each store path.

@@ -4,31 +4,17 @@
 #
 #   nix-instantiate --eval --strict --json ... attributes.nix
 #
-# The arguments are those of resolve.nix. What throws when it is looked at is left out;
-# what aborts ends the evaluation, unless it is named in `without` (JSON: a list of
-# names of the top level).
+# The arguments are those of package_set.nix, and `without` (JSON: a list of names of the
+# top level). What throws when it is looked at is left out; what aborts ends the
+# evaluation, unless it is named in `without`.
 { src, system, config ? "{}", overlays ? "[]", without ? "[]" }:
 
 let
-  inherit (builtins)
-    attrNames concatMap elem fromJSON functionArgs intersectAttrs isAttrs isFunction match
-    tryEval;
+  inherit (builtins) attrNames concatMap elem fromJSON isAttrs match tryEval;
 
   inherit (import ./text.nix) onlyTexts;
 
-  arguments = {
-    inherit system;
-    config = fromJSON config;
-    overlays = map (path: import (/. + path)) (fromJSON overlays);
-  };
-
-  packages =
-    let
-      source = import (/. + src);
-      named = functionArgs source;
-    in
-    if !isFunction source then source
-    else source (if named == { } then arguments else intersectAttrs named arguments);
+  packages = import ./package_set.nix { inherit src system config overlays; };
 
   skipped = fromJSON without;
 

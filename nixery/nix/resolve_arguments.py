@@ -110,9 +110,8 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
     # Restricted evaluation can read the paths of the search path, and the store.
     readable = {
         "nixery-src": source.parent if source.suffix == ".nix" else source,
-        "nixery-resolve": lookup.resolve,
-        # What ``nix/resolve.nix`` imports.
-        "nixery-text": lookup.resolve.parent / "text.nix",
+        # With what ``nix/resolve.nix`` imports.
+        "nixery-nix": lookup.resolve.parent,
         **{f"nixery-overlay-{i}": path for i, path in enumerate(lookup.package_set.overlays)},
     }
     return (

@@ -78,11 +78,7 @@ class EvaluateTests(SynchronousTestCase):
         self.assertIn("--read-write-mode", argv)
         self.assertEqual(
             search_path(argv),
-            [
-                "nixery-src=/pkgs",
-                "nixery-resolve=/share/resolve.nix",
-                "nixery-text=/share/text.nix",
-            ],
+            ["nixery-src=/pkgs", "nixery-nix=/share"],
         )
         self.assertEqual(argv[-1], "/share/resolve.nix")
 
