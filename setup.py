@@ -49,6 +49,7 @@ setup(
     packages=[
         "nixery",
         "nixery.access",
+        "nixery.artifacts",
         "nixery.builds",
         "nixery.cli",
         "nixery.cli.admin",

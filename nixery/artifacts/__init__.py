@@ -1,0 +1,1 @@
+"""What is attached to images: documents about them, manifests of these, and signatures."""
