@@ -33,7 +33,16 @@ here, and a client that tries is told so in the response to its first request.
 """
 
 MAX_HEADERS = 100
-"""The most headers of a request; all of them, and its URL, may have 16 KiB."""
+"""The most headers of a request."""
+
+MAX_LINE = 16 * 1024
+"""The longest URL, and the longest header but for Range, in bytes."""
+
+MAX_RANGE_LINE = 32 * 1024 + len(b"Range: ")
+"""The longest Range header in bytes: partial pulls ask for up to 1,024 ranges at once."""
+
+MAX_HEADER_BYTES = MAX_LINE + MAX_RANGE_LINE
+"""The most bytes of a URL and all headers."""
 
 MAX_BYTES_PER_TURN = 8192
 """
@@ -68,11 +77,17 @@ _MALFORMED = _raw_response(
     b"400 Bad Request",
     "UNSUPPORTED",
     f"the request is not HTTP/1.1 as it should be, or has more than {MAX_HEADERS} headers or"
-    " 16 KiB of them",
+    f" {MAX_HEADER_BYTES >> 10} KiB of them",
 )
 _LONG_URL = _raw_response(b"414 URI Too Long", "UNSUPPORTED", "the URL is longer than 16 KiB")
 _LONG_HEADER = _raw_response(
     b"431 Request Header Fields Too Large", "UNSUPPORTED", "a header is longer than 16 KiB"
+)
+# Clients of partial pulls ask for fewer ranges upon 400, and fail upon 431.
+_LONG_RANGE = _raw_response(
+    b"400 Bad Request",
+    "SIZE_INVALID",
+    "the Range header is longer than 32 KiB: ask for fewer ranges",
 )
 _LONG_BODY = _raw_response(
     b"413 Content Too Large",
@@ -122,6 +137,8 @@ class RegistryChannel(HTTPChannel):
     """An HTTP connection; one that begins with TLS on a plain port is closed at once."""
 
     maxHeaders = MAX_HEADERS  # noqa: N815  # Twisted's name
+    totalHeadersSize = MAX_HEADER_BYTES  # noqa: N815
+    MAX_LENGTH = MAX_RANGE_LINE
 
     # Both are set by Twisted when it makes a channel.
     site: ChannelSite
@@ -348,9 +365,24 @@ class RegistryChannel(HTTPChannel):
         self.timeOut = self.site.admission.limits.idle_timeout  # type: ignore[assignment]  # seconds
         super().allContentReceived()
 
-    def lineLengthExceeded(self, _line: bytes) -> None:  # noqa: N802
-        self._reject("malformed", _LONG_HEADER if self.requests else _LONG_URL)
+    def lineReceived(self, line: bytes) -> None:  # noqa: N802
+        if len(line) > MAX_LINE and not (self.requests and _is_range(line)):
+            self.lineLengthExceeded(line)
+        else:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802
+        if not self.requests:
+            response = _LONG_URL
+        else:
+            response = _LONG_RANGE if _is_range(line) else _LONG_HEADER
+        self._reject("malformed", response)
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         # As Twisted's own, with an error message in the body.
         self._reject("malformed", _MALFORMED)
+
+
+def _is_range(line: bytes) -> bool:
+    """True if a line, or the beginning of one, is a Range header."""
+    return line[:6].lower() == b"range:"

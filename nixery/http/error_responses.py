@@ -34,6 +34,7 @@ from nixery.errors import NixeryError, ShuttingDown, StorageError
 from nixery.http.registry.errors import (
     ManifestUnknown,
     RangeNotSatisfiable,
+    RangesRefused,
     StillBuilding,
     UnsupportedClient,
 )
@@ -169,6 +170,8 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     BlobUnknown: (404, "BLOB_UNKNOWN"),
     # The list has no code for ranges; this one is at least about sizes.
     RangeNotSatisfiable: (416, "SIZE_INVALID"),
+    # Clients of partial pulls halve the number of ranges upon 400, and fail upon other statuses.
+    RangesRefused: (400, "SIZE_INVALID"),
     # The client is not authenticated, or not authorized.
     LoginRequired: (401, "UNAUTHORIZED"),
     LoginFailed: (401, "UNAUTHORIZED"),
@@ -379,6 +382,7 @@ _PLAIN: Mapping[type[NixeryError], Sequence[str]] = {
     ManifestUnknown: ("name", "digest"),
     BlobUnknown: ("digest",),
     RangeNotSatisfiable: ("digest", "size"),
+    RangesRefused: ("reason",),
     ImageLimitExceeded: ("what", "value", "limit"),
     ImageTooLarge: ("what", "value", "limit", "setting"),
     ReservedName: ("path", "packages"),

@@ -2,12 +2,12 @@
 Parse the request headers for media types, conditions and ranges.
 
 Pure functions from raw header values to decisions.  A malformed header is ignored, as
-RFC 9110 asks for: none of these headers can make a request fail, except for a range
-outside the blob.
+RFC 9110 asks for: none of these headers can make a request fail, except for ranges
+that are not served.
 
 Werkzeug's parsers are not used.  Its Accept drops a type whose weight is not a number or
-more than 1, and accepts one of ``q = 0``; its Range answers a suffix longer than the blob,
-and several ranges, with 416.
+more than 1, and accepts one of ``q = 0``; its Range answers a suffix longer than the blob
+with 416.
 """
 
 from __future__ import annotations
@@ -15,14 +15,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 
-from nixery.http.registry.errors import RangeNotSatisfiable
+from nixery.http.registry.errors import RangeNotSatisfiable, RangesRefused
 from nixery.image.names import Digest
 from nixery.storage.interface import ByteRange
 
-__all__ = ["accepted_types", "etag", "is_unchanged", "parse_number", "requested_range"]
+__all__ = [
+    "MAX_RANGES",
+    "accepted_types",
+    "etag",
+    "is_unchanged",
+    "parse_number",
+    "requested_ranges",
+]
 
-_RANGE = re.compile(rb"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
+MAX_RANGES = 1024
+"""The most ranges of a request: partial pulls with podman ask for no more at a time."""
+
+_RANGE = re.compile(rb"([0-9]*)-([0-9]*)")
 
 _REFUSED = re.compile(rb"[ \t]*q[ \t]*=[ \t]*0(?:\.0{0,3})?[ \t]*", re.IGNORECASE)
 
@@ -87,40 +98,64 @@ def parse_number(digits: bytes) -> int:
     return int(digits.lstrip(b"0")[:19] or b"0")
 
 
-def requested_range(
+def requested_ranges(
     range_values: Iterable[bytes], if_range: bytes | None, digest: Digest, size: int
-) -> ByteRange | None:
+) -> tuple[ByteRange, ...]:
     """
-    Return the part of a blob that a GET asks for; ``None``: all of it.
+    Return the parts of a blob that a GET asks for, in the order asked; none: all of it.
 
-    A request for several ranges gets the whole blob, which the specification
-    allows and no client of registries minds.  So does one that begins at 0 in an
-    empty blob: Content-Range cannot express that part, and some clients send
-    such a header with every request.
+    A request that begins at 0 in an empty blob gets the whole: Content-Range cannot
+    express that part, and some clients send such a header with every request.
+
+    Several ranges are served as they are asked for, or refused as a whole: partial pulls count
+    the parts, and halve a request that is refused with 400, which no other status makes them do.
 
     :param range_values: of all Range headers.
     :param if_range: the If-Range header.  Blobs have no date of change, and weak
         tags are not used here, so that only the exact entity tag makes a range apply.
     :param size: of the blob, in bytes.
-    :raises RangeNotSatisfiable: the range lies outside the blob.
+    :raises RangeNotSatisfiable: the only range lies outside the blob.
+    :raises RangesRefused: there are too many ranges, one of several lies outside the blob, or
+        they overlap.
     """
     if if_range is not None and if_range.strip(b" \t") != etag(digest):
-        return None
-    match = _RANGE.fullmatch(b",".join(range_values).strip(b" \t"))
-    if match is None or size == 0:
+        return ()
+    unit, _, specifiers = b",".join(range_values).partition(b"=")
+    if unit.strip(b" \t").lower() != b"bytes" or size == 0:
+        return ()
+    # Elements of a list may be empty (RFC 9110, 5.6.1.2).
+    items = [item for item in (each.strip(b" \t") for each in specifiers.split(b",")) if item]
+    bounds = [_bounds(item, size) for item in items]
+    if any(each is None for each in bounds):
+        return ()
+    ranges = [ByteRange(start=start, stop=min(stop, size)) for start, stop in filter(None, bounds)]
+    if len(ranges) > MAX_RANGES:
+        raise RangesRefused(reason=f"they are {len(ranges)}, and at most {MAX_RANGES} are served")
+    if any(each.start >= each.stop for each in ranges):
+        if len(ranges) == 1:
+            raise RangeNotSatisfiable(digest=digest, size=size)
+        raise RangesRefused(reason=f"one lies outside the blob, which has {size} bytes")
+    # Otherwise a short request could make many times the blob be sent (RFC 9110, 14.2).
+    in_order = sorted(ranges, key=lambda each: each.start)
+    if any(following.start < each.stop for each, following in pairwise(in_order)):
+        raise RangesRefused(reason="they overlap")
+    return tuple(ranges)
+
+
+def _bounds(item: bytes, size: int) -> tuple[int, int] | None:
+    """
+    Return the first byte that a range specifier asks for, and the one after its last.
+
+    :return: ``None`` if it is malformed, and the header therefore to be ignored.
+    """
+    match = _RANGE.fullmatch(item)
+    if match is None or item == b"-":
         return None
     first, last = match.groups()
-    if not first and not last:
-        return None
     if not first:
-        length = parse_number(last)
-        if length == 0:
-            raise RangeNotSatisfiable(digest=digest, size=size)
-        return ByteRange(start=max(0, size - length), stop=size)
+        return max(0, size - parse_number(last)), size
     start = parse_number(first)
-    stop = parse_number(last) + 1 if last else size
-    if stop <= start and last:
-        return None
-    if start >= size:
-        raise RangeNotSatisfiable(digest=digest, size=size)
-    return ByteRange(start=start, stop=min(stop, size))
+    if not last:
+        return start, size
+    stop = parse_number(last) + 1
+    return None if stop <= start else (start, stop)

@@ -22,6 +22,7 @@ __all__ = [
     "answer_unchanged",
     "answer_with",
     "describe_blob",
+    "describe_parts",
     "client_disconnected",
     "identify",
     "send_error",
@@ -66,13 +67,28 @@ def describe_blob(request: Request, info: BlobInfo, part: ByteRange | None) -> N
         request.setResponseCode(206)
         content_range = b"bytes %d-%d/%d" % (part.start, part.stop - 1, info.size)
         set_headers(request, {b"Content-Range": content_range})
+    _describe_body(request, info, info.media_type, length)
+
+
+def describe_parts(request: Request, info: BlobInfo, media_type: str, length: int) -> None:
+    """
+    Set status and headers for several parts of a blob.
+
+    :param media_type: of the body, with its boundary.
+    :param length: of the body, in bytes.
+    """
+    request.setResponseCode(206)
+    _describe_body(request, info, media_type, length)
+
+
+def _describe_body(request: Request, info: BlobInfo, media_type: str, length: int) -> None:
     identify(request, info.digest)
     set_headers(
         request,
         {
             b"Accept-Ranges": b"bytes",
             b"Content-Length": b"%d" % length,
-            b"Content-Type": info.media_type.encode("ascii"),
+            b"Content-Type": media_type.encode("ascii"),
         },
     )
 

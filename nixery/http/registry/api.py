@@ -27,9 +27,10 @@ from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
-from nixery.http.headers import accepted_types, parse_number, requested_range
+from nixery.http.headers import accepted_types, parse_number, requested_ranges
 from nixery.http.hosts import HostRules, is_cross_site
-from nixery.http.registry.blob_sender import BlobSender, SendLimits
+from nixery.http.registry.back_pressure import SendLimits
+from nixery.http.registry.blob_sender import BlobSender
 from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import FailedPull, ManifestUnknown
 from nixery.http.registry.manifests import Manifests
@@ -48,7 +49,7 @@ from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag, parse_i
 from nixery.limits.package_rules import PackageRules
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
-from nixery.storage.interface import Storage
+from nixery.storage.interface import ByteRange, Storage
 
 __all__ = ["Images", "Registry", "RegistryLimits"]
 
@@ -238,7 +239,7 @@ class Registry:
     async def _blob(self, request: Request, digest: Digest) -> bytes | None:
         headers = request.requestHeaders
         ranges = headers.getRawHeaders(b"Range")
-        part = None
+        parts: Sequence[ByteRange] = ()
         if request.method == b"HEAD" or ranges or headers.hasHeader(b"If-None-Match"):
             info = await self._storage.stat(digest)
             if answer_unchanged(request, digest):
@@ -250,8 +251,8 @@ class Registry:
                 describe_blob(request, info, None)
                 return b""
             if ranges:
-                part = requested_range(ranges, request.getHeader(b"If-Range"), digest, info.size)
-        await self._sender.send(request, digest, part)
+                parts = requested_ranges(ranges, request.getHeader(b"If-Range"), digest, info.size)
+        await self._sender.send(request, digest, parts)
         return None
 
     async def tags(self, request: Request, name: ImageName) -> bytes:

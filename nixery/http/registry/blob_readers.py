@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from twisted.internet.defer import Deferred
 
 from nixery.errors import ShuttingDown, StorageError
+from nixery.http.registry.multipart import MultipartBody
 from nixery.http.sendfile import DupSocket
 from nixery.runtime.deferreds import shield, when_finished
 from nixery.runtime.workers import Workers
 from nixery.storage.interface import ByteRange
 
-__all__ = ["PIECE_SIZE", "SLICE_SIZE", "FileReader", "BlobReader", "StreamReader"]
+__all__ = [
+    "PIECE_SIZE",
+    "SLICE_SIZE",
+    "BlobReader",
+    "FileReader",
+    "MultipartFileReader",
+    "StreamReader",
+]
 
 SLICE_SIZE = 64 * 1024
 """
@@ -115,19 +123,30 @@ class StreamReader(BlobReader):
         return b""
 
 
-class FileReader(BlobReader):
-    """Reads part of a file on worker threads, or sends it from there."""
+class DescriptorReader(BlobReader):
+    """
+    Reads on worker threads, by a descriptor that it owns.
 
-    def __init__(self, descriptor: int, part: ByteRange, workers: Workers) -> None:
+    :param read: reads by ``descriptor``, at most so many bytes at an offset; none at the end.
+    :param part: the offsets between which it is called.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        part: ByteRange,
+        workers: Workers,
+        read: Callable[[int, int, int], bytes],
+    ) -> None:
         super().__init__()
         self._descriptor = descriptor
         # The end of the last slice that was taken.
         self._offset = part.start
         self._stop = part.stop
         self._workers = workers
+        self._read_at = read
         self._read_size = SLICE_SIZE
         self._ended: Awaitable[None] | None = None
-        self._line: DupSocket | None = None
 
     def take(self) -> bytes:
         part = super().take()
@@ -137,6 +156,37 @@ class FileReader(BlobReader):
     def drop(self) -> None:
         self._forget()
         self._read_size = SLICE_SIZE
+
+    async def aclose(self) -> None:
+        if self._ended is not None:
+            await self._ended
+        try:
+            # Closing blocks too: the file may have been removed meanwhile, and then
+            # closing it frees its gigabytes.
+            await self._workers.run(os.close, self._descriptor)
+        except ShuttingDown:
+            os.close(self._descriptor)
+
+    async def _read(self) -> bytes:
+        size = min(self._read_size, self._stop - self._offset)
+        if size == 0:
+            return b""
+        self._read_size = min(2 * self._read_size, PIECE_SIZE)
+        read = Deferred.fromCoroutine(
+            self._workers.run(self._read_at, self._descriptor, size, self._offset)
+        )
+        self._ended = when_finished(read)
+        # Shielded: the wait may be cancelled, but not the thread, and aclose() has to wait until
+        # the thread no longer uses the descriptor.
+        return await shield(read)
+
+
+class FileReader(DescriptorReader):
+    """Reads part of a file on worker threads, or sends it from there."""
+
+    def __init__(self, descriptor: int, part: ByteRange, workers: Workers) -> None:
+        super().__init__(descriptor, part, workers, _read)
+        self._line: DupSocket | None = None
 
     def use(self, line: DupSocket) -> None:
         """Send to the socket ``line`` from now on; it is closed with the file.  Called once."""
@@ -171,25 +221,26 @@ class FileReader(BlobReader):
             await self._ended
         if self._line is not None:
             self._line.close()
-        try:
-            # Closing blocks too: the file may have been removed meanwhile, and then
-            # closing it frees its gigabytes.
-            await self._workers.run(os.close, self._descriptor)
-        except ShuttingDown:
-            os.close(self._descriptor)
+        await super().aclose()
 
-    async def _read(self) -> bytes:
-        size = min(self._read_size, self._stop - self._offset)
-        if size == 0:
-            return b""
-        self._read_size = min(2 * self._read_size, PIECE_SIZE)
-        read = Deferred.fromCoroutine(
-            self._workers.run(_read, self._descriptor, size, self._offset)
+
+class MultipartFileReader(DescriptorReader):
+    """Reads several parts of a file, with what precedes and follows each in a response."""
+
+    def __init__(self, descriptor: int, body: MultipartBody, workers: Workers) -> None:
+        self._body = body
+        super().__init__(
+            descriptor, ByteRange(start=0, stop=body.length), workers, self._read_pieces
         )
-        self._ended = when_finished(read)
-        # Shielded: the wait may be cancelled, but not the thread, and aclose() has to wait until
-        # the thread no longer uses the descriptor.
-        return await shield(read)
+
+    def _read_pieces(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Read a piece of the body; runs on a worker thread."""
+        return b"".join(
+            piece
+            if isinstance(piece, bytes)
+            else _read_exactly(descriptor, piece.stop - piece.start, piece.start)
+            for piece in self._body.pieces(offset, offset + size)
+        )
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:
@@ -198,6 +249,18 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
         return os.pread(descriptor, size, offset)
     except OSError as error:
         raise StorageError(operation="read a blob", reason=error.strerror or str(error)) from error
+
+
+def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
+    """
+    Read ``size`` bytes; runs on a worker thread.
+
+    :raises StorageError: the file is shorter, or cannot be read.
+    """
+    data = _read(descriptor, size, offset)
+    if len(data) != size:
+        raise StorageError(operation="read a blob", reason="its bytes are missing")
+    return data
 
 
 def _send(line: int, descriptor: int, offset: int, size: int) -> int:

@@ -15,19 +15,26 @@ descriptor must not be closed while a thread reads from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import Request
-from zope.interface import implementer
 
 from nixery.errors import ShuttingDown, StorageError
 from nixery.http.error_responses import log_text
-from nixery.http.registry.blob_readers import SLICE_SIZE, BlobReader, FileReader, StreamReader
-from nixery.http.responses import client_disconnected, describe_blob, set_headers
+from nixery.http.registry.back_pressure import BackPressure, SendLimits, abort
+from nixery.http.registry.blob_readers import (
+    SLICE_SIZE,
+    BlobReader,
+    FileReader,
+    MultipartFileReader,
+    StreamReader,
+)
+from nixery.http.registry.multipart import MultipartBody, spans
+from nixery.http.registry.multipart_stream import multipart_chunks
+from nixery.http.responses import client_disconnected, describe_blob, describe_parts, set_headers
 from nixery.http.sendfile import dup_socket
 from nixery.http.tcp_info import acknowledgements_of
 from nixery.image.names import Digest
@@ -35,29 +42,7 @@ from nixery.runtime.deferreds import shield
 from nixery.runtime.workers import Workers
 from nixery.storage.interface import BlobSource, ByteRange, OpenFile, Redirect, Storage, Stream
 
-__all__ = ["STALL_LIMIT_SECONDS", "BlobSender", "SendLimits"]
-
-STALL_LIMIT_SECONDS = 600.0
-"""
-Seconds after which a client that takes no data at all is disconnected.  Twisted's idle
-timeout is suspended while a request is being answered, and a peer that keeps its TCP
-window closed would hold a descriptor for ever.  Engines that unpack while they download
-may well pause for minutes.
-"""
-
-MIN_BYTES_PER_SECOND = 1024.0
-"""
-Bytes per second that a client must have taken on average, not counting one pause of the
-stall limit: slower than any connection over which an image can be pulled.  Without it, a
-client that takes a byte now and then would keep a connection for years.
-"""
-
-DROP_SECONDS = 0.1
-"""
-Seconds for which a slice may wait until the rest of its piece is dropped: less, and clients on
-ordinary lines would have everything read in slices; more, and many clients that stall at once
-would hold their pieces together.
-"""
+__all__ = ["BlobSender"]
 
 SEND_THREADS = 4
 """
@@ -65,32 +50,6 @@ The number of threads that send files to sockets at once: enough for a disk and 
 processors.  More threads do not send faster, compete with the reactor, and leave none for
 short requests.
 """
-
-
-@frozen(kw_only=True)
-class SendLimits:
-    """
-    Limits on the slowness of a client.
-
-    :param stall: seconds for which it may take nothing at all.
-    :param rate: bytes per second that it must have taken on average besides; 0: no minimum.
-    :param on_disconnect: called for each client that was disconnected for being slower.
-    """
-
-    stall: float = STALL_LIMIT_SECONDS
-    rate: float = MIN_BYTES_PER_SECOND
-    on_disconnect: Callable[[], None] = lambda: None
-
-    def left(self, sent: int, seconds: float) -> float:
-        """
-        Return the seconds for which a client may still take nothing.
-
-        :param sent: bytes that it was sent.
-        :param seconds: since the sending began.
-        """
-        if not self.rate:
-            return self.stall
-        return max(0.0, min(self.stall, self.stall + sent / self.rate - seconds))
 
 
 class BlobSender:
@@ -118,17 +77,21 @@ class BlobSender:
         self._clock = clock
         self._senders = DeferredSemaphore(SEND_THREADS)
 
-    async def send(self, request: Request, digest: Digest, part: ByteRange | None) -> None:
+    async def send(self, request: Request, digest: Digest, parts: Sequence[ByteRange]) -> None:
         """
         Answer a GET with a blob, or with a redirect to the blob.
 
         The caller must cancel this when the client disconnects.  When it returns,
         the request can be finished; when it raises, nothing has been written.
 
-        :param part: the part of the blob to send; ``None``: all of it.
+        :param parts: the parts of the blob to send, in this order; none: all of it.
         :raises BlobUnknown: there is no such blob.
         :raises StorageError: the storage failed.
         """
+        if len(parts) > 1:
+            await self._send_parts(request, digest, tuple(parts))
+            return
+        part = parts[0] if parts else None
         source = await _CancellableOpen(self._storage, self._pieces, digest, part).source()
         if isinstance(source, Redirect):
             # 307 is the one redirect that all clients follow.
@@ -147,6 +110,33 @@ class BlobSender:
         finally:
             await self._close(pieces)
 
+    async def _send_parts(
+        self, request: Request, digest: Digest, parts: tuple[ByteRange, ...]
+    ) -> None:
+        """
+        Answer a GET with several parts of a blob.
+
+        There is no redirect: Cloud Storage and its like answer several ranges with all of the blob.
+        """
+        reads = spans(parts)
+        source = await _CancellableOpen(
+            self._storage, self._pieces, digest, reads[0].whole, redirect=False
+        ).source()
+        if isinstance(source, Redirect):
+            raise StorageError(operation=f"read {digest}", reason="it is only redirected to")
+        body = MultipartBody(info=source.info, ranges=parts)
+        pieces: BlobReader
+        if isinstance(source, Stream):
+            pieces = StreamReader(multipart_chunks(self._storage, source, body, reads))
+        else:
+            pieces = MultipartFileReader(source.descriptor, body, self._workers)
+        try:
+            await pieces.fill()
+            describe_parts(request, source.info, body.media_type, body.length)
+            await self._write_body(request, pieces, body.length)
+        finally:
+            await self._close(pieces)
+
     def _pieces(self, source: OpenFile | Stream, part: ByteRange) -> BlobReader:
         if isinstance(source, Stream):
             return StreamReader(source.chunks)
@@ -161,7 +151,7 @@ class BlobSender:
 
     async def _write_body(self, request: Request, pieces: BlobReader, length: int) -> None:
         """Write exactly ``length`` bytes, as fast as the client takes them."""
-        back_pressure = _BackPressure(request, self._clock, self._limits, pieces.drop)
+        back_pressure = BackPressure(request, self._clock, self._limits, pieces.drop)
         # What fits into one slice is written at once.
         meter = acknowledgements_of(request) if length > SLICE_SIZE else None
         request.registerProducer(back_pressure, True)
@@ -187,7 +177,7 @@ class BlobSender:
                 self._log.info("{path} was cut short: {error}", path=path, error=error)
             else:
                 self._log.failure("{path} was cut short: {error}", path=path, error=error)
-            _abort(request)
+            abort(request)
             # The request must not be finished as if it were complete.  The loss of the
             # connection, which follows at once, cancels this wait.
             await Deferred()
@@ -201,7 +191,7 @@ class BlobSender:
         request.unregisterProducer()
 
     async def _send(
-        self, request: Request, pieces: FileReader, length: int, back_pressure: _BackPressure
+        self, request: Request, pieces: FileReader, length: int, back_pressure: BackPressure
     ) -> int:
         """
         Send the rest of a file from the page cache to the socket.
@@ -235,7 +225,7 @@ class BlobSender:
         except ConnectionError:
             # The client has closed the connection.  The reactor notices as well, unless it has
             # paused reading from this client; the abort then cancels this wait.
-            _abort(request)
+            abort(request)
             return await Deferred()
 
 
@@ -253,10 +243,14 @@ class _CancellableOpen:
         pieces: Callable[[OpenFile | Stream, ByteRange], BlobReader],
         digest: Digest,
         part: ByteRange | None,
+        *,
+        redirect: bool = True,
     ) -> None:
         self._abandoned = False
         self._pieces = pieces
-        self._task = Deferred.fromCoroutine(self._open(storage, digest, part))
+        self._task = Deferred.fromCoroutine(
+            self._open(storage.open(digest, part, redirect=redirect))
+        )
 
     async def source(self) -> BlobSource:
         """Return the opened blob, which the caller must close."""
@@ -266,92 +260,8 @@ class _CancellableOpen:
             self._abandoned = True
             raise
 
-    async def _open(self, storage: Storage, digest: Digest, part: ByteRange | None) -> BlobSource:
-        source = await storage.open(digest, part)
+    async def _open(self, opening: Awaitable[BlobSource]) -> BlobSource:
+        source = await opening
         if self._abandoned and not isinstance(source, Redirect):
             await self._pieces(source, ByteRange(start=0, stop=0)).aclose()
         return source
-
-
-@implementer(IPushProducer)
-class _BackPressure:
-    """
-    Back pressure: suspends a coroutine while the connection's write buffer is full.
-
-    :param drop: called when nothing was taken for :data:`DROP_SECONDS`.
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        clock: IReactorTime,
-        limits: SendLimits,
-        drop: Callable[[], None],
-    ) -> None:
-        self._drop = drop
-        self._request = request
-        self._clock = clock
-        self._limits = limits
-        self._begun = self._deadline = clock.seconds()
-        self._paused = False
-        self._waiter: Deferred[None] | None = None
-        self._stall: IDelayedCall | None = None
-
-    async def passage(self) -> bool:
-        """
-        Wait until the connection accepts more data.
-
-        :return: true if it has waited, and the write buffer is therefore empty: a connection
-            that was paused resumes when its buffer is empty.
-        """
-        if not self._paused:
-            return False
-        self._waiter = Deferred()
-        await self._waiter
-        return True
-
-    def close(self) -> None:
-        """Drop the waiter and cancel the stall timeout."""
-        self._waiter = None
-        self._resumed()
-
-    def pauseProducing(self) -> None:
-        self._paused = True
-        if self._stall is None:
-            left = self._limits.left(self._request.sentLength, self._clock.seconds() - self._begun)
-            self._deadline = self._clock.seconds() + left
-            self._stall = self._clock.callLater(min(left, DROP_SECONDS), self._wait_on)
-
-    def resumeProducing(self) -> None:
-        self._resumed()
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter.callback(None)
-
-    def stopProducing(self) -> None:
-        # The connection is lost.  The request is notified too, and Klein then cancels the
-        # coroutine at whatever it awaits.
-        self._resumed()
-
-    def _wait_on(self) -> None:
-        """Free what can be read again, and wait until the deadline."""
-        self._drop()
-        left = max(0.0, self._deadline - self._clock.seconds())
-        self._stall = self._clock.callLater(left, self._give_up)
-
-    def _give_up(self) -> None:
-        self._limits.on_disconnect()
-        _abort(self._request)
-
-    def _resumed(self) -> None:
-        self._paused = False
-        if self._stall is not None:
-            if self._stall.active():
-                self._stall.cancel()
-            self._stall = None
-
-
-def _abort(request: Request) -> None:
-    """Close the connection at once; data that has not been sent is dropped."""
-    # All transports of HTTP have this method: TCP, TLS and UNIX sockets.
-    request.transport.abortConnection()  # type: ignore[union-attr]

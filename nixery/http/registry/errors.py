@@ -12,6 +12,7 @@ __all__ = [
     "FailedPull",
     "ManifestUnknown",
     "RangeNotSatisfiable",
+    "RangesRefused",
     "StillBuilding",
     "UnsupportedClient",
 ]
@@ -42,6 +43,17 @@ class RangeNotSatisfiable(NixeryError):
     @property
     def message(self) -> str:
         return f"the range lies outside {self.digest}, which has {self.size} bytes"
+
+
+@frozen(kw_only=True)
+class RangesRefused(NixeryError):
+    """Several byte ranges in one request are not served together."""
+
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"these ranges are not served together: {self.reason}. Ask for fewer at a time"
 
 
 @frozen(kw_only=True)

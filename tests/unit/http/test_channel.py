@@ -191,15 +191,24 @@ class SizeTests(ChannelCase):
     def test_urls_and_headers_one_by_one_and_together(self) -> None:
         """URLs, and headers one by one and together."""
         for data, status in (
-            (b"GET /" + b"x" * 20_000, 414),
-            (HEAD + b"X: " + b"y" * 20_000, 431),
-            (HEAD + (b"X: " + b"y" * 1000 + b"\r\n") * 20, 400),
+            (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n", 414),
+            (b"GET /" + b"x" * 40_000, 414),
+            (HEAD + b"X: " + b"y" * 20_000 + b"\r\n", 431),
+            (HEAD + b"X: " + b"y" * 40_000, 431),
+            (HEAD + (b"X: " + b"y" * 1000 + b"\r\n") * 60, 400),
+            (HEAD + b"Range: bytes=" + b"9" * 40_000, 400),
         ):
             self.site = self.make_site(self.limits)
             self.connection = Connection(self.site)
             self.give(data)
-            self.clock.pump([0] * 9)
+            self.clock.pump([0] * 12)
             self.turned_away(status, "malformed")
+
+    def test_range_header_of_partial_pulls(self) -> None:
+        """A Range header may be longer than others: partial pulls ask for many ranges at once."""
+        self.give(HEAD + b"range: bytes=" + b"1-2," * 8_000 + b"\r\n\r\n")
+        self.clock.pump([0] * 9)
+        self.assertEqual(200, self.connection.response().status)
 
     def test_announced_body_that_is_too_long_is_refused_unread(self) -> None:
         """One that is too long is not waited for, and not asked for."""

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.http.headers import accepted_types, etag, is_unchanged, requested_range
-from nixery.http.registry.errors import RangeNotSatisfiable
+from nixery.http.headers import accepted_types, etag, is_unchanged, requested_ranges
+from nixery.http.registry.errors import RangeNotSatisfiable, RangesRefused
 from nixery.image.names import Digest
 from nixery.storage.interface import ByteRange
 
@@ -17,7 +17,9 @@ QUICK = settings(max_examples=100)
 
 
 def ask(value: bytes, size: int, if_range: bytes | None = None) -> ByteRange | None:
-    return requested_range([value], if_range, DIGEST, size)
+    """Return the range of a header that asks for one at most."""
+    ranges = requested_ranges([value], if_range, DIGEST, size)
+    return ranges[0] if ranges else None
 
 
 class RangeTests(SynchronousTestCase):
@@ -63,14 +65,15 @@ class RangeTests(SynchronousTestCase):
     @QUICK
     @given(value=st.binary(max_size=30), size=st.integers(0, 100))
     def test_no_header_breaks_it(self, value: bytes, size: int) -> None:
-        """Any value is a range within the blob, or ignored, or unsatisfiable."""
+        """Any value is ranges within the blob, or ignored, or unsatisfiable, or refused."""
         for each in (value, b"bytes=" + value):
             try:
-                part = ask(each, size)
-            except RangeNotSatisfiable:
+                ranges = requested_ranges([each], None, DIGEST, size)
+            except (RangeNotSatisfiable, RangesRefused):
                 continue
-            if part is not None:
+            for part in ranges:
                 self.assertTrue(0 <= part.start < part.stop <= size)
+            self.assertLessEqual(sum(part.stop - part.start for part in ranges), size)
 
     def test_what_makes_no_sense_is_ignored(self) -> None:
         """Such a header is as good as none."""
@@ -86,10 +89,21 @@ class RangeTests(SynchronousTestCase):
             b"bytes=+1-2",
             b"bytes=\xb2-\xb3",
             b"items=0-1",
-            b"bytes=0-1,3-4",
+            b"bytes=0-1,5-3",
+            b"bytes=0-1,x",
         ):
             self.assertIsNone(ask(value, 10), value)
-        self.assertIsNone(requested_range([b"bytes=0-1", b"bytes=2-3"], None, DIGEST, 10))
+        self.assertEqual((), requested_ranges([b"bytes=0-1", b"bytes=2-3"], None, DIGEST, 10))
+
+    def test_several_ranges_keep_their_order(self) -> None:
+        """Several ranges come in the order asked, neither joined nor cut."""
+        self.assertEqual(
+            [(6, 10), (0, 2), (2, 4), (4, 5)],
+            [
+                (part.start, part.stop)
+                for part in requested_ranges([b"bytes=-4, 0-1,2-3", b"4-4"], None, DIGEST, 10)
+            ],
+        )
 
     def test_case_and_long_numbers(self) -> None:
         """The unit may be capitalised; an end far away is the end."""
