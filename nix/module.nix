@@ -256,6 +256,7 @@ let
     max_eval_memory = setting types.ints.positive "How much memory an evaluation may use, in MiB.";
     max_builds = setting types.ints.positive "How many images are evaluated at once, and how many are made.";
     allow_import_from_derivation = setting types.bool "Whether an evaluation may build what it reads.";
+    allow_unpinned_fetches = setting types.bool "Whether an evaluation may fetch what has no hash or commit, so that it may change.";
     substitute_only = setting types.bool "Whether everything has to come from binary caches, and nothing is built here.";
     nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
     nix_options_file = setting types.path "A file of such options, as nix.conf has them: for those that are secret, as access-tokens.";

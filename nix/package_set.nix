@@ -7,22 +7,26 @@
 #   system    the system that the packages run on
 #   config    JSON: the `config` argument of the package set
 #   overlays  JSON: a list of paths of overlays
-{ src, system, config ? "{}", overlays ? "[]" }:
+#   fetches   "pinned": what the set and the overlays fetch has to be pinned, see
+#             guarded_fetches.nix; anything else: the options of Nix alone decide
+{ src, system, config ? "{}", overlays ? "[]", fetches ? "forbidden" }:
 
 let
   inherit (builtins) foldl' fromJSON functionArgs intersectAttrs isAttrs isFunction typeOf;
 
+  load = if fetches == "pinned" then import ./guarded_fetches.nix else import;
+
   arguments = {
     inherit system;
     config = fromJSON config;
-    overlays = map (path: import (/. + path)) (fromJSON overlays);
+    overlays = map (path: load (/. + path)) (fromJSON overlays);
   };
 
   # A function is called with those arguments that it names, and with all of them
   # when it names none (`args: ...`, `{ ... }: ...`).  Whatever is no function is
   # the set itself.  A set that has not taken the overlays is extended by them
   # afterwards, as nixpkgs can be: leaving them out would go unnoticed.
-  source = import (/. + src);
+  source = load (/. + src);
   named = functionArgs source;
   set =
     if !isFunction source then source

@@ -9,13 +9,13 @@
 #
 # The second one stands by, and imports this file when it is told the arguments.  All
 # arguments are strings, so that nothing which a client wrote is ever parsed as an
-# expression: `src` and `overlays` are those of package_set.nix, `names` and `guard` those
-# of lookup.nix, and `system` and `config` those of both.
-{ src, system, names, config ? "{}", overlays ? "[]", guard ? "true" }:
+# expression: `src`, `overlays` and `fetches` are those of package_set.nix, `names` and
+# `guard` those of lookup.nix, and `system` and `config` those of both.
+{ src, system, names, config ? "{}", overlays ? "[]", fetches ? "forbidden", guard ? "true" }:
 
 import ./lookup.nix
   {
-    packages = import ./package_set.nix { inherit src system config overlays; };
+    packages = import ./package_set.nix { inherit src system config overlays fetches; };
     inherit system config;
   }
   { inherit names guard; }

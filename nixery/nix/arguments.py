@@ -115,6 +115,7 @@ class NixSettings:
     :param max_eval_memory: bytes of memory that an evaluation may use.
     :param evaluations: the most concurrent evaluations.
     :param allow_import_from_derivation: whether an evaluation may build derivations.
+    :param allow_unpinned_fetches: whether an evaluation may fetch what no hash or commit fixes.
     :param options: further options of nix.conf.
     :param options_file: a file of such options, which Nix reads for each command; they precede
         ``options``.
@@ -135,6 +136,7 @@ class NixSettings:
     max_eval_memory: int = 4 * 1024**3
     evaluations: int = 4
     allow_import_from_derivation: bool = False
+    allow_unpinned_fetches: bool = False
     options: Mapping[str, str] = field(factory=dict, hash=False, repr=False)
     options_file: Path | None = None
     config: Mapping[str, object] = field(factory=dict, hash=False)
@@ -155,11 +157,14 @@ class NixSettings:
 
     def evaluation_identity(self) -> dict[str, str]:
         """Return the settings that affect the result of an evaluation, for cache keys."""
-        return {
+        identity = {
             "config": json_text(self.config),
             "import_from_derivation": json_text(self.allow_import_from_derivation),
             "lookup": LOOKUP_VERSION,
         }
+        if self.allow_unpinned_fetches:
+            identity["fetches"] = "unpinned"
+        return identity
 
 
 def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str, str]:

@@ -18,7 +18,9 @@ __all__ = [
     "INSTALL",
     "MAX_TEXT_CHARACTERS",
     "command_missing",
+    "advised",
     "error_text",
+    "fetch_forbidden",
     "fault_of",
     "memory_exceeded",
     "nix_at_fault",
@@ -55,6 +57,22 @@ _MISCONFIGURED = re.compile(
     r"|(?s:.*)attempt to write a readonly database"
     r"|(?:the )?group '[^']*' specified in 'build-users-group'|unrecognised (?:option|flag)",
     re.IGNORECASE,
+)
+# `fetchTree` belongs to a feature, and newer versions do not have it without that.
+_FETCH_FORBIDDEN = re.compile(
+    r"access to URI '.*' is forbidden in restricted mode"
+    r"|experimental Nix feature '(?:flakes|fetch-tree)' is disabled"
+    r"|attribute '(?:fetchTree|getFlake)' missing",
+    re.DOTALL,
+)
+_PATH_FORBIDDEN = re.compile(
+    r"access to (?:absolute )?path '(?P<path>[^\n]*)' is forbidden in restricted mode\Z"
+)
+_NOT_IN_SEARCH_PATH = re.compile(
+    r"file '(?P<name>[^\n']*)' was not found in the Nix search path \(add it [^\n]*\)"
+)
+_OUR_ABORT = re.compile(
+    r"evaluation aborted with the following error message: '(?:nixery: )(?P<text>.*)'\Z", re.DOTALL
 )
 _OUT_OF_MEMORY = re.compile(r"^error: (?:out of memory|std::bad_alloc)$", re.MULTILINE)
 _ERROR = re.compile(r"^[ \t]*error:[ \t]*(?=\S)", re.MULTILINE)
@@ -95,6 +113,33 @@ def error_text(stderr: str, settings: NixSettings) -> str:
         if line.strip():
             lines.append(line.strip())
     return "\n".join(lines)[:MAX_TEXT_CHARACTERS] or "Nix did not say why"
+
+
+def fetch_forbidden(text: str) -> bool:
+    """Return true if ``text``, one whole error of Nix's, says that nothing may be fetched."""
+    return _FETCH_FORBIDDEN.match(text) is not None
+
+
+def advised(text: str) -> str:
+    """
+    Return an error of Nix's with what to do about it, where a setting of ours is for that.
+
+    A package may throw the same text, and is then advised as well.
+    """
+    if match := _OUR_ABORT.match(text):
+        return match["text"]
+    if match := _PATH_FORBIDDEN.match(text):
+        return (
+            f"{text}: an evaluation reads {match['path']} only if it is in the package set, below"
+            " one of extra_paths, or in an entry of nix_path"
+        )
+    if match := _NOT_IN_SEARCH_PATH.match(text):
+        name = match["name"].partition("/")[0]
+        return (
+            f"{text[: match.end()]}: <{name}> means what nix_path says of {name}, and never what"
+            " NIX_PATH of the machine says"
+        )
+    return text
 
 
 def too_old(text: str, output: CommandOutput) -> NixMisconfigured | None:

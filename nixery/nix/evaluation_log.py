@@ -17,7 +17,7 @@ from typing import Any
 from attrs import define, field
 
 from nixery.nix.arguments import NixSettings
-from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS, error_text, memory_exceeded
+from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS, advised, error_text, memory_exceeded
 from nixery.nix.internal_json import LOG_LINE, QUOTED_LOG
 from nixery.runtime.terminal import plain_text
 
@@ -84,7 +84,7 @@ class EvaluationLog:
             return memory_exceeded(settings)
         if self._error is None:
             # Nix 2.3, or what no event says: a stack overflow, a crash.
-            return error_text(self.text(), settings)
+            return advised(error_text(self.text(), settings))
         error, log = self._error, []
         if self._log and _BUILD_FAILED.match(error):
             # An import from derivation.
@@ -93,7 +93,7 @@ class EvaluationLog:
         text = "\n".join(lines)[:MAX_TEXT_CHARACTERS] or "Nix did not say why"
         if self._location and _PARSE_ERROR.match(text):
             return f"{text}, at {self._location}"
-        return text
+        return advised(text)
 
     def _message(self, event: Any) -> None:
         message = plain_text(event["msg"])

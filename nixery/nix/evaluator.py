@@ -20,6 +20,7 @@ from signal import SIGKILL, SIGTERM
 from uuid import uuid4
 
 from attrs import evolve, frozen
+from cachetools import LRUCache
 from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
@@ -29,11 +30,11 @@ from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, make_evaluation, refused_problems
 from nixery.nix import arguments, resolve_arguments
 from nixery.nix.context import NixContext
-from nixery.nix.error_parsing import command_missing, fault_of, too_old
+from nixery.nix.error_parsing import command_missing, fault_of, fetch_forbidden, too_old
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.evaluation_log import EvaluationLog
 from nixery.nix.prewarm import PrewarmedEvaluator
-from nixery.nix.resolve_arguments import Lookup
+from nixery.nix.resolve_arguments import Fetches, Lookup
 from nixery.nix.resolve_output import missing_result, parse_results, thrown, with_reason
 from nixery.nix.suggestions import NameIndexes
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
@@ -49,6 +50,9 @@ MAX_EXPLAINED_NAMES = 5
 PROBE_TIMEOUT_SECONDS = 60.0
 """Timeout in seconds of the check that Nix works; long, for it may wait for a lock."""
 
+MAX_FETCHING_REVISIONS = 4096
+"""The most revisions of which it is remembered that their evaluation fetches."""
+
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 """The most bytes that an evaluation may print; the names of nixpkgs are 0.5 MB."""
 
@@ -62,6 +66,13 @@ class _EvaluationError(ProcessFailed):
     """
 
     reason: str
+
+
+@frozen(kw_only=True)
+class _FetchForbidden(NixeryError):
+    """An evaluation that may not fetch tried to."""
+
+    message: str
 
 
 class Evaluator:
@@ -81,6 +92,8 @@ class Evaluator:
         self._slots = DeferredSemaphore(context.settings.evaluations)
         self._indexes = NameIndexes(context.settings.refused)
         self._prewarmed: PrewarmedEvaluator | None = None
+        # Most package sets fetch nothing, and are evaluated without a guard of fetches.
+        self._fetching: LRUCache[Revision, None] = LRUCache(MAX_FETCHING_REVISIONS)
 
     def enable_prewarming(self) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.enable_prewarming`."""
@@ -106,7 +119,13 @@ class Evaluator:
             resolve=self._resolve,
             package_set=package_set,
             system=system,
+            fetches=self._fetches(package_set.revision),
         )
+
+    def _fetches(self, revision: Revision) -> Fetches:
+        if self._context.settings.allow_unpinned_fetches:
+            return Fetches.ANY
+        return Fetches.PINNED if revision in self._fetching else Fetches.FORBIDDEN
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -165,6 +184,10 @@ class Evaluator:
         lookup = self.lookup(package_set, system)
         await self._slots.acquire()
         try:
+            return await self._run_lookup(lookup, requests)
+        except _FetchForbidden:
+            self._fetching[package_set.revision] = None
+            lookup = self.lookup(package_set, system)
             return await self._run_lookup(lookup, requests)
         finally:
             self._slots.release()
@@ -317,6 +340,7 @@ class Evaluator:
         Run a command that evaluates; :return: its output.
 
         :raises _EvaluationError: it failed.
+        :raises _FetchForbidden: it has to be repeated with a guard of its fetches.
         """
         log = EvaluationLog(source=lookup.package_set.path)
         command = self._command(argv, max(0.0, deadline - self._context.clock.seconds()))
@@ -332,6 +356,8 @@ class Evaluator:
                 reason = output.describe()
             else:
                 reason = log.reason(self._context.settings)
+            if lookup.fetches is Fetches.FORBIDDEN and fetch_forbidden(reason):
+                raise _FetchForbidden(message=reason) from failure
             raise _EvaluationError(output=output, reason=reason) from failure
         return result.stdout
 

@@ -9,6 +9,7 @@ as an expression itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 
 from attrs import frozen
@@ -17,7 +18,7 @@ from nixery.image.names import PackageRequest
 from nixery.nix.arguments import NixSettings, building, json_text
 from nixery.sources.source import PackageSet
 
-__all__ = ["Lookup", "evaluate", "evaluate_and_build", "prewarm", "encode_request"]
+__all__ = ["Fetches", "Lookup", "evaluate", "evaluate_and_build", "prewarm", "encode_request"]
 
 _EVALUATION = (
     "nix-instantiate",
@@ -31,6 +32,27 @@ _EVALUATION = (
 # Characters that end a string of the Nix language, or have a special meaning in one.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "\r": "\\r"})
 
+_FETCHED_URLS = (
+    *("http://", "https://", "ssh://", "git://"),
+    *("git+http://", "git+https://", "git+ssh://", "hg+http://", "hg+https://", "hg+ssh://"),
+    *("tarball+http://", "tarball+https://", "github:", "gitlab:", "sourcehut:"),
+)
+"""
+The URLs that an evaluation may fetch.
+
+Those of files are not among them: Nix reads these as paths, which the search path allows.
+"""
+
+
+class Fetches(Enum):
+    """The network fetches that an evaluation may do."""
+
+    FORBIDDEN = "forbidden"
+    """None but those that Nix's own options allow."""
+    PINNED = "pinned"
+    """Those whose result a hash or a full commit fixes, see ``nix/guarded_fetches.nix``."""
+    ANY = "any"
+
 
 @frozen(kw_only=True)
 class Lookup:
@@ -42,12 +64,14 @@ class Lookup:
     :param package_set: if it is a file, it may read files beside it; an overlay may not, for
         these may be the operator's configuration.
     :param system: the system that the packages run on.
+    :param fetches: the network fetches that the package set and its overlays may do.
     """
 
     settings: NixSettings
     resolve: Path
     package_set: PackageSet
     system: str
+    fetches: Fetches = Fetches.FORBIDDEN
 
 
 def evaluate(
@@ -121,7 +145,21 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
             "allow-import-from-derivation",
             "true" if lookup.settings.allow_import_from_derivation else "false",
         ),
+        # The machine's own nix.conf may set it.
+        *("--option", "nix-path", ""),
+        *_fetch_options(lookup.fetches),
         *(part for name, path in readable.items() for part in ("-I", f"{name}={path}")),
+    )
+
+
+def _fetch_options(fetches: Fetches) -> tuple[str, ...]:
+    """Return the options that allow an evaluation to fetch."""
+    if fetches is Fetches.FORBIDDEN:
+        return ()
+    return (
+        *("--option", "extra-allowed-uris", " ".join(_FETCHED_URLS)),
+        # For ``fetchTree``.
+        *("--option", "extra-experimental-features", "flakes"),
     )
 
 
@@ -154,6 +192,7 @@ def _values(
         "names": json_text(names),
         "config": json_text(lookup.settings.config),
         "overlays": json_text([str(path) for path in lookup.package_set.overlays]),
+        "fetches": lookup.fetches.value,
         "guard": "true" if guard else "false",
     }
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import gmtime
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
@@ -63,12 +63,15 @@ class ResolverSettings:
     :param tag_policy: decides which tags may be asked for.
     :param overlays: files or directories with the operator's overlays.
     :param nixpkgs_url: the URL of the archive of a nixpkgs commit.
+    :param unpinned_fetches: whether evaluations may fetch what changes, so that no revision stands
+        for the content.
     """
 
     source: Source
     tag_policy: TagPolicy = field(factory=TagPolicy)
     overlays: tuple[Path, ...] = ()
     nixpkgs_url: str = NIXPKGS_URL
+    unpinned_fetches: bool = False
 
 
 class Resolver:
@@ -134,6 +137,10 @@ class Resolver:
 
     async def resolve(self, tag: Tag) -> Revision:
         """See :meth:`nixery.sources.interface.Sources.resolve`."""
+        revision = await self._resolve(tag)
+        return evolve(revision, pinned=False) if self._settings.unpinned_fetches else revision
+
+    async def _resolve(self, tag: Tag) -> Revision:
         settings, source = self._settings, self._settings.source
         if isinstance(source, PathSource):
             if tag != LATEST:

@@ -111,6 +111,7 @@ def nix_settings(config: Config, state_directory: Path) -> NixSettings:
         max_eval_memory=nix.max_eval_memory * 1024**2,
         evaluations=config.builds.max_builds,
         allow_import_from_derivation=nix.allow_import_from_derivation,
+        allow_unpinned_fetches=nix.allow_unpinned_fetches,
         options=nix.nix_options,
         options_file=nix.nix_options_file,
         config=config.sources.nixpkgs_config,

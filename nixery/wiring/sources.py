@@ -108,6 +108,7 @@ def make_sources(
             tag_policy=config.tag_policy,
             overlays=config.overlays,
             nixpkgs_url=config.nixpkgs_url,
+            unpinned_fetches=context.settings.allow_unpinned_fetches,
         ),
         git=git,
         channels=ref_cache(

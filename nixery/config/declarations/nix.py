@@ -35,6 +35,11 @@ class NixConfig:
     allow_import_from_derivation: bool = setting(
         types.BOOLEAN, "whether an evaluation may build what it reads", default=False
     )
+    allow_unpinned_fetches: bool = setting(
+        types.BOOLEAN,
+        "whether an evaluation may fetch what has no hash or commit, so that it may change",
+        default=False,
+    )
     substitute_only: bool = setting(
         types.BOOLEAN,
         "whether everything has to come from binary caches, and nothing is built here",

@@ -60,6 +60,7 @@ NAMES = (
     "eval_timeout",
     "max_eval_memory",
     "allow_import_from_derivation",
+    "allow_unpinned_fetches",
     "substitute_only",
     "nix_options",
     "nix_options_file",

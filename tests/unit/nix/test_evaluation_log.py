@@ -13,6 +13,7 @@ from nixery.nix.evaluation_log import EvaluationLog
 
 SETTINGS = NixSettings(state_directory=Path("/s"), home=Path("/h"), max_eval_memory=2 * 1024**3)
 SET = Path("/set")
+NOT_FOUND = "file '{}' was not found in the Nix search path (add it using $NIX_PATH or -I)"
 
 
 class EvaluationLogTests(SynchronousTestCase):
@@ -38,6 +39,33 @@ class EvaluationLogTests(SynchronousTestCase):
             self.tell(msg=f"\x1b[31;1merror:\x1b[0m\n … while x\n error: {text}", raw_msg=text)
             self.tell(msg="(use '--show-trace' to show detailed location information)")
             self.assertEqual(self.reason(), text.strip())
+
+    def test_refusals_that_a_setting_lifts_name_it(self) -> None:
+        """A refusal that a setting lifts is told with the setting."""
+        for text, words in (
+            (
+                "access to absolute path '/srv/a' is forbidden in restricted mode",
+                ("'/srv/a' is forbidden", "reads /srv/a only if", "extra_paths", "nix_path"),
+            ),
+            (
+                f"{NOT_FOUND.format('nixpkgs/lib')}\n\n at /set/default.nix:1:8",
+                ("file 'nixpkgs/lib' was not", "<nixpkgs> means what nix_path says"),
+            ),
+            (NOT_FOUND.format("nixpkgs"), ("<nixpkgs> means",)),
+        ):
+            self.tell(msg=f"error: {text}", raw_msg=text)
+            for each in words:
+                self.assertIn(each, self.reason())
+            self.assertNotIn("default.nix", self.reason())
+
+    def test_refusals_of_fetches_are_told_alone(self) -> None:
+        """A refusal of the guard of fetches is told without Nix's words around it."""
+        text = "evaluation aborted with the following error message: 'nixery: give it a sha256'"
+        self.tell(msg=f"error: {text}", raw_msg=text)
+        self.assertEqual(self.reason(), "give it a sha256")
+        text = "evaluation aborted with the following error message: 'another'"
+        self.tell(msg=f"error: {text}", raw_msg=text)
+        self.assertEqual(self.reason(), text)
 
     def test_traces_decide_nothing(self) -> None:
         """A traced text decides nothing."""

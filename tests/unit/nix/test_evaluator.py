@@ -75,6 +75,8 @@ class FakeEvaluations:
 
     :ivar level: the names that exist; empty: all.
     :ivar asked: the names of each question, and whether it was guarded.
+    :ivar fetching: the names whose evaluation fetches.
+    :ivar fetches: what each question might fetch.
     :ivar ahead: the processes that were started ahead of their questions.
     :ivar broken: whether Nix cannot store a file either.
     :ivar passes: whether ``set_failure`` has passed once it has stored a file.
@@ -94,6 +96,8 @@ class FakeEvaluations:
     level: frozenset[str] = frozenset()
     asked: list[tuple[tuple[str, ...], bool]] = field(factory=list)
     waiting: list[Deferred[None]] | None = None
+    fetching: frozenset[str] = frozenset()
+    fetches: list[str] = field(factory=list)
 
     ahead: list[Ahead] = field(factory=list)
     ahead_failure: ProcessFailed | None = None
@@ -146,6 +150,13 @@ class FakeEvaluations:
         names = tuple(item["name"] for item in json.loads(values["names"]))
         guarded = values["guard"] == "true"
         self.asked.append((names, guarded))
+        self.fetches.append(values["fetches"])
+        if values["fetches"] == "forbidden" and not self.fetching.isdisjoint(names):
+            raise ProcessFailed(
+                output=command_output(
+                    "error: access to URI 'https://h/a' is forbidden in restricted mode"
+                )
+            )
         return names, guarded
 
     def answer(self, names: Sequence[str], *, guarded: bool) -> bytes:
@@ -291,6 +302,31 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual(
             self.spawner.asked[1:], [((name,), False) for name in names[:MAX_EXPLAINED_NAMES]]
         )
+
+    def test_revision_that_fetches_is_evaluated_with_a_guard_from_then_on(self) -> None:
+        """A revision whose evaluation fetches is evaluated with a guard, from then on."""
+        self.spawner.fetching = frozenset("b")
+        self.successResultOf(self.evaluate("a"))
+        self.assertEqual(self.spawner.fetches, ["forbidden"])
+        self.successResultOf(self.evaluate("ab"))
+        self.successResultOf(self.evaluate("ab"))
+        self.assertEqual(self.spawner.fetches[1:], ["forbidden", "pinned", "pinned"])
+        self.successResultOf(self.evaluate("ab", OTHER_SET))
+        self.assertEqual(self.spawner.fetches[4:], ["forbidden", "pinned"])
+
+    def test_fetch_that_is_found_among_failing_packages(self) -> None:
+        """A package that fetches is no problem beside one that ends the evaluation."""
+        self.spawner.fatal = {"a": self.failing("error: a fails")}
+        self.spawner.fetching = frozenset("b")
+        refused = self.failureResultOf(self.evaluate("ab"), PackagesRefused).value
+        self.assertEqual([problem.name for problem in refused.problems], ["a"])
+
+    def test_fetches_that_are_not_pinned_may_be_allowed(self) -> None:
+        """Where any fetch is allowed, nothing is evaluated with a guard."""
+        self.evaluator = self.make(allow_unpinned_fetches=True)
+        self.spawner.fetching = frozenset("b")
+        self.successResultOf(self.evaluate("ab"))
+        self.assertEqual(self.spawner.fetches, ["any"])
 
     def test_failure_of_the_whole_package_set_is_distinguished(self) -> None:
         """A package set that fails when no package is asked for is distinguished."""

@@ -15,7 +15,7 @@ from nixery.image.names import PackageRequest
 from nixery.nix import arguments as nix_arguments
 from nixery.nix import resolve_arguments
 from nixery.nix.arguments import NixSettings
-from nixery.nix.resolve_arguments import Lookup
+from nixery.nix.resolve_arguments import Fetches, Lookup
 from nixery.sources.source import PackageSet, path_revision
 from tests.support.nix import literals
 
@@ -93,6 +93,23 @@ class EvaluateTests(SynchronousTestCase):
         ):
             self.assertIn("--option allow-import-from-derivation true", " ".join(argv))
 
+    def test_fetches(self) -> None:
+        """The URLs that may be fetched are allowed only where fetches are, and never of files."""
+        for fetches in Fetches:
+            argv = resolve_arguments.evaluate(evolve(lookup("/pkgs"), fetches=fetches), ())
+            self.assertEqual(argument(argv, "fetches"), fetches.value)
+            if fetches is Fetches.FORBIDDEN:
+                self.assertNotIn("extra-allowed-uris", argv)
+                continue
+            allowed = argv[argv.index("extra-allowed-uris") + 1].split()
+            self.assertIn("https://", allowed)
+            self.assertEqual([each for each in allowed if each in "file:///etc/passwd"], [])
+
+    def test_search_path_of_the_machine_is_emptied(self) -> None:
+        """The search path of the machine's nix.conf is emptied."""
+        argv = evaluate("/pkgs")
+        self.assertEqual(argv[argv.index("nix-path") + 1], "")
+
     def test_set_that_is_a_file_may_read_its_neighbours(self) -> None:
         """A set that is a file may read its neighbours."""
         argv = evaluate("/a b/set.nix")
@@ -165,7 +182,7 @@ class QuestionTests(SynchronousTestCase):
         """Return the imported path and the arguments it is given, as Nix reads them."""
         question = resolve_arguments.encode_request(asked, requirements(*names))
         around, (resolve, *values) = literals(question.decode(errors="surrogateescape"))
-        given = ("src", "system", "names", "config", "overlays", "guard")
+        given = ("src", "system", "names", "config", "overlays", "fetches", "guard")
         # Nothing is there but what was written here.
         self.assertEqual(
             around,
