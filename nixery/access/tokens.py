@@ -19,18 +19,16 @@ from typing import Any
 
 import jwt
 from attrs import field, frozen
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 
 from nixery.access.errors import TokenInvalid, TokenKeyUnusable
 from nixery.runtime.clocks import WallClock, WallTime
+from nixery.runtime.private_keys import PrivateKey, read_private_key
 
 __all__ = ["ACCESS", "REFRESH", "Claims", "SigningKey", "Tokens", "load_key", "load_or_create_key"]
 
@@ -52,7 +50,7 @@ _MAX_CLOCK_SKEW_SECONDS = 10
 class SigningKey:
     """A private key, and the one algorithm that it is used with."""
 
-    private_key: Ed25519PrivateKey | EllipticCurvePrivateKey = field(repr=False)
+    private_key: PrivateKey = field(repr=False)
 
     @property
     def algorithm(self) -> str:
@@ -186,23 +184,9 @@ def load_key(path: Path) -> SigningKey:
     :raises TokenKeyUnusable: it does not exist, or is not such a key.
     """
     try:
-        private_key = load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise TokenKeyUnusable(
-            path=str(path), reason=f"it cannot be read: {error.strerror or error}"
-        ) from error
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise TokenKeyUnusable(
-            path=str(path), reason="it holds no private key in PEM without a passphrase"
-        ) from None
-    if isinstance(private_key, Ed25519PrivateKey) or (
-        isinstance(private_key, EllipticCurvePrivateKey)
-        and isinstance(private_key.curve, SECP256R1)
-    ):
-        return SigningKey(private_key=private_key)
-    raise TokenKeyUnusable(
-        path=str(path), reason="its key is neither Ed25519 nor ECDSA on the curve P-256"
-    )
+        return SigningKey(private_key=read_private_key(path))
+    except ValueError as error:
+        raise TokenKeyUnusable(path=str(path), reason=str(error)) from error
 
 
 def load_or_create_key(path: Path) -> SigningKey:

@@ -10,18 +10,21 @@ blobs are missing is deleted, and its image is made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 
 from attrs import define, field
 from cachetools import TTLCache
 from twisted.logger import Logger
 
+from nixery.artifacts.document import Document
+from nixery.builds.documents import plan_documents
 from nixery.builds.errors import CachedFailure
 from nixery.builds.image_check import CONTENT_RULES
 from nixery.errors import NixeryError, StorageError
 from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import OCI_CONFIG, Image, Manifest, digest_of
-from nixery.image.names import parse_digest
+from nixery.image.names import Digest, parse_digest
 from nixery.observability.context import LookupCounts
 from nixery.storage.interface import Storage
 
@@ -146,11 +149,18 @@ class ImageCache:
             cached.checked_at = checked_at
         return image
 
-    async def add(self, key: str, image: Image) -> None:
+    async def add(
+        self,
+        key: str,
+        image: Image,
+        documents: Mapping[Digest, Sequence[Document]] = MappingProxyType({}),
+    ) -> None:
         """
         Publish an image whose layers are stored: store its config and its manifests,
         and a record of them.
 
+        :param documents: are attached to its manifests, by their digests, unless such are
+            attached already.
         :raises BlobsMissing: layers have been removed again.
         :raises StorageError: the storage failed.
         """
@@ -159,7 +169,13 @@ class ImageCache:
         if image.config is not None:
             blobs.insert(0, (image.config, OCI_CONFIG))
             needed_blobs -= {digest_of(image.config)}
-        await self.storage.publish(blobs, needed_blobs, (IMAGES, key, _encode(image)))
+        attached = await plan_documents(self.storage, image, documents)
+        await self.storage.publish(
+            [*blobs, *attached.blobs],
+            needed_blobs | attached.needs,
+            (IMAGES, key, _encode(image)),
+            attached.records,
+        )
         self._keep_in_memory(key, image, self.seconds())
 
     def invalidate_checks(self) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "CONFIG_VERSION",
     "DOCKER_CONFIG",
     "DOCKER_MANIFEST",
+    "MANIFEST_TYPES",
     "MAX_LAYERS",
     "MAX_MANIFEST_SIZE",
     "OCI_CONFIG",
@@ -43,9 +44,10 @@ __all__ = [
     "ImageLayer",
     "Manifest",
     "build_image",
+    "descriptor_json",
     "digest_of",
-    "empty_index",
     "layer_media_type",
+    "parse_descriptor",
     "parse_manifest",
     "preferred_media_type",
 ]
@@ -55,6 +57,9 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+"""The media types of manifests that name a config and layers."""
 
 _LAYERS: Mapping[str, tuple[str, str | None]] = {
     "gzip": (
@@ -266,7 +271,7 @@ def parse_manifest(body: bytes) -> tuple[Descriptor, ...]:
     """
     try:
         value = json.loads(body)
-        return tuple(_parse_descriptor(each) for each in (value["config"], *value["layers"]))
+        return tuple(parse_descriptor(each) for each in (value["config"], *value["layers"]))
     except (KeyError, TypeError, ValueError, RecursionError, NixeryError) as error:
         excerpt = body[:200].decode("utf-8", errors="backslashreplace")
         raise UnexpectedOutput(what="a manifest", excerpt=excerpt) from error
@@ -282,16 +287,27 @@ def digest_of(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
-def empty_index() -> bytes:
-    """Return an OCI index without manifests, the response of the referrers API."""
-    return canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
-
-
 def _descriptor(media_type: str | None, digest: Digest, size: int) -> Json:
     return {"mediaType": media_type, "digest": digest, "size": size}
 
 
-def _parse_descriptor(value: Mapping[str, object]) -> Descriptor:
+def descriptor_json(descriptor: Descriptor) -> dict[str, Json]:
+    """Return a descriptor as manifests have it."""
+    return {
+        "mediaType": descriptor.media_type,
+        "digest": descriptor.digest,
+        "size": descriptor.size,
+    }
+
+
+def parse_descriptor(value: Mapping[str, object]) -> Descriptor:
+    """
+    Read a descriptor as manifests have it.
+
+    :raises KeyError: a field is missing.
+    :raises TypeError: a field has another type.
+    :raises InvalidDigest: its digest is none.
+    """
     media_type, digest, size = value["mediaType"], value["digest"], value["size"]
     if not isinstance(media_type, str) or not isinstance(digest, str):
         raise TypeError("a media type and a digest are text")

@@ -207,6 +207,7 @@ class Storage(Protocol):
         blobs: Collection[tuple[bytes, str]],
         needs: Collection[Digest],
         record: tuple[str, str, bytes],
+        first: Collection[tuple[str, str, bytes]] = (),
     ) -> None:
         """
         Store small blobs that name others, and a record that names them: an image.
@@ -217,6 +218,7 @@ class Storage(Protocol):
         :param blobs: bytes and media types, innermost first.
         :param needs: the blobs that they name besides each other.
         :param record: kind, key and value; it replaces an existing record.
+        :param first: records that are stored before that one, each only if it is absent.
         :raises BlobsMissing: some of ``needs`` are not stored; nothing is stored.
         """
 

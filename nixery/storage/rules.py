@@ -56,6 +56,7 @@ async def publish_in_steps(
     blobs: Collection[tuple[bytes, str]],
     needs: Collection[Digest],
     record: tuple[str, str, bytes],
+    first: Collection[tuple[str, str, bytes]] = (),
 ) -> None:
     """
     Implement :meth:`nixery.storage.interface.Storage.publish` for a storage from which nothing
@@ -68,4 +69,6 @@ async def publish_in_steps(
         raise BlobsMissing(digests=tuple(sorted(gone)))
     for data, media_type in blobs:
         await storage.put(data, media_type)
+    for each in first:
+        await storage.add_record(*each)
     await storage.set_record(*record)

@@ -108,6 +108,7 @@ class MemoryStorage:
         blobs: Collection[tuple[bytes, str]],
         needs: Collection[Digest],
         record: tuple[str, str, bytes],
+        first: Collection[tuple[str, str, bytes]] = (),
     ) -> None:
         """
         Store a blob that refers to other blobs, and a record of it.
@@ -119,6 +120,8 @@ class MemoryStorage:
             raise BlobsMissing(digests=tuple(gone))
         for data, media_type in blobs:
             await self.put(data, media_type)
+        for each in first:
+            await self.add_record(*each)
         await self.set_record(*record)
 
     async def get_record(self, kind: str, key: str) -> bytes | None:

@@ -23,6 +23,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import NotFound
 
 from nixery.access.errors import CrossSiteRequest
+from nixery.artifacts.attachment import referrers_index
 from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
@@ -44,7 +45,7 @@ from nixery.http.responses import (
     set_headers,
 )
 from nixery.image.errors import PackagesRefused
-from nixery.image.manifests import OCI_INDEX, Image, Manifest, empty_index
+from nixery.image.manifests import OCI_INDEX, Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag, parse_image_name
 from nixery.limits.package_rules import PackageRules
 from nixery.runtime.workers import Workers
@@ -282,7 +283,7 @@ class Registry:
         # Several types in a request are a union, of which nothing is nothing, too.
         if b"artifactType" in request.args:
             set_headers(request, {b"OCI-Filters-Applied": b"artifactType"})
-        return answer_with(request, OCI_INDEX, empty_index())
+        return answer_with(request, OCI_INDEX, referrers_index(()))
 
 
 def _query(request: Request, name: bytes) -> bytes | None:

@@ -33,11 +33,12 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from nixery.errors import ShuttingDown, StorageError
+from nixery.image.manifests import MANIFEST_TYPES
 from nixery.image.names import Digest
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobsMissing, BlobUnknown
 from nixery.storage.filesystem.atomic_files import MAX_LINK_BYTES, TempFile, sweep
-from nixery.storage.filesystem.batch_publish import Placement, publish_in_order, publish_together
+from nixery.storage.filesystem.batch_publish import Placement, publish_in_stages, publish_together
 from nixery.storage.filesystem.blobs import BlobPlacement, Blobs
 from nixery.storage.filesystem.files import make_directories, make_directory, translate_os_errors
 from nixery.storage.filesystem.publish_lock import publishing
@@ -180,19 +181,21 @@ class FilesystemStorage:
         blobs: Collection[tuple[bytes, str]],
         needs: Collection[Digest],
         record: tuple[str, str, bytes],
+        first: Collection[tuple[str, str, bytes]] = (),
     ) -> None:
         """
         Store blobs that name other blobs, and a record of them; see the interface.
 
         :raises BlobsMissing: some of ``needs`` are not stored.
         """
-        await self._workers.run(self._publish, tuple(blobs), tuple(needs), record)
+        await self._workers.run(self._publish, tuple(blobs), tuple(needs), record, tuple(first))
 
     def _publish(
         self,
         blobs: Sequence[tuple[bytes, str]],
         needs: Sequence[Digest],
         record: tuple[str, str, bytes],
+        first: Sequence[tuple[str, str, bytes]],
     ) -> None:
         # No garbage collection, in any process, can run between the check of the blobs and
         # the storing of the manifest.
@@ -201,13 +204,15 @@ class FilesystemStorage:
             if missing:
                 raise BlobsMissing(digests=tuple(missing))
             with ExitStack() as exit_stack:
-                placements: list[Placement] = [
-                    self._blobs.prepare_small(exit_stack, data, media_type)
-                    for data, media_type in blobs
-                ]
-                placements.append(self._records.prepare(exit_stack, *record, replace=True))
-                # Each names the ones before, which must hold even after a power failure.
-                publish_in_order(placements)
+                contents: list[Placement] = []
+                manifests: list[Placement] = []
+                for data, media_type in blobs:
+                    blob = self._blobs.prepare_small(exit_stack, data, media_type)
+                    (manifests if media_type in MANIFEST_TYPES else contents).append(blob)
+                added = [self._records.prepare(exit_stack, *each) for each in first]
+                replaced = self._records.prepare(exit_stack, *record, replace=True)
+                # Each names what is before, which must hold even after a power failure.
+                publish_in_stages([contents, manifests, added, [replaced]])
 
     def _claim(self, digest: Digest) -> bool:
         try:

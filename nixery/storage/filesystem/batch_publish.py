@@ -15,7 +15,7 @@ from typing import Protocol
 
 from nixery.storage.filesystem.files import synchronise_directory
 
-__all__ = ["Placement", "Synchronisable", "publish_together", "publish_in_order"]
+__all__ = ["Placement", "Synchronisable", "publish_in_stages", "publish_together"]
 
 
 class Synchronisable(Protocol):
@@ -47,15 +47,19 @@ def publish_together(placements: Sequence[Placement]) -> None:
     A power failure meanwhile may leave any of them without the ones before.
     """
     _synchronise(placements)
+    _place(placements)
+
+
+def publish_in_stages(stages: Sequence[Sequence[Placement]]) -> None:
+    """Like :func:`publish_together`, but a stage is on the disk before the next is visible."""
+    _synchronise([each for placements in stages for each in placements])
+    for placements in stages:
+        _place(placements)
+
+
+def _place(placements: Sequence[Placement]) -> None:
     for directory in dict.fromkeys([each.place() for each in placements]):
         synchronise_directory(directory)
-
-
-def publish_in_order(placements: Sequence[Placement]) -> None:
-    """Like :func:`publish_together`, but each is on the disk before the next is visible."""
-    _synchronise(placements)
-    for each in placements:
-        synchronise_directory(each.place())
 
 
 def _synchronise(placements: Sequence[Placement]) -> None:

@@ -1,11 +1,11 @@
 """
 Removes unused images and blobs from a directory of images.
 
-Image records name manifests, and manifests name a config and layers.  Manifests are live,
-also those that no record names, because clients pull by digest.  Everything that no live
-manifest names is garbage; records of layers keep nothing alive: they only save packing.
-The *policy* decides which images stop being live, the least recently pulled ones first;
-images and blobs that were used within the grace period are kept in any case.
+Image records name manifests, and manifests name a config and layers.  Manifests are live, also
+those that no record names, because clients pull by digest, and with them what belongs to them:
+SBOMs, signatures.  All else is garbage; records of layers only save packing.  The *policy*
+decides which images stop being live, the least recently pulled ones first; images and blobs that
+were used within the grace period are kept in any case.
 
 The guarantee: **a stored manifest never names a blob that this collector removed**, whatever
 runs concurrently, in this process or in others, and wherever this process dies.  It holds
@@ -126,8 +126,8 @@ def collect(root: str, policy: Policy, age_clock: WallClock | None = None) -> Co
         yield from scan(inventory)
         result = CollectionResult(dry_run=policy.dry_run)
         images = inventory.stored_images()
-        to_remove = choose_images(inventory, images, policy, age_clock.now())
-        live = yield from _untag(inventory, images, to_remove, policy, result)
+        chosen = choose_images(inventory, images, policy, age_clock.now())
+        live = yield from _untag(inventory, images, chosen, policy, result)
         yield from _remove(inventory, live, policy, result, age_clock.now())
         yield from _remove_dangling(inventory, policy, result)
         yield from _correct_times(inventory, policy)
@@ -199,9 +199,6 @@ def with_lock(root: str, action: Callable[[], T]) -> Generator[Step, None, T]:
     )
 
 
-# -- the steps --------------------------------------------------------------------------
-
-
 def _untag(
     inventory: Inventory,
     images: Sequence[StoredImage],
@@ -219,6 +216,7 @@ def _untag(
     for record, digest in inventory.other_records.items():
         records_about.setdefault(digest, []).append(record)
     reference_counts = Counter(digest for image in images for digest in image.manifests)
+    attached = inventory.attached_manifests()
     for image in [image for image in images if image.manifests in removed]:
         # A manifest that another image names too is kept.
         exclusive = [digest for digest in image.manifests if reference_counts[digest] == 1]
@@ -228,6 +226,7 @@ def _untag(
         outer_records += [
             record for digest in exclusive for record in records_about.get(digest, ())
         ]
+        exclusive += [each for digest in exclusive for each in attached.get(digest, ())]
         moved_paths: list[str] | None = []
         if not policy.dry_run:
             moved_paths = yield from with_lock(
@@ -253,7 +252,7 @@ def _unpublish(
     """
     Remove an image.  The caller holds the lock.
 
-    :param manifests: those of its manifests that no other image has.
+    :param manifests: those of its manifests that no other image has, and what belongs to them.
     :param outer_records: the records that named it, or were about it, when they were listed.
     :return: the paths to be deleted; ``None`` if it was used since, and is kept.
     """

@@ -27,7 +27,7 @@ from nixery.storage.filesystem.files import (
 
 __all__ = ["INDEXED_KINDS", "RecordIndex"]
 
-INDEXED_KINDS = frozenset({"member", "served"})
+INDEXED_KINDS = frozenset({"member", "served", "signature"})
 """The kinds of which clients ask for the keys with a common first part."""
 
 COMPLETE = "complete"

@@ -14,8 +14,10 @@ from contextlib import suppress
 
 from attrs import define, field, frozen
 
+from nixery.artifacts.attachment import subject_of
+from nixery.artifacts.simple_signing import decode_signature
 from nixery.errors import NixeryError, StorageError
-from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
+from nixery.image.manifests import MANIFEST_TYPES, parse_manifest
 from nixery.image.names import Digest, parse_digest
 from nixery.runtime.clocks import SystemWallClock, WallTime
 from nixery.storage.filesystem.blobs import DESCRIPTION, Blobs, read_description
@@ -26,8 +28,6 @@ __all__ = ["BlobFile", "Inventory", "StoredImage", "image_manifests", "read_file
 
 # The clock that the times of files come from.
 _clock = SystemWallClock()
-
-MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 
 FILES_PER_STEP = 64
 """Number of small files that are read per step."""
@@ -103,6 +103,9 @@ class Inventory:
         ``None`` if the description is invalid.
     :param manifests: for each manifest the blobs it names; ``None`` if it cannot be
         read.
+    :param subjects: for each manifest that belongs to another one, as those of SBOMs and
+        signatures, that one.
+    :param payloads: for each signature record the blob that was signed.
     :param images: for each image record the manifests it names.
     :param tag_records: for each name and tag the key of its image record.
     :param names: spellings of names, by their keys.
@@ -115,6 +118,8 @@ class Inventory:
     files: dict[Digest, BlobFile] = field(factory=dict)
     descriptions: dict[Digest, tuple[str, int] | None] = field(factory=dict)
     manifests: dict[Digest, frozenset[Digest] | None] = field(factory=dict)
+    subjects: dict[Digest, Digest] = field(factory=dict)
+    payloads: dict[str, Digest] = field(factory=dict)
     images: dict[str, tuple[Digest, ...] | None] = field(factory=dict)
     tag_records: dict[str, str] = field(factory=dict)
     names: dict[str, str] = field(factory=dict)
@@ -155,12 +160,14 @@ class Inventory:
             if manifests is not None:
                 images.setdefault(manifests, StoredImage(manifests=manifests)).keys.append(key)
         referenced = {digest for manifests in images for digest in manifests}
-        for digest in sorted(self.manifests.keys() - referenced):
+        for digest in sorted(self.manifests.keys() - referenced - self.subjects.keys()):
             images[digest,] = StoredImage(manifests=(digest,))
+        attached = self.attached_blobs()
         for image in images.values():
             digests = {
                 *image.manifests,
                 *(blob for each in image.manifests for blob in self.manifests.get(each) or ()),
+                *(blob for each in image.manifests for blob in attached.get(each, ())),
             }
             image.needs = frozenset(digests)
             image.broken = tuple(
@@ -171,6 +178,26 @@ class Inventory:
                 default=_NEVER,
             )
         return sorted(images.values(), key=lambda image: (image.used, image.manifests))
+
+    def attached_manifests(self) -> dict[Digest, list[Digest]]:
+        """Return the manifests that belong to each manifest."""
+        attached: dict[Digest, list[Digest]] = {}
+        for manifest, subject in self.subjects.items():
+            attached.setdefault(subject, []).append(manifest)
+        return attached
+
+    def attached_blobs(self) -> dict[Digest, set[Digest]]:
+        """Return what belongs to each manifest: further manifests, their blobs, payloads."""
+        attached: dict[Digest, set[Digest]] = {}
+        for manifest, subject in self.subjects.items():
+            attached.setdefault(subject, set()).update(
+                {manifest, *(self.manifests.get(manifest) or ())}
+            )
+        for key, payload in self.payloads.items():
+            signed = self.other_records["signature", key]
+            if signed is not None:
+                attached.setdefault(signed, set()).add(payload)
+        return attached
 
     def tags(self, image: StoredImage) -> list[tuple[str, str]]:
         """Return the names and tags that an image was served under, sorted."""
@@ -225,11 +252,11 @@ def read_names(inventory: Inventory) -> Iterator[None]:
     manifest_digests |= {
         digest
         for digest, description in inventory.descriptions.items()
-        if description is not None and description[0] in MANIFESTS
+        if description is not None and description[0] in MANIFEST_TYPES
     }
     for number, digest in enumerate(sorted(manifest_digests)):
         if os.path.lexists(inventory.path(digest)):
-            inventory.manifests[digest] = _referenced_blobs(inventory.path(digest))
+            _add_manifest(inventory, digest)
         if number % FILES_PER_STEP == FILES_PER_STEP - 1:
             yield
     yield
@@ -250,7 +277,18 @@ def _digest(name: str, directory: str) -> Digest | None:
 
 
 def _record_keys(inventory: Inventory) -> Iterator[tuple[str, str]]:
-    for kind in ("image", "layer", "listed", "member", "name", "report", "served"):
+    for kind in (
+        "bundle",
+        "document",
+        "image",
+        "layer",
+        "listed",
+        "member",
+        "name",
+        "report",
+        "served",
+        "signature",
+    ):
         for key in inventory.records.keys(kind, ""):
             yield kind, key
 
@@ -262,8 +300,11 @@ def _add_record(inventory: Inventory, kind: str, key: str, value: bytes) -> None
             inventory.images[key] = image_manifests(value)
         case "layer":
             inventory.layers[key] = _parse_digest_field(text)
-        case "listed" | "member":
+        case "bundle" | "document" | "listed" | "member" | "signature":
             inventory.other_records[kind, key] = _parse_digest_field(text)
+            if kind == "signature":
+                with suppress(ValueError):
+                    inventory.payloads[key] = decode_signature(value).payload.digest
         case "report":
             inventory.other_records[kind, key] = _parse_digest_field(json.dumps({"digest": key}))
         case "name":
@@ -294,8 +335,13 @@ def _read_description(path: str) -> tuple[str, int] | None:
         return None
 
 
-def _referenced_blobs(path: str) -> frozenset[Digest] | None:
+def _add_manifest(inventory: Inventory, digest: Digest) -> None:
     try:
-        return frozenset(blob.digest for blob in parse_manifest(read_file(path)))
+        body = read_file(inventory.path(digest))
+        inventory.manifests[digest] = frozenset(blob.digest for blob in parse_manifest(body))
     except (OSError, NixeryError):
-        return None
+        inventory.manifests[digest] = None
+        return
+    subject = subject_of(body)
+    if subject is not None:
+        inventory.subjects[digest] = subject

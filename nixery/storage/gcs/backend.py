@@ -259,13 +259,14 @@ class GcsStorage:
         blobs: Collection[tuple[bytes, str]],
         needs: Collection[Digest],
         record: tuple[str, str, bytes],
+        first: Collection[tuple[str, str, bytes]] = (),
     ) -> None:
         """
         Store blobs that name other blobs, and a record of them.
 
         :raises BlobsMissing: some of ``needs`` are not stored.
         """
-        await publish_in_steps(self, blobs, needs, record)
+        await publish_in_steps(self, blobs, needs, record, first)
 
     # -- records ----------------------------------------------------------------------
 

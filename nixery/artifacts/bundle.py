@@ -1,0 +1,64 @@
+"""
+Makes Sigstore bundles: a signed in-toto statement, and a hint which key signed it.
+
+Formats: Sigstore bundle 0.3; DSSE 1.0, whose signatures are of the payload with its type and both
+lengths before it.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+from nixery.artifacts.attachment import NewAttachment, attach
+from nixery.artifacts.document import IN_TOTO
+from nixery.artifacts.signing_key import SigningKey
+from nixery.artifacts.statement import make_statement
+from nixery.image.canonical_json import canonical_json
+from nixery.image.manifests import Manifest
+
+__all__ = ["BUNDLE", "attach_bundle", "pre_authentication_encoding"]
+
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+"""The media type of a bundle, and the artifact type of its manifest."""
+
+
+def attach_bundle(
+    subject: Manifest, predicate_type: str, predicate: bytes, key: SigningKey
+) -> NewAttachment:
+    """
+    Attach a signed statement to a manifest.
+
+    :param predicate: canonical JSON.
+    """
+    statement = make_statement(subject.digest, predicate_type, predicate)
+    bundle = canonical_json(
+        {
+            "mediaType": BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": key.verification.hint}},
+            "dsseEnvelope": {
+                "payload": b64encode(statement).decode("ascii"),
+                "payloadType": IN_TOTO,
+                "signatures": [{"sig": b64encode(_sign(key, statement)).decode("ascii")}],
+            },
+        }
+    )
+    return attach(
+        subject,
+        bundle,
+        BUNDLE,
+        predicate_type,
+        {
+            "dev.sigstore.bundle.content": "dsse-envelope",
+            "dev.sigstore.bundle.predicateType": predicate_type,
+        },
+    )
+
+
+def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """Return the bytes that the signature of a DSSE envelope is made of."""
+    kind = payload_type.encode("utf-8")
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def _sign(key: SigningKey, statement: bytes) -> bytes:
+    return key.sign(pre_authentication_encoding(IN_TOTO, statement))

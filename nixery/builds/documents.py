@@ -1,0 +1,94 @@
+"""
+Stores the documents about an image with it, and reads them.
+
+For each manifest of an image, a record names what is attached to it.  The first record wins: the
+provenance is a fact of the host that built first, and whoever builds the same image later, here or
+elsewhere, adopts the documents that clients may have seen already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+from twisted.logger import Logger
+
+from nixery.artifacts.attachment import (
+    Attachment,
+    attach_document,
+    decode_attachments,
+    encode_attachments,
+)
+from nixery.artifacts.document import Document
+from nixery.image.manifests import Image
+from nixery.image.names import Digest
+from nixery.storage.interface import Storage
+
+__all__ = ["DOCUMENTS", "DocumentBlobs", "plan_documents", "read_attachments"]
+
+DOCUMENTS = "document"
+"""The kind of the records of the documents that are attached to a manifest, by its digest."""
+
+_log = Logger()
+
+
+@frozen(kw_only=True)
+class DocumentBlobs:
+    """
+    What is to be published with an image for its documents to be attached to it.
+
+    :param blobs: bytes and media types, innermost first.
+    :param needs: the blobs of the documents that are there already.
+    :param records: kinds, keys and values.
+    """
+
+    blobs: tuple[tuple[bytes, str], ...] = ()
+    needs: frozenset[Digest] = frozenset()
+    records: tuple[tuple[str, str, bytes], ...] = ()
+
+
+async def plan_documents(
+    storage: Storage, image: Image, documents: Mapping[Digest, Sequence[Document]]
+) -> DocumentBlobs:
+    """
+    Decide what is to be published for documents to be attached to an image.
+
+    :param documents: for each of its manifests, in the order in which clients see them.
+    :raises StorageError: the storage failed.
+    """
+    blobs: dict[tuple[bytes, str], None] = {}
+    needs: set[Digest] = set()
+    records = []
+    for manifest in image.manifests:
+        given = documents.get(manifest.digest, ())
+        if not given:
+            continue
+        existing = await read_attachments(storage, DOCUMENTS, manifest.digest)
+        digests = {digest for each in existing for digest in each.digests}
+        if existing and not await storage.missing(digests):
+            needs |= digests
+            continue
+        if existing:
+            # A rule of a bucket, or a person, has removed what the record names.
+            await storage.delete_record(DOCUMENTS, manifest.digest)
+        new = [attach_document(manifest, document) for document in given]
+        blobs |= dict.fromkeys(blob for each in new for blob in each.blobs)
+        record = encode_attachments(manifest.digest, [each.attachment for each in new])
+        records.append((DOCUMENTS, manifest.digest, record))
+    return DocumentBlobs(blobs=tuple(blobs), needs=frozenset(needs), records=tuple(records))
+
+
+async def read_attachments(storage: Storage, kind: str, key: str) -> tuple[Attachment, ...]:
+    """
+    Return what a record says is attached to a manifest; nothing if there is none.
+
+    :raises StorageError: the storage failed.
+    """
+    record = await storage.get_record(kind, key)
+    if record is None:
+        return ()
+    try:
+        return decode_attachments(record)
+    except ValueError as error:
+        _log.warn("the record {kind} {key} is of no use: {error}", kind=kind, key=key, error=error)
+        return ()
