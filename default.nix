@@ -23,6 +23,7 @@ let
   runtimePrograms = [
     nix
     pkgs.git
+    pkgs.git-lfs
     pkgs.openssh
     pkgs.util-linux
   ];

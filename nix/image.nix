@@ -59,6 +59,7 @@ let
     pkgs.cacert
     pkgs.coreutils
     pkgs.git
+    pkgs.git-lfs
     pkgs.gnutar
     pkgs.gzip
     pkgs.openssh

@@ -216,6 +216,8 @@ let
     pkgs_path = setting types.path "Take packages from the package set at this path.";
     pkgs_repo_kind = setting (types.enum [ "package-set" "overlay" ]) "What is in the git repository: a package-set, or an overlay on nixpkgs.";
     pkgs_ref = setting types.str "The branch, tag or full commit of the git repository that the tag latest means.";
+    submodules = setting types.bool "Whether the git repository's submodules are fetched with it.";
+    lfs = setting types.bool "Whether the git repository's files in Git LFS are fetched with it; needs git-lfs.";
     base_channel = setting types.str "The nixpkgs channel, or full nixpkgs commit, that an overlay is applied to.";
     overlays = setting (types.listOf types.path) "Files or directories with overlays, which the package set is extended by.";
     allowed_tags = setting (types.listOf types.str) "Which tags are served besides latest: patterns as nixos-*, or latest alone.";

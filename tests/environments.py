@@ -37,7 +37,7 @@ class Environment:
 
 _NIX = (
     *("nix-build", "nix-daemon", "nix-instantiate", "nix-store"),
-    *("git", "openssl", "setsid", "systemd-analyze", "systemd-sysusers", "zstd"),
+    *("git", "git-lfs", "openssl", "setsid", "systemd-analyze", "systemd-sysusers", "zstd"),
 )
 _REGISTRY = (*_NIX, "setpriv", "unshare")
 _ENGINES = (

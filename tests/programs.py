@@ -50,6 +50,7 @@ PROGRAMS = {
     "docker": _program("docker", "docker-cli", "docker.io"),
     "dockerd": _program("dockerd", "docker.io"),
     "git": _program("git"),
+    "git-lfs": _program("git-lfs"),
     "mke2fs": _program("mke2fs", "e2fsprogs", check=("-V",)),
     "nix-build": _program("nix-build", "nix-bin"),
     "nix-daemon": _program("nix-daemon", "nix-bin"),

@@ -1,9 +1,10 @@
 """
 The arguments and the environment of Nix commands, as pure functions.
 
-Commands that look packages up are in :mod:`nixery.nix.resolve_arguments`; no other module builds
-Nix commands.  :mod:`nixery.nix.resolve_output`, :mod:`nixery.nix.internal_json` and
-:mod:`nixery.image.closure` parse their output; :mod:`nixery.nix.commands` runs them.
+Commands that look packages up are in :mod:`nixery.nix.resolve_arguments`, and those that fetch
+sources in :mod:`nixery.nix.fetch_arguments`; no other module builds Nix commands.
+:mod:`nixery.nix.resolve_output`, :mod:`nixery.nix.internal_json` and :mod:`nixery.image.closure`
+parse their output; :mod:`nixery.nix.commands` runs them.
 
 The operator's options are passed in the environment: they may hold access tokens, which
 every user of the machine could read from an argument list.
@@ -18,22 +19,18 @@ from pathlib import Path
 from attrs import field, frozen
 
 from nixery.image.packages import Package
-from nixery.sources.source import PackageSet, SourceTree
+from nixery.sources.source import PackageSet
 
 __all__ = [
     "REFUSED_ATTRIBUTES",
     "STORE",
     "STORE_PROBE",
     "NixSettings",
-    "add_root",
     "build",
     "building",
     "chunks",
     "dump",
     "environment",
-    "fetch",
-    "fetch_environment",
-    "fetch_and_root",
     "json_text",
     "probe_store",
     "query_closure",
@@ -193,28 +190,6 @@ def environment(inherited: Mapping[str, str], settings: NixSettings) -> dict[str
     return result
 
 
-def fetch_environment(
-    inherited: Mapping[str, str], git: Mapping[str, str], settings: NixSettings, template: Path
-) -> dict[str, str]:
-    """
-    Return the environment of Nix commands that fetch.
-
-    :param inherited: the environment of this process.
-    :param git: the environment of git, which Nix runs: its HOME is the home directory with
-        the credentials.
-    :param template: the path of ``nix/git-template``, for the repositories in which versions of
-        Nix before 2.20 keep what they fetch.
-    """
-    result = dict(git) | environment(git, settings)
-    result["GIT_TEMPLATE_DIR"] = str(template)
-    # Nix remembers the store paths of commits in its cache.  Former versions of the registry
-    # had no template, so that other files may be remembered in the usual place.
-    result["XDG_CACHE_HOME"] = str(settings.home / ".cache" / "fetch")
-    if inherited.get("HOME"):
-        result["HOME"] = inherited["HOME"]
-    return result
-
-
 def version() -> tuple[str, ...]:
     """Command that prints the version; opens no store."""
     return ("nix-store", "--version")
@@ -242,64 +217,6 @@ def store_text(text: str) -> tuple[str, ...]:
         *("nix-instantiate", "-vvv", "--eval", "--json", "--read-write-mode"),
         *("--expr", f'builtins.toFile "nixery-probe" "{text}"'),
     )
-
-
-def fetch(tree: SourceTree, fetch_nix: Path, *, shallow: bool = True) -> tuple[str, ...]:
-    """
-    Command that fetches a commit into the store, and prints its store path as JSON.
-
-    :param fetch_nix: the path of ``nix/fetch.nix``.
-    :param shallow: whether to fetch the commit of a git repository without its history.
-    """
-    return (
-        "nix-instantiate",
-        *("--eval", "--strict", "--json"),
-        "--read-write-mode",
-        *("-A", "path"),
-        *_fetching(tree, fetch_nix, shallow),
-    )
-
-
-def fetch_and_root(
-    tree: SourceTree, fetch_nix: Path, link: Path, *, shallow: bool = True
-) -> tuple[str, ...]:
-    """
-    Command that fetches a commit into the store, and roots a derivation that refers to it.
-
-    :param fetch_nix: the path of ``nix/fetch.nix``.
-    :param link: becomes a symlink to the derivation.
-    :param shallow: whether to fetch the commit of a git repository without its history.
-    """
-    return (
-        "nix-instantiate",
-        *("--add-root", str(link), "--indirect"),
-        *("-A", "holder"),
-        *_fetching(tree, fetch_nix, shallow),
-    )
-
-
-def _fetching(tree: SourceTree, fetch_nix: Path, shallow: bool) -> tuple[str, ...]:
-    arguments = {"kind": tree.kind, "url": tree.url}
-    if tree.kind == "git":
-        arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
-        if not shallow:
-            arguments["depth"] = "whole"
-    return (
-        # The machine's own nix.conf may set either.
-        *("--option", "restrict-eval", "false"),
-        *("--option", "pure-eval", "false"),
-        *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
-        str(fetch_nix),
-    )
-
-
-def add_root(link: Path, path: str) -> tuple[str, ...]:
-    """
-    Command that roots a store path; fails if the path is not valid any more.
-
-    :param link: becomes a symlink to it, or already is one.
-    """
-    return ("nix-store", "--realise", "--add-root", str(link), "--indirect", path)
 
 
 def build(settings: NixSettings, *, packages: Iterable[Package], out_link: Path) -> tuple[str, ...]:

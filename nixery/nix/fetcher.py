@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 from attrs import evolve
 from twisted.logger import Logger
 
 from nixery.errors import UnexpectedOutput
-from nixery.nix import arguments
+from nixery.nix import fetch_arguments
 from nixery.nix.context import NixContext
 from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
 from nixery.nix.gc_roots import make_directories
@@ -32,6 +33,9 @@ from nixery.runtime.clocks import WallClock, WallTime
 from nixery.runtime.retry import THREE_ATTEMPTS, retry
 from nixery.sources import git_arguments
 from nixery.sources.errors import CommitMissing, SourceUnavailable
+from nixery.sources.git_checkout import GitCheckout, without_working_tree
+from nixery.sources.git_errors import advice_on, git_failure
+from nixery.sources.left_out import LeftOutFinder, remove_files, write_paths
 from nixery.sources.source import SourceTree
 
 __all__ = ["NixFetcher"]
@@ -88,17 +92,29 @@ class NixFetcher:
         self._wall_clock = wall_clock
         self._roots = context.settings.source_roots
         self._fetch_nix = fetch_nix
-        self._environment = arguments.fetch_environment(
+        template = fetch_nix.parent / "git-template"
+        self._environment = fetch_arguments.fetch_environment(
             context.environ,
             git_arguments.environment(context.environ, repository),
             context.settings,
-            fetch_nix.parent / "git-template",
+            template,
         )
+        self._checkout = GitCheckout(
+            repository,
+            spawner=context.spawner,
+            clock=context.clock,
+            workers=context.workers,
+            timeout=context.settings.fetch_timeout,
+            environ=context.environ,
+            template=template,
+        )
+        self._checkouts = context.settings.home / "checkouts"
         # The sources that this process has used, with the time of last use by the monotonic
         # clock: changes of the wall clock do not shorten the time that they are kept.
         self._rooted: dict[str, float] = {}
         # The URLs of servers that cannot leave the history out.
         self._whole: set[str] = set()
+        self._left_out = LeftOutFinder(context.workers)
 
     async def fetch(self, tree: SourceTree) -> Path:
         """See :meth:`nixery.sources.interface.TreeFetcher.fetch`."""
@@ -108,7 +124,12 @@ class NixFetcher:
             self._rooted[tree.name] = self._context.clock.seconds()
             return path
         # The root is of an earlier run: Nix may have lost it, and collected the path.
-        if path is None or not await self._root(link, str(path)):
+        if (
+            path is None
+            or not await self._root(link, str(path))
+            # It may be of a version of the registry that served them.
+            or await self._left_out.pointers(tree, path)
+        ):
             path = await self._fetch_and_root(tree, link)
             keep = self._context.settings.source_retention
             old = self._context.clock.seconds() - keep
@@ -125,11 +146,11 @@ class NixFetcher:
     async def _fetch_and_root(self, tree: SourceTree, link: Path) -> Path:
         self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
         began = self._context.clock.seconds()
-        tree = evolve(tree, url=await self._context.workers.run(_without_working_tree, tree.url))
         await self._context.workers.run(make_directories, self._roots)
-        path = await self._fetch(tree)
-        if not await self._root(link, path):
-            path = await self._refetch_and_root(tree, link)
+        if tree.submodules or tree.lfs:
+            path = await self._check_out_and_root(tree, link)
+        else:
+            path = await self._fetch_plainly_and_root(tree, link)
         self._log.info(
             "{commit} was fetched in {seconds:.1f} s",
             commit=tree.commit,
@@ -137,7 +158,43 @@ class NixFetcher:
         )
         return Path(path)
 
-    async def _refetch_and_root(self, tree: SourceTree, link: Path) -> str:
+    async def _fetch_plainly_and_root(self, tree: SourceTree, link: Path) -> str:
+        """Fetch and root a commit as Nix does."""
+        run = self._context.workers.run
+        fetched = evolve(tree, url=await run(without_working_tree, tree.url))
+        path = await self._store_and_root(fetched, link)
+        pointers = await self._left_out.pointers(tree, Path(path))
+        if not pointers:
+            return path
+        without = self._checkouts / f"{uuid4().hex}.without"
+        try:
+            await run(write_paths, without, pointers)
+            return await self._store_and_root(fetched, link, without)
+        finally:
+            await run(without.unlink, missing_ok=True)
+
+    async def _check_out_and_root(self, tree: SourceTree, link: Path) -> str:
+        """Fetch and root a commit with its submodules, or with the content of files in LFS."""
+        run = self._context.workers.run
+        directory = self._checkouts / uuid4().hex
+        try:
+            files = await self._checkout.make(tree, directory)
+            pointers = await self._left_out.pointers(tree, files)
+            await run(remove_files, files, pointers)
+            stored = evolve(tree, kind="directory", url=str(files))
+            return await self._store_and_root(stored, link)
+        finally:
+            await run(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _store_and_root(
+        self, tree: SourceTree, link: Path, without: Path | None = None
+    ) -> str:
+        path = await self._fetch(tree, without)
+        if not await self._root(link, path):
+            path = await self._refetch_and_root(tree, link, without)
+        return path
+
+    async def _refetch_and_root(self, tree: SourceTree, link: Path, without: Path | None) -> str:
         """
         Fetch and root a commit that was collected between fetching and rooting.
 
@@ -145,14 +202,13 @@ class NixFetcher:
         own root is made.
         """
         root = link.with_name(f"{link.name}.held")
+        hold = partial(fetch_arguments.fetch_and_root, tree, self._fetch_nix, root, without=without)
         try:
             for _ in range(MAX_REFETCHES):
                 self._log.info("a garbage collection took {commit}", commit=tree.commit)
-                await self._run(
-                    tree, partial(arguments.fetch_and_root, tree, self._fetch_nix, root)
-                )
+                await self._run(tree, hold)
                 # The commit is in the store now: this only prints its path.
-                path = await self._fetch(tree)
+                path = await self._fetch(tree, without)
                 if await self._root(link, path):
                     return path
         finally:
@@ -161,13 +217,16 @@ class NixFetcher:
             tree, "garbage collections took it before it was protected, again and again"
         )
 
-    async def _fetch(self, tree: SourceTree) -> str:
+    async def _fetch(self, tree: SourceTree, without: Path | None) -> str:
         """
         Fetch a commit.
 
+        :param without: a list of files that are left out.
         :return: the store path, which is not protected from garbage collection.
         """
-        result = await self._run(tree, partial(arguments.fetch, tree, self._fetch_nix))
+        result = await self._run(
+            tree, partial(fetch_arguments.fetch, tree, self._fetch_nix, without=without)
+        )
         return _store_path(result.stdout)
 
     async def _run(self, tree: SourceTree, arguments: _Arguments) -> ProcessResult:
@@ -223,6 +282,8 @@ class NixFetcher:
                 raise fault from error
             if tree.kind == "archive" and _NOT_THERE.search(error.output.stderr):
                 raise CommitMissing(url=tree.url, commit=tree.commit) from error
+            if advice_on(error.output.stderr) is not None:
+                raise git_failure(error, source=tree.url, what=tree.commit) from error
             reason = error_text(error.output.stderr, self._context.settings)
             raise self._unavailable(tree, reason, error) from error
 
@@ -233,7 +294,9 @@ class NixFetcher:
         :return: whether the path was still valid.
         """
         command = Command(
-            argv=arguments.add_root(link, path), environment=self._environment, timeout=ROOT_TIMEOUT
+            argv=fetch_arguments.add_root(link, path),
+            environment=self._environment,
+            timeout=ROOT_TIMEOUT,
         )
         try:
             await self._context.spawner.run(command)
@@ -266,6 +329,7 @@ def _is_temporary(error: Exception) -> bool:
         and nix_at_fault(error) is None
         and _NOT_THERE.search(error.output.stderr) is None
         and _NO_SHALLOW.search(error.output.stderr) is None
+        and advice_on(error.output.stderr) is None
     )
 
 
@@ -296,19 +360,6 @@ def _use(link: Path, now: WallTime) -> Path | None:
     except OSError:
         pass
     return None
-
-
-def _without_working_tree(url: str) -> str:
-    """
-    Return the URL under which a repository of this machine is fetched as any other.
-
-    Versions of Nix before 2.20 read a repository with a working tree in its place, where the
-    attributes of ``nix/git-template`` do not count.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "file" and Path(unquote(parts.path), ".git").exists():
-        return f"{url.rstrip('/')}/.git"
-    return url
 
 
 def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) -> list[str]:

@@ -8,24 +8,36 @@ names that were checked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from attrs import field, frozen
 
-from nixery.sources.git_urls import SCHEMES, credentials, url_rewrites
+from nixery.sources.git_urls import SCHEMES, credentials, is_local, public_url, url_rewrites
 from nixery.sources.source import ResolvedRef
 
 __all__ = [
+    "LfsEnvironment",
     "RefList",
+    "check_out",
+    "checkout_environment",
     "contains",
     "environment",
+    "fetch_commit",
+    "fetch_everything",
     "fetch_history",
+    "fetch_lfs",
+    "fetch_submodules",
+    "lfs_environment",
+    "lfs_version",
     "list_refs",
     "list_tips",
     "local_environment",
+    "make_checkout",
     "make_mirror",
     "object_type",
+    "parse_lfs_environment",
     "parse_refs",
     "version",
 ]
@@ -122,6 +134,24 @@ def local_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return result
 
 
+def checkout_environment(inherited: Mapping[str, str], url: str, template: Path) -> dict[str, str]:
+    """
+    Return the environment of commands that check a commit out.
+
+    The commit chooses the URLs of its submodules: only where the repository itself is on this
+    machine may they lead to other repositories of this machine.
+
+    :param url: the URL as it was configured.
+    :param template: the path of ``nix/git-template``, whose attributes keep files as they were
+        committed.
+    """
+    result = environment(inherited, url)
+    result["GIT_TEMPLATE_DIR"] = str(template)
+    if "GIT_ALLOW_PROTOCOL" not in inherited and not is_local(url):
+        result["GIT_ALLOW_PROTOCOL"] = ":".join(name for name in SCHEMES if name != "file")
+    return result
+
+
 def version() -> tuple[str, ...]:
     """Command that prints git's version."""
     return ("git", "--version")
@@ -187,6 +217,104 @@ def contains(mirror: Path, commit: str) -> tuple[str, ...]:
 def object_type(mirror: Path, commit: str) -> tuple[str, ...]:
     """Command that prints the type of the object with a hash; ``tag`` for a tag's hash."""
     return ("git", f"--git-dir={mirror}", "cat-file", "-t", commit)
+
+
+def make_checkout(repository: Path, files: Path, url: str) -> Sequence[tuple[str, ...]]:
+    """
+    Commands that make a repository whose files are to be in another directory.
+
+    :param url: the URL as it was configured, which relative URLs of submodules begin at.
+    """
+    # ``host:path`` is relative to the user's home directory there, and its public form is not.
+    origin = url if url_rewrites(url) else public_url(url)
+    return (
+        ("git", "init", "--quiet", f"--separate-git-dir={repository}", "--", str(files)),
+        (*_in(files), "remote", "add", "--", "origin", origin),
+    )
+
+
+def fetch_commit(files: Path, commit: str) -> tuple[str, ...]:
+    """Command that fetches one commit; old servers, and those of plain files, do not serve it."""
+    return (*_in(files), *_FETCH, "--depth=1", "--", "origin", commit)
+
+
+def fetch_everything(files: Path) -> tuple[str, ...]:
+    """Command that fetches all branches and tags, with their history."""
+    return (
+        *(*_in(files), *_FETCH, "--force", "--", "origin"),
+        *("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"),
+    )
+
+
+def check_out(files: Path, commit: str) -> tuple[str, ...]:
+    """Command that writes the files of a commit."""
+    return (*_in(files), "checkout", "--quiet", "--force", "--detach", commit, "--")
+
+
+def fetch_submodules(files: Path, *, shallow: bool) -> tuple[str, ...]:
+    """
+    Command that fetches the submodules, and theirs, at the commits that are recorded.
+
+    :param shallow: whether to leave their history out.
+    """
+    return (
+        *(*_in(files), "submodule", "--quiet", "update", "--init", "--recursive"),
+        # What .gitmodules says of updates and of shallowness is for people who work there.
+        *("--checkout", "--force", "--no-recommend-shallow", "--jobs=4"),
+        *(("--depth=1",) if shallow else ()),
+    )
+
+
+def lfs_version() -> tuple[str, ...]:
+    """Command that prints the version of git-lfs."""
+    return ("git-lfs", "version")
+
+
+def lfs_environment(files: Path) -> tuple[str, ...]:
+    """Command that prints the server of the files in Git LFS, and their directory here."""
+    return (*_in(files), "lfs", "env")
+
+
+def fetch_lfs(files: Path) -> tuple[str, ...]:
+    """Command that fetches the content of all files in Git LFS of the commit."""
+    # A .lfsconfig in the commit may leave out what people seldom need.
+    everything = ("-c", "lfs.fetchinclude=", "-c", "lfs.fetchexclude=")
+    return (*_in(files), *everything, "lfs", "fetch", "origin", "HEAD")
+
+
+def _in(files: Path) -> tuple[str, ...]:
+    # Hooks of this machine could do anything at a checkout.
+    return ("git", "-c", "core.hooksPath=/dev/null", "-C", str(files))
+
+
+_FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+
+
+@frozen(kw_only=True)
+class LfsEnvironment:
+    """
+    The parsed output of ``git lfs env``.
+
+    :param endpoint: the URL of the server; empty if there is none.
+    :param media: the directory of what was fetched.
+    """
+
+    endpoint: str
+    media: Path
+
+
+def parse_lfs_environment(output: bytes) -> LfsEnvironment:
+    """
+    Parse the output of ``git lfs env``.
+
+    :raises ValueError: it is not output of ``git lfs env``.
+    """
+    text = output.decode("utf-8", "surrogateescape")
+    media = re.search(r"^LocalMediaDir=(/.*)$", text, re.MULTILINE)
+    endpoint = re.search(r"^Endpoint(?: \(origin\))?=(.*) \(auth=\w+\)$", text, re.MULTILINE)
+    if media is None:
+        raise ValueError(f"no directory in {text[:200]!r}")
+    return LfsEnvironment(endpoint=endpoint[1] if endpoint else "", media=Path(media[1]))
 
 
 @frozen(kw_only=True)

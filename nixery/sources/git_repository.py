@@ -30,6 +30,7 @@ from nixery.runtime.workers import Workers
 from nixery.sources import git_arguments
 from nixery.sources.errors import SourceUnavailable
 from nixery.sources.git_arguments import RefList, parse_refs
+from nixery.sources.git_errors import advice_on, git_failure
 from nixery.sources.interface import InTurn
 from nixery.sources.ref_listing import RefListing
 from nixery.sources.source import GitSource, ResolvedRef
@@ -102,6 +103,8 @@ class GitRepository:
     async def check(self) -> None:
         """See :meth:`nixery.sources.interface.RefSource.check`."""
         await self._run(git_arguments.version(), self._local_environment, LOCAL_TIMEOUT)
+        if self._source.lfs:
+            await self._run(git_arguments.lfs_version(), self._local_environment, LOCAL_TIMEOUT)
 
     async def stop(self) -> None:
         """See :meth:`nixery.sources.interface.RefSource.stop`."""
@@ -236,31 +239,20 @@ class GitRepository:
         try:
             return await operation()
         except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
-            reason, output = _error_summary(error), error.output
-            cause: Exception = error
+            raise git_failure(error, source=self._source.describe(), what=what) from error
         except ValueError as error:
-            reason, output, cause = f"git was not understood: {error}", None, error
-        raise SourceUnavailable(
-            source=self._source.describe(),
-            what=what,
-            reason=reason,
-            output=output,
-        ) from cause
+            raise SourceUnavailable(
+                source=self._source.describe(),
+                what=what,
+                reason=f"git was not understood: {error}",
+            ) from error
 
 
 def _is_temporary(error: Exception) -> bool:
-    """True if a retry may succeed: after any failure, for git has one exit status for all."""
-    return isinstance(error, ProcessFailed | ProcessTimedOut)
-
-
-def _error_summary(error: ProcessFailed | ProcessTimedOut | OutputTooLarge) -> str:
-    """Return the first two error lines that git printed, which usually have the reason."""
-    if not isinstance(error, ProcessFailed):
-        return error.message
-    lines = [line.strip() for line in error.output.stderr.splitlines() if line.strip()]
-    # The lines after the reason are advice for people at a terminal.
-    reasons = [line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))] or lines
-    return " ".join(reasons[:2])[:300] or error.output.describe()
+    """True if a retry may succeed: git has one exit status for all failures."""
+    return isinstance(error, ProcessTimedOut) or (
+        isinstance(error, ProcessFailed) and advice_on(error.output.stderr) is None
+    )
 
 
 def _make_parent(path: Path) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "Credentials",
     "credentials",
     "has_unusable_password",
+    "is_local",
     "is_ref_name",
     "is_supported",
     "public_url",
@@ -117,6 +118,11 @@ def has_unusable_password(url: str) -> bool:
         return False
     user, _, _ = parts.netloc.rpartition("@")
     return parts.scheme not in ("http", "https") and ":" in user
+
+
+def is_local(url: str) -> bool:
+    """True if a repository is on this machine, by a path or a URL with ``file:``."""
+    return url.startswith(("/", "file:"))
 
 
 def is_supported(url: str) -> bool:

@@ -68,11 +68,15 @@ class GitSource:
         for the repository's own default branch.
     :param base: the nixpkgs that the repository is an overlay on; ``None`` if it is a
         package set itself.
+    :param submodules: whether the repository's submodules are part of it.
+    :param lfs: whether the content of its files in Git LFS is part of it.
     """
 
     url: str = field(repr=False)
     ref: str | None = None
     base: ChannelSource | None = None
+    submodules: bool = False
+    lfs: bool = False
 
     @property
     def public_url(self) -> str:
@@ -151,15 +155,20 @@ class SourceTree:
     """
     The files of one commit, to be fetched over the network.
 
-    :param kind: the way they are fetched: with git, or as an archive by HTTP.
-    :param url: the URL of the repository, or of the archive.
+    :param kind: the way they are fetched: with git, as an archive by HTTP, or from a directory
+        of this machine that another way has led to.
+    :param url: the URL of the repository, or of the archive, or the path of the directory.
     :param ref: as in :class:`ResolvedRef`.
+    :param submodules: with git, whether submodules are fetched too.
+    :param lfs: with git, whether the content of files in Git LFS is fetched too.
     """
 
-    kind: Literal["git", "archive"]
+    kind: Literal["git", "archive", "directory"]
     url: str
     commit: str
     ref: str | None = field(default=None, eq=False)
+    submodules: bool = False
+    lfs: bool = False
 
     @property
     def name(self) -> str:
@@ -168,7 +177,8 @@ class SourceTree:
         send other files under the same commit, and former versions of the registry applied
         the filters of ``git archive``.
         """
-        way = "git without filters" if self.kind == "git" else self.kind
+        way: str = "git without filters" if self.kind == "git" else self.kind
+        way += " with submodules" * self.submodules + " with lfs" * self.lfs
         origin = hashlib.sha256(f"{way} {self.url}".encode()).hexdigest()
         return f"{self.commit}-{origin[:12]}"
 
@@ -221,6 +231,8 @@ def revision_of(
     else:
         identity |= {"kind": "overlay", "url": source.public_url}
         identity |= {"base": base.commit, "base_url": nixpkgs_url}
+    if isinstance(source, GitSource):
+        identity |= {name: "true" for name in _GIT_PARTS if getattr(source, name)}
     short = resolved.commit[:12]
     return Revision(
         identity=identity | _overlay_identity(overlays),
@@ -255,6 +267,9 @@ def overlay_paths(revision: Revision) -> tuple[Path, ...]:
 
 _OVERLAY = "overlay."
 
+_GIT_PARTS = ("submodules", "lfs")
+"""The parts of a git repository that are left out unless they are asked for."""
+
 
 def _overlay_identity(overlays: Sequence[Path]) -> dict[str, str]:
     return {f"{_OVERLAY}{number}": str(path) for number, path in enumerate(overlays)}
@@ -266,4 +281,10 @@ def _archive(url: str, commit: str) -> SourceTree:
 
 def _git_tree(revision: Revision) -> SourceTree:
     identity = revision.identity
-    return SourceTree(kind="git", url=identity["url"], commit=identity["commit"], ref=revision.ref)
+    return SourceTree(
+        kind="git",
+        url=identity["url"],
+        commit=identity["commit"],
+        ref=revision.ref,
+        **{name: name in identity for name in _GIT_PARTS},
+    )

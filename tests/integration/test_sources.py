@@ -202,6 +202,8 @@ class Repository:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": "/nonexistent",
+            # Submodules may be on this machine.
+            "GIT_ALLOW_PROTOCOL": "file",
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_AUTHOR_NAME": "A",
             "GIT_AUTHOR_EMAIL": "a@example.org",
@@ -225,6 +227,10 @@ class Repository:
         self.git("commit", "--quiet", "--message", name)
         self.push()
         return self.git("rev-parse", "HEAD")
+
+    def submodule(self, url: str, path: str) -> None:
+        """Add a submodule; it is committed with what comes next."""
+        self.git("submodule", "--quiet", "add", "--", url, path)
 
     def push(self) -> None:
         if self.bare:
@@ -473,7 +479,7 @@ class GitTests(SourceCase):
     def authenticated(self, resource: IResource) -> IResource:
         """A resource that only the user ``user`` with the password ``secret`` gets."""
         checker = InMemoryUsernamePasswordDatabaseDontUse(user=b"secret")
-        portal = Portal(_Realm(resource), [checker])
+        portal = Portal(Realm(resource), [checker])
         wrapped: IResource = HTTPAuthSessionWrapper(portal, [BasicCredentialFactory(b"x")])
         return wrapped
 
@@ -583,7 +589,9 @@ class GitTests(SourceCase):
 
 
 @implementer(IRealm)
-class _Realm:
+class Realm:
+    """Gives every user the same resource."""
+
     def __init__(self, resource: IResource) -> None:
         self._resource = resource
 

@@ -61,6 +61,18 @@ class SourceConfig:
         default_text="the repository's default branch",
         requires=("pkgs_repo", ANY_VALUE),
     )
+    submodules: bool = setting(
+        types.BOOLEAN,
+        "whether the git repository's submodules are fetched with it",
+        default=False,
+        requires=("pkgs_repo", ANY_VALUE),
+    )
+    lfs: bool = setting(
+        types.BOOLEAN,
+        "whether the git repository's files in Git LFS are fetched with it; needs git-lfs",
+        default=False,
+        requires=("pkgs_repo", ANY_VALUE),
+    )
     base_channel: str = setting(
         url_types.CHANNEL,
         "the nixpkgs channel, or full nixpkgs commit, that an overlay is applied to",
@@ -118,7 +130,13 @@ class SourceConfig:
         if self.pkgs_repo is not None:
             overlay = self.pkgs_repo_kind == "overlay"
             base = ChannelSource(channel=self.base_channel) if overlay else None
-            return GitSource(url=self.pkgs_repo, ref=self.pkgs_ref, base=base)
+            return GitSource(
+                url=self.pkgs_repo,
+                ref=self.pkgs_ref,
+                base=base,
+                submodules=self.submodules,
+                lfs=self.lfs,
+            )
         return ChannelSource(channel=self.channel)
 
     @property

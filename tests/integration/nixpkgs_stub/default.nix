@@ -69,6 +69,7 @@ named [
   "cacert"
   "coreutils"
   "git"
+  "git-lfs"
   "gnutar"
   "gzip"
   "nix"

@@ -34,6 +34,8 @@ NAMES = (
     "pkgs_path",
     "pkgs_repo_kind",
     "pkgs_ref",
+    "submodules",
+    "lfs",
     "base_channel",
     "overlays",
     "allowed_tags",

@@ -44,7 +44,7 @@ class FakeGit:
 
     @staticmethod
     def verb(command: Command) -> str:
-        verbs = ("ls-remote", "init", "fetch", "cat-file", "for-each-ref", "--version")
+        verbs = ("ls-remote", "init", "fetch", "cat-file", "for-each-ref", "--version", "version")
         return next(part for part in command.argv if part in verbs)
 
     def verbs(self) -> list[str]:
@@ -66,8 +66,11 @@ class GitRepositoryTests(SynchronousTestCase):
             }
         )
         self.mirrors = Path(self.mktemp())
-        self.repository: RefSource = GitRepository(
-            GitSource(url="https://u:secret@h/p"),
+        self.repository: RefSource = self.make()
+
+    def make(self, *, lfs: bool = False) -> GitRepository:
+        return GitRepository(
+            GitSource(url="https://u:secret@h/p", lfs=lfs),
             spawner=self.git,
             clock=self.clock,
             workers=InlineWorkers(),
@@ -136,6 +139,22 @@ class GitRepositoryTests(SynchronousTestCase):
         self.git.answers["--version"] = self.raising(CommandMissing(command="git"))
         checked = Deferred.fromCoroutine(self.repository.check())
         self.failureResultOf(checked, CommandMissing)
+
+    def test_git_lfs_is_missed_where_it_is_asked_for(self) -> None:
+        """git-lfs is missed at the start, and only where the repository's files need it."""
+        self.git.answers["version"] = self.raising(*[CommandMissing(command="git-lfs")] * 2)
+        self.successResultOf(Deferred.fromCoroutine(self.repository.check()))
+        self.repository = self.make(lfs=True)
+        checked = Deferred.fromCoroutine(self.repository.check())
+        self.assertEqual(self.failureResultOf(checked, CommandMissing).value.command, "git-lfs")
+
+    def test_host_that_refuses_is_asked_once_and_told_what_it_wants(self) -> None:
+        """A host that refuses is asked once, and the error says what it wants."""
+        refusal = "fatal: Authentication failed for 'https://h/p/'\n"
+        self.git.answers["ls-remote"] = self.raising(failed(refusal))
+        error = self.failureResultOf(self.find(MAIN), SourceUnavailable).value
+        self.assertIn("SSH key", error.advice)
+        self.assertEqual(len(self.git.commands), 1)
 
     def test_a_commit_at_a_tip(self) -> None:
         """A commit at the tip of a branch is found without fetching history."""

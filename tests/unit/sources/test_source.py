@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -72,6 +73,10 @@ class RevisionTests(SynchronousTestCase):
             revision_of(CHANNEL, "n", B),
             revision_of(GIT, "n", A),
             revision_of(GitSource(url="https://example.org/other.git"), "n", A),
+            revision_of(evolve(GIT, submodules=True), "n", A),
+            revision_of(evolve(GIT, lfs=True), "n", A),
+            revision_of(evolve(GIT, submodules=True, lfs=True), "n", A),
+            revision_of(evolve(OVERLAY, lfs=True), "n", A, base=B),
             revision_of(OVERLAY, "n", A, base=B),
             revision_of(OVERLAY, "n", B, base=A),
             revision_of(OVERLAY, "n", A, base=B, nixpkgs_url="http://h/{commit}"),
@@ -140,6 +145,24 @@ class TreeTests(SynchronousTestCase):
         [other] = source_trees(revision_of(GitSource(url="https://example.org/x"), "n", A))
         self.assertNotEqual(one.name, other.name)
         self.assertTrue(one.name.startswith(A.commit))
+
+    def test_parts_of_a_repository_are_fetched_where_its_identity_has_them(self) -> None:
+        """Submodules and files in Git LFS make another tree; without them it is as it was."""
+        names = set()
+        for submodules in (False, True):
+            for lfs in (False, True):
+                source = evolve(GIT, submodules=submodules, lfs=lfs)
+                [tree] = source_trees(revision_of(source, "n", A))
+                self.assertEqual((tree.submodules, tree.lfs), (submodules, lfs))
+                names.add(tree.name)
+        self.assertEqual(len(names), 4)
+        self.assertEqual(
+            revision_of(GIT, "n", A).identity,
+            {"kind": "git", "url": "https://example.org/pkgs.git", "commit": A.commit},
+        )
+        [plain] = source_trees(revision_of(GIT, "n", A))
+        # Roots of former versions have this name.
+        self.assertEqual(plain.name, f"{A.commit}-ea2ef59dbf95")
 
 
 class DescribeTests(SynchronousTestCase):

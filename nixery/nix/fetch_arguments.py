@@ -1,0 +1,106 @@
+"""
+The arguments and the environment of Nix commands that fetch sources, as pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nixery.nix.arguments import NixSettings, environment
+from nixery.sources.source import SourceTree
+
+__all__ = ["add_root", "fetch", "fetch_and_root", "fetch_environment"]
+
+
+def fetch_environment(
+    inherited: Mapping[str, str], git: Mapping[str, str], settings: NixSettings, template: Path
+) -> dict[str, str]:
+    """
+    Return the environment of Nix commands that fetch.
+
+    :param inherited: the environment of this process.
+    :param git: the environment of git, which Nix runs: its HOME is the home directory with
+        the credentials.
+    :param template: the path of ``nix/git-template``, for the repositories in which versions of
+        Nix before 2.20 keep what they fetch.
+    """
+    result = dict(git) | environment(git, settings)
+    result["GIT_TEMPLATE_DIR"] = str(template)
+    # Nix remembers the store paths of commits in its cache.  Former versions of the registry
+    # had no template, so that other files may be remembered in the usual place.
+    result["XDG_CACHE_HOME"] = str(settings.home / ".cache" / "fetch")
+    if inherited.get("HOME"):
+        result["HOME"] = inherited["HOME"]
+    return result
+
+
+def fetch(
+    tree: SourceTree, fetch_nix: Path, *, shallow: bool = True, without: Path | None = None
+) -> tuple[str, ...]:
+    """
+    Command that fetches a commit into the store, and prints its store path as JSON.
+
+    :param fetch_nix: the path of ``nix/fetch.nix``.
+    :param shallow: whether to fetch the commit of a git repository without its history.
+    :param without: a list of files that are left out, each followed by a line feed.
+    """
+    return (
+        "nix-instantiate",
+        *("--eval", "--strict", "--json"),
+        "--read-write-mode",
+        *("-A", "path"),
+        *_fetching(tree, fetch_nix, shallow, without),
+    )
+
+
+def fetch_and_root(
+    tree: SourceTree,
+    fetch_nix: Path,
+    link: Path,
+    *,
+    shallow: bool = True,
+    without: Path | None = None,
+) -> tuple[str, ...]:
+    """
+    Command that fetches a commit into the store, and roots a derivation that refers to it.
+
+    :param fetch_nix: the path of ``nix/fetch.nix``.
+    :param link: becomes a symlink to the derivation.
+    :param shallow: whether to fetch the commit of a git repository without its history.
+    :param without: as in :func:`fetch`.
+    """
+    return (
+        "nix-instantiate",
+        *("--add-root", str(link), "--indirect"),
+        *("-A", "holder"),
+        *_fetching(tree, fetch_nix, shallow, without),
+    )
+
+
+def _fetching(
+    tree: SourceTree, fetch_nix: Path, shallow: bool, without: Path | None
+) -> tuple[str, ...]:
+    arguments = {"kind": tree.kind, "url": tree.url}
+    if tree.kind == "git":
+        arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
+        if not shallow:
+            arguments["depth"] = "whole"
+    if without is not None:
+        arguments["without"] = str(without)
+    return (
+        # The machine's own nix.conf may set either.
+        *("--option", "restrict-eval", "false"),
+        *("--option", "pure-eval", "false"),
+        *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
+        str(fetch_nix),
+    )
+
+
+def add_root(link: Path, path: str) -> tuple[str, ...]:
+    """
+    Command that roots a store path; fails if the path is not valid any more.
+
+    :param link: becomes a symlink to it, or already is one.
+    """
+    return ("nix-store", "--realise", "--add-root", str(link), "--indirect", path)
