@@ -5,9 +5,10 @@
 #
 # All arguments are strings:
 #
-#   kind     "git", "archive", or "directory" for one of this machine
+#   kind     "git", "archive", "hashed" for an archive with a given hash, or "directory" for one
+#            of this machine
 #   url      of the repository, or of the archive; the directory's path
-#   rev      the commit, for git
+#   rev      the commit, for git; the SHA-256 of an archive
 #   ref      for git, a ref whose history has the commit, as "refs/heads/main";
 #            "" if none is known, and then all refs are fetched
 #   depth    for git, "shallow" or "whole"
@@ -31,7 +32,9 @@ let
     else if kind == "directory" then
       builtins.path { path = /. + url; name = "source"; }
     else
-      builtins.fetchTarball { inherit url; name = "source"; };
+      builtins.fetchTarball (
+        { inherit url; name = "source"; } // (if kind == "hashed" then { sha256 = rev; } else { })
+      );
 
   leftOut = builtins.listToAttrs (map
     (name: { inherit name; value = null; })

@@ -74,7 +74,7 @@ let
     in
     if isString given then
       if forge != null then builtins.fetchTree { type = at 0; owner = at 1; repo = at 2; rev = at 3; }
-      else if matches "git[+](https?|ssh|git)://[^?#]*[?](ref=[^?&#]*&)?rev=[0-9a-f]{40}" given
+      else if matches "git[+](https?|ssh|git)://[^?#]*[?]([^#]*&)?rev=[0-9a-f]{40}(&[^#]*)?" given
       then builtins.fetchTree given
       else refuse call given "a set with a narHash, or with a full commit as rev"
     # Nix 2.8 reads any path of the machine here.

@@ -220,6 +220,8 @@ let
     lfs = setting types.bool "Whether the git repository's files in Git LFS are fetched with it; needs git-lfs.";
     base_channel = setting types.str "The nixpkgs channel, or full nixpkgs commit, that an overlay is applied to.";
     overlays = setting (types.listOf types.path) "Files or directories with overlays, which the package set is extended by.";
+    nix_path = setting (types.attrsOf types.str) "What <name> means, as {nixpkgs: /srv/nixpkgs}: a path, or an archive's URL#HASH.";
+    extra_paths = setting (types.listOf types.path) "Files or directories that package sets and overlays may read besides their own.";
     allowed_tags = setting (types.listOf types.str) "Which tags are served besides latest: patterns as nixos-*, or latest alone.";
     allow_any_commit = setting types.bool "Whether a tag may be any commit, even one of a fork: code of anybody's is then built.";
     source_ttl = setting types.numbers.nonnegative "How long a channel, branch or tag is not looked up again, in seconds; 0: look at every pull.";

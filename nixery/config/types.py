@@ -47,6 +47,7 @@ __all__ = [
     "InvalidValue",
     "choice",
     "integer",
+    "parse_mapping",
     "parse_path",
     "parse_text",
 ]
@@ -196,7 +197,7 @@ def _parse_endpoints(value: object) -> tuple[str, ...]:
     return texts
 
 
-def _parse_mapping(value: object) -> dict[str, object]:
+def parse_mapping(value: object) -> dict[str, object]:
     expected = "give a mapping, as {name: value}"
     if isinstance(value, str):
         try:
@@ -225,7 +226,7 @@ _OWN_NIX_OPTIONS = {
 
 def _parse_nix_options(value: object) -> dict[str, str]:
     options: dict[str, str] = {}
-    for name, given in _parse_mapping(value).items():
+    for name, given in parse_mapping(value).items():
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise InvalidValue(f"{name!r} is not the name of an option of nix.conf")
         if name in _OWN_NIX_OPTIONS:
@@ -241,7 +242,7 @@ def _parse_nix_options(value: object) -> dict[str, str]:
 
 def _parse_auth_rules(value: object) -> dict[str, PackagePatterns]:
     rules: dict[str, PackagePatterns] = {}
-    for user, given in _parse_mapping(value).items():
+    for user, given in parse_mapping(value).items():
         items = given if isinstance(given, list) else [given]
         texts = [item for item in items if isinstance(item, str)]
         if len(texts) < len(items):
@@ -257,7 +258,7 @@ def _parse_auth_rules(value: object) -> dict[str, PackagePatterns]:
 
 def _parse_nixpkgs_config(value: object) -> dict[str, object]:
     config: dict[str, object] = {}
-    for name, item in _parse_mapping(value).items():
+    for name, item in parse_mapping(value).items():
         # YAML knows dates, sets and cycles, which the Nix side cannot receive.
         try:
             config[name] = json.loads(json.dumps(item, allow_nan=False))

@@ -4,14 +4,27 @@ Parsers for settings that are URLs, or name package sources; see :mod:`nixery.co
 
 from __future__ import annotations
 
+import base64
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from nixery.config.types import InvalidValue, Kind, parse_path, parse_text
+from nixery.config.types import InvalidValue, Kind, parse_mapping, parse_path, parse_text
 from nixery.image.names import is_commit
 from nixery.sources.git_urls import SCHEMES, has_unusable_password, is_ref_name, is_supported
+from nixery.sources.search_path import PinnedArchive
 
-__all__ = ["ARCHIVE_URL", "BASE_URL", "CHANNEL", "DATA_URL", "REF", "REPOSITORY", "URL"]
+__all__ = ["ARCHIVE_URL", "BASE_URL", "CHANNEL", "DATA_URL", "NIX_PATH", "REF", "REPOSITORY", "URL"]
+
+_USE_NETRC = (
+    "leave user and password out, which others on this machine would see: Nix takes them from the"
+    " file that netrc-file names in nix.conf"
+)
+_NIX_DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
+_SHA256 = re.compile(
+    rf"(?:sha256[-:])?(?:(?P<hex>[0-9a-f]{{64}})|(?P<nix>[{_NIX_DIGITS}]{{52}})"
+    r"|(?P<base64>[A-Za-z0-9+/]{43}=))"
+)
 
 
 def _parse_channel(value: object) -> str:
@@ -72,11 +85,47 @@ def _parse_archive_url(value: object) -> str:
     if "{commit}" not in text:
         raise InvalidValue("give a URL with {commit} where the commit belongs")
     if "@" in urlsplit(_parse_url(text.replace("{commit}", "0" * 40))).netloc:
-        raise InvalidValue(
-            "leave user and password out, which others on this machine would see: Nix takes them"
-            " from the file that netrc-file names in nix.conf"
-        )
+        raise InvalidValue(_USE_NETRC)
     return text
+
+
+def _parse_nix_path(value: object) -> dict[str, Path | PinnedArchive]:
+    entries: dict[str, Path | PinnedArchive] = {}
+    for name, given in parse_mapping(value).items():
+        # Names of the daemon's own entries, and of the files that Nix has built in.
+        if not re.fullmatch(r"(?!nixery-|nix\Z)[A-Za-z0-9_][A-Za-z0-9._+-]*", name):
+            raise InvalidValue(f"{name!r} cannot be written as <{name}>, or has a meaning already")
+        text = parse_text(given)
+        if text.startswith("/"):
+            entries[name] = parse_path(text)
+            continue
+        url, _, sha256 = text.rpartition("#")
+        digest = _parse_sha256(sha256)
+        if not url.startswith(("http://", "https://")) or digest is None:
+            raise InvalidValue(
+                f"give {name!r} an absolute path, or the URL of an archive with its hash, as"
+                " https://host/nixpkgs.tar.gz#sha256-... (nix-prefetch-url --unpack prints one)"
+            )
+        if "@" in urlsplit(_parse_url(url)).netloc:
+            raise InvalidValue(_USE_NETRC)
+        entries[name] = PinnedArchive(url=url, sha256=digest.hex())
+    return entries
+
+
+def _parse_sha256(text: str) -> bytes | None:
+    """Parse a hash in any of the spellings of Nix."""
+    match = _SHA256.fullmatch(text)
+    if match is None:
+        return None
+    if match["hex"]:
+        return bytes.fromhex(match["hex"])
+    if match["base64"]:
+        return base64.b64decode(match["base64"])
+    number = 0
+    for digit in match["nix"]:
+        number = number * 32 + _NIX_DIGITS.index(digit)
+    # 52 digits have 4 bits more than a hash.
+    return number.to_bytes(32, "little") if number < 1 << 256 else None
 
 
 def _parse_base_url(value: object) -> str:
@@ -93,3 +142,4 @@ REPOSITORY = Kind(name="URL", parse=_parse_repository)
 URL = Kind(name="URL", parse=_parse_url)
 DATA_URL = Kind(name="URL", parse=_parse_data_url)
 BASE_URL = Kind(name="URL", parse=_parse_base_url)
+NIX_PATH = Kind(name="mapping", parse=_parse_nix_path)

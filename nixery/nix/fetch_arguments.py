@@ -86,6 +86,8 @@ def _fetching(
         arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
         if not shallow:
             arguments["depth"] = "whole"
+    elif tree.kind == "hashed":
+        arguments["rev"] = tree.commit
     if without is not None:
         arguments["without"] = str(without)
     return (

@@ -58,6 +58,7 @@ one that is configured so.
 """
 
 _NOT_THERE = re.compile(r"HTTP error (?:404|410)")
+_WRONG_HASH = re.compile(r"hash mismatch in file downloaded from '")
 _STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
 
 
@@ -285,6 +286,11 @@ class NixFetcher:
             if advice_on(error.output.stderr) is not None:
                 raise git_failure(error, source=tree.url, what=tree.commit) from error
             reason = error_text(error.output.stderr, self._context.settings)
+            if _WRONG_HASH.search(error.output.stderr):
+                raise evolve(
+                    self._unavailable(tree, reason, error),
+                    advice="if that is what it should be, its hash in nix_path has to be corrected",
+                ) from error
             raise self._unavailable(tree, reason, error) from error
 
     async def _root(self, link: Path, path: str) -> bool:
@@ -330,6 +336,7 @@ def _is_temporary(error: Exception) -> bool:
         and _NOT_THERE.search(error.output.stderr) is None
         and _NO_SHALLOW.search(error.output.stderr) is None
         and advice_on(error.output.stderr) is None
+        and _WRONG_HASH.search(error.output.stderr) is None
     )
 
 

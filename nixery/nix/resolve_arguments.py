@@ -137,6 +137,7 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
         # With what ``nix/resolve.nix`` imports.
         "nixery-nix": lookup.resolve.parent,
         **{f"nixery-overlay-{i}": path for i, path in enumerate(lookup.package_set.overlays)},
+        **dict(lookup.package_set.search_path),
     }
     return (
         *("--option", "restrict-eval", "true"),

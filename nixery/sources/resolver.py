@@ -26,6 +26,7 @@ from nixery.runtime.workers import Workers
 from nixery.sources.errors import CommitMissing, SourceMissing, SourceUnavailable
 from nixery.sources.interface import TreeFetcher
 from nixery.sources.ref_cache import RefCache
+from nixery.sources.search_path import SearchPath, search_path_of
 from nixery.sources.source import (
     NIXPKGS_URL,
     PackageSet,
@@ -62,6 +63,7 @@ class ResolverSettings:
 
     :param tag_policy: decides which tags may be asked for.
     :param overlays: files or directories with the operator's overlays.
+    :param search_path: what evaluations may read besides the package set and the overlays.
     :param nixpkgs_url: the URL of the archive of a nixpkgs commit.
     :param unpinned_fetches: whether evaluations may fetch what changes, so that no revision stands
         for the content.
@@ -70,6 +72,7 @@ class ResolverSettings:
     source: Source
     tag_policy: TagPolicy = field(factory=TagPolicy)
     overlays: tuple[Path, ...] = ()
+    search_path: SearchPath = field(factory=SearchPath)
     nixpkgs_url: str = NIXPKGS_URL
     unpinned_fetches: bool = False
 
@@ -120,6 +123,7 @@ class Resolver:
             await self._workers.run(_check_path, self._settings.source.path, _PACKAGE_SET)
         for overlay in self._settings.overlays:
             await self._workers.run(_check_path, overlay, _OVERLAY)
+        await self._resolve_search_path()
         if self._settings.tag_policy.any_commit:
             self._log.warn(
                 "allow_any_commit is on: whoever may pull may also have any code built, for"
@@ -137,7 +141,7 @@ class Resolver:
 
     async def resolve(self, tag: Tag) -> Revision:
         """See :meth:`nixery.sources.interface.Sources.resolve`."""
-        revision = await self._resolve(tag)
+        revision = (await self._resolve_search_path()).extend(await self._resolve(tag))
         return evolve(revision, pinned=False) if self._settings.unpinned_fetches else revision
 
     async def _resolve(self, tag: Tag) -> Revision:
@@ -168,6 +172,12 @@ class Resolver:
 
     async def fetch(self, revision: Revision) -> PackageSet:
         """See :meth:`nixery.sources.interface.Sources.fetch`."""
+        search_path = search_path_of(revision)
+        package_set = await self._fetch_package_set(revision)
+        archives = await gather(self._fetch(archive.tree) for archive in search_path.archives)
+        return evolve(package_set, search_path=search_path.on_disk(archives))
+
+    async def _fetch_package_set(self, revision: Revision) -> PackageSet:
         overlays = overlay_paths(revision)
         trees = source_trees(revision)
         if not trees:
@@ -239,11 +249,21 @@ class Resolver:
         ]
         return tuple(resolved)
 
+    async def _resolve_search_path(self) -> SearchPath:
+        search_path = self._settings.search_path
+        return search_path.with_paths(
+            [await self._workers.run(_real_path, path, _ENTRY) for path in search_path.paths]
+        )
+
 
 # -- on worker threads --------------------------------------------------------
 
 _PACKAGE_SET = "package set"
 _OVERLAY = "overlay"
+_ENTRY = "entry of the search path"
+
+_SETTINGS = {_OVERLAY: "overlays", _ENTRY: "nix_path or extra_paths"}
+"""The settings that say where others than the package set are."""
 
 
 def _check_path(path: Path, kind: str) -> None:
@@ -266,8 +286,8 @@ def _real_path(path: Path, kind: str) -> Path:
         return Path(os.path.realpath(path, strict=True))
     except OSError as error:
         reason = error.strerror or str(error)
-        if kind == _OVERLAY:
+        if kind in _SETTINGS:
             raise SourceMissing(
-                path=str(path), reason=reason, kind=kind, setting="overlays"
+                path=str(path), reason=reason, kind=kind, setting=_SETTINGS[kind]
             ) from error
         raise SourceMissing(path=str(path), reason=reason) from error

@@ -143,11 +143,14 @@ class PackageSet:
         which restricted evaluation would refuse.
     :param overlays: files or directories with overlays on it, the first innermost;
         no component is a symlink.
+    :param search_path: names and what they mean: ``<name>`` is the path, and evaluations may read
+        it; no component is a symlink.
     """
 
     revision: Revision
     path: Path
     overlays: tuple[Path, ...] = ()
+    search_path: tuple[tuple[str, Path], ...] = ()
 
 
 @frozen(kw_only=True)
@@ -155,15 +158,16 @@ class SourceTree:
     """
     The files of one commit, to be fetched over the network.
 
-    :param kind: the way they are fetched: with git, as an archive by HTTP, or from a directory
-        of this machine that another way has led to.
+    :param kind: the way they are fetched: with git, as an archive by HTTP, as one that has to have
+        a given hash, or from a directory of this machine that another way has led to.
     :param url: the URL of the repository, or of the archive, or the path of the directory.
+    :param commit: the commit; of an archive with a hash, the SHA-256 of its files.
     :param ref: as in :class:`ResolvedRef`.
     :param submodules: with git, whether submodules are fetched too.
     :param lfs: with git, whether the content of files in Git LFS is fetched too.
     """
 
-    kind: Literal["git", "archive", "directory"]
+    kind: Literal["git", "archive", "hashed", "directory"]
     url: str
     commit: str
     ref: str | None = field(default=None, eq=False)

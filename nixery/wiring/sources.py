@@ -107,6 +107,7 @@ def make_sources(
             source=source,
             tag_policy=config.tag_policy,
             overlays=config.overlays,
+            search_path=config.search_path,
             nixpkgs_url=config.nixpkgs_url,
             unpinned_fetches=context.settings.allow_unpinned_fetches,
         ),

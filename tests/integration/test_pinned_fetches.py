@@ -13,12 +13,21 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from attrs import evolve
+from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from nixery.config.load import load_config
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest
 from nixery.nix.commands import NixCommands
 from nixery.nix.errors import EvaluationFailed
+from nixery.sources.errors import SourceUnavailable
+from nixery.sources.resolver import Resolver
+from nixery.sources.tag_policy import LATEST
+from nixery.testing.fakes import InlineWorkers
+from nixery.wiring.nix import make_nix_context
+from nixery.wiring.sources import make_sources
 from tests.integration.nixenv import make_nix, nix_environment, nix_missing, path_set
 
 SYSTEM = "x86_64-linux"
@@ -194,10 +203,16 @@ class PinnedFetchesTests(TestCase):
         (self.set / name).parent.mkdir(parents=True, exist_ok=True)
         (self.set / name).write_text(text)
 
-    async def evaluate(self, *overlays: Path, nix: NixCommands | None = None) -> str:
+    async def evaluate(
+        self,
+        *overlays: Path,
+        nix: NixCommands | None = None,
+        search_path: tuple[tuple[str, Path], ...] = (),
+    ) -> str:
         """Return the store path of the derivation of the package ``tool``."""
+        package_set = evolve(path_set(self.set, *overlays), search_path=search_path)
         evaluation = await (nix or self.nix).evaluate(
-            path_set(self.set, *overlays), SYSTEM, [PackageRequest(name="tool")]
+            package_set, SYSTEM, [PackageRequest(name="tool")]
         )
         return evaluation.packages[0].derivation
 
@@ -261,10 +276,12 @@ class PinnedFetchesTests(TestCase):
         self.run_command("git", "clone", "-q", "--bare", repository, self.served / "r.git")
         self.run_command("git", "-C", self.served / "r.git", "update-server-info")
         url = f"{self.url}/r.git"
+        tree = f'type = "git"; url = "{url}"; rev = "{commit}";'
         for fetch in (
             f'builtins.fetchGit {{ url = "{url}"; rev = "{commit}"; }}',
-            f'builtins.fetchTree {{ type = "git"; url = "{url}"; rev = "{commit}"; }}',
-            f'builtins.fetchTree "git+{url}?rev={commit}"',
+            # Newer versions leave the history out, which a server of files cannot.
+            f"builtins.fetchTree {{ shallow = false; {tree} }}",
+            f'builtins.fetchTree "git+{url}?rev={commit}&shallow=0"',
         ):
             self.write("default.nix", f"import ({fetch})")
             self.assertIn("-tool.drv", await self.evaluate(nix=self.make()), fetch)
@@ -390,6 +407,56 @@ class PinnedFetchesTests(TestCase):
                     self.assertIn(words, await self.refusal())
                 else:
                     self.assertIn("-tool.drv", await self.evaluate())
+
+    async def test_search_path(self) -> None:
+        """A name means the same in both ways of evaluating, and further paths may be read."""
+        named, extra = self.directory / "named", self.directory / "extra"
+        for directory in (named, extra):
+            directory.mkdir()
+        (named / "default.nix").write_text(PINNED_SET)
+        (extra / "system.nix").write_text(f'"{SYSTEM}"')
+        search_path = (("nixpkgs", named), ("nixery-extra-0", extra))
+        expression = f"(import <nixpkgs> {{ system = import {extra}/system.nix; }})"
+        for text in (expression, f"builtins.seq {self.fetch(self.archive)} {expression}"):
+            self.write("default.nix", text)
+            self.assertIn("-tool.drv", await self.evaluate(search_path=search_path))
+            refusal = await self.refusal(search_path=search_path[:1])
+            self.assertIn(f"{extra}/system.nix' is forbidden", refusal)
+            self.assertIn("extra_paths", refusal)
+
+    async def test_search_path_of_the_configuration(self) -> None:
+        """An archive of the configuration is fetched, kept from collections, and readable."""
+        archive = self.pack("own", {"default.nix": f"{PINNED_SET} # {self.directory}"})
+        self.write("default.nix", "import <nixpkgs>")
+        sources = await self.sources(nix_path={"nixpkgs": f"{archive}#{self.hash_of(archive)}"})
+        package_set = await sources.fetch(await sources.resolve(LATEST))
+        evaluation = await self.nix.evaluate(package_set, SYSTEM, [PackageRequest(name="tool")])
+        self.assertEqual(evaluation.packages[0].name, "tool")
+        [(name, path)] = package_set.search_path
+        self.assertEqual(name, "nixpkgs")
+        with self.assertRaises(subprocess.CalledProcessError) as caught:
+            self.run_command("nix-store", "--delete", path)
+        self.assertIn("still alive", caught.exception.stderr)
+        sources = await self.sources(nix_path={"nixpkgs": f"{archive}#{'0' * 64}"})
+        with self.assertRaises(SourceUnavailable) as wrong:
+            await sources.fetch(await sources.resolve(LATEST))
+        self.assertIn("hash mismatch", wrong.exception.message)
+        self.assertIn("nix_path", wrong.exception.message)
+
+    async def sources(self, **settings: Any) -> Resolver:
+        """Return the sources of a configuration whose package set is at the path."""
+        file = self.directory / "nixery.yaml"
+        # JSON is YAML.
+        file.write_text(json.dumps({"pkgs_path": str(self.set), **settings}))
+        environment = nix_environment() | {
+            "NIXERY_STATE_DIRECTORY": str(self.directory / "state"),
+            "NIXERY_CACHE_DIRECTORY": str(self.directory / "cache"),
+        }
+        config = load_config({"config": str(file)}, environment)
+        context = make_nix_context(config, InlineWorkers(), reactor, environment)
+        sources = make_sources(config.sources, reactor, context).sources
+        await sources.start()
+        return sources
 
     async def test_name_that_the_search_path_does_not_have(self) -> None:
         """A name in angle brackets never means what the machine says, in either way."""

@@ -10,6 +10,7 @@ from attrs import frozen
 
 from nixery.config import types, url_types
 from nixery.config.setting import ANY_VALUE, setting
+from nixery.sources.search_path import PinnedArchive, SearchPath
 from nixery.sources.source import NIXPKGS_URL, ChannelSource, GitSource, PathSource, Source
 from nixery.sources.tag_policy import TagPolicy
 
@@ -85,6 +86,17 @@ class SourceConfig:
         default=(),
         default_text="none",
     )
+    nix_path: Mapping[str, Path | PinnedArchive] = setting(
+        url_types.NIX_PATH,
+        "what <name> means, as {nixpkgs: /srv/nixpkgs}: a path, or an archive's URL#HASH",
+        default={},
+    )
+    extra_paths: tuple[Path, ...] = setting(
+        types.PATHS,
+        "files or directories that package sets and overlays may read besides their own",
+        default=(),
+        default_text="none",
+    )
     allowed_tags: tuple[str, ...] = setting(
         types.TAG_PATTERNS,
         "which tags are served besides latest: patterns as nixos-*, or latest alone",
@@ -138,6 +150,11 @@ class SourceConfig:
                 lfs=self.lfs,
             )
         return ChannelSource(channel=self.channel)
+
+    @property
+    def search_path(self) -> SearchPath:
+        """What evaluations may read besides the package set and its overlays."""
+        return SearchPath(entries=self.nix_path, extra_paths=self.extra_paths)
 
     @property
     def tag_policy(self) -> TagPolicy:

@@ -49,6 +49,7 @@ class EnvironmentTests(ConfigCase):
             "auth": "htpasswd",
             "auth_rules": '{"alice": ["git", "shell"]}',
             "nix_options": '{"max-jobs": 4}',
+            "nix_path": '{"nixpkgs": "/nixpkgs"}',
             "nixpkgs_config": '{"allowUnfree": true}',
             "listen": "tcp:1:interface=127.0.0.1",
             "storage_backend": "gcs",

@@ -38,6 +38,8 @@ NAMES = (
     "lfs",
     "base_channel",
     "overlays",
+    "nix_path",
+    "extra_paths",
     "allowed_tags",
     "allow_any_commit",
     "source_ttl",

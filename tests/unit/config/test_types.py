@@ -12,6 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.config.settings import SETTINGS
 from nixery.config.types import InvalidValue
 from nixery.runtime.sizes import FreeSpaceLimit
+from nixery.sources.search_path import PinnedArchive
+
+ARCHIVE = PinnedArchive(
+    url="https://h/a#b.tar.gz",
+    sha256="52bbf88138f0635d1582288c04918f097593e062d3f9cddd2f3506febc21e8c5",
+)
 
 ACCEPTED: dict[str, list[tuple[object, object]]] = {
     "port": [("8080", 8080), (8080, 8080), (" 80 ", 80)],
@@ -62,6 +68,19 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
         (["a", "b c"], ("a", "b", "c")),
     ],
     "overlays": [("/a", (Path("/a"),)), (["/a", "/b c"], (Path("/a"), Path("/b c")))],
+    "nix_path": [
+        ('{"nixpkgs": "/a b"}', {"nixpkgs": Path("/a b")}),
+        *(
+            ({"a.b-c": f"https://h/a#b.tar.gz#{sha256}"}, {"a.b-c": ARCHIVE})
+            for sha256 in (
+                "sha256-Urv4gTjwY10VgiiMBJGPCXWT4GLT+c3dLzUG/rwh6MU=",
+                "sha256:1ig846ygw1im5zfwvyfkcbh96x89iy8h9318h8amsqzh720zifsj",
+                "1ig846ygw1im5zfwvyfkcbh96x89iy8h9318h8amsqzh720zifsj",
+                "52bbf88138f0635d1582288c04918f097593e062d3f9cddd2f3506febc21e8c5",
+            )
+        ),
+    ],
+    "extra_paths": [("/a", (Path("/a"),)), (["/a", "/b c"], (Path("/a"), Path("/b c")))],
     "source_ttl": [("0", 0.0), (900, 900.0)],
     "max_storage_size": [
         ("200 GiB", 200 * 2**30),
@@ -107,6 +126,22 @@ REJECTED: dict[str, list[object]] = {
     "pkgs_ref": ["", "-f", "a..b", "a b", "/a", "a/", "a.lock", "x~1", "a*", "@{u}", True],
     "allowed_tags": ["", [], "a/b", [""], "a;b", True],
     "overlays": ["", [""], True, {}],
+    "nix_path": [
+        "/nixpkgs",
+        ["/nixpkgs"],
+        {"a": "b/c"},
+        {"a": "https://h/a.tar.gz"},
+        {"a": f"https://h/a.tar.gz#sha256-{'A' * 42}"},
+        {"a": f"https://h/a.tar.gz#{'z' * 52}"},
+        {"a": f"ftp://h/a.tar.gz#{'0' * 64}"},
+        {"a": f"https://u:secret@h/a.tar.gz#{'0' * 64}"},
+        {"nix": "/a"},
+        {"nixery-src": "/a"},
+        {"a/b": "/a"},
+        {"": "/a"},
+        {"a=b": "/a"},
+    ],
+    "extra_paths": ["", [""], True, {}],
     "source_ttl": ["-1", "inf", True, ""],
     "max_storage_size": ["", "-1", "10 parrots", True, "1e9", [1]],
     "max_image_age": [0, "30d"],

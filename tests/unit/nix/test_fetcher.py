@@ -30,6 +30,7 @@ from tests.unit.nix.test_commands import Script
 
 TREE = SourceTree(kind="git", url="https://h/p", commit="a" * 40, ref="refs/heads/main")
 ARCHIVE = SourceTree(kind="archive", url="https://h/a.tar.gz", commit="a" * 40)
+HASHED = SourceTree(kind="hashed", url="https://h/a.tar.gz", commit="0" * 64)
 NAME = "00000000000000000000000000000000-source"
 
 
@@ -240,6 +241,11 @@ class NixFetcherTests(SynchronousTestCase):
                 ProcessTimedOut(output=CommandOutput(argv=("nix-instantiate",)), seconds=1),
                 SourceUnavailable,
             ),
+            (
+                HASHED,
+                failed("error: hash mismatch in file downloaded from 'u':\n  specified: x"),
+                SourceUnavailable,
+            ),
         ):
             self.fetches = [self.raising(raised)]
             asked = self.fetch(tree)
@@ -248,6 +254,17 @@ class NixFetcherTests(SynchronousTestCase):
             self.fetches = [partial(str, printed)]
             self.failureResultOf(self.fetch(), UnexpectedOutput)
         self.assertEqual(self.programs().count("nix-store"), 0)
+
+    def test_archive_with_a_hash(self) -> None:
+        """The hash of an archive is given to Nix, and a wrong one is told with its setting."""
+        self.successResultOf(self.fetch(HASHED))
+        argv = self.script.commands[0].argv
+        self.assertEqual(argv[argv.index("kind") + 1], "hashed")
+        self.assertEqual(argv[argv.index("rev") + 1], "0" * 64)
+        wrong = evolve(HASHED, commit="1" * 64)
+        self.fetches = [self.raising(failed("error: hash mismatch in file downloaded from 'u':"))]
+        failure = self.failureResultOf(self.fetch(wrong), SourceUnavailable).value
+        self.assertIn("nix_path", failure.message)
 
     def test_source_that_was_unused_for_long_is_dropped_when_another_is_fetched(self) -> None:
         """A source that was unused for long is dropped when another is fetched."""

@@ -17,6 +17,7 @@ from nixery.sources.interface import Sources
 from nixery.sources.ref_cache import RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
+from nixery.sources.search_path import PinnedArchive, SearchPath
 from nixery.sources.source import (
     ChannelSource,
     GitSource,
@@ -255,6 +256,52 @@ class PathTests(ResolverCase):
             error = self.failureResultOf(asked, SourceMissing).value
             self.assertIn("the overlay at", error.message)
             self.assertIn("overlays says", error.message)
+
+    def test_search_path_belongs_to_every_revision(self) -> None:
+        """The search path belongs to every revision, by real paths; its archives are fetched."""
+        (self.directory / "link").symlink_to("real")
+        (self.directory / "real").mkdir()
+        archive = PinnedArchive(url="https://h/a", sha256="0" * 64)
+        search_path = SearchPath(
+            entries={"a": self.directory / "link", "b": archive},
+            extra_paths=(self.directory / "link",),
+        )
+        real = self.directory / "real"
+        for source in (PathSource(path=self.directory), GIT, OVERLAY, CHANNEL):
+            resolver = self.make(source, search_path=search_path)
+            revision = self.revision(resolver)
+            self.assertFalse(revision.pinned)
+            self.assertNotEqual(revision, self.revision(self.make(source)))
+            fetched = self.successResultOf(self.fetch(resolver, revision))
+            self.assertEqual(
+                fetched.search_path,
+                (
+                    ("a", real),
+                    ("b", Path("/nix/store") / archive.tree.name),
+                    ("nixery-extra-0", real),
+                ),
+            )
+            self.assertTrue(
+                self.revision(
+                    self.make(source, search_path=SearchPath(entries={"b": archive}))
+                ).pinned
+                is not isinstance(source, PathSource)
+            )
+
+    def test_path_of_the_search_path_that_is_not_there(self) -> None:
+        """A path of the search path that is not there is named with its settings."""
+        search_path = SearchPath(extra_paths=(self.directory / "none",))
+        resolver = self.make(GIT, search_path=search_path)
+        for asked in (self.resolve(resolver), Deferred.fromCoroutine(resolver.start())):
+            error = self.failureResultOf(asked, SourceMissing).value
+            self.assertIn("nix_path or extra_paths says", error.message)
+
+    def test_nothing_is_pinned_if_evaluations_may_fetch_what_changes(self) -> None:
+        """No revision stands for its packages if evaluations may fetch what changes."""
+        for source in (GIT, CHANNEL):
+            revision = self.revision(self.make(source, unpinned_fetches=True))
+            self.assertFalse(revision.pinned)
+            self.assertEqual(revision.identity, self.revision(self.make(source)).identity)
 
 
 class FetchTests(ResolverCase):
