@@ -105,6 +105,8 @@ setup(
         "isal>=1.6",
         "klein>=24.8",
         "networkx>=3.1",
+        # Has the SPDX licence list since this version.
+        "packaging>=24.2",
         "PyYAML>=6.0",
         "prometheus-client>=0.22",
         "rapidfuzz>=3.0",

@@ -144,13 +144,18 @@ let
       reasons = map toText (get isStrings [ ] (meta.knownVulnerabilities or [ ]));
     } else null;
 
+  declared = import ./declared.nix { inherit get; };
+
   describe = package: meta: path: outputs:
     let
       inherit (package) name drvPath;
+      inherit (declared meta) cpe licenses;
       parsed = parseDrvName name;
+      others = filter (output: !elem output outputs && package ? ${output}) (outputsOf package);
+      withPath = output: { name = toText output; path = toText (package.${output} or package).outPath; };
     in
     {
-      inherit path;
+      inherit path cpe licenses;
       name = toText name;
       pname = toText (get isString parsed.name (package.pname or parsed.name));
       version = toText (get isString parsed.version (package.version or parsed.version));
@@ -160,9 +165,9 @@ let
       # A path without context was written by hand: `appendContext` fails unless it is in the store.
       derivation = toText
         (if hasContext drvPath then drvPath else appendContext drvPath { ${drvPath}.path = true; });
-      outputs = map
-        (output: { name = toText output; path = toText (package.${output} or package).outPath; })
-        outputs;
+      outputs = map withPath outputs;
+      # They may be in the closure as well.
+      otherOutputs = get (value: deepSeq value true) [ ] (map withPath others);
     };
 in
 { names, guard ? "true" }:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from attrs import evolve, frozen
 
+from nixery.image.declarations import License
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest
 
@@ -41,6 +42,9 @@ class Package:
     :param priority: decides between packages with the same file; the lower one wins.
     :param derivation: the store path of the derivation.
     :param outputs: the chosen outputs, sorted by name.
+    :param other_outputs: the derivation's other outputs, sorted by name.
+    :param licenses: the declared licences, sorted; empty if there are none, or they cannot be read.
+    :param cpe: the declared name in the CPE dictionary, version 2.3; empty if there is none.
     """
 
     requested: tuple[str, ...]
@@ -52,6 +56,9 @@ class Package:
     priority: int
     derivation: str
     outputs: tuple[Output, ...]
+    other_outputs: tuple[Output, ...] = ()
+    licenses: tuple[License, ...] = ()
+    cpe: str = ""
 
 
 @frozen(kw_only=True)
@@ -67,6 +74,11 @@ class Evaluation:
     packages: tuple[Package, ...]
     missing_optional: tuple[str, ...]
     system: str
+
+    @property
+    def output_paths(self) -> list[str]:
+        """The store paths of the packages' chosen outputs, sorted."""
+        return sorted({output.path for each in self.packages for output in each.outputs})
 
 
 @frozen(kw_only=True)
@@ -146,9 +158,11 @@ _ABSENT = (ProblemKind.NOT_FOUND, ProblemKind.NOT_A_PACKAGE)
 
 def _merge(first: Package, second: Package) -> Package:
     base = min(first, second, key=lambda package: package.attribute)
+    outputs = {*first.outputs, *second.outputs}
     return evolve(
         base,
         requested=tuple(sorted({*first.requested, *second.requested})),
         priority=min(first.priority, second.priority),
-        outputs=tuple(sorted({*first.outputs, *second.outputs})),
+        outputs=tuple(sorted(outputs)),
+        other_outputs=tuple(sorted({*first.other_outputs, *second.other_outputs} - outputs)),
     )

@@ -16,6 +16,7 @@ from typing import Any
 from attrs import evolve
 
 from nixery.errors import UnexpectedOutput
+from nixery.image.declarations import parse_cpe, parse_licenses
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest, escape_attribute
 from nixery.image.packages import LookupResult, Output, Package
@@ -152,12 +153,16 @@ def _package(request: PackageRequest, record: Record) -> Package:
         description=" ".join(_text(record["description"]).split()),
         priority=_integer(record["priority"]),
         derivation=_text(record["derivation"]),
-        outputs=tuple(
-            sorted(
-                Output(name=_text(item["name"]), path=_text(item["path"]))
-                for item in record["outputs"]
-            )
-        ),
+        outputs=_outputs(record["outputs"]),
+        other_outputs=_outputs(record["otherOutputs"]),
+        licenses=parse_licenses(record["licenses"]),
+        cpe=parse_cpe(_text(record["cpe"])),
+    )
+
+
+def _outputs(items: Sequence[Record]) -> tuple[Output, ...]:
+    return tuple(
+        sorted(Output(name=_text(item["name"]), path=_text(item["path"])) for item in items)
     )
 
 

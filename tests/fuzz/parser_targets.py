@@ -239,7 +239,8 @@ _EVENT = b'@nix {"action":"%s","id":1,"type":%d,"level":3,"text":"","fields":[%s
 
 _PACKAGE = (
     b'{"path":["git"],"name":"git-1","pname":"git","version":"1","description":"d",'
-    b'"priority":5,"derivation":"/nix/store/x.drv","outputs":[{"name":"out","path":"/nix/store/x"}]}'
+    b'"priority":5,"derivation":"/nix/store/x.drv","outputs":[{"name":"out","path":"/nix/store/x"}],'
+    b'"otherOutputs":[],"licenses":[{"spdx":"MIT","name":""}],"cpe":""}'
 )
 
 TEXTS: Mapping[str, Text] = {

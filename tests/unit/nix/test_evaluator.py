@@ -187,6 +187,9 @@ class FakeEvaluations:
             "priority": 5,
             "derivation": f"/nix/store/{name}.drv",
             "outputs": [{"name": "out", "path": f"/nix/store/{name}"}],
+            "otherOutputs": [],
+            "licenses": [],
+            "cpe": "",
         }
 
 

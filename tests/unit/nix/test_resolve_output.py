@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.builds.candidates import find_candidates
 from nixery.errors import UnexpectedOutput
+from nixery.image.declarations import License
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest, escape_attribute
 from nixery.image.packages import LookupResult, Output, Package
@@ -27,6 +28,9 @@ RECORD = {
     "priority": -1,
     "derivation": "/nix/store/x.drv",
     "outputs": [{"name": "out", "path": "/nix/store/o"}, {"name": "dev", "path": "/nix/store/d"}],
+    "otherOutputs": [{"name": "man", "path": "/nix/store/m"}],
+    "licenses": [{"spdx": "mit", "name": "The MIT License"}],
+    "cpe": "cpe:2.3:a:benjamin:six:1.16:*:*:*:*:*:*:*",
 }
 
 
@@ -69,6 +73,9 @@ class AnswerTests(SynchronousTestCase):
                     Output(name="dev", path="/nix/store/d"),
                     Output(name="out", path="/nix/store/o"),
                 ),
+                other_outputs=(Output(name="man", path="/nix/store/m"),),
+                licenses=(License(text="MIT", is_spdx=True),),
+                cpe="cpe:2.3:a:benjamin:six:1.16:*:*:*:*:*:*:*",
             ),
         )
 
