@@ -89,6 +89,7 @@ class NixCommands:
         # Restricted evaluation refuses a path that contains a symlink.
         self._evaluator = Evaluator(context, resolve=resolve.resolve())
         self._holder = TempRootHolder(context)
+        self._version = ""
 
     async def check(self) -> str:
         """See :meth:`nixery.nix.interface.Nix.check`."""
@@ -106,7 +107,12 @@ class NixCommands:
         if _text(probed).strip() != arguments.STORE_PROBE:
             raise _no_nix(_text(probed))
         self._warn_of_ignored_settings(probed.stderr)
+        self._version = version[0]
         return version[0]
+
+    def version(self) -> str:
+        """See :meth:`nixery.nix.interface.Nix.version`."""
+        return self._version
 
     async def _check_store_location(self) -> None:
         """
@@ -242,7 +248,8 @@ class NixCommands:
         try:
             directory = self._context.settings.roots / root
             await self._context.workers.run(make_directories, directory)
-            built = await self._build(command(directory / "r"), progress)
+            log = BuildLog(progress=progress)
+            built = await self._build(command(directory / "r"), log)
             # The output paths of content-addressed derivations could differ.
             if built != outputs:
                 raise UnexpectedOutput(what="what nix-build built", excerpt=" ".join(built))
@@ -250,7 +257,7 @@ class NixCommands:
             # This handles a cancellation too: the child has ended by then.
             await self._remove(root)
             raise
-        return Realisation(root=root, outputs=tuple(outputs))
+        return Realisation(root=root, outputs=tuple(outputs), origins=log.origins())
 
     async def closure(self, outputs: Sequence[str]) -> RuntimeGraph:
         """See :meth:`nixery.nix.interface.Nix.closure`."""
@@ -299,13 +306,13 @@ class NixCommands:
 
     # -- commands ---------------------------------------------------------------
 
-    async def _build(self, argv: tuple[str, ...], progress: Progress) -> list[str]:
+    async def _build(self, argv: tuple[str, ...], log: BuildLog) -> list[str]:
         """
         Run a command that builds.
 
+        :param log: parses what it prints.
         :return: the store paths that were built or already valid, sorted.
         """
-        log = BuildLog(progress=progress)
         command = Command(
             argv=argv,
             environment=self._context.environment,

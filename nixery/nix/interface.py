@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
+from nixery.artifacts.provenance import Origins
 from nixery.image.closure import RuntimeGraph
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, Package
@@ -25,10 +26,12 @@ class Realisation:
 
     :param root: the identifier to give to :meth:`Nix.release`.
     :param outputs: their store paths, sorted.
+    :param origins: the origins of the store paths that were made valid for it.
     """
 
     root: str
     outputs: tuple[str, ...]
+    origins: Origins = field(factory=Origins, eq=False)
 
 
 @frozen(kw_only=True)
@@ -54,6 +57,9 @@ class Nix(Protocol):
         :return: its version, ``2.8.0``.
         :raises NixUnusable: it cannot be used.
         """
+
+    def version(self) -> str:
+        """Return the version that :meth:`check` found last; empty if it has found none."""
 
     def evaluation_identity(self) -> Mapping[str, str]:
         """Return what evaluations depend on besides revisions and names, for cache keys."""

@@ -10,7 +10,8 @@ by a search in their bytes, before any decoding.
 What builders print is data.  A builder can have Nix print messages: Nix passes on lines of a
 builder that look like its own messages, and its daemon quotes the log in errors.  So errors are
 kept apart by what they prove: :attr:`BuildLog.own_errors` cannot come from a builder.  Nix lets
-no builder start or stop a build or count one as done, so these events are evidence too.
+no builder start or stop a build or a download of a store path, or count one as done, so these
+events are evidence too.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from typing import Any
 
 from attrs import define, field
 
+from nixery.artifacts.provenance import MAX_LISTED_BUILDS, Origins
 from nixery.nix.progress import Phase, Progress
 from nixery.runtime.terminal import plain_text
+from nixery.sources.git_urls import public_url
 
 __all__ = ["LOG_LINE", "QUOTED_LOG", "BuildLog"]
 
@@ -32,6 +35,7 @@ FILE_TRANSFER = 101
 COPY_PATHS = 103
 BUILDS = 104
 BUILD = 105
+SUBSTITUTE = 108
 
 LOG_LINE = 101
 PROGRESS = 105
@@ -56,7 +60,9 @@ _PREFIX = b"@nix "
 
 # Events without any of these are skipped; a line that contains one by chance is decoded
 # and then ignored.
-_STARTS = tuple(b'"type":%d' % kind for kind in (FILE_TRANSFER, COPY_PATHS, BUILDS, BUILD))
+_STARTS = tuple(
+    b'"type":%d' % kind for kind in (FILE_TRANSFER, COPY_PATHS, BUILDS, BUILD, SUBSTITUTE)
+)
 _RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, PROGRESS, SET_EXPECTED))
 # Errors, warnings, and derivations that will be built.
 _MESSAGES = (b'"level":0', b'"level":1', b'.drv"}')
@@ -129,6 +135,12 @@ class BuildLog:
     _phase: Phase | None = field(init=False, default=None)
     # Builds that were done, by the activity that counts them: an evaluation may build too.
     _builds_done: dict[int, int] = field(init=False, factory=dict)
+    _built: dict[str, None] = field(init=False, factory=dict)
+    _omitted_builds: int = field(init=False, default=0)
+    # The binary cache that each store path was last downloaded from, and the number of downloads
+    # that succeeded, by the activity that counts them.
+    _caches: dict[str, str] = field(init=False, factory=dict)
+    _downloads_done: dict[int, int] = field(init=False, factory=dict)
     _succeeded: set[int] = field(init=False, factory=set)
     _succeeded_derivations: set[str] = field(init=False, factory=set)
     _succeeded_builds: int = field(init=False, default=0)
@@ -168,6 +180,16 @@ class BuildLog:
     def failed_derivations(self) -> tuple[str, ...]:
         """The derivations whose builds have stopped without having been counted as done."""
         return tuple(self._failed_derivations)
+
+    def origins(self) -> Origins:
+        """Return the origins of the store paths that a command has made valid, if it succeeded."""
+        # A download may fail and its path be built instead: nothing says which path that was.
+        all_succeeded = sum(self._downloads_done.values()) == len(self._caches)
+        return Origins(
+            built=tuple(self._built),
+            omitted_builds=self._omitted_builds,
+            substituted=dict(self._caches) if all_succeeded else None,
+        )
 
     def text(self) -> str:
         """Return Nix's warnings and errors as text."""
@@ -214,12 +236,19 @@ class BuildLog:
             derivation = str(event["fields"][0])
             self._derivations[activity] = derivation
             self.started_builds += 1
+            if len(self._built) < MAX_LISTED_BUILDS or derivation in self._built:
+                self._built[derivation] = None
+            else:
+                self._omitted_builds += 1
             self._logs.pop(derivation, None)
             self._logs[derivation] = deque(maxlen=MAX_LOG_LINES)
             while len(self._logs) > MAX_LOGGED_BUILDS:
                 del self._logs[next(iter(self._logs))]
             self._set_phase(Phase.BUILDING)
             self.progress.derivation(derivation)
+        elif kind == SUBSTITUTE:
+            path, cache = map(str, event["fields"])
+            self._caches[path] = public_url(cache)
 
     def _stop(self, activity: int) -> None:
         derivation = self._derivations.pop(activity, None)
@@ -255,6 +284,7 @@ class BuildLog:
                 Phase.DOWNLOADING, self._downloads.done, self._downloads.expected, "bytes"
             )
         elif expected and kind == COPY_PATHS:
+            self._downloads_done[activity] = done
             self.progress.count(Phase.DOWNLOADING, done, expected, "paths")
         elif expected and kind == BUILDS:
             self._count_done(activity, done)

@@ -172,6 +172,9 @@ class FakeNix:
     async def check(self) -> str:
         return "2.8.0"
 
+    def version(self) -> str:
+        return "2.8.0"
+
     def evaluation_identity(self) -> Mapping[str, str]:
         return {"config": "{}"}
 

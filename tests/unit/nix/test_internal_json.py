@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.nix import internal_json
 from nixery.nix.internal_json import (
     MAX_LINE_CHARACTERS,
     MAX_LOG_LINES,
@@ -116,6 +117,44 @@ class BuildLogTests(SynchronousTestCase):
         self.stop(2)
         self.assertEqual(self.log.failed_derivations, ("/nix/store/b.drv",))
         self.assertEqual(self.log.started_builds, 2)
+
+    def test_origins_of_what_was_built_and_downloaded(self) -> None:
+        """Builds are listed, and downloads with their cache, whose address tells no secrets."""
+        self.start(1, 103)
+        self.start(2, 108, "/nix/store/a", "https://user:secret@cache.example?key=secret")
+        self.stop(2)
+        self.result(1, 105, 1, 2, 0, 0)
+        self.start(3, 108, "/nix/store/b", "https://first.example")
+        self.stop(3)
+        # It failed there, and the next cache has it.
+        self.start(4, 108, "/nix/store/b", "s3://second")
+        self.stop(4)
+        self.result(1, 105, 2, 2, 0, 0)
+        self.start(5, 105, "/nix/store/c.drv", "ssh://builder", 1, 1)
+        origins = self.log.origins()
+        self.assertEqual(origins.built, ("/nix/store/c.drv",))
+        self.assertEqual(
+            origins.substituted,
+            {"/nix/store/a": "https://cache.example", "/nix/store/b": "s3://second"},
+        )
+
+    def test_origins_are_not_known_after_a_failed_download(self) -> None:
+        """If a download failed for good, it is not known which paths were downloaded."""
+        self.start(1, 103)
+        self.start(2, 108, "/nix/store/a", "https://cache.example")
+        self.stop(2)
+        self.result(1, 105, 0, 1, 0, 1)
+        self.start(5, 105, "/nix/store/a.drv", "", 1, 1)
+        self.assertIsNone(self.log.origins().substituted)
+
+    def test_the_list_of_builds_is_bounded(self) -> None:
+        """Of many builds the first are listed, and the others counted."""
+        self.patch(internal_json, "MAX_LISTED_BUILDS", 3)
+        for number in (*range(5), 0):
+            self.start(number, 105, f"/nix/store/{number}.drv", "", 1, 1)
+        origins = self.log.origins()
+        self.assertEqual(origins.built, tuple(f"/nix/store/{number}.drv" for number in range(3)))
+        self.assertEqual(origins.omitted_builds, 2)
 
     def test_builds_of_evaluation_are_counted_apart(self) -> None:
         """The builds that an evaluation needs are counted apart from those that follow."""
