@@ -9,7 +9,7 @@ is used.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 
 from attrs import define, field, frozen
 from cachetools import LRUCache
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from nixery.errors import NixeryError
 from nixery.image.canonical_json import canonical_json
+from nixery.image.manifests import ImageLayer
 from nixery.image.names import Digest, parse_digest
 from nixery.storage.interface import BlobWriter, PendingBlob, Storage
 
@@ -49,6 +50,17 @@ class LayerRecord:
     size: int
     diff_id: Digest
     uncompressed_size: int
+
+    def image_layer(self, compression: str, contents: Sequence[str]) -> ImageLayer:
+        """Return the layer as a part of an image; parameters as of :class:`ImageLayer`."""
+        return ImageLayer(
+            digest=self.digest,
+            size=self.size,
+            diff_id=self.diff_id,
+            uncompressed_size=self.uncompressed_size,
+            compression=compression,
+            contents=tuple(contents),
+        )
 
     def encode(self) -> bytes:
         """Return the record as it is stored: canonical JSON."""

@@ -11,7 +11,7 @@ call: :class:`nixery.builds.builder.Builder` decides which images are made, and 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -19,7 +19,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from nixery.artifacts.document import Document
 from nixery.builds.build_record import BuildRecord
+from nixery.builds.document_maker import DocumentMaker
 from nixery.builds.errors import ImageTimedOut
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.layer_cache import LayerRecord
@@ -30,6 +32,7 @@ from nixery.builds.request import ImageRequest
 from nixery.builds.settings import BuildLimits
 from nixery.image.closure import RuntimeGraph, StorePath
 from nixery.image.manifests import Image, ImageLayer, build_image
+from nixery.image.names import Digest
 from nixery.image.packages import Evaluation
 from nixery.layers.errors import ReservedName
 from nixery.layers.grouping import plan_layers
@@ -75,6 +78,19 @@ class _PackedImage:
     root: RootTree
 
 
+@frozen(kw_only=True)
+class _MadeImage:
+    """An image that is not published yet, and the documents about it."""
+
+    image: Image
+    documents: Sequence[Document]
+
+    @property
+    def attached(self) -> Mapping[Digest, Sequence[Document]]:
+        """The documents of each of the manifests."""
+        return {manifest.digest: self.documents for manifest in self.image.manifests}
+
+
 @define(kw_only=True, eq=False)
 class ImagePipeline:
     """
@@ -93,6 +109,7 @@ class ImagePipeline:
     :param store_directory: the directory of this machine that holds the store paths.
     :param check_free_space: awaited before an image is begun, and before each of its layers; raises
         :class:`nixery.storage.errors.DiskSpaceLow` if there is too little free space.
+    :param documents: makes the documents about the images; ``None``: there are none.
     :param on_built: called with the record of each image that was made; must not block.
     """
 
@@ -107,6 +124,7 @@ class ImagePipeline:
     limits: BuildLimits = field(factory=BuildLimits)
     store_directory: str = STORE
     check_free_space: Callable[[], Awaitable[None]] | None = None
+    documents: DocumentMaker | None = None
     on_built: Callable[[BuildRecord], None] | None = None
 
     _packer: Packer = field(init=False)
@@ -159,20 +177,20 @@ class ImagePipeline:
         """
         key = request.image_key(evaluation)
         for _ in range(MAX_REPACKS):
-            image = await self._make_within_deadline(request, evaluation, progress)
+            made = await self._make_within_deadline(request, evaluation, progress)
             try:
-                await self.image_cache.add(key, image)
+                await self.image_cache.add(key, made.image, made.attached)
             except BlobsMissing as error:
                 self._log.warn("an image is made again: {error}", error=error)
             else:
-                return image
-        image = await self._make_within_deadline(request, evaluation, progress)
-        await self.image_cache.add(key, image)
-        return image
+                return made.image
+        made = await self._make_within_deadline(request, evaluation, progress)
+        await self.image_cache.add(key, made.image, made.attached)
+        return made.image
 
     async def _make_within_deadline(
         self, request: ImageRequest, evaluation: Evaluation, progress: Build
-    ) -> Image:
+    ) -> _MadeImage:
         """
         Make an image within the deadline.
 
@@ -182,7 +200,7 @@ class ImagePipeline:
         started_at = self.clock.seconds()
         limit = self.limits.deadline
         try:
-            image = await with_timeout(
+            made = await with_timeout(
                 limit + DEADLINE_MARGIN_SECONDS,
                 self.clock,
                 self._run_stages(request, evaluation, progress),
@@ -198,9 +216,9 @@ class ImagePipeline:
             "{image} was built in {seconds:.2f} s as {digest}",
             image=request.name.repository,
             seconds=self.clock.seconds() - started_at,
-            digest=image.manifests[0].digest,
+            digest=made.image.manifests[0].digest,
         )
-        return image
+        return made
 
     async def stop(self) -> None:
         """Cancel the layers that are being packed."""
@@ -208,10 +226,10 @@ class ImagePipeline:
 
     async def _run_stages(
         self, request: ImageRequest, evaluation: Evaluation, progress: Progress
-    ) -> Image:
+    ) -> _MadeImage:
         if self.check_free_space is not None:
             await self.check_free_space()
-        rooted = await self.nix.root_if_valid(_output_paths(evaluation))
+        rooted = await self.nix.root_if_valid(evaluation.output_paths)
         if rooted is not None:
             realisation = rooted.realisation
         else:
@@ -226,7 +244,7 @@ class ImagePipeline:
             graph = (
                 rooted.graph
                 if rooted is not None
-                else await self.nix.closure(_output_paths(evaluation))
+                else await self.nix.closure(evaluation.output_paths)
             )
             self._check_size(graph)
             await self._check_names(graph, evaluation)
@@ -250,20 +268,21 @@ class ImagePipeline:
             has_shell=packed.root.shell == "/bin/bash",
             has_ca_bundle=packed.root.has_ca_bundle,
         )
+        record = BuildRecord(
+            digest=image.manifests[0].digest,
+            source=request.revision.label,
+            evaluation=evaluation,
+            graph=graph,
+            plan=plan,
+            layers=packed.layers,
+            popularity=request.settings.popularity,
+            origins=realisation.origins,
+            notes=tuple(packed.root.describe()),
+        )
         if self.on_built is not None:
-            self.on_built(
-                BuildRecord(
-                    digest=image.manifests[0].digest,
-                    source=request.revision.label,
-                    evaluation=evaluation,
-                    graph=graph,
-                    plan=plan,
-                    layers=packed.layers,
-                    popularity=request.settings.popularity,
-                    notes=tuple(packed.root.describe()),
-                )
-            )
-        return image
+            self.on_built(record)
+        documents = () if self.documents is None else await self.documents.make(request, record)
+        return _MadeImage(image=image, documents=documents)
 
     async def _discard_layers(self, plan: LayerPlan) -> None:
         """
@@ -372,25 +391,9 @@ class ImagePipeline:
         compression = self.compression.kind
         layers = [
             *(
-                _image_layer(records[index], compression, group.names)
+                records[index].image_layer(compression, group.names)
                 for index, group in enumerate(plan)
             ),
-            _image_layer(top, compression, ["symbolic links to the packages' files"]),
+            top.image_layer(compression, ["symbolic links to the packages' files"]),
         ]
         return _PackedImage(layers=layers, root=trees[0])
-
-
-def _output_paths(evaluation: Evaluation) -> list[str]:
-    """Return the store paths of an image's packages, sorted."""
-    return sorted({output.path for each in evaluation.packages for output in each.outputs})
-
-
-def _image_layer(record: LayerRecord, compression: str, contents: Sequence[str]) -> ImageLayer:
-    return ImageLayer(
-        digest=record.digest,
-        size=record.size,
-        diff_id=record.diff_id,
-        uncompressed_size=record.uncompressed_size,
-        compression=compression,
-        contents=tuple(contents),
-    )

@@ -12,6 +12,7 @@ manifests".
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import NewType
@@ -28,6 +29,7 @@ __all__ = [
     "ImageName",
     "PackageRequest",
     "Tag",
+    "canonical_repository",
     "escape_attribute",
     "is_commit",
     "is_referrers_tag",
@@ -51,6 +53,8 @@ DEFAULT_PACKAGES = ("cacert", "iana-etc")
 
 ARCH_META_PACKAGES = {"arm64": "aarch64-linux"}
 """Meta-packages that choose the system of an image."""
+
+_META_PACKAGES = frozenset({"shell", *ARCH_META_PACKAGES})
 
 ESCAPE = "attr--"
 """
@@ -149,6 +153,22 @@ def parse_image_name(repository: str, system: str) -> ImageName:
         package_requests=_with_default_packages(requests),
         system=system,
     )
+
+
+def canonical_repository(repository: str) -> str:
+    """
+    Return one spelling of all names that list the same components.
+
+    :param repository: as :func:`parse_image_name` accepts it.
+    """
+    components = repository.split("/")
+    meta = list(itertools.takewhile(_META_PACKAGES.__contains__, components))
+    # A package that is called like a meta-package must not come first.
+    packages = sorted(
+        set(components[len(meta) :]),
+        key=lambda component: (component in _META_PACKAGES, component),
+    )
+    return "/".join([*sorted(set(meta)), *packages])
 
 
 def parse_reference(text: str) -> Tag | Digest:

@@ -16,6 +16,7 @@ from nixery.image.names import (
     ImageName,
     PackageRequest,
     Tag,
+    canonical_repository,
     escape_attribute,
     is_referrers_tag,
     parse_digest,
@@ -175,6 +176,34 @@ class ImageNameTests(SynchronousTestCase):
     def test_meta_package_alone_is_no_prefix(self) -> None:
         """Components that begin like a meta-package are ordinary."""
         self.assertEqual(names_of("shell2/shell.out"), ["shell.out", "shell2"])
+
+
+class CanonicalRepositoryTests(SynchronousTestCase):
+    """Tests of the one spelling of names that list the same components."""
+
+    def test_order_and_repetition_do_not_count(self) -> None:
+        """Meta-packages come first, then packages, sorted; a package may be called like one."""
+        for name, expected in (
+            ("git", "git"),
+            ("zsh/git/zsh", "git/zsh"),
+            ("arm64/shell/shell/htop/git", "arm64/shell/git/htop"),
+            ("shell/arm64", "arm64/shell"),
+            ("zsh/shell", "zsh/shell"),
+            ("shell/zsh/shell/git", "shell/git/zsh/shell"),
+        ):
+            self.assertEqual(canonical_repository(name), expected)
+
+    @given(
+        names=st.lists(st.sampled_from(["shell", "arm64", "git", "zsh", "attr--61"]), min_size=1)
+    )
+    def test_it_means_the_same(self, names: list[str]) -> None:
+        """The canonical name requests what the name requests, and is its own canonical name."""
+        name = "/".join(names)
+        canonical = canonical_repository(name)
+        self.assertEqual(
+            parse_image_name(canonical, "x86_64-linux"), parse_image_name(name, "x86_64-linux")
+        )
+        self.assertEqual(canonical_repository(canonical), canonical)
 
 
 class EscapeTests(SynchronousTestCase):

@@ -1,0 +1,128 @@
+"""The documents about an image are made with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
+from nixery.artifacts.provenance import Material
+from nixery.builds.document_maker import DocumentMaker, source_materials
+from nixery.builds.documents import DOCUMENTS, read_attachments
+from nixery.image.manifests import Image, Manifest
+from nixery.sources.source import (
+    ChannelSource,
+    GitSource,
+    ResolvedRef,
+    path_revision,
+    revision_of,
+)
+from nixery.testing.fakes import FakeWallClock, InlineWorkers
+from tests.support.builds import BuilderCase, CountingStorage
+
+COMMIT = "0123456789" * 4
+
+
+class DocumentTests(BuilderCase):
+    """Tests of the documents about images that are built."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.documents = self.builder.pipeline.documents = DocumentMaker(
+            nix=self.nix, cpu=InlineWorkers(), builder="https://us.example"
+        )
+
+    def attached(self, manifest: Manifest) -> list[tuple[str, bytes]]:
+        """The types and the contents of what is attached to a manifest."""
+        attachments = self.now(read_attachments(self.storage, DOCUMENTS, manifest.digest))
+        return [(each.artifact_type, self.blob(each.blob.digest)) for each in attachments]
+
+    def provenance(self, image: Image) -> Any:
+        return json.loads(self.attached(image.manifests[0])[2][1])["predicate"]
+
+    def test_each_manifest_has_them(self) -> None:
+        """Both manifests of an image get the same bills of materials, and provenance."""
+        image = self.build("hello/git")
+        oci, docker = map(self.attached, image.manifests)
+        self.assertEqual([kind for kind, _ in oci], [CYCLONEDX, SPDX, IN_TOTO])
+        self.assertEqual(oci[:2], docker[:2])
+        names = [each["name"] for each in json.loads(oci[0][1])["components"]]
+        self.assertEqual(names, ["bash", "cacert", "git", "glibc", "hello"])
+
+    def test_they_do_not_change_the_image(self) -> None:
+        """An image has the same digest with and without documents."""
+        image = self.build("hello")
+        self.storage = CountingStorage()
+        self.restart()
+        self.assertEqual(self.build("hello"), image)
+        self.assertEqual(self.attached(image.manifests[0]), [])
+
+    def test_provenance_has_the_canonical_name_and_no_time(self) -> None:
+        """The name is spelled in one way, and tag and time are left out."""
+        provenance = self.provenance(self.build("hello/git"))
+        definition = provenance["buildDefinition"]
+        self.assertEqual(
+            definition["externalParameters"], {"image": "git/hello", "system": "x86_64-linux"}
+        )
+        self.assertEqual(
+            definition["resolvedDependencies"][0], {"uri": self.directory.absolute().as_uri()}
+        )
+        self.assertEqual(provenance["runDetails"]["builder"]["id"], "https://us.example")
+        self.assertNotIn("metadata", provenance["runDetails"])
+
+    def test_provenance_has_a_time_if_the_operator_asks(self) -> None:
+        """The time at which the image was made is in the provenance on demand."""
+        self.documents.wall_clock = FakeWallClock(Clock(), offset=1_800_000_000.5)
+        self.assertEqual(
+            self.provenance(self.build("hello"))["runDetails"]["metadata"],
+            {"finishedOn": "2027-01-15T08:00:00Z"},
+        )
+
+    def test_the_first_provenance_is_kept(self) -> None:
+        """Another registry that makes the same image adopts the provenance of the first."""
+        image = self.build("hello")
+        before = self.attached(image.manifests[0])
+        for key in self.now(self.storage.list_records("image")):
+            self.now(self.storage.delete_record("image", key))
+        self.restart()
+        self.builder.pipeline.documents = DocumentMaker(
+            nix=self.nix, cpu=InlineWorkers(), builder="https://other.example"
+        )
+        self.assertEqual(self.build("hello"), image)
+        self.assertEqual(self.attached(image.manifests[0]), before)
+
+
+class MaterialTests(SynchronousTestCase):
+    """Tests of the sources of an image in its provenance."""
+
+    def test_commits_are_named_by_their_hashes(self) -> None:
+        """Channels, repositories and overlays on nixpkgs have URIs and commits, no secrets."""
+        url = "https://user:secret@git.example/set"
+        archive = Material(
+            uri=f"https://github.com/NixOS/nixpkgs/archive/{COMMIT}.tar.gz",
+            digest={"gitCommit": COMMIT},
+        )
+        repository = Material(uri="git+https://git.example/set", digest={"gitCommit": "f" * 40})
+        nixpkgs, ours = ResolvedRef(commit=COMMIT), ResolvedRef(commit="f" * 40)
+        channel = ChannelSource(channel="nixos-unstable")
+        for revision, expected in (
+            (revision_of(channel, "nixos-unstable", nixpkgs), (archive,)),
+            (revision_of(GitSource(url=url), "main", ours), (repository,)),
+            (
+                revision_of(GitSource(url=url, base=channel), "main", ours, base=nixpkgs),
+                (archive, repository),
+            ),
+        ):
+            self.assertEqual(source_materials(revision), expected)
+
+    def test_paths_have_uris(self) -> None:
+        """A path is a file URI, or that of a store path, which is immutable."""
+        revision = path_revision(Path("/srv/my set"), [Path("/nix/store/x-overlay")])
+        self.assertEqual(
+            source_materials(revision),
+            (Material(uri="file:///srv/my%20set"), Material(uri="nix:/nix/store/x-overlay")),
+        )
