@@ -16,7 +16,7 @@ from attrs import frozen
 
 from nixery.image.names import PackageRequest
 from nixery.nix.arguments import NixSettings, building, json_text
-from nixery.sources.source import PackageSet
+from nixery.sources.source import PackageSet, directory_of
 
 __all__ = ["Fetches", "Lookup", "evaluate", "evaluate_and_build", "prewarm", "encode_request"]
 
@@ -130,10 +130,10 @@ def encode_request(lookup: Lookup, requests: Sequence[PackageRequest]) -> bytes:
 
 def _options(lookup: Lookup) -> tuple[str, ...]:
     """Return the options that restrict an evaluation."""
-    source = lookup.package_set.path
-    # Restricted evaluation can read the paths of the search path, and the store.
+    # Restricted evaluation can read the paths of the search path, and the store.  Those of the
+    # package set are watched: see ``readable_paths``.
     readable = {
-        "nixery-src": source.parent if source.suffix == ".nix" else source,
+        "nixery-src": directory_of(lookup.package_set.path),
         # With what ``nix/resolve.nix`` imports.
         "nixery-nix": lookup.resolve.parent,
         **{f"nixery-overlay-{i}": path for i, path in enumerate(lookup.package_set.overlays)},

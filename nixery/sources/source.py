@@ -25,12 +25,16 @@ __all__ = [
     "GitSource",
     "PackageSet",
     "PathSource",
+    "ReadablePath",
     "Revision",
     "Source",
+    "STORE",
     "SourceTree",
+    "directory_of",
     "is_pinned_path",
     "overlay_paths",
     "path_revision",
+    "readable_paths",
     "revision_of",
     "source_trees",
 ]
@@ -39,6 +43,7 @@ NIXPKGS_URL = "https://github.com/NixOS/nixpkgs/archive/{commit}.tar.gz"
 """The URL of the archive of a nixpkgs commit."""
 
 STORE = Path("/nix/store")
+"""The directory of the Nix store, whose files never change."""
 
 
 @frozen(kw_only=True)
@@ -126,12 +131,21 @@ class Revision:
     :param label: a description for people: ``main at 3f786850e387``.
     :param ref: as in :class:`ResolvedRef`: used to fetch the commit, and not part of its
         identity.
+    :param version: of a revision that is not pinned, the state of its files as this process has
+        observed it, see :mod:`nixery.sources.tree_watch`; ``None`` if it is not known.  It means
+        nothing to another process and goes into no key that is stored.
     """
 
     identity: Mapping[str, str] = field(hash=False)
     pinned: bool
     label: str = field(eq=False)
     ref: str | None = field(default=None, eq=False)
+    version: str | None = None
+
+    @property
+    def is_fixed(self) -> bool:
+        """True if whatever is equal to it has the same files, so that results can be kept."""
+        return self.pinned or self.version is not None
 
 
 @frozen(kw_only=True)
@@ -151,6 +165,26 @@ class PackageSet:
     path: Path
     overlays: tuple[Path, ...] = ()
     search_path: tuple[tuple[str, Path], ...] = ()
+
+
+@frozen(kw_only=True)
+class ReadablePath:
+    """
+    A path outside the Nix store that evaluations read from, as it is configured.
+
+    :param with_siblings: if it is a file, whether they may read the files beside it as well.
+    """
+
+    path: Path
+    with_siblings: bool = False
+
+    def tree(self, real: Path) -> Path:
+        """
+        Return the directory or file that may be read.
+
+        :param real: the path without symlinks.
+        """
+        return directory_of(real) if self.with_siblings else real
 
 
 @frozen(kw_only=True)
@@ -198,16 +232,38 @@ def is_pinned_path(path: Path) -> bool:
     return STORE in path.parents and ".." not in path.parts
 
 
-def path_revision(path: Path, overlays: Sequence[Path] = ()) -> Revision:
+def directory_of(path: Path) -> Path:
+    """Return the directory that a package set may read: a file's own directory, too."""
+    return path.parent if path.suffix == ".nix" else path
+
+
+def readable_paths(source: Source, overlays: Sequence[Path] = ()) -> tuple[ReadablePath, ...]:
+    """
+    Return all paths outside the Nix store that evaluations of a source read from.
+
+    :param overlays: those of the configuration.
+    """
+    paths = [ReadablePath(path=path) for path in overlays]
+    if isinstance(source, PathSource):
+        paths.append(ReadablePath(path=source.path, with_siblings=True))
+    return tuple(each for each in paths if not is_pinned_path(each.path))
+
+
+def path_revision(
+    path: Path, overlays: Sequence[Path] = (), *, version: str | None = None
+) -> Revision:
     """
     Return the revision of a package set at a path.
 
     :param path: a path without symlinks, like those of ``overlays``.
+    :param version: as in :class:`Revision`.
     """
+    pinned = is_pinned_path(path) and all(map(is_pinned_path, overlays))
     return Revision(
         identity={"kind": "path", "path": str(path), **_overlay_identity(overlays)},
-        pinned=is_pinned_path(path) and all(map(is_pinned_path, overlays)),
+        pinned=pinned,
         label=str(path),
+        version=None if pinned else version,
     )
 
 
@@ -219,6 +275,7 @@ def revision_of(
     base: ResolvedRef | None = None,
     overlays: Sequence[Path] = (),
     nixpkgs_url: str = NIXPKGS_URL,
+    version: str | None = None,
 ) -> Revision:
     """
     Return the revision that a reference to a source was resolved to.
@@ -226,6 +283,7 @@ def revision_of(
     :param name: the name of the reference, for people.
     :param base: the nixpkgs below it, if the source is an overlay.
     :param overlays: those of the configuration, without symlinks.
+    :param version: as in :class:`Revision`.
     """
     identity = {"commit": resolved.commit}
     if isinstance(source, ChannelSource):
@@ -238,11 +296,13 @@ def revision_of(
     if isinstance(source, GitSource):
         identity |= {name: "true" for name in _GIT_PARTS if getattr(source, name)}
     short = resolved.commit[:12]
+    pinned = all(map(is_pinned_path, overlays))
     return Revision(
         identity=identity | _overlay_identity(overlays),
-        pinned=all(map(is_pinned_path, overlays)),
+        pinned=pinned,
         label=short if is_commit(name) else f"{name} at {short}",
         ref=resolved.ref,
+        version=None if pinned else version,
     )
 
 

@@ -20,6 +20,7 @@ from nixery.sources.source import (
     is_pinned_path,
     overlay_paths,
     path_revision,
+    readable_paths,
     revision_of,
     source_trees,
 )
@@ -49,6 +50,24 @@ class PathTests(SynchronousTestCase):
         ):
             self.assertEqual(is_pinned_path(path), pinned)
             self.assertEqual(path_revision(path).pinned, pinned)
+
+    def test_what_is_read_besides_the_store(self) -> None:
+        """An evaluation reads the package set's directory, and overlays themselves."""
+        overlays = (Path("/etc/o.nix"), STORE_PATH / "o")
+        source, overlay = Path("/etc/set/x.nix"), Path("/etc/o.nix")
+        both = readable_paths(PathSource(path=source), overlays)
+        self.assertEqual(
+            {path.path: path.tree(path.path) for path in both},
+            {source: source.parent, overlay: overlay},
+        )
+        self.assertEqual([path.path for path in readable_paths(CHANNEL, overlays)], [overlay])
+        self.assertEqual(readable_paths(PathSource(path=STORE_PATH / "set")), ())
+
+    def test_pinned_path_has_no_version(self) -> None:
+        """What never changes has no version, for that is part of no stored key."""
+        self.assertIsNone(path_revision(STORE_PATH / "set", version="1").version)
+        self.assertEqual(path_revision(Path("/set"), version="1").version, "1")
+        self.assertNotEqual(path_revision(Path("/set"), version="1"), path_revision(Path("/set")))
 
     def test_path_is_the_revision_and_there_is_nothing_to_fetch(self) -> None:
         """The path is the revision, and there is nothing to fetch."""

@@ -1,0 +1,599 @@
+"""
+Tests for :mod:`nixery.sources.tree_watch` on real file systems: no change is ever missed.
+
+NIXERY_TEST_EDITS has the number of random edits, if not that of everyday runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from nixery.runtime.workers import WorkerPool
+from nixery.sources import tree_scan
+from nixery.sources.source import PathSource, ReadablePath, readable_paths
+from nixery.sources.tree_watch import MISSING_RETRY_SECONDS, RETRY_SECONDS, TreeWatch
+from nixery.testing.fakes import InlineWorkers
+
+EDITS = int(os.environ.get("NIXERY_TEST_EDITS", "500"))
+
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
+needs_root = "mounting needs root" if os.geteuid() else None
+
+
+class StoppedReactor(Clock):
+    """A clock with readers that are never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[object] = set()
+
+    def addReader(self, reader: object) -> None:  # noqa: N802
+        self.readers.add(reader)
+
+    def removeReader(self, reader: object) -> None:  # noqa: N802
+        self.readers.discard(reader)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two files or directories at once."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(one), os.fsencode(other)
+    if libc.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def mount(test: SynchronousTestCase, *arguments: str | Path) -> None:
+    """Mount something until the test has ended."""
+    subprocess.run(["mount", *map(str, arguments)], check=True)
+    test.addCleanup(subprocess.run, ["umount", "-l", str(arguments[-1])], capture_output=True)
+
+
+class WatchCase(SynchronousTestCase):
+    """A directory that is watched."""
+
+    def setUp(self) -> None:
+        # Others may clean up what trial has in its own directory, or mount it elsewhere.
+        self.directory = Path(tempfile.mkdtemp(prefix="nixery-watch-")).resolve()
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+        self.outside = self.directory / "outside"
+        self.outside.mkdir()
+        self.tree = self.directory / "parent" / "set"
+        (self.tree / "pkgs" / "one").mkdir(parents=True)
+        (self.tree / "default.nix").write_text("{ }")
+        (self.tree / "pkgs" / "one" / "default.nix").write_text("one")
+        self.clock = StoppedReactor()
+        self.logged: list[str] = []
+        self.patch(TreeWatch, "_log", self)
+        self.watch = self.start(PathSource(path=self.tree))
+
+    def start(self, source: PathSource, *overlays: Path) -> TreeWatch:
+        watch = TreeWatch(readable_paths(source, overlays), InlineWorkers(), self.clock)
+        watch.start()
+        self.addCleanup(lambda: self.successResultOf(Deferred.fromCoroutine(watch.stop())))
+        return watch
+
+    def info(self, _format: str, **_values: object) -> None:
+        pass
+
+    def warn(self, _format: str, *, reason: str) -> None:
+        self.logged.append(reason)
+
+    def version(self) -> str:
+        version = self.watch.version()
+        assert version is not None, self.logged
+        return version
+
+    def assert_seen(self, edit: Callable[[], object]) -> None:
+        """An edit is seen at once, and nothing after it."""
+        before = self.version()
+        edit()
+        after = self.watch.version()
+        self.assertNotEqual(before, after)
+        self.assertEqual(after, self.watch.version())
+
+    def assert_unknown(self, edit: Callable[[], object], reason: str) -> None:
+        """After an edit the version is not known, for a reason that is logged."""
+        edit()
+        self.assertIsNone(self.watch.version())
+        self.assertIn(reason, self.logged[-1])
+
+
+class Editor:
+    """
+    Makes random edits of a tree, as programs make them.
+
+    :param outside: a directory of the same file system.
+    """
+
+    def __init__(self, tree: Path, outside: Path, seed: int) -> None:
+        self.tree = tree
+        self.outside = outside
+        self.random = random.Random(seed)
+        self.count = 0
+        self.linked: list[Path] = []
+        self.moved: list[Path] = []
+        self.open: list[Any] = []
+        self.edits: tuple[Callable[[], object], ...] = (
+            *(self.overwrite, self.append, self.truncate, self.replace, self.copy_in),
+            *(self.rename, self.rename_directory, self.move_out, self.move_in, self.fill),
+            *(self.delete, self.delete_directory, self.link, self.chmod, self.chmod_directory),
+            *(self.write_by_hard_link, self.hard_link_in, self.write_by_open_file, self.map),
+            *(self.exchange, self.replace_parent),
+        )
+
+    def edit(self) -> str:
+        """Make one, and return its name."""
+        edit = self.random.choice(self.edits)
+        edit()
+        return edit.__name__
+
+    def close(self) -> None:
+        for file in self.open:
+            file.close()
+
+    def name(self) -> str:
+        self.count += 1
+        return f"n{self.count}"
+
+    def file(self) -> Path:
+        files = [path for path in self.tree.rglob("*") if path.is_file() and not path.is_symlink()]
+        if not files:
+            return self.new_file(self.tree)
+        return self.random.choice(sorted(files))
+
+    def folder(self) -> Path:
+        folders = [path for path in self.tree.rglob("*") if path.is_dir()]
+        return self.random.choice(sorted([*folders, self.tree]))
+
+    def lower_folder(self) -> Path:
+        folder = self.folder()
+        if folder == self.tree:
+            folder = self.tree / self.name()
+            folder.mkdir()
+        return folder
+
+    def is_inside(self, file: os.stat_result) -> bool:
+        return file.st_ino in {path.lstat().st_ino for path in self.tree.rglob("*")}
+
+    def link_out(self) -> Path:
+        """Make a hard link of a file outside of the tree."""
+        link = self.outside / self.name()
+        os.link(self.file(), link)
+        return link
+
+    def new_file(self, folder: Path) -> Path:
+        path = folder / self.name()
+        path.write_bytes(self.random.randbytes(20))
+        return path
+
+    def overwrite(self) -> None:
+        """The same size, and the times as they were."""
+        path = self.file()
+        before = path.stat()
+        with path.open("r+b") as file:
+            file.write(self.random.randbytes(max(1, before.st_size)))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def append(self) -> None:
+        with self.file().open("ab") as file:
+            file.write(b"x")
+
+    def truncate(self) -> None:
+        path = self.file()
+        os.truncate(path, path.stat().st_size + 1)
+
+    def replace(self) -> None:
+        path = self.file()
+        os.replace(self.new_file(self.random.choice([path.parent, self.outside])), path)
+
+    def copy_in(self) -> None:
+        source = self.new_file(self.outside)
+        with source.open("rb") as old, self.file().open("r+b") as new:
+            os.copy_file_range(old.fileno(), new.fileno(), 10)
+
+    def rename(self) -> None:
+        self.file().rename(self.folder() / self.name())
+
+    def rename_directory(self) -> None:
+        self.lower_folder().rename(self.tree / self.name())
+
+    def move_out(self) -> None:
+        source = self.random.choice([self.file, self.lower_folder])()
+        target = self.outside / self.name()
+        source.rename(target)
+        self.moved.append(target)
+
+    def move_in(self) -> None:
+        if not self.moved:
+            folder = self.outside / self.name()
+            folder.mkdir()
+            self.new_file(folder)
+            self.moved.append(folder)
+        self.moved.pop().rename(self.folder() / self.name())
+
+    def fill(self) -> None:
+        folder = self.folder()
+        for _ in range(self.random.randrange(1, 4)):
+            folder /= self.name()
+            folder.mkdir()
+            self.new_file(folder)
+
+    def delete(self) -> None:
+        self.file().unlink()
+
+    def delete_directory(self) -> None:
+        shutil.rmtree(self.lower_folder())
+
+    def link(self) -> None:
+        """Let a link lead elsewhere at once."""
+        link = self.outside / self.name()
+        link.symlink_to(self.name())
+        link.replace(self.tree / "link")
+
+    def chmod(self) -> None:
+        path = self.file()
+        path.chmod(path.stat().st_mode ^ 0o111)
+
+    def chmod_directory(self) -> None:
+        path = self.folder()
+        path.chmod(path.stat().st_mode ^ 0o005)
+
+    def write_by_hard_link(self) -> None:
+        """A link that is made out of the tree, or was made before."""
+        if len(self.linked) < 5 or self.random.random() < 0.3:
+            self.linked.append(self.link_out())
+        while True:
+            link = self.random.choice(self.linked)
+            if self.is_inside(link.stat()):
+                break
+            self.linked.remove(link)
+            self.linked.append(self.link_out())
+        self.before_write()
+        with link.open("ab") as file:
+            file.write(b"y")
+
+    def hard_link_in(self) -> None:
+        """A file that is linked into the tree, while its other name goes and it is written."""
+        file = self.new_file(self.outside).open("ab", buffering=0)
+        self.open.append(file)
+        os.link(file.name, self.tree / self.name())
+        os.unlink(file.name)
+        self.before_write()
+        file.write(b"z")
+
+    def write_by_open_file(self) -> None:
+        """A file that stays open, wherever it is moved."""
+        if len(self.open) < 5:
+            self.open.append(self.file().open("ab", buffering=0))
+        while True:
+            file = self.random.choice(self.open)
+            there = {
+                (each.stat().st_dev, each.stat().st_ino)
+                for each in self.tree.rglob("*")
+                if each.is_file()
+            }
+            stat = os.fstat(file.fileno())
+            if (stat.st_dev, stat.st_ino) in there:
+                break
+            self.open.remove(file)
+            file.close()
+            self.open.append(self.file().open("ab", buffering=0))
+        self.before_write()
+        file.write(b"w")
+
+    def map(self) -> None:
+        path = self.file()
+        if path.stat().st_size == 0:
+            path.write_bytes(b"mapped")
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+            mapped[0] ^= 1
+
+    def exchange(self) -> None:
+        exchange(self.lower_folder(), self.new_file(self.tree))
+
+    def replace_parent(self) -> None:
+        """Put a copy in the place of all."""
+        parent = self.tree.parent
+        copy = self.outside / self.name()
+        shutil.copytree(parent, copy, symlinks=True)
+        exchange(parent, copy)
+
+    before_write: Callable[[], object] = staticmethod(lambda: None)
+
+
+class EditTests(WatchCase):
+    """Edits that end just before the version is read."""
+
+    def test_random_edits(self) -> None:
+        """Each of thousands of edits is seen at once, and reading changes nothing."""
+        seed = random.randrange(2**32)
+        editor = Editor(self.tree, self.outside, seed)
+        self.addCleanup(editor.close)
+        # What is to be seen is the write, not what was done before it.
+        editor.before_write = self.version
+        for number in range(EDITS):
+            before = self.version()
+            name = editor.edit()
+            after = self.version()
+            self.assertNotEqual(before, after, f"edit {number} of seed {seed}: {name}")
+            if number % 20 == 0:
+                self.read()
+                self.assertEqual(after, self.version(), f"after {number} of seed {seed}: {name}")
+
+    def read(self) -> None:
+        """Read all, as an evaluation does."""
+        for path in self.tree.rglob("*"):
+            if path.is_symlink():
+                path.readlink()
+            elif path.is_file():
+                path.read_bytes()
+            else:
+                os.listdir(path)
+
+    def test_symlinks_on_the_way(self) -> None:
+        """A component of the configured path that is a link is replaced, or leads elsewhere."""
+        other = self.directory / "other"
+        shutil.copytree(self.tree.parent, other)
+        link, way = self.directory / "link", self.directory / "way"
+        way.symlink_to(self.tree.parent)
+        link.symlink_to("way/set")
+        self.watch = self.start(PathSource(path=link))
+
+        def lead(name: Path, target: Path) -> None:
+            spare = self.directory / "spare"
+            spare.symlink_to(target)
+            spare.replace(name)
+
+        self.assert_seen(lambda: (self.tree / "default.nix").write_text("1"))
+        self.assert_seen(lambda: lead(way, other))
+        self.assert_seen(lambda: (other / "set" / "default.nix").write_text("2"))
+        self.assert_seen(lambda: lead(link, self.tree))
+        self.assert_seen(lambda: (self.tree / "default.nix").write_text("3"))
+        before = self.version()
+        (other / "set" / "default.nix").write_text("4")
+        self.assertEqual(before, self.version())
+
+    def test_files_and_overlays(self) -> None:
+        """Beside a file all that is in its directory counts, beside an overlay nothing."""
+        overlay = self.outside / "overlay.nix"
+        overlay.write_text("final: previous: { }")
+        self.watch = self.start(PathSource(path=self.tree / "default.nix"), overlay)
+        self.assert_seen(lambda: (self.tree / "pkgs" / "one" / "default.nix").write_text("two"))
+        self.assert_seen(lambda: overlay.write_text("final: previous: { a = 1; }"))
+        before = self.version()
+        (self.outside / "beside.nix").write_text("")
+        self.assertEqual(before, self.version())
+        spare = self.outside / "spare"
+        spare.write_text("final: previous: { a = 2; }")
+        self.assert_seen(lambda: spare.replace(overlay))
+        self.assert_seen(lambda: overlay.write_text("final: previous: { a = 3; }"))
+
+    def test_lost_events(self) -> None:
+        """More changes than the kernel queues are one change, and the next is seen."""
+        one, other = self.tree / "default.nix", self.tree / "pkgs" / "one" / "default.nix"
+        size = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+
+        def flood() -> None:
+            for number in range(size // 2 + 1):
+                one.chmod(0o600 + number % 2)
+                other.chmod(0o600 + number % 2)
+
+        self.assert_seen(flood)
+        self.assert_seen(lambda: other.write_text("after"))
+
+    def test_gone(self) -> None:
+        """While there is nothing the version is not known; what comes in its place is watched."""
+        gone = self.outside / "gone"
+        before = self.version()
+        self.tree.rename(gone)
+        self.assertIsNone(self.watch.version())
+        gone.rename(self.tree)
+        self.clock.advance(MISSING_RETRY_SECONDS)
+        self.assertNotIn(self.version(), (before, None))
+        self.assert_seen(lambda: (self.tree / "default.nix").write_text("back"))
+        self.assertEqual([], self.logged)
+
+
+class UnknownTests(WatchCase):
+    """What cannot be known is said once, and known again when that is over."""
+
+    def test_links_that_lead_out(self) -> None:
+        """A link to what is not watched; one within the trees, or into the store, is well."""
+        (self.tree / "result").symlink_to("/nix/store/00000000000000000000000000000000-x/bin")
+        (self.tree / "pkgs" / "up").symlink_to("../default.nix")
+        (self.tree / "pkgs" / ".#lock").symlink_to("user@host.1:2")
+        self.version()
+        link = self.tree / "pkgs" / "out"
+        for target in ("/etc/hostname", "../../x", "one/../../../x", "../.."):
+            self.assert_unknown(partial(link.symlink_to, target), "leads out of the package set")
+            self.assertIn(target, self.logged[-1])
+            link.unlink()
+            self.clock.advance(RETRY_SECONDS)
+            self.version()
+
+    def test_said_once(self) -> None:
+        """The reason is logged when it is new."""
+        fifo = self.tree / "fifo"
+        self.assert_unknown(lambda: os.mkfifo(fifo), "fifo is a device or a pipe")
+        for _ in range(3):
+            self.clock.advance(RETRY_SECONDS)
+            self.assertIsNone(self.watch.version())
+        self.assertEqual(1, len(self.logged))
+
+    def test_sockets_are_not_read(self) -> None:
+        """A socket in the tree is no reason: nothing can be read from it."""
+        with socket.socket(socket.AF_UNIX) as server:
+            self.assert_seen(lambda: server.bind(str(self.tree / "socket")))
+
+    def test_too_many_files(self) -> None:
+        """There is a bound, and more files are not watched."""
+        self.patch(tree_scan, "MAX_WATCHES", 20)
+
+        def fill() -> None:
+            for number in range(20):
+                (self.tree / f"{number}").write_text("")
+
+        self.assert_unknown(fill, "more than 20 files")
+
+    def test_bound_counts_files_and_not_their_names(self) -> None:
+        """Files that are replaced again and again do not use the bound up."""
+        self.patch(tree_scan, "MAX_WATCHES", 20)
+        spare = self.tree / "spare"
+        for number in range(50):
+            spare.write_text(str(number))
+            self.version()
+            self.assert_seen(lambda: spare.replace(self.tree / "default.nix"))
+
+    def test_other_file_systems(self) -> None:
+        """A file system that is not known to tell of its changes."""
+        self.watch = self.start(PathSource(path=Path("/proc/sys/fs/inotify")))
+        self.assertIsNone(self.watch.version())
+        self.assertIn("0x9fa0", self.logged[-1])
+
+    def test_limit_of_the_kernel(self) -> None:
+        """Too few watches are told with the setting that is to be raised."""
+        script = (
+            "import sys; from pathlib import Path;"
+            "Path('/proc/sys/user/max_inotify_watches').write_text('4');"
+            "from nixery.sources.source import ReadablePath;"
+            "from nixery.sources.tree_scan import TooManyWatches, scan\n"
+            "try: scan([ReadablePath(path=Path(sys.argv[1]))], lambda: False)\n"
+            "except TooManyWatches as error: print(error)"
+        )
+        command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
+        done = subprocess.run(
+            [*command, str(self.tree)], capture_output=True, text=True, check=False
+        )
+        if "unshare" in done.stderr:
+            self.skipTest(done.stderr)
+        self.assertIn("fs.inotify.max_user_watches", done.stdout, done.stderr)
+
+
+class MountTests(WatchCase):
+    """What is mounted in a tree, or over it."""
+
+    skip = needs_root
+
+    def test_mounts(self) -> None:
+        """A mount on, below or above the tree is a change, and so is its end."""
+        file = self.tree / "pkgs" / "one" / "default.nix"
+        copy = self.outside / "copy"
+        shutil.copytree(self.tree.parent, copy)
+        for place in (self.tree / "pkgs", self.tree, self.tree.parent):
+            source = copy / place.relative_to(self.tree.parent)
+            self.assert_seen(partial(mount, self, "--bind", source, place))
+            self.assert_seen(partial(file.write_text, "in the mount"))
+            self.assert_seen(partial(subprocess.run, ["umount", place], check=True))
+            self.assert_seen(partial(file.write_text, "below it"))
+
+    def test_file_systems_below(self) -> None:
+        """A tmpfs in the tree is watched, and seen to go with all that is in it."""
+        place = self.tree / "pkgs"
+        self.assert_seen(lambda: mount(self, "-t", "tmpfs", "tmpfs", place))
+        self.assert_seen(lambda: (place / "default.nix").write_text("new"))
+        self.assert_seen(lambda: subprocess.run(["umount", place], check=True))
+
+    def test_mounts_elsewhere(self) -> None:
+        """Mounts that have nothing to do with the tree are no change."""
+        before = self.version()
+        mount(self, "-t", "tmpfs", "tmpfs", self.outside)
+        self.assertEqual(before, self.version())
+
+    def test_overlayfs(self) -> None:
+        """Below an overlay, files can be changed unseen."""
+        for name in ("upper", "work"):
+            (self.outside / name).mkdir()
+        options = f"lowerdir={self.tree},upperdir={self.outside}/upper,workdir={self.outside}/work"
+        self.assert_unknown(
+            lambda: mount(self, "-t", "overlay", "overlay", "-o", options, self.tree), "overlayfs"
+        )
+
+
+class ReactorTests(TestCase):
+    """With real threads, and the real reactor."""
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="nixery-watch-")).resolve()
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+        self.pool = WorkerPool("test", 2, reactor)  # type: ignore[arg-type]
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+        for folder in range(100):
+            (self.directory / str(folder)).mkdir()
+            for number in range(10):
+                (self.directory / str(folder) / str(number)).write_text("")
+        paths = [ReadablePath(path=self.directory)]
+        self.watch = TreeWatch(paths, self.pool, reactor)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await deferLater(reactor, 0.005, lambda: None)
+
+    async def test_changes_while_watches_are_placed(self) -> None:
+        """What changes while the watches are placed is not missed once they stand."""
+        for number in range(20):
+            self.watch.start()
+            place = self.directory / f"new{number}"
+            for _ in range(random.randrange(1, 20)):
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                (place / "file").write_text("first")
+                await deferLater(reactor, 0, self.watch.version)
+            await self.until(self.watch.version)
+            version = self.watch.version()
+            (place / "file").write_text("second")
+            self.assertNotEqual(version, self.watch.version())
+            await self.watch.stop()
+
+    async def test_new_files_are_waited_for(self) -> None:
+        """Watches of few new files are placed before the version is told."""
+        self.watch.start()
+        await self.until(self.watch.version)
+        for number in range(20):
+            before = self.watch.version()
+            (self.directory / "spare").write_text(str(number))
+            (self.directory / "spare").replace(self.directory / "0" / "0")
+            after = await self.watch.settled_version()
+            self.assertIsNotNone(after)
+            self.assertNotEqual(before, after)
+            (self.directory / "0" / "0").write_text("")
+            self.assertNotEqual(after, await self.watch.settled_version())
+        await self.watch.stop()
+
+    async def test_nobody_asks(self) -> None:
+        """New directories are watched without a request."""
+        self.watch.start()
+        await self.until(self.watch.version)
+        (self.directory / "a" / "b").mkdir(parents=True)
+        numbers = self.watch._placement.directories  # type: ignore[union-attr]
+        await self.until(lambda: os.fsencode(self.directory / "a" / "b") in numbers.values())
+        await self.watch.stop()
+
+    async def test_stopped_while_placing(self) -> None:
+        """Stopping ends a scan, and leaves nothing behind."""
+        counts = []
+        for _ in range(4):
+            self.watch.start()
+            await self.watch.stop()
+            self.assertIsNone(self.watch.version())
+            counts.append(len(os.listdir("/proc/self/fd")))
+        self.assertEqual(counts[1:], [counts[0]] * 3)
