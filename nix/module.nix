@@ -268,7 +268,7 @@ let
     compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-([1-9]|1[0-9]))?") "The form of layers: gzip, zstd (Docker reads it from 23 on) or none; zstd-9: with a level.";
     layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
     popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
-    evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed that may change at any time, in seconds.";
+    evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed whose changes may go unseen, in seconds.";
     stale_while_revalidate = setting types.numbers.nonnegative "How long an old image is served while that of a new revision is being built, in seconds.";
     pull_wait_timeout = setting types.numbers.positive "How long a request waits for its image, unless it is Docker's, which waits for ever, in seconds.";
     shutdown_timeout = setting types.numbers.nonnegative "How long the builds that run may go on when the daemon is stopped, in seconds.";

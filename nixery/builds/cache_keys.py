@@ -49,10 +49,12 @@ def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]
     """
     Return the key of an image that was requested and has not been evaluated yet.
 
-    For a revision that is not pinned it identifies the job, but not its result.
+    For a revision that is not pinned it identifies the job and the observed version of the
+    package set, but not a result that is stored.
 
     :param options: as for :func:`image_key`, and the identity of the evaluation.
     """
+    version = {} if revision.version is None else {"version": revision.version}
     return sha256_hex(
         {
             "kind": "request",
@@ -63,6 +65,7 @@ def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]
             ],
             "revision": revision.identity,
             "system": name.system,
+            **version,
         }
     )
 

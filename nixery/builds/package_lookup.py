@@ -26,11 +26,14 @@ __all__ = ["SearchResult", "PackageSearch", "PackageLookup"]
 
 LATEST = Tag("latest")
 
-PINNED_TTL_SECONDS = 3600.0
-"""The time that results for a pinned revision are cached, in seconds."""
+FIXED_TTL_SECONDS = 3600.0
+"""
+The time that results for a revision are cached that is pinned, or whose changes are observed, in
+seconds.
+"""
 
-UNPINNED_TTL_SECONDS = 10.0
-"""The time that results for a revision that may change are cached, in seconds."""
+UNKNOWN_TTL_SECONDS = 10.0
+"""The time that results for a revision that may change unseen are cached, in seconds."""
 
 MAX_CACHED_RESULTS = 4096
 """The number of results that each of the two caches holds."""
@@ -84,14 +87,14 @@ class PackageSearch:
     max_running: int = 1
     max_waiting: int = 32
 
-    _pinned_results: MutableMapping[Hashable, LookupResult] = field(init=False)
-    _unpinned_results: MutableMapping[Hashable, LookupResult] = field(init=False)
+    _fixed_results: MutableMapping[Hashable, LookupResult] = field(init=False)
+    _unknown_results: MutableMapping[Hashable, LookupResult] = field(init=False)
     _queue: FairQueue[str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._pinned_results = TTLCache(MAX_CACHED_RESULTS, PINNED_TTL_SECONDS, timer=self.seconds)
-        self._unpinned_results = TTLCache(
-            MAX_CACHED_RESULTS, UNPINNED_TTL_SECONDS, timer=self.seconds
+        self._fixed_results = TTLCache(MAX_CACHED_RESULTS, FIXED_TTL_SECONDS, timer=self.seconds)
+        self._unknown_results = TTLCache(
+            MAX_CACHED_RESULTS, UNKNOWN_TTL_SECONDS, timer=self.seconds
         )
         self._queue = FairQueue(
             max_running=self.max_running, max_waiting=self.max_waiting, retry_after=5.0
@@ -116,7 +119,7 @@ class PackageSearch:
         :raises NixeryError: the package set cannot be fetched or evaluated.
         """
         revision = await self.revision()
-        cache = self._pinned_results if revision.pinned else self._unpinned_results
+        cache = self._fixed_results if revision.is_fixed else self._unknown_results
         results = {
             request: result
             for request in requests

@@ -36,7 +36,7 @@ from nixery.inspection.manifest_summary import summarize_manifest
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
 from nixery.inspection.report import make_report
 from nixery.inspection.report_file import encode_report
-from nixery.pulls.images import SERVED, tag_record_key
+from nixery.pulls.tag_records import SERVED, tag_record_key
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.deferreds import TimedOut, gather, with_timeout
 from nixery.runtime.single_flight import SingleFlight

@@ -184,8 +184,8 @@ class NameIndexes:
     Keeps the indexes of the levels that were looked up last, for any thread.
 
     Each is made once for all look-ups that find the same names, in whatever revision of the
-    package set.  The top levels of pinned revisions are kept by revision, too: what is missing
-    there needs no evaluation.
+    package set.  The top levels of revisions that cannot change are kept by revision, too: what is
+    missing there needs no evaluation.
 
     :param refused: attributes, in lower case, that are never suggested.
     """
@@ -207,7 +207,7 @@ class NameIndexes:
 
         This takes some ten milliseconds: call it on a worker thread.
         """
-        if revision.pinned:
+        if revision.is_fixed:
             names.prepare()
             with self._lock:
                 self._top_levels[revision, system] = names

@@ -8,9 +8,10 @@ Return the image for a name and a tag: a known image from the cache, or a new bu
                                                  +--build--> image
 
 A revision that is *pinned* (a commit, a store path) always evaluates to the same
-packages: its image is looked up by the request key alone, and Nix does not run.  Any
-other (a directory) may change at any moment: it is evaluated, and its image is looked up by
-the output paths.
+packages: its image is looked up by the request key alone, and Nix does not run.  So it is
+for a directory whose changes are *observed*, in the memory of this process, for its version is
+part of the key.  Any other may change at any moment: it is evaluated, and its image is looked up
+by the output paths.
 
 A build is a job of the server: it is kept in the
 :class:`~nixery.builds.tracker.BuildTracker`, shared by all clients that request the image,
@@ -35,43 +36,29 @@ from nixery.builds.progress import Build
 from nixery.builds.request import ImageRequest
 from nixery.builds.tracker import BuildTracker
 from nixery.errors import NixeryError, ShuttingDown, StorageError
-from nixery.image.canonical_json import canonical_json, sha256_hex
+from nixery.image.canonical_json import canonical_json
 from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import Image
-from nixery.image.name_cache import NameCache, memory_size
-from nixery.image.names import Digest, ImageName, Tag
+from nixery.image.names import ImageName, Tag
 from nixery.image.packages import Evaluation
 from nixery.limits.build_quota import current_client
 from nixery.limits.errors import BuildsExceeded
 from nixery.observability.context import BuildStats, LookupCounts, current_build_stats
+from nixery.pulls.tag_records import (
+    MEMBERS,
+    NAMES,
+    SERVED,
+    member_record_key,
+    name_key,
+    tag_record_key,
+    tag_record_prefix,
+)
 from nixery.runtime.deferreds import TimedOut, gather, with_timeout
 from nixery.runtime.single_flight import SingleFlight
 from nixery.sources.interface import Sources
 from nixery.storage.interface import Storage
 
-__all__ = [
-    "MEMBERS",
-    "SERVED",
-    "ImageService",
-    "member_record_key",
-    "tag_record_key",
-    "tag_record_prefix",
-]
-
-SERVED = "served"
-"""
-The kind of the records of served images: for a name and a tag, the key of the
-image that was current last.
-"""
-
-MEMBERS = "member"
-"""
-The kind of the records of the manifests that were served for a name, under any tag: they are
-kept when a tag moves on, because clients pull by digest.
-"""
-
-NAMES = "name"
-"""The kind of the records of names: for the key of a name, a spelling of it."""
+__all__ = ["ImageService"]
 
 SHUTDOWN_TIMEOUT_SECONDS = 5.0
 """Seconds in which finished images are recorded in storage when the daemon stops."""
@@ -95,8 +82,8 @@ class ImageService:
     :param tracker: tracks the builds.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param candidates: finds other names for those that do not exist.
-    :param evaluation_ttl: the seconds for which the evaluation of a source that is
-        not pinned is reused; 0: every pull evaluates again.
+    :param evaluation_ttl: the seconds for which the evaluation of a source is reused that may
+        change unseen; 0: every pull evaluates again.
     :param stale_while_revalidate: the seconds for which the image of the old revision is served
         while the one of a new revision is being made; 0: not at all.
     :param on_tag_recorded: called with the new current image of a name and a tag; must not block.
@@ -113,6 +100,8 @@ class ImageService:
     stale_while_revalidate: float = 0.0
     on_tag_recorded: Callable[[ImageName, Tag, Image], None] | None = None
 
+    # By request key, the keys of the images of observed versions.
+    _observed_keys: MutableMapping[str, str] = field(init=False)
     _evaluations: MutableMapping[str, Evaluation] = field(init=False)
     _head_evaluations: MutableMapping[str, Evaluation] = field(init=False)
     _recorded_keys: MutableMapping[str, str] = field(init=False)
@@ -123,6 +112,7 @@ class ImageService:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self._observed_keys = LRUCache(4096)
         self._evaluations = TTLCache(1024, self.evaluation_ttl, timer=self.seconds)
         self._head_evaluations = TTLCache(1024, HEAD_CACHE_SECONDS, timer=self.seconds)
         self._recorded_keys = LRUCache(4096)
@@ -143,10 +133,12 @@ class ImageService:
         """
         revision = await self.sources.resolve(tag)
         request = await self.builder.request(name, revision)
-        if not revision.pinned:
-            image = await self._get_unpinned(request, tag, is_head=is_head)
-        else:
+        if revision.pinned:
             image = await self._get_pinned(request, tag)
+        elif revision.is_fixed:
+            image = await self._get_observed(request, tag)
+        else:
+            image = await self._get_unpinned(request, tag, is_head=is_head)
         return image
 
     async def find_candidates(self, error: PackagesRefused) -> PackagesRefused:
@@ -162,7 +154,7 @@ class ImageService:
         Return the tags that an image can be pulled by, sorted: the configured ones, and
         those that it was served under.
         """
-        prefix = _name_key(name) + "/"
+        prefix = tag_record_prefix(name)
         served = await self.storage.list_records(SERVED, prefix)
         return sorted({*await self.sources.tags(), *(key.removeprefix(prefix) for key in served)})
 
@@ -222,6 +214,54 @@ class ImageService:
         """Log that a build without waiters failed; its own log line has the details."""
         failure.trap(NixeryError)
         self._log.warn("{image} is served as it was before", image=name.repository)
+
+    # -- revisions whose changes are observed ----------------------------------------
+
+    async def _get_observed(self, request: ImageRequest, tag: Tag) -> Image:
+        key = self._observed_keys.get(request.key)
+        if key is not None:
+            self.evaluation_lookups.memory += 1
+            cached = await self.image_cache.get(key)
+            if cached is not None:
+                await self._record_tag(request.name, tag, key, cached)
+                return cached
+
+        async def make(build: Build) -> Image:
+            evaluated, evaluation = await self._evaluate_unchanged(request, tag, build)
+            key = evaluated.image_key(evaluation)
+            image = await self.builder.build(evaluated, evaluation, build)
+            if evaluated.revision.is_fixed:
+                self._observed_keys[evaluated.key] = key
+            await self._record_tag(request.name, tag, key, image)
+            return image
+
+        return await self._join_job(request, tag, make)
+
+    async def _evaluate_unchanged(
+        self, request: ImageRequest, tag: Tag, build: Build
+    ) -> tuple[ImageRequest, Evaluation]:
+        """
+        Evaluate a request, and once more if the package set has changed in the meantime: parts of
+        it may have been read before the change, and others after it.
+
+        :return: the request at the version that was evaluated, too.
+        """
+        try:
+            evaluation = await self.builder.evaluate(request, build)
+        except ShuttingDown:
+            raise
+        except NixeryError:
+            current = await self._at_current_version(request, tag)
+            if current.revision == request.revision:
+                raise
+        else:
+            current = await self._at_current_version(request, tag)
+            if current.revision == request.revision:
+                return request, evaluation
+        return current, await self.builder.evaluate(current, build)
+
+    async def _at_current_version(self, request: ImageRequest, tag: Tag) -> ImageRequest:
+        return await self.builder.request(request.name, await self.sources.resolve(tag))
 
     # -- revisions that may change at any moment ------------------------------------
 
@@ -307,7 +347,7 @@ class ImageService:
             try:
                 await gather(
                     (
-                        self.storage.add_record(NAMES, _name_key(name), name.repository.encode()),
+                        self.storage.add_record(NAMES, name_key(name), name.repository.encode()),
                         self.storage.set_record(SERVED, record_key, key.encode("ascii")),
                         *(
                             self.storage.add_record(
@@ -326,38 +366,3 @@ class ImageService:
             self._recorded_keys[record_key] = key
             if self.on_tag_recorded is not None:
                 self.on_tag_recorded(name, tag, image)
-
-
-def tag_record_key(name: ImageName, tag: Tag) -> str:
-    """Return the key of the record of the image that was served last for a name and a tag."""
-    return f"{tag_record_prefix(name)}{tag}"
-
-
-def tag_record_prefix(name: ImageName) -> str:
-    """Return the common prefix of the record keys of all tags of a name."""
-    return f"{_name_key(name)}/"
-
-
-def member_record_key(name: ImageName, digest: Digest) -> str:
-    """Return the key of the record that a manifest was served for a name."""
-    return f"{tag_record_prefix(name)}{digest}"
-
-
-_name_keys: NameCache[ImageName, str] = NameCache()
-
-
-def _name_key(name: ImageName) -> str:
-    """Return a key that is equal for all spellings of the same request."""
-    key = _name_keys.get(name)
-    if key is None:
-        key = sha256_hex(
-            {
-                "kind": "name",
-                "requirements": [
-                    [item.name, item.exact, item.optional] for item in name.package_requests
-                ],
-                "system": name.system,
-            }
-        )
-        _name_keys.add(name, key, memory_size(name))
-    return key

@@ -14,7 +14,7 @@ from nixery.builds.image_cache import ImageCache
 from nixery.errors import UnexpectedOutput
 from nixery.image.manifests import Image, parse_manifest
 from nixery.image.names import Digest, ImageName
-from nixery.pulls.images import MEMBERS, SERVED, member_record_key, tag_record_prefix
+from nixery.pulls.tag_records import MEMBERS, SERVED, member_record_key, tag_record_prefix
 from nixery.runtime.single_flight import SingleFlight
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage

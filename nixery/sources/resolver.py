@@ -52,6 +52,7 @@ from nixery.sources.tag_policy import (
     references,
     unknown_revision,
 )
+from nixery.sources.tree_watch import TreeWatch
 
 __all__ = ["Resolver", "ResolverSettings"]
 
@@ -87,6 +88,8 @@ class Resolver:
     :param fetcher: fetches commits.
     :param workers: for the file system.
     :param wall_clock: tells the year, after which no channel is named yet.
+    :param watch: observes the configured paths outside the Nix store; ``None`` if there are none,
+        or if nothing is kept for as long as they do not change.
     """
 
     _log = Logger()
@@ -100,6 +103,7 @@ class Resolver:
         fetcher: TreeFetcher,
         workers: Workers,
         wall_clock: WallClock,
+        watch: TreeWatch | None = None,
     ) -> None:
         self._settings = settings
         self._git = git
@@ -107,6 +111,9 @@ class Resolver:
         self._fetcher = fetcher
         self._workers = workers
         self._wall_clock = wall_clock
+        self._watch = watch
+        # The paths without symlinks, for the version of the files that they were looked up for.
+        self._known_paths: tuple[str, _RealPaths] | None = None
         self._fetches: SingleFlight[SourceTree, Path] = SingleFlight()
         self._pinned_revision: Revision | None = None
         self._stopping = False
@@ -129,12 +136,16 @@ class Resolver:
                 "allow_any_commit is on: whoever may pull may also have any code built, for"
                 " hosts serve commits of anybody's forks as if they were the repository's own."
             )
+        if self._watch is not None:
+            self._watch.start()
         for ref_cache in self._ref_caches():
             await ref_cache.start()
 
     async def stop(self) -> None:
         """Cancel running look-ups and fetches; returns when they have ended."""
         self._stopping = True
+        if self._watch is not None:
+            await self._watch.stop()
         for ref_cache in self._ref_caches():
             await ref_cache.stop()
         await self._fetches.stop()
@@ -151,23 +162,24 @@ class Resolver:
                 raise unknown_revision(source, settings.tag_policy, tag)
             if self._pinned_revision is not None:
                 return self._pinned_revision
-            path = await self._workers.run(_real_path, source.path, _PACKAGE_SET)
-            overlays = await self._resolve_overlays()
-            revision = path_revision(path, overlays)
+            paths, version = await self._real_paths()
+            revision = path_revision(paths[0], paths[1:], version=version)
             # The paths are in the Nix store, without symlinks: they never change, and a
             # cached answer need not wait for a thread.
-            if revision.pinned and (path, overlays) == (source.path, settings.overlays):
+            if revision.pinned and paths == (source.path, *settings.overlays):
                 self._pinned_revision = revision
             return revision
         requested = references(source, settings.tag_policy, tag, year=self._year())
         resolved, *base = await gather(self._find(each, tag) for each in requested)
+        overlays, version = await self._real_paths()
         return revision_of(
             source,
             requested[0].describe(),
             resolved,
             base=base[0] if base else None,
-            overlays=await self._resolve_overlays(),
+            overlays=overlays,
             nixpkgs_url=settings.nixpkgs_url,
+            version=version,
         )
 
     async def fetch(self, revision: Revision) -> PackageSet:
@@ -243,11 +255,27 @@ class Resolver:
 
         return await self._fetches.run(tree, fetch_tree)
 
-    async def _resolve_overlays(self) -> tuple[Path, ...]:
-        resolved = [
-            await self._workers.run(_real_path, path, _OVERLAY) for path in self._settings.overlays
-        ]
-        return tuple(resolved)
+    # -- paths ------------------------------------------------------------------
+
+    async def _real_paths(self) -> tuple[_RealPaths, str | None]:
+        """
+        Return the configured paths without symlinks, the package set before the overlays, and
+        the observed version of their files.
+
+        :raises SourceMissing: one does not exist.
+        """
+        # Read first: what is looked up after that is as old as this version, or newer.
+        version = None if self._watch is None else await self._watch.settled_version()
+        if self._known_paths is not None and self._known_paths[0] == version:
+            return self._known_paths[1], version
+        source, overlays = self._settings.source, self._settings.overlays
+        configured = [(path, _OVERLAY) for path in overlays]
+        if isinstance(source, PathSource):
+            configured.insert(0, (source.path, _PACKAGE_SET))
+        paths = tuple([await self._workers.run(_real_path, *each) for each in configured])
+        if version is not None:
+            self._known_paths = version, paths
+        return paths, version
 
     async def _resolve_search_path(self) -> SearchPath:
         search_path = self._settings.search_path
@@ -257,6 +285,8 @@ class Resolver:
 
 
 # -- on worker threads --------------------------------------------------------
+
+_RealPaths = tuple[Path, ...]
 
 _PACKAGE_SET = "package set"
 _OVERLAY = "overlay"

@@ -105,6 +105,7 @@ def make_application(
         nix_context,
         wall_clock=wall_clock,
         stale_ttl=config.builds.stale_while_revalidate,
+        watch=True,
     )
     readiness = make_readiness(
         config.sources.source,
@@ -164,6 +165,7 @@ def make_application(
         sample_daemon(
             observability.metrics,
             builds=builds,
+            watch=sources.watch,
             manifests=http.manifests,
             site=http.site,
             pools={"packing": cpu, "storage": files},

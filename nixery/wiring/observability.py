@@ -18,6 +18,7 @@ from nixery.observability.metrics import Metrics, Sample, SampledMetric
 from nixery.process.spawner import Spawner
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import WorkerPool
+from nixery.sources.tree_watch import TreeWatch
 from nixery.storage.interface import Storage
 from nixery.wiring.builds import BuildSubsystem
 
@@ -77,6 +78,7 @@ def sample_daemon(
     metrics: Metrics,
     *,
     builds: BuildSubsystem,
+    watch: TreeWatch | None,
     manifests: Manifests,
     site: RegistrySite,
     pools: Mapping[str, WorkerPool],
@@ -84,6 +86,7 @@ def sample_daemon(
     """
     Add the metrics that the objects of the daemon provide about themselves.
 
+    :param watch: watches the package set's files, if they may change.
     :param pools: the pools whose load is shown, by name.
     """
     queues, images = builds.builder.queues, builds.images
@@ -110,6 +113,13 @@ def sample_daemon(
                 *_lookups("manifest", manifests.counts),
                 *_lookups("evaluation", images.evaluation_lookups),
             ],
+        ),
+        _sampled(
+            "nixery_source_watched",
+            "Whether changes of package sets and overlays at paths are observed, so that nothing"
+            " is evaluated again without one; absent if there are none.",
+            (),
+            lambda: [] if watch is None else [((), float(watch.stands))],
         ),
         _sampled(
             "nixery_refused_total",

@@ -24,8 +24,9 @@ from nixery.sources.interface import RefSource
 from nixery.sources.ref_cache import LOOKUP_TIMEOUT_SECONDS, MIN_STALE_SECONDS, RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
-from nixery.sources.source import GitSource, PackageSet
+from nixery.sources.source import GitSource, PackageSet, readable_paths
 from nixery.sources.tag_policy import LATEST
+from nixery.sources.tree_watch import TreeWatch
 
 __all__ = ["SourceSubsystem", "fetch_package_set", "make_sources"]
 
@@ -40,10 +41,12 @@ class SourceSubsystem:
     """
     The package sources.
 
+    :param watch: watches the configured paths, if there are any.
     :param components: for a daemon; a command starts and stops ``sources`` itself.
     """
 
     sources: Resolver
+    watch: TreeWatch | None
     components: tuple[Component, ...]
 
 
@@ -55,6 +58,7 @@ def make_sources(
     *,
     wall_clock: WallClock | None = None,
     stale_ttl: float = 0.0,
+    watch: bool = False,
 ) -> SourceSubsystem:
     """
     Make the package sources of one process, to be started.
@@ -63,6 +67,8 @@ def make_sources(
     :param wall_clock: for the times of files and the year; by default, this machine's.
     :param stale_ttl: seconds after its time to live for which the last commit of the configured
         reference is served while it is renewed; at least :data:`MIN_STALE_SECONDS`.
+    :param watch: whether package sets and overlays at paths are watched, which pays if they are
+        evaluated more than once.
     :raises ResourceMissing: the installation is incomplete.
     """
     source = config.source
@@ -102,6 +108,10 @@ def make_sources(
         clock=reactor,
         lookup_timeout=LOOKUP_TIMEOUT_SECONDS,
     )
+    # What is fetched without a hash may change while the files stay as they are.
+    watch = watch and not context.settings.allow_unpinned_fetches
+    paths = readable_paths(source, config.overlays) if watch else ()
+    tree_watch = TreeWatch(paths, workers, reactor) if paths else None
     sources = Resolver(
         ResolverSettings(
             source=source,
@@ -126,6 +136,7 @@ def make_sources(
         ),
         workers=workers,
         wall_clock=wall_clock,
+        watch=tree_watch,
     )
 
     async def start() -> None:
@@ -138,6 +149,7 @@ def make_sources(
 
     return SourceSubsystem(
         sources=sources,
+        watch=tree_watch,
         components=(Component(name="package set", start=start, stop=sources.stop),),
     )
 

@@ -38,7 +38,7 @@ from nixery.config.errors import ConfigError
 from nixery.config.load import load_config
 from nixery.errors import NixeryError
 from nixery.image.names import Tag, parse_digest, parse_image_name, parse_tag
-from nixery.pulls.images import tag_record_key
+from nixery.pulls.tag_records import tag_record_key
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan

@@ -38,7 +38,7 @@ class BuildConfig:
     )
     evaluation_ttl: float = setting(
         types.DURATION,
-        "how long the evaluation of a package set is believed that may change at any time",
+        "how long the evaluation of a package set is believed whose changes may go unseen",
         default=0.0,
     )
     stale_while_revalidate: float = setting(

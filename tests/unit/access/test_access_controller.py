@@ -29,8 +29,8 @@ from nixery.access.tokens import ACCESS, SigningKey, Tokens
 from nixery.builds.image_cache import ImageCache
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.image.patterns import parse_patterns
-from nixery.pulls.images import SERVED, tag_record_key
 from nixery.pulls.repository_blobs import RepositoryBlobs
+from nixery.pulls.tag_records import SERVED, tag_record_key
 from nixery.runtime.workers import Workers
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage

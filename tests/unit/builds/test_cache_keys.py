@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from types import MappingProxyType
 
 from attrs import evolve
@@ -18,7 +19,7 @@ from nixery.image.canonical_json import Json, canonical_json, sha256_hex
 from nixery.image.closure import StorePath
 from nixery.image.names import parse_image_name
 from nixery.image.packages import Evaluation, Package
-from nixery.sources.source import Revision
+from nixery.sources.source import Revision, path_revision
 from tests.support.strategies import evaluations, json_values, packages, store_paths
 
 
@@ -165,6 +166,15 @@ class RequestKeyTests(SynchronousTestCase):
         """Names that ask for the same share a key."""
         self.assertEqual(self.key("git/htop"), self.key("htop/git/git"))
         self.assertEqual(self.key("arm64/git"), self.key("git", system="aarch64-linux"))
+
+    def test_observed_versions_have_other_keys(self) -> None:
+        """An observed version has a key of its own, and not that of what is not observed."""
+        name = parse_image_name("git", "x86_64-linux")
+        keys = [
+            request_key(name, path_revision(Path("/set"), version=version), {})
+            for version in (None, "1", "2")
+        ]
+        self.assertEqual(len(set(keys)), 3)
 
     def test_other_packages_systems_and_revisions_have_other_keys(self) -> None:
         """Other packages, systems and revisions have other keys, and other kinds too."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
+from nixery.builds.errors import CachedFailure
 from nixery.errors import ShuttingDown
+from nixery.image.errors import PackagesRefused
 from nixery.image.names import Tag, parse_image_name
-from nixery.nix.errors import BuildFailed
+from nixery.image.packages import Evaluation
+from nixery.nix.errors import BuildFailed, EvaluationTimedOut
 from nixery.sources.errors import UnknownRevision
-from nixery.sources.source import Revision
+from nixery.sources.source import Revision, path_revision
 from nixery.storage.errors import StorageFull
-from tests.support.builds import FAILURE, LATEST, BuilderCase
+from nixery.testing.fakes import FakeNix
+from tests.support.builds import FAILURE, LATEST, PACKAGES, BuilderCase
 
 
 def commit(name: str) -> Revision:
@@ -250,6 +255,144 @@ class UnpinnedTests(BuilderCase):
         self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (2, 2))
         self.request("hello")
         self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (3, 2))
+
+
+class ObservedTests(BuilderCase):
+    """A directory whose changes are observed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.observe("1")
+
+    def observe(self, version: str | None) -> None:
+        self.sources.revisions = {"latest": path_revision(self.directory, version=version)}
+
+    def change(self, version: str | None) -> None:
+        """Change a package, as an observer sees it."""
+        self.observe(version)
+        self.nix.packages = [
+            evolve(package, version=f"2.{version}") if package.attribute == "hello" else package
+            for package in self.nix.packages
+        ]
+
+    def test_unchanged(self) -> None:
+        """What did not change is not evaluated again, by HEAD and GET, however much later."""
+        first = self.build("hello")
+        self.clock.advance(86400)
+        self.assertEqual(self.successResultOf(self.request("hello", is_head=True)), first)
+        self.assertEqual(self.build("hello"), first)
+        self.assertEqual(len(self.nix.evaluations), 1)
+        self.assertEqual(self.service.evaluation_lookups.memory, 2)
+
+    def test_changed(self) -> None:
+        """A change is served by the next pull, which alone evaluates."""
+        first = self.build("hello")
+        self.change("2")
+        second = self.build("hello")
+        self.assertNotEqual(second, first)
+        self.assertEqual(self.build("hello"), second)
+        self.assertEqual(len(self.nix.evaluations), 2)
+
+    def test_unknown_for_a_while(self) -> None:
+        """While changes may go unseen every pull looks, and nothing is kept from that time."""
+        self.build("hello")
+        self.change(None)
+        second = self.build("hello")
+        self.change(None)
+        self.nix.packages = PACKAGES
+        self.assertNotEqual(self.build("hello"), second)
+        self.observe("2")
+        self.build("hello")
+        self.assertEqual(len(self.nix.evaluations), 4)
+
+    def test_a_new_process_knows_nothing(self) -> None:
+        """A version means nothing to another process, which may have the same number."""
+        first = self.build("hello")
+        self.restart()
+        self.change("1")
+        self.assertNotEqual(self.build("hello"), first)
+
+    def change_during_evaluation(self, change: Callable[[], None]) -> None:
+        """Let the next evaluation read what was before a change, and end after it."""
+        evaluate = FakeNix.evaluate
+        changes = [change]
+
+        async def changing(nix: FakeNix, *arguments: Any) -> Evaluation:
+            try:
+                return await evaluate(nix, *arguments)
+            finally:
+                if changes:
+                    changes.pop()()
+
+        self.patch(FakeNix, "evaluate", changing)
+
+    def test_a_change_during_an_evaluation(self) -> None:
+        """The package set is evaluated once more; later pulls have that result."""
+        self.change_during_evaluation(lambda: self.change("2"))
+        image = self.build("hello")
+        self.assertEqual(len(self.nix.evaluations), 2)
+        self.assertEqual(self.build("hello"), image)
+        self.assertEqual(len(self.nix.evaluations), 2)
+        self.change("3")
+        self.assertNotEqual(self.build("hello"), image)
+
+    def test_a_change_mends_a_failure(self) -> None:
+        """A failure of files that have changed in the meantime is not told."""
+        packages, self.nix.packages = self.nix.packages, []
+
+        def mend() -> None:
+            self.nix.packages = packages
+            self.observe("2")
+
+        self.change_during_evaluation(mend)
+        self.build("hello")
+
+    def test_a_pull_after_a_change_joins_no_earlier_one(self) -> None:
+        """What was begun before a change is not the answer to a pull after it."""
+        gate: Deferred[None] = Deferred()
+        self.sources.before_fetch = lambda: gate
+        earlier = self.request("hello")
+        self.sources.before_fetch = None
+        self.change("2")
+        later = self.build("hello")
+        self.change("3")
+        gate.callback(None)
+        self.assertNotEqual(self.successResultOf(earlier), later)
+
+    def test_failures_are_forgotten_after_a_change(self) -> None:
+        """A failure that is kept, since it took long, is not the answer after a change."""
+        failure = EvaluationTimedOut(names=("hello",), seconds=1, setting="eval_timeout")
+
+        async def fail(*_: object) -> Evaluation:
+            raise failure
+
+        evaluate = FakeNix.evaluate
+        self.patch(FakeNix, "evaluate", fail)
+        self.failureResultOf(self.request("hello"), EvaluationTimedOut)
+        self.patch(FakeNix, "evaluate", evaluate)
+        self.failureResultOf(self.request("hello"), CachedFailure)
+        self.change("2")
+        self.build("hello")
+
+    def test_failures_are_told(self) -> None:
+        """A failure of files that did not change."""
+        self.failureResultOf(self.request("nothing"), PackagesRefused)
+
+    def test_one_build_for_all(self) -> None:
+        """A pull during the build of the same version joins it, without an evaluation."""
+        self.nix.before_realise = Deferred
+        self.request("hello")
+        self.request("hello")
+        self.assertEqual((len(self.nix.evaluations), len(self.nix.realisations)), (1, 1))
+
+    def test_a_blob_that_is_gone(self) -> None:
+        """An image whose blobs are gone is evaluated and made again."""
+        image = self.build("hello")
+        self.clock.advance(1)
+        self.storage.lose(image.manifests[0].blobs()[1].digest)
+        self.service.invalidate_checks()
+        self.assertEqual(self.build("hello"), image)
+        self.assertEqual(len(self.nix.evaluations), 2)
 
 
 class TagTests(BuilderCase):

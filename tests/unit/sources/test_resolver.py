@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -32,6 +33,9 @@ from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, TagPolicy
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.unit.sources.test_ref_cache import FakeUpstream
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 A, B, C = (letter * 40 for letter in "abc")
 GIT = GitSource(url="https://u:secret@h/p")
 OVERLAY = GitSource(url="/o", base=ChannelSource(channel="nixos-unstable"))
@@ -53,6 +57,17 @@ class FakeFetcher:
         if self.failure is not None:
             raise self.failure
         return Path("/nix/store") / tree.name
+
+
+class CountingWorkers(InlineWorkers):
+    """Counts the calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.calls += 1
+        return await super().run(function, *args, **kwargs)
 
 
 class ResolverCase(SynchronousTestCase):
@@ -302,6 +317,54 @@ class PathTests(ResolverCase):
             revision = self.revision(self.make(source, unpinned_fetches=True))
             self.assertFalse(revision.pinned)
             self.assertEqual(revision.identity, self.revision(self.make(source)).identity)
+
+
+class WatchedTests(ResolverCase):
+    """Paths that are watched."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.version: str | None = "1"
+        self.workers = CountingWorkers()
+
+    def watched(self, source: Source, **settings: Any) -> Resolver:
+        resolver = self.make(source, **settings)
+        resolver._watch = self  # type: ignore[assignment]  # this test plays it
+        resolver._workers = self.workers
+        return resolver
+
+    async def settled_version(self) -> str | None:
+        return self.version
+
+    def test_unchanged(self) -> None:
+        """An unchanged path is not looked at, and is the same revision."""
+        resolver = self.watched(PathSource(path=self.directory))
+        first = self.revision(resolver)
+        self.assertEqual((first.version, first.pinned), ("1", False))
+        self.assertEqual(self.revision(resolver), first)
+        self.assertEqual(self.workers.calls, 1)
+
+    def test_changed(self) -> None:
+        """After a change it is looked up anew, and so it is while changes may go unseen."""
+        link = self.directory / "link"
+        resolver = self.watched(PathSource(path=link))
+        for version, name in (("1", "a"), ("2", "b"), (None, "c"), (None, "d")):
+            (self.directory / name).mkdir()
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+            self.version = version
+            revision = self.revision(resolver)
+            self.assertEqual(revision.identity["path"], str(self.directory / name))
+            self.assertEqual(revision.version, version)
+
+    def test_commit_with_an_overlay(self) -> None:
+        """A commit has the version of the overlays on it."""
+        (self.directory / "a").touch()
+        resolver = self.watched(GIT, overlays=(self.directory / "a",))
+        first = self.revision(resolver)
+        self.assertEqual((first.version, first.pinned), ("1", False))
+        self.version = "2"
+        self.assertNotEqual(self.revision(resolver), first)
 
 
 class FetchTests(ResolverCase):

@@ -17,7 +17,7 @@ from nixery.cli.admin.command import admin
 from nixery.cli.admin.prewarm import PrewarmResult, PullResponse, local_url, prewarm
 from nixery.image.manifests import digest_of
 from nixery.image.names import Tag, parse_image_name
-from nixery.pulls.images import tag_record_key
+from nixery.pulls.tag_records import tag_record_key
 from nixery.runtime.errors import FetchFailed
 from nixery.storage.filesystem import scan
 from tests.support.stores import StoreCase

@@ -348,6 +348,7 @@ class LookupTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.pinned = True
+        self.version: str | None = None
         self.asked: list[list[str]] = []
         self.lookup = PackageSearch(
             sources=self,  # type: ignore[arg-type]  # this test plays both
@@ -357,7 +358,9 @@ class LookupTests(SynchronousTestCase):
         )
 
     async def resolve(self, tag: Tag) -> Revision:
-        return Revision(identity={"kind": "test"}, pinned=self.pinned, label="x")
+        return Revision(
+            identity={"kind": "test"}, pinned=self.pinned, label="x", version=self.version
+        )
 
     async def fetch(self, revision: Revision) -> PackageSet:
         return PackageSet(revision=revision, path=None)  # type: ignore[arg-type]  # not used
@@ -382,6 +385,16 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual([["b"], ["a", "c"]], self.asked)
         self.check("b", system="y")
         self.assertEqual(["b"], self.asked[-1])
+
+    def test_results_of_an_observed_version(self) -> None:
+        """Results hold for as long as no change is observed, and not after that."""
+        self.pinned, self.version = False, "1"
+        self.check("a")
+        self.clock.advance(600)
+        self.check("a")
+        self.version = "2"
+        self.check("a")
+        self.assertEqual([["a"], ["a"]], self.asked)
 
     def test_results_that_may_change(self) -> None:
         """Results that may change (not pinned) are cached for seconds only."""
