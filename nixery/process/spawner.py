@@ -57,6 +57,7 @@ class Command:
         error, without its end.
     :param parent_death_signal: the signal that it gets when this process dies before it:
         SIGTERM lets it end its own children, SIGKILL cannot be ignored.
+    :param low_priority: whether it gets what others leave of the processors.
     :param stdio_handler: writes to and reads from the child while it runs; its standard output
         is then not part of the result.  Without one, its standard input is empty.
     """
@@ -67,6 +68,7 @@ class Command:
     stdout_limit: int = 256 * 1024 * 1024
     on_stderr_line: Callable[[bytes], None] | None = None
     parent_death_signal: signal.Signals = signal.SIGTERM
+    low_priority: bool = False
     stdio_handler: StdioHandler | None = field(default=None, repr=False)
 
 
@@ -145,8 +147,8 @@ class ProcessSpawner:
     async def run(self, command: Command) -> ProcessResult:
         """See :meth:`Spawner.run`."""
         setsid = _find_program("setsid", command.environment)
-        # setsid and setpriv both exec the program: there is one process, our own child.
-        argv = [setsid, *_parent_death_argv(command)]
+        # Each of these executes the next: there is one process, our own child.
+        argv = [setsid, *_parent_death_argv(command), *_priority_argv(command)]
         program = _find_program(command.argv[0], command.environment)
         child = ChildProtocol(
             command.argv[0], command.stdout_limit, command.on_stderr_line, command.stdio_handler
@@ -220,6 +222,23 @@ def _parent_death_argv(command: Command) -> tuple[str, ...]:
         return (_find_program("setpriv", command.environment), "--pdeathsig", name, "--")
     except CommandMissing:
         return ()
+
+
+def _priority_argv(command: Command) -> tuple[str, ...]:
+    """Return the argv prefix that runs a command at the priority that it is to have."""
+    if not command.low_priority:
+        return ()
+    try:
+        nice = _find_program("nice", command.environment)
+        shell = _find_program("sh", command.environment)
+    except CommandMissing:
+        return ()
+    return (shell, "-c", _LOW_PRIORITY, nice)
+
+
+# The kernel may share the processors between sessions first, and setsid has begun a new one; the
+# priority of a process counts within its session only then.
+_LOW_PRIORITY = '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec "$0" -n 19 "$@"'
 
 
 def _to_result(command: Command, child: ChildProtocol, child_exit: Exit) -> ProcessResult:

@@ -86,6 +86,14 @@ class ChildTests(TestCase):
         )
         self.assertEqual(result.stdout, b"/x\n")
 
+    async def test_child_of_low_priority(self) -> None:
+        """A child of low priority has the lowest, and is as any other otherwise."""
+        result = await self.run_shell("nice; echo $# >&2", low_priority=True)
+        self.assertEqual((b"19\n", "0\n"), (result.stdout, result.stderr))
+        with self.assertRaises(ProcessFailed) as caught:
+            await self.run_shell("exit 7", low_priority=True)
+        self.assertEqual(7, caught.exception.output.status)
+
     async def test_status_and_signal_of_a_child_are_told_apart(self) -> None:
         """Status and signal of a child are told apart."""
         for script, status, number in (("exit 7", 7, None), ("kill -9 $$", None, 9)):

@@ -102,6 +102,22 @@ class SpawnerTests(SynchronousTestCase):
         self.run_command(parent_death_signal=signal.SIGKILL)
         self.assertEqual(self.reactor.args[2:4], ["--pdeathsig", "KILL"])
 
+    def test_child_can_have_a_low_priority(self) -> None:
+        """A child can have a low priority, and runs without where there is no ``nice``."""
+        nice, shell = shutil.which("nice"), shutil.which("sh")
+        self.run_command(low_priority=True)
+        script, *rest = self.reactor.args[self.reactor.args.index("-c") + 1 :]
+        self.assertEqual([nice, shell, "-c", "true"], rest)
+        self.assertIn("/proc/self/autogroup", script)
+        programs = Path(self.mktemp()).absolute()
+        programs.mkdir()
+        for name in ("setsid", "sh"):
+            program = shutil.which(name)
+            assert program is not None
+            (programs / name).symlink_to(program)
+        self.run_command(environment={"PATH": str(programs)}, low_priority=True)
+        self.assertEqual(self.reactor.args, [f"{programs}/setsid", f"{programs}/sh", "-c", "true"])
+
     def test_child_runs_without_setpriv_where_there_is_none(self) -> None:
         """A child runs without setpriv where there is none."""
         programs = Path(self.mktemp()).absolute()
