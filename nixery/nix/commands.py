@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,8 +34,10 @@ from nixery.nix.error_parsing import INSTALL, command_missing, unusable
 from nixery.nix.errors import BuildFailed, MissingDerivations, NixMisconfigured, NixUnusable
 from nixery.nix.evaluator import Evaluator
 from nixery.nix.gc_roots import make_directories, remove_all, remove_directory
+from nixery.nix.indexer import PackageIndexer
 from nixery.nix.interface import Realisation, RootedClosure
 from nixery.nix.internal_json import BuildLog
+from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.progress import Progress
 from nixery.nix.temp_roots import TempRootHolder
 from nixery.process.errors import (
@@ -90,6 +93,7 @@ class NixCommands:
         self._evaluator = Evaluator(context, resolve=resolve.resolve())
         self._holder = TempRootHolder(context)
         self._version = ""
+        self._indexer: PackageIndexer | None = None
 
     async def check(self) -> str:
         """See :meth:`nixery.nix.interface.Nix.check`."""
@@ -155,13 +159,23 @@ class NixCommands:
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Evaluation:
         """See :meth:`nixery.nix.interface.Nix.evaluate`."""
-        return await self._evaluator.evaluate(package_set, system, requests)
+        with self._used(package_set, system):
+            return await self._evaluator.evaluate(package_set, system, requests)
 
     async def look_up(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """See :meth:`nixery.builds.package_lookup.PackageLookup.look_up`."""
-        return await self._evaluator.look_up(package_set, system, requests)
+        with self._used(package_set, system):
+            return await self._evaluator.look_up(package_set, system, requests)
+
+    def enable_indexing(self, indexes: PackageIndexes, building: Callable[[], bool]) -> None:
+        """List each package set that is used from now on; see :class:`PackageIndexer`."""
+        self._indexer = PackageIndexer(self._context, indexes, self._evaluator.lookup, building)
+        self._evaluator.use_indexes(indexes)
+
+    def _used(self, package_set: PackageSet, system: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._indexer is None else self._indexer.used(package_set, system)
 
     def enable_prewarming(self) -> None:
         """Keep a process ready for the next evaluation from now on, until :meth:`stop`."""
@@ -170,6 +184,8 @@ class NixCommands:
     def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
         """Prepare for a first evaluation of this package set; see :meth:`enable_prewarming`."""
         self._evaluator.prewarm_evaluation(package_set, system)
+        if self._indexer is not None:
+            self._indexer.request(package_set, system)
 
     def prewarm(self) -> None:
         """See :meth:`nixery.nix.interface.Nix.prewarm`."""
@@ -184,7 +200,9 @@ class NixCommands:
         return self._holder.root_expired(realisation)
 
     async def stop(self) -> None:
-        """Stop the processes that hold roots of :meth:`root_if_valid`, and the prewarmed ones."""
+        """Stop all processes that run without being waited for."""
+        if self._indexer is not None:
+            await self._indexer.stop()
         await gather([self._holder.stop(), self._evaluator.stop()])
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:

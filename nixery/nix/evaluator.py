@@ -33,6 +33,7 @@ from nixery.nix.context import NixContext
 from nixery.nix.error_parsing import command_missing, fault_of, fetch_forbidden, too_old
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.evaluation_log import EvaluationLog
+from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.prewarm import PrewarmedEvaluator
 from nixery.nix.resolve_arguments import Fetches, Lookup
 from nixery.nix.resolve_output import missing_result, parse_results, thrown, with_reason
@@ -94,6 +95,11 @@ class Evaluator:
         self._prewarmed: PrewarmedEvaluator | None = None
         # Most package sets fetch nothing, and are evaluated without a guard of fetches.
         self._fetching: LRUCache[Revision, None] = LRUCache(MAX_FETCHING_REVISIONS)
+        self._package_indexes: PackageIndexes | None = None
+
+    def use_indexes(self, indexes: PackageIndexes) -> None:
+        """Recall the names of package sets that were listed before."""
+        self._package_indexes = indexes
 
     def enable_prewarming(self) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.enable_prewarming`."""
@@ -134,7 +140,7 @@ class Evaluator:
         refused = refused_problems(requests, self._context.settings.refused)
         if refused:
             raise PackagesRefused(problems=refused)
-        missing = self._known_missing(package_set, system, requests)
+        missing = await self._known_missing(package_set, system, requests)
         if missing and all(item.optional or item in missing for item in requests):
             return make_evaluation(missing.values(), system)
         return make_evaluation(await self.look_up(package_set, system, requests), system)
@@ -160,17 +166,19 @@ class Evaluator:
                 else next(results)
                 for item in requests
             ]
-        missing = self._known_missing(package_set, system, requests)
+        missing = await self._known_missing(package_set, system, requests)
         if missing:
             rest = [item for item in requests if item not in missing]
             results = iter(await self._evaluate(package_set, system, rest) if rest else ())
             return [missing.get(item) or next(results) for item in requests]
         return await self._evaluate(package_set, system, requests)
 
-    def _known_missing(
+    async def _known_missing(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> dict[PackageRequest, LookupResult]:
-        """Return results for the packages that an earlier evaluation shows to be missing."""
+        """Return results for the packages that are known to be missing."""
+        if self._package_indexes is not None:
+            await self._package_indexes.recall_names(self._indexes, package_set.revision, system)
         names = self._indexes.top_level(package_set.revision, system)
         if names is None:
             return {}

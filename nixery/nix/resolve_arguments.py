@@ -18,7 +18,15 @@ from nixery.image.names import PackageRequest
 from nixery.nix.arguments import NixSettings, building, json_text
 from nixery.sources.source import PackageSet, directory_of
 
-__all__ = ["Fetches", "Lookup", "evaluate", "evaluate_and_build", "prewarm", "encode_request"]
+__all__ = [
+    "Fetches",
+    "Lookup",
+    "describe",
+    "encode_request",
+    "evaluate",
+    "evaluate_and_build",
+    "prewarm",
+]
 
 _EVALUATION = (
     "nix-instantiate",
@@ -125,6 +133,25 @@ def encode_request(lookup: Lookup, requests: Sequence[PackageRequest]) -> bytes:
     return f"import (/. + {_string(str(lookup.resolve))}) {{ {arguments}}}\n".encode(
         # The arguments of commands are encoded in the same way.
         errors="surrogateescape"
+    )
+
+
+def describe(lookup: Lookup, names: Sequence[str] | None) -> tuple[str, ...]:
+    """
+    Command that prints what packages are called and say of themselves, or all names of a set.
+
+    It writes nothing, and may do nothing else that :func:`evaluate` may not.
+
+    :param names: attributes at the top of the set; ``None`` to print all of them.
+    """
+    expression = lookup.resolve.parent / "index.nix"
+    values = {**_values(lookup, ()), "names": json_text(None if names is None else list(names))}
+    del values["guard"]
+    return (
+        *("nix-instantiate", "--eval", "--strict", "--json", "--readonly-mode"),
+        *_options(lookup),
+        *(part for name, value in values.items() for part in ("--argstr", name, value)),
+        str(expression),
     )
 
 

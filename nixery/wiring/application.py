@@ -26,7 +26,7 @@ from nixery.wiring.exit_status import exit_status
 from nixery.wiring.http import make_http
 from nixery.wiring.inspection import make_inspection
 from nixery.wiring.limits import make_limits
-from nixery.wiring.nix import make_nix, make_nix_context
+from nixery.wiring.nix import make_nix, make_nix_context, make_package_indexes
 from nixery.wiring.observability import make_observability, sample_daemon
 from nixery.wiring.popularity import make_popularity
 from nixery.wiring.readiness import make_readiness
@@ -132,6 +132,7 @@ def make_application(
         candidates=candidates,
         reporter=observability.reporter,
     )
+    make_package_indexes(nix_context, nix.nix, building=lambda: bool(builds.tracker.active_names()))
     web_ui = make_web_ui(
         config,
         cpu,

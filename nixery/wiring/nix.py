@@ -17,12 +17,19 @@ from nixery.nix.arguments import NixSettings
 from nixery.nix.commands import NixCommands
 from nixery.nix.context import NixContext
 from nixery.nix.enumeration import StoreListing
+from nixery.nix.package_indexes import PackageIndexes
 from nixery.process.spawner import ProcessSpawner, Spawner
 from nixery.runtime.data_files import nix_directory
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 
-__all__ = ["NixSubsystem", "make_nix", "make_nix_context", "make_store_listing"]
+__all__ = [
+    "NixSubsystem",
+    "make_nix",
+    "make_nix_context",
+    "make_package_indexes",
+    "make_store_listing",
+]
 
 _log = Logger()
 
@@ -86,6 +93,23 @@ def make_nix(context: NixContext) -> NixSubsystem:
     return NixSubsystem(
         nix=nix, components=(Component(name="Nix side", start=start, stop=nix.stop),)
     )
+
+
+def make_package_indexes(
+    context: NixContext, nix: NixCommands, *, building: Callable[[], bool]
+) -> PackageIndexes:
+    """
+    Make the indexes of the package sets that a daemon uses.
+
+    :param building: tells whether images are being made.
+    """
+    indexes = PackageIndexes(
+        context.settings.home / "package-indexes",
+        context.workers,
+        context.settings.evaluation_identity(),
+    )
+    nix.enable_indexing(indexes, building)
+    return indexes
 
 
 def make_store_listing(context: NixContext) -> StoreListing:

@@ -38,8 +38,8 @@ class FakeProcess:
         for each in data:
             self.command.stdio_handler.data_received(each)
 
-    def exit(self) -> None:
-        self.result.callback(ProcessResult(stdout=b"", stderr=""))
+    def exit(self, stdout: bytes = b"") -> None:
+        self.result.callback(ProcessResult(stdout=stdout, stderr=""))
 
 
 @define(eq=False)
@@ -54,8 +54,8 @@ class FakeSpawner:
             raise CommandMissing(command=command.argv[0])
         child = FakeProcess(command)
         self.processes.append(child)
-        assert command.stdio_handler is not None
-        command.stdio_handler.started(child)
+        if command.stdio_handler is not None:
+            command.stdio_handler.started(child)
         try:
             return await child.result
         except CancelledError:

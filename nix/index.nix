@@ -1,0 +1,67 @@
+# Describes the packages of a set, for searches among them: their attribute paths, names,
+# versions and descriptions. Nothing is instantiated.
+#
+#   nix-instantiate --eval --strict --json --readonly-mode ... index.nix
+#
+# `src`, `system`, `config`, `overlays` and `fetches` are those of package_set.nix.
+#
+#   names     JSON: a list of attribute names at the top of the set; or null, which
+#             lists all of them instead
+#
+# There is an entry for each package among the names, and for those in nested sets among them
+# that ask for it (`recurseForDerivations`): [ attribute, pname, version, description, served ].
+# What throws when it is looked at is left out, or empty. What aborts ends the evaluation: the
+# daemon asks for the names in slices, and divides one that fails.
+{ src, system, config ? "{}", overlays ? "[]", fetches ? "forbidden", names ? "null" }:
+
+let
+  inherit (builtins)
+    attrNames concatMap fromJSON isAttrs isString match parseDrvName substring tryEval;
+
+  inherit (import ./text.nix) onlyTexts toText;
+
+  packages = import ./package_set.nix { inherit src system config overlays fetches; };
+
+  wanted = fromJSON names;
+
+  # Deeper sets are the same packages in other clothes.
+  depth = 3;
+
+  # Some packages describe themselves with a whole document.
+  maxBytes = 1000;
+
+  attempt = default: value:
+    let tried = tryEval value;
+    in if tried.success then tried.value else default;
+
+  text = value:
+    let known = attempt "" value;
+    in if isString known then toText (substring 0 maxBytes known) else "";
+
+  describe = attribute: package:
+    let
+      meta = attempt { } package.meta or { };
+      parsed = parseDrvName (text package.name or "");
+    in
+    [
+      attribute
+      (text package.pname or parsed.name)
+      (text package.version or parsed.version)
+      (if isAttrs meta then text meta.description or "" else "")
+      (!(isAttrs meta && attempt true (meta.available or true) == false))
+    ];
+
+  walk = level: prefix: set:
+    concatMap (name:
+      let
+        value = attempt null set.${name};
+        path = prefix + name;
+      in
+      # Other dots would separate empty names.
+      if match "[^.]+(\\.[^.]+)*" name == null || !isAttrs value then [ ]
+      else if attempt false ((value.type or "") == "derivation") then [ (describe path value) ]
+      else if level < depth && attempt false (value.recurseForDerivations or false == true)
+      then walk (level + 1) (path + ".") value (onlyTexts (attrNames value))
+      else [ ]);
+in
+if wanted == null then onlyTexts (attrNames packages) else walk 0 "" packages wanted

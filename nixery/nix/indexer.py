@@ -1,0 +1,274 @@
+"""
+List the packages of package sets, while nobody waits for anything else.
+
+One pass lists all packages of a revision, with processes of their own that have a low priority.
+Each looks at a slice of the names at the top of the set, so that memory is bounded by that of
+one slice, and a request waits for none: between two slices, the pass stands still as long as
+something is being evaluated or built.  What all packages share is evaluated anew in each slice,
+and is a fifth of the time.
+
+``nix/index.nix`` catches what packages throw.  A slice that fails nevertheless is divided, until
+the names that make it fail are alone; these are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from signal import SIGKILL, SIGTERM
+
+from attrs import define, field
+from cachetools import LRUCache
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from nixery.errors import NixeryError
+from nixery.nix import resolve_arguments
+from nixery.nix.arguments import chunks
+from nixery.nix.context import NixContext
+from nixery.nix.package_index import IndexEntry, PackageIndex, parse_entries, parse_names
+from nixery.nix.package_indexes import PackageIndexes, unversioned
+from nixery.nix.resolve_arguments import Lookup
+from nixery.process.errors import OutputTooLarge, ProcessFailed, ProcessTimedOut
+from nixery.process.spawner import Command
+from nixery.runtime.deferreds import when_finished
+from nixery.sources.source import PackageSet, Revision
+
+__all__ = ["PackageIndexer"]
+
+SLICE = 1000
+"""The names that one process looks at: about a second of nixpkgs."""
+
+MAX_SLICE_BYTES = 64 * 1024
+"""The most bytes of the names of a slice: they are one argument of a command."""
+
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
+
+MAX_DIVISIONS = 500
+"""How often slices of one pass are divided; then those that fail are left out as a whole."""
+
+START_DELAY_SECONDS = 5.0
+"""Seconds between a request and its pass: the client that caused it has more requests."""
+
+BUSY_PAUSE_SECONDS = 0.5
+"""Seconds until it is asked again whether something else is being done."""
+
+MAX_WAITING = 4
+"""The most revisions that wait for their pass; the first of them are forgotten."""
+
+REST_FACTOR = 20.0
+"""
+A package set that has changed, or may have, is listed again when it was not for so many times as
+long as that took: one that is edited all the time takes a twentieth of a processor.
+"""
+
+RETRY_SECONDS = 600.0
+"""Seconds after which a package set that could not be listed is tried again, if it is used."""
+
+MAX_REMEMBERED = 64
+
+_Key = tuple[Revision, str]
+
+
+@define(eq=False)
+class PackageIndexer:
+    """
+    Makes the indexes of package sets, one at a time.
+
+    :param context: the processes run in it.
+    :param indexes: keep the results.
+    :param make_lookup: returns the arguments of look-ups in a package set for a system.
+    :param building: tells whether images are being made.
+    """
+
+    _context: NixContext
+    _indexes: PackageIndexes
+    _make_lookup: Callable[[PackageSet, str], Lookup]
+    _building: Callable[[], bool]
+
+    _waiting: dict[_Key, PackageSet] = field(factory=dict, init=False)
+    _current: _Key | None = field(default=None, init=False)
+    _task: Deferred[None] | None = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+    _uses: int = field(default=0, init=False)
+    # What needs no other pass, and the time on the clock from which on anything else may have one.
+    _listed: LRUCache[_Key, tuple[Revision | None, float]] = field(
+        factory=lambda: LRUCache(MAX_REMEMBERED), init=False
+    )
+
+    _log = Logger()
+
+    @contextmanager
+    def used(self, package_set: PackageSet, system: str) -> Iterator[None]:
+        """Let the pass stand still while a package set is used, and :meth:`request` its index."""
+        self.request(package_set, system)
+        self._uses += 1
+        try:
+            yield
+        finally:
+            self._uses -= 1
+
+    def request(self, package_set: PackageSet, system: str) -> None:
+        """Make the index of a package set soon, unless there is one."""
+        key = unversioned(package_set.revision), system
+        if self._stopped or key == self._current or not self._is_due(key, package_set.revision):
+            return
+        # The newest version, as the last one to be dropped.
+        self._waiting.pop(key, None)
+        self._waiting[key] = package_set
+        if len(self._waiting) > MAX_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+        if self._task is None:
+            self._task = Deferred.fromCoroutine(self._make_all())
+            self._task.addErrback(self._log_unexpected)
+
+    def _is_due(self, key: _Key, revision: Revision) -> bool:
+        listed, due = self._listed.get(key, (None, 0.0))
+        return due <= self._context.clock.seconds() and listed != revision
+
+    async def stop(self) -> None:
+        """Stop the pass, and wait until its process has ended."""
+        self._stopped = True
+        if self._task is not None:
+            finished = when_finished(self._task)
+            self._task.cancel()
+            await finished
+
+    async def _make_all(self) -> None:
+        try:
+            await self._pause(START_DELAY_SECONDS)
+            while self._waiting:
+                # The last one: it is in use now.
+                self._current, package_set = self._waiting.popitem()
+                revision, system = package_set.revision, self._current[1]
+                rest = await self._make(package_set, revision, system)
+                self._listed[self._current] = (
+                    None if rest is None or not revision.is_fixed else revision,
+                    self._context.clock.seconds() + (RETRY_SECONDS if rest is None else rest),
+                )
+                self._current = None
+        finally:
+            self._current = self._task = None
+
+    async def _make(self, package_set: PackageSet, revision: Revision, system: str) -> float | None:
+        """
+        Make one index.
+
+        :return: the seconds after which it may be made again, if the package set has changed;
+            ``None`` if it could not be made.
+        """
+        if await self._indexes.exists(revision, system):
+            return 0.0
+        lookup = self._make_lookup(package_set, system)
+        one_pass = _Pass(self._context, lookup, self._wait_until_idle)
+        try:
+            index = await one_pass.run()
+            await self._indexes.add(revision, system, index)
+        except NixeryError as error:
+            self._log.warn(
+                "The packages of {revision} cannot be listed: {error}",
+                revision=revision.label,
+                error=error,
+            )
+            return None
+        self._log.info(
+            "{count} packages of {revision} were listed in {seconds:.1f} s; {skipped} names cannot"
+            " be evaluated.",
+            count=len(index.entries),
+            revision=revision.label,
+            seconds=one_pass.seconds,
+            skipped=index.skipped,
+        )
+        return REST_FACTOR * one_pass.seconds
+
+    async def _wait_until_idle(self) -> None:
+        while self._uses or self._building():
+            await self._pause(BUSY_PAUSE_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        await deferLater(self._context.clock, seconds)
+
+    def _log_unexpected(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("No packages are listed for now", failure=failure)
+
+
+@define(eq=False)
+class _Pass:
+    """
+    One pass over a package set.
+
+    :param wait_until_idle: returns when nothing else is being done.
+    """
+
+    _context: NixContext
+    _lookup: Lookup
+    _wait_until_idle: Callable[[], Awaitable[None]]
+
+    _divisions: int = field(default=0, init=False)
+    _skipped: int = field(default=0, init=False)
+
+    seconds: float = field(default=0.0, init=False)
+    """Seconds for which its processes ran so far."""
+
+    async def run(self) -> PackageIndex:
+        """
+        Return the index.
+
+        :raises NixeryError: the package set cannot be evaluated at all, or Nix failed.
+        """
+        refused = self._context.settings.refused
+        output = await self._evaluate(None)
+        names = await self._context.workers.run(parse_names, output, refused)
+        entries: tuple[IndexEntry, ...] = ()
+        for start in range(0, len(names), SLICE):
+            for slice_names in chunks(names[start : start + SLICE], MAX_SLICE_BYTES):
+                entries += await self._describe(slice_names)
+        return PackageIndex(names=names, entries=entries, skipped=self._skipped)
+
+    async def _describe(self, names: Sequence[str]) -> tuple[IndexEntry, ...]:
+        """Return the packages among some names, without those that cannot be evaluated."""
+        try:
+            output = await self._evaluate(names)
+        except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
+            if not self._divisions:
+                # Fails if nothing can be evaluated: dividing would find that of each name.
+                await self._evaluate(())
+            if len(names) == 1 or self._divisions >= MAX_DIVISIONS:
+                self._skipped += len(names)
+                self._log.debug("{names} are not listed: {error}", names=names, error=error)
+                return ()
+            self._divisions += 1
+            middle = len(names) // 2
+            first = await self._describe(names[:middle])
+            return first + await self._describe(names[middle:])
+        return await self._context.workers.run(
+            parse_entries, output, self._context.settings.refused
+        )
+
+    async def _evaluate(self, names: Sequence[str] | None) -> bytes:
+        """
+        Look at some names, or list all names of the set.
+
+        :raises NixeryError: that failed.
+        """
+        await self._wait_until_idle()
+        settings = self._context.settings
+        command = Command(
+            argv=resolve_arguments.describe(self._lookup, names),
+            environment=self._context.environment,
+            timeout=settings.eval_timeout,
+            stdout_limit=MAX_OUTPUT_BYTES,
+            # As for the evaluations of images.
+            parent_death_signal=SIGTERM if settings.allow_import_from_derivation else SIGKILL,
+            low_priority=True,
+        )
+        started_at = self._context.clock.seconds()
+        try:
+            return (await self._context.spawner.run(command)).stdout
+        finally:
+            self.seconds += self._context.clock.seconds() - started_at
+
+    _log = Logger()
