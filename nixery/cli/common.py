@@ -26,7 +26,16 @@ from nixery.nix.progress import Phase, Progress
 from nixery.runtime.workers import WorkerPool
 from nixery.sources.source import PackageSet
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "Command", "NullProgress", "realise", "print_error"]
+__all__ = [
+    "FAILURE",
+    "INTERRUPTED",
+    "USAGE",
+    "Command",
+    "NullProgress",
+    "evaluate",
+    "realise",
+    "print_error",
+]
 
 USAGE = 2
 FAILURE = 1
@@ -96,6 +105,19 @@ class Command:
         print_error(f"{self.name}: {error.message}")
 
 
+async def evaluate(nix: Nix, package_set: PackageSet, name: ImageName) -> Evaluation:
+    """
+    Evaluate the packages of an image.
+
+    :raises NixeryError: they cannot be evaluated; names that may have been meant are told.
+    """
+    try:
+        return await nix.evaluate(package_set, name.system, name.package_requests)
+    except PackagesRefused as error:
+        problems = find_candidates(error.problems, monotonic)
+        raise PackagesRefused(problems=tuple(map(visible_candidates, problems))) from None
+
+
 async def realise(
     nix: Nix, package_set: PackageSet, name: ImageName, progress: Progress
 ) -> tuple[Evaluation, Realisation]:
@@ -108,11 +130,7 @@ async def realise(
     async def fetch() -> PackageSet:
         return package_set
 
-    try:
-        evaluation = await nix.evaluate(package_set, name.system, name.package_requests)
-    except PackagesRefused as error:
-        problems = find_candidates(error.problems, monotonic)
-        raise PackagesRefused(problems=tuple(map(visible_candidates, problems))) from None
+    evaluation = await evaluate(nix, package_set, name)
     realisation, evaluation = await realise_with_retries(nix, fetch, name, evaluation, progress)
     return evaluation, realisation
 

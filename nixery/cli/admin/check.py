@@ -1,0 +1,238 @@
+"""
+Tries the configured package source out, as the daemon would use it.
+
+The steps are those of a pull, with the code of the daemon: Nix is checked, the tag looked up, the
+revision fetched and packages evaluated. The state is in a directory of its own, so that nothing
+cached hides what is wrong, and a daemon that runs is not disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attrs import define, evolve, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+
+from nixery.cli.admin.check_report import CheckReport, CheckStep, FetchedTree
+from nixery.cli.common import Command, evaluate
+from nixery.cli.errors import AdminRefused
+from nixery.config.config import Config
+from nixery.errors import NixeryError
+from nixery.image.errors import PackagesRefused, ProblemKind
+from nixery.image.names import DEFAULT_PACKAGES, ImageName, PackageRequest, Tag
+from nixery.nix.context import NixContext
+from nixery.runtime.reactor_time import run_reactor
+from nixery.runtime.workers import Workers
+from nixery.sources.source import PackageSet, Revision, is_pinned_path, source_trees
+from nixery.wiring.nix import make_nix, make_nix_context, make_store_listing
+from nixery.wiring.sources import make_sources
+
+__all__ = ["check_source", "without_packages"]
+
+T = TypeVar("T")
+
+
+def without_packages(system: str) -> ImageName:
+    """Return the name for a check that names no packages: what every image may have."""
+    requests = [PackageRequest(name=name, exact=True, optional=True) for name in DEFAULT_PACKAGES]
+    return ImageName(repository="", package_requests=tuple(requests), system=system)
+
+
+def check_source(
+    config: Config, name: ImageName, tag: Tag, environ: Mapping[str, str], *, count: bool
+) -> CheckReport:
+    """
+    Try the configured source out, on the global reactor.
+
+    :param name: the packages that are evaluated.
+    :param count: whether all packages of the set are counted, which takes minutes for nixpkgs.
+    :raises AdminRefused: another user owns the daemon's directories.
+    :raises SystemExit: it was interrupted.
+    """
+    _refuse_another_user(config)
+    report = CheckReport(source=config.sources.source.describe(), tag=str(tag), system=name.system)
+    check = _Check(config=config, name=name, tag=tag, environ=environ, report=report)
+
+    # Any: the global reactor has no type.
+    def main(reactor: Any) -> Deferred[None]:
+        return Command(name="nixery-admin").run(
+            reactor, lambda workers: check.run(reactor, workers, count=count)
+        )
+
+    with check.collect_warnings():
+        try:
+            run_reactor(main)
+        except SystemExit as end:
+            if end.code:
+                raise
+    return check.report
+
+
+def _refuse_another_user(config: Config) -> None:
+    """
+    Refuse to run as another user than the daemon's.
+
+    It has other credentials; and what it makes in the cache directory, the daemon could not change.
+
+    :raises AdminRefused: the cache directory belongs to another user.
+    """
+    directory = config.storage.cache_directory
+    try:
+        owner = directory.stat().st_uid
+    except OSError:
+        return
+    if owner != os.geteuid():
+        try:
+            user = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            user = str(owner)
+        raise AdminRefused(
+            reason=f"{directory} belongs to {user}, whose credentials the registry uses: run the"
+            f" command as that user"
+        )
+
+
+@define(kw_only=True)
+class _Check:
+    config: Config
+    name: ImageName
+    tag: Tag
+    environ: Mapping[str, str]
+    report: CheckReport
+    # Any: as in check_source.
+    _reactor: Any = field(init=False, default=None)
+
+    async def run(self, reactor: Any, workers: Workers, *, count: bool) -> None:
+        self._reactor = reactor
+        with tempfile.TemporaryDirectory(prefix="nixery-check-") as directory:
+            context = make_nix_context(
+                self.config, workers, reactor, self.environ, state_directory=Path(directory)
+            )
+            try:
+                await self._run_steps(context, count=count)
+            except CancelledError:
+                raise
+            except NixeryError as error:
+                self.report = evolve(self.report, problem=_with_advice(error))
+
+    async def _run_steps(self, context: NixContext, *, count: bool) -> None:
+        nix = make_nix(context).nix
+        version = await self._step("nix", nix.check())
+        self._conclude(f"Nix {version}")
+        package_set = await self._fetch(context)
+        try:
+            evaluation = await self._step("evaluate", evaluate(nix, package_set, self.name))
+        finally:
+            await nix.stop()
+        packages = [(each.attribute, each.name) for each in evaluation.packages]
+        self.report = evolve(self.report, packages=packages)
+        self._conclude(", ".join(name for _, name in packages) or "the set, without packages")
+        if count:
+            listing = make_store_listing(context).attributes(package_set, self.name.system, ())
+            try:
+                attributes = await self._step("count", listing)
+            except NixeryError as error:
+                # A name that ends the evaluation, which nobody may ever ask for.
+                self._warn(f"the packages cannot be counted: {error.message}")
+            else:
+                self.report = evolve(self.report, package_count=len(attributes))
+                self._conclude(f"{len(attributes)} packages")
+
+    async def _fetch(self, context: NixContext) -> PackageSet:
+        sources = make_sources(self.config.sources, self._reactor, context).sources
+        try:
+            await self._step("source", sources.start())
+            self._conclude(self.report.source)
+            revision = await self._step("resolve", sources.resolve(self.tag))
+            self.report = evolve(
+                self.report, revision=revision, unpinned=_unpinned(self.config, revision)
+            )
+            self._conclude(revision.label)
+            package_set = await self._step("fetch", sources.fetch(revision))
+        finally:
+            await sources.stop()
+        paths = (package_set.path, *package_set.overlays)
+        fetched = [
+            FetchedTree(url=tree.url, commit=tree.commit, path=path)
+            for tree, path in zip(source_trees(revision), paths, strict=False)
+        ]
+        self.report = evolve(self.report, fetched=fetched)
+        self._conclude(" ".join(str(each.path) for each in fetched) or "nothing")
+        return package_set
+
+    async def _step(self, name: str, work: Coroutine[Deferred[Any], Any, T]) -> T:
+        began = self._reactor.seconds()
+        try:
+            return await work
+        finally:
+            step = CheckStep(name=name, seconds=self._reactor.seconds() - began)
+            self.report = evolve(self.report, steps=[*self.report.steps, step])
+
+    def _conclude(self, result: str) -> None:
+        """Note the result of the last step."""
+        *before, last = self.report.steps
+        self.report = evolve(self.report, steps=[*before, evolve(last, result=result)])
+
+    def _warn(self, text: str) -> None:
+        if text not in self.report.warnings:
+            self.report = evolve(self.report, warnings=[*self.report.warnings, text])
+
+    @contextmanager
+    def collect_warnings(self) -> Iterator[None]:
+        """Collect what the daemon would log as a warning."""
+
+        def observe(event: LogEvent) -> None:
+            level = event.get("log_level")
+            if level is not None and level >= LogLevel.warn:
+                self._warn(formatEvent(event))
+
+        observer: Any = observe  # as a function, it implements ILogObserver
+        globalLogPublisher.addObserver(observer)
+        try:
+            yield
+        finally:
+            globalLogPublisher.removeObserver(observer)
+
+
+_ADVICE = {
+    ProblemKind.UNFREE: "{allowUnfree: true}",
+    ProblemKind.BROKEN: "{allowBroken: true}",
+    ProblemKind.INSECURE: "{permittedInsecurePackages: [NAME-VERSION]}",
+    ProblemKind.UNSUPPORTED: "{allowUnsupportedSystem: true}",
+}
+"""Values of ``nixpkgs_config`` that allow what is refused, which clients are not told."""
+
+
+def _with_advice(error: NixeryError) -> str:
+    """Return what went wrong, with what an operator can do about it."""
+    kinds = {each.kind for each in error.problems} if isinstance(error, PackagesRefused) else set()
+    advice = [
+        f"nixpkgs_config: {value} allows it" for kind, value in _ADVICE.items() if kind in kinds
+    ]
+    return "; ".join([error.message, *advice])
+
+
+def _unpinned(config: Config, revision: Revision) -> Sequence[str]:
+    """Return what may change while the revision stays the same, and what to do about it."""
+    identity = revision.identity
+    found = [
+        f"{path} may change at any moment: a path in the Nix store, or a commit of a git"
+        " repository, does not"
+        for name, path in sorted(identity.items())
+        if name == "path" or name.startswith("overlay.")
+        if not is_pinned_path(Path(path))
+    ]
+    if config.nix.allow_unpinned_fetches:
+        found.append(
+            "packages may fetch what has no hash: pin it, and switch allow_unpinned_fetches off"
+        )
+    if not revision.pinned and not found:
+        found.append("the revision may change at any moment")
+    return found
