@@ -270,6 +270,8 @@ let
     popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
     evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed whose changes may go unseen, in seconds.";
     stale_while_revalidate = setting types.numbers.nonnegative "How long an old image is served while that of a new revision is being built, in seconds.";
+    builder_id = setting types.str "The URI by which the provenance of images names who built them.";
+    provenance_time = setting types.bool "Whether the provenance of an image has the time of its build.";
     pull_wait_timeout = setting types.numbers.positive "How long a request waits for its image, unless it is Docker's, which waits for ever, in seconds.";
     shutdown_timeout = setting types.numbers.nonnegative "How long the builds that run may go on when the daemon is stopped, in seconds.";
     web_ui = setting types.bool "Whether there are pages for people: what this is, builds, images, documentation.";

@@ -14,7 +14,17 @@ from nixery.image.names import is_commit
 from nixery.sources.git_urls import SCHEMES, has_unusable_password, is_ref_name, is_supported
 from nixery.sources.search_path import PinnedArchive
 
-__all__ = ["ARCHIVE_URL", "BASE_URL", "CHANNEL", "DATA_URL", "NIX_PATH", "REF", "REPOSITORY", "URL"]
+__all__ = [
+    "ARCHIVE_URL",
+    "BASE_URL",
+    "CHANNEL",
+    "DATA_URL",
+    "NIX_PATH",
+    "REF",
+    "REPOSITORY",
+    "URI",
+    "URL",
+]
 
 _USE_NETRC = (
     "leave user and password out, which others on this machine would see: Nix takes them from the"
@@ -67,6 +77,13 @@ def _parse_url(value: object) -> str:
         usable = False
     if not usable or " " in text:
         raise InvalidValue("give a URL that begins with http:// or https:// and names a host")
+    return text
+
+
+def _parse_uri(value: object) -> str:
+    text = parse_text(value)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+", text):
+        raise InvalidValue("give a URI, as https://registry.example.org/builder")
     return text
 
 
@@ -135,6 +152,7 @@ def _parse_base_url(value: object) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+URI = Kind(name="URI", parse=_parse_uri)
 REF = Kind(name="git reference", parse=_parse_ref)
 ARCHIVE_URL = Kind(name="URL", parse=_parse_archive_url)
 CHANNEL = Kind(name="channel", parse=_parse_channel)

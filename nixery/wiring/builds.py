@@ -6,9 +6,11 @@ from typing import Any
 
 from attrs import frozen
 
+from nixery.artifacts.provenance import UNNAMED_BUILDER
 from nixery.builds.build_log import BuildReporter
 from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch
+from nixery.builds.document_maker import DocumentMaker
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import BuildLimits, ImageSettings
 from nixery.builds.tracker import BuildTracker
@@ -100,6 +102,12 @@ def make_builds(
             max_closure_size=config.limits.max_closure_size,
         ),
         check_free_space=stored.check_free_space,
+        documents=DocumentMaker(
+            nix=nix,
+            cpu=cpu,
+            builder=config.builds.builder_id or config.http.public_url or UNNAMED_BUILDER,
+            wall_clock=wall_clock if config.builds.provenance_time else None,
+        ),
         on_built=catalog.record_build,
     )
     builder = Builder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from nixery.config import types
+from nixery.config import types, url_types
 from nixery.config.setting import COMPUTED, setting
 
 __all__ = ["BuildConfig"]
@@ -46,4 +46,14 @@ class BuildConfig:
         "how long an old image is served while that of a new revision is being built",
         default=0.0,
         aliases=("serve_stale",),
+    )
+    builder_id: str | None = setting(
+        url_types.URI,
+        "the URI by which the provenance of images names who built them",
+        default_text="the public_url",
+    )
+    provenance_time: bool = setting(
+        types.BOOLEAN,
+        "whether the provenance of an image has the time of its build",
+        default=False,
     )

@@ -78,6 +78,8 @@ NAMES = (
     "shutdown_timeout",
     "evaluation_ttl",
     "stale_while_revalidate",
+    "builder_id",
+    "provenance_time",
     "web_ui",
     "show_builds",
     "show_images",
