@@ -7,13 +7,13 @@ Format: https://spdx.github.io/spdx-spec/v2.3/.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from nixery.artifacts.components import Component
 from nixery.artifacts.encoding import encode_identified, encode_value
 from nixery.image.closure import StorePath
 from nixery.image.config import CREATED
-from nixery.image.declarations import License
+from nixery.image.declarations import License, conjunction
 
 __all__ = ["spdx_document"]
 
@@ -115,17 +115,9 @@ def _package(component: Component) -> dict[str, object]:
     return value
 
 
-def _declared(licenses: Iterable[License]) -> str:
-    """
-    Return the licences of a package as one expression.
-
-    A list in a package set means that parts of the package have different licences (nixpkgs'
-    manual, "Meta-attributes"), all of which have to be followed.
-    """
+def _declared(licenses: Sequence[License]) -> str:
     terms = [each.text if each.is_spdx else _license_id(each.text) for each in licenses]
-    if len(terms) > 1:
-        terms = [f"({term})" if " " in term else term for term in terms]
-    return " AND ".join(terms) or _UNKNOWN
+    return conjunction(terms) or _UNKNOWN
 
 
 def _license_id(name: str) -> str:

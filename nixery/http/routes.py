@@ -234,7 +234,7 @@ def _route_images(app: Klein, images: ImagePages) -> None:
     def image(request: Request, image: tuple[ImageName, Tag]) -> Body:
         return images.image(request, *image)
 
-    # Parts are ``paths``, ``graph.json`` and ``graph.svg``.
+    # Parts are ``paths``, ``graph.json``, ``graph.svg``, and the documents about the image.
     @app.route("/images/<image:image>/<rest:part>", methods=READ)
     def image_part(request: Request, image: tuple[ImageName, Tag], part: str) -> Body:
         return images.image(request, *image, part)

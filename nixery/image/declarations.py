@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from attrs import frozen
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-__all__ = ["License", "parse_cpe", "parse_license", "parse_licenses"]
+__all__ = ["License", "conjunction", "parse_cpe", "parse_license", "parse_licenses"]
 
 MAX_EXPRESSION_CHARACTERS = 1000
 """The longest text that is read as an expression: deep nesting takes much memory to parse."""
@@ -59,6 +59,18 @@ def parse_licenses(values: object) -> tuple[License, ...]:
         raise TypeError(f"no list of licences: {values!r:.40}")
     licenses = {parse_license(value) for value in values}
     return tuple(sorted(licenses)) if all(each.text for each in licenses) else ()
+
+
+def conjunction(terms: Sequence[str]) -> str:
+    """
+    Return one expression for all of several.
+
+    A list in a package set means that parts of the package have different licences (nixpkgs'
+    manual, "Meta-attributes"), all of which have to be followed.
+    """
+    if len(terms) == 1:
+        return terms[0]
+    return " AND ".join(f"({term})" if " OR " in term else term for term in terms)
 
 
 def parse_cpe(text: str) -> str:

@@ -20,7 +20,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from nixery.artifacts.attachment import Attachment
 from nixery.builds.build_record import BuildRecord
+from nixery.builds.documents import DOCUMENTS, read_attachments
 from nixery.builds.image_cache import ImageCache
 from nixery.errors import NixeryError
 from nixery.image.manifests import Image, Manifest
@@ -213,6 +215,23 @@ class ImageCatalog:
                 manifest.digest, lambda: self._read_page_data(manifest)
             )
         return page_data
+
+    async def attachments(self, manifest: Manifest) -> tuple[Attachment, ...]:
+        """
+        Return the documents that are attached to a manifest.
+
+        :raises StorageError: the storage failed.
+        """
+        return await read_attachments(self.storage, DOCUMENTS, manifest.digest)
+
+    async def read_attachment(self, attachment: Attachment) -> bytes:
+        """
+        Return a document.
+
+        :raises BlobUnknown: it was removed.
+        :raises StorageError: the storage failed.
+        """
+        return await self.storage.read(attachment.blob.digest, record_use=False)
 
     async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
         """

@@ -13,11 +13,20 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from nixery.artifacts.components import image_components
 from nixery.builds.build_record import BuildRecord
 from nixery.image.closure import STORE, package_name
+from nixery.image.declarations import conjunction
 from nixery.image.names import Digest
 
-__all__ = ["ImageReport", "ReportedLayer", "ReportedPackage", "ReportedPath", "make_report"]
+__all__ = [
+    "ImageReport",
+    "ReportedLayer",
+    "ReportedLicense",
+    "ReportedPackage",
+    "ReportedPath",
+    "make_report",
+]
 
 _NAME_START = len(STORE) + 34
 """The index after the store's directory, a slash, a hash of 32 characters and a dash."""
@@ -98,6 +107,19 @@ class ReportedLayer:
 
 
 @frozen(kw_only=True)
+class ReportedLicense:
+    """
+    The declared licence of some store paths, or several that hold together.
+
+    :param text: as SPDX has it, or the licence's name.
+    :param paths: the numbers of the paths, rising.
+    """
+
+    text: str
+    paths: tuple[int, ...]
+
+
+@frozen(kw_only=True)
 class ImageReport:
     """
     The report of how an image was made.
@@ -109,6 +131,7 @@ class ImageReport:
     :param layers: from the bottom to the top.
     :param paths: the closure, sorted by name; empty where it was too large to keep.
     :param omitted_paths: number of paths of the closure that are not in ``paths``.
+    :param licenses: the declared licences, sorted; ``None`` if that was not written down.
     :param notes: sentences on entries of the packages that are not in the image's root.
     :param omitted_notes: number of such sentences that are not in ``notes``.
     """
@@ -121,6 +144,7 @@ class ImageReport:
     layers: tuple[ReportedLayer, ...]
     paths: tuple[ReportedPath, ...]
     omitted_paths: int = 0
+    licenses: tuple[ReportedLicense, ...] | None = None
     notes: tuple[str, ...] = ()
     omitted_notes: int = 0
 
@@ -198,6 +222,19 @@ def make_report(record: BuildRecord) -> ImageReport:
             )
             for path, info in graph.paths.items()
         ),
+        licenses=_licenses(record),
         notes=tuple(record.notes[:MAX_NOTES]),
         omitted_notes=len(record.notes[MAX_NOTES:]),
+    )
+
+
+def _licenses(record: BuildRecord) -> tuple[ReportedLicense, ...]:
+    numbers: dict[str, list[int]] = {}
+    # In the order of the graph, as the numbers of paths are.
+    for number, component in enumerate(image_components(record.graph, record.evaluation)):
+        if component.licenses:
+            text = conjunction([each.text for each in component.licenses])
+            numbers.setdefault(text, []).append(number)
+    return tuple(
+        ReportedLicense(text=text, paths=tuple(paths)) for text, paths in sorted(numbers.items())
     )

@@ -19,7 +19,13 @@ from attrs import evolve
 from nixery.errors import NixeryError
 from nixery.image.closure import StorePath
 from nixery.image.names import parse_digest
-from nixery.inspection.report import ImageReport, ReportedLayer, ReportedPackage, ReportedPath
+from nixery.inspection.report import (
+    ImageReport,
+    ReportedLayer,
+    ReportedLicense,
+    ReportedPackage,
+    ReportedPath,
+)
 
 __all__ = ["MAX_STORED_BYTES", "VERSION", "decode_report", "encode_report"]
 
@@ -46,6 +52,7 @@ def encode_report(report: ImageReport, limit: int = MAX_STORED_BYTES) -> bytes:
             report,
             packages=tuple(evolve(package, paths=()) for package in report.packages),
             layers=tuple(evolve(layer, paths=()) for layer in report.layers),
+            licenses=None,
             paths=(),
             omitted_paths=len(report.paths),
         )
@@ -71,7 +78,9 @@ def decode_report(data: bytes) -> ImageReport:
             layers=tuple(_layer(each) for each in value["layers"]),
             paths=tuple(_path(*each) for each in value["paths"]),
             omitted_paths=int(value["left_out"]),
-            # Reports of before there were notes are good otherwise.
+            # Reports of before there were licences are good otherwise, as those of before there
+            # were notes.
+            licenses=_licenses(value.get("licenses")),
             notes=tuple(map(str, _items(value.get("notes", [])))),
             omitted_notes=_natural_number(value.get("more_notes", 0)),
         )
@@ -125,6 +134,9 @@ def _compress(report: ImageReport) -> bytes:
             for path in report.paths
         ],
         "left_out": report.omitted_paths,
+        "licenses": None
+        if report.licenses is None
+        else [[each.text, each.paths] for each in report.licenses],
         "notes": report.notes,
         "more_notes": report.omitted_notes,
     }
@@ -167,6 +179,17 @@ def _path(
     )
 
 
+def _licenses(value: object) -> tuple[ReportedLicense, ...] | None:
+    return (
+        None
+        if value is None
+        else tuple(
+            ReportedLicense(text=str(text), paths=_numbers(paths))
+            for text, paths in map(_items, _items(value))
+        )
+    )
+
+
 def _items(value: object) -> list[object]:
     if not isinstance(value, list):
         raise TypeError(f"not a list: {value!r:.40}")
@@ -187,6 +210,7 @@ def _natural_number(value: object) -> int:
 def _check_numbers(report: ImageReport) -> None:
     """:raises ValueError: a number is not the number of a path."""
     path_lists = [each.paths for each in report.packages] + [each.paths for each in report.layers]
+    path_lists += [each.paths for each in report.licenses or ()]
     highest = max((number for paths in path_lists for number in paths), default=-1)
     highest = max([highest, *(path.references[-1] for path in report.paths if path.references)])
     if highest >= len(report.paths):

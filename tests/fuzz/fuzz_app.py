@@ -36,6 +36,7 @@ from nixery.access.passwords import Passwords
 from nixery.access.tokens import SigningKey, Tokens
 from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch
+from nixery.builds.document_maker import DocumentMaker
 from nixery.builds.image_cache import ImageCache
 from nixery.builds.package_lookup import PackageSearch
 from nixery.builds.pipeline import ImagePipeline
@@ -231,6 +232,7 @@ class World:
             compression=Compression(),
             clock=clock,
             store_directory=str(self.directory / "store"),
+            documents=DocumentMaker(nix=self.nix, cpu=workers, builder="urn:fuzz"),
             on_built=library.record_build,
         )
         builder = Builder(

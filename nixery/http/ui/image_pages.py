@@ -7,6 +7,9 @@ Serve pages of images under ``/images``.
     /images/NAME:TAG/paths               its store paths, page by page
     /images/NAME:TAG/graph.json          its closure with a layout, for the page's script
     /images/NAME:TAG/graph.svg           the same as a picture
+    /images/NAME:TAG/sbom.cdx.json       its bill of materials in CycloneDX
+    /images/NAME:TAG/sbom.spdx.json      the same in SPDX
+    /images/NAME:TAG/provenance.json     its provenance
 
 Only images that this registry has served are shown.  These pages do not build an image,
 query the package set, or run Nix: a page costs some reads from storage, and work on the
@@ -23,6 +26,8 @@ from urllib.parse import quote
 
 from twisted.web.server import Request
 
+from nixery.artifacts.attachment import Attachment
+from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
 from nixery.http.responses import PLAIN_TEXT, answer_with, client_disconnected, set_headers
 from nixery.http.ui.image_views import SORTS, PathQuery, image_data, image_view, paths_view
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
@@ -32,8 +37,12 @@ from nixery.image.names import Digest, ImageName, Tag, parse_image_name
 from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.runtime.workers import Workers
+from nixery.storage.errors import BlobUnknown
 
 __all__ = ["ImagePages", "Catalog"]
+
+DOCUMENTS = {"sbom.cdx.json": CYCLONEDX, "sbom.spdx.json": SPDX, "provenance.json": IN_TOTO}
+"""The artifact types of the documents about an image, by their names below its page."""
 
 IMAGES_AT_ONCE = 50
 """The number of images on a page of the list."""
@@ -56,6 +65,12 @@ class Catalog(Protocol):
 
     async def page_data(self, manifest: Manifest) -> PageData:
         """Return all data for the page of an image."""
+
+    async def attachments(self, manifest: Manifest) -> tuple[Attachment, ...]:
+        """Return the documents about an image."""
+
+    async def read_attachment(self, attachment: Attachment) -> bytes:
+        """Return the bytes of a document."""
 
     async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
         """Return the images that contain each layer, by the layer's digest."""
@@ -153,19 +168,44 @@ class ImagePages:
             manifest = await self._catalog.find(name, tag)
         if manifest is None:
             return None if client_disconnected(request) else self._unknown(request, name, tag)
+        if part in DOCUMENTS:
+            return await self._document(request, manifest, part)
         page_data = await self._catalog.page_data(manifest)
         if client_disconnected(request):
             return None
         match part:
             case "":
-                return await self._page(request, name, tag, page_data)
+                attached = await self._catalog.attachments(manifest)
+                documents = [
+                    each
+                    for each, artifact_type in DOCUMENTS.items()
+                    if any(artifact_type == one.artifact_type for one in attached)
+                ]
+                return await self._page(request, name, tag, page_data, documents)
             case "paths" if page_data.report.paths:
                 return await self._paths(request, name, tag, page_data)
             case "graph.json" if page_data.graph:
                 return await self._send(request, "application/json", page_data.graph, page_data)
             case "graph.svg" if page_data.picture:
                 return await self._send(request, "image/svg+xml", page_data.picture, page_data)
+        return self._nothing_more(request)
+
+    def _nothing_more(self, request: Request) -> bytes:
         return self._pages.error(request, 404, "there is nothing more to see of this image")
+
+    async def _document(self, request: Request, manifest: Manifest, part: str) -> bytes | None:
+        """Answer with a document about an image."""
+        for attachment in await self._catalog.attachments(manifest):
+            if attachment.artifact_type == DOCUMENTS[part]:
+                try:
+                    body = await self._catalog.read_attachment(attachment)
+                except BlobUnknown:
+                    break
+                if client_disconnected(request):
+                    return None
+                set_headers(request, PAGE_HEADERS)
+                return answer_with(request, "application/json", body)
+        return None if client_disconnected(request) else self._nothing_more(request)
 
     def _unknown(self, request: Request, name: ImageName, tag: Tag) -> bytes:
         if not wants_html(request):
@@ -177,7 +217,12 @@ class ImagePages:
         )
 
     async def _page(
-        self, request: Request, name: ImageName, tag: Tag, page_data: PageData
+        self,
+        request: Request,
+        name: ImageName,
+        tag: Tag,
+        page_data: PageData,
+        documents: Sequence[str],
     ) -> bytes | None:
         label = f"{name.repository}:{tag}"
         holders = await self._catalog.images_by_layer()
@@ -192,7 +237,7 @@ class ImagePages:
             for layer in page_data.report.layers
         }
         view = await self._workers.run(
-            image_view, label, page_data, visible, _argument(request, b"why")
+            image_view, label, page_data, visible, _argument(request, b"why"), documents
         )
         if client_disconnected(request):
             return None

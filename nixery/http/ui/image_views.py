@@ -83,6 +83,11 @@ class ImageView:
     :param question: the text that was searched for.
     :param answers: the chain to each path that was found.
     :param found: the number of paths that were found in all.
+    :param licenses: the declared licences, and the number of store paths of each, the most
+        frequent first.
+    :param unlicensed: the number of store paths without a declared licence; ``None`` if
+        licences were not written down.
+    :param documents: the names of the documents about the image, below its page.
     :param shared_size: the bytes in layers that other images have as well.
     """
 
@@ -90,6 +95,9 @@ class ImageView:
     known: bool
     layers: tuple[LayerView, ...]
     picture: Markup
+    licenses: tuple[tuple[str, int], ...]
+    unlicensed: int | None
+    documents: tuple[str, ...]
     shared_size: int
     question: str
     answers: tuple[tuple[PathView, ...], ...]
@@ -101,6 +109,7 @@ def image_view(
     page_data: PageData,
     holders: Mapping[Digest, Sequence[ImageEntry]],
     question: str,
+    documents: Sequence[str] = (),
 ) -> ImageView:
     """
     Prepare the data of the page of an image.
@@ -108,6 +117,7 @@ def image_view(
     :param label: its name and tag.
     :param holders: the images that have each layer, as far as the client may see them.
     :param question: a part of the name of a path; empty: no search.
+    :param documents: the names of the documents about the image.
     """
     report = page_data.report
     layers = tuple(
@@ -134,6 +144,9 @@ def image_view(
         layers=layers,
         # draw_svg() escapes all text.
         picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
+        licenses=_licenses(report),
+        unlicensed=_unlicensed(report),
+        documents=tuple(documents),
         shared_size=sum(layer.size for layer in layers if layer.shared_count),
         question=question,
         answers=tuple(
@@ -208,6 +221,9 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
         ],
         "paths": len(report.paths) + report.omitted_paths,
         "notes": report.notes,
+        "licenses": None if view.unlicensed is None else dict(view.licenses),
+        "paths_without_license": view.unlicensed,
+        "documents": view.documents,
         "layers": [
             {
                 "digest": layer.digest,
@@ -223,6 +239,17 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
         ],
         "why": [[path.path for path in chain] for chain in view.answers],
     }
+
+
+def _licenses(report: ImageReport) -> tuple[tuple[str, int], ...]:
+    counts = [(escape_invisible(each.text), len(each.paths)) for each in report.licenses or ()]
+    return tuple(sorted(counts, key=lambda each: (-each[1], each[0])))
+
+
+def _unlicensed(report: ImageReport) -> int | None:
+    if report.licenses is None:
+        return None
+    return len(report.paths) - len({path for each in report.licenses for path in each.paths})
 
 
 def _layer(

@@ -160,7 +160,7 @@ class MatrixTests(SynchronousTestCase):
         yield Row("/healthz", PAGE_WAYS, CLIENTS)
         builds = {build.image: build.id for build in self.world.book.overview()}
         for name, may in IMAGES.items():
-            for part in ("", "/paths", "/graph.json", "/graph.svg", "?why=glibc"):
+            for part in ("", "/paths", "/graph.json", "/graph.svg", "/sbom.cdx.json", "?why=glibc"):
                 yield Row(f"/images/{name}:latest{part}", PAGE_WAYS, may)
             yield Row(f"/builds/{builds[name]}", PAGE_WAYS, may)
             yield Row(f"/builds/{builds[name]}/events", STREAM_WAYS[:3], may)

@@ -12,6 +12,7 @@ import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.http.openapi import read_description
+from nixery.http.ui.image_pages import DOCUMENTS
 from nixery.runtime.data_files import web_directory
 from tests.fuzz.fuzz_app import PASSWORD, USER, World, answers_in, basic
 
@@ -71,8 +72,8 @@ class DescriptionTests(SynchronousTestCase):
             re.sub(r"{[^}]*}", "{}", path).rstrip("/"): {*operations} - {"parameters"}
             for path, operations in self.paths.items()
         }
-        # Three parts of an image, which are one route.
-        for part in ("paths", "graph.json", "graph.svg"):
+        # Parts of an image, which are one route.
+        for part in ("paths", "graph.json", "graph.svg", *DOCUMENTS):
             self.assertEqual(routes["/images/{}/{}"], described.pop(f"/images/{{}}/{part}"))
         del routes["/images/{}/{}"]
         self.assertEqual(described, routes)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.inspection.report import MAX_NOTES, ImageReport, make_report
+from nixery.image.declarations import License
+from nixery.inspection.report import MAX_NOTES, ImageReport, ReportedLicense, make_report
 from nixery.inspection.report_file import VERSION, decode_report, encode_report
 from tests.support.inspection import made_of, reports
 from tests.support.strategies import graph_of
@@ -63,6 +64,8 @@ class StoringTests(SynchronousTestCase):
             {"layers": [{**good["layers"][0], "paths": [9]}]},
             {"layers": [{**good["layers"][0], "digest": "md5:1"}]},
             {"digest": "<script>"},
+            {"licenses": [["MIT", [9]]]},
+            {"licenses": [["MIT"]]},
         ):
             with self.assertRaises(ValueError, msg=wrong):
                 decode_report(zlib.compress(json.dumps({**good, **wrong}).encode()))
@@ -75,6 +78,23 @@ class StoringTests(SynchronousTestCase):
         del old["notes"], old["more_notes"]
         self.assertEqual(
             evolve(report, notes=()), decode_report(zlib.compress(json.dumps(old).encode()))
+        )
+
+    def test_report_of_before_there_were_licences_is_read(self) -> None:
+        """A report of before there were licences is read, and says that it has none."""
+        record = made_of(graph_of({"a": 1, "b": 1}, {}))
+        mit = (License(text="MIT OR ISC", is_spdx=True), License(text="Ours", is_spdx=False))
+        first, second = record.evaluation.packages
+        packages = (evolve(first, licenses=mit), second)
+        evaluation = evolve(record.evaluation, packages=packages)
+        report = make_report(evolve(record, evaluation=evaluation))
+        licenses = (ReportedLicense(text="(MIT OR ISC) AND Ours", paths=(0,)),)
+        self.assertEqual(licenses, report.licenses)
+        self.assertEqual(report, decode_report(encode_report(report)))
+        old = json.loads(zlib.decompress(encode_report(report)))
+        del old["licenses"]
+        self.assertEqual(
+            evolve(report, licenses=None), decode_report(zlib.compress(json.dumps(old).encode()))
         )
 
     def test_number_of_notes_is_limited(self) -> None:

@@ -13,15 +13,18 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 
+from nixery.artifacts.attachment import Attachment, attach_document
+from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX, Document
 from nixery.http.routes import UIHandlers
-from nixery.http.ui.image_pages import IMAGES_AT_ONCE, ImagePages
+from nixery.http.ui.image_pages import DOCUMENTS, IMAGES_AT_ONCE, ImagePages
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
-from nixery.inspection.report import ImageReport
+from nixery.inspection.report import ImageReport, ReportedLicense
 from nixery.inspection.report_file import encode_report
 from nixery.runtime.clocks import WallTime
+from nixery.storage.errors import BlobUnknown
 from nixery.testing.fakes import InlineWorkers
 from tests.support.http import OCI, Connection, Response, make_root
 from tests.support.inspection import digest, report_of
@@ -36,6 +39,7 @@ class FakeCatalog:
     def __init__(self) -> None:
         self.page_data_of: dict[tuple[str, str], PageData] = {}
         self.images: list[ImageEntry] = []
+        self.documents: list[tuple[Attachment, bytes]] = []
 
     async def list_keys(self) -> Sequence[str]:
         return sorted(image.label for image in self.images)
@@ -52,6 +56,15 @@ class FakeCatalog:
             each for each in self.page_data_of.values() if each.report.digest == manifest.digest
         ]
         return found
+
+    async def attachments(self, manifest: Manifest) -> tuple[Attachment, ...]:
+        return tuple(attachment for attachment, _ in self.documents)
+
+    async def read_attachment(self, attachment: Attachment) -> bytes:
+        for each, data in self.documents:
+            if each == attachment and data:
+                return data
+        raise BlobUnknown(digest=attachment.blob.digest)
 
     async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
         holders: dict[Digest, list[ImageEntry]] = {}
@@ -303,6 +316,62 @@ class ImageTests(PagesCase):
         self.assertNotIn('id="graph"', page)
         for path in ("paths", "graph.json", "graph.svg", "other"):
             self.page(f"/images/shell/git:latest/{path}", 404)
+
+    def test_documents_are_linked_and_sent(self) -> None:
+        """The documents that are attached to an image are linked from its page, and sent."""
+        base = "/images/shell/git:latest"
+        self.assertNotIn('id="documents"', self.page(base))
+        for name in DOCUMENTS:
+            self.page(f"{base}/{name}", 404)
+        for media_type in (CYCLONEDX, IN_TOTO):
+            document = Document(media_type=media_type, predicate_type="p", data=b'{"a":"<b>"}')
+            new = attach_document(OCI, document)
+            self.library.documents.append((new.attachment, new.blobs[1][0]))
+        links = [
+            attributes["href"] for tag, attributes in Tags(self.page(base)).found if tag == "a"
+        ]
+        self.assertIn(f"{base}/sbom.cdx.json", links)
+        self.assertIn(f"{base}/provenance.json", links)
+        self.assertNotIn(f"{base}/sbom.spdx.json", links)
+        answer = self.ask(f"{base}/sbom.cdx.json", BROWSER)
+        self.assertEqual((200, b'{"a":"<b>"}'), (answer.status, answer.body))
+        self.assertEqual("application/json", answer.header("Content-Type"))
+        self.assertEqual("nosniff", answer.header("X-Content-Type-Options"))
+        statement = json.loads(self.ask(f"{base}/provenance.json").body)
+        self.assertEqual({"a": "<b>"}, statement["predicate"])
+        self.page(f"{base}/sbom.spdx.json", 404)
+        value = json.loads(self.ask(base, ("Accept", "*/*")).body)
+        self.assertEqual(["sbom.cdx.json", "provenance.json"], value["documents"])
+
+    def test_document_that_was_removed_is_not_there(self) -> None:
+        """A document whose blob is gone is a 404."""
+        document = Document(media_type=SPDX, predicate_type="p", data=b"{}")
+        self.library.documents.append((attach_document(OCI, document).attachment, b""))
+        self.page("/images/shell/git:latest/sbom.spdx.json", 404)
+
+    def test_licences_are_counted_by_store_paths(self) -> None:
+        """Licences are shown with the number of their paths, and how many paths have none."""
+        self.add(
+            "shell/git",
+            evolve(
+                self.report,
+                licenses=(
+                    ReportedLicense(text="MIT", paths=(0,)),
+                    ReportedLicense(text=HOSTILE, paths=(0, 2)),
+                ),
+            ),
+        )
+        page = self.page("/images/shell/git:latest")
+        self.assertLess(page.index("&lt;script&gt;alert(1)"), page.index(">MIT<"))
+        self.assertIn('id="unlicensed">1<', page)
+        value = json.loads(self.ask("/images/shell/git:latest", ("Accept", "*/*")).body)
+        self.assertEqual(1, value["licenses"]["MIT"])
+        self.assertEqual(1, value["paths_without_license"])
+
+    def test_licences_that_were_not_written_down_are_not_counted(self) -> None:
+        """Of an image of an older version nothing is said of licences."""
+        self.add("shell/git", evolve(self.report, licenses=None))
+        self.assertNotIn("licenses", self.page("/images/shell/git:latest"))
 
     def test_programs_get_the_same_as_data(self) -> None:
         """Programs get the same as data."""
