@@ -34,6 +34,12 @@ let
     "sha256-[A-Za-z0-9+/]{43}=|(sha256:)?([0-9a-f]{64}|[0-9abcdfghijklmnpqrsvwxyz]{52}|[A-Za-z0-9+/]{43}=)";
   isCommit = matches "[0-9a-f]{40}|[0-9a-f]{64}";
 
+  # Nix keeps what it fetches until the next collection: the daemon reads this line, and makes a
+  # root.
+  fetched = result:
+    let path = unsafeDiscardStringContext "${result.outPath or result}";
+    in builtins.trace "nixery-fetched ${path}" result;
+
   # Nix reads these as paths, and only those that the evaluation may read anyway.
   isLocal = url: typeOf url == "path" || matches "(file://)?/.*" url;
 
@@ -42,7 +48,8 @@ let
       given = if isAttrs arguments then arguments else { url = arguments; };
       url = given.url or "";
     in
-    if isLocal url || isHash (given.sha256 or null) then builtins.${call} arguments
+    if isLocal url then builtins.${call} arguments
+    else if isHash (given.sha256 or null) then fetched (builtins.${call} arguments)
     else refuse call url "a sha256";
 
   # `fetchGit` and `fetchMercurial`.
@@ -58,7 +65,7 @@ let
         if call == "fetchGit" && parts != null then { url = "ssh://${part 0}${part 1}${absolute}"; } else { };
     in
     if isLocal url then builtins.${call} arguments
-    else if isCommit (given.rev or null) then builtins.${call} (given // spelled)
+    else if isCommit (given.rev or null) then fetched (builtins.${call} (given // spelled))
     else refuse call url "rev, a full commit";
 
   revised = [ "git" "github" "gitlab" "hg" "sourcehut" ];
@@ -73,9 +80,9 @@ let
       hasHash = isHash (given.narHash or null);
     in
     if isString given then
-      if forge != null then builtins.fetchTree { type = at 0; owner = at 1; repo = at 2; rev = at 3; }
+      if forge != null then fetchTree { type = at 0; owner = at 1; repo = at 2; rev = at 3; }
       else if matches "git[+](https?|ssh|git)://[^?#]*[?]([^#]*&)?rev=[0-9a-f]{40}(&[^#]*)?" given
-      then builtins.fetchTree given
+      then fetched (builtins.fetchTree given)
       else refuse call given "a set with a narHash, or with a full commit as rev"
     # Nix 2.8 reads any path of the machine here.
     else if type == "path" then
@@ -83,7 +90,8 @@ let
       // intersectAttrs { lastModified = null; narHash = null; rev = null; } given
     # A registry says what these are.
     else if type == "indirect" then refuse call url "another type"
-    else if hasHash || elem type revised && isCommit (given.rev or null) then builtins.fetchTree given
+    else if hasHash || elem type revised && isCommit (given.rev or null) then
+      fetched (builtins.fetchTree given)
     else refuse call url "a narHash, or a full commit as rev";
 
   sha256Of = given: if given ? narHash then { sha256 = given.narHash; } else { };

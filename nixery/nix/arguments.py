@@ -297,6 +297,8 @@ def attributes(
     }
     return (
         *("nix-instantiate", "--eval", "--strict", "--json"),
+        *("--option", "nix-path", ""),
+        *(part for name, path in package_set.search_path for part in ("-I", f"{name}={path}")),
         *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
         str(expression),
     )

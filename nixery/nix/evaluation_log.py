@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ _PREFIX = b"@nix "
 _OUT_OF_MEMORY = frozenset({"error: out of memory", "error: std::bad_alloc"})
 _BUILD_FAILED = re.compile(r"builder for '|Cannot build '|\d+ dependenc(?:y|ies) of derivation")
 _PARSE_ERROR = re.compile(r"syntax error|undefined variable")
+# ``nix/guarded_fetches.nix`` prints these.
+_FETCHED = re.compile(
+    r"trace: nixery-fetched (?P<path>/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+)"
+)
 _POSITION = re.compile(r":\d+:\d+\Z")
 
 
@@ -46,9 +51,11 @@ class EvaluationLog:
     Collects the lines of one evaluation.
 
     :param source: the package set; locations below it are told relative to it.
+    :param on_fetched: called with each store path that was fetched under guard.
     """
 
     source: Path
+    on_fetched: Callable[[str], object] = lambda _: None
     _lines: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
     _log: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_LOG_LINES))
     _error: str | None = field(init=False, default=None)
@@ -97,6 +104,9 @@ class EvaluationLog:
 
     def _message(self, event: Any) -> None:
         message = plain_text(event["msg"])
+        if fetched := _FETCHED.fullmatch(message):
+            self.on_fetched(fetched["path"])
+            return
         self._lines.append(message)
         raw = event.get("raw_msg")
         if raw is not None and event["level"] == 0:

@@ -33,6 +33,7 @@ from nixery.nix.context import NixContext
 from nixery.nix.error_parsing import command_missing, fault_of, fetch_forbidden, too_old
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.evaluation_log import EvaluationLog
+from nixery.nix.fetched_roots import FetchedRoots
 from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.prewarm import PrewarmedEvaluator
 from nixery.nix.resolve_arguments import Fetches, Lookup
@@ -95,6 +96,7 @@ class Evaluator:
         self._prewarmed: PrewarmedEvaluator | None = None
         # Most package sets fetch nothing, and are evaluated without a guard of fetches.
         self._fetching: LRUCache[Revision, None] = LRUCache(MAX_FETCHING_REVISIONS)
+        self._roots = FetchedRoots(context)
         self._package_indexes: PackageIndexes | None = None
 
     def use_indexes(self, indexes: PackageIndexes) -> None:
@@ -113,7 +115,8 @@ class Evaluator:
             )
 
     async def stop(self) -> None:
-        """Stop the prewarmed processes."""
+        """Stop the prewarmed processes, and the commands that make roots."""
+        await self._roots.stop()
         if self._prewarmed is not None:
             prewarmed, self._prewarmed = self._prewarmed, None
             await prewarmed.stop()
@@ -350,7 +353,7 @@ class Evaluator:
         :raises _EvaluationError: it failed.
         :raises _FetchForbidden: it has to be repeated with a guard of its fetches.
         """
-        log = EvaluationLog(source=lookup.package_set.path)
+        log = EvaluationLog(source=lookup.package_set.path, on_fetched=self._roots.keep)
         command = self._command(argv, max(0.0, deadline - self._context.clock.seconds()))
         try:
             result = await self._context.spawner.run(evolve(command, on_stderr_line=log.feed))
@@ -367,6 +370,8 @@ class Evaluator:
             if lookup.fetches is Fetches.FORBIDDEN and fetch_forbidden(reason):
                 raise _FetchForbidden(message=reason) from failure
             raise _EvaluationError(output=output, reason=reason) from failure
+        finally:
+            await self._roots.settled()
         return result.stdout
 
     async def _works(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from nixery.config.load import load_config
@@ -171,7 +172,9 @@ class PinnedFetchesTests(TestCase):
         # The addresses of former runs may be the same, and Nix remembers what it fetched.
         environment = nix_environment() | {"NIX_PATH": f"nixpkgs={self.set}"}
         environment["NIX_CONFIG"] += "\ntarball-ttl = 0\ndownload-attempts = 1"
-        return make_nix(self.directory, environ=environment, **settings)
+        nix = make_nix(self.directory, environ=environment, **settings)
+        self.addCleanup(lambda: Deferred.fromCoroutine(nix.stop()))
+        return nix
 
     def pack(self, name: str, files: dict[str, str]) -> str:
         """Make an archive on the server; return its URL."""
@@ -237,14 +240,19 @@ class PinnedFetchesTests(TestCase):
         self.assertEqual(derivation, await self.evaluate())
         self.assertEqual(derivation, await self.evaluate(nix=self.make()))
 
-    async def test_collected_archive_is_fetched_again(self) -> None:
-        """A collection between two evaluations takes an archive, and it is fetched again."""
+    async def test_archive_is_kept_from_collections(self) -> None:
+        """An archive is kept from collections, and fetched again after one that took it."""
         fetch = self.fetch(self.pack("own", {"default.nix": f"{PINNED_SET} # {self.directory}"}))
         self.write("default.nix", f"import {fetch}")
         derivation = await self.evaluate()
-        path = json.loads(self.run_command("nix-instantiate", "--eval", "--json", "--expr", fetch))
+        [root] = (self.directory / "state/src").iterdir()
+        path = root.readlink()
+        with self.assertRaises(subprocess.CalledProcessError) as caught:
+            self.run_command("nix-store", "--delete", path)
+        self.assertIn("still alive", caught.exception.stderr)
+        root.unlink()
         self.run_command("nix-store", "--delete", path)
-        self.assertEqual(derivation, await self.evaluate())
+        self.assertEqual(derivation, await self.evaluate(nix=self.make()))
 
     async def test_wrong_hash(self) -> None:
         """A hash that does not fit is refused with the one that does."""

@@ -67,6 +67,21 @@ class EvaluationLogTests(SynchronousTestCase):
         self.tell(msg=f"error: {text}", raw_msg=text)
         self.assertEqual(self.reason(), text)
 
+    def test_fetched_paths_are_told_and_no_message(self) -> None:
+        """A store path that was fetched under guard is told, and nothing but store paths."""
+        fetched: list[str] = []
+        log = EvaluationLog(source=SET, on_fetched=fetched.append)
+        path = f"/nix/store/{'0' * 32}-source"
+        for text in (
+            f"trace: nixery-fetched {path}",
+            "trace: nixery-fetched /etc/passwd",
+            f"trace: nixery-fetched {path}/../../../etc",
+            f"nixery-fetched {path}",
+        ):
+            log.feed(b"@nix " + json.dumps({"action": "msg", "level": 0, "msg": text}).encode())
+        self.assertEqual(fetched, [path])
+        self.assertNotIn(f"{path}\n", f"{log.text()}\n".partition("\n")[0])
+
     def test_traces_decide_nothing(self) -> None:
         """A traced text decides nothing."""
         self.tell(msg="trace: error: out of memory")
