@@ -130,7 +130,8 @@ class Resolver:
             await self._workers.run(_check_path, self._settings.source.path, _PACKAGE_SET)
         for overlay in self._settings.overlays:
             await self._workers.run(_check_path, overlay, _OVERLAY)
-        await self._resolve_search_path()
+        for path in self._settings.search_path.paths:
+            await self._workers.run(_real_path, path, _ENTRY)
         if self._settings.tag_policy.any_commit:
             self._log.warn(
                 "allow_any_commit is on: whoever may pull may also have any code built, for"
@@ -152,10 +153,6 @@ class Resolver:
 
     async def resolve(self, tag: Tag) -> Revision:
         """See :meth:`nixery.sources.interface.Sources.resolve`."""
-        revision = (await self._resolve_search_path()).extend(await self._resolve(tag))
-        return evolve(revision, pinned=False) if self._settings.unpinned_fetches else revision
-
-    async def _resolve(self, tag: Tag) -> Revision:
         settings, source = self._settings, self._settings.source
         if isinstance(source, PathSource):
             if tag != LATEST:
@@ -163,24 +160,42 @@ class Resolver:
             if self._pinned_revision is not None:
                 return self._pinned_revision
             paths, version = await self._real_paths()
-            revision = path_revision(paths[0], paths[1:], version=version)
+            rest = 1 + len(settings.overlays)
+            revision = path_revision(paths[0], paths[1:rest], version=version)
+            revision = self._extend(revision, paths[rest:], version)
             # The paths are in the Nix store, without symlinks: they never change, and a
             # cached answer need not wait for a thread.
-            if revision.pinned and paths == (source.path, *settings.overlays):
+            if revision.pinned and paths == (
+                source.path,
+                *settings.overlays,
+                *settings.search_path.paths,
+            ):
                 self._pinned_revision = revision
             return revision
         requested = references(source, settings.tag_policy, tag, year=self._year())
         resolved, *base = await gather(self._find(each, tag) for each in requested)
-        overlays, version = await self._real_paths()
-        return revision_of(
+        paths, version = await self._real_paths()
+        rest = len(settings.overlays)
+        revision = revision_of(
             source,
             requested[0].describe(),
             resolved,
             base=base[0] if base else None,
-            overlays=overlays,
+            overlays=paths[:rest],
             nixpkgs_url=settings.nixpkgs_url,
             version=version,
         )
+        return self._extend(revision, paths[rest:], version)
+
+    def _extend(self, revision: Revision, paths: _RealPaths, version: str | None) -> Revision:
+        """
+        Extend a revision by the search path.
+
+        :param paths: the real paths of the search path.
+        """
+        settings = self._settings
+        revision = settings.search_path.with_paths(paths).extend(revision, version=version)
+        return evolve(revision, pinned=False) if settings.unpinned_fetches else revision
 
     async def fetch(self, revision: Revision) -> PackageSet:
         """See :meth:`nixery.sources.interface.Sources.fetch`."""
@@ -259,8 +274,9 @@ class Resolver:
 
     async def _real_paths(self) -> tuple[_RealPaths, str | None]:
         """
-        Return the configured paths without symlinks, the package set before the overlays, and
-        the observed version of their files.
+        Return the configured paths without symlinks, and the observed version of their files.
+
+        The package set comes before the overlays, and the search path comes last.
 
         :raises SourceMissing: one does not exist.
         """
@@ -268,20 +284,15 @@ class Resolver:
         version = None if self._watch is None else await self._watch.settled_version()
         if self._known_paths is not None and self._known_paths[0] == version:
             return self._known_paths[1], version
-        source, overlays = self._settings.source, self._settings.overlays
-        configured = [(path, _OVERLAY) for path in overlays]
+        settings, source = self._settings, self._settings.source
+        configured = [(path, _OVERLAY) for path in settings.overlays]
+        configured += [(path, _ENTRY) for path in settings.search_path.paths]
         if isinstance(source, PathSource):
             configured.insert(0, (source.path, _PACKAGE_SET))
         paths = tuple([await self._workers.run(_real_path, *each) for each in configured])
         if version is not None:
             self._known_paths = version, paths
         return paths, version
-
-    async def _resolve_search_path(self) -> SearchPath:
-        search_path = self._settings.search_path
-        return search_path.with_paths(
-            [await self._workers.run(_real_path, path, _ENTRY) for path in search_path.paths]
-        )
 
 
 # -- on worker threads --------------------------------------------------------

@@ -95,18 +95,22 @@ class SearchPath:
             *((f"nixery-extra-{number}", path) for number, path in enumerate(self.extra_paths)),
         )
 
-    def extend(self, revision: Revision) -> Revision:
+    def extend(self, revision: Revision, *, version: str | None = None) -> Revision:
         """
         Return a revision that is evaluated with this search path, whose paths have no symlinks.
+
+        :param version: as in :class:`Revision`, of all paths together.
         """
         if not self:
             return revision
         identity = {f"{_ENTRY}{name}": str(entry) for name, entry in self.entries.items()}
         identity |= {f"{_EXTRA}{number}": str(path) for number, path in enumerate(self.extra_paths)}
+        pinned = revision.pinned and all(map(is_pinned_path, self.paths))
         return evolve(
             revision,
             identity={**revision.identity, **identity},
-            pinned=revision.pinned and all(map(is_pinned_path, self.paths)),
+            pinned=pinned,
+            version=None if pinned else version,
         )
 
 

@@ -237,13 +237,13 @@ def directory_of(path: Path) -> Path:
     return path.parent if path.suffix == ".nix" else path
 
 
-def readable_paths(source: Source, overlays: Sequence[Path] = ()) -> tuple[ReadablePath, ...]:
+def readable_paths(source: Source, others: Sequence[Path] = ()) -> tuple[ReadablePath, ...]:
     """
     Return all paths outside the Nix store that evaluations of a source read from.
 
-    :param overlays: those of the configuration.
+    :param others: those of overlays and of the search path.
     """
-    paths = [ReadablePath(path=path) for path in overlays]
+    paths = [ReadablePath(path=path) for path in others]
     if isinstance(source, PathSource):
         paths.append(ReadablePath(path=source.path, with_siblings=True))
     return tuple(each for each in paths if not is_pinned_path(each.path))

@@ -110,7 +110,8 @@ def make_sources(
     )
     # What is fetched without a hash may change while the files stay as they are.
     watch = watch and not context.settings.allow_unpinned_fetches
-    paths = readable_paths(source, config.overlays) if watch else ()
+    others = (*config.overlays, *config.search_path.paths)
+    paths = readable_paths(source, others) if watch else ()
     tree_watch = TreeWatch(paths, workers, reactor) if paths else None
     sources = Resolver(
         ResolverSettings(

@@ -48,9 +48,12 @@ class SearchPathTests(SynchronousTestCase):
             evolve(PINNED, extra_paths=(Path("/srv/a"),)),
             evolve(PINNED, entries={"b": Path("/srv/a")}),
         ):
-            self.assertFalse(search_path.extend(SET).pinned)
-        unpinned = path_revision(Path("/srv/set"))
-        self.assertFalse(PINNED.extend(unpinned).pinned)
+            revision = search_path.extend(SET, version="1")
+            self.assertFalse(revision.pinned)
+            self.assertEqual(revision.version, "1")
+        unpinned = path_revision(Path("/srv/set"), version="1")
+        self.assertFalse(PINNED.extend(unpinned, version="1").pinned)
+        self.assertIsNone(PINNED.extend(SET, version="1").version)
 
     def test_names_and_paths(self) -> None:
         """Archives are where they were fetched to, and further paths get names."""
