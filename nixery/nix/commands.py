@@ -13,7 +13,6 @@ packages up.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -34,9 +33,10 @@ from nixery.nix.error_parsing import INSTALL, command_missing, unusable
 from nixery.nix.errors import BuildFailed, MissingDerivations, NixMisconfigured, NixUnusable
 from nixery.nix.evaluator import Evaluator
 from nixery.nix.gc_roots import make_directories, remove_all, remove_directory
-from nixery.nix.indexer import PackageIndexer
+from nixery.nix.indexer import PackageIndexer, list_packages
 from nixery.nix.interface import Realisation, RootedClosure
 from nixery.nix.internal_json import BuildLog
+from nixery.nix.package_index import PackageIndex
 from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.progress import Progress
 from nixery.nix.temp_roots import TempRootHolder
@@ -127,7 +127,7 @@ class NixCommands:
         for _ in range(PROBES):
             content = uuid4().hex
             result = await self._query(arguments.store_text(content))
-            path = _stored_path(result)
+            path = store_location.parse_stored_path(result.stdout)
             ours = path.startswith(f"{arguments.STORE}/")
             if ours and await self._context.workers.run(
                 self._has_content, path, content.encode("ascii")
@@ -176,6 +176,14 @@ class NixCommands:
 
     def _used(self, package_set: PackageSet, system: str) -> AbstractContextManager[None]:
         return nullcontext() if self._indexer is None else self._indexer.used(package_set, system)
+
+    async def list_packages(self, package_set: PackageSet, system: str) -> PackageIndex:
+        """
+        List the packages of a set as an evaluation finds them; takes a minute for nixpkgs.
+
+        :raises NixeryError: the package set cannot be evaluated at all, or Nix failed.
+        """
+        return await list_packages(self._context, self._evaluator.lookup(package_set, system))
 
     def enable_prewarming(self) -> None:
         """Keep a process ready for the next evaluation from now on, until :meth:`stop`."""
@@ -383,21 +391,6 @@ class NixCommands:
 
 def _no_nix(printed: str) -> NixMisconfigured:
     return NixMisconfigured(reason=f"nix-store answers {printed[:200]!r}: {INSTALL}")
-
-
-def _stored_path(result: ProcessResult) -> str:
-    """
-    Parse the store path that a command printed.
-
-    :raises UnexpectedOutput: it is not a store path.
-    """
-    try:
-        path = json.loads(result.stdout)
-    except ValueError:
-        path = None
-    if not isinstance(path, str) or not path.startswith("/"):
-        raise UnexpectedOutput(what="the path of a stored file", excerpt=_text(result))
-    return path
 
 
 def _text(result: ProcessResult) -> str:

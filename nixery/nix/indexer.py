@@ -36,7 +36,7 @@ from nixery.process.spawner import Command
 from nixery.runtime.deferreds import when_finished
 from nixery.sources.source import PackageSet, Revision
 
-__all__ = ["PackageIndexer"]
+__all__ = ["PackageIndexer", "list_packages"]
 
 SLICE = 1000
 """The names that one process looks at: about a second of nixpkgs."""
@@ -70,6 +70,19 @@ RETRY_SECONDS = 600.0
 MAX_REMEMBERED = 64
 
 _Key = tuple[Revision, str]
+
+
+async def list_packages(context: NixContext, lookup: Lookup) -> PackageIndex:
+    """
+    List the packages of a set at once, for a command that waits for it.
+
+    :raises NixeryError: the package set cannot be evaluated at all, or Nix failed.
+    """
+
+    async def proceed() -> None:
+        pass
+
+    return await _Pass(context, lookup, proceed).run()
 
 
 @define(eq=False)

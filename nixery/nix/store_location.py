@@ -10,15 +10,17 @@ reports this reliably: Nixery has Nix store a new file, and checks that it is at
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import re
 from collections.abc import Mapping
 
+from nixery.errors import UnexpectedOutput
 from nixery.nix.arguments import STORE
 from nixery.nix.errors import NixMisconfigured, NixUnusable
 
-__all__ = ["explain_denial", "explain_misplacement", "has_content"]
+__all__ = ["explain_denial", "explain_misplacement", "has_content", "parse_stored_path"]
 
 _LOCKED = re.compile(r"locking path '(?P<path>/[^']+)'")
 _CHOSEN = re.compile(r"will use '(?P<root>[^']+)' as a chroot store")
@@ -36,6 +38,23 @@ _REFUSED = re.compile(
 
 
 # -- the store ----------------------------------------------------------------
+
+
+def parse_stored_path(printed: bytes) -> str:
+    """
+    Parse the path of a file that Nix was made to store.
+
+    :raises UnexpectedOutput: it is not a path.
+    """
+    try:
+        path = json.loads(printed)
+    except ValueError:
+        path = None
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise UnexpectedOutput(
+            what="the path of a stored file", excerpt=printed.decode("utf-8", "replace")
+        )
+    return path
 
 
 def has_content(path: str, content: bytes) -> bool:

@@ -30,8 +30,9 @@ from nixery.image.names import DEFAULT_PACKAGES, ImageName, PackageRequest, Tag
 from nixery.nix.context import NixContext
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.workers import Workers
+from nixery.sources.search_path import PinnedArchive, search_path_of
 from nixery.sources.source import PackageSet, Revision, is_pinned_path, source_trees
-from nixery.wiring.nix import make_nix, make_nix_context, make_store_listing
+from nixery.wiring.nix import make_nix, make_nix_context
 from nixery.wiring.sources import make_sources
 
 __all__ = ["check_source", "without_packages"]
@@ -135,15 +136,11 @@ class _Check:
         self.report = evolve(self.report, packages=packages)
         self._conclude(", ".join(name for _, name in packages) or "the set, without packages")
         if count:
-            listing = make_store_listing(context).attributes(package_set, self.name.system, ())
-            try:
-                attributes = await self._step("count", listing)
-            except NixeryError as error:
-                # A name that ends the evaluation, which nobody may ever ask for.
-                self._warn(f"the packages cannot be counted: {error.message}")
-            else:
-                self.report = evolve(self.report, package_count=len(attributes))
-                self._conclude(f"{len(attributes)} packages")
+            index = await self._step("count", nix.list_packages(package_set, self.name.system))
+            self.report = evolve(self.report, package_count=len(index.entries))
+            self._conclude(f"{len(index.entries)} packages")
+            if index.skipped:
+                self._warn(f"{index.skipped} names of the package set cannot be evaluated")
 
     async def _fetch(self, context: NixContext) -> PackageSet:
         sources = make_sources(self.config.sources, self._reactor, context).sources
@@ -158,13 +155,8 @@ class _Check:
             package_set = await self._step("fetch", sources.fetch(revision))
         finally:
             await sources.stop()
-        paths = (package_set.path, *package_set.overlays)
-        fetched = [
-            FetchedTree(url=tree.url, commit=tree.commit, path=path)
-            for tree, path in zip(source_trees(revision), paths, strict=False)
-        ]
-        self.report = evolve(self.report, fetched=fetched)
-        self._conclude(" ".join(str(each.path) for each in fetched) or "nothing")
+        self.report = evolve(self.report, fetched=_fetched(revision, package_set))
+        self._conclude(str(package_set.path))
         return package_set
 
     async def _step(self, name: str, work: Coroutine[Deferred[Any], Any, T]) -> T:
@@ -219,15 +211,31 @@ def _with_advice(error: NixeryError) -> str:
     return "; ".join([error.message, *advice])
 
 
+def _fetched(revision: Revision, package_set: PackageSet) -> Sequence[FetchedTree]:
+    """Return what was fetched for a package set: itself, overlays, and entries of nix_path."""
+    paths = (package_set.path, *package_set.overlays)
+    places = dict(package_set.search_path)
+    return [
+        *(
+            FetchedTree(url=tree.url, commit=tree.commit, path=path)
+            for tree, path in zip(source_trees(revision), paths, strict=False)
+        ),
+        *(
+            FetchedTree(url=entry.url, commit=entry.sha256, path=places[name])
+            for name, entry in search_path_of(revision).entries.items()
+            if isinstance(entry, PinnedArchive)
+        ),
+    ]
+
+
 def _unpinned(config: Config, revision: Revision) -> Sequence[str]:
     """Return what may change while the revision stays the same, and what to do about it."""
     identity = revision.identity
     found = [
         f"{path} may change at any moment: a path in the Nix store, or a commit of a git"
         " repository, does not"
-        for name, path in sorted(identity.items())
-        if name == "path" or name.startswith("overlay.")
-        if not is_pinned_path(Path(path))
+        for path in dict.fromkeys(identity.values())
+        if path.startswith("/") and not is_pinned_path(Path(path))
     ]
     if config.nix.allow_unpinned_fetches:
         found.append(

@@ -29,9 +29,10 @@ class CheckStep:
 @frozen(kw_only=True)
 class FetchedTree:
     """
-    A commit that is in the Nix store now.
+    A tree that is in the Nix store now.
 
     :param url: its repository, or its archive.
+    :param commit: the commit, or the hash of an archive that is pinned by one.
     :param path: its store path.
     """
 
