@@ -4,6 +4,7 @@ Bit for bit: the same packages give the same image, wherever it is made.
 
 from __future__ import annotations
 
+import json
 import pwd
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from tests.end_to_end.images import CheckedImage, check_image
 from tests.end_to_end.multiuser_nix import start_stranger
 from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Registry
+from tests.support.sboms import cyclonedx_problems, spdx_problems
 from tests.support.trees import below
 
 IMAGE = "shell/git/htop"
@@ -38,6 +40,13 @@ class ReproducibleTests(EndToEndCase):
         self.assertEqual({answer.status for answer in answers.values()}, {200}, answers)
         return {kind: answers[kind].headers["docker-content-digest"] for kind in KINDS}
 
+    def documents(self, registry: Registry) -> list[bytes]:
+        """The bills of materials of the image, and its provenance."""
+        names = ("sbom.cdx.json", "sbom.spdx.json", "provenance.json")
+        answers = [registry.get(f"/images/{IMAGE}:latest/{name}") for name in names]
+        self.assertEqual({answer.status for answer in answers}, {200}, answers)
+        return [answer.body for answer in answers]
+
     def image(self, registry: Registry, name: str) -> CheckedImage:
         answer = registry.manifest(name)
         self.assertEqual(answer.status, 200, answer.body)
@@ -47,7 +56,24 @@ class ReproducibleTests(EndToEndCase):
         """State directory, umask, locale, time zone and hash seed change nothing."""
         other = Daemon(demo_set(), name="elsewhere", umask=0o077, environ=ELSEWHERE).start()
         self.addCleanup(other.kill)
-        self.assertEqual(self.manifests(other.registry), self.manifests(demo_registry().registry))
+        ours = self.manifests(demo_registry().registry)
+        self.assertEqual(self.manifests(other.registry), ours)
+        theirs, documents = map(self.documents, (other.registry, demo_registry().registry))
+        self.assertEqual(theirs[:2], documents[:2])
+        cyclonedx, spdx, provenance = documents
+        self.assertEqual([], cyclonedx_problems(cyclonedx))
+        self.assertEqual([], spdx_problems(spdx))
+        statement = json.loads(provenance)
+        self.assertEqual(
+            {"sha256": ours[OCI_MANIFEST].removeprefix("sha256:")},
+            statement["subject"][0]["digest"],
+        )
+        self.assertEqual(
+            {"image": IMAGE, "system": "x86_64-linux"},
+            statement["predicate"]["buildDefinition"]["externalParameters"],
+        )
+        components = {each["name"]: each for each in json.loads(cyclonedx)["components"]}
+        self.assertLessEqual({"git", "htop", "coreutils"}, components.keys())
 
     def test_image_does_not_depend_on_the_user(self) -> None:
         """Neither does the user, who reaches the store through Nix's daemon."""
