@@ -134,7 +134,7 @@ class Evaluator:
     def _fetches(self, revision: Revision) -> Fetches:
         if self._context.settings.allow_unpinned_fetches:
             return Fetches.ANY
-        return Fetches.PINNED if revision in self._fetching else Fetches.FORBIDDEN
+        return Fetches.PINNED if revision.without_version() in self._fetching else Fetches.FORBIDDEN
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -197,7 +197,7 @@ class Evaluator:
         try:
             return await self._run_lookup(lookup, requests)
         except _FetchForbidden:
-            self._fetching[package_set.revision] = None
+            self._fetching[package_set.revision.without_version()] = None
             lookup = self.lookup(package_set, system)
             return await self._run_lookup(lookup, requests)
         finally:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nixery.image.names import is_commit
 from nixery.sources.git_urls import public_url
@@ -146,6 +146,10 @@ class Revision:
     def is_fixed(self) -> bool:
         """True if whatever is equal to it has the same files, so that results can be kept."""
         return self.pinned or self.version is not None
+
+    def without_version(self) -> Revision:
+        """Return the revision for what does not depend on the state of its files."""
+        return self if self.version is None else evolve(self, version=None)
 
 
 @frozen(kw_only=True)
