@@ -116,6 +116,8 @@ class Resolver:
         self._known_paths: tuple[str, _RealPaths] | None = None
         self._fetches: SingleFlight[SourceTree, Path] = SingleFlight()
         self._pinned_revision: Revision | None = None
+        # That of the last version of a path's files.
+        self._observed_revision: Revision | None = None
         self._stopping = False
 
     async def start(self) -> None:
@@ -160,6 +162,9 @@ class Resolver:
             if self._pinned_revision is not None:
                 return self._pinned_revision
             paths, version = await self._real_paths()
+            observed = self._observed_revision
+            if observed is not None and observed.version == version:
+                return observed
             rest = 1 + len(settings.overlays)
             revision = path_revision(paths[0], paths[1:rest], version=version)
             revision = self._extend(revision, paths[rest:], version)
@@ -171,6 +176,8 @@ class Resolver:
                 *settings.search_path.paths,
             ):
                 self._pinned_revision = revision
+            if revision.version is not None:
+                self._observed_revision = revision
             return revision
         requested = references(source, settings.tag_policy, tag, year=self._year())
         resolved, *base = await gather(self._find(each, tag) for each in requested)
