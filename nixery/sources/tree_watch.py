@@ -9,9 +9,9 @@ Know that the files of a package set have not changed.
 While the watches *stand*, :meth:`TreeWatch.version` reads the events that are queued, and returns
 another version if there are any.  An event is queued before the system call that changes a file
 returns, so a change that ended before the call is never missed.  Everything doubtful is a change:
-lost events, moved directories, mounts; then all watches are placed anew.  New files and
-directories are watched by a *refresh*.  In the meantime, and where a change may go unseen, the
-version is not known.
+lost events, files that are moved out of the trees, mounts; then all watches are placed anew.  New
+files and directories are watched by a *refresh*.  In the meantime, and where a change may go
+unseen, the version is not known.
 
 A write through a shared mapping of a file makes no event before the file is closed: until then, the
 change has not ended.
@@ -36,7 +36,6 @@ from nixery.sources.inotify import (
     IN_ATTRIB,
     IN_CREATE,
     IN_IGNORED,
-    IN_ISDIR,
     IN_MOVED_FROM,
     IN_MOVED_TO,
     IN_Q_OVERFLOW,
@@ -94,14 +93,13 @@ def interpret(events: Iterable[Event], placement: Placement) -> Changes:
             continue
         elif name and watch in placement.directories:
             if mask & IN_MOVED_FROM:
-                # All below a directory has another path now.
-                found.doubtful = found.doubtful or bool(mask & IN_ISDIR)
                 moved.add(cookie)
             if mask & (IN_CREATE | IN_MOVED_TO | IN_ATTRIB):
+                # Of a directory that was moved, all that is below it has another path now.
                 found.paths.add(os.path.join(placement.directories[watch], name))
                 moved.discard(cookie)
         found.any = True
-    # A file that has left the trees is still watched.
+    # What has left the trees is still watched.
     found.doubtful = found.doubtful or bool(moved)
     return found
 
