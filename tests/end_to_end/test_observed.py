@@ -1,0 +1,80 @@
+"""
+A package set at a path, changed again and again: each change is served by the very next pull.
+
+:data:`tests.support.edits.EDITS` says how often.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.case import EndToEndCase
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.processes import private_directory, wait_until
+from tests.support.edits import EDITS, Editor
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """Return what ``observed.nix`` reads."""
+    return {
+        path.name: "link"
+        if path.is_symlink()
+        else describe(path)
+        if path.is_dir()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.iterdir()
+    }
+
+
+class ObservedTests(EndToEndCase):
+    """A daemon that serves ``observed.nix``."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        directory = private_directory("observed")
+        self.set, self.outside = directory / "set", directory / "outside"
+        for each in (self.set / "files", self.outside):
+            each.mkdir(parents=True)
+        shutil.copy(Path(__file__).with_name("observed.nix"), self.set / "default.nix")
+        self.daemon = Daemon(self.set, name="observing").start()
+        self.addCleanup(self.daemon.stop)
+        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+
+    def served(self) -> str:
+        """Return the version of the package in a pull."""
+        registry = self.daemon.registry
+        manifest = registry.manifest("observed")
+        self.assertEqual(manifest.status, 200, manifest.body)
+        config = json.loads(registry.blob("observed", manifest.json()["config"]["digest"]))
+        return str(config["config"]["Labels"]["org.opencontainers.image.version"])
+
+    def current(self) -> str:
+        text = json.dumps(describe(self.set / "files"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def metric(self, line: str) -> float:
+        lines = self.daemon.registry.get("/metrics").body.decode().splitlines()
+        [value] = [each.split()[-1] for each in lines if each.startswith(line + " ")]
+        return float(value)
+
+    def test_no_pull_is_stale(self) -> None:
+        """A pull right after a change has it; without one, Nix does not run."""
+        seed = random.randrange(2**32)
+        editor = Editor(self.set / "files", self.outside, seed)
+        self.addCleanup(editor.close)
+        for number in range(EDITS // 20):
+            edit = editor.edit()
+            self.assertEqual(self.served(), self.current(), f"{number} of seed {seed}: {edit}")
+        wait_until(lambda: self.metric("nixery_source_watched") == 1, "the watch to stand")
+        self.served()
+        found = 'nixery_cache_requests_total{cache="evaluation",result="%s"}'
+        before = [self.metric(found % result) for result in ("memory", "missing")]
+        self.served()
+        self.daemon.registry.head("/v2/observed/manifests/latest")
+        after = [self.metric(found % result) for result in ("memory", "missing")]
+        self.assertEqual(after, [before[0] + 2, before[1]])
