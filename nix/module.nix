@@ -127,6 +127,7 @@ let
           google_application_credentials
           htpasswd_file
           nix_options_file
+          signing_key
           tls_key
           token_key
           ;
@@ -200,6 +201,8 @@ let
     htpasswd_file = setting types.path "The file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it.";
     auth_rules = setting (types.attrsOf (types.listOf types.str)) "The packages that a user may have, as {alice: [shell, git]}; others have all.";
     token_key = setting types.path "The file of the private key that signs tokens; the same for all replicas.";
+    signing_key = setting types.path "The file of the private key that signs images, ECDSA P-256 or Ed25519 in PEM.";
+    signing_key_previous = setting (types.listOf types.path) "The files of the public keys that signed before; their signatures are still served.";
     trusted_proxies = setting (types.listOf types.str) "Whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets.";
     requests_per_client = setting types.ints.unsigned "How many requests one client may send in the long run, in requests a second, and 20 times that at once; 0: any.";
     builds_per_client = setting types.ints.unsigned "How many images are made at once, or wait for it, for one client; 0: any number.";

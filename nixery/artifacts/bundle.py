@@ -12,7 +12,6 @@ from base64 import b64encode
 from nixery.artifacts.attachment import NewAttachment, attach
 from nixery.artifacts.document import IN_TOTO
 from nixery.artifacts.signing_key import SigningKey
-from nixery.artifacts.statement import make_statement
 from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import Manifest
 
@@ -23,14 +22,13 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
 def attach_bundle(
-    subject: Manifest, predicate_type: str, predicate: bytes, key: SigningKey
+    subject: Manifest, predicate_type: str, statement: bytes, key: SigningKey
 ) -> NewAttachment:
     """
-    Attach a signed statement to a manifest.
+    Attach a statement about a manifest to it, signed.
 
-    :param predicate: canonical JSON.
+    :param predicate_type: that of the statement.
     """
-    statement = make_statement(subject.digest, predicate_type, predicate)
     bundle = canonical_json(
         {
             "mediaType": BUNDLE,

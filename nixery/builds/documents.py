@@ -63,12 +63,13 @@ async def plan_documents(
         given = documents.get(manifest.digest, ())
         if not given:
             continue
-        existing = await read_attachments(storage, DOCUMENTS, manifest.digest)
-        digests = {digest for each in existing for digest in each.digests}
-        if existing and not await storage.missing(digests):
-            needs |= digests
+        existing = await storage.get_record(DOCUMENTS, manifest.digest)
+        attached = _decode(manifest.digest, existing)
+        present = await _present(storage, attached)
+        if attached and present == attached:
+            needs |= {digest for each in attached for digest in each.digests}
             continue
-        if existing:
+        if existing is not None:
             # A rule of a bucket, or a person, has removed what the record names.
             await storage.delete_record(DOCUMENTS, manifest.digest)
         new = [attach_document(manifest, document) for document in given]
@@ -80,15 +81,22 @@ async def plan_documents(
 
 async def read_attachments(storage: Storage, kind: str, key: str) -> tuple[Attachment, ...]:
     """
-    Return what a record says is attached to a manifest; nothing if there is none.
+    Return what a record says is attached to a manifest, except for what is not stored any more.
 
     :raises StorageError: the storage failed.
     """
-    record = await storage.get_record(kind, key)
-    if record is None:
-        return ()
+    return await _present(storage, _decode(key, await storage.get_record(kind, key)))
+
+
+async def _present(storage: Storage, attachments: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
+    digests = {digest for each in attachments for digest in each.digests}
+    missing = await storage.missing(digests, record_use=False) if digests else frozenset()
+    return tuple(each for each in attachments if not each.digests & missing)
+
+
+def _decode(key: str, record: bytes | None) -> tuple[Attachment, ...]:
     try:
-        return decode_attachments(record)
+        return () if record is None else decode_attachments(record)
     except ValueError as error:
-        _log.warn("the record {kind} {key} is of no use: {error}", kind=kind, key=key, error=error)
+        _log.warn("the record of what is attached to {key}: {error}", key=key, error=error)
         return ()

@@ -17,6 +17,7 @@ from nixery.config.declarations.limits import LimitConfig
 from nixery.config.declarations.nix import NixConfig
 from nixery.config.declarations.observability import ObservabilityConfig
 from nixery.config.declarations.retention import RetentionConfig
+from nixery.config.declarations.signing import SigningConfig
 from nixery.config.declarations.sources import SourceConfig
 from nixery.config.declarations.storage import StorageConfig
 from nixery.config.declarations.tls import TLSConfig
@@ -38,6 +39,7 @@ class Config:
     http: HTTPConfig
     tls: TLSConfig
     access: AccessConfig
+    signing: SigningConfig
     limits: LimitConfig
     sources: SourceConfig
     storage: StorageConfig

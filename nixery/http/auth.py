@@ -7,8 +7,8 @@ Authenticate the client of each request before a handler answers it, and authori
              pages: only for users; PagesGuard checks each build and image
 
 Credentials that were checked recently come from a cache: that takes microseconds, and no
-thread.  ``/healthz`` and ``/readyz`` are open without a login; the latter gives details
-only to users.
+thread.  ``/healthz``, ``/readyz`` and the public key are open without a login; ``/readyz`` gives
+details only to users.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from nixery.image.names import Digest, ImageName, parse_image_name
 
 __all__ = ["Authenticator", "PagesGuard", "RegistryGuard", "client_of"]
 
-SELF_AUTHORIZING_PATHS = frozenset({b"healthz", b"readyz", b"token", b"v2"})
+SELF_AUTHORIZING_PATHS = frozenset({b"healthz", b"keys", b"readyz", b"token", b"v2"})
 """First path segments open without a login; their handlers authorize clients themselves."""
 
-UNAUTHENTICATED_PATHS = frozenset({b"healthz"})
+UNAUTHENTICATED_PATHS = frozenset({b"healthz", b"keys"})
 """First path segments for which credentials are not checked at all."""
 
 

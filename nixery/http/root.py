@@ -26,7 +26,7 @@ from nixery.observability.context import current_request
 
 __all__ = ["ANY_HOST", "Root"]
 
-ANY_HOST = frozenset({b"healthz", b"metrics", b"readyz", b"token", b"v2"})
+ANY_HOST = frozenset({b"healthz", b"keys", b"metrics", b"readyz", b"token", b"v2"})
 """First path segments that are answered whatever host is requested: none of them is a page."""
 
 

@@ -21,6 +21,7 @@ from twisted.web.server import Request
 
 from nixery.http.error_handler import answer_failure
 from nixery.http.health import HealthPage
+from nixery.http.keys import PublicKeyPage
 from nixery.http.metrics import MetricsPage
 from nixery.http.openapi import DESCRIPTION
 from nixery.http.registry.api import Registry
@@ -65,12 +66,14 @@ class Handlers:
 
     :param health: tells that the daemon answers at all.
     :param readiness: tells whether it can serve images.
+    :param public_key: shows the key that verifies signatures.
     """
 
     registry: Registry | None = None
     token: TokenEndpoint | None = None
     health: HealthPage | None = None
     readiness: HealthPage | None = None
+    public_key: PublicKeyPage | None = None
     metrics: MetricsPage | None = None
     ui: UIHandlers | None = None
 
@@ -93,6 +96,8 @@ def make_router(handlers: Handlers, system: str) -> Router:
         _route_token(router, handlers.token)
     if handlers.health is not None and handlers.readiness is not None:
         _route_health(router, handlers.health, handlers.readiness)
+    if handlers.public_key is not None:
+        _route_public_key(router, handlers.public_key)
     if handlers.metrics is not None:
         _route_metrics(router, handlers.metrics)
     if handlers.ui is not None:
@@ -151,6 +156,12 @@ def _route_health(app: Klein, health: HealthPage, readiness: HealthPage) -> None
     @app.route("/readyz", methods=READ)
     def readyz(request: Request) -> Body:
         return readiness.show(request)
+
+
+def _route_public_key(app: Klein, page: PublicKeyPage) -> None:
+    @app.route("/keys/nixery.pub", methods=READ)
+    def public_key(request: Request) -> Body:
+        return page.show(request)
 
 
 def _route_metrics(app: Klein, page: MetricsPage) -> None:

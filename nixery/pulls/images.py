@@ -44,6 +44,7 @@ from nixery.image.packages import Evaluation
 from nixery.limits.build_quota import current_client
 from nixery.limits.errors import BuildsExceeded
 from nixery.observability.context import BuildStats, LookupCounts, current_build_stats
+from nixery.pulls.signatures import ImageSigner
 from nixery.pulls.tag_records import (
     MEMBERS,
     NAMES,
@@ -84,6 +85,10 @@ class ImageService:
     :param candidates: finds other names for those that do not exist.
     :param evaluation_ttl: the seconds for which the evaluation of a source is reused that may
         change unseen; 0: every pull evaluates again.
+    =======
+    :param signer: signs what is served; ``None``: nothing is signed.
+    :param evaluation_ttl: the seconds for which the evaluation of a source that is
+        not pinned is reused; 0: every pull evaluates again.
     :param stale_while_revalidate: the seconds for which the image of the old revision is served
         while the one of a new revision is being made; 0: not at all.
     :param on_tag_recorded: called with the new current image of a name and a tag; must not block.
@@ -96,6 +101,7 @@ class ImageService:
     tracker: BuildTracker
     seconds: Callable[[], float]
     candidates: CandidateSearch
+    signer: ImageSigner | None = None
     evaluation_ttl: float = 0.0
     stale_while_revalidate: float = 0.0
     on_tag_recorded: Callable[[ImageName, Tag, Image], None] | None = None
@@ -341,7 +347,9 @@ class ImageService:
         return image
 
     async def _record_tag(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
-        """Record that this is the current image of a name and a tag."""
+        """Record that this is the current image of a name and a tag, and sign it as such."""
+        if self.signer is not None:
+            await self.signer.sign(name, tag, image)
         record_key = tag_record_key(name, tag)
         if self._recorded_keys.get(record_key) != key:
             try:

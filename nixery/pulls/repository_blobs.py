@@ -8,6 +8,8 @@ images, and no other blobs from the same storage.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from cachetools import LRUCache
 
 from nixery.builds.image_cache import ImageCache
@@ -31,11 +33,18 @@ class RepositoryBlobs:
 
     :param storage: has the records of the images that were served for each name.
     :param image_cache: the cache of images that were made.
+    :param attached_digests: returns the digests of what refers to a manifest of a name.
     """
 
-    def __init__(self, storage: Storage, image_cache: ImageCache) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        image_cache: ImageCache,
+        attached_digests: Callable[[ImageName, Digest], Awaitable[frozenset[Digest]]] | None = None,
+    ) -> None:
         self._storage = storage
         self._image_cache = image_cache
+        self._attached_digests = attached_digests
         # Only positive results are cached: a blob that does not belong to a name now may be
         # served for it the next moment, also by another instance.
         self._digests: LRUCache[ImageName, set[Digest]] = LRUCache(
@@ -64,7 +73,11 @@ class RepositoryBlobs:
     async def _search(self, name: ImageName, digest: Digest) -> bool:
         if await self._storage.get_record(MEMBERS, member_record_key(name, digest)) is not None:
             return await self._add_manifest(name, digest)
-        return await self._search_current(name, digest) or await self._search_all(name, digest)
+        return (
+            await self._search_current(name, digest)
+            or await self._search_all(name, digest)
+            or await self._search_attached(name, digest)
+        )
 
     async def _search_current(self, name: ImageName, digest: Digest) -> bool:
         """Look through the images that the tags of a name mean now."""
@@ -90,6 +103,18 @@ class RepositoryBlobs:
                 await self._add_manifest(name, manifest)
                 if digest in self._digests.get(name, ()):
                     return True
+        return False
+
+    async def _search_attached(self, name: ImageName, digest: Digest) -> bool:
+        """Look through what refers to the manifests that were served for a name."""
+        if self._attached_digests is None:
+            return False
+        prefix = tag_record_prefix(name)
+        for key in await self._storage.list_records(MEMBERS, prefix):
+            attached = await self._attached_digests(name, Digest(key.removeprefix(prefix)))
+            if digest in attached:
+                self._store_digests(name, self._digests.get(name, set()) | attached)
+                return True
         return False
 
     async def _add_manifest(self, name: ImageName, digest: Digest) -> bool:

@@ -18,6 +18,7 @@ from nixery.config.declarations.access import AccessConfig
 from nixery.http.auth import PagesGuard
 from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.image.patterns import PackagePatterns
+from nixery.pulls.referrers import Referrers
 from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
@@ -55,6 +56,7 @@ def make_access(
     wall_clock: WallClock,
     *,
     stored: StorageSubsystem,
+    referrers: Referrers,
     reread: Callable[[], Config] | None,
 ) -> AccessSubsystem:
     """
@@ -63,13 +65,14 @@ def make_access(
     :param files: the pool for file systems.
     :param wall_clock: dates tokens.
     :param stored: the images that were built.
+    :param referrers: finds what refers to them.
     :param reread: reads the configuration again, for a reload; ``None``: it never changes.
     """
     if config.access.auth == "none":
         return AccessSubsystem()
     pool = WorkerPool("passwords", min(PASSWORD_THREADS, config.builds.cpu_workers), reactor)
     controller = AccessController(
-        repository_blobs=RepositoryBlobs(stored.storage, stored.images),
+        repository_blobs=RepositoryBlobs(stored.storage, stored.images, referrers.digests),
         workers=pool,
         seconds=reactor.seconds,
         wall_clock=wall_clock,

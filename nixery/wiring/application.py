@@ -30,6 +30,7 @@ from nixery.wiring.nix import make_nix, make_nix_context, make_package_indexes
 from nixery.wiring.observability import make_observability, sample_daemon
 from nixery.wiring.popularity import make_popularity
 from nixery.wiring.readiness import make_readiness
+from nixery.wiring.signing import make_signing
 from nixery.wiring.sources import make_sources
 from nixery.wiring.storage import STORAGE_THREADS, make_storage
 from nixery.wiring.systemd import make_systemd
@@ -94,7 +95,16 @@ def make_application(
         instrument=observability.instrument_storage,
         give_up=give_up,
     )
-    access = make_access(config, files, reactor, wall_clock, stored=stored, reread=reread)
+    signing = make_signing(config, cpu, files, stored=stored)
+    access = make_access(
+        config,
+        files,
+        reactor,
+        wall_clock,
+        stored=stored,
+        referrers=signing.referrers,
+        reread=reread,
+    )
     nix_context = make_nix_context(
         config, files, reactor, environ, instrument=observability.instrument_spawner
     )
@@ -130,6 +140,7 @@ def make_application(
         limits=limits,
         catalog=inspection.catalog,
         candidates=candidates,
+        signer=signing.signer,
         reporter=observability.reporter,
     )
     make_package_indexes(nix_context, nix.nix, building=lambda: bool(builds.tracker.active_names()))
@@ -153,6 +164,7 @@ def make_application(
         stored=stored,
         builds=builds,
         access=access,
+        signing=signing,
         limits=limits,
         web_ui=web_ui,
         observability=observability,
@@ -187,6 +199,7 @@ def make_application(
                 stop=lambda: files.run(lock.release),
             ),
             *access.components,
+            *signing.components,
             *tls.components,
             Component.of_service("reloading", reloader),
             *sources.components,

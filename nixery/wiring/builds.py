@@ -20,6 +20,7 @@ from nixery.layers.plan import Popularity
 from nixery.nix.interface import Nix
 from nixery.popularity.data import PopularityData
 from nixery.pulls.images import ImageService
+from nixery.pulls.signatures import ImageSigner
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
@@ -73,6 +74,7 @@ def make_builds(
     limits: LimitSubsystem,
     catalog: ImageCatalog,
     candidates: CandidateSearch,
+    signer: ImageSigner | None,
     reporter: BuildReporter,
 ) -> BuildSubsystem:
     """
@@ -82,6 +84,7 @@ def make_builds(
     :param wall_clock: tells the time at which a build began.
     :param catalog: records how images were made, and that they were served.
     :param candidates: finds other names for those that do not exist.
+    :param signer: signs what is served.
     """
     pipeline = ImagePipeline(
         sources=sources,
@@ -131,6 +134,7 @@ def make_builds(
         tracker=tracker,
         seconds=reactor.seconds,
         candidates=candidates,
+        signer=signer,
         evaluation_ttl=config.builds.evaluation_ttl,
         stale_while_revalidate=config.builds.stale_while_revalidate,
         on_tag_recorded=catalog.record_served,

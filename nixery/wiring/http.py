@@ -20,6 +20,7 @@ from nixery.errors import ShuttingDown
 from nixery.http.auth import Authenticator, RegistryGuard, client_of
 from nixery.http.health import HealthPage
 from nixery.http.hosts import HostRules, host_name
+from nixery.http.keys import PublicKeyPage
 from nixery.http.metrics import MetricsPage
 from nixery.http.registry.api import Registry, RegistryLimits
 from nixery.http.registry.manifests import Manifests
@@ -43,6 +44,7 @@ from nixery.wiring.builds import BuildSubsystem
 from nixery.wiring.limits import LimitSubsystem
 from nixery.wiring.observability import ObservabilitySubsystem
 from nixery.wiring.readiness import DaemonReadiness
+from nixery.wiring.signing import SigningSubsystem
 from nixery.wiring.storage import StorageSubsystem
 from nixery.wiring.tls import TLSSubsystem
 from nixery.wiring.web_ui import WebUISubsystem
@@ -78,6 +80,7 @@ def make_http(
     stored: StorageSubsystem,
     builds: BuildSubsystem,
     access: AccessSubsystem,
+    signing: SigningSubsystem,
     limits: LimitSubsystem,
     web_ui: WebUISubsystem,
     observability: ObservabilitySubsystem,
@@ -123,17 +126,20 @@ def make_http(
             guard=guard,
             limits=RegistryLimits(rules=limits.rules, sending=limits.sending, hosts=hosts),
             manifests=manifests,
+            referrers=signing.referrers,
         )
 
     def tells_faults(request: Request) -> bool:
         return controller is None or client_of(request).user is not None
 
     def make_root(address: PublicAddress) -> Root:
+        keys = None if signing.signer is None else signing.signer.keys
         handlers = Handlers(
             registry=make_registry(address),
             token=token,
             health=HealthPage(_no_faults),
             readiness=HealthPage(readiness.faults, tells_faults),
+            public_key=None if keys is None else PublicKeyPage(keys.signing.verification.pem),
             metrics=None if exposition is None else MetricsPage(exposition.expose),
             ui=web_ui.make(address),
         )

@@ -34,6 +34,8 @@ from nixery.access.access_controller import AccessController
 from nixery.access.identity import ANONYMOUS
 from nixery.access.passwords import Passwords
 from nixery.access.tokens import SigningKey, Tokens
+from nixery.artifacts.keys import KeyRing
+from nixery.artifacts.signing_key import SigningKey as ImageKey
 from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch
 from nixery.builds.document_maker import DocumentMaker
@@ -44,6 +46,7 @@ from nixery.builds.settings import ImageSettings
 from nixery.builds.tracker import BuildTracker
 from nixery.http.auth import Authenticator, PagesGuard, RegistryGuard
 from nixery.http.health import HealthPage
+from nixery.http.keys import PublicKeyPage
 from nixery.http.metrics import MetricsPage
 from nixery.http.registry.api import Registry
 from nixery.http.registry.pull_wait import PullWaiter
@@ -66,7 +69,9 @@ from nixery.layers.grouping import LayerSettings, Popularity
 from nixery.layers.tarball import Compression
 from nixery.observability.json_log import json_line
 from nixery.pulls.images import ImageService
+from nixery.pulls.referrers import Referrers
 from nixery.pulls.repository_blobs import RepositoryBlobs
+from nixery.pulls.signatures import ImageSigner
 from nixery.sources.source import PackageSet
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.testing.fakes import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
@@ -245,6 +250,11 @@ class World:
             failure_cache_ttl=60,
         )
         candidates = CandidateSearch(workers=workers, seconds=clock.seconds)
+        key = ImageKey(private_key=Ed25519PrivateKey.generate())
+        signer = ImageSigner(
+            storage=storage, cpu=workers, host="reg.example", keys=KeyRing(signing=key)
+        )
+        referrers = Referrers(storage=storage, image_cache=cache, signer=signer)
         images = ImageService(
             sources=sources,
             builder=builder,
@@ -255,9 +265,10 @@ class World:
             candidates=candidates,
             evaluation_ttl=60,
             stale_while_revalidate=0,
+            signer=signer,
             on_tag_recorded=library.record_served,
         )
-        controller, guard = self._access_controller(cache), None
+        controller, guard = self._access_controller(cache, referrers), None
         self.controller = controller
         if self.gated:
             guard = RegistryGuard(
@@ -270,6 +281,7 @@ class World:
             clock,
             pull_waiter=PullWaiter(clock=clock),
             guard=guard,
+            referrers=referrers,
         )
         files = site_files()
         docs = self.directory / "docs"
@@ -299,6 +311,7 @@ class World:
             token=TokenEndpoint(controller) if self.gated else None,
             health=HealthPage(well),
             readiness=HealthPage(well),
+            public_key=PublicKeyPage(key.verification.pem),
             metrics=MetricsPage(metrics),
             ui=UIHandlers(
                 pages=pages,
@@ -312,9 +325,9 @@ class World:
         self.router = make_router(handlers, SYSTEM)
         return Root(self.router, Authenticator(controller) if self.gated else None)
 
-    def _access_controller(self, cache: ImageCache) -> AccessController:
+    def _access_controller(self, cache: ImageCache, referrers: Referrers) -> AccessController:
         controller = AccessController(
-            repository_blobs=RepositoryBlobs(self.storage, cache),
+            repository_blobs=RepositoryBlobs(self.storage, cache, referrers.digests),
             workers=self.workers,
             seconds=self.clock.seconds,
             wall_clock=self.wall_clock,

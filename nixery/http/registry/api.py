@@ -23,7 +23,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import NotFound
 
 from nixery.access.errors import CrossSiteRequest
-from nixery.artifacts.attachment import referrers_index
+from nixery.artifacts.attachment import Attachment
 from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
@@ -36,6 +36,13 @@ from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import FailedPull, ManifestUnknown
 from nixery.http.registry.manifests import Manifests
 from nixery.http.registry.pull_wait import PullWaiter
+from nixery.http.registry.referrers import (
+    NoReferrers,
+    Referrers,
+    answer_referrers,
+    find_by_tag,
+    parse_referrers_tag,
+)
 from nixery.http.responses import (
     answer_unchanged,
     answer_with,
@@ -45,7 +52,7 @@ from nixery.http.responses import (
     set_headers,
 )
 from nixery.image.errors import PackagesRefused
-from nixery.image.manifests import OCI_INDEX, Image, Manifest
+from nixery.image.manifests import Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag, parse_image_name
 from nixery.limits.package_rules import PackageRules
 from nixery.runtime.workers import Workers
@@ -113,9 +120,10 @@ class Registry:
     :param guard: authorizes requests; by default, every client may pull every image.
     :param limits: the packages that are served at all, and the minimum speed of clients.
     :param manifests: finds manifests by digest; by default, in ``storage``.
+    :param referrers: finds what refers to manifests; by default, there is nothing.
     """
 
-    def __init__(  # the dependencies of all handlers
+    def __init__(  # noqa: PLR0913  # the dependencies of all handlers
         self,
         images: Images,
         storage: Storage,
@@ -126,6 +134,7 @@ class Registry:
         guard: RegistryGuard | None = None,
         limits: RegistryLimits | None = None,
         manifests: Manifests | None = None,
+        referrers: Referrers | None = None,
     ) -> None:
         self._images = images
         self._guard = guard
@@ -136,6 +145,7 @@ class Registry:
         self._rules = limits.rules
         self._hosts = limits.hosts
         self._manifests = manifests or Manifests(storage, clock.seconds)
+        self._referrers = referrers or NoReferrers()
 
     async def ping(self, request: Request) -> bytes:
         """Answer ``/v2/``: this is a registry, and the client is authorized."""
@@ -155,8 +165,11 @@ class Registry:
     async def manifest(self, request: Request, name: ImageName, reference: Tag | Digest) -> bytes:
         """Answer with a manifest; an image that does not exist yet is built."""
         if ":" not in reference:
+            tag = Tag(reference)
+            if is_referrers_tag(tag):
+                return await self._manifest_by_referrers_tag(request, name, tag)
             await self._admit(request, name)
-            return await self._manifest_by_tag(request, name, Tag(reference))
+            return await self._manifest_by_tag(request, name, tag)
         digest = Digest(reference)
         if not await self._admit(request, name, digest):
             raise ManifestUnknown(name=name.repository, digest=digest)
@@ -192,8 +205,6 @@ class Registry:
         return True
 
     async def _manifest_by_tag(self, request: Request, name: ImageName, tag: Tag) -> bytes:
-        if is_referrers_tag(tag):
-            return send_error(request, NO_REFERRERS)
         if is_cross_site(request, self._hosts):
             raise CrossSiteRequest
         is_head = request.method == b"HEAD"
@@ -216,6 +227,18 @@ class Registry:
         check_readable(image, agent, accepted)
         manifest = image.choose_manifest(accepted)
         set_headers(request, {b"Vary": b"Accept"})
+        self._manifests.keep(manifest)
+        return self._manifest(request, manifest)
+
+    async def _manifest_by_referrers_tag(
+        self, request: Request, name: ImageName, tag: Tag
+    ) -> bytes:
+        digest, _ = parse_referrers_tag(tag)
+        manifest = None
+        if await self._admit(request, name, digest):
+            manifest = await find_by_tag(self._referrers, name, tag)
+        if manifest is None:
+            return send_error(request, NO_REFERRERS)
         self._manifests.keep(manifest)
         return self._manifest(request, manifest)
 
@@ -275,15 +298,17 @@ class Registry:
         body = json.dumps({"name": name.repository, "tags": tags}).encode("ascii")
         return answer_with(request, "application/json", body)
 
-    async def referrers(self, request: Request, name: ImageName, _digest: Digest) -> bytes:
-        """Answer with the manifests that refer to another one: there are none."""
-        await self._admit(request, name)
-        # Nothing refers to our images so far; the specification wants an empty
-        # index then, and not a 404, which would send clients to look for a tag.
-        # Several types in a request are a union, of which nothing is nothing, too.
-        if b"artifactType" in request.args:
-            set_headers(request, {b"OCI-Filters-Applied": b"artifactType"})
-        return answer_with(request, OCI_INDEX, referrers_index(()))
+    async def referrers(self, request: Request, name: ImageName, digest: Digest) -> bytes:
+        """Answer with the manifests that refer to another one, or with a page of them."""
+        # The specification wants an empty index where there is nothing, and not a 404, which
+        # would send clients to look for a tag.
+        attachments: Sequence[Attachment] = ()
+        size = _query(request, b"n")
+        if await self._admit(request, name, digest):
+            if size is not None and not _PAGE_SIZE.fullmatch(size):
+                return send_error(request, BAD_PAGE_SIZE)
+            attachments = await self._referrers.attachments(name, digest)
+        return answer_referrers(request, name, digest, attachments, size)
 
 
 def _query(request: Request, name: bytes) -> bytes | None:

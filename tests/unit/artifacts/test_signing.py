@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.artifacts.attachment import NewAttachment
 from nixery.artifacts.bundle import attach_bundle, pre_authentication_encoding
 from nixery.artifacts.document import SPDX_PREDICATE
 from nixery.artifacts.errors import SigningKeyUnusable
@@ -36,7 +37,7 @@ from nixery.artifacts.simple_signing import (
     signature_config,
     signature_manifest,
 )
-from nixery.artifacts.statement import SIGNATURE_PREDICATE
+from nixery.artifacts.statement import SIGNATURE_PREDICATE, make_statement
 from nixery.image.manifests import OCI_MANIFEST, Manifest, digest_of
 from tests.support.signatures import Refused, verify_bundle, verify_simple_signing
 
@@ -59,6 +60,11 @@ def keys() -> list[SigningKey]:
         SigningKey(private_key=generate_private_key(SECP256R1())),
         SigningKey(private_key=Ed25519PrivateKey.generate()),
     ]
+
+
+def bundle_of(predicate_type: str, predicate: bytes, key: SigningKey) -> NewAttachment:
+    statement = make_statement(IMAGE.digest, predicate_type, predicate)
+    return attach_bundle(IMAGE, predicate_type, statement, key)
 
 
 class KeyTests(SynchronousTestCase):
@@ -136,7 +142,7 @@ class BundleTests(SynchronousTestCase):
     def test_bundle_is_verified(self) -> None:
         """A client with the public key reads the statement about the manifest."""
         for key in keys():
-            new = attach_bundle(IMAGE, SIGNATURE_PREDICATE, b"{}", key)
+            new = bundle_of(SIGNATURE_PREDICATE, b"{}", key)
             bundle, kind = new.blobs[1]
             self.assertEqual(kind, "application/vnd.dev.sigstore.bundle.v0.3+json")
             statement = verify_bundle(bundle, pem=key.verification.pem, manifest=IMAGE.digest)
@@ -145,7 +151,7 @@ class BundleTests(SynchronousTestCase):
 
     def test_manifest_tells_what_the_bundle_says(self) -> None:
         """The manifest of a bundle has one layer, and the annotations that cosign looks for."""
-        new = attach_bundle(IMAGE, SPDX_PREDICATE, b'{"spdxVersion":"SPDX-2.3"}', keys()[0])
+        new = bundle_of(SPDX_PREDICATE, b'{"spdxVersion":"SPDX-2.3"}', keys()[0])
         value = json.loads(new.blobs[2][0])
         self.assertEqual(value["artifactType"], value["layers"][0]["mediaType"])
         self.assertEqual(len(value["layers"]), 1)
@@ -161,13 +167,13 @@ class BundleTests(SynchronousTestCase):
     def test_bundle_of_another_manifest_or_key_is_refused(self) -> None:
         """A bundle of another manifest, by another key or with a changed statement is refused."""
         key, other = keys()
-        bundle = attach_bundle(IMAGE, SIGNATURE_PREDICATE, b"{}", key).blobs[1][0]
+        bundle = bundle_of(SIGNATURE_PREDICATE, b"{}", key).blobs[1][0]
         pems = key.verification.pem, other.verification.pem
         wrong = digest_of(b"another")
         self.assertRaises(Refused, verify_bundle, bundle, pem=pems[0], manifest=wrong)
         self.assertRaises(Refused, verify_bundle, bundle, pem=pems[1], manifest=IMAGE.digest)
         forged = json.loads(bundle)
-        unsigned = attach_bundle(IMAGE, SPDX_PREDICATE, b"{}", key).blobs[1][0]
+        unsigned = bundle_of(SPDX_PREDICATE, b"{}", key).blobs[1][0]
         forged["dsseEnvelope"]["payload"] = json.loads(unsigned)["dsseEnvelope"]["payload"]
         changed = json.dumps(forged).encode()
         self.assertRaises(Refused, verify_bundle, changed, pem=pems[0], manifest=IMAGE.digest)

@@ -58,8 +58,8 @@ class DefaultTests(ConfigCase):
             " gcs_endpoint: 'http://h', auth: htpasswd, htpasswd_file: /h,"
             " google_application_credentials: /c, popularity_url: 'http://h/p', public_url:"
             " 'http://h', build_deadline: 1, tls_certificate: /t, tls_key: /k, port: 1,"
-            " nix_options_file: /o, pkgs_repo: /r, pkgs_ref: r, overlays: /o, allow_packages: a,"
-            " deny_packages: b, builder_id: 'urn:b'}"
+            " signing_key: /s, nix_options_file: /o, pkgs_repo: /r, pkgs_ref: r, overlays: /o,"
+            " allow_packages: a, deny_packages: b, builder_id: 'urn:b'}"
         )
         retention = self.load("{max_storage_size: 1, max_image_age: 7, pkgs_path: /p}")
         for name, group in GROUPS.items():

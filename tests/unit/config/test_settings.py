@@ -18,6 +18,8 @@ NAMES = (
     "htpasswd_file",
     "auth_rules",
     "token_key",
+    "signing_key",
+    "signing_key_previous",
     "trusted_proxies",
     "requests_per_client",
     "builds_per_client",

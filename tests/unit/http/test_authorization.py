@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.access.passwords import Passwords
 from nixery.access.throttle import FORGET_AFTER_SECONDS
+from nixery.image.manifests import digest_of
 from nixery.image.names import escape_attribute
 from nixery.image.patterns import parse_patterns
 from nixery.testing.fakes import FakePackage
@@ -108,6 +109,10 @@ class MatrixTests(SynchronousTestCase):
             name: json.loads(self.ask("bob", GET, f"/v2/{name}/manifests/latest")[1])
             for name in IMAGES
         }
+        self.digests = {
+            name: digest_of(self.ask("bob", GET, f"/v2/{name}/manifests/latest")[1])
+            for name in IMAGES
+        }
 
     def credentials(self, client: str) -> list[bytes]:
         match client:
@@ -145,6 +150,8 @@ class MatrixTests(SynchronousTestCase):
                 yield Row(f"/v2/{name}/blobs/{blob['digest']}", BLOB_WAYS, may)
             yield Row(f"/v2/{name}/blobs/sha256:{'0' * 64}", BLOB_WAYS, ())
             yield Row(f"/v2/{name}/manifests/sha256:{'0' * 64}", BLOB_WAYS, ())
+        for name, may in IMAGES.items():
+            yield from self.referrer_rows(name, may)
         # What only the other image has, under the name that the client may have.
         for name, other in (("hello", "sesame"), ("sesame", "hello")):
             own = {layer["digest"] for layer in self.manifests[name]["layers"]}
@@ -152,12 +159,34 @@ class MatrixTests(SynchronousTestCase):
                 if blob["digest"] not in own:
                     yield Row(f"/v2/{name}/blobs/{blob['digest']}", BLOB_WAYS, ("bob",))
 
+    def referrer_rows(self, name: str, may: Sequence[str]) -> Iterator[Row]:
+        """Yield the rows of what refers to the manifest of an image: of that, and by that name."""
+        image = self.digests[name]
+        yield Row(f"/v2/{name}/referrers/{image}", BLOB_WAYS[:2], may)
+        for suffix in ("", ".sig"):
+            yield Row(f"/v2/{name}/manifests/{image.replace(':', '-')}{suffix}", BLOB_WAYS, may)
+        index = json.loads(self.ask("bob", GET, f"/v2/{name}/referrers/{image}")[1])
+        self.assertEqual(len(index["manifests"]), 1)
+        signatures = f"/v2/{name}/manifests/{image.replace(':', '-')}.sig"
+        body = self.ask("bob", GET, signatures)[1]
+        for digest in (index["manifests"][0]["digest"], digest_of(body)):
+            yield Row(f"/v2/{name}/manifests/{digest}", BLOB_WAYS, may)
+            manifest = json.loads(self.ask("bob", GET, f"/v2/{name}/manifests/{digest}")[1])
+            for blob in (manifest["config"], *manifest["layers"]):
+                yield Row(f"/v2/{name}/blobs/{blob['digest']}", BLOB_WAYS, may)
+            # Bob may have everything, by whatever name.
+            other = "hello" if name != "hello" else "sesame"
+            yield Row(f"/v2/{other}/manifests/{digest}", BLOB_WAYS, ("bob",))
+            [blob] = manifest["layers"]
+            yield Row(f"/v2/{other}/blobs/{blob['digest']}", BLOB_WAYS, ("bob",))
+
     def page_rows(self) -> Iterator[Row]:
         """Yield the rows of pages, their data and their streams."""
         for path in ("/", "/builds", "/images", "/docs/", "/metrics", "/?packages=hello"):
             yield Row(path, PAGE_WAYS, USERS)
         yield Row("/builds/events", STREAM_WAYS, USERS)
         yield Row("/healthz", PAGE_WAYS, CLIENTS)
+        yield Row("/keys/nixery.pub", PAGE_WAYS, CLIENTS)
         builds = {build.image: build.id for build in self.world.book.overview()}
         for name, may in IMAGES.items():
             for part in ("", "/paths", "/graph.json", "/graph.svg", "/sbom.cdx.json", "?why=glibc"):
