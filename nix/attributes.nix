@@ -7,14 +7,14 @@
 # The arguments are those of package_set.nix, and `without` (JSON: a list of names of the
 # top level). What throws when it is looked at is left out; what aborts ends the
 # evaluation, unless it is named in `without`.
-{ src, system, config ? "{}", overlays ? "[]", without ? "[]" }:
+{ src ? "", system, config ? "{}", overlays ? "[]", flake ? "", without ? "[]" }:
 
 let
   inherit (builtins) attrNames concatMap elem fromJSON isAttrs match tryEval;
 
   inherit (import ./text.nix) onlyTexts;
 
-  packages = import ./package_set.nix { inherit src system config overlays; };
+  packages = import ./package_set.nix { inherit src system config overlays flake; };
 
   skipped = fromJSON without;
 

@@ -3,7 +3,7 @@
 #
 #   nix-instantiate --eval --strict --json --readonly-mode ... index.nix
 #
-# `src`, `system`, `config`, `overlays` and `fetches` are those of package_set.nix.
+# `src`, `system`, `config`, `overlays`, `flake` and `fetches` are those of package_set.nix.
 #
 #   names     JSON: a list of attribute names at the top of the set; or null, which
 #             lists all of them instead
@@ -12,7 +12,10 @@
 # that ask for it (`recurseForDerivations`): [ attribute, pname, version, description, served ].
 # What throws when it is looked at is left out, or empty. What aborts ends the evaluation: the
 # daemon asks for the names in slices, and divides one that fails.
-{ src, system, config ? "{}", overlays ? "[]", fetches ? "forbidden", names ? "null" }:
+{
+  src ? "", system, config ? "{}", overlays ? "[]", flake ? "", fetches ? "forbidden",
+  names ? "null"
+}:
 
 let
   inherit (builtins)
@@ -20,7 +23,7 @@ let
 
   inherit (import ./text.nix) onlyTexts toText;
 
-  packages = import ./package_set.nix { inherit src system config overlays fetches; };
+  packages = import ./package_set.nix { inherit src system config overlays flake fetches; };
 
   wanted = fromJSON names;
 

@@ -152,6 +152,7 @@ let
       value != null && builtins.match "[a-z+]+://[^/@]*:[^/@]+@.*" value != null
     ) [
       "channel_url"
+      "flake"
       "nixpkgs_url"
       "pkgs_repo"
       "popularity_url"
@@ -217,6 +218,8 @@ let
     channel = setting types.str "Take packages from this nixpkgs channel, or this full nixpkgs commit.";
     pkgs_repo = setting types.str "Take packages from the package set in this git repository.";
     pkgs_path = setting types.path "Take packages from the package set at this path.";
+    flake = setting types.str "Take packages from this flake, as github:owner/repository.";
+    allow_unlocked_flake = setting types.bool "Whether the flake may have inputs that its flake.lock does not fix, and that move.";
     pkgs_repo_kind = setting (types.enum [ "package-set" "overlay" ]) "What is in the git repository: a package-set, or an overlay on nixpkgs.";
     pkgs_ref = setting types.str "The branch, tag or full commit of the git repository that the tag latest means.";
     submodules = setting types.bool "Whether the git repository's submodules are fetched with it.";

@@ -9,7 +9,9 @@
 #   overlays  JSON: a list of paths of overlays
 #   fetches   "pinned": what the set and the overlays fetch has to be pinned, see
 #             guarded_fetches.nix; anything else: the options of Nix alone decide
-{ src, system, config ? "{}", overlays ? "[]", fetches ? "forbidden" }:
+#   flake     a flake in place of `src`, as flake_set.nix takes it: its packages are those that
+#             it makes, without `config` and `overlays`
+{ src ? "", system, config ? "{}", overlays ? "[]", flake ? "", fetches ? "forbidden" }:
 
 let
   inherit (builtins) foldl' fromJSON functionArgs intersectAttrs isAttrs isFunction typeOf;
@@ -33,7 +35,8 @@ let
     else source (if named == { } then arguments else intersectAttrs named arguments);
   taken = isFunction source && (named == { } || named ? overlays);
 in
-if !isAttrs set then
+if flake != "" then import ./flake_set.nix { inherit flake system; }
+else if !isAttrs set then
   throw "the package set is a ${typeOf set}, and has to be a set or a function that returns one"
 else if taken || arguments.overlays == [ ] then set
 else if set ? extend then foldl' (previous: overlay: previous.extend overlay) set arguments.overlays

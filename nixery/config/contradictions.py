@@ -12,6 +12,25 @@ from nixery.config.settings import SETTINGS
 __all__ = ["find_contradictions"]
 
 
+_OVERLAY_FLAKE = (
+    "it does not apply to the packages of a flake, which it makes itself: write a flake with"
+    " legacyPackages = import nixpkgs { overlays = ...; config = ...; }, which may have that flake"
+    " as an input, and name yours in flake"
+)
+_PURE = (
+    "it does not apply to a flake, whose evaluation is pure and sees only its inputs: make what it"
+    " needs an input of it"
+)
+_NOT_FOR_FLAKES = {
+    "overlays": _OVERLAY_FLAKE,
+    "nixpkgs_config": _OVERLAY_FLAKE,
+    "nix_path": _PURE,
+    "extra_paths": _PURE,
+    "allow_unpinned_fetches": _PURE,
+}
+"""Settings that mean nothing where the source is a flake, and what to do in their place."""
+
+
 def find_contradictions(
     values: Mapping[str, object], ranks: Mapping[str, int], layers: list[Layer]
 ) -> Iterator[ConfigProblem]:
@@ -41,6 +60,7 @@ def find_contradictions(
             continue
         if not overridden:
             yield layers[ranks[setting.name]].problem(setting, only)
+    yield from _check_flake(values, ranks, layers, by_name)
     yield from _check_auth(values, ranks, layers, by_name)
     if values.get("storage_backend") == "gcs" and "storage_backend" in ranks:
         layer = layers[ranks["storage_backend"]]
@@ -54,6 +74,20 @@ def find_contradictions(
         ):
             if one in ranks and two not in ranks:
                 yield layers[ranks[one]].problem(by_name[one], f"give {two} too, or neither")
+
+
+def _check_flake(
+    values: Mapping[str, object],
+    ranks: Mapping[str, int],
+    layers: list[Layer],
+    by_name: Mapping[str, Setting],
+) -> Iterator[ConfigProblem]:
+    """Check the settings that change a package set against ``flake``."""
+    if values.get("flake") is None:
+        return
+    for name, text in _NOT_FOR_FLAKES.items():
+        if values.get(name):
+            yield layers[ranks[name]].problem(by_name[name], text)
 
 
 def _check_auth(

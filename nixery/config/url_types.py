@@ -11,14 +11,17 @@ from urllib.parse import urlsplit
 
 from nixery.config.types import InvalidValue, Kind, parse_mapping, parse_path, parse_text
 from nixery.image.names import is_commit
+from nixery.sources.flake_urls import InvalidFlakeUrl, parse_flake_url
 from nixery.sources.git_urls import SCHEMES, has_unusable_password, is_ref_name, is_supported
 from nixery.sources.search_path import PinnedArchive
+from nixery.sources.source import FlakeSource
 
 __all__ = [
     "ARCHIVE_URL",
     "BASE_URL",
     "CHANNEL",
     "DATA_URL",
+    "FLAKE",
     "NIX_PATH",
     "REF",
     "REPOSITORY",
@@ -59,6 +62,13 @@ def _parse_repository(value: object) -> str:
             f"give the URL of a git repository ({', '.join(SCHEMES)}), host:path, or a path"
         )
     return text
+
+
+def _parse_flake(value: object) -> FlakeSource:
+    try:
+        return parse_flake_url(parse_text(value))
+    except InvalidFlakeUrl as error:
+        raise InvalidValue(str(error)) from None
 
 
 def _parse_ref(value: object) -> str:
@@ -153,6 +163,7 @@ def _parse_base_url(value: object) -> str:
 
 
 URI = Kind(name="URI", parse=_parse_uri)
+FLAKE = Kind(name="URL", parse=_parse_flake)
 REF = Kind(name="git reference", parse=_parse_ref)
 ARCHIVE_URL = Kind(name="URL", parse=_parse_archive_url)
 CHANNEL = Kind(name="channel", parse=_parse_channel)

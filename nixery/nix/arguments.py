@@ -22,6 +22,8 @@ from nixery.image.packages import Package
 from nixery.sources.source import PackageSet
 
 __all__ = [
+    "FLAKE_FEATURES",
+    "FLAKE_OPTIONS",
     "REFUSED_ATTRIBUTES",
     "STORE",
     "STORE_PROBE",
@@ -79,6 +81,16 @@ STORE = "/nix/store"
 
 STORE_PROBE = f"{STORE}/00000000000000000000000000000000-nixery-probe"
 """A well-formed store path that does not exist."""
+
+FLAKE_FEATURES = ("--extra-experimental-features", "nix-command flakes")
+"""Options of the commands that deal with flakes, which the machine's nix.conf need not allow."""
+
+FLAKE_OPTIONS = (
+    *FLAKE_FEATURES,
+    # What a name in the machine's registry of flakes means is no part of any lock file.
+    *("--option", "use-registries", "false"),
+)
+"""Options of the commands that deal with the inputs of flakes as well."""
 
 LOOKUP_VERSION = "2"
 """Has to change whenever ``nix/resolve.nix`` gives other results for the same request."""
@@ -293,12 +305,14 @@ def attributes(
         "system": system,
         "config": json_text(settings.config),
         "overlays": json_text([str(path) for path in package_set.overlays]),
+        "flake": package_set.flake,
         "without": json_text(list(without)),
     }
     return (
         *("nix-instantiate", "--eval", "--strict", "--json"),
         *("--option", "nix-path", ""),
         *(part for name, path in package_set.search_path for part in ("-I", f"{name}={path}")),
+        *(FLAKE_OPTIONS if package_set.flake else ()),
         *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
         str(expression),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from nixery.nix.arguments import NixSettings
-from nixery.nix.errors import NixDiskFull, NixMisconfigured, NixUnusable
+from nixery.nix.errors import FlakeRefused, NixDiskFull, NixMisconfigured, NixUnusable
 from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "error_text",
     "fetch_forbidden",
     "fault_of",
+    "flake_refusal",
+    "input_of",
     "memory_exceeded",
     "nix_at_fault",
     "too_old",
@@ -33,6 +35,16 @@ INSTALL = "install Nix 2.18 or later"
 _TOO_OLD = re.compile(
     r"evaluation aborted with the following error message: '\s*"
     r"(?P<text>This version of Nixpkgs requires[^\n]*)"
+)
+_NOT_LOCKED = re.compile(
+    r"cannot update (?:unlocked )?flake input '(?P<input>[^']*)' in pure mode"
+    r"|requires lock file changes but they're not allowed"
+    r"|cannot write modified lock file of flake"
+    r"|the inputs of flake\.nix and those of flake\.lock differ"
+)
+_INPUT = re.compile(r"while fetching the input '([^'\n]*)' of the flake")  # by fetch_flake.nix
+_NO_FLAKE = re.compile(
+    r"/flake\.nix'?(?: does not exist|: No such file or directory)|there is no flake\.nix"
 )
 # Names and paths in a message may be chosen by a package: only the beginning and the end count.
 _NIX_AT_FAULT = re.compile(
@@ -151,6 +163,32 @@ def too_old(text: str, output: CommandOutput) -> NixMisconfigured | None:
         reason=f"the package set refuses it as too old ({match['text'].strip()}): {INSTALL}",
         output=output,
     )
+
+
+def input_of(stderr: str) -> str | None:
+    """Return the name of the input of a flake that could not be fetched, by Nix's trace."""
+    names = _INPUT.findall(stderr)
+    return names[-1] if names else None
+
+
+def flake_refusal(text: str, output: CommandOutput) -> FlakeRefused | None:
+    """Return the error if ``text``, Nix's, says that a flake is none, or is not locked."""
+    match = _NOT_LOCKED.search(text)
+    if match is not None:
+        inputs = f" (it does not name {match['input']})" if match["input"] else ""
+        return FlakeRefused(
+            reason=f"its flake.lock is missing, or does not fit its flake.nix{inputs}",
+            advice="run nix flake lock there and commit flake.lock, or let inputs move with"
+            " allow_unlocked_flake",
+            output=output,
+        )
+    if _NO_FLAKE.search(text):
+        return FlakeRefused(
+            reason="there is no flake.nix",
+            advice="name its directory in the URL of the setting flake, as ?dir=packages",
+            output=output,
+        )
+    return None
 
 
 # -- faults of Nix --------------------------------------------------------------

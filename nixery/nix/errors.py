@@ -14,6 +14,7 @@ __all__ = [
     "BuildTimedOut",
     "EvaluationFailed",
     "EvaluationTimedOut",
+    "FlakeRefused",
     "MissingDerivations",
     "NixDiskFull",
     "NixMisconfigured",
@@ -62,6 +63,21 @@ class EvaluationFailed(NixeryError):
     @property
     def message(self) -> str:
         return f"the package set does not evaluate: {self.reason}"
+
+
+@frozen(kw_only=True)
+class FlakeRefused(EvaluationFailed):
+    """
+    A flake is not evaluated, for what it is made of is not fixed, or is missing.
+
+    :param advice: what to do, in the imperative.
+    """
+
+    advice: str
+
+    @property
+    def message(self) -> str:
+        return f"the flake cannot be evaluated: {self.reason}; {self.advice}"
 
 
 @frozen(kw_only=True)

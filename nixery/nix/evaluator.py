@@ -30,7 +30,13 @@ from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, make_evaluation, refused_problems
 from nixery.nix import arguments, resolve_arguments
 from nixery.nix.context import NixContext
-from nixery.nix.error_parsing import command_missing, fault_of, fetch_forbidden, too_old
+from nixery.nix.error_parsing import (
+    command_missing,
+    fault_of,
+    fetch_forbidden,
+    flake_refusal,
+    too_old,
+)
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.evaluation_log import EvaluationLog
 from nixery.nix.fetched_roots import FetchedRoots
@@ -231,7 +237,9 @@ class Evaluator:
             await self._evaluate_once(lookup, (), deadline)
         except _EvaluationError as failure:
             # Only the package set as a whole knows which Nix it needs.
-            refused = too_old(failure.reason, failure.output)
+            refused = too_old(failure.reason, failure.output) or (
+                flake_refusal(failure.reason, failure.output) if lookup.package_set.flake else None
+            )
             raise (
                 refused or EvaluationFailed(reason=failure.reason, output=failure.output)
             ) from failure

@@ -7,10 +7,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from nixery.nix.arguments import NixSettings, environment
+from nixery.nix.arguments import (
+    FLAKE_FEATURES,
+    FLAKE_OPTIONS,
+    NixSettings,
+    environment,
+    json_text,
+)
+from nixery.sources.flakes import flake_fetch
 from nixery.sources.source import SourceTree
 
-__all__ = ["add_root", "fetch", "fetch_and_root", "fetch_environment"]
+__all__ = ["add_root", "fetch", "fetch_and_root", "fetch_environment", "lock_flake"]
 
 
 def fetch_environment(
@@ -81,22 +88,54 @@ def fetch_and_root(
 def _fetching(
     tree: SourceTree, fetch_nix: Path, shallow: bool, without: Path | None
 ) -> tuple[str, ...]:
-    arguments = {"kind": tree.kind, "url": tree.url}
-    if tree.kind == "git":
-        arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
-        if not shallow:
-            arguments["depth"] = "whole"
-    elif tree.kind == "hashed":
-        arguments["rev"] = tree.commit
-    if without is not None:
-        arguments["without"] = str(without)
+    features: tuple[str, ...] = ()
+    if tree.flake is not None:
+        fetch_nix = fetch_nix.with_name("fetch_flake.nix")
+        # The trace tells which input cannot be fetched.
+        features = (*FLAKE_OPTIONS, "--show-trace")
+        if not tree.is_fixed:
+            features += _freshness(tree.flake.ttl)
+        arguments = {
+            "tree": json_text(flake_fetch(tree, shallow=shallow)),
+            "directory": tree.flake.directory,
+            "info": json_text(tree.info),
+        }
+    else:
+        arguments = {"kind": tree.kind, "url": tree.url}
+        if tree.kind == "git":
+            arguments |= {"rev": tree.commit, "ref": tree.ref or ""}
+            if not shallow:
+                arguments["depth"] = "whole"
+        elif tree.kind == "hashed":
+            arguments["rev"] = tree.commit
+        if without is not None:
+            arguments["without"] = str(without)
     return (
+        *features,
         # The machine's own nix.conf may set either.
         *("--option", "restrict-eval", "false"),
         *("--option", "pure-eval", "false"),
         *(part for name, value in arguments.items() for part in ("--argstr", name, value)),
         str(fetch_nix),
     )
+
+
+def lock_flake(url: str, ttl: float) -> tuple[str, ...]:
+    """
+    Command that prints the lock file which a flake would have now, with all else about it.
+
+    :param url: of its tree in the store.
+    :param ttl: seconds for which inputs that move are not looked up again.
+    """
+    return (
+        *("nix", *FLAKE_FEATURES, "flake", "metadata", "--json", "--no-write-lock-file"),
+        *_freshness(ttl),
+        url,
+    )
+
+
+def _freshness(ttl: float) -> tuple[str, ...]:
+    return ("--option", "tarball-ttl", str(int(ttl)))
 
 
 def add_root(link: Path, path: str) -> tuple[str, ...]:

@@ -8,33 +8,23 @@ package set with each update, and nixpkgs has hundreds of megabytes.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 from uuid import uuid4
 
 from attrs import evolve
 from twisted.logger import Logger
 
-from nixery.errors import UnexpectedOutput
-from nixery.nix import fetch_arguments
+from nixery.nix import fetch_arguments, fetch_commands
 from nixery.nix.context import NixContext
-from nixery.nix.error_parsing import command_missing, error_text, nix_at_fault
+from nixery.nix.fetch_commands import FetchCommands, describe, unavailable
 from nixery.nix.gc_roots import make_directories
-from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
-from nixery.process.spawner import Command, ProcessResult
 from nixery.runtime.clocks import WallClock, WallTime
-from nixery.runtime.retry import THREE_ATTEMPTS, retry
 from nixery.sources import git_arguments
-from nixery.sources.errors import CommitMissing, SourceUnavailable
 from nixery.sources.git_checkout import GitCheckout, without_working_tree
-from nixery.sources.git_errors import advice_on, git_failure
 from nixery.sources.left_out import LeftOutFinder, remove_files, write_paths
 from nixery.sources.source import SourceTree
 
@@ -45,32 +35,6 @@ MAX_REFETCHES = 10
 The most attempts to fetch a commit again after a collection removed it before it was
 rooted.  One is enough, except as said of :data:`nixery.builds.realisation.MAX_REEVALUATIONS`.
 """
-
-MAX_OUTPUT_BYTES = 64 * 1024
-
-ROOT_TIMEOUT = 300.0
-"""Timeout in seconds of making a root, which waits for a running collection."""
-
-_NO_SHALLOW = re.compile(r"does not support shallow (?:capabilities|clients|requests)")
-"""
-git's messages for a server that only serves complete histories: a static web server, or
-one that is configured so.
-"""
-
-_NOT_THERE = re.compile(r"HTTP error (?:404|410)")
-_WRONG_HASH = re.compile(r"hash mismatch in file downloaded from '")
-_STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
-
-
-class _Arguments(Protocol):
-    """Makes a command that fetches."""
-
-    def __call__(self, *, shallow: bool) -> tuple[str, ...]:
-        """
-        Return the command.
-
-        :param shallow: whether to leave the history out.
-        """
 
 
 class NixFetcher:
@@ -92,13 +56,16 @@ class NixFetcher:
         self._context = context
         self._wall_clock = wall_clock
         self._roots = context.settings.source_roots
-        self._fetch_nix = fetch_nix
         template = fetch_nix.parent / "git-template"
-        self._environment = fetch_arguments.fetch_environment(
-            context.environ,
-            git_arguments.environment(context.environ, repository),
-            context.settings,
-            template,
+        self._commands = FetchCommands(
+            context,
+            environment=fetch_arguments.fetch_environment(
+                context.environ,
+                git_arguments.environment(context.environ, repository),
+                context.settings,
+                template,
+            ),
+            fetch_nix=fetch_nix,
         )
         self._checkout = GitCheckout(
             repository,
@@ -113,25 +80,28 @@ class NixFetcher:
         # The sources that this process has used, with the time of last use by the monotonic
         # clock: changes of the wall clock do not shorten the time that they are kept.
         self._rooted: dict[str, float] = {}
-        # The URLs of servers that cannot leave the history out.
-        self._whole: set[str] = set()
         self._left_out = LeftOutFinder(context.workers)
 
     async def fetch(self, tree: SourceTree) -> Path:
         """See :meth:`nixery.sources.interface.TreeFetcher.fetch`."""
         link = self._roots / tree.name
+        fetched = None
+        if not tree.is_fixed:
+            # Each of its states has a root of its own, named by the store path.
+            fetched = await self._commands.fetch(await self._as_any_other(tree))
+            link = link.with_name(f"{link.name}-{Path(fetched).name[:12]}")
         path = await self._context.workers.run(_use, link, self._wall_clock.now())
-        if path is not None and tree.name in self._rooted:
-            self._rooted[tree.name] = self._context.clock.seconds()
+        if path is not None and link.name in self._rooted:
+            self._rooted[link.name] = self._context.clock.seconds()
             return path
         # The root is of an earlier run: Nix may have lost it, and collected the path.
         if (
             path is None
-            or not await self._root(link, str(path))
+            or not await self._commands.root(link, str(path))
             # It may be of a version of the registry that served them.
             or await self._left_out.pointers(tree, path)
         ):
-            path = await self._fetch_and_root(tree, link)
+            path = await self._fetch_and_root(tree, link, fetched)
             keep = self._context.settings.source_retention
             old = self._context.clock.seconds() - keep
             mine = frozenset(name for name, used in self._rooted.items() if used >= old)
@@ -141,36 +111,49 @@ class NixFetcher:
             for name in dropped:
                 self._rooted.pop(name, None)
                 self._log.info("the source {name} is not kept any longer", name=name)
-        self._rooted[tree.name] = self._context.clock.seconds()
+        self._rooted[link.name] = self._context.clock.seconds()
         return path
 
-    async def _fetch_and_root(self, tree: SourceTree, link: Path) -> Path:
-        self._log.info("fetching {commit} of {url}", commit=tree.commit, url=tree.url)
+    async def _fetch_and_root(
+        self, tree: SourceTree, link: Path, fetched: str | None = None
+    ) -> Path:
+        """
+        Fetch and root a commit.
+
+        :param fetched: the store path, if it was fetched just now.
+        """
+        self._log.info("fetching {commit} of {url}", commit=describe(tree), url=tree.url)
         began = self._context.clock.seconds()
         await self._context.workers.run(make_directories, self._roots)
         if tree.submodules or tree.lfs:
             path = await self._check_out_and_root(tree, link)
         else:
-            path = await self._fetch_plainly_and_root(tree, link)
+            path = await self._fetch_plainly_and_root(tree, link, fetched)
         self._log.info(
             "{commit} was fetched in {seconds:.1f} s",
-            commit=tree.commit,
+            commit=describe(tree),
             seconds=self._context.clock.seconds() - began,
         )
         return Path(path)
 
-    async def _fetch_plainly_and_root(self, tree: SourceTree, link: Path) -> str:
-        """Fetch and root a commit as Nix does."""
+    async def _fetch_plainly_and_root(
+        self, tree: SourceTree, link: Path, fetched: str | None
+    ) -> str:
+        """
+        Fetch and root a commit as Nix does.
+
+        :param fetched: as in :meth:`_fetch_and_root`.
+        """
         run = self._context.workers.run
-        fetched = evolve(tree, url=await run(without_working_tree, tree.url))
-        path = await self._store_and_root(fetched, link)
+        plain = await self._as_any_other(tree)
+        path = await self._store_and_root(plain, link, fetched=fetched)
         pointers = await self._left_out.pointers(tree, Path(path))
         if not pointers:
             return path
         without = self._checkouts / f"{uuid4().hex}.without"
         try:
             await run(write_paths, without, pointers)
-            return await self._store_and_root(fetched, link, without)
+            return await self._store_and_root(plain, link, without)
         finally:
             await run(without.unlink, missing_ok=True)
 
@@ -188,12 +171,22 @@ class NixFetcher:
             await run(shutil.rmtree, directory, ignore_errors=True)
 
     async def _store_and_root(
-        self, tree: SourceTree, link: Path, without: Path | None = None
+        self,
+        tree: SourceTree,
+        link: Path,
+        without: Path | None = None,
+        *,
+        fetched: str | None = None,
     ) -> str:
-        path = await self._fetch(tree, without)
-        if not await self._root(link, path):
+        path = fetched or await self._commands.fetch(tree, without)
+        if not await self._commands.root(link, path):
             path = await self._refetch_and_root(tree, link, without)
         return path
+
+    async def _as_any_other(self, tree: SourceTree) -> SourceTree:
+        """Return the tree, to be fetched like those of other machines."""
+        url = await self._context.workers.run(without_working_tree, tree.url)
+        return evolve(tree, url=url)
 
     async def _refetch_and_root(self, tree: SourceTree, link: Path, without: Path | None) -> str:
         """
@@ -203,153 +196,19 @@ class NixFetcher:
         own root is made.
         """
         root = link.with_name(f"{link.name}.held")
-        hold = partial(fetch_arguments.fetch_and_root, tree, self._fetch_nix, root, without=without)
         try:
             for _ in range(MAX_REFETCHES):
-                self._log.info("a garbage collection took {commit}", commit=tree.commit)
-                await self._run(tree, hold)
+                self._log.info("a garbage collection took {commit}", commit=describe(tree))
+                await self._commands.hold(tree, root, without)
                 # The commit is in the store now: this only prints its path.
-                path = await self._fetch(tree, without)
-                if await self._root(link, path):
+                path = await self._commands.fetch(tree, without)
+                if await self._commands.root(link, path):
                     return path
         finally:
             await self._context.workers.run(root.unlink, missing_ok=True)
-        raise self._unavailable(
+        raise unavailable(
             tree, "garbage collections took it before it was protected, again and again"
         )
-
-    async def _fetch(self, tree: SourceTree, without: Path | None) -> str:
-        """
-        Fetch a commit.
-
-        :param without: a list of files that are left out.
-        :return: the store path, which is not protected from garbage collection.
-        """
-        result = await self._run(
-            tree, partial(fetch_arguments.fetch, tree, self._fetch_nix, without=without)
-        )
-        return _store_path(result.stdout)
-
-    async def _run(self, tree: SourceTree, arguments: _Arguments) -> ProcessResult:
-        """
-        Run a command that fetches, without the history if the server supports that.
-
-        Versions of Nix from about 2.20 on ask for that.
-
-        :param arguments: makes the command.
-        """
-        if tree.url not in self._whole:
-            try:
-                return await self._persist(tree, arguments(shallow=True))
-            except SourceUnavailable as error:
-                if error.output is None or not _NO_SHALLOW.search(error.output.stderr):
-                    raise
-            self._log.info(
-                "{url} cannot be fetched without its history, and is fetched with it",
-                url=tree.url,
-            )
-            self._whole.add(tree.url)
-        return await self._persist(tree, arguments(shallow=False))
-
-    async def _persist(self, tree: SourceTree, argv: tuple[str, ...]) -> ProcessResult:
-        """Run a command that fetches, with retries after failures that may be temporary."""
-
-        async def attempt(seconds: float) -> ProcessResult:
-            command = Command(
-                argv=argv,
-                environment=self._environment,
-                timeout=seconds,
-                stdout_limit=MAX_OUTPUT_BYTES,
-            )
-            return await self._context.spawner.run(command)
-
-        try:
-            return await retry(
-                attempt,
-                THREE_ATTEMPTS,
-                clock=self._context.clock,
-                timeout=self._context.settings.fetch_timeout,
-                is_temporary=_is_temporary,
-            )
-        except CommandMissing as error:
-            raise command_missing(error) from error
-        except ProcessTimedOut as error:
-            raise self._unavailable(tree, error.message, error) from error
-        except OutputTooLarge as error:
-            raise self._unavailable(tree, error.message, error) from error
-        except ProcessFailed as error:
-            fault = nix_at_fault(error)
-            if fault is not None:
-                raise fault from error
-            if tree.kind == "archive" and _NOT_THERE.search(error.output.stderr):
-                raise CommitMissing(url=tree.url, commit=tree.commit) from error
-            if advice_on(error.output.stderr) is not None:
-                raise git_failure(error, source=tree.url, what=tree.commit) from error
-            reason = error_text(error.output.stderr, self._context.settings)
-            if _WRONG_HASH.search(error.output.stderr):
-                raise evolve(
-                    self._unavailable(tree, reason, error),
-                    advice="if that is what it should be, its hash in nix_path has to be corrected",
-                ) from error
-            raise self._unavailable(tree, reason, error) from error
-
-    async def _root(self, link: Path, path: str) -> bool:
-        """
-        Root a store path.
-
-        :return: whether the path was still valid.
-        """
-        command = Command(
-            argv=fetch_arguments.add_root(link, path),
-            environment=self._environment,
-            timeout=ROOT_TIMEOUT,
-        )
-        try:
-            await self._context.spawner.run(command)
-        except CommandMissing as error:
-            raise command_missing(error) from error
-        except ProcessFailed as error:
-            fault = nix_at_fault(error)
-            if fault is not None:
-                raise fault from error
-            return False
-        return True
-
-    def _unavailable(
-        self,
-        tree: SourceTree,
-        reason: str,
-        error: ProcessFailed | ProcessTimedOut | OutputTooLarge | None = None,
-    ) -> SourceUnavailable:
-        return SourceUnavailable(
-            source=tree.url,
-            what=tree.commit,
-            reason=reason,
-            output=error.output if error is not None else None,
-        )
-
-
-def _is_temporary(error: Exception) -> bool:
-    return (
-        isinstance(error, ProcessFailed)
-        and nix_at_fault(error) is None
-        and _NOT_THERE.search(error.output.stderr) is None
-        and _NO_SHALLOW.search(error.output.stderr) is None
-        and advice_on(error.output.stderr) is None
-        and _WRONG_HASH.search(error.output.stderr) is None
-    )
-
-
-def _store_path(printed: bytes) -> str:
-    try:
-        path = json.loads(printed)
-    except ValueError:
-        path = None
-    if not isinstance(path, str) or not _STORE_PATH.fullmatch(path):
-        raise UnexpectedOutput(
-            what="what Nix fetched", excerpt=printed[:200].decode("utf-8", "replace")
-        )
-    return path
 
 
 # -- on worker threads --------------------------------------------------------
@@ -361,7 +220,7 @@ def _use(link: Path, now: WallTime) -> Path | None:
     """
     try:
         path = link.readlink()
-        if _STORE_PATH.fullmatch(str(path)) and path.exists():
+        if fetch_commands.STORE_PATH.fullmatch(str(path)) and path.exists():
             os.utime(link, (now, now), follow_symlinks=False)
             return path
     except OSError:

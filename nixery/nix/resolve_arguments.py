@@ -8,14 +8,16 @@ as an expression itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from attrs import frozen
 
 from nixery.image.names import PackageRequest
-from nixery.nix.arguments import NixSettings, building, json_text
+from nixery.nix.arguments import FLAKE_OPTIONS, NixSettings, building, json_text
 from nixery.sources.source import PackageSet, directory_of
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "encode_request",
     "evaluate",
     "evaluate_and_build",
+    "inline",
     "prewarm",
 ]
 
@@ -82,6 +85,24 @@ class Lookup:
     fetches: Fetches = Fetches.FORBIDDEN
 
 
+@cache
+def inline(path: Path) -> str:
+    """
+    Return the text of an expression, with those of the files that it imports in their places.
+
+    Pure evaluation reads no file outside of the store, and in Nix 2.8 not even those that
+    ``builtins.toFile`` has put there.  The files are part of the installation, and read once.
+
+    :param path: the path of the expression; it names the others ``import ./NAME.nix``.
+    """
+    lines = path.read_text("utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    return _IMPORT.sub(lambda match: f"({inline(path.with_name(match[1]))})", text)
+
+
+_IMPORT = re.compile(r"\bimport \./([a-z_]+\.nix)\b")
+
+
 def evaluate(
     lookup: Lookup, requests: Sequence[PackageRequest], *, guard: bool = True
 ) -> tuple[str, ...]:
@@ -130,7 +151,10 @@ def encode_request(lookup: Lookup, requests: Sequence[PackageRequest]) -> bytes:
     arguments = "".join(
         f"{name} = {_string(value)}; " for name, value in _values(lookup, requests).items()
     )
-    return f"import (/. + {_string(str(lookup.resolve))}) {{ {arguments}}}\n".encode(
+    resolve = f"import (/. + {_string(str(lookup.resolve))})"
+    if lookup.package_set.flake:
+        resolve = f"({inline(lookup.resolve)})"
+    return f"{resolve} {{ {arguments}}}\n".encode(
         # The arguments of commands are encoded in the same way.
         errors="surrogateescape"
     )
@@ -151,12 +175,25 @@ def describe(lookup: Lookup, names: Sequence[str] | None) -> tuple[str, ...]:
         *("nix-instantiate", "--eval", "--strict", "--json", "--readonly-mode"),
         *_options(lookup),
         *(part for name, value in values.items() for part in ("--argstr", name, value)),
-        str(expression),
+        *_expression(lookup, expression),
     )
 
 
 def _options(lookup: Lookup) -> tuple[str, ...]:
     """Return the options that restrict an evaluation."""
+    import_from_derivation = (
+        "--option",
+        "allow-import-from-derivation",
+        "true" if lookup.settings.allow_import_from_derivation else "false",
+    )
+    if lookup.package_set.flake:
+        # What is fetched has a hash; Nix 2.8 refuses inputs where evaluation is restricted too.
+        return (
+            *FLAKE_OPTIONS,
+            *("--option", "restrict-eval", "false"),
+            *("--option", "pure-eval", "true"),
+            *import_from_derivation,
+        )
     # Restricted evaluation can read the paths of the search path, and the store.  Those of the
     # package set are watched: see ``readable_paths``.
     readable = {
@@ -168,11 +205,7 @@ def _options(lookup: Lookup) -> tuple[str, ...]:
     }
     return (
         *("--option", "restrict-eval", "true"),
-        *(
-            "--option",
-            "allow-import-from-derivation",
-            "true" if lookup.settings.allow_import_from_derivation else "false",
-        ),
+        *import_from_derivation,
         # The machine's own nix.conf may set it.
         *("--option", "nix-path", ""),
         *_fetch_options(lookup.fetches),
@@ -198,8 +231,13 @@ def _arguments(
     values = _values(lookup, requests, guard=guard)
     return (
         *(part for name, value in values.items() for part in ("--argstr", name, value)),
-        str(lookup.resolve),
+        *_expression(lookup, lookup.resolve),
     )
+
+
+def _expression(lookup: Lookup, path: Path) -> tuple[str, ...]:
+    """Return the arguments that name an expression of ours."""
+    return ("--expr", inline(path)) if lookup.package_set.flake else (str(path),)
 
 
 def _values(
@@ -214,13 +252,14 @@ def _values(
         }
         for item in requests
     ]
+    flake = lookup.package_set.flake
     return {
-        "src": str(lookup.package_set.path),
+        **({"flake": flake} if flake else {"src": str(lookup.package_set.path)}),
         "system": lookup.system,
         "names": json_text(names),
         "config": json_text(lookup.settings.config),
         "overlays": json_text([str(path) for path in lookup.package_set.overlays]),
-        "fetches": lookup.fetches.value,
+        **({} if flake else {"fetches": lookup.fetches.value}),
         "guard": "true" if guard else "false",
     }
 

@@ -24,11 +24,13 @@ from nixery.runtime.deferreds import gather
 from nixery.runtime.single_flight import SingleFlight
 from nixery.runtime.workers import Workers
 from nixery.sources.errors import CommitMissing, SourceMissing, SourceUnavailable
+from nixery.sources.flakes import flake_revision, flake_tree, read_flake
 from nixery.sources.interface import TreeFetcher
 from nixery.sources.ref_cache import RefCache
 from nixery.sources.search_path import SearchPath, search_path_of
 from nixery.sources.source import (
     NIXPKGS_URL,
+    FlakeSource,
     PackageSet,
     PathSource,
     ResolvedRef,
@@ -128,8 +130,12 @@ class Resolver:
         :raises CommandMissing: there is no git, where it is needed.
         """
         self._stopping = False
-        if isinstance(self._settings.source, PathSource):
-            await self._workers.run(_check_path, self._settings.source.path, _PACKAGE_SET)
+        source = self._settings.source
+        if isinstance(source, PathSource):
+            await self._workers.run(_check_path, source.path, _PACKAGE_SET)
+        if isinstance(source, FlakeSource) and source.kind == "path":
+            file = Path(source.location, source.directory, "flake.nix")
+            await self._workers.run(_real_path, file, _FLAKE)
         for overlay in self._settings.overlays:
             await self._workers.run(_check_path, overlay, _OVERLAY)
         for path in self._settings.search_path.paths:
@@ -179,6 +185,8 @@ class Resolver:
             if revision.version is not None:
                 self._observed_revision = revision
             return revision
+        if isinstance(source, FlakeSource):
+            return await self._resolve_flake(source, tag)
         requested = references(source, settings.tag_policy, tag, year=self._year())
         resolved, *base = await gather(self._find(each, tag) for each in requested)
         paths, version = await self._real_paths()
@@ -204,8 +212,26 @@ class Resolver:
         revision = settings.search_path.with_paths(paths).extend(revision, version=version)
         return evolve(revision, pinned=False) if settings.unpinned_fetches else revision
 
+    async def _resolve_flake(self, source: FlakeSource, tag: Tag) -> Revision:
+        settings = self._settings
+        if source.repository is not None:
+            [reference] = references(source, settings.tag_policy, tag)
+            resolved = await self._find(reference, tag)
+            return flake_revision(source, reference.describe(), resolved)
+        if tag != LATEST:
+            raise unknown_revision(source, settings.tag_policy, tag)
+        path = None
+        if source.kind == "path":
+            path = await self._workers.run(_real_path, Path(source.location), _FLAKE)
+        return flake_revision(source, LATEST, None, path=path)
+
     async def fetch(self, revision: Revision) -> PackageSet:
         """See :meth:`nixery.sources.interface.Sources.fetch`."""
+        source = self._settings.source
+        if isinstance(source, FlakeSource):
+            file = await self._fetch(flake_tree(source, revision))
+            flake = await self._workers.run(read_flake, source, file)
+            return PackageSet(revision=revision, path=flake.tree, flake=flake.argument)
         search_path = search_path_of(revision)
         package_set = await self._fetch_package_set(revision)
         archives = await gather(self._fetch(archive.tree) for archive in search_path.archives)
@@ -309,8 +335,13 @@ _RealPaths = tuple[Path, ...]
 _PACKAGE_SET = "package set"
 _OVERLAY = "overlay"
 _ENTRY = "entry of the search path"
+_FLAKE = "flake"
 
-_SETTINGS = {_OVERLAY: "overlays", _ENTRY: "nix_path or extra_paths"}
+_SETTINGS = {
+    _OVERLAY: "overlays",
+    _ENTRY: "nix_path or extra_paths",
+    _FLAKE: "flake (NIXERY_FLAKE, --flake)",
+}
 """The settings that say where others than the package set are."""
 
 

@@ -21,6 +21,7 @@ from nixery.sources.git_urls import public_url
 __all__ = [
     "NIXPKGS_URL",
     "ChannelSource",
+    "FlakeSource",
     "ResolvedRef",
     "GitSource",
     "PackageSet",
@@ -31,10 +32,12 @@ __all__ = [
     "STORE",
     "SourceTree",
     "directory_of",
+    "has_revisions",
     "is_pinned_path",
     "overlay_paths",
     "path_revision",
     "readable_paths",
+    "repository_of",
     "revision_of",
     "source_trees",
 ]
@@ -102,7 +105,71 @@ class PathSource:
         return f"the package set at {self.path}"
 
 
-Source = ChannelSource | GitSource | PathSource
+@frozen(kw_only=True)
+class FlakeSource:
+    """
+    A flake.
+
+    :param kind: the way it is fetched, as Nix names it.
+    :param location: the URL of the repository or of the archive, ``OWNER/NAME``, or the absolute
+        path; a URL may hold a password.
+    :param ref: the branch, tag or full commit that the tag ``latest`` means; ``None`` for the
+        repository's own default branch.
+    :param directory: the directory of its ``flake.nix``, below the top of the tree.
+    :param host: the host of a repository that is named by owner and name.
+    :param shallow: whether a git repository is fetched without its history.
+    :param submodules: whether it is fetched with its submodules.
+    :param nar_hash: the hash of the tree, if its URL has one.
+    :param allow_unlocked: whether it may have inputs that its lock file does not fix.
+    :param ttl: seconds for which an archive, and an input that moves, is not looked up again.
+    """
+
+    kind: Literal["git", "github", "gitlab", "path", "tarball"]
+    location: str = field(repr=False)
+    ref: str | None = None
+    directory: str = ""
+    host: str = ""
+    shallow: bool = False
+    submodules: bool = False
+    nar_hash: str = ""
+    allow_unlocked: bool = False
+    ttl: float = 0.0
+
+    @property
+    def repository(self) -> GitSource | None:
+        """The git repository whose branches and tags are the tags; paths and archives have none."""
+        if self.kind == "git":
+            return GitSource(url=self.location, ref=self.ref)
+        if self.kind in ("github", "gitlab"):
+            return GitSource(url=f"https://{self.host}/{self.location}.git", ref=self.ref)
+        return None
+
+    @property
+    def public_url(self) -> str:
+        """The URL without its secrets, the revision and the directory."""
+        if self.kind == "git":
+            return f"git+{public_url(self.location)}"
+        host = f"?host={self.host}" if self.host not in ("", f"{self.kind}.com") else ""
+        return self.location if self.kind == "tarball" else f"{self.kind}:{self.location}{host}"
+
+    def describe(self) -> str:
+        directory = f" (directory {self.directory})" if self.directory else ""
+        return f"the flake {self.public_url}{directory}"
+
+
+Source = ChannelSource | GitSource | PathSource | FlakeSource
+
+
+def repository_of(source: Source) -> GitSource | None:
+    """Return the git repository whose branches, tags and commits are the tags of a source."""
+    if isinstance(source, FlakeSource):
+        return source.repository
+    return source if isinstance(source, GitSource) else None
+
+
+def has_revisions(source: Source) -> bool:
+    """True if a source has revisions to look up, and not only files as they are now."""
+    return isinstance(source, ChannelSource) or repository_of(source) is not None
 
 
 @frozen(kw_only=True)
@@ -163,12 +230,15 @@ class PackageSet:
         no component is a symlink.
     :param search_path: names and what they mean: ``<name>`` is the path, and evaluations may read
         it; no component is a symlink.
+    :param flake: of a flake, the tree in the store with its hash, as JSON for
+        ``nix/flake_set.nix``.
     """
 
     revision: Revision
     path: Path
     overlays: tuple[Path, ...] = ()
     search_path: tuple[tuple[str, Path], ...] = ()
+    flake: str = ""
 
 
 @frozen(kw_only=True)
@@ -194,23 +264,34 @@ class ReadablePath:
 @frozen(kw_only=True)
 class SourceTree:
     """
-    The files of one commit, to be fetched over the network.
+    The files of one commit, to be fetched.
 
     :param kind: the way they are fetched: with git, as an archive by HTTP, as one that has to have
-        a given hash, or from a directory of this machine that another way has led to.
+        a given hash, from a directory of this machine that another way has led to, or as a flake,
+        with all its inputs.
     :param url: the URL of the repository, or of the archive, or the path of the directory.
-    :param commit: the commit; of an archive with a hash, the SHA-256 of its files.
+    :param commit: the commit; of an archive with a hash, the SHA-256 of its files; ``""`` for a
+        flake without revisions, which is fetched as it is now.
     :param ref: as in :class:`ResolvedRef`.
     :param submodules: with git, whether submodules are fetched too.
     :param lfs: with git, whether the content of files in Git LFS is fetched too.
+    :param flake: the source, if it is a flake.
+    :param info: what a flake sees of itself, if that is not to be what its tree says.
     """
 
-    kind: Literal["git", "archive", "hashed", "directory"]
+    kind: Literal["git", "archive", "hashed", "directory", "flake"]
     url: str
     commit: str
     ref: str | None = field(default=None, eq=False)
     submodules: bool = False
     lfs: bool = False
+    flake: FlakeSource | None = None
+    info: Mapping[str, str | int] = field(factory=dict, hash=False)
+
+    @property
+    def is_fixed(self) -> bool:
+        """True if what is fetched is always the same."""
+        return bool(self.commit) and not (self.flake is not None and self.flake.allow_unlocked)
 
     @property
     def name(self) -> str:
@@ -221,8 +302,10 @@ class SourceTree:
         """
         way: str = "git without filters" if self.kind == "git" else self.kind
         way += " with submodules" * self.submodules + " with lfs" * self.lfs
+        if self.flake is not None:
+            way += f" {self.flake.directory} {self.flake.submodules} {self.flake.nar_hash}"
         origin = hashlib.sha256(f"{way} {self.url}".encode()).hexdigest()
-        return f"{self.commit}-{origin[:12]}"
+        return f"{self.commit or 'current'}-{origin[:12]}"
 
 
 def is_pinned_path(path: Path) -> bool:
@@ -354,5 +437,6 @@ def _git_tree(revision: Revision) -> SourceTree:
         url=identity["url"],
         commit=identity["commit"],
         ref=revision.ref,
-        **{name: name in identity for name in _GIT_PARTS},
+        submodules="submodules" in identity,
+        lfs="lfs" in identity,
     )

@@ -7,6 +7,7 @@ names.  Any other tag is looked up in the source:
     channel   another official channel (``nixos-25.05``), if there can be one of that name
               by now; a full nixpkgs commit only where the operator opted in
     git       a branch, else a tag, or a full commit in the history of one
+    flake     the same of its repository; an archive and a path have none
     path      nothing: there is only ``latest``
 
 A client that may name any commit can run any code in a build: hosts of repositories serve
@@ -28,7 +29,13 @@ from attrs import frozen
 from nixery.image.names import Tag, is_commit, is_referrers_tag
 from nixery.sources.errors import UnknownRevision
 from nixery.sources.git_urls import is_ref_name
-from nixery.sources.source import ChannelSource, GitSource, PathSource, Source
+from nixery.sources.source import (
+    ChannelSource,
+    GitSource,
+    Source,
+    has_revisions,
+    repository_of,
+)
 
 __all__ = [
     "KNOWN_YEAR",
@@ -139,11 +146,11 @@ class TagPolicy:
 
     def describe(self, source: Source) -> tuple[str, ...]:
         """Describe the allowed tags, for people."""
-        if isinstance(source, PathSource):
+        if not has_revisions(source):
             return (LATEST,)
         if self.patterns != ANY_TAG:
             return (LATEST, *(pattern for pattern in self.patterns if pattern != LATEST))
-        if isinstance(source, GitSource):
+        if not isinstance(source, ChannelSource):
             commits = "any full commit" if self.any_commit else "full commits in their history"
             return (LATEST, "branches", "tags", commits)
         configured = () if source.is_commit else (source.channel,)
@@ -165,7 +172,7 @@ def references(
     The tag's own reference comes first, then, if the source is an overlay, that of the
     nixpkgs below it.
 
-    :param source: not a path, which has no references.
+    :param source: one that has revisions.
     :param year: the last two digits of this year; channels of later releases do not exist.
     :raises UnknownRevision: the tag names none, or one that is not served.
     """
@@ -174,9 +181,10 @@ def references(
         raise unknown_revision(source, policy, tag)
     if isinstance(source, ChannelSource):
         return (_channel_reference(source, policy, tag, year),)
-    if isinstance(source, GitSource):
-        base = () if source.base is None else (_configured_channel(source.base),)
-        return (_git_reference(source, policy, tag), *base)
+    repository = repository_of(source)
+    if repository is not None:
+        base = () if repository.base is None else (_configured_channel(repository.base),)
+        return (_git_reference(source, repository, policy, tag), *base)
     raise unknown_revision(source, policy, tag)
 
 
@@ -189,11 +197,12 @@ def configured_tags(
     :param year: as in :func:`references`.
     """
     names: set[str] = {LATEST}
+    repository = repository_of(source)
     if isinstance(source, ChannelSource):
         names.add(source.channel)
-    elif isinstance(source, GitSource) and source.ref is not None:
-        names.add(source.ref)
-    if not isinstance(source, PathSource):
+    elif repository is not None and repository.ref is not None:
+        names.add(repository.ref)
+    if has_revisions(source):
         names |= {pattern for pattern in policy.patterns if not set(pattern) & set("*?[")}
     return tuple(sorted(name for name in names if _is_served(source, policy, name, year)))
 
@@ -214,7 +223,7 @@ def git_refs(name: str) -> tuple[str, ...]:
 
 def _is_served(source: Source, policy: TagPolicy, name: str, year: int) -> bool:
     try:
-        if not isinstance(source, PathSource):
+        if has_revisions(source):
             references(source, policy, Tag(name), year=year)
     except UnknownRevision:
         return False
@@ -250,16 +259,17 @@ def _can_be_channel(name: str, year: int) -> bool:
     return 16 <= year_released <= year and month in ((3, 9) if year_released < 21 else (5, 11))
 
 
-def _git_reference(source: GitSource, policy: TagPolicy, tag: Tag) -> Reference:
+def _git_reference(source: Source, repository: GitSource, policy: TagPolicy, tag: Tag) -> Reference:
+    ref = repository.ref
     if tag == LATEST:
-        if source.ref is None:
+        if ref is None:
             return GitRefs(names=("HEAD",))
-        if is_commit(source.ref):
+        if is_commit(ref):
             # The operator has configured this commit, so it is trusted.
-            return GitCommit(commit=source.ref, trusted=True)
-        return GitRefs(names=tuple(f"refs/{kind}/{source.ref}" for kind in ("heads", "tags")))
+            return GitCommit(commit=ref, trusted=True)
+        return GitRefs(names=tuple(f"refs/{kind}/{ref}" for kind in ("heads", "tags")))
     if is_commit(tag):
-        return GitCommit(commit=tag, trusted=policy.any_commit or tag == source.ref)
+        return GitCommit(commit=tag, trusted=policy.any_commit or tag == ref)
     names = git_refs(tag)
     if not names:
         raise unknown_revision(source, policy, tag)

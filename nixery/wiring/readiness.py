@@ -11,7 +11,7 @@ from nixery.nix.commands import NixCommands
 from nixery.observability.metrics import Metrics, SampledMetric
 from nixery.observability.readiness import Check, Readiness
 from nixery.sources.interface import Sources
-from nixery.sources.source import PathSource, Source
+from nixery.sources.source import Source, has_revisions
 from nixery.sources.tag_policy import LATEST
 from nixery.wiring.storage import StorageSubsystem
 
@@ -58,7 +58,6 @@ def make_readiness(
 
     :param metrics: show the results.
     """
-    moving = not isinstance(source, PathSource)
     checks = Readiness(
         checks=(
             Check(name="storage", check=stored.check, ttl=CHECK_TTL_SECONDS),
@@ -66,7 +65,7 @@ def make_readiness(
             Check(
                 name="package source",
                 check=lambda: sources.resolve(LATEST),
-                ttl=SOURCE_CHECK_TTL_SECONDS if moving else CHECK_TTL_SECONDS,
+                ttl=SOURCE_CHECK_TTL_SECONDS if has_revisions(source) else CHECK_TTL_SECONDS,
             ),
         ),
         clock=clock,

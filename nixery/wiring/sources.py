@@ -24,7 +24,7 @@ from nixery.sources.interface import RefSource
 from nixery.sources.ref_cache import LOOKUP_TIMEOUT_SECONDS, MIN_STALE_SECONDS, RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
-from nixery.sources.source import GitSource, PackageSet, readable_paths
+from nixery.sources.source import PackageSet, readable_paths, repository_of
 from nixery.sources.tag_policy import LATEST
 from nixery.sources.tree_watch import TreeWatch
 
@@ -88,9 +88,10 @@ def make_sources(
         )
 
     git = None
-    if isinstance(source, GitSource):
+    git_source = repository_of(source)
+    if git_source is not None:
         repository = GitRepository(
-            source,
+            git_source,
             spawner=context.spawner,
             clock=reactor,
             workers=workers,
@@ -100,7 +101,7 @@ def make_sources(
             environ=environ,
         )
         # The history of the repository is in one mirror.
-        git = ref_cache(repository, source.describe(), "git.json", max_lookups=1)
+        git = ref_cache(repository, git_source.describe(), "git.json", max_lookups=1)
     host = config.channel_url.rstrip("/")
     channels = ChannelHost(
         make_fetcher(reactor, workers, environ),
@@ -133,7 +134,7 @@ def make_sources(
             context,
             wall_clock=wall_clock,
             fetch_nix=nix_directory() / "fetch.nix",
-            repository=source.url if isinstance(source, GitSource) else "",
+            repository="" if git_source is None else git_source.url,
         ),
         workers=workers,
         wall_clock=wall_clock,

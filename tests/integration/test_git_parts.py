@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
-from twisted.cred.portal import Portal
-from twisted.internet import reactor
-from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import Request
 
 from nixery.image.errors import PackagesRefused
 from nixery.nix.errors import EvaluationFailed
 from nixery.process.errors import CommandMissing
 from nixery.sources.errors import SourceUnavailable
 from nixery.sources.resolver import Resolver
-from tests.integration.test_sources import Realm, Repository, SourceCase
+from tests.integration.test_sources import Repository, SourceCase
+from tests.integration.web_hosts import serve
 
 # A set whose package tells what is in another file.
 READER = """
@@ -70,13 +67,7 @@ class PartsCase(SourceCase):
 
     def serve(self, resource: IResource, *, password: str | None = None) -> str:
         """Serve a resource, and return its host and port."""
-        if password is not None:
-            checker = InMemoryUsernamePasswordDatabaseDontUse(user=password.encode())
-            portal = Portal(Realm(resource), [checker])
-            resource = HTTPAuthSessionWrapper(portal, [BasicCredentialFactory(b"x")])
-        port = cast(Any, reactor).listenTCP(0, Site(resource), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        return f"127.0.0.1:{port.getHost().port}"
+        return serve(self, resource, password=password)
 
     def serve_repositories(self, *, password: str | None = None) -> str:
         for repository in (self.inner, self.outer, self.main):

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nixery.config import types, url_types
 from nixery.config.setting import ANY_VALUE, setting
 from nixery.sources.search_path import PinnedArchive, SearchPath
-from nixery.sources.source import NIXPKGS_URL, ChannelSource, GitSource, PathSource, Source
+from nixery.sources.source import (
+    NIXPKGS_URL,
+    ChannelSource,
+    FlakeSource,
+    GitSource,
+    PathSource,
+    Source,
+)
 from nixery.sources.tag_policy import TagPolicy
 
 __all__ = ["SYSTEMS", "SourceConfig"]
@@ -49,6 +56,18 @@ class SourceConfig:
         types.PATH,
         "take packages from the package set at this path",
         group="source",
+    )
+    flake: FlakeSource | None = setting(
+        url_types.FLAKE,
+        "take packages from this flake, as github:owner/repository",
+        secret=True,
+        group="source",
+    )
+    allow_unlocked_flake: bool = setting(
+        types.BOOLEAN,
+        "whether the flake may have inputs that its flake.lock does not fix, and that move",
+        default=False,
+        requires=("flake", ANY_VALUE),
     )
     pkgs_repo_kind: Literal["package-set", "overlay"] = setting(
         types.choice("package-set", "overlay"),
@@ -137,6 +156,8 @@ class SourceConfig:
     @property
     def source(self) -> Source:
         """The package source that is chosen, with its details."""
+        if self.flake is not None:
+            return evolve(self.flake, allow_unlocked=self.allow_unlocked_flake, ttl=self.source_ttl)
         if self.pkgs_path is not None:
             return PathSource(path=self.pkgs_path)
         if self.pkgs_repo is not None:

@@ -62,11 +62,14 @@ class DefaultTests(ConfigCase):
             " allow_packages: a, deny_packages: b, builder_id: 'urn:b'}"
         )
         retention = self.load("{max_storage_size: 1, max_image_age: 7, pkgs_path: /p}")
+        flake = self.load("{flake: 'path:/f'}")
         for name, group in GROUPS.items():
             hints = get_type_hints(group)
             self.assertTrue(hints, name)
             for field, annotation in hints.items():
                 config_of = retention if field in {*RETENTION, "pkgs_path"} else config
+                if field == "flake":
+                    config_of = flake
                 value = getattr(getattr(config_of, name), field)
                 self.assertIsInstance(value, _types(annotation), field)
                 self.assertIsNotNone(value, field)

@@ -70,6 +70,16 @@ class AuthTests(ConfigCase):
             ("{auth: token, htpasswd_file: /h, auth_rules: {a: [shell/*]}}", "write shell, git"),
             ("{auth: token, htpasswd_file: /h, auth_rules: {a: [1]}}", "list of patterns"),
             ("{auth: token, htpasswd_file: /h, auth_rules: [a]}", "mapping"),
+            ("{flake: 'path:/f', pkgs_path: /p}", "it contradicts flake"),
+            ("{flake: 'path:/f', channel: c}", "it contradicts flake"),
+            ("{flake: 'path:/f', pkgs_repo: /r}", "it contradicts flake"),
+            ("{flake: 'path:/f', pkgs_ref: main}", "only where pkgs_repo is given"),
+            ("{flake: 'path:/f', overlays: /o}", "import nixpkgs { overlays"),
+            ("{flake: 'path:/f', nixpkgs_config: {allowUnfree: true}}", "import nixpkgs"),
+            ("{flake: 'path:/f', nix_path: {n: /n}}", "make what it needs an input"),
+            ("{flake: 'path:/f', extra_paths: /n}", "make what it needs an input"),
+            ("{flake: 'path:/f', allow_unpinned_fetches: true}", "make what it needs an input"),
+            ("{pkgs_path: /p, allow_unlocked_flake: true}", "only where flake is given"),
         ):
             with self.assertRaises(ConfigError) as raised:
                 self.load(text)

@@ -51,6 +51,7 @@ class EnvironmentTests(ConfigCase):
             "nix_options": '{"max-jobs": 4}',
             "nix_path": '{"nixpkgs": "/nixpkgs"}',
             "nixpkgs_config": '{"allowUnfree": true}',
+            "flake": "github:owner/name",
             "listen": "tcp:1:interface=127.0.0.1",
             "storage_backend": "gcs",
         }

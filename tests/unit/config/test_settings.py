@@ -34,6 +34,8 @@ NAMES = (
     "channel",
     "pkgs_repo",
     "pkgs_path",
+    "flake",
+    "allow_unlocked_flake",
     "pkgs_repo_kind",
     "pkgs_ref",
     "submodules",

@@ -13,6 +13,7 @@ from nixery.config.settings import SETTINGS
 from nixery.config.types import InvalidValue
 from nixery.runtime.sizes import FreeSpaceLimit
 from nixery.sources.search_path import PinnedArchive
+from nixery.sources.source import FlakeSource
 
 ARCHIVE = PinnedArchive(
     url="https://h/a#b.tar.gz",
@@ -60,6 +61,12 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
         ("file:///a b/c", "file:///a b/c"),
         ("/a b/c.git", "/a b/c.git"),
         ("ssh://u@h:22/p", "ssh://u@h:22/p"),
+    ],
+    "flake": [
+        (
+            " github:o/n/v1?dir=d ",
+            FlakeSource(kind="github", location="o/n", host="github.com", ref="v1", directory="d"),
+        )
     ],
     "pkgs_ref": [("feature/x", "feature/x"), ("A" * 40, "a" * 40)],
     "allowed_tags": [
@@ -123,6 +130,7 @@ REJECTED: dict[str, list[object]] = {
         "ssh://u:secret@h/p",
         "u:secret@h:p",
     ],
+    "flake": ["", "nixpkgs", "/srv/flake", True, "git+ssh://u:secret@h/p"],
     "pkgs_ref": ["", "-f", "a..b", "a b", "/a", "a/", "a.lock", "x~1", "a*", "@{u}", True],
     "allowed_tags": ["", [], "a/b", [""], "a;b", True],
     "overlays": ["", [""], True, {}],

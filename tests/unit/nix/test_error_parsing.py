@@ -7,7 +7,13 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.nix.arguments import NixSettings
-from nixery.nix.error_parsing import error_text, nix_at_fault, unusable
+from nixery.nix.error_parsing import (
+    error_text,
+    flake_refusal,
+    input_of,
+    nix_at_fault,
+    unusable,
+)
 from nixery.nix.errors import NixDiskFull, NixMisconfigured, NixUnusable
 from nixery.process.errors import CommandOutput, ProcessFailed
 
@@ -18,6 +24,8 @@ SETTINGS = NixSettings(
     max_silent=30,
     max_eval_memory=2 * 1024**3,
 )
+
+OUTPUT = CommandOutput(argv=("nix-x",), status=1)
 
 
 def failed(stderr: str = "", status: int | None = 1) -> ProcessFailed:
@@ -141,3 +149,40 @@ class FaultTests(SynchronousTestCase):
             self.assertIsNone(nix_at_fault(failed(f"error: {text}")), text)
         self.assertEqual(unusable(failed("error: surprise")).reason, "surprise")
         self.assertIn("status 1", unusable(failed()).reason)
+
+
+class FlakeTests(SynchronousTestCase):
+    """Errors of flakes."""
+
+    def test_lock_file_that_does_not_fit_is_told_with_what_to_do(self) -> None:
+        """Nix's texts about locks, of several versions, name the input and the way out."""
+        for text, name in (
+            ("cannot update flake input 'dep' in pure mode", "dep"),
+            ("cannot update unlocked flake input 'a/b' in pure mode", "a/b"),
+            ("flake 'path:/x' requires lock file changes but they're not allowed", ""),
+            ("the inputs of flake.nix and those of flake.lock differ", ""),
+        ):
+            refused = flake_refusal(text, OUTPUT)
+            assert refused is not None
+            for words in ("flake.lock", "nix flake lock", "allow_unlocked_flake", name):
+                self.assertIn(words, refused.message)
+
+    def test_directory_without_a_flake_is_told(self) -> None:
+        """A tree without ``flake.nix`` names the directory's parameter."""
+        for text in (
+            "getting status of '/nix/store/x-source/flake.nix': No such file or directory",
+            "path '/nix/store/x-source/flake.nix' does not exist",
+        ):
+            refused = flake_refusal(text, OUTPUT)
+            assert refused is not None
+            self.assertIn("?dir=", refused.message)
+
+    def test_other_errors_are_none_of_flakes(self) -> None:
+        """An error of a package is its own."""
+        self.assertIsNone(flake_refusal("attribute 'x' missing", OUTPUT))
+
+    def test_input_that_cannot_be_fetched_is_found_in_the_trace(self) -> None:
+        """The innermost input that was being fetched is named."""
+        trace = "error: x\n … while fetching the input 'dep' of the flake\n at y"
+        self.assertEqual(input_of(trace), "dep")
+        self.assertIsNone(input_of("error: x"))

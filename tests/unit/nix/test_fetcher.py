@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnexpectedOutput
-from nixery.nix import fetcher
+from nixery.nix import fetch_commands
 from nixery.nix.arguments import NixSettings
 from nixery.nix.context import NixContext
 from nixery.nix.errors import NixUnusable
@@ -24,7 +24,7 @@ from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed, 
 from nixery.process.spawner import Command
 from nixery.sources.errors import CommitMissing, SourceUnavailable
 from nixery.sources.interface import TreeFetcher
-from nixery.sources.source import SourceTree
+from nixery.sources.source import FlakeSource, SourceTree
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.unit.nix.test_commands import Script
 
@@ -47,7 +47,7 @@ class NixFetcherTests(SynchronousTestCase):
         self.store = self.directory / "store"
         self.store.mkdir(parents=True)
         pattern = re.compile(f"{self.store}/{NAME}")
-        patcher = patch.object(fetcher, "_STORE_PATH", pattern)
+        patcher = patch.object(fetch_commands, "STORE_PATH", pattern)
         patcher.start()
         self.addCleanup(patcher.stop)
         self.script = Script(self.nix)
@@ -116,6 +116,36 @@ class NixFetcherTests(SynchronousTestCase):
             raise error
 
         return answer
+
+    def test_flake_without_revisions_is_fetched_at_each_call(self) -> None:
+        """A flake at a path is fetched each time, and each of its states has a root."""
+        tree = SourceTree(
+            kind="flake",
+            url="path:/f",
+            commit="",
+            flake=FlakeSource(kind="path", location="/f"),
+        )
+        self.assertEqual(self.fetched(tree), self.store / NAME)
+        self.assertEqual(self.roots(), [f"{tree.name}-{NAME[:12]}"])
+        self.fetched(tree)
+        self.assertEqual(self.programs(), ["nix-instantiate", "nix-store", "nix-instantiate"])
+        [first, *_] = self.script.commands
+        self.assertEqual(first.argv[-1], "/fetch_flake.nix")
+        self.assertIn('{"path":"/f","type":"path"}', first.argv)
+
+    def test_input_of_a_flake_that_cannot_be_fetched(self) -> None:
+        """The error names the input, and what gives Nix and git their credentials."""
+        tree = SourceTree(
+            kind="flake",
+            url="github:o/n",
+            commit="a" * 40,
+            flake=FlakeSource(kind="github", location="o/n", host="github.com"),
+        )
+        trace = "error: HTTP error 404\n … while fetching the input 'dep' of the flake\n"
+        self.fetches = [self.raising(failed(trace))]
+        error = self.failureResultOf(self.fetch(tree), SourceUnavailable).value
+        for words in ("input dep", "access-tokens", "netrc-file", "github:o/n"):
+            self.assertIn(words, error.message)
 
     def test_fetched_and_rooted(self) -> None:
         """A commit is fetched, rooted under its name, and not fetched again."""

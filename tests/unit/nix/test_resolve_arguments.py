@@ -16,6 +16,7 @@ from nixery.nix import arguments as nix_arguments
 from nixery.nix import resolve_arguments
 from nixery.nix.arguments import NixSettings
 from nixery.nix.resolve_arguments import Fetches, Lookup
+from nixery.runtime.data_files import nix_directory
 from nixery.sources.source import PackageSet, path_revision
 from tests.support.nix import literals
 
@@ -152,6 +153,55 @@ class EvaluateTests(SynchronousTestCase):
         evaluating = evaluate("/pkgs", "x")
         shared = evaluating[evaluating.index("restrict-eval") - 1 :]
         self.assertEqual(argv, (*building, "-A", "outputs", *shared))
+
+
+class FlakeTests(SynchronousTestCase):
+    """The commands for a flake."""
+
+    def setUp(self) -> None:
+        self.resolve = Path(self.mktemp())
+        self.resolve.write_text("{ }: text")
+        self.lookup = evolve(
+            lookup("/nix/store/x"),
+            package_set=evolve(lookup("/nix/store/x").package_set, flake="path:/nix/store/x?a=b"),
+            resolve=self.resolve,
+        )
+
+    def test_evaluation_is_pure_and_reads_no_file_of_ours(self) -> None:
+        """A flake is evaluated purely, by an expression that is an argument."""
+        argv = resolve_arguments.evaluate(self.lookup, requirements("x"))
+        joined = " ".join(argv)
+        for option in (
+            "pure-eval true",
+            "restrict-eval false",
+            "use-registries false",
+            "allow-import-from-derivation false",
+        ):
+            self.assertIn(f"--option {option}", joined)
+        self.assertEqual(search_path(argv), [])
+        self.assertEqual(argv[-2:], ("--expr", "{ }: text"))
+        self.assertEqual(argument(argv, "flake"), "path:/nix/store/x?a=b")
+        self.assertNotIn("src", arguments(argv))
+        question = resolve_arguments.encode_request(self.lookup, requirements("x")).decode()
+        self.assertTrue(question.startswith("({ }: text) { flake = "))
+
+    def test_text_of_an_expression_has_those_that_it_imports(self) -> None:
+        """All files are put into one text, from the directory of the first."""
+        directory = Path(self.mktemp())
+        directory.mkdir(parents=True)
+        for name, text in (
+            ("a.nix", "# import ./none.nix\nimport ./b.nix { x = import ./c.nix; }"),
+            ("b.nix", "{ x }: import ./c.nix + x"),
+            ("c.nix", "  # one\n1"),
+        ):
+            (directory / name).write_text(text)
+        self.assertEqual(
+            resolve_arguments.inline(directory / "a.nix"), "({ x }: (1) + x) { x = (1); }"
+        )
+
+    def test_text_of_ours_imports_nothing(self) -> None:
+        """Nothing of the real expression is left in another file."""
+        self.assertNotIn("import ./", resolve_arguments.inline(nix_directory() / "resolve.nix"))
 
 
 class StandByTests(SynchronousTestCase):
