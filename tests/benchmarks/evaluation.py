@@ -6,9 +6,10 @@ Measure what is evaluated once and kept: packages, names, and path sources that 
 The package set has 20,000 packages and the shape of nixpkgs: its first package costs a process of
 Nix about as much as one of nixpkgs.  The daemon looks packages up in it that nobody asked for
 before, and ``nix-instantiate`` does the same in the same rounds, one of them first in each; each
-writes derivations of its own.  What a pull from a path source costs is measured with the demo set:
-unchanged, and after each of many edits, when ``nix-instantiate`` evaluates the same packages.
-``cold`` measures the first pull of an image, and ``start`` the daemon's start.
+writes derivations of its own.  Packages are looked up while all of them are listed, too.  What a
+pull from a path source costs is measured with the demo set: unchanged, and after each of many
+edits, when ``nix-instantiate`` evaluates the same packages.  ``cold`` measures the first pull of an
+image, and ``start`` the daemon's start.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -30,11 +32,11 @@ from uuid import uuid4
 
 from tests.benchmarks.client import Unexpected, fetch, hammer, request_for
 from tests.benchmarks.large_set import SIZE, LargeSet, large_set
-from tests.benchmarks.measure import Figure, Options, percentile, run, timed
+from tests.benchmarks.measure import Figure, Options, median_ratio, percentile, run, timed
 from tests.benchmarks.peers import Daemon, manifest_request, pinned_set, settle
 from tests.end_to_end.daemon import private_environment, single_user_nix
 from tests.end_to_end.package_sets import demo_set
-from tests.end_to_end.processes import private_directory
+from tests.end_to_end.processes import private_directory, wait_until
 
 __all__ = ["measure"]
 
@@ -43,9 +45,16 @@ SYSTEM = "x86_64-linux"
 PACKAGES = 200
 """Packages that are looked up one by one."""
 
-PACKAGES_PER_IMAGE = 20
+PACKAGES_PER_LOOK_UP = 20
 
 MISSPELT = 50
+
+STARTS = 5
+
+LISTED = "were listed in"
+
+START_DELAY = "nixery.nix.indexer.START_DELAY_SECONDS"
+"""The constant that decides when the packages are listed."""
 
 PULLS = 1000
 
@@ -57,8 +66,13 @@ NAMES = ("hello", "shell/git/htop")
 
 def measure(options: Options) -> list[Figure]:
     package_set = large_set(400 if options.quick else SIZE)
+    path = pinned_set(package_set.path)
+    count = 5 if options.quick else PACKAGES
+    drawn = random.Random(0).sample(package_set.packages, 3 * count)
+    ours, figures = _packages(path, drawn[:count], drawn[count : 2 * count], package_set)
     return [
-        *_large_set(package_set, 5 if options.quick else PACKAGES),
+        *figures,
+        *_listing(path, drawn[2 * count :], package_set, statistics.median(ours)),
         *_path_source(options),
     ]
 
@@ -66,61 +80,111 @@ def measure(options: Options) -> list[Figure]:
 # -- the large set --------------------------------------------------------------
 
 
-def _large_set(package_set: LargeSet, count: int) -> Iterator[Figure]:
-    drawn = random.Random(0)
-    wanted = drawn.sample(package_set.packages, min(len(package_set.packages), 3 * count + 1))
-    first, one_by_one, others = wanted[0], wanted[1 : count + 1], wanted[count + 1 :]
-    misspelt = [f"{name}x9" for name in drawn.sample(package_set.names, 2 * MISSPELT + 1)]
-    path = pinned_set(package_set.path)
+def _packages(
+    path: Path, one_by_one: Sequence[str], others: Sequence[str], package_set: LargeSet
+) -> tuple[Sequence[float], list[Figure]]:
+    """
+    Look up packages that nobody asked for, while no packages are listed.
+
+    :return: how long each of them took, in seconds, and the figures.
+    """
     nix = _Instantiation(path)
-    with _daemon(path, "evaluation") as daemon:
+    first, *rest = one_by_one
+    with _daemon(path, "evaluation", constants={START_DELAY: 1e6}) as daemon:
         first_alone = nix.seconds(first)
-        first_asked = timed(lambda: _look_up(daemon, first))
+        first_asked = timed(partial(_look_up, daemon, first))
         ours: list[float] = []
         theirs: list[float] = []
-        for number, name in enumerate(one_by_one):
+        for number, name in enumerate(rest):
             # Whoever comes second finds the files in memory.
             if number % 2:
                 theirs.append(nix.seconds(name))
             ours.append(timed(partial(_look_up, daemon, name)))
             if not number % 2:
                 theirs.append(nix.seconds(name))
-        yield Figure(name="nix-instantiate, its first package", value=first_alone, unit="s")
-        yield Figure(name="the daemon, its first package", value=first_asked, unit="s")
-        yield Figure(
-            name=f"nix-instantiate, each of {count}", value=statistics.median(theirs), unit="s"
-        )
-        yield Figure(
-            name=f"the daemon, each of {count} that were not asked for",
+        for start in range(0, len(others), PACKAGES_PER_LOOK_UP):
+            _look_up(daemon, *others[start : start + PACKAGES_PER_LOOK_UP])
+        memory = _memory(_evaluators(daemon.pid))
+        misspelt = [_refused(daemon, name) for name in _misspelt(package_set, MISSPELT)]
+    return ours, [
+        Figure(name="nix-instantiate, its first package", value=first_alone, unit="s"),
+        Figure(name="the daemon, its first package", value=first_asked, unit="s"),
+        Figure(
+            name=f"nix-instantiate, each of {len(rest)}", value=statistics.median(theirs), unit="s"
+        ),
+        Figure(
+            name=f"the daemon, each of {len(rest)} that were not asked for",
             value=statistics.median(ours),
             unit="s",
-        )
-        yield Figure(name="the same, 95th percentile", value=percentile(ours, 0.95), unit="s")
-        yield Figure(
+        ),
+        Figure(name="the same, 95th percentile", value=percentile(ours, 0.95), unit="s"),
+        Figure(
             name="nix-instantiate / the daemon, median over the packages",
-            value=statistics.median(a / b for a, b in zip(theirs, ours, strict=True)),
+            value=median_ratio(theirs, ours),
             unit="times",
             at_least=10,
+        ),
+        Figure(
+            name=f"memory of the evaluator after {len(one_by_one) + len(others)} packages",
+            value=memory / 1e6,
+            unit="MB",
+        ),
+        Figure(
+            name="misspelt name", value=1e3 * statistics.median(misspelt), unit="ms", at_most=50
+        ),
+    ]
+
+
+def _listing(
+    path: Path, names: Sequence[str], package_set: LargeSet, alone: float
+) -> Iterator[Figure]:
+    """
+    Have the packages listed, and look up some that nobody asked for meanwhile.
+
+    :param alone: the median time of a look-up without that, in seconds.
+    """
+    first, *rest = names
+    with _daemon(path, "listing", constants={START_DELAY: 1.0}) as daemon:
+        _look_up(daemon, first)
+        wait_until(
+            lambda: bool(_listing_processes(daemon.pid)) or LISTED in daemon.log(), "the listing"
         )
-        for start in range(0, len(others), PACKAGES_PER_IMAGE):
-            _look_up(daemon, *others[start : start + PACKAGES_PER_IMAGE])
+        beside: list[float] = []
+        for name in rest:
+            # Within a slice, at no certain time.
+            time.sleep(0.5)
+            beside.append(timed(partial(_look_up, daemon, name)))
+            if LISTED in daemon.log():
+                break
+        peak = 0
+        while LISTED not in daemon.log():
+            peak = max(peak, _memory(_listing_processes(daemon.pid)))
+            time.sleep(0.05)
+        found = re.search(rf"(\d+) packages of .* {LISTED} ([0-9.]+) s", daemon.log())
+        assert found is not None
+        yield Figure(name="packages listed", value=int(found[1]), unit="packages")
+        yield Figure(name="time of the processes that list them", value=float(found[2]), unit="s")
+        yield Figure(name="memory of the process that lists them", value=peak / 1e6, unit="MB")
         yield Figure(
-            name=f"memory of the evaluators after {len(wanted)} packages",
-            value=_evaluator_memory(daemon.pid) / 1e6,
+            name="the list on the disk",
+            value=_size(daemon.directory / "cache" / "package-indexes") / 1e6,
             unit="MB",
         )
         yield Figure(
-            name="misspelt name",
-            value=1e3 * statistics.median(_refused(daemon, name) for name in misspelt[:MISSPELT]),
-            unit="ms",
-            at_most=50,
+            name="look-up while packages are listed / alone",
+            value=statistics.median(beside) / alone,
+            unit="times",
+            at_most=2,
         )
-        daemon.stop()
-        daemon.start()
-        settle(daemon.pid)
+        first_answers = []
+        for name in _misspelt(package_set, STARTS):
+            daemon.stop()
+            daemon.start()
+            settle(daemon.pid)
+            first_answers.append(_refused(daemon, name))
         yield Figure(
             name="misspelt name, the first question after a start",
-            value=1e3 * _refused(daemon, misspelt[-1]),
+            value=1e3 * statistics.median(first_answers),
             unit="ms",
             at_most=50,
         )
@@ -155,21 +219,29 @@ class _Instantiation:
 
 
 @contextmanager
-def _daemon(package_set: Path, name: str) -> Iterator[Daemon]:
+def _daemon(package_set: Path, name: str, *, constants: Mapping[str, object]) -> Iterator[Daemon]:
     """Run a daemon whose derivations nobody has written before."""
-    config: Mapping[str, str] = {"salt": uuid4().hex}
     directory = private_directory(name)
     file = directory / "config.yaml"
     # JSON is YAML.
-    file.write_text(json.dumps({"nixpkgs_config": config}))
+    file.write_text(json.dumps({"nixpkgs_config": {"salt": uuid4().hex}}))
     daemon = Daemon(
-        package_set, name=name, directory=directory, environ={"NIXERY_CONFIG": str(file)}
+        package_set,
+        name=name,
+        directory=directory,
+        environ={"NIXERY_CONFIG": str(file)},
+        constants=constants,
     ).start()
     try:
         settle(daemon.pid)
         yield daemon
     finally:
         daemon.kill()
+
+
+def _misspelt(package_set: LargeSet, count: int) -> list[str]:
+    """Return names that the set does not have, and are near to some that it has."""
+    return [f"{name}x9" for name in random.Random(1).sample(package_set.names, count)]
 
 
 def _look_up(daemon: Daemon, *names: str) -> None:
@@ -199,25 +271,47 @@ def _refused(daemon: Daemon, name: str) -> float:
     return seconds
 
 
-def _evaluator_memory(pid: int) -> int:
-    """Return the resident memory of the processes that evaluate for a daemon, in bytes."""
-    return sum(
-        _resident(child)
-        for child in _descendants(pid)
-        if Path(f"/proc/{child}/comm").read_text().strip() in ("nix", "nix-instantiate")
-    )
+def _evaluators(pid: int) -> list[int]:
+    """Return the processes that evaluate for a daemon."""
+    return [child for child in _descendants(pid) if _program(child) in ("nix", "nix-instantiate")]
+
+
+def _listing_processes(pid: int) -> list[int]:
+    """Return those of them that list packages: they have the lowest priority."""
+    return [child for child in _evaluators(pid) if _priority(child) == 19]
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            yield child
-            yield from _descendants(child)
+    with suppress(FileNotFoundError):
+        for task in list(Path(f"/proc/{pid}/task").iterdir()):
+            for child in map(int, (task / "children").read_text().split()):
+                yield child
+                yield from _descendants(child)
 
 
-def _resident(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+def _program(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def _priority(pid: int) -> int | None:
+    with suppress(OSError):
+        return os.getpriority(os.PRIO_PROCESS, pid)
+    return None
+
+
+def _memory(processes: Sequence[int]) -> int:
+    """Return the resident memory of processes, in bytes."""
+    pages = 0
+    for pid in processes:
+        with suppress(OSError):
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.iterdir())
 
 
 # -- a path source ----------------------------------------------------------------
@@ -274,7 +368,7 @@ def _pulls(options: Options, daemon: Daemon, package_set: Path, name: str) -> It
     )
     yield Figure(
         name=f"{name}: first pull after an edit / nix-instantiate",
-        value=statistics.median(a / b for a, b in zip(edited, alone, strict=True)),
+        value=median_ratio(edited, alone),
         unit="times",
         # The median before anything was kept: 1.5.
         at_most=1.6,
