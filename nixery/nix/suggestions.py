@@ -255,8 +255,9 @@ def spell(path: Sequence[str]) -> str:
 
 
 def _fold(name: str) -> str:
-    """Remove the difference of case that look-ups ignore."""
-    return name.translate(_LOWER)
+    """Remove the difference of case that look-ups ignore: that of letters of ASCII."""
+    # Nearly all names are ASCII, and ``lower`` takes a tenth of the time.
+    return name.lower() if name.isascii() else name.translate(_LOWER)
 
 
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
