@@ -264,6 +264,7 @@ let
     build_deadline = setting types.numbers.positive "How long the making of one image may take in all, once its turn has come, in seconds.";
     eval_timeout = setting types.numbers.positive "How long the evaluation of one image's packages may take, in seconds.";
     max_eval_memory = setting types.ints.positive "How much memory an evaluation may use, in MiB.";
+    evaluators = setting (types.ints.between 0 64) "How many package sets stay in memory, so that evaluations need not read them again.";
     max_builds = setting types.ints.positive "How many images are evaluated at once, and how many are made.";
     allow_import_from_derivation = setting types.bool "Whether an evaluation may build what it reads.";
     allow_unpinned_fetches = setting types.bool "Whether an evaluation may fetch what has no hash or commit, so that it may change.";

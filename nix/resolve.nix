@@ -1,14 +1,12 @@
 # Looks packages up in a package set and instantiates their derivations.
 #
 # Evaluated by the daemon in restricted mode, without import-from-derivation, in one of
-# three ways:
+# two ways:
 #
 #   nix-instantiate --eval --strict --json --read-write-mode -A found ... resolve.nix
-#   nix-instantiate --eval --strict --json --read-write-mode -A found ... -
 #   nix-build --out-link LINK -A outputs ... resolve.nix
 #
-# The second one stands by, and imports this file when it is told the arguments.  All
-# arguments are strings, so that nothing which a client wrote is ever parsed as an
+# All arguments are strings, so that nothing which a client wrote is ever parsed as an
 # expression: `src`, `overlays`, `flake` and `fetches` are those of package_set.nix, `names`
 # and `guard` those of lookup.nix, and `system` and `config` those of both.
 #

@@ -123,6 +123,7 @@ class NixSettings:
     :param eval_timeout: seconds that the evaluation of one image may take.
     :param max_eval_memory: bytes of memory that an evaluation may use.
     :param evaluations: the most concurrent evaluations.
+    :param evaluators: the most package sets that are kept in memory.
     :param allow_import_from_derivation: whether an evaluation may build derivations.
     :param allow_unpinned_fetches: whether an evaluation may fetch what no hash or commit fixes.
     :param options: further options of nix.conf.
@@ -144,6 +145,7 @@ class NixSettings:
     eval_timeout: float = 120.0
     max_eval_memory: int = 4 * 1024**3
     evaluations: int = 4
+    evaluators: int = 3
     allow_import_from_derivation: bool = False
     allow_unpinned_fetches: bool = False
     options: Mapping[str, str] = field(factory=dict, hash=False, repr=False)

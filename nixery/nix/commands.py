@@ -185,13 +185,13 @@ class NixCommands:
         """
         return await list_packages(self._context, self._evaluator.lookup(package_set, system))
 
-    def enable_prewarming(self) -> None:
-        """Keep a process ready for the next evaluation from now on, until :meth:`stop`."""
-        self._evaluator.enable_prewarming()
+    def keep_evaluators(self) -> None:
+        """Keep evaluators of the package sets that are in use from now on, until :meth:`stop`."""
+        self._evaluator.keep_evaluators()
 
-    def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
-        """Prepare for a first evaluation of this package set; see :meth:`enable_prewarming`."""
-        self._evaluator.prewarm_evaluation(package_set, system)
+    def prepare_evaluation(self, package_set: PackageSet, system: str) -> None:
+        """Prepare for a first evaluation of this package set; see :meth:`keep_evaluators`."""
+        self._evaluator.prepare_evaluation(package_set, system)
         if self._indexer is not None:
             self._indexer.request(package_set, system)
 

@@ -22,7 +22,7 @@ from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS, advised, error_text, m
 from nixery.nix.internal_json import LOG_LINE, QUOTED_LOG
 from nixery.runtime.terminal import plain_text
 
-__all__ = ["EvaluationLog"]
+__all__ = ["EvaluationLog", "fetched_path"]
 
 MAX_MESSAGES = 100
 """The most messages and other lines that are kept."""
@@ -43,6 +43,12 @@ _FETCHED = re.compile(
     r"trace: nixery-fetched (?P<path>/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+)"
 )
 _POSITION = re.compile(r":\d+:\d+\Z")
+
+
+def fetched_path(message: str) -> str | None:
+    """Return the store path of a message that it was fetched under guard."""
+    fetched = _FETCHED.fullmatch(message)
+    return None if fetched is None else fetched["path"]
 
 
 @define(kw_only=True, eq=False)
@@ -104,8 +110,8 @@ class EvaluationLog:
 
     def _message(self, event: Any) -> None:
         message = plain_text(event["msg"])
-        if fetched := _FETCHED.fullmatch(message):
-            self.on_fetched(fetched["path"])
+        if path := fetched_path(message):
+            self.on_fetched(path)
             return
         self._lines.append(message)
         raw = event.get("raw_msg")

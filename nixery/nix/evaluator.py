@@ -8,6 +8,10 @@ ends the command, and with it the evaluation of all other packages.  Then the na
 are bisected until each failing name is evaluated alone: k failing names among n take
 about 2 k log n commands.
 
+Package sets are kept in memory, and most questions are answered by an evaluator that has
+read the set (:mod:`nixery.nix.resident_evaluators`).  All that is said above is about those that
+it does not answer.
+
 A package may throw any text, also that of an error of Nix itself.  So a text only raises the
 suspicion that Nix has failed; it has if it cannot store a file either.
 """
@@ -16,16 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
 from uuid import uuid4
 
 from attrs import evolve, frozen
 from cachetools import LRUCache
 from twisted.internet.defer import DeferredSemaphore
-from twisted.logger import Logger
 
-from nixery.errors import NixeryError
-from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
+from nixery.errors import NixeryError, UnexpectedOutput
+from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation, LookupResult, make_evaluation, refused_problems
 from nixery.nix import arguments, resolve_arguments
@@ -41,13 +43,20 @@ from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.evaluation_log import EvaluationLog
 from nixery.nix.fetched_roots import FetchedRoots
 from nixery.nix.package_indexes import PackageIndexes
-from nixery.nix.prewarm import PrewarmedEvaluator
+from nixery.nix.repl import parse_string
+from nixery.nix.resident_evaluators import Reply, ResidentEvaluators
 from nixery.nix.resolve_arguments import Fetches, Lookup
-from nixery.nix.resolve_output import missing_result, parse_results, thrown, with_reason
+from nixery.nix.resolve_output import (
+    missing_result,
+    parse_results,
+    thrown,
+    throws,
+    throws_silently,
+    with_reason,
+)
 from nixery.nix.suggestions import NameIndexes
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command
-from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.sources.source import PackageSet, Revision
 
 __all__ = ["Evaluator"]
@@ -60,9 +69,6 @@ PROBE_TIMEOUT_SECONDS = 60.0
 
 MAX_FETCHING_REVISIONS = 4096
 """The most revisions of which it is remembered that their evaluation fetches."""
-
-MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-"""The most bytes that an evaluation may print; the names of nixpkgs are 0.5 MB."""
 
 
 @frozen(kw_only=True)
@@ -91,41 +97,34 @@ class Evaluator:
     :param resolve: the path of ``nix/resolve.nix``, without symlinks.
     """
 
-    _log = Logger()
-
     def __init__(self, context: NixContext, *, resolve: Path) -> None:
         self._context = context
         self._resolve = resolve
         # Limits the memory of all evaluations: each may use up to ``max_eval_memory``.
         self._slots = DeferredSemaphore(context.settings.evaluations)
         self._indexes = NameIndexes(context.settings.refused)
-        self._prewarmed: PrewarmedEvaluator | None = None
         # Most package sets fetch nothing, and are evaluated without a guard of fetches.
         self._fetching: LRUCache[Revision, None] = LRUCache(MAX_FETCHING_REVISIONS)
         self._roots = FetchedRoots(context)
+        self._residents = ResidentEvaluators(context, on_fetched=self._roots.keep)
         self._package_indexes: PackageIndexes | None = None
 
     def use_indexes(self, indexes: PackageIndexes) -> None:
         """Recall the names of package sets that were listed before."""
         self._package_indexes = indexes
 
-    def enable_prewarming(self) -> None:
-        """See :meth:`nixery.nix.commands.NixCommands.enable_prewarming`."""
-        self._prewarmed = PrewarmedEvaluator(self._context)
+    def keep_evaluators(self) -> None:
+        """See :meth:`nixery.nix.commands.NixCommands.keep_evaluators`."""
+        self._residents.enable()
 
-    def prewarm_evaluation(self, package_set: PackageSet, system: str) -> None:
-        """See :meth:`nixery.nix.commands.NixCommands.prewarm_evaluation`."""
-        if self._prewarmed is not None:
-            self._prewarmed.prewarm_evaluation(
-                self._prewarm_command(self.lookup(package_set, system)), 0
-            )
+    def prepare_evaluation(self, package_set: PackageSet, system: str) -> None:
+        """See :meth:`nixery.nix.commands.NixCommands.prepare_evaluation`."""
+        self._residents.prepare(self.lookup(package_set, system))
 
     async def stop(self) -> None:
-        """Stop the prewarmed processes, and the commands that make roots."""
+        """Stop the evaluators that are kept, and the commands that make roots."""
+        await self._residents.stop()
         await self._roots.stop()
-        if self._prewarmed is not None:
-            prewarmed, self._prewarmed = self._prewarmed, None
-            await prewarmed.stop()
 
     def lookup(self, package_set: PackageSet, system: str) -> Lookup:
         """Return the arguments of look-ups in a package set."""
@@ -208,24 +207,49 @@ class Evaluator:
             return await self._run_lookup(lookup, requests)
         finally:
             self._slots.release()
-            if self._prewarmed is not None:
-                self._prewarmed.prewarm_evaluation(self._prewarm_command(lookup))
 
     async def _run_lookup(
         self, lookup: Lookup, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
+        reply = await self._residents.answer(lookup, requests)
+        await self._roots.settled()
+        results = await self._parse_reply(reply, lookup, requests)
+        if results is None:
+            results = await self._evaluate_together(lookup, requests)
+            failed = [item.request.name for item in results if throws(item)]
+            self._residents.judge(reply, requests, failed)
+        return await self._add_error_texts(lookup, results)
+
+    async def _parse_reply(
+        self, reply: Reply, lookup: Lookup, requests: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult] | None:
+        """Return the results of a resident evaluator; ``None`` if there are none."""
+        if reply.printed is None:
+            return None
+
+        def parse(printed: bytes) -> Sequence[LookupResult]:
+            return parse_results(
+                parse_string(printed), requests, self._indexes, _package_set(lookup)
+            )
+
         try:
-            results = await self._evaluate_prewarmed(lookup, requests)
-            if results is None:
-                # This gets a new deadline, so that it can report the error in any case.
-                results = await self._evaluate_once(lookup, requests, self._deadline())
+            return await self._context.workers.run(parse, reply.printed)
+        except UnexpectedOutput:
+            self._residents.reject(reply)
+            return None
+
+    async def _evaluate_together(
+        self, lookup: Lookup, requests: Sequence[PackageRequest]
+    ) -> Sequence[LookupResult]:
+        """Evaluate packages by one command, or by several if some of them end it."""
+        try:
+            return await self._evaluate_once(lookup, requests, self._deadline())
         except _EvaluationError as failure:
             # The bisection gets a new deadline: most of the first one may be used up,
             # and a timeout would hide the failing package.
             deadline = self._deadline()
             await self._check_source(lookup, deadline)
-            results = await self._bisect(lookup, requests, deadline, failure)
-        return await self._add_error_texts(lookup, results)
+            return await self._bisect(lookup, requests, deadline, failure)
 
     async def _check_source(self, lookup: Lookup, deadline: float) -> None:
         """
@@ -272,7 +296,7 @@ class Evaluator:
         When Nix catches an error, it does not pass on its text; so these packages are
         evaluated again, one by one, without catching.
         """
-        silent = [result for result in results if _throws_silently(result)][:MAX_EXPLAINED_NAMES]
+        silent = [result for result in results if throws_silently(result)][:MAX_EXPLAINED_NAMES]
         if not silent:
             return results
         deadline = self._deadline()
@@ -285,31 +309,6 @@ class Evaluator:
             except EvaluationTimedOut:
                 break
         return [with_reason(result, reasons.get(result.request, "")) for result in results]
-
-    async def _evaluate_prewarmed(
-        self, lookup: Lookup, requests: Sequence[PackageRequest]
-    ) -> Sequence[LookupResult] | None:
-        """
-        Evaluate with the prewarmed process.
-
-        :return: ``None`` if there is none, or it failed.
-        """
-        if self._prewarmed is None:
-            return None
-        process = self._prewarmed.take(self._prewarm_command(lookup))
-        if process is None:
-            return None
-        question = resolve_arguments.encode_request(lookup, requests)
-        try:
-            output = await with_timeout(
-                self._context.settings.eval_timeout, self._context.clock, process.evaluate(question)
-            )
-        except TimedOut as error:
-            raise self._timeout_error(requests) from error
-        except NixeryError as error:
-            self._log.debug("an evaluation is repeated: {error}", error=error)
-            return None
-        return await self._context.workers.run(parse_results, output, requests, self._indexes)
 
     async def _evaluate_once(
         self,
@@ -362,7 +361,8 @@ class Evaluator:
         :raises _FetchForbidden: it has to be repeated with a guard of its fetches.
         """
         log = EvaluationLog(source=lookup.package_set.path, on_fetched=self._roots.keep)
-        command = self._command(argv, max(0.0, deadline - self._context.clock.seconds()))
+        timeout = max(0.0, deadline - self._context.clock.seconds())
+        command = self._context.evaluation(argv, timeout)
         try:
             result = await self._context.spawner.run(evolve(command, on_stderr_line=log.feed))
         except ProcessFailed as failure:
@@ -395,22 +395,6 @@ class Evaluator:
             return False
         return True
 
-    def _prewarm_command(self, lookup: Lookup) -> Command:
-        return self._command(resolve_arguments.prewarm(lookup))
-
-    def _command(self, argv: tuple[str, ...], timeout: float | None = None) -> Command:
-        return Command(
-            argv=argv,
-            environment=self._context.environment,
-            timeout=timeout,
-            stdout_limit=MAX_OUTPUT_BYTES,
-            # Inside a long-running primitive, Nix reacts to SIGKILL only.  A process that
-            # may build gets SIGTERM, for it has to stop its builders itself.
-            parent_death_signal=SIGTERM
-            if self._context.settings.allow_import_from_derivation
-            else SIGKILL,
-        )
-
     def _timeout_error(self, requests: Sequence[PackageRequest]) -> EvaluationTimedOut:
         return EvaluationTimedOut(
             names=tuple(item.name for item in requests),
@@ -424,13 +408,3 @@ class Evaluator:
 
 def _package_set(lookup: Lookup) -> tuple[Revision, str]:
     return lookup.package_set.revision, lookup.system
-
-
-def _throws_silently(result: LookupResult) -> bool:
-    """True if Nix has caught an error of the package, and its text is not known."""
-    problem = result.result
-    return (
-        isinstance(problem, PackageProblem)
-        and problem.kind is ProblemKind.EVALUATION
-        and problem == thrown(result.request).result
-    )

@@ -1,5 +1,8 @@
 """
-Build the commands that call ``nix/resolve.nix``, to evaluate or to build packages.
+Build the commands that look packages up, to evaluate or to build them.
+
+One command calls ``nix/resolve.nix`` once.  A resident evaluator is told ``nix/package_set.nix``
+and ``nix/lookup.nix`` once, and answers one look-up after the other.
 
 The settings and the environment are those of :mod:`nixery.nix.arguments`.  Text from clients
 is passed as JSON in one argument, or in one string of an expression, and is never parsed
@@ -23,12 +26,13 @@ from nixery.sources.source import PackageSet, directory_of
 __all__ = [
     "Fetches",
     "Lookup",
+    "binding",
     "describe",
-    "encode_request",
     "evaluate",
     "evaluate_and_build",
     "inline",
-    "prewarm",
+    "question",
+    "repl",
 ]
 
 _EVALUATION = (
@@ -40,8 +44,8 @@ _EVALUATION = (
     *("--log-format", "internal-json"),
 )
 
-# Characters that end a string of the Nix language, or have a special meaning in one.
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "\r": "\\r"})
+# Characters that end a string of the Nix language or a line, or have a special meaning in one.
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "\r": "\\r", "\n": "\\n"})
 
 _FETCHED_URLS = (
     *("http://", "https://", "ssh://", "git://"),
@@ -136,28 +140,43 @@ def evaluate_and_build(
     )
 
 
-def prewarm(lookup: Lookup) -> tuple[str, ...]:
+def repl(lookup: Lookup) -> tuple[str, ...]:
     """
-    Command that reads a :func:`encode_request` on its standard input, then does as
-    :func:`evaluate`.
+    Command that reads a :func:`binding` and then expressions, such as a :func:`question`, a line
+    each.
 
-    It is the same for all systems.
+    It is restricted as an evaluation is, and is the same for all systems and configurations.
     """
-    return (*_EVALUATION, *("-A", "found"), *_options(lookup), "-")
+    return (
+        *("nix", "repl"),
+        # Newer versions may demand it of every command of this name.
+        *("--extra-experimental-features", "nix-command"),
+        # A file of the operator's that would be applied to what is bound.
+        *("--option", "repl-overlays", ""),
+        *_options(lookup),
+    )
 
 
-def encode_request(lookup: Lookup, requests: Sequence[PackageRequest]) -> bytes:
-    """Return the complete standard input for a command of :func:`prewarm`."""
-    arguments = "".join(
-        f"{name} = {_string(value)}; " for name, value in _values(lookup, requests).items()
+def binding(lookup: Lookup) -> str:
+    """
+    Return the line that binds what a :func:`question` asks; not for a flake.
+
+    Nothing is read before the first question, and what all questions have in common is
+    evaluated once.
+    """
+    values = _set_values(lookup)
+    shared = {name: values[name] for name in ("system", "config")}
+    expressions = lookup.resolve.parent
+    package_set = f"import {_path(expressions / 'package_set.nix')} {_attributes(values)}"
+    return (
+        f"lookup = import {_path(expressions / 'lookup.nix')}"
+        f" ({_attributes(shared)} // {{ packages = {package_set}; }})"
     )
-    resolve = f"import (/. + {_string(str(lookup.resolve))})"
-    if lookup.package_set.flake:
-        resolve = f"({inline(lookup.resolve)})"
-    return f"{resolve} {{ {arguments}}}\n".encode(
-        # The arguments of commands are encoded in the same way.
-        errors="surrogateescape"
-    )
+
+
+def question(requests: Sequence[PackageRequest]) -> str:
+    """Return the expression that looks packages up, guarded, once :func:`binding` was read."""
+    return f"(lookup {_attributes(_question_values(requests))}).found"
 
 
 def describe(lookup: Lookup, names: Sequence[str] | None) -> tuple[str, ...]:
@@ -169,12 +188,11 @@ def describe(lookup: Lookup, names: Sequence[str] | None) -> tuple[str, ...]:
     :param names: attributes at the top of the set; ``None`` to print all of them.
     """
     expression = lookup.resolve.parent / "index.nix"
-    values = {**_values(lookup, ()), "names": json_text(None if names is None else list(names))}
-    del values["guard"]
+    wanted = json_text(None if names is None else list(names))
     return (
         *("nix-instantiate", "--eval", "--strict", "--json", "--readonly-mode"),
         *_options(lookup),
-        *(part for name, value in values.items() for part in ("--argstr", name, value)),
+        *_argstr(_set_values(lookup) | {"names": wanted}),
         *_expression(lookup, expression),
     )
 
@@ -228,11 +246,12 @@ def _arguments(
     lookup: Lookup, requests: Sequence[PackageRequest], *, guard: bool = True
 ) -> tuple[str, ...]:
     """Return the path of ``nix/resolve.nix`` and its arguments."""
-    values = _values(lookup, requests, guard=guard)
-    return (
-        *(part for name, value in values.items() for part in ("--argstr", name, value)),
-        *_expression(lookup, lookup.resolve),
-    )
+    values = _set_values(lookup) | _question_values(requests, guard=guard)
+    return (*_argstr(values), *_expression(lookup, lookup.resolve))
+
+
+def _argstr(values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(part for name, value in values.items() for part in ("--argstr", name, value))
 
 
 def _expression(lookup: Lookup, path: Path) -> tuple[str, ...]:
@@ -240,9 +259,19 @@ def _expression(lookup: Lookup, path: Path) -> tuple[str, ...]:
     return ("--expr", inline(path)) if lookup.package_set.flake else (str(path),)
 
 
-def _values(
-    lookup: Lookup, requests: Sequence[PackageRequest], *, guard: bool = True
-) -> Mapping[str, str]:
+def _set_values(lookup: Lookup) -> dict[str, str]:
+    """Return the arguments of ``nix/package_set.nix``."""
+    flake = lookup.package_set.flake
+    return {
+        **({"flake": flake} if flake else {"src": str(lookup.package_set.path)}),
+        "system": lookup.system,
+        "config": json_text(lookup.settings.config),
+        "overlays": json_text([str(path) for path in lookup.package_set.overlays]),
+        **({} if flake else {"fetches": lookup.fetches.value}),
+    }
+
+
+def _question_values(requests: Sequence[PackageRequest], *, guard: bool = True) -> dict[str, str]:
     names = [
         {
             "name": item.name,
@@ -252,18 +281,19 @@ def _values(
         }
         for item in requests
     ]
-    flake = lookup.package_set.flake
-    return {
-        **({"flake": flake} if flake else {"src": str(lookup.package_set.path)}),
-        "system": lookup.system,
-        "names": json_text(names),
-        "config": json_text(lookup.settings.config),
-        "overlays": json_text([str(path) for path in lookup.package_set.overlays]),
-        **({} if flake else {"fetches": lookup.fetches.value}),
-        "guard": "true" if guard else "false",
-    }
+    return {"names": json_text(names), "guard": "true" if guard else "false"}
+
+
+def _attributes(values: Mapping[str, str]) -> str:
+    """Write a set of strings in the Nix language."""
+    return "{ " + "".join(f"{name} = {_string(text)}; " for name, text in values.items()) + "}"
+
+
+def _path(path: Path) -> str:
+    """Write a path in the Nix language, whose literals of paths cannot hold every character."""
+    return f"(/. + {_string(str(path))})"
 
 
 def _string(text: str) -> str:
-    """Quote a text as a string of the Nix language."""
+    """Write a text as a string of the Nix language, within one line."""
     return f'"{text.translate(_ESCAPES)}"'

@@ -24,7 +24,7 @@ from nixery.nix.arguments import STORE
 from nixery.nix.suggestions import LevelNames, NameIndexes, spell
 from nixery.sources.source import Revision
 
-__all__ = ["missing_result", "parse_results", "thrown", "with_reason"]
+__all__ = ["missing_result", "parse_results", "thrown", "throws", "throws_silently", "with_reason"]
 
 _PLACEHOLDER = re.compile(r"/[0-9a-z]{52}")
 
@@ -83,6 +83,17 @@ def thrown(request: PackageRequest, reason: str = "") -> LookupResult:
         message=f"the package {request.name} does not evaluate",
     )
     return with_reason(LookupResult(request=request, result=problem), reason)
+
+
+def throws(result: LookupResult) -> bool:
+    """True if the package does not evaluate."""
+    problem = result.result
+    return isinstance(problem, PackageProblem) and problem.kind is ProblemKind.EVALUATION
+
+
+def throws_silently(result: LookupResult) -> bool:
+    """True if Nix has caught an error of the package, and its text is not known."""
+    return throws(result) and result == thrown(result.request)
 
 
 def with_reason(result: LookupResult, reason: str) -> LookupResult:

@@ -7,7 +7,9 @@ that time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -40,6 +42,19 @@ class InteractiveProcess:
     def has_exited(self) -> bool:
         """True if the child has ended."""
         return self._has_exited
+
+    @property
+    def memory(self) -> int:
+        """The bytes of memory that the child uses now; 0 if that is unknown."""
+        if self._stdin is None or self._stdin.pid is None:
+            return 0
+        try:
+            # proc(5): the second number is that of resident pages.
+            pages = int(Path(f"/proc/{self._stdin.pid}/statm").read_bytes().split()[1])
+        except (OSError, IndexError):
+            # It has just ended.
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def start(self, on_exit: Callable[[], None]) -> None:
         """

@@ -46,7 +46,13 @@ class Exit:
 
 
 class Stdin(Protocol):
-    """The standard input of a child; data written after the child has ended is dropped."""
+    """
+    The standard input of a child; data written after the child has ended is dropped.
+
+    :ivar pid: the process id of the child, ``None`` once it has ended.
+    """
+
+    pid: int | None
 
     def write(self, data: bytes, /) -> None:
         """Send ``data``, in order, as soon as the child reads it."""

@@ -88,7 +88,7 @@ def make_nix(context: NixContext) -> NixSubsystem:
         # Remove the garbage collection roots that an earlier run left.
         await nix.sweep()
         _log.info("Nix {version} builds them.", version=version)
-        nix.enable_prewarming()
+        nix.keep_evaluators()
 
     return NixSubsystem(
         nix=nix, components=(Component(name="Nix side", start=start, stop=nix.stop),)
@@ -134,6 +134,7 @@ def nix_settings(config: Config, state_directory: Path) -> NixSettings:
         eval_timeout=nix.eval_timeout,
         max_eval_memory=nix.max_eval_memory * 1024**2,
         evaluations=config.builds.max_builds,
+        evaluators=nix.evaluators,
         allow_import_from_derivation=nix.allow_import_from_derivation,
         allow_unpinned_fetches=nix.allow_unpinned_fetches,
         options=nix.nix_options,

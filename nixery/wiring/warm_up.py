@@ -28,17 +28,17 @@ def make_warm_up(
 ) -> Component:
     """Make the component that begins the preparations; the daemon waits for none of them."""
 
-    async def prewarm_evaluation() -> None:
+    async def prepare_evaluation() -> None:
         # The revision of other sources is unknown without a request to another host.
         if isinstance(config.source, PathSource):
             package_set = await sources.fetch(await sources.resolve(LATEST))
-            nix.prewarm_evaluation(package_set, config.system)
+            nix.prepare_evaluation(package_set, config.system)
 
     async def start() -> None:
         for preparation in (
             readiness.faults(),
             cpu.run(import_module, "networkx"),  # which divides images into layers
-            prewarm_evaluation(),
+            prepare_evaluation(),
         ):
             Deferred.fromCoroutine(preparation).addErrback(lambda _: None)
 

@@ -21,6 +21,8 @@ from tests.end_to_end.processes import Finished, private_directory, run, wait_un
 
 __all__ = ["ChaosCase", "HeldCommands", "PrivateNix", "Saboteur"]
 
+HELD_REPL = Path(__file__).with_name("held_repl.py")
+
 
 class ChaosCase(EndToEndCase):
     """A test whose registries are checked for what they leave."""
@@ -87,8 +89,8 @@ class PrivateNix:
 class HeldCommands:
     """
     Commands that stand before Nix's own on a registry's path, and wait when they
-    are told to.  A command is called by its name and its first argument, and one that
-    stands by when it is asked.
+    are told to.  A command is called by its name and its first argument, and ``nix repl``
+    whenever it is asked.
     """
 
     def __init__(self) -> None:
@@ -102,24 +104,21 @@ class HeldCommands:
         self.path = str(commands)
         for name in ("nix-instantiate", "nix-build", "nix-store"):
             script = commands / name
-            # A command has the lock until it ends.
-            lock = self._lock(name)
-            lock.touch()
             script.write_text(
                 "#!/bin/sh\n"
-                "for last; do :; done\n"
-                'if [ "$last" = - ]; then\n'
-                f"    question=$(mktemp {directory}/question-XXXXXX)\n"
-                '    cat > "$question"\n'
-                '    exec < "$question"\n'
-                "fi\n"
-                f'exec 9< "{lock}" && flock --shared 9\n'
                 f'echo "{name} $1" >> {self._journal}\n'
                 f'while [ -e "{self._held}/{name} $1" ]; do sleep 0.02; done\n'
                 f'echo "{name} $1 goes on" >> {self._journal}\n'
                 f'exec {shutil.which(name)} "$@"\n'
             )
             script.chmod(0o755)
+        self._lock = directory / "lock"
+        self._lock.touch()
+        program = commands / "nix"
+        program.write_text(
+            f'#!/bin/sh\nexec {sys.executable} {HELD_REPL} {directory} {shutil.which("nix")} "$@"\n'
+        )
+        program.chmod(0o755)
 
     def environ(self) -> dict[str, str]:
         """The environment that lets a registry find the commands."""
@@ -141,9 +140,9 @@ class HeldCommands:
     def evaluated(self) -> bool:
         """Tell whether an evaluation has begun, and none goes on."""
         said = self._journal.read_text().splitlines()
-        if "nix-instantiate --eval goes on" not in said:
+        if "nix repl goes on" not in said:
             return False
-        with self._lock("nix-instantiate").open() as lock:
+        with self._lock.open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -159,10 +158,6 @@ class HeldCommands:
         """Tell whether a command waits."""
         said = self._journal.read_text().splitlines()
         return said.count(command) > said.count(f"{command} goes on")
-
-    def _lock(self, name: str) -> Path:
-        """Return the file that the commands of a name lock, except those that stand by."""
-        return self._held.with_name(f"{name}.lock")
 
 
 class Saboteur:

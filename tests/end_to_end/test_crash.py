@@ -22,7 +22,7 @@ from tests.end_to_end.processes import private_directory, wait_until
 from tests.end_to_end.wire import Answer
 
 COMMANDS = (
-    "nix-instantiate --eval",
+    "nix repl",
     "nix-store --serve",
     "nix-build --log-format",
     "nix-store --query",
@@ -67,10 +67,10 @@ class CrashCase(ChaosCase):
             yield pool.submit(self.daemon.registry.manifest, name)
 
     def wait_for_evaluation(self) -> None:
-        """Wait until one has been at it for a while: one that stands by has done nothing."""
+        """Wait until one has been at it for a while: a process that waits has done nothing."""
         wait_until(
             lambda: any(
-                "nix-instantiate" in each and _seconds(each.partition(":")[0]) > EVALUATING
+                "repl" in each and _seconds(each.partition(":")[0]) > EVALUATING
                 for each in self.processes()
             ),
             "an evaluation to begin",

@@ -318,12 +318,12 @@ class FlakeTests(FlakeCase):
         self.assertEqual(_text(built), "first\n")
         await nix.release(realisation)
 
-    async def test_prewarmed_process_evaluates_a_flake(self) -> None:
-        """A process that was started ahead evaluates a flake too, for several names."""
+    async def test_flake_is_evaluated_where_package_sets_are_kept(self) -> None:
+        """Where package sets are kept, a flake is evaluated too, again and again."""
         package_set = await self.fetched(await self.make())
         nix = make_nix(self.directory)
-        nix.enable_prewarming()
-        nix.prewarm_evaluation(package_set, SYSTEM)
+        nix.keep_evaluators()
+        nix.prepare_evaluation(package_set, SYSTEM)
         self.addCleanup(lambda: Deferred.fromCoroutine(nix.stop()))
         for names in (["default", "self"], ["inputs"]):
             requests = [PackageRequest(name=name) for name in names]

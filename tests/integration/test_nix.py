@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -25,7 +24,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest, parse_image_name
-from nixery.image.packages import Evaluation, LookupResult, Package
+from nixery.image.packages import Evaluation, Package
 from nixery.nix.arguments import NixSettings, environment
 from nixery.nix.commands import NixCommands
 from nixery.nix.errors import (
@@ -41,8 +40,7 @@ from nixery.nix.errors import (
     WrongSystem,
 )
 from nixery.nix.progress import Phase
-from nixery.process.protocol import ChildProtocol, Exit
-from nixery.sources.source import PackageSet
+from nixery.process.protocol import ChildProtocol
 from tests.integration.nixenv import (
     ODD,
     daemon_listens,
@@ -83,13 +81,22 @@ class Recorder:
 
 @define(eq=False)
 class SpyReactor:
-    """The real reactor, but for remembering which children it has spawned."""
+    """
+    The real reactor, but for remembering which children it has spawned.
+
+    :ivar repls: those of the children that are asked many questions.
+    """
 
     pids: list[int] = field(factory=list)
     children: list[ChildProtocol] = field(factory=list)
+    repls: list[ChildProtocol] = field(factory=list)
 
-    def spawnProcess(self, child: ChildProtocol, *args: Any, **kwargs: Any) -> Any:
-        transport = cast(Any, reactor).spawnProcess(child, *args, **kwargs)
+    def spawnProcess(
+        self, child: ChildProtocol, executable: str, argv: Sequence[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        transport = cast(Any, reactor).spawnProcess(child, executable, argv, *args, **kwargs)
+        if "repl" in argv:
+            self.repls.append(child)
         self.pids.append(transport.pid)
         self.children.append(child)
         return transport
@@ -534,162 +541,6 @@ class SetTests(NixTestCase):
             await self.names(self.write(text).parent, "x")
         self.assertIn("too old", caught.exception.message)
         self.assertIn("install Nix 2.18", caught.exception.message)
-
-
-class StandbyTests(NixTestCase):
-    """Tests of evaluations by a process that was started before the request."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.spy = SpyReactor()
-        # As awkward as what the sets are asked for.
-        self.salt = "s\"a'l${t}\\\r\n" + uuid4().hex
-        self.nix = self.make()
-        self.ahead = self.make(reactor=self.spy)
-        self.ahead.enable_prewarming()
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.ahead.stop()))
-
-    async def prewarm_evaluation(self, package_set: PackageSet) -> ChildProtocol:
-        """Have a process wait for a package set."""
-        count = len(self.spy.children)
-        self.ahead.prewarm_evaluation(package_set, SYSTEM)
-        while len(self.spy.children) == count:
-            await deferLater(cast(Any, reactor), 0)
-        return self.spy.children[-1]
-
-    async def answers(
-        self, package_set: PackageSet, requests: Sequence[PackageRequest], system: str = SYSTEM
-    ) -> Sequence[LookupResult]:
-        """Return the answers of the waiting process, and check that it alone was asked."""
-        [child] = self.spy.children
-        answers = await self.ahead.look_up(package_set, system, requests)
-        self.assertEqual(self.spy.children, [child])
-        self.assertEqual(await child.wait_until_exited(), Exit(status=0))
-        return answers
-
-    def odd_set(self) -> tuple[PackageSet, list[str]]:
-        """A package set, and an overlay, with all that may be misread in names and paths."""
-        names = ["a\"b'c", "${abort 1}", "$${x}", "a\\", '\\"', "\\${x}", "''${x}", "a\r\nb\rc\n\t"]
-        directory = self.directory / "a b'=\"$${c}\\${d}\\"
-        directory.mkdir()
-        (directory / "names.json").write_text(json.dumps(names))
-        (directory / "default.nix").write_text(
-            """
-            { system, config, overlays }:
-            let
-              package = at: derivation {
-                name = "p${toString at}";
-                inherit system;
-                inherit (config) salt;
-                builder = "b";
-              };
-              names = builtins.fromJSON (builtins.readFile ./names.json);
-              set = builtins.listToAttrs (
-                builtins.genList
-                  (at: { name = builtins.elemAt names at; value = package at; })
-                  (builtins.length names)
-              );
-            in
-            builtins.foldl' (before: overlay: before // overlay before before) set overlays
-            """
-        )
-        overlay = self.directory / 'o"$v${er}\\lay.nix'
-        overlay.write_text("""final: before: { added = before."a\\"b'c"; }""")
-        return path_set(directory, overlay.resolve()), [*names, "added", 'no"${ne}\\']
-
-    async def test_answers_are_those_of_an_evaluation_of_its_own(self) -> None:
-        """It answers what an evaluation of its own does, of every kind."""
-        requests = [
-            PackageRequest(name="plain"),
-            PackageRequest(name="PLAIN"),
-            PackageRequest(name='quote"${dollar}', exact=True),
-            PackageRequest(name='quote"${dollar}\\', exact=True),
-            PackageRequest(name="multi.doc"),
-            PackageRequest(name="nested.iner"),
-            PackageRequest(name="throwing"),
-            PackageRequest(name="unfree"),
-        ]
-        child = await self.prewarm_evaluation(self.odd)
-        answers = await self.ahead.look_up(self.odd, SYSTEM, requests)
-        self.assertEqual(answers, await self.nix.look_up(self.odd, SYSTEM, requests))
-        self.assertEqual(await child.wait_until_exited(), Exit(status=0))
-        # What was thrown is found out by one more.
-        self.assertEqual(len(self.spy.children), 2)
-
-    async def test_quotes_backslashes_dollars_and_line_ends_are_themselves(self) -> None:
-        """Quotes, backslashes, dollars and ends of lines are themselves, in names and paths."""
-        package_set, names = self.odd_set()
-        requests = [PackageRequest(name=name, exact=True) for name in names]
-        await self.prewarm_evaluation(package_set)
-        answers = await self.answers(package_set, requests)
-        self.assertEqual(answers, await self.nix.look_up(package_set, SYSTEM, requests))
-        *found, missing = [answer.result for answer in answers]
-        self.assertEqual(
-            [(item.attribute, item.name) for item in found if isinstance(item, Package)],
-            [(name, f"p{names.index(name) if name != 'added' else 0}") for name in names[:-1]],
-        )
-        assert isinstance(missing, PackageProblem)
-        self.assertIs(missing.kind, ProblemKind.NOT_FOUND)
-
-    async def test_any_system_can_be_asked_for(self) -> None:
-        """It is asked for any system."""
-        await self.prewarm_evaluation(self.odd)
-        [answer] = await self.answers(self.odd, [PackageRequest(name="own")], FOREIGN)
-        assert isinstance(answer.result, Package)
-        self.assertEqual(answer.result.name, f"own-{FOREIGN}")
-
-    async def test_evaluation_reads_nothing_of_the_machine(self) -> None:
-        """It reads nothing of the machine, and builds nothing."""
-        names = ("readshost", "looksup", "importsbuilt")
-        await self.prewarm_evaluation(self.odd)
-        problems = await self.problems(*names, nix=self.ahead)
-        self.assertEqual(problems, await self.problems(*names))
-        self.assertEqual({problem.kind for problem in problems}, {ProblemKind.EVALUATION})
-
-    async def test_nothing_is_read_before_it_is_asked(self) -> None:
-        """It has read nothing before it is asked: what was changed meanwhile is seen."""
-        directory = self.directory / "set"
-        directory.mkdir()
-        text = '{ system }: { x = derivation { name = "NAME"; inherit system; builder = "b"; }; }'
-        (directory / "default.nix").write_text(text.replace("NAME", "before"))
-        await self.prewarm_evaluation(path_set(directory))
-        # For what it might do by now.
-        await deferLater(cast(Any, reactor), 0.3)
-        (directory / "default.nix").write_text(text.replace("NAME", "after"))
-        [answer] = await self.answers(path_set(directory), [PackageRequest(name="x")])
-        assert isinstance(answer.result, Package)
-        self.assertEqual(answer.result.name, "after")
-
-    async def test_process_that_is_not_needed_ends_by_itself(self) -> None:
-        """One that is not needed any more ends by itself, and well."""
-        first = await self.prewarm_evaluation(self.odd)
-        (self.directory / "other").mkdir()
-        second = await self.prewarm_evaluation(path_set(self.directory / "other"))
-        self.assertEqual(await first.wait_until_exited(), Exit(status=0))
-        await self.ahead.stop()
-        await second.wait_until_exited()
-        for pid in self.spy.pids:
-            self.assertRaises(ProcessLookupError, os.kill, pid, 0)
-
-    async def test_set_that_does_not_evaluate_is_told_as_ever(self) -> None:
-        """A set that does not evaluate is told as ever, though a process waited for it."""
-        directory = self.directory / "set"
-        directory.mkdir()
-        (directory / "default.nix").write_text("{ ")
-        await self.prewarm_evaluation(path_set(directory))
-        with self.assertRaises(EvaluationFailed) as caught:
-            await self.evaluate("x", nix=self.ahead, package_set=path_set(directory))
-        self.assertIn("syntax error", caught.exception.message)
-
-    async def test_evaluation_that_takes_too_long_is_stopped(self) -> None:
-        """One that takes too long is stopped."""
-        self.ahead = self.make(reactor=self.spy, eval_timeout=0.5, max_eval_memory=2 * 1024**3)
-        self.ahead.enable_prewarming()
-        child = await self.prewarm_evaluation(self.odd)
-        with self.assertRaises(EvaluationTimedOut):
-            await self.evaluate("hungry", nix=self.ahead)
-        self.assertNotEqual((await child.wait_until_exited()).status, 0)
-        self.assertEqual(len(self.spy.children), 1)
 
 
 class BuildTests(NixTestCase):

@@ -186,7 +186,7 @@ class PackageIndexTests(TestCase):
         """A question that comes during a pass is answered before the pass goes on."""
         self.patch(module, "SLICE", 1)
         package_set = path_set(self.directory / "set")
-        self.nix.prewarm_evaluation(package_set, SYSTEM)
+        self.nix.prepare_evaluation(package_set, SYSTEM)
         name = parse_image_name("named", SYSTEM)
         for _ in range(3):
             evaluation = await self.nix.evaluate(package_set, SYSTEM, name.package_requests)
@@ -197,7 +197,7 @@ class PackageIndexTests(TestCase):
     async def test_pass_is_stopped_in_a_slice(self) -> None:
         """A pass that is stopped leaves no process and no file."""
         package_set = self.stored_set()
-        self.nix.prewarm_evaluation(package_set, SYSTEM)
+        self.nix.prepare_evaluation(package_set, SYSTEM)
         await deferLater(reactor, 0.1)
         await self.nix.stop()
         self.assertIsNone(await self.indexes.get(package_set.revision, SYSTEM))

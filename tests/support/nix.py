@@ -25,6 +25,7 @@ class FakeProcess:
     stdin_closed: bool = False
     stopped: bool = False
     exit_delay: Deferred[None] | None = None
+    pid: int | None = None
     result: Deferred[ProcessResult] = field(factory=Deferred)
 
     def write(self, data: bytes, /) -> None:

@@ -32,6 +32,11 @@ class NixConfig:
         default=4096,
         aliases=("eval_memory",),
     )
+    evaluators: int = setting(
+        types.integer(0, 64, unit="package sets"),
+        "how many package sets stay in memory, so that evaluations need not read them again",
+        default=3,
+    )
     allow_import_from_derivation: bool = setting(
         types.BOOLEAN, "whether an evaluation may build what it reads", default=False
     )

@@ -67,6 +67,7 @@ NAMES = (
     "nix_timeout",
     "eval_timeout",
     "max_eval_memory",
+    "evaluators",
     "allow_import_from_derivation",
     "allow_unpinned_fetches",
     "substitute_only",

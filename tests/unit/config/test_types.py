@@ -193,6 +193,7 @@ REJECTED: dict[str, list[object]] = {
     "compression": ["", "lzma", "zstd-20", "gzip-fast", True, None],
     "cpu_workers": [0],
     "max_eval_memory": [63],
+    "evaluators": [-1, 65],
 }
 
 

@@ -330,21 +330,21 @@ class NixTests(SynchronousTestCase):
         self.script.play = self.raising(ProcessFailed(output=OUTPUT))
         self.failureResultOf(self.run_nix("closure", PATHS[:2]), NixUnusable)
 
-    # -- prewarmed evaluations --------------------------------------------------
+    # -- evaluators -------------------------------------------------------------
 
     def test_process_waits_for_what_is_expected_if_that_is_wanted_until_the_end(self) -> None:
         """A process waits for what is expected, if that is wanted, until the end."""
         path = Path("/set")
         package_set = PackageSet(revision=path_revision(path, ()), path=path)
-        self.nix.prewarm_evaluation(package_set, "x86_64-linux")
+        self.nix.prepare_evaluation(package_set, "x86_64-linux")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         waiting: Deferred[str] = Deferred()
         self.script.play = lambda _: waiting
-        self.nix.enable_prewarming()
-        self.nix.prewarm_evaluation(package_set, "x86_64-linux")
+        self.nix.keep_evaluators()
+        self.nix.prepare_evaluation(package_set, "x86_64-linux")
         self.clock.advance(0)
         [command] = self.script.commands
-        self.assertEqual(command.argv[-1], "-")
+        self.assertEqual(command.argv[:2], ("nix", "repl"))
         self.assertEqual(command.environment["HOME"], str(self.settings.home))
         self.successResultOf(self.run_nix("stop"))
         self.assertTrue(waiting.called)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.builds.candidates import find_candidates
@@ -21,7 +20,6 @@ from nixery.nix.arguments import NixSettings
 from nixery.nix.context import NixContext
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut, NixMisconfigured, NixUnusable
 from nixery.nix.evaluator import MAX_EXPLAINED_NAMES, Evaluator
-from nixery.nix.prewarm import START_DELAY_SECONDS
 from nixery.process.errors import (
     CommandMissing,
     CommandOutput,
@@ -32,39 +30,15 @@ from nixery.process.errors import (
 from nixery.process.spawner import Command, ProcessResult
 from nixery.sources.source import PackageSet, path_revision
 from nixery.testing.fakes import InlineWorkers
-from tests.support.nix import literals
+from tests.support.repl import FakeRepl, asked_names
 
 PACKAGE_SET = PackageSet(revision=path_revision(Path("/pkgs")), path=Path("/pkgs"))
-OTHER_SET = PackageSet(revision=path_revision(Path("/other")), path=Path("/other"))
-
-# What a question gives to the expression that it imports.
-ARGUMENT = re.compile(r"(\w+) = ")
+PINNED_SET = evolve(PACKAGE_SET, revision=evolve(PACKAGE_SET.revision, pinned=True))
 
 
 def command_output(stderr: str = "", signal: int | None = None) -> CommandOutput:
     status = 1 if signal is None else None
     return CommandOutput(argv=("nix-instantiate",), status=status, signal=signal, stderr=stderr)
-
-
-@define(eq=False)
-class Ahead:
-    """A process that was started ahead of its question."""
-
-    command: Command
-    heard: bytes = b""
-    question: Deferred[str] = field(factory=Deferred)
-    ended: bool = False
-    stopped: bool = False
-
-    def write(self, data: bytes, /) -> None:
-        self.heard += data
-
-    def closeStdin(self) -> None:  # noqa: N802  # Twisted's name
-        self.question.callback(self.heard.decode())
-
-    @property
-    def dismissed(self) -> bool:
-        return self.question.called and self.heard == b"{ found = null; }\n"
 
 
 @define(eq=False)
@@ -77,11 +51,11 @@ class FakeEvaluations:
     :ivar asked: the names of each question, and whether it was guarded.
     :ivar fetching: the names whose evaluation fetches.
     :ivar fetches: what each question might fetch.
-    :ivar ahead: the processes that were started ahead of their questions.
     :ivar broken: whether Nix cannot store a file either.
     :ivar passes: whether ``set_failure`` has passed once it has stored a file.
     :ivar probes: how often it was asked to store a file.
-    :ivar ahead_failure: how those end that are asked.
+    :ivar repls: the resident evaluators.
+    :ivar repl_failure: how those end that are asked.
     """
 
     clock: Clock
@@ -99,12 +73,12 @@ class FakeEvaluations:
     fetching: frozenset[str] = frozenset()
     fetches: list[str] = field(factory=list)
 
-    ahead: list[Ahead] = field(factory=list)
-    ahead_failure: ProcessFailed | None = None
+    repls: list[FakeRepl] = field(factory=list)
+    repl_failure: ProcessFailed | None = None
 
     async def run(self, command: Command) -> ProcessResult:
         if command.stdio_handler is not None:
-            return await self.run_ahead(command)
+            return await self.run_repl(command)
         if "--expr" in command.argv:
             self.probes += 1
             if self.passes:
@@ -123,28 +97,25 @@ class FakeEvaluations:
         self.clock.advance(self.seconds)
         return ProcessResult(stdout=self.answer(names, guarded=guarded), stderr="")
 
-    async def run_ahead(self, command: Command) -> ProcessResult:
+    async def run_repl(self, command: Command) -> ProcessResult:
         assert command.stdio_handler is not None
-        process = Ahead(command)
-        self.ahead.append(process)
-        command.stdio_handler.started(process)
+        repl = FakeRepl(command, self.answer_repl)
+        self.repls.append(repl)
+        command.stdio_handler.started(repl)
+        return await repl.result
+
+    def answer_repl(self, repl: FakeRepl, expression: str) -> None:
+        names = asked_names(expression)
+        self.asked.append((names, True))
+        if self.repl_failure is not None:
+            repl.exit(self.repl_failure)
+            return
         try:
-            question = await process.question
-            if process.dismissed:
-                return ProcessResult(stdout=b"null", stderr="")
-            around, (_, *values) = literals(question)
-            names, _ = self.note(dict(zip(ARGUMENT.findall(around), values, strict=True)))
-            if self.seconds:
-                await deferLater(self.clock, self.seconds)
-            if self.ahead_failure is not None:
-                raise self.ahead_failure
-            command.stdio_handler.data_received(self.answer(names, guarded=True))
-        except CancelledError:
-            process.stopped = True
-            raise
-        finally:
-            process.ended = True
-        return ProcessResult(stdout=b"", stderr="")
+            output = self.answer(names, guarded=True)
+        except ProcessFailed:
+            repl.answer(None)
+        else:
+            repl.answer(output.decode())
 
     def note(self, values: Mapping[str, str]) -> tuple[tuple[str, ...], bool]:
         names = tuple(item["name"] for item in json.loads(values["names"]))
@@ -243,10 +214,9 @@ class EvaluatorTests(EvaluatorCase):
     ) -> None:
         """Once the names of a pinned set are known, missing ones need no evaluation."""
         self.spawner.level = frozenset({"git", "_7zz", "node.js", "cacert"})
-        pinned = evolve(PACKAGE_SET, revision=evolve(PACKAGE_SET.revision, pinned=True))
         cacert = PackageRequest(name="cacert", exact=True, optional=True)
 
-        def refused(*names: str, package_set: PackageSet = pinned) -> list[tuple[str, ...]]:
+        def refused(*names: str, package_set: PackageSet = PINNED_SET) -> list[tuple[str, ...]]:
             requests = [cacert, *(PackageRequest(name=name) for name in names)]
             evaluation = self.evaluator.evaluate(package_set, "x86_64-linux", requests)
             error = self.failureResultOf(Deferred.fromCoroutine(evaluation), PackagesRefused).value
@@ -314,7 +284,7 @@ class EvaluatorTests(EvaluatorCase):
         self.successResultOf(self.evaluate("ab"))
         self.successResultOf(self.evaluate("ab"))
         self.assertEqual(self.spawner.fetches[1:], ["forbidden", "pinned", "pinned"])
-        self.successResultOf(self.evaluate("ab", OTHER_SET))
+        self.successResultOf(self.evaluate("ab", PINNED_SET))
         self.assertEqual(self.spawner.fetches[4:], ["forbidden", "pinned"])
 
     def test_fetch_that_is_found_among_failing_packages(self) -> None:
@@ -435,183 +405,124 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual(self.spawner.asked, [])
 
 
-class PrewarmingTests(EvaluatorCase):
-    """Tests of evaluations by a process that was started before any request."""
+class ResidentTests(EvaluatorCase):
+    """Tests of evaluations by resident evaluators, and of those that take their place."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.evaluator.enable_prewarming()
-
-    def stop(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self.evaluator.stop())
+        self.evaluator.keep_evaluators()
 
     def evaluated(self, names: Sequence[str], *arguments: Any) -> list[str]:
         """The packages of an evaluation that needs no time."""
         evaluation = self.successResultOf(self.evaluate(names, *arguments))
         return [package.attribute for package in evaluation.packages]
 
-    def waiting(self) -> Ahead:
-        """The one process that waits, after an evaluation by none."""
-        self.assertEqual(self.evaluated("z"), ["z"])
-        self.assertEqual(self.spawner.ahead, [])
-        self.clock.advance(START_DELAY_SECONDS)
-        self.spawner.asked.clear()
-        [process] = self.spawner.ahead
-        self.assertEqual(process.heard, b"")
-        return process
+    def test_evaluations_of_a_pinned_set_are_answered_by_one_process(self) -> None:
+        """Evaluations of a pinned package set are answered by one process, and by no other."""
+        self.assertEqual(self.evaluated(["a", "b.c"], PINNED_SET), ["a", "b.c"])
+        self.assertEqual(self.evaluated("d", PINNED_SET), ["d"])
+        self.assertEqual(self.spawner.asked, [(("a", "b.c"), True), (("d",), True)])
+        [repl] = self.spawner.repls
+        self.assertEqual(len(repl.asked), 2)
 
-    def test_evaluation_is_answered_by_process_that_was_started_after_one_before(self) -> None:
-        """An evaluation is answered by the process that was started after the one before."""
-        process = self.waiting()
-        self.assertEqual((process.command.argv[-1], process.command.timeout), ("-", None))
-        self.assertEqual(self.evaluated(["a", "b.c"]), ["a", "b.c"])
-        _, [_, _, _, names, *_] = literals(process.heard.decode())
-        self.assertEqual(
-            json.loads(names),
-            [
-                {"exact": False, "name": "a", "optional": False, "path": ["a"]},
-                {"exact": False, "name": "b.c", "optional": False, "path": ["b", "c"]},
-            ],
-        )
-        # By no other process.
-        self.assertEqual(self.spawner.asked, [(("a", "b.c"), True)])
-
-    def test_each_evaluation_is_followed_by_a_process_for_the_next(self) -> None:
-        """Each evaluation is followed by a process for the next one, some time later."""
-        self.waiting()
-        for count, name in enumerate("abc", start=1):
-            self.assertEqual(self.evaluated(name), [name])
-            self.assertEqual(len(self.spawner.ahead), count)
-            self.assertTrue(self.spawner.ahead[-1].ended)
-            self.clock.advance(START_DELAY_SECONDS)
-            self.assertEqual(len(self.spawner.ahead), count + 1)
-        self.assertEqual(len(self.spawner.asked), 3)
-
-    def test_one_of_two_concurrent_evaluations_uses_the_idle_process(self) -> None:
-        """Of two evaluations at a time one is answered by the process, and one as ever."""
-        process = self.waiting()
-        self.spawner.seconds = 1.0
-        first = self.evaluate("a")
-        self.assertNotEqual(process.heard, b"")
-        self.spawner.waiting = []
-        second = self.evaluate("b")
-        self.spawner.waiting[0].callback(None)
-        self.assertEqual(self.successResultOf(first).packages[0].attribute, "a")
-        self.assertEqual(self.successResultOf(second).packages[0].attribute, "b")
-
-    def test_idle_process_serves_any_system(self) -> None:
-        """It does not matter which system it is asked for."""
-        process = self.waiting()
-        self.evaluated("a", PACKAGE_SET, "aarch64-linux")
-        self.assertIn("aarch64-linux", literals(process.heard.decode())[1])
-
-    def test_process_waits_for_one_package_set_the_last_one(self) -> None:
-        """A process waits for one package set, the last one."""
-        process = self.waiting()
-        self.assertEqual(self.evaluated("a", OTHER_SET), ["a"])
-        self.assertTrue(process.dismissed)
-        self.clock.advance(START_DELAY_SECONDS)
-        self.assertEqual(self.evaluated("b", OTHER_SET), ["b"])
-        self.assertIn("/other", literals(self.spawner.ahead[-1].heard.decode())[1])
-
-    def test_for_what_is_expected_a_process_is_started_at_once_and_used(self) -> None:
-        """For what is expected a process is started at once, and used."""
-        self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")
-        self.clock.advance(0)
-        [process] = self.spawner.ahead
+    def test_evaluations_of_a_set_that_may_change_have_a_process_each(self) -> None:
+        """Evaluations of a package set that may change have a process each."""
         self.assertEqual(self.evaluated("a"), ["a"])
-        self.assertTrue(process.ended)
-        self.assertEqual(len(self.spawner.asked), 1)
+        self.assertEqual(self.evaluated("b"), ["b"])
+        self.assertEqual(self.spawner.asked, [(("a",), True), (("b",), True)])
+        self.assertEqual([repl.ended for repl in self.spawner.repls], [True, True])
 
-    def test_query_that_the_process_fails_to_answer_is_repeated(self) -> None:
-        """A query that the process fails to answer is repeated; the repeated one's error counts."""
+    def test_names_that_a_pinned_set_does_not_have_are_remembered(self) -> None:
+        """The names of a pinned set that an evaluator tells show what is missing from then on."""
+        self.spawner.level = frozenset({"git"})
+        for count, names in enumerate((["gti"], ["gitt"]), start=1):
+            self.failureResultOf(self.evaluate(names, PINNED_SET), PackagesRefused)
+            self.assertEqual((count, len(self.spawner.asked)), (count, 1))
+
+    def test_question_that_is_not_answered_is_evaluated_in_the_ordinary_way(self) -> None:
+        """A question that is not answered is evaluated as ever, and its error counts."""
         self.spawner.fatal = {"b": self.failing("error: why")}
-        self.waiting()
-        self.spawner.ahead_failure = self.failing("error: who knows")
-        refused = self.failureResultOf(self.evaluate("ab"), PackagesRefused).value
+        refused = self.failureResultOf(self.evaluate("ab", PINNED_SET), PackagesRefused).value
         self.assertEqual([problem.name for problem in refused.problems], ["b"])
         self.assertIn("why", refused.message)
-        self.assertNotIn("who knows", refused.message)
         asked = ["".join(names) for names, _ in self.spawner.asked]
         self.assertEqual(asked, ["ab", "ab", "", "a", "b"])
+        # The evaluator is there for the next one.
+        self.assertEqual(self.evaluated("a", PINNED_SET), ["a"])
+        self.assertEqual(len(self.spawner.repls), 1)
 
-    def test_failure_of_the_process_alone_is_not_reported(self) -> None:
-        """A failure of the process alone is not reported."""
-        self.waiting()
-        self.spawner.ahead_failure = self.failing(signal=9)
-        self.assertEqual(self.evaluated("ab"), ["a", "b"])
+    def test_failure_of_an_evaluator_is_not_reported(self) -> None:
+        """A failure of an evaluator alone is not reported."""
+        self.spawner.repl_failure = self.failing("error: who knows", signal=9)
+        self.assertEqual(self.evaluated("ab", PINNED_SET), ["a", "b"])
         self.assertEqual(self.spawner.asked, [(("a", "b"), True)] * 2)
-        self.clock.advance(START_DELAY_SECONDS)
-        self.assertEqual(len(self.spawner.ahead), 2)
 
-    def test_process_that_has_died_while_it_waited_is_not_asked(self) -> None:
-        """A process that has died while it waited is not asked."""
-        process = self.waiting()
-        process.question.errback(self.failing(signal=9))
-        self.assertEqual(self.evaluated("a"), ["a"])
-        self.assertEqual(process.heard, b"")
+    def test_package_that_ends_evaluators_is_not_asked_of_more_than_two(self) -> None:
+        """A package that ends evaluators is not asked of more than two, whatever is beside it."""
+        self.spawner.fatal = {"x": self.failing("error: why")}
+        self.spawner.repl_failure = self.failing(signal=11)
+        for name in "abc":
+            self.failureResultOf(self.evaluate([name, "x"], PINNED_SET), PackagesRefused)
+        self.assertEqual(len(self.spawner.repls), 2)
+        self.spawner.repl_failure = None
+        self.assertEqual(self.evaluated("abc", PINNED_SET), ["a", "b", "c"])
+        self.assertEqual(len(self.spawner.repls), 3)
 
-    def test_thrown_message_is_found_as_without_a_process_that_waits(self) -> None:
-        """A thrown message is found as without a process that waits."""
+    def test_answer_that_is_not_understood_is_not_used(self) -> None:
+        """An answer that is not understood is not used, and its process is not asked again."""
+
+        def answer(repl: FakeRepl, _: str) -> None:
+            repl.answer("[]")
+
+        self.evaluated("a", PINNED_SET)
+        self.spawner.repls[0].on_look_up = answer
+        self.assertEqual(self.evaluated("b", PINNED_SET), ["b"])
+        self.assertTrue(self.spawner.repls[0].ended)
+        self.evaluated("c", PINNED_SET)
+        self.assertEqual(len(self.spawner.repls), 2)
+
+    def test_thrown_message_is_found_as_without_an_evaluator(self) -> None:
+        """A thrown message is found as without an evaluator."""
         self.spawner.throwing = {"a": "because"}
-        process = self.waiting()
-        refused = self.failureResultOf(self.evaluate("ab"), PackagesRefused).value
+        refused = self.failureResultOf(self.evaluate("ab", PINNED_SET), PackagesRefused).value
         self.assertIn("because", refused.message)
-        self.assertTrue(process.ended)
         self.assertEqual(self.spawner.asked, [(("a", "b"), True), (("a",), False)])
 
-    def test_process_that_takes_too_long_is_stopped_and_no_other_is_asked(self) -> None:
-        """A process that takes too long is stopped, and no other is asked."""
-        process = self.waiting()
+    def test_evaluation_that_hangs_is_told_with_the_words_of_the_ordinary_one(self) -> None:
+        """An evaluation that hangs is stopped in both ways, and told as without an evaluator."""
+
+        def hang(_repl: FakeRepl, _expression: str) -> None: ...
+
+        self.evaluated("a", PINNED_SET)
+        self.spawner.repls[0].on_look_up = hang
         self.spawner.seconds = 101.0
-        evaluation = self.evaluate("ab")
-        self.clock.advance(99.0)
+        evaluation = self.evaluate("ab", PINNED_SET)
         self.assertNoResult(evaluation)
-        self.clock.advance(1.0)
+        self.clock.advance(50.0)
         failure = self.failureResultOf(evaluation, EvaluationTimedOut).value
         self.assertEqual((failure.names, failure.seconds), (("a", "b"), 100.0))
-        self.assertTrue(process.stopped)
-        self.assertEqual(len(self.spawner.asked), 1)
+        self.assertTrue(self.spawner.repls[0].ended)
 
-    def test_after_process_that_failed_late_one_behind_it_has_time_to_tell_why(self) -> None:
-        """After a process that failed late, the one behind it has time to tell why."""
-        self.waiting()
-        self.spawner.seconds = 60.0
-        self.spawner.ahead_failure = self.failing()
-        evaluation = self.evaluate("ab")
-        self.clock.advance(60.0)
-        self.assertEqual(
-            [package.attribute for package in self.successResultOf(evaluation).packages],
-            ["a", "b"],
-        )
+    def test_set_is_prepared_before_it_is_asked_for(self) -> None:
+        """A pinned package set that is expected is evaluated before it is asked for."""
+        self.evaluator.prepare_evaluation(PINNED_SET, "x86_64-linux")
+        [repl] = self.spawner.repls
+        self.assertEqual(self.evaluated("a", PINNED_SET), ["a"])
+        self.assertEqual(len(repl.asked), 2)
 
-    def test_cancelled_evaluation_ends_its_process(self) -> None:
-        """With an evaluation that is cancelled the process ends, and another one follows."""
-        process = self.waiting()
-        self.spawner.seconds = 10.0
-        evaluation = self.evaluate("ab")
-        evaluation.cancel()
-        self.failureResultOf(evaluation, CancelledError)
-        self.assertTrue(process.stopped)
-        self.clock.advance(START_DELAY_SECONDS)
-        self.assertEqual(len(self.spawner.ahead), 2)
-
-    def test_no_process_waits_after_the_stop_whatever_is_evaluated_or_expected(self) -> None:
-        """No process waits after the stop, whatever is evaluated or expected."""
-        process = self.waiting()
-        self.successResultOf(self.stop())
-        self.assertTrue(process.stopped)
-        self.assertEqual(self.evaluated("a"), ["a"])
-        self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")
+    def test_nothing_is_kept_after_the_stop(self) -> None:
+        """Nothing is kept after the stop, whatever is evaluated or expected."""
+        self.evaluated("a", PINNED_SET)
+        self.successResultOf(Deferred.fromCoroutine(self.evaluator.stop()))
+        self.assertEqual(self.evaluated("b", PINNED_SET), ["b"])
+        self.evaluator.prepare_evaluation(PINNED_SET, "x86_64-linux")
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.spawner.ahead, [process])
-        self.successResultOf(self.stop())
+        self.assertEqual([repl.ended for repl in self.spawner.repls], [True])
 
-    def test_no_process_waits_unless_prewarming_was_enabled(self) -> None:
-        """No process waits unless prewarming was enabled."""
+    def test_nothing_is_kept_unless_that_was_enabled(self) -> None:
+        """Nothing is kept unless that was enabled."""
         self.evaluator = self.make()
-        self.evaluator.prewarm_evaluation(PACKAGE_SET, "x86_64-linux")
-        self.assertEqual(self.evaluated("a"), ["a"])
+        self.evaluator.prepare_evaluation(PINNED_SET, "x86_64-linux")
+        self.assertEqual(self.evaluated("a", PINNED_SET), ["a"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.spawner.ahead, [])
-        self.successResultOf(self.stop())
+        self.assertEqual(self.spawner.repls, [])

@@ -90,7 +90,7 @@ class EvaluateTests(SynchronousTestCase):
         )
         for argv in (
             resolve_arguments.evaluate(allowing, ()),
-            resolve_arguments.prewarm(allowing),
+            resolve_arguments.repl(allowing),
         ):
             self.assertIn("--option allow-import-from-derivation true", " ".join(argv))
 
@@ -182,8 +182,6 @@ class FlakeTests(SynchronousTestCase):
         self.assertEqual(argv[-2:], ("--expr", "{ }: text"))
         self.assertEqual(argument(argv, "flake"), "path:/nix/store/x?a=b")
         self.assertNotIn("src", arguments(argv))
-        question = resolve_arguments.encode_request(self.lookup, requirements("x")).decode()
-        self.assertTrue(question.startswith("({ }: text) { flake = "))
 
     def test_text_of_an_expression_has_those_that_it_imports(self) -> None:
         """All files are put into one text, from the directory of the first."""
@@ -204,41 +202,56 @@ class FlakeTests(SynchronousTestCase):
         self.assertNotIn("import ./", resolve_arguments.inline(nix_directory() / "resolve.nix"))
 
 
-class StandByTests(SynchronousTestCase):
-    """The command that waits for a question."""
+class ReplTests(SynchronousTestCase):
+    """The command that answers questions."""
 
-    def test_prewarmed_process_is_restricted_as_an_evaluation(self) -> None:
-        """It may do what an evaluation may, in the same way, and reads what to evaluate."""
+    def test_repl_is_restricted_as_an_evaluation(self) -> None:
+        """It may do what an evaluation may, in the same way."""
         for source, *overlays in (["/pkgs"], ["/a b/set.nix"], ["/pkgs", "/o 1", "/o2"]):
             asked = lookup(source, *overlays)
             evaluating = resolve_arguments.evaluate(asked, requirements("x"))
-            options = evaluating[: evaluating.index("--argstr")]
-            self.assertEqual(resolve_arguments.prewarm(asked), (*options, "-"))
+            restrictions = evaluating[evaluating.index("restrict-eval") - 1 :]
+            restrictions = restrictions[: restrictions.index("--argstr")]
+            argv = resolve_arguments.repl(asked)
+            self.assertEqual(argv[:2], ("nix", "repl"))
+            self.assertEqual(argv[-len(restrictions) :], restrictions)
 
     def test_for_every_question(self) -> None:
-        """One that waits for a package set can be asked for each system."""
+        """A process that waits for a package set can be asked for each system."""
         asked = lookup("/pkgs")
-        argv = resolve_arguments.prewarm(asked)
-        self.assertEqual(argv, resolve_arguments.prewarm(evolve(asked, system="aarch64-linux")))
+        argv = resolve_arguments.repl(asked)
+        self.assertEqual(argv, resolve_arguments.repl(evolve(asked, system="aarch64-linux")))
         self.assertNotIn("--argstr", argv)
         self.assertNotIn("x86_64-linux", " ".join(argv))
-        self.assertNotEqual(argv, resolve_arguments.prewarm(lookup("/other")))
+        self.assertNotEqual(argv, resolve_arguments.repl(lookup("/other")))
 
 
 class QuestionTests(SynchronousTestCase):
-    """Tests of the question that is sent to the waiting command."""
+    """Tests of what a repl is told."""
 
     def parsed(self, asked: Lookup, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-        """Return the imported path and the arguments it is given, as Nix reads them."""
-        question = resolve_arguments.encode_request(asked, requirements(*names))
-        around, (resolve, *values) = literals(question.decode(errors="surrogateescape"))
-        given = ("src", "system", "names", "config", "overlays", "fetches", "guard")
-        # Nothing is there but what was written here.
+        """Return the directory of the expressions and their arguments, as Nix reads them."""
+        binding = resolve_arguments.binding(asked)
+        question = resolve_arguments.question(requirements(*names))
+        around, (look_up, *shared, package_set, src, system, config, overlays, fetches) = literals(
+            binding
+        )
+        asking, [wanted, guard] = literals(question)
+        # Nothing is there but what was written here, on one line.
         self.assertEqual(
             around,
-            'import (/. + "") {{ {}}}\n'.format("".join(f'{name} = ""; ' for name in given)),
+            'lookup = import (/. + "") ({ system = ""; config = ""; } // { packages ='
+            ' import (/. + "") { src = ""; system = ""; config = ""; overlays = ""; fetches = "";'
+            " }; })",
         )
-        return resolve, dict(zip(given, values, strict=True))
+        self.assertEqual(asking, '(lookup { names = ""; guard = ""; }).found')
+        self.assertNotIn("\n", binding + question)
+        self.assertEqual(shared, [system, config])
+        directory = look_up.removesuffix("/lookup.nix")
+        self.assertEqual(package_set.removesuffix("/package_set.nix"), directory)
+        values = {"src": src, "system": system, "config": config}
+        values |= {"overlays": overlays, "fetches": fetches}
+        return directory, values | {"names": wanted, "guard": guard}
 
     @settings(max_examples=200)
     @given(
@@ -264,7 +277,8 @@ class QuestionTests(SynchronousTestCase):
             system=texts[1],
         )
         argv = resolve_arguments.evaluate(asked, requirements(*names))
-        self.assertEqual(self.parsed(asked, names), (argv[-1], arguments(argv)))
+        directory = str(resolve.parent).removesuffix("/")
+        self.assertEqual(self.parsed(asked, names), (directory, arguments(argv)))
 
     def test_text_that_would_end_a_string_stands_for_itself(self) -> None:
         """Text that would end a string, or be evaluated in one, stands for itself in it."""
