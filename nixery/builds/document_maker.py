@@ -16,7 +16,13 @@ from nixery.image.names import canonical_repository
 from nixery.nix.interface import Nix
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.workers import Workers
-from nixery.sources.source import Revision, is_pinned_path, overlay_paths, source_trees
+from nixery.sources.source import (
+    Revision,
+    SourceTree,
+    is_pinned_path,
+    overlay_paths,
+    source_trees,
+)
 
 __all__ = ["DocumentMaker", "source_materials"]
 
@@ -57,16 +63,19 @@ class DocumentMaker:
 
 def source_materials(revision: Revision) -> tuple[Material, ...]:
     """Return the package set of a revision, then the overlays on it."""
-    trees = [
-        Material(
-            uri=f"git+{tree.url}" if tree.kind == "git" else tree.url,
-            digest={"gitCommit": tree.commit},
-        )
-        for tree in source_trees(revision)
-    ]
+    trees = [_fetched(tree) for tree in source_trees(revision)]
     if not trees:
         trees = [_local(Path(revision.identity["path"]))]
     return (*trees, *map(_local, overlay_paths(revision)))
+
+
+def _fetched(tree: SourceTree) -> Material:
+    if tree.kind == "flake" and tree.url.startswith("path:"):
+        return _local(Path(tree.url.removeprefix("path:")))
+    return Material(
+        uri=f"git+{tree.url}" if tree.kind == "git" else tree.url,
+        digest={"gitCommit": tree.commit} if tree.commit else {},
+    )
 
 
 def _local(path: Path) -> Material:

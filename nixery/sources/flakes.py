@@ -46,6 +46,7 @@ def flake_revision(
     resolved: ResolvedRef | None,
     *,
     path: Path | None = None,
+    version: str | None = None,
 ) -> Revision:
     """
     Return the revision of a flake.
@@ -55,6 +56,7 @@ def flake_revision(
     :param name: the name of the tag's reference, as people know it.
     :param resolved: the commit; ``None`` for a path or an archive.
     :param path: of a flake at a path, its path without symlinks.
+    :param version: of such a flake, as in :class:`nixery.sources.source.Revision`.
     """
     identity = {
         "kind": "flake",
@@ -67,8 +69,12 @@ def flake_revision(
         if source.nar_hash:
             identity["nar_hash"] = source.nar_hash
         pinned = bool(source.nar_hash) or (path is not None and is_pinned_path(path))
+        pinned = pinned and not source.allow_unlocked
         return Revision(
-            identity=identity, pinned=pinned and not source.allow_unlocked, label=source.public_url
+            identity=identity,
+            pinned=pinned,
+            label=source.public_url,
+            version=None if pinned else version,
         )
     identity["commit"] = resolved.commit
     short = resolved.commit[:12]

@@ -220,10 +220,10 @@ class Resolver:
             return flake_revision(source, reference.describe(), resolved)
         if tag != LATEST:
             raise unknown_revision(source, settings.tag_policy, tag)
-        path = None
-        if source.kind == "path":
-            path = await self._workers.run(_real_path, Path(source.location), _FLAKE)
-        return flake_revision(source, LATEST, None, path=path)
+        if source.kind != "path":
+            return flake_revision(source, LATEST, None)
+        [path], version = await self._real_paths()
+        return flake_revision(source, LATEST, None, path=path, version=version)
 
     async def fetch(self, revision: Revision) -> PackageSet:
         """See :meth:`nixery.sources.interface.Sources.fetch`."""
@@ -322,6 +322,8 @@ class Resolver:
         configured += [(path, _ENTRY) for path in settings.search_path.paths]
         if isinstance(source, PathSource):
             configured.insert(0, (source.path, _PACKAGE_SET))
+        if isinstance(source, FlakeSource) and source.kind == "path":
+            configured.insert(0, (Path(source.location), _FLAKE))
         paths = tuple([await self._workers.run(_real_path, *each) for each in configured])
         if version is not None:
             self._known_paths = version, paths

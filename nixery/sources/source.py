@@ -333,6 +333,9 @@ def readable_paths(source: Source, others: Sequence[Path] = ()) -> tuple[Readabl
     paths = [ReadablePath(path=path) for path in others]
     if isinstance(source, PathSource):
         paths.append(ReadablePath(path=source.path, with_siblings=True))
+    # What a lock file does not fix changes without a change of files.
+    if isinstance(source, FlakeSource) and source.kind == "path" and not source.allow_unlocked:
+        paths.append(ReadablePath(path=Path(source.location)))
     return tuple(each for each in paths if not is_pinned_path(each.path))
 
 
@@ -397,7 +400,8 @@ def source_trees(revision: Revision) -> tuple[SourceTree, ...]:
     """
     Return the trees to fetch for a revision: the package set, then the source's overlay.
 
-    There is an overlay only where the source is one, and no tree for a path.
+    There is an overlay only where the source is one, and no tree for a path.  The tree of a flake
+    names it only: :func:`nixery.sources.flakes.flake_tree` is to be fetched.
     """
     identity = revision.identity
     match identity["kind"]:
@@ -407,6 +411,9 @@ def source_trees(revision: Revision) -> tuple[SourceTree, ...]:
             return (_git_tree(revision),)
         case "overlay":
             return (_archive(identity["base_url"], identity["base"]), _git_tree(revision))
+        case "flake":
+            commit = identity.get("commit", "")
+            return (SourceTree(kind="flake", url=identity["url"], commit=commit),)
     return ()
 
 

@@ -14,6 +14,8 @@ from nixery.artifacts.provenance import Material
 from nixery.builds.document_maker import DocumentMaker, source_materials
 from nixery.builds.documents import DOCUMENTS, read_attachments
 from nixery.image.manifests import Image, Manifest
+from nixery.sources.flake_urls import parse_flake_url
+from nixery.sources.flakes import flake_revision
 from nixery.sources.source import (
     ChannelSource,
     GitSource,
@@ -118,6 +120,23 @@ class MaterialTests(SynchronousTestCase):
             ),
         ):
             self.assertEqual(source_materials(revision), expected)
+
+    def test_flakes_are_named_by_their_urls(self) -> None:
+        """A flake has its URL, and its commit if it has one."""
+        commit = ResolvedRef(commit=COMMIT)
+        for url, found, expected in (
+            (
+                "git+https://user:secret@git.example/set?dir=d",
+                commit,
+                Material(uri="git+https://git.example/set", digest={"gitCommit": COMMIT}),
+            ),
+            ("github:o/n", commit, Material(uri="github:o/n", digest={"gitCommit": COMMIT})),
+            ("https://h/x.tar.gz", None, Material(uri="https://h/x.tar.gz")),
+        ):
+            revision = flake_revision(parse_flake_url(url), "main", found)
+            self.assertEqual(source_materials(revision), (expected,))
+        path = flake_revision(parse_flake_url("path:/f"), "latest", None, path=Path("/my f"))
+        self.assertEqual(source_materials(path), (Material(uri="file:///my%20f"),))
 
     def test_paths_have_uris(self) -> None:
         """A path is a file URI, or that of a store path, which is immutable."""
