@@ -71,6 +71,7 @@ let
         attrs
         bcrypt
         cachetools
+        fastcrc
         google-cloud-storage
         isal
         jinja2

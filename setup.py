@@ -100,6 +100,7 @@ setup(
         "bcrypt>=4.0",
         "cachetools>=5.3",
         "cryptography>=44.0",
+        "fastcrc>=0.3.2",
         # Brings google-auth, google-crc32c and requests, which are used as well.
         "google-cloud-storage>=3.1",
         "isal>=1.6",

@@ -272,7 +272,7 @@ let
     nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
     nix_options_file = setting types.path "A file of such options, as nix.conf has them: for those that are secret, as access-tokens.";
     layer_budget = setting (types.ints.between 1 125) "How many layers of packages an image may have.";
-    compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-([1-9]|1[0-9]))?") "The form of layers: gzip, zstd (Docker reads it from 23 on) or none; zstd-9: with a level.";
+    compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-chunked)?(-([1-9]|1[0-9]))?") "The form of layers: gzip, zstd (Docker reads it from 23 on), zstd-chunked (for partial pulls) or none; zstd-9: with a level.";
     layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
     popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
     evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed whose changes may go unseen, in seconds.";

@@ -44,12 +44,14 @@ class LayerRecord:
     :param size: of its compressed bytes.
     :param diff_id: the digest of its uncompressed bytes.
     :param uncompressed_size: of its uncompressed bytes.
+    :param annotations: those that its descriptors need.
     """
 
     digest: Digest
     size: int
     diff_id: Digest
     uncompressed_size: int
+    annotations: Mapping[str, str] = field(factory=dict, hash=False)
 
     def image_layer(self, compression: str, contents: Sequence[str]) -> ImageLayer:
         """Return the layer as a part of an image; parameters as of :class:`ImageLayer`."""
@@ -59,6 +61,7 @@ class LayerRecord:
             diff_id=self.diff_id,
             uncompressed_size=self.uncompressed_size,
             compression=compression,
+            annotations=self.annotations,
             contents=tuple(contents),
         )
 
@@ -70,6 +73,7 @@ class LayerRecord:
                 "size": self.size,
                 "diff_id": self.diff_id,
                 "uncompressed_size": self.uncompressed_size,
+                **({"annotations": {**self.annotations}} if self.annotations else {}),
             }
         )
 
@@ -87,9 +91,16 @@ class LayerRecord:
                 size=int(value["size"]),
                 diff_id=parse_digest(value["diff_id"]),
                 uncompressed_size=int(value["uncompressed_size"]),
+                annotations=_parse_annotations(value.get("annotations", {})),
             )
         except (KeyError, TypeError, OverflowError, RecursionError, NixeryError) as error:
             raise ValueError(f"no layer record: {error}") from error
+
+
+def _parse_annotations(value: object) -> Mapping[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise TypeError("annotations are a mapping to text")
+    return value
 
 
 @define(kw_only=True, eq=False)

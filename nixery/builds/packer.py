@@ -192,6 +192,7 @@ class Packer:
                         size=each.size,
                         diff_id=each.diff_id,
                         uncompressed_size=each.uncompressed_size,
+                        annotations=each.annotations,
                     ),
                     writer,
                 )

@@ -71,6 +71,8 @@ _LAYERS: Mapping[str, tuple[str, str | None]] = {
         # Docker and containerd once defined a name, which no other engine takes.
         None,
     ),
+    # Readers that do not know of chunks take it for zstd, and it has no media type of its own.
+    "zstd-chunked": ("application/vnd.oci.image.layer.v1.tar+zstd", None),
     "none": (
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.docker.image.rootfs.diff.tar",
@@ -94,7 +96,8 @@ class ImageLayer:
     :param size: of the blob, in bytes.
     :param diff_id: the digest of the layer's uncompressed archive.
     :param uncompressed_size: the size of that archive, in bytes.
-    :param compression: ``gzip``, ``zstd`` or ``none``.
+    :param compression: ``gzip``, ``zstd``, ``zstd-chunked`` or ``none``.
+    :param annotations: those of its descriptors.
     :param contents: the contents of the layer, for a person: names of store paths
         without their hashes, the most important first.
     """
@@ -104,6 +107,7 @@ class ImageLayer:
     diff_id: Digest
     uncompressed_size: int
     compression: str = field(default="gzip", validator=in_(_LAYERS))
+    annotations: Mapping[str, str] = field(factory=dict, hash=False)
     contents: tuple[str, ...] = ()
 
 
@@ -228,7 +232,12 @@ def build_image(
                 "mediaType": media_type,
                 "config": _descriptor(config_type, digest_of(config), len(config)),
                 "layers": [
-                    _descriptor(_LAYERS[layer.compression][family], layer.digest, layer.size)
+                    _descriptor(
+                        _LAYERS[layer.compression][family],
+                        layer.digest,
+                        layer.size,
+                        layer.annotations,
+                    )
                     for layer in layers
                 ],
             }
@@ -287,8 +296,14 @@ def digest_of(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
-def _descriptor(media_type: str | None, digest: Digest, size: int) -> Json:
-    return {"mediaType": media_type, "digest": digest, "size": size}
+def _descriptor(
+    media_type: str | None,
+    digest: Digest,
+    size: int,
+    annotations: Mapping[str, str] | None = None,
+) -> Json:
+    descriptor: dict[str, Json] = {"mediaType": media_type, "digest": digest, "size": size}
+    return {**descriptor, "annotations": {**annotations}} if annotations else descriptor
 
 
 def descriptor_json(descriptor: Descriptor) -> dict[str, Json]:

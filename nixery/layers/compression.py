@@ -15,15 +15,16 @@ in its cache when it is hashed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 from isal import isal_zlib
 from zstandard import ZstdCompressor
 
 from nixery.errors import ShuttingDown
 from nixery.image.names import Digest
+from nixery.layers import ustar
 from nixery.layers.compression_levels import Compression
 
 __all__ = ["PIECE_BYTES", "Compression", "LayerStream", "PackedLayer"]
@@ -49,12 +50,14 @@ class PackedLayer:
     :param size: their number.
     :param diff_id: the digest of the uncompressed archive.
     :param uncompressed_size: its size in bytes.
+    :param annotations: those that its descriptors need.
     """
 
     digest: Digest
     size: int
     diff_id: Digest
     uncompressed_size: int
+    annotations: Mapping[str, str] = field(factory=dict, hash=False)
 
 
 class LayerStream:
@@ -85,6 +88,34 @@ class LayerStream:
         self._digest = self._diff_id if compression.kind == "none" else hashlib.sha256()
         self._size = 0
         self._uncompressed_size = 0
+
+    def add_header(
+        self, name: bytes, *, kind: bytes, mode: int, size: int = 0, target: bytes = b""
+    ) -> None:
+        """
+        Append the header of an entry; a file's content follows, unless it is empty.
+
+        The parameters are those of :func:`nixery.layers.ustar.header`.
+
+        :raises ShuttingDown: ``should_stop`` said so.
+        """
+        self.append(ustar.header(name, kind=kind, mode=mode, size=size, target=target))
+
+    def end_content(self, size: int) -> None:
+        """
+        Append what follows the content of a file of ``size`` bytes.
+
+        :raises ShuttingDown: ``should_stop`` said so.
+        """
+        self.append(ustar.padding(size))
+
+    def end_archive(self) -> None:
+        """
+        Append what follows the last entry.
+
+        :raises ShuttingDown: ``should_stop`` said so.
+        """
+        self.append(ustar.END)
 
     def append(self, data: bytes) -> None:
         """
@@ -163,6 +194,19 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
+class _FrameCompressor:
+    """Compresses each piece to a frame of its own."""
+
+    def __init__(self, level: int) -> None:
+        self._compressor = ZstdCompressor(level=level)
+
+    def compress(self, data: memoryview, /) -> bytes:
+        return self._compressor.compress(data)
+
+    def flush(self) -> bytes:
+        return b""
+
+
 class _NullCompressor:
     """Compresses nothing."""
 
@@ -177,6 +221,8 @@ class _NullCompressor:
 def _make_compressor(compression: Compression) -> _Compressor:
     if compression.kind == "none":
         return _NullCompressor()
+    if compression.kind == "zstd-chunked":
+        return _FrameCompressor(compression.level)
     if compression.kind == "zstd":
         # The frame's header is fixed, too: it has no size, which is not known yet.
         return ZstdCompressor(level=compression.level).compressobj()

@@ -5,6 +5,9 @@ caches and the packing threads share.
 The default is gzip, because every engine reads it.  zstd at level 1 packs nearly as
 fast, is a little smaller and much cheaper to unpack: the better choice if Docker is
 version 23 or later on all machines.  ``tests/benchmarks/compression.py`` measures this.
+
+zstd-chunked is zstd to all clients, and some of them fetch only what is new of it
+(:mod:`nixery.layers.chunked_stream`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,12 @@ from attrs import Attribute, Factory, field, frozen, validators
 
 __all__ = ["DEFAULT_KIND", "LEVELS", "Compression", "default_level", "parse_compression"]
 
-LEVELS: Mapping[str, range] = {"gzip": range(4), "zstd": range(1, 20), "none": range(1)}
+LEVELS: Mapping[str, range] = {
+    "gzip": range(4),
+    "zstd": range(1, 20),
+    "zstd-chunked": range(1, 20),
+    "none": range(1),
+}
 """
 The kinds of compression, and the levels that each has.
 
@@ -26,7 +34,7 @@ from 10 on a packing thread takes some ten MB, and hardly keeps up with a networ
 
 DEFAULT_KIND = "gzip"
 
-_DEFAULT_LEVELS = {"gzip": 1, "zstd": 1}
+_DEFAULT_LEVELS = {"gzip": 1, "zstd": 1, "zstd-chunked": 1}
 
 
 def default_level(kind: str) -> int:
@@ -44,7 +52,7 @@ class Compression:
     """
     The compression of layers.
 
-    :param kind: ``gzip``, ``zstd`` or ``none``.
+    :param kind: ``gzip``, ``zstd``, ``zstd-chunked`` or ``none``.
     :param level: one of its :data:`LEVELS`; 0 for ``none``.
     :raises ValueError: there is no such kind, or it has no such level.
     """
@@ -67,5 +75,7 @@ def parse_compression(text: str) -> Compression:
 
     :raises ValueError: there is no such kind, or it has no such level.
     """
-    kind, dash, level = text.partition("-")
-    return Compression(kind=kind, level=int(level)) if dash else Compression(kind=kind)
+    if text in LEVELS:
+        return Compression(kind=text)
+    kind, dash, level = text.rpartition("-")
+    return Compression(kind=kind, level=int(level)) if dash else Compression(kind=text)

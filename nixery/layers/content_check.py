@@ -46,7 +46,7 @@ def read_entries(layer: IO[bytes], compression: str) -> Entries:
     """
     source: IO[bytes] = layer
     if compression == "zstd":
-        source = ZstdDecompressor().stream_reader(layer)
+        source = ZstdDecompressor().stream_reader(layer, read_across_frames=True)
     found: dict[bytes, Kind | bytes] = {}
     try:
         with tarfile.open(

@@ -24,6 +24,7 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 from attrs import field, frozen, validators
 
 from nixery.layers import ustar
+from nixery.layers.chunked_stream import ChunkedStream
 from nixery.layers.compression import Compression, LayerStream, PackedLayer
 from nixery.layers.errors import MissingPath, ReservedName
 
@@ -100,13 +101,13 @@ def pack_store_paths(
     :raises ReservedName: a path holds a name that a layer cannot have.
     :raises ShuttingDown: ``should_stop`` said so.
     """
-    stream = LayerStream(write, compression, should_stop)
+    stream = _make_stream(write, compression, should_stop)
     for parent in (b"nix/", b"nix/store/"):
-        stream.append(ustar.header(parent, kind=ustar.DIRECTORY, mode=0o755))
+        stream.add_header(parent, kind=ustar.DIRECTORY, mode=0o755)
     packer = _Packer(stream, os.fsencode(store))
     for name in sorted({name_in_store(path) for path in paths}):
         packer.add(name)
-    stream.append(ustar.END)
+    stream.end_archive()
     return stream.finish()
 
 
@@ -136,12 +137,12 @@ def pack_tree(
             tree[parts[:depth]] = TreeEntry(
                 path=b"/".join(parts[:depth]), kind="directory", mode=0o755
             )
-    stream = LayerStream(write, compression, should_stop)
+    stream = _make_stream(write, compression, should_stop)
     # Sorted by components and not by paths, so that a directory is directly
     # followed by its contents, as in the layers of store paths.
     for _, entry in sorted(tree.items(), key=lambda item: item[0]):
         _append_entry(stream, entry)
-    stream.append(ustar.END)
+    stream.end_archive()
     return stream.finish()
 
 
@@ -185,8 +186,8 @@ class _Packer:
 
     def _append_directory(self, path: bytes) -> list[os.DirEntry[bytes]]:
         """Append a directory, and return its entries in reverse order, for the stack."""
-        self._stream.append(
-            ustar.header(self._archive_path(path) + b"/", kind=ustar.DIRECTORY, mode=_EXECUTABLE)
+        self._stream.add_header(
+            self._archive_path(path) + b"/", kind=ustar.DIRECTORY, mode=_EXECUTABLE
         )
         try:
             with os.scandir(path) as entries:
@@ -203,8 +204,8 @@ class _Packer:
             target = os.readlink(path)
         except OSError as error:
             raise _unreadable(path, error) from error
-        self._stream.append(
-            ustar.header(self._archive_path(path), kind=ustar.SYMLINK, mode=0o777, target=target)
+        self._stream.add_header(
+            self._archive_path(path), kind=ustar.SYMLINK, mode=0o777, target=target
         )
 
     def _append_file(self, path: bytes) -> None:
@@ -218,13 +219,11 @@ class _Packer:
                 raise _unsupported_type(path)
             mode = _EXECUTABLE if status.st_mode & 0o100 else _READABLE
             size = status.st_size
-            self._stream.append(
-                ustar.header(self._archive_path(path), kind=ustar.FILE, mode=mode, size=size)
-            )
+            self._stream.add_header(self._archive_path(path), kind=ustar.FILE, mode=mode, size=size)
             self._append_content(path, descriptor, size)
         finally:
             os.close(descriptor)
-        self._stream.append(ustar.padding(size))
+        self._stream.end_content(size)
 
     def _append_content(self, path: bytes, descriptor: int, size: int) -> None:
         remaining = size
@@ -251,14 +250,24 @@ class _Packer:
 
 def _append_entry(stream: LayerStream, entry: TreeEntry) -> None:
     if entry.kind == "directory":
-        stream.append(ustar.header(entry.path + b"/", kind=ustar.DIRECTORY, mode=entry.mode))
+        stream.add_header(entry.path + b"/", kind=ustar.DIRECTORY, mode=entry.mode)
     elif entry.kind == "symlink":
-        stream.append(ustar.header(entry.path, kind=ustar.SYMLINK, mode=0o777, target=entry.target))
+        stream.add_header(entry.path, kind=ustar.SYMLINK, mode=0o777, target=entry.target)
     else:
         size = len(entry.data)
-        stream.append(ustar.header(entry.path, kind=ustar.FILE, mode=entry.mode, size=size))
+        stream.add_header(entry.path, kind=ustar.FILE, mode=entry.mode, size=size)
         stream.append(entry.data)
-        stream.append(ustar.padding(size))
+        stream.end_content(size)
+
+
+def _make_stream(
+    write: Callable[[bytes], object],
+    compression: Compression,
+    should_stop: Callable[[], bool] | None,
+) -> LayerStream:
+    """Return the stream that a layer is written to."""
+    stream = ChunkedStream if compression.kind == "zstd-chunked" else LayerStream
+    return stream(write, compression, should_stop)
 
 
 def name_in_store(path: str) -> bytes:

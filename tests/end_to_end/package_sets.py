@@ -16,7 +16,7 @@ from demoset.package_set import SOURCE
 from tests.end_to_end.daemon import checkout
 from tests.end_to_end.processes import private_directory, run, wait_until
 
-__all__ = ["DEMO_SET", "ContentsSet", "WatchedSet", "demo_set"]
+__all__ = ["DEMO_SET", "ContentsSet", "PartialSet", "WatchedSet", "demo_set"]
 
 DEMO_SET = "NIXERY_TEST_DEMO_SET"
 """Names a directory in which the demo set is, or will be, ready."""
@@ -102,3 +102,20 @@ class ContentsSet:
         bundle = self.host / "certificates/certs/ca-bundle.crt"
         bundle.parent.mkdir(parents=True)
         bundle.write_text("of the machine")
+
+
+class PartialSet:
+    """A copy of ``partial.nix``, whose packages are changed at their top or at their bottom."""
+
+    def __init__(self) -> None:
+        self.path = private_directory("partial-set")
+        (self.path / "bin").mkdir()
+        shutil.copy(demo_set() / "seeds" / "bin" / "busybox", self.path / "bin")
+        shutil.copy(Path(__file__).with_name("partial.nix"), self.path / "default.nix")
+        self._settings = {"salt": secrets.token_hex(16), "leaf": "1", "bottom": "1"}
+        self.change()
+
+    def change(self, **settings: str) -> None:
+        """Change ``leaf`` or ``bottom``."""
+        self._settings |= settings
+        (self.path / "settings.json").write_text(json.dumps(self._settings))

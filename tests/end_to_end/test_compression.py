@@ -4,8 +4,11 @@ Tests of real engines with layers that are compressed otherwise than by gzip.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 
+from nixery.storage.interface import ByteRange
 from tests.end_to_end.case import (
     EndToEndCase,
     Once,
@@ -17,11 +20,16 @@ from tests.end_to_end.case import (
 )
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.images import check_image
-from tests.end_to_end.package_sets import demo_set
+from tests.end_to_end.package_sets import PartialSet, demo_set
+from tests.end_to_end.processes import private_directory
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
+from tests.support.partial_pulls import PartialPuller, digest_of, parse_parts
 
 zstd_registry = Once(
     lambda: Daemon(demo_set(), name="zstd", options=["--compression", "zstd"]).start()
+)
+chunked_registry = Once(
+    lambda: Daemon(demo_set(), name="chunked", options=["--compression", "zstd-chunked"]).start()
 )
 plain_registry = Once(
     lambda: Daemon(demo_set(), name="plain", options=["--compression", "none"]).start()
@@ -36,12 +44,73 @@ class CompressionTests(EndToEndCase):
 
     def test_podman_and_containerd_run_it(self) -> None:
         """podman and containerd run it; skopeo copies it; all of it is what gzip packs, too."""
-        daemon = zstd_registry()
+        self.check_zstd(zstd_registry())
+
+    def test_chunked_layers_are_zstd_to_everybody(self) -> None:
+        """Engines without partial pulls run images with chunked layers, as zstd."""
+        self.check_zstd(chunked_registry())
+
+    def test_partial_pull_fetches_what_has_changed(self) -> None:
+        """Partial pulls fetch the files that have changed, and make the same archives of them."""
+        packages = PartialSet()
+        daemon = Daemon(
+            packages.path, name="partial", options=["--compression", "zstd-chunked"]
+        ).start()
+        self.addCleanup(daemon.stop)
+        puller = PartialPuller()
+        whole, fetched = self.pull_partially(daemon, puller)
+        # Of equal chunks only one is fetched.
+        self.assertLess(0.9 * whole, fetched)
+        self.assertLess(fetched, 1.1 * whole)
+        packages.change(leaf="2")
+        whole, fetched = self.pull_partially(daemon, puller)
+        self.assertLess(fetched, 0.1 * whole)
+        packages.change(bottom="2")
+        whole, fetched = self.pull_partially(daemon, puller)
+        self.assertLess(fetched, 0.1 * whole)
+
+    def pull_partially(self, daemon: Daemon, puller: PartialPuller) -> tuple[int, int]:
+        """
+        Pull all layers of an image with partial pulls.
+
+        :return: the size of its layers, and the bytes that the daemon has sent.
+        """
+        registry = daemon.registry
+        manifest = registry.manifest("leaf", accept=OCI_MANIFEST)
+        config = json.loads(registry.blob("leaf", manifest.json()["config"]["digest"]))
+        sent = 0
+        layers = manifest.json()["layers"]
+        for layer, diff_id in zip(layers, config["rootfs"]["diff_ids"], strict=True):
+            path = f"/v2/leaf/blobs/{layer['digest']}"
+
+            def read(ranges: Sequence[ByteRange], path: str = path) -> Sequence[bytes]:
+                nonlocal sent
+                parts = b",".join(b"%d-%d" % (each.start, each.stop - 1) for each in ranges)
+                answer = registry.get(path, range=f"bytes={parts.decode()}")
+                self.assertEqual(206, answer.status)
+                sent += len(answer.body)
+                if len(ranges) == 1:
+                    return [answer.body]
+                told = parse_parts(answer.headers["content-type"], answer.body)
+                self.assertEqual(
+                    [
+                        f"bytes {each.start}-{each.stop - 1}/{layer['size']}"  # noqa: B023
+                        for each in ranges
+                    ],
+                    [place for place, _ in told],
+                )
+                return [data for _, data in told]
+
+            pulled = puller.pull(read, layer["annotations"])
+            self.assertEqual(diff_id, digest_of(pulled.archive))
+        return sum(layer["size"] for layer in layers), sent
+
+    def check_zstd(self, daemon: Daemon) -> None:
         image = f"{daemon.address}/hello"
         for engine in (podman(), containerd()):
             engine.pull(image).checked()
             self.assertIn("Hello, world!", engine.run(image, "hello").checked().stdout)
-        skopeo().copy(image, f"dir:{skopeo().directory / 'zstd'}").checked()
+        skopeo().copy(image, f"dir:{private_directory('copy')}").checked()
         manifest = daemon.registry.manifest("hello", accept=OCI_MANIFEST)
         self.assertEqual(
             {layer["mediaType"] for layer in manifest.json()["layers"]},

@@ -29,7 +29,8 @@ class LayerConfig:
     )
     compression: Compression = setting(
         types.COMPRESSION,
-        "the form of layers: gzip, zstd (Docker reads it from 23 on) or none; zstd-9: with a level",
+        "the form of layers: gzip, zstd (Docker reads it from 23 on), zstd-chunked (for partial"
+        " pulls) or none; zstd-9: with a level",
         default=Compression(),
         default_text="gzip-1",
     )

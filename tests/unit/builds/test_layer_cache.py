@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, fail
 
 from nixery.builds.layer_cache import LayerCache, LayerRecord
@@ -40,6 +41,18 @@ class LayerCacheTests(CacheTests):
         self.assertEqual(self.now(other.get("key")), layer)
         self.assertEqual(self.now(other.get("key")), layer)
         self.assertEqual(self.storage.reads, 1)
+
+    def test_annotations_are_kept_and_records_without_them_are_as_they_were(self) -> None:
+        """Annotations are found again; a record without them has the bytes that it always had."""
+        plain = self.layer(b"one")
+        self.assertNotIn(b"annotations", plain.encode())
+        self.assertEqual(plain, LayerRecord.decode(plain.encode()))
+        layer = evolve(plain, annotations={"position": "1:2:3:1"})
+        self.add(self.cache, "key", layer)
+        self.assertEqual(layer, self.now(LayerCache(storage=self.storage).get("key")))
+        for wrong in (b"[]", b'{"position":1}'):
+            record = plain.encode().replace(b"{", b'{"annotations":' + wrong + b",", 1)
+            self.assertRaises(ValueError, LayerRecord.decode, record)
 
     def test_the_first_published_wins(self) -> None:
         """An instance that packs the same layer to other bytes adopts the published ones."""

@@ -211,13 +211,16 @@ class CompressionTests(ConfigCase):
             ("none", "none"),
             ("zstd", "zstd-1"),
             ("zstd-19", "zstd-19"),
+            ("zstd-chunked", "zstd-chunked-1"),
+            ("zstd-chunked-3", "zstd-chunked-3"),
         ):
             self.assertEqual(label, self.load(compression=given).layers.compression.label)
 
     def test_unknown_kinds_and_levels_are_refused_with_those_that_there_are(self) -> None:
         """Unknown kinds and levels are refused, with those that there are."""
-        for given in ("lzma", "zstd-0", "gzip-4", "gzip-fast", "zstd-"):
+        for given in ("lzma", "zstd-0", "gzip-4", "gzip-fast", "zstd-", "zstd-chunked-0"):
             self.assertEqual(
-                "give gzip, zstd, none, or one with a level: gzip-0 to gzip-3, zstd-1 to zstd-19",
+                "give gzip, zstd, zstd-chunked, none, or one with a level: gzip-0 to gzip-3,"
+                " zstd-1 to zstd-19, zstd-chunked-1 to zstd-chunked-19",
                 self.problem(compression=given).expected,
             )

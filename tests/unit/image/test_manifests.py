@@ -43,7 +43,8 @@ image_layers = st.builds(
     size=st.integers(0, 2**50),
     diff_id=digests,
     uncompressed_size=st.integers(0, 2**50),
-    compression=st.sampled_from(["gzip", "zstd", "none"]),
+    compression=st.sampled_from(["gzip", "zstd", "zstd-chunked", "none"]),
+    annotations=st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
     contents=st.lists(st.text(max_size=8), max_size=4).map(tuple),
 )
 
@@ -105,7 +106,7 @@ class ManifestTests(SynchronousTestCase):
             *((each.digest, each.size) for each in layers),
         ]
         types = [OCI_MANIFEST, DOCKER_MANIFEST]
-        if any(each.compression == "zstd" for each in layers):
+        if any(each.compression.startswith("zstd") for each in layers):
             types.remove(DOCKER_MANIFEST)
         self.assertEqual([manifest.media_type for manifest in image.manifests], types)
         for manifest in image.manifests:
@@ -158,7 +159,8 @@ class ManifestTests(SynchronousTestCase):
 
     def test_layers_docker_has_no_word_for_are_named_by_oci_alone(self) -> None:
         """Layers that Docker's manifests have no word for are named by OCI's alone."""
-        image = build(layer(1), evolve(layer(2), compression="zstd"))
+        chunked = evolve(layer(3), compression="zstd-chunked", annotations={"a": "b"})
+        image = build(layer(1), evolve(layer(2), compression="zstd"), chunked)
         (oci,) = image.manifests
         self.assertEqual(oci.media_type, OCI_MANIFEST)
         self.assertEqual(
@@ -166,8 +168,11 @@ class ManifestTests(SynchronousTestCase):
             [
                 "application/vnd.oci.image.layer.v1.tar+gzip",
                 "application/vnd.oci.image.layer.v1.tar+zstd",
+                "application/vnd.oci.image.layer.v1.tar+zstd",
             ],
         )
+        layers = json.loads(oci.body)["layers"]
+        self.assertEqual([None, None, {"a": "b"}], [each.get("annotations") for each in layers])
         self.assertEqual(layer_media_type("zstd"), "application/vnd.oci.image.layer.v1.tar+zstd")
 
     def test_order_of_layers(self) -> None:

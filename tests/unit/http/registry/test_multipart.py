@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from email import message_from_bytes, policy
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -32,21 +31,10 @@ from tests.support.http import (
     SteppedWorkers,
     make_root,
 )
+from tests.support.partial_pulls import parse_parts
 
 DATA = bytes(range(256)) * 8
 INFO = BlobInfo(digest=digest_of(DATA), size=len(DATA), media_type="application/x-layer")
-
-
-def parts_of(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
-    """Return Content-Range and data of each part, as the standard library parses the body."""
-    head = f"Content-Type: {content_type}\r\n\r\n".encode("ascii")
-    message = message_from_bytes(head + body, policy=policy.HTTP)
-    parts = []
-    for part in message.iter_parts():
-        data = part.get_payload(decode=True)
-        assert isinstance(data, bytes)
-        parts.append((str(part["Content-Range"]), data))
-    return parts
 
 
 def expected(ranges: Sequence[ByteRange], data: bytes = DATA) -> list[tuple[str, bytes]]:
@@ -81,7 +69,7 @@ class LayoutTests(SynchronousTestCase):
             )
             self.assertEqual(min(size, body.length - start), len(piece))
             read += piece
-        self.assertEqual(expected(ranges), parts_of(body.media_type, read))
+        self.assertEqual(expected(ranges), parse_parts(body.media_type, read))
 
     def test_close_ranges_are_read_together_in_the_order_asked(self) -> None:
         """Ranges that follow each other closely are read together, and keep their order."""
@@ -146,7 +134,7 @@ class StreamTests(SynchronousTestCase):
     ) -> None:
         """A body made of ranged reads, in chunks of any size, has each part; all are closed."""
         storage = RangedStorage(size)
-        self.assertEqual(expected(ranges), parts_of(*self.read(storage, ranges)))
+        self.assertEqual(expected(ranges), parse_parts(*self.read(storage, ranges)))
         self.assertEqual([span.whole for span in spans(ranges)], storage.asked)
         self.assertEqual(0, storage.running)
 
@@ -205,7 +193,7 @@ class RequestTests(SynchronousTestCase):
         answer = connection.response()
         content_type = answer.header("Content-Type")
         assert content_type is not None
-        self.assertEqual(expected(ranges, data), parts_of(content_type, answer.body))
+        self.assertEqual(expected(ranges, data), parse_parts(content_type, answer.body))
         self.assertEqual([], self.files.open_descriptors())
         connection.disconnect()
 
@@ -220,7 +208,7 @@ class RequestTests(SynchronousTestCase):
             assert content_type is not None
             self.assertEqual(
                 expected([ByteRange(start=1000, stop=2000), ByteRange(start=20, stop=30)]),
-                parts_of(content_type, answer.body),
+                parse_parts(content_type, answer.body),
             )
             self.assertEqual(INFO.digest, answer.header("Docker-Content-Digest"))
         self.assertEqual([], self.files.open_descriptors())
@@ -233,7 +221,7 @@ class RequestTests(SynchronousTestCase):
         content_type = answer.header("Content-Type")
         assert content_type is not None
         self.assertEqual(
-            DATA[::2], b"".join(data for _, data in parts_of(content_type, answer.body))
+            DATA[::2], b"".join(data for _, data in parse_parts(content_type, answer.body))
         )
         more = self.ask(f"bytes={','.join([*ranges, '1-1'])}")
         self.assertEqual((400, "SIZE_INVALID"), (more.status, more.error()["code"]))

@@ -1,0 +1,43 @@
+# Packages of some hundred files, of which updates change few or many: `leaf` of settings.json goes
+# into a file of the package at the top, `bottom` into one of that which all others refer to.
+{ system ? builtins.currentSystem, ... }:
+
+let
+  settings = builtins.fromJSON (builtins.readFile ./settings.json);
+
+  mk = name: environment: script: derivation ({
+    name = "${name}-1.0";
+    inherit system;
+    inherit (settings) salt;
+    builder = "${./bin}/busybox";
+    args = [ "sh" "-euc" script ];
+  } // environment) // { pname = name; version = "1.0"; };
+
+  # Files whose contents are all different, and compress like programs.
+  files = directory: ''
+    mkdir -p ${directory}
+    for at in $(seq 1 200); do
+      { echo $salt $at; tail -c +$((at * 4000)) $builder | head -c $((2000 + at * 300)); } > ${directory}/$at
+    done
+  '';
+in
+rec {
+  bottom = mk "bottom" { inherit (settings) bottom; } ''
+    ${files "$out/share/bottom"}
+    echo $bottom > $out/share/bottom/changed
+  '';
+
+  middle = mk "middle" { inherit bottom; } ''
+    ${files "$out/share/middle"}
+    for at in $(seq 1 50); do echo $bottom >> $out/share/middle/$at; done
+  '';
+
+  leaf = mk "leaf" { inherit (settings) leaf; inherit middle; } ''
+    ${files "$out/share/leaf"}
+    echo $middle > $out/share/leaf/middle
+    { echo $leaf; cat $builder; } > $out/share/leaf/changed
+    mkdir -p $out/bin
+    cp $builder $out/bin/busybox
+    for tool in sh cat find sha256sum sort; do ln -s busybox $out/bin/$tool; done
+  '';
+}
