@@ -14,26 +14,26 @@ let
   } // environment) // { pname = name; version = "1.0"; };
 
   # Files whose contents are all different, and compress like programs.
-  files = directory: ''
-    mkdir -p ${directory}
+  files = name: ''
+    mkdir -p $out/share/${name}
     for at in $(seq 1 200); do
-      { echo $salt $at; tail -c +$((at * 4000)) $builder | head -c $((2000 + at * 300)); } > ${directory}/$at
+      { echo $salt ${name} $at; tail -c +$((at * 4000)) $builder | head -c $((2000 + at * 300)); } > $out/share/${name}/$at
     done
   '';
 in
 rec {
   bottom = mk "bottom" { inherit (settings) bottom; } ''
-    ${files "$out/share/bottom"}
+    ${files "bottom"}
     echo $bottom > $out/share/bottom/changed
   '';
 
   middle = mk "middle" { inherit bottom; } ''
-    ${files "$out/share/middle"}
+    ${files "middle"}
     for at in $(seq 1 50); do echo $bottom >> $out/share/middle/$at; done
   '';
 
   leaf = mk "leaf" { inherit (settings) leaf; inherit middle; } ''
-    ${files "$out/share/leaf"}
+    ${files "leaf"}
     echo $middle > $out/share/leaf/middle
     { echo $leaf; cat $builder; } > $out/share/leaf/changed
     mkdir -p $out/bin
