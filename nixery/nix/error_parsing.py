@@ -140,6 +140,11 @@ def advised(text: str) -> str:
     """
     if match := _OUR_ABORT.match(text):
         return match["text"]
+    if text.startswith("access to URI '") and _FETCH_FORBIDDEN.fullmatch(text):
+        return (
+            f"{text}: an evaluation fetches by HTTP, SSH and git alone, and reads archives of this"
+            " machine, but no repositories, where extra_paths allows it"
+        )
     if match := _PATH_FORBIDDEN.match(text):
         return (
             f"{text}: an evaluation reads {match['path']} only if it is in the package set, below"

@@ -23,7 +23,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from attrs import evolve, frozen
-from cachetools import LRUCache
 from twisted.internet.defer import DeferredSemaphore
 
 from nixery.errors import NixeryError, UnexpectedOutput
@@ -41,6 +40,7 @@ from nixery.nix.error_parsing import (
 )
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.nix.evaluation_log import EvaluationLog
+from nixery.nix.fetch_policy import FetchPolicy
 from nixery.nix.fetched_roots import FetchedRoots
 from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.repl import parse_string
@@ -66,9 +66,6 @@ MAX_EXPLAINED_NAMES = 5
 
 PROBE_TIMEOUT_SECONDS = 60.0
 """Timeout in seconds of the check that Nix works; long, for it may wait for a lock."""
-
-MAX_FETCHING_REVISIONS = 4096
-"""The most revisions of which it is remembered that their evaluation fetches."""
 
 
 @frozen(kw_only=True)
@@ -103,8 +100,7 @@ class Evaluator:
         # Limits the memory of all evaluations: each may use up to ``max_eval_memory``.
         self._slots = DeferredSemaphore(context.settings.evaluations)
         self._indexes = NameIndexes(context.settings.refused)
-        # Most package sets fetch nothing, and are evaluated without a guard of fetches.
-        self._fetching: LRUCache[Revision, None] = LRUCache(MAX_FETCHING_REVISIONS)
+        self._policy = FetchPolicy(context.settings)
         self._roots = FetchedRoots(context)
         self._residents = ResidentEvaluators(context, on_fetched=self._roots.keep)
         self._package_indexes: PackageIndexes | None = None
@@ -133,13 +129,8 @@ class Evaluator:
             resolve=self._resolve,
             package_set=package_set,
             system=system,
-            fetches=self._fetches(package_set.revision),
+            fetches=self._policy.fetches(package_set.revision),
         )
-
-    def _fetches(self, revision: Revision) -> Fetches:
-        if self._context.settings.allow_unpinned_fetches:
-            return Fetches.ANY
-        return Fetches.PINNED if revision.without_version() in self._fetching else Fetches.FORBIDDEN
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -202,9 +193,8 @@ class Evaluator:
         try:
             return await self._run_lookup(lookup, requests)
         except _FetchForbidden:
-            self._fetching[package_set.revision.without_version()] = None
-            lookup = self.lookup(package_set, system)
-            return await self._run_lookup(lookup, requests)
+            self._policy.allow_pinned(package_set.revision)
+            return await self._run_lookup(self.lookup(package_set, system), requests)
         finally:
             self._slots.release()
 
@@ -348,12 +338,7 @@ class Evaluator:
             parse_results, output, requests, self._indexes, _package_set(lookup)
         )
 
-    async def _run(
-        self,
-        lookup: Lookup,
-        argv: tuple[str, ...],
-        deadline: float,
-    ) -> bytes:
+    async def _run(self, lookup: Lookup, argv: tuple[str, ...], deadline: float) -> bytes:
         """
         Run a command that evaluates; :return: its output.
 

@@ -254,6 +254,20 @@ class PinnedFetchesTests(TestCase):
         self.run_command("nix-store", "--delete", path)
         self.assertEqual(derivation, await self.evaluate(nix=self.make()))
 
+    async def test_package_set_that_is_kept_in_memory(self) -> None:
+        """A package set that is kept in memory has the same guard, and its archives are kept."""
+        self.nix.keep_evaluators()
+        fetch = self.fetch(self.pack("own", {"default.nix": f"{PINNED_SET} # {self.directory}"}))
+        self.write("default.nix", f"import {fetch}")
+        derivation = await self.evaluate()
+        [root] = (self.directory / "state/src").iterdir()
+        self.assertTrue(root.is_symlink())
+        self.assertEqual(derivation, await self.evaluate())
+        self.assertEqual(derivation, await self.evaluate(nix=self.make()))
+        self.write("fetches.nix", f'import (fetchTarball "{self.archive}")')
+        self.write("default.nix", f"builtins.seq (import {fetch}) (import ./fetches.nix)")
+        self.assertIn("allow_unpinned_fetches", await self.refusal())
+
     async def test_wrong_hash(self) -> None:
         """A hash that does not fit is refused with the one that does."""
         self.write("default.nix", f"import {self.fetch(self.archive)}".replace(self.hash, "0" * 52))

@@ -52,6 +52,10 @@ class EvaluationLogTests(SynchronousTestCase):
                 ("file 'nixpkgs/lib' was not", "<nixpkgs> means what nix_path says"),
             ),
             (NOT_FOUND.format("nixpkgs"), ("<nixpkgs> means",)),
+            (
+                "access to URI 'git+file:///srv/a' is forbidden in restricted mode",
+                ("by HTTP, SSH and git alone", "extra_paths"),
+            ),
         ):
             self.tell(msg=f"error: {text}", raw_msg=text)
             for each in words:
