@@ -116,7 +116,7 @@ class Resolver:
         self._watch = watch
         # The paths without symlinks, for the version of the files that they were looked up for.
         self._known_paths: tuple[str, _RealPaths] | None = None
-        self._fetches: SingleFlight[SourceTree, Path] = SingleFlight()
+        self._fetches: SingleFlight[tuple[SourceTree, str | None], Path] = SingleFlight()
         self._pinned_revision: Revision | None = None
         # That of the last version of a path's files.
         self._observed_revision: Revision | None = None
@@ -229,7 +229,7 @@ class Resolver:
         """See :meth:`nixery.sources.interface.Sources.fetch`."""
         source = self._settings.source
         if isinstance(source, FlakeSource):
-            file = await self._fetch(flake_tree(source, revision))
+            file = await self._fetch(flake_tree(source, revision), revision.version)
             flake = await self._workers.run(read_flake, source, file)
             return PackageSet(revision=revision, path=flake.tree, flake=flake.argument)
         search_path = search_path_of(revision)
@@ -281,7 +281,12 @@ class Resolver:
 
     # -- fetching ---------------------------------------------------------------
 
-    async def _fetch(self, tree: SourceTree) -> Path:
+    async def _fetch(self, tree: SourceTree, version: str | None = None) -> Path:
+        """
+        Fetch a tree, once for all who ask for it.
+
+        :param version: of a tree at a path: a fetch that was begun before a change is not joined.
+        """
         if self._stopping:
             raise ShuttingDown
 
@@ -301,7 +306,7 @@ class Resolver:
                     ref_cache.invalidate(tree.commit)
                 raise
 
-        return await self._fetches.run(tree, fetch_tree)
+        return await self._fetches.run((tree, version), fetch_tree)
 
     # -- paths ------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,6 +21,7 @@ from nixery.sources.resolver import Resolver, ResolverSettings
 from nixery.sources.search_path import PinnedArchive, SearchPath
 from nixery.sources.source import (
     ChannelSource,
+    FlakeSource,
     GitSource,
     PackageSet,
     PathSource,
@@ -28,6 +29,7 @@ from nixery.sources.source import (
     Revision,
     Source,
     SourceTree,
+    readable_paths,
 )
 from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, TagPolicy
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
@@ -365,6 +367,23 @@ class WatchedTests(ResolverCase):
         self.assertEqual((first.version, first.pinned), ("1", False))
         self.version = "2"
         self.assertNotEqual(self.revision(resolver), first)
+
+    def test_flake_at_a_path(self) -> None:
+        """A flake at a path has a version, unless its inputs move."""
+        source = FlakeSource(kind="path", location=str(self.directory))
+        first = self.revision(self.watched(source))
+        self.assertEqual((first.version, first.is_fixed), ("1", True))
+        self.assertEqual(len(readable_paths(source)), 1)
+        self.assertEqual(readable_paths(evolve(source, allow_unlocked=True)), ())
+
+    def test_flake_that_is_copied_while_it_changes(self) -> None:
+        """A copy that was begun before a change is not that of the version after it."""
+        resolver = self.watched(FlakeSource(kind="path", location=str(self.directory)))
+        self.fetcher.gate = Deferred()
+        for version in ("1", "1", "2"):
+            self.version = version
+            self.fetch(resolver, self.revision(resolver)).addErrback(lambda _: None)
+        self.assertEqual(len(self.fetcher.fetched), 2)
 
 
 class FetchTests(ResolverCase):
