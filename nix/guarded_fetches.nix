@@ -40,8 +40,9 @@ let
     let path = unsafeDiscardStringContext "${result.outPath or result}";
     in builtins.trace "nixery-fetched ${path}" result;
 
-  # Nix reads these as paths, and only those that the evaluation may read anyway.
-  isLocal = url: typeOf url == "path" || matches "(file://)?/.*" url;
+  # Nix reads these as paths, and only those that the evaluation may read anyway. Two slashes
+  # begin a host for the library that downloads.
+  isLocal = url: typeOf url == "path" || matches "(file://)?/([^/].*)?" url;
 
   hashed = call: arguments:
     let

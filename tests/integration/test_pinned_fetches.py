@@ -108,6 +108,7 @@ ESCAPES = {
     "inherited": "let inherit (builtins) fetchTarball; in import (fetchTarball URL)",
     "of builtins in builtins": "import (builtins.builtins.builtins.fetchTarball URL)",
     "with underscores": "import (__fetchTarball URL)",
+    "without a scheme": 'import (fetchTarball (builtins.replaceStrings [ "http:" ] [ "" ] URL))',
     "chosen by a name": 'import (builtins.getAttr ("fetch" + "Tarball") builtins URL)',
     "an empty hash": 'import (fetchTarball { url = URL; sha256 = ""; })',
     "a short hash": 'import (fetchTarball { url = URL; sha256 = "0000"; })',
@@ -443,7 +444,8 @@ class PinnedFetchesTests(TestCase):
             self.write("default.nix", text)
             self.assertIn("-tool.drv", await self.evaluate(search_path=search_path))
             refusal = await self.refusal(search_path=search_path[:1])
-            self.assertIn(f"{extra}/system.nix' is forbidden", refusal)
+            # Some versions name the directory that the file is in.
+            self.assertIn(f"access to absolute path '{extra}", refusal)
             self.assertIn("extra_paths", refusal)
 
     async def test_search_path_of_the_configuration(self) -> None:
