@@ -11,14 +11,19 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.web.static import File
 
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest
+from nixery.nix import indexer
 from nixery.nix.errors import EvaluationFailed, FlakeRefused
+from nixery.nix.package_indexes import PackageIndexes
 from nixery.sources.errors import SourceMissing, SourceUnavailable
 from nixery.sources.resolver import Resolver
+from nixery.testing.fakes import InlineWorkers
 from tests.integration.nixenv import make_nix
 from tests.integration.test_nix import Recorder
 from tests.integration.test_sources import SYSTEM, Repository, SourceCase
@@ -329,6 +334,23 @@ class FlakeTests(FlakeCase):
             requests = [PackageRequest(name=name) for name in names]
             evaluation = await nix.evaluate(package_set, SYSTEM, requests)
             self.assertEqual(len(evaluation.packages), len(names))
+
+    async def test_packages_are_listed(self) -> None:
+        """The packages of a flake are listed, those that ``legacyPackages`` nests too."""
+        self.patch(indexer, "START_DELAY_SECONDS", 0.0)
+        package_set = await self.fetched(await self.make())
+        nix = make_nix(self.directory)
+        self.addCleanup(lambda: Deferred.fromCoroutine(nix.stop()))
+        indexes = PackageIndexes(
+            self.directory / "indexes", InlineWorkers(), nix.evaluation_identity()
+        )
+        nix.enable_indexing(indexes, lambda: False)
+        await nix.evaluate(package_set, SYSTEM, [PackageRequest(name="default")])
+        while (index := await indexes.get(package_set.revision, SYSTEM)) is None:
+            await deferLater(reactor, 0.05)
+        found = {entry.attribute: entry.pname for entry in index.entries}
+        self.assertEqual("one-plain-below-one", found["inputs"])
+        self.assertEqual("packages", found["inBoth"])
 
     async def test_repository_behind_a_password(self) -> None:
         """A password in the URL opens the repository; without one, the error says what to do."""
