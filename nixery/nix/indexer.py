@@ -29,7 +29,7 @@ from nixery.nix import resolve_arguments
 from nixery.nix.arguments import chunks
 from nixery.nix.context import NixContext
 from nixery.nix.package_index import IndexEntry, PackageIndex, parse_entries, parse_names
-from nixery.nix.package_indexes import PackageIndexes, unversioned
+from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.resolve_arguments import Lookup
 from nixery.process.errors import OutputTooLarge, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command
@@ -125,7 +125,7 @@ class PackageIndexer:
 
     def request(self, package_set: PackageSet, system: str) -> None:
         """Make the index of a package set soon, unless there is one."""
-        key = unversioned(package_set.revision), system
+        key = package_set.revision.without_version(), system
         if self._stopped or key == self._current or not self._is_due(key, package_set.revision):
             return
         # The newest version, as the last one to be dropped.

@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from attrs import evolve
 from cachetools import LRUCache
 from twisted.logger import Logger
 
@@ -29,7 +28,7 @@ from nixery.sources.source import Revision
 from nixery.storage.filesystem.atomic_files import small_temp_file
 from nixery.storage.filesystem.files import translate_os_errors
 
-__all__ = ["MAX_FILES", "PackageIndexes", "unversioned"]
+__all__ = ["MAX_FILES", "PackageIndexes"]
 
 MAX_FILES = 8
 """The most files that are kept, those that were used last; that of nixpkgs has some 4 MB."""
@@ -73,7 +72,7 @@ class PackageIndexes:
 
         :return: ``None`` if it has not been made.
         """
-        key = unversioned(revision), system
+        key = revision.without_version(), system
         if key not in self._in_memory:
             read = await self._read(revision, system, decode_index)
             if read is None:
@@ -99,7 +98,7 @@ class PackageIndexes:
                 )
 
     async def _names(self, revision: Revision, system: str) -> tuple[str, ...] | None:
-        version, index = self._in_memory.get((unversioned(revision), system), (None, None))
+        version, index = self._in_memory.get((revision.without_version(), system), (None, None))
         if index is not None and revision.is_fixed and version == revision.version:
             return index.names
         return await self._read(revision, system, decode_names)
@@ -111,7 +110,7 @@ class PackageIndexes:
         :raises StorageError: it cannot be written.
         """
         if not revision.pinned:
-            self._in_memory[unversioned(revision), system] = revision.version, index
+            self._in_memory[revision.without_version(), system] = revision.version, index
             return
         identity = self._identity(revision, system)
         data = await self._workers.run(encode_index, index, identity)
@@ -142,11 +141,6 @@ class PackageIndexes:
 
     def _path(self, identity: Mapping[str, Json]) -> Path:
         return self._directory / (hashlib.sha256(canonical_json(identity)).hexdigest() + _SUFFIX)
-
-
-def unversioned(revision: Revision) -> Revision:
-    """Return what all versions of a revision that may change have in common."""
-    return evolve(revision, version=None)
 
 
 def _read(path: Path, decode: Callable[[bytes], T]) -> T | None:
