@@ -36,6 +36,7 @@ class Daemon:
     :param interpreter: the command that is Python; the tests' own by default.
     :param umask: of the process.
     :param plain: whether this port speaks no TLS, where the options ask for it.
+    :param signing_key: the file of a key; images are then signed, under this address.
     :param directory: where its state, its home and its log are; a directory of
         its own by default.
     """
@@ -52,6 +53,7 @@ class Daemon:
         interpreter: Sequence[str] = (sys.executable,),
         umask: int = 0o022,
         plain: bool = False,
+        signing_key: Path | None = None,
         directory: Path | None = None,
     ) -> None:
         self.directory = directory or private_directory(name)
@@ -62,6 +64,9 @@ class Daemon:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.registry = Registry(port)
+        if signing_key is not None:
+            public_url = f"http://{self.address}"
+            options = [*options, "--signing-key", str(signing_key), "--public-url", public_url]
         self._server = Server(
             [
                 *interpreter,
