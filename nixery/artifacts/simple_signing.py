@@ -50,10 +50,16 @@ SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
 
 @frozen(kw_only=True)
 class Signature:
-    """A signature, and the payload that it is of."""
+    """
+    A signature.
+
+    :param payload: what was signed.
+    :param key_id: the id of the key that verifies it.
+    """
 
     payload: Descriptor
     signature: bytes
+    key_id: str
 
 
 def make_payload(reference: str, digest: Digest) -> bytes:
@@ -77,6 +83,7 @@ def sign_payload(payload: bytes, key: SigningKey) -> Signature:
     return Signature(
         payload=Descriptor(media_type=SIMPLE_SIGNING, digest=digest_of(payload), size=len(payload)),
         signature=key.sign(payload),
+        key_id=key.verification.id,
     )
 
 
@@ -123,6 +130,7 @@ def encode_signature(image: Digest, signature: Signature) -> bytes:
     return canonical_json(
         {
             "digest": image,
+            "key": signature.key_id,
             "payload": descriptor_json(signature.payload),
             "signature": b64encode(signature.signature).decode("ascii"),
         }
@@ -140,6 +148,7 @@ def decode_signature(record: bytes) -> Signature:
         return Signature(
             payload=parse_descriptor(value["payload"]),
             signature=b64decode(value["signature"], validate=True),
+            key_id=str(value["key"]),
         )
     except (KeyError, TypeError, RecursionError, NixeryError) as error:
         raise ValueError(f"it is no record of a signature: {error}") from error

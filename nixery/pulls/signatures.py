@@ -90,13 +90,24 @@ class ImageSigner:
         if (known is not None and known() is image) or self.keys is None:
             return
         try:
-            await self._sign(self.keys.signing, name, tag, image)
+            await self.add_signatures(self.keys.signing, name, tag, image)
         except (StorageError, BlobsMissing, BlobUnknown) as error:
             self._log.warn("{image} is not signed: {error}", image=label, error=error)
         else:
             self._signed[label] = ref(image)
 
-    async def _sign(self, key: SigningKey, name: ImageName, tag: Tag | None, image: Image) -> None:
+    async def add_signatures(
+        self, key: SigningKey, name: ImageName, tag: Tag | None, image: Image
+    ) -> int:
+        """
+        Make and store the signatures that are missing.
+
+        :param tag: as for :meth:`sign`.
+        :return: how many manifests and references were signed.
+        :raises BlobsMissing: the image has been removed.
+        :raises BlobUnknown: a document has been removed.
+        :raises StorageError: the storage failed.
+        """
         planned = await gather(self._plan_bundles(key, each) for each in image.manifests)
         statements = {
             manifest: plan
@@ -107,11 +118,12 @@ class ImageSigner:
         if tag is not None:
             references = await self._plan_signatures(key, name, tag, image)
         if not statements and not references:
-            return
+            return 0
         blobs, records = await self.cpu.run(_make_all, key, statements, references)
         await self.storage.publish(
             blobs, {each.digest for each in image.manifests}, records[-1], records[:-1]
         )
+        return len(records)
 
     async def _plan_bundles(
         self, key: SigningKey, manifest: Manifest

@@ -83,6 +83,7 @@ def make_web_ui(
             address=address.host,
             source=config.sources.source.describe(),
             sections=sections,
+            signed=config.signing.signing_key is not None,
         )
         index = IndexPage(
             pages,

@@ -27,6 +27,14 @@ def make_pages(
     address: str = "reg.example:8080",
     source: str = "the tests",
     sections: Sequence[Section] = SECTIONS,
+    signed: bool = False,
 ) -> Pages:
     """Pages as the daemon has them; their templates are compiled once."""
-    return Pages(site_files(), InlineWorkers(), address=address, source=source, sections=sections)
+    return Pages(
+        site_files(),
+        InlineWorkers(),
+        address=address,
+        source=source,
+        sections=sections,
+        signed=signed,
+    )

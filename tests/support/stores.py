@@ -7,19 +7,28 @@ import os
 import time
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds.image_cache import IMAGES
+from nixery.artifacts.document import CYCLONEDX, CYCLONEDX_PREDICATE, Document
+from nixery.artifacts.keys import KeyRing
+from nixery.artifacts.signing_key import SigningKey
+from nixery.builds.documents import plan_documents
+from nixery.builds.image_cache import IMAGES, ImageCache
 from nixery.builds.layer_cache import LAYERS, LayerRecord
 from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import (
     DOCKER_MANIFEST,
     OCI_CONFIG,
     OCI_MANIFEST,
+    Image,
+    Manifest,
     digest_of,
     parse_manifest,
 )
-from nixery.image.names import Digest
+from nixery.image.names import Digest, Tag, parse_image_name
+from nixery.pulls.referrers import Referrers
+from nixery.pulls.signatures import ImageSigner
 from nixery.storage.errors import BlobsMissing
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.filesystem.garbage_collector import collect, run_blocking, scan
@@ -106,6 +115,39 @@ class StoreCase(SynchronousTestCase):
             finish(self.storage.add_record("name", f"n-{image}", image.encode()))
             finish(self.storage.set_record("served", f"n-{image}/latest", image.encode()))
             return manifests
+
+    def attach(self, *manifests: Digest, name: str = "git", tag: str = "latest") -> set[Digest]:
+        """Attach a document to an image, and sign it; return the digests of what is attached."""
+        before = self.stored()
+        inventory = self.inventory()
+        image = Image(
+            manifests=tuple(
+                Manifest(media_type=OCI_MANIFEST, digest=digest, body=inventory.blobs.read(digest))
+                for digest in manifests
+            )
+        )
+        sbom = Document(
+            media_type=CYCLONEDX,
+            predicate_type=CYCLONEDX_PREDICATE,
+            data=b'{"of":"%s"}' % name.encode(),
+        )
+        plan = finish(
+            plan_documents(self.storage, image, {each.digest: [sbom] for each in image.manifests})
+        )
+        finish(self.storage.publish(plan.blobs, plan.needs, plan.records[-1], plan.records[:-1]))
+        signer = ImageSigner(storage=self.storage, cpu=InlineWorkers(), host="reg.example")
+        key = SigningKey(private_key=Ed25519PrivateKey.from_private_bytes(b"k" * 32))
+        parsed = parse_image_name(name, "x86_64-linux")
+        finish(signer.add_signatures(key, parsed, Tag(tag), image))
+        referrers = Referrers(
+            storage=self.storage,
+            image_cache=ImageCache(storage=self.storage, seconds=lambda: 0.0),
+            signer=signer,
+        )
+        signer.keys = KeyRing(signing=key)
+        for digest in manifests:
+            finish(referrers.signatures(parsed, digest))
+        return self.stored() - before
 
     def age(self, seconds: float = OLD, *digests: Digest) -> None:
         """Let time pass since blobs were used last: all, or some."""

@@ -17,15 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import asdict
 from tqdm import tqdm
 from twisted.internet.defer import Deferred
 
+from nixery.artifacts.keys import KeyRing, load_keys
 from nixery.cli.admin.arguments import read_image_list, read_password
 from nixery.cli.admin.parser import make_parser
 from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, local_url, prewarm
 from nixery.cli.admin.report import describe_image, format_table, to_plain_data
+from nixery.cli.admin.sign import sign
 from nixery.cli.admin.verify import verify
 from nixery.cli.errors import AdminRefused
 from nixery.config.config import Config
@@ -133,6 +136,7 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
             repair=options.repair,
             threads=options.jobs,
             progress=progress,
+            keys=_keys(config).verifying if config.signing.signing_key is not None else (),
         )
     lines = [f"{each.kind}: {each.what}: {each.detail}" for each in verification.findings]
     summary = f"{verification.blobs} blobs, {verification.size / 2**20:.1f} MiB: "
@@ -179,6 +183,22 @@ def _purge(config: Config, options: argparse.Namespace) -> int:
     )
     _print(options, asdict(report), report.describe())
     return FAILURE if report.images < len(chosen) else 0
+
+
+def _sign(config: Config, options: argparse.Namespace) -> int:
+    keys = _keys(config)
+    inventory = _scan(config)
+    chosen: Sequence[StoredImage] = inventory.stored_images()
+    if options.images:
+        inventory, chosen = _find_all(config, options.images)
+    host = urlsplit(config.http.public_url or "").netloc
+    signed = sign(inventory, chosen, keys, host, config.sources.system)
+    lines = [
+        f"{each.image}: {f'{each.added} signatures added' if each.added else 'signed before'}"
+        for each in signed
+    ]
+    _print(options, [asdict(each) for each in signed], "\n".join(lines) or "nothing to sign")
+    return 0
 
 
 def _find_all(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[StoredImage]]:
@@ -274,6 +294,7 @@ _COMMANDS: Mapping[str, Callable[[Config, argparse.Namespace], int]] = {
     "inspect": _inspect,
     "list": _list,
     "purge": _purge,
+    "sign": _sign,
     "verify": _verify,
     "warm": _prewarm,
 }
@@ -281,6 +302,16 @@ _COMMANDS: Mapping[str, Callable[[Config, argparse.Namespace], int]] = {
 
 
 # -- common to the commands -------------------------------------------------------------
+
+
+def _keys(config: Config) -> KeyRing:
+    """
+    :raises AdminRefused: no key is configured.
+    :raises SigningKeyUnusable: one cannot be read.
+    """
+    if config.signing.signing_key is None:
+        raise AdminRefused(reason="no key is configured: name one in signing_key")
+    return load_keys(config.signing.signing_key, config.signing.signing_key_previous)
 
 
 def _storage_root(config: Config) -> Path:

@@ -70,6 +70,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="only say what would be removed"
     )
 
+    sign_parser = command("sign", "Sign images of a time without the key that is configured now.")
+    sign_parser.add_argument(
+        "images", metavar="IMAGE", nargs="*", help="a name, NAME:TAG, or a digest (default: all)"
+    )
+
     warm_parser = command("warm", "Have a running registry make images ahead of their use.")
     warm_parser.add_argument("images", metavar="IMAGE", nargs="*", help="a name, or NAME:TAG")
     warm_parser.add_argument("--from", dest="file", help="a file with an image a line; - is stdin")

@@ -16,7 +16,12 @@ from functools import partial
 
 from attrs import define, field, frozen
 
+from nixery.artifacts.attachment import decode_attachments
+from nixery.artifacts.signing_key import VerificationKey
+from nixery.artifacts.simple_signing import Signature, decode_signature
+from nixery.errors import StorageError
 from nixery.image.names import Digest
+from nixery.storage.errors import BlobUnknown
 from nixery.storage.filesystem.blobs import DESCRIPTION
 from nixery.storage.filesystem.files import make_directory, translate_os_errors
 from nixery.storage.filesystem.garbage_collector import (
@@ -67,7 +72,12 @@ class Verification:
 
 
 def verify(
-    root: str, *, repair: bool, threads: int, progress: Callable[[int], object]
+    root: str,
+    *,
+    repair: bool,
+    threads: int,
+    progress: Callable[[int], object],
+    keys: Sequence[VerificationKey] = (),
 ) -> Verification:
     """
     Hash every blob, and check that every referenced blob is there. Blocks.
@@ -76,6 +86,7 @@ def verify(
         images, so that the next pull makes them again.
     :param threads: number of files that are hashed at once.
     :param progress: called with the number of bytes hashed since the last call.
+    :param keys: verify the signatures that were made with one of them.
     :raises StorageError: the storage cannot be read.
     """
     inventory = Inventory(root=root)
@@ -111,9 +122,11 @@ def verify(
                     detail=f"the image lacks {len(missing)} blobs, {min(missing)} for one",
                 )
             )
-    verification.findings += _check_records(inventory)
+    verification.findings += _check_records(inventory, keys)
     if repair:
-        verification.repaired = run_blocking(_repair(inventory, frozenset(damaged), incomplete))
+        verification.repaired = run_blocking(
+            _repair(inventory, frozenset(damaged), incomplete, keys)
+        )
     return verification
 
 
@@ -160,7 +173,7 @@ def _is_missing(inventory: Inventory, digest: Digest) -> bool:
     return not (os.path.lexists(path) and os.path.lexists(path + DESCRIPTION))
 
 
-def _check_records(inventory: Inventory) -> Iterator[Fault]:
+def _check_records(inventory: Inventory, keys: Sequence[VerificationKey] = ()) -> Iterator[Fault]:
     for key, manifests in sorted(inventory.images.items()):
         if manifests is None:
             yield Fault(kind="damaged", what=f"image record {key}", detail="it says nothing")
@@ -173,9 +186,52 @@ def _check_records(inventory: Inventory) -> Iterator[Fault]:
         if key not in inventory.images and inventory.records.get("image", key) is None:
             yield Fault(kind="dangling", what=f"served record {served_key}", detail=f"names {key}")
 
+    for kind, key in sorted(inventory.other_records):
+        if kind in ("bundle", "document", "signature"):
+            yield from _check_attached(inventory, kind, key, keys)
+
+
+def _check_attached(
+    inventory: Inventory, kind: str, key: str, keys: Sequence[VerificationKey]
+) -> Iterator[Fault]:
+    """Check the record of documents, bundles or a signature, and what it names."""
+    record = inventory.records.get(kind, key)
+    if record is None:
+        return  # collected meanwhile
+    what = f"{kind} record {key}"
+    try:
+        if kind == "signature":
+            signature = decode_signature(record)
+            named = {signature.payload.digest}
+        else:
+            signature = None
+            named = {digest for each in decode_attachments(record) for digest in each.digests}
+    except ValueError:
+        yield Fault(kind="damaged", what=what, detail="it says nothing")
+        return
+    missing = [digest for digest in named if _is_missing(inventory, digest)]
+    if missing:
+        yield Fault(kind="dangling", what=what, detail=f"names {min(missing)}")
+    elif signature is not None and not _is_good(inventory, signature, keys):
+        yield Fault(kind="damaged", what=what, detail="its signature is not that of its payload")
+
+
+def _is_good(inventory: Inventory, signature: Signature, keys: Sequence[VerificationKey]) -> bool:
+    """Tell whether a signature is valid, if the key that it names is known."""
+    by_id = {key.id: key for key in keys}
+    key = by_id.get(signature.key_id)
+    try:
+        payload = inventory.blobs.read(signature.payload.digest, is_use=False)
+    except (BlobUnknown, StorageError):
+        return True  # told of the blob itself
+    return key is None or key.is_valid(signature.signature, payload)
+
 
 def _repair(
-    inventory: Inventory, damaged_digests: frozenset[Digest], incomplete: Sequence[StoredImage]
+    inventory: Inventory,
+    damaged_digests: frozenset[Digest],
+    incomplete: Sequence[StoredImage],
+    keys: Sequence[VerificationKey],
 ) -> Generator[Step, None, int]:
     records, repaired = inventory.records, 0
     damaged = os.path.join(inventory.root, "damaged")
@@ -202,7 +258,7 @@ def _repair(
     # Records that were valid before now refer to removed images.
     remaining = Inventory(root=inventory.root)
     yield from scan(remaining)
-    for fault in _check_records(remaining):
+    for fault in _check_records(remaining, keys):
         kind, _, key = fault.what.partition(" record ")
         yield from with_lock(inventory.root, partial(records.delete, kind, key))
         repaired += 1

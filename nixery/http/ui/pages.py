@@ -78,6 +78,7 @@ class Pages:
         command: ``registry.example:8080``.
     :param source: the source of packages, in words.
     :param sections: the links in the header of each page.
+    :param signed: whether images are signed, which the page of an image tells how to verify.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Pages:
         address: str,
         source: str,
         sections: Sequence[Section] = (),
+        signed: bool = False,
     ) -> None:
         self.files = files
         self.address = address
@@ -110,6 +112,7 @@ class Pages:
             "asset": files.assets.url,
             "paths": {section.path for section in sections},
             "sections": tuple(sections),
+            "signed": signed,
             "source": source,
             "version": VERSION,
         }

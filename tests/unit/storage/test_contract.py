@@ -378,6 +378,18 @@ class StorageContract(Base):
             self.finish(storage.get_records("layer", ["a", "b", "long" * 100])),
         )
 
+    def test_image_is_published_with_records_of_which_the_first_stays(self) -> None:
+        """Records that precede the one of a published image are added, and replace nothing."""
+        storage = self.storage()
+        blobs = [(b"{}", MANIFEST)]
+        finish(storage.add_record("document", "one", b"there"))
+        first = [("document", "one", b"late"), ("document", "two", b"new")]
+        for value in (b"old", b"new"):
+            finish(storage.publish(blobs, (), ("image", "key", value), first))
+        self.assertEqual(b"there", finish(storage.get_record("document", "one")))
+        self.assertEqual(b"new", finish(storage.get_record("document", "two")))
+        self.assertEqual(b"new", finish(storage.get_record("image", "key")))
+
     def test_record_that_is_set_replaces_whatever_was_there(self) -> None:
         """A record that is set replaces whatever was there."""
         storage = self.storage()

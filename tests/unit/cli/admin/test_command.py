@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -58,6 +60,81 @@ class AdminCase(StoreCase):
             admin([command, "--storage-path", str(self.root), *rest])
         self.assertEqual(status, ended.exception.code or 0, err.getvalue())
         return out.getvalue() + err.getvalue()
+
+
+class SigningTests(AdminCase):
+    """Tests of the command that signs, and of the one that verifies what is signed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        key = Path(self.mktemp()).absolute()
+        key.write_bytes(
+            Ed25519PrivateKey.generate().private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+            )
+        )
+        self.config = Path(self.mktemp()).absolute()
+        self.config.write_text(f"{{signing_key: {key}, public_url: 'https://reg.example'}}")
+
+    def run_signed(self, *arguments: str, status: int = 0) -> str:
+        command, *rest = arguments
+        return self.run_admin(command, "--config", str(self.config), *rest, status=status)
+
+    def test_images_are_signed_under_their_names(self) -> None:
+        """Images are signed under the names and tags that mean them, once."""
+        self.serve("shell/git", "v1", b"1")
+        self.serve("htop", "latest", b"2")
+        self.assertIn("htop:latest: 4 signatures added", self.run_signed("sign", "htop"))
+        self.assertEqual(2, len(finish(self.storage.list_records("signature"))))
+        said = json.loads(self.run_signed("sign", "--json"))
+        self.assertEqual(
+            {("shell/git:v1", 4), ("htop:latest", 0)},
+            {(each["image"], each["added"]) for each in said},
+        )
+        self.assertIn("all is well", self.run_signed("verify"))
+        self.assertEqual(2, len(json.loads(self.run_admin("list", "--json"))))
+
+    def test_without_a_key_nothing_is_signed(self) -> None:
+        """Without a key the command says which setting names one."""
+        self.serve("git", "v1", b"1")
+        self.assertIn("signing_key", self.run_admin("sign", "git", status=1))
+        self.assertEqual([], finish(self.storage.list_records("signature")))
+
+    def test_wrong_signatures_are_found_and_made_again(self) -> None:
+        """A signature that the key does not verify is found, removed, and made again."""
+        self.serve("git", "v1", b"1")
+        self.run_signed("sign")
+        good = {
+            key: finish(self.storage.get_record("signature", key))
+            for key in finish(self.storage.list_records("signature"))
+        }
+        key = min(good)
+        value = json.loads(good[key] or b"")
+        value["signature"] = "AAAA" + value["signature"][4:]
+        finish(self.storage.set_record("signature", key, json.dumps(value).encode()))
+        # Of what another key has signed nothing is known.
+        self.assertIn("all is well", self.run_admin("verify"))
+        said = self.run_signed("verify", status=1)
+        self.assertIn(f"damaged: signature record {key}", said)
+        self.run_signed("verify", "--repair", status=1)
+        self.assertIsNone(finish(self.storage.get_record("signature", key)))
+        self.run_signed("sign")
+        self.assertEqual(good[key], finish(self.storage.get_record("signature", key)))
+        self.assertIn("all is well", self.run_signed("verify"))
+
+    def test_lost_payload_is_found(self) -> None:
+        """A signature whose payload is gone, and a record that says nothing, are found."""
+        self.serve("git", "v1", b"1")
+        self.run_signed("sign")
+        key, other = finish(self.storage.list_records("signature"))
+        payload = json.loads(finish(self.storage.get_record("signature", key)) or b"")["payload"]
+        path = self.inventory().path(payload["digest"])
+        os.unlink(path)
+        os.unlink(path + ".json")
+        finish(self.storage.set_record("signature", other, b"nothing"))
+        said = self.run_signed("verify", status=1)
+        self.assertIn(f"dangling: signature record {key}", said)
+        self.assertIn(f"damaged: signature record {other}", said)
 
 
 class StoredTests(AdminCase):

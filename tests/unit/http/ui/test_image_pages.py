@@ -145,6 +145,26 @@ class PagesCase(SynchronousTestCase):
         return text
 
 
+class SignedTests(PagesCase):
+    """Tests of the command that verifies an image."""
+
+    def test_page_of_a_signed_image_says_how_to_verify_it(self) -> None:
+        """The page has the command with the image's name where images are signed, only there."""
+        self.assertNotIn("cosign", self.page("/images/shell/git:latest"))
+        pages = ImagePages(
+            self.library,
+            make_pages(signed=True),
+            InlineWorkers(),
+            self.veil,
+            system="x86_64-linux",
+        )
+        self.connection = Connection(make_root(ui=UIHandlers(pages=make_pages(), images=pages)))
+        page = self.page("/images/shell/git:latest")
+        command = "cosign verify --key nixery.pub --insecure-ignore-tlog=true"
+        self.assertIn(f"{command} reg.example:8080/shell/git:latest<", page)
+        self.assertIn('href="/keys/nixery.pub"', page)
+
+
 class ListTests(PagesCase):
     def test_images_that_were_served_lead_to_their_pages(self) -> None:
         """The images that were served lead to their pages."""

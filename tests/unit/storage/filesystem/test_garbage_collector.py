@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import digest_of
+from nixery.image.names import Digest
 from nixery.storage.errors import BlobUnknown, CollectionRunning
 from nixery.storage.filesystem import garbage_collector, scan
 from nixery.storage.filesystem.garbage_collector import (
@@ -42,6 +43,67 @@ class Unhurried(StoreCase):
     def setUp(self) -> None:
         super().setUp()
         self.patch(scan, "TIMESTAMP_RESOLUTION_SECONDS", float("-inf"))
+
+
+class AttachmentTests(Unhurried):
+    """Tests of what is attached to images: documents, bundles and signatures."""
+
+    def kinds(self) -> dict[str, int]:
+        """Count the records of what is attached."""
+        kinds = ("bundle", "document", "signature")
+        return {kind: len(finish(self.storage.list_records(kind))) for kind in kinds}
+
+    def test_it_lives_as_long_as_its_image(self) -> None:
+        """What is attached stays while its image is kept, however old it is, and goes with it."""
+        old, new = self.image("old", b"1"), self.image("new", b"2")
+        of_old = self.attach(*old, name="old")
+        of_new = self.attach(*new, name="new")
+        self.assertGreater(len(of_old), 10)
+        self.assertEqual({"bundle": 4, "document": 4, "signature": 4}, self.kinds())
+        self.age(10 * DAY)
+        self.age(3 * DAY, *new)
+        done = self.collect(max_age=5 * DAY)
+        self.assertEqual((1, {"new"}), (done.images, self.images()))
+        self.assertTrue(of_new <= self.stored())
+        common = of_old & self.attached_to(new)
+        self.assertTrue(self.stored().isdisjoint(of_old - common))
+        self.assertEqual({"bundle": 2, "document": 2, "signature": 2}, self.kinds())
+        self.assert_sound()
+
+    def attached_to(self, manifests: tuple[Digest, ...]) -> set[Digest]:
+        attached = self.inventory().attached_blobs()
+        return {blob for each in manifests for blob in attached[each]}
+
+    def test_it_counts_as_its_image(self) -> None:
+        """Manifests that are attached are no images, and all of it is of its image's size."""
+        manifests = self.image("one", b"1")
+        attached = self.attach(*manifests)
+        [image] = self.inventory().stored_images()
+        self.assertEqual(manifests, image.manifests)
+        self.assertTrue(attached <= image.needs)
+        self.assertEqual((), image.broken)
+
+    def test_purge_takes_it_along(self) -> None:
+        """An image that is removed by hand takes along what is attached to it, at once."""
+        attached = self.attach(*self.image("one", b"1"))
+        inventory = self.inventory()
+        run_blocking(purge(str(self.root), inventory.stored_images(), inventory, dry_run=False))
+        self.assertEqual(set(), self.stored() & attached)
+        self.assertEqual({"bundle": 0, "document": 0, "signature": 0}, self.kinds())
+
+    def test_it_is_garbage_without_its_image(self) -> None:
+        """What is attached to a manifest that is gone is removed like any other garbage."""
+        manifests = self.image("one", b"1")
+        attached = self.attach(*manifests)
+        inventory = self.inventory()
+        for digest in manifests:
+            os.unlink(inventory.path(digest))
+        finish(self.storage.delete_record("image", "one"))
+        self.assertEqual([], self.inventory().stored_images())
+        self.age()
+        self.collect()
+        self.assertTrue(self.stored().isdisjoint(attached))
+        self.assertEqual({"bundle": 0, "document": 0, "signature": 0}, self.kinds())
 
 
 class PolicyTests(Unhurried):
