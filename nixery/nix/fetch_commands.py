@@ -47,6 +47,7 @@ _FLAKE_ADVICE = (
 
 _GIT_FAILED = re.compile(r"program '?git'? failed")
 _WRONG_HASH = re.compile(r"hash mismatch in file downloaded from '")
+_OTHER_CONTENT = re.compile(r"(?i:NAR )?hash mismatch")
 _NOT_THERE = re.compile(r"HTTP error (?:404|410)")
 STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
 
@@ -239,7 +240,12 @@ def unavailable(
         return failure
     name = input_of(output.stderr)
     what = f"{failure.what} (its input {name})" if name else failure.what
-    return evolve(failure, what=what, advice=advice_on(output.stderr) or _FLAKE_ADVICE)
+    advice = advice_on(output.stderr) or _FLAKE_ADVICE
+    if _OTHER_CONTENT.search(reason):
+        advice = (
+            "if that is what it should be, the hash in flake.lock or in the URL has to be renewed"
+        )
+    return evolve(failure, what=what, advice=advice)
 
 
 def _is_temporary(error: Exception) -> bool:

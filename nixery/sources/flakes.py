@@ -117,9 +117,9 @@ def flake_fetch(tree: SourceTree, *, shallow: bool = True) -> dict[str, object]:
     elif source.kind == "git":
         result = {"url": tree.url, "rev": tree.commit}
         result |= {"ref": tree.ref} if tree.ref else {"allRefs": True}
-        # The history is fetched, as by Nix itself, for flakes may count their commits.
-        if source.shallow and shallow:
-            result["shallow"] = True
+        # The history is fetched, as by Nix itself, for flakes may count their commits: without
+        # this, ``fetchTree`` of Nix 2.20 and later leaves it out.
+        result["shallow"] = source.shallow and shallow
         if source.submodules:
             result["submodules"] = True
     elif source.kind == "path":

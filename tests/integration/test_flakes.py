@@ -301,7 +301,10 @@ class FlakeTests(FlakeCase):
         [link] = (self.directory / "state" / "nixery" / "src").iterdir()
         described = json.loads(link.read_text())
         self.assertEqual(described["path"], str(package_set.path))
-        self.assertEqual(len(described["inputs"]), 3)
+        nodes = json.loads((package_set.path / "flake.lock").read_text())["nodes"].values()
+        # Nix before 2.26 locks a directory of the flake as an input of its own.
+        locked = [node for node in nodes if "narHash" in node.get("locked", {})]
+        self.assertEqual(len(described["inputs"]), len(locked))
         for path in (described["path"], *described["inputs"]):
             self.assertFalse(self.delete(Path(path)))
         # Without its root, and with inputs that are gone, it is fetched anew.
@@ -423,6 +426,7 @@ class MovingTests(FlakeCase):
         publish("second")
         self.assertEqual(await self.name(sources, "default"), "second")
         await self.refused(sources, "main")
+        publish("one")
         pinned = await self.make(f"{url}?narHash={quote(nar_hash)}")
         self.assertTrue((await self.revision(pinned)).pinned)
         self.assertEqual(await self.name(pinned, "default"), "one")

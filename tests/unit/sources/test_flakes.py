@@ -98,6 +98,7 @@ class FetchTests(SynchronousTestCase):
                 "url": "file:///p",
                 "rev": COMMIT,
                 "allRefs": True,
+                "shallow": False,
                 "submodules": True,
             },
         )
