@@ -34,12 +34,14 @@ def attach_bundle(
             "mediaType": BUNDLE,
             "verificationMaterial": {"publicKey": {"hint": key.verification.hint}},
             "dsseEnvelope": {
-                "payload": b64encode(statement).decode("ascii"),
+                "payload": "",
                 "payloadType": IN_TOTO,
                 "signatures": [{"sig": b64encode(_sign(key, statement)).decode("ascii")}],
             },
         }
     )
+    # Inserted, not encoded as text: a statement with an SBOM may have megabytes.
+    bundle = bundle.replace(b'"payload":""', b'"payload":"%s"' % b64encode(statement), 1)
     return attach(
         subject,
         bundle,

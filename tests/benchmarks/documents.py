@@ -25,7 +25,7 @@ from nixery.artifacts.document import Document
 from nixery.artifacts.image_documents import make_documents
 from nixery.artifacts.provenance import Origins, Provenance
 from nixery.artifacts.signing_key import SigningKey, load_signing_key
-from nixery.artifacts.statement import SIGNATURE_PREDICATE
+from nixery.artifacts.statement import SIGNATURE_PREDICATE, make_statement
 from nixery.image.closure import RuntimeGraph, parse_db_dump
 from nixery.image.declarations import License
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, Manifest, digest_of
@@ -75,12 +75,15 @@ def measure(options: Options) -> list[Figure]:
 def _attached(
     manifest: Manifest, documents: tuple[Document, ...], key: SigningKey
 ) -> list[NewAttachment]:
-    signed = [(each.predicate_type, each.data) for each in documents]
+    predicates = [
+        (SIGNATURE_PREDICATE, b"{}"),
+        *((each.predicate_type, each.data) for each in documents),
+    ]
     return [
         *(attach_document(manifest, document) for document in documents),
         *(
-            attach_bundle(manifest, predicate_type, predicate, key)
-            for predicate_type, predicate in [(SIGNATURE_PREDICATE, b"{}"), *signed]
+            attach_bundle(manifest, kind, make_statement(manifest.digest, kind, predicate), key)
+            for kind, predicate in predicates
         ),
     ]
 
