@@ -5,7 +5,8 @@ Measure what the documents about an image cost: bills of materials, provenance, 
 
 They are made of a generated closure of 1,000 store paths, and signed for both manifests of an
 image. The processor's time counts: documents are made on one thread of the CPU pool. The size is
-that of all blobs that are stored for them.
+that of all blobs that are stored for them. Then the first pull of an image of the demo set is
+measured with documents and a key that signs them, and without, by turns.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from nixery.image.closure import RuntimeGraph, parse_db_dump
 from nixery.image.declarations import License
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, Manifest, digest_of
 from nixery.image.packages import Evaluation, Output, Package
-from tests.benchmarks.measure import Figure, Options, run
+from tests.benchmarks.client import fetch
+from tests.benchmarks.measure import Figure, Options, median_ratio, run, timed
+from tests.benchmarks.peers import Daemon, manifest_request, settle
 from tests.benchmarks.scale import generate_dump
+from tests.end_to_end.package_sets import demo_set
 
 __all__ = ["measure"]
 
@@ -40,10 +44,26 @@ PATHS = 1000
 MAX_MILLISECONDS = 60.0
 
 
+NAME = "shell/git/htop"
+
+MAX_RATIO = 1.05
+
+
 def measure(options: Options) -> list[Figure]:
+    with tempfile.TemporaryDirectory() as directory:
+        key = Path(directory, "key.pem")
+        key.write_bytes(
+            generate_private_key(SECP256R1()).private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+            )
+        )
+        figures = _made(options, load_signing_key(key))
+        return figures if options.quick else [*figures, *_pulled(options, key)]
+
+
+def _made(options: Options, key: SigningKey) -> list[Figure]:
     graph = parse_db_dump(generate_dump(100 if options.quick else PATHS))
     evaluation = _evaluation(graph)
-    key = _key()
     manifests = [
         Manifest(media_type=kind, digest=digest_of(kind.encode()), body=kind.encode())
         for kind in (OCI_MANIFEST, DOCKER_MANIFEST)
@@ -88,14 +108,42 @@ def _attached(
     ]
 
 
-def _key() -> SigningKey:
-    pem = generate_private_key(SECP256R1()).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(pem)
-        file.flush()
-        return load_signing_key(Path(file.name))
+class _Nothing:
+    """Is written into the code that starts a daemon, which then makes no documents."""
+
+    def __repr__(self) -> str:
+        return "lambda **_: None"
+
+
+def _pulled(options: Options, key: Path) -> list[Figure]:
+    signed = ["--signing-key", str(key), "--public-url", "https://registry.example"]
+    daemons = [
+        Daemon(demo_set(), name="signed", options=signed),
+        Daemon(
+            demo_set(), name="bare", constants={"nixery.wiring.builds.DocumentMaker": _Nothing()}
+        ),
+    ]
+    request = manifest_request(NAME, "latest")
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(-1, 5 * options.rounds):
+        for daemon, each in zip(daemons, seconds, strict=True):
+            daemon.start()
+            settle(daemon.pid)
+            taken = timed(lambda port=daemon.registry.port: fetch(port, request))
+            # The first pull may build what is not built yet.
+            if number >= 0:
+                each.append(taken)
+            daemon.stop()
+            daemon.storage.rename(daemon.directory / f"storage{number}")
+    return [
+        Figure(name=f"{NAME}: cold manifest", value=1e3 * statistics.median(seconds[0]), unit="ms"),
+        Figure(
+            name=f"{NAME}: cold manifest, with documents and signatures / without",
+            value=median_ratio(*seconds),
+            unit="times",
+            at_most=MAX_RATIO,
+        ),
+    ]
 
 
 def _evaluation(graph: RuntimeGraph) -> Evaluation:
