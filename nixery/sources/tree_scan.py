@@ -220,7 +220,12 @@ class Placement:
                 if error.errno not in _GONE:
                     raise _unwatchable(error) from error
             except Unwatchable as error:
-                if error.lasting:
+                closed = isinstance(error.__cause__, PermissionError) and not os.access(
+                    directory, os.X_OK
+                )
+                # Nothing can be read in a directory that this user may not enter; a change of its
+                # mode has an event in the directory above.
+                if error.lasting and not closed:
                     raise
 
     def _add_file(self, path: bytes, kind: int) -> None:

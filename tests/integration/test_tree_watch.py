@@ -20,7 +20,7 @@ from pathlib import Path
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 import nixery
 from nixery.runtime.workers import WorkerPool
@@ -49,7 +49,12 @@ class StoppedReactor(Clock):
 
 def mount(test: SynchronousTestCase, *arguments: str | Path) -> None:
     """Mount something until the test has ended."""
-    subprocess.run(["mount", *map(str, arguments)], check=True)
+    done = subprocess.run(
+        ["mount", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if "permission denied" in done.stderr:
+        raise SkipTest(done.stderr)
+    done.check_returncode()
     test.addCleanup(subprocess.run, ["umount", "-l", str(arguments[-1])], capture_output=True)
 
 
@@ -227,6 +232,38 @@ class UnknownTests(WatchCase):
         with socket.socket(socket.AF_UNIX) as server:
             self.assert_seen(lambda: server.bind(str(self.tree / "socket")))
 
+    def test_closed_directories(self) -> None:
+        """A directory that may be entered and not listed is a reason, and a closed one is none."""
+        listed = self.tree / "pkgs"
+        script = (
+            "import os, sys; from pathlib import Path;"
+            "from nixery.sources.source import ReadablePath;"
+            "from nixery.sources.tree_scan import Unwatchable, scan\n"
+            "if not os.getuid(): os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "try: scan([ReadablePath(path=Path(sys.argv[1]))], lambda: False)\n"
+            "except Unwatchable as error: print(error)"
+        )
+        for path in (self.directory, self.tree.parent, self.tree):
+            path.chmod(0o755)
+        self.addCleanup(listed.chmod, 0o755)
+        for mode, is_reason in ((0o000, False), (0o111, True), (0o755, False)):
+            listed.chmod(mode)
+            self.assertEqual("Permission denied" in self.printed(script), is_reason)
+
+    def printed(self, script: str, *command: str) -> str:
+        """Return what a script prints that gets the path of the tree."""
+        done = subprocess.run(
+            [*command, sys.executable, "-c", script, str(self.tree)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(nixery.__file__).parents[1],
+        )
+        if "unshare" in done.stderr:
+            raise SkipTest(done.stderr)
+        done.check_returncode()
+        return done.stdout
+
     def test_too_many_files(self) -> None:
         """There is a bound, and more files are not watched."""
         self.patch(tree_scan, "MAX_WATCHES", 20)
@@ -256,23 +293,16 @@ class UnknownTests(WatchCase):
         """Too few watches are told with the setting that is to be raised."""
         script = (
             "import sys; from pathlib import Path;"
-            "Path('/proc/sys/user/max_inotify_watches').write_text('4');"
+            "limit = Path('/proc/sys/user/max_inotify_watches')\n"
+            "try: limit.write_text('4')\n"
+            "except OSError as error: sys.exit(f'unshare: {error}')\n"
             "from nixery.sources.source import ReadablePath;"
             "from nixery.sources.tree_scan import TooManyWatches, scan\n"
             "try: scan([ReadablePath(path=Path(sys.argv[1]))], lambda: False)\n"
             "except TooManyWatches as error: print(error)"
         )
-        command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
-        done = subprocess.run(
-            [*command, str(self.tree)],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=Path(nixery.__file__).parents[1],
-        )
-        if "unshare" in done.stderr:
-            self.skipTest(done.stderr)
-        self.assertIn("fs.inotify.max_user_watches", done.stdout, done.stderr)
+        printed = self.printed(script, "unshare", "--user", "--map-root-user")
+        self.assertIn("fs.inotify.max_user_watches", printed)
 
 
 class MountTests(WatchCase):
