@@ -83,12 +83,9 @@ class ImageService:
     :param tracker: tracks the builds.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param candidates: finds other names for those that do not exist.
+    :param signer: signs what is served; ``None``: nothing is signed.
     :param evaluation_ttl: the seconds for which the evaluation of a source is reused that may
         change unseen; 0: every pull evaluates again.
-    =======
-    :param signer: signs what is served; ``None``: nothing is signed.
-    :param evaluation_ttl: the seconds for which the evaluation of a source that is
-        not pinned is reused; 0: every pull evaluates again.
     :param stale_while_revalidate: the seconds for which the image of the old revision is served
         while the one of a new revision is being made; 0: not at all.
     :param on_tag_recorded: called with the new current image of a name and a tag; must not block.
